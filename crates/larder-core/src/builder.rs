@@ -1,0 +1,325 @@
+//! Building a larder: every option with its default and its limits.
+
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use crate::{
+    bus::{Bus, LocalBus},
+    engine::{Assembly, Engine},
+    larder::Larder,
+    memory::{Eviction, Memory},
+    registry::{Options, Registry},
+    shared::Shared,
+    store::Store,
+    tag::Tag,
+    target::Rule,
+};
+
+/// A number of bytes.
+///
+/// ```
+/// use larder_core::ByteSize;
+/// assert_eq!(ByteSize::mib(1), ByteSize::bytes(1024 * 1024));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(usize);
+
+impl ByteSize {
+    /// This many bytes.
+    pub const fn bytes(bytes: usize) -> Self {
+        Self(bytes)
+    }
+
+    /// This many times 1,024 bytes.
+    pub const fn kib(kib: usize) -> Self {
+        Self(kib.saturating_mul(1 << 10))
+    }
+
+    /// This many times 1,048,576 bytes.
+    pub const fn mib(mib: usize) -> Self {
+        Self(mib.saturating_mul(1 << 20))
+    }
+
+    /// This many times 1,073,741,824 bytes.
+    pub const fn gib(gib: usize) -> Self {
+        Self(gib.saturating_mul(1 << 30))
+    }
+
+    /// The number.
+    pub const fn as_bytes(self) -> usize {
+        self.0
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+/// Builds a [`Larder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LarderBuilder {
+    memory: ByteSize,
+    eviction: Eviction,
+    max_lifetime: Duration,
+    version: String,
+    cells: usize,
+    max_tags: usize,
+    fill_budget: ByteSize,
+    refreshes: usize,
+    lease: Duration,
+    failover_bound: Duration,
+    store: Option<Arc<dyn Store>>,
+    bus: Option<Arc<dyn Bus>>,
+    rules: Vec<Rule>,
+}
+
+impl Default for LarderBuilder {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::mib(64),
+            eviction: Eviction::TinyLfu,
+            max_lifetime: Duration::from_secs(7 * 24 * 60 * 60),
+            version: String::new(),
+            cells: 1 << 20,
+            max_tags: 128,
+            fill_budget: ByteSize::mib(64),
+            refreshes: 64,
+            lease: Duration::from_secs(2),
+            failover_bound: Duration::from_secs(60),
+            store: None,
+            bus: None,
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl LarderBuilder {
+    /// How much memory may hold, keys, tags and bookkeeping included; 64 MiB by default.
+    pub fn memory(mut self, size: ByteSize) -> Self {
+        self.memory = size;
+        self
+    }
+
+    /// What goes when memory is full; [`Eviction::TinyLfu`] by default.
+    #[doc(alias("LRU", "LFU", "TinyLFU", "eviction policy"))]
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.eviction = eviction;
+        self
+    }
+
+    /// The longest lifetime of an entry, stale windows included, whatever anybody says; 7 days by default.
+    /// The log keeps its records that long.
+    #[doc(alias("max age"))]
+    pub fn max_lifetime(mut self, longest: Duration) -> Self {
+        self.max_lifetime = longest;
+        self
+    }
+
+    /// The version of the application: a deploy with another version never serves what the old one made.
+    /// It is part of every key and of generated validators. Empty by default.
+    #[doc(alias("version invalidation", "cache busting", "build id"))]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// The size of each of the two tables of the registry, a power of two; 2^20 by default. 32 bytes a
+    /// cell, resident where tags were invalidated.
+    pub fn cells(mut self, cells: usize) -> Self {
+        self.cells = cells;
+        self
+    }
+
+    /// How many tags an entry may carry, larder's own and those of its parts included; 128 by default.
+    /// With more it is not kept.
+    pub fn max_tags(mut self, tags: usize) -> Self {
+        self.max_tags = tags;
+        self
+    }
+
+    /// How many bytes all running fills together may hold; 64 MiB by default. A fill for which nothing is
+    /// left goes to its client and is not kept.
+    pub fn fill_budget(mut self, size: ByteSize) -> Self {
+        self.fill_budget = size;
+        self
+    }
+
+    /// How many refreshes of stale entries may run at once; 64 by default.
+    pub fn refresh_budget(mut self, refreshes: usize) -> Self {
+        self.refreshes = refreshes;
+        self
+    }
+
+    /// The second level. None by default.
+    #[doc(alias("L2", "distributed cache", "second level cache"))]
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// What carries invalidations between processes; a [`LocalBus`] by default.
+    #[doc(alias("backplane", "cache coherence", "pub/sub"))]
+    pub fn bus(mut self, bus: impl Bus) -> Self {
+        self.bus = Some(Arc::new(bus));
+        self
+    }
+
+    /// For how long this process may be behind a shared log before what it serves counts as not known to
+    /// be up to date; 2 s by default.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// For how long invalidations are kept to be appended again should a shared log be replaced by one
+    /// that forgot them; 60 s by default.
+    pub fn failover_bound(mut self, bound: Duration) -> Self {
+        self.failover_bound = bound;
+        self
+    }
+
+    /// A rule: whoever invalidates `when` invalidates `also` too. A `when` that ends in `*` stands for
+    /// all tags that begin so. Rules follow each other. Every process has to have the same.
+    ///
+    /// ```
+    /// # use larder_core::Larder;
+    /// let larder = Larder::builder().depends("product:*", "catalog").build();
+    /// # assert!(larder.is_ok());
+    /// ```
+    #[doc(alias("dependency invalidation", "cascade"))]
+    pub fn depends(mut self, when: impl Into<Tag>, also: impl Into<Tag>) -> Self {
+        self.rules.push(Rule { when: when.into(), also: also.into() });
+        self
+    }
+
+    /// Builds the larder. Needs no runtime, and is tied to none.
+    ///
+    /// # Errors
+    ///
+    /// When an option is outside its limits: the error names it, what was given and what is allowed.
+    pub fn build(self) -> Result<Larder, BuildError> {
+        self.check()?;
+        let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
+        let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
+        let registry = Registry::new(Options {
+            cells: self.cells,
+            shared: self.store.is_some(),
+            longest: self.max_lifetime,
+            failover_bound,
+        });
+        Ok(Larder::new(Engine::new(Assembly {
+            registry,
+            memory: Memory::new(self.memory.as_bytes(), self.eviction),
+            shared: self.store.map(|store| Arc::new(Shared::new(store))),
+            bus,
+            rules: self.rules,
+            version: self.version,
+            max_lifetime: self.max_lifetime,
+            max_tags: self.max_tags,
+            lease: self.lease,
+            fill_bytes: self.fill_budget.as_bytes(),
+            refreshes: self.refreshes,
+        })))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        let (kib, tib) = (1_usize << 10, 1_usize << 40);
+        within("memory", self.memory.as_bytes(), 64 * kib..=tib, " bytes")?;
+        within("fill_budget", self.fill_budget.as_bytes(), 64 * kib..=tib, " bytes")?;
+        within("cells", self.cells, 1 << 10..=1 << 28, "")?;
+        if !self.cells.is_power_of_two() {
+            return Err(BuildError::new("cells", self.cells, "a power of two"));
+        }
+        within("max_tags", self.max_tags, 8..=10_000, "")?;
+        within("refresh_budget", self.refreshes, 1..=100_000, "")?;
+        let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 86_400));
+        within_time("max_lifetime", self.max_lifetime, second..=year)?;
+        within_time("lease", self.lease, Duration::from_millis(10)..=60 * second)?;
+        within_time("failover_bound", self.failover_bound, second..=3600 * second)?;
+        if self.version.len() > MAX_VERSION_BYTES {
+            let given = format!("{} bytes", self.version.len());
+            return Err(BuildError::new("version", given, "at most 256 bytes"));
+        }
+        Ok(())
+    }
+}
+
+fn within(
+    option: &'static str,
+    given: usize,
+    allowed: RangeInclusive<usize>,
+    unit: &str,
+) -> Result<(), BuildError> {
+    if allowed.contains(&given) {
+        return Ok(());
+    }
+    let allowed = format!("{}{unit} to {}{unit}", allowed.start(), allowed.end());
+    Err(BuildError::new(option, format!("{given}{unit}"), allowed))
+}
+
+fn within_time(
+    option: &'static str,
+    given: Duration,
+    allowed: RangeInclusive<Duration>,
+) -> Result<(), BuildError> {
+    if allowed.contains(&given) {
+        return Ok(());
+    }
+    let allowed = format!("{:?} to {:?}", allowed.start(), allowed.end());
+    Err(BuildError::new(option, format!("{given:?}"), allowed))
+}
+
+/// An option of the builder was outside its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildError {
+    option: &'static str,
+    given: String,
+    allowed: String,
+}
+
+impl BuildError {
+    fn new(option: &'static str, given: impl ToString, allowed: impl Into<String>) -> Self {
+        Self { option, given: given.to_string(), allowed: allowed.into() }
+    }
+
+    /// The name of the option.
+    pub fn option(&self) -> &'static str {
+        self.option
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, allowed is {}", self.option, self.given, self.allowed)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+const MAX_VERSION_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_outside_its_limits_is_named_with_what_is_allowed() {
+        let cases = [
+            (Larder::builder().memory(ByteSize::bytes(1)), "memory is 1 bytes, allowed is 65536 "),
+            (Larder::builder().cells(1500), "cells is 1500, allowed is a power of two"),
+            (Larder::builder().max_tags(0), "max_tags is 0, allowed is 8 to 10000"),
+            (Larder::builder().max_lifetime(Duration::ZERO), "max_lifetime is 0ns, allowed is 1s"),
+        ];
+        for (builder, message) in cases {
+            let error = builder.build().unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn building_needs_no_runtime() {
+        assert!(Larder::builder().build().is_ok());
+    }
+}

@@ -1,0 +1,241 @@
+//! The log of invalidations, and what carries it.
+//!
+//! A [`Bus`] appends records, each with the next number of an *epoch*, and gives them back in order. The
+//! epoch is drawn at random whenever the log cannot be known to be the one it was (a server that came back
+//! empty, a fail-over that lost its tail): numbers of two epochs are never compared, so a log that forgot
+//! makes larder forget too.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::target::{Mode, Selector};
+
+/// Carries invalidations between the processes that share a cache.
+///
+/// What each method owes is tested by the conformance suite of `larder-testkit`.
+pub trait Bus: fmt::Debug + Send + Sync + 'static {
+    /// Whether other processes append to this log too, so that it has to be followed.
+    fn is_shared(&self) -> bool;
+
+    /// Appends a record and gives its place.
+    ///
+    /// Returns only when the record is in the log. Appending a record twice is harmless.
+    ///
+    /// # Errors
+    ///
+    /// Any error means *not known to be appended*; the caller appends again.
+    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>>;
+
+    /// The end of the log: the place of its last record.
+    ///
+    /// `lost` names an epoch in which the caller saw records that this log no longer has: if the log is
+    /// still of that epoch, a new one is drawn first.
+    ///
+    /// # Errors
+    ///
+    /// When the log, or whoever may say that it is the current one, does not answer.
+    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>>;
+
+    /// The records after `after`, in order. Waits up to `wait` for the first; an empty answer proves nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BusErrorKind::Gone`] when the log is of another epoch or has dropped records after `after`.
+    fn read(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>>;
+
+    /// One page of the compacted log: for each target the newest record of each mode, in order of number,
+    /// beginning after `after`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bus::end`].
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>>;
+}
+
+/// A page of the compacted log.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The epoch and the last number, both as they stood when the page was read.
+    pub end: Position,
+    /// Nothing is known of what came up to this number: what was filled before is invalid.
+    pub horizon: u64,
+    /// Numbers and records.
+    pub records: Vec<(u64, Record)>,
+    /// Whether a further page follows.
+    pub more: bool,
+}
+
+/// One life of the log. Two logs that cannot be known to be the same have different epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Epoch(u128);
+
+impl Epoch {
+    /// An epoch that nobody has drawn before.
+    pub fn random() -> Self {
+        Self(random_bits())
+    }
+}
+
+/// A place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// The life of the log.
+    pub epoch: Epoch,
+    /// The number of a record, 0 before the first.
+    pub number: u64,
+}
+
+/// Who appended a record: drawn once for each [`Larder`](crate::Larder).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin(u128);
+
+impl Origin {
+    /// An origin that nobody else has.
+    pub fn random() -> Self {
+        Self(random_bits())
+    }
+}
+
+/// One record of the log: an invalidation, with what the rules added to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Who appended it.
+    pub origin: Origin,
+    /// Hard or soft.
+    pub mode: Mode,
+    /// What it reaches.
+    pub what: Vec<Selector>,
+}
+
+/// The log of a single process: a counter.
+#[derive(Debug)]
+pub struct LocalBus {
+    epoch: Epoch,
+    last: AtomicU64,
+}
+
+impl LocalBus {
+    /// An empty log of a new epoch.
+    pub fn new() -> Self {
+        Self { epoch: Epoch::random(), last: AtomicU64::new(0) }
+    }
+
+    fn at(&self, number: u64) -> Position {
+        Position { epoch: self.epoch, number }
+    }
+}
+
+impl Default for LocalBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bus for LocalBus {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn append<'a>(&'a self, _: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
+        let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
+        Box::pin(std::future::ready(Ok(self.at(number))))
+    }
+
+    fn end(&self, _: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
+        Box::pin(std::future::ready(Ok(self.at(self.last.load(Ordering::Acquire)))))
+    }
+
+    fn read(
+        &self,
+        _: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
+        // Whoever appended has applied the record itself; there is nobody else.
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            Ok(Vec::new())
+        })
+    }
+
+    fn compacted(&self, _: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+        let end = self.at(self.last.load(Ordering::Acquire));
+        let page = Page { end, horizon: end.number, records: Vec::new(), more: false };
+        Box::pin(std::future::ready(Ok(page)))
+    }
+}
+
+/// The log did not do what it was asked for.
+#[derive(Debug)]
+pub struct BusError {
+    kind: BusErrorKind,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Why the log failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BusErrorKind {
+    /// No answer in time; the command may have been carried out.
+    Timeout,
+    /// The log cannot be reached.
+    Unreachable,
+    /// The log is of another epoch, or has dropped the records that were asked for.
+    Gone,
+    /// The log refused, being a replica, without a quorum or out of memory.
+    Refused,
+}
+
+impl BusError {
+    /// An error of this kind.
+    pub fn new(kind: BusErrorKind) -> Self {
+        Self { kind, source: None }
+    }
+
+    /// With what caused it.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Why it failed.
+    pub fn kind(&self) -> BusErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            BusErrorKind::Timeout => "the invalidation log did not answer in time",
+            BusErrorKind::Unreachable => "the invalidation log cannot be reached",
+            BusErrorKind::Gone => {
+                "the invalidation log is another one, or has dropped those records"
+            }
+            BusErrorKind::Refused => "the invalidation log refused the record",
+        })
+    }
+}
+
+impl std::error::Error for BusError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// 128 bits from the seeds that the standard library draws for its hash maps: random, and no dependency.
+fn random_bits() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let half = |salt: u8| u128::from(RandomState::new().hash_one((salt, std::process::id())));
+    half(0) << 64 | half(1)
+}

@@ -1,0 +1,99 @@
+//! The one clock of a larder: a monotonic line for lifetimes, and the wall time that HTTP dates need.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+/// A point on the monotonic clock of one [`Larder`](crate::Larder), in nanoseconds since it was built.
+///
+/// Eight bytes instead of the sixteen of an `Instant`, so that it fits an atomic and an entry stays small.
+/// Moments of two larders cannot be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The moment at which the larder was built.
+    pub const START: Self = Self(0);
+    /// A moment that is never reached: 584 years after the start.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// This many nanoseconds after the start.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The moment `later` than this one; saturates at [`Moment::NEVER`].
+    #[must_use]
+    pub fn after(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// The moment `earlier` than this one; saturates at [`Moment::START`].
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long this is after `earlier`; zero when it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The clock a larder reads. It follows tokio's, so that tests with paused time pause the cache too.
+///
+/// Wall time is the wall time of the start plus what has passed on the monotonic clock: a step of the
+/// system's clock can then neither revive an entry nor kill one.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { start: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Now. One read of the system's monotonic clock, about 25 ns.
+    pub fn now(&self) -> Moment {
+        Moment(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The wall time at `moment`.
+    pub fn wall(&self, moment: Moment) -> SystemTime {
+        self.wall + Duration::from_nanos(moment.0)
+    }
+
+    /// The moment at which the wall clock showed `time`; the start for all that lies before it.
+    pub fn moment(&self, time: SystemTime) -> Moment {
+        Moment::START.after(time.duration_since(self.wall).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_follows_paused_time() {
+        let clock = Clock::start();
+        let start = clock.now();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(clock.now().since(start), Duration::from_secs(60));
+        assert_eq!(clock.moment(clock.wall(clock.now())), clock.now());
+    }
+
+    #[test]
+    fn moments_saturate_instead_of_wrapping() {
+        assert_eq!(Moment::START.after(Duration::MAX), Moment::NEVER);
+        assert_eq!(Moment::START.before(Duration::from_secs(1)), Moment::START);
+        assert_eq!(Moment::START.since(Moment::NEVER), Duration::ZERO);
+    }
+}

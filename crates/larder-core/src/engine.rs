@@ -1,0 +1,272 @@
+//! What all handles of one larder share: the tiers, the log, the flights and the background work.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::{runtime::Handle, sync::Semaphore, sync::watch};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    budget::ByteBudget,
+    bus::{Bus, Origin, Record},
+    clock::{Clock, Moment},
+    entry::AnyEntry,
+    flight::Flights,
+    follow,
+    lifetime::Phase,
+    memory::Memory,
+    observe::Observer,
+    registry::{Begun, Reach, Registry, writer::Ticket},
+    shared::Shared,
+    target::{Invalidated, Rule},
+};
+
+/// The inside of a [`Larder`](crate::Larder).
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) origin: Origin,
+    pub(crate) clock: Clock,
+    pub(crate) registry: Registry,
+    pub(crate) memory: Memory,
+    pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) observer: Observer,
+    pub(crate) fill_bytes: Arc<ByteBudget>,
+    pub(crate) refreshes: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) version: String,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) max_tags: usize,
+    pub(crate) lease: Duration,
+    pub(crate) following: AtomicBool,
+    pub(crate) synced: watch::Sender<bool>,
+    pub(crate) proof: follow::Proof,
+    sending: AtomicBool,
+}
+
+/// How an entry stands, by the log and by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may answer.
+    Fresh,
+    /// It may answer while one refresh runs.
+    WhileRevalidating,
+    /// It may answer when a fill fails.
+    OnError,
+    /// An invalidation reached it: nothing may serve it.
+    Invalid,
+    /// Its time has run out.
+    Expired,
+}
+
+/// All that the builder hands to the engine.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    pub(crate) registry: Registry,
+    pub(crate) memory: Memory,
+    pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) version: String,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) max_tags: usize,
+    pub(crate) lease: Duration,
+    pub(crate) fill_bytes: usize,
+    pub(crate) refreshes: usize,
+}
+
+impl Engine {
+    pub(crate) fn new(assembly: Assembly) -> Self {
+        let engine = Self {
+            origin: Origin::random(),
+            clock: Clock::start(),
+            registry: assembly.registry,
+            memory: assembly.memory,
+            shared: assembly.shared,
+            bus: assembly.bus,
+            flights: Arc::new(Flights::new()),
+            observer: Observer::default(),
+            fill_bytes: ByteBudget::new(assembly.fill_bytes),
+            refreshes: Arc::new(Semaphore::new(assembly.refreshes)),
+            tasks: TaskTracker::new(),
+            rules: assembly.rules,
+            version: assembly.version,
+            max_lifetime: assembly.max_lifetime,
+            max_tags: assembly.max_tags,
+            lease: assembly.lease,
+            following: AtomicBool::new(false),
+            synced: watch::Sender::new(false),
+            proof: follow::Proof::default(),
+            sending: AtomicBool::new(false),
+        };
+        engine.open_local_log();
+        engine
+    }
+
+    /// A log of this process alone is there at once, and nobody else writes to it.
+    fn open_local_log(&self) {
+        if self.bus.is_shared() {
+            return;
+        }
+        if let Some(Ok(page)) = self.bus.compacted(0).now_or_never() {
+            self.registry.open_view(page.end, page.horizon, &page.records, self.clock.now());
+            self.synced.send_replace(true);
+        }
+    }
+
+    /// Now, after everything whose time has come has acted. Each request passes here first.
+    #[inline]
+    pub(crate) fn tick(self: &Arc<Self>) -> Moment {
+        let now = self.clock.now();
+        if self.registry.is_due(now) {
+            self.registry.run_due(now);
+            self.send_unsent();
+        }
+        if !self.following.load(Ordering::Relaxed) && self.bus.is_shared() {
+            follow::start(self);
+        }
+        now
+    }
+
+    /// How an entry stands.
+    #[inline]
+    pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
+        match self.registry.reach(entry.key(), &entry.marks) {
+            Reach::Clean => by_time(entry.phase(now)),
+            Reach::Soft => as_stale(entry, now),
+            Reach::Hard => Standing::Invalid,
+        }
+    }
+
+    /// Keeps an entry in memory, unless an invalidation reached it meanwhile or a newer one has its place.
+    pub(crate) fn keep_in_memory(&self, entry: &AnyEntry) -> bool {
+        let now = self.clock.now();
+        if self.standing(entry, now) == Standing::Invalid {
+            return false;
+        }
+        let is_newer = |there: &AnyEntry| {
+            there.stamp().local > entry.stamp().local
+                && self.standing(there, now) == Standing::Fresh
+        };
+        // The one that kept its place is newer and answers as well.
+        drop(self.memory.put(entry, is_newer));
+        true
+    }
+
+    /// Keeps what a fill brought, in both tiers.
+    pub(crate) fn keep(self: &Arc<Self>, entry: &AnyEntry) -> bool {
+        let kept = self.keep_in_memory(entry);
+        if let (true, Some(shared)) = (kept, &self.shared) {
+            shared.write_behind(self, entry);
+        }
+        kept
+    }
+
+    /// Steps 1 to 3 of an invalidation. Once polled, dropping the future stops nothing.
+    pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
+        let targets = record.what.len();
+        let begun = self.registry.begin(record, self.clock.now());
+        let mut carried = Box::pin(Arc::clone(self).carry(begun));
+        let outcome = match futures_util::poll!(&mut carried) {
+            std::task::Poll::Ready(outcome) => outcome,
+            std::task::Poll::Pending => {
+                self.tasks.spawn(carried).await.unwrap_or(Invalidated::Queued)
+            }
+        };
+        self.observer.invalidated(outcome, targets);
+        outcome
+    }
+
+    async fn carry(self: Arc<Self>, begun: Begun) -> Invalidated {
+        if begun.collapsed {
+            tracing::error!(target: "larder", "too many invalidations wait for the log: all is dropped");
+        }
+        if self.append(begun.ticket, &begun.record).await {
+            return Invalidated::Logged;
+        }
+        self.send_unsent();
+        Invalidated::Queued
+    }
+
+    async fn append(&self, ticket: Ticket, record: &Record) -> bool {
+        match self.bus.append(record).await {
+            Ok(at) => {
+                let settled = self.registry.settle(ticket, record, at, self.clock.now());
+                if settled && !self.bus.is_shared() {
+                    self.registry.advance_local(at);
+                }
+                settled
+            }
+            Err(error) => {
+                tracing::debug!(target: "larder", %error, "the log did not take an invalidation");
+                false
+            }
+        }
+    }
+
+    /// Appends what the log does not have yet, in the background, until it has it all.
+    pub(crate) fn send_unsent(self: &Arc<Self>) {
+        if !self.bus.is_shared() {
+            // A log of this process takes records at once.
+            self.send_all().now_or_never();
+            return;
+        }
+        if Handle::try_current().is_err() || self.sending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let engine = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            while !engine.send_all().await {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            engine.sending.store(false, Ordering::Release);
+            if !engine.registry.unsent().is_empty() {
+                engine.send_unsent();
+            }
+        });
+    }
+
+    async fn send_all(&self) -> bool {
+        for (ticket, record) in self.registry.unsent() {
+            if !self.append(ticket, &record).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn by_time(phase: Phase) -> Standing {
+    match phase {
+        Phase::Fresh => Standing::Fresh,
+        Phase::WhileRevalidating => Standing::WhileRevalidating,
+        Phase::OnError => Standing::OnError,
+        Phase::Gone => Standing::Expired,
+    }
+}
+
+/// What a soft invalidation reached is stale from then on: it may do what its windows allow, and an entry
+/// without a window is gone.
+fn as_stale(entry: &AnyEntry, now: Moment) -> Standing {
+    let ends = entry.ends();
+    if ends.revalidate > ends.fresh && now < ends.revalidate {
+        Standing::WhileRevalidating
+    } else if ends.on_error > ends.fresh && now < ends.on_error {
+        Standing::OnError
+    } else {
+        Standing::Invalid
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,0 +1,170 @@
+//! What is kept: a value with what it takes to know whether it may still be served.
+
+use std::{any::Any, fmt, sync::Arc, time::Duration};
+
+use crate::{
+    clock::Moment,
+    key::Key,
+    lifetime::{Ends, Phase},
+    registry::{Marks, Stamp},
+    sync::{AtomicU64, Ordering},
+    tag::Tag,
+};
+
+/// Something an entry can hold. In memory it is kept as it is; only for a [`Store`](crate::Store) is it
+/// ever turned into bytes.
+pub trait Value: Any + Send + Sync {
+    /// All bytes it holds, on the heap and off it.
+    fn weight(&self) -> usize;
+
+    /// The name of its type, for errors that have to name it.
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
+    /// Its bytes for a shared store; `None` for what stays in this process.
+    fn encode(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// This value as something that can be asked for its type.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// An entry: one allocation with the value and all that a hit looks at.
+///
+/// What only fills and invalidations need lies apart, so that a hit touches as few cache lines as it can.
+pub struct Entry<V: ?Sized = dyn Value> {
+    pub(crate) hash: u64,
+    pub(crate) id: u64,
+    ends: Ends,
+    pub(crate) marks: Marks,
+    touches: AtomicU64,
+    cold: Box<Cold>,
+    key: Key,
+    value: V,
+}
+
+#[derive(Debug)]
+struct Cold {
+    stamp: Stamp,
+    tags: Box<[Tag]>,
+    cost: Duration,
+    weight: usize,
+}
+
+/// An entry of any type, as the tiers hold it.
+pub type AnyEntry = Arc<Entry>;
+
+/// All that makes an entry besides its value and its key.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    pub(crate) hash: u64,
+    pub(crate) id: u64,
+    pub(crate) ends: Ends,
+    pub(crate) stamp: Stamp,
+    pub(crate) marks: Marks,
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) cost: Duration,
+}
+
+impl<V: Value> Entry<V> {
+    pub(crate) fn new(key: Key, origins: Origins, value: V) -> Self {
+        let tags = origins.tags.into_boxed_slice();
+        let weight = size_of::<Self>()
+            + size_of::<Cold>()
+            + BOOKKEEPING_BYTES
+            + key.heap_bytes()
+            + origins.marks.heap_bytes()
+            + tags.iter().map(|tag| size_of::<Tag>() + tag.heap_bytes()).sum::<usize>()
+            + value.weight();
+        Self {
+            hash: origins.hash,
+            id: origins.id,
+            ends: origins.ends,
+            marks: origins.marks,
+            touches: AtomicU64::new(0),
+            cold: Box::new(Cold { stamp: origins.stamp, tags, cost: origins.cost, weight }),
+            key,
+            value,
+        }
+    }
+}
+
+impl<V: ?Sized> Entry<V> {
+    /// The name.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// When its phases end.
+    pub fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// The phase at `now`, by time alone.
+    pub fn phase(&self, now: Moment) -> Phase {
+        self.ends.phase(now)
+    }
+
+    /// Everything it was made of, larder's own tags included.
+    pub fn tags(&self) -> &[Tag] {
+        &self.cold.tags
+    }
+
+    /// When its fill began to read.
+    pub fn stamp(&self) -> Stamp {
+        self.cold.stamp
+    }
+
+    /// What the fill took.
+    pub fn cost(&self) -> Duration {
+        self.cold.cost
+    }
+
+    /// All bytes held: key, tags, value and bookkeeping.
+    pub fn weight(&self) -> usize {
+        self.cold.weight
+    }
+
+    /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the first
+    /// few, so that an entry earns its place, and then of one in sixteen.
+    pub(crate) fn touch(&self) -> bool {
+        // Two hits that race may count as one: this only steers a sample.
+        let touches = self.touches.load(Ordering::Relaxed);
+        self.touches.store(touches.wrapping_add(1), Ordering::Relaxed);
+        touches < TOUCHES_ALWAYS_HEARD || touches.is_multiple_of(TOUCHES_BETWEEN)
+    }
+}
+
+impl Entry {
+    /// The value, if it is a `V`.
+    pub fn value<V: Value>(&self) -> Option<&V> {
+        self.value.as_any().downcast_ref()
+    }
+
+    /// The name of the value's type.
+    pub fn type_name(&self) -> &'static str {
+        self.value.type_name()
+    }
+
+    pub(crate) fn encode_value(&self) -> Option<Vec<u8>> {
+        self.value.encode()
+    }
+}
+
+impl<V: ?Sized> fmt::Debug for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("ends", &self.ends)
+            .field("tags", &self.cold.tags)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
+/// policy's key, queue nodes and timer.
+const BOOKKEEPING_BYTES: usize = 320;
+const TOUCHES_ALWAYS_HEARD: u64 = 8;
+const TOUCHES_BETWEEN: u64 = 16;

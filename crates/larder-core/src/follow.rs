@@ -1,0 +1,186 @@
+//! Follows a log that other processes append to.
+//!
+//! One task: it installs a view from the compacted log, then reads record after record, and every third of
+//! the lease asks for the end of the log, which proves how far this process is up to date. Whatever does
+//! not fit (a gap, another epoch, an end that went back) installs a new view.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    bus::{Bus, BusError, BusErrorKind, Epoch, Position},
+    clock::Moment,
+    engine::Engine,
+};
+
+/// When this process was last known to have applied everything, in nanoseconds of its clock.
+#[derive(Debug, Default)]
+pub(crate) struct Proof(AtomicU64);
+
+impl Proof {
+    pub(crate) fn at(&self) -> Moment {
+        Moment::from_nanos(self.0.load(Ordering::Acquire))
+    }
+
+    fn renew(&self, asked: Moment) {
+        self.0.fetch_max(asked.as_nanos(), Ordering::AcqRel);
+    }
+}
+
+/// Starts following, unless somebody does or there is no runtime to do it on. If the runtime goes away,
+/// the next request starts anew on its own.
+pub(crate) fn start(engine: &Arc<Engine>) {
+    if Handle::try_current().is_err() || engine.following.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let follower = Follower { engine: Arc::downgrade(engine), bus: Arc::clone(&engine.bus) };
+    // Not one of the tasks that closing waits for: it ends with the larder.
+    tokio::spawn(follower.run());
+}
+
+struct Follower {
+    engine: Weak<Engine>,
+    bus: Arc<dyn Bus>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.following.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut lost = None;
+        loop {
+            let Some(engine) = self.engine.upgrade() else { return };
+            let step = engine.lease / 3;
+            if let Err(error) = install(&engine, lost.take()).await {
+                tracing::debug!(target: "larder", %error, "the log cannot be read");
+                drop(engine);
+                tokio::time::sleep(step).await;
+                continue;
+            }
+            drop(engine);
+            lost = self.tail(step).await;
+        }
+    }
+
+    /// Reads on until something does not fit. Gives the epoch whose end went back, if that was it.
+    async fn tail(&self, step: Duration) -> Option<Epoch> {
+        let mut asked = Moment::START;
+        loop {
+            let at = self.engine.upgrade()?.registry.applied()?;
+            let read = self.bus.read(at, step).await;
+            let engine = self.engine.upgrade()?;
+            let empty = match read {
+                Ok(records) => match apply(&engine, at, &records) {
+                    Applied::All => records.is_empty(),
+                    Applied::Gap => return None,
+                },
+                Err(error) if error.kind() == BusErrorKind::Gone => return None,
+                Err(_) => {
+                    tokio::time::sleep(step / 4).await;
+                    continue;
+                }
+            };
+            let now = engine.clock.now();
+            if now.since(asked) < step && !empty {
+                continue;
+            }
+            asked = now;
+            match self.compare(&engine, now, empty).await {
+                End::Fits => {}
+                End::Behind => return None,
+                End::WentBack(epoch) => return Some(epoch),
+            }
+        }
+    }
+
+    /// Asks for the end of the log. Only an end that was asked for proves anything: a read that brings
+    /// nothing is what an emptied log answers for ever.
+    async fn compare(&self, engine: &Engine, asked: Moment, read_nothing: bool) -> End {
+        let Ok(end) = self.bus.end(None).await else { return End::Fits };
+        let Some(applied) = engine.registry.applied() else { return End::Behind };
+        if end.epoch != applied.epoch {
+            return End::Behind;
+        }
+        if end.number < applied.number {
+            return End::WentBack(end.epoch);
+        }
+        if end.number == applied.number {
+            engine.proof.renew(asked);
+            return End::Fits;
+        }
+        // More is there, yet a read brought nothing: they were trimmed, or the read is deaf. One more read
+        // tells, since the end may simply have moved since.
+        if read_nothing && self.bus.read(applied, Duration::ZERO).await.is_ok_and(|r| r.is_empty())
+        {
+            return End::Behind;
+        }
+        End::Fits
+    }
+}
+
+enum End {
+    Fits,
+    Behind,
+    WentBack(Epoch),
+}
+
+enum Applied {
+    All,
+    Gap,
+}
+
+fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> Applied {
+    let mut expected = at.number;
+    for (number, record) in records {
+        expected += 1;
+        if *number != expected {
+            return Applied::Gap;
+        }
+        engine.registry.apply(*number, record, engine.clock.now());
+    }
+    Applied::All
+}
+
+/// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends again what
+/// the log may have lost.
+async fn install(engine: &Arc<Engine>, lost: Option<Epoch>) -> Result<(), BusError> {
+    let before = engine.registry.applied();
+    engine.registry.close_view();
+    let asked = engine.clock.now();
+    let end = engine.bus.end(lost).await?;
+    let mut records = Vec::new();
+    let (mut after, mut horizon) = (0, 0);
+    loop {
+        let page = engine.bus.compacted(after).await?;
+        if page.end.epoch != end.epoch {
+            return Err(BusError::new(BusErrorKind::Gone));
+        }
+        horizon = page.horizon.max(horizon);
+        after = page.records.last().map_or(after, |(number, _)| *number);
+        records.extend(page.records);
+        if !page.more {
+            break;
+        }
+    }
+    engine.registry.open_view(end, horizon, &records, engine.clock.now());
+    engine.proof.renew(asked);
+    if before.is_none_or(|before| before.epoch != end.epoch) {
+        engine.registry.resend_retained(engine.clock.now());
+    }
+    engine.send_unsent();
+    engine.synced.send_replace(true);
+    Ok(())
+}

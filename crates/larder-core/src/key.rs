@@ -1,0 +1,349 @@
+//! Keys: the parts of an entry's name, joined so that two different lists of parts never meet.
+//!
+//! Each part is preceded by its length. A separator could be typed by an attacker into a URL; a length
+//! cannot. What is compared on a hit is the whole key, never only its hash.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+/// What kind of thing an entry holds. The first byte of each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A whole HTTP response.
+    Response,
+    /// A rendered part of a page.
+    Fragment,
+    /// The rows of a query.
+    Query,
+    /// A value of the application, by [`get_or_load`](crate::Larder::get_or_load).
+    Object,
+}
+
+impl Kind {
+    /// All kinds there are.
+    pub const ALL: [Self; 4] = [Self::Response, Self::Fragment, Self::Query, Self::Object];
+
+    /// The letter that stands for this kind in keys.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::Response => 'r',
+            Self::Fragment => 'f',
+            Self::Query => 'q',
+            Self::Object => 'o',
+        }
+    }
+
+    fn from_letter(letter: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.letter() as u8 == letter)
+    }
+}
+
+/// The longest key that larder keeps, in bytes, parts and lengths included.
+pub const MAX_KEY_BYTES: usize = 16 * 1024;
+
+const LENGTH_BYTES: usize = 2;
+/// Parts that say where a key belongs (namespace, version, policy) come before those that say what it names.
+const PLACE_PARTS: usize = 3;
+
+/// A key that is being put together: looks entries up without touching the heap up to 256 bytes.
+#[derive(Clone, Debug, Default)]
+pub struct KeyBuf {
+    bytes: SmallVec<[u8; 256]>,
+    too_long: bool,
+}
+
+impl KeyBuf {
+    /// Starts a key of `kind` at a place: a namespace, a version of the application and a policy.
+    pub fn new(kind: Kind, namespace: &str, version: &str, policy: &str) -> Self {
+        let mut key = Self::default();
+        key.bytes.push(kind.letter() as u8);
+        for part in [namespace, version, policy] {
+            key.push(part.as_bytes());
+        }
+        key
+    }
+
+    /// Goes on from a start that was made before.
+    pub fn continued(start: &[u8]) -> Self {
+        Self { bytes: SmallVec::from_slice(start), too_long: false }
+    }
+
+    /// Appends one part.
+    pub fn push(&mut self, part: &[u8]) {
+        self.push_pieces(&[part]);
+    }
+
+    /// Appends one part that lies in several pieces.
+    pub fn push_pieces(&mut self, pieces: &[&[u8]]) {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let Ok(prefix) = u16::try_from(length) else {
+            self.too_long = true;
+            return;
+        };
+        self.bytes.extend_from_slice(&prefix.to_le_bytes());
+        for piece in pieces {
+            self.bytes.extend_from_slice(piece);
+        }
+        self.too_long |= self.bytes.len() > MAX_KEY_BYTES;
+    }
+
+    /// The encoded parts, to look an entry up with.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether this is longer than [`MAX_KEY_BYTES`] and so names nothing that is kept.
+    pub fn is_too_long(&self) -> bool {
+        self.too_long
+    }
+
+    /// The key to store under.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyTooLong`] where the parts together are longer than [`MAX_KEY_BYTES`].
+    pub fn finish(&self) -> Result<Key, KeyTooLong> {
+        if self.too_long {
+            return Err(KeyTooLong { bytes: self.bytes.len() });
+        }
+        Ok(Key { bytes: SmallVec::from_slice(&self.bytes) })
+    }
+}
+
+/// The name of an entry. Cheap to compare; owned.
+///
+/// `Display` shows it readable, as `o:user:42` or `r:https://shop.example/products/42?page=2`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    bytes: SmallVec<[u8; 88]>,
+}
+
+impl Key {
+    /// The encoded parts.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes encoded parts back, as read from a store.
+    ///
+    /// Gives `None` for what [`Key::as_bytes`] never gave.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let key = Self { bytes: SmallVec::from_slice(bytes) };
+        Kind::from_letter(*bytes.first()?)?;
+        let whole = key.parts().fold(1, |at, part| at + LENGTH_BYTES + part.len()) == bytes.len();
+        (whole && bytes.len() <= MAX_KEY_BYTES).then_some(key)
+    }
+
+    /// What kind of thing this names.
+    pub fn kind(&self) -> Kind {
+        Kind::from_letter(self.bytes[0]).expect("every constructor writes the letter of a kind")
+    }
+
+    /// The namespace this belongs to, empty for the larder itself.
+    pub fn namespace(&self) -> &[u8] {
+        self.parts().next().unwrap_or_default()
+    }
+
+    /// A key like this one with one more part.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyTooLong`] where there is no room for it.
+    pub fn with_part(&self, part: &[u8]) -> Result<Self, KeyTooLong> {
+        let mut key = KeyBuf::continued(self.as_bytes());
+        key.push(part);
+        key.finish()
+    }
+
+    /// The text that patterns are matched against: what the key names, without its place.
+    pub fn name(&self) -> String {
+        self.parts().skip(PLACE_PARTS).map(String::from_utf8_lossy).collect()
+    }
+
+    /// The key under which a [`Store`](crate::Store) keeps the entry: printable ASCII, `:` between parts.
+    ///
+    /// Whatever could steer a store (braces choose a slot in Redis Cluster) or be taken for a separator is
+    /// written as `%XX`, so that no text of a request decides where an entry lies.
+    pub fn store_key(&self) -> String {
+        let mut text = format!("larder:{}", self.kind().letter());
+        for part in self.parts() {
+            text.push(':');
+            escape(part, &mut text);
+        }
+        text
+    }
+
+    /// Bytes on the heap beyond the key itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        if self.bytes.spilled() { self.bytes.capacity() } else { 0 }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.get(1..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+            let (part, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            rest = after;
+            Some(part)
+        })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind().letter(), self.name())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+fn escape(part: &[u8], out: &mut String) {
+    use fmt::Write as _;
+    for &byte in part {
+        match byte {
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'/'
+            | b'.'
+            | b'-'
+            | b'_'
+            | b'='
+            | b'&'
+            | b'?' => {
+                out.push(char::from(byte));
+            }
+            _ => write!(out, "%{byte:02X}").expect("a String takes all that is written"),
+        }
+    }
+}
+
+/// A key was longer than [`MAX_KEY_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyTooLong {
+    bytes: usize,
+}
+
+impl fmt::Display for KeyTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the key has {} bytes or more, at most {MAX_KEY_BYTES} are allowed", self.bytes)
+    }
+}
+
+impl std::error::Error for KeyTooLong {}
+
+/// What names an object: a text, a number, or up to four of them.
+///
+/// A tuple is joined by `:`; `("user", 42)` and `"user:42"` are the same name, so that whoever invalidates
+/// it by text reaches it.
+pub trait IntoName {
+    /// The name as one text.
+    fn into_name(self) -> String;
+}
+
+impl IntoName for &str {
+    fn into_name(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl IntoName for String {
+    fn into_name(self) -> String {
+        self
+    }
+}
+
+impl IntoName for &String {
+    fn into_name(self) -> String {
+        self.clone()
+    }
+}
+
+macro_rules! name_of_number {
+    ($($number:ty)*) => {$(
+        impl IntoName for $number {
+            fn into_name(self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+name_of_number!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+
+macro_rules! name_of_tuple {
+    ($($part:ident)*) => {
+        impl<$($part: fmt::Display),*> IntoName for ($($part,)*) {
+            #[allow(non_snake_case, reason = "the type parameters name the fields")]
+            fn into_name(self) -> String {
+                let ($($part,)*) = self;
+                [$($part.to_string()),*].join(":")
+            }
+        }
+    };
+}
+name_of_tuple!(A B);
+name_of_tuple!(A B C);
+name_of_tuple!(A B C D);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(parts: &[&[u8]]) -> Key {
+        let mut key = KeyBuf::new(Kind::Object, "", "", "");
+        parts.iter().for_each(|part| key.push(part));
+        key.finish().unwrap()
+    }
+
+    #[test]
+    fn a_separator_in_a_part_does_not_join_two_keys() {
+        assert_ne!(key(&[b"a:b", b"c"]), key(&[b"a", b"b:c"]));
+        assert_ne!(key(&[b"a", b""]), key(&[b"a"]));
+    }
+
+    #[test]
+    fn text_of_a_request_cannot_choose_a_cluster_slot() {
+        let text = key(&[b"/p?{a}:b"]).store_key();
+        assert_eq!(text, "larder:o::::/p?%7Ba%7D%3Ab");
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_names_nothing() {
+        let mut long = KeyBuf::new(Kind::Response, "", "", "");
+        long.push(&vec![b'x'; 70_000]);
+        assert!(long.is_too_long());
+        assert!(long.finish().unwrap_err().to_string().contains("16384"));
+    }
+
+    #[test]
+    fn tuples_and_texts_name_the_same_object() {
+        assert_eq!(("user", 42).into_name(), "user:42");
+        assert_eq!(7_u8.into_name(), "7");
+    }
+
+    proptest! {
+        #[test]
+        fn different_parts_never_make_the_same_key(a: Vec<Vec<u8>>, b: Vec<Vec<u8>>) {
+            let join = |parts: &[Vec<u8>]| key(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            prop_assert_eq!(a == b, join(&a) == join(&b));
+            prop_assert_eq!(a == b, join(&a).store_key() == join(&b).store_key());
+        }
+
+        #[test]
+        fn a_key_comes_back_from_its_bytes(parts: Vec<Vec<u8>>, noise: Vec<u8>) {
+            let key = key(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            prop_assert_eq!(Key::from_bytes(key.as_bytes()), Some(key));
+            if let Some(key) = Key::from_bytes(&noise) {
+                prop_assert_eq!(key.as_bytes(), &noise[..]);
+            }
+        }
+    }
+}

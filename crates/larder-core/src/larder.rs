@@ -1,0 +1,447 @@
+//! The handle that everything else holds.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+
+use crate::{
+    budget::TakenBytes,
+    builder::LarderBuilder,
+    bus::Record,
+    clock::{Clock, Moment},
+    engine::{Engine, Standing},
+    entry::{AnyEntry, Entry, Origins, Value},
+    flight::Joined,
+    key::{IntoName, Key, KeyBuf, Kind},
+    lifetime::Lifetime,
+    object::{self, Fill, LoadError},
+    observe::{MemoryStats, Meter, Stats},
+    policy::Policy,
+    scope::Scope,
+    tag::Tag,
+    target::{Invalidated, Invalidation, Selector, expand},
+};
+
+/// A cache: the tiers, the log of invalidations and the background work. Cheap to clone; a clone is the
+/// same cache.
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+/// use larder_core::{Larder, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let larder = Larder::builder().build().expect("the defaults are valid");
+/// let policy = || Policy::ttl(Duration::from_secs(60)).tag(("user", 7));
+/// let load = |_| async { Ok::<_, Infallible>("Ada".to_owned()) };
+/// let name = larder.get_or_load(("user", 7), policy(), load).await.unwrap();
+/// assert_eq!(*name, "Ada");
+///
+/// // From here on nothing that was read before is served.
+/// let _ = larder.invalidate(("user", 7)).await;
+/// let load = |_| async { Ok::<_, Infallible>("Countess of Lovelace".to_owned()) };
+/// assert_eq!(*larder.get_or_load(("user", 7), policy(), load).await.unwrap(), "Countess of Lovelace");
+/// # }
+/// ```
+#[doc(alias("cache", "L1", "L2", "cache manager"))]
+#[derive(Clone, Debug)]
+pub struct Larder {
+    engine: Arc<Engine>,
+    namespace: Arc<str>,
+}
+
+/// An entry that is about to be made, before its scope has its say.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its name.
+    pub key: Key,
+    /// Its own tags, the most important first.
+    pub tags: Vec<Tag>,
+    /// How long it may live.
+    pub lifetime: Lifetime,
+    /// How old it already was when it was filled.
+    pub age: Duration,
+    /// When it was filled.
+    pub filled: Moment,
+    /// What the fill took.
+    pub cost: Duration,
+}
+
+impl Larder {
+    /// Starts building a larder.
+    pub fn builder() -> LarderBuilder {
+        LarderBuilder::default()
+    }
+
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine: Arc::new(engine), namespace: "".into() }
+    }
+
+    /// The value of this name: from memory, from the shared store, from a fill that runs, or from `load`.
+    ///
+    /// Of all who ask at once, in this process, one loads. The loader runs in a task of its own: dropping
+    /// this future does not stop it. A panic of the loader goes on here; an error is handed out as it is
+    /// and never kept.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, and with the panic of the loader.
+    #[doc(alias("cache-aside", "lazy loading", "read-through", "get_or_insert_with", "memoize"))]
+    pub async fn get_or_load<T, E, F, Fut>(
+        &self,
+        name: impl IntoName,
+        policy: impl Into<Policy>,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.get_or_fill(Kind::Object, name, policy, load).await
+    }
+
+    /// As [`Larder::get_or_load`], for a thing of another kind. Two kinds never share a name.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Larder::get_or_load`].
+    pub async fn get_or_fill<T, E, F, Fut>(
+        &self,
+        kind: Kind,
+        name: impl IntoName,
+        policy: impl Into<Policy>,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        object::get_or_fill(self, kind, name.into_name(), policy.into(), load).await
+    }
+
+    /// Invalidates: when this returns, nothing that was read before is served in this process any more,
+    /// not even by a fill that was under way. Call it after the write is committed.
+    ///
+    /// Costs the same for one entry and a million: one append to the log. Once polled, dropping the future
+    /// stops nothing.
+    #[doc(alias("purge", "evict", "expire", "event invalidation", "tag invalidation"))]
+    pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
+        let invalidation = invalidation.into();
+        let now = self.tick();
+        let record = self.record(invalidation.targets, invalidation.mode);
+        if invalidation.after.is_zero() {
+            return self.engine.invalidate(record).await;
+        }
+        let due = now.after(invalidation.after);
+        if let Some(begun) = self.engine.registry.schedule(due, record, now) {
+            // There was no room to wait: it acts now and goes into the log with the rest.
+            drop(begun);
+            self.engine.send_unsent();
+            return Invalidated::Queued;
+        }
+        Invalidated::Scheduled
+    }
+
+    /// Invalidates everything, of this namespace if this is a view of one.
+    ///
+    /// Costs as little as invalidating a tag.
+    #[doc(alias("flush", "remove_all"))]
+    pub async fn clear(&self) -> Invalidated {
+        self.invalidate(crate::Target::everything()).await
+    }
+
+    /// A view with keys and tags of its own, such as one for each tenant. A view of a view is below it.
+    #[must_use]
+    #[doc(alias("partition", "named cache", "tenant"))]
+    pub fn namespace(&self, name: &str) -> Self {
+        let namespace = match &*self.namespace {
+            "" => name.into(),
+            above => format!("{above}/{name}").into(),
+        };
+        Self { engine: Arc::clone(&self.engine), namespace }
+    }
+
+    /// Everything that is counted, as of now.
+    pub fn stats(&self) -> Stats {
+        let engine = &self.engine;
+        let (invalidations, invalidations_queued) = engine.observer.invalidations();
+        let (invalidations_pending, invalidations_scheduled) = engine.registry.waiting();
+        Stats {
+            memory: MemoryStats {
+                entries: engine.memory.entries(),
+                bytes: engine.memory.bytes(),
+                capacity_bytes: engine.memory.capacity(),
+                evictions: engine.memory.evictions(),
+            },
+            shared: engine.shared.as_ref().map(|shared| shared.stats()).unwrap_or_default(),
+            invalidations,
+            invalidations_queued,
+            invalidations_pending,
+            invalidations_scheduled,
+            fills_running: engine.flights.running(),
+            caches: engine.observer.stats(engine.clock.now()),
+        }
+    }
+
+    /// Waits until this process has a view of the log; at once for a log of this process alone.
+    ///
+    /// For start-up and tests: until then larder serves from memory only.
+    pub async fn synced(&self) {
+        self.tick();
+        let mut synced = self.engine.synced.subscribe();
+        // The engine holds the sender for as long as this handle lives.
+        drop(synced.wait_for(|synced| *synced).await);
+    }
+
+    /// How long ago it was proved that this process has seen every invalidation; zero when the log is its
+    /// own.
+    pub fn lag(&self) -> Duration {
+        if self.engine.bus.is_shared() {
+            self.engine.clock.now().since(self.engine.proof.at())
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Waits for what runs in the background, invalidations that wait for the log first, for at most
+    /// `deadline`. `false` when something was still under way then.
+    ///
+    /// Afterwards the larder goes on to answer; whoever closes it stops using it.
+    pub async fn close(&self, deadline: Duration) -> bool {
+        self.engine.send_unsent();
+        self.engine.tasks.close();
+        let drained = tokio::time::timeout(deadline, self.engine.tasks.wait()).await.is_ok();
+        self.engine.tasks.reopen();
+        drained && self.engine.registry.waiting().0 == 0
+    }
+}
+
+/// What layers are built from. An application has no need of it.
+impl Larder {
+    /// Now, after all invalidations that are due have acted. Every request comes here before it looks
+    /// anything up.
+    #[inline]
+    pub fn tick(&self) -> Moment {
+        self.engine.tick()
+    }
+
+    /// Now.
+    pub fn now(&self) -> Moment {
+        self.engine.clock.now()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.engine.clock
+    }
+
+    /// The number of the newest invalidation, to note when a request arrived.
+    pub fn sequence(&self) -> u64 {
+        self.engine.registry.sequence()
+    }
+
+    /// The namespace, empty for the larder itself.
+    pub fn namespace_name(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The beginning of a key of this namespace and version.
+    pub fn key(&self, kind: Kind, policy: &str) -> KeyBuf {
+        KeyBuf::new(kind, &self.namespace, &self.engine.version, policy)
+    }
+
+    /// The version of the application, as given to the builder.
+    pub fn version(&self) -> &str {
+        &self.engine.version
+    }
+
+    /// The hash of a key in the memory tier.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.engine.memory.hash(key)
+    }
+
+    /// Reads an entry under a guard. What `read` answers with `Some` counts as a hit for the policy;
+    /// `read` must not use this larder's memory again.
+    #[inline]
+    pub fn read<R>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        read: impl FnOnce(&AnyEntry) -> Option<R>,
+    ) -> Option<R> {
+        self.engine.memory.read(hash, key, read)
+    }
+
+    /// The entry of a key, whatever its standing.
+    pub fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
+        self.engine.memory.get(hash, key)
+    }
+
+    /// The entry of a key from the shared store, promoted into memory, if it is fresh and valid there.
+    pub async fn fetch<V: Value>(
+        &self,
+        key: &Key,
+        decode: impl FnOnce(Bytes) -> Option<V>,
+    ) -> Option<AnyEntry> {
+        match &self.engine.shared {
+            Some(shared) => shared.fetch(&self.engine, key, decode).await,
+            None => None,
+        }
+    }
+
+    /// Whether there is a shared store.
+    pub fn has_store(&self) -> bool {
+        self.engine.shared.is_some()
+    }
+
+    /// How an entry stands.
+    #[inline]
+    pub fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
+        self.engine.standing(entry, now)
+    }
+
+    /// The current scope, or a new one for what is read from now on.
+    #[inline]
+    pub fn scope(&self) -> Scope {
+        Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope())
+    }
+
+    /// The current scope, if there is one.
+    pub fn current_scope(&self) -> Option<Scope> {
+        Scope::current(self.engine.origin)
+    }
+
+    /// A new scope, for what is read from now on.
+    pub fn open_scope(&self) -> Scope {
+        Scope::open(self.engine.origin, self.engine.registry.stamp())
+    }
+
+    /// The scope with a stamp of now. Only for whoever opened it and has read nothing in it.
+    #[must_use]
+    pub fn restamp(&self, scope: Scope) -> Scope {
+        scope.restamped(self.engine.registry.stamp())
+    }
+
+    /// A place in the flight of a key.
+    pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64) -> Joined {
+        let engine = &self.engine;
+        // A log that others append to is seen with a delay: an old fill may have missed more than we know.
+        let oldest = engine.bus.is_shared().then_some(engine.lease);
+        engine.flights.join(key, scope, arrived, engine.clock.now(), oldest)
+    }
+
+    /// Makes an entry of a value and of all that its scope gathered.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be one, by name.
+    pub fn entry<V: Value>(
+        &self,
+        draft: Draft,
+        scope: &Scope,
+        value: V,
+    ) -> Result<AnyEntry, &'static str> {
+        let gathered = scope.gathered();
+        let mut tags = self.with_own_tags(&draft);
+        for tag in gathered.tags {
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        if tags.len() > self.engine.max_tags {
+            return Err("too-many-tags");
+        }
+        let hash = self.hash(draft.key.as_bytes());
+        let id = self.engine.memory.next_id();
+        let chance = id.wrapping_mul(hash | 1);
+        let filled = draft.filled.before(draft.age);
+        let mut ends = draft.lifetime.ends(filled, self.engine.max_lifetime, chance);
+        ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
+        let stamp = scope.stamp();
+        let origins = Origins {
+            hash,
+            id,
+            ends,
+            stamp,
+            marks: self.engine.registry.marks(stamp, &tags),
+            tags,
+            cost: draft.cost,
+        };
+        Ok(Arc::new(Entry::new(draft.key, origins, value)))
+    }
+
+    /// Keeps an entry in the tiers. `false` when an invalidation overtook it.
+    pub fn keep(&self, entry: &AnyEntry) -> bool {
+        self.engine.keep(entry)
+    }
+
+    /// Drops this very entry from memory.
+    pub fn remove(&self, entry: &AnyEntry) {
+        self.engine.memory.remove(entry);
+    }
+
+    /// The counters of a named cache.
+    pub fn meter(&self, name: &str) -> Arc<Meter> {
+        if self.namespace.is_empty() {
+            self.engine.observer.meter(name)
+        } else {
+            self.engine.observer.meter(&format!("{}/{name}", self.namespace))
+        }
+    }
+
+    /// Nothing yet of the bytes that all running fills share.
+    pub fn fill_bytes(&self) -> TakenBytes {
+        TakenBytes::none(&self.engine.fill_bytes)
+    }
+
+    /// Leave to run one more refresh, unless as many as allowed run.
+    pub fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.engine.refreshes).try_acquire_owned().ok()
+    }
+
+    /// Runs a task that [`Larder::close`] waits for.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.engine.tasks.spawn(task)
+    }
+
+    fn record(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Record {
+        let targets = targets.into_iter();
+        let named: Vec<Selector> =
+            targets.flat_map(|target| target.within(&self.namespace)).collect();
+        Record { origin: self.engine.origin, mode, what: expand(&self.engine.rules, named) }
+    }
+
+    /// What every entry carries beside the tags it was given: its kind, and its namespace.
+    fn with_own_tags(&self, draft: &Draft) -> Vec<Tag> {
+        let kind = Tag::of_kind(draft.key.kind());
+        let mut tags: Vec<_> = draft.tags.iter().map(|tag| tag.within(&self.namespace)).collect();
+        if !self.namespace.is_empty() {
+            tags.push(kind.within(&self.namespace));
+            tags.push(Tag::of_namespace(&self.namespace));
+        }
+        tags.push(kind);
+        tags
+    }
+}

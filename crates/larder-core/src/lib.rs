@@ -1,0 +1,62 @@
+//! The engine of larder: what is kept, how long, and whether it is still true.
+//!
+//! Every invalidation is appended to a log and so gets a number. Every fill notes where the log stood
+//! before anything was read for it. An entry is valid while no matching invalidation is later than that.
+//! The rest of this crate is in service of that comparison:
+//!
+//! - [`Larder`] is the handle: [`get_or_load`](Larder::get_or_load), [`invalidate`](Larder::invalidate),
+//!   [`stats`](Larder::stats);
+//! - [`Key`], [`Tag`], [`Lifetime`] and [`Target`] name and bound what is kept;
+//! - [`Scope`] gathers what a page, a fragment or a value was made of;
+//! - [`Store`] and [`Bus`] are what a second level and a log of several processes implement.
+//!
+//! Most people want the `larder` crate, which brings the layers and extractors along.
+
+pub use self::{
+    budget::TakenBytes,
+    builder::{BuildError, ByteSize, LarderBuilder},
+    bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, Origin, Page, Position, Record},
+    clock::{Clock, Moment},
+    engine::Standing,
+    entry::{AnyEntry, Entry, Value},
+    flight::{Joined, Landing, Lead, Progress, Wait},
+    key::{IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
+    larder::{Draft, Larder},
+    lifetime::{Ends, Lifetime, Phase},
+    memory::{Eviction, Evictions},
+    object::{Fill, LoadError},
+    observe::{CacheStats, Counted, Event, Latency, MemoryStats, Meter, SharedStats, Stats},
+    policy::Policy,
+    registry::{Reach, Stamp},
+    scope::{Audience, Entered, Gathered, PartOf, Scope, Scoped},
+    store::{Store, StoreError, StoreErrorKind},
+    tag::{MAX_TAG_BYTES, Tag},
+    target::{Invalidated, Invalidation, Mode, Selector, Target},
+};
+
+mod budget;
+mod builder;
+mod bus;
+mod clock;
+mod engine;
+mod entry;
+mod envelope;
+mod flight;
+mod follow;
+mod key;
+mod larder;
+mod lifetime;
+mod memory;
+mod object;
+mod observe;
+mod policy;
+mod registry;
+mod scope;
+mod shared;
+mod store;
+mod sync;
+mod tag;
+mod target;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! How long an entry is fresh, and for what it may still serve afterwards.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// The lifetime of an entry: fresh, then stale but of use, then gone.
+///
+/// All parts are relative to the fill. The stale windows begin when freshness ends.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::Lifetime;
+///
+/// let lifetime = Lifetime::fresh_for(Duration::from_secs(60))
+///     .stale_while_revalidate(Duration::from_secs(30));
+/// assert_eq!(lifetime.total(), Duration::from_secs(90));
+/// ```
+///
+/// # Source
+///
+/// [RFC 5861](https://www.rfc-editor.org/rfc/rfc5861) for the two windows.
+#[doc(alias("ttl", "time to live", "expiration", "absolute expiration"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    fresh: Duration,
+    stale_while_revalidate: Duration,
+    stale_if_error: Duration,
+    jitter_percent: u8,
+}
+
+impl Lifetime {
+    /// Fresh for `fresh`, with no stale window and no jitter.
+    pub const fn fresh_for(fresh: Duration) -> Self {
+        Self {
+            fresh,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            jitter_percent: 0,
+        }
+    }
+
+    /// For how long after that it may be served while one refresh runs.
+    #[must_use]
+    pub const fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.stale_while_revalidate = window;
+        self
+    }
+
+    /// For how long after that it may be served when a fill fails.
+    #[must_use]
+    pub const fn stale_if_error(mut self, window: Duration) -> Self {
+        self.stale_if_error = window;
+        self
+    }
+
+    /// Takes up to this many hundredths off the fresh time, by chance, so that entries which were filled
+    /// together do not expire together. At most 100; 0 is the default.
+    #[must_use]
+    pub const fn jitter_percent(mut self, percent: u8) -> Self {
+        self.jitter_percent = if percent > 100 { 100 } else { percent };
+        self
+    }
+
+    /// How long it is fresh.
+    pub const fn fresh(&self) -> Duration {
+        self.fresh
+    }
+
+    /// The window of [`Lifetime::stale_while_revalidate`].
+    pub const fn window_while_revalidating(&self) -> Duration {
+        self.stale_while_revalidate
+    }
+
+    /// The window of [`Lifetime::stale_if_error`].
+    pub const fn window_on_error(&self) -> Duration {
+        self.stale_if_error
+    }
+
+    /// From the fill until nothing may serve it any more.
+    pub fn total(&self) -> Duration {
+        self.fresh.saturating_add(self.stale_while_revalidate.max(self.stale_if_error))
+    }
+
+    /// The ends of this lifetime for an entry that was filled at `filled` and may live for `longest`.
+    ///
+    /// `chance` decides the jitter; any number will do.
+    pub fn ends(&self, filled: Moment, longest: Duration, chance: u64) -> Ends {
+        let limit = filled.after(longest);
+        let taken = self.fresh.as_nanos().min(u128::from(u64::MAX)) as u64 / 100
+            * u64::from(self.jitter_percent);
+        let early = if taken == 0 { 0 } else { chance % (taken + 1) };
+        let fresh = filled.after(self.fresh - Duration::from_nanos(early)).min(limit);
+        Ends {
+            filled,
+            fresh,
+            revalidate: fresh.after(self.stale_while_revalidate).min(limit),
+            on_error: fresh.after(self.stale_if_error).min(limit),
+        }
+    }
+}
+
+impl From<Duration> for Lifetime {
+    fn from(fresh: Duration) -> Self {
+        Self::fresh_for(fresh)
+    }
+}
+
+/// When the phases of an entry end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    pub(crate) filled: Moment,
+    pub(crate) fresh: Moment,
+    pub(crate) revalidate: Moment,
+    pub(crate) on_error: Moment,
+}
+
+impl Ends {
+    /// When it was filled.
+    pub fn filled(&self) -> Moment {
+        self.filled
+    }
+
+    /// When freshness ends.
+    pub fn fresh_until(&self) -> Moment {
+        self.fresh
+    }
+
+    /// When nothing may serve it any more.
+    pub fn gone_at(&self) -> Moment {
+        self.revalidate.max(self.on_error)
+    }
+
+    /// The phase at `now`.
+    pub fn phase(&self, now: Moment) -> Phase {
+        if now < self.fresh {
+            Phase::Fresh
+        } else if now < self.revalidate {
+            Phase::WhileRevalidating
+        } else if now < self.on_error {
+            Phase::OnError
+        } else {
+            Phase::Gone
+        }
+    }
+
+    /// These ends with freshness over at `fresh` at the latest; the stale windows move with it.
+    #[must_use]
+    pub fn cut(self, fresh: Moment) -> Self {
+        if fresh >= self.fresh {
+            return self;
+        }
+        let fresh = fresh.max(self.filled);
+        let earlier = self.fresh.since(fresh);
+        Self {
+            filled: self.filled,
+            fresh,
+            revalidate: self.revalidate.before(earlier),
+            on_error: self.on_error.before(earlier),
+        }
+    }
+}
+
+/// Where in its lifetime an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// May be served.
+    Fresh,
+    /// Stale; may be served while a refresh runs, and when a fill fails if that window is open too.
+    WhileRevalidating,
+    /// Stale; may be served when a fill fails.
+    OnError,
+    /// May not be served.
+    Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::START.after(SECOND * u32::try_from(seconds).unwrap())
+    }
+
+    #[test]
+    fn an_entry_goes_through_its_phases_in_order() {
+        let ends = Lifetime::fresh_for(10 * SECOND)
+            .stale_while_revalidate(5 * SECOND)
+            .stale_if_error(20 * SECOND)
+            .ends(at(0), 100 * SECOND, 0);
+        let phases = [9, 10, 14, 15, 29, 30].map(|seconds| ends.phase(at(seconds)));
+        use Phase::{Fresh, Gone, OnError, WhileRevalidating};
+        assert_eq!(phases, [Fresh, WhileRevalidating, WhileRevalidating, OnError, OnError, Gone]);
+    }
+
+    #[test]
+    fn nothing_outlives_the_longest_lifetime_stale_windows_included() {
+        let ends = Lifetime::fresh_for(Duration::MAX).stale_if_error(Duration::MAX).ends(
+            at(5),
+            60 * SECOND,
+            0,
+        );
+        assert_eq!(ends.gone_at(), at(65));
+    }
+
+    #[test]
+    fn jitter_only_shortens_and_by_no_more_than_it_says() {
+        let lifetime = Lifetime::fresh_for(100 * SECOND).jitter_percent(10);
+        for chance in [0, 1, 7_000_000_000, u64::MAX] {
+            let fresh = lifetime.ends(at(0), 1000 * SECOND, chance).fresh_until();
+            assert!(fresh >= at(90) && fresh <= at(100), "{fresh:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_moves_the_stale_windows_along() {
+        let ends = Lifetime::fresh_for(10 * SECOND)
+            .stale_if_error(5 * SECOND)
+            .ends(at(0), 100 * SECOND, 0)
+            .cut(at(4));
+        assert_eq!((ends.fresh_until(), ends.gone_at()), (at(4), at(9)));
+    }
+}

@@ -1,0 +1,117 @@
+//! The index: from a key to its entry, looked up without an allocation and answered under the guard.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use ahash::RandomState;
+use crossbeam_utils::CachePadded;
+use hashbrown::{HashTable, hash_table};
+
+use crate::{entry::AnyEntry, sync::RwLock};
+
+/// A table in shards, each behind a lock that readers share.
+#[derive(Debug)]
+pub(crate) struct Index {
+    shards: Box<[CachePadded<RwLock<HashTable<AnyEntry>>>]>,
+    hashing: RandomState,
+    bytes: AtomicUsize,
+    entries: AtomicUsize,
+}
+
+impl Index {
+    pub(crate) fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| CachePadded::new(RwLock::new(HashTable::new()))).collect();
+        Self {
+            shards,
+            hashing: RandomState::new(),
+            bytes: AtomicUsize::new(0),
+            entries: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hashing.hash_one(key)
+    }
+
+    /// Reads an entry under the guard of its shard. `read` must not touch the memory tier again.
+    #[inline]
+    pub(crate) fn read<R>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        read: impl FnOnce(&AnyEntry) -> R,
+    ) -> Option<R> {
+        let shard = self.shard(hash).read();
+        shard.find(hash, |entry| entry.key().as_bytes() == key).map(read)
+    }
+
+    /// Puts an entry in its place, unless `keep` prefers the one that is there.
+    pub(crate) fn replace(
+        &self,
+        entry: AnyEntry,
+        keep: impl FnOnce(&AnyEntry) -> bool,
+    ) -> Result<Option<AnyEntry>, AnyEntry> {
+        let weight = entry.weight();
+        let mut shard = self.shard(entry.hash).write();
+        let slot = shard.entry(
+            entry.hash,
+            |other| other.hash == entry.hash && other.key() == entry.key(),
+            |other| other.hash,
+        );
+        let before = match slot {
+            hash_table::Entry::Occupied(there) if keep(there.get()) => {
+                return Err(Arc::clone(there.get()));
+            }
+            hash_table::Entry::Occupied(mut there) => {
+                Some(std::mem::replace(there.get_mut(), entry))
+            }
+            hash_table::Entry::Vacant(place) => {
+                place.insert(entry);
+                None
+            }
+        };
+        drop(shard);
+        self.bytes.fetch_add(weight, Ordering::Relaxed);
+        match &before {
+            Some(before) => drop(self.bytes.fetch_sub(before.weight(), Ordering::Relaxed)),
+            None => drop(self.entries.fetch_add(1, Ordering::Relaxed)),
+        }
+        Ok(before)
+    }
+
+    /// Removes this very entry; one that took its place stays.
+    pub(crate) fn remove(&self, entry: &AnyEntry) -> bool {
+        let mut shard = self.shard(entry.hash).write();
+        let removed = shard
+            .find_entry(entry.hash, |other| other.id == entry.id)
+            .map(|found| found.remove().0)
+            .ok();
+        drop(shard);
+        let Some(removed) = removed else { return false };
+        self.bytes.fetch_sub(removed.weight(), Ordering::Relaxed);
+        self.entries.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether this very entry is in its place.
+    pub(crate) fn holds(&self, entry: &AnyEntry) -> bool {
+        self.shard(entry.hash).read().find(entry.hash, |other| other.id == entry.id).is_some()
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, hash: u64) -> &RwLock<HashTable<AnyEntry>> {
+        // The table itself goes by the low bits and the topmost seven.
+        &self.shards[(hash >> 48) as usize % SHARDS]
+    }
+}
+
+const SHARDS: usize = 64;

@@ -1,0 +1,532 @@
+//! Cache-aside for values: look, else load once and keep.
+
+use std::{any::Any, fmt, future::Future, io, panic, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use tracing::Instrument as _;
+
+use crate::{
+    clock::Moment,
+    engine::Standing,
+    entry::{AnyEntry, Value},
+    flight::{Joined, Landing, Lead, Wait},
+    key::{Key, KeyTooLong, Kind},
+    larder::{Draft, Larder},
+    lifetime::Lifetime,
+    observe::{Event, Meter},
+    policy::Policy,
+    scope::{Audience, PartOf, Scope},
+    tag::Tag,
+};
+
+/// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fill(Arc<Mutex<Wishes>>);
+
+#[derive(Clone, Debug)]
+struct Wishes {
+    lifetime: Lifetime,
+    tags: Vec<Tag>,
+    no_store: bool,
+}
+
+impl Fill {
+    fn new(policy: &Policy) -> Self {
+        let wishes =
+            Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), no_store: false };
+        Self(Arc::new(Mutex::new(wishes)))
+    }
+
+    /// The lifetime of this value, in place of the policy's.
+    pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
+        self.0.lock().lifetime = lifetime.into();
+    }
+
+    /// Adds a tag.
+    pub fn tag(&self, tag: impl Into<Tag>) {
+        self.0.lock().tags.push(tag.into());
+    }
+
+    /// This value is not kept, nor is a page it becomes part of.
+    pub fn no_store(&self) {
+        self.0.lock().no_store = true;
+    }
+
+    fn wishes(&self) -> Wishes {
+        self.0.lock().clone()
+    }
+}
+
+/// A value was not loaded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError<E> {
+    /// The loader failed.
+    Failed(Arc<E>),
+    /// The loader took longer than the policy allows.
+    TimedOut {
+        /// What the policy allows.
+        deadline: Duration,
+    },
+    /// The name is too long to be kept.
+    Key(KeyTooLong),
+    /// Under this name lies a value of another type.
+    OtherType {
+        /// The name.
+        key: Key,
+        /// The type of what lies there.
+        kept: &'static str,
+        /// The type that was asked for.
+        asked: &'static str,
+    },
+    /// The runtime that loaded it was shut down.
+    Cancelled,
+}
+
+impl<E: fmt::Display> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "loading failed: {error}"),
+            Self::TimedOut { deadline } => write!(f, "loading took longer than {deadline:?}"),
+            Self::Key(error) => error.fmt(f),
+            Self::OtherType { key, kept, asked } => {
+                write!(
+                    f,
+                    "{key} was asked for as {asked}, but is kept as {kept}: one key, one type"
+                )
+            }
+            Self::Cancelled => f.write_str("the runtime was shut down while the value was loaded"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for LoadError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(&**error),
+            Self::Key(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A value of the application, kept as it is.
+struct Object<T> {
+    value: Arc<T>,
+    weight: usize,
+}
+
+impl<T: Serialize> Object<T> {
+    fn new(value: T) -> Self {
+        // What it takes written out is the best that can be known of a type we have not seen.
+        let mut written = Counting(0);
+        let counted = rmp_serde::encode::write(&mut written, &value);
+        let weight = if counted.is_ok() { written.0 } else { 0 } + size_of::<T>();
+        Self { value: Arc::new(value), weight }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Object<T> {
+    fn decode(bytes: &Bytes) -> Option<Self> {
+        let value = rmp_serde::from_slice(bytes).ok()?;
+        Some(Self { value: Arc::new(value), weight: bytes.len() + size_of::<T>() })
+    }
+}
+
+impl<T: Serialize + Send + Sync + 'static> Value for Object<T> {
+    fn weight(&self) -> usize {
+        self.weight
+    }
+
+    fn type_name(&self) -> &'static str {
+        std::any::type_name::<T>()
+    }
+
+    fn encode(&self) -> Option<Vec<u8>> {
+        rmp_serde::to_vec_named(&*self.value).ok()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+struct Counting(usize);
+
+impl io::Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What all types that can be kept have in common.
+pub(crate) trait Kept: Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Kept for T {}
+
+/// One call of [`Larder::get_or_load`].
+#[derive(Clone)]
+struct Call {
+    larder: Larder,
+    key: Key,
+    hash: u64,
+    policy: Policy,
+    name: Tag,
+    scope: Scope,
+    meter: Arc<Meter>,
+    began: Moment,
+}
+
+/// A loaded value, and the entry it became if it could.
+type Loaded<T> = (Arc<T>, Option<AnyEntry>);
+
+pub(crate) async fn get_or_fill<T, E, F, Fut>(
+    larder: &Larder,
+    kind: Kind,
+    name: String,
+    policy: Policy,
+    load: F,
+) -> Result<Arc<T>, LoadError<E>>
+where
+    T: Kept,
+    E: Send + Sync + 'static,
+    F: FnOnce(Fill) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let began = larder.tick();
+    let scope = larder.scope();
+    let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
+    let mut key = larder.key(kind, "");
+    key.push(name.as_bytes());
+    if let Audience::Partition(partition) = &audience {
+        key.push(partition);
+    }
+    let key = key.finish().map_err(LoadError::Key)?;
+    let meter = larder.meter(&policy.name);
+    let name = Tag::of_name(kind, &name);
+    let hash = larder.hash(key.as_bytes());
+    let call = Call { larder: larder.clone(), key, hash, policy, name, scope, meter, began };
+    if audience == Audience::Unknown {
+        call.meter.record(Event::Bypass("identified"), began);
+        return call.alone(load).await;
+    }
+    call.answer(load).await
+}
+
+impl Call {
+    async fn answer<T, E, F, Fut>(self, load: F) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let arrived = self.larder.sequence();
+        let mut stale = None;
+        match self.look()? {
+            Found::Fresh(value) => return Ok(value),
+            Found::Stale(entry, value) => {
+                self.refresh(&entry, load);
+                return Ok(value);
+            }
+            Found::OnError(entry) => stale = Some(entry),
+            Found::Nothing => {}
+        }
+        for _ in 0..MAX_LOOKS {
+            match self.larder.join((self.hash, &self.key), &self.scope, arrived) {
+                Joined::Lead(lead) => return self.lead(lead, stale, load).await,
+                Joined::Alone => break,
+                Joined::Wait(wait) => match self.wait(wait).await? {
+                    Waited::Taken(value) => return Ok(value),
+                    Waited::Again => {}
+                    Waited::GiveUp => break,
+                },
+            }
+            if let Found::Fresh(value) = self.look()? {
+                return Ok(value);
+            }
+        }
+        self.meter.record(Event::Miss, self.began);
+        self.alone(load).await
+    }
+
+    /// What memory has.
+    fn look<T: Kept, E>(&self) -> Result<Found<T>, LoadError<E>> {
+        let Some(entry) = self.larder.get(self.hash, self.key.as_bytes()) else {
+            return Ok(Found::Nothing);
+        };
+        let now = self.larder.now();
+        Ok(match self.larder.standing(&entry, now) {
+            Standing::Fresh => {
+                let value = self.value(&entry)?;
+                self.add_to_whole(&entry, false);
+                self.meter.record(Event::Hit, now);
+                if self.meter.samples_hit() {
+                    self.meter.record_hit_time(self.larder.now().since(self.began));
+                }
+                Found::Fresh(value)
+            }
+            Standing::WhileRevalidating => {
+                let value = self.value(&entry)?;
+                self.add_to_whole(&entry, true);
+                self.meter.record(Event::StaleHit, now);
+                Found::Stale(entry, value)
+            }
+            Standing::OnError => Found::OnError(entry),
+            Standing::Invalid => {
+                self.meter.record(Event::Invalid, now);
+                self.larder.remove(&entry);
+                Found::Nothing
+            }
+            Standing::Expired => {
+                self.meter.record(Event::Expired, now);
+                Found::Nothing
+            }
+        })
+    }
+
+    async fn wait<T: Kept, E>(&self, mut wait: Wait) -> Result<Waited<T>, LoadError<E>> {
+        let Ok(landing) = tokio::time::timeout(self.policy.wait_limit, wait.landing()).await else {
+            return Ok(Waited::GiveUp);
+        };
+        let now = self.larder.now();
+        Ok(match landing {
+            Landing::Landed(entry)
+                if wait.came_early() || self.larder.standing(&entry, now) == Standing::Fresh =>
+            {
+                let value = self.value(&entry)?;
+                self.add_to_whole(&entry, false);
+                self.meter.record(Event::Collapsed, now);
+                Waited::Taken(value)
+            }
+            Landing::Landed(_) | Landing::Failed => Waited::Again,
+            Landing::Unshared(_) => Waited::GiveUp,
+        })
+    }
+
+    /// Asks the store, then the origin, in a task of its own: whoever hangs up stops neither.
+    async fn lead<T, E, F, Fut>(
+        self,
+        lead: Lead,
+        stale: Option<AnyEntry>,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        // Somebody may have landed between our look and our lead.
+        if let Found::Fresh(value) = self.look()? {
+            return Ok(value);
+        }
+        let call = self.clone();
+        let filling = self.larder.spawn(call.fetch_or_fill(lead, load).in_current_span());
+        match filling.await {
+            Ok(Ok((value, entry))) => {
+                match entry {
+                    Some(entry) => self.add_to_whole(&entry, false),
+                    None => self.scope.cut(self.began),
+                }
+                Ok(value)
+            }
+            Ok(Err(error)) => self.fall_back(stale).ok_or(error),
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => panic::resume_unwind(panic),
+                Err(_) => Err(LoadError::Cancelled),
+            },
+        }
+    }
+
+    async fn fetch_or_fill<T, E, F, Fut>(
+        self,
+        lead: Lead,
+        load: F,
+    ) -> Result<Loaded<T>, LoadError<E>>
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let shared = self.larder.fetch(&self.key, |bytes| Object::<T>::decode(&bytes)).await;
+        if let Some(entry) = shared {
+            let value = self.value(&entry)?;
+            self.meter.record(Event::SharedHit, self.larder.now());
+            lead.land(Landing::Landed(entry.clone()));
+            return Ok((value, Some(entry)));
+        }
+        self.meter.record(Event::Miss, self.began);
+        self.fill(lead, load).await
+    }
+
+    /// Loads, keeps what comes, and tells those who wait.
+    async fn fill<T, E, F, Fut>(&self, lead: Lead, load: F) -> Result<Loaded<T>, LoadError<E>>
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let fill = Fill::new(&self.policy);
+        let scope = self.scope.filling(self.key.clone());
+        let loading = scope.clone().scoped(load(fill.clone()));
+        let deadline = self.policy.deadline;
+        let value = match tokio::time::timeout(deadline, loading).await {
+            Ok(Ok(value)) => value,
+            Ok(Err(error)) => {
+                self.meter.record(Event::Failed("loader"), self.larder.now());
+                return Err(LoadError::Failed(Arc::new(error)));
+            }
+            Err(_) => {
+                self.meter.record(Event::Failed("deadline"), self.larder.now());
+                return Err(LoadError::TimedOut { deadline });
+            }
+        };
+        let now = self.larder.now();
+        self.meter.record_fill_time(now.since(self.began));
+        let object = Object::new(value);
+        let value = Arc::clone(&object.value);
+        match self.keep(object, &fill.wishes(), &scope, now) {
+            Ok(entry) => {
+                lead.land(Landing::Landed(entry.clone()));
+                Ok((value, Some(entry)))
+            }
+            Err(why) => {
+                self.meter.record(Event::Refused(why), now);
+                lead.land(Landing::Unshared(why));
+                Ok((value, None))
+            }
+        }
+    }
+
+    fn keep<T: Kept>(
+        &self,
+        object: Object<T>,
+        wishes: &Wishes,
+        scope: &Scope,
+        now: Moment,
+    ) -> Result<AnyEntry, &'static str> {
+        if wishes.no_store {
+            return Err("no-store");
+        }
+        let mut tags = vec![self.name.clone()];
+        tags.extend(wishes.tags.iter().cloned());
+        let draft = Draft {
+            key: self.key.clone(),
+            tags,
+            lifetime: wishes.lifetime,
+            age: Duration::ZERO,
+            filled: now,
+            cost: now.since(self.began),
+        };
+        let entry = self.larder.entry(draft, scope, object)?;
+        let event = match self.larder.keep(&entry) {
+            true => Event::Stored,
+            false => Event::Refused("overtaken"),
+        };
+        self.meter.record(event, now);
+        Ok(entry)
+    }
+
+    /// One refresh behind the request; none when one runs already or the budget is used up.
+    fn refresh<T, E, F, Fut>(&self, stale: &AnyEntry, load: F)
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let Some(permit) = self.larder.refresh_permit() else {
+            self.meter.record(Event::Failed("refresh-budget"), self.began);
+            return;
+        };
+        let arrived = self.scope.stamp().local;
+        let joined = self.larder.join((self.hash, stale.key()), &self.scope, arrived);
+        if let Joined::Lead(lead) = joined {
+            let call = self.clone();
+            let refreshing = async move {
+                drop(call.fill(lead, load).await);
+                drop(permit);
+            };
+            drop(self.larder.spawn(refreshing.in_current_span()));
+        }
+    }
+
+    /// Loads for this caller alone: nothing is shared, nothing is kept.
+    async fn alone<T, E, F, Fut>(&self, load: F) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Kept,
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let fill = Fill::new(&self.policy);
+        let scope = self.scope.filling(self.key.clone());
+        let deadline = self.policy.deadline;
+        let loading = scope.clone().scoped(load(fill.clone()));
+        let loaded = tokio::time::timeout(deadline, loading).await;
+        self.scope.add_tags(scope.gathered().tags);
+        self.scope.cut(self.began);
+        match loaded {
+            Ok(Ok(value)) => Ok(Arc::new(value)),
+            Ok(Err(error)) => Err(LoadError::Failed(Arc::new(error))),
+            Err(_) => Err(LoadError::TimedOut { deadline }),
+        }
+    }
+
+    fn fall_back<T: Kept>(&self, stale: Option<AnyEntry>) -> Option<Arc<T>> {
+        let entry = stale?;
+        let now = self.larder.now();
+        // Judged again: it may have been invalidated while the loader ran.
+        if !matches!(
+            self.larder.standing(&entry, now),
+            Standing::WhileRevalidating | Standing::OnError
+        ) {
+            return None;
+        }
+        self.add_to_whole(&entry, true);
+        self.meter.record(Event::StaleOnError, now);
+        entry.value::<Object<T>>().map(|object| Arc::clone(&object.value))
+    }
+
+    fn value<T: Kept, E>(&self, entry: &AnyEntry) -> Result<Arc<T>, LoadError<E>> {
+        match entry.value::<Object<T>>() {
+            Some(object) => Ok(Arc::clone(&object.value)),
+            None => Err(LoadError::OtherType {
+                key: self.key.clone(),
+                kept: entry.type_name(),
+                asked: std::any::type_name::<T>(),
+            }),
+        }
+    }
+
+    fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {
+        let private =
+            !self.policy.shared && matches!(self.scope.audience(), Audience::Partition(_));
+        let part = PartOf { cuts: !self.policy.until_invalidated, private, stale };
+        self.scope.add_part(entry, part);
+    }
+}
+
+enum Found<T> {
+    Fresh(Arc<T>),
+    Stale(AnyEntry, Arc<T>),
+    OnError(AnyEntry),
+    Nothing,
+}
+
+enum Waited<T> {
+    Taken(Arc<T>),
+    Again,
+    GiveUp,
+}
+
+/// How often somebody who waits looks again before loading alone.
+const MAX_LOOKS: usize = 4;

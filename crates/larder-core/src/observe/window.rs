@@ -1,0 +1,85 @@
+//! The last minute, as the difference between what is counted now and what was counted then.
+//!
+//! Counters only ever grow. Every five seconds whoever counts next notes what they showed, so that a count
+//! costs one addition and not one for each window.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{EVENTS, histogram::Counts};
+use crate::clock::Moment;
+
+const STEP: Duration = Duration::from_secs(5);
+const STEPS: usize = 12;
+
+/// What the counters showed at some time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) events: [u64; EVENTS],
+    pub(crate) hits: Counts,
+    pub(crate) fills: Counts,
+}
+
+impl Reading {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut events = self.events;
+        for (now, then) in events.iter_mut().zip(earlier.events) {
+            *now -= then;
+        }
+        Self {
+            events,
+            hits: self.hits.since(&earlier.hits),
+            fills: self.fills.since(&earlier.fills),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Window {
+    ends: AtomicU64,
+    noted: Mutex<VecDeque<(Moment, Reading)>>,
+}
+
+impl Window {
+    pub(crate) fn new() -> Self {
+        Self { ends: AtomicU64::new(0), noted: Mutex::default() }
+    }
+
+    #[inline]
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        now.as_nanos() >= self.ends.load(Ordering::Relaxed)
+    }
+
+    /// Notes a reading, unless somebody else just did.
+    pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> Reading) {
+        let mut noted = self.noted.lock();
+        if !self.is_over(now) {
+            return;
+        }
+        self.ends.store(now.after(STEP).as_nanos(), Ordering::Relaxed);
+        // The newest reading that is a minute old stays: it is where the last minute begins.
+        let old = |at: Moment| now.since(at) >= STEP * STEPS as u32;
+        while noted.get(1).is_some_and(|(at, _)| old(*at)) {
+            noted.pop_front();
+        }
+        noted.push_back((now, reading()));
+    }
+
+    /// The reading of a minute ago, or of the start.
+    pub(crate) fn a_minute_ago(&self) -> Reading {
+        let noted = self.noted.lock();
+        let Some((latest, _)) = noted.back() else { return Reading::default() };
+        let old = |at: Moment| latest.since(at) >= STEP * STEPS as u32;
+        noted
+            .iter()
+            .rev()
+            .find(|(at, _)| old(*at))
+            .map(|(_, then)| then.clone())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,155 @@
+use super::*;
+use crate::{
+    bus::Origin,
+    key::{KeyBuf, Kind},
+};
+
+const NOW: Moment = Moment::START;
+
+fn registry() -> Registry {
+    Registry::new(Options {
+        cells: 1 << 12,
+        shared: true,
+        longest: Duration::from_secs(3600),
+        failover_bound: Duration::from_secs(60),
+    })
+}
+
+fn key() -> Key {
+    let mut key = KeyBuf::new(Kind::Object, "", "", "");
+    key.push(b"user:1");
+    key.finish().unwrap()
+}
+
+fn record(mode: Mode, what: Selector) -> Record {
+    Record { origin: Origin::random(), mode, what: vec![what] }
+}
+
+fn tag(text: &str) -> Selector {
+    Selector::Tag(Tag::new(text))
+}
+
+fn soft(seconds: u64) -> Mode {
+    Mode::Soft { grace: Some(Duration::from_secs(seconds)) }
+}
+
+#[test]
+fn a_fill_that_began_before_an_invalidation_is_invalid_when_it_lands_after() {
+    let registry = registry();
+    let stamp = registry.stamp();
+    registry.begin(record(Mode::Hard, tag("a")), NOW);
+    let late = registry.marks(stamp, &[Tag::new("a")]);
+    let other = registry.marks(stamp, &[Tag::new("b")]);
+    assert_eq!(registry.reach(&key(), &late), Reach::Hard);
+    assert_eq!(registry.reach(&key(), &other), Reach::Clean);
+}
+
+#[test]
+fn a_clean_check_moves_the_mark_and_the_next_one_is_a_comparison() {
+    let registry = registry();
+    let marks = registry.marks(registry.stamp(), &[Tag::new("b")]);
+    registry.begin(record(Mode::Hard, tag("a")), NOW);
+    assert_eq!(registry.reach(&key(), &marks), Reach::Clean);
+    assert_eq!(marks.checked.load(Ordering::Relaxed), registry.sequence());
+}
+
+#[test]
+fn hard_beats_soft_in_either_order() {
+    for modes in [[Mode::Hard, soft(9)], [soft(9), Mode::Hard]] {
+        let registry = registry();
+        let marks = registry.marks(registry.stamp(), &[Tag::new("a")]);
+        for mode in modes {
+            registry.begin(record(mode, tag("a")), NOW);
+        }
+        assert_eq!(registry.reach(&key(), &marks), Reach::Hard);
+    }
+}
+
+#[test]
+fn what_is_soft_becomes_hard_when_its_grace_ends_and_what_was_filled_since_does_not() {
+    let registry = registry();
+    let old = registry.marks(registry.stamp(), &[Tag::new("a")]);
+    registry.begin(record(soft(5), tag("a")), NOW);
+    let new = registry.marks(registry.stamp(), &[Tag::new("a")]);
+    assert_eq!(registry.reach(&key(), &old), Reach::Soft);
+    let later = NOW.after(Duration::from_secs(5));
+    assert!(registry.is_due(later));
+    registry.run_due(later);
+    assert_eq!(registry.reach(&key(), &old), Reach::Hard);
+    assert_eq!(registry.reach(&key(), &new), Reach::Clean);
+}
+
+#[test]
+fn a_prefix_reaches_what_lies_below_and_a_pattern_what_it_matches() {
+    let registry = registry();
+    let marks = registry.marks(registry.stamp(), &[Tag::new("product:1")]);
+    for selector in crate::Target::prefix("product").within("") {
+        registry.begin(record(Mode::Hard, selector), NOW);
+    }
+    assert_eq!(registry.reach(&key(), &marks), Reach::Hard);
+
+    let marks = registry.marks(registry.stamp(), &[]);
+    let pattern = |glob: &str| Selector::Pattern { namespace: String::new(), glob: glob.into() };
+    registry.begin(record(Mode::Hard, pattern("product:*")), NOW);
+    assert_eq!(registry.reach(&key(), &marks), Reach::Clean);
+    registry.begin(record(Mode::Hard, pattern("user:*")), NOW);
+    assert_eq!(registry.reach(&key(), &marks), Reach::Hard);
+}
+
+#[test]
+fn what_waits_for_its_time_acts_when_somebody_looks() {
+    let registry = registry();
+    let marks = registry.marks(registry.stamp(), &[Tag::new("a")]);
+    let at = NOW.after(Duration::from_secs(10));
+    assert!(registry.schedule(at, record(Mode::Hard, tag("a")), NOW).is_none());
+    registry.run_due(NOW);
+    assert_eq!(registry.reach(&key(), &marks), Reach::Clean);
+    registry.run_due(at);
+    assert_eq!(registry.reach(&key(), &marks), Reach::Hard);
+    assert_eq!(registry.unsent().len(), 1, "it still has to reach the log");
+}
+
+#[test]
+fn too_many_that_wait_for_the_log_become_everything_and_none_is_lost() {
+    let registry = registry();
+    let marks = registry.marks(registry.stamp(), &[Tag::new("untouched")]);
+    for number in 0..=writer::MAX_PENDING {
+        registry.begin(record(Mode::Hard, tag(&format!("t:{number}"))), NOW);
+    }
+    assert_eq!(registry.reach(&key(), &marks), Reach::Hard);
+    let unsent = registry.unsent();
+    assert_eq!(unsent.len(), 1);
+    assert_eq!(unsent[0].1.what, [Selector::Everything]);
+}
+
+#[test]
+fn a_shared_entry_is_judged_by_the_numbers_of_the_log() {
+    let registry = registry();
+    let end = Position { epoch: Epoch::random(), number: 7 };
+    let tags = [Tag::new("a")];
+    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard, "there is no view yet");
+    registry.open_view(end, 3, &[(5, record(Mode::Hard, tag("a")))], NOW);
+    let filled = |number| Position { number, ..end };
+    assert_eq!(registry.reach_shared(&key(), &tags, filled(4)), Reach::Hard);
+    assert_eq!(registry.reach_shared(&key(), &tags, filled(5)), Reach::Clean);
+    assert_eq!(registry.reach_shared(&key(), &[], filled(2)), Reach::Hard, "behind the horizon");
+    let other = Position { epoch: Epoch::random(), number: 7 };
+    assert_eq!(registry.reach_shared(&key(), &[], other), Reach::Hard, "another epoch");
+}
+
+#[test]
+fn what_the_log_does_not_have_yet_hides_entries_of_the_shared_store() {
+    let registry = registry();
+    let end = Position { epoch: Epoch::random(), number: 1 };
+    registry.open_view(end, 0, &[], NOW);
+    let begun = registry.begin(record(Mode::Hard, tag("a")), NOW);
+    let tags = [Tag::new("a")];
+    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    let other = Position { epoch: Epoch::random(), number: 9 };
+    assert!(!registry.settle(begun.ticket, &begun.record, other, NOW), "appended to another log");
+    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    let at = Position { number: 2, ..end };
+    assert!(registry.settle(begun.ticket, &begun.record, at, NOW));
+    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    assert_eq!(registry.reach_shared(&key(), &tags, at), Reach::Clean);
+}

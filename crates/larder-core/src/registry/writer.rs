@@ -1,0 +1,147 @@
+//! What is written under the registry's one short lock: invalidations that the log does not have yet,
+//! and those whose time has not come.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
+
+use crate::{
+    bus::Record,
+    clock::Moment,
+    target::{Mode, Selector},
+};
+
+/// How many invalidations may wait for the log before they collapse into "everything".
+pub(crate) const MAX_PENDING: usize = 1024;
+/// How many may wait for their time before they act at once.
+pub(crate) const MAX_DUE: usize = 16 * 1024;
+/// How many of our own are kept to be appended again if the log is replaced.
+const MAX_RETAINED: usize = 16 * 1024;
+
+/// An invalidation on its way into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// What acts when its time has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Due {
+    /// A new invalidation.
+    Publish(Record),
+    /// The end of a grace: what was made stale under this number is gone.
+    Harden {
+        /// The number in this process under which it was soft.
+        local: u64,
+        /// The number in the log, 0 where there is none.
+        log: u64,
+        /// What it reached.
+        what: Vec<Selector>,
+    },
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Moment,
+    order: u64,
+    due: Due,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// The state behind the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    pending: VecDeque<(Ticket, Record)>,
+    retained: VecDeque<(Moment, Record)>,
+    schedule: BinaryHeap<Reverse<Scheduled>>,
+    next: u64,
+}
+
+impl Writer {
+    /// Notes an invalidation that is about to be appended. Never drops one: when there is no room, all
+    /// collapse into one of everything.
+    pub(crate) fn add_pending(&mut self, mut record: Record) -> (Ticket, Record, bool) {
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        let collapsed = self.pending.len() >= MAX_PENDING;
+        if collapsed {
+            self.pending.clear();
+            record = Record { mode: Mode::Hard, what: vec![Selector::Everything], ..record };
+        }
+        self.pending.push_back((ticket, record.clone()));
+        (ticket, record, collapsed)
+    }
+
+    /// Takes an invalidation off the list: the log has it, and its numbers are written.
+    pub(crate) fn settle(&mut self, ticket: Ticket) {
+        self.pending.retain(|(other, _)| *other != ticket);
+    }
+
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &(Ticket, Record)> {
+        self.pending.iter()
+    }
+
+    pub(crate) fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Keeps a record to append it again, should the log be replaced until `until`.
+    pub(crate) fn retain(&mut self, record: Record, now: Moment, until: Moment) {
+        while self.retained.front().is_some_and(|(until, _)| *until <= now) {
+            self.retained.pop_front();
+        }
+        if self.retained.len() >= MAX_RETAINED {
+            self.retained.clear();
+            let everything = vec![Selector::Everything];
+            self.retained.push_back((until, Record { what: everything, ..record }));
+            return;
+        }
+        self.retained.push_back((until, record));
+    }
+
+    /// What has to be appended to a log that replaced the one it was appended to.
+    pub(crate) fn take_retained(&mut self, now: Moment) -> Vec<Record> {
+        let all = std::mem::take(&mut self.retained);
+        all.into_iter().filter(|(until, _)| *until > now).map(|(_, record)| record).collect()
+    }
+
+    /// Notes what acts later. Gives it back when there is no room, to act at once.
+    pub(crate) fn schedule(&mut self, at: Moment, due: Due) -> Result<(), Due> {
+        if self.schedule.len() >= MAX_DUE {
+            return Err(due);
+        }
+        self.next += 1;
+        self.schedule.push(Reverse(Scheduled { at, order: self.next, due }));
+        Ok(())
+    }
+
+    pub(crate) fn next_due(&self) -> Moment {
+        self.schedule.peek().map_or(Moment::NEVER, |Reverse(first)| first.at)
+    }
+
+    pub(crate) fn take_due(&mut self, now: Moment) -> Option<Due> {
+        if self.next_due() > now {
+            return None;
+        }
+        self.schedule.pop().map(|Reverse(first)| first.due)
+    }
+
+    pub(crate) fn scheduled_len(&self) -> usize {
+        self.schedule.len()
+    }
+}

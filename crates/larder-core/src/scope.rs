@@ -1,0 +1,230 @@
+//! Scopes: what a request, and each fill inside it, is made of.
+//!
+//! The outermost larder layer opens a scope for every request. It carries the stamp that every fill inside
+//! takes, never a newer one, since the handler may already hold data when a fill begins. A fill opens a
+//! scope of its own inside; what it brings becomes a part of the scope around it: its tags, its name, the
+//! end of its lifetime, whether it was private or stale. So a page carries the tags of all its queries and
+//! fragments, and nobody writes them twice.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+
+use crate::{bus::Origin, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
+
+/// For whom what is made in a scope is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Audience {
+    /// For everyone: nothing in the request says who asks.
+    #[default]
+    Everyone,
+    /// For those who share this partition.
+    Partition(Arc<[u8]>),
+    /// The request says who asks, but nobody said how to tell them apart: nothing is shared.
+    Unknown,
+}
+
+/// Where things are read and gathered. Cheap to clone; a clone is the same scope.
+#[derive(Clone)]
+pub struct Scope {
+    origin: Origin,
+    stamp: Stamp,
+    parts: Option<Arc<Parts>>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    around: Option<Arc<Parts>>,
+    fills: Option<Key>,
+    audience: Audience,
+    gathered: Mutex<Gathered>,
+}
+
+/// What a scope has gathered.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Gathered {
+    /// The tags of all parts and of the application, each once.
+    pub tags: Vec<Tag>,
+    /// When the first part ends that ends by itself.
+    pub until: Moment,
+    /// Whether a part was made for one partition only.
+    pub private: bool,
+    /// Whether a part was stale when it was taken.
+    pub stale: bool,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Self { tags: Vec::new(), until: Moment::NEVER, private: false, stale: false }
+    }
+}
+
+/// How a part acts on the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartOf {
+    /// Whether the end of its freshness ends that of the whole.
+    pub cuts: bool,
+    /// Whether it was made for one partition only.
+    pub private: bool,
+    /// Whether it was stale when it was taken.
+    pub stale: bool,
+}
+
+impl Scope {
+    pub(crate) fn open(origin: Origin, stamp: Stamp) -> Self {
+        Self { origin, stamp, parts: None }
+    }
+
+    /// The scope that the current task is in, if it is one of the larder of this origin.
+    pub(crate) fn current(origin: Origin) -> Option<Self> {
+        CURRENT.with_borrow(|scope| scope.as_ref().filter(|scope| scope.origin == origin).cloned())
+    }
+
+    /// The stamp that every fill inside takes.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// A scope inside this one that gathers parts.
+    #[must_use]
+    pub fn gathering(&self, audience: Audience) -> Self {
+        self.inside(audience, None)
+    }
+
+    /// A scope inside this one for the fill of a key, for the same audience.
+    #[must_use]
+    pub fn filling(&self, key: Key) -> Self {
+        self.inside(self.audience(), Some(key))
+    }
+
+    /// For whom is made what is made here.
+    pub fn audience(&self) -> Audience {
+        self.parts.as_ref().map(|parts| parts.audience.clone()).unwrap_or_default()
+    }
+
+    /// Adds tags. Each is kept once.
+    pub fn add_tags(&self, tags: impl IntoIterator<Item = Tag>) {
+        self.gather(|gathered| {
+            for tag in tags {
+                if !gathered.tags.contains(&tag) {
+                    gathered.tags.push(tag);
+                }
+            }
+        });
+    }
+
+    /// Adds an entry as a part.
+    pub fn add_part<V: ?Sized>(&self, entry: &Entry<V>, part: PartOf) {
+        self.add_tags(entry.tags().iter().cloned());
+        self.gather(|gathered| {
+            if part.cuts {
+                gathered.until = gathered.until.min(entry.ends().fresh_until());
+            }
+            gathered.private |= part.private;
+            gathered.stale |= part.stale;
+        });
+    }
+
+    /// Says that what is made here depends on who asks.
+    pub fn note_private(&self) {
+        self.gather(|gathered| gathered.private = true);
+    }
+
+    /// Ends the freshness of what is made here at `until` at the latest.
+    pub fn cut(&self, until: Moment) {
+        self.gather(|gathered| gathered.until = gathered.until.min(until));
+    }
+
+    /// What was gathered so far.
+    pub fn gathered(&self) -> Gathered {
+        self.parts.as_ref().map(|parts| parts.gathered.lock().clone()).unwrap_or_default()
+    }
+
+    /// Makes this the current scope of the thread until the guard is dropped.
+    pub fn enter(&self) -> Entered {
+        Entered { before: CURRENT.replace(Some(self.clone())) }
+    }
+
+    /// Polls `future` inside this scope, wherever it is polled. A task that is spawned by hand takes its
+    /// scope along this way.
+    pub fn scoped<F: Future>(self, future: F) -> Scoped<F> {
+        Scoped { future, scope: self }
+    }
+
+    /// Whether this is inside the fill of the key.
+    pub(crate) fn is_part_of(&self, key: &Key) -> bool {
+        let around = |parts: &Arc<Parts>| parts.around.clone();
+        std::iter::successors(self.parts.clone(), around)
+            .any(|parts| parts.fills.as_ref() == Some(key))
+    }
+
+    /// The same scope, for things read from now on. Only for whoever opened it and has read nothing yet.
+    pub(crate) fn restamped(mut self, stamp: Stamp) -> Self {
+        self.stamp = stamp;
+        self
+    }
+
+    fn inside(&self, audience: Audience, fills: Option<Key>) -> Self {
+        let gathered = Mutex::default();
+        let parts = Parts { around: self.parts.clone(), fills, audience, gathered };
+        Self { parts: Some(Arc::new(parts)), ..self.clone() }
+    }
+
+    fn gather(&self, change: impl FnOnce(&mut Gathered)) {
+        if let Some(parts) = &self.parts {
+            change(&mut parts.gathered.lock());
+        }
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("stamp", &self.stamp).finish_non_exhaustive()
+    }
+}
+
+/// Gives the thread its former scope back when dropped.
+#[derive(Debug)]
+pub struct Entered {
+    before: Option<Scope>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.before.take());
+    }
+}
+
+pin_project! {
+    /// A future that is polled inside a scope.
+    #[derive(Debug)]
+    pub struct Scoped<F> {
+        #[pin]
+        future: F,
+        scope: Scope,
+    }
+}
+
+impl<F: Future> Future for Scoped<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.scope.enter();
+        this.future.poll(cx)
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}

@@ -1,0 +1,193 @@
+//! How the memory tier and the shared store work together.
+//!
+//! A read that misses memory asks the store; what is there and valid by the numbers of the log is
+//! *promoted* into memory, under a stamp that was taken before the store was asked. Writes go out behind
+//! the request. The store is never trusted: whoever reads a late or stale write refuses it by its stamp.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::{
+    engine::Engine,
+    entry::{AnyEntry, Entry, Origins, Value},
+    envelope::{self, Header, Unreadable},
+    key::Key,
+    lifetime::Ends,
+    observe::SharedStats,
+    registry::Reach,
+    store::{Store, StoreError},
+};
+
+/// The store and what is counted for it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    store: Arc<dyn Store>,
+    writes: Arc<Semaphore>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    writes: AtomicU64,
+    errors: AtomicU64,
+    corrupt: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, writes: Arc::new(Semaphore::new(MAX_WRITES)), counts: Counts::default() }
+    }
+
+    pub(crate) fn stats(&self) -> SharedStats {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        SharedStats {
+            hits: of(&self.counts.hits),
+            misses: of(&self.counts.misses),
+            writes: of(&self.counts.writes),
+            errors: of(&self.counts.errors),
+            corrupt: of(&self.counts.corrupt),
+            dropped: of(&self.counts.dropped),
+        }
+    }
+
+    /// The entry of a key, promoted into memory, if the store has one that is fresh and valid.
+    pub(crate) async fn fetch<V: Value>(
+        &self,
+        engine: &Arc<Engine>,
+        key: &Key,
+        decode: impl FnOnce(Bytes) -> Option<V>,
+    ) -> Option<AnyEntry> {
+        // Before the store is asked: what is invalidated while it answers must reach what it answers.
+        let stamp = engine.registry.stamp();
+        stamp.log?;
+        let name = key.store_key();
+        let found = self.read(&name).await?;
+        let entry = match envelope::open(&found, key) {
+            Ok((header, payload)) => self.judge(engine, key, header, payload, stamp, decode),
+            Err(Unreadable::OtherVersion) => None,
+            Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
+                count(&self.counts.corrupt);
+                self.forget(&name).await;
+                None
+            }
+        };
+        count(if entry.is_some() { &self.counts.hits } else { &self.counts.misses });
+        entry
+    }
+
+    fn judge<V: Value>(
+        &self,
+        engine: &Arc<Engine>,
+        key: &Key,
+        header: Header,
+        payload: Bytes,
+        stamp: crate::Stamp,
+        decode: impl FnOnce(Bytes) -> Option<V>,
+    ) -> Option<AnyEntry> {
+        if engine.registry.reach_shared(key, &header.tags, header.filled) != Reach::Clean {
+            return None;
+        }
+        let now = engine.clock.now();
+        let age = engine.clock.wall(now).duration_since(header.filled_at).unwrap_or_default();
+        let filled = now.before(age);
+        let ends = Ends {
+            filled,
+            fresh: filled.after(header.fresh),
+            revalidate: filled.after(header.revalidate),
+            on_error: filled.after(header.on_error),
+        };
+        if now >= ends.fresh {
+            return None;
+        }
+        let Some(value) = decode(payload) else {
+            count(&self.counts.corrupt);
+            return None;
+        };
+        // The log's number stays that of the fill; ours is that of this promotion.
+        let stamp = crate::Stamp { log: Some(header.filled), ..stamp };
+        let origins = Origins {
+            hash: engine.memory.hash(key.as_bytes()),
+            id: engine.memory.next_id(),
+            ends,
+            stamp,
+            marks: engine.registry.marks(stamp, &header.tags),
+            tags: header.tags,
+            cost: header.cost,
+        };
+        let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
+        engine.keep_in_memory(&entry).then_some(entry)
+    }
+
+    /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
+    pub(crate) fn write_behind(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
+        let Some(filled) = entry.stamp().log else { return };
+        let Some(payload) = entry.encode_value() else { return };
+        let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
+            count(&self.counts.dropped);
+            return;
+        };
+        let ends = *entry.ends();
+        let header = Header {
+            key: entry.key().clone(),
+            filled,
+            filled_at: engine.clock.wall(ends.filled),
+            fresh: ends.fresh.since(ends.filled),
+            revalidate: ends.revalidate.since(ends.filled),
+            on_error: ends.on_error.since(ends.filled),
+            cost: entry.cost(),
+            tags: entry.tags().to_vec(),
+        };
+        let Some(bytes) = envelope::seal(&header, &payload) else { return };
+        let lifetime = ends.gone_at().since(engine.clock.now());
+        let (shared, name) = (Arc::clone(self), entry.key().store_key());
+        engine.tasks.spawn(async move {
+            let written = shared.store.set(&name, bytes, lifetime).await;
+            shared.note(written);
+            count(&shared.counts.writes);
+            drop(permit);
+        });
+    }
+
+    async fn read(&self, name: &str) -> Option<Bytes> {
+        match tokio::time::timeout(READ_DEADLINE, self.store.get(name)).await {
+            Ok(Ok(Some(found))) => return Some(found),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.note(Err(error)),
+            Err(_) => count(&self.counts.errors),
+        }
+        count(&self.counts.misses);
+        None
+    }
+
+    async fn forget(&self, name: &str) {
+        let removed = self.store.remove(name).await;
+        self.note(removed);
+    }
+
+    fn note(&self, done: Result<(), StoreError>) {
+        if let Err(error) = done {
+            count(&self.counts.errors);
+            tracing::debug!(target: "larder", %error, "the shared store failed");
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many entries may be on their way to the store at once.
+const MAX_WRITES: usize = 1024;
+/// How long a read of the store may take before it counts as a miss.
+const READ_DEADLINE: Duration = Duration::from_millis(50);

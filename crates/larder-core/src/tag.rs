@@ -1,0 +1,201 @@
+//! Tags: what an entry was made of, and so what makes it invalid.
+
+use std::{fmt, sync::Arc};
+
+use crate::key::Kind;
+
+/// The longest tag, in bytes.
+pub const MAX_TAG_BYTES: usize = 512;
+
+/// A short text that an entry depends on, hierarchical by `:`, such as `product:42`.
+///
+/// Invalidating the tag drops each entry that carries it; invalidating the prefix `product` drops those
+/// that carry `product` or anything below it.
+///
+/// ```
+/// use larder_core::{Tag, tag};
+///
+/// let id = 42;
+/// assert_eq!(Tag::from(("product", id)), tag!("product:{id}"));
+/// assert_eq!(tag!("product:{id}").as_str(), "product:42");
+/// ```
+#[doc(alias("surrogate key", "cache tag", "dependency", "xkey"))]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Arc<str>);
+
+/// Makes a [`Tag`] with the syntax of `format!`.
+#[macro_export]
+macro_rules! tag {
+    ($($text:tt)*) => { $crate::Tag::new(::std::format!($($text)*)) };
+}
+
+impl Tag {
+    /// A tag of this text.
+    ///
+    /// A text longer than [`MAX_TAG_BYTES`] is cut there, at a boundary of characters: two tags that only
+    /// differ beyond are one, which can make an entry go too early, never too late. Control characters
+    /// become `?`, since larder uses them for tags of its own.
+    pub fn new(text: impl AsRef<str>) -> Self {
+        let text = text.as_ref();
+        let cut = &text[..text.floor_char_boundary(MAX_TAG_BYTES)];
+        if cut.contains(char::is_control) {
+            return Self(cut.replace(char::is_control, "?").into());
+        }
+        Self(cut.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the application gave this tag, rather than larder itself.
+    pub fn is_from_application(&self) -> bool {
+        !self.0.contains(OWN)
+    }
+
+    /// The tag every entry of the namespace carries.
+    pub(crate) fn of_namespace(namespace: &str) -> Self {
+        Self::own('n', namespace)
+    }
+
+    /// The tag every entry of the kind carries.
+    pub(crate) fn of_kind(kind: Kind) -> Self {
+        Self::own('k', kind.letter().encode_utf8(&mut [0; 4]))
+    }
+
+    /// The tag of everything that was made under this name.
+    pub(crate) fn of_name(kind: Kind, name: &str) -> Self {
+        Self::own(kind.letter(), name)
+    }
+
+    /// The tag of every response of this path, on all hosts.
+    pub fn of_path(path: &str) -> Self {
+        Self::own('p', path)
+    }
+
+    /// The tag of every response of this path on one scheme and authority, as `https://shop.example`.
+    pub fn of_origin_path(origin: &str, path: &str) -> Self {
+        Self::own('h', &format!("{origin}{path}"))
+    }
+
+    /// The tag of a cache group of RFC 9875 on one scheme and authority.
+    pub fn of_group(origin: &str, group: &str) -> Self {
+        Self::own('g', &format!("{origin} {group}"))
+    }
+
+    /// This tag as the namespace sees it: two namespaces never share one.
+    pub(crate) fn within(&self, namespace: &str) -> Self {
+        if namespace.is_empty() {
+            return self.clone();
+        }
+        Self(format!("{NAMESPACED}{namespace}{NAMESPACED}{}", self.0).into())
+    }
+
+    /// The tag that stands for everything below this one.
+    pub(crate) fn below(&self) -> Self {
+        Self(format!("{}:*", self.0).into())
+    }
+
+    /// The tags that stand for everything below an ancestor of this one, and below this one itself.
+    ///
+    /// Larder's own tags have none: the `:` of an address is no hierarchy.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
+        let text = if self.is_from_application() { &self.0[..] } else { "" };
+        text.match_indices(':').map(|(at, _)| Self(format!("{}:*", &text[..at]).into()))
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.0.len() + 2 * size_of::<usize>()
+    }
+
+    fn own(class: char, text: &str) -> Self {
+        // A path may be longer than a tag of the application; cutting it would join neighbours.
+        Self(format!("{OWN}{class}{text}").into())
+    }
+}
+
+const OWN: char = '\u{1}';
+const NAMESPACED: char = '\u{2}';
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tag({:?})", &self.0[..])
+    }
+}
+
+impl From<&str> for Tag {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Tag {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&Tag> for Tag {
+    fn from(tag: &Tag) -> Self {
+        tag.clone()
+    }
+}
+
+impl<A: fmt::Display, B: fmt::Display> From<(A, B)> for Tag {
+    fn from((group, member): (A, B)) -> Self {
+        Self::new(format!("{group}:{member}"))
+    }
+}
+
+impl serde::Serialize for Tag {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Tag {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not through `new`: what a store gives back carries larder's own tags too.
+        <std::borrow::Cow<'de, str>>::deserialize(deserializer).map(|text| Self(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_cannot_forge_a_tag_of_larders_own() {
+        assert!(Tag::of_path("/a").as_str().starts_with('\u{1}'));
+        assert_eq!(Tag::new("\u{1}p/a").as_str(), "?p/a");
+        assert!(Tag::new("p/a").is_from_application());
+    }
+
+    #[test]
+    fn a_long_tag_is_cut_between_characters() {
+        let tag = Tag::new("ä".repeat(400));
+        assert_eq!(tag.as_str().len(), MAX_TAG_BYTES);
+    }
+
+    #[test]
+    fn ancestors_are_what_lies_before_each_colon() {
+        let below: Vec<_> = Tag::new("shop:product:42").ancestors().collect();
+        assert_eq!(below, [Tag("shop:*".into()), Tag("shop:product:*".into())]);
+        assert_eq!(Tag::of_origin_path("http://a:1", "/x:y").ancestors().count(), 0);
+    }
+
+    #[test]
+    fn the_same_tag_in_two_namespaces_is_two_tags() {
+        let tag = Tag::new("product:1");
+        assert_ne!(tag.within("a"), tag.within("b"));
+        assert_eq!(tag.within(""), tag);
+    }
+}

@@ -1,0 +1,310 @@
+//! What an invalidation reaches, and how.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
+
+use crate::{
+    key::{IntoName, Key, Kind},
+    tag::Tag,
+};
+
+/// What an invalidation names: a tag, an exact name, a path, a prefix, a pattern, a kind or everything.
+///
+/// ```
+/// use larder_core::{Kind, Target};
+///
+/// let targets = [
+///     Target::tag(("product", 42)),          // what was made of product 42
+///     Target::name("user:7"),                // the object or fragment of that name
+///     Target::path("/products/42"),          // every variant, query and method of the path, on all hosts
+///     Target::prefix("product"),             // product and all below it
+///     Target::pattern("user:*"),             // names that match, * and ? as in a shell
+///     Target::kind(Kind::Fragment),
+///     Target::everything(),
+/// ];
+/// # let _ = targets;
+/// ```
+#[doc(alias("wildcard invalidation", "pattern invalidation", "ban", "purge"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target(Vec<Selector>);
+
+impl Target {
+    /// All that carries this tag.
+    pub fn tag(tag: impl Into<Tag>) -> Self {
+        Self(vec![Selector::Tag(tag.into())])
+    }
+
+    /// The object, fragment or query of exactly this name, all its partitions and variants.
+    pub fn name(name: impl IntoName) -> Self {
+        let name = name.into_name();
+        let kinds = [Kind::Object, Kind::Fragment, Kind::Query];
+        Self(kinds.map(|kind| Selector::Tag(Tag::of_name(kind, &name))).into())
+    }
+
+    /// Every response of this path: all hosts, queries, methods, partitions and variants.
+    pub fn path(path: impl AsRef<str>) -> Self {
+        Self(vec![Selector::Tag(Tag::of_path(path.as_ref()))])
+    }
+
+    /// Every response of this path on one scheme and authority, such as `https://shop.example`.
+    pub fn path_on(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
+        Self(vec![Selector::Tag(Tag::of_origin_path(origin.as_ref(), path.as_ref()))])
+    }
+
+    /// The cache group of RFC 9875 on one scheme and authority.
+    pub fn group(origin: impl AsRef<str>, group: impl AsRef<str>) -> Self {
+        Self(vec![Selector::Tag(Tag::of_group(origin.as_ref(), group.as_ref()))])
+    }
+
+    /// All that carries this tag or one below it: `product` reaches `product:42`.
+    pub fn prefix(tag: impl Into<Tag>) -> Self {
+        let tag = tag.into();
+        Self(vec![Selector::Tag(tag.below()), Selector::Tag(tag)])
+    }
+
+    /// Everything whose name matches: `*` stands for any text, `?` for one character.
+    ///
+    /// The name of an object or fragment is what it was asked for by; that of a response is its address,
+    /// such as `https://shop.example/products/42?page=2`. Costs each entry one match when it is next
+    /// looked at; up to 64 patterns are kept apart, more act as [`Target::everything`].
+    pub fn pattern(pattern: impl Into<String>) -> Self {
+        Self(vec![Selector::Pattern { namespace: String::new(), glob: pattern.into() }])
+    }
+
+    /// All entries of one kind.
+    pub fn kind(kind: Kind) -> Self {
+        Self(vec![Selector::Tag(Tag::of_kind(kind))])
+    }
+
+    /// All entries.
+    #[doc(alias("clear", "flush"))]
+    pub fn everything() -> Self {
+        Self(vec![Selector::Everything])
+    }
+
+    pub(crate) fn within(self, namespace: &str) -> impl Iterator<Item = Selector> {
+        self.0.into_iter().map(move |selector| selector.within(namespace))
+    }
+}
+
+impl<T: Into<Tag>> From<T> for Target {
+    fn from(tag: T) -> Self {
+        Self::tag(tag)
+    }
+}
+
+/// One thing that a record of the log names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Selector {
+    /// All that carries the tag.
+    Tag(Tag),
+    /// All whose name matches, in one namespace.
+    Pattern {
+        /// The namespace, empty for none.
+        namespace: String,
+        /// The pattern over names.
+        glob: String,
+    },
+    /// All.
+    Everything,
+}
+
+impl Selector {
+    fn within(self, namespace: &str) -> Self {
+        if namespace.is_empty() {
+            return self;
+        }
+        match self {
+            Self::Tag(tag) => Self::Tag(tag.within(namespace)),
+            Self::Pattern { glob, .. } => Self::Pattern { namespace: namespace.to_owned(), glob },
+            Self::Everything => Self::Tag(Tag::of_namespace(namespace)),
+        }
+    }
+}
+
+/// A pattern that is ready to be matched.
+#[derive(Clone, Debug)]
+pub(crate) struct Glob {
+    namespace: String,
+    matcher: WildMatch,
+}
+
+impl Glob {
+    pub(crate) fn new(namespace: &str, glob: &str) -> Self {
+        Self { namespace: namespace.to_owned(), matcher: WildMatch::new(glob) }
+    }
+
+    pub(crate) fn matches(&self, key: &Key) -> bool {
+        key.namespace() == self.namespace.as_bytes() && self.matcher.matches(&key.name())
+    }
+}
+
+/// Whether what is invalidated is gone, or only stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Gone: nothing may serve it, no stale window, no error, no revalidation.
+    Hard,
+    /// Stale: may be served while it is refreshed and on errors, where the entry has such windows.
+    Soft {
+        /// After this long it is gone.
+        grace: Option<Duration>,
+    },
+}
+
+/// An invalidation: targets, how they are invalidated, and when.
+///
+/// Whatever becomes a [`Target`] becomes an invalidation that is hard and immediate.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::{Invalidation, Target};
+///
+/// let sale_ends = Invalidation::of([Target::tag("sale"), Target::path("/")])
+///     .soft(Duration::from_secs(30))
+///     .after(Duration::from_secs(3600));
+/// # let _ = sale_ends;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "an invalidation does nothing until `invalidate` is given it"]
+pub struct Invalidation {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) mode: Mode,
+    pub(crate) after: Duration,
+}
+
+impl Invalidation {
+    /// A hard invalidation of all these targets, now. However many there are, it is one append.
+    pub fn of<T: Into<Target>>(targets: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            targets: targets.into_iter().map(Into::into).collect(),
+            mode: Mode::Hard,
+            after: Duration::ZERO,
+        }
+    }
+
+    /// Makes stale what would be gone, for `grace` at the longest. An entry without a stale window is gone
+    /// all the same.
+    pub fn soft(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.mode = Mode::Soft { grace: grace.into() };
+        self
+    }
+
+    /// Acts only when `delay` has passed.
+    #[doc(alias("scheduled invalidation", "delayed invalidation"))]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.after = delay;
+        self
+    }
+}
+
+impl<T: Into<Tag>> From<T> for Invalidation {
+    fn from(tag: T) -> Self {
+        Self::of([Target::tag(tag)])
+    }
+}
+
+impl From<Target> for Invalidation {
+    fn from(target: Target) -> Self {
+        Self::of([target])
+    }
+}
+
+impl From<Vec<Target>> for Invalidation {
+    fn from(targets: Vec<Target>) -> Self {
+        Self::of(targets)
+    }
+}
+
+impl<const N: usize> From<[Target; N]> for Invalidation {
+    fn from(targets: [Target; N]) -> Self {
+        Self::of(targets)
+    }
+}
+
+/// What became of an invalidation. In this process it acts in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a queued invalidation has not reached other processes yet"]
+pub enum Invalidated {
+    /// It is in the log: other processes will see it.
+    Logged,
+    /// The log is out of reach. It acts here, is kept, and will be appended as soon as that is possible.
+    Queued,
+    /// It is noted and will act after its delay.
+    Scheduled,
+}
+
+impl fmt::Display for Invalidated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Logged => "logged",
+            Self::Queued => "queued",
+            Self::Scheduled => "scheduled",
+        })
+    }
+}
+
+/// A rule of the builder: when the first is invalidated, the second is as well.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) when: Tag,
+    pub(crate) also: Tag,
+}
+
+impl Rule {
+    fn applies_to(&self, tag: &Tag) -> bool {
+        match self.when.as_str().strip_suffix('*') {
+            Some(prefix) => tag.as_str().starts_with(prefix),
+            None => *tag == self.when,
+        }
+    }
+}
+
+/// Adds what the rules say, again and again until nothing is new. Each tag is added once, so a circle ends.
+pub(crate) fn expand(rules: &[Rule], mut selectors: Vec<Selector>) -> Vec<Selector> {
+    let mut at = 0;
+    while at < selectors.len() {
+        if let Selector::Tag(tag) = selectors[at].clone() {
+            for rule in rules.iter().filter(|rule| rule.applies_to(&tag)) {
+                let also = Selector::Tag(rule.also.clone());
+                if !selectors.contains(&also) {
+                    selectors.push(also);
+                }
+            }
+        }
+        at += 1;
+    }
+    selectors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(when: &str, also: &str) -> Rule {
+        Rule { when: Tag::new(when), also: Tag::new(also) }
+    }
+
+    #[test]
+    fn rules_follow_each_other_and_a_circle_ends() {
+        let rules =
+            [rule("product:*", "catalog"), rule("catalog", "home"), rule("home", "catalog")];
+        let all = expand(&rules, vec![Selector::Tag(Tag::new("product:1"))]);
+        let tags = ["product:1", "catalog", "home"].map(|tag| Selector::Tag(Tag::new(tag)));
+        assert_eq!(all, tags);
+    }
+
+    #[test]
+    fn a_pattern_of_one_namespace_does_not_reach_another() {
+        let key = |namespace| {
+            let mut key = crate::key::KeyBuf::new(Kind::Object, namespace, "", "");
+            key.push(b"user:1");
+            key.finish().unwrap()
+        };
+        let glob = Glob::new("a", "user:*");
+        assert!(glob.matches(&key("a")));
+        assert!(!glob.matches(&key("b")));
+    }
+}
