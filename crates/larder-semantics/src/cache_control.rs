@@ -1,0 +1,218 @@
+//! `Cache-Control`, of requests and of responses.
+//!
+//! What cannot be read is read as the stricter: an invalid or repeated lifetime makes a response stale,
+//! never fresh.
+//!
+//! # Source
+//!
+//! [RFC 9111, section 5.2](https://www.rfc-editor.org/rfc/rfc9111#section-5.2)
+
+use http::{HeaderMap, header};
+
+use crate::list;
+
+/// A number of seconds as a directive gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seconds {
+    /// A number; one too large to hold counts as 2^31 ([RFC 9111, section 1.2.2]).
+    ///
+    /// [RFC 9111, section 1.2.2]: https://www.rfc-editor.org/rfc/rfc9111#section-1.2.2
+    Valid(u64),
+    /// Something else.
+    Invalid,
+}
+
+impl Seconds {
+    /// The number, and 0 for what is not one: invalid freshness is staleness.
+    pub fn or_stale(self) -> u64 {
+        match self {
+            Self::Valid(seconds) => seconds,
+            Self::Invalid => 0,
+        }
+    }
+
+    fn parse(value: Option<&str>) -> Self {
+        let Some(value) = value else { return Self::Invalid };
+        let value = unquoted(value);
+        if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::Invalid;
+        }
+        Self::Valid(value.parse().unwrap_or(MOST_SECONDS).min(MOST_SECONDS))
+    }
+
+    /// Of two values for one directive, the one that keeps less.
+    fn stricter(self, other: Option<Self>) -> Self {
+        match (self, other) {
+            (found, None) => found,
+            (Self::Valid(a), Some(Self::Valid(b))) => Self::Valid(a.min(b)),
+            _ => Self::Invalid,
+        }
+    }
+}
+
+/// The directives that concern a cache. A directive that is not known changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheControl {
+    /// Whether the field was there at all.
+    pub is_present: bool,
+    /// `no-store`
+    pub no_store: bool,
+    /// `no-cache`, with or without field names.
+    pub no_cache: bool,
+    /// `private`, with or without field names.
+    pub private: bool,
+    /// `public`
+    pub public: bool,
+    /// `must-revalidate`
+    pub must_revalidate: bool,
+    /// `proxy-revalidate`
+    pub proxy_revalidate: bool,
+    /// `must-understand`
+    pub must_understand: bool,
+    /// `no-transform`
+    pub no_transform: bool,
+    /// `only-if-cached`
+    pub only_if_cached: bool,
+    /// `immutable` ([RFC 8246](https://www.rfc-editor.org/rfc/rfc8246))
+    pub immutable: bool,
+    /// `max-age`
+    pub max_age: Option<Seconds>,
+    /// `s-maxage`
+    pub s_maxage: Option<Seconds>,
+    /// `min-fresh`
+    pub min_fresh: Option<Seconds>,
+    /// `max-stale`; without a number it is any number.
+    pub max_stale: Option<Seconds>,
+    /// `stale-while-revalidate` ([RFC 5861](https://www.rfc-editor.org/rfc/rfc5861))
+    pub stale_while_revalidate: Option<Seconds>,
+    /// `stale-if-error` ([RFC 5861](https://www.rfc-editor.org/rfc/rfc5861))
+    pub stale_if_error: Option<Seconds>,
+}
+
+impl CacheControl {
+    /// Reads all lines of the field.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for member in list::members(headers, &header::CACHE_CONTROL) {
+            found.is_present = true;
+            found.read(member);
+        }
+        found
+    }
+
+    /// As [`CacheControl::of`], for a request: without the field, `Pragma: no-cache` is `no-cache`
+    /// ([RFC 9111, section 5.4](https://www.rfc-editor.org/rfc/rfc9111#section-5.4)).
+    pub fn of_request(headers: &HeaderMap) -> Self {
+        let mut found = Self::of(headers);
+        if !found.is_present && headers.contains_key(header::PRAGMA) {
+            let mut pragma = list::members(headers, &header::PRAGMA);
+            found.no_cache = pragma.any(|member| member.eq_ignore_ascii_case("no-cache"));
+        }
+        found
+    }
+
+    fn read(&mut self, member: &str) {
+        let (name, value) = match member.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (member, None),
+        };
+        let seconds = |before: Option<Seconds>| Some(Seconds::parse(value).stricter(before));
+        match &*name.to_ascii_lowercase() {
+            "no-store" => self.no_store = true,
+            "no-cache" => self.no_cache = true,
+            "private" => self.private = true,
+            "public" => self.public = true,
+            "must-revalidate" => self.must_revalidate = true,
+            "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
+            "no-transform" => self.no_transform = true,
+            "only-if-cached" => self.only_if_cached = true,
+            "immutable" => self.immutable = true,
+            "max-age" => self.max_age = seconds(self.max_age),
+            "s-maxage" => self.s_maxage = seconds(self.s_maxage),
+            "min-fresh" => self.min_fresh = seconds(self.min_fresh),
+            "max-stale" if value.is_none() => self.max_stale = Some(Seconds::Valid(u64::MAX)),
+            "max-stale" => self.max_stale = seconds(self.max_stale),
+            "stale-while-revalidate" => {
+                self.stale_while_revalidate = seconds(self.stale_while_revalidate);
+            }
+            "stale-if-error" => self.stale_if_error = seconds(self.stale_if_error),
+            _ => {}
+        }
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+const MOST_SECONDS: u64 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(lines: &[&str]) -> CacheControl {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::CACHE_CONTROL, HeaderValue::from_str(line).unwrap());
+        }
+        CacheControl::of(&headers)
+    }
+
+    #[test]
+    fn lifetimes_are_read_as_the_specification_says() {
+        use Seconds::{Invalid, Valid};
+        // Lines, the max-age they give, and the section.
+        let rows: &[(&[&str], Option<Seconds>, &str)] = &[
+            (&["max-age=60"], Some(Valid(60)), "RFC 9111 5.2.2.1"),
+            (&["MAX-AGE=60"], Some(Valid(60)), "RFC 9111 5.2: names are case-insensitive"),
+            (&["max-age=\"60\""], Some(Valid(60)), "RFC 9111 5.2: token and quoted form"),
+            (&["max-age=0060"], Some(Valid(60)), "RFC 9111 1.2.2: digits"),
+            (&["max-age=99999999999999999999"], Some(Valid(1 << 31)), "RFC 9111 1.2.2: overflow"),
+            (&["max-age=-1"], Some(Invalid), "RFC 9111 4.2.1: invalid is stale"),
+            (&["max-age=1.5"], Some(Invalid), "RFC 9111 4.2.1"),
+            (&["max-age= 60"], Some(Invalid), "RFC 9111 5.2: no blank after ="),
+            (&["max-age='60'"], Some(Invalid), "RFC 9111 5.2: not a quoted string"),
+            (&["max-age=60s"], Some(Invalid), "RFC 9111 4.2.1"),
+            (&["max-age"], Some(Invalid), "RFC 9111 4.2.1"),
+            (&["max-age=60, max-age=30"], Some(Valid(30)), "RFC 9111 4.2.1: the stricter"),
+            (&["max-age=60", "max-age=x"], Some(Invalid), "RFC 9111 4.2.1"),
+            (&["a=\"max-age=60\""], None, "RFC 9111 5.2: text in quotes is no directive"),
+            (&["a=\"b, max-age=60\""], None, "RFC 9111 5.2"),
+            (&["", " , ,max-age=60,"], Some(Valid(60)), "RFC 9110 5.6.1: empty members"),
+        ];
+        for (lines, expected, section) in rows {
+            assert_eq!(read(lines).max_age, *expected, "{lines:?} ({section})");
+        }
+    }
+
+    #[test]
+    fn flags_are_read_with_and_without_values() {
+        assert!(read(&["No-Store"]).no_store);
+        assert!(read(&["private=\"set-cookie\""]).private);
+        assert!(read(&["no-cache=\"x\", x"]).no_cache);
+        assert!(!read(&["not-no-store"]).no_store);
+        assert_eq!(read(&["max-stale"]).max_stale, Some(Seconds::Valid(u64::MAX)));
+    }
+
+    #[test]
+    fn pragma_counts_only_without_cache_control() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+        assert!(CacheControl::of_request(&headers).no_cache);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+        assert!(!CacheControl::of_request(&headers).no_cache);
+    }
+
+    proptest! {
+        #[test]
+        fn no_field_makes_it_panic(line in "[ -~]{0,60}") {
+            read(&[&line]);
+        }
+    }
+}

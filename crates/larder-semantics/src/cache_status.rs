@@ -1,0 +1,128 @@
+//! How a cache says what it did: the `Cache-Status` field.
+//!
+//! # Source
+//!
+//! [RFC 9211](https://www.rfc-editor.org/rfc/rfc9211)
+
+use std::fmt;
+
+/// Why a request went on to the origin: the `fwd` parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Forward {
+    /// The cache was told not to handle this request.
+    Bypass,
+    /// The method is not one that is kept.
+    Method,
+    /// Nothing was kept for this address.
+    UriMiss,
+    /// Something was kept for this address, but not for these fields.
+    VaryMiss,
+    /// Something fresh was kept, but the request demanded a new answer.
+    Request,
+    /// What was kept was stale.
+    Stale,
+}
+
+impl Forward {
+    /// The token.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// One member of the field: what this cache did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStatus<'a> {
+    /// The name of the cache, a token.
+    pub cache: &'a str,
+    /// What became of the request.
+    pub handling: Handling,
+    /// How long the response stays fresh, in seconds; negative once it is stale.
+    pub ttl: Option<i64>,
+    /// A word that explains, a token.
+    pub detail: Option<&'a str>,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// It was answered from the cache.
+    Hit,
+    /// It went on.
+    Forward {
+        /// Why.
+        why: Forward,
+        /// Whether the answer was kept.
+        stored: bool,
+        /// Whether it was answered by a request that was already under way.
+        collapsed: bool,
+    },
+}
+
+impl fmt::Display for CacheStatus<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.cache)?;
+        match self.handling {
+            Handling::Hit => f.write_str("; hit")?,
+            Handling::Forward { why, stored, collapsed } => {
+                write!(f, "; fwd={}", why.as_str())?;
+                if stored {
+                    f.write_str("; stored")?;
+                }
+                if collapsed {
+                    f.write_str("; collapsed")?;
+                }
+            }
+        }
+        if let Some(ttl) = self.ttl {
+            write!(f, "; ttl={ttl}")?;
+        }
+        match self.detail {
+            Some(detail) => write!(f, "; detail={detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(why: Forward, stored: bool, collapsed: bool) -> Handling {
+        Handling::Forward { why, stored, collapsed }
+    }
+
+    #[test]
+    fn every_form_is_a_structured_field_and_reads_as_meant() {
+        let rows = [
+            (Handling::Hit, Some(42), None, "larder; hit; ttl=42"),
+            (Handling::Hit, Some(-3), Some("error"), "larder; hit; ttl=-3; detail=error"),
+            (forward(Forward::UriMiss, true, false), None, None, "larder; fwd=uri-miss; stored"),
+            (
+                forward(Forward::VaryMiss, false, true),
+                Some(9),
+                None,
+                "larder; fwd=vary-miss; collapsed; ttl=9",
+            ),
+            (
+                forward(Forward::UriMiss, false, false),
+                None,
+                Some("set-cookie"),
+                "larder; fwd=uri-miss; detail=set-cookie",
+            ),
+        ];
+        for (handling, ttl, detail, expected) in rows {
+            let text = CacheStatus { cache: "larder", handling, ttl, detail }.to_string();
+            assert_eq!(text, expected);
+            assert!(sfv::Parser::new(&text).parse::<sfv::List>().is_ok(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Fields that belong to a connection or a hop, not to the response that is kept.
+//!
+//! # Source
+//!
+//! [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1) and
+//! [RFC 9111, section 3.1](https://www.rfc-editor.org/rfc/rfc9111#section-3.1)
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::list;
+
+/// Removes what concerns only the connection: `Connection`, the fields it names, and those that always do.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = list::members(headers, &header::CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+/// Removes what is never kept: fields of the hop, and those between a proxy and its client.
+pub fn remove_not_stored(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    for name in [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    headers.remove("proxy-authentication-info");
+}
+
+const HOP_BY_HOP: [HeaderName; 4] =
+    [header::CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_connection_names_goes_with_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("connection", "close, X-Hop"), ("x-hop", "1"), ("keep-alive", "5"), ("etag", "\"a\"")]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        remove_not_stored(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag"]);
+    }
+}

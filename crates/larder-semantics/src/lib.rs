@@ -1,0 +1,30 @@
+//! What the HTTP caching specifications say, as plain functions of request, response, what was stored, and
+//! the time. Nothing here reads a clock, does I/O or waits; layers carry out what these functions say.
+//!
+//! - [`cache_control`]: the directives of a request or a response ([RFC 9111, section 5.2]);
+//! - [`freshness`]: how long a response is fresh, and how old it is ([RFC 9111, section 4.2]);
+//! - [`storing`]: whether a response may be kept, and for whom ([RFC 9111, section 3]);
+//! - [`reuse`]: whether what a client demands can be met by what is kept ([RFC 9111, section 4]);
+//! - [`vary`]: which of several variants a request selects ([RFC 9111, section 4.1]);
+//! - [`validation`]: entity tags and conditional requests ([RFC 9110, section 13]);
+//! - [`cache_status`]: how a cache says what it did ([RFC 9211]);
+//! - [`fields`]: fields that are not the response's own.
+//!
+//! [RFC 9110, section 13]: https://www.rfc-editor.org/rfc/rfc9110#section-13
+//! [RFC 9111, section 3]: https://www.rfc-editor.org/rfc/rfc9111#section-3
+//! [RFC 9111, section 4]: https://www.rfc-editor.org/rfc/rfc9111#section-4
+//! [RFC 9111, section 4.1]: https://www.rfc-editor.org/rfc/rfc9111#section-4.1
+//! [RFC 9111, section 4.2]: https://www.rfc-editor.org/rfc/rfc9111#section-4.2
+//! [RFC 9111, section 5.2]: https://www.rfc-editor.org/rfc/rfc9111#section-5.2
+//! [RFC 9211]: https://www.rfc-editor.org/rfc/rfc9211
+
+pub mod cache_control;
+pub mod cache_status;
+pub mod fields;
+pub mod freshness;
+pub mod reuse;
+pub mod storing;
+pub mod validation;
+pub mod vary;
+
+mod list;

@@ -1,0 +1,54 @@
+//! Lists in fields: members separated by commas, with quoted strings in which a comma is text.
+
+use http::{HeaderMap, HeaderName};
+
+/// The members of a list over all lines of the field, trimmed; empty ones are left out. A line that is not
+/// text in ASCII gives its members as far as they are.
+pub(crate) fn members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> + 'a {
+    headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).flat_map(split)
+}
+
+/// The members of one line.
+pub(crate) fn split(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let end = end_of_member(line);
+        rest = line.get(end + 1..);
+        Some(line[..end].trim_matches([' ', '\t']))
+    })
+    .filter(|member| !member.is_empty())
+}
+
+fn end_of_member(line: &str) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in line.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return at,
+            _ => {}
+        }
+    }
+    line.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_inside_quotes_does_not_separate() {
+        let found: Vec<_> = split(r#" a , ,b="x, \", y",c "#).collect();
+        assert_eq!(found, ["a", r#"b="x, \", y""#, "c"]);
+    }
+
+    #[test]
+    fn an_open_quote_runs_to_the_end() {
+        assert_eq!(split(r#"a="b, max-age=9"#).count(), 1);
+    }
+}

@@ -1,0 +1,239 @@
+//! Whether a response may be kept, and for whom.
+//!
+//! # Source
+//!
+//! [RFC 9111, section 3](https://www.rfc-editor.org/rfc/rfc9111#section-3)
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::{cache_control::CacheControl, list};
+
+/// What of the request matters to whether its response may be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// It has `Authorization`.
+    pub authorized: bool,
+    /// It says who asks, by a field that the cache counts as an identity.
+    pub identified: bool,
+    /// The entry belongs to a partition of those who ask alike.
+    pub partitioned: bool,
+}
+
+/// How strict the cache is beyond the specification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// What could belong to one user is not kept for others, even where the specification would allow it.
+    #[default]
+    Careful,
+    /// RFC 9111 to the letter.
+    Conformance,
+}
+
+/// Why a response is not kept. The names are those of the `detail` in `Cache-Status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotStorable {
+    /// It says `no-store`.
+    NoStore,
+    /// It says `private`, and the entry has no partition.
+    Private,
+    /// It sets a cookie.
+    SetCookie,
+    /// It varies by something that no field of a request says.
+    VaryStar,
+    /// It answers a request with `Authorization` and does not say that it may be shared.
+    Authorization,
+    /// It answers a request that says who asks, and does not say that it may be shared.
+    Identified,
+    /// It is a part, an interim or a protocol switch.
+    Status,
+    /// It says nothing of how long it lives, and neither does the cache.
+    NoLifetime,
+    /// It was stale when it came and cannot be revalidated.
+    Stale,
+    /// It is an event stream, a gRPC response or another that has no end of its own.
+    Endless,
+}
+
+impl NotStorable {
+    /// The name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::SetCookie => "set-cookie",
+            Self::VaryStar => "vary-star",
+            Self::Authorization => "authorization",
+            Self::Identified => "identified",
+            Self::Status => "status",
+            Self::NoLifetime => "no-lifetime",
+            Self::Stale => "stale",
+            Self::Endless => "endless",
+        }
+    }
+}
+
+/// Whether a response may be kept as far as its head tells, lifetimes left aside.
+///
+/// # Source
+///
+/// [RFC 9111, section 3](https://www.rfc-editor.org/rfc/rfc9111#section-3) and
+/// [section 3.5](https://www.rfc-editor.org/rfc/rfc9111#section-3.5) for `Authorization`. That a response
+/// with `Set-Cookie` is not kept is ours, and not part of [`Profile::Conformance`].
+///
+/// # Errors
+///
+/// The first reason against it.
+pub fn check(
+    asker: Asker,
+    status: StatusCode,
+    headers: &HeaderMap,
+    control: &CacheControl,
+    profile: Profile,
+) -> Result<(), NotStorable> {
+    if status.is_informational()
+        || status == StatusCode::PARTIAL_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+    {
+        return Err(NotStorable::Status);
+    }
+    if is_endless(headers) {
+        return Err(NotStorable::Endless);
+    }
+    if control.no_store {
+        return Err(NotStorable::NoStore);
+    }
+    if control.private && !asker.partitioned {
+        return Err(NotStorable::Private);
+    }
+    if list::members(headers, &header::VARY).any(|name| name == "*") {
+        return Err(NotStorable::VaryStar);
+    }
+    check_asker(asker, headers, control, profile)
+}
+
+fn check_asker(
+    asker: Asker,
+    headers: &HeaderMap,
+    control: &CacheControl,
+    profile: Profile,
+) -> Result<(), NotStorable> {
+    if profile == Profile::Careful && headers.contains_key(header::SET_COOKIE) {
+        return Err(NotStorable::SetCookie);
+    }
+    if asker.partitioned {
+        return Ok(());
+    }
+    if asker.authorized && !may_answer_authorized(control) {
+        return Err(NotStorable::Authorization);
+    }
+    if asker.identified && !may_answer_identified(control, profile) {
+        return Err(NotStorable::Identified);
+    }
+    Ok(())
+}
+
+/// Whether a response says that it may be kept although its request had `Authorization`.
+///
+/// # Source
+///
+/// [RFC 9111, section 3.5](https://www.rfc-editor.org/rfc/rfc9111#section-3.5)
+pub fn may_answer_authorized(control: &CacheControl) -> bool {
+    control.public || control.s_maxage.is_some() || control.must_revalidate
+}
+
+/// Whether a response says that it is the same for everyone, so that a request which says who asks may
+/// have it too.
+pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
+    match profile {
+        Profile::Careful => control.public || control.s_maxage.is_some(),
+        Profile::Conformance => true,
+    }
+}
+
+/// Whether a response has no end of its own: an event stream, gRPC, a stream of multipart replacements.
+pub fn is_endless(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else {
+        return false;
+    };
+    let starts =
+        |start: &str| kind.get(..start.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(start));
+    ["text/event-stream", "application/grpc", "multipart/x-mixed-replace"].into_iter().any(starts)
+}
+
+/// Statuses that are kept by a lifetime the cache adds, where the response says nothing.
+///
+/// Fewer than are heuristically cacheable: an error that a cache adds a lifetime to could replace a good
+/// page for everybody.
+pub fn takes_default_lifetime(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    const ANYONE: Asker = Asker { authorized: false, identified: false, partitioned: false };
+    const BEARER: Asker = Asker { authorized: true, identified: true, partitioned: false };
+    const COOKIE: Asker = Asker { authorized: false, identified: true, partitioned: false };
+    const PARTITION: Asker = Asker { authorized: true, identified: true, partitioned: true };
+
+    #[test]
+    fn who_asks_and_what_the_response_says_decide() {
+        use NotStorable as No;
+        use Profile::{Careful, Conformance};
+        type Row = (
+            Asker,
+            &'static [(&'static str, &'static str)],
+            Profile,
+            Result<(), NotStorable>,
+            &'static str,
+        );
+        const CC: &str = "cache-control";
+        let rows: &[Row] = &[
+            (ANYONE, &[(CC, "max-age=5")], Careful, Ok(()), "RFC 9111 3"),
+            (ANYONE, &[(CC, "no-store")], Careful, Err(No::NoStore), "RFC 9111 5.2.2.5"),
+            (ANYONE, &[(CC, "private")], Careful, Err(No::Private), "RFC 9111 5.2.2.7"),
+            (PARTITION, &[(CC, "private")], Careful, Ok(()), "a partition is a private cache"),
+            (ANYONE, &[("vary", "a, *")], Careful, Err(No::VaryStar), "RFC 9111 4.1"),
+            (ANYONE, &[("set-cookie", "a=b")], Careful, Err(No::SetCookie), "ours"),
+            (ANYONE, &[("set-cookie", "a=b")], Conformance, Ok(()), "RFC 9111 7.3"),
+            (PARTITION, &[("set-cookie", "a=b")], Careful, Err(No::SetCookie), "ours"),
+            (BEARER, &[(CC, "max-age=5")], Careful, Err(No::Authorization), "RFC 9111 3.5"),
+            (BEARER, &[(CC, "max-age=5")], Conformance, Err(No::Authorization), "RFC 9111 3.5"),
+            (BEARER, &[(CC, "public")], Careful, Ok(()), "RFC 9111 3.5"),
+            (BEARER, &[(CC, "s-maxage=5")], Careful, Ok(()), "RFC 9111 3.5"),
+            (BEARER, &[(CC, "must-revalidate")], Conformance, Ok(()), "RFC 9111 3.5"),
+            (BEARER, &[(CC, "must-revalidate")], Careful, Err(No::Identified), "ours"),
+            (COOKIE, &[(CC, "max-age=5")], Careful, Err(No::Identified), "ours"),
+            (COOKIE, &[(CC, "max-age=5")], Conformance, Ok(()), "RFC 9111 3"),
+            (COOKIE, &[(CC, "public")], Careful, Ok(()), "ours"),
+            (ANYONE, &[("content-type", "Text/Event-Stream")], Careful, Err(No::Endless), "ours"),
+        ];
+        for (asker, lines, profile, expected, section) in rows {
+            let headers = headers(lines);
+            let control = CacheControl::of(&headers);
+            let found = check(*asker, StatusCode::OK, &headers, &control, *profile);
+            assert_eq!(found, *expected, "{asker:?} {lines:?} {profile:?} ({section})");
+        }
+    }
+
+    #[test]
+    fn parts_and_interim_responses_are_not_whole() {
+        for status in [206, 304, 101] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let control = CacheControl::default();
+            let found = check(ANYONE, status, &HeaderMap::new(), &control, Profile::Conformance);
+            assert_eq!(found, Err(NotStorable::Status));
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Entity tags and conditional requests.
+//!
+//! # Source
+//!
+//! [RFC 9110, section 8.8](https://www.rfc-editor.org/rfc/rfc9110#section-8.8) and
+//! [section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)
+
+use std::{fmt, time::SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::{freshness::parse_date, list};
+
+/// An entity tag: an opaque text, strong or weak.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EntityTag {
+    weak: bool,
+    opaque: String,
+}
+
+impl EntityTag {
+    /// A strong tag: the same tag means the same bytes. Gives `None` for a text that no tag can hold
+    /// (quotes, blanks, controls, anything outside ASCII).
+    pub fn strong(opaque: impl Into<String>) -> Option<Self> {
+        let opaque = opaque.into();
+        is_opaque(&opaque).then_some(Self { weak: false, opaque })
+    }
+
+    /// A weak tag: the same tag means as good as the same.
+    pub fn weak(opaque: impl Into<String>) -> Option<Self> {
+        Some(Self { weak: true, ..Self::strong(opaque)? })
+    }
+
+    /// Reads `"abc"` or `W/"abc"`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (weak, quoted) = match text.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, text),
+        };
+        let opaque = quoted.strip_prefix('"')?.strip_suffix('"')?;
+        is_opaque(opaque).then(|| Self { weak, opaque: opaque.to_owned() })
+    }
+
+    /// The `ETag` of a message, if it has exactly one that is valid.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut lines = headers.get_all(header::ETAG).iter();
+        let tag = Self::parse(lines.next()?.to_str().ok()?)?;
+        lines.next().is_none().then_some(tag)
+    }
+
+    /// Whether both are strong and the same
+    /// ([RFC 9110, section 8.8.3.2](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3.2)).
+    pub fn is_strongly(&self, other: &Self) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// Whether both name the same, weak or not.
+    pub fn is_weakly(&self, other: &Self) -> bool {
+        self.opaque == other.opaque
+    }
+
+    /// The tag as a field value.
+    pub fn to_value(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.to_string()).expect("an opaque text is visible ASCII")
+    }
+}
+
+impl fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\"{}\"", if self.weak { "W/" } else { "" }, self.opaque)
+    }
+}
+
+fn is_opaque(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x7e))
+}
+
+/// What the current representation is known by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// Its entity tag.
+    pub etag: Option<EntityTag>,
+    /// When it last changed; seconds are all that HTTP tells apart.
+    pub last_modified: Option<SystemTime>,
+}
+
+impl Validators {
+    /// Those of a response.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let last_modified = headers.get(header::LAST_MODIFIED);
+        Self {
+            etag: EntityTag::of(headers),
+            last_modified: last_modified.and_then(|date| parse_date(date.to_str().ok()?)),
+        }
+    }
+
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+}
+
+impl From<EntityTag> for Validators {
+    fn from(etag: EntityTag) -> Self {
+        Self { etag: Some(etag), last_modified: None }
+    }
+}
+
+impl From<SystemTime> for Validators {
+    fn from(last_modified: SystemTime) -> Self {
+        Self { etag: None, last_modified: Some(last_modified) }
+    }
+}
+
+impl From<(EntityTag, SystemTime)> for Validators {
+    fn from((etag, last_modified): (EntityTag, SystemTime)) -> Self {
+        Self { etag: Some(etag), last_modified: Some(last_modified) }
+    }
+}
+
+/// What the conditions of a request come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// They hold, or there are none: go on.
+    Proceed,
+    /// The client has the current representation: 304.
+    NotModified,
+    /// The client acts on something that is no longer so: 412.
+    Failed,
+}
+
+/// The conditions that guard a change: `If-Match` and `If-Unmodified-Since`.
+pub const GUARDS: [HeaderName; 2] = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
+
+/// The conditions that save a transfer: `If-None-Match` and `If-Modified-Since`.
+pub const SAVERS: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
+
+/// Evaluates all conditions of a request against the current representation, in their order of precedence.
+///
+/// # Source
+///
+/// [RFC 9110, section 13.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-13.2.2)
+pub fn evaluate(method: &Method, request: &HeaderMap, current: &Validators) -> Condition {
+    match evaluate_guards(request, current) {
+        Condition::Proceed => evaluate_savers(method, request, current),
+        failed => failed,
+    }
+}
+
+/// Steps 1 and 2 of the order: `If-Match`, else `If-Unmodified-Since`.
+pub fn evaluate_guards(request: &HeaderMap, current: &Validators) -> Condition {
+    let holds = if request.contains_key(header::IF_MATCH) {
+        matches(request, &header::IF_MATCH, current, EntityTag::is_strongly)
+    } else {
+        match (single_date(request, &header::IF_UNMODIFIED_SINCE), current.last_modified) {
+            (Some(since), Some(changed)) => seconds(changed) <= seconds(since),
+            _ => true,
+        }
+    };
+    if holds { Condition::Proceed } else { Condition::Failed }
+}
+
+/// Steps 3 and 4 of the order: `If-None-Match`, else `If-Modified-Since` on GET and HEAD.
+pub fn evaluate_savers(method: &Method, request: &HeaderMap, current: &Validators) -> Condition {
+    let reads = method == Method::GET || method == Method::HEAD;
+    if request.contains_key(header::IF_NONE_MATCH) {
+        return match matches(request, &header::IF_NONE_MATCH, current, EntityTag::is_weakly) {
+            false => Condition::Proceed,
+            true if reads => Condition::NotModified,
+            true => Condition::Failed,
+        };
+    }
+    match (single_date(request, &header::IF_MODIFIED_SINCE), current.last_modified) {
+        (Some(since), Some(changed)) if reads && seconds(changed) <= seconds(since) => {
+            Condition::NotModified
+        }
+        _ => Condition::Proceed,
+    }
+}
+
+/// Whether a response of this status is the selected representation, so that a condition on it may turn
+/// it into a 304.
+pub fn may_become_not_modified(status: StatusCode) -> bool {
+    status == StatusCode::OK
+}
+
+/// Whether a 304 carries this field of the 200 it stands for.
+///
+/// # Source
+///
+/// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5); fields about the
+/// representation that the client already has are left out, all others stay.
+pub fn belongs_in_not_modified(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::CONTENT_ENCODING
+            | header::CONTENT_LANGUAGE
+            | header::CONTENT_RANGE
+            | header::ACCEPT_RANGES
+            | header::TRANSFER_ENCODING
+            | header::TRAILER
+            | header::LAST_MODIFIED
+    )
+}
+
+fn matches(
+    request: &HeaderMap,
+    name: &HeaderName,
+    current: &Validators,
+    same: fn(&EntityTag, &EntityTag) -> bool,
+) -> bool {
+    // `*` asks whether there is a current representation; whoever calls this has one.
+    list::members(request, name).any(|member| {
+        member == "*"
+            || match (&current.etag, EntityTag::parse(member)) {
+                (Some(current), Some(given)) => same(&given, current),
+                _ => false,
+            }
+    })
+}
+
+/// A condition by date counts only as one line with a valid date.
+fn single_date(request: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut lines = request.get_all(name).iter();
+    let date = parse_date(lines.next()?.to_str().ok()?)?;
+    lines.next().is_none().then_some(date)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::freshness::format_date;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+    }
+
+    fn current() -> Validators {
+        (EntityTag::strong("a").unwrap(), at(10)).into()
+    }
+
+    fn request(lines: &[(HeaderName, String)]) -> HeaderMap {
+        let line = |(name, value): &(HeaderName, String)| {
+            (name.clone(), HeaderValue::from_str(value).unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn conditions_are_evaluated_in_order() {
+        use Condition::{Failed, NotModified, Proceed};
+        use header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+        let none = |value: &str| (IF_NONE_MATCH, value.to_owned());
+        let some = |value: &str| (IF_MATCH, value.to_owned());
+        let since = |seconds| (IF_MODIFIED_SINCE, format_date(at(seconds)));
+        let unless = |seconds| (IF_UNMODIFIED_SINCE, format_date(at(seconds)));
+        let rows = [
+            (Method::GET, vec![], Proceed, "13.2"),
+            (Method::GET, vec![none("\"a\"")], NotModified, "13.1.2"),
+            (Method::GET, vec![none("W/\"a\"")], NotModified, "13.1.2: weak comparison"),
+            (Method::GET, vec![none("\"b\", \"a\"")], NotModified, "13.1.2: a list"),
+            (Method::HEAD, vec![none("*")], NotModified, "13.1.2"),
+            (Method::GET, vec![none("\"b\"")], Proceed, "13.1.2"),
+            (Method::GET, vec![none("a")], Proceed, "8.8.3: quotes are part of a tag"),
+            (Method::PUT, vec![none("*")], Failed, "13.1.2"),
+            (Method::GET, vec![none("\"b\""), since(99)], Proceed, "13.1.3: precedence"),
+            (Method::GET, vec![since(10)], NotModified, "13.1.3"),
+            (Method::GET, vec![since(9)], Proceed, "13.1.3"),
+            (Method::PUT, vec![since(99)], Proceed, "13.1.3: GET and HEAD only"),
+            (Method::GET, vec![(IF_MODIFIED_SINCE, "soon".into())], Proceed, "13.1.3"),
+            (Method::PUT, vec![some("\"a\"")], Proceed, "13.1.1"),
+            (Method::PUT, vec![some("W/\"a\"")], Failed, "13.1.1: strong comparison"),
+            (Method::PUT, vec![some("*")], Proceed, "13.1.1"),
+            (Method::PUT, vec![some("\"b\"")], Failed, "13.1.1"),
+            (Method::PUT, vec![some("\"a\""), unless(0)], Proceed, "13.1.4: precedence"),
+            (Method::PUT, vec![unless(9)], Failed, "13.1.4"),
+            (Method::PUT, vec![unless(10)], Proceed, "13.1.4"),
+        ];
+        for (method, lines, expected, section) in rows {
+            let found = evaluate(&method, &request(&lines), &current());
+            assert_eq!(found, expected, "{method} {lines:?} (RFC 9110 {section})");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_cannot_be_written_is_none() {
+        assert_eq!(EntityTag::strong("a\"b"), None);
+        assert_eq!(EntityTag::strong("a b"), None);
+        assert_eq!(EntityTag::parse("\"a"), None);
+        assert_eq!(EntityTag::parse("w/\"a\""), None);
+        assert_eq!(EntityTag::parse("W/\"\"").unwrap().to_string(), "W/\"\"");
+    }
+
+    #[test]
+    fn without_a_tag_nothing_matches_but_the_star() {
+        let none = Validators::default();
+        let given = request(&[(header::IF_MATCH, "\"a\"".into())]);
+        assert_eq!(evaluate_guards(&given, &none), Condition::Failed);
+    }
+}

@@ -1,0 +1,92 @@
+//! Which of several variants a request selects.
+//!
+//! # Source
+//!
+//! [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1)
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::list;
+
+/// The names of the fields that a response varies by, sorted, each once. Empty where it does not vary.
+///
+/// A member that is no name of a field selects nothing and is left out; `*` has to be refused before.
+pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
+    let members = list::members(headers, &header::VARY);
+    let mut names: Vec<HeaderName> =
+        members.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names
+}
+
+/// What a request has of a field, in the form in which two values that mean the same are the same.
+/// `None` where the field is absent, which is not the same as empty.
+///
+/// Several lines are one list. In lists of codings and languages, case, blanks and order of members do not
+/// matter; weights stay as they were written.
+pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    if name == header::ACCEPT_ENCODING || name == header::ACCEPT_LANGUAGE {
+        return Some(normalised_list(headers, name));
+    }
+    let mut value = first.as_bytes().trim_ascii().to_vec();
+    for line in lines {
+        value.extend_from_slice(b", ");
+        value.extend_from_slice(line.as_bytes().trim_ascii());
+    }
+    Some(value)
+}
+
+fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    let plain = |member: &str| {
+        let kept = member.chars().filter(|c| !c.is_ascii_whitespace());
+        kept.map(|c| c.to_ascii_lowercase()).collect::<String>()
+    };
+    let mut members: Vec<String> = list::members(headers, name).map(plain).collect();
+    members.sort_unstable();
+    members.join(",").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: &'static str, lines: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(line));
+        }
+        headers
+    }
+
+    #[test]
+    fn names_are_sorted_and_each_is_there_once() {
+        let found =
+            names(&headers("vary", &["Accept-Language, accept-encoding", "ACCEPT-LANGUAGE"]));
+        assert_eq!(found, [header::ACCEPT_ENCODING, header::ACCEPT_LANGUAGE]);
+    }
+
+    #[test]
+    fn values_that_mean_the_same_select_the_same() {
+        let rows: &[(&'static str, &[&'static str], &[&'static str], bool)] = &[
+            ("accept-encoding", &["gzip, br"], &["BR,gzip"], true),
+            ("accept-encoding", &["gzip", "br"], &["gzip, br"], true),
+            ("accept-encoding", &["gzip;q=0.5, br"], &["gzip, br"], false),
+            ("accept-language", &["de, en;q=0.5"], &["en; q=0.5,DE"], true),
+            ("x-theme", &["dark"], &[" dark "], true),
+            ("x-theme", &["dark"], &["Dark"], false),
+            ("x-theme", &["a, b"], &["a", "b"], true),
+            ("x-theme", &[], &[""], false),
+        ];
+        for (name, one, other, same) in rows {
+            let field = HeaderName::from_static(name);
+            let [one, other] =
+                [one, other].map(|lines| selecting_value(&headers(name, lines), &field));
+            assert_eq!(one == other, *same, "{name} {one:?} {other:?}");
+        }
+    }
+}
