@@ -126,6 +126,11 @@ impl Ends {
         self.fresh
     }
 
+    /// Until when it may stand in for an error.
+    pub fn on_error_until(&self) -> Moment {
+        self.on_error
+    }
+
     /// When nothing may serve it any more.
     pub fn gone_at(&self) -> Moment {
         self.revalidate.max(self.on_error)

@@ -8,6 +8,7 @@
 //! - [`vary`]: which of several variants a request selects ([RFC 9111, section 4.1]);
 //! - [`validation`]: entity tags and conditional requests ([RFC 9110, section 13]);
 //! - [`cache_status`]: how a cache says what it did ([RFC 9211]);
+//! - [`groups`]: cache groups ([RFC 9875]);
 //! - [`fields`]: fields that are not the response's own.
 //!
 //! [RFC 9110, section 13]: https://www.rfc-editor.org/rfc/rfc9110#section-13
@@ -17,11 +18,13 @@
 //! [RFC 9111, section 4.2]: https://www.rfc-editor.org/rfc/rfc9111#section-4.2
 //! [RFC 9111, section 5.2]: https://www.rfc-editor.org/rfc/rfc9111#section-5.2
 //! [RFC 9211]: https://www.rfc-editor.org/rfc/rfc9211
+//! [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
 
 pub mod cache_control;
 pub mod cache_status;
 pub mod fields;
 pub mod freshness;
+pub mod groups;
 pub mod reuse;
 pub mod storing;
 pub mod validation;

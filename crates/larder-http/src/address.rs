@@ -1,0 +1,254 @@
+//! The effective URI: what the client asked for, as keys and targets use it.
+
+use std::borrow::Cow;
+
+use http::{Extensions, HeaderMap, Method, Request, Uri, header, request};
+
+/// The head of a request, as closures of the layers see it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The URI as this layer received it.
+    pub uri: &'a Uri,
+    /// The fields.
+    pub headers: &'a HeaderMap,
+    /// The extensions, where session and auth layers leave what they know.
+    pub extensions: &'a Extensions,
+}
+
+impl<'a, B> From<&'a Request<B>> for Head<'a> {
+    fn from(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+}
+
+impl<'a> From<&'a request::Parts> for Head<'a> {
+    fn from(parts: &'a request::Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
+        }
+    }
+}
+
+/// Where the URI that the client asked for is found.
+///
+/// A router that nests another strips the prefix from the path; two nested routers would then share keys.
+/// `larder-axum` brings the implementation that knows where axum keeps the original.
+pub trait FindUri: 'static {
+    /// The URI before anything was stripped from it.
+    fn find<'a>(head: &Head<'a>) -> &'a Uri;
+}
+
+/// The URI as it is in the request. Right where nothing rewrites it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsReceived;
+
+impl FindUri for AsReceived {
+    fn find<'a>(head: &Head<'a>) -> &'a Uri {
+        head.uri
+    }
+}
+
+/// The scheme of effective URIs. What a client or a proxy claims is not asked, since it could choose a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// `http`. The default.
+    #[default]
+    Http,
+    /// `https`, also behind a proxy that ends TLS.
+    Https,
+    /// What `X-Forwarded-Proto` says, else `http`. Only behind a proxy that sets it always.
+    TrustForwarded,
+}
+
+impl Scheme {
+    fn of(self, head: &Head<'_>) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::TrustForwarded => {
+                let claimed = head.headers.get("x-forwarded-proto").map(|value| value.as_bytes());
+                if claimed.is_some_and(|claimed| claimed.eq_ignore_ascii_case(b"https")) {
+                    "https"
+                } else {
+                    "http"
+                }
+            }
+        }
+    }
+}
+
+/// The address of a request: scheme, authority, path, query.
+#[derive(Clone, Debug)]
+pub(crate) struct Address<'a> {
+    pub(crate) scheme: &'static str,
+    pub(crate) authority: Cow<'a, str>,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+}
+
+/// The request names two hosts, or one that is no text: it cannot be told what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AmbiguousHost;
+
+impl<'a> Address<'a> {
+    pub(crate) fn of<U: FindUri>(head: &Head<'a>, scheme: Scheme) -> Result<Self, AmbiguousHost> {
+        let uri = U::find(head);
+        let scheme = scheme.of(head);
+        let authority = normalised(authority(head)?, scheme);
+        Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
+    }
+
+    /// Scheme and authority, as `https://shop.example`.
+    pub(crate) fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
+    }
+}
+
+/// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts.
+///
+/// Source: RFC 9112, section 3.2.
+fn authority<'a>(head: &Head<'a>) -> Result<&'a str, AmbiguousHost> {
+    let in_uri = head.uri.authority().map(http::uri::Authority::as_str);
+    let mut lines = head.headers.get_all(header::HOST).iter();
+    let in_host = match lines.next() {
+        Some(host) => Some(host.to_str().map_err(|_| AmbiguousHost)?),
+        None => None,
+    };
+    if lines.next().is_some() {
+        return Err(AmbiguousHost);
+    }
+    match (in_uri, in_host) {
+        (Some(uri), Some(host)) if !uri.eq_ignore_ascii_case(host) => Err(AmbiguousHost),
+        (Some(authority), _) | (None, Some(authority)) => Ok(authority),
+        (None, None) => Ok(""),
+    }
+}
+
+fn normalised<'a>(authority: &'a str, scheme: &str) -> Cow<'a, str> {
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
+    if authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(authority.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(authority)
+    }
+}
+
+/// Which parameters of a query tell two addresses apart.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum QueryRule {
+    /// All, as they are written. The default.
+    #[default]
+    All,
+    /// Only these. The handler sees no other.
+    Only(Vec<String>),
+    /// All but these. The handler does not see them.
+    Except(Vec<String>),
+}
+
+impl QueryRule {
+    /// All but the parameters by which the usual trackers mark links.
+    pub fn without_trackers() -> Self {
+        Self::Except(TRACKERS.map(str::to_owned).into())
+    }
+
+    /// What is left of a query. `None` when nothing has to be taken out.
+    pub(crate) fn filtered(&self, query: Option<&str>) -> Option<String> {
+        let query = query?;
+        let kept = |parameter: &&str| {
+            let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
+            self.keeps(name)
+        };
+        if query.split('&').all(|parameter| kept(&parameter)) {
+            return None;
+        }
+        Some(query.split('&').filter(kept).collect::<Vec<_>>().join("&"))
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|known| known == name),
+            Self::Except(names) => !names.iter().any(|known| match known.strip_suffix('*') {
+                Some(start) => name.starts_with(start),
+                None => known == name,
+            }),
+        }
+    }
+}
+
+/// `uri` with another query.
+pub(crate) fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
+    let path = uri.path();
+    let path_and_query = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+const TRACKERS: [&str; 12] = [
+    "utm_*", "gclid", "gclsrc", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "mc_cid",
+    "mc_eid", "igshid", "_ga",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(uri: &str, hosts: &[&str], scheme: Scheme) -> Result<String, AmbiguousHost> {
+        let mut request = Request::builder().uri(uri);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let request = request.body(()).unwrap();
+        let head = Head::from(&request);
+        Address::of::<AsReceived>(&head, scheme).map(|address| address.origin())
+    }
+
+    #[test]
+    fn hosts_are_normalised_and_have_to_agree() {
+        let rows = [
+            ("/a", &["Shop.Example:80"][..], Scheme::Http, Ok("http://shop.example")),
+            ("/a", &["shop.example:80"], Scheme::Https, Ok("https://shop.example:80")),
+            ("/a", &["shop.example:443"], Scheme::Https, Ok("https://shop.example")),
+            ("http://a.example/x", &[], Scheme::Http, Ok("http://a.example")),
+            ("http://a.example/x", &["A.example"], Scheme::Http, Ok("http://a.example")),
+            ("http://a.example/x", &["b.example"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &["a.example", "b.example"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &[], Scheme::Http, Ok("http://")),
+        ];
+        for (uri, hosts, scheme, expected) in rows {
+            assert_eq!(address(uri, hosts, scheme), expected.map(str::to_owned), "{uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_taken_out_by_rule() {
+        let only = QueryRule::Only(vec!["page".into()]);
+        assert_eq!(only.filtered(Some("x=1&page=2&y")), Some("page=2".into()));
+        assert_eq!(only.filtered(Some("page=2")), None);
+        let clean = QueryRule::without_trackers();
+        assert_eq!(clean.filtered(Some("utm_source=a&page=2&fbclid=1")), Some("page=2".into()));
+        assert_eq!(QueryRule::All.filtered(Some("a&b")), None);
+    }
+
+    #[test]
+    fn a_query_is_replaced_and_the_rest_stays() {
+        let uri: Uri = "http://a.example/x?y=1".parse().unwrap();
+        assert_eq!(with_query(&uri, "z=2").unwrap(), "http://a.example/x?z=2");
+        assert_eq!(with_query(&uri, "").unwrap(), "http://a.example/x");
+    }
+}

@@ -1,0 +1,191 @@
+//! The body of every response that leaves a larder layer.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use larder_core::Scope;
+use pin_project_lite::pin_project;
+
+use crate::recording::Reader;
+
+/// What a body may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pin_project! {
+    /// A body that is held whole, one that is being recorded, or that of the inner service as it is.
+    ///
+    /// Its data is always [`Bytes`]; of a held body they are shared with the cache, never copied.
+    #[derive(Debug)]
+    pub struct CacheBody<R> {
+        #[pin]
+        source: Source<R>,
+    }
+}
+
+pin_project! {
+    #[project = SourceProjection]
+    #[derive(Debug)]
+    enum Source<R> {
+        Held { left: Option<Bytes> },
+        Recorded { #[pin] reader: Reader<R> },
+        Inner { #[pin] body: R, scope: Option<Scope> },
+        // What was read ahead, and the rest, which has been polled and so may not move.
+        ReadAhead { frames: VecDeque<Frame<Bytes>>, rest: Pin<Box<R>> },
+    }
+}
+
+impl<R> CacheBody<R> {
+    /// A body of these bytes.
+    pub fn held(bytes: Bytes) -> Self {
+        let left = (!bytes.is_empty()).then_some(bytes);
+        Self { source: Source::Held { left } }
+    }
+
+    /// A body without content.
+    pub fn empty() -> Self {
+        Self { source: Source::Held { left: None } }
+    }
+
+    /// The body of the inner service.
+    pub fn inner(body: R) -> Self {
+        Self { source: Source::Inner { body, scope: None } }
+    }
+
+    /// The body of the inner service, polled in the scope of its request.
+    pub(crate) fn scoped(body: R, scope: Scope) -> Self {
+        Self { source: Source::Inner { body, scope: Some(scope) } }
+    }
+
+    pub(crate) fn recorded(reader: Reader<R>) -> Self {
+        Self { source: Source::Recorded { reader } }
+    }
+
+    /// The bytes, where they are all there already.
+    pub(crate) fn as_held(&self) -> Option<&Bytes> {
+        static NONE: Bytes = Bytes::new();
+        match &self.source {
+            Source::Held { left } => Some(left.as_ref().unwrap_or(&NONE)),
+            _ => None,
+        }
+    }
+}
+
+impl<R: Body<Data = Bytes>> CacheBody<R> {
+    /// Reads all that is there at once. A body that is there whole becomes a held one.
+    ///
+    /// Whoever reads the rest polls it anew, so a waker that goes nowhere is enough here.
+    pub(crate) fn read_ahead(body: R) -> Self {
+        let mut rest = Box::pin(body);
+        let mut frames = VecDeque::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match rest.as_mut().poll_frame(&mut cx) {
+                Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
+                Poll::Ready(None) if frames.iter().all(Frame::is_data) => {
+                    return Self::held(joined(frames));
+                }
+                // An error is met again by whoever polls on: a body that failed stays failed.
+                Poll::Ready(_) | Poll::Pending => {
+                    return Self { source: Source::ReadAhead { frames, rest } };
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of data frames in one piece; a single one is not copied.
+fn joined(mut frames: VecDeque<Frame<Bytes>>) -> Bytes {
+    if frames.len() == 1 {
+        return frames.pop_front().and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+    }
+    let mut whole = BytesMut::new();
+    for data in frames.iter().filter_map(Frame::data_ref) {
+        whole.extend_from_slice(data);
+    }
+    whole.freeze()
+}
+
+impl<R> Body for CacheBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().source.project() {
+            SourceProjection::Held { left } => Poll::Ready(left.take().map(|b| Ok(Frame::data(b)))),
+            SourceProjection::Recorded { reader } => reader.poll_frame(cx),
+            SourceProjection::ReadAhead { frames, rest } => match frames.pop_front() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => {
+                    rest.as_mut().poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
+                }
+            },
+            SourceProjection::Inner { body, scope } => {
+                let _entered = scope.as_ref().map(Scope::enter);
+                body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Held { left } => left.is_none(),
+            Source::Recorded { reader } => reader.is_end_stream(),
+            Source::Inner { body, .. } => body.is_end_stream(),
+            Source::ReadAhead { frames, rest } => frames.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Held { left } => {
+                SizeHint::with_exact(left.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Source::Recorded { reader } => reader.size_hint(),
+            Source::Inner { body, .. } => body.size_hint(),
+            Source::ReadAhead { frames, rest } => {
+                let ahead =
+                    frames.iter().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
+                after(ahead as u64, &rest.size_hint())
+            }
+        }
+    }
+}
+
+/// The size of this much and of what follows.
+fn after(ahead: u64, rest: &SizeHint) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(ahead.saturating_add(rest.lower()));
+    if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(ahead)) {
+        hint.set_upper(upper);
+    }
+    hint
+}
+
+/// A body that others were reading along broke off.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokenOff(pub(crate) Option<Arc<str>>);
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the response that was being read along broke off")?;
+        match &self.0 {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BrokenOff {}

@@ -1,0 +1,209 @@
+//! The future of a response: gives it a validator, and answers 304 where the client has it.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use larder_core::Event;
+use larder_semantics::{
+    cache_control::CacheControl,
+    validation::{Condition, Validators, belongs_in_not_modified, may_become_not_modified},
+};
+use pin_project_lite::pin_project;
+
+use super::{
+    conditions::{Around, Conditions, Unmet},
+    layer::Options,
+};
+use crate::{
+    body::{BoxError, CacheBody},
+    etag,
+    response_cache::refusal,
+};
+
+type Waiting<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
+
+pin_project! {
+    /// The response of a [`Conditional`](super::Conditional).
+    pub struct ResponseFuture<F, R, E> {
+        #[pin]
+        state: State<F, R, E>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R, E> {
+        Ready { response: Option<Response<CacheBody<R>>> },
+        Plain { #[pin] future: F, finish: Finish },
+        Waiting { future: Waiting<R, E> },
+    }
+}
+
+impl<F, R, E> ResponseFuture<F, R, E> {
+    pub(super) fn ready(response: Response<CacheBody<R>>) -> Self {
+        Self { state: State::Ready { response: Some(response) } }
+    }
+
+    pub(super) fn plain(future: F, finish: Finish) -> Self {
+        Self { state: State::Plain { future, finish } }
+    }
+
+    pub(super) fn waiting(
+        future: impl Future<Output = Result<Response<CacheBody<R>>, E>> + Send + 'static,
+    ) -> Self {
+        Self { state: State::Waiting { future: Box::pin(future) } }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R, E>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<CacheBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Ready { response } => {
+                let response = response.take();
+                Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
+            }
+            StateProjection::Plain { future, finish } => {
+                let around = Around::enter();
+                let response = ready!(future.poll(cx))?;
+                drop(around);
+                Poll::Ready(Ok(finish.finish(response)))
+            }
+            StateProjection::Waiting { future } => future.as_mut().poll(cx),
+        }
+    }
+}
+
+/// What is to be done with the response.
+#[derive(Debug)]
+pub(super) struct Finish {
+    options: Arc<Options>,
+    conditions: Option<Conditions>,
+    is_get: bool,
+    is_safe: bool,
+}
+
+impl Finish {
+    pub(super) fn new(
+        options: &Arc<Options>,
+        method: &Method,
+        conditions: Option<Conditions>,
+    ) -> Self {
+        Self {
+            options: Arc::clone(options),
+            conditions,
+            is_get: *method == Method::GET,
+            is_safe: method.is_safe(),
+        }
+    }
+
+    pub(super) fn has_conditions(&self) -> bool {
+        self.conditions.is_some()
+    }
+
+    pub(super) fn check(&self, current: Validators) -> Result<(), Unmet> {
+        self.conditions.as_ref().map_or(Ok(()), |conditions| conditions.check(current))
+    }
+
+    fn finish<R>(&self, response: Response<R>) -> Response<CacheBody<R>>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        self.count_unchecked();
+        let response = if self.is_get && wants_tag(&response) {
+            with_tag(response, &self.options.version)
+        } else {
+            response.map(CacheBody::inner)
+        };
+        match &self.conditions {
+            Some(conditions) if self.is_safe && may_become_not_modified(response.status()) => {
+                let current = Validators::of(response.headers());
+                match conditions.evaluate_savers(&current) {
+                    Condition::NotModified => not_modified(response.headers()),
+                    _ => response,
+                }
+            }
+            _ => response,
+        }
+    }
+
+    fn count_unchecked(&self) {
+        let unchecked =
+            |conditions: &Conditions| conditions.has_guards() && !conditions.were_checked();
+        if !self.is_safe && self.conditions.as_ref().is_some_and(unchecked) {
+            let now = self.options.larder.now();
+            self.options.meter.record(Event::Failed("unchecked-condition"), now);
+        }
+    }
+}
+
+fn wants_tag<R>(response: &Response<R>) -> bool {
+    response.status() == StatusCode::OK
+        && !response.headers().contains_key(header::ETAG)
+        && !CacheControl::of(response.headers()).no_store
+}
+
+/// A tag of the body, if all of it is there at once and not too long. It is polled as its client would poll
+/// it; what has been read is kept in front of the rest.
+fn with_tag<R>(response: Response<R>, version: &str) -> Response<CacheBody<R>>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let (mut head, body) = response.into_parts();
+    let short = body.size_hint().upper().is_some_and(|bytes| bytes <= LONGEST_TAGGED);
+    if !short {
+        return Response::from_parts(head, CacheBody::inner(body));
+    }
+    let body = CacheBody::read_ahead(body);
+    if let Some(whole) = body.as_held() {
+        etag::add(&mut head.headers, whole, version);
+    }
+    Response::from_parts(head, body)
+}
+
+/// The 304 that stands for a 200.
+fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
+    let mut response = Response::new(CacheBody::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    for (name, value) in fields.iter().filter(|(name, _)| belongs_in_not_modified(name)) {
+        response.headers_mut().append(name, value.clone());
+    }
+    response
+}
+
+/// The refusal of a change.
+pub(super) fn answer<B, R>(status: StatusCode, request: &Request<B>) -> Response<CacheBody<R>> {
+    tracing::debug!(target: "larder", method = %request.method(), %status, "condition refused");
+    let text = match status {
+        StatusCode::PRECONDITION_REQUIRED => {
+            "this change has to name what it is based on: If-Match\n"
+        }
+        _ => "nobody here can check the condition of this change\n",
+    };
+    refusal(status, text)
+}
+
+impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Hashing this much takes about a tenth of a millisecond.
+const LONGEST_TAGGED: u64 = 1 << 20;

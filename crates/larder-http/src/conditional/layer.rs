@@ -1,0 +1,89 @@
+//! The options of conditional requests.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use larder_core::{Larder, Meter};
+use larder_semantics::validation::Validators;
+use tower_layer::Layer;
+
+use super::service::Conditional;
+use crate::address::Head;
+
+/// Adds validators and answers conditional requests. See the [module](super).
+#[doc(alias("ETag", "browser cache", "304 Not Modified", "If-None-Match", "optimistic locking"))]
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
+pub struct ConditionalLayer {
+    options: Options,
+}
+
+pub(super) type Validate =
+    Arc<dyn Fn(Head<'_>) -> Pin<Box<dyn Future<Output = Option<Validators>> + Send>> + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Options {
+    pub(super) version: Arc<str>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) larder: Larder,
+    pub(super) validate: Option<Validate>,
+    pub(super) refuse_unchecked: bool,
+    pub(super) require: bool,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl ConditionalLayer {
+    /// A layer whose tags carry the version of this larder.
+    pub fn new(larder: &Larder) -> Self {
+        let options = Options {
+            version: larder.version().into(),
+            meter: larder.meter("conditional"),
+            larder: larder.clone(),
+            validate: None,
+            refuse_unchecked: false,
+            require: false,
+        };
+        Self { options }
+    }
+
+    /// Asks this function what is current before the handler runs, and answers 304 or 412 without it where
+    /// that is enough. `None` for a request of which it does not know.
+    pub fn validate_with<F, Fut>(mut self, current: F) -> Self
+    where
+        F: Fn(Head<'_>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<Validators>> + Send + 'static,
+    {
+        self.options.validate = Some(Arc::new(move |head| Box::pin(current(head))));
+        self
+    }
+
+    /// Refuses with 412 a change that is guarded by `If-Match` or `If-Unmodified-Since` where the layer
+    /// itself cannot check it. Without this it goes on, and one that the handler did not check either is
+    /// counted.
+    pub fn refuse_unchecked(mut self) -> Self {
+        self.options.refuse_unchecked = true;
+        self
+    }
+
+    /// Refuses with 428 a change that is not guarded.
+    ///
+    /// # Source
+    ///
+    /// [RFC 6585, section 3](https://www.rfc-editor.org/rfc/rfc6585#section-3)
+    pub fn require_guards(mut self) -> Self {
+        self.options.require = true;
+        self
+    }
+}
+
+impl<S> Layer<S> for ConditionalLayer {
+    type Service = Conditional<S>;
+
+    fn layer(&self, inner: S) -> Conditional<S> {
+        Conditional::new(inner, Arc::new(self.options.clone()))
+    }
+}

@@ -1,0 +1,143 @@
+//! The service: notes the conditions of a request and passes it on.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use larder_semantics::validation::{GUARDS, SAVERS};
+use tower_service::Service;
+
+use super::{
+    conditions::{Around, Conditions, Unmet},
+    future::{Finish, ResponseFuture, answer},
+    layer::Options,
+};
+use crate::{
+    address::Head,
+    body::{BoxError, CacheBody},
+};
+
+/// Answers conditional requests around an inner service.
+///
+/// Made by [`ConditionalLayer`](super::ConditionalLayer).
+#[derive(Clone)]
+pub struct Conditional<S> {
+    inner: S,
+    options: Arc<Options>,
+}
+
+impl<S> Conditional<S> {
+    pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
+        Self { inner, options }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Conditional<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<CacheBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let conditions = has_conditions(request.headers())
+            .then(|| Conditions::of(request.method(), request.headers()));
+        if let Some(conditions) = &conditions {
+            request.extensions_mut().insert(conditions.clone());
+        }
+        if let Some(status) = self.refused(request.method(), conditions.as_ref()) {
+            return ResponseFuture::ready(answer(status, &request));
+        }
+        let finish = Finish::new(&self.options, request.method(), conditions);
+        if finish.has_conditions() && self.options.validate.is_some() {
+            let clone = self.inner.clone();
+            let inner = std::mem::replace(&mut self.inner, clone);
+            return self.validate(inner, request, finish);
+        }
+        let _around = Around::enter();
+        ResponseFuture::plain(self.inner.call(request), finish)
+    }
+}
+
+impl<S> Conditional<S> {
+    fn refused(&self, method: &Method, conditions: Option<&Conditions>) -> Option<StatusCode> {
+        if method.is_safe() {
+            return None;
+        }
+        match conditions.is_some_and(Conditions::has_guards) {
+            false if self.options.require => Some(StatusCode::PRECONDITION_REQUIRED),
+            true if self.options.refuse_unchecked && self.options.validate.is_none() => {
+                Some(StatusCode::PRECONDITION_FAILED)
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks the function of the route what is current, then the handler if it is still needed.
+    fn validate<B, R>(
+        &self,
+        mut inner: S,
+        request: Request<B>,
+        finish: Finish,
+    ) -> ResponseFuture<S::Future, R, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        B: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let validate = self.options.validate.clone();
+        let asked = validate.map(|validate| validate(Head::from(&request)));
+        ResponseFuture::waiting(async move {
+            let current = match asked {
+                Some(asked) => asked.await,
+                None => None,
+            };
+            if let Some(unmet) = current.and_then(|current| finish.check(current).err()) {
+                return Ok(unmet_answer(&unmet));
+            }
+            let around = Around::enter();
+            let called = inner.call(request);
+            drop(around);
+            ResponseFuture::plain(called, finish).await
+        })
+    }
+}
+
+fn unmet_answer<R>(unmet: &Unmet) -> Response<CacheBody<R>> {
+    let mut response = Response::new(CacheBody::empty());
+    *response.status_mut() = unmet.status();
+    if let Unmet::NotModified(current) = unmet
+        && let Some(etag) = &current.etag
+    {
+        response.headers_mut().insert(http::header::ETAG, etag.to_value());
+    }
+    response
+}
+
+fn has_conditions(headers: &HeaderMap) -> bool {
+    GUARDS.iter().chain(&SAVERS).any(|name| headers.contains_key(name))
+}
+
+impl<S: fmt::Debug> fmt::Debug for Conditional<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conditional").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! The future of a response. A write that is dropped unfinished goes on in a task.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+
+use super::{layer::Options, requested::Around};
+
+pin_project! {
+    /// The response of an [`Invalidation`](super::Invalidation).
+    pub struct ResponseFuture<F, R, E> {
+        #[pin]
+        state: State<F, R, E>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R, E> {
+        Safe { #[pin] future: F, options: Arc<Options> },
+        Write { following: Following<R, E> },
+    }
+}
+
+impl<F, R, E> ResponseFuture<F, R, E>
+where
+    R: Send + 'static,
+    E: Send + 'static,
+{
+    pub(super) fn safe(future: F, options: Arc<Options>) -> Self {
+        Self { state: State::Safe { future, options } }
+    }
+
+    pub(super) fn write(
+        write: impl Future<Output = Result<Response<R>, E>> + Send + 'static,
+        options: Arc<Options>,
+    ) -> Self {
+        let write: Option<Pin<Box<dyn Task<R, E>>>> = Some(Box::pin(write));
+        Self { state: State::Write { following: Following { write, options } } }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R, E>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<R>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Safe { future, options } => {
+                let _around = Around::enter(&options.larder);
+                future.poll(cx)
+            }
+            StateProjection::Write { following } => following.poll(cx),
+        }
+    }
+}
+
+/// A write, polled in place for as long as its client stays.
+struct Following<R, E> {
+    write: Option<Pin<Box<dyn Task<R, E>>>>,
+    options: Arc<Options>,
+}
+
+impl<R, E> Following<R, E> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<R>, E>> {
+        // Taken out while it is polled: one that panics is not polled again from `drop`.
+        let mut write = self.write.take().expect("a future is not polled after it was ready");
+        let polled = write.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.write = Some(write);
+        }
+        polled
+    }
+}
+
+impl<R, E> Drop for Following<R, E> {
+    fn drop(&mut self) {
+        let Some(write) = self.write.take() else { return };
+        if self.options.cancel_on_drop || Handle::try_current().is_err() {
+            return;
+        }
+        write.hand_over(&self.options);
+    }
+}
+
+/// A write that can be handed to a task of the larder's.
+trait Task<R, E>: Future<Output = Result<Response<R>, E>> + Send {
+    fn hand_over(self: Pin<Box<Self>>, options: &Options);
+}
+
+impl<T, R, E> Task<R, E> for T
+where
+    T: Future<Output = Result<Response<R>, E>> + Send + 'static,
+    R: Send + 'static,
+    E: Send + 'static,
+{
+    fn hand_over(self: Pin<Box<Self>>, options: &Options) {
+        drop(options.larder.spawn(async move { drop(self.await) }));
+    }
+}
+
+impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,100 @@
+//! The options of invalidation.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use larder_core::{Larder, Target};
+use tower_layer::Layer;
+
+use super::service::Invalidation;
+use crate::address::{AsReceived, FindUri, Head, Scheme};
+
+/// Invalidates after a write, before the client has its answer. See the [module](super).
+#[doc(alias("write-through invalidation", "purge on write", "write-around"))]
+#[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
+pub struct InvalidationLayer<U = AsReceived> {
+    options: Options,
+    uri: PhantomData<fn() -> U>,
+}
+
+type Targets = Arc<dyn Fn(&Head<'_>) -> Vec<Target> + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Options {
+    pub(super) larder: Larder,
+    pub(super) targets: Option<Targets>,
+    pub(super) scheme: Scheme,
+    pub(super) implicit: bool,
+    pub(super) cancel_on_drop: bool,
+}
+
+impl InvalidationLayer<AsReceived> {
+    /// A layer over this larder that takes URIs as they are. Inside an axum router use the one of
+    /// `larder-axum`, which knows what nesting strips.
+    pub fn as_received(larder: &Larder) -> Self {
+        Self::new(larder)
+    }
+}
+
+impl<U: FindUri> InvalidationLayer<U> {
+    /// A layer over this larder.
+    pub fn new(larder: &Larder) -> Self {
+        let options = Options {
+            larder: larder.clone(),
+            targets: None,
+            scheme: Scheme::default(),
+            implicit: true,
+            cancel_on_drop: false,
+        };
+        Self { options, uri: PhantomData }
+    }
+
+    /// What a successful write on these routes invalidates besides.
+    pub fn targets<T: Into<Target>>(
+        mut self,
+        targets: impl Fn(&Head<'_>) -> Vec<T> + Send + Sync + 'static,
+    ) -> Self {
+        self.options.targets =
+            Some(Arc::new(move |head| targets(head).into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Invalidates only what the handler and [`targets`](Self::targets) say, not the target URI and what
+    /// the response names. For routes whose writes change nothing that is kept.
+    pub fn explicit_only(mut self) -> Self {
+        self.options.implicit = false;
+        self
+    }
+
+    /// Lets a client who hangs up stop a write. Whoever chooses this must be sure that the handler itself
+    /// never stops between its commit and its end.
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.options.cancel_on_drop = true;
+        self
+    }
+
+    /// The scheme of effective URIs; the same as that of the response cache.
+    pub fn scheme(mut self, scheme: Scheme) -> Self {
+        self.options.scheme = scheme;
+        self
+    }
+}
+
+impl<S, U: FindUri> Layer<S> for InvalidationLayer<U> {
+    type Service = Invalidation<S, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Invalidation::new(inner, Arc::new(self.options.clone()))
+    }
+}
+
+impl<U> Clone for InvalidationLayer<U> {
+    fn clone(&self) -> Self {
+        Self { options: self.options.clone(), uri: PhantomData }
+    }
+}
+
+impl<U> fmt::Debug for InvalidationLayer<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InvalidationLayer").finish_non_exhaustive()
+    }
+}

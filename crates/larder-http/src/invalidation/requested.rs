@@ -1,0 +1,84 @@
+//! What a handler asks to be invalidated.
+
+use std::{cell::RefCell, sync::Arc};
+
+use larder_core::{Invalidated, Invalidation, Larder, Target};
+use parking_lot::Mutex;
+
+/// Where a handler says what its write has made untrue. [`InvalidationLayer`](super::InvalidationLayer)
+/// puts it into the extensions of a request.
+#[derive(Clone, Debug)]
+pub struct Requested {
+    larder: Larder,
+    targets: Arc<Mutex<Option<Vec<Target>>>>,
+}
+
+impl Requested {
+    /// Collects until it is closed.
+    pub(super) fn open(larder: &Larder) -> Self {
+        Self { larder: larder.clone(), targets: Arc::new(Mutex::new(Some(Vec::new()))) }
+    }
+
+    /// Invalidates at once: for a request that nobody waits for to collect from.
+    fn closed(larder: &Larder) -> Self {
+        Self { larder: larder.clone(), targets: Arc::default() }
+    }
+
+    /// The one that is around this task, if the layer is.
+    pub fn current() -> Option<Self> {
+        AROUND.with_borrow(|larder| larder.as_ref().map(Self::closed))
+    }
+
+    /// Invalidates this with the response. Once the head of the response has left, at once.
+    ///
+    /// # Panics
+    ///
+    /// Once the head has left: outside a tokio runtime.
+    pub fn add(&self, target: impl Into<Target>) {
+        let target = target.into();
+        let late = match &mut *self.targets.lock() {
+            Some(targets) => {
+                targets.push(target);
+                return;
+            }
+            None => target,
+        };
+        let larder = self.larder.clone();
+        let invalidating = async move { larder.invalidate(late).await };
+        drop(self.larder.spawn(invalidating));
+    }
+
+    /// Invalidates now, and returns when it has acted here.
+    pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
+        self.larder.invalidate(invalidation).await
+    }
+
+    /// What was asked for. What is asked for from now on is invalidated at once.
+    pub(super) fn close(&self) -> Vec<Target> {
+        self.targets.lock().take().unwrap_or_default()
+    }
+}
+
+/// The larder of the invalidation layer around what this thread polls now.
+pub(crate) fn around() -> Option<Requested> {
+    Requested::current()
+}
+
+/// Says which until it is dropped.
+pub(super) struct Around(Option<Larder>);
+
+impl Around {
+    pub(super) fn enter(larder: &Larder) -> Self {
+        Self(AROUND.replace(Some(larder.clone())))
+    }
+}
+
+impl Drop for Around {
+    fn drop(&mut self) {
+        AROUND.set(self.0.take());
+    }
+}
+
+thread_local! {
+    static AROUND: RefCell<Option<Larder>> = const { RefCell::new(None) };
+}

@@ -1,0 +1,222 @@
+//! The service: passes safe requests on, and follows unsafe ones to their end.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response, header};
+use larder_core::{Scope, Target};
+use larder_semantics::groups;
+use tower_service::Service;
+
+use super::{
+    future::ResponseFuture,
+    layer::Options,
+    requested::{Around, Requested},
+};
+use crate::address::{Address, FindUri, Head};
+
+/// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
+pub struct Invalidation<S, U> {
+    inner: S,
+    options: Arc<Options>,
+    uri: PhantomData<fn() -> U>,
+}
+
+impl<S, U> Invalidation<S, U> {
+    pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
+        Self { inner, options, uri: PhantomData }
+    }
+}
+
+impl<S, B, R, U> Service<Request<B>> for Invalidation<S, U>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Send + 'static,
+    U: FindUri,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if request.method().is_safe() {
+            let _around = Around::enter(&self.options.larder);
+            return ResponseFuture::safe(self.inner.call(request), Arc::clone(&self.options));
+        }
+        let larder = &self.options.larder;
+        larder.tick();
+        let requested = Requested::open(larder);
+        let write = Write::of::<U, B>(&self.options, &request, requested.clone());
+        request.extensions_mut().insert(requested);
+        let scope = write.scope.clone();
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        // Called inside the future, so that a panic in `call` is followed by the invalidation too.
+        let called = scope.scoped(async move { inner.call(request).await });
+        ResponseFuture::write(write.follow(called), Arc::clone(&self.options))
+    }
+}
+
+/// A write under way: what it invalidates when it is done.
+struct Write {
+    options: Arc<Options>,
+    requested: Requested,
+    scope: Scope,
+    on_success: Vec<Target>,
+    origin: Option<String>,
+    path: String,
+}
+
+impl Write {
+    fn of<U: FindUri, B>(
+        options: &Arc<Options>,
+        request: &Request<B>,
+        requested: Requested,
+    ) -> Self {
+        let head = Head::from(request);
+        let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
+        let (mut origin, mut path) = (None, String::new());
+        if options.implicit
+            && !is_grpc(head.headers)
+            && let Ok(address) = Address::of::<U>(&head, options.scheme)
+        {
+            let of = address.origin();
+            on_success.push(Target::path_on(&of, address.path));
+            address.path.clone_into(&mut path);
+            origin = Some(of);
+        }
+        let (scope, options) = (options.larder.scope(), Arc::clone(options));
+        Self { options, requested, scope, on_success, origin, path }
+    }
+
+    /// Waits for the response, then invalidates, then hands it out.
+    async fn follow<R, E>(
+        mut self,
+        called: impl Future<Output = Result<Response<R>, E>>,
+    ) -> Result<Response<R>, E> {
+        let outcome = std::panic::AssertUnwindSafe(called).catch_unwind().await;
+        let mut targets = self.requested.close();
+        if let Ok(Ok(response)) = &outcome
+            && (response.status().is_success() || response.status().is_redirection())
+        {
+            targets.append(&mut self.on_success);
+            self.add_named(response.headers(), &mut targets);
+        }
+        if !targets.is_empty() {
+            // Queued is no failure: it acts here, and larder goes on to append it.
+            let _queued_or_logged = self.options.larder.invalidate(targets).await;
+        }
+        match outcome {
+            Ok(response) => response,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// What the response names of its own origin.
+    fn add_named(&self, headers: &HeaderMap, targets: &mut Vec<Target>) {
+        let Some(origin) = &self.origin else { return };
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let named = headers.get(name).and_then(|value| value.to_str().ok());
+            if let Some(path) = named.and_then(|named| same_origin_path(named, origin, &self.path))
+            {
+                targets.push(Target::path_on(origin, path));
+            }
+        }
+        for group in groups::names(headers, &groups::CACHE_GROUP_INVALIDATION) {
+            targets.push(Target::group(origin, group));
+        }
+    }
+}
+
+/// The path of a reference, if it is one of the same origin. Another origin is never ours to invalidate.
+fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String> {
+    let reference = reference.split(['?', '#']).next().unwrap_or_default();
+    if let Some(path) = reference.strip_prefix(origin) {
+        return match path {
+            "" => Some("/".to_owned()),
+            path => path.starts_with('/').then(|| path.to_owned()),
+        };
+    }
+    if reference.starts_with("//") || reference.contains("://") {
+        return None;
+    }
+    if reference.starts_with('/') {
+        return Some(without_dots(reference));
+    }
+    let directory = base.rfind('/').map_or("/", |at| &base[..=at]);
+    Some(without_dots(&format!("{directory}{reference}")))
+}
+
+/// Source: RFC 3986, section 5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." | ".." => {
+                if segment == ".." {
+                    kept.pop();
+                }
+                if last {
+                    kept.push("");
+                }
+            }
+            segment => kept.push(segment),
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+impl<S: Clone, U> Clone for Invalidation<S, U> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), options: Arc::clone(&self.options), uri: PhantomData }
+    }
+}
+
+impl<S: fmt::Debug, U> fmt::Debug for Invalidation<S, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invalidation").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_origin_path;
+
+    #[test]
+    fn references_reach_only_their_own_origin() {
+        let rows = [
+            ("/b?x#y", Some("/b")),
+            ("http://a.example/b", Some("/b")),
+            ("http://a.example", Some("/")),
+            ("http://a.example.evil/b", None),
+            ("https://a.example/b", None),
+            ("//b.example/c", None),
+            ("c", Some("/items/c")),
+            ("../c/./d", Some("/c/d")),
+            ("/../x", Some("/x")),
+        ];
+        for (reference, expected) in rows {
+            let found = same_origin_path(reference, "http://a.example", "/items/b");
+            assert_eq!(found.as_deref(), expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use larder_core::{Fill, Larder, Policy, Target};
+use tokio::sync::Notify;
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
+
+use super::*;
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+fn put() -> Request<Empty<Bytes>> {
+    let request = Request::builder().method(Method::PUT).uri("/a").header("host", "a.example");
+    request.body(Empty::new()).unwrap()
+}
+
+/// Loads a value that depends on a tag; true when it had to be loaded anew.
+async fn was_invalid(larder: &Larder, name: &str, tag: &str) -> bool {
+    let loaded = Arc::new(AtomicBool::new(false));
+    let noted = loaded.clone();
+    let load = move |_: Fill| async move {
+        noted.store(true, Ordering::SeqCst);
+        Ok::<_, Infallible>(())
+    };
+    let policy = Policy::ttl(Duration::from_secs(60)).tag(tag);
+    larder.get_or_load(name, policy, load).await.unwrap();
+    loaded.load(Ordering::SeqCst)
+}
+
+async fn answer(
+    layer: InvalidationLayer,
+    handler: impl Fn(Requested) -> Result<Response<()>, Infallible> + Clone + Send + 'static,
+) -> Response<()> {
+    let inner = service_fn(move |request: Request<Empty<Bytes>>| {
+        let requested = request.extensions().get::<Requested>().unwrap().clone();
+        std::future::ready(handler(requested))
+    });
+    layer.layer(inner).oneshot(put()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_service_that_was_polled_ready_is_the_one_that_is_called() {
+    let inner = ConcurrencyLimitLayer::new(1).layer(service_fn(|_: Request<Empty<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(()))
+    }));
+    let mut service = InvalidationLayer::as_received(&larder()).layer(inner);
+    for _ in 0..3 {
+        service.ready().await.unwrap().call(put()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_handler_asked_for_acts_whatever_the_status() {
+    for status in [200, 404, 500] {
+        let larder = larder();
+        was_invalid(&larder, "x", "t").await;
+        answer(InvalidationLayer::new(&larder), move |requested| {
+            requested.add("t");
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Ok(response)
+        })
+        .await;
+        assert!(was_invalid(&larder, "x", "t").await, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn targets_of_the_route_act_on_success_only_and_all_is_one_append() {
+    for (status, expected) in [(204, true), (303, true), (409, false)] {
+        let larder = larder();
+        was_invalid(&larder, "x", "route").await;
+        let layer = InvalidationLayer::new(&larder).targets(|_| vec![Target::tag("route")]);
+        answer(layer, move |_| {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Ok(response)
+        })
+        .await;
+        assert_eq!(was_invalid(&larder, "x", "route").await, expected, "{status}");
+        assert_eq!(larder.stats().invalidations, u64::from(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_has_invalidated_what_it_asked_for() {
+    let larder = larder();
+    was_invalid(&larder, "x", "t").await;
+    let layer = InvalidationLayer::as_received(&larder);
+    let panicked = tokio::spawn(answer(layer, |requested| {
+        requested.add("t");
+        panic!("after the commit");
+    }));
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert!(was_invalid(&larder, "x", "t").await);
+}
+
+#[tokio::test]
+async fn a_client_who_hangs_up_does_not_come_between_commit_and_invalidation() {
+    let larder = larder();
+    was_invalid(&larder, "x", "t").await;
+    let (committed, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let inner = service_fn({
+        let (committed, go) = (committed.clone(), go.clone());
+        move |request: Request<Empty<Bytes>>| {
+            let (committed, go) = (committed.clone(), go.clone());
+            async move {
+                committed.notify_one();
+                go.notified().await;
+                request.extensions().get::<Requested>().unwrap().add("t");
+                Ok::<_, Infallible>(Response::new(()))
+            }
+        }
+    });
+    let service = InvalidationLayer::as_received(&larder).layer(inner);
+    let client = tokio::spawn(service.oneshot(put()));
+    committed.notified().await;
+    client.abort();
+    assert!(client.await.is_err());
+    go.notify_one();
+    assert!(larder.close(Duration::from_secs(5)).await);
+    assert!(was_invalid(&larder, "x", "t").await);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_after_the_head_acts_by_itself() {
+    let larder = larder();
+    was_invalid(&larder, "x", "t").await;
+    let kept = Arc::new(parking_lot::Mutex::new(None));
+    let later = kept.clone();
+    answer(InvalidationLayer::new(&larder), move |requested| {
+        *later.lock() = Some(requested);
+        Ok(Response::new(()))
+    })
+    .await;
+    assert!(!was_invalid(&larder, "x", "t").await);
+    kept.lock().take().unwrap().add("t");
+    assert!(larder.close(Duration::from_secs(5)).await);
+    assert!(was_invalid(&larder, "x", "t").await);
+}

@@ -1,0 +1,28 @@
+//! The tower layers of larder.
+//!
+//! - [`ResponseCacheLayer`] keeps whole responses and answers from them;
+//! - [`ConditionalLayer`] adds validators and answers conditional requests;
+//! - [`InvalidationLayer`] invalidates after a write, before the client has its answer.
+//!
+//! They go into one `ServiceBuilder`, in this order from the outside: conditional, invalidation, response
+//! cache. Each leaves the error of the inner service as it is; what fails of larder's own costs a hit, never
+//! a response.
+//!
+//! Inside an axum router take the layers of `larder-axum`, which know what nesting strips from a path.
+
+pub use self::{
+    address::{AsReceived, FindUri, Head, QueryRule, Scheme},
+    body::{BoxError, CacheBody},
+    conditional::{Conditional, ConditionalLayer, Conditions},
+    invalidation::{Invalidation, InvalidationLayer, Requested},
+    response_cache::{Choices, ResponseCache, ResponseCacheLayer},
+};
+
+pub mod conditional;
+pub mod invalidation;
+pub mod response_cache;
+
+mod address;
+mod body;
+mod etag;
+mod recording;

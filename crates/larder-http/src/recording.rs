@@ -1,0 +1,227 @@
+//! A body that is read once from the inner service and by many from here.
+//!
+//! Chunks are shared. Whoever is slow holds them, never the others; they count against the budget of all
+//! fills until the last reader is gone. When recording is given up, the rest of the body itself is handed
+//! to the first reader, who then reads it at its own pace as if there were no cache.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use larder_core::{Scope, TakenBytes};
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+
+use crate::body::{BoxError, BrokenOff};
+
+/// What is written by the fill and read by its client and by those who read along.
+#[derive(Debug)]
+pub(crate) struct Recording<R> {
+    state: Mutex<State<R>>,
+    announced: Option<u64>,
+    scope: Scope,
+}
+
+#[derive(Debug)]
+struct State<R> {
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    end: End<R>,
+    waiting: Vec<Waker>,
+    /// Given back when the last reader is gone.
+    taken: TakenBytes,
+}
+
+#[derive(Debug)]
+enum End<R> {
+    Open,
+    /// All is there; trailers, if any, are still to be read by the first reader.
+    Complete(Option<HeaderMap>),
+    /// Recording was given up; the first reader goes on by itself.
+    Rest(Option<Pin<Box<R>>>),
+    Broken(Option<BoxError>),
+}
+
+/// A chunk that did not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The limit of one body.
+    Limit,
+    /// The budget of all fills.
+    Budget,
+}
+
+impl Full {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "too-large",
+            Self::Budget => "fill-budget",
+        }
+    }
+}
+
+impl<R> Recording<R> {
+    pub(crate) fn new(announced: Option<u64>, scope: Scope, taken: TakenBytes) -> Arc<Self> {
+        let state =
+            State { chunks: Vec::new(), bytes: 0, end: End::Open, waiting: Vec::new(), taken };
+        Arc::new(Self { state: Mutex::new(state), announced, scope })
+    }
+
+    /// Adds a chunk. It is there for all who read, even when it says that it was too much.
+    pub(crate) fn push(&self, chunk: Bytes, limit: usize) -> Result<(), Full> {
+        let mut state = self.state.lock();
+        let bytes = chunk.len();
+        state.bytes += bytes;
+        state.chunks.push(chunk);
+        let fits = if state.bytes > limit {
+            Err(Full::Limit)
+        } else if state.taken.take(bytes) {
+            Ok(())
+        } else {
+            Err(Full::Budget)
+        };
+        wake(state);
+        fits
+    }
+
+    /// The body is complete: all of it, in one piece.
+    pub(crate) fn complete(&self, trailers: Option<HeaderMap>) -> Bytes {
+        let mut state = self.state.lock();
+        state.end = End::Complete(trailers);
+        let whole = match &state.chunks[..] {
+            [] => Bytes::new(),
+            chunks => {
+                let mut whole = BytesMut::with_capacity(state.bytes);
+                chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+                whole.freeze()
+            }
+        };
+        wake(state);
+        whole
+    }
+
+    /// The body broke off.
+    pub(crate) fn fail(&self, error: BoxError) {
+        let mut state = self.state.lock();
+        state.end = End::Broken(Some(error));
+        wake(state);
+    }
+
+    /// Recording is given up; the first reader reads on from the body itself.
+    pub(crate) fn hand_over(&self, rest: Pin<Box<R>>) {
+        let mut state = self.state.lock();
+        state.end = End::Rest(Some(rest));
+        wake(state);
+    }
+
+    /// Reads from the beginning. The first reader is the client of the fill.
+    pub(crate) fn reader(self: &Arc<Self>) -> Reader<R> {
+        Reader { recording: Arc::clone(self), at: 0, read: 0, rest: None }
+    }
+}
+
+fn wake<R>(mut state: parking_lot::MutexGuard<'_, State<R>>) {
+    let waiting = std::mem::take(&mut state.waiting);
+    drop(state);
+    waiting.into_iter().for_each(Waker::wake);
+}
+
+pin_project! {
+    /// One who reads a recording.
+    #[derive(Debug)]
+    pub(crate) struct Reader<R> {
+        recording: Arc<Recording<R>>,
+        at: usize,
+        read: u64,
+        rest: Option<Pin<Box<R>>>,
+    }
+}
+
+enum Step<R> {
+    Chunk(Bytes),
+    Trailers(HeaderMap),
+    End,
+    Rest(Pin<Box<R>>),
+    Broken(BoxError),
+    Wait,
+}
+
+impl<R> Reader<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    pub(crate) fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        if this.rest.is_none() {
+            match step(this.recording, this.at, cx) {
+                Step::Chunk(chunk) => {
+                    *this.read += chunk.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                }
+                Step::Trailers(trailers) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Step::End => return Poll::Ready(None),
+                Step::Broken(error) => return Poll::Ready(Some(Err(error))),
+                Step::Wait => return Poll::Pending,
+                Step::Rest(rest) => *this.rest = Some(rest),
+            }
+        }
+        let rest = this.rest.as_mut().expect("it was just put there, or was there before");
+        let _entered = this.recording.scope.enter();
+        rest.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        if let Some(rest) = &self.rest {
+            return rest.is_end_stream();
+        }
+        let state = self.recording.state.lock();
+        self.at >= state.chunks.len() && matches!(state.end, End::Complete(None))
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.recording.announced {
+            Some(announced) => SizeHint::with_exact(announced.saturating_sub(self.read)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+fn step<R>(recording: &Recording<R>, at: &mut usize, cx: &Context<'_>) -> Step<R> {
+    let mut state = recording.state.lock();
+    if let Some(chunk) = state.chunks.get(*at) {
+        *at += 1;
+        return Step::Chunk(chunk.clone());
+    }
+    match &mut state.end {
+        End::Complete(trailers) => trailers.take().map_or(Step::End, Step::Trailers),
+        End::Rest(rest) => match rest.take() {
+            Some(rest) => Step::Rest(rest),
+            None => Step::Broken(BrokenOff(None).into()),
+        },
+        End::Broken(error) => match error.take() {
+            Some(error) => {
+                let told = BrokenOff(Some(error.to_string().into()));
+                state.end = End::Broken(Some(told.into()));
+                Step::Broken(error)
+            }
+            None => Step::Broken(BrokenOff(None).into()),
+        },
+        End::Open => {
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Step::Wait
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! A request that is looked up, and the answers that can be made for it without asking anybody.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use larder_core::{AnyEntry, Event, Key, Landing, Moment, Progress, Scope, Standing, Tag, Wait};
+use larder_semantics::{
+    cache_status::{Forward, Handling},
+    reuse::Demands,
+    storing::Asker,
+    vary,
+};
+
+use super::{
+    choices::Choices,
+    fill::{self, Along, Answer, Fill, is_error, note},
+    kept::Kept,
+    plan::{Lookup, Plan},
+    stored::{self, aged},
+    variants::variant_key,
+};
+use crate::{address::with_query, body::CacheBody, conditional::Conditions, invalidation};
+
+/// What was found out about a request.
+pub(super) struct Asked {
+    pub(super) plan: Arc<Plan>,
+    pub(super) lookup: Lookup,
+    pub(super) key: Key,
+    /// Requests that say who asks queue among themselves.
+    pub(super) queue: Key,
+    pub(super) queue_hash: u64,
+    pub(super) scope: Scope,
+    pub(super) arrived: u64,
+    pub(super) began: Moment,
+    pub(super) demands: Demands,
+    pub(super) selecting: http::HeaderMap,
+    pub(super) origin: String,
+    pub(super) tags: Vec<Tag>,
+    pub(super) wants_etag: bool,
+}
+
+/// What memory has for a request.
+pub(super) enum Look {
+    Fresh(AnyEntry),
+    Stale(AnyEntry),
+    OnError(AnyEntry),
+    Nothing(Forward),
+}
+
+/// Why waiting for another's fill brought nothing.
+pub(super) enum GiveUp {
+    Again,
+    Alone(&'static str),
+}
+
+impl Asked {
+    /// What memory has for this request.
+    pub(super) fn look(&self) -> Look {
+        let larder = &self.plan.larder;
+        let Some(entry) = larder.get(self.lookup.hash, self.lookup.key.as_bytes()) else {
+            return Look::Nothing(Forward::UriMiss);
+        };
+        match Kept::of(&entry) {
+            Some(Kept::Response(_)) => self.judge(entry),
+            Some(Kept::Variants(variants)) => {
+                let candidates = variants.candidates(self.lookup.key.as_bytes(), &self.selecting);
+                for candidate in candidates {
+                    let hash = larder.hash(candidate.as_bytes());
+                    if let Some(found) = larder.get(hash, candidate.as_bytes()) {
+                        variants.touch(candidate.as_bytes());
+                        return self.judge(found);
+                    }
+                }
+                Look::Nothing(Forward::VaryMiss)
+            }
+            _ => Look::Nothing(Forward::UriMiss),
+        }
+    }
+
+    fn judge(&self, entry: AnyEntry) -> Look {
+        let larder = &self.plan.larder;
+        let Some(stored) = stored::of(&entry) else { return Look::Nothing(Forward::UriMiss) };
+        if !self.plan.may_have(&self.lookup, stored) {
+            return Look::Nothing(Forward::UriMiss);
+        }
+        match larder.standing(&entry, larder.now()) {
+            Standing::Fresh => Look::Fresh(entry),
+            Standing::WhileRevalidating => Look::Stale(entry),
+            Standing::OnError => Look::OnError(entry),
+            Standing::Invalid => {
+                self.record(Event::Invalid);
+                larder.remove(&entry);
+                Look::Nothing(Forward::Stale)
+            }
+            Standing::Expired => {
+                self.record(Event::Expired);
+                Look::Nothing(Forward::Stale)
+            }
+        }
+    }
+
+    pub(super) fn refused_lately(&self) -> Option<&'static str> {
+        let larder = &self.plan.larder;
+        let key = fill::refusal_key(&self.queue).ok()?;
+        let entry = larder.get(larder.hash(key.as_bytes()), key.as_bytes())?;
+        match Kept::of(&entry) {
+            Some(Kept::Refusal(why))
+                if larder.standing(&entry, larder.now()) == Standing::Fresh =>
+            {
+                Some(why)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn fill(&self, why: Forward, choices: Choices, replaces: Option<AnyEntry>) -> Fill {
+        let hidden = self.plan.options.shared;
+        Fill {
+            plan: Arc::clone(&self.plan),
+            key: self.key.clone(),
+            queue: self.queue.clone(),
+            origin: self.origin.clone(),
+            tags: self.tags.clone(),
+            selecting: self.selecting.clone(),
+            asker: Asker {
+                authorized: self.lookup.facts.authorized && !hidden,
+                identified: self.lookup.facts.identified && !hidden,
+                partitioned: self.lookup.partitioned,
+            },
+            scope: self.scope.filling(self.queue.clone()),
+            choices,
+            why,
+            began: self.began,
+            replaces,
+            wants_etag: self.wants_etag,
+        }
+    }
+
+    /// The request as a fill carries it: nothing that only this client has said changes what all get.
+    pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
+        let headers = request.headers_mut();
+        for name in [
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+            header::IF_MATCH,
+            header::IF_UNMODIFIED_SINCE,
+            header::IF_RANGE,
+            header::RANGE,
+        ] {
+            headers.remove(name);
+        }
+        if self.plan.options.shared {
+            self.plan.hide_identity(headers);
+        }
+        if let Some(query) = self.plan.options.query.filtered(request.uri().query())
+            && let Some(uri) = with_query(request.uri(), &query)
+        {
+            *request.uri_mut() = uri;
+        }
+        let extensions = request.extensions_mut();
+        extensions.insert(choices.clone());
+        if self.wants_etag {
+            extensions.insert(Conditions::none());
+        }
+        // A fill is polled in a task of its own, where the layer around this one is not.
+        if let Some(requested) = invalidation::around() {
+            extensions.insert(requested);
+        }
+        request
+    }
+
+    pub(super) async fn wait<R: Send + 'static>(
+        &self,
+        mut wait: Wait,
+        why: Forward,
+        fallback: &Option<AnyEntry>,
+    ) -> Result<Response<CacheBody<R>>, GiveUp> {
+        let landing = match wait.progress().await {
+            Progress::Over(landing) => landing,
+            Progress::Begun(along) => match self.read_along(along, why) {
+                Some(answer) => return Ok(answer),
+                None => wait.landing().await,
+            },
+        };
+        match landing {
+            Landing::Landed(entry) if wait.came_early() && self.is_mine(&entry) => {
+                self.record(Event::Collapsed);
+                Ok(self.collapsed(&entry, why))
+            }
+            Landing::Landed(_) => Err(GiveUp::Again),
+            Landing::Unshared(why) => Err(GiveUp::Alone(why)),
+            Landing::Failed => match self.usable(fallback.as_ref()) {
+                Some(entry) => Ok(self.stale(&entry, Event::StaleOnError, Some("origin"))),
+                None => Err(GiveUp::Again),
+            },
+        }
+    }
+
+    /// An answer that has begun: the same bytes, as they come.
+    fn read_along<R: Send + 'static>(
+        &self,
+        along: Arc<dyn std::any::Any + Send + Sync>,
+        why: Forward,
+    ) -> Option<Response<CacheBody<R>>> {
+        let along = along.downcast::<Along<R>>().ok()?;
+        let names = vary::names(&along.head.headers);
+        let mine = self.has_key(&along.key, &names);
+        if !mine || (self.lookup.facts.identified && !self.is_shared_with(along.open)) {
+            return None;
+        }
+        let mut response = Response::new(CacheBody::recorded(along.recording.reader()));
+        *response.status_mut() = along.head.status;
+        *response.headers_mut() = along.head.headers.clone();
+        response.headers_mut().remove(header::CACHE_STATUS);
+        let handling = Handling::Forward { why, stored: true, collapsed: true };
+        note(&self.plan, response.headers_mut(), handling, None, None, "miss");
+        self.record(Event::Collapsed);
+        Some(response)
+    }
+
+    /// Whether an entry that landed would be a hit for this request.
+    fn is_mine(&self, entry: &AnyEntry) -> bool {
+        let Some(stored) = stored::of(entry) else { return false };
+        let names = vary::names(&stored.fields());
+        self.has_key(entry.key(), &names)
+            && self.plan.may_have(&self.lookup, stored)
+            && self.plan.meets(&self.demands, entry, self.plan.larder.now())
+    }
+
+    fn has_key(&self, key: &Key, names: &[http::HeaderName]) -> bool {
+        variant_key(self.key.as_bytes(), names, &self.selecting).as_bytes() == key.as_bytes()
+    }
+
+    fn is_shared_with(&self, open: bool) -> bool {
+        open || self.lookup.partitioned || self.plan.options.shared
+    }
+
+    /// In place of an error, what is stale, if it still may be served.
+    pub(super) fn or_stale<R, E>(
+        &self,
+        answer: Answer<R, E>,
+        fallback: Option<&AnyEntry>,
+    ) -> Answer<R, E> {
+        let failed = match &answer {
+            Ok(response) => is_error(response.status()),
+            Err(_) => true,
+        };
+        match self.usable(fallback) {
+            Some(entry) if failed => Ok(self.stale(&entry, Event::StaleOnError, Some("origin"))),
+            _ => answer,
+        }
+    }
+
+    /// Judged again: it may have been invalidated meanwhile.
+    fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
+        let entry = fallback?;
+        let larder = &self.plan.larder;
+        let usable = match larder.standing(entry, larder.now()) {
+            Standing::WhileRevalidating => entry.ends().on_error_until() > larder.now(),
+            Standing::OnError => true,
+            _ => false,
+        };
+        usable.then(|| entry.clone())
+    }
+
+    /// From the shared store: the response of this address, or of the variant that the request selects.
+    pub(super) async fn fetch(&self) -> Option<AnyEntry> {
+        let plan = &self.plan;
+        if !plan.larder.has_store() {
+            return None;
+        }
+        let decode = |bytes: Bytes| Kept::decode(&bytes, plan.extras, &plan.alike);
+        let mut found = plan.larder.fetch(&self.key, decode).await?;
+        if let Some(Kept::Variants(variants)) = Kept::of(&found) {
+            let mut variant = None;
+            for candidate in variants.candidates(self.key.as_bytes(), &self.selecting) {
+                let key = candidate.finish().ok()?;
+                variant = plan.larder.fetch(&key, decode).await;
+                if variant.is_some() {
+                    break;
+                }
+            }
+            found = variant?;
+        }
+        let stored = stored::of(&found)?;
+        (plan.may_have(&self.lookup, stored) && plan.meets(&self.demands, &found, self.began))
+            .then_some(found)
+    }
+
+    pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
+        let stored = stored::of(entry).expect("only entries that hold responses are judged fresh");
+        let (age, fresh_for) = aged(entry, self.plan.larder.now());
+        stored.hit(age, fresh_for, self.plan.extras, self.lookup.head_only)
+    }
+
+    pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {
+        let handling = Handling::Forward { why, stored: false, collapsed: true };
+        self.noted(entry, handling, None, "miss")
+    }
+
+    pub(super) fn stale<R>(
+        &self,
+        entry: &AnyEntry,
+        event: Event,
+        detail: Option<&str>,
+    ) -> Response<CacheBody<R>> {
+        self.record(event);
+        self.noted(entry, Handling::Hit, detail, "stale")
+    }
+
+    fn noted<R>(
+        &self,
+        entry: &AnyEntry,
+        handling: Handling,
+        detail: Option<&str>,
+        plain: &'static str,
+    ) -> Response<CacheBody<R>> {
+        let stored = stored::of(entry).expect("only entries that hold responses are answered from");
+        let now = self.plan.larder.now();
+        let (age, fresh_for) = aged(entry, now);
+        let late = now.since(entry.ends().fresh_until());
+        let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let ttl = if fresh_for.is_zero() { -seconds(late) } else { seconds(fresh_for) };
+        let mut response = stored.answer(age, None, self.lookup.head_only);
+        if !stored.has_upstream_status() {
+            response.headers_mut().remove(header::CACHE_STATUS);
+        }
+        note(&self.plan, response.headers_mut(), handling, Some(ttl), detail, plain);
+        response
+    }
+
+    pub(super) fn record(&self, event: Event) {
+        self.plan.meter.record(event, self.plan.larder.now());
+    }
+}

@@ -1,0 +1,67 @@
+//! What a handler chooses for its own response, by the `CachePolicy` extractor.
+
+use std::sync::Arc;
+
+use larder_core::{Lifetime, Tag};
+use parking_lot::Mutex;
+
+/// The choices of one request's handler. The response cache puts it into the extensions of every request
+/// that it passes on; without one, choices have no effect.
+#[derive(Clone, Debug, Default)]
+pub struct Choices(Arc<Mutex<Chosen>>);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chosen {
+    pub(super) lifetime: Option<Lifetime>,
+    pub(super) tags: Vec<Tag>,
+    pub(super) no_store: Option<&'static str>,
+    pub(super) public: bool,
+    pub(super) browser: Option<Arc<str>>,
+    pub(super) cdn: Option<Arc<str>>,
+}
+
+impl Choices {
+    /// How long the response is kept, in place of what the layer or `Cache-Control` says.
+    pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
+        self.0.lock().lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// Adds a tag.
+    pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
+        self.0.lock().tags.push(tag.into());
+        self
+    }
+
+    /// The response is not kept.
+    pub fn no_store(&self) -> &Self {
+        self.refuse("policy")
+    }
+
+    /// The response is the same for everyone, whoever asked.
+    pub fn public(&self) -> &Self {
+        self.0.lock().public = true;
+        self
+    }
+
+    /// What browsers are told: the text of `Cache-Control`.
+    pub fn browser(&self, cache_control: &str) -> &Self {
+        self.0.lock().browser = Some(cache_control.into());
+        self
+    }
+
+    /// What a content delivery network is told: the text of `CDN-Cache-Control`.
+    pub fn cdn(&self, cache_control: &str) -> &Self {
+        self.0.lock().cdn = Some(cache_control.into());
+        self
+    }
+
+    pub(super) fn refuse(&self, why: &'static str) -> &Self {
+        self.0.lock().no_store = Some(why);
+        self
+    }
+
+    pub(super) fn chosen(&self) -> Chosen {
+        self.0.lock().clone()
+    }
+}

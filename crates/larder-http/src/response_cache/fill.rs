@@ -1,0 +1,584 @@
+//! A fill: asks the inner service in a task of its own, records what comes, and keeps it.
+//!
+//! The first byte goes to the client when the handler produces it; the body is kept on the side. As soon as
+//! it is clear that nothing will be kept, those who wait are let go, and what is left of the body is
+//! handed to the client of the fill, who reads it as if there were no cache.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
+use http_body::{Body, Frame};
+use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lead, Lifetime, Moment, Scope, Tag};
+use larder_semantics::{
+    cache_status::{Forward, Handling},
+    fields, freshness, groups,
+    storing::Asker,
+    vary,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+use tower_service::Service;
+
+use super::{
+    choices::{Choices, Chosen},
+    kept::Kept,
+    lines,
+    outgoing::{self, Judged, Times},
+    plan::Plan,
+    stored::{self, StoredResponse},
+    variants::{Variants, variant_key},
+};
+use crate::{
+    body::{BoxError, CacheBody},
+    etag,
+    recording::{Full, Recording},
+};
+
+/// What a fill knows of its request.
+#[derive(Debug)]
+pub(super) struct Fill {
+    pub(super) plan: Arc<Plan>,
+    pub(super) key: Key,
+    /// Where refusals of this queue are remembered.
+    pub(super) queue: Key,
+    /// Scheme and authority.
+    pub(super) origin: String,
+    pub(super) tags: Vec<Tag>,
+    pub(super) selecting: HeaderMap,
+    pub(super) asker: Asker,
+    pub(super) scope: Scope,
+    pub(super) choices: Choices,
+    pub(super) why: Forward,
+    pub(super) began: Moment,
+    /// What this fill is to replace, on a refresh.
+    pub(super) replaces: Option<AnyEntry>,
+    pub(super) wants_etag: bool,
+}
+
+/// The answer of a fill to its client.
+pub(super) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
+
+/// What those who read along need.
+#[derive(Debug)]
+pub(super) struct Along<R> {
+    pub(super) head: response::Parts,
+    pub(super) recording: Arc<Recording<R>>,
+    pub(super) open: bool,
+    pub(super) key: Key,
+}
+
+/// The head of a response that is being kept.
+struct Heard {
+    head: response::Parts,
+    judged: Judged,
+    chosen: Chosen,
+    key: Key,
+    names: Vec<HeaderName>,
+    received: Moment,
+}
+
+/// How recording a body came out.
+enum Recorded {
+    Whole(Bytes),
+    /// It is complete, but what ends it cannot be kept.
+    Trailers,
+    Full(Full),
+    Late,
+    Broken,
+}
+
+impl Fill {
+    /// Runs the fill to its end, whatever becomes of its client.
+    pub(super) async fn run<S, B, R>(
+        self,
+        lead: Lead,
+        inner: S,
+        request: Request<B>,
+        client: oneshot::Sender<Answer<R, S::Error>>,
+    ) where
+        S: Service<Request<B>, Response = Response<R>>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let deadline = Instant::now() + self.plan.options.deadline;
+        let mut client = client;
+        let mut inner = inner;
+        let mut calling = Box::pin(self.scope.clone().scoped(inner.call(request)));
+        match timeout_at(deadline, &mut calling).await {
+            Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
+            Ok(Err(error)) => {
+                self.record(Event::Failed("origin"));
+                drop(lead);
+                drop(client.send(Err(error)));
+            }
+            Err(_) => {
+                self.let_go(lead, "deadline");
+                // From here on the fill is its client's own.
+                tokio::select! {
+                    answer = calling => {
+                        let answer = answer.map(|response| self.passed(response, "deadline"));
+                        drop(client.send(answer));
+                    }
+                    () = client.closed() => {}
+                }
+            }
+        }
+    }
+
+    async fn hear<R, E>(
+        self,
+        lead: Lead,
+        response: Response<R>,
+        deadline: Instant,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) where
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let received = self.plan.larder.now();
+        let chosen = self.choices.chosen();
+        let judged = self.judge(&response, &chosen, received);
+        let announced = announced(&response);
+        let limit = self.plan.options.body_limit;
+        let judged = match judged {
+            Ok(_) if announced.is_some_and(|bytes| bytes > limit as u64) => {
+                Err(Full::Limit.as_str())
+            }
+            judged => judged,
+        };
+        let judged = match judged {
+            Ok(judged) => judged,
+            Err(why) => {
+                self.refuse(lead, &response, why);
+                drop(client.send(Ok(self.passed(response, why))));
+                return;
+            }
+        };
+        let (head, body) = response.into_parts();
+        let names = vary::names(&head.headers);
+        let Ok(key) = self.variant(&names) else {
+            self.let_go(lead, "key-too-long");
+            let response = Response::from_parts(head, body);
+            drop(client.send(Ok(self.passed(response, "key-too-long"))));
+            return;
+        };
+        let heard = Heard { head, judged, chosen, key, names, received };
+        self.record_body(lead, heard, announced, body, deadline, client).await;
+    }
+
+    /// Reads what is ready at once; what comes later is read while the client reads along.
+    async fn record_body<R, E>(
+        self,
+        lead: Lead,
+        mut heard: Heard,
+        announced: Option<u64>,
+        body: R,
+        deadline: Instant,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) where
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let taken = self.plan.larder.fill_bytes();
+        let recording = Recording::new(announced, self.scope.clone(), taken);
+        let mut body = Box::pin(body);
+        let ready = self.pull(&recording, &mut body, None).await;
+        self.prepare(&mut heard);
+        if let Some(Recorded::Whole(whole)) = ready {
+            self.add_etag(&mut heard, &whole);
+            let landing = self.keep(&heard, &whole);
+            let answer = self.answer(&heard, &landing, CacheBody::held(whole));
+            // Waiters first: they were here before the client of the next request.
+            lead.land(landing);
+            drop(client.send(Ok(answer)));
+            return;
+        }
+        let head = self.head(&heard, true, None);
+        let reader = CacheBody::recorded(recording.reader());
+        let mut response = Response::new(reader);
+        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
+        *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
+        if announced.is_some() && ready.is_none() {
+            lead.begin(Arc::new(Along {
+                head,
+                recording: Arc::clone(&recording),
+                open: heard.judged.open,
+                key: heard.key.clone(),
+            }));
+        }
+        drop(client.send(Ok(response)));
+        let recorded = match ready {
+            Some(recorded) => recorded,
+            None => match self.pull(&recording, &mut body, Some(deadline)).await {
+                Some(recorded) => recorded,
+                None => Recorded::Late,
+            },
+        };
+        self.finish(lead, heard, &recording, body, recorded);
+    }
+
+    /// Records frames: as long as they are ready at once, or until the deadline. `None` when it has to
+    /// wait and may not.
+    async fn pull<R>(
+        &self,
+        recording: &Recording<R>,
+        body: &mut Pin<Box<R>>,
+        deadline: Option<Instant>,
+    ) -> Option<Recorded>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        loop {
+            let frame = match deadline {
+                None => self.ready_frame(body).await?,
+                Some(deadline) => {
+                    let next = poll_fn(|cx| {
+                        let _entered = self.scope.enter();
+                        body.as_mut().poll_frame(cx)
+                    });
+                    match timeout_at(deadline, next).await {
+                        Ok(frame) => frame,
+                        Err(_) => return Some(Recorded::Late),
+                    }
+                }
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                None => return Some(Recorded::Whole(recording.complete(None))),
+                Some(Err(error)) => {
+                    recording.fail(error.into());
+                    return Some(Recorded::Broken);
+                }
+                Some(Ok(Ok(chunk))) => {
+                    if let Err(full) = recording.push(chunk, self.plan.options.body_limit) {
+                        return Some(Recorded::Full(full));
+                    }
+                }
+                Some(Ok(Err(other))) => {
+                    recording.complete(other.into_trailers().ok());
+                    return Some(Recorded::Trailers);
+                }
+            }
+        }
+    }
+
+    async fn ready_frame<R: Body>(
+        &self,
+        body: &mut Pin<Box<R>>,
+    ) -> Option<Option<Result<Frame<R::Data>, R::Error>>> {
+        poll_fn(|cx| {
+            let _entered = self.scope.enter();
+            Poll::Ready(match body.as_mut().poll_frame(cx) {
+                Poll::Ready(frame) => Some(frame),
+                Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    fn finish<R>(
+        self,
+        lead: Lead,
+        heard: Heard,
+        recording: &Recording<R>,
+        body: Pin<Box<R>>,
+        recorded: Recorded,
+    ) {
+        match recorded {
+            Recorded::Whole(whole) => {
+                let mut heard = heard;
+                self.add_etag(&mut heard, &whole);
+                let landing = self.keep(&heard, &whole);
+                lead.land(landing);
+            }
+            Recorded::Trailers => self.let_go(lead, "trailers"),
+            Recorded::Full(full) => {
+                self.remember(full.as_str());
+                self.let_go(lead, full.as_str());
+                recording.hand_over(body);
+            }
+            Recorded::Late => {
+                self.remember("deadline");
+                self.let_go(lead, "deadline");
+                recording.hand_over(body);
+            }
+            Recorded::Broken => {
+                self.record(Event::Failed("body"));
+                drop(lead);
+            }
+        }
+    }
+
+    fn judge<R>(
+        &self,
+        response: &Response<R>,
+        chosen: &Chosen,
+        received: Moment,
+    ) -> Result<Judged, &'static str> {
+        let clock = self.plan.larder.clock();
+        let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
+        let (status, headers) = (response.status(), response.headers());
+        outgoing::judge(&self.plan.options, chosen, self.asker, status, headers, times)
+    }
+
+    fn variant(&self, names: &[HeaderName]) -> Result<Key, larder_core::KeyTooLong> {
+        if names.is_empty() {
+            return Ok(self.key.clone());
+        }
+        variant_key(self.key.as_bytes(), names, &self.selecting).finish()
+    }
+
+    /// Makes the head ready to leave and to be kept.
+    fn prepare(&self, heard: &mut Heard) {
+        let headers = &mut heard.head.headers;
+        fields::remove_hop_by_hop(headers);
+        if !headers.contains_key(header::DATE) {
+            let date = freshness::format_date(self.plan.larder.clock().wall(heard.received));
+            headers.insert(header::DATE, value(&date));
+        }
+        let private = self.asker.partitioned || self.scope.gathered().private;
+        outgoing::tell_others(
+            &self.plan.options,
+            &heard.chosen,
+            private,
+            heard.judged.by_us,
+            headers,
+        );
+    }
+
+    /// A validator of our own for a response that has none, so that browsers can revalidate.
+    fn add_etag(&self, heard: &mut Heard, whole: &Bytes) {
+        let wanted = self.wants_etag || heard.judged.by_us;
+        if wanted && heard.head.status == StatusCode::OK {
+            etag::add(&mut heard.head.headers, whole, self.plan.larder.version());
+        }
+    }
+
+    fn keep(&self, heard: &Heard, whole: &Bytes) -> Landing {
+        let now = self.plan.larder.now();
+        self.plan.meter.record_fill_time(now.since(self.began));
+        match self.entry(heard, whole) {
+            Ok(entry) => {
+                if self.plan.larder.keep(&entry) {
+                    self.list_variant(heard);
+                    self.record(Event::Stored);
+                } else {
+                    self.record(Event::Refused("overtaken"));
+                }
+                Landing::Landed(entry)
+            }
+            Err(why) => {
+                self.record(Event::Refused(why));
+                Landing::Unshared(why)
+            }
+        }
+    }
+
+    fn entry(&self, heard: &Heard, whole: &Bytes) -> Result<AnyEntry, &'static str> {
+        if self.scope.gathered().private && !self.asker.partitioned {
+            return Err("private-part");
+        }
+        let mut headers = heard.head.headers.clone();
+        fields::remove_not_stored(&mut headers);
+        for name in PER_RESPONSE.iter().chain(&self.plan.options.per_response) {
+            headers.remove(name);
+        }
+        headers.remove(header::AGE);
+        let stored = StoredResponse::new(
+            heard.head.status,
+            headers,
+            whole,
+            heard.judged.open,
+            self.plan.extras,
+            &self.plan.alike,
+        );
+        let mut tags = self.tags.clone();
+        tags.extend(heard.chosen.tags.iter().cloned());
+        let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
+        tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
+        let draft = Draft {
+            key: heard.key.clone(),
+            tags,
+            lifetime: heard.judged.lifetime,
+            age: heard.judged.age,
+            filled: heard.received,
+            cost: heard.received.since(self.began),
+        };
+        self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
+    }
+
+    /// Puts a variant on the list of its address.
+    fn list_variant(&self, heard: &Heard) {
+        if heard.names.is_empty() {
+            return;
+        }
+        let larder = &self.plan.larder;
+        let hash = larder.hash(self.key.as_bytes());
+        let list = larder
+            .get(hash, self.key.as_bytes())
+            .filter(|entry| matches!(Kept::of(entry), Some(Kept::Variants(_))))
+            .or_else(|| self.new_list(heard.received));
+        let Some(list) = list else { return };
+        let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
+        let most = self.plan.options.variants;
+        for surplus in variants.add(&heard.names, &heard.key, most) {
+            let hash = larder.hash(surplus.as_bytes());
+            if let Some(entry) = larder.get(hash, surplus.as_bytes()) {
+                larder.remove(&entry);
+            }
+        }
+        if larder.has_store() {
+            // The list changed: the store gets it again.
+            larder.keep(&list);
+        }
+    }
+
+    fn new_list(&self, filled: Moment) -> Option<AnyEntry> {
+        let kept = Kept::Variants(Variants::new());
+        let entry = self.bookkeeping(self.key.clone(), Duration::MAX, filled, kept)?;
+        self.plan.larder.keep(&entry).then_some(entry)
+    }
+
+    /// An entry that is not a response and depends on none.
+    fn bookkeeping(
+        &self,
+        key: Key,
+        lives: Duration,
+        filled: Moment,
+        kept: Kept,
+    ) -> Option<AnyEntry> {
+        let larder = &self.plan.larder;
+        let draft = Draft {
+            key,
+            tags: Vec::new(),
+            lifetime: Lifetime::fresh_for(lives),
+            age: Duration::ZERO,
+            filled,
+            cost: Duration::ZERO,
+        };
+        larder.entry(draft, &larder.open_scope(), kept).ok()
+    }
+
+    /// Those who wait ask for themselves, and a refreshed entry that may no longer be kept goes.
+    fn refuse<R>(&self, lead: Lead, response: &Response<R>, why: &'static str) {
+        if is_error(response.status()) {
+            // An error is nobody's answer but its client's: another may try, or serve what is stale.
+            self.record(Event::Failed("origin-status"));
+            drop(lead);
+            return;
+        }
+        if let Some(replaced) = &self.replaces {
+            self.plan.larder.remove(replaced);
+        }
+        self.remember(why);
+        self.let_go(lead, why);
+    }
+
+    fn let_go(&self, lead: Lead, why: &'static str) {
+        self.record(Event::Refused(why));
+        lead.land(Landing::Unshared(why));
+    }
+
+    /// Remembers for a while that there is nothing to wait for under this key.
+    fn remember(&self, why: &'static str) {
+        let Ok(key) = refusal_key(&self.queue) else { return };
+        let time = self.plan.options.refusal;
+        let now = self.plan.larder.now();
+        if let Some(entry) = self.bookkeeping(key, time, now, Kept::Refusal(why)) {
+            self.plan.larder.keep(&entry);
+        }
+    }
+
+    /// A response that goes to its client as it came.
+    pub(super) fn passed<R>(&self, response: Response<R>, why: &str) -> Response<CacheBody<R>> {
+        let scope = self.scope.clone();
+        let mut response = response.map(|body| CacheBody::scoped(body, scope));
+        if self.scope.gathered().private || self.asker.partitioned {
+            let chosen = self.choices.chosen();
+            let headers = response.headers_mut();
+            outgoing::tell_others(&self.plan.options, &chosen, true, false, headers);
+        }
+        let handling = Handling::Forward { why: self.why, stored: false, collapsed: false };
+        note(&self.plan, response.headers_mut(), handling, None, Some(why), "miss");
+        response
+    }
+
+    fn answer<R>(
+        &self,
+        heard: &Heard,
+        landing: &Landing,
+        body: CacheBody<R>,
+    ) -> Response<CacheBody<R>> {
+        let (stored, why) = match landing {
+            Landing::Landed(_) => (true, None),
+            Landing::Unshared(why) => (false, Some(*why)),
+            Landing::Failed => (false, None),
+        };
+        let head = self.head(heard, stored, why);
+        let mut response = Response::new(body);
+        (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+        *response.extensions_mut() = heard.head.extensions.clone();
+        response
+    }
+
+    fn head(&self, heard: &Heard, stored: bool, why: Option<&str>) -> response::Parts {
+        let (mut head, ()) = Response::new(()).into_parts();
+        (head.status, head.headers) = (heard.head.status, heard.head.headers.clone());
+        let handling = Handling::Forward { why: self.why, stored, collapsed: false };
+        note(&self.plan, &mut head.headers, handling, None, why, "miss");
+        head
+    }
+
+    fn record(&self, event: Event) {
+        self.plan.meter.record(event, self.plan.larder.now());
+    }
+}
+
+/// Says in the fields of a response what the cache did.
+pub(super) fn note(
+    plan: &Plan,
+    headers: &mut HeaderMap,
+    handling: Handling,
+    ttl: Option<i64>,
+    detail: Option<&str>,
+    plain: &'static str,
+) {
+    if plan.extras.cache_status {
+        headers.append(header::CACHE_STATUS, lines::status_value(handling, ttl, detail));
+    }
+    if plan.extras.x_cache {
+        headers.insert(stored::X_CACHE, HeaderValue::from_static(plain));
+    }
+}
+
+/// Statuses for which a stale response may stand in.
+///
+/// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
+pub(super) fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Where it is remembered that there is nothing to wait for.
+pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLong> {
+    queue.with_part(b" refused")
+}
+
+/// How long a body will be, where that is known beforehand.
+fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
+    response
+        .body()
+        .size_hint()
+        .exact()
+        .or_else(|| response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("a date is visible ASCII")
+}
+
+/// Fields that belong to one response and never to the copy that is kept.
+static PER_RESPONSE: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];

@@ -1,0 +1,83 @@
+//! The future of a response: there at once, on its way through, or waited for.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use larder_core::Scope;
+use larder_semantics::cache_status::Handling;
+use pin_project_lite::pin_project;
+
+use super::{fill::note, plan::Plan};
+use crate::body::CacheBody;
+
+type Waiting<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
+
+pin_project! {
+    /// The response of a [`ResponseCache`](super::ResponseCache).
+    pub struct ResponseFuture<F, R, E> {
+        #[pin]
+        state: State<F, R, E>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R, E> {
+        Ready { response: Option<Response<CacheBody<R>>> },
+        Forward { #[pin] future: F, scope: Scope, plan: Arc<Plan>, handling: Handling },
+        Waiting { future: Waiting<R, E> },
+    }
+}
+
+impl<F, R, E> ResponseFuture<F, R, E> {
+    pub(super) fn ready(response: Response<CacheBody<R>>) -> Self {
+        Self { state: State::Ready { response: Some(response) } }
+    }
+
+    pub(super) fn forward(future: F, scope: Scope, plan: Arc<Plan>, handling: Handling) -> Self {
+        Self { state: State::Forward { future, scope, plan, handling } }
+    }
+
+    pub(super) fn waiting(
+        future: impl Future<Output = Result<Response<CacheBody<R>>, E>> + Send + 'static,
+    ) -> Self {
+        Self { state: State::Waiting { future: Box::pin(future) } }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R, E>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<CacheBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Ready { response } => {
+                let response = response.take();
+                Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
+            }
+            StateProjection::Forward { future, scope, plan, handling } => {
+                let entered = scope.enter();
+                let response = ready!(future.poll(cx))?;
+                drop(entered);
+                let mut response = response.map(|body| CacheBody::scoped(body, scope.clone()));
+                note(plan, response.headers_mut(), *handling, None, None, "bypass");
+                Poll::Ready(Ok(response))
+            }
+            StateProjection::Waiting { future } => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

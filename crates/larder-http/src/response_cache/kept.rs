@@ -1,0 +1,61 @@
+//! What a response cache keeps under a key.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use larder_core::{AnyEntry, Value};
+
+use super::{
+    stored::{Alike, Extras, StoredResponse},
+    variants::Variants,
+};
+
+/// A response, the list of an address that has several, or that there is nothing to keep.
+#[derive(Debug)]
+pub(super) enum Kept {
+    Response(StoredResponse),
+    Variants(Variants),
+    /// The last response was not to be kept, for this reason.
+    Refusal(&'static str),
+}
+
+impl Kept {
+    pub(super) fn of(entry: &AnyEntry) -> Option<&Self> {
+        entry.value()
+    }
+
+    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &Alike) -> Option<Self> {
+        let rest = bytes.slice(1.min(bytes.len())..);
+        match bytes.first()? {
+            b'r' => StoredResponse::decode(&rest, extras, alike).map(Self::Response),
+            b'v' => Variants::decode(&rest).map(Self::Variants),
+            _ => None,
+        }
+    }
+}
+
+impl Value for Kept {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Response(response) => response.weight(),
+            Self::Variants(variants) => variants.weight(),
+            Self::Refusal(_) => 0,
+        }
+    }
+
+    fn encode(&self) -> Option<Vec<u8>> {
+        let (letter, bytes) = match self {
+            Self::Response(response) => (b'r', response.encode()),
+            Self::Variants(variants) => (b'v', variants.encode()),
+            // Each process finds out for itself.
+            Self::Refusal(_) => return None,
+        };
+        let mut all = vec![letter];
+        all.extend(bytes?);
+        Some(all)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,347 @@
+//! The options of a response cache.
+
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderName, StatusCode};
+use larder_core::{ByteSize, Larder, Lifetime};
+use larder_semantics::storing::Profile;
+use tower_layer::Layer;
+
+use super::{choices::Choices, plan::Plan, service::ResponseCache};
+use crate::address::{AsReceived, FindUri, Head, QueryRule, Scheme};
+
+/// Keeps whole responses and answers from them.
+///
+/// See the [module](super) for what it does by itself.
+#[doc(alias(
+    "page cache",
+    "HTTP cache",
+    "output cache",
+    "reverse proxy cache",
+    "full page caching"
+))]
+#[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
+pub struct ResponseCacheLayer<U = AsReceived> {
+    pub(super) larder: Larder,
+    pub(super) options: Options,
+    uri: PhantomData<fn() -> U>,
+}
+
+pub(super) type Partition = Arc<dyn Fn(&Head<'_>) -> Option<Bytes> + Send + Sync>;
+pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Options {
+    pub(super) name: Arc<str>,
+    pub(super) lifetime: Option<Lifetime>,
+    pub(super) overrides: bool,
+    pub(super) off: bool,
+    pub(super) while_revalidating: Option<Duration>,
+    pub(super) on_error: Option<Duration>,
+    pub(super) negative: Vec<(StatusCode, Lifetime)>,
+    pub(super) scheme: Scheme,
+    pub(super) query: QueryRule,
+    pub(super) shared: bool,
+    pub(super) partition: Option<Partition>,
+    pub(super) vary_by: Vec<(Arc<str>, VaryBy)>,
+    pub(super) identity_fields: Vec<HeaderName>,
+    pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
+    pub(super) browser: Option<Arc<str>>,
+    pub(super) cdn: Option<Arc<str>>,
+    pub(super) per_response: Vec<HeaderName>,
+    pub(super) body_limit: usize,
+    pub(super) wait_limit: Duration,
+    pub(super) deadline: Duration,
+    pub(super) refusal: Duration,
+    pub(super) variants: usize,
+    pub(super) demands: bool,
+    pub(super) profile: Profile,
+    pub(super) cache_status: bool,
+    pub(super) x_cache: bool,
+}
+
+impl ResponseCacheLayer<AsReceived> {
+    /// A layer over this larder that takes URIs as they are. Inside an axum router use the one of
+    /// `larder-axum`, which knows what nesting strips.
+    pub fn as_received(larder: &Larder) -> Self {
+        Self::new(larder)
+    }
+}
+
+impl<U: FindUri> ResponseCacheLayer<U> {
+    /// A layer over this larder. By itself it keeps only what responses themselves allow to be kept.
+    pub fn new(larder: &Larder) -> Self {
+        Self { larder: larder.clone(), options: Options::default(), uri: PhantomData }
+    }
+
+    /// How long a response is kept that says nothing about it. Without this it is not kept.
+    ///
+    /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since a
+    /// browser cannot be invalidated.
+    #[doc(alias("time to live", "default ttl"))]
+    pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.options.lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// How long every response is kept that may be kept at all, whatever it says of its lifetime.
+    pub fn override_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.options.overrides = true;
+        self.ttl(lifetime)
+    }
+
+    /// Nothing is kept. On a route inside another response cache: an exception.
+    pub fn off(mut self) -> Self {
+        self.options.off = true;
+        self
+    }
+
+    /// For how long a stale response answers while one refresh runs, where a response says nothing itself.
+    #[doc(alias("refresh-ahead", "background refresh", "SWR"))]
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.options.while_revalidating = Some(window);
+        self
+    }
+
+    /// For how long a stale response answers in place of an error (500, 502, 503, 504 or a service that
+    /// fails), where a response says nothing itself.
+    #[doc(alias("fail-safe", "grace"))]
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.options.on_error = Some(window);
+        self
+    }
+
+    /// Keeps responses of these statuses for `lifetime`, unless they say otherwise. None by default: an
+    /// error that is kept hides a page from everybody.
+    #[doc(alias("negative caching", "cache penetration"))]
+    pub fn negative(
+        mut self,
+        statuses: impl IntoIterator<Item = StatusCode>,
+        lifetime: impl Into<Lifetime>,
+    ) -> Self {
+        let lifetime = lifetime.into();
+        self.options.negative.extend(statuses.into_iter().map(|status| (status, lifetime)));
+        self
+    }
+
+    /// The responses of these routes do not depend on who asks: fields that say who asks are hidden from
+    /// requests that may be answered from the cache, and everybody shares the answers.
+    pub fn shared(mut self) -> Self {
+        self.options.shared = true;
+        self
+    }
+
+    /// Keeps an entry for each partition, such as each user. `None` puts a request with those who have no
+    /// partition. Only with a partition may a `private` response be kept.
+    ///
+    /// What names the partition has to be verified already: the id of a session, not the text of a cookie.
+    #[doc(alias("vary by user", "private cache"))]
+    pub fn partition_by<P: Into<Bytes>>(
+        mut self,
+        partition: impl Fn(&Head<'_>) -> Option<P> + Send + Sync + 'static,
+    ) -> Self {
+        self.options.partition = Some(Arc::new(move |head| partition(head).map(Into::into)));
+        self
+    }
+
+    /// Keeps an entry for each value, such as a locale or a class of devices. The values should be few.
+    #[doc(alias("vary by header", "vary by custom"))]
+    pub fn vary_by<V: Into<String>>(
+        mut self,
+        name: &str,
+        value: impl Fn(&Head<'_>) -> V + Send + Sync + 'static,
+    ) -> Self {
+        self.options.vary_by.push((name.into(), Arc::new(move |head| value(head).into())));
+        self
+    }
+
+    /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`,
+    /// `Proxy-Authorization`, `X-Api-Key`, `X-Auth-Token`, `X-Forwarded-User` and `X-Remote-User`.
+    pub fn identity_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.options.identity_fields = fields.into_iter().collect();
+        self
+    }
+
+    /// A type that a session or auth layer puts into the extensions of a request to say who asks. Such a
+    /// request is not answered from the cache, unless there is a partition.
+    pub fn identity<T: Send + Sync + 'static>(mut self) -> Self {
+        self.options.identity_types.push(|extensions| extensions.get::<T>().is_some());
+        self
+    }
+
+    /// What browsers are told of responses that live by this layer, in place of `no-cache`: the text of
+    /// `Cache-Control`.
+    pub fn browser(mut self, cache_control: impl Into<String>) -> Self {
+        self.options.browser = Some(cache_control.into().into());
+        self
+    }
+
+    /// What a content delivery network is told of responses that live by this layer: the text of
+    /// `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
+    pub fn cdn(mut self, cache_control: impl Into<String>) -> Self {
+        self.options.cdn = Some(cache_control.into().into());
+        self
+    }
+
+    /// A field that belongs to one response and not to the copy that is kept, beside `X-Request-Id` and
+    /// `Server-Timing`.
+    pub fn per_response(mut self, field: HeaderName) -> Self {
+        self.options.per_response.push(field);
+        self
+    }
+
+    /// The largest body that is kept; 1 MiB by default. A larger one goes to its client as it comes.
+    pub fn body_limit(mut self, limit: ByteSize) -> Self {
+        self.options.body_limit = limit.as_bytes();
+        self
+    }
+
+    /// How long a request waits for another's fill before it goes on alone; 10 s by default.
+    pub fn wait_limit(mut self, limit: Duration) -> Self {
+        self.options.wait_limit = limit;
+        self
+    }
+
+    /// How long a fill may take, its body included, before others stop waiting for it and it becomes its
+    /// client's own; 30 s by default.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.deadline = deadline;
+        self
+    }
+
+    /// For how long it is remembered that the response of an address was not to be kept, so that requests
+    /// for it do not queue; 10 s by default.
+    #[doc(alias("hit-for-miss", "hit-for-pass"))]
+    pub fn remember_refusals(mut self, time: Duration) -> Self {
+        self.options.refusal = time;
+        self
+    }
+
+    /// How many variants of one address are kept; 16 by default. One more replaces the least used.
+    pub fn max_variants(mut self, variants: usize) -> Self {
+        self.options.variants = variants.max(1);
+        self
+    }
+
+    /// Which parameters of a query tell addresses apart; all by default.
+    #[doc(alias("vary by query"))]
+    pub fn query(mut self, rule: QueryRule) -> Self {
+        self.options.query = rule;
+        self
+    }
+
+    /// The scheme of effective URIs; `http` by default.
+    pub fn scheme(mut self, scheme: Scheme) -> Self {
+        self.options.scheme = scheme;
+        self
+    }
+
+    /// Ignores what requests demand by `Cache-Control` and `Pragma`: nobody can make the origin work by
+    /// asking for `no-cache`.
+    pub fn ignore_demands(mut self) -> Self {
+        self.options.demands = false;
+        self
+    }
+
+    /// Follows RFC 9111 where this layer is stricter by default.
+    pub fn conformance(mut self) -> Self {
+        self.options.profile = Profile::Conformance;
+        self
+    }
+
+    /// The name under which this is counted in `Stats`; `responses` by default.
+    pub fn name(mut self, name: &str) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// Leaves `Cache-Status` out of responses, for clients who may not know what the cache does.
+    pub fn hide_cache_status(mut self) -> Self {
+        self.options.cache_status = false;
+        self
+    }
+
+    /// Adds a plain `X-Cache: hit`, `stale`, `miss` or `bypass`.
+    pub fn x_cache(mut self) -> Self {
+        self.options.x_cache = true;
+        self
+    }
+}
+
+impl<S, U: FindUri> Layer<S> for ResponseCacheLayer<U> {
+    type Service = ResponseCache<S, U>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ResponseCache::new(inner, Plan::new(&self.larder, &self.options))
+    }
+}
+
+impl<U> Clone for ResponseCacheLayer<U> {
+    fn clone(&self) -> Self {
+        Self { larder: self.larder.clone(), options: self.options.clone(), uri: PhantomData }
+    }
+}
+
+impl<U> fmt::Debug for ResponseCacheLayer<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseCacheLayer")
+            .field("name", &self.options.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// What a layer inside another one wants: its lifetime and what browsers are told, for the response
+    /// that the one outside keeps.
+    pub(super) fn pass_on_to(&self, around: &Choices) {
+        if let Some(lifetime) = self.lifetime {
+            let revalidate = lifetime.window_while_revalidating();
+            let on_error = lifetime.window_on_error();
+            around.ttl(
+                lifetime
+                    .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
+                    .stale_if_error(self.on_error.unwrap_or(on_error)),
+            );
+        }
+        if let Some(browser) = &self.browser {
+            around.browser(browser);
+        }
+        if let Some(cdn) = &self.cdn {
+            around.cdn(cdn);
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "responses".into(),
+            lifetime: None,
+            overrides: false,
+            off: false,
+            while_revalidating: None,
+            on_error: None,
+            negative: Vec::new(),
+            scheme: Scheme::default(),
+            query: QueryRule::default(),
+            shared: false,
+            partition: None,
+            vary_by: Vec::new(),
+            identity_fields: Vec::new(),
+            identity_types: Vec::new(),
+            browser: None,
+            cdn: None,
+            per_response: Vec::new(),
+            body_limit: 1 << 20,
+            wait_limit: Duration::from_secs(10),
+            deadline: Duration::from_secs(30),
+            refusal: Duration::from_secs(10),
+            variants: 16,
+            demands: true,
+            profile: Profile::Careful,
+            cache_status: true,
+            x_cache: false,
+        }
+    }
+}

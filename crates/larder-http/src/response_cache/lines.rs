@@ -1,0 +1,73 @@
+//! Field values that are the same for every hit of a second: made once, shared by all.
+//!
+//! The texts are leaked on purpose: a value that is static is copied without touching a counter that every
+//! thread would fight over. There are at most 2 × 3,601 of them, about 200 KiB, made when first used.
+
+use std::sync::OnceLock;
+
+use http::HeaderValue;
+use larder_semantics::cache_status::{CacheStatus, Handling};
+
+/// Lines for up to an hour, which is most of what is ever sent.
+const SECONDS: usize = 3_601;
+
+/// The name of this cache in `Cache-Status`.
+pub(crate) const CACHE_NAME: &str = "larder";
+
+/// `Age`.
+pub(super) fn age(seconds: u64) -> HeaderValue {
+    static AGES: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
+    made_once(&AGES, seconds, |seconds| seconds.to_string())
+}
+
+/// `Cache-Status` of a fresh hit.
+pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
+    static HITS: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
+    made_once(&HITS, ttl_seconds, |ttl| {
+        let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
+        status(Handling::Hit, Some(ttl), None)
+    })
+}
+
+/// `Cache-Status` of anything.
+pub(crate) fn status_value(
+    handling: Handling,
+    ttl: Option<i64>,
+    detail: Option<&str>,
+) -> HeaderValue {
+    value(&status(handling, ttl, detail))
+}
+
+fn status(handling: Handling, ttl: Option<i64>, detail: Option<&str>) -> String {
+    CacheStatus { cache: CACHE_NAME, handling, ttl, detail }.to_string()
+}
+
+fn made_once(
+    made: &'static [OnceLock<HeaderValue>; SECONDS],
+    seconds: u64,
+    text: impl Fn(u64) -> String,
+) -> HeaderValue {
+    let place = usize::try_from(seconds).ok().and_then(|seconds| made.get(seconds));
+    match place {
+        Some(place) => place.get_or_init(|| HeaderValue::from_static(text(seconds).leak())).clone(),
+        None => value(&text(seconds)),
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("numbers and tokens are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_what_they_count() {
+        for seconds in [0, 7, 3600, 3601, u64::MAX] {
+            assert_eq!(age(seconds), seconds.to_string());
+        }
+        assert_eq!(hit(42), "larder; hit; ttl=42");
+        assert_eq!(hit(9_000), "larder; hit; ttl=9000");
+    }
+}

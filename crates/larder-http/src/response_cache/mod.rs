@@ -1,0 +1,77 @@
+//! Keeps whole responses, and answers from them.
+//!
+//! A request goes one of three ways. *Hit*: a fresh entry answers, without a wait or a task. *Miss*: one
+//! of all who ask for the same thing asks the inner service, in a task of its own, and the others wait or
+//! read along. *Bypass*: the request goes on as if the layer were not there.
+//!
+//! It is kept:
+//!
+//! 1. a response to GET that says how long it lives (`Cache-Control`, `Expires`, or the handler by
+//!    `CachePolicy`), or to which [`ttl`](ResponseCacheLayer::ttl) adds a lifetime;
+//! 2. up to [`body_limit`](ResponseCacheLayer::body_limit), under its effective URI and the fields it
+//!    varies by.
+//!
+//! It is not kept, each with a name that `Cache-Status` and the counters give:
+//!
+//! 1. what says `no-store`, `private` or `no-cache`, sets a cookie, or varies by `*`;
+//! 2. what answers a request that says who asks (`Cookie`, `Authorization`, …), unless the response says
+//!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
+//!    [partition](ResponseCacheLayer::partition_by);
+//! 3. event streams, gRPC, upgrades, parts, and what has trailers.
+//!
+//! HEAD is answered from the entry of a GET. Other methods pass; see
+//! [`InvalidationLayer`](crate::InvalidationLayer) for what they do to entries.
+//!
+//! # Before deploying
+//!
+//! Behind a proxy that ends TLS, say so with [`scheme`](ResponseCacheLayer::scheme). Where pages depend on
+//! who asks, decide between `shared` and a partition; until then such requests are simply not cached.
+//!
+//! ```
+//! use std::{convert::Infallible, time::Duration};
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use bytes::Bytes;
+//! use larder_core::Larder;
+//! use larder_http::ResponseCacheLayer;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let larder = Larder::builder().build().expect("the defaults are valid");
+//! let page = service_fn(|_: Request<Full<Bytes>>| async {
+//!     Ok::<_, Infallible>(Response::new(Full::from("hello")))
+//! });
+//! let service = ServiceBuilder::new()
+//!     .layer(ResponseCacheLayer::as_received(&larder).ttl(Duration::from_secs(60)))
+//!     .service(page);
+//!
+//! let ask = || Request::get("/").body(Full::default()).expect("a valid request");
+//! let first = service.clone().oneshot(ask()).await.expect("it cannot fail");
+//! assert_eq!(first.headers()["cache-status"], "larder; fwd=uri-miss; stored");
+//! let second = service.oneshot(ask()).await.expect("it cannot fail");
+//! assert_eq!(second.headers()["cache-status"], "larder; hit; ttl=59");
+//! # }
+//! ```
+
+mod asked;
+mod choices;
+mod fill;
+mod future;
+mod kept;
+mod layer;
+mod lines;
+mod miss;
+mod outgoing;
+mod plan;
+mod service;
+mod stored;
+mod variants;
+
+pub(crate) use self::miss::refusal;
+
+pub use self::{
+    choices::Choices, future::ResponseFuture, layer::ResponseCacheLayer, service::ResponseCache,
+};
+
+#[cfg(test)]
+mod tests;

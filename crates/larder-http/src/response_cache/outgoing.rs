@@ -1,0 +1,263 @@
+//! What a response is told to others, and how long it lives here.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use larder_core::Lifetime;
+use larder_semantics::{
+    cache_control::{CacheControl, Seconds},
+    freshness::{self, Freshness},
+    storing::{self, Asker, NotStorable},
+};
+
+use super::{choices::Chosen, layer::Options};
+
+/// What the head of a response comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    pub(super) lifetime: Lifetime,
+    /// How old it was when it came.
+    pub(super) age: Duration,
+    /// Whether its lifetime comes from us alone.
+    pub(super) by_us: bool,
+    /// Whether a request that says who asks may have it too.
+    pub(super) open: bool,
+}
+
+/// When a response was asked for and when it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) asked: SystemTime,
+    pub(super) received: SystemTime,
+}
+
+/// Whether a response is kept, and for how long.
+pub(super) fn judge(
+    options: &Options,
+    chosen: &Chosen,
+    asker: Asker,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: Times,
+) -> Result<Judged, &'static str> {
+    if let Some(why) = chosen.no_store {
+        return Err(why);
+    }
+    let mut control = CacheControl::of(headers);
+    control.public |= chosen.public;
+    storing::check(asker, status, headers, &control, options.profile)
+        .map_err(NotStorable::as_str)?;
+    if control.no_cache && chosen.lifetime.is_none() && !options.overrides {
+        return Err("no-cache");
+    }
+    let explicit = freshness::lifetime(headers, &control, times.received);
+    let (lifetime, by_us) = lifetime(options, chosen, status, explicit)?;
+    let lifetime = with_windows(lifetime, options, chosen, &control);
+    let age = if by_us {
+        Duration::ZERO
+    } else {
+        freshness::age_on_receipt(headers, times.asked, times.received)
+    };
+    if lifetime.total() <= age {
+        return Err(NotStorable::Stale.as_str());
+    }
+    let open = storing::may_answer_identified(&control, options.profile);
+    Ok(Judged { lifetime, age, by_us, open })
+}
+
+/// The lifetime, and whether it comes from us alone: the override, the handler's choice, what the
+/// response says, what the layer adds.
+fn lifetime(
+    options: &Options,
+    chosen: &Chosen,
+    status: StatusCode,
+    explicit: Freshness,
+) -> Result<(Lifetime, bool), &'static str> {
+    let silent = explicit == Freshness::Unknown;
+    if let (true, Some(lifetime)) = (options.overrides, options.lifetime) {
+        return Ok((lifetime, silent));
+    }
+    if let Some(lifetime) = chosen.lifetime {
+        return Ok((lifetime, silent));
+    }
+    if let Freshness::Explicit(fresh) = explicit {
+        return Ok((Lifetime::fresh_for(fresh), false));
+    }
+    let negative = options.negative.iter().find(|(of, _)| *of == status);
+    let added = match negative {
+        Some((_, lifetime)) => Some(*lifetime),
+        None if storing::takes_default_lifetime(status) => options.lifetime,
+        None => None,
+    };
+    added.map(|lifetime| (lifetime, true)).ok_or(NotStorable::NoLifetime.as_str())
+}
+
+/// The stale windows: what the response says, else the handler's choice, else the layer's. A response
+/// that may not be served stale has none.
+///
+/// Source: RFC 9111, section 4.2.4; RFC 5861.
+fn with_windows(
+    lifetime: Lifetime,
+    options: &Options,
+    chosen: &Chosen,
+    control: &CacheControl,
+) -> Lifetime {
+    if control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some() {
+        return Lifetime::fresh_for(lifetime.fresh());
+    }
+    let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
+    let or_else = |own: Duration, layer: Option<Duration>| {
+        if own.is_zero() && chosen.lifetime.is_none() { layer.unwrap_or_default() } else { own }
+    };
+    let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
+        or_else(lifetime.window_while_revalidating(), options.while_revalidating)
+    });
+    let on_error = said(control.stale_if_error)
+        .unwrap_or_else(|| or_else(lifetime.window_on_error(), options.on_error));
+    lifetime.stale_while_revalidate(revalidate).stale_if_error(on_error)
+}
+
+/// What others are told of a response: browsers and delivery networks cannot be invalidated, so a
+/// lifetime that is ours alone is not theirs.
+pub(super) fn tell_others(
+    options: &Options,
+    chosen: &Chosen,
+    private: bool,
+    by_us: bool,
+    headers: &mut HeaderMap,
+) {
+    let browser = chosen.browser.as_ref().or(options.browser.as_ref().filter(|_| by_us));
+    match browser {
+        Some(text) => put(headers, header::CACHE_CONTROL, text),
+        None if by_us && !headers.contains_key(header::CACHE_CONTROL) => {
+            let value = if private { "private, no-cache" } else { "no-cache" };
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
+        }
+        None => {}
+    }
+    if let Some(text) = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us)) {
+        put(headers, CDN_CACHE_CONTROL, text);
+    }
+    if private {
+        make_private(headers);
+    }
+}
+
+/// What was made for one partition never leaves as if it were for all.
+fn make_private(headers: &mut HeaderMap) {
+    headers.remove(CDN_CACHE_CONTROL);
+    let control = CacheControl::of(headers);
+    if control.private && !control.public && control.s_maxage.is_none() {
+        return;
+    }
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    let kept = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|member| {
+        let name = member.split('=').next().unwrap_or_default();
+        let shared = ["public", "s-maxage", "private"];
+        !member.is_empty() && !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
+    });
+    let text = std::iter::once("private").chain(kept).collect::<Vec<_>>().join(", ");
+    put(headers, header::CACHE_CONTROL, &Arc::from(text));
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, text: &Arc<str>) {
+    match HeaderValue::from_str(text) {
+        Ok(value) => drop(headers.insert(name, value)),
+        Err(_) => {
+            tracing::warn!(target: "larder", %name, text = &**text, "not a field value: left out");
+        }
+    }
+}
+
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(control: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if !control.is_empty() {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+        }
+        headers
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn options() -> Options {
+        Options {
+            lifetime: Some(Lifetime::fresh_for(60 * SECOND)),
+            while_revalidating: Some(5 * SECOND),
+            negative: vec![(StatusCode::NOT_FOUND, Lifetime::fresh_for(2 * SECOND))],
+            ..Options::default()
+        }
+    }
+
+    fn judged(chosen: &Chosen, status: u16, control: &'static str) -> Result<Judged, &'static str> {
+        let now = SystemTime::now();
+        let times = Times { asked: now, received: now };
+        let status = StatusCode::from_u16(status).unwrap();
+        judge(&options(), chosen, Asker::default(), status, &headers(control), times)
+    }
+
+    #[test]
+    fn lifetimes_come_from_the_first_that_speaks() {
+        let ttl = Some(Lifetime::fresh_for(7 * SECOND));
+        let chosen = Chosen { lifetime: ttl, ..Chosen::default() };
+        let none = Chosen::default();
+        let rows = [
+            (&none, 200, "", Ok((60, true))),
+            (&none, 200, "max-age=9", Ok((9, false))),
+            (&none, 404, "", Ok((2, true))),
+            (&none, 404, "max-age=9", Ok((9, false))),
+            (&none, 500, "", Err("no-lifetime")),
+            (&none, 200, "max-age=0", Ok((0, false))),
+            (&none, 200, "max-age=0, must-revalidate", Err("stale")),
+            (&none, 200, "no-cache", Err("no-cache")),
+            (&none, 200, "no-store", Err("no-store")),
+            (&chosen, 200, "", Ok((7, true))),
+            (&chosen, 200, "max-age=9", Ok((7, false))),
+            (&chosen, 500, "", Ok((7, true))),
+        ];
+        for (chosen, status, control, expected) in rows {
+            let found = judged(chosen, status, control);
+            let found = found.map(|judged| (judged.lifetime.fresh().as_secs(), judged.by_us));
+            assert_eq!(found, expected, "{status} {control}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_forbids_it_has_no_stale_window() {
+        let window = |control| {
+            let judged = judged(&Chosen::default(), 200, control).unwrap();
+            judged.lifetime.window_while_revalidating().as_secs()
+        };
+        assert_eq!(window("max-age=9"), 5);
+        assert_eq!(window("max-age=9, stale-while-revalidate=3"), 3);
+        assert_eq!(window("max-age=9, must-revalidate"), 0);
+        assert_eq!(window("s-maxage=9"), 0);
+    }
+
+    #[test]
+    fn others_are_told_what_is_theirs() {
+        let none = Chosen::default();
+        // Cache-Control of the handler, private, by us, what leaves.
+        let rows = [
+            ("", false, true, "no-cache"),
+            ("", true, true, "private, no-cache"),
+            ("max-age=9", false, false, "max-age=9"),
+            ("public, max-age=9", true, false, "private, max-age=9"),
+            ("max-age=9, s-maxage=99", true, false, "private, max-age=9"),
+            ("private, max-age=9", true, false, "private, max-age=9"),
+        ];
+        for (control, private, by_us, expected) in rows {
+            let mut headers = headers(control);
+            tell_others(&Options::default(), &none, private, by_us, &mut headers);
+            assert_eq!(headers[header::CACHE_CONTROL], expected, "{control}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a response cache decides before it asks anybody: whether a request may be answered from what is
+//! kept, and under which key.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method, Request, header};
+use http_body::Body;
+use larder_core::{AnyEntry, Audience, Kind, Larder, Meter, Moment, Standing, Tag};
+use larder_core::{Event, KeyBuf};
+use larder_semantics::reuse::{Aged, Demands};
+
+use super::{
+    choices::Choices,
+    layer::Options,
+    stored::{self, Alike, Extras, StoredResponse, aged},
+};
+use crate::{
+    address::{Address, FindUri, Head},
+    body::CacheBody,
+};
+
+/// One response cache: its options, made ready.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) larder: Larder,
+    pub(super) meter: Arc<Meter>,
+    pub(super) options: Options,
+    pub(super) alike: Alike,
+    pub(super) extras: Extras,
+    key_start: KeyBuf,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What is to be done with a request.
+#[derive(Debug)]
+pub(super) enum Admit {
+    /// Look it up.
+    Lookup(Lookup),
+    /// Pass it on, for this reason.
+    Bypass(Bypass),
+    /// It names two hosts: refuse it.
+    Ambiguous,
+}
+
+/// Why a request is not looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bypass {
+    /// Its method is not one that is kept.
+    Method,
+    /// It wants another protocol.
+    Upgrade,
+    /// It has content, which no key tells apart.
+    RequestBody,
+    /// It says by an extension who asks.
+    Identity,
+    /// It says `no-store`.
+    NoStore,
+    /// It is in the hands of another response cache already.
+    Nested,
+    /// This cache is switched off.
+    Off,
+    /// Its address is longer than a key may be.
+    KeyTooLong,
+}
+
+impl Bypass {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Upgrade => "upgrade",
+            Self::RequestBody => "request-body",
+            Self::Identity => "identity",
+            Self::NoStore => "request-no-store",
+            Self::Nested => "nested",
+            Self::Off => "off",
+            Self::KeyTooLong => "key-too-long",
+        }
+    }
+}
+
+/// A request that is looked up.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) key: KeyBuf,
+    pub(super) hash: u64,
+    pub(super) head_only: bool,
+    pub(super) facts: Facts,
+    pub(super) partitioned: bool,
+}
+
+/// What the fields of a request say, found in one pass over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) identified: bool,
+    pub(super) authorized: bool,
+    pub(super) demands: bool,
+    conditional: bool,
+    upgrade: bool,
+    content: bool,
+}
+
+impl Plan {
+    pub(super) fn new(larder: &Larder, options: &Options) -> Arc<Self> {
+        Arc::new(Self {
+            key_start: larder.key(Kind::Response, &fingerprint(options)),
+            larder: larder.clone(),
+            meter: larder.meter(&options.name),
+            extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
+            alike: Alike::default(),
+            options: options.clone(),
+        })
+    }
+
+    /// Decides what is to be done with a request.
+    #[inline]
+    pub(super) fn admit<U: FindUri, B: Body>(&self, request: &Request<B>) -> Admit {
+        let head = Head::from(request);
+        let head_only = *head.method == Method::HEAD;
+        if *head.method != Method::GET && !head_only {
+            return Admit::Bypass(Bypass::Method);
+        }
+        let facts = self.facts(head.headers);
+        if let Some(bypass) = self.bypass(&head, facts, request.body()) {
+            return Admit::Bypass(bypass);
+        }
+        let Ok(address) = Address::of::<U>(&head, self.options.scheme) else {
+            return Admit::Ambiguous;
+        };
+        let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
+        let key = self.key(&head, &address, partition.as_deref());
+        if key.is_too_long() {
+            return Admit::Bypass(Bypass::KeyTooLong);
+        }
+        let hash = self.larder.hash(key.as_bytes());
+        let partitioned = partition.is_some();
+        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned })
+    }
+
+    /// The answer, if it is a fresh entry that needs no second look.
+    #[inline]
+    pub(super) fn plain_hit<R>(
+        &self,
+        lookup: &Lookup,
+        now: Moment,
+    ) -> Option<http::Response<CacheBody<R>>> {
+        if lookup.facts.demands {
+            return None;
+        }
+        let answer = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
+            let stored = stored::of(entry)?;
+            if !self.may_have(lookup, stored) || self.larder.standing(entry, now) != Standing::Fresh
+            {
+                return None;
+            }
+            let (age, fresh_for) = aged(entry, now);
+            Some(stored.hit(age, fresh_for, self.extras, lookup.head_only))
+        })?;
+        self.count_hit(now);
+        Some(answer)
+    }
+
+    pub(super) fn count_hit(&self, began: Moment) {
+        self.meter.record(Event::Hit, began);
+        if self.meter.samples_hit() {
+            self.meter.record_hit_time(self.larder.now().since(began));
+        }
+    }
+
+    /// Whether whoever asks may have this response: a request that says who asks gets only what is for
+    /// everyone, or what lies in its own partition.
+    pub(super) fn may_have(&self, lookup: &Lookup, stored: &StoredResponse) -> bool {
+        !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.open
+    }
+
+    /// Whether an entry meets what the request demands.
+    pub(super) fn meets(&self, demands: &Demands, entry: &AnyEntry, now: Moment) -> bool {
+        let (age, fresh_for) = aged(entry, now);
+        demands.are_met_by(Aged { age, fresh_for })
+    }
+
+    /// For whom is made what is made for this request.
+    pub(super) fn audience(&self, head: &Head<'_>, facts: Facts) -> Audience {
+        let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
+        let mut parts: Vec<u8> = Vec::new();
+        if let Some(partition) = &partition {
+            put(&mut parts, b"partition", partition);
+        }
+        for (name, value) in &self.options.vary_by {
+            put(&mut parts, name.as_bytes(), value(head).as_bytes());
+        }
+        let identified =
+            facts.identified || self.options.identity_types.iter().any(|is| is(head.extensions));
+        if identified && partition.is_none() && !self.options.shared {
+            return Audience::Unknown;
+        }
+        if parts.is_empty() { Audience::Everyone } else { Audience::Partition(parts.into()) }
+    }
+
+    /// The origin of an address, and the tags that each of its responses carries.
+    pub(super) fn address_tags<U: FindUri>(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
+        match Address::of::<U>(head, self.options.scheme) {
+            Ok(address) => {
+                let origin = address.origin();
+                let on_origin = Tag::of_origin_path(&origin, address.path);
+                (origin, vec![Tag::of_path(address.path), on_origin])
+            }
+            Err(_) => (String::new(), Vec::new()),
+        }
+    }
+
+    /// Whether a response cache inside this one may keep entries itself, since it tells requests apart in
+    /// ways this one does not know.
+    pub(super) fn tells_more_apart(&self) -> bool {
+        self.options.partition.is_some() || !self.options.vary_by.is_empty() || self.options.shared
+    }
+
+    /// The facts of a request's fields.
+    pub(super) fn facts(&self, headers: &HeaderMap) -> Facts {
+        let mut facts = Facts::default();
+        for name in headers.keys() {
+            facts.read(name);
+        }
+        let custom = &self.options.identity_fields;
+        if !custom.is_empty() {
+            facts.identified = custom.iter().any(|name| headers.contains_key(name));
+        }
+        facts.demands &= self.options.demands;
+        facts
+    }
+
+    /// The fields by which a request says who asks.
+    pub(super) fn hide_identity(&self, headers: &mut HeaderMap) {
+        if self.options.identity_fields.is_empty() {
+            for name in IDENTITY {
+                headers.remove(name);
+            }
+        }
+        for name in &self.options.identity_fields {
+            headers.remove(name);
+        }
+    }
+
+    fn bypass(&self, head: &Head<'_>, facts: Facts, body: &impl Body) -> Option<Bypass> {
+        if self.options.off {
+            return Some(Bypass::Off);
+        }
+        if facts.upgrade {
+            return Some(Bypass::Upgrade);
+        }
+        if facts.content && !body.is_end_stream() {
+            return Some(Bypass::RequestBody);
+        }
+        let options = &self.options;
+        if options.partition.is_none()
+            && options.identity_types.iter().any(|is| is(head.extensions))
+        {
+            return Some(Bypass::Identity);
+        }
+        if facts.demands && Demands::of(head.headers).no_store {
+            return Some(Bypass::NoStore);
+        }
+        let nested = head.extensions.get::<Choices>().is_some() && !self.tells_more_apart();
+        nested.then_some(Bypass::Nested)
+    }
+
+    fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {
+        let mut key = self.key_start.clone();
+        key.push_pieces(&[address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);
+        key.push(address.path.as_bytes());
+        match (self.options.query.filtered(address.query), address.query) {
+            (Some(filtered), _) if filtered.is_empty() => key.push(b""),
+            (Some(filtered), _) => key.push_pieces(&[b"?", filtered.as_bytes()]),
+            (None, Some(query)) => key.push_pieces(&[b"?", query.as_bytes()]),
+            (None, None) => key.push(b""),
+        }
+        if let Some(partition) = partition {
+            key.push_pieces(&[b" by ", partition]);
+        }
+        for (_, value) in &self.options.vary_by {
+            key.push_pieces(&[b" as ", value(head).as_bytes()]);
+        }
+        key
+    }
+}
+
+impl Facts {
+    fn read(&mut self, name: &HeaderName) {
+        match name.as_str() {
+            "cookie"
+            | "x-api-key"
+            | "x-auth-token"
+            | "x-forwarded-user"
+            | "x-remote-user"
+            | "proxy-authorization" => self.identified = true,
+            "authorization" => (self.identified, self.authorized) = (true, true),
+            "cache-control" | "pragma" => self.demands = true,
+            "if-none-match"
+            | "if-modified-since"
+            | "if-match"
+            | "if-unmodified-since"
+            | "range" => self.conditional = true,
+            "upgrade" => self.upgrade = true,
+            "content-length" | "transfer-encoding" => self.content = true,
+            _ => {}
+        }
+    }
+}
+
+/// Fields by which requests say who asks, where nothing else is said.
+const IDENTITY: [HeaderName; 7] = [
+    header::COOKIE,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-auth-token"),
+    HeaderName::from_static("x-forwarded-user"),
+    HeaderName::from_static("x-remote-user"),
+];
+
+/// What tells two layers over one larder apart, so that one is never answered with what was made under
+/// the rules of the other.
+fn fingerprint(options: &Options) -> String {
+    let mut text = options.name.to_string();
+    for (name, _) in &options.vary_by {
+        text.push('+');
+        text.push_str(name);
+    }
+    if options.partition.is_some() {
+        text.push('@');
+    }
+    if options.shared {
+        text.push('!');
+    }
+    text
+}
+
+fn put(parts: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, value] {
+        parts.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        parts.extend_from_slice(part);
+    }
+}

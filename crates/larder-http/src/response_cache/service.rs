@@ -1,0 +1,149 @@
+//! The service: decides on each request and names a state.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use larder_core::Event;
+use larder_semantics::cache_status::{Forward, Handling};
+use tower_service::Service;
+
+use super::{
+    choices::Choices,
+    future::ResponseFuture,
+    miss::{Miss, refusal},
+    plan::{Admit, Bypass, Plan},
+};
+use crate::{
+    address::{FindUri, Head},
+    body::{BoxError, CacheBody},
+};
+
+/// Serves from the cache, and from the inner service what the cache does not have.
+///
+/// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
+pub struct ResponseCache<S, U> {
+    inner: S,
+    plan: Arc<Plan>,
+    uri: PhantomData<fn() -> U>,
+}
+
+impl<S, U> ResponseCache<S, U> {
+    pub(super) fn new(inner: S, plan: Arc<Plan>) -> Self {
+        Self { inner, plan, uri: PhantomData }
+    }
+
+    /// Passes a request on, in a scope of its own.
+    fn forward<B, R>(
+        &mut self,
+        mut request: Request<B>,
+        why: Bypass,
+    ) -> ResponseFuture<S::Future, R, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+    {
+        let plan = &self.plan;
+        plan.meter.record(Event::Bypass(why.as_str()), plan.larder.now());
+        let facts = plan.facts(request.headers());
+        let scope = match why {
+            // What is read inside is part of what the cache around this one keeps.
+            Bypass::Nested => plan.larder.scope(),
+            _ => plan.larder.scope().gathering(plan.audience(&Head::from(&request), facts)),
+        };
+        self.leave_word(&mut request, why);
+        request.extensions_mut().insert(scope.clone());
+        let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
+        let handling = Handling::Forward { why, stored: false, collapsed: false };
+        let entered = scope.enter();
+        let future = self.inner.call(request);
+        drop(entered);
+        ResponseFuture::forward(future, scope, Arc::clone(&self.plan), handling)
+    }
+
+    /// Tells the handler where to leave its choices, and the cache around this one what this one wants.
+    fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass) {
+        let extensions = request.extensions_mut();
+        let Some(around) = extensions.get::<Choices>() else {
+            extensions.insert(Choices::default());
+            return;
+        };
+        match why {
+            Bypass::Off => drop(around.refuse("off")),
+            _ => self.plan.options.pass_on_to(around),
+        }
+    }
+
+    /// The instance that was polled ready; a clone that was not takes its place.
+    fn ready_inner(&mut self) -> S
+    where
+        S: Clone,
+    {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
+    }
+}
+
+impl<S, B, R, U> Service<Request<B>> for ResponseCache<S, U>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+    U: FindUri,
+{
+    type Response = Response<CacheBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let began = self.plan.larder.tick();
+        let lookup = match self.plan.admit::<U, B>(&request) {
+            Admit::Lookup(lookup) => lookup,
+            Admit::Bypass(why) => return self.forward(request, why),
+            Admit::Ambiguous => {
+                self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
+                let text = "the request names more than one host\n";
+                return ResponseFuture::ready(refusal(StatusCode::BAD_REQUEST, text));
+            }
+        };
+        if let Some(answer) = self.plan.plain_hit(&lookup, began) {
+            return ResponseFuture::ready(answer);
+        }
+        if let Some(around) = request.extensions().get::<Choices>() {
+            // This cache tells requests apart in ways that the one around it does not know.
+            around.refuse("inner-cache");
+        }
+        let inner = self.ready_inner();
+        match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {
+            Some(miss) => ResponseFuture::waiting(miss.serve()),
+            None => {
+                let text = "the address is too long\n";
+                ResponseFuture::ready(refusal(StatusCode::URI_TOO_LONG, text))
+            }
+        }
+    }
+}
+
+impl<S: Clone, U> Clone for ResponseCache<S, U> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan), uri: PhantomData }
+    }
+}
+
+impl<S: fmt::Debug, U> fmt::Debug for ResponseCache<S, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseCache").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}

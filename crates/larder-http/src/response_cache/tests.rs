@@ -1,0 +1,640 @@
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use larder_core::{ByteSize, Larder, Lifetime, Target};
+use tokio::sync::{Notify, mpsc};
+use tower::{
+    Layer, Service, ServiceExt,
+    limit::{ConcurrencyLimit, ConcurrencyLimitLayer},
+    service_fn,
+    util::BoxCloneService,
+};
+
+use super::*;
+use crate::{CacheBody, ConditionalLayer, InvalidationLayer, QueryRule};
+
+type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBody>>, Infallible>;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+fn text(text: impl Into<Bytes>) -> TestBody {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn stream(frames: mpsc::Receiver<Result<Frame<Bytes>, io::Error>>) -> TestBody {
+    let next = |mut frames: mpsc::Receiver<_>| async move {
+        frames.recv().await.map(|frame| (frame, frames))
+    };
+    StreamBody::new(futures_util::stream::unfold(frames, next)).boxed_unsync()
+}
+
+fn request(uri: &str) -> http::request::Builder {
+    Request::get(uri).header("host", "shop.example")
+}
+
+fn empty(request: http::request::Builder) -> Request<Empty<Bytes>> {
+    request.body(Empty::new()).unwrap()
+}
+
+/// A service that counts its calls and answers by a closure.
+#[derive(Clone)]
+struct Origin {
+    calls: Arc<AtomicUsize>,
+    service: Layered,
+}
+
+impl Origin {
+    fn new<F>(layer: ResponseCacheLayer, answer: F) -> Self
+    where
+        F: Fn(Request<Empty<Bytes>>, usize) -> Response<TestBody> + Clone + Send + 'static,
+    {
+        Self::asynchronous(layer, move |request, call| std::future::ready(answer(request, call)))
+    }
+
+    fn asynchronous<F, Fut>(layer: ResponseCacheLayer, answer: F) -> Self
+    where
+        F: Fn(Request<Empty<Bytes>>, usize) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Response<TestBody>> + Send + 'static,
+    {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let inner = service_fn(move |request| {
+            let answered = answer(request, counted.fetch_add(1, Ordering::SeqCst) + 1);
+            async move { Ok::<_, Infallible>(answered.await) }
+        });
+        Self { calls, service: BoxCloneService::new(layer.layer(inner)) }
+    }
+
+    fn send(
+        &self,
+        request: http::request::Builder,
+    ) -> impl Future<Output = Response<CacheBody<TestBody>>> + use<> {
+        let answer = self.service.clone().oneshot(empty(request));
+        async { answer.await.unwrap() }
+    }
+
+    fn get(&self, uri: &str) -> impl Future<Output = (String, String)> + use<> {
+        let answer = self.send(request(uri));
+        async { read(answer.await).await }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// `Cache-Status` and content.
+async fn read(response: Response<CacheBody<TestBody>>) -> (String, String) {
+    let status = response.headers()[header::CACHE_STATUS].to_str().unwrap().to_owned();
+    let content = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(content.to_vec()).unwrap())
+}
+
+fn numbered(_: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
+    Response::new(text(format!("answer {call}")))
+}
+
+fn with(
+    fields: &'static [(&'static str, &'static str)],
+) -> impl Fn(Request<Empty<Bytes>>, usize) -> Response<TestBody> + Clone + Send {
+    move |_, call| {
+        let mut response = Response::builder();
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        response.body(text(format!("answer {call}"))).unwrap()
+    }
+}
+
+fn layer(larder: &Larder) -> ResponseCacheLayer {
+    ResponseCacheLayer::new(larder).ttl(MINUTE)
+}
+
+#[tokio::test]
+async fn a_service_that_was_polled_ready_is_the_one_that_is_called() {
+    let inner = ConcurrencyLimitLayer::new(1).layer(service_fn(|_: Request<Empty<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(text("hello")))
+    }));
+    let _: &ConcurrencyLimit<_> = &inner;
+    let mut service = layer(&larder()).layer(inner);
+    for uri in ["/a", "/a", "/b", "/b?x", "/a"] {
+        let ready = service.ready().await.unwrap();
+        let response = ready.call(empty(request(uri))).await.unwrap();
+        drop(response);
+    }
+    let post = empty(request("/a").method(Method::POST));
+    service.ready().await.unwrap().call(post).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miss_is_kept_and_a_hit_says_so_until_it_expires() {
+    let origin = Origin::new(layer(&larder()), numbered);
+    assert_eq!(origin.get("/").await, ("larder; fwd=uri-miss; stored".into(), "answer 1".into()));
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let hit = origin.send(request("/")).await;
+    assert_eq!(hit.headers()[header::AGE], "10");
+    assert_eq!(hit.headers()[header::CACHE_CONTROL], "no-cache");
+    assert!(hit.headers().contains_key(header::ETAG));
+    assert!(hit.headers().contains_key(header::DATE));
+    assert_eq!(read(hit).await, ("larder; hit; ttl=50".into(), "answer 1".into()));
+    tokio::time::advance(MINUTE).await;
+    assert_eq!(origin.get("/").await, ("larder; fwd=stale; stored".into(), "answer 2".into()));
+}
+
+#[tokio::test]
+async fn what_must_not_be_kept_is_not_and_the_reason_has_a_name() {
+    let rows: [(&'static [(&'static str, &'static str)], &str); 6] = [
+        (&[("cache-control", "no-store")], "no-store"),
+        (&[("cache-control", "private, max-age=60")], "private"),
+        (&[("set-cookie", "session=alice"), ("cache-control", "public, max-age=60")], "set-cookie"),
+        (&[("vary", "*")], "vary-star"),
+        (&[("content-type", "text/event-stream")], "endless"),
+        (&[("cache-control", "max-age=60, no-cache")], "no-cache"),
+    ];
+    for (fields, reason) in rows {
+        let origin = Origin::new(layer(&larder()), with(fields));
+        let expected = format!("larder; fwd=uri-miss; detail={reason}");
+        assert_eq!(origin.get("/").await, (expected.clone(), "answer 1".into()));
+        assert_eq!(origin.get("/").await, (expected, "answer 2".into()));
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_what_was_made_for_somebody_who_says_who_he_is() {
+    for field in ["cookie", "authorization", "x-api-key", "x-forwarded-user"] {
+        let origin = Origin::new(layer(&larder()), |request, call| {
+            let user = request.headers().values().map(|v| v.to_str().unwrap()).collect::<String>();
+            Response::new(text(format!("{user} {call}")))
+        });
+        let ask = |user: &'static str| origin.send(request("/me").header(field, user));
+        assert!(read(ask("alice").await).await.1.contains("alice"));
+        assert!(read(ask("bob").await).await.1.contains("bob"));
+        let anonymous = origin.get("/me").await.1;
+        assert!(!anonymous.contains("alice") && !anonymous.contains("bob"));
+        // And nobody who says who he is gets what was made for someone anonymous.
+        assert!(read(ask("carol").await).await.1.contains("carol"));
+    }
+}
+
+#[tokio::test]
+async fn what_a_response_says_is_public_is_for_everyone() {
+    let origin = Origin::new(layer(&larder()), with(&[("cache-control", "public, max-age=60")]));
+    let ask = || origin.send(request("/").header("cookie", "a=b"));
+    assert_eq!(read(ask().await).await.1, "answer 1");
+    assert_eq!(read(ask().await).await.1, "answer 1");
+    assert_eq!(origin.get("/").await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn a_shared_layer_hides_who_asks_and_shares_the_answer() {
+    let origin = Origin::new(layer(&larder()).shared(), |request, call| {
+        assert!(!request.headers().contains_key("cookie"));
+        Response::new(text(format!("answer {call}")))
+    });
+    let ask = |user: &'static str| origin.send(request("/").header("cookie", user));
+    assert_eq!(read(ask("alice").await).await.1, "answer 1");
+    assert_eq!(read(ask("bob").await).await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn a_partition_keeps_an_entry_for_each_and_it_leaves_as_private() {
+    let layer = layer(&larder()).partition_by(|head| {
+        head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
+    });
+    let origin = Origin::new(layer, with(&[("cache-control", "public, max-age=60")]));
+    let ask = |user: &'static str| origin.send(request("/").header("x-user", user));
+    let first = ask("alice").await;
+    assert_eq!(first.headers()[header::CACHE_CONTROL], "private, max-age=60");
+    assert_eq!(read(first).await.1, "answer 1");
+    assert_eq!(read(ask("bob").await).await.1, "answer 2");
+    let hit = ask("alice").await;
+    assert_eq!(hit.headers()[header::CACHE_CONTROL], "private, max-age=60");
+    assert_eq!(read(hit).await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn an_extension_that_says_who_asks_bypasses() {
+    #[derive(Clone)]
+    struct Session;
+    let origin = Origin::new(layer(&larder()).identity::<Session>(), numbered);
+    assert_eq!(origin.get("/").await.1, "answer 1");
+    let mut with_session = empty(request("/"));
+    with_session.extensions_mut().insert(Session);
+    let answer = origin.service.clone().oneshot(with_session).await.unwrap();
+    assert_eq!(read(answer).await, ("larder; fwd=bypass".into(), "answer 2".into()));
+}
+
+#[tokio::test]
+async fn hosts_schemes_queries_and_methods_do_not_share_an_entry() {
+    let origin = Origin::new(layer(&larder()), numbered);
+    assert_eq!(origin.get("/a").await.1, "answer 1");
+    assert_eq!(origin.get("/a?").await.1, "answer 2");
+    assert_eq!(origin.get("/a?x=1").await.1, "answer 3");
+    assert_eq!(origin.get("/A").await.1, "answer 4");
+    assert_eq!(origin.get("/a/").await.1, "answer 5");
+    assert_eq!(origin.get("/%61").await.1, "answer 6");
+    let other = Request::get("/a").header("host", "other.example");
+    assert_eq!(read(origin.send(other).await).await.1, "answer 7");
+    let post = request("/a").method(Method::POST);
+    assert_eq!(read(origin.send(post).await).await.1, "answer 8");
+    let two = request("/a").header("host", "other.example");
+    assert_eq!(origin.send(two).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(origin.get("/a").await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn head_is_answered_from_the_entry_of_get_and_never_kept() {
+    let origin = Origin::new(layer(&larder()), numbered);
+    let head = || origin.send(request("/").method(Method::HEAD));
+    head().await;
+    assert_eq!(origin.get("/").await.1, "answer 2");
+    let hit = head().await;
+    assert_eq!(hit.headers()[header::CONTENT_LENGTH], "8");
+    assert_eq!(read(hit).await.1, "");
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn variants_are_kept_side_by_side() {
+    let origin = Origin::new(layer(&larder()).max_variants(2), |request, call| {
+        let language = request.headers().get("accept-language");
+        let language = language.map_or("none", |value| value.to_str().unwrap());
+        Response::builder()
+            .header("vary", "Accept-Language")
+            .body(text(format!("{language} {call}")))
+            .unwrap()
+    });
+    let ask = |language: &'static str| {
+        let origin = origin.clone();
+        async move { read(origin.send(request("/").header("accept-language", language)).await).await }
+    };
+    assert_eq!(ask("de").await.1, "de 1");
+    assert_eq!(ask("fr").await, ("larder; fwd=vary-miss; stored".into(), "fr 2".into()));
+    assert_eq!(ask("de").await.1, "de 1");
+    assert_eq!(ask("FR").await.1, "fr 2");
+    assert_eq!(origin.get("/").await.1, "none 3", "absent is a variant of its own");
+    assert_eq!(ask("de").await.1, "de 4", "the least used made room");
+}
+
+#[tokio::test]
+async fn an_invalidation_reaches_every_form_of_a_path() {
+    let larder = larder();
+    let origin = Origin::new(layer(&larder), numbered);
+    for uri in ["/p", "/p?x=1", "/q"] {
+        origin.get(uri).await;
+    }
+    let _ = larder.invalidate(Target::path("/p")).await;
+    assert_eq!(origin.get("/p").await.1, "answer 4");
+    assert_eq!(origin.get("/p?x=1").await.1, "answer 5");
+    assert_eq!(origin.get("/q").await.1, "answer 3");
+}
+
+#[tokio::test]
+async fn a_fill_that_an_invalidation_overtakes_is_not_served_later() {
+    let larder = larder();
+    let (read_it, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let origin = Origin::asynchronous(layer(&larder), {
+        let (read_it, go) = (read_it.clone(), go.clone());
+        move |_, call| {
+            let (read_it, go) = (read_it.clone(), go.clone());
+            async move {
+                if call == 1 {
+                    read_it.notify_one();
+                    go.notified().await;
+                }
+                Response::new(text(format!("answer {call}")))
+            }
+        }
+    });
+    let first = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await.1 }
+    });
+    read_it.notified().await;
+    let _ = larder.invalidate(Target::path("/")).await;
+    let second = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await.1 }
+    });
+    tokio::task::yield_now().await;
+    go.notify_one();
+    assert_eq!(first.await.unwrap(), "answer 1");
+    assert_eq!(second.await.unwrap(), "answer 2");
+    assert_eq!(origin.get("/").await.1, "answer 2");
+}
+
+#[tokio::test]
+async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_hang_nobody() {
+    let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
+        tokio::task::yield_now().await;
+        Response::new(text(format!("answer {call}")))
+    });
+    let ask = |cookie: Option<usize>| {
+        let origin = origin.clone();
+        tokio::spawn(async move {
+            let mut request = request("/");
+            if let Some(cookie) = cookie {
+                request = request.header("cookie", format!("user={cookie}"));
+            }
+            read(origin.send(request).await).await.1
+        })
+    };
+    let anonymous: Vec<_> = (0..10_000).map(|_| ask(None)).collect();
+    for answer in anonymous {
+        assert_eq!(answer.await.unwrap(), "answer 1");
+    }
+    assert_eq!(origin.calls(), 1);
+    let known: Vec<_> = (0..10_000).map(|user| ask(Some(user))).collect();
+    let mut answers = std::collections::HashSet::new();
+    for answer in known {
+        assert!(answers.insert(answer.await.unwrap()), "two users got one answer");
+    }
+    assert_eq!(origin.calls(), 10_001);
+}
+
+#[tokio::test]
+async fn the_first_byte_leaves_when_it_is_there_and_others_read_along() {
+    let (frames, body) = mpsc::channel(4);
+    let body = Arc::new(parking_lot::Mutex::new(Some(body)));
+    let origin = Origin::new(layer(&larder()), move |_, _| {
+        let body = stream(body.lock().take().unwrap());
+        Response::builder().header("content-length", "10").body(body).unwrap()
+    });
+    let mut first = origin.send(request("/")).await;
+    let waiting = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.send(request("/")).await }
+    });
+    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    let chunk = first.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(chunk, "hello");
+    let mut second = waiting.await.unwrap();
+    assert!(second.headers()["cache-status"].to_str().unwrap().contains("collapsed"));
+    let chunk = second.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(chunk, "hello");
+    frames.send(Ok(Frame::data("world".into()))).await.unwrap();
+    drop(frames);
+    assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), "world");
+    assert_eq!(second.into_body().collect().await.unwrap().to_bytes(), "world");
+    assert_eq!(origin.get("/").await.1, "helloworld");
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_client_who_hangs_up_leaves_a_fill_that_others_get() {
+    let (go, began) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let origin = Origin::asynchronous(layer(&larder()), {
+        let (go, began) = (go.clone(), began.clone());
+        move |_, call| {
+            let (go, began) = (go.clone(), began.clone());
+            async move {
+                began.notify_one();
+                go.notified().await;
+                Response::new(text(format!("answer {call}")))
+            }
+        }
+    });
+    let leader = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await }
+    });
+    began.notified().await;
+    leader.abort();
+    let waiter = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await.1 }
+    });
+    tokio::task::yield_now().await;
+    go.notify_one();
+    assert_eq!(waiter.await.unwrap(), "answer 1");
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_frees_those_who_wait() {
+    let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
+        tokio::task::yield_now().await;
+        assert!(call > 1, "the first call panics");
+        Response::new(text(format!("answer {call}")))
+    });
+    let ask = || {
+        let origin = origin.clone();
+        tokio::spawn(async move { origin.get("/").await.1 })
+    };
+    let (leader, waiter) = (ask(), ask());
+    assert!(leader.await.unwrap_err().is_panic());
+    assert_eq!(waiter.await.unwrap(), "answer 2");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_reaches_its_client_whole_and_is_not_kept() {
+    let layer = layer(&larder()).body_limit(ByteSize::bytes(8));
+    let origin = Origin::new(layer, |_, call| {
+        let (frames, body) = mpsc::channel(4);
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                frames.send(Ok(Frame::data(format!("{call}abc").into()))).await.unwrap();
+            }
+        });
+        Response::new(stream(body))
+    });
+    assert_eq!(origin.get("/").await.1, "1abc".repeat(5));
+    assert_eq!(
+        origin.get("/").await,
+        ("larder; fwd=uri-miss; detail=too-large".into(), "2abc".repeat(5))
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_not_kept() {
+    let origin = Origin::new(layer(&larder()), |_, call| {
+        let (frames, body) = mpsc::channel(4);
+        frames.try_send(Ok(Frame::data("half".into()))).unwrap();
+        if call == 1 {
+            frames.try_send(Err(io::Error::other("the database went away"))).unwrap();
+        }
+        Response::new(stream(body))
+    });
+    let broken = origin.send(request("/")).await.into_body().collect().await.unwrap_err();
+    assert_eq!(broken.to_string(), "the database went away");
+    assert_eq!(origin.get("/").await.1, "half");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_keeps_nobody_waiting() {
+    let origin = Origin::new(layer(&larder()), |_, call| {
+        let (frames, body) = mpsc::channel(4);
+        tokio::spawn(async move {
+            while frames.send(Ok(Frame::data(format!("{call}").into()))).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        Response::new(stream(body))
+    });
+    let mut first = origin.send(request("/")).await;
+    let second = tokio::time::timeout(MINUTE, origin.send(request("/"))).await;
+    let mut second = second.expect("the wait limit frees it");
+    for (response, expected) in [(&mut first, "1"), (&mut second, "2")] {
+        let chunk = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(chunk, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_answers_at_once_while_one_refresh_runs() {
+    let larder = larder();
+    let origin = Origin::new(layer(&larder).stale_while_revalidate(MINUTE), numbered);
+    origin.get("/").await;
+    tokio::time::advance(MINUTE + Duration::from_secs(3)).await;
+    assert_eq!(origin.get("/").await, ("larder; hit; ttl=-3".into(), "answer 1".into()));
+    assert!(larder.close(MINUTE).await);
+    assert_eq!(origin.get("/").await.1, "answer 2");
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_stands_in_for_an_error_but_not_after_an_invalidation() {
+    let larder = larder();
+    let layer = layer(&larder).stale_if_error(MINUTE);
+    let origin = Origin::new(layer, |_, call| match call {
+        1 => Response::new(text("good")),
+        _ => Response::builder().status(503).body(text("down")).unwrap(),
+    });
+    origin.get("/").await;
+    tokio::time::advance(MINUTE).await;
+    assert_eq!(origin.get("/").await.1, "good");
+    let _ = larder.invalidate(Target::path("/")).await;
+    assert_eq!(origin.get("/").await.1, "down");
+}
+
+#[tokio::test]
+async fn errors_are_kept_only_where_that_was_asked_for() {
+    let missing = |_: Request<_>, call: usize| {
+        Response::builder().status(404).body(text(format!("answer {call}"))).unwrap()
+    };
+    let origin = Origin::new(layer(&larder()), missing);
+    origin.get("/").await;
+    assert_eq!(origin.get("/").await.1, "answer 2");
+    let negative = layer(&larder()).negative([StatusCode::NOT_FOUND], Duration::from_secs(5));
+    let origin = Origin::new(negative, missing);
+    origin.get("/").await;
+    assert_eq!(origin.get("/").await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn a_fill_carries_no_condition_and_no_range_of_its_client() {
+    let origin = Origin::new(layer(&larder()), |request, call| {
+        for name in ["if-none-match", "range", "if-modified-since"] {
+            assert!(!request.headers().contains_key(name));
+        }
+        Response::new(text(format!("answer {call}")))
+    });
+    let ask = request("/").header("if-none-match", "\"x\"").header("range", "bytes=0-1");
+    assert_eq!(read(origin.send(ask).await).await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn what_is_this_responses_own_is_not_replayed() {
+    let fields = &[("x-request-id", "1"), ("server-timing", "db;dur=5"), ("x-theme", "dark")];
+    let origin = Origin::new(layer(&larder()), with(fields));
+    assert_eq!(origin.send(request("/")).await.headers()["x-request-id"], "1");
+    let hit = origin.send(request("/")).await;
+    assert!(!hit.headers().contains_key("x-request-id"));
+    assert!(!hit.headers().contains_key("server-timing"));
+    assert_eq!(hit.headers()["x-theme"], "dark");
+}
+
+#[tokio::test]
+async fn parameters_that_do_not_count_are_not_seen_by_the_handler() {
+    let layer = layer(&larder()).query(QueryRule::without_trackers());
+    let origin = Origin::new(layer, |request, call| {
+        Response::new(text(format!("{} {call}", request.uri())))
+    });
+    assert_eq!(origin.get("/a?utm_source=x&page=2").await.1, "/a?page=2 1");
+    assert_eq!(origin.get("/a?page=2&fbclid=7").await.1, "/a?page=2 1");
+}
+
+#[tokio::test]
+async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
+    let origin = Origin::new(layer(&larder()), numbered);
+    let ask = |control: &'static str| origin.send(request("/").header("cache-control", control));
+    assert_eq!(ask("only-if-cached").await.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(origin.get("/").await.1, "answer 1");
+    assert_eq!(read(ask("no-cache").await).await.0, "larder; fwd=request; stored");
+    assert_eq!(origin.get("/").await.1, "answer 2");
+    assert_eq!(read(ask("no-store").await).await.1, "answer 3");
+    let deaf = Origin::new(layer(&larder()).ignore_demands(), numbered);
+    deaf.get("/").await;
+    let ask = request("/").header("cache-control", "no-cache");
+    assert_eq!(read(deaf.send(ask).await).await.1, "answer 1");
+}
+
+#[tokio::test]
+async fn a_layer_inside_overrides_the_one_outside_and_nothing_is_kept_twice() {
+    let larder = larder();
+    let short = ResponseCacheLayer::<crate::AsReceived>::new(&larder)
+        .override_ttl(Lifetime::fresh_for(Duration::from_secs(5)));
+    let inner = short.layer(service_fn(|_: Request<Empty<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(text("hello")))
+    }));
+    let service = layer(&larder).layer(inner);
+    let ask = || service.clone().oneshot(empty(request("/")));
+    ask().await.unwrap();
+    let hit = ask().await.unwrap();
+    let status: Vec<_> = hit.headers().get_all("cache-status").iter().collect();
+    assert!(
+        status.last().unwrap().to_str().unwrap().starts_with("larder; hit; ttl=4"),
+        "{status:?}"
+    );
+    assert_eq!(larder.stats().memory.entries, 1);
+}
+
+#[tokio::test]
+async fn a_whole_stack_revalidates_and_invalidates() {
+    let larder = larder();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let inner = service_fn(move |_: Request<Empty<Bytes>>| {
+        let call = counted.fetch_add(1, Ordering::SeqCst);
+        async move { Ok::<_, Infallible>(Response::new(text(format!("answer {call}")))) }
+    });
+    let service = tower::ServiceBuilder::new()
+        .layer(ConditionalLayer::new(&larder))
+        .layer(InvalidationLayer::as_received(&larder))
+        .layer(layer(&larder))
+        .service(inner);
+    let ask = |request: http::request::Builder| service.clone().oneshot(empty(request));
+    let first = ask(request("/")).await.unwrap();
+    let tag = first.headers()[header::ETAG].clone();
+    let second = ask(request("/").header("if-none-match", &tag)).await.unwrap();
+    assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(second.headers()[header::ETAG], tag);
+    assert!(second.body().size_hint().exact() == Some(0));
+    ask(request("/").method(Method::PUT)).await.unwrap();
+    let third = ask(request("/").header("if-none-match", &tag)).await.unwrap();
+    assert_eq!(third.status(), StatusCode::OK);
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_fill_beyond_the_budget_of_all_goes_to_its_client_and_is_not_kept() {
+    let larder = Larder::builder().fill_budget(ByteSize::kib(64)).build().unwrap();
+    let origin = Origin::new(layer(&larder), |_, _| Response::new(text(vec![b'x'; 100 * 1024])));
+    assert_eq!(origin.get("/").await.1.len(), 100 * 1024);
+    assert_eq!(larder.stats().memory.entries, 1, "only that there was nothing to keep");
+}

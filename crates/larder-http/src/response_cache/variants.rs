@@ -1,0 +1,140 @@
+//! Several responses under one address.
+//!
+//! Under the address itself lies a list: by which fields its responses vary, and which variants are kept.
+//! Each variant is an entry of its own, under the address and the values of those fields.
+
+use http::{HeaderMap, HeaderName};
+use larder_core::{Key, KeyBuf};
+use larder_semantics::vary::selecting_value;
+use parking_lot::Mutex;
+
+/// By what the responses of an address vary, and which of them are kept.
+#[derive(Debug)]
+pub(super) struct Variants(Mutex<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    /// The sets of names, the one that was stored last first.
+    names: Vec<Vec<HeaderName>>,
+    /// The variants, the one that was used last at the end.
+    kept: Vec<Key>,
+}
+
+impl Variants {
+    pub(super) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// The keys under which a request may find its variant, the most recent set of names first.
+    pub(super) fn candidates(&self, address: &[u8], headers: &HeaderMap) -> Vec<KeyBuf> {
+        let list = self.0.lock();
+        list.names.iter().map(|names| variant_key(address, names, headers)).collect()
+    }
+
+    /// Notes that a variant was used.
+    pub(super) fn touch(&self, key: &[u8]) {
+        let kept = &mut self.0.lock().kept;
+        if let Some(at) = kept.iter().position(|other| other.as_bytes() == key) {
+            kept[at..].rotate_left(1);
+        }
+    }
+
+    /// Notes a variant that was stored. Gives those that had to make room.
+    pub(super) fn add(&self, names: &[HeaderName], key: &Key, most: usize) -> Vec<Key> {
+        let mut list = self.0.lock();
+        list.names.retain(|other| other != names);
+        list.names.insert(0, names.to_vec());
+        list.names.truncate(MAX_NAME_SETS);
+        list.kept.retain(|other| other != key);
+        list.kept.push(key.clone());
+        let surplus = list.kept.len().saturating_sub(most);
+        list.kept.drain(..surplus).collect()
+    }
+
+    /// The list of a shared store: by what the responses vary, not which are in memory.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let names = |line: &str| {
+            line.split(',').map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+        };
+        let names = text.lines().map(names).collect::<Option<Vec<Vec<_>>>>()?;
+        Some(Self(Mutex::new(List { names, kept: Vec::new() })))
+    }
+}
+
+impl Variants {
+    /// Bytes held beside the entry itself.
+    pub(super) fn weight(&self) -> usize {
+        // Counted as full, since it grows after it was weighed.
+        2 * 1024
+    }
+
+    /// The bytes for a shared store.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        let line = |names: &Vec<HeaderName>| {
+            names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(",")
+        };
+        let lines: Vec<String> = self.0.lock().names.iter().map(line).collect();
+        Some(lines.join("\n").into_bytes())
+    }
+}
+
+/// The key of the variant that these fields of a request select.
+pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &HeaderMap) -> KeyBuf {
+    let mut key = KeyBuf::continued(address);
+    for name in names {
+        key.push(name.as_str().as_bytes());
+        // Absent is not the same as empty.
+        match selecting_value(headers, name) {
+            Some(value) => key.push_pieces(&[b"=", &value]),
+            None => key.push(b""),
+        }
+    }
+    key
+}
+
+const MAX_NAME_SETS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+    use larder_core::Kind;
+
+    use super::*;
+
+    fn address() -> KeyBuf {
+        KeyBuf::new(Kind::Response, "", "", "")
+    }
+
+    fn language(value: &'static str) -> HeaderMap {
+        [(header::ACCEPT_LANGUAGE, HeaderValue::from_static(value))].into_iter().collect()
+    }
+
+    #[test]
+    fn the_least_used_variant_makes_room() {
+        let variants = Variants::new();
+        let names = [header::ACCEPT_LANGUAGE];
+        let key =
+            |value| variant_key(address().as_bytes(), &names, &language(value)).finish().unwrap();
+        assert!(variants.add(&names, &key("de"), 2).is_empty());
+        assert!(variants.add(&names, &key("en"), 2).is_empty());
+        variants.touch(key("de").as_bytes());
+        assert_eq!(variants.add(&names, &key("fr"), 2), [key("en")]);
+    }
+
+    #[test]
+    fn absent_and_empty_are_two_variants() {
+        let names = [header::ACCEPT_LANGUAGE];
+        let of = |headers: &HeaderMap| variant_key(address().as_bytes(), &names, headers);
+        assert_ne!(of(&language("")).as_bytes(), of(&HeaderMap::new()).as_bytes());
+    }
+
+    #[test]
+    fn the_list_comes_back_from_a_store() {
+        let variants = Variants::new();
+        let names = [header::ACCEPT_LANGUAGE];
+        variants.add(&names, &address().finish().unwrap(), 4);
+        let read = Variants::decode(&variants.encode().unwrap()).unwrap();
+        assert_eq!(read.candidates(address().as_bytes(), &language("de")).len(), 1);
+    }
+}
