@@ -114,7 +114,8 @@ impl Asked {
         }
     }
 
-    pub(super) fn fill(&self, why: Forward, choices: Choices, replaces: Option<AnyEntry>) -> Fill {
+    pub(super) fn fill(&self, why: Forward, replaces: Option<AnyEntry>) -> Fill {
+        let scope = self.scope.filling(self.queue.clone());
         let hidden = self.plan.options.shared;
         Fill {
             plan: Arc::clone(&self.plan),
@@ -128,8 +129,8 @@ impl Asked {
                 identified: self.lookup.facts.identified && !hidden,
                 partitioned: self.lookup.partitioned,
             },
-            scope: self.scope.filling(self.queue.clone()),
-            choices,
+            choices: Choices::new(&self.plan.larder, &scope),
+            scope,
             why,
             began: self.began,
             replaces,

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use larder_core::{Lifetime, Tag};
+use larder_core::{Larder, Lifetime, Scope, Tag};
 use parking_lot::Mutex;
 
 /// The choices of one request's handler. The response cache puts it into the extensions of every request
 /// that it passes on; without one, choices have no effect.
-#[derive(Clone, Debug, Default)]
-pub struct Choices(Arc<Mutex<Chosen>>);
+#[derive(Clone, Debug)]
+pub struct Choices(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    larder: Larder,
+    scope: Scope,
+    chosen: Mutex<Chosen>,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chosen {
@@ -21,15 +28,30 @@ pub(super) struct Chosen {
 }
 
 impl Choices {
+    pub(super) fn new(larder: &Larder, scope: &Scope) -> Self {
+        let (larder, scope) = (larder.clone(), scope.clone());
+        Self(Arc::new(Inner { larder, scope, chosen: Mutex::default() }))
+    }
+
+    /// The larder of the response cache.
+    pub fn larder(&self) -> &Larder {
+        &self.0.larder
+    }
+
+    /// The scope of the request: what is read in it becomes part of the response.
+    pub fn scope(&self) -> &Scope {
+        &self.0.scope
+    }
+
     /// How long the response is kept, in place of what the layer or `Cache-Control` says.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
-        self.0.lock().lifetime = Some(lifetime.into());
+        self.0.chosen.lock().lifetime = Some(lifetime.into());
         self
     }
 
     /// Adds a tag.
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
-        self.0.lock().tags.push(tag.into());
+        self.0.chosen.lock().tags.push(tag.into());
         self
     }
 
@@ -40,28 +62,28 @@ impl Choices {
 
     /// The response is the same for everyone, whoever asked.
     pub fn public(&self) -> &Self {
-        self.0.lock().public = true;
+        self.0.chosen.lock().public = true;
         self
     }
 
     /// What browsers are told: the text of `Cache-Control`.
     pub fn browser(&self, cache_control: &str) -> &Self {
-        self.0.lock().browser = Some(cache_control.into());
+        self.0.chosen.lock().browser = Some(cache_control.into());
         self
     }
 
     /// What a content delivery network is told: the text of `CDN-Cache-Control`.
     pub fn cdn(&self, cache_control: &str) -> &Self {
-        self.0.lock().cdn = Some(cache_control.into());
+        self.0.chosen.lock().cdn = Some(cache_control.into());
         self
     }
 
     pub(super) fn refuse(&self, why: &'static str) -> &Self {
-        self.0.lock().no_store = Some(why);
+        self.0.chosen.lock().no_store = Some(why);
         self
     }
 
     pub(super) fn chosen(&self) -> Chosen {
-        self.0.lock().clone()
+        self.0.chosen.lock().clone()
     }
 }

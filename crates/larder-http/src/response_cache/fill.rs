@@ -99,14 +99,17 @@ impl Fill {
         request: Request<B>,
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) where
-        S: Service<Request<B>, Response = Response<R>>,
+        S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+        S::Future: Send + 'static,
+        B: Send + 'static,
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
         let deadline = Instant::now() + self.plan.options.deadline;
         let mut client = client;
         let mut inner = inner;
-        let mut calling = Box::pin(self.scope.clone().scoped(inner.call(request)));
+        let calling = async move { inner.call(request).await };
+        let mut calling = Box::pin(self.scope.clone().scoped(calling));
         match timeout_at(deadline, &mut calling).await {
             Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
             Ok(Err(error)) => {

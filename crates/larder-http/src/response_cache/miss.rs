@@ -14,7 +14,6 @@ use tracing::Instrument as _;
 
 use super::{
     asked::{Asked, GiveUp, Look},
-    choices::Choices,
     fill::Answer,
     plan::{Lookup, Plan},
 };
@@ -189,9 +188,8 @@ where
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
         let (inner, request) = self.take();
-        let choices = Choices::default();
-        let request = self.asked.for_fill(request, &choices);
-        let fill = self.asked.fill(why, choices, replaces);
+        let fill = self.asked.fill(why, replaces);
+        let request = self.asked.for_fill(request, &fill.choices);
         let larder = self.asked.plan.larder.clone();
         larder.spawn(fill.run(lead, inner, request, client).in_current_span())
     }
@@ -227,22 +225,20 @@ where
     ) -> Answer<R, S::Error> {
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
-        let choices = Choices::default();
+        let fill = self.asked.fill(why, None);
         if self.asked.plan.options.shared {
             self.asked.plan.hide_identity(request.headers_mut());
         }
-        request.extensions_mut().insert(choices.clone());
-        let fill = self.asked.fill(why, choices, None);
-        request.extensions_mut().insert(fill.scope.clone());
-        let answer = fill.scope.clone().scoped(inner.call(request)).await;
+        request.extensions_mut().insert(fill.choices.clone());
+        let calling = async move { inner.call(request).await };
+        let answer = fill.scope.clone().scoped(calling).await;
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
     }
 
     fn take(&mut self) -> (S, Request<B>) {
         let inner = self.inner.take().expect("a request is passed on once");
-        let mut request = self.request.take().expect("a request is passed on once");
-        request.extensions_mut().insert(self.asked.scope.clone());
+        let request = self.request.take().expect("a request is passed on once");
         (inner, request)
     }
 }

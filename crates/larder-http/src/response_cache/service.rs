@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use larder_core::Event;
+use larder_core::{Event, Scope};
 use larder_semantics::cache_status::{Forward, Handling};
 use tower_service::Service;
 
@@ -56,8 +56,7 @@ impl<S, U> ResponseCache<S, U> {
             Bypass::Nested => plan.larder.scope(),
             _ => plan.larder.scope().gathering(plan.audience(&Head::from(&request), facts)),
         };
-        self.leave_word(&mut request, why);
-        request.extensions_mut().insert(scope.clone());
+        self.leave_word(&mut request, why, &scope);
         let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why, stored: false, collapsed: false };
         let entered = scope.enter();
@@ -67,10 +66,10 @@ impl<S, U> ResponseCache<S, U> {
     }
 
     /// Tells the handler where to leave its choices, and the cache around this one what this one wants.
-    fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass) {
+    fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<Choices>() else {
-            extensions.insert(Choices::default());
+            extensions.insert(Choices::new(&self.plan.larder, scope));
             return;
         };
         match why {

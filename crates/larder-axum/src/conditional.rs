@@ -1,0 +1,74 @@
+//! `Conditional`: 304 or 412 before the work is done.
+
+use axum_core::{
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header, request::Parts};
+use larder_http::{Conditions, conditional::Unmet};
+use larder_semantics::{freshness::format_date, validation::Validators};
+
+use crate::missing::MissingLayer;
+
+/// The conditions of this request. Needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
+///
+/// ```
+/// use larder_axum::{ConditionUnmet, Conditional};
+/// use larder_semantics::validation::EntityTag;
+///
+/// async fn report(conditional: Conditional) -> Result<String, ConditionUnmet> {
+///     let revision = 7; // cheap to know
+///     conditional.check(EntityTag::strong(format!("r{revision}")).expect("visible ASCII"))?;
+///     Ok("the report, which is not cheap".to_owned())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Conditional(Conditions);
+
+impl Conditional {
+    /// Checks what the client knows against what is current: an entity tag, a date, or both.
+    ///
+    /// In a fill for many clients there are no conditions, and this always says to go on.
+    ///
+    /// # Errors
+    ///
+    /// The answer to give: 304 or 412.
+    pub fn check(&self, current: impl Into<Validators>) -> Result<(), ConditionUnmet> {
+        self.0.check(current).map_err(ConditionUnmet)
+    }
+}
+
+/// The answer to a request whose conditions are not met. Turns into 304 or 412.
+#[derive(Clone, Debug)]
+pub struct ConditionUnmet(Unmet);
+
+impl IntoResponse for ConditionUnmet {
+    fn into_response(self) -> Response {
+        let mut response = self.0.status().into_response();
+        if let Unmet::NotModified(current) = self.0 {
+            let headers = response.headers_mut();
+            if let Some(etag) = &current.etag {
+                headers.insert(header::ETAG, etag.to_value());
+            }
+            if let Some(changed) = current.last_modified
+                && let Ok(date) = HeaderValue::from_str(&format_date(changed))
+            {
+                headers.insert(header::LAST_MODIFIED, date);
+            }
+        }
+        response
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Conditional {
+    type Rejection = MissingLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+        let conditions = parts.extensions.get::<Conditions>().cloned();
+        let none = || Conditions::layer_is_around().then(Conditions::none);
+        conditions
+            .or_else(none)
+            .map(Self)
+            .ok_or(MissingLayer { extractor: "Conditional", layer: "ConditionalLayer" })
+    }
+}

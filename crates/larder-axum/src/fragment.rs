@@ -1,0 +1,74 @@
+//! `FragmentCache`: parts of a page that are kept by themselves.
+
+use std::{fmt::Display, future::Future, sync::Arc};
+
+use axum_core::extract::FromRequestParts;
+use http::request::Parts;
+use larder_core::{Kind, LoadError, Policy};
+use larder_http::Choices;
+
+use crate::missing::MissingLayer;
+
+/// Keeps rendered parts of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer).
+///
+/// A fragment becomes part of the page it is rendered into: the page carries its tags, ends when it ends,
+/// and is private when it is. Fragments may hold fragments.
+///
+/// ```
+/// use std::{convert::Infallible, sync::Arc, time::Duration};
+/// use larder_axum::FragmentCache;
+/// use larder_core::Policy;
+///
+/// async fn page(fragments: FragmentCache) -> String {
+///     let policy = Policy::ttl(Duration::from_mins(10)).tag(("product", 42)).shared();
+///     let render = || async { Ok::<_, Infallible>("<b>product 42</b>".to_owned()) };
+///     match fragments.get_or_render("card", 42, policy, render).await {
+///         Ok(card) => format!("<main>{card}</main>"),
+///         Err(_) => "<main></main>".to_owned(),
+///     }
+/// }
+/// ```
+#[doc(alias("fragment cache", "partial caching", "donut caching", "russian doll caching", "ESI"))]
+#[derive(Clone, Debug)]
+pub struct FragmentCache(Choices);
+
+impl FragmentCache {
+    /// The fragment `name` of `key`, kept or rendered now.
+    ///
+    /// Inside a partition it belongs to the partition, and for a request that says who asks but has none it
+    /// is rendered each time, unless the policy says that it is [shared](Policy::shared).
+    ///
+    /// # Errors
+    ///
+    /// When rendering fails; see [`LoadError`].
+    pub async fn get_or_render<E, F, Fut>(
+        &self,
+        name: &str,
+        key: impl Display,
+        policy: impl Into<Policy>,
+        render: F,
+    ) -> Result<Arc<String>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<String, E>> + Send + 'static,
+    {
+        let larder = self.0.larder();
+        let filled = larder.get_or_fill(Kind::Fragment, (name, key), policy, |_| render());
+        // The scope of the request, wherever the handler has carried this extractor.
+        self.0.scope().clone().scoped(filled).await
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for FragmentCache {
+    type Rejection = MissingLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+        parts
+            .extensions
+            .get()
+            .cloned()
+            .map(Self)
+            .ok_or(MissingLayer { extractor: "FragmentCache", layer: "ResponseCacheLayer" })
+    }
+}

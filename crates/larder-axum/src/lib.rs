@@ -1,0 +1,77 @@
+//! larder for axum.
+//!
+//! [`ResponseCacheLayer`] and [`InvalidationLayer`] are those of `larder-http` with the URI that the client
+//! asked for, before nesting stripped its prefix. The extractors are how a handler takes part:
+//!
+//! - [`CachePolicy`]: how long this response is kept, and under which tags;
+//! - [`Invalidate`]: what this write has made untrue;
+//! - [`Conditional`]: 304 or 412 before the work is done;
+//! - [`FragmentCache`]: parts of a page that are kept by themselves.
+//!
+//! ```
+//! use std::time::Duration;
+//! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
+//! use larder_axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer};
+//! use larder_core::Larder;
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
+//!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
+//!     format!("product {id}")
+//! }
+//!
+//! async fn update(invalidate: Invalidate, Path(id): Path<u64>) {
+//!     // ... write, commit ...
+//!     invalidate.tag(("product", id));
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let larder = Larder::builder().build().expect("the defaults are valid");
+//! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
+//!     ServiceBuilder::new()
+//!         .layer(InvalidationLayer::new(&larder))
+//!         .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_mins(1)).shared()),
+//! );
+//! let ask = || Request::get("/products/42").body(Body::empty()).expect("a valid request");
+//! app.clone().oneshot(ask()).await.expect("it cannot fail");
+//! let hit = app.oneshot(ask()).await.expect("it cannot fail");
+//! assert_eq!(hit.headers()["cache-status"], "larder; hit; ttl=299");
+//! # }
+//! ```
+
+pub use self::{
+    conditional::{ConditionUnmet, Conditional},
+    fragment::FragmentCache,
+    invalidate::Invalidate,
+    missing::MissingLayer,
+    policy::CachePolicy,
+};
+
+use axum::extract::OriginalUri;
+use http::Uri;
+use larder_http::{FindUri, Head};
+
+mod conditional;
+mod fragment;
+mod invalidate;
+mod missing;
+mod policy;
+
+/// Finds the URI before any router stripped a prefix from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BeforeNesting;
+
+impl FindUri for BeforeNesting {
+    fn find<'a>(head: &Head<'a>) -> &'a Uri {
+        head.extensions.get::<OriginalUri>().map_or(head.uri, |OriginalUri(original)| original)
+    }
+}
+
+/// The response cache, for routes of axum. See [`larder_http::ResponseCacheLayer`].
+pub type ResponseCacheLayer = larder_http::ResponseCacheLayer<BeforeNesting>;
+
+/// Invalidation after writes, for routes of axum. See [`larder_http::InvalidationLayer`].
+pub type InvalidationLayer = larder_http::InvalidationLayer<BeforeNesting>;
+
+#[cfg(test)]
+mod tests;

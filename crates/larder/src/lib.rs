@@ -1,0 +1,80 @@
+//! Caching for Tower and Axum services: a family of layers and extractors over one engine, that knows what
+//! every response was made of, so that one write makes every copy that depends on it disappear.
+//!
+//! # The first hit
+//!
+//! ```
+//! use std::time::Duration;
+//! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
+//! use larder::{
+//!     ByteSize, Larder,
+//!     axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer},
+//!     http::ConditionalLayer,
+//! };
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
+//!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
+//!     format!("product {id}")
+//! }
+//!
+//! async fn update(invalidate: Invalidate, Path(id): Path<u64>) {
+//!     // ... write, commit, then:
+//!     invalidate.tag(("product", id));
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let larder = Larder::builder().memory(ByteSize::mib(256)).version("1.0").build().expect("valid");
+//! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
+//!     ServiceBuilder::new()
+//!         .layer(ConditionalLayer::new(&larder))
+//!         .layer(InvalidationLayer::new(&larder))
+//!         .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_mins(1)).shared()),
+//! );
+//! # let ask = |method: &str| {
+//! #     Request::builder().method(method).uri("/products/42").body(Body::empty()).expect("valid")
+//! # };
+//! # let status = async |method: &str| {
+//! #     let answer = app.clone().oneshot(ask(method)).await.expect("it cannot fail");
+//! #     answer.headers()["cache-status"].to_str().expect("text").to_owned()
+//! # };
+//! assert_eq!(status("GET").await, "larder; fwd=uri-miss; stored");
+//! assert_eq!(status("GET").await, "larder; hit; ttl=299");
+//! assert_eq!(status("PUT").await, "larder; fwd=method");
+//! assert_eq!(status("GET").await, "larder; fwd=stale; stored");
+//! # }
+//! ```
+//!
+//! # Where to go on
+//!
+//! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
+//! - **Conditional requests**: [`http::conditional`].
+//! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
+//!   named: [`Target`].
+//! - **Objects**: [`Larder::get_or_load`], with a [`Policy`].
+//! - **Fragments of pages**: `axum::FragmentCache`.
+//! - **What is counted**: [`Larder::stats`].
+//! - **A second level and a shared log**: [`Store`] and [`Bus`].
+//!
+//! # Features
+//!
+//! - `axum` (default): the module `axum`.
+//! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
+
+pub use larder_core::*;
+
+/// The layers, for any tower service.
+pub mod http {
+    pub use larder_http::*;
+}
+
+/// What the HTTP specifications say, as pure functions.
+pub mod semantics {
+    pub use larder_semantics::*;
+}
+
+/// Extractors, and layers that know what nesting strips from a path.
+#[cfg(feature = "axum")]
+pub mod axum {
+    pub use larder_axum::*;
+}

@@ -1,0 +1,87 @@
+//! Passes requests on to the origin, and its responses back.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use larder::semantics::fields::remove_hop_by_hop;
+
+/// The body of the origin, or that of an error of ours.
+pub(crate) type ProxyBody = Either<
+    Incoming,
+    http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> hyper::Error>,
+>;
+
+/// A client for one origin.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    client: Client<HttpConnector, Incoming>,
+    scheme: uri::Scheme,
+    authority: uri::Authority,
+}
+
+impl Proxy {
+    /// A client for this origin: `http://` and an authority, nothing else.
+    pub(crate) fn new(origin: &Uri) -> Result<Self, String> {
+        let parts = origin.clone().into_parts();
+        let plain = parts.path_and_query.as_ref().is_none_or(|path| path == "/");
+        match (parts.scheme, parts.authority) {
+            (Some(scheme), Some(authority)) if scheme == uri::Scheme::HTTP && plain => {
+                // No retries: the origin sees each request once.
+                let client = Client::builder(TokioExecutor::new())
+                    .retry_canceled_requests(false)
+                    .build_http();
+                Ok(Self { client, scheme, authority })
+            }
+            _ => Err(format!("--origin is {origin}, allowed is http://HOST:PORT")),
+        }
+    }
+
+    /// Asks the origin. One that is gone is a 502.
+    pub(crate) async fn forward(&self, mut request: Request<Incoming>) -> Response<ProxyBody> {
+        self.address(&mut request);
+        match self.client.request(request).await {
+            Ok(mut response) => {
+                remove_hop_by_hop(response.headers_mut());
+                response.map(Either::Left)
+            }
+            Err(error) => {
+                let text = format!("the origin cannot be reached: {error}\n");
+                bad_gateway(text)
+            }
+        }
+    }
+
+    /// Makes the request one to the origin; `Host` stays what the client asked for.
+    fn address(&self, request: &mut Request<Incoming>) {
+        remove_hop_by_hop(request.headers_mut());
+        if !request.headers().contains_key(header::HOST)
+            && let Some(asked) = request.uri().authority()
+            && let Ok(host) = HeaderValue::from_str(asked.as_str())
+        {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        let path = request.uri().path_and_query().cloned();
+        parts.path_and_query = path.or_else(|| Some(uri::PathAndQuery::from_static("/")));
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+        *request.version_mut() = Version::HTTP_11;
+    }
+}
+
+fn bad_gateway(text: String) -> Response<ProxyBody> {
+    let never: fn(std::convert::Infallible) -> hyper::Error = |never| match never {};
+    let mut response = Response::new(Either::Right(Full::from(text).map_err(never)));
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}

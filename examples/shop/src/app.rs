@@ -1,0 +1,123 @@
+//! The shop as a router: which layers stand around which pages.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use http::StatusCode;
+use larder::{
+    ByteSize, Larder, Target,
+    axum::{InvalidationLayer, ResponseCacheLayer},
+    http::{ConditionalLayer, QueryRule},
+};
+use tower::ServiceBuilder;
+use tower_http::{
+    compression::CompressionLayer, services::ServeDir, timeout::TimeoutLayer, trace::TraceLayer,
+};
+
+use crate::{
+    Options,
+    admin::AdminToken,
+    database::Database,
+    pages::{api, cart, catalogue},
+};
+
+/// What every handler shares.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub(crate) database: Database,
+    pub(crate) admin: AdminToken,
+    larder: Larder,
+    cached: bool,
+}
+
+impl App {
+    /// Opens the database and builds the cache.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be opened, or an option is not allowed.
+    pub async fn open(options: &Options) -> Result<Self, Box<dyn std::error::Error>> {
+        let larder = Larder::builder()
+            .memory(ByteSize::bytes(options.memory))
+            .version(env!("CARGO_PKG_VERSION"))
+            .build()
+            .map_err(|error| format!("--{error}"))?;
+        let database = Database::open(options).await?;
+        let admin = AdminToken::new(options.admin_token.as_deref());
+        Ok(Self { database, admin, larder, cached: !options.no_cache })
+    }
+
+    /// The cache.
+    pub fn larder(&self) -> &Larder {
+        &self.larder
+    }
+
+    /// The token that may change products.
+    pub fn admin_token(&self) -> &str {
+        self.admin.as_str()
+    }
+}
+
+/// All routes, with their layers.
+pub fn router(app: App) -> Router {
+    let app = Arc::new(app);
+    Router::new()
+        .merge(shared_pages(&app))
+        .merge(own_pages(&app))
+        .nest_service(
+            "/static",
+            ServeDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")),
+        )
+        .layer(
+            // From the outside: a span, a time limit, then compression, so that what is kept is kept once
+            // and not once for each encoding.
+            ServiceBuilder::new()
+                .layer(TraceLayer::new_for_http())
+                .layer(TimeoutLayer::with_status_code(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    Duration::from_secs(30),
+                ))
+                .layer(CompressionLayer::new()),
+        )
+        .with_state(app)
+}
+
+/// Pages that are the same for everyone. Visitors have a cookie for their cart; `shared` hides it here.
+fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
+    let mut cache = ResponseCacheLayer::new(&app.larder)
+        .name("pages")
+        .ttl(Duration::from_mins(10))
+        .stale_if_error(Duration::from_mins(10))
+        .negative([StatusCode::NOT_FOUND], Duration::from_secs(10))
+        .query(QueryRule::without_trackers())
+        .shared();
+    if !app.cached {
+        cache = cache.off();
+    }
+    Router::new()
+        .route("/", get(catalogue::home))
+        .route("/category/{slug}", get(catalogue::category))
+        .route("/products/{id}", get(catalogue::product))
+        .route("/search", get(catalogue::search))
+        .route("/api/products", get(api::list))
+        .route("/api/products/{id}", get(api::show).put(api::update))
+        .layer(
+            ServiceBuilder::new()
+                .layer(ConditionalLayer::new(&app.larder))
+                .layer(InvalidationLayer::new(&app.larder))
+                .layer(cache),
+        )
+}
+
+/// Pages that belong to one visitor, and those that tell how the shop is doing: never cached.
+fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
+    let carts = InvalidationLayer::new(&app.larder).targets(|_| Vec::<Target>::new());
+    Router::new()
+        .route("/cart", post(cart::add).get(cart::show))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/stats", get(api::stats))
+        .layer(carts.explicit_only())
+}

@@ -1,0 +1,108 @@
+//! JSON.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::JsonRejection},
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use larder::axum::{CachePolicy, Invalidate};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Shop, catalogue::tag_with};
+use crate::{
+    App,
+    admin::Admin,
+    database::{PAGE, Product},
+};
+
+/// Which part of a list.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Listing {
+    category: Option<String>,
+    page: Option<i64>,
+}
+
+/// What is to change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Change {
+    price_cents: Option<i64>,
+    stock: Option<i64>,
+}
+
+/// An error as JSON.
+#[derive(Debug)]
+pub(crate) struct ApiError(StatusCode, String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        tracing::error!(%error, "the database failed");
+        Self(StatusCode::INTERNAL_SERVER_ERROR, "the database failed".to_owned())
+    }
+}
+
+fn no_product(id: i64) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, format!("there is no product {id}"))
+}
+
+fn bad(what: impl Into<String>) -> ApiError {
+    ApiError(StatusCode::BAD_REQUEST, what.into())
+}
+
+pub(crate) async fn show(
+    policy: CachePolicy,
+    State(app): Shop,
+    Path(id): Path<i64>,
+) -> Result<Json<Product>, ApiError> {
+    policy.tag(("product", id));
+    app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
+}
+
+pub(crate) async fn list(
+    policy: CachePolicy,
+    State(app): Shop,
+    Query(listing): Query<Listing>,
+) -> Result<Json<Value>, ApiError> {
+    let page = listing.page.unwrap_or(1);
+    if !(1..=1_000_000).contains(&page) {
+        return Err(bad(format!("page is {page}, allowed is 1 to 1000000")));
+    }
+    let (products, count) = app.database.list(listing.category.as_deref(), page).await?;
+    tag_with(&policy, &products);
+    Ok(Json(json!({ "page": page, "per_page": PAGE, "total": count, "products": products })))
+}
+
+pub(crate) async fn update(
+    _: Admin,
+    invalidate: Invalidate,
+    State(app): Shop,
+    Path(id): Path<i64>,
+    change: Result<Json<Change>, JsonRejection>,
+) -> Result<Json<Product>, ApiError> {
+    let Json(change) = change.map_err(|error| bad(error.body_text()))?;
+    for (name, value) in [("price_cents", change.price_cents), ("stock", change.stock)] {
+        if let Some(value) = value.filter(|value| !(0..=1_000_000_000).contains(value)) {
+            return Err(bad(format!("{name} is {value}, allowed is 0 to 1000000000")));
+        }
+    }
+    let changed = app.database.update(id, change.price_cents, change.stock).await?;
+    invalidate.tag(("product", id));
+    if change.stock.is_some() {
+        invalidate.tag("stock");
+    }
+    changed.map(Json).ok_or_else(|| no_product(id))
+}
+
+pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<larder::Stats> {
+    Json(app.larder().stats())
+}

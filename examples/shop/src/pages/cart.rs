@@ -1,0 +1,82 @@
+//! The cart: one visitor's own, never cached.
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::State,
+    response::{Html, IntoResponse, Redirect},
+};
+use http::{HeaderMap, header};
+use serde::Deserialize;
+use std::hash::{BuildHasher, RandomState};
+
+use super::{PageError, Shop, html};
+use crate::database::{CartLine, price};
+
+/// What is put into the cart.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Added {
+    product_id: i64,
+    #[serde(default = "one")]
+    quantity: i64,
+}
+
+fn one() -> i64 {
+    1
+}
+
+#[derive(Template)]
+#[template(path = "cart.html")]
+struct CartPage {
+    title: &'static str,
+    lines: Vec<CartLine>,
+    total: String,
+}
+
+impl CartPage {
+    fn price(cents: &i64) -> String {
+        price(*cents)
+    }
+}
+
+pub(crate) async fn show(
+    State(app): Shop,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, PageError> {
+    let lines = match cart_of(&headers) {
+        Some(cart) => app.database.cart(&cart).await?,
+        None => Vec::new(),
+    };
+    let total = price(lines.iter().map(|line| line.price_cents * line.quantity).sum());
+    let page: Html<String> = html(&CartPage { title: "Your cart", lines, total })?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], page))
+}
+
+pub(crate) async fn add(
+    State(app): Shop,
+    headers: HeaderMap,
+    Form(added): Form<Added>,
+) -> Result<impl IntoResponse, PageError> {
+    if !(1..=99).contains(&added.quantity) {
+        let given = added.quantity;
+        return Err(PageError::BadInput(format!("quantity is {given}, allowed is 1 to 99")));
+    }
+    app.database.product(added.product_id).await?.ok_or(PageError::NotFound)?;
+    let cart = cart_of(&headers).unwrap_or_else(new_cart);
+    app.database.add_to_cart(&cart, added.product_id, added.quantity).await?;
+    let cookie = format!("cart={cart}; Path=/; HttpOnly; SameSite=Lax");
+    Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/cart")))
+}
+
+fn cart_of(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|line| line.split(';')).map(str::trim);
+    let cart = pairs.find_map(|pair| pair.strip_prefix("cart="))?;
+    (cart.len() == 32 && cart.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| cart.to_owned())
+}
+
+/// 128 bits that nobody can guess.
+fn new_cart() -> String {
+    let half = |salt: u8| RandomState::new().hash_one(salt);
+    format!("{:016x}{:016x}", half(0), half(1))
+}

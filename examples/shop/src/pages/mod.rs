@@ -1,0 +1,76 @@
+//! The handlers.
+
+use std::{fmt, sync::Arc};
+
+use askama::Template;
+use axum::{
+    extract::State,
+    response::{Html, IntoResponse, Response},
+};
+use http::StatusCode;
+
+use crate::App;
+
+pub(crate) mod api;
+pub(crate) mod cart;
+pub(crate) mod catalogue;
+
+pub(crate) type Shop = State<Arc<App>>;
+
+/// What can go wrong with a page.
+#[derive(Debug)]
+pub(crate) enum PageError {
+    NotFound,
+    BadInput(String),
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<sqlx::Error> for PageError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+impl From<askama::Error> for PageError {
+    fn from(error: askama::Error) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("There is no such thing in this shop."),
+            Self::BadInput(why) => f.write_str(why),
+            Self::Broken(_) => f.write_str("Something went wrong. It is not your fault."),
+        }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct ErrorPage {
+    title: &'static str,
+    text: String,
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let (status, title) = match &self {
+            Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
+            Self::BadInput(_) => (StatusCode::BAD_REQUEST, "Bad request"),
+            Self::Broken(error) => {
+                tracing::error!(%error, "a page broke");
+                (StatusCode::INTERNAL_SERVER_ERROR, "Error")
+            }
+        };
+        let page = ErrorPage { title, text: self.to_string() };
+        let html = page.render().unwrap_or_else(|_| title.to_owned());
+        (status, Html(html)).into_response()
+    }
+}
+
+/// Renders a template.
+fn html(page: &impl Template) -> Result<Html<String>, PageError> {
+    Ok(Html(page.render()?))
+}
