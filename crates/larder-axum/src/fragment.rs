@@ -55,8 +55,10 @@ impl FragmentCache {
     {
         let larder = self.0.larder();
         let filled = larder.get_or_fill(Kind::Fragment, (name, key), policy, |_| render());
-        // The scope of the request, wherever the handler has carried this extractor.
-        self.0.scope().clone().scoped(filled).await
+        // Inside another fragment this one is a part of that. In a task that was spawned by hand there is no
+        // current scope, and it is a part of the page.
+        let scope = larder.current_scope().unwrap_or_else(|| self.0.scope().clone());
+        scope.scoped(filled).await
     }
 }
 

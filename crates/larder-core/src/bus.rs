@@ -53,7 +53,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>>;
 
-    /// One page of the compacted log: for each target the newest record of each mode, in order of number,
+    /// One page of the compacted log; the targets of one number are all on one page: for each target the newest record of each mode, in order of number,
     /// beginning after `after`.
     ///
     /// # Errors

@@ -4,25 +4,26 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// A point on the monotonic clock of one [`Larder`](crate::Larder), in nanoseconds since it was built.
+/// A point on the monotonic clock of one [`Larder`](crate::Larder), in nanoseconds.
 ///
 /// Eight bytes instead of the sixteen of an `Instant`, so that it fits an atomic and an entry stays small.
-/// Moments of two larders cannot be compared.
+/// The larder was built a hundred years after zero: what was filled before that, in another process, has a
+/// moment too. Moments of two larders cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {
     /// The moment at which the larder was built.
-    pub const START: Self = Self(0);
-    /// A moment that is never reached: 584 years after the start.
+    pub const START: Self = Self(100 * 366 * 86_400 * 1_000_000_000);
+    /// A moment that is never reached, 484 years after the start.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// This many nanoseconds after the start.
+    /// This many nanoseconds after zero.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the start.
+    /// Nanoseconds since zero.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
@@ -33,7 +34,7 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// The moment `earlier` than this one; saturates at [`Moment::START`].
+    /// The moment `earlier` than this one; saturates at zero.
     #[must_use]
     pub fn before(self, earlier: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
@@ -63,17 +64,20 @@ impl Clock {
 
     /// Now. One read of the system's monotonic clock, about 25 ns.
     pub fn now(&self) -> Moment {
-        Moment(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Moment::START.after(self.start.elapsed())
     }
 
     /// The wall time at `moment`.
     pub fn wall(&self, moment: Moment) -> SystemTime {
-        self.wall + Duration::from_nanos(moment.0)
+        self.wall + moment.since(Moment::START) - Moment::START.since(moment)
     }
 
-    /// The moment at which the wall clock showed `time`; the start for all that lies before it.
+    /// The moment at which the wall clock showed `time`.
     pub fn moment(&self, time: SystemTime) -> Moment {
-        Moment::START.after(time.duration_since(self.wall).unwrap_or_default())
+        match time.duration_since(self.wall) {
+            Ok(later) => Moment::START.after(later),
+            Err(earlier) => Moment::START.before(earlier.duration()),
+        }
     }
 }
 
@@ -88,12 +92,14 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(clock.now().since(start), Duration::from_secs(60));
         assert_eq!(clock.moment(clock.wall(clock.now())), clock.now());
+        let before = start.before(Duration::from_secs(600));
+        assert_eq!(clock.moment(clock.wall(before)), before, "older than this process");
     }
 
     #[test]
     fn moments_saturate_instead_of_wrapping() {
         assert_eq!(Moment::START.after(Duration::MAX), Moment::NEVER);
-        assert_eq!(Moment::START.before(Duration::from_secs(1)), Moment::START);
+        assert_eq!(Moment::START.before(Duration::MAX), Moment::from_nanos(0));
         assert_eq!(Moment::START.since(Moment::NEVER), Duration::ZERO);
     }
 }

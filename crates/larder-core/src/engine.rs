@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     budget::ByteBudget,
-    bus::{Bus, Origin, Record},
+    bus::{Bus, Origin, Position, Record},
     clock::{Clock, Moment},
     entry::AnyEntry,
     flight::Flights,
@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
     pub(crate) proof: follow::Proof,
+    /// The furthest place of the log that was ever applied.
+    pub(crate) seen: parking_lot::Mutex<Option<Position>>,
     sending: AtomicBool,
 }
 
@@ -105,6 +107,7 @@ impl Engine {
             following: AtomicBool::new(false),
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
+            seen: parking_lot::Mutex::default(),
             sending: AtomicBool::new(false),
         };
         engine.open_local_log();
@@ -139,7 +142,7 @@ impl Engine {
     /// How an entry stands.
     #[inline]
     pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
-        match self.registry.reach(entry.key(), &entry.marks) {
+        match self.registry.reach(entry.key(), entry.tags(), &entry.marks) {
             Reach::Clean => by_time(entry.phase(now)),
             Reach::Soft => as_stale(entry, now),
             Reach::Hard => Standing::Invalid,
@@ -224,12 +227,13 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
+            let sending = Sending(&engine);
             let mut pause = FIRST_PAUSE;
             while !engine.send_all().await {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            engine.sending.store(false, Ordering::Release);
+            drop(sending);
             if !engine.registry.unsent().is_empty() {
                 engine.send_unsent();
             }
@@ -243,6 +247,15 @@ impl Engine {
             }
         }
         true
+    }
+}
+
+/// Says that somebody sends, also if that task ends before its time.
+struct Sending<'a>(&'a Engine);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.sending.store(false, Ordering::Release);
     }
 }
 

@@ -33,15 +33,17 @@ pub trait Value: Any + Send + Sync {
 
 /// An entry: one allocation with the value and all that a hit looks at.
 ///
-/// What only fills and invalidations need lies apart, so that a hit touches as few cache lines as it can.
+/// What only fills and invalidations need lies apart, and what a hit reads lies in the order in which it
+/// reads it, so that it touches as few cache lines as it can.
+#[repr(C)]
 pub struct Entry<V: ?Sized = dyn Value> {
+    key: Key,
+    pub(crate) marks: Marks,
+    ends: Ends,
+    touches: AtomicU64,
     pub(crate) hash: u64,
     pub(crate) id: u64,
-    ends: Ends,
-    pub(crate) marks: Marks,
-    touches: AtomicU64,
     cold: Box<Cold>,
-    key: Key,
     value: V,
 }
 
@@ -128,7 +130,7 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the first
-    /// few, so that an entry earns its place, and then of one in sixteen.
+    /// few, so that an entry earns its place, and then of one in 64.
     pub(crate) fn touch(&self) -> bool {
         // Two hits that race may count as one: this only steers a sample.
         let touches = self.touches.load(Ordering::Relaxed);
@@ -166,5 +168,5 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
 /// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
 /// policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
-const TOUCHES_ALWAYS_HEARD: u64 = 8;
-const TOUCHES_BETWEEN: u64 = 16;
+const TOUCHES_ALWAYS_HEARD: u64 = 4;
+const TOUCHES_BETWEEN: u64 = 64;

@@ -15,7 +15,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    bus::{Bus, BusError, BusErrorKind, Epoch, Position},
+    bus::{Bus, BusError, BusErrorKind, Position},
     clock::Moment,
     engine::Engine,
 };
@@ -60,23 +60,22 @@ impl Drop for Follower {
 
 impl Follower {
     async fn run(self) {
-        let mut lost = None;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
             let step = engine.lease / 3;
-            if let Err(error) = install(&engine, lost.take()).await {
+            if let Err(error) = install(&engine).await {
                 tracing::debug!(target: "larder", %error, "the log cannot be read");
                 drop(engine);
                 tokio::time::sleep(step).await;
                 continue;
             }
             drop(engine);
-            lost = self.tail(step).await;
+            self.tail(step).await;
         }
     }
 
-    /// Reads on until something does not fit. Gives the epoch whose end went back, if that was it.
-    async fn tail(&self, step: Duration) -> Option<Epoch> {
+    /// Reads on until something does not fit, or the larder is gone.
+    async fn tail(&self, step: Duration) -> Option<()> {
         let mut asked = Moment::START;
         loop {
             let at = self.engine.upgrade()?.registry.applied()?;
@@ -93,7 +92,8 @@ impl Follower {
                     continue;
                 }
             };
-            let now = engine.clock.now();
+            // Also what is due while no request comes.
+            let now = engine.tick();
             if now.since(asked) < step && !empty {
                 continue;
             }
@@ -101,7 +101,6 @@ impl Follower {
             match self.compare(&engine, now, empty).await {
                 End::Fits => {}
                 End::Behind => return None,
-                End::WentBack(epoch) => return Some(epoch),
             }
         }
     }
@@ -115,7 +114,7 @@ impl Follower {
             return End::Behind;
         }
         if end.number < applied.number {
-            return End::WentBack(end.epoch);
+            return End::Behind;
         }
         if end.number == applied.number {
             engine.proof.renew(asked);
@@ -134,7 +133,6 @@ impl Follower {
 enum End {
     Fits,
     Behind,
-    WentBack(Epoch),
 }
 
 enum Applied {
@@ -151,16 +149,29 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> App
         }
         engine.registry.apply(*number, record, engine.clock.now());
     }
+    note_seen(engine, Position { number: expected, ..at });
     Applied::All
+}
+
+fn note_seen(engine: &Engine, at: Position) {
+    let mut seen = engine.seen.lock();
+    if seen.is_none_or(|seen| seen.epoch != at.epoch || seen.number < at.number) {
+        *seen = Some(at);
+    }
 }
 
 /// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends again what
 /// the log may have lost.
-async fn install(engine: &Arc<Engine>, lost: Option<Epoch>) -> Result<(), BusError> {
-    let before = engine.registry.applied();
+async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
+    let before = *engine.seen.lock();
     engine.registry.close_view();
     let asked = engine.clock.now();
-    let end = engine.bus.end(lost).await?;
+    let mut end = engine.bus.end(None).await?;
+    if before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number) {
+        // It has lost records that we saw. Their numbers would be given out again: it has to become
+        // another log first.
+        end = engine.bus.end(Some(end.epoch)).await?;
+    }
     let mut records = Vec::new();
     let (mut after, mut horizon) = (0, 0);
     loop {
@@ -177,6 +188,7 @@ async fn install(engine: &Arc<Engine>, lost: Option<Epoch>) -> Result<(), BusErr
     }
     engine.registry.open_view(end, horizon, &records, engine.clock.now());
     engine.proof.renew(asked);
+    *engine.seen.lock() = Some(end);
     if before.is_none_or(|before| before.epoch != end.epoch) {
         engine.registry.resend_retained(engine.clock.now());
     }

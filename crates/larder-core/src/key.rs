@@ -3,7 +3,7 @@
 //! Each part is preceded by its length. A separator could be typed by an attacker into a URL; a length
 //! cannot. What is compared on a hit is the whole key, never only its hash.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use smallvec::SmallVec;
 
@@ -46,18 +46,23 @@ pub const MAX_KEY_BYTES: usize = 16 * 1024;
 const LENGTH_BYTES: usize = 2;
 /// Parts that say where a key belongs (namespace, version, policy) come before those that say what it names.
 const PLACE_PARTS: usize = 3;
+/// Origin, path and query name a response.
+const ADDRESS_PARTS: usize = 3;
 
-/// A key that is being put together: looks entries up without touching the heap up to 256 bytes.
-#[derive(Clone, Debug, Default)]
+/// A key that is being put together, to look entries up with.
+///
+/// Its buffer comes from the thread and goes back there, so that a look-up allocates nothing and moves no
+/// more than a pointer.
+#[derive(Debug)]
 pub struct KeyBuf {
-    bytes: SmallVec<[u8; 256]>,
+    bytes: Vec<u8>,
     too_long: bool,
 }
 
 impl KeyBuf {
     /// Starts a key of `kind` at a place: a namespace, a version of the application and a policy.
     pub fn new(kind: Kind, namespace: &str, version: &str, policy: &str) -> Self {
-        let mut key = Self::default();
+        let mut key = Self::continued(&[]);
         key.bytes.push(kind.letter() as u8);
         for part in [namespace, version, policy] {
             key.push(part.as_bytes());
@@ -67,7 +72,10 @@ impl KeyBuf {
 
     /// Goes on from a start that was made before.
     pub fn continued(start: &[u8]) -> Self {
-        Self { bytes: SmallVec::from_slice(start), too_long: false }
+        let mut bytes = SPARE.take();
+        bytes.clear();
+        bytes.extend_from_slice(start);
+        Self { bytes, too_long: false }
     }
 
     /// Appends one part.
@@ -111,6 +119,29 @@ impl KeyBuf {
         Ok(Key { bytes: SmallVec::from_slice(&self.bytes) })
     }
 }
+
+impl Clone for KeyBuf {
+    fn clone(&self) -> Self {
+        let mut clone = Self::continued(&self.bytes);
+        clone.too_long = self.too_long;
+        clone
+    }
+}
+
+impl Drop for KeyBuf {
+    fn drop(&mut self) {
+        if self.bytes.capacity() <= LARGEST_SPARE {
+            // A thread that is ending has no place for it any more.
+            let _dropped = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.bytes)));
+        }
+    }
+}
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+const LARGEST_SPARE: usize = 4 * 1024;
 
 /// The name of an entry. Cheap to compare; owned.
 ///
@@ -157,9 +188,11 @@ impl Key {
         key.finish()
     }
 
-    /// The text that patterns are matched against: what the key names, without its place.
+    /// The text that patterns are matched against: what the key names, without its place, and without what
+    /// tells partitions and variants of it apart. A response is named by its address.
     pub fn name(&self) -> String {
-        self.parts().skip(PLACE_PARTS).map(String::from_utf8_lossy).collect()
+        let naming = if self.kind() == Kind::Response { ADDRESS_PARTS } else { 1 };
+        self.parts().skip(PLACE_PARTS).take(naming).map(String::from_utf8_lossy).collect()
     }
 
     /// The key under which a [`Store`](crate::Store) keeps the entry: printable ASCII, `:` between parts.

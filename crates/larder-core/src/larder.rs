@@ -21,7 +21,7 @@ use crate::{
     policy::Policy,
     scope::Scope,
     tag::Tag,
-    target::{Invalidated, Invalidation, Selector, expand},
+    target::{Invalidated, Invalidation, expand},
 };
 
 /// A cache: the tiers, the log of invalidations and the background work. Cheap to clone; a clone is the
@@ -146,12 +146,7 @@ impl Larder {
             return self.engine.invalidate(record).await;
         }
         let due = now.after(invalidation.after);
-        if let Some(begun) = self.engine.registry.schedule(due, record, now) {
-            // There was no room to wait: it acts now and goes into the log with the rest.
-            drop(begun);
-            self.engine.send_unsent();
-            return Invalidated::Queued;
-        }
+        self.engine.registry.schedule(due, record);
         Invalidated::Scheduled
     }
 
@@ -218,6 +213,8 @@ impl Larder {
 
     /// Waits for what runs in the background, invalidations that wait for the log first, for at most
     /// `deadline`. `false` when something was still under way then.
+    ///
+    /// What is scheduled for later is not waited for, and is lost if the process ends.
     ///
     /// Afterwards the larder goes on to answer; whoever closes it stops using it.
     pub async fn close(&self, deadline: Duration) -> bool {
@@ -356,6 +353,9 @@ impl Larder {
         value: V,
     ) -> Result<AnyEntry, &'static str> {
         let gathered = scope.gathered();
+        if let Some(why) = gathered.no_store {
+            return Err(why);
+        }
         let mut tags = self.with_own_tags(&draft);
         for tag in gathered.tags {
             if !tags.contains(&tag) {
@@ -371,7 +371,7 @@ impl Larder {
         let filled = draft.filled.before(draft.age);
         let mut ends = draft.lifetime.ends(filled, self.engine.max_lifetime, chance);
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
-        let stamp = scope.stamp();
+        let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
         let origins = Origins {
             hash,
             id,
@@ -427,10 +427,11 @@ impl Larder {
     }
 
     fn record(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Record {
-        let targets = targets.into_iter();
-        let named: Vec<Selector> =
-            targets.flat_map(|target| target.within(&self.namespace)).collect();
-        Record { origin: self.engine.origin, mode, what: expand(&self.engine.rules, named) }
+        // Rules know nothing of namespaces: what they add belongs to that of the invalidation.
+        let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
+        let all = expand(&self.engine.rules, named);
+        let what = all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
+        Record { origin: self.engine.origin, mode, what }
     }
 
     /// What every entry carries beside the tags it was given: its kind, and its namespace.
@@ -439,9 +440,18 @@ impl Larder {
         let mut tags: Vec<_> = draft.tags.iter().map(|tag| tag.within(&self.namespace)).collect();
         if !self.namespace.is_empty() {
             tags.push(kind.within(&self.namespace));
-            tags.push(Tag::of_namespace(&self.namespace));
+        }
+        // A namespace and all that it lies in.
+        let ends = self.namespace.match_indices('/').map(|(at, _)| at);
+        for end in ends.chain(std::iter::once(self.namespace.len()).filter(|end| *end > 0)) {
+            tags.push(Tag::of_namespace(&self.namespace[..end]));
         }
         tags.push(kind);
         tags
+    }
+
+    /// A tag as this namespace sees it.
+    pub(crate) fn own_tag(&self, tag: &Tag) -> Tag {
+        tag.within(&self.namespace)
     }
 }

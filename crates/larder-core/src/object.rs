@@ -204,8 +204,8 @@ where
     let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
     let mut key = larder.key(kind, "");
     key.push(name.as_bytes());
-    if let Audience::Partition(partition) = &audience {
-        key.push(partition);
+    if let Audience::Partition(of) | Audience::Variant(of) = &audience {
+        key.push(of);
     }
     let key = key.finish().map_err(LoadError::Key)?;
     let meter = larder.meter(&policy.name);
@@ -331,9 +331,9 @@ impl Call {
         let filling = self.larder.spawn(call.fetch_or_fill(lead, load).in_current_span());
         match filling.await {
             Ok(Ok((value, entry))) => {
-                match entry {
-                    Some(entry) => self.add_to_whole(&entry, false),
-                    None => self.scope.cut(self.began),
+                // What is not kept has told its whole itself.
+                if let Some(entry) = entry {
+                    self.add_to_whole(&entry, false);
                 }
                 Ok(value)
             }
@@ -383,10 +383,12 @@ impl Call {
             Ok(Ok(value)) => value,
             Ok(Err(error)) => {
                 self.meter.record(Event::Failed("loader"), self.larder.now());
+                self.add_unkept(&fill, &scope, "failed-part");
                 return Err(LoadError::Failed(Arc::new(error)));
             }
             Err(_) => {
                 self.meter.record(Event::Failed("deadline"), self.larder.now());
+                self.add_unkept(&fill, &scope, "failed-part");
                 return Err(LoadError::TimedOut { deadline });
             }
         };
@@ -401,6 +403,7 @@ impl Call {
             }
             Err(why) => {
                 self.meter.record(Event::Refused(why), now);
+                self.add_unkept(&fill, &scope, "unkept-part");
                 lead.land(Landing::Unshared(why));
                 Ok((value, None))
             }
@@ -416,6 +419,9 @@ impl Call {
     ) -> Result<AnyEntry, &'static str> {
         if wishes.no_store {
             return Err("no-store");
+        }
+        if self.policy.shared && scope.gathered().private {
+            return Err("private-part");
         }
         let mut tags = vec![self.name.clone()];
         tags.extend(wishes.tags.iter().cloned());
@@ -472,8 +478,7 @@ impl Call {
         let deadline = self.policy.deadline;
         let loading = scope.clone().scoped(load(fill.clone()));
         let loaded = tokio::time::timeout(deadline, loading).await;
-        self.scope.add_tags(scope.gathered().tags);
-        self.scope.cut(self.began);
+        self.add_unkept(&fill, &scope, "unkept-part");
         match loaded {
             Ok(Ok(value)) => Ok(Arc::new(value)),
             Ok(Err(error)) => Err(LoadError::Failed(Arc::new(error))),
@@ -483,7 +488,7 @@ impl Call {
 
     fn fall_back<T: Kept>(&self, stale: Option<AnyEntry>) -> Option<Arc<T>> {
         let entry = stale?;
-        let now = self.larder.now();
+        let now = self.larder.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
             self.larder.standing(&entry, now),
@@ -505,6 +510,16 @@ impl Call {
                 asked: std::any::type_name::<T>(),
             }),
         }
+    }
+
+    /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
+    fn add_unkept(&self, fill: &Fill, scope: &Scope, why: &'static str) {
+        let wishes = fill.wishes();
+        let own = std::iter::once(self.name.clone()).chain(wishes.tags);
+        let mut gathered = scope.gathered();
+        gathered.tags.extend(own.map(|tag| self.larder.own_tag(&tag)));
+        gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
+        self.scope.add_unkept(gathered, why);
     }
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {

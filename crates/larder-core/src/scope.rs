@@ -27,7 +27,9 @@ pub enum Audience {
     /// For everyone: nothing in the request says who asks.
     #[default]
     Everyone,
-    /// For those who share this partition.
+    /// For everyone who asks in this way, such as in this language.
+    Variant(Arc<[u8]>),
+    /// For those who share this partition, and nobody else.
     Partition(Arc<[u8]>),
     /// The request says who asks, but nobody said how to tell them apart: nothing is shared.
     Unknown,
@@ -61,11 +63,43 @@ pub struct Gathered {
     pub private: bool,
     /// Whether a part was stale when it was taken.
     pub stale: bool,
+    /// Why what is made here may not be kept, if it may not.
+    pub no_store: Option<&'static str>,
+    /// The oldest stamp of a part that was stale: what ends its grace ends that of the whole.
+    pub(crate) oldest: Option<Stamp>,
 }
 
 impl Default for Gathered {
     fn default() -> Self {
-        Self { tags: Vec::new(), until: Moment::NEVER, private: false, stale: false }
+        Self {
+            tags: Vec::new(),
+            until: Moment::NEVER,
+            private: false,
+            stale: false,
+            no_store: None,
+            oldest: None,
+        }
+    }
+}
+
+impl Gathered {
+    fn add_tags(&mut self, tags: impl IntoIterator<Item = Tag>) {
+        for tag in tags {
+            if self.tags.len() >= MOST_TAGS {
+                self.no_store = Some("too-many-tags");
+                return;
+            }
+            if !self.tags.contains(&tag) {
+                self.tags.push(tag);
+            }
+        }
+    }
+
+    fn add_stamp(&mut self, stamp: Option<Stamp>) {
+        self.oldest = match (self.oldest, stamp) {
+            (Some(a), Some(b)) => Some(a.older(b)),
+            (a, b) => a.or(b),
+        };
     }
 }
 
@@ -87,7 +121,8 @@ impl Scope {
 
     /// The scope that the current task is in, if it is one of the larder of this origin.
     pub(crate) fn current(origin: Origin) -> Option<Self> {
-        CURRENT.with_borrow(|scope| scope.as_ref().filter(|scope| scope.origin == origin).cloned())
+        CURRENT
+            .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
     }
 
     /// The stamp that every fill inside takes.
@@ -114,13 +149,7 @@ impl Scope {
 
     /// Adds tags. Each is kept once.
     pub fn add_tags(&self, tags: impl IntoIterator<Item = Tag>) {
-        self.gather(|gathered| {
-            for tag in tags {
-                if !gathered.tags.contains(&tag) {
-                    gathered.tags.push(tag);
-                }
-            }
-        });
+        self.gather(|gathered| gathered.add_tags(tags));
     }
 
     /// Adds an entry as a part.
@@ -132,6 +161,19 @@ impl Scope {
             }
             gathered.private |= part.private;
             gathered.stale |= part.stale;
+            gathered.add_stamp(part.stale.then(|| entry.stamp()));
+        });
+    }
+
+    /// Adds what was gathered for a part that is not kept, for this reason: then neither is the whole.
+    pub fn add_unkept(&self, part: Gathered, why: &'static str) {
+        self.gather(|gathered| {
+            gathered.add_tags(part.tags);
+            gathered.until = gathered.until.min(part.until);
+            gathered.private |= part.private;
+            gathered.stale |= part.stale;
+            gathered.add_stamp(part.oldest);
+            gathered.no_store = gathered.no_store.or(part.no_store).or(Some(why));
         });
     }
 
@@ -152,7 +194,8 @@ impl Scope {
 
     /// Makes this the current scope of the thread until the guard is dropped.
     pub fn enter(&self) -> Entered {
-        Entered { before: CURRENT.replace(Some(self.clone())) }
+        CURRENT.with_borrow_mut(|scopes| scopes.push(self.clone()));
+        Entered(())
     }
 
     /// Polls `future` inside this scope, wherever it is polled. A task that is spawned by hand takes its
@@ -195,13 +238,12 @@ impl fmt::Debug for Scope {
 
 /// Gives the thread its former scope back when dropped.
 #[derive(Debug)]
-pub struct Entered {
-    before: Option<Scope>,
-}
+pub struct Entered(());
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.set(self.before.take());
+        // Dropped after the borrow has ended: what a scope holds may be anything.
+        drop(CURRENT.with_borrow_mut(Vec::pop));
     }
 }
 
@@ -226,5 +268,9 @@ impl<F: Future> Future for Scoped<F> {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    /// The scopes that are entered, the innermost last: those of several larders lie among each other.
+    static CURRENT: RefCell<Vec<Scope>> = const { RefCell::new(Vec::new()) };
 }
+
+/// More tags than any entry may carry are not worth gathering.
+const MOST_TAGS: usize = 10_000;

@@ -101,11 +101,13 @@ impl Shared {
         let now = engine.clock.now();
         let age = engine.clock.wall(now).duration_since(header.filled_at).unwrap_or_default();
         let filled = now.before(age);
+        // Whoever wrote it may allow longer lives than we do.
+        let end = |after: Duration| filled.after(after.min(engine.max_lifetime));
         let ends = Ends {
             filled,
-            fresh: filled.after(header.fresh),
-            revalidate: filled.after(header.revalidate),
-            on_error: filled.after(header.on_error),
+            fresh: end(header.fresh),
+            revalidate: end(header.revalidate),
+            on_error: end(header.on_error),
         };
         if now >= ends.fresh {
             return None;
@@ -152,8 +154,11 @@ impl Shared {
         let lifetime = ends.gone_at().since(engine.clock.now());
         let (shared, name) = (Arc::clone(self), entry.key().store_key());
         engine.tasks.spawn(async move {
-            let written = shared.store.set(&name, bytes, lifetime).await;
-            shared.note(written);
+            let writing = shared.store.set(&name, bytes, lifetime);
+            match tokio::time::timeout(WRITE_DEADLINE, writing).await {
+                Ok(written) => shared.note(written),
+                Err(_) => count(&shared.counts.errors),
+            }
             count(&shared.counts.writes);
             drop(permit);
         });
@@ -171,8 +176,10 @@ impl Shared {
     }
 
     async fn forget(&self, name: &str) {
-        let removed = self.store.remove(name).await;
-        self.note(removed);
+        match tokio::time::timeout(READ_DEADLINE, self.store.remove(name)).await {
+            Ok(removed) => self.note(removed),
+            Err(_) => count(&self.counts.errors),
+        }
     }
 
     fn note(&self, done: Result<(), StoreError>) {
@@ -189,5 +196,7 @@ fn count(counter: &AtomicU64) {
 
 /// How many entries may be on their way to the store at once.
 const MAX_WRITES: usize = 1024;
+/// How long a write to the store may take before it is given up.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a read of the store may take before it counts as a miss.
 const READ_DEADLINE: Duration = Duration::from_millis(50);

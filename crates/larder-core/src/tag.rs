@@ -84,6 +84,20 @@ impl Tag {
         Self::own('g', &format!("{origin} {group}"))
     }
 
+    /// The name that this tag stands for in the namespace, if it is the tag of a name.
+    pub(crate) fn name_in(&self, namespace: &str) -> Option<&str> {
+        let own = match namespace {
+            "" => &self.0[..],
+            namespace => {
+                let rest = self.0.strip_prefix(NAMESPACED)?.strip_prefix(namespace)?;
+                rest.strip_prefix(NAMESPACED)?
+            }
+        };
+        let named = own.strip_prefix(OWN)?;
+        let kinds = [Kind::Object, Kind::Fragment, Kind::Query];
+        kinds.iter().find_map(|kind| named.strip_prefix(kind.letter()))
+    }
+
     /// This tag as the namespace sees it: two namespaces never share one.
     pub(crate) fn within(&self, namespace: &str) -> Self {
         if namespace.is_empty() {

@@ -84,8 +84,8 @@ impl Target {
         Self(vec![Selector::Everything])
     }
 
-    pub(crate) fn within(self, namespace: &str) -> impl Iterator<Item = Selector> {
-        self.0.into_iter().map(move |selector| selector.within(namespace))
+    pub(crate) fn selectors(self) -> Vec<Selector> {
+        self.0
     }
 }
 
@@ -113,7 +113,7 @@ pub enum Selector {
 }
 
 impl Selector {
-    fn within(self, namespace: &str) -> Self {
+    pub(crate) fn within(self, namespace: &str) -> Self {
         if namespace.is_empty() {
             return self;
         }
@@ -129,16 +129,29 @@ impl Selector {
 #[derive(Clone, Debug)]
 pub(crate) struct Glob {
     namespace: String,
+    pattern: String,
     matcher: WildMatch,
+}
+
+impl PartialEq for Glob {
+    fn eq(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.pattern == other.pattern
+    }
 }
 
 impl Glob {
     pub(crate) fn new(namespace: &str, glob: &str) -> Self {
-        Self { namespace: namespace.to_owned(), matcher: WildMatch::new(glob) }
+        let (namespace, pattern) = (namespace.to_owned(), glob.to_owned());
+        Self { namespace, pattern, matcher: WildMatch::new(glob) }
     }
 
-    pub(crate) fn matches(&self, key: &Key) -> bool {
-        key.namespace() == self.namespace.as_bytes() && self.matcher.matches(&key.name())
+    /// Whether it matches the name of an entry, or that of one of its parts.
+    pub(crate) fn matches(&self, key: &Key, tags: &[Tag]) -> bool {
+        let own = key.namespace() == self.namespace.as_bytes() && self.matcher.matches(&key.name());
+        own || tags
+            .iter()
+            .filter_map(|tag| tag.name_in(&self.namespace))
+            .any(|name| self.matcher.matches(name))
     }
 }
 
@@ -255,6 +268,12 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn applies_to(&self, tag: &Tag) -> bool {
+        // A whole branch is invalidated: rules for what lies on it apply.
+        if let Some(branch) = tag.as_str().strip_suffix('*')
+            && self.when.as_str().starts_with(branch)
+        {
+            return true;
+        }
         match self.when.as_str().strip_suffix('*') {
             Some(prefix) => tag.as_str().starts_with(prefix),
             None => *tag == self.when,
@@ -297,6 +316,13 @@ mod tests {
     }
 
     #[test]
+    fn invalidating_a_branch_fires_the_rules_of_its_leaves() {
+        let rules = [rule("product:42", "home")];
+        let all = expand(&rules, vec![Selector::Tag(Tag::new("product").below())]);
+        assert!(all.contains(&Selector::Tag(Tag::new("home"))));
+    }
+
+    #[test]
     fn a_pattern_of_one_namespace_does_not_reach_another() {
         let key = |namespace| {
             let mut key = crate::key::KeyBuf::new(Kind::Object, namespace, "", "");
@@ -304,7 +330,10 @@ mod tests {
             key.finish().unwrap()
         };
         let glob = Glob::new("a", "user:*");
-        assert!(glob.matches(&key("a")));
-        assert!(!glob.matches(&key("b")));
+        assert!(glob.matches(&key("a"), &[]));
+        assert!(!glob.matches(&key("b"), &[]));
+        let part = |namespace| Tag::of_name(Kind::Object, "user:9").within(namespace);
+        assert!(glob.matches(&key("b"), &[part("a")]), "a part of it is meant");
+        assert!(!glob.matches(&key("b"), &[part("b"), part("")]));
     }
 }

@@ -36,7 +36,7 @@ pin_project! {
         Recorded { #[pin] reader: Reader<R> },
         Inner { #[pin] body: R, scope: Option<Scope> },
         // What was read ahead, and the rest, which has been polled and so may not move.
-        ReadAhead { frames: VecDeque<Frame<Bytes>>, rest: Pin<Box<R>> },
+        ReadAhead { frames: VecDeque<Result<Frame<Bytes>, BoxError>>, rest: Option<Pin<Box<R>>> },
     }
 }
 
@@ -76,7 +76,11 @@ impl<R> CacheBody<R> {
     }
 }
 
-impl<R: Body<Data = Bytes>> CacheBody<R> {
+impl<R> CacheBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
     /// Reads all that is there at once. A body that is there whole becomes a held one.
     ///
     /// Whoever reads the rest polls it anew, so a waker that goes nowhere is enough here.
@@ -84,31 +88,44 @@ impl<R: Body<Data = Bytes>> CacheBody<R> {
         let mut rest = Box::pin(body);
         let mut frames = VecDeque::new();
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
+        let rest = loop {
             match rest.as_mut().poll_frame(&mut cx) {
-                Poll::Ready(Some(Ok(frame))) => frames.push_back(frame),
-                Poll::Ready(None) if frames.iter().all(Frame::is_data) => {
-                    return Self::held(joined(frames));
+                Poll::Ready(Some(frame)) => {
+                    let failed = frame.is_err();
+                    frames.push_back(frame.map_err(Into::into));
+                    if failed {
+                        break None;
+                    }
                 }
-                // An error is met again by whoever polls on: a body that failed stays failed.
-                Poll::Ready(_) | Poll::Pending => {
-                    return Self { source: Source::ReadAhead { frames, rest } };
-                }
+                Poll::Ready(None) => break None,
+                Poll::Pending => break Some(rest),
             }
+        };
+        let is_data = |frame: &Result<Frame<Bytes>, _>| frame.as_ref().is_ok_and(Frame::is_data);
+        if rest.is_none() && frames.iter().all(is_data) {
+            return Self::held(joined(&frames));
         }
+        Self { source: Source::ReadAhead { frames, rest } }
     }
 }
 
-/// The bytes of data frames in one piece; a single one is not copied.
-fn joined(mut frames: VecDeque<Frame<Bytes>>) -> Bytes {
-    if frames.len() == 1 {
-        return frames.pop_front().and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+/// The data among frames.
+fn data(frames: &VecDeque<Result<Frame<Bytes>, BoxError>>) -> impl Iterator<Item = &Bytes> {
+    frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref())
+}
+
+/// The data of frames in one piece; a single one is not copied.
+fn joined(frames: &VecDeque<Result<Frame<Bytes>, BoxError>>) -> Bytes {
+    let mut data = data(frames);
+    match (data.next(), data.next()) {
+        (Some(only), None) => only.clone(),
+        (first, second) => {
+            let mut whole = BytesMut::new();
+            let all = first.into_iter().chain(second).chain(data);
+            all.for_each(|data| whole.extend_from_slice(data));
+            whole.freeze()
+        }
     }
-    let mut whole = BytesMut::new();
-    for data in frames.iter().filter_map(Frame::data_ref) {
-        whole.extend_from_slice(data);
-    }
-    whole.freeze()
 }
 
 impl<R> Body for CacheBody<R>
@@ -127,10 +144,14 @@ where
             SourceProjection::Held { left } => Poll::Ready(left.take().map(|b| Ok(Frame::data(b)))),
             SourceProjection::Recorded { reader } => reader.poll_frame(cx),
             SourceProjection::ReadAhead { frames, rest } => match frames.pop_front() {
-                Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None => {
-                    rest.as_mut().poll_frame(cx).map(|frame| frame.map(|f| f.map_err(Into::into)))
-                }
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => match rest {
+                    Some(rest) => rest
+                        .as_mut()
+                        .poll_frame(cx)
+                        .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+                    None => Poll::Ready(None),
+                },
             },
             SourceProjection::Inner { body, scope } => {
                 let _entered = scope.as_ref().map(Scope::enter);
@@ -144,7 +165,9 @@ where
             Source::Held { left } => left.is_none(),
             Source::Recorded { reader } => reader.is_end_stream(),
             Source::Inner { body, .. } => body.is_end_stream(),
-            Source::ReadAhead { frames, rest } => frames.is_empty() && rest.is_end_stream(),
+            Source::ReadAhead { frames, rest } => {
+                frames.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+            }
         }
     }
 
@@ -156,9 +179,9 @@ where
             Source::Recorded { reader } => reader.size_hint(),
             Source::Inner { body, .. } => body.size_hint(),
             Source::ReadAhead { frames, rest } => {
-                let ahead =
-                    frames.iter().filter_map(Frame::data_ref).map(Bytes::len).sum::<usize>();
-                after(ahead as u64, &rest.size_hint())
+                let ahead: usize = data(frames).map(Bytes::len).sum();
+                let rest = rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
+                after(ahead as u64, &rest)
             }
         }
     }

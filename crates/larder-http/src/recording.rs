@@ -33,6 +33,7 @@ struct State<R> {
     bytes: usize,
     end: End<R>,
     waiting: Vec<Waker>,
+    reserved: usize,
     /// Given back when the last reader is gone.
     taken: TakenBytes,
 }
@@ -67,8 +68,14 @@ impl Full {
 
 impl<R> Recording<R> {
     pub(crate) fn new(announced: Option<u64>, scope: Scope, taken: TakenBytes) -> Arc<Self> {
-        let state =
-            State { chunks: Vec::new(), bytes: 0, end: End::Open, waiting: Vec::new(), taken };
+        let state = State {
+            chunks: Vec::new(),
+            bytes: 0,
+            end: End::Open,
+            waiting: Vec::new(),
+            reserved: 0,
+            taken,
+        };
         Arc::new(Self { state: Mutex::new(state), announced, scope })
     }
 
@@ -80,7 +87,7 @@ impl<R> Recording<R> {
         state.chunks.push(chunk);
         let fits = if state.bytes > limit {
             Err(Full::Limit)
-        } else if state.taken.take(bytes) {
+        } else if state.bytes <= state.reserved || state.taken.take(bytes) {
             Ok(())
         } else {
             Err(Full::Budget)
@@ -105,6 +112,33 @@ impl<R> Recording<R> {
         whole
     }
 
+    /// Takes room for a whole body of this length. `false` when there is none.
+    pub(crate) fn reserve(&self, announced: u64) -> bool {
+        let mut state = self.state.lock();
+        let Ok(announced) = usize::try_from(announced) else { return false };
+        let missing = announced.saturating_sub(state.bytes);
+        let reserved = state.taken.take(missing);
+        if reserved {
+            state.reserved = announced;
+        }
+        reserved
+    }
+
+    /// Whether anybody but the client of the fill reads this.
+    pub(crate) fn has_company(self: &Arc<Self>) -> bool {
+        // The fill itself, what it left in the flight, and the first reader.
+        Arc::strong_count(self) > 3
+    }
+
+    /// The fill is gone: what is still open stays so for nobody.
+    pub(crate) fn break_off(&self) {
+        let mut state = self.state.lock();
+        if matches!(state.end, End::Open) {
+            state.end = End::Broken(Some(BrokenOff(None).into()));
+            wake(state);
+        }
+    }
+
     /// The body broke off.
     pub(crate) fn fail(&self, error: BoxError) {
         let mut state = self.state.lock();
@@ -121,7 +155,8 @@ impl<R> Recording<R> {
 
     /// Reads from the beginning. The first reader is the client of the fill.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader<R> {
-        Reader { recording: Arc::clone(self), at: 0, read: 0, rest: None }
+        let announced = self.announced;
+        Reader { recording: Some(Arc::clone(self)), announced, at: 0, read: 0, rest: None }
     }
 }
 
@@ -135,10 +170,12 @@ pin_project! {
     /// One who reads a recording.
     #[derive(Debug)]
     pub(crate) struct Reader<R> {
-        recording: Arc<Recording<R>>,
+        // Gone once the reader goes on by itself, and with it what was recorded.
+        recording: Option<Arc<Recording<R>>>,
+        announced: Option<u64>,
         at: usize,
         read: u64,
-        rest: Option<Pin<Box<R>>>,
+        rest: Option<(Pin<Box<R>>, Scope)>,
     }
 }
 
@@ -161,8 +198,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        if this.rest.is_none() {
-            match step(this.recording, this.at, cx) {
+        if let Some(recording) = this.recording {
+            match step(recording, this.at, cx) {
                 Step::Chunk(chunk) => {
                     *this.read += chunk.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(chunk))));
@@ -173,24 +210,28 @@ where
                 Step::End => return Poll::Ready(None),
                 Step::Broken(error) => return Poll::Ready(Some(Err(error))),
                 Step::Wait => return Poll::Pending,
-                Step::Rest(rest) => *this.rest = Some(rest),
+                Step::Rest(rest) => {
+                    *this.rest = Some((rest, recording.scope.clone()));
+                    *this.recording = None;
+                }
             }
         }
-        let rest = this.rest.as_mut().expect("it was just put there, or was there before");
-        let _entered = this.recording.scope.enter();
+        let Some((rest, scope)) = this.rest else { return Poll::Ready(None) };
+        let _entered = scope.enter();
         rest.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        if let Some(rest) = &self.rest {
+        if let Some((rest, _)) = &self.rest {
             return rest.is_end_stream();
         }
-        let state = self.recording.state.lock();
+        let Some(recording) = &self.recording else { return true };
+        let state = recording.state.lock();
         self.at >= state.chunks.len() && matches!(state.end, End::Complete(None))
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match self.recording.announced {
+        match self.announced {
             Some(announced) => SizeHint::with_exact(announced.saturating_sub(self.read)),
             None => SizeHint::default(),
         }

@@ -94,6 +94,10 @@ impl CacheControl {
     /// Reads all lines of the field.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
+        if headers.get_all(header::CACHE_CONTROL).iter().any(|line| line.to_str().is_err()) {
+            // A line that cannot be read may say anything.
+            (found.is_present, found.no_store) = (true, true);
+        }
         for member in list::members(headers, &header::CACHE_CONTROL) {
             found.is_present = true;
             found.read(member);
@@ -198,6 +202,13 @@ mod tests {
         assert!(read(&["no-cache=\"x\", x"]).no_cache);
         assert!(!read(&["not-no-store"]).no_store);
         assert_eq!(read(&["max-stale"]).max_stale, Some(Seconds::Valid(u64::MAX)));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_forbids() {
+        let line = HeaderValue::from_bytes(b"private, x=\"\xe9\"").unwrap();
+        let headers = [(header::CACHE_CONTROL, line)].into_iter().collect();
+        assert!(CacheControl::of(&headers).no_store);
     }
 
     #[test]

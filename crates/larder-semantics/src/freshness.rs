@@ -84,9 +84,9 @@ pub fn parse_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
 
-/// A date as it is sent.
+/// A date as it is sent. HTTP knows of none before 1970.
 pub fn format_date(time: SystemTime) -> String {
-    httpdate::fmt_http_date(time)
+    httpdate::fmt_http_date(time.max(SystemTime::UNIX_EPOCH))
 }
 
 const MOST_SECONDS: u64 = 1 << 31;

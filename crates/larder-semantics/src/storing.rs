@@ -106,7 +106,8 @@ pub fn check(
     if control.private && !asker.partitioned {
         return Err(NotStorable::Private);
     }
-    if list::members(headers, &header::VARY).any(|name| name == "*") {
+    let unreadable = headers.get_all(header::VARY).iter().any(|line| line.to_str().is_err());
+    if unreadable || list::members(headers, &header::VARY).any(|name| name == "*") {
         return Err(NotStorable::VaryStar);
     }
     check_asker(asker, headers, control, profile)

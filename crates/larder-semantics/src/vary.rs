@@ -23,12 +23,13 @@ pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
 /// What a request has of a field, in the form in which two values that mean the same are the same.
 /// `None` where the field is absent, which is not the same as empty.
 ///
-/// Several lines are one list. In lists of codings and languages, case, blanks and order of members do not
-/// matter; weights stay as they were written.
+/// Several lines are one list. In lists of codings and languages, case and the blanks around commas and
+/// semicolons do not matter; order and weights stay as they were written, since handlers tell them apart.
 pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
-    if name == header::ACCEPT_ENCODING || name == header::ACCEPT_LANGUAGE {
+    let readable = headers.get_all(name).iter().all(|line| line.to_str().is_ok());
+    if readable && (name == header::ACCEPT_ENCODING || name == header::ACCEPT_LANGUAGE) {
         return Some(normalised_list(headers, name));
     }
     let mut value = first.as_bytes().trim_ascii().to_vec();
@@ -41,12 +42,9 @@ pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>
 
 fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let plain = |member: &str| {
-        let kept = member.chars().filter(|c| !c.is_ascii_whitespace());
-        kept.map(|c| c.to_ascii_lowercase()).collect::<String>()
+        member.split(';').map(str::trim).collect::<Vec<_>>().join(";").to_ascii_lowercase()
     };
-    let mut members: Vec<String> = list::members(headers, name).map(plain).collect();
-    members.sort_unstable();
-    members.join(",").into_bytes()
+    list::members(headers, name).map(plain).collect::<Vec<_>>().join(",").into_bytes()
 }
 
 #[cfg(test)]
@@ -73,10 +71,12 @@ mod tests {
     #[test]
     fn values_that_mean_the_same_select_the_same() {
         let rows: &[(&'static str, &[&'static str], &[&'static str], bool)] = &[
-            ("accept-encoding", &["gzip, br"], &["BR,gzip"], true),
+            ("accept-encoding", &["gzip, br"], &["GZIP ,br"], true),
+            ("accept-encoding", &["gzip, br"], &["br, gzip"], false),
+            ("accept-language", &["d e"], &["de"], false),
             ("accept-encoding", &["gzip", "br"], &["gzip, br"], true),
             ("accept-encoding", &["gzip;q=0.5, br"], &["gzip, br"], false),
-            ("accept-language", &["de, en;q=0.5"], &["en; q=0.5,DE"], true),
+            ("accept-language", &["de, en;q=0.5"], &["DE,en ; q=0.5"], true),
             ("x-theme", &["dark"], &[" dark "], true),
             ("x-theme", &["dark"], &["Dark"], false),
             ("x-theme", &["a, b"], &["a", "b"], true),

@@ -8,6 +8,7 @@ use crate::{
     clock::Moment,
     key::Key,
     registry::{Reach, cells::Side},
+    tag::Tag,
     target::Glob,
 };
 
@@ -60,6 +61,12 @@ impl Fence {
         longest: Duration,
     ) -> Self {
         self.bans.retain(|ban| now.since(ban.made) <= longest);
+        if let Some(same) = self.bans.iter_mut().find(|ban| ban.side == side && ban.glob == glob) {
+            same.at.local = same.at.local.max(at.local);
+            same.at.log = same.at.log.max(at.log);
+            same.made = now;
+            return self;
+        }
         self.bans.push(Ban { glob, side, at, made: now });
         if self.bans.len() <= MAX_BANS {
             return self;
@@ -69,20 +76,20 @@ impl Fence {
     }
 
     /// What reaches an entry that was right when this process stood at `after`.
-    pub(crate) fn reach(&self, key: &Key, after: u64) -> Reach {
-        self.reach_by(key, |at| at.local > after)
+    pub(crate) fn reach(&self, key: &Key, tags: &[Tag], after: u64) -> Reach {
+        self.reach_by(key, tags, |at| at.local > after)
     }
 
     /// What reaches an entry of the shared store that was filled at number `filled` of the log.
-    pub(crate) fn reach_in_log(&self, key: &Key, filled: u64) -> Reach {
-        self.reach_by(key, |at| at.log > filled)
+    pub(crate) fn reach_in_log(&self, key: &Key, tags: &[Tag], filled: u64) -> Reach {
+        self.reach_by(key, tags, |at| at.log > filled)
     }
 
-    fn reach_by(&self, key: &Key, is_later: impl Fn(Floor) -> bool) -> Reach {
+    fn reach_by(&self, key: &Key, tags: &[Tag], is_later: impl Fn(Floor) -> bool) -> Reach {
         // Bans first: one that collapses is in the floor before it leaves the list.
         let mut reach = Reach::Clean;
         for ban in &self.bans {
-            if is_later(ban.at) && ban.glob.matches(key) {
+            if is_later(ban.at) && ban.glob.matches(key, tags) {
                 reach = reach.max(ban.side.into());
             }
         }
@@ -128,8 +135,8 @@ mod tests {
             let glob = Glob::new("", &format!("user:{number}"));
             fence = fence.with_ban(glob, Side::Hard, at(number), Moment::START, DAY);
         }
-        assert_eq!(fence.reach(&key("something else"), 64), Reach::Hard);
-        assert_eq!(fence.reach(&key("something else"), 65), Reach::Clean);
+        assert_eq!(fence.reach(&key("something else"), &[], 64), Reach::Hard);
+        assert_eq!(fence.reach(&key("something else"), &[], 65), Reach::Clean);
     }
 
     #[test]
@@ -139,7 +146,7 @@ mod tests {
         let fence = Fence::default()
             .with_ban(glob("a*"), Side::Hard, at(1), Moment::START, DAY)
             .with_ban(glob("b*"), Side::Soft, at(2), later, DAY);
-        assert_eq!(fence.reach(&key("abc"), 0), Reach::Clean);
-        assert_eq!(fence.reach(&key("bcd"), 0), Reach::Soft);
+        assert_eq!(fence.reach(&key("abc"), &[], 0), Reach::Clean);
+        assert_eq!(fence.reach(&key("bcd"), &[], 0), Reach::Soft);
     }
 }

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use self::{
     cells::{Cells, Side},
     fence::{Fence, Floor},
-    writer::{Due, Ticket, Writer},
+    writer::{Due, MAX_DUE, Ticket, Writer},
 };
 use crate::{
     bus::{Epoch, Position, Record},
@@ -163,43 +163,38 @@ impl Registry {
     ///
     /// One comparison when nothing at all was invalidated since it was last found clean.
     #[inline]
-    pub(crate) fn reach(&self, key: &Key, marks: &Marks) -> Reach {
+    pub(crate) fn reach(&self, key: &Key, tags: &[Tag], marks: &Marks) -> Reach {
         let now = self.sequence();
         let clean_as_of = marks.checked.load(Ordering::Relaxed);
         if now <= clean_as_of {
             return Reach::Clean;
         }
-        let reach = self.reach_after(key, &marks.tags, clean_as_of);
+        let reach = match self.fence.load().reach(key, tags, clean_as_of) {
+            Reach::Hard => Reach::Hard,
+            by_fence => by_fence.max(self.cells.reach(&marks.tags, clean_as_of)),
+        };
         if reach == Reach::Clean {
             marks.checked.fetch_max(now, Ordering::Relaxed);
         }
         reach
     }
 
-    /// What reaches something of this key and these tags that was right at number `after`.
-    fn reach_after(&self, key: &Key, tags: &[u64], after: u64) -> Reach {
-        match self.fence.load().reach(key, after) {
-            Reach::Hard => Reach::Hard,
-            by_fence => by_fence.max(self.cells.reach(tags, after)),
-        }
-    }
-
     /// The verdict over an entry of the shared store, by the numbers of the log.
     ///
     /// What cannot be decided (no view, another epoch) is invalid.
     pub(crate) fn reach_shared(&self, key: &Key, tags: &[Tag], filled: Position) -> Reach {
-        let tags = self.places(tags);
-        if self.writer.lock().pending().any(|(_, record)| self.names(record, key, &tags)) {
+        let places = self.places(tags);
+        if self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, &places)) {
             return Reach::Hard;
         }
         let view = self.view.load();
         let Some(view) = view.as_ref().filter(|view| view.epoch == filled.epoch) else {
             return Reach::Hard;
         };
-        let by_fence = self.fence.load().reach_in_log(key, filled.number);
+        let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
         view.globals
             .as_ref()
-            .map_or(Reach::Hard, |globals| by_fence.max(globals.reach(&tags, filled.number)))
+            .map_or(Reach::Hard, |globals| by_fence.max(globals.reach(&places, filled.number)))
     }
 
     /// Acts in this process, and notes the record for the log: step 1 of an invalidation.
@@ -216,7 +211,7 @@ impl Registry {
         // On the list before `lc` moves: whoever sees the new `lc` also sees what is pending.
         let (ticket, record, collapsed) = writer.add_pending(record);
         let local = self.publish(writer, &record, 0, now);
-        self.start_grace(writer, &record, local, 0, now);
+        self.start_grace(writer, &record, local, None, now);
         Begun { ticket, record, collapsed }
     }
 
@@ -259,7 +254,8 @@ impl Registry {
         let Some(view) = self.view.load_full() else { return };
         self.raise_globals(&view, record, number);
         let local = self.publish(&mut writer, record, number, now);
-        self.start_grace(&mut writer, record, local, number, now);
+        let log = Some(Position { epoch: view.epoch, number });
+        self.start_grace(&mut writer, record, local, log, now);
         // Last: a scope that sees this number has a local number behind the publish above.
         view.applied.fetch_max(number, Ordering::AcqRel);
     }
@@ -295,16 +291,12 @@ impl Registry {
         self.view.store(Some(Arc::new(view)));
     }
 
-    /// Notes what acts at `at`. When there is no room it acts at once, and comes back as begun.
-    pub(crate) fn schedule(&self, at: Moment, record: Record, now: Moment) -> Option<Begun> {
+    /// Notes an invalidation that acts at `at`. However many wait, none is refused: to act too early would
+    /// be to miss what is filled until then.
+    pub(crate) fn schedule(&self, at: Moment, record: Record) {
         let mut writer = self.writer.lock();
-        let refused = writer.schedule(at, Due::Publish(record));
+        writer.schedule(at, Due::Publish(record));
         self.announce_due(&writer);
-        drop(writer);
-        match refused {
-            Err(Due::Publish(record)) => Some(self.begin(record, now)),
-            _ => None,
-        }
     }
 
     /// Whether something waits whose time has come. One load.
@@ -410,15 +402,18 @@ impl Registry {
         writer: &mut MutexGuard<'_, Writer>,
         record: &Record,
         local: u64,
-        log: u64,
+        log: Option<Position>,
         now: Moment,
     ) {
         let Mode::Soft { grace: Some(grace) } = record.mode else { return };
         let due = Due::Harden { local, log, what: record.what.clone() };
-        if let Err(Due::Harden { what, .. }) = writer.schedule(now.after(grace), due) {
-            self.harden(writer, local, log, &what, now);
+        if writer.scheduled_len() < MAX_DUE {
+            writer.schedule(now.after(grace), due);
+            self.announce_due(writer);
+        } else {
+            // Too early is safe for what is stale already.
+            self.harden(writer, local, log, &record.what, now);
         }
-        self.announce_due(writer);
     }
 
     /// What was soft under these numbers becomes hard under the same numbers; only `lc` moves on.
@@ -426,11 +421,14 @@ impl Registry {
         &self,
         writer: &mut MutexGuard<'_, Writer>,
         local: u64,
-        log: u64,
+        log: Option<Position>,
         what: &[Selector],
         now: Moment,
     ) {
         let view = self.view.load();
+        // Numbers of a log that was replaced say nothing of the new one.
+        let log = log.filter(|at| view.as_ref().is_some_and(|view| view.epoch == at.epoch));
+        let log = log.map_or(0, |at| at.number);
         for selector in what {
             if let Selector::Tag(tag) = selector {
                 self.cells.raise(self.place(tag), Side::Hard, local);
@@ -450,10 +448,10 @@ impl Registry {
         self.next_due.store(writer.next_due().as_nanos(), Ordering::Release);
     }
 
-    fn names(&self, record: &Record, key: &Key, tags: &[u64]) -> bool {
+    fn names(&self, record: &Record, key: &Key, tags: &[Tag], places: &[u64]) -> bool {
         record.what.iter().any(|selector| match selector {
-            Selector::Tag(tag) => tags.contains(&self.place(tag)),
-            Selector::Pattern { namespace, glob } => Glob::new(namespace, glob).matches(key),
+            Selector::Tag(tag) => places.contains(&self.place(tag)),
+            Selector::Pattern { namespace, glob } => Glob::new(namespace, glob).matches(key, tags),
             Selector::Everything => true,
         })
     }

@@ -7,14 +7,14 @@ use std::{
 };
 
 use crate::{
-    bus::Record,
+    bus::{Position, Record},
     clock::Moment,
     target::{Mode, Selector},
 };
 
 /// How many invalidations may wait for the log before they collapse into "everything".
-pub(crate) const MAX_PENDING: usize = 1024;
-/// How many may wait for their time before they act at once.
+pub(crate) const MAX_PENDING: usize = 16 * 1024;
+/// How many may wait for their time before the end of a grace comes at once.
 pub(crate) const MAX_DUE: usize = 16 * 1024;
 /// How many of our own are kept to be appended again if the log is replaced.
 const MAX_RETAINED: usize = 16 * 1024;
@@ -32,8 +32,8 @@ pub(crate) enum Due {
     Harden {
         /// The number in this process under which it was soft.
         local: u64,
-        /// The number in the log, 0 where there is none.
-        log: u64,
+        /// The place in the log, if it came from there.
+        log: Option<Position>,
         /// What it reached.
         what: Vec<Selector>,
     },
@@ -108,7 +108,8 @@ impl Writer {
         if self.retained.len() >= MAX_RETAINED {
             self.retained.clear();
             let everything = vec![Selector::Everything];
-            self.retained.push_back((until, Record { what: everything, ..record }));
+            let all = Record { mode: Mode::Hard, what: everything, ..record };
+            self.retained.push_back((until, all));
             return;
         }
         self.retained.push_back((until, record));
@@ -120,14 +121,10 @@ impl Writer {
         all.into_iter().filter(|(until, _)| *until > now).map(|(_, record)| record).collect()
     }
 
-    /// Notes what acts later. Gives it back when there is no room, to act at once.
-    pub(crate) fn schedule(&mut self, at: Moment, due: Due) -> Result<(), Due> {
-        if self.schedule.len() >= MAX_DUE {
-            return Err(due);
-        }
+    /// Notes what acts later.
+    pub(crate) fn schedule(&mut self, at: Moment, due: Due) {
         self.next += 1;
         self.schedule.push(Reverse(Scheduled { at, order: self.next, due }));
-        Ok(())
     }
 
     pub(crate) fn next_due(&self) -> Moment {

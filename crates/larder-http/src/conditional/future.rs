@@ -115,6 +115,12 @@ impl Finish {
         self.conditions.is_some()
     }
 
+    /// Whether this is a guarded change that may not go on unless somebody checked it.
+    pub(super) fn refuses_unchecked(&self) -> bool {
+        let guarded = self.conditions.as_ref().is_some_and(Conditions::has_guards);
+        self.options.refuse_unchecked && !self.is_safe && guarded
+    }
+
     pub(super) fn check(&self, current: Validators) -> Result<(), Unmet> {
         self.conditions.as_ref().map_or(Ok(()), |conditions| conditions.check(current))
     }

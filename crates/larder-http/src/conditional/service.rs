@@ -110,6 +110,9 @@ impl<S> Conditional<S> {
                 Some(asked) => asked.await,
                 None => None,
             };
+            if current.is_none() && finish.refuses_unchecked() {
+                return Ok(answer(StatusCode::PRECONDITION_FAILED, &request));
+            }
             if let Some(unmet) = current.and_then(|current| finish.check(current).err()) {
                 return Ok(unmet_answer(&unmet));
             }

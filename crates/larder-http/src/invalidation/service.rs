@@ -75,6 +75,8 @@ struct Write {
     requested: Requested,
     scope: Scope,
     on_success: Vec<Target>,
+    /// How many of them were given with the layer; the rest is implied.
+    configured: usize,
     origin: Option<String>,
     path: String,
 }
@@ -87,18 +89,19 @@ impl Write {
     ) -> Self {
         let head = Head::from(request);
         let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
+        let configured = on_success.len();
         let (mut origin, mut path) = (None, String::new());
-        if options.implicit
-            && !is_grpc(head.headers)
-            && let Ok(address) = Address::of::<U>(&head, options.scheme)
-        {
-            let of = address.origin();
-            on_success.push(Target::path_on(&of, address.path));
-            address.path.clone_into(&mut path);
-            origin = Some(of);
+        if options.implicit {
+            U::find(&head).path().clone_into(&mut path);
+            match Address::of::<U>(&head, options.scheme) {
+                Ok(address) => origin = Some(address.origin()),
+                // Two hosts: the path is meant on all.
+                Err(_) => on_success.push(Target::path(&path)),
+            }
         }
         let (scope, options) = (options.larder.scope(), Arc::clone(options));
-        Self { options, requested, scope, on_success, origin, path }
+        on_success.extend(origin.as_ref().map(|origin| Target::path_on(origin, &path)));
+        Self { options, requested, scope, on_success, configured, origin, path }
     }
 
     /// Waits for the response, then invalidates, then hands it out.
@@ -111,6 +114,11 @@ impl Write {
         if let Ok(Ok(response)) = &outcome
             && (response.status().is_success() || response.status().is_redirection())
         {
+            // A call of gRPC names a procedure, not a thing that has changed.
+            if is_grpc(response.headers()) {
+                self.on_success.truncate(self.configured);
+                self.origin = None;
+            }
             targets.append(&mut self.on_success);
             self.add_named(response.headers(), &mut targets);
         }

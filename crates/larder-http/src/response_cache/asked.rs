@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{AnyEntry, Event, Key, Landing, Moment, Progress, Scope, Standing, Tag, Wait};
 use larder_semantics::{
     cache_status::{Forward, Handling},
     reuse::Demands,
-    storing::Asker,
+    storing::{Asker, Profile},
     vary,
 };
 
@@ -100,6 +100,19 @@ impl Asked {
         }
     }
 
+    /// Once it is known by what an address varies, only those who ask for the same variant wait for each
+    /// other.
+    pub(super) fn queue_by_variant(&mut self) {
+        let larder = &self.plan.larder;
+        let Some(list) = larder.get(self.lookup.hash, self.key.as_bytes()) else { return };
+        let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
+        let candidates = variants.candidates(self.queue.as_bytes(), &self.selecting);
+        if let Some(queue) = candidates.first().and_then(|queue| queue.finish().ok()) {
+            self.queue_hash = larder.hash(queue.as_bytes());
+            self.queue = queue;
+        }
+    }
+
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
         let larder = &self.plan.larder;
         let key = fill::refusal_key(&self.queue).ok()?;
@@ -140,7 +153,12 @@ impl Asked {
 
     /// The request as a fill carries it: nothing that only this client has said changes what all get.
     pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
+        // A stale answer to HEAD is refreshed by what GET gets.
+        *request.method_mut() = Method::GET;
         let headers = request.headers_mut();
+        if self.plan.options.profile == Profile::Careful {
+            UNKEYED.iter().for_each(|name| drop(headers.remove(name)));
+        }
         for name in [
             header::IF_NONE_MATCH,
             header::IF_MODIFIED_SINCE,
@@ -335,3 +353,17 @@ impl Asked {
         self.plan.meter.record(event, self.plan.larder.now());
     }
 }
+
+/// Fields that change what many frameworks answer, although no key knows of them: they do not reach a
+/// handler whose answer may be kept.
+static UNKEYED: [HeaderName; 9] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+];

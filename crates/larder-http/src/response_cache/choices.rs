@@ -20,6 +20,8 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chosen {
     pub(super) lifetime: Option<Lifetime>,
+    /// What a layer inside the one that keeps the response adds, where the response says nothing.
+    pub(super) added: Option<Lifetime>,
     pub(super) tags: Vec<Tag>,
     pub(super) no_store: Option<&'static str>,
     pub(super) public: bool,
@@ -76,6 +78,11 @@ impl Choices {
     pub fn cdn(&self, cache_control: &str) -> &Self {
         self.0.chosen.lock().cdn = Some(cache_control.into());
         self
+    }
+
+    /// The lifetime that a layer inside adds.
+    pub(super) fn add(&self, lifetime: Lifetime) {
+        self.0.chosen.lock().added = Some(lifetime);
     }
 
     pub(super) fn refuse(&self, why: &'static str) -> &Self {

@@ -188,9 +188,17 @@ impl Fill {
         let taken = self.plan.larder.fill_bytes();
         let recording = Recording::new(announced, self.scope.clone(), taken);
         let mut body = Box::pin(body);
+        let unfinished = BreakOff(&recording);
         let ready = self.pull(&recording, &mut body, None).await;
         self.prepare(&mut heard);
         if let Some(Recorded::Whole(whole)) = ready {
+            if announced.is_some_and(|bytes| bytes != whole.len() as u64) {
+                // Shorter or longer than it said: its client gets it as it came, nobody else does.
+                self.record(Event::Failed("length"));
+                let answer = self.answer(&heard, &Landing::Failed, CacheBody::held(whole));
+                drop((lead, client.send(Ok(answer))));
+                return;
+            }
             self.add_etag(&mut heard, &whole);
             let landing = self.keep(&heard, &whole);
             let answer = self.answer(&heard, &landing, CacheBody::held(whole));
@@ -204,7 +212,11 @@ impl Fill {
         let mut response = Response::new(reader);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
         *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
-        if announced.is_some() && ready.is_none() {
+        // Those who read along must not be cut off for want of room.
+        let room = announced.is_some_and(|bytes| recording.reserve(bytes));
+        if room && ready.is_none() && !self.scope.gathered().private {
+            let mut head = head;
+            self.remove_own_fields(&mut head.headers);
             lead.begin(Arc::new(Along {
                 head,
                 recording: Arc::clone(&recording),
@@ -220,7 +232,24 @@ impl Fill {
                 None => Recorded::Late,
             },
         };
+        let recorded = match recorded {
+            Recorded::Whole(whole)
+                if announced.is_some_and(|bytes| bytes != whole.len() as u64) =>
+            {
+                Recorded::Broken
+            }
+            recorded => recorded,
+        };
+        let late = matches!(recorded, Recorded::Late);
+        if late && recording.has_company() {
+            // Nothing is kept any more, but those who read along get the rest.
+            self.let_go(lead, "deadline");
+            let far = Instant::now() + FAR;
+            drop(self.pull(&recording, &mut body, Some(far)).await);
+            return;
+        }
         self.finish(lead, heard, &recording, body, recorded);
+        drop(unfinished);
     }
 
     /// Records frames: as long as they are ready at once, or until the deadline. `None` when it has to
@@ -297,7 +326,10 @@ impl Fill {
                 let landing = self.keep(&heard, &whole);
                 lead.land(landing);
             }
-            Recorded::Trailers => self.let_go(lead, "trailers"),
+            Recorded::Trailers => {
+                self.remember("trailers");
+                self.let_go(lead, "trailers");
+            }
             Recorded::Full(full) => {
                 self.remember(full.as_str());
                 self.let_go(lead, full.as_str());
@@ -374,6 +406,7 @@ impl Fill {
                 Landing::Landed(entry)
             }
             Err(why) => {
+                self.remember(why);
                 self.record(Event::Refused(why));
                 Landing::Unshared(why)
             }
@@ -384,11 +417,14 @@ impl Fill {
         if self.scope.gathered().private && !self.asker.partitioned {
             return Err("private-part");
         }
+        // What the handler said while its body was under way counts too.
+        let chosen = self.choices.chosen();
+        if let Some(why) = chosen.no_store {
+            return Err(why);
+        }
         let mut headers = heard.head.headers.clone();
         fields::remove_not_stored(&mut headers);
-        for name in PER_RESPONSE.iter().chain(&self.plan.options.per_response) {
-            headers.remove(name);
-        }
+        self.remove_own_fields(&mut headers);
         headers.remove(header::AGE);
         let stored = StoredResponse::new(
             heard.head.status,
@@ -399,7 +435,7 @@ impl Fill {
             &self.plan.alike,
         );
         let mut tags = self.tags.clone();
-        tags.extend(heard.chosen.tags.iter().cloned());
+        tags.extend(chosen.tags);
         let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = Draft {
@@ -411,6 +447,13 @@ impl Fill {
             cost: heard.received.since(self.began),
         };
         self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
+    }
+
+    /// Removes what belongs to one response and to no copy of it.
+    fn remove_own_fields(&self, headers: &mut HeaderMap) {
+        for name in PER_RESPONSE.iter().chain(&self.plan.options.per_response) {
+            headers.remove(name);
+        }
     }
 
     /// Puts a variant on the list of its address.
@@ -581,6 +624,18 @@ fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("a date is visible ASCII")
 }
+
+/// Tells those who read a recording that it broke off, should its fill end without a word, as by a panic.
+struct BreakOff<'a, R>(&'a Recording<R>);
+
+impl<R> Drop for BreakOff<'_, R> {
+    fn drop(&mut self) {
+        self.0.break_off();
+    }
+}
+
+/// How long a body may go on for those who read along after its deadline.
+const FAR: Duration = Duration::from_secs(3600);
 
 /// Fields that belong to one response and never to the copy that is kept.
 static PER_RESPONSE: [HeaderName; 2] =

@@ -27,11 +27,22 @@ pin_project! {
 }
 
 pin_project! {
+    // Small: every hit carries this through the boxes of a router. What passes by is boxed instead.
     #[project = StateProjection]
     enum State<F, R, E> {
         Ready { response: Option<Response<CacheBody<R>>> },
-        Forward { #[pin] future: F, scope: Scope, plan: Arc<Plan>, handling: Handling },
+        Forward { forward: Pin<Box<Forward<F>>> },
         Waiting { future: Waiting<R, E> },
+    }
+}
+
+pin_project! {
+    struct Forward<F> {
+        #[pin]
+        future: F,
+        scope: Scope,
+        plan: Arc<Plan>,
+        handling: Handling,
     }
 }
 
@@ -41,7 +52,8 @@ impl<F, R, E> ResponseFuture<F, R, E> {
     }
 
     pub(super) fn forward(future: F, scope: Scope, plan: Arc<Plan>, handling: Handling) -> Self {
-        Self { state: State::Forward { future, scope, plan, handling } }
+        let forward = Box::pin(Forward { future, scope, plan, handling });
+        Self { state: State::Forward { forward } }
     }
 
     pub(super) fn waiting(
@@ -63,12 +75,14 @@ where
                 let response = response.take();
                 Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
             }
-            StateProjection::Forward { future, scope, plan, handling } => {
+            StateProjection::Forward { forward } => {
+                let Forward { scope, plan, handling, .. } = &**forward;
+                let (scope, plan, handling) = (scope.clone(), Arc::clone(plan), *handling);
                 let entered = scope.enter();
-                let response = ready!(future.poll(cx))?;
+                let response = ready!(forward.as_mut().project().future.poll(cx))?;
                 drop(entered);
-                let mut response = response.map(|body| CacheBody::scoped(body, scope.clone()));
-                note(plan, response.headers_mut(), *handling, None, None, "bypass");
+                let mut response = response.map(|body| CacheBody::scoped(body, scope));
+                note(&plan, response.headers_mut(), handling, None, None, "bypass");
                 Poll::Ready(Ok(response))
             }
             StateProjection::Waiting { future } => future.as_mut().poll(cx),

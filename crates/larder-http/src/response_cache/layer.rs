@@ -298,11 +298,14 @@ impl Options {
         if let Some(lifetime) = self.lifetime {
             let revalidate = lifetime.window_while_revalidating();
             let on_error = lifetime.window_on_error();
-            around.ttl(
-                lifetime
-                    .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
-                    .stale_if_error(self.on_error.unwrap_or(on_error)),
-            );
+            let lifetime = lifetime
+                .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
+                .stale_if_error(self.on_error.unwrap_or(on_error));
+            if self.overrides {
+                around.ttl(lifetime);
+            } else {
+                around.add(lifetime);
+            }
         }
         if let Some(browser) = &self.browser {
             around.browser(browser);

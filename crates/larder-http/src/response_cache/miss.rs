@@ -8,7 +8,10 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use larder_core::{AnyEntry, Event, Joined, Landing, Lead, Moment};
 use larder_semantics::{cache_status::Forward, reuse::Demands};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 use tower_service::Service;
 use tracing::Instrument as _;
 
@@ -57,7 +60,8 @@ where
         let head = Head::from(&request);
         let demands =
             if lookup.facts.demands { Demands::of(head.headers) } else { Demands::default() };
-        let scope = larder.scope().gathering(plan.audience(&head, lookup.facts));
+        let hidden = plan.options.shared;
+        let scope = larder.scope().gathering(plan.audience(&head, lookup.facts, hidden));
         let (origin, tags) = plan.address_tags::<U>(&head);
         let mut selecting = head.headers.clone();
         if plan.options.shared {
@@ -114,6 +118,10 @@ where
         if let Some(reason) = self.asked.refused_lately() {
             return self.alone(why, fallback, reason).await;
         }
+        if why == Forward::VaryMiss {
+            self.asked.queue_by_variant();
+        }
+        let until = Instant::now() + self.asked.plan.options.wait_limit;
         for _ in 0..MAX_LOOKS {
             let larder = &self.asked.plan.larder;
             match larder.join(
@@ -126,8 +134,7 @@ where
                 // Whoever demands a new answer is not served by a fill that began before.
                 Joined::Wait(_) if why == Forward::Request => break,
                 Joined::Wait(wait) => {
-                    let limit = self.asked.plan.options.wait_limit;
-                    match tokio::time::timeout(limit, self.asked.wait(wait, why, &fallback)).await {
+                    match timeout_at(until, self.asked.wait(wait, why, &fallback)).await {
                         Ok(Ok(answer)) => return Ok(answer),
                         Ok(Err(GiveUp::Again)) => {}
                         Ok(Err(GiveUp::Alone(reason))) => {
@@ -138,11 +145,13 @@ where
                 }
             }
             match self.asked.look() {
-                Look::Fresh(entry) => {
+                Look::Fresh(entry) if self.meets(&entry) => {
                     self.asked.record(Event::Collapsed);
                     return Ok(self.asked.collapsed(&entry, why));
                 }
-                Look::Stale(entry) | Look::OnError(entry) => fallback = Some(entry),
+                Look::Fresh(entry) | Look::Stale(entry) | Look::OnError(entry) => {
+                    fallback = Some(entry);
+                }
                 Look::Nothing(found) => why = found,
             }
         }
@@ -158,7 +167,9 @@ where
     ) -> Answer<R, S::Error> {
         if why != Forward::Request {
             // Somebody may have landed between the look and the lead.
-            if let Look::Fresh(entry) = self.asked.look() {
+            if let Look::Fresh(entry) = self.asked.look()
+                && self.meets(&entry)
+            {
                 self.asked.record(Event::Collapsed);
                 return Ok(self.asked.collapsed(&entry, why));
             }
@@ -234,6 +245,10 @@ where
         let answer = fill.scope.clone().scoped(calling).await;
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
+    }
+
+    fn meets(&self, entry: &AnyEntry) -> bool {
+        self.asked.plan.meets(&self.asked.demands, entry, self.asked.plan.larder.now())
     }
 
     fn take(&mut self) -> (S, Request<B>) {

@@ -77,21 +77,22 @@ fn lifetime(
     explicit: Freshness,
 ) -> Result<(Lifetime, bool), &'static str> {
     let silent = explicit == Freshness::Unknown;
-    if let (true, Some(lifetime)) = (options.overrides, options.lifetime) {
+    let negative = options.negative.iter().find(|(of, _)| *of == status);
+    if let (true, Some((_, lifetime))) = (silent, negative) {
+        return Ok((*lifetime, true));
+    }
+    // A lifetime that somebody chose for a page is not meant for the error that came instead.
+    let meant = storing::takes_default_lifetime(status);
+    if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
         return Ok((lifetime, silent));
     }
-    if let Some(lifetime) = chosen.lifetime {
+    if let Some(lifetime) = chosen.lifetime.filter(|_| meant) {
         return Ok((lifetime, silent));
     }
     if let Freshness::Explicit(fresh) = explicit {
         return Ok((Lifetime::fresh_for(fresh), false));
     }
-    let negative = options.negative.iter().find(|(of, _)| *of == status);
-    let added = match negative {
-        Some((_, lifetime)) => Some(*lifetime),
-        None if storing::takes_default_lifetime(status) => options.lifetime,
-        None => None,
-    };
+    let added = chosen.added.or(options.lifetime).filter(|_| meant);
     added.map(|lifetime| (lifetime, true)).ok_or(NotStorable::NoLifetime.as_str())
 }
 
@@ -110,7 +111,14 @@ fn with_windows(
     }
     let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
     let or_else = |own: Duration, layer: Option<Duration>| {
-        if own.is_zero() && chosen.lifetime.is_none() { layer.unwrap_or_default() } else { own }
+        // What comes stale is not meant to be served so.
+        if lifetime.fresh().is_zero() {
+            own
+        } else if own.is_zero() && chosen.lifetime.is_none() {
+            layer.unwrap_or_default()
+        } else {
+            own
+        }
     };
     let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
         or_else(lifetime.window_while_revalidating(), options.while_revalidating)
@@ -215,13 +223,16 @@ mod tests {
             (&none, 404, "", Ok((2, true))),
             (&none, 404, "max-age=9", Ok((9, false))),
             (&none, 500, "", Err("no-lifetime")),
-            (&none, 200, "max-age=0", Ok((0, false))),
+            (&none, 200, "max-age=0", Err("stale")),
+            (&none, 200, "max-age=0, stale-while-revalidate=9", Ok((0, false))),
             (&none, 200, "max-age=0, must-revalidate", Err("stale")),
             (&none, 200, "no-cache", Err("no-cache")),
             (&none, 200, "no-store", Err("no-store")),
             (&chosen, 200, "", Ok((7, true))),
             (&chosen, 200, "max-age=9", Ok((7, false))),
-            (&chosen, 500, "", Ok((7, true))),
+            (&chosen, 500, "", Err("no-lifetime")),
+            (&chosen, 500, "max-age=9", Ok((9, false))),
+            (&chosen, 404, "", Ok((2, true))),
         ];
         for (chosen, status, control, expected) in rows {
             let found = judged(chosen, status, control);

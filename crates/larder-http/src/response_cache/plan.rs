@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{AnyEntry, Audience, Kind, Larder, Meter, Moment, Standing, Tag};
-use larder_core::{Event, KeyBuf};
+use larder_core::{Event, KeyBuf, MAX_KEY_BYTES};
 use larder_semantics::reuse::{Aged, Demands};
 
 use super::{
@@ -27,12 +27,25 @@ pub(super) struct Plan {
     pub(super) options: Options,
     pub(super) alike: Alike,
     pub(super) extras: Extras,
+    /// Whether a response cache inside another one may keep entries itself, since it tells requests apart
+    /// in ways that the one outside does not know.
+    pub(super) tells_more_apart: bool,
     key_start: KeyBuf,
 }
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    fn tells_more_apart(&self) -> bool {
+        self.partition.is_some()
+            || !self.vary_by.is_empty()
+            || self.shared
+            || !self.identity_fields.is_empty()
+            || !self.identity_types.is_empty()
     }
 }
 
@@ -99,9 +112,7 @@ pub(super) struct Facts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
     pub(super) demands: bool,
-    conditional: bool,
     upgrade: bool,
-    content: bool,
 }
 
 impl Plan {
@@ -112,6 +123,7 @@ impl Plan {
             meter: larder.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
             alike: Alike::default(),
+            tells_more_apart: options.tells_more_apart(),
             options: options.clone(),
         })
     }
@@ -133,7 +145,8 @@ impl Plan {
         };
         let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
         let key = self.key(&head, &address, partition.as_deref());
-        if key.is_too_long() {
+        // Queues and variants append to it.
+        if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admit::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.larder.hash(key.as_bytes());
@@ -184,7 +197,7 @@ impl Plan {
     }
 
     /// For whom is made what is made for this request.
-    pub(super) fn audience(&self, head: &Head<'_>, facts: Facts) -> Audience {
+    pub(super) fn audience(&self, head: &Head<'_>, facts: Facts, hidden: bool) -> Audience {
         let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
         let mut parts: Vec<u8> = Vec::new();
         if let Some(partition) = &partition {
@@ -195,10 +208,16 @@ impl Plan {
         }
         let identified =
             facts.identified || self.options.identity_types.iter().any(|is| is(head.extensions));
-        if identified && partition.is_none() && !self.options.shared {
+        if identified && partition.is_none() && !hidden {
             return Audience::Unknown;
         }
-        if parts.is_empty() { Audience::Everyone } else { Audience::Partition(parts.into()) }
+        if parts.is_empty() {
+            Audience::Everyone
+        } else if partition.is_some() {
+            Audience::Partition(parts.into())
+        } else {
+            Audience::Variant(parts.into())
+        }
     }
 
     /// The origin of an address, and the tags that each of its responses carries.
@@ -211,12 +230,6 @@ impl Plan {
             }
             Err(_) => (String::new(), Vec::new()),
         }
-    }
-
-    /// Whether a response cache inside this one may keep entries itself, since it tells requests apart in
-    /// ways this one does not know.
-    pub(super) fn tells_more_apart(&self) -> bool {
-        self.options.partition.is_some() || !self.options.vary_by.is_empty() || self.options.shared
     }
 
     /// The facts of a request's fields.
@@ -252,7 +265,7 @@ impl Plan {
         if facts.upgrade {
             return Some(Bypass::Upgrade);
         }
-        if facts.content && !body.is_end_stream() {
+        if !body.is_end_stream() {
             return Some(Bypass::RequestBody);
         }
         let options = &self.options;
@@ -264,7 +277,7 @@ impl Plan {
         if facts.demands && Demands::of(head.headers).no_store {
             return Some(Bypass::NoStore);
         }
-        let nested = head.extensions.get::<Choices>().is_some() && !self.tells_more_apart();
+        let nested = head.extensions.get::<Choices>().is_some() && !self.tells_more_apart;
         nested.then_some(Bypass::Nested)
     }
 
@@ -299,13 +312,7 @@ impl Facts {
             | "proxy-authorization" => self.identified = true,
             "authorization" => (self.identified, self.authorized) = (true, true),
             "cache-control" | "pragma" => self.demands = true,
-            "if-none-match"
-            | "if-modified-since"
-            | "if-match"
-            | "if-unmodified-since"
-            | "range" => self.conditional = true,
             "upgrade" => self.upgrade = true,
-            "content-length" | "transfer-encoding" => self.content = true,
             _ => {}
         }
     }
@@ -321,6 +328,8 @@ const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static("x-forwarded-user"),
     HeaderName::from_static("x-remote-user"),
 ];
+
+const ROOM_FOR_SUFFIXES: usize = 64;
 
 /// What tells two layers over one larder apart, so that one is never answered with what was made under
 /// the rules of the other.

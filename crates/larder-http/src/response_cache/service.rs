@@ -54,7 +54,10 @@ impl<S, U> ResponseCache<S, U> {
         let scope = match why {
             // What is read inside is part of what the cache around this one keeps.
             Bypass::Nested => plan.larder.scope(),
-            _ => plan.larder.scope().gathering(plan.audience(&Head::from(&request), facts)),
+            _ => {
+                // What passes by keeps the fields that say who asks, whatever the layer hides elsewhere.
+                plan.larder.scope().gathering(plan.audience(&Head::from(&request), facts, false))
+            }
         };
         self.leave_word(&mut request, why, &scope);
         let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
@@ -117,12 +120,14 @@ where
                 return ResponseFuture::ready(refusal(StatusCode::BAD_REQUEST, text));
             }
         };
-        if let Some(answer) = self.plan.plain_hit(&lookup, began) {
-            return ResponseFuture::ready(answer);
-        }
-        if let Some(around) = request.extensions().get::<Choices>() {
+        if self.plan.tells_more_apart
+            && let Some(around) = request.extensions().get::<Choices>()
+        {
             // This cache tells requests apart in ways that the one around it does not know.
             around.refuse("inner-cache");
+        }
+        if let Some(answer) = self.plan.plain_hit(&lookup, began) {
+            return ResponseFuture::ready(answer);
         }
         let inner = self.ready_inner();
         match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {

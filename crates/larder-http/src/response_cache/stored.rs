@@ -18,10 +18,7 @@ use crate::body::CacheBody;
 #[derive(Debug)]
 pub(super) struct StoredResponse {
     /// All fields, with places for those that are filled in on a hit.
-    alike: Arc<HeaderMap>,
-    etag: Option<HeaderValue>,
-    date: Option<HeaderValue>,
-    last_modified: Option<HeaderValue>,
+    alike: Arc<Template>,
     body: Bytes,
     status: StatusCode,
     /// Whether a request that says who asks may have it too.
@@ -29,6 +26,8 @@ pub(super) struct StoredResponse {
     /// Whether `Cache-Status` lines of caches behind us come before ours.
     upstream_status: bool,
     bytes: usize,
+    /// The values of the fields in [`OWN`].
+    own: [Option<HeaderValue>; 4],
 }
 
 /// Which fields a hit adds.
@@ -47,7 +46,12 @@ impl StoredResponse {
         extras: Extras,
         alike: &Alike,
     ) -> Self {
-        let own = [header::ETAG, header::DATE, header::LAST_MODIFIED].map(|name| {
+        // Said here, so that nobody has to make room for it on every hit.
+        fields.remove(header::CONTENT_LENGTH);
+        if status != StatusCode::NO_CONTENT {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        let own = OWN.map(|name| {
             let value = fields.get(&name).cloned();
             if value.is_some() {
                 // Not removed: the place in the map stays.
@@ -63,16 +67,13 @@ impl StoredResponse {
         if extras.x_cache {
             fields.insert(X_CACHE, HeaderValue::from_static("hit"));
         }
-        fields.remove(header::CONTENT_LENGTH);
-        let (buffer, [etag, date, last_modified]) = one_buffer(&own, body);
+        let (buffer, own) = one_buffer(&own, body);
         let (alike, own_fields) = alike.share(fields);
         Self {
             bytes: buffer.len() + own_fields,
             body: buffer.slice(buffer.len() - body.len()..),
             alike,
-            etag,
-            date,
-            last_modified,
+            own,
             status,
             open,
             upstream_status,
@@ -86,9 +87,9 @@ impl StoredResponse {
 
     /// The fields as they were kept, without what a hit adds.
     pub(super) fn fields(&self) -> HeaderMap {
-        let mut fields = HeaderMap::clone(&self.alike);
-        self.put_own(&mut fields);
+        let mut fields = self.filled_in(None, None);
         fields.remove(header::AGE);
+        fields.remove(header::CONTENT_LENGTH);
         if !self.upstream_status {
             fields.remove(header::CACHE_STATUS);
         }
@@ -116,19 +117,18 @@ impl StoredResponse {
         cache_status: Option<HeaderValue>,
         head_only: bool,
     ) -> Response<CacheBody<R>> {
-        let mut fields = HeaderMap::clone(&self.alike);
-        self.put_own(&mut fields);
-        fields.insert(header::AGE, lines::age(rounded_up(age)));
-        if let Some(cache_status) = cache_status {
-            if self.upstream_status {
+        let age = lines::age(rounded_up(age));
+        let fields = if self.upstream_status {
+            let mut fields = self.filled_in(Some(age), None);
+            if let Some(cache_status) = cache_status {
                 fields.append(header::CACHE_STATUS, cache_status);
-            } else {
-                fields.insert(header::CACHE_STATUS, cache_status);
             }
-        }
+            fields
+        } else {
+            self.filled_in(Some(age), cache_status)
+        };
         let body = if head_only {
-            // What the body would have been long; an empty one would say 0.
-            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            // Its fields say how long the body would have been.
             CacheBody::empty()
         } else {
             CacheBody::held(self.body.clone())
@@ -139,17 +139,18 @@ impl StoredResponse {
         response
     }
 
+    /// The shared fields with those that are this response's own, or this hit's.
     #[inline]
-    fn put_own(&self, fields: &mut HeaderMap) {
-        for (name, value) in [
-            (header::ETAG, &self.etag),
-            (header::DATE, &self.date),
-            (header::LAST_MODIFIED, &self.last_modified),
-        ] {
+    fn filled_in(&self, age: Option<HeaderValue>, status: Option<HeaderValue>) -> HeaderMap {
+        let mut fields = self.alike.fields.clone();
+        let own = self.own.iter().cloned().chain([age, status]);
+        let present = own.zip(self.alike.has).filter(|(_, has)| *has);
+        for (place, (value, _)) in fields.values_mut().zip(present) {
             if let Some(value) = value {
-                fields.insert(name, value.clone());
+                *place = value;
             }
         }
+        fields
     }
 
     /// The kept response of a shared store.
@@ -163,7 +164,7 @@ impl StoredResponse {
             let name = HeaderName::from_bytes(at.sized()?).ok()?;
             // Checked: bytes of a store cannot smuggle a line break into a field.
             let value = HeaderValue::from_bytes(at.sized()?).ok()?;
-            fields.append(name, value);
+            fields.try_append(name, value).ok()?;
         }
         let body = bytes.slice(at.at..);
         Some(Self::new(status, fields, &body, open, extras, alike))
@@ -214,9 +215,9 @@ impl<'a> Cursor<'a> {
 
 /// Values and body in one allocation: a hit that copies handles of them touches one counter.
 fn one_buffer(
-    values: &[Option<HeaderValue>; 3],
+    values: &[Option<HeaderValue>; 4],
     body: &Bytes,
-) -> (Bytes, [Option<HeaderValue>; 3]) {
+) -> (Bytes, [Option<HeaderValue>; 4]) {
     let lengths = values.each_ref().map(|value| value.as_ref().map_or(0, HeaderValue::len));
     let mut buffer = BytesMut::with_capacity(lengths.iter().sum::<usize>() + body.len());
     for value in values.iter().flatten() {
@@ -237,26 +238,80 @@ fn one_buffer(
     (buffer, slices)
 }
 
-/// Maps of fields that many responses share.
+/// The fields of a response, with places for those that are filled in on a hit.
+///
+/// The places come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
+/// values of a copy and no search.
+#[derive(Debug)]
+struct Template {
+    fields: HeaderMap,
+    has: [bool; 6],
+}
+
+impl Template {
+    fn new(mut fields: HeaderMap) -> Self {
+        // A line of a cache behind us has text; a place for ours is empty.
+        let has = FILLED_IN.map(|name| fields.get(name).is_some_and(HeaderValue::is_empty));
+        let mut ordered = HeaderMap::with_capacity(fields.keys_len());
+        for name in FILLED_IN {
+            if fields.get(&name).is_some_and(HeaderValue::is_empty)
+                && let Some(value) = fields.remove(&name)
+            {
+                ordered.insert(name, value);
+            }
+        }
+        let mut last = None;
+        for (name, value) in fields {
+            last = name.or(last);
+            if let Some(name) = &last {
+                ordered.append(name, value);
+            }
+        }
+        debug_assert!(
+            ordered
+                .keys()
+                .zip(FILLED_IN.iter().zip(has).filter(|(_, has)| *has))
+                .all(|(name, (expected, _))| name == expected),
+            "a map gives its fields in the order in which they were put in"
+        );
+        // A clone has exactly the room it needs.
+        Self { fields: ordered.clone(), has }
+    }
+}
+
+/// What differs from response to response.
+const OWN: [HeaderName; 4] =
+    [header::ETAG, header::DATE, header::LAST_MODIFIED, header::CONTENT_LENGTH];
+
+/// The same, and what differs from hit to hit.
+const FILLED_IN: [HeaderName; 6] = [
+    header::ETAG,
+    header::DATE,
+    header::LAST_MODIFIED,
+    header::CONTENT_LENGTH,
+    header::AGE,
+    header::CACHE_STATUS,
+];
+
+/// Templates that many responses share.
 #[derive(Debug, Default)]
-pub(super) struct Alike(Mutex<HashMap<u64, Arc<HeaderMap>>>);
+pub(super) struct Alike(Mutex<HashMap<u64, Arc<Template>>>);
 
 impl Alike {
-    /// The shared map that equals this one, and how many bytes of it are not shared.
-    fn share(&self, fields: HeaderMap) -> (Arc<HeaderMap>, usize) {
+    /// The shared template of these fields, and how many bytes of it are not shared.
+    fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
         let bytes = map_bytes(&fields);
         let hash = hash_of(&fields);
         let mut known = self.0.lock();
-        if let Some(found) = known.get(&hash).filter(|found| ***found == fields) {
+        if let Some(found) = known.get(&hash).filter(|found| found.fields == fields) {
             return (Arc::clone(found), 0);
         }
-        // A clone has exactly the room it needs.
-        let fields = Arc::new(fields.clone());
+        let template = Arc::new(Template::new(fields));
         if known.len() < MOST_ALIKE {
-            known.insert(hash, Arc::clone(&fields));
-            return (fields, 0);
+            known.insert(hash, Arc::clone(&template));
+            return (template, 0);
         }
-        (fields, bytes)
+        (template, bytes)
     }
 }
 

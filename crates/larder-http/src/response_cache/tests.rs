@@ -638,3 +638,85 @@ async fn a_fill_beyond_the_budget_of_all_goes_to_its_client_and_is_not_kept() {
     assert_eq!(origin.get("/").await.1.len(), 100 * 1024);
     assert_eq!(larder.stats().memory.entries, 1, "only that there was nothing to keep");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_to_head_is_refreshed_by_what_get_gets() {
+    let larder = larder();
+    let origin = Origin::new(layer(&larder).stale_while_revalidate(MINUTE), |request, call| {
+        let body = if request.method() == Method::HEAD { String::new() } else { call.to_string() };
+        Response::new(text(body))
+    });
+    origin.get("/").await;
+    tokio::time::advance(MINUTE).await;
+    origin.send(request("/").method(Method::HEAD)).await;
+    assert!(larder.close(MINUTE).await);
+    assert_eq!(origin.get("/").await.1, "2");
+}
+
+#[tokio::test]
+async fn an_error_is_not_kept_by_a_lifetime_that_was_chosen_for_a_page() {
+    let origin = Origin::new(layer(&larder()), |request, call| {
+        request.extensions().get::<Choices>().unwrap().ttl(MINUTE);
+        Response::builder().status(500).body(text(call.to_string())).unwrap()
+    });
+    assert_eq!(origin.get("/").await.1, "1");
+    assert_eq!(origin.get("/").await.1, "2");
+}
+
+#[tokio::test]
+async fn a_body_shorter_than_it_said_is_not_kept() {
+    let origin = Origin::new(layer(&larder()), |_, call| {
+        let (frames, body) = mpsc::channel(4);
+        frames.try_send(Ok(Frame::data(format!("half {call}").into()))).unwrap();
+        Response::builder().header("content-length", "100").body(stream(body)).unwrap()
+    });
+    assert_eq!(origin.get("/").await.1, "half 1");
+    assert_eq!(origin.get("/").await.1, "half 2");
+}
+
+#[tokio::test]
+async fn a_cache_inside_that_tells_more_apart_keeps_the_one_outside_from_keeping() {
+    let larder = larder();
+    let tenants = layer(&larder).name("tenants").vary_by("tenant", |head| {
+        head.headers.get("x-tenant").map_or("", |value| value.to_str().unwrap_or("")).to_owned()
+    });
+    let inner = tenants.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
+        let tenant = request.headers()["x-tenant"].clone();
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(tenant.as_bytes().to_vec())))
+    }));
+    let service = layer(&larder).layer(inner);
+    for tenant in ["a", "a", "b", "a"] {
+        let ask = empty(request("/").header("x-tenant", tenant));
+        let answer = service.clone().oneshot(ask).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), tenant);
+    }
+}
+
+#[tokio::test]
+async fn fields_that_no_key_knows_of_do_not_reach_a_handler() {
+    let origin = Origin::new(layer(&larder()), |request, _| {
+        assert!(!request.headers().contains_key("x-forwarded-host"));
+        Response::new(text("clean"))
+    });
+    let ask = request("/").header("x-forwarded-host", "evil.example");
+    assert_eq!(read(origin.send(ask).await).await.1, "clean");
+}
+
+#[tokio::test]
+async fn a_write_under_a_shared_layer_does_not_share_what_it_makes() {
+    let larder = larder();
+    let inside = larder.clone();
+    let origin = Origin::asynchronous(layer(&larder).shared(), move |request, _| {
+        let larder = inside.clone();
+        async move {
+            let user =
+                request.headers().get("cookie").map(|user| user.to_str().unwrap().to_owned());
+            let load = move |_| async move { Ok::<_, Infallible>(user) };
+            let nav = larder.get_or_load("nav", MINUTE, load).await.unwrap();
+            Response::new(text(format!("{nav:?}")))
+        }
+    });
+    let post = request("/").method(Method::POST).header("cookie", "alice");
+    assert!(read(origin.send(post).await).await.1.contains("alice"));
+    assert_eq!(origin.get("/").await.1, "None");
+}

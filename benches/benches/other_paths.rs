@@ -1,0 +1,203 @@
+//! What is not a hit, what makes hits invalid, and hits under pressure.
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Body, http::Request, routing::get};
+use benches::{Row, app, ask, baseline, fill, median, now, report, request, take_turns, turns};
+use bytes::Bytes;
+use larder::{
+    Fill, Larder, Policy,
+    axum::{InvalidationLayer, ResponseCacheLayer},
+};
+
+fn main() {
+    let body = Bytes::from(vec![b'x'; 1024]);
+    report(
+        "Requests that are no hits, over LIMIT (the ratio is microseconds more)",
+        &passing(&body),
+    );
+    report("Invalidating a tag (microseconds; the ratio is microseconds)", &invalidating());
+    report("Hits under pressure", &[under_invalidation(&body), two_threads(&body)]);
+}
+
+fn method(method: &str, path: &str) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "shop.example")
+        .body(Body::empty())
+        .expect("a valid request")
+}
+
+/// Bypass, unsafe request, miss.
+fn passing(body: &Bytes) -> Vec<Row> {
+    const REQUESTS: usize = 2_000;
+    let page = body.clone();
+    let handler = move || {
+        let page = page.clone();
+        async move { page }
+    };
+    let plain = Router::new().route("/products/{id}", get(handler.clone()).post(handler));
+    let limit = plain.clone().with_state(());
+    let larder = baseline::larder();
+    let cached = plain.clone().layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)));
+    let writing = plain.layer(
+        tower::ServiceBuilder::new()
+            .layer(InvalidationLayer::new(&larder))
+            .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60))),
+    );
+    let (cached, writing) = (cached.with_state(()), writing.with_state(()));
+    let mut fresh = 0_u64;
+    let figures = turns(5, 31, |at, keys| {
+        now(async {
+            let start = Instant::now();
+            for _ in 0..REQUESTS {
+                let key = keys.next(1000);
+                fresh += 1;
+                match at {
+                    0 => ask(&limit, method("GET", &format!("/products/{key}"))).await,
+                    1 => ask(&limit, method("POST", &format!("/products/{key}"))).await,
+                    2 => ask(&cached, method("POST", &format!("/products/{key}"))).await,
+                    3 => ask(&writing, method("POST", &format!("/products/{key}"))).await,
+                    _ => ask(&cached, method("GET", &format!("/products/{fresh}"))).await,
+                }
+            }
+            start.elapsed().as_nanos() as f64 / REQUESTS as f64 / 1000.0
+        })
+    });
+    let row = |case: &str, at: usize, base: usize, budget| Row {
+        case: case.to_owned(),
+        ours: figures[at].0,
+        baseline: figures[base].0,
+        ratio: figures[at].0 - figures[base].0,
+        budget: Some(budget),
+        unit: "us",
+    };
+    vec![
+        row("a bypass", 2, 1, 2.0),
+        row("an unsafe request with its implicit invalidation", 3, 1, 5.0),
+        row("a miss of a handler that returns at once", 4, 0, 50.0),
+    ]
+}
+
+/// One tag on a thousand entries, and on a million.
+fn invalidating() -> Vec<Row> {
+    let mut figures = Vec::new();
+    for entries in [1_000_u32, 1_000_000] {
+        let larder =
+            Larder::builder().memory(larder::ByteSize::gib(4)).build().expect("valid options");
+        now(async {
+            for number in 0..entries {
+                let load = |_: Fill| async { Ok::<_, Infallible>(7_u8) };
+                let policy = Policy::ttl(Duration::from_secs(3_000)).tag("all");
+                let loaded = larder.get_or_load(("n", number), policy, load).await;
+                loaded.expect("it cannot fail");
+            }
+            assert_eq!(larder.stats().memory.entries, entries as usize);
+        });
+        let figure = now(async {
+            let mut micros = Vec::new();
+            for _ in 0..1_000 {
+                let start = Instant::now();
+                let _ = black_box(larder.invalidate("all").await);
+                micros.push(start.elapsed().as_nanos() as f64 / 1000.0);
+            }
+            median(micros)
+        });
+        figures.push(figure);
+    }
+    let row = |case: &str, ours: f64| Row {
+        case: case.to_owned(),
+        ours,
+        baseline: figures[0],
+        ratio: ours,
+        budget: Some(10.0),
+        unit: "us",
+    };
+    vec![row("a tag with 1,000 entries", figures[0]), row("a tag with 1,000,000", figures[1])]
+}
+
+/// Hits with eight tags while other tags are invalidated a thousand times a second.
+fn under_invalidation(body: &Bytes) -> Row {
+    const KEYS: u64 = 10_000;
+    let (quiet, busy) = (baseline::larder(), baseline::larder());
+    let untagged = baseline::one_layer(&quiet, body, 0);
+    let tagged = baseline::one_layer(&busy, body, 8);
+    fill(&untagged, KEYS);
+    fill(&tagged, KEYS);
+    let stop = Arc::new(AtomicBool::new(false));
+    let invalidating = std::thread::spawn({
+        let (stop, busy) = (stop.clone(), busy.clone());
+        move || {
+            let mut number = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..5 {
+                    number += 1;
+                    let _ = now(busy.invalidate(("other", number)));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    let before = busy.stats();
+    let figures = take_turns(&mut [app(untagged), app(tagged)], KEYS, 61, 8_000);
+    stop.store(true, Ordering::Relaxed);
+    drop(invalidating.join());
+    let after = busy.stats();
+    let of =
+        |stats: &larder::Stats| stats.cache("responses").map_or(0, |cache| cache.total.invalid);
+    println!(
+        "needless misses: {} of {} hits, under {} invalidations",
+        of(&after) - of(&before),
+        61 * 8_000,
+        after.invalidations
+    );
+    Row {
+        case: "a hit with 8 tags under 1,000 invalidations a second".to_owned(),
+        ours: figures[1].0,
+        baseline: figures[0].0,
+        ratio: figures[1].1,
+        budget: Some(1.2),
+        unit: "ns",
+    }
+}
+
+/// Two threads on one hot key, beside what two threads do to LIMIT.
+fn two_threads(body: &Bytes) -> Row {
+    const REQUESTS: usize = 40_000;
+    let larder = baseline::larder();
+    let (limit, layer) = (baseline::limit(body), baseline::one_layer(&larder, body, 4));
+    fill(&layer, 8);
+    let rate = |router: &Router, threads: usize| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let mut router = router.clone();
+                scope.spawn(move || {
+                    for _ in 0..REQUESTS {
+                        black_box(benches::send(&mut router, request("/products/7")));
+                    }
+                });
+            }
+        });
+        (threads * REQUESTS) as f64 / start.elapsed().as_secs_f64()
+    };
+    let speed_up = |router: &Router| rate(router, 2) / rate(router, 1);
+    let figures = turns(2, 15, |at, _| 1.0 / speed_up(if at == 0 { &limit } else { &layer }));
+    Row {
+        case: "two threads on one hot key: time for twice the work".to_owned(),
+        ours: figures[1].0,
+        baseline: figures[0].0,
+        ratio: figures[1].1,
+        budget: Some(1.25),
+        unit: "x",
+    }
+}

@@ -1,0 +1,203 @@
+//! What the benches share: a table with budgets, paired rounds, a counting allocator, and the baselines.
+//!
+//! *LIMIT* is an axum Router whose handler returns a prebuilt body. *BARE LAYER* is a layer on it that
+//! answers without looking. All cases of a table take turns, round by round, so that a noisy neighbour
+//! disturbs all alike; what is compared is the median of the ratios of a round.
+
+pub mod allocations;
+pub mod baseline;
+
+use std::{
+    hint::black_box,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use axum::{body::Body, http::Request};
+use http_body::Body as _;
+use tower::Service;
+
+/// One row: a figure, its baseline and what it may come to.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What was measured.
+    pub case: String,
+    /// Our figure.
+    pub ours: f64,
+    /// The figure it is compared with.
+    pub baseline: f64,
+    /// What is judged.
+    pub ratio: f64,
+    /// What it may come to; `None` for information only.
+    pub budget: Option<f64>,
+    /// The unit of the figures.
+    pub unit: &'static str,
+}
+
+/// Prints the table. With `--check` among the arguments, exits 1 when a row is over its budget.
+pub fn report(title: &str, rows: &[Row]) {
+    println!("\n{title}\n");
+    println!("| case | ours | baseline | ratio | budget | |");
+    println!("|---|---|---|---|---|---|");
+    let mut over = false;
+    for row in rows {
+        let verdict = match row.budget {
+            Some(budget) if row.ratio > budget => "OVER",
+            Some(_) => "ok",
+            None => "",
+        };
+        over |= verdict == "OVER";
+        let budget = row.budget.map_or(String::new(), |budget| format!("{budget:.2}"));
+        println!(
+            "| {} | {:.1} {} | {:.1} {} | {:.3} | {budget} | {verdict} |",
+            row.case, row.ours, row.unit, row.baseline, row.unit, row.ratio
+        );
+    }
+    if over && std::env::args().any(|argument| argument == "--check") {
+        std::process::exit(1);
+    }
+}
+
+/// The median.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Keys of requests that jump about: every key is as likely as every other.
+#[derive(Clone, Debug)]
+pub struct Keys(u64);
+
+impl Keys {
+    /// The same keys for each run.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next of `count` keys.
+    pub fn next(&mut self, count: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % count
+    }
+}
+
+/// A request as a browser sends it, in its shortest honest form.
+pub fn request(path: &str) -> Request<Body> {
+    Request::get(path)
+        .header("host", "shop.example")
+        .header("accept", "text/html")
+        .header("user-agent", "bench")
+        .body(Body::empty())
+        .expect("a valid request")
+}
+
+/// Sends one request that is answered without waiting, and reads the first frame of its body.
+pub fn send<S>(service: &mut S, request: Request<Body>) -> http::Response<()>
+where
+    S: Service<Request<Body>, Response = http::Response<Body>>,
+    S::Error: std::fmt::Debug,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut future = pin!(service.call(request));
+    let Poll::Ready(response) = future.as_mut().poll(&mut cx) else {
+        panic!("a hit does not wait");
+    };
+    let (head, body) = response.expect("it cannot fail").into_parts();
+    let mut body = pin!(body);
+    black_box(body.as_mut().poll_frame(&mut cx)).is_ready();
+    http::Response::from_parts(head, ())
+}
+
+/// Something that answers a request and is timed.
+pub type App = Box<dyn FnMut(Request<Body>)>;
+
+/// A service as something that is timed.
+pub fn app<S>(mut service: S) -> App
+where
+    S: Service<Request<Body>, Response = http::Response<Body>> + 'static,
+    S::Error: std::fmt::Debug,
+{
+    Box::new(move |request| drop(black_box(send(&mut service, request))))
+}
+
+/// Nanoseconds a request, over `requests` requests for keys out of `count`. Requests are made a few at a
+/// time, outside of what is timed, and are as warm as those a server has just read.
+pub fn round(app: &mut App, keys: &mut Keys, count: u64, requests: usize) -> f64 {
+    const FEW: usize = 8;
+    let mut nanos = 0;
+    for _ in 0..requests / FEW {
+        let few: [_; FEW] =
+            std::array::from_fn(|_| request(&format!("/products/{}", keys.next(count))));
+        let start = Instant::now();
+        few.into_iter().for_each(&mut *app);
+        nanos += start.elapsed().as_nanos();
+    }
+    nanos as f64 / (requests / FEW * FEW) as f64
+}
+
+/// Lets all apps take turns. Gives the nanoseconds of each and the ratio of each to the first.
+pub fn take_turns(apps: &mut [App], count: u64, rounds: usize, requests: usize) -> Vec<(f64, f64)> {
+    turns(apps.len(), rounds, |at, keys| round(&mut apps[at], keys, count, requests))
+}
+
+/// Lets all cases take turns; `measure` gives the figure of one.
+pub fn turns(
+    cases: usize,
+    rounds: usize,
+    mut measure: impl FnMut(usize, &mut Keys) -> f64,
+) -> Vec<(f64, f64)> {
+    let mut figures = vec![Vec::new(); cases];
+    let mut ratios = vec![Vec::new(); cases];
+    let mut keys = Keys::new(42);
+    for turn in 0..=rounds {
+        let mut of_turn = vec![0.0; cases];
+        // The order turns too, so that nobody always runs behind the same neighbour.
+        for step in 0..cases {
+            let at = (step + turn) % cases;
+            of_turn[at] = measure(at, &mut keys);
+        }
+        if turn == 0 {
+            continue; // To warm up.
+        }
+        for (at, figure) in of_turn.iter().enumerate() {
+            figures[at].push(*figure);
+            ratios[at].push(figure / of_turn[0]);
+        }
+    }
+    figures.into_iter().zip(ratios).map(|(n, r)| (median(n), median(r))).collect()
+}
+
+/// Runs a future that needs no runtime and is ready at once, or nearly.
+pub fn now<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be built")
+        .block_on(future)
+}
+
+/// Asks a service for each key once, so that all are kept.
+pub fn fill<S>(service: &S, count: u64)
+where
+    S: Service<Request<Body>, Response = http::Response<Body>> + Clone,
+    S::Error: std::fmt::Debug,
+{
+    now(async {
+        for key in 0..count {
+            ask(service, request(&format!("/products/{key}"))).await;
+        }
+    });
+}
+
+/// Asks a service, and reads its answer to the end.
+pub async fn ask<S>(service: &S, request: Request<Body>)
+where
+    S: Service<Request<Body>, Response = http::Response<Body>> + Clone,
+    S::Error: std::fmt::Debug,
+{
+    let response = service.clone().call(request).await;
+    let mut body = pin!(response.expect("it cannot fail").into_body());
+    while std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some() {}
+}
