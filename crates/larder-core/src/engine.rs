@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     budget::ByteBudget,
-    bus::{Bus, Origin, Position, Record},
+    bus::{Bus, Epoch, Origin, Position, Record},
     clock::{Clock, Moment},
     entry::AnyEntry,
     flight::Flights,
@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     pub(crate) proof: follow::Proof,
     /// The furthest place of the log that was ever applied.
     pub(crate) seen: parking_lot::Mutex<Option<Position>>,
+    /// An epoch in which the log is known to have lost records.
+    pub(crate) lost: parking_lot::Mutex<Option<Epoch>>,
     sending: AtomicBool,
 }
 
@@ -108,6 +110,7 @@ impl Engine {
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
             seen: parking_lot::Mutex::default(),
+            lost: parking_lot::Mutex::default(),
             sending: AtomicBool::new(false),
         };
         engine.open_local_log();
@@ -200,7 +203,13 @@ impl Engine {
     }
 
     async fn append(&self, ticket: Ticket, record: &Record) -> bool {
+        let before = self.registry.applied();
         match self.bus.append(record).await {
+            Ok(at) if before.is_some_and(|before| is_given_again(at, before)) => {
+                // The log has lost its tail. It stays pending until the log has become another one.
+                *self.lost.lock() = Some(at.epoch);
+                false
+            }
             Ok(at) => {
                 let settled = self.registry.settle(ticket, record, at, self.clock.now());
                 if settled && !self.bus.is_shared() {
@@ -248,6 +257,11 @@ impl Engine {
         }
         true
     }
+}
+
+/// Whether a number is one that was applied before its record was appended.
+fn is_given_again(at: Position, before: Position) -> bool {
+    at.epoch == before.epoch && at.number <= before.number
 }
 
 /// Says that somebody sends, also if that task ends before its time.

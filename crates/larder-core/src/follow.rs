@@ -85,6 +85,10 @@ impl Follower {
                 Ok(records) => match apply(&engine, at, &records) {
                     Applied::All => records.is_empty(),
                     Applied::Gap => return None,
+                    Applied::Other => {
+                        *engine.lost.lock() = Some(at.epoch);
+                        return None;
+                    }
                 },
                 Err(error) if error.kind() == BusErrorKind::Gone => return None,
                 Err(_) => {
@@ -113,7 +117,7 @@ impl Follower {
         if end.epoch != applied.epoch {
             return End::Behind;
         }
-        if end.number < applied.number {
+        if end.number < applied.number || *engine.lost.lock() == Some(end.epoch) {
             return End::Behind;
         }
         if end.number == applied.number {
@@ -138,6 +142,8 @@ enum End {
 enum Applied {
     All,
     Gap,
+    /// The log has another record where it took one of ours.
+    Other,
 }
 
 fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> Applied {
@@ -146,6 +152,9 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> App
         expected += 1;
         if *number != expected {
             return Applied::Gap;
+        }
+        if engine.registry.contradicts(Position { number: *number, ..at }, record) {
+            return Applied::Other;
         }
         engine.registry.apply(*number, record, engine.clock.now());
     }
@@ -167,7 +176,10 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     engine.registry.close_view();
     let asked = engine.clock.now();
     let mut end = engine.bus.end(None).await?;
-    if before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number) {
+    let went_back =
+        before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number);
+    let lost = *engine.lost.lock() == Some(end.epoch);
+    if went_back || lost {
         // It has lost records that we saw. Their numbers would be given out again: it has to become
         // another log first.
         end = engine.bus.end(Some(end.epoch)).await?;
@@ -189,6 +201,7 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     engine.registry.open_view(end, horizon, &records, engine.clock.now());
     engine.proof.renew(asked);
     *engine.seen.lock() = Some(end);
+    *engine.lost.lock() = None;
     if before.is_none_or(|before| before.epoch != end.epoch) {
         engine.registry.resend_retained(engine.clock.now());
     }

@@ -191,6 +191,11 @@ impl Registry {
         let Some(view) = view.as_ref().filter(|view| view.epoch == filled.epoch) else {
             return Reach::Hard;
         };
+        if filled.number > view.applied.load(Ordering::Acquire) {
+            // Whoever filled it has seen records that we have not, and one of them may stand where the log
+            // has lost one of ours. A moment later we know.
+            return Reach::Hard;
+        }
         let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
         view.globals
             .as_ref()
@@ -235,6 +240,7 @@ impl Registry {
         self.raise_globals(&view, record, at.number);
         self.publish(&mut writer, record, at.number, now);
         if !self.options.failover_bound.is_zero() {
+            writer.note_own(at, record.clone());
             writer.retain(record.clone(), now, now.after(self.options.failover_bound));
         }
         writer.settle(ticket);
@@ -246,6 +252,11 @@ impl Registry {
         if let Some(view) = self.view.load().as_ref() {
             view.applied.fetch_max(at.number, Ordering::AcqRel);
         }
+    }
+
+    /// Whether the log has another record where it once took one of ours: it has lost its tail since.
+    pub(crate) fn contradicts(&self, at: Position, record: &Record) -> bool {
+        self.writer.lock().contradicts(at, record)
     }
 
     /// A record that the log brought, the next one in order.

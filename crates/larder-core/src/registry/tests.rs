@@ -151,5 +151,7 @@ fn what_the_log_does_not_have_yet_hides_entries_of_the_shared_store() {
     let at = Position { number: 2, ..end };
     assert!(registry.settle(begun.ticket, &begun.record, at, NOW));
     assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    assert_eq!(registry.reach_shared(&key(), &tags, at), Reach::Hard, "ahead of what we applied");
+    registry.advance_local(at);
     assert_eq!(registry.reach_shared(&key(), &tags, at), Reach::Clean);
 }

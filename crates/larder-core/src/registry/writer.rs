@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const MAX_PENDING: usize = 16 * 1024;
 /// How many may wait for their time before the end of a grace comes at once.
 pub(crate) const MAX_DUE: usize = 16 * 1024;
+/// How many of our own are kept to be compared with what the log brings.
+const MAX_OWN: usize = 1024;
 /// How many of our own are kept to be appended again if the log is replaced.
 const MAX_RETAINED: usize = 16 * 1024;
 
@@ -69,6 +71,7 @@ pub(crate) struct Writer {
     pending: VecDeque<(Ticket, Record)>,
     retained: VecDeque<(Moment, Record)>,
     schedule: BinaryHeap<Reverse<Scheduled>>,
+    own: VecDeque<(Position, Record)>,
     next: u64,
 }
 
@@ -98,6 +101,20 @@ impl Writer {
 
     pub(crate) fn pending_len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Notes where the log took a record of ours, until it comes back from there.
+    pub(crate) fn note_own(&mut self, at: Position, record: Record) {
+        if self.own.len() >= MAX_OWN {
+            self.own.pop_front();
+        }
+        self.own.push_back((at, record));
+    }
+
+    /// Whether the log has another record where it took one of ours.
+    pub(crate) fn contradicts(&mut self, at: Position, record: &Record) -> bool {
+        let found = self.own.iter().position(|(own, _)| *own == at);
+        found.and_then(|found| self.own.remove(found)).is_some_and(|(_, own)| own != *record)
     }
 
     /// Keeps a record to append it again, should the log be replaced until `until`.

@@ -1,0 +1,107 @@
+//! What every store and every log owes. Each function panics with the sentence that does not hold.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder_core::{Bus, Mode, Origin, Record, Selector, Store, Tag};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Tests a store that is empty.
+///
+/// # Panics
+///
+/// When the store does not conform, with what it did.
+pub async fn store(store: &dyn Store) {
+    let get = async |key: &str| store.get(key).await.expect("a healthy store answers");
+    let set = async |key: &str, value: &'static str, lifetime| {
+        let written = store.set(key, Bytes::from_static(value.as_bytes()), lifetime).await;
+        written.expect("a healthy store writes");
+    };
+    assert_eq!(get("larder:o:a").await, None, "nothing is there at first");
+    set("larder:o:a", "one", MINUTE).await;
+    set("larder:o:b", "", MINUTE).await;
+    assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"one"[..]), "what was written is there");
+    assert_eq!(get("larder:o:b").await.as_deref(), Some(&b""[..]), "empty is not absent");
+    set("larder:o:a", "two", MINUTE).await;
+    assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"two"[..]), "the last write stays");
+    let many = store.get_many(&["larder:o:b", "larder:o:none", "larder:o:a"]).await;
+    let many = many.expect("a healthy store answers");
+    let many: Vec<_> = many.iter().map(Option::as_deref).collect();
+    assert_eq!(many, [Some(&b""[..]), None, Some(b"two")], "many come in the order asked for");
+    store.remove("larder:o:a").await.expect("a healthy store removes");
+    store.remove("larder:o:none").await.expect("removing nothing is no error");
+    assert_eq!(get("larder:o:a").await, None, "what was removed is gone");
+    set("larder:o:c", "short", Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(get("larder:o:c").await, None, "what has expired is gone");
+}
+
+/// Tests a log that is empty.
+///
+/// # Panics
+///
+/// When the log does not conform, with what it did.
+pub async fn bus(bus: &dyn Bus) {
+    let record = |tag: &str| Record {
+        origin: Origin::random(),
+        mode: Mode::Hard,
+        what: vec![Selector::Tag(Tag::new(tag))],
+    };
+    let start = bus.end(None).await.expect("a healthy log knows its end");
+    let first = bus.append(&record("a")).await.expect("a healthy log appends");
+    let second = bus.append(&record("b")).await.expect("a healthy log appends");
+    assert_eq!(first.number, start.number + 1, "numbers go up by one");
+    assert_eq!(second.number, first.number + 1, "numbers go up by one");
+    assert_eq!(second.epoch, start.epoch, "the epoch stays");
+    let end = bus.end(None).await.expect("a healthy log knows its end");
+    assert_eq!(end, second, "the end is the last record");
+    if !bus.is_shared() {
+        return;
+    }
+    let read = bus.read(start, MINUTE).await.expect("a healthy log is read");
+    let numbers: Vec<_> = read.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [first.number, second.number], "records come in order");
+    assert_eq!(read[0].1.what, record("a").what, "records come as they were appended");
+    let none = bus.read(end, Duration::from_millis(10)).await.expect("a healthy log is read");
+    assert!(none.is_empty(), "there is nothing after the end");
+    let mut after = 0;
+    let mut seen = Vec::new();
+    loop {
+        let page = bus.compacted(after).await.expect("a healthy log is compacted");
+        assert_eq!(page.end.epoch, end.epoch, "every page names the epoch");
+        seen.extend(page.records.iter().map(|(number, _)| *number));
+        after = seen.last().copied().unwrap_or(after);
+        if !page.more {
+            break;
+        }
+    }
+    assert!(seen.is_sorted(), "pages are in order");
+    assert!(seen.contains(&second.number), "the compacted log has the newest of each target");
+    let lost = bus.end(Some(end.epoch)).await.expect("a healthy log draws an epoch");
+    assert_ne!(lost.epoch, end.epoch, "a log that lost records becomes another one");
+    assert!(bus.read(end, Duration::ZERO).await.is_err(), "a place in another epoch is gone");
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_core::LocalBus;
+
+    use crate::{Dice, FaultyStore, MemoryStore, SharedLog};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn stores_of_the_testkit_conform() {
+        store(&MemoryStore::new()).await;
+        let slow = Duration::from_millis(3);
+        store(&FaultyStore::new(MemoryStore::new(), Dice::new(1), 0, slow)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn logs_of_the_testkit_conform() {
+        bus(&LocalBus::new()).await;
+        let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_millis(1));
+        bus(&line).await;
+    }
+}

@@ -1,0 +1,38 @@
+//! Chance from a seed.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+/// Random numbers that are the same for the same seed. A clone draws from the same sequence.
+#[derive(Clone, Debug)]
+pub struct Dice(Arc<Mutex<u64>>);
+
+impl Dice {
+    /// The sequence of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(seed)))
+    }
+
+    /// A number below `sides`, which may not be 0.
+    pub fn roll(&self, sides: u64) -> u64 {
+        // splitmix64.
+        let mut state = self.0.lock();
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % sides
+    }
+
+    /// True this often in a hundred.
+    pub fn chance(&self, percent: u64) -> bool {
+        self.roll(100) < percent
+    }
+
+    /// Waits for up to `longest`.
+    pub async fn pause(&self, longest: Duration) {
+        let micros = self.roll(longest.as_micros().max(1) as u64);
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+    }
+}

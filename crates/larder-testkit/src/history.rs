@@ -1,0 +1,96 @@
+//! Checks reads against the history of writes.
+//!
+//! Every write gives its key a higher version. A read that begins in a process after the invalidation of a
+//! version has returned there must give that version or a later one (P1); in another process the same
+//! holds once a bound has passed (P2). And one client in one process never sees time go back.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// What was written, invalidated and read.
+#[derive(Debug)]
+pub struct History {
+    bound: Option<Duration>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    committed: HashMap<u64, u64>,
+    invalidated: Vec<Invalidated>,
+    violations: Vec<Violation>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Invalidated {
+    at: Instant,
+    process: usize,
+    key: u64,
+    version: u64,
+}
+
+/// A read that gave what it should not have.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    promise: &'static str,
+    key: u64,
+    process: usize,
+    read: u64,
+    owed: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { promise, key, process, read, owed } = self;
+        write!(f, "{promise}: process {process} read version {read} of key {key}, owed was {owed}")
+    }
+}
+
+impl History {
+    /// A history that holds other processes to `bound`; `None` where they are not held to any.
+    pub fn new(bound: Option<Duration>) -> Self {
+        Self { bound, state: Mutex::default() }
+    }
+
+    /// Commits a write. Gives its version.
+    pub fn commit(&self, key: u64) -> u64 {
+        let mut state = self.state.lock();
+        let version = state.committed.entry(key).or_default();
+        *version += 1;
+        *version
+    }
+
+    /// What the origin has now.
+    pub fn current(&self, key: u64) -> u64 {
+        self.state.lock().committed.get(&key).copied().unwrap_or_default()
+    }
+
+    /// The invalidation of a version has returned in a process.
+    pub fn invalidated(&self, process: usize, key: u64, version: u64) {
+        let at = Instant::now();
+        self.state.lock().invalidated.push(Invalidated { at, process, key, version });
+    }
+
+    /// A read that began at `began` gave this version.
+    pub fn read(&self, process: usize, key: u64, began: Instant, version: u64) {
+        let mut state = self.state.lock();
+        let owed_by = |promise, matters: &dyn Fn(&Invalidated) -> bool| {
+            let owed = state.invalidated.iter().filter(|known| known.key == key && matters(known));
+            let owed = owed.map(|known| known.version).max().unwrap_or_default();
+            (version < owed).then_some(Violation { promise, key, process, read: version, owed })
+        };
+        let here = owed_by("P1", &|known| known.process == process && known.at < began);
+        let elsewhere = self.bound.and_then(|bound| {
+            owed_by("P2", &|known| known.process != process && known.at + bound < began)
+        });
+        let found: Vec<_> = here.into_iter().chain(elsewhere).collect();
+        state.violations.extend(found);
+    }
+
+    /// All that went wrong.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.state.lock().violations.clone()
+    }
+}

@@ -1,0 +1,23 @@
+//! What it takes to test larder, and what is built on it.
+//!
+//! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
+//! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
+//! - [`conformance`] is what every [`Store`](larder_core::Store) and [`Bus`](larder_core::Bus) owes;
+//! - [`History`] checks reads against the history of writes;
+//! - [`Dice`] is chance from a seed, so that a failure replays.
+//!
+//! All of it follows tokio's clock: with paused time a simulated minute takes no time.
+
+pub use self::{
+    dice::Dice,
+    history::{History, Violation},
+    log::{LogLine, SharedLog},
+    store::{FaultyStore, MemoryStore},
+};
+
+pub mod conformance;
+
+mod dice;
+mod history;
+mod log;
+mod store;

@@ -1,0 +1,212 @@
+//! An invalidation log that several larders share, with lines that can be slow, lossy or cut.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use larder_core::{Bus, BusError, BusErrorKind, Epoch, Page, Position, Record};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::dice::Dice;
+
+/// The log itself. A clone is the same log.
+#[derive(Clone, Debug)]
+pub struct SharedLog(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    appended: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    epoch: Epoch,
+    /// Up to here nothing is known any more.
+    horizon: u64,
+    records: Vec<(u64, Record)>,
+    last: u64,
+    failed_over: bool,
+}
+
+impl State {
+    fn new() -> Self {
+        let epoch = Epoch::random();
+        Self { epoch, horizon: 0, records: Vec::new(), last: 0, failed_over: false }
+    }
+
+    /// What a command that may write does first: it makes sure that this is the server it was.
+    fn check(&mut self) {
+        if self.failed_over {
+            *self = Self::new();
+        }
+    }
+}
+
+impl SharedLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        let state = State::new();
+        Self(Arc::new(Inner { state: Mutex::new(state), appended: Notify::new() }))
+    }
+
+    /// The log as one process reaches it: each command takes up to `longest`, and `percent` of them fail,
+    /// half of those after they were carried out.
+    pub fn line(&self, dice: Dice, percent: u64, longest: Duration) -> LogLine {
+        let cut = Arc::new(AtomicBool::new(false));
+        LogLine { log: self.clone(), dice, percent, longest, cut }
+    }
+
+    /// Replaces the log by one that has forgotten everything, as a server that came back empty.
+    pub fn replace(&self) {
+        *self.0.state.lock() = State::new();
+        self.0.appended.notify_waiters();
+    }
+
+    /// Loses the last records, as a fail-over to a replica that lagged. Whoever appends or asks for the
+    /// end next finds another server, and with it another epoch; whoever only reads finds nothing.
+    pub fn lose_tail(&self, records: usize) {
+        let mut state = self.0.state.lock();
+        let kept = state.records.len().saturating_sub(records);
+        state.records.truncate(kept);
+        state.last = state.records.last().map_or(state.horizon, |(number, _)| *number);
+        state.failed_over = true;
+    }
+
+    /// Trims the log: whoever is behind has to begin anew.
+    pub fn trim(&self) {
+        let mut state = self.0.state.lock();
+        state.horizon = state.last;
+        state.records.clear();
+    }
+
+    fn end(&self) -> Position {
+        let state = self.0.state.lock();
+        Position { epoch: state.epoch, number: state.last }
+    }
+}
+
+impl Default for SharedLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One process's line to a [`SharedLog`].
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    log: SharedLog,
+    dice: Dice,
+    percent: u64,
+    longest: Duration,
+    cut: Arc<AtomicBool>,
+}
+
+impl LogLine {
+    /// Cuts the line, or mends it.
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+    }
+
+    async fn travel(&self) -> Result<(), BusError> {
+        self.dice.pause(self.longest).await;
+        match self.cut.load(Ordering::SeqCst) {
+            true => Err(BusError::new(BusErrorKind::Unreachable)),
+            false => Ok(()),
+        }
+    }
+
+    fn fails(&self) -> bool {
+        self.dice.chance(self.percent)
+    }
+}
+
+impl Bus for LogLine {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            if self.fails() {
+                return Err(BusError::new(BusErrorKind::Unreachable));
+            }
+            let at = {
+                let mut state = self.log.0.state.lock();
+                state.check();
+                state.last += 1;
+                let number = state.last;
+                state.records.push((number, record.clone()));
+                Position { epoch: state.epoch, number }
+            };
+            self.log.0.appended.notify_waiters();
+            self.travel().await?;
+            if self.fails() {
+                return Err(BusError::new(BusErrorKind::Timeout));
+            }
+            Ok(at)
+        })
+    }
+
+    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            let mut state = self.log.0.state.lock();
+            state.check();
+            if lost == Some(state.epoch) {
+                // A new life: what was numbered before means nothing in it.
+                *state = State::new();
+            }
+            drop(state);
+            Ok(self.log.end())
+        })
+    }
+
+    fn read(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            let appended = self.log.0.appended.notified();
+            let read = || {
+                let state = self.log.0.state.lock();
+                if state.epoch != after.epoch || after.number < state.horizon {
+                    return Err(BusError::new(BusErrorKind::Gone));
+                }
+                let later = state.records.iter().filter(|(number, _)| *number > after.number);
+                Ok(later.cloned().collect::<Vec<_>>())
+            };
+            let found = read()?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            drop(tokio::time::timeout(wait, appended).await);
+            self.travel().await?;
+            read()
+        })
+    }
+
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+        const PAGE: usize = 3;
+        Box::pin(async move {
+            self.travel().await?;
+            let state = self.log.0.state.lock();
+            let later: Vec<_> = state.records.iter().filter(|(n, _)| *n > after).cloned().collect();
+            Ok(Page {
+                end: Position { epoch: state.epoch, number: state.last },
+                horizon: state.horizon,
+                more: later.len() > PAGE,
+                records: later.into_iter().take(PAGE).collect(),
+            })
+        })
+    }
+}

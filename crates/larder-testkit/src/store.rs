@@ -1,0 +1,140 @@
+//! Shared stores for tests.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use larder_core::{Store, StoreError, StoreErrorKind};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::dice::Dice;
+
+/// A store in memory. A clone is the same store, so that several larders can share it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<Mutex<HashMap<String, (Bytes, Instant)>>>);
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts these bytes under a key, as an attacker or an accident would.
+    pub fn tamper(&self, key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
+        let mut held = self.0.lock();
+        if let Some((bytes, until)) = held.remove(key) {
+            held.insert(key.to_owned(), (change(&bytes).into(), until));
+        }
+    }
+
+    /// The keys that are held.
+    pub fn keys(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+
+    fn read(&self, key: &str) -> Option<Bytes> {
+        let held = self.0.lock();
+        held.get(key).filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes.clone())
+    }
+}
+
+impl Store for MemoryStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move { Ok(self.read(key)) })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        Box::pin(async move { Ok(keys.iter().map(|key| self.read(key)).collect()) })
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.0.lock().insert(key.to_owned(), (value, Instant::now() + lifetime));
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.0.lock().remove(key);
+            Ok(())
+        })
+    }
+}
+
+/// A store that fails, stalls, and carries writes out late or although it said that it did not.
+#[derive(Clone, Debug)]
+pub struct FaultyStore<S> {
+    inner: S,
+    dice: Dice,
+    percent: u64,
+    longest: Duration,
+}
+
+impl<S: Store + Clone> FaultyStore<S> {
+    /// Fails `percent` of all commands, and takes up to `longest` for each.
+    pub fn new(inner: S, dice: Dice, percent: u64, longest: Duration) -> Self {
+        Self { inner, dice, percent, longest }
+    }
+
+    async fn stall(&self) -> Result<(), StoreError> {
+        self.dice.pause(self.longest).await;
+        match self.dice.chance(self.percent) {
+            true => Err(StoreError::new(StoreErrorKind::Timeout)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<S: Store + Clone> Store for FaultyStore<S> {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            self.stall().await?;
+            let found = self.inner.get(key).await;
+            // What was read is on its way while the world goes on.
+            self.dice.pause(self.longest).await;
+            found
+        })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        Box::pin(async move {
+            self.stall().await?;
+            self.inner.get_many(keys).await
+        })
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let failed = self.stall().await;
+            if failed.is_ok() || self.dice.chance(50) {
+                self.inner.set(key, value, lifetime).await?;
+            }
+            failed
+        })
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.stall().await?;
+            self.inner.remove(key).await
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! The layers that people put around and inside, in each order that makes sense.
+
+use std::time::Duration;
+
+use axum::{Router, body::Body, routing::get};
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt;
+use larder::{
+    Larder,
+    axum::{InvalidationLayer, ResponseCacheLayer},
+    http::ConditionalLayer,
+};
+use tower::ServiceExt;
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, cors::CorsLayer,
+    timeout::TimeoutLayer, trace::TraceLayer,
+};
+
+const PAGE: &str = "a page that is long enough to be worth compressing, said over and over. ";
+
+fn page() -> Router {
+    Router::new()
+        .route("/", get(|| async { PAGE.repeat(20) }))
+        .route("/slow", get(std::future::pending::<()>))
+        .route(
+            "/panic",
+            get(|| async {
+                if true {
+                    panic!("a handler fell over");
+                }
+            }),
+        )
+}
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+fn stack(router: Router, larder: &Larder) -> Router {
+    router.layer(
+        tower::ServiceBuilder::new()
+            .layer(ConditionalLayer::new(larder))
+            .layer(InvalidationLayer::new(larder))
+            .layer(ResponseCacheLayer::new(larder).ttl(Duration::from_secs(60))),
+    )
+}
+
+async fn ask(app: &Router, fields: &[(&str, &str)]) -> http::Response<Body> {
+    let mut request = Request::get("/");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+}
+
+fn compression(name: &str, router: Router) -> Router {
+    match name {
+        "compression" => router.layer(CompressionLayer::new()),
+        "cors" => router.layer(CorsLayer::permissive()),
+        "trace" => router.layer(TraceLayer::new_for_http()),
+        "catch-panic" => router.layer(CatchPanicLayer::new()),
+        _ => router.layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            Duration::from_secs(5),
+        )),
+    }
+}
+
+#[tokio::test]
+async fn every_layer_works_on_either_side() {
+    for name in ["compression", "cors", "trace", "catch-panic", "timeout"] {
+        for outside in [true, false] {
+            let larder = larder();
+            let app = if outside {
+                compression(name, stack(page(), &larder))
+            } else {
+                stack(compression(name, page()), &larder)
+            };
+            for (accept, coded) in [("gzip", true), ("identity", false), ("gzip", true)] {
+                let fields = [("accept-encoding", accept), ("origin", "http://a.example")];
+                for hit in [false, true] {
+                    let answer = ask(&app, &fields).await;
+                    assert_eq!(answer.status(), 200, "{name} outside={outside}");
+                    let status = answer.headers()[header::CACHE_STATUS].to_str().unwrap();
+                    assert!(!hit || status.contains("hit"), "{name} outside={outside}: {status}");
+                    let is_coded = answer.headers().contains_key(header::CONTENT_ENCODING);
+                    assert_eq!(is_coded, coded && name == "compression", "{name} {outside}");
+                    let body = answer.into_body().collect().await.unwrap().to_bytes();
+                    assert_eq!(body.starts_with(PAGE.as_bytes()), !is_coded);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_304_leaves_through_compression() {
+    let larder = larder();
+    let app = compression("compression", stack(page(), &larder));
+    let first = ask(&app, &[("accept-encoding", "gzip")]).await;
+    let etag = first.headers()[header::ETAG].to_str().unwrap().to_owned();
+    let second = ask(&app, &[("accept-encoding", "gzip"), ("if-none-match", &etag)]).await;
+    assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_and_a_panic_reach_the_layers_around() {
+    let larder = larder();
+    let app = compression("timeout", compression("catch-panic", stack(page(), &larder)));
+    let status = async |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        app.clone().oneshot(request).await.unwrap().status()
+    };
+    assert_eq!(status("/slow").await, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(status("/panic").await, StatusCode::INTERNAL_SERVER_ERROR);
+}

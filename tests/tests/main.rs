@@ -1,0 +1,6 @@
+//! One binary for all that crosses crates, so that it links once.
+
+mod layer_order;
+mod shop;
+mod simulation;
+mod store;

@@ -1,0 +1,185 @@
+//! The shop, over real sockets, HTTP/1.1 and HTTP/2.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use clap::Parser;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tokio::net::TcpListener;
+
+const TOKEN: &str = "let-me-in";
+
+struct Shop {
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn cache_status(&self) -> &str {
+        self.headers.get(header::CACHE_STATUS).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Shop {
+    async fn open(http2: bool) -> Self {
+        let flags = ["shop", "--products", "200", "--admin-token", TOKEN];
+        let app = shop::App::open(&shop::Options::parse_from(flags)).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            axum::serve(listener, shop::router(app)).await.unwrap();
+        });
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        Self { address, client, serving }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request =
+            Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned())).unwrap();
+        let (head, body) = self.client.request(request).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        Answer { status: head.status, headers: head.headers, text }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    async fn change(&self, id: u32, change: &str) -> Answer {
+        let bearer = format!("Bearer {TOKEN}");
+        let fields = [("authorization", &*bearer), ("content-type", "application/json")];
+        self.send(Method::PUT, &format!("/api/products/{id}"), &fields, change).await
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_kept_revalidated_and_renewed_when_its_price_changes() {
+    for http2 in [false, true] {
+        let shop = Shop::open(http2).await;
+        let first = shop.get("/products/7").await;
+        assert!(first.cache_status().ends_with("stored"), "{}", first.cache_status());
+        let second = shop.get("/products/7").await;
+        assert!(second.cache_status().contains("hit"));
+        let etag = second.headers[header::ETAG].to_str().unwrap();
+        let third = shop.send(Method::GET, "/products/7", &[("if-none-match", etag)], "").await;
+        assert_eq!(third.status, StatusCode::NOT_MODIFIED);
+        assert_eq!(shop.change(7, r#"{"price_cents": 123456}"#).await.status, StatusCode::OK);
+        for path in ["/products/7", "/api/products/7"] {
+            let changed = shop.get(path).await;
+            assert!(changed.text.contains("1234.56") || changed.text.contains("123456"), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_page_that_has_the_product_shows_the_new_price_on_the_next_request() {
+    let shop = Shop::open(false).await;
+    let product = shop.get("/api/products/9").await.text;
+    let slug = product.split("category_slug\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let pages = [
+        format!("/category/{slug}"),
+        "/search?q=No.%209".to_owned(),
+        format!("/api/products?category={slug}"),
+        "/api/products".to_owned(),
+        "/products/9".to_owned(),
+    ];
+    for round in 1..=3 {
+        for page in &pages {
+            shop.get(page).await;
+            assert!(shop.get(page).await.cache_status().contains("hit"), "{page}");
+        }
+        shop.change(9, &format!("{{\"price_cents\": 7777{round}}}")).await;
+        for page in &pages {
+            let text = shop.get(page).await.text;
+            let (cents, euros) = (format!("7777{round}"), format!("777.7{round}"));
+            assert!(text.contains(&cents) || text.contains(&euros), "{page} in round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn carts_belong_to_their_owners() {
+    let shop = Shop::open(false).await;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let added = shop.send(Method::POST, "/cart", &form, "product_id=3").await;
+    assert_eq!(added.status, StatusCode::SEE_OTHER);
+    let cookie = added.headers[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
+    let own = shop.send(Method::GET, "/cart", &[("cookie", cookie)], "").await;
+    assert!(own.text.contains("No. 3<"));
+    assert!(!shop.get("/cart").await.text.contains("No. 3<"));
+    // A visitor with a cookie and one without share the pages that are the same for both.
+    shop.get("/products/3").await;
+    let with_cookie = shop.send(Method::GET, "/products/3", &[("cookie", cookie)], "").await;
+    assert!(with_cookie.cache_status().contains("hit"));
+    assert!(!with_cookie.headers.contains_key(header::SET_COOKIE));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said() {
+    let shop = Shop::open(false).await;
+    assert_eq!(shop.send(Method::PUT, "/api/products/1", &[], "{}").await.status, 401);
+    let bad = shop.change(1, r#"{"stock": -1}"#).await;
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST);
+    assert!(bad.text.contains("stock is -1, allowed is 0 to 1000000000"));
+    assert_eq!(shop.change(4_000_000, r#"{"stock": 1}"#).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(shop.get("/products/4000000").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(shop.get("/category/books?page=0").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(shop.get("/healthz").await.text, "ok\n");
+}
+
+#[tokio::test]
+async fn hostile_paths_do_not_reach_the_entries_of_others() {
+    let shop = Shop::open(false).await;
+    let page = shop.get("/products/5").await.text;
+    for path in ["/products/5%2f", "//products/5", "/products/5;.css", "/products/5/.css"] {
+        let hostile = shop.get(path).await;
+        assert_ne!(hostile.status, StatusCode::OK, "{path}");
+    }
+    let spelled = shop.get("/products/%35").await;
+    assert!(!spelled.cache_status().contains("hit"), "two spellings are two entries");
+    assert_eq!(shop.get("/products/5").await.text, page);
+}
+
+#[tokio::test]
+async fn a_stampede_asks_the_database_once() {
+    let shop = std::sync::Arc::new(Shop::open(false).await);
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let shop = std::sync::Arc::clone(&shop);
+        asking.spawn(async move { shop.get("/products/11").await.status });
+    }
+    while let Some(status) = asking.join_next().await {
+        assert_eq!(status.unwrap(), StatusCode::OK);
+    }
+    let stats = tokio::time::timeout(Duration::from_secs(5), shop.get("/stats")).await.unwrap();
+    assert!(stats.text.contains("\"misses\":1,"), "{}", stats.text);
+}

@@ -1,0 +1,198 @@
+//! Promise 1 under chance: processes, a log, a shared store and an origin, with delays, losses, cut lines
+//! and logs that forget. Every read is checked against the history of writes.
+//!
+//! `LARDER_SEEDS` says how many schedules to run, `LARDER_SEED` replays one.
+
+use std::{sync::Arc, time::Duration};
+
+use larder::{Fill, Larder, Policy, Target};
+use larder_testkit::{Dice, FaultyStore, History, LogLine, MemoryStore, SharedLog};
+use tokio::time::Instant;
+
+const KEYS: u64 = 3;
+const MINUTE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_millis(300);
+/// The lease, and what a command may take.
+const BOUND: Duration = Duration::from_millis(900);
+
+/// What happens to the world while it is used.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    /// One process with a log of its own and a shared store.
+    Alone,
+    /// Three processes; everything is slow, nothing fails.
+    Calm,
+    /// Three processes; commands fail, half of them after they were carried out.
+    Lossy,
+    /// Three processes; lines are cut and mended, the log is replaced, trimmed, or loses its tail.
+    Stormy,
+}
+
+struct World {
+    larders: Vec<Larder>,
+    lines: Vec<LogLine>,
+    log: SharedLog,
+    history: History,
+    dice: Dice,
+}
+
+impl World {
+    fn new(plan: Plan, seed: u64) -> Arc<Self> {
+        let dice = Dice::new(seed);
+        let (log, store) = (SharedLog::new(), MemoryStore::new());
+        let (failing, bound) = match plan {
+            Plan::Alone | Plan::Calm => (0, Some(BOUND)),
+            // Under failures other processes follow when the log lets them.
+            Plan::Lossy | Plan::Stormy => (10, None),
+        };
+        let processes = if matches!(plan, Plan::Alone) { 1 } else { 3 };
+        let slow = Duration::from_millis(20);
+        let lines: Vec<_> = (0..processes).map(|_| log.line(dice.clone(), failing, slow)).collect();
+        let larders = lines.iter().map(|line| {
+            let faulty = FaultyStore::new(store.clone(), dice.clone(), failing, slow);
+            let builder = Larder::builder().cells(1 << 10).lease(LEASE).store(faulty);
+            let builder = match plan {
+                Plan::Alone => builder,
+                _ => builder.bus(line.clone()),
+            };
+            builder.build().unwrap()
+        });
+        let larders = larders.collect();
+        Arc::new(Self { larders, lines, log, history: History::new(bound), dice })
+    }
+
+    async fn write(self: Arc<Self>) {
+        for _ in 0..6 {
+            self.dice.pause(Duration::from_millis(120)).await;
+            let process = self.dice.roll(self.larders.len() as u64) as usize;
+            let key = self.dice.roll(KEYS);
+            let version = self.history.commit(key);
+            self.dice.pause(Duration::from_millis(5)).await;
+            let target = match self.dice.roll(4) {
+                0 => Target::everything(),
+                1 => Target::prefix("item"),
+                _ => Target::tag(("item", key)),
+            };
+            let _ = self.larders[process].invalidate(target).await;
+            self.history.invalidated(process, key, version);
+        }
+    }
+
+    async fn read(self: Arc<Self>) {
+        for _ in 0..12 {
+            self.dice.pause(Duration::from_millis(60)).await;
+            let process = self.dice.roll(self.larders.len() as u64) as usize;
+            let key = self.dice.roll(KEYS);
+            let began = Instant::now();
+            let read = if self.dice.chance(50) {
+                self.item(process, key).await
+            } else {
+                self.page(process, key).await
+            };
+            self.history.read(process, key, began, read);
+        }
+    }
+
+    /// The origin takes its time before and after it is read.
+    async fn item(self: &Arc<Self>, process: usize, key: u64) -> u64 {
+        let world = Arc::clone(self);
+        let load = move |_: Fill| async move {
+            world.dice.pause(Duration::from_millis(30)).await;
+            let version = world.history.current(key);
+            world.dice.pause(Duration::from_millis(30)).await;
+            Ok::<_, std::convert::Infallible>(version)
+        };
+        let policy = Policy::ttl(MINUTE).tag(("item", key));
+        *self.larders[process].get_or_load(("item", key), policy, load).await.unwrap()
+    }
+
+    /// A page is made of an item and carries no tag of its own.
+    async fn page(self: &Arc<Self>, process: usize, key: u64) -> u64 {
+        let world = Arc::clone(self);
+        let load = move |_: Fill| async move {
+            world.dice.pause(Duration::from_millis(10)).await;
+            let version = world.item(process, key).await;
+            world.dice.pause(Duration::from_millis(10)).await;
+            Ok::<_, std::convert::Infallible>(version)
+        };
+        let policy = Policy::ttl(MINUTE);
+        *self.larders[process].get_or_load(("page", key), policy, load).await.unwrap()
+    }
+
+    async fn storm(self: Arc<Self>) {
+        for _ in 0..8 {
+            self.dice.pause(Duration::from_millis(150)).await;
+            match self.dice.roll(6) {
+                0 => self.log.replace(),
+                1 => self.log.trim(),
+                2 => self.log.lose_tail(1 + self.dice.roll(2) as usize),
+                _ => {
+                    let line = &self.lines[self.dice.roll(self.lines.len() as u64) as usize];
+                    line.cut(self.dice.chance(50));
+                }
+            }
+        }
+        self.lines.iter().for_each(|line| line.cut(false));
+    }
+}
+
+fn run(plan: Plan, seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::new(plan, seed);
+        for larder in &world.larders {
+            larder.synced().await;
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..2 {
+            tasks.spawn(Arc::clone(&world).write());
+        }
+        for _ in 0..4 {
+            tasks.spawn(Arc::clone(&world).read());
+        }
+        if matches!(plan, Plan::Stormy) {
+            tasks.spawn(Arc::clone(&world).storm());
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        let violations = world.history.violations();
+        assert!(
+            violations.is_empty(),
+            "{plan:?}, LARDER_SEED={seed}: {}",
+            violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        );
+    });
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("LARDER_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("LARDER_SEEDS").unwrap_or(300)).collect(),
+    }
+}
+
+#[test]
+fn one_process_never_serves_what_it_has_invalidated() {
+    seeds().into_iter().for_each(|seed| run(Plan::Alone, seed));
+}
+
+#[test]
+fn processes_follow_each_other_within_the_bound() {
+    seeds().into_iter().for_each(|seed| run(Plan::Calm, seed));
+}
+
+#[test]
+fn failures_cost_hits_and_not_freshness() {
+    seeds().into_iter().for_each(|seed| run(Plan::Lossy, seed));
+}
+
+#[test]
+fn a_log_that_forgets_makes_larder_forget_too() {
+    seeds().into_iter().for_each(|seed| run(Plan::Stormy, seed));
+}

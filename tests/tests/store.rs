@@ -1,0 +1,72 @@
+//! Memory and the shared store as one cache.
+
+use std::{convert::Infallible, time::Duration};
+
+use larder::{Fill, Larder, Policy};
+use larder_testkit::{Dice, FaultyStore, MemoryStore, SharedLog};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn pair(store: &MemoryStore) -> [Larder; 2] {
+    let log = SharedLog::new();
+    [1, 2].map(|seed| {
+        let line = log.line(Dice::new(seed), 0, Duration::from_micros(10));
+        let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+        builder.build().unwrap()
+    })
+}
+
+async fn load(larder: &Larder, value: u32) -> u32 {
+    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
+}
+
+async fn settled(larders: &[Larder; 2]) {
+    for larder in larders {
+        assert!(larder.close(MINUTE).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
+    let store = MemoryStore::new();
+    let larders = pair(&store);
+    larders[0].synced().await;
+    larders[1].synced().await;
+    assert_eq!(load(&larders[0], 1).await, 1);
+    settled(&larders).await;
+    assert_eq!(load(&larders[1], 2).await, 1, "from the shared store");
+    assert_eq!(larders[1].stats().shared.hits, 1);
+    let _ = larders[0].invalidate("t").await;
+    // What is filled before the own record has come back from the log is not shared.
+    settled(&larders).await;
+    assert_eq!(load(&larders[0], 3).await, 3);
+    settled(&larders).await;
+    assert_eq!(load(&larders[1], 4).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_not_ours_are_counted_misses() {
+    let store = MemoryStore::new();
+    let larders = pair(&store);
+    larders[0].synced().await;
+    larders[1].synced().await;
+    load(&larders[0], 1).await;
+    settled(&larders).await;
+    let key = store.keys().pop().unwrap();
+    store.tamper(&key, |bytes| bytes[..bytes.len() - 1].to_vec());
+    assert_eq!(load(&larders[1], 2).await, 2);
+    assert_eq!(larders[1].stats().shared.corrupt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
+    for (percent, slow) in [(100, Duration::ZERO), (0, Duration::from_secs(60))] {
+        let faulty = FaultyStore::new(MemoryStore::new(), Dice::new(7), percent, slow);
+        let larder = Larder::builder().cells(1 << 10).store(faulty).build().unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(load(&larder, 1).await, 1);
+        assert!(began.elapsed() < Duration::from_millis(100), "the read has a deadline");
+    }
+}
