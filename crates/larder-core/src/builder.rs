@@ -280,8 +280,8 @@ pub struct BuildError {
 }
 
 impl BuildError {
-    fn new(option: &'static str, given: impl ToString, allowed: impl Into<String>) -> Self {
-        Self { option, given: given.to_string(), allowed: allowed.into() }
+    fn new(option: &'static str, given: impl fmt::Display, allowed: impl fmt::Display) -> Self {
+        Self { option, given: format!("{given}"), allowed: format!("{allowed}") }
     }
 
     /// The name of the option.

@@ -49,8 +49,10 @@ impl fmt::Debug for Progress {
 /// All flights of a larder.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    shards: Box<[Mutex<HashMap<Key, Arc<Flight>>>]>,
+    shards: Box<[Shard]>,
 }
+
+type Shard = Mutex<HashMap<Key, Arc<Flight>>>;
 
 #[derive(Debug)]
 struct Flight {

@@ -58,5 +58,7 @@ mod sync;
 mod tag;
 mod target;
 
+#[cfg(all(test, larder_shuttle))]
+mod explored;
 #[cfg(test)]
 mod tests;

@@ -75,7 +75,7 @@ pub enum LoadError<E> {
     /// Under this name lies a value of another type.
     OtherType {
         /// The name.
-        key: Key,
+        key: Box<Key>,
         /// The type of what lies there.
         kept: &'static str,
         /// The type that was asked for.
@@ -505,7 +505,7 @@ impl Call {
         match entry.value::<Object<T>>() {
             Some(object) => Ok(Arc::clone(&object.value)),
             None => Err(LoadError::OtherType {
-                key: self.key.clone(),
+                key: Box::new(self.key.clone()),
                 kept: entry.type_name(),
                 asked: std::any::type_name::<T>(),
             }),

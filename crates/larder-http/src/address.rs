@@ -78,7 +78,8 @@ impl Scheme {
             Self::Http => "http",
             Self::Https => "https",
             Self::TrustForwarded => {
-                let claimed = head.headers.get("x-forwarded-proto").map(|value| value.as_bytes());
+                let claimed =
+                    head.headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
                 if claimed.is_some_and(|claimed| claimed.eq_ignore_ascii_case(b"https")) {
                     "https"
                 } else {

@@ -166,7 +166,7 @@ where
             Source::Recorded { reader } => reader.is_end_stream(),
             Source::Inner { body, .. } => body.is_end_stream(),
             Source::ReadAhead { frames, rest } => {
-                frames.is_empty() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+                frames.is_empty() && rest.as_ref().is_none_or(http_body::Body::is_end_stream)
             }
         }
     }
@@ -180,7 +180,8 @@ where
             Source::Inner { body, .. } => body.size_hint(),
             Source::ReadAhead { frames, rest } => {
                 let ahead: usize = data(frames).map(Bytes::len).sum();
-                let rest = rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
+                let rest =
+                    rest.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint);
                 after(ahead as u64, &rest)
             }
         }

@@ -120,7 +120,8 @@ mod tests {
     fn lifetimes_come_from_the_first_that_speaks() {
         let date = |seconds| format_date(at(seconds));
         // Fields, lifetime, section.
-        let rows: Vec<(Vec<(&'static str, String)>, Freshness, &str)> = vec![
+        type Lines = Vec<(&'static str, String)>;
+        let rows: Vec<(Lines, Freshness, &str)> = vec![
             (vec![("cache-control", "s-maxage=5, max-age=9".into())], explicit(5), "5.2.2.10"),
             (
                 vec![("cache-control", "max-age=9".into()), ("expires", date(99))],

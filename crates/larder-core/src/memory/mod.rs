@@ -241,7 +241,7 @@ impl moka::Expiry<Slot, AnyEntry> for UntilGone {
 /// After storing this share of its capacity the tier is brought down to its capacity.
 const UPKEEP_SHARE: usize = 64;
 
-#[cfg(all(test, not(larder_shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{

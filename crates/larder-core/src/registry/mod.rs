@@ -329,7 +329,7 @@ impl Registry {
             match due {
                 Due::Publish(record) => drop(self.begin_locked(&mut writer, record, now)),
                 Due::Harden { local, log, what } => {
-                    self.harden(&mut writer, local, log, &what, now)
+                    self.harden(&mut writer, local, log, &what, now);
                 }
             }
         }

@@ -67,6 +67,7 @@ impl Origin {
         Self::asynchronous(layer, move |request, call| std::future::ready(answer(request, call)))
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "every test makes a layer of its own")]
     fn asynchronous<F, Fut>(layer: ResponseCacheLayer, answer: F) -> Self
     where
         F: Fn(Request<Empty<Bytes>>, usize) -> Fut + Clone + Send + 'static,

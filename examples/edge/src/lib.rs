@@ -1,0 +1,107 @@
+//! A caching reverse proxy: what the origin allows to be kept is kept, everything else passes as it came.
+
+use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use http::Uri;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use larder::{
+    ByteSize, Larder,
+    http::{InvalidationLayer, ResponseCacheLayer},
+};
+use tokio::net::TcpListener;
+use tower::ServiceBuilder;
+
+mod proxy;
+
+/// The flags of the proxy.
+#[derive(Clone, Debug, Parser)]
+#[command(about = "A caching reverse proxy")]
+pub struct Options {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// The server behind, such as http://127.0.0.1:8000.
+    #[arg(long)]
+    pub origin: Uri,
+    /// How many bytes to keep in memory.
+    #[arg(long, default_value_t = 256 << 20)]
+    pub memory: usize,
+    /// Follow RFC 9111 where larder is stricter by default.
+    #[arg(long)]
+    pub conformance: bool,
+}
+
+/// Runs the proxy until Ctrl-C.
+///
+/// # Errors
+///
+/// One sentence that says what is wrong: a taken port, or an option that is not allowed.
+pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    println!("edge on http://{}, in front of {}", listener.local_addr()?, options.origin);
+    let interrupted = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            eprintln!("Ctrl-C cannot be heard: {error}");
+            std::future::pending::<()>().await;
+        }
+    };
+    serve(listener, &options, interrupted).await
+}
+
+/// Serves on this listener until `until` is done.
+///
+/// # Errors
+///
+/// When an option is not allowed.
+pub async fn serve(
+    listener: TcpListener,
+    options: &Options,
+    until: impl Future<Output = ()>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let larder = Larder::builder()
+        .memory(ByteSize::bytes(options.memory))
+        .build()
+        .map_err(|error| format!("--{error}"))?;
+    let proxy = proxy::Proxy::new(&options.origin)?;
+    let mut cache = ResponseCacheLayer::as_received(&larder).name("edge");
+    if options.conformance {
+        cache = cache.conformance();
+    }
+    let service = ServiceBuilder::new()
+        .layer(InvalidationLayer::as_received(&larder))
+        .layer(cache)
+        .service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { Ok::<_, Infallible>(proxy.forward(request).await) }
+        });
+    let connections = GracefulShutdown::new();
+    let mut until = std::pin::pin!(until);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    eprintln!("cannot accept: {error}");
+                    continue;
+                }
+            },
+            () = &mut until => break,
+        };
+        let server = auto::Builder::new(TokioExecutor::new());
+        let service = TowerToHyperService::new(service.clone());
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = connections.watch(connection);
+        // A connection that breaks concerns its client alone.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(connections.shutdown());
+    larder.close(Duration::from_secs(5)).await;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The edge, in front of an origin, over real sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Router, body::Body, extract::State, response::Response, routing::any};
+use bytes::Bytes;
+use clap::Parser;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::{net::TcpListener, task::JoinSet};
+
+type Calls = Arc<AtomicUsize>;
+
+struct Edge {
+    address: SocketAddr,
+    calls: Calls,
+    // Aborted when dropped, also by a test that fails.
+    _serving: JoinSet<()>,
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// Answers with the fields that the request asks for in its query, and says what it saw.
+async fn origin(State(calls): State<Calls>, request: Request<Body>) -> Response {
+    let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
+    let mut response = Response::builder();
+    for pair in request.uri().query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap();
+        response = match name {
+            "status" => response.status(value.parse::<u16>().unwrap()),
+            name => response.header(name, value.replace("%20", " ")),
+        };
+    }
+    let host = request.headers()[header::HOST].to_str().unwrap();
+    let text = format!("{call} {} {host}", request.method());
+    response.body(Body::from(text)).unwrap()
+}
+
+impl Edge {
+    async fn open(flags: &[&str]) -> Self {
+        let calls = Calls::default();
+        let behind = listener().await;
+        let origin_address = behind.local_addr().unwrap();
+        let app = Router::new().fallback(any(origin)).with_state(calls.clone());
+        let front = listener().await;
+        let address = front.local_addr().unwrap();
+        let origin = format!("http://{origin_address}");
+        let own = ["edge", "--origin", &origin];
+        let options = edge::Options::parse_from(own.iter().chain(flags).copied());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(behind, app).await.unwrap() });
+        serving.spawn(async move {
+            edge::serve(front, &options, std::future::pending()).await.unwrap();
+        });
+        Self { address, calls, _serving: serving }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> (StatusCode, HeaderMap, String) {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let mut request =
+            Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let answer = client.request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    async fn text(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        self.send(Method::GET, path, fields).await.2
+    }
+}
+
+#[tokio::test]
+async fn only_what_the_origin_allows_is_kept_and_nothing_is_added() {
+    let edge = Edge::open(&[]).await;
+    let path = "/a?cache-control=max-age=60";
+    let (_, first, one) = edge.send(Method::GET, path, &[]).await;
+    let (_, second, two) = edge.send(Method::GET, path, &[]).await;
+    assert_eq!(one, two);
+    assert_eq!(first[header::CACHE_CONTROL], "max-age=60");
+    assert!(!first.contains_key(header::ETAG) && !second.contains_key(header::ETAG));
+    assert!(second[header::CACHE_STATUS].to_str().unwrap().starts_with("larder; hit"));
+    assert!(second.contains_key(header::AGE));
+    edge.text("/plain", &[]).await;
+    edge.text("/plain", &[]).await;
+    assert_eq!(edge.calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn the_host_reaches_the_origin_and_hop_by_hop_fields_do_not_leave() {
+    let edge = Edge::open(&[]).await;
+    let text = edge.text("/", &[("host", "shop.example")]).await;
+    assert_eq!(text, "1 GET shop.example");
+    let (_, headers, _) = edge.send(Method::GET, "/?connection=x-hop&x-hop=1&x-end=2", &[]).await;
+    assert!(!headers.contains_key("x-hop"));
+    assert_eq!(headers["x-end"], "2");
+}
+
+#[tokio::test]
+async fn the_profiles_differ_where_the_page_says_so() {
+    let path = "/?cache-control=max-age=60&set-cookie=a=b";
+    for (flags, calls) in [(&[][..], 2), (&["--conformance"][..], 1)] {
+        let edge = Edge::open(flags).await;
+        edge.text(path, &[]).await;
+        edge.text(path, &[]).await;
+        assert_eq!(edge.calls.load(Ordering::SeqCst), calls, "{flags:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_invalidates_its_address_and_an_error_does_not() {
+    let edge = Edge::open(&[]).await;
+    let kept = "/a?cache-control=max-age=60";
+    edge.text(kept, &[]).await;
+    edge.send(Method::POST, "/a?status=500", &[]).await;
+    assert_eq!(edge.text(kept, &[]).await, edge.text(kept, &[]).await);
+    assert_eq!(edge.calls.load(Ordering::SeqCst), 2);
+    edge.send(Method::POST, "/a", &[]).await;
+    edge.text(kept, &[]).await;
+    assert_eq!(edge.calls.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
+    let options = edge::Options::parse_from(["edge", "--origin", "http://127.0.0.1:9"]);
+    let front = listener().await;
+    let address = front.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        edge::serve(front, &options, std::future::pending()).await.unwrap();
+    });
+    let gone = Edge { address, calls: Calls::default(), _serving: serving };
+    assert_eq!(gone.send(Method::GET, "/", &[]).await.0, StatusCode::BAD_GATEWAY);
+
+    let edge = Edge::open(&[]).await;
+    let path = "/?cache-control=max-age=60";
+    let good = edge.text(path, &[]).await;
+    let huge = "x".repeat(1 << 20);
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::get(format!("http://{}{path}", edge.address)).header("x-huge", huge);
+    // Refused by the server, or cut off: either way nothing is kept of it.
+    drop(client.request(request.body(Full::<Bytes>::default()).unwrap()).await);
+    assert_eq!(edge.text(path, &[]).await, good);
+}
