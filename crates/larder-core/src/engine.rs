@@ -91,11 +91,11 @@ impl Engine {
     pub(crate) fn new(assembly: Assembly) -> Self {
         let engine = Self {
             origin: Origin::random(),
+            bus: Arc::clone(&assembly.bus),
             clock: Clock::start(),
             registry: assembly.registry,
             memory: assembly.memory,
             shared: assembly.shared,
-            bus: assembly.bus,
             flights: Arc::new(Flights::new()),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
@@ -106,7 +106,8 @@ impl Engine {
             max_lifetime: assembly.max_lifetime,
             max_tags: assembly.max_tags,
             lease: assembly.lease,
-            following: AtomicBool::new(false),
+            // A log of this process alone has nobody to be followed.
+            following: AtomicBool::new(!assembly.bus.is_shared()),
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
             seen: parking_lot::Mutex::default(),
@@ -136,7 +137,7 @@ impl Engine {
             self.registry.run_due(now);
             self.send_unsent();
         }
-        if !self.following.load(Ordering::Relaxed) && self.bus.is_shared() {
+        if !self.following.load(Ordering::Relaxed) {
             follow::start(self);
         }
         now

@@ -130,7 +130,7 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the first
-    /// few, so that an entry earns its place, and then of one in 64.
+    /// few, so that an entry earns its place, and then of one in sixteen.
     pub(crate) fn touch(&self) -> bool {
         // Two hits that race may count as one: this only steers a sample.
         let touches = self.touches.load(Ordering::Relaxed);
@@ -168,5 +168,5 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
 /// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
 /// policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
-const TOUCHES_ALWAYS_HEARD: u64 = 4;
-const TOUCHES_BETWEEN: u64 = 64;
+const TOUCHES_ALWAYS_HEARD: u64 = 8;
+const TOUCHES_BETWEEN: u64 = 16;

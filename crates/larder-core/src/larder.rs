@@ -288,6 +288,16 @@ impl Larder {
         self.engine.memory.get(hash, key)
     }
 
+    /// Counts a hit that was answered from an entry of [`Larder::get`].
+    pub fn note_hit(&self, entry: &AnyEntry) {
+        self.engine.memory.note_hit(entry);
+    }
+
+    /// Counts that a key was asked for and not there; once for each request.
+    pub fn note_miss(&self, hash: u64) {
+        self.engine.memory.note_miss(hash);
+    }
+
     /// The entry of a key from the shared store, promoted into memory, if it is fresh and valid there.
     pub async fn fetch<V: Value>(
         &self,

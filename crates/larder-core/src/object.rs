@@ -266,6 +266,7 @@ impl Call {
             Standing::Fresh => {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
+                self.larder.note_hit(&entry);
                 self.meter.record(Event::Hit, now);
                 if self.meter.samples_hit() {
                     self.meter.record_hit_time(self.larder.now().since(self.began));
@@ -327,6 +328,7 @@ impl Call {
         if let Found::Fresh(value) = self.look()? {
             return Ok(value);
         }
+        self.larder.note_miss(self.hash);
         let call = self.clone();
         let filling = self.larder.spawn(call.fetch_or_fill(lead, load).in_current_span());
         match filling.await {

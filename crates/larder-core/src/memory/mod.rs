@@ -17,9 +17,11 @@ use std::{
 
 use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 
+use self::doorkeeper::Doorkeeper;
 pub(crate) use self::index::Index;
 use crate::entry::AnyEntry;
 
+mod doorkeeper;
 mod index;
 
 /// How the memory tier chooses what goes when it is full.
@@ -49,6 +51,7 @@ pub struct Evictions {
 pub(crate) struct Memory {
     index: Arc<Index>,
     keeper: Cache<Slot, AnyEntry, BuildHasherDefault<AsIs>>,
+    doorkeeper: Doorkeeper,
     causes: Arc<[AtomicU64; 2]>,
     capacity: usize,
     stored_since_upkeep: AtomicUsize,
@@ -77,6 +80,7 @@ impl Memory {
         Self {
             index,
             keeper,
+            doorkeeper: Doorkeeper::new(capacity),
             causes,
             capacity,
             stored_since_upkeep: AtomicUsize::new(0),
@@ -114,13 +118,24 @@ impl Memory {
         answer
     }
 
-    /// The entry of a key as it lies there. A miss is told to the policy, so that what is often asked for
-    /// is admitted when it is stored.
+    /// The entry of a key as it lies there.
     pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
-        let found = self.index.read(hash, key, Arc::clone);
-        let slot = Slot { hash, id: found.as_ref().map_or(0, |entry| entry.id) };
-        drop(self.keeper.get(&slot));
-        found
+        self.index.read(hash, key, Arc::clone)
+    }
+
+    /// Counts a hit that was answered from an entry taken out by [`Memory::get`].
+    pub(crate) fn note_hit(&self, entry: &AnyEntry) {
+        if entry.touch() {
+            drop(self.keeper.get(&Slot::of(entry)));
+        }
+    }
+
+    /// Tells the policy that a key was asked for and not there, so that what is often asked for is
+    /// admitted when it is stored. Once for each request: a scan must not look popular.
+    pub(crate) fn note_miss(&self, hash: u64) {
+        if self.doorkeeper.knows(hash) {
+            drop(self.keeper.get(&Slot { hash, id: 0 }));
+        }
     }
 
     /// Keeps an entry, unless `keep` prefers the one that has its place.

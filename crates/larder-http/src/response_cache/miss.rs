@@ -92,6 +92,7 @@ where
             Look::Fresh(entry)
                 if self.asked.plan.meets(&self.asked.demands, &entry, self.asked.began) =>
             {
+                self.asked.plan.larder.note_hit(&entry);
                 self.asked.plan.count_hit(self.asked.began);
                 return Ok(self.asked.answer_from(&entry));
             }
@@ -180,6 +181,7 @@ where
             }
         }
         self.asked.record(Event::Miss);
+        self.asked.plan.larder.note_miss(self.asked.lookup.hash);
         let (client, answer) = oneshot::channel();
         let filling = self.spawn_fill(lead, why, None, client);
         match answer.await {
