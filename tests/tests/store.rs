@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use larder::{Fill, Larder, Policy};
+use larder::{Fill, Invalidation, Larder, Policy};
 use larder_testkit::{Dice, FaultyStore, MemoryStore, SharedLog};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -69,4 +69,17 @@ async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
         assert_eq!(load(&larder, 1).await, 1);
         assert!(began.elapsed() < Duration::from_millis(100), "the read has a deadline");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_stale_is_not_promoted_as_fresh() {
+    let store = MemoryStore::new();
+    let larders = pair(&store);
+    larders[0].synced().await;
+    larders[1].synced().await;
+    assert_eq!(load(&larders[0], 1).await, 1);
+    settled(&larders).await;
+    let _ = larders[0].invalidate(Invalidation::from("t").soft(None)).await;
+    settled(&larders).await;
+    assert_eq!(load(&larders[1], 2).await, 2);
 }

@@ -284,3 +284,34 @@ async fn a_rule_carries_an_invalidation_on() {
     let _ = larder.invalidate(("row", 5)).await;
     assert_eq!(load(&larder, "a", 2).await, 2);
 }
+
+#[tokio::test]
+async fn what_a_handler_already_held_is_not_kept_as_if_it_were_read_now() {
+    let larder = larder();
+    let scope = larder.open_scope().gathering(crate::Audience::Everyone);
+    let handler = async {
+        let held_since_before = 1;
+        let _ = larder.invalidate("t").await;
+        load(&larder, "a", held_since_before).await
+    };
+    assert_eq!(scope.scoped(handler).await, 1);
+    assert_eq!(load(&larder, "a", 2).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_with_a_part_that_is_not_kept_is_not_kept_either() {
+    let larder = larder();
+    let outer = |value: u32| {
+        let inside = larder.clone();
+        let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
+        larder.get_or_load("outer", lifetime, move |_: Fill| async move {
+            let load = move |fill: Fill| async move {
+                fill.no_store();
+                Ok::<_, Infallible>(value)
+            };
+            inside.get_or_load("token", MINUTE, load).await.map(|part| *part)
+        })
+    };
+    assert_eq!(*outer(1).await.unwrap(), 1);
+    assert_eq!(*outer(2).await.unwrap(), 2);
+}

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, header};
-use larder_core::{AnyEntry, Event, Key, Landing, Moment, Progress, Scope, Standing, Tag, Wait};
+use larder_core::{
+    AnyEntry, Event, Joined, Key, Landing, Moment, Progress, Scope, Standing, Tag, Wait,
+};
 use larder_semantics::{
     cache_status::{Forward, Handling},
     reuse::Demands,
@@ -111,6 +113,11 @@ impl Asked {
             self.queue_hash = larder.hash(queue.as_bytes());
             self.queue = queue;
         }
+    }
+
+    /// A place in the flight of this queue.
+    pub(super) fn join(&self) -> Joined {
+        self.plan.larder.join((self.queue_hash, &self.queue), &self.scope, self.arrived)
     }
 
     pub(super) fn refused_lately(&self) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 //! A request that memory could not answer at first sight: looks closer, waits for another's fill, or leads
 //! one.
 
-use std::{marker::PhantomData, panic, sync::Arc};
+use std::{marker::PhantomData, ops::ControlFlow, panic, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -87,85 +87,86 @@ where
 
     /// Answers the request.
     pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
-        let (mut why, mut fallback) = (Forward::Request, None);
-        match self.asked.look() {
-            Look::Fresh(entry)
-                if self.asked.plan.meets(&self.asked.demands, &entry, self.asked.began) =>
-            {
+        let case = match self.answer_at_once() {
+            ControlFlow::Break(answer) => return Ok(answer),
+            ControlFlow::Continue(case) => case,
+        };
+        match self.reason_to_go_alone() {
+            Some(reason) => self.alone(case, reason).await,
+            None => self.queue(case).await,
+        }
+    }
+
+    /// Answers from memory, fresh or stale, or says that nothing may be asked for.
+    fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, Case> {
+        let demands = self.asked.demands;
+        let case = match self.asked.look() {
+            Look::Fresh(entry) if self.meets(&entry) => {
                 self.asked.plan.larder.note_hit(&entry);
                 self.asked.plan.count_hit(self.asked.began);
-                return Ok(self.asked.answer_from(&entry));
+                return ControlFlow::Break(self.asked.answer_from(&entry));
             }
-            Look::Fresh(_) => {}
-            Look::Stale(entry)
-                if !self.asked.demands.no_cache && self.asked.demands.max_age.is_none() =>
-            {
+            Look::Fresh(_) => Case { why: Forward::Request, fallback: None },
+            Look::Stale(entry) if !demands.no_cache && demands.max_age.is_none() => {
                 let answer = self.asked.stale(&entry, Event::StaleHit, None);
                 self.refresh(entry);
-                return Ok(answer);
+                return ControlFlow::Break(answer);
             }
             Look::Stale(entry) | Look::OnError(entry) => {
-                (why, fallback) = (Forward::Stale, Some(entry));
+                Case { why: Forward::Stale, fallback: Some(entry) }
             }
-            Look::Nothing(found) => why = found,
-        }
-        if self.asked.demands.only_if_cached {
+            Look::Nothing(why) => Case { why, fallback: None },
+        };
+        if demands.only_if_cached {
             self.asked.record(Event::Bypass("only-if-cached"));
-            return Ok(refusal(StatusCode::GATEWAY_TIMEOUT, "nothing fresh is kept\n"));
+            let text = "nothing fresh is kept\n";
+            return ControlFlow::Break(refusal(StatusCode::GATEWAY_TIMEOUT, text));
         }
-        if self.asked.lookup.head_only {
-            return self.alone(why, fallback, "head").await;
-        }
-        if let Some(reason) = self.asked.refused_lately() {
-            return self.alone(why, fallback, reason).await;
-        }
-        if why == Forward::VaryMiss {
+        ControlFlow::Continue(case)
+    }
+
+    /// Why there is nothing to wait for and nothing to keep.
+    fn reason_to_go_alone(&self) -> Option<&'static str> {
+        if self.asked.lookup.head_only { Some("head") } else { self.asked.refused_lately() }
+    }
+
+    /// Leads a fill, or waits for the one that runs, a few times over.
+    async fn queue(mut self, mut case: Case) -> Answer<R, S::Error> {
+        if case.why == Forward::VaryMiss {
             self.asked.queue_by_variant();
         }
         let until = Instant::now() + self.asked.plan.options.wait_limit;
         for _ in 0..MAX_LOOKS {
-            let larder = &self.asked.plan.larder;
-            match larder.join(
-                (self.asked.queue_hash, &self.asked.queue),
-                &self.asked.scope,
-                self.asked.arrived,
-            ) {
-                Joined::Lead(lead) => return self.lead(lead, why, fallback).await,
+            let wait = match self.asked.join() {
+                Joined::Lead(lead) => return self.lead(lead, case).await,
                 Joined::Alone => break,
                 // Whoever demands a new answer is not served by a fill that began before.
-                Joined::Wait(_) if why == Forward::Request => break,
-                Joined::Wait(wait) => {
-                    match timeout_at(until, self.asked.wait(wait, why, &fallback)).await {
-                        Ok(Ok(answer)) => return Ok(answer),
-                        Ok(Err(GiveUp::Again)) => {}
-                        Ok(Err(GiveUp::Alone(reason))) => {
-                            return self.alone(why, fallback, reason).await;
-                        }
-                        Err(_) => return self.alone(why, fallback, "wait-limit").await,
-                    }
-                }
+                Joined::Wait(_) if case.why == Forward::Request => break,
+                Joined::Wait(wait) => wait,
+            };
+            match timeout_at(until, self.asked.wait(wait, case.why, &case.fallback)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(GiveUp::Again)) => {}
+                Ok(Err(GiveUp::Alone(reason))) => return self.alone(case, reason).await,
+                Err(_) => return self.alone(case, "wait-limit").await,
             }
             match self.asked.look() {
                 Look::Fresh(entry) if self.meets(&entry) => {
                     self.asked.record(Event::Collapsed);
-                    return Ok(self.asked.collapsed(&entry, why));
+                    return Ok(self.asked.collapsed(&entry, case.why));
                 }
                 Look::Fresh(entry) | Look::Stale(entry) | Look::OnError(entry) => {
-                    fallback = Some(entry);
+                    case.fallback = Some(entry);
                 }
-                Look::Nothing(found) => why = found,
+                Look::Nothing(found) => case.why = found,
             }
         }
-        self.alone(why, fallback, "alone").await
+        self.alone(case, "alone").await
     }
 
     /// Leads: asks the shared store, then the inner service.
-    async fn lead(
-        mut self,
-        lead: Lead,
-        why: Forward,
-        fallback: Option<AnyEntry>,
-    ) -> Answer<R, S::Error> {
+    async fn lead(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {
+        let Case { why, fallback } = case;
         if why != Forward::Request {
             // Somebody may have landed between the look and the lead.
             if let Look::Fresh(entry) = self.asked.look()
@@ -214,11 +215,7 @@ where
             return;
         };
         let larder = self.asked.plan.larder.clone();
-        let joined = larder.join(
-            (self.asked.queue_hash, &self.asked.queue),
-            &self.asked.scope,
-            self.asked.arrived,
-        );
+        let joined = self.asked.join();
         if let Joined::Lead(lead) = joined {
             let (client, _) = oneshot::channel();
             let filling = self.spawn_fill(lead, Forward::Stale, Some(stale), client);
@@ -230,12 +227,8 @@ where
     }
 
     /// Passes the request on for itself: nothing is shared, nothing is kept.
-    async fn alone(
-        mut self,
-        why: Forward,
-        fallback: Option<AnyEntry>,
-        reason: &'static str,
-    ) -> Answer<R, S::Error> {
+    async fn alone(mut self, case: Case, reason: &'static str) -> Answer<R, S::Error> {
+        let Case { why, fallback } = case;
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
         let fill = self.asked.fill(why, None);
@@ -258,6 +251,12 @@ where
         let request = self.request.take().expect("a request is passed on once");
         (inner, request)
     }
+}
+
+/// Why a request goes on, and what may stand in if that fails.
+struct Case {
+    why: Forward,
+    fallback: Option<AnyEntry>,
 }
 
 /// An answer of larder's own.
