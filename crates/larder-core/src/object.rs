@@ -422,7 +422,8 @@ impl Call {
         if wishes.no_store {
             return Err("no-store");
         }
-        if self.policy.shared && scope.gathered().private {
+        let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
+        if scope.gathered().private && (self.policy.shared || !partitioned) {
             return Err("private-part");
         }
         let mut tags = vec![self.name.clone()];

@@ -35,6 +35,24 @@ pub enum Audience {
     Unknown,
 }
 
+impl Audience {
+    /// Those who belong to both. Who is unknown in one is unknown in both.
+    fn and(self, inner: Self) -> Self {
+        let joined = |a: &[u8], b: &[u8]| {
+            let length = (a.len() as u64).to_le_bytes();
+            [&length, a, b].concat().into()
+        };
+        match (self, inner) {
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::Everyone, one) | (one, Self::Everyone) => one,
+            (Self::Variant(a), Self::Variant(b)) => Self::Variant(joined(&a, &b)),
+            (Self::Partition(a) | Self::Variant(a), Self::Partition(b) | Self::Variant(b)) => {
+                Self::Partition(joined(&a, &b))
+            }
+        }
+    }
+}
+
 /// Where things are read and gathered. Cheap to clone; a clone is the same scope.
 #[derive(Clone)]
 pub struct Scope {
@@ -130,10 +148,11 @@ impl Scope {
         self.stamp
     }
 
-    /// A scope inside this one that gathers parts.
+    /// A scope inside this one that gathers parts. What is made in it is for no more people than what is
+    /// made around it.
     #[must_use]
     pub fn gathering(&self, audience: Audience) -> Self {
-        self.inside(audience, None)
+        self.inside(self.audience().and(audience), None)
     }
 
     /// A scope inside this one for the fill of a key, for the same audience.

@@ -130,6 +130,11 @@ impl<R> Recording<R> {
         Arc::strong_count(self) > 3
     }
 
+    /// Whether anybody reads this, once the flight has let go of it.
+    pub(crate) fn is_read(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+
     /// The fill is gone: what is still open stays so for nobody.
     pub(crate) fn break_off(&self) {
         let mut state = self.state.lock();

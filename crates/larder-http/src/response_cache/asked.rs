@@ -145,7 +145,7 @@ impl Asked {
             tags: self.tags.clone(),
             selecting: self.selecting.clone(),
             asker: Asker {
-                authorized: self.lookup.facts.authorized && !hidden,
+                authorized: self.lookup.facts.authorized && !self.plan.hides_authorization(),
                 identified: self.lookup.facts.identified && !hidden,
                 partitioned: self.lookup.partitioned,
             },

@@ -105,7 +105,7 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let deadline = Instant::now() + self.plan.options.deadline;
+        let deadline = after(self.plan.options.deadline);
         let mut client = client;
         let mut inner = inner;
         let calling = async move { inner.call(request).await };
@@ -195,7 +195,8 @@ impl Fill {
             if announced.is_some_and(|bytes| bytes != whole.len() as u64) {
                 // Shorter or longer than it said: its client gets it as it came, nobody else does.
                 self.record(Event::Failed("length"));
-                let answer = self.answer(&heard, &Landing::Failed, CacheBody::held(whole));
+                let body = CacheBody::recorded(recording.reader());
+                let answer = self.answer(&heard, &Landing::Failed, body);
                 drop((lead, client.send(Ok(answer))));
                 return;
             }
@@ -244,8 +245,13 @@ impl Fill {
         if late && recording.has_company() {
             // Nothing is kept any more, but those who read along get the rest.
             self.let_go(lead, "deadline");
-            let far = Instant::now() + FAR;
-            drop(self.pull(&recording, &mut body, Some(far)).await);
+            while recording.is_read() {
+                let soon = Instant::now() + LOOK_FOR_READERS;
+                match self.pull(&recording, &mut body, Some(soon)).await {
+                    Some(Recorded::Late) | None => {}
+                    Some(_) => break,
+                }
+            }
             return;
         }
         self.finish(lead, heard, &recording, body, recorded);
@@ -600,6 +606,12 @@ pub(super) fn note(
     }
 }
 
+/// That long from now; a time that cannot be told is as good as a year.
+pub(super) fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(366 * 86_400))
+}
+
 /// Statuses for which a stale response may stand in.
 ///
 /// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
@@ -634,8 +646,8 @@ impl<R> Drop for BreakOff<'_, R> {
     }
 }
 
-/// How long a body may go on for those who read along after its deadline.
-const FAR: Duration = Duration::from_secs(3600);
+/// How often a body that goes on for those who read along looks whether there still are any.
+const LOOK_FOR_READERS: Duration = Duration::from_secs(1);
 
 /// Fields that belong to one response and never to the copy that is kept.
 static PER_RESPONSE: [HeaderName; 2] =

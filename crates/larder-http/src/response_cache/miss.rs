@@ -8,16 +8,13 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use larder_core::{AnyEntry, Event, Joined, Landing, Lead, Moment};
 use larder_semantics::{cache_status::Forward, reuse::Demands};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::timeout_at};
 use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
     asked::{Asked, GiveUp, Look},
-    fill::Answer,
+    fill::{Answer, after},
     plan::{Lookup, Plan},
 };
 use crate::{
@@ -135,7 +132,7 @@ where
         if case.why == Forward::VaryMiss {
             self.asked.queue_by_variant();
         }
-        let until = Instant::now() + self.asked.plan.options.wait_limit;
+        let until = after(self.asked.plan.options.wait_limit);
         for _ in 0..MAX_LOOKS {
             let wait = match self.asked.join() {
                 Joined::Lead(lead) => return self.lead(lead, case).await,

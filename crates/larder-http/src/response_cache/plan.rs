@@ -137,20 +137,32 @@ impl Plan {
             return Admit::Bypass(Bypass::Method);
         }
         let facts = self.facts(head.headers);
-        if let Some(bypass) = self.bypass(&head, facts, request.body()) {
+        let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
+        let around = self.audience_around(&head);
+        let mut partitioned = partition.is_some();
+        if let Some(bypass) = self.bypass(&head, facts, partitioned, request.body()) {
             return Admit::Bypass(bypass);
         }
         let Ok(address) = Address::of::<U>(&head, self.options.scheme) else {
             return Admit::Ambiguous;
         };
-        let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
-        let key = self.key(&head, &address, partition.as_deref());
+        let mut key = self.key(&head, &address, partition.as_deref());
+        match around {
+            Audience::Everyone => {}
+            Audience::Unknown if partitioned || self.options.shared => {}
+            Audience::Variant(of) => key.push_pieces(&[b" in ", &of]),
+            Audience::Partition(of) => {
+                key.push_pieces(&[b" for ", &of]);
+                partitioned = true;
+            }
+            // Whoever is around us could not tell who asks, and neither can we.
+            _ => return Admit::Bypass(Bypass::Identity),
+        }
         // Queues and variants append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admit::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.larder.hash(key.as_bytes());
-        let partitioned = partition.is_some();
         Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned })
     }
 
@@ -246,6 +258,12 @@ impl Plan {
         facts
     }
 
+    /// Whether a layer that hides who asks hides `Authorization` too.
+    pub(super) fn hides_authorization(&self) -> bool {
+        let fields = &self.options.identity_fields;
+        self.options.shared && (fields.is_empty() || fields.contains(&header::AUTHORIZATION))
+    }
+
     /// The fields by which a request says who asks.
     pub(super) fn hide_identity(&self, headers: &mut HeaderMap) {
         if self.options.identity_fields.is_empty() {
@@ -258,9 +276,25 @@ impl Plan {
         }
     }
 
-    fn bypass(&self, head: &Head<'_>, facts: Facts, body: &impl Body) -> Option<Bypass> {
+    /// For whom the response cache around this one makes its response.
+    fn audience_around(&self, head: &Head<'_>) -> Audience {
+        let around = self.tells_more_apart.then(|| head.extensions.get::<Choices>()).flatten();
+        around.map(|around| around.scope().audience()).unwrap_or_default()
+    }
+
+    fn bypass(
+        &self,
+        head: &Head<'_>,
+        facts: Facts,
+        partitioned: bool,
+        body: &impl Body,
+    ) -> Option<Bypass> {
         if self.options.off {
             return Some(Bypass::Off);
+        }
+        // The cache around this one has decided on the request; it only has to hear our wishes.
+        if !self.tells_more_apart && head.extensions.get::<Choices>().is_some() {
+            return Some(Bypass::Nested);
         }
         if facts.upgrade {
             return Some(Bypass::Upgrade);
@@ -269,16 +303,13 @@ impl Plan {
             return Some(Bypass::RequestBody);
         }
         let options = &self.options;
-        if options.partition.is_none()
-            && options.identity_types.iter().any(|is| is(head.extensions))
-        {
+        if !partitioned && options.identity_types.iter().any(|is| is(head.extensions)) {
             return Some(Bypass::Identity);
         }
         if facts.demands && Demands::of(head.headers).no_store {
             return Some(Bypass::NoStore);
         }
-        let nested = head.extensions.get::<Choices>().is_some() && !self.tells_more_apart;
-        nested.then_some(Bypass::Nested)
+        None
     }
 
     fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {

@@ -76,8 +76,9 @@ impl<S, U> ResponseCache<S, U> {
             return;
         };
         match why {
-            Bypass::Off => drop(around.refuse("off")),
-            _ => self.plan.options.pass_on_to(around),
+            Bypass::Nested => self.plan.options.pass_on_to(around),
+            // What passes by this cache is not for the one around it to keep.
+            why => drop(around.refuse(why.as_str())),
         }
     }
 

@@ -721,3 +721,42 @@ async fn a_write_under_a_shared_layer_does_not_share_what_it_makes() {
     assert!(read(origin.send(post).await).await.1.contains("alice"));
     assert_eq!(origin.get("/").await.1, "None");
 }
+
+#[tokio::test]
+async fn a_cache_inside_a_partition_stays_inside_it() {
+    let larder = larder();
+    let user = |head: &crate::Head<'_>| {
+        head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
+    };
+    let themes = layer(&larder).name("themes").vary_by("theme", |_| "dark");
+    let inner = themes.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
+        let user = request.headers()["x-user"].clone();
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(user.as_bytes().to_vec())))
+    }));
+    let service = layer(&larder).partition_by(user).layer(inner);
+    for user in ["alice", "bob", "alice", "bob"] {
+        let ask = empty(request("/").header("x-user", user));
+        let answer = service.clone().oneshot(ask).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), user);
+    }
+}
+
+#[tokio::test]
+async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_know_him() {
+    #[derive(Clone)]
+    struct Session;
+    let layer = layer(&larder()).identity::<Session>().partition_by(|_| None::<Bytes>);
+    let origin = Origin::new(layer, numbered);
+    let mut with_session = empty(request("/"));
+    with_session.extensions_mut().insert(Session);
+    let answer = origin.service.clone().oneshot(with_session).await.unwrap();
+    assert_eq!(read(answer).await.0, "larder; fwd=bypass");
+    assert_eq!(origin.get("/").await.1, "answer 2");
+}
+
+#[tokio::test]
+async fn limits_without_end_are_limits() {
+    let layer = layer(&larder()).wait_limit(Duration::MAX).deadline(Duration::MAX);
+    let origin = Origin::new(layer, numbered);
+    assert_eq!(origin.get("/").await.1, "answer 1");
+}
