@@ -129,13 +129,14 @@ impl<V: ?Sized> Entry<V> {
         self.cold.weight
     }
 
-    /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the first
-    /// few, so that an entry earns its place, and then of one in sixteen.
+    /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the
+    /// first, second, third, fifth and ninth, so that an entry earns its place, and then of one in sixteen.
     pub(crate) fn touch(&self) -> bool {
         // Two hits that race may count as one: this only steers a sample.
         let touches = self.touches.load(Ordering::Relaxed);
         self.touches.store(touches.wrapping_add(1), Ordering::Relaxed);
-        touches < TOUCHES_ALWAYS_HEARD || touches.is_multiple_of(TOUCHES_BETWEEN)
+        touches.is_multiple_of(TOUCHES_BETWEEN)
+            || (touches < TOUCHES_BETWEEN && touches.is_power_of_two())
     }
 }
 
@@ -168,5 +169,4 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
 /// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
 /// policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
-const TOUCHES_ALWAYS_HEARD: u64 = 8;
 const TOUCHES_BETWEEN: u64 = 16;
