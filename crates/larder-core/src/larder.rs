@@ -337,12 +337,6 @@ impl Larder {
         Scope::open(self.engine.origin, self.engine.registry.stamp())
     }
 
-    /// The scope with a stamp of now. Only for whoever opened it and has read nothing in it.
-    #[must_use]
-    pub fn restamp(&self, scope: Scope) -> Scope {
-        scope.restamped(self.engine.registry.stamp())
-    }
-
     /// A place in the flight of a key.
     pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64) -> Joined {
         let engine = &self.engine;

@@ -230,12 +230,6 @@ impl Scope {
             .any(|parts| parts.fills.as_ref() == Some(key))
     }
 
-    /// The same scope, for things read from now on. Only for whoever opened it and has read nothing yet.
-    pub(crate) fn restamped(mut self, stamp: Stamp) -> Self {
-        self.stamp = stamp;
-        self
-    }
-
     fn inside(&self, audience: Audience, fills: Option<Key>) -> Self {
         let gathered = Mutex::default();
         let parts = Parts { around: self.parts.clone(), fills, audience, gathered };

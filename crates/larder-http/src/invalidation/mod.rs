@@ -51,7 +51,6 @@ mod layer;
 mod requested;
 mod service;
 
-pub(crate) use self::requested::around;
 pub use self::{
     future::ResponseFuture, layer::InvalidationLayer, requested::Requested, service::Invalidation,
 };

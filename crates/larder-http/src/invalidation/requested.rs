@@ -59,11 +59,6 @@ impl Requested {
     }
 }
 
-/// The larder of the invalidation layer around what this thread polls now.
-pub(crate) fn around() -> Option<Requested> {
-    Requested::current()
-}
-
 /// Says which until it is dropped.
 pub(super) struct Around(Option<Larder>);
 

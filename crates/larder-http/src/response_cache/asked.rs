@@ -22,7 +22,9 @@ use super::{
     stored::{self, aged},
     variants::variant_key,
 };
-use crate::{address::with_query, body::CacheBody, conditional::Conditions, invalidation};
+use crate::{
+    address::with_query, body::CacheBody, conditional::Conditions, invalidation::Requested,
+};
 
 /// What was found out about a request.
 pub(super) struct Asked {
@@ -190,7 +192,7 @@ impl Asked {
             extensions.insert(Conditions::none());
         }
         // A fill is polled in a task of its own, where the layer around this one is not.
-        if let Some(requested) = invalidation::around() {
+        if let Some(requested) = Requested::current() {
             extensions.insert(requested);
         }
         request

@@ -192,7 +192,7 @@ impl Fill {
         let ready = self.pull(&recording, &mut body, None).await;
         self.prepare(&mut heard);
         if let Some(Recorded::Whole(whole)) = ready {
-            if announced.is_some_and(|bytes| bytes != whole.len() as u64) {
+            if !is_as_announced(&whole, announced) {
                 // Shorter or longer than it said: its client gets it as it came, nobody else does.
                 self.record(Event::Failed("length"));
                 let body = CacheBody::recorded(recording.reader());
@@ -228,21 +228,16 @@ impl Fill {
         drop(client.send(Ok(response)));
         let recorded = match ready {
             Some(recorded) => recorded,
-            None => match self.pull(&recording, &mut body, Some(deadline)).await {
-                Some(recorded) => recorded,
-                None => Recorded::Late,
-            },
+            None => {
+                let pulled = self.pull(&recording, &mut body, Some(deadline)).await;
+                pulled.unwrap_or(Recorded::Late)
+            }
         };
         let recorded = match recorded {
-            Recorded::Whole(whole)
-                if announced.is_some_and(|bytes| bytes != whole.len() as u64) =>
-            {
-                Recorded::Broken
-            }
+            Recorded::Whole(whole) if !is_as_announced(&whole, announced) => Recorded::Broken,
             recorded => recorded,
         };
-        let late = matches!(recorded, Recorded::Late);
-        if late && recording.has_company() {
+        if matches!(recorded, Recorded::Late) && recording.has_company() {
             // Nothing is kept any more, but those who read along get the rest.
             self.let_go(lead, "deadline");
             while recording.is_read() {
@@ -631,6 +626,11 @@ fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
         .size_hint()
         .exact()
         .or_else(|| response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
+
+/// Whether a body is as long as it said, where it said so.
+fn is_as_announced(whole: &Bytes, announced: Option<u64>) -> bool {
+    announced.is_none_or(|bytes| bytes == whole.len() as u64)
 }
 
 fn value(text: &str) -> HeaderValue {
