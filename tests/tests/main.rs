@@ -4,4 +4,5 @@ mod edge;
 mod layer_order;
 mod shop;
 mod simulation;
+mod sockets;
 mod store;

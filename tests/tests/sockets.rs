@@ -1,0 +1,301 @@
+//! The whole stack over real sockets, HTTP/1.1 and HTTP/2, with clients and handlers that misbehave.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use larder::{
+    Larder,
+    axum::{InvalidationLayer, ResponseCacheLayer},
+    http::ConditionalLayer,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+
+/// What the handlers count and wait for.
+#[derive(Default)]
+struct Stage {
+    calls: AtomicUsize,
+    value: AtomicUsize,
+    entered: Notify,
+    released: Notify,
+}
+
+type Shared = State<Arc<Stage>>;
+
+async fn slow(State(stage): Shared) -> String {
+    let call = stage.calls.fetch_add(1, Ordering::SeqCst) + 1;
+    stage.entered.notify_one();
+    stage.released.notified().await;
+    format!("call {call}")
+}
+
+async fn read(State(stage): Shared) -> String {
+    format!("value {}", stage.value.load(Ordering::SeqCst))
+}
+
+/// Commits, and then takes its time to answer.
+async fn write(State(stage): Shared) -> StatusCode {
+    stage.value.fetch_add(1, Ordering::SeqCst);
+    stage.entered.notify_one();
+    stage.released.notified().await;
+    StatusCode::NO_CONTENT
+}
+
+async fn falls_over(State(stage): Shared) -> String {
+    let call = stage.calls.fetch_add(1, Ordering::SeqCst) + 1;
+    assert!(call > 1, "the first call falls over");
+    format!("call {call}")
+}
+
+/// Chunks without end, at most a few ahead of whoever reads.
+async fn endless() -> Body {
+    let chunks = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 16 * 1024]));
+    Body::from_stream(chunks)
+}
+
+/// A first byte at once, a second one when released.
+async fn drip(State(stage): Shared) -> Body {
+    let bytes = futures_util::stream::unfold(0, move |sent| {
+        let stage = Arc::clone(&stage);
+        async move {
+            match sent {
+                0 => {}
+                1 => stage.released.notified().await,
+                _ => return None,
+            }
+            Some((Ok::<_, Infallible>(Bytes::from_static(b"x")), sent + 1))
+        }
+    });
+    Body::from_stream(bytes)
+}
+
+/// Speaks another protocol from here on: says back what it hears.
+async fn upgrade(request: Request) -> Response {
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(request).await.unwrap();
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, "echo")
+        .body(Body::empty())
+        .unwrap()
+}
+
+struct Site {
+    address: SocketAddr,
+    stage: Arc<Stage>,
+    http2: bool,
+    // Aborted when dropped, also by a test that fails.
+    _serving: JoinSet<()>,
+}
+
+type Caller = Client<HttpConnector, Full<Bytes>>;
+
+impl Site {
+    async fn open(http2: bool) -> Self {
+        let larder = Larder::builder().cells(1 << 12).build().unwrap();
+        let stage = Arc::new(Stage::default());
+        let app = Router::new()
+            .route("/slow", get(slow))
+            .route("/value", get(read).put(write))
+            .route("/falls-over", get(falls_over))
+            .route("/endless", get(endless))
+            .route("/drip", get(drip))
+            .route("/upgrade", get(upgrade))
+            .layer(
+                tower::ServiceBuilder::new()
+                    .layer(ConditionalLayer::new(&larder))
+                    .layer(InvalidationLayer::new(&larder))
+                    .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60))),
+            )
+            .with_state(Arc::clone(&stage));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { address, stage, http2, _serving: serving }
+    }
+
+    /// A client with connections of its own.
+    fn caller(&self) -> Caller {
+        Client::builder(TokioExecutor::new()).http2_only(self.http2).build_http()
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::Request<Full<Bytes>> {
+        let uri = format!("http://{}{path}", self.address);
+        http::Request::builder().method(method).uri(uri).body(Full::default()).unwrap()
+    }
+
+    async fn ask(&self, path: &str) -> http::Response<Incoming> {
+        let asked = self.caller().request(self.request(Method::GET, path)).await;
+        asked.unwrap()
+    }
+
+    async fn text(&self, path: &str) -> String {
+        let body = self.ask(path).await.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    /// Sends a request, and hangs up once its handler runs.
+    async fn hang_up(&self, method: Method, path: &str) {
+        let caller = self.caller();
+        let asked = tokio::spawn(caller.request(self.request(method, path)));
+        self.stage.entered.notified().await;
+        asked.abort();
+        drop((asked.await, caller));
+    }
+}
+
+/// Runs a test for both protocols; one that hangs has failed.
+async fn on_both<F: Future<Output = ()>>(test: impl Fn(Site) -> F) {
+    for http2 in [false, true] {
+        let site = Site::open(http2).await;
+        timeout(PATIENCE, test(site)).await.expect("nobody hangs");
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_client_that_hangs_up_during_a_fill_leaves_it_to_the_others() {
+    on_both(|site| async move {
+        site.hang_up(Method::GET, "/slow").await;
+        let others = async { tokio::join!(site.text("/slow"), site.text("/slow")) };
+        let released = async { site.stage.released.notify_one() };
+        let ((one, other), ()) = tokio::join!(others, released);
+        assert_eq!((&*one, &*other), ("call 1", "call 1"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_between_commit_and_answer_does_not_stop_the_invalidation() {
+    on_both(|site| async move {
+        assert_eq!(site.text("/value").await, "value 0");
+        site.hang_up(Method::PUT, "/value").await;
+        assert_eq!(site.text("/value").await, "value 0", "the handler has not answered yet");
+        site.stage.released.notify_one();
+        while site.text("/value").await != "value 1" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_harms_its_own_client_alone() {
+    on_both(|site| async move {
+        let caller = site.caller();
+        let first = caller.request(site.request(Method::GET, "/falls-over")).await;
+        assert!(first.is_err(), "the connection broke: {first:?}");
+        assert_eq!(site.text("/falls-over").await, "call 2");
+        assert_eq!(site.text("/falls-over").await, "call 2", "and that is kept");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_without_end_reaches_its_readers_and_harms_nobody() {
+    on_both(|site| async move {
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            let mut body = site.ask("/endless").await.into_body();
+            let mut read = 0;
+            // More than is ever kept.
+            while read < 3 << 20 {
+                let frame = body.frame().await.expect("it has no end").unwrap();
+                read += frame.into_data().map_or(0, |data| data.len());
+            }
+            readers.push(body);
+        }
+        assert_eq!(site.text("/value").await, "value 0");
+        drop(readers);
+        assert_eq!(site.text("/value").await, "value 0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_byte_of_a_body_that_drips_does_not_wait_for_the_second() {
+    on_both(|site| async move {
+        let mut first = site.ask("/drip").await.into_body();
+        assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        site.stage.released.notify_one();
+        assert_eq!(first.collect().await.unwrap().to_bytes(), "x");
+        assert_eq!(site.text("/drip").await, "xx", "kept");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stampede_is_one_call_and_everybody_has_the_answer() {
+    on_both(|site| async move {
+        let site = Arc::new(site);
+        // As many connections as HTTP/1.1 needs, without asking the machine for too many files.
+        let room = Arc::new(Semaphore::new(100));
+        let mut asking = JoinSet::new();
+        for _ in 0..300 {
+            let (site, room) = (Arc::clone(&site), Arc::clone(&room));
+            asking.spawn(async move {
+                let _permit = room.acquire().await.unwrap();
+                site.text("/slow").await
+            });
+        }
+        site.stage.entered.notified().await;
+        site.stage.released.notify_one();
+        while let Some(text) = asking.join_next().await {
+            assert_eq!(text.unwrap(), "call 1");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upgrade_passes_through_all_layers() {
+    let site = Site::open(false).await;
+    let talk = async {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        let head = "GET /upgrade HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\n") {
+            heard.push(stream.read_u8().await.unwrap());
+        }
+        assert!(heard.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&heard));
+        stream.write_all(b"hello").await.unwrap();
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"hello");
+    };
+    timeout(PATIENCE, talk).await.expect("nobody hangs");
+}
