@@ -114,3 +114,36 @@ async fn a_time_limit_and_a_panic_reach_the_layers_around() {
     assert_eq!(status("/slow").await, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(status("/panic").await, StatusCode::INTERNAL_SERVER_ERROR);
 }
+
+#[tokio::test]
+async fn sessions_are_not_shared_on_either_side() {
+    use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+    let visits = |session: Session| async move {
+        let visits = session.get::<u32>("visits").await.unwrap().unwrap_or_default() + 1;
+        session.insert("visits", visits).await.unwrap();
+        format!("visit {visits}")
+    };
+    for outside in [true, false] {
+        let larder = larder();
+        let page = Router::new().route("/", get(visits));
+        let sessions = SessionManagerLayer::new(MemoryStore::default());
+        let cache = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60));
+        let app = if outside {
+            // The cookie is set where the cache cannot see it: the type of the session says who asks.
+            page.layer(cache.identity::<Session>()).layer(sessions)
+        } else {
+            page.layer(sessions).layer(cache)
+        };
+        let mut cookies = Vec::new();
+        for _ in 0..2 {
+            let first = ask(&app, &[]).await;
+            let cookie = first.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+            let body = first.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "visit 1", "outside={outside}");
+            assert!(!cookies.contains(&cookie), "each has a session of their own");
+            cookies.push(cookie);
+        }
+        let again = ask(&app, &[("cookie", cookies[0].split(';').next().unwrap())]).await;
+        assert_eq!(again.into_body().collect().await.unwrap().to_bytes(), "visit 2");
+    }
+}
