@@ -285,7 +285,8 @@ async fn an_upgrade_passes_through_all_layers() {
     let site = Site::open(false).await;
     let talk = async {
         let mut stream = TcpStream::connect(site.address).await.unwrap();
-        let head = "GET /upgrade HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        let head =
+            "GET /upgrade HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut heard = Vec::new();
         while !heard.ends_with(b"\r\n\r\n") {

@@ -1,6 +1,6 @@
 //! Memory and the shared store as one cache.
 
-use std::{convert::Infallible, time::Duration};
+use std::{cell::RefCell, convert::Infallible, time::Duration};
 
 use larder::{Fill, Invalidation, Larder, Policy};
 use larder_testkit::{Dice, FaultyStore, MemoryStore, SharedLog};
@@ -82,4 +82,75 @@ async fn what_was_made_stale_is_not_promoted_as_fresh() {
     let _ = larders[0].invalidate(Invalidation::from("t").soft(None)).await;
     settled(&larders).await;
     assert_eq!(load(&larders[1], 2).await, 2);
+}
+
+type Hook = Box<dyn FnOnce()>;
+
+thread_local! {
+    static WHILE_READING: RefCell<Option<Hook>> = const { RefCell::new(None) };
+}
+
+/// A value that lets something happen while it is read from the shared store.
+#[derive(serde::Serialize)]
+struct Hooked(u32);
+
+impl<'de> serde::Deserialize<'de> for Hooked {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if let Some(hook) = WHILE_READING.take() {
+            hook();
+        }
+        u32::deserialize(from).map(Self)
+    }
+}
+
+/// An invalidation from the first step to the last, on a thread of its own.
+fn invalidate_meanwhile(larder: &Larder) {
+    let larder = larder.clone();
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        drop(runtime.block_on(async { larder.invalidate("t").await }));
+    };
+    std::thread::spawn(work).join().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_invalidated_while_it_is_promoted_is_not_served() {
+    let store = MemoryStore::new();
+    let larders = pair(&store);
+    let load = async |larder: &Larder, value: u32| {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(Hooked(value)) };
+        larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap().0
+    };
+    larders[0].synced().await;
+    larders[1].synced().await;
+    assert_eq!(load(&larders[0], 1).await, 1);
+    settled(&larders).await;
+    let reader = larders[1].clone();
+    WHILE_READING.set(Some(Box::new(move || invalidate_meanwhile(&reader))));
+    // The invalidation lies before the end of this request, and before all of the next one.
+    assert_eq!(load(&larders[1], 2).await, 2);
+    assert_eq!(load(&larders[1], 3).await, 3, "what was filled across it is not kept either");
+    assert!(WHILE_READING.take().is_none(), "the value was read from the shared store");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidated() {
+    let larders = pair(&MemoryStore::new());
+    larders[0].synced().await;
+    let first = tokio::spawn({
+        let larder = larders[0].clone();
+        async move {
+            let slow = |_: Fill| async {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                Ok::<_, Infallible>(1)
+            };
+            *larder.get_or_load("a", Policy::ttl(MINUTE), slow).await.unwrap()
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let began = tokio::time::Instant::now();
+    let load = |_: Fill| async { Ok::<_, Infallible>(2) };
+    assert_eq!(*larders[0].get_or_load("a", Policy::ttl(MINUTE), load).await.unwrap(), 2);
+    assert!(began.elapsed() < Duration::from_secs(1), "it did not wait");
+    assert_eq!(first.await.unwrap(), 1);
 }

@@ -7,18 +7,21 @@ use std::{sync::Arc, time::Duration};
 
 use shuttle::{
     check_random,
+    future::block_on,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
 use crate::{
-    bus::{Origin, Record},
+    bus::{Epoch, Origin, Position, Record},
     clock::Moment,
     entry::{AnyEntry, Entry, Origins, Value},
+    flight::{Flights, Joined, Landing, Lead},
     key::{Key, KeyBuf, Kind},
     lifetime::Lifetime,
     memory::{Eviction, Memory},
     registry::{Options, Reach, Registry, Stamp},
+    scope::Scope,
     tag::Tag,
     target::{Mode, Selector},
 };
@@ -42,6 +45,8 @@ struct World {
     row: AtomicU64,
     registry: Registry,
     memory: Memory,
+    flights: Arc<Flights>,
+    origin: Origin,
 }
 
 impl World {
@@ -56,6 +61,8 @@ impl World {
             row: AtomicU64::new(0),
             registry: Registry::new(options),
             memory: Memory::new(1 << 20, Eviction::Lru),
+            flights: Arc::new(Flights::new()),
+            origin: Origin::random(),
         })
     }
 
@@ -92,21 +99,52 @@ impl World {
     fn read(&self) -> u64 {
         let key = Self::key();
         let hash = self.memory.hash(key.as_bytes());
-        let kept = self.memory.read(hash, key.as_bytes(), |entry| {
-            self.is_valid(entry).then(|| entry.value::<Version>().map(|version| version.0))
-        });
-        if let Some(Some(version)) = kept {
-            return version;
-        }
-        let stamp = self.registry.stamp();
-        let version = self.row.load(Ordering::SeqCst);
-        let entry = self.entry(stamp, version);
+        let kept = self
+            .memory
+            .read(hash, key.as_bytes(), |entry| self.is_valid(entry).then(|| version(entry)));
+        kept.unwrap_or_else(|| version(&self.fill(self.registry.stamp())))
+    }
+
+    /// Asks the row, and keeps what it says.
+    fn fill(&self, stamp: Stamp) -> AnyEntry {
+        let entry = self.entry(stamp, self.row.load(Ordering::SeqCst));
         if self.is_valid(&entry) {
             let newer =
                 |there: &AnyEntry| there.stamp().local > stamp.local && self.is_valid(there);
             drop(self.memory.put(&entry, newer));
         }
-        version
+        entry
+    }
+
+    /// Reads as a request does that waits for the fill of another.
+    fn read_together(&self) -> u64 {
+        let key = Self::key();
+        let hash = self.memory.hash(key.as_bytes());
+        let arrived = self.registry.sequence();
+        loop {
+            let kept = self
+                .memory
+                .read(hash, key.as_bytes(), |entry| self.is_valid(entry).then(|| version(entry)));
+            if let Some(version) = kept {
+                return version;
+            }
+            let scope = Scope::open(self.origin, self.registry.stamp());
+            let place = (hash, &key);
+            match self.flights.join(place, &scope, arrived, Moment::START, None) {
+                Joined::Alone => unreachable!("no scope here is inside a fill"),
+                Joined::Lead(lead) => return self.lead(lead, scope.stamp()),
+                Joined::Wait(mut wait) => match block_on(wait.landing()) {
+                    Landing::Landed(entry) if wait.came_early() => return version(&entry),
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn lead(&self, lead: Lead, stamp: Stamp) -> u64 {
+        let entry = self.fill(stamp);
+        lead.land(Landing::Landed(entry.clone()));
+        version(&entry)
     }
 
     /// Writes the row, then invalidates what was made of it.
@@ -116,6 +154,10 @@ impl World {
         let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
         drop(self.registry.begin(record, Moment::START));
     }
+}
+
+fn version(entry: &AnyEntry) -> u64 {
+    entry.value::<Version>().expect("nothing else is kept here").0
 }
 
 #[test]
@@ -163,6 +205,54 @@ fn two_writers_leave_nothing_stale_behind() {
             }
             let row = world.row.load(Ordering::SeqCst);
             assert_eq!(world.read(), row);
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn who_waits_for_the_fill_of_another_sees_nothing_from_before_an_invalidation() {
+    check_random(
+        || {
+            let world = World::new();
+            let readers: Vec<_> = (0..3)
+                .map(|_| {
+                    let world = Arc::clone(&world);
+                    thread::spawn(move || world.read_together())
+                })
+                .collect();
+            for version in 1..=2 {
+                world.write(version);
+                assert!(world.read_together() >= version);
+            }
+            for reader in readers {
+                reader.join().expect("no reader panics");
+            }
+            assert_eq!(world.flights.running(), 0);
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
+    check_random(
+        || {
+            let options = Options {
+                cells: 2,
+                shared: true,
+                longest: Duration::from_secs(60),
+                failover_bound: Duration::ZERO,
+            };
+            let registry = Arc::new(Registry::new(options));
+            let [old, new] = [(Epoch::random(), 700), (Epoch::random(), 3)]
+                .map(|(epoch, number)| Position { epoch, number });
+            registry.open_view(old, 0, &[], Moment::START);
+            let opening = Arc::clone(&registry);
+            let opens = thread::spawn(move || opening.open_view(new, 0, &[], Moment::START));
+            let seen = registry.stamp().log;
+            assert!([Some(old), Some(new)].contains(&seen), "{seen:?}");
+            opens.join().expect("it does not panic");
         },
         SCHEDULES,
     );

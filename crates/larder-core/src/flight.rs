@@ -12,10 +12,9 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{clock::Moment, entry::AnyEntry, key::Key, registry::Stamp, scope::Scope};
+use crate::{clock::Moment, entry::AnyEntry, key::Key, registry::Stamp, scope::Scope, sync::Mutex};
 
 /// How a flight ended.
 #[derive(Clone, Debug)]

@@ -398,6 +398,31 @@ async fn the_first_byte_leaves_when_it_is_there_and_others_read_along() {
 }
 
 #[tokio::test]
+async fn who_comes_after_an_invalidation_does_not_read_along_what_began_before_it() {
+    let larder = larder();
+    let (frames, body) = mpsc::channel(4);
+    let body = Arc::new(parking_lot::Mutex::new(Some(body)));
+    let origin = Origin::new(layer(&larder), move |_, call| {
+        let Some(body) = body.lock().take() else {
+            return Response::new(text(format!("answer {call}")));
+        };
+        Response::builder().header("content-length", "10").body(stream(body)).unwrap()
+    });
+    let first = origin.send(request("/")).await;
+    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    let _ = larder.invalidate(Target::path("/")).await;
+    let late = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await.1 }
+    });
+    tokio::task::yield_now().await;
+    frames.send(Ok(Frame::data("world".into()))).await.unwrap();
+    drop(frames);
+    assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), "helloworld");
+    assert_eq!(late.await.unwrap(), "answer 2");
+}
+
+#[tokio::test]
 async fn a_client_who_hangs_up_leaves_a_fill_that_others_get() {
     let (go, began) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let origin = Origin::asynchronous(layer(&larder()), {
