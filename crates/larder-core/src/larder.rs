@@ -91,7 +91,18 @@ impl Larder {
     /// # Panics
     ///
     /// Outside a tokio runtime, and with the panic of the loader.
-    #[doc(alias("cache-aside", "lazy loading", "read-through", "get_or_insert_with", "memoize"))]
+    #[doc(alias(
+        "cache-aside",
+        "lazy loading",
+        "read-through",
+        "object cache",
+        "single flight",
+        "stampede",
+        "thundering herd",
+        "dogpile",
+        "get_or_insert_with",
+        "memoize"
+    ))]
     pub async fn get_or_load<T, E, F, Fut>(
         &self,
         name: impl IntoName,
@@ -160,7 +171,7 @@ impl Larder {
 
     /// A view with keys and tags of its own, such as one for each tenant. A view of a view is below it.
     #[must_use]
-    #[doc(alias("partition", "named cache", "tenant"))]
+    #[doc(alias("partition", "named cache", "region", "tenant"))]
     pub fn namespace(&self, name: &str) -> Self {
         let namespace = match &*self.namespace {
             "" => name.into(),
@@ -170,6 +181,7 @@ impl Larder {
     }
 
     /// Everything that is counted, as of now.
+    #[doc(alias("metrics", "hit ratio"))]
     pub fn stats(&self) -> Stats {
         let engine = &self.engine;
         let (invalidations, invalidations_queued) = engine.observer.invalidations();

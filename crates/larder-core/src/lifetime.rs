@@ -42,6 +42,7 @@ impl Lifetime {
 
     /// For how long after that it may be served while one refresh runs.
     #[must_use]
+    #[doc(alias("background refresh", "SWR"))]
     pub const fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.stale_while_revalidate = window;
         self
@@ -49,6 +50,7 @@ impl Lifetime {
 
     /// For how long after that it may be served when a fill fails.
     #[must_use]
+    #[doc(alias("fail-safe"))]
     pub const fn stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;
         self
@@ -57,6 +59,7 @@ impl Lifetime {
     /// Takes up to this many hundredths off the fresh time, by chance, so that entries which were filled
     /// together do not expire together. At most 100; 0 is the default.
     #[must_use]
+    #[doc(alias("avalanche", "randomised TTL"))]
     pub const fn jitter_percent(mut self, percent: u8) -> Self {
         self.jitter_percent = if percent > 100 { 100 } else { percent };
         self

@@ -44,6 +44,7 @@ impl Target {
     }
 
     /// Every response of this path: all hosts, queries, methods, partitions and variants.
+    #[doc(alias("purge URL"))]
     pub fn path(path: impl AsRef<str>) -> Self {
         Self(vec![Selector::Tag(Tag::of_path(path.as_ref()))])
     }
@@ -59,6 +60,7 @@ impl Target {
     }
 
     /// All that carries this tag or one below it: `product` reaches `product:42`.
+    #[doc(alias("prefix invalidation", "wildcard"))]
     pub fn prefix(tag: impl Into<Tag>) -> Self {
         let tag = tag.into();
         Self(vec![Selector::Tag(tag.below()), Selector::Tag(tag)])
@@ -69,6 +71,7 @@ impl Target {
     /// The name of an object or fragment is what it was asked for by; that of a response is its address,
     /// such as `https://shop.example/products/42?page=2`. Costs each entry one match when it is next
     /// looked at; up to 64 patterns are kept apart, more act as [`Target::everything`].
+    #[doc(alias("glob", "wildcard", "ban", "regex"))]
     pub fn pattern(pattern: impl Into<String>) -> Self {
         Self(vec![Selector::Pattern { namespace: String::new(), glob: pattern.into() }])
     }
@@ -200,6 +203,7 @@ impl Invalidation {
 
     /// Makes stale what would be gone, for `grace` at the longest. An entry without a stale window is gone
     /// all the same.
+    #[doc(alias("soft purge", "grace", "mark stale", "logical expiration"))]
     pub fn soft(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.mode = Mode::Soft { grace: grace.into() };
         self

@@ -19,7 +19,10 @@ use crate::address::{AsReceived, FindUri, Head, QueryRule, Scheme};
     "HTTP cache",
     "output cache",
     "reverse proxy cache",
-    "full page caching"
+    "full page caching",
+    "single flight",
+    "stampede",
+    "request coalescing"
 ))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct ResponseCacheLayer<U = AsReceived> {
@@ -98,7 +101,7 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     }
 
     /// For how long a stale response answers while one refresh runs, where a response says nothing itself.
-    #[doc(alias("refresh-ahead", "background refresh", "SWR"))]
+    #[doc(alias("background refresh", "SWR", "refresh-ahead"))]
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.options.while_revalidating = Some(window);
         self
