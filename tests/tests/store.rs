@@ -108,7 +108,7 @@ fn invalidate_meanwhile(larder: &Larder) {
     let larder = larder.clone();
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        drop(runtime.block_on(async { larder.invalidate("t").await }));
+        let _logged = runtime.block_on(async { larder.invalidate("t").await });
     };
     std::thread::spawn(work).join().unwrap();
 }

@@ -6,7 +6,7 @@ use axum_core::{
 };
 use http::{HeaderValue, header, request::Parts};
 use larder_http::{Conditions, conditional::Unmet};
-use larder_semantics::{freshness::format_date, validation::Validators};
+use larder_semantics::{date, validation::Validators};
 
 use crate::missing::MissingLayer;
 
@@ -51,7 +51,7 @@ impl IntoResponse for ConditionUnmet {
                 headers.insert(header::ETAG, etag.to_value());
             }
             if let Some(changed) = current.last_modified
-                && let Ok(date) = HeaderValue::from_str(&format_date(changed))
+                && let Ok(date) = HeaderValue::from_str(&date::format(changed))
             {
                 headers.insert(header::LAST_MODIFIED, date);
             }

@@ -65,6 +65,8 @@ pub enum Standing {
     WhileRevalidating,
     /// It may answer when a fill fails.
     OnError,
+    /// It may answer once its origin has said that it is current.
+    ToRevalidate,
     /// An invalidation reached it: nothing may serve it.
     Invalid,
     /// Its time has run out.
@@ -279,6 +281,7 @@ fn by_time(phase: Phase) -> Standing {
         Phase::Fresh => Standing::Fresh,
         Phase::WhileRevalidating => Standing::WhileRevalidating,
         Phase::OnError => Standing::OnError,
+        Phase::ToRevalidate => Standing::ToRevalidate,
         Phase::Gone => Standing::Expired,
     }
 }
@@ -291,6 +294,8 @@ fn as_stale(entry: &AnyEntry, now: Moment) -> Standing {
         Standing::WhileRevalidating
     } else if ends.on_error > ends.fresh && now < ends.on_error {
         Standing::OnError
+    } else if ends.held > ends.fresh && now < ends.held {
+        Standing::ToRevalidate
     } else {
         Standing::Invalid
     }

@@ -115,6 +115,18 @@ impl Flights {
         }
     }
 
+    /// Leads a flight that nobody joins.
+    pub(crate) fn alone(self: &Arc<Self>, key: &Key, scope: &Scope, now: Moment) -> Lead {
+        let flight = Arc::new(Flight {
+            key: key.clone(),
+            shard: 0,
+            stamp: scope.stamp(),
+            began: now,
+            progress: watch::Sender::new(None),
+        });
+        Lead { flights: Arc::clone(self), flight }
+    }
+
     pub(crate) fn running(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }

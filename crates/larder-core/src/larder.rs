@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, Moment},
     engine::{Engine, Standing},
     entry::{AnyEntry, Entry, Origins, Value},
-    flight::Joined,
+    flight::{Joined, Lead},
     key::{IntoName, Key, KeyBuf, Kind},
     lifetime::Lifetime,
     object::{self, Fill, LoadError},
@@ -355,6 +355,11 @@ impl Larder {
         // A log that others append to is seen with a delay: an old fill may have missed more than we know.
         let oldest = engine.bus.is_shared().then_some(engine.lease);
         engine.flights.join(key, scope, arrived, engine.clock.now(), oldest)
+    }
+
+    /// A flight that nobody joins, for what is of no use to anybody else.
+    pub fn lead_alone(&self, key: &Key, scope: &Scope) -> Lead {
+        self.engine.flights.alone(key, scope, self.engine.clock.now())
     }
 
     /// Makes an entry of a value and of all that its scope gathered.

@@ -26,6 +26,7 @@ pub struct Lifetime {
     fresh: Duration,
     stale_while_revalidate: Duration,
     stale_if_error: Duration,
+    revalidatable: Duration,
     jitter_percent: u8,
 }
 
@@ -36,6 +37,7 @@ impl Lifetime {
             fresh,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            revalidatable: Duration::ZERO,
             jitter_percent: 0,
         }
     }
@@ -53,6 +55,14 @@ impl Lifetime {
     #[doc(alias("fail-safe"))]
     pub const fn stale_if_error(mut self, window: Duration) -> Self {
         self.stale_if_error = window;
+        self
+    }
+
+    /// For how long after that it is held only to be revalidated: it answers nobody until its origin has
+    /// said that it is still current.
+    #[must_use]
+    pub const fn revalidatable_for(mut self, window: Duration) -> Self {
+        self.revalidatable = window;
         self
     }
 
@@ -80,9 +90,15 @@ impl Lifetime {
         self.stale_if_error
     }
 
-    /// From the fill until nothing may serve it any more.
+    /// The window of [`Lifetime::revalidatable_for`].
+    pub const fn window_to_revalidate(&self) -> Duration {
+        self.revalidatable
+    }
+
+    /// From the fill until it is of no more use.
     pub fn total(&self) -> Duration {
-        self.fresh.saturating_add(self.stale_while_revalidate.max(self.stale_if_error))
+        let windows = [self.stale_while_revalidate, self.stale_if_error, self.revalidatable];
+        self.fresh.saturating_add(windows.into_iter().max().unwrap_or_default())
     }
 
     /// The ends of this lifetime for an entry that was filled at `filled` and may live for `longest`.
@@ -99,6 +115,7 @@ impl Lifetime {
             fresh,
             revalidate: fresh.after(self.stale_while_revalidate).min(limit),
             on_error: fresh.after(self.stale_if_error).min(limit),
+            held: fresh.after(self.revalidatable).min(limit),
         }
     }
 }
@@ -116,6 +133,7 @@ pub struct Ends {
     pub(crate) fresh: Moment,
     pub(crate) revalidate: Moment,
     pub(crate) on_error: Moment,
+    pub(crate) held: Moment,
 }
 
 impl Ends {
@@ -134,9 +152,14 @@ impl Ends {
         self.on_error
     }
 
-    /// When nothing may serve it any more.
-    pub fn gone_at(&self) -> Moment {
+    /// When nothing may serve it any more without asking its origin.
+    pub fn served_until(&self) -> Moment {
         self.revalidate.max(self.on_error)
+    }
+
+    /// When it is of no more use.
+    pub fn gone_at(&self) -> Moment {
+        self.served_until().max(self.held)
     }
 
     /// The phase at `now`.
@@ -147,6 +170,8 @@ impl Ends {
             Phase::WhileRevalidating
         } else if now < self.on_error {
             Phase::OnError
+        } else if now < self.held {
+            Phase::ToRevalidate
         } else {
             Phase::Gone
         }
@@ -165,6 +190,7 @@ impl Ends {
             fresh,
             revalidate: self.revalidate.before(earlier),
             on_error: self.on_error.before(earlier),
+            held: self.held.before(earlier),
         }
     }
 }
@@ -178,6 +204,8 @@ pub enum Phase {
     WhileRevalidating,
     /// Stale; may be served when a fill fails.
     OnError,
+    /// Stale; may be served once its origin has said that it is current.
+    ToRevalidate,
     /// May not be served.
     Gone,
 }
@@ -197,10 +225,15 @@ mod tests {
         let ends = Lifetime::fresh_for(10 * SECOND)
             .stale_while_revalidate(5 * SECOND)
             .stale_if_error(20 * SECOND)
+            .revalidatable_for(25 * SECOND)
             .ends(at(0), 100 * SECOND, 0);
-        let phases = [9, 10, 14, 15, 29, 30].map(|seconds| ends.phase(at(seconds)));
-        use Phase::{Fresh, Gone, OnError, WhileRevalidating};
-        assert_eq!(phases, [Fresh, WhileRevalidating, WhileRevalidating, OnError, OnError, Gone]);
+        let phases = [9, 10, 14, 15, 29, 30, 34, 35].map(|seconds| ends.phase(at(seconds)));
+        use Phase::{Fresh, Gone, OnError, ToRevalidate, WhileRevalidating};
+        let stale = [WhileRevalidating, WhileRevalidating, OnError, OnError];
+        assert_eq!(phases[0], Fresh);
+        assert_eq!(phases[1..5], stale);
+        assert_eq!(phases[5..], [ToRevalidate, ToRevalidate, Gone]);
+        assert_eq!((ends.served_until(), ends.gone_at()), (at(30), at(35)));
     }
 
     #[test]

@@ -285,7 +285,8 @@ impl Call {
                 self.larder.remove(&entry);
                 Found::Nothing
             }
-            Standing::Expired => {
+            // Loaders are not asked whether a value is still current.
+            Standing::ToRevalidate | Standing::Expired => {
                 self.meter.record(Event::Expired, now);
                 Found::Nothing
             }

@@ -184,6 +184,16 @@ impl Scope {
         });
     }
 
+    /// Adds an entry as a piece of the same thing: what is put together of both is no younger, no longer
+    /// fresh, and depends on no less.
+    pub fn add_piece<V: ?Sized>(&self, entry: &Entry<V>) {
+        self.add_tags(entry.tags().iter().cloned());
+        self.gather(|gathered| {
+            gathered.until = gathered.until.min(entry.ends().fresh_until());
+            gathered.add_stamp(Some(entry.stamp()));
+        });
+    }
+
     /// Adds what was gathered for a part that is not kept, for this reason: then neither is the whole.
     pub fn add_unkept(&self, part: Gathered, why: &'static str) {
         self.gather(|gathered| {

@@ -108,6 +108,8 @@ impl Shared {
             fresh: end(header.fresh),
             revalidate: end(header.revalidate),
             on_error: end(header.on_error),
+            // What lies in the store and is stale is not promoted, so there is nothing to revalidate.
+            held: filled,
         };
         if now >= ends.fresh {
             return None;
@@ -151,7 +153,10 @@ impl Shared {
             tags: entry.tags().to_vec(),
         };
         let Some(bytes) = envelope::seal(&header, &payload) else { return };
-        let lifetime = ends.gone_at().since(engine.clock.now());
+        let lifetime = ends.served_until().since(engine.clock.now());
+        if lifetime.is_zero() {
+            return;
+        }
         let (shared, name) = (Arc::clone(self), entry.key().store_key());
         engine.tasks.spawn(async move {
             let writing = shared.store.set(&name, bytes, lifetime);

@@ -70,6 +70,8 @@ pub enum Scheme {
     Https,
     /// What `X-Forwarded-Proto` says, else `http`. Only behind a proxy that sets it always.
     TrustForwarded,
+    /// What the URI says, else `http`. Right around a client, whose requests are our own.
+    OfUri,
 }
 
 impl Scheme {
@@ -77,6 +79,8 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::OfUri if head.uri.scheme() == Some(&http::uri::Scheme::HTTPS) => "https",
+            Self::OfUri => "http",
             Self::TrustForwarded => {
                 let claimed =
                     head.headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);

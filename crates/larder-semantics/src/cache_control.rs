@@ -7,9 +7,9 @@
 //!
 //! [RFC 9111, section 5.2](https://www.rfc-editor.org/rfc/rfc9111#section-5.2)
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
-use crate::list;
+use crate::{list, storing::Role};
 
 /// A number of seconds as a directive gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +56,18 @@ impl Seconds {
 pub struct CacheControl {
     /// Whether the field was there at all.
     pub is_present: bool,
+    /// Whether it was a field that speaks to caches such as this one, in place of `Cache-Control`.
+    pub is_targeted: bool,
     /// `no-store`
     pub no_store: bool,
-    /// `no-cache`, with or without field names.
+    /// `no-cache` without field names.
     pub no_cache: bool,
-    /// `private`, with or without field names.
+    /// The fields of `no-cache="..."`, which may not be sent without being validated.
+    pub no_cache_fields: Vec<HeaderName>,
+    /// `private` without field names.
     pub private: bool,
+    /// The fields of `private="..."`, which a shared cache may not keep.
+    pub private_fields: Vec<HeaderName>,
     /// `public`
     pub public: bool,
     /// `must-revalidate`
@@ -116,13 +122,40 @@ impl CacheControl {
         found
     }
 
+    /// Whether it forbids this cache to serve the response stale, also when the origin is gone.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9111, section 4.2.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.4)
+    pub fn forbids_stale(&self, role: Role) -> bool {
+        let shared = self.proxy_revalidate || self.s_maxage.is_some();
+        self.must_revalidate || self.no_cache || (role == Role::Shared && shared)
+    }
+
     fn read(&mut self, member: &str) {
         let (name, value) = match member.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (member, None),
         };
-        let seconds = |before: Option<Seconds>| Some(Seconds::parse(value).stricter(before));
-        match &*name.to_ascii_lowercase() {
+        let name = &*name.to_ascii_lowercase();
+        match (name, value) {
+            ("no-cache", Some(value)) if is_quoted(value) => match field_names(value) {
+                Some(names) => self.no_cache_fields.extend(names),
+                None => self.no_cache = true,
+            },
+            ("private", Some(value)) if is_quoted(value) => match field_names(value) {
+                Some(names) => self.private_fields.extend(names),
+                None => self.private = true,
+            },
+            ("max-stale", None) => self.max_stale = Some(Seconds::Valid(u64::MAX)),
+            _ if self.seconds_of(name).is_some() => self.set_seconds(name, Seconds::parse(value)),
+            _ => self.set_flag(name),
+        }
+    }
+
+    /// Sets a directive that has no value. One that is not known changes nothing.
+    pub(crate) fn set_flag(&mut self, name: &str) {
+        match name {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache = true,
             "private" => self.private = true,
@@ -133,18 +166,41 @@ impl CacheControl {
             "no-transform" => self.no_transform = true,
             "only-if-cached" => self.only_if_cached = true,
             "immutable" => self.immutable = true,
-            "max-age" => self.max_age = seconds(self.max_age),
-            "s-maxage" => self.s_maxage = seconds(self.s_maxage),
-            "min-fresh" => self.min_fresh = seconds(self.min_fresh),
-            "max-stale" if value.is_none() => self.max_stale = Some(Seconds::Valid(u64::MAX)),
-            "max-stale" => self.max_stale = seconds(self.max_stale),
-            "stale-while-revalidate" => {
-                self.stale_while_revalidate = seconds(self.stale_while_revalidate);
-            }
-            "stale-if-error" => self.stale_if_error = seconds(self.stale_if_error),
             _ => {}
         }
     }
+
+    /// Sets a directive of seconds. Of two values the stricter counts.
+    pub(crate) fn set_seconds(&mut self, name: &str, seconds: Seconds) {
+        if let Some(place) = self.seconds_of(name) {
+            *place = Some(seconds.stricter(*place));
+        }
+    }
+
+    fn seconds_of(&mut self, name: &str) -> Option<&mut Option<Seconds>> {
+        Some(match name {
+            "max-age" => &mut self.max_age,
+            "s-maxage" => &mut self.s_maxage,
+            "min-fresh" => &mut self.min_fresh,
+            "max-stale" => &mut self.max_stale,
+            "stale-while-revalidate" => &mut self.stale_while_revalidate,
+            "stale-if-error" => &mut self.stale_if_error,
+            _ => return None,
+        })
+    }
+}
+
+fn is_quoted(value: &str) -> bool {
+    value.len() >= 2 && value.starts_with('"') && value.ends_with('"')
+}
+
+/// The names in the quotes. `None` where one of them is no name, or there is none: the directive then
+/// means the whole response.
+fn field_names(value: &str) -> Option<Vec<HeaderName>> {
+    let names = unquoted(value).split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Option<Vec<HeaderName>> =
+        names.map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect();
+    names.filter(|names| !names.is_empty())
 }
 
 fn unquoted(value: &str) -> &str {
@@ -198,8 +254,13 @@ mod tests {
     #[test]
     fn flags_are_read_with_and_without_values() {
         assert!(read(&["No-Store"]).no_store);
-        assert!(read(&["private=\"set-cookie\""]).private);
-        assert!(read(&["no-cache=\"x\", x"]).no_cache);
+        assert!(read(&["no-cache=x"]).no_cache, "RFC 9111 5.2.2.4: names are quoted");
+        assert!(read(&["private=\"\""]).private, "RFC 9111 5.2.2.7: no name is all");
+        assert!(read(&["private=\"a b\""]).private, "RFC 9111 5.2.2.7: not a name");
+        let named = read(&["private=\"Set-Cookie, x\", no-cache=\"y\""]);
+        assert!(!named.private && !named.no_cache);
+        assert_eq!(named.private_fields, ["set-cookie", "x"]);
+        assert_eq!(named.no_cache_fields, ["y"]);
         assert!(!read(&["not-no-store"]).no_store);
         assert_eq!(read(&["max-stale"]).max_stale, Some(Seconds::Valid(u64::MAX)));
     }

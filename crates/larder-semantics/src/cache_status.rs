@@ -45,10 +45,21 @@ pub struct CacheStatus<'a> {
     pub cache: &'a str,
     /// What became of the request.
     pub handling: Handling,
+    /// What the origin answered, where that is not the status of the response.
+    pub fwd_status: Option<u16>,
     /// How long the response stays fresh, in seconds; negative once it is stale.
     pub ttl: Option<i64>,
+    /// The key under which the response is kept.
+    pub key: Option<&'a str>,
     /// A word that explains, a token.
     pub detail: Option<&'a str>,
+}
+
+impl<'a> CacheStatus<'a> {
+    /// What the cache of this name did, and nothing more.
+    pub const fn new(cache: &'a str, handling: Handling) -> Self {
+        Self { cache, handling, fwd_status: None, ttl: None, key: None, detail: None }
+    }
 }
 
 /// What became of a request.
@@ -74,6 +85,9 @@ impl fmt::Display for CacheStatus<'_> {
             Handling::Hit => f.write_str("; hit")?,
             Handling::Forward { why, stored, collapsed } => {
                 write!(f, "; fwd={}", why.as_str())?;
+                if let Some(status) = self.fwd_status {
+                    write!(f, "; fwd-status={status}")?;
+                }
                 if stored {
                     f.write_str("; stored")?;
                 }
@@ -85,10 +99,28 @@ impl fmt::Display for CacheStatus<'_> {
         if let Some(ttl) = self.ttl {
             write!(f, "; ttl={ttl}")?;
         }
+        if let Some(key) = self.key {
+            write!(f, "; key=\"{}\"", Escaped(key))?;
+        }
         match self.detail {
             Some(detail) => write!(f, "; detail={detail}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Text as it lies in a string of structured fields; what cannot lie there is left out.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in self.0.chars().filter(|letter| matches!(letter, ' '..='~')) {
+            if matches!(letter, '"' | '\\') {
+                f.write_str("\\")?;
+            }
+            fmt::Write::write_char(f, letter)?;
+        }
+        Ok(())
     }
 }
 
@@ -120,9 +152,21 @@ mod tests {
             ),
         ];
         for (handling, ttl, detail, expected) in rows {
-            let text = CacheStatus { cache: "larder", handling, ttl, detail }.to_string();
-            assert_eq!(text, expected);
-            assert!(sfv::Parser::new(&text).parse::<sfv::List>().is_ok(), "{text}");
+            let status = CacheStatus { ttl, detail, ..CacheStatus::new("larder", handling) };
+            assert_reads(&status.to_string(), expected);
         }
+        let all = CacheStatus {
+            fwd_status: Some(304),
+            ttl: Some(9),
+            key: Some("a\"b\n\\"),
+            ..CacheStatus::new("larder", forward(Forward::Stale, true, false))
+        };
+        let expected = r#"larder; fwd=stale; fwd-status=304; stored; ttl=9; key="a\"b\\""#;
+        assert_reads(&all.to_string(), expected);
+    }
+
+    fn assert_reads(text: &str, expected: &str) {
+        assert_eq!(text, expected);
+        assert!(sfv::Parser::new(text).parse::<sfv::List>().is_ok(), "{text}");
     }
 }

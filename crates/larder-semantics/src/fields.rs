@@ -7,7 +7,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::list;
+use crate::{cache_control::CacheControl, list, storing::Role};
 
 /// Removes what concerns only the connection: `Connection`, the fields it names, and those that always do.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -28,6 +28,20 @@ pub fn remove_not_stored(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove("proxy-authentication-info");
+}
+
+/// Removes the fields that `Cache-Control` names as those of one user, or as never to be sent without
+/// being validated.
+///
+/// # Source
+///
+/// [RFC 9111, section 5.2.2.4](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.4) and
+/// [section 5.2.2.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.7)
+pub fn remove_named(headers: &mut HeaderMap, control: &CacheControl, role: Role) {
+    let private = control.private_fields.iter().filter(|_| role == Role::Shared);
+    for name in control.no_cache_fields.iter().chain(private) {
+        headers.remove(name);
+    }
 }
 
 const HOP_BY_HOP: [HeaderName; 4] =

@@ -6,9 +6,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 
-use crate::cache_control::{CacheControl, Seconds};
+use crate::{
+    cache_control::{CacheControl, Seconds},
+    storing::Role,
+};
 
 /// Where a lifetime came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,30 +23,97 @@ pub enum Freshness {
     Unknown,
 }
 
-/// How long a shared cache may hold a response for fresh, counted from when it was generated.
+/// How long a cache of this role may hold a response for fresh, counted from when it was generated.
 ///
-/// `s-maxage` before `max-age` before `Expires`. What is invalid counts as stale.
+/// `s-maxage`, which a private cache ignores, before `max-age` before `Expires`, which a targeted field takes
+/// the place of. What is invalid counts as stale.
 ///
 /// # Source
 ///
 /// [RFC 9111, section 4.2.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.1)
-pub fn lifetime(headers: &HeaderMap, control: &CacheControl, received: SystemTime) -> Freshness {
+pub fn lifetime(
+    headers: &HeaderMap,
+    control: &CacheControl,
+    received: SystemTime,
+    role: Role,
+) -> Freshness {
     let explicit = |seconds: Seconds| Freshness::Explicit(Duration::from_secs(seconds.or_stale()));
-    if let Some(seconds) = control.s_maxage.or(control.max_age) {
+    let s_maxage = control.s_maxage.filter(|_| role == Role::Shared);
+    if let Some(seconds) = s_maxage.or(control.max_age) {
         return explicit(seconds);
+    }
+    if control.is_targeted {
+        return Freshness::Unknown;
     }
     let mut expires = headers.get_all(header::EXPIRES).iter();
     match (expires.next(), expires.next()) {
         (None, _) => Freshness::Unknown,
         (Some(expires), None) => {
             let generated = date(headers).unwrap_or(received);
-            let expires = expires.to_str().ok().and_then(parse_date);
+            let expires = expires.to_str().ok().and_then(crate::date::parse);
             let left = expires.and_then(|expires| expires.duration_since(generated).ok());
             Freshness::Explicit(left.unwrap_or_default())
         }
         // Two lines of a field that has one value say nothing that can be trusted.
         (Some(_), Some(_)) => Freshness::Explicit(Duration::ZERO),
     }
+}
+
+/// How a cache guesses the lifetime of a response that says nothing about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heuristics {
+    /// It does not: such a response is not kept.
+    Off,
+    /// This many hundredths of the time since it last changed, at most `longest`.
+    SinceLastModified {
+        /// Hundredths of that time.
+        percent: u8,
+        /// The longest lifetime that is guessed.
+        longest: Duration,
+    },
+}
+
+impl Heuristics {
+    /// A tenth of the time since it last changed, and a day at most.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9111, section 4.2.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.2)
+    pub const TENTH: Self =
+        Self::SinceLastModified { percent: 10, longest: Duration::from_secs(86_400) };
+
+    /// The lifetime of a response without an explicit one: only for statuses that are heuristically
+    /// cacheable, or where it says `public`.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9111, section 4.2.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.2)
+    pub fn lifetime(
+        self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        control: &CacheControl,
+        received: SystemTime,
+    ) -> Option<Duration> {
+        let Self::SinceLastModified { percent, longest } = self else { return None };
+        if !is_heuristically_cacheable(status) && !control.public {
+            return None;
+        }
+        let changed = headers.get(header::LAST_MODIFIED)?.to_str().ok();
+        let changed = changed.and_then(crate::date::parse)?;
+        let since = date(headers).unwrap_or(received).duration_since(changed).ok()?;
+        Some((since / 100).saturating_mul(u32::from(percent)).min(longest))
+    }
+}
+
+/// Whether a response of this status may be kept by a guess.
+///
+/// # Source
+///
+/// [RFC 9110, section 15.1](https://www.rfc-editor.org/rfc/rfc9110#section-15.1)
+pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// How old a response already was when it was received.
@@ -72,21 +142,7 @@ pub fn age_field(headers: &HeaderMap) -> Option<Duration> {
 
 /// The `Date` of a message, if it is there and valid.
 pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    headers.get(header::DATE)?.to_str().ok().and_then(parse_date)
-}
-
-/// A date in one of the three forms of HTTP. The name of the weekday is not checked.
-///
-/// # Source
-///
-/// [RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)
-pub fn parse_date(text: &str) -> Option<SystemTime> {
-    httpdate::parse_http_date(text).ok()
-}
-
-/// A date as it is sent. HTTP knows of none before 1970.
-pub fn format_date(time: SystemTime) -> String {
-    httpdate::fmt_http_date(time.max(SystemTime::UNIX_EPOCH))
+    headers.get(header::DATE)?.to_str().ok().and_then(crate::date::parse)
 }
 
 const MOST_SECONDS: u64 = 1 << 31;
@@ -96,6 +152,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::date::format as format_date;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -137,7 +194,7 @@ mod tests {
         ];
         for (lines, expected, section) in rows {
             let headers = headers(&lines);
-            let found = lifetime(&headers, &CacheControl::of(&headers), at(0));
+            let found = lifetime(&headers, &CacheControl::of(&headers), at(0), Role::Shared);
             assert_eq!(found, expected, "{lines:?} (RFC 9111 {section})");
         }
     }
@@ -158,15 +215,33 @@ mod tests {
     }
 
     #[test]
-    fn all_three_forms_of_dates_are_read() {
-        let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        for text in [
-            "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Sunday, 06-Nov-94 08:49:37 GMT",
-            "Sun Nov  6 08:49:37 1994",
-        ] {
-            assert_eq!(parse_date(text), Some(expected), "{text}");
+    fn what_says_nothing_is_guessed_where_its_status_allows_it() {
+        let date = |seconds| format_date(at(seconds));
+        let changed = |seconds| vec![("date", date(100_000)), ("last-modified", date(seconds))];
+        let public = [vec![("cache-control", "public".into())], changed(0)].concat();
+        let rows = [
+            (200, changed(0), Some(10_000), "4.2.2: a tenth"),
+            (404, changed(0), Some(10_000), "RFC 9110 15.1"),
+            (302, changed(0), None, "4.2.2: not heuristically cacheable"),
+            (302, public.clone(), Some(10_000), "5.2.2.9: public"),
+            (599, public, Some(10_000), "5.2.2.9: public"),
+            (200, changed(200_000), None, "4.2.2: changed in the future"),
+            (200, vec![("date", date(0))], None, "4.2.2: nothing to guess from"),
+        ];
+        for (status, lines, expected, section) in rows {
+            let headers = headers(&lines);
+            let status = StatusCode::from_u16(status).unwrap();
+            let control = CacheControl::of(&headers);
+            let found = Heuristics::TENTH.lifetime(status, &headers, &control, at(0));
+            assert_eq!(found, expected.map(Duration::from_secs), "{status} (RFC 9111 {section})");
+            assert_eq!(Heuristics::Off.lifetime(status, &headers, &control, at(0)), None);
         }
-        assert_eq!(parse_date("yesterday"), None);
+    }
+
+    #[test]
+    fn a_private_cache_ignores_what_is_for_shared_ones() {
+        let headers = headers(&[("cache-control", "s-maxage=5, max-age=9".into())]);
+        let found = lifetime(&headers, &CacheControl::of(&headers), at(0), Role::Private);
+        assert_eq!(found, explicit(9));
     }
 }

@@ -7,10 +7,16 @@
 //! - [`reuse`]: whether what a client demands can be met by what is kept ([RFC 9111, section 4]);
 //! - [`vary`]: which of several variants a request selects ([RFC 9111, section 4.1]);
 //! - [`validation`]: entity tags and conditional requests ([RFC 9110, section 13]);
+//! - [`date`]: the dates of HTTP ([RFC 9110, section 5.6.7]);
+//! - [`targeted`]: fields that speak to one kind of cache ([RFC 9213]);
+//! - [`ranges`]: parts of a representation ([RFC 9110, section 14]);
 //! - [`cache_status`]: how a cache says what it did ([RFC 9211]);
 //! - [`groups`]: cache groups ([RFC 9875]);
 //! - [`fields`]: fields that are not the response's own.
 //!
+//! [RFC 9110, section 5.6.7]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
+//! [RFC 9110, section 14]: https://www.rfc-editor.org/rfc/rfc9110#section-14
+//! [RFC 9213]: https://www.rfc-editor.org/rfc/rfc9213
 //! [RFC 9110, section 13]: https://www.rfc-editor.org/rfc/rfc9110#section-13
 //! [RFC 9111, section 3]: https://www.rfc-editor.org/rfc/rfc9111#section-3
 //! [RFC 9111, section 4]: https://www.rfc-editor.org/rfc/rfc9111#section-4
@@ -22,11 +28,14 @@
 
 pub mod cache_control;
 pub mod cache_status;
+pub mod date;
 pub mod fields;
 pub mod freshness;
 pub mod groups;
+pub mod ranges;
 pub mod reuse;
 pub mod storing;
+pub mod targeted;
 pub mod validation;
 pub mod vary;
 

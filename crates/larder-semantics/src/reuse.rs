@@ -25,6 +25,8 @@ pub struct Demands {
     pub min_fresh: Option<Duration>,
     /// A stale answer is welcome, if it has been stale for no longer.
     pub max_stale: Option<Duration>,
+    /// In place of an error a stale answer is welcome, if it has been stale for no longer.
+    pub stale_if_error: Option<Duration>,
 }
 
 /// A stored response, in the two numbers that matter here.
@@ -34,6 +36,8 @@ pub struct Aged {
     pub age: Duration,
     /// For how much longer it is fresh, zero when it is stale.
     pub fresh_for: Duration,
+    /// For how long it has been stale, zero while it is fresh.
+    pub stale_for: Duration,
 }
 
 impl Demands {
@@ -51,6 +55,7 @@ impl Demands {
             max_age: control.max_age.map(|seconds| Duration::from_secs(seconds.or_stale())),
             min_fresh: seconds(control.min_fresh),
             max_stale: seconds(control.max_stale),
+            stale_if_error: seconds(control.stale_if_error),
         }
     }
 
@@ -62,6 +67,19 @@ impl Demands {
         !self.no_cache
             && self.max_age.is_none_or(|most| stored.age < most)
             && self.min_fresh.is_none_or(|least| stored.fresh_for >= least)
+    }
+
+    /// Whether a stale response may answer while it is refreshed, where the response says so itself.
+    pub fn allow_refreshing(&self) -> bool {
+        !self.no_cache && self.max_age.is_none() && self.min_fresh.is_none()
+    }
+
+    /// Whether a stale response is welcome as it is. Whether the response allows it is another question.
+    pub fn welcome_stale(&self, stored: Aged) -> bool {
+        !self.no_cache
+            && self.min_fresh.is_none()
+            && self.max_age.is_none_or(|most| stored.age < most)
+            && self.max_stale.is_some_and(|most| stored.stale_for <= most)
     }
 }
 
@@ -90,8 +108,32 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
             let [age, fresh_for] = [age, fresh_for].map(Duration::from_secs);
-            let met = Demands::of(&headers).are_met_by(Aged { age, fresh_for });
+            let stored = Aged { age, fresh_for, stale_for: Duration::ZERO };
+            let met = Demands::of(&headers).are_met_by(stored);
             assert_eq!(met, expected, "{control}");
+        }
+    }
+
+    #[test]
+    fn a_stale_answer_is_welcome_to_those_who_say_so() {
+        // Cache-Control of the request, age, stale for, welcome?
+        let rows = [
+            ("", 70, 10, false),
+            ("max-stale", 70, 10, true),
+            ("max-stale=10", 70, 10, true),
+            ("max-stale=9", 70, 10, false),
+            ("max-stale=x", 70, 10, false),
+            ("max-stale, no-cache", 70, 10, false),
+            ("max-stale, max-age=60", 70, 10, false),
+            ("max-stale, min-fresh=1", 70, 10, false),
+        ];
+        for (control, age, stale_for, expected) in rows {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+            let [age, stale_for] = [age, stale_for].map(Duration::from_secs);
+            let stored = Aged { age, fresh_for: Duration::ZERO, stale_for };
+            let found = Demands::of(&headers).welcome_stale(stored);
+            assert_eq!(found, expected, "{control} (RFC 9111 5.2.1.2)");
         }
     }
 }

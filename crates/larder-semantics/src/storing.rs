@@ -19,6 +19,16 @@ pub struct Asker {
     pub partitioned: bool,
 }
 
+/// For whom the cache keeps responses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// For many users: the cache of a server or of a proxy.
+    #[default]
+    Shared,
+    /// For one user: the cache of a client.
+    Private,
+}
+
 /// How strict the cache is beyond the specification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
@@ -45,7 +55,7 @@ pub enum NotStorable {
     Authorization,
     /// It answers a request that says who asks, and does not say that it may be shared.
     Identified,
-    /// It is a part, an interim or a protocol switch.
+    /// It is a part, an interim or a protocol switch, or its status is not understood and has to be.
     Status,
     /// It says nothing of how long it lives, and neither does the cache.
     NoLifetime,
@@ -75,11 +85,15 @@ impl NotStorable {
 
 /// Whether a response may be kept as far as its head tells, lifetimes left aside.
 ///
+/// A part (206) is judged as what it is a part of.
+///
 /// # Source
 ///
-/// [RFC 9111, section 3](https://www.rfc-editor.org/rfc/rfc9111#section-3) and
-/// [section 3.5](https://www.rfc-editor.org/rfc/rfc9111#section-3.5) for `Authorization`. That a response
-/// with `Set-Cookie` is not kept is ours, and not part of [`Profile::Conformance`].
+/// [RFC 9111, section 3](https://www.rfc-editor.org/rfc/rfc9111#section-3),
+/// [section 3.5](https://www.rfc-editor.org/rfc/rfc9111#section-3.5) for `Authorization` and
+/// [section 5.2.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.3) for `must-understand`. That a
+/// response with `Set-Cookie` is not kept, and that `private` with field names means all of it, is ours,
+/// and not part of [`Profile::Conformance`].
 ///
 /// # Errors
 ///
@@ -89,28 +103,40 @@ pub fn check(
     status: StatusCode,
     headers: &HeaderMap,
     control: &CacheControl,
-    profile: Profile,
+    (profile, role): (Profile, Role),
 ) -> Result<(), NotStorable> {
-    if status.is_informational()
-        || status == StatusCode::PARTIAL_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-    {
+    if status.is_informational() || status == StatusCode::NOT_MODIFIED {
         return Err(NotStorable::Status);
     }
     if is_endless(headers) {
         return Err(NotStorable::Endless);
     }
-    if control.no_store {
-        return Err(NotStorable::NoStore);
+    match (control.must_understand, control.no_store) {
+        (true, _) if !is_understood(status) => return Err(NotStorable::Status),
+        (false, true) => return Err(NotStorable::NoStore),
+        _ => {}
     }
-    if control.private && !asker.partitioned {
+    let private = control.private || (profile == Profile::Careful && is_named_private(control));
+    if private && role == Role::Shared && !asker.partitioned {
         return Err(NotStorable::Private);
     }
     let unreadable = headers.get_all(header::VARY).iter().any(|line| line.to_str().is_err());
     if unreadable || list::members(headers, &header::VARY).any(|name| name == "*") {
         return Err(NotStorable::VaryStar);
     }
-    check_asker(asker, headers, control, profile)
+    match role {
+        Role::Shared => check_asker(asker, headers, control, profile),
+        Role::Private => Ok(()),
+    }
+}
+
+/// Whether the requirements of this status are known here: those of all registered ones are.
+fn is_understood(status: StatusCode) -> bool {
+    status.canonical_reason().is_some()
+}
+
+fn is_named_private(control: &CacheControl) -> bool {
+    !control.private_fields.is_empty()
 }
 
 fn check_asker(
@@ -147,7 +173,7 @@ pub fn may_answer_authorized(control: &CacheControl) -> bool {
 /// have it too.
 pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
     match profile {
-        Profile::Careful => control.public || control.s_maxage.is_some(),
+        Profile::Careful => control.public || control.s_maxage.is_some() || control.is_targeted,
         Profile::Conformance => true,
     }
 }
@@ -186,6 +212,7 @@ mod tests {
     const ANYONE: Asker = Asker { authorized: false, identified: false, partitioned: false };
     const BEARER: Asker = Asker { authorized: true, identified: true, partitioned: false };
     const COOKIE: Asker = Asker { authorized: false, identified: true, partitioned: false };
+    const CC: &str = "cache-control";
     const PARTITION: Asker = Asker { authorized: true, identified: true, partitioned: true };
 
     #[test]
@@ -199,12 +226,14 @@ mod tests {
             Result<(), NotStorable>,
             &'static str,
         );
-        const CC: &str = "cache-control";
         let rows: &[Row] = &[
             (ANYONE, &[(CC, "max-age=5")], Careful, Ok(()), "RFC 9111 3"),
             (ANYONE, &[(CC, "no-store")], Careful, Err(No::NoStore), "RFC 9111 5.2.2.5"),
             (ANYONE, &[(CC, "private")], Careful, Err(No::Private), "RFC 9111 5.2.2.7"),
             (PARTITION, &[(CC, "private")], Careful, Ok(()), "a partition is a private cache"),
+            (ANYONE, &[(CC, "private=\"x\"")], Careful, Err(No::Private), "ours"),
+            (ANYONE, &[(CC, "private=\"x\"")], Conformance, Ok(()), "RFC 9111 5.2.2.7"),
+            (ANYONE, &[(CC, "no-store, must-understand")], Careful, Ok(()), "RFC 9111 5.2.2.3"),
             (ANYONE, &[("vary", "a, *")], Careful, Err(No::VaryStar), "RFC 9111 4.1"),
             (ANYONE, &[("set-cookie", "a=b")], Careful, Err(No::SetCookie), "ours"),
             (ANYONE, &[("set-cookie", "a=b")], Conformance, Ok(()), "RFC 9111 7.3"),
@@ -223,17 +252,38 @@ mod tests {
         for (asker, lines, profile, expected, section) in rows {
             let headers = headers(lines);
             let control = CacheControl::of(&headers);
-            let found = check(*asker, StatusCode::OK, &headers, &control, *profile);
+            let rules = (*profile, Role::Shared);
+            let found = check(*asker, StatusCode::OK, &headers, &control, rules);
             assert_eq!(found, *expected, "{asker:?} {lines:?} {profile:?} ({section})");
         }
     }
 
     #[test]
+    fn what_has_to_be_understood_is_kept_only_where_it_is() {
+        let control = CacheControl { must_understand: true, no_store: true, ..Default::default() };
+        for (status, expected) in [(200, Ok(())), (299, Err(NotStorable::Status))] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let rules = (Profile::Conformance, Role::Shared);
+            assert_eq!(check(ANYONE, status, &HeaderMap::new(), &control, rules), expected);
+        }
+    }
+
+    #[test]
+    fn a_private_cache_keeps_what_is_its_users() {
+        let lines = [(CC, "private"), ("set-cookie", "a=b")];
+        let headers = headers(&lines);
+        let control = CacheControl::of(&headers);
+        let rules = (Profile::Careful, Role::Private);
+        assert_eq!(check(BEARER, StatusCode::OK, &headers, &control, rules), Ok(()));
+    }
+
+    #[test]
     fn parts_and_interim_responses_are_not_whole() {
-        for status in [206, 304, 101] {
+        for status in [304, 101] {
             let status = StatusCode::from_u16(status).unwrap();
             let control = CacheControl::default();
-            let found = check(ANYONE, status, &HeaderMap::new(), &control, Profile::Conformance);
+            let rules = (Profile::Conformance, Role::Shared);
+            let found = check(ANYONE, status, &HeaderMap::new(), &control, rules);
             assert_eq!(found, Err(NotStorable::Status));
         }
     }

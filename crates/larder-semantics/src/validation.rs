@@ -9,7 +9,7 @@ use std::{fmt, time::SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use crate::{freshness::parse_date, list};
+use crate::{fields, list};
 
 /// An entity tag: an opaque text, strong or weak.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +90,7 @@ impl Validators {
         let last_modified = headers.get(header::LAST_MODIFIED);
         Self {
             etag: EntityTag::of(headers),
-            last_modified: last_modified.and_then(|date| parse_date(date.to_str().ok()?)),
+            last_modified: last_modified.and_then(|date| crate::date::parse(date.to_str().ok()?)),
         }
     }
 
@@ -205,6 +205,88 @@ pub fn belongs_in_not_modified(name: &HeaderName) -> bool {
     )
 }
 
+/// Which of the stored responses a 304 confirms, of those whose validators were sent to get it, the most
+/// recent first.
+///
+/// A strong tag confirms all that have it; a weaker validator the most recent that has it; a 304 that names
+/// none confirms the only one there is.
+///
+/// # Source
+///
+/// [RFC 9111, section 4.3.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4)
+pub fn confirmed(not_modified: &HeaderMap, stored: &[Validators]) -> Vec<usize> {
+    let update = Validators::of(not_modified);
+    let all = |same: &dyn Fn(&Validators) -> bool| -> Vec<usize> {
+        (0..stored.len()).filter(|at| same(&stored[*at])).collect()
+    };
+    match update.etag {
+        Some(tag) if !tag.weak => {
+            all(&|stored| stored.etag.as_ref().is_some_and(|stored| stored.is_strongly(&tag)))
+        }
+        Some(tag) => {
+            let mut weakly =
+                all(&|stored| stored.etag.as_ref().is_some_and(|stored| stored.is_weakly(&tag)));
+            weakly.truncate(1);
+            weakly
+        }
+        None if stored.len() == 1 => vec![0],
+        None => {
+            let changed = update.last_modified;
+            let mut dated = all(&|stored| changed.is_some() && stored.last_modified == changed);
+            dated.truncate(1);
+            dated
+        }
+    }
+}
+
+/// The fields of a stored response after a 304, or a HEAD that confirms it.
+///
+/// Each field of the update takes the place of all lines of that name, except those that say how the stored
+/// bytes are to be read.
+///
+/// # Source
+///
+/// [RFC 9111, section 3.2](https://www.rfc-editor.org/rfc/rfc9111#section-3.2)
+pub fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
+    let mut update = update.clone();
+    fields::remove_not_stored(&mut update);
+    for name in OF_THE_BYTES {
+        update.remove(name);
+    }
+    let mut fields = stored.clone();
+    // How old the stored one was when it came says nothing of the update.
+    fields.remove(header::AGE);
+    for name in update.keys() {
+        fields.remove(name);
+    }
+    for (name, value) in &update {
+        fields.append(name, value.clone());
+    }
+    fields
+}
+
+/// Whether the answer to a HEAD is that of the response that is stored: the same validators and length,
+/// as far as both have them.
+///
+/// # Source
+///
+/// [RFC 9111, section 4.3.5](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.5)
+pub fn head_confirms(head: &HeaderMap, stored: &HeaderMap, length: u64) -> bool {
+    let (now, then) = (Validators::of(head), Validators::of(stored));
+    let announced = head.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let same_tag = match (&now.etag, &then.etag) {
+        (Some(now), Some(then)) => now.is_weakly(then),
+        (None, None) => true,
+        _ => false,
+    };
+    same_tag
+        && now.last_modified == then.last_modified
+        && announced.is_none_or(|announced| announced.parse() == Ok(length))
+}
+
+const OF_THE_BYTES: [HeaderName; 3] =
+    [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
+
 fn matches(
     request: &HeaderMap,
     name: &HeaderName,
@@ -224,7 +306,7 @@ fn matches(
 /// A condition by date counts only as one line with a valid date.
 fn single_date(request: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = request.get_all(name).iter();
-    let date = parse_date(lines.next()?.to_str().ok()?)?;
+    let date = crate::date::parse(lines.next()?.to_str().ok()?)?;
     lines.next().is_none().then_some(date)
 }
 
@@ -237,7 +319,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::freshness::format_date;
+    use crate::date::format as format_date;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
@@ -287,6 +369,80 @@ mod tests {
         for (method, lines, expected, section) in rows {
             let found = evaluate(&method, &request(&lines), &current());
             assert_eq!(found, expected, "{method} {lines:?} (RFC 9110 {section})");
+        }
+    }
+
+    fn validators(tag: &str, changed: Option<u64>) -> Validators {
+        Validators { etag: EntityTag::parse(tag), last_modified: changed.map(at) }
+    }
+
+    #[test]
+    fn a_304_confirms_what_it_names() {
+        use header::{ETAG, LAST_MODIFIED};
+        let stored = [
+            validators("\"a\"", Some(10)),
+            validators("W/\"b\"", Some(20)),
+            validators("\"a\"", None),
+        ];
+        let tag = |tag: &str| (ETAG, tag.to_owned());
+        let rows = [
+            (vec![tag("\"a\"")], vec![0, 2], "a strong tag: all that have it"),
+            (vec![tag("W/\"a\"")], vec![0], "a weak tag: the most recent"),
+            (vec![tag("W/\"b\"")], vec![1], "a weak tag"),
+            (vec![tag("\"b\"")], vec![], "a strong tag never matches a weak one"),
+            (vec![tag("\"x\"")], vec![], "none has it"),
+            (vec![(LAST_MODIFIED, format_date(at(20)))], vec![1], "a date: the most recent"),
+            (vec![], vec![], "names none, and there are several"),
+        ];
+        for (lines, expected, section) in rows {
+            assert_eq!(confirmed(&request(&lines), &stored), expected, "RFC 9111 4.3.4: {section}");
+        }
+        assert_eq!(confirmed(&HeaderMap::new(), &stored[..1]), [0]);
+    }
+
+    #[test]
+    fn an_update_replaces_what_does_not_belong_to_the_bytes() {
+        let line = |name: &'static str, value: &str| (HeaderName::from_static(name), value.into());
+        let stored = request(&[
+            line("x", "old"),
+            line("content-length", "5"),
+            line("content-encoding", "gzip"),
+            line("age", "7"),
+            line("kept", "1"),
+        ]);
+        let update = request(&[
+            line("x", "new"),
+            line("content-length", "9"),
+            line("content-encoding", "br"),
+            line("connection", "hop"),
+            line("hop", "1"),
+            line("added", "1"),
+        ]);
+        let found = freshened(&stored, &update);
+        let expected = request(&[
+            line("content-length", "5"),
+            line("content-encoding", "gzip"),
+            line("kept", "1"),
+            line("x", "new"),
+            line("added", "1"),
+        ]);
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_head_confirms_what_has_the_same_validators_and_length() {
+        use header::{CONTENT_LENGTH, ETAG};
+        let stored = request(&[(ETAG, "\"a\"".into())]);
+        let rows = [
+            (vec![(ETAG, "\"a\"")], true),
+            (vec![(ETAG, "\"a\""), (CONTENT_LENGTH, "5")], true),
+            (vec![(ETAG, "\"a\""), (CONTENT_LENGTH, "6")], false),
+            (vec![(ETAG, "\"b\"")], false),
+            (vec![], false),
+        ];
+        for (lines, expected) in rows {
+            let lines: Vec<_> = lines.into_iter().map(|(n, v)| (n, v.to_owned())).collect();
+            assert_eq!(head_confirms(&request(&lines), &stored, 5), expected, "{lines:?}");
         }
     }
 

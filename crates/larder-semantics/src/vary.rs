@@ -23,8 +23,8 @@ pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
 /// What a request has of a field, in the form in which two values that mean the same are the same.
 /// `None` where the field is absent, which is not the same as empty.
 ///
-/// Several lines are one list. In lists of codings and languages, case and the blanks around commas and
-/// semicolons do not matter; order and weights stay as they were written, since handlers tell them apart.
+/// Several lines are one list. In lists of codings and languages neither case nor blanks matter, nor the order
+/// of members with the same weight, nor how a weight is written.
 pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
@@ -41,11 +41,45 @@ pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>
 }
 
 fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
-    let plain = |member: &str| {
-        member.split(';').map(str::trim).collect::<Vec<_>>().join(";").to_ascii_lowercase()
+    let mut members: Vec<(u16, String)> = list::members(headers, name).map(weighted).collect();
+    members.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.cmp(other)));
+    members.dedup();
+    let plain = |(weight, name): (u16, String)| match weight {
+        MOST_WEIGHT => name,
+        weight => format!("{name};{weight}"),
     };
-    list::members(headers, name).map(plain).collect::<Vec<_>>().join(",").into_bytes()
+    members.into_iter().map(plain).collect::<Vec<_>>().join(",").into_bytes()
 }
+
+/// A member and its weight in thousandths. What is no weight stays part of the name.
+fn weighted(member: &str) -> (u16, String) {
+    let lower = member.to_ascii_lowercase();
+    let parts: Vec<&str> = lower.split(';').map(str::trim).collect();
+    if let [name, parameter] = parts[..]
+        && let Some(("q", weight)) =
+            parameter.split_once('=').map(|(q, weight)| (q.trim(), weight.trim()))
+        && let Some(weight) = thousandths(weight)
+    {
+        return (weight, name.to_owned());
+    }
+    (MOST_WEIGHT, parts.join(";"))
+}
+
+/// Source: [RFC 9110, section 12.4.2](https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2)
+fn thousandths(weight: &str) -> Option<u16> {
+    let (whole, rest) = weight.split_once('.').unwrap_or((weight, ""));
+    if rest.len() > 3 || !rest.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let rest: u16 = format!("{rest:0<3}").parse().ok()?;
+    match whole {
+        "0" => Some(rest),
+        "1" if rest == 0 => Some(MOST_WEIGHT),
+        _ => None,
+    }
+}
+
+const MOST_WEIGHT: u16 = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -72,7 +106,11 @@ mod tests {
     fn values_that_mean_the_same_select_the_same() {
         let rows: &[(&'static str, &[&'static str], &[&'static str], bool)] = &[
             ("accept-encoding", &["gzip, br"], &["GZIP ,br"], true),
-            ("accept-encoding", &["gzip, br"], &["br, gzip"], false),
+            ("accept-encoding", &["gzip, br"], &["br, gzip"], true),
+            ("accept-language", &["de;q=0.5, en"], &["en;q=1.0,de;q=0.500"], true),
+            ("accept-language", &["de;q=0.5, en"], &["de, en;q=0.5"], false),
+            ("accept-language", &["de;q=2"], &["de"], false),
+            ("accept-language", &["de;q=0"], &[""], false),
             ("accept-language", &["d e"], &["de"], false),
             ("accept-encoding", &["gzip", "br"], &["gzip, br"], true),
             ("accept-encoding", &["gzip;q=0.5, br"], &["gzip, br"], false),

@@ -184,7 +184,7 @@ where
 }
 
 /// The 304 that stands for a 200.
-fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
+pub(crate) fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     for (name, value) in fields.iter().filter(|(name, _)| belongs_in_not_modified(name)) {

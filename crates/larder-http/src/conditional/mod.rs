@@ -43,7 +43,7 @@ mod future;
 mod layer;
 mod service;
 
-pub(crate) use self::conditions::is_around;
+pub(crate) use self::{conditions::is_around, future::not_modified};
 pub use self::{
     conditions::{Conditions, Unmet},
     future::ResponseFuture,

@@ -5,20 +5,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{
-    AnyEntry, Event, Joined, Key, Landing, Moment, Progress, Scope, Standing, Tag, Wait,
+    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
 };
 use larder_semantics::{
-    cache_status::{Forward, Handling},
+    cache_status::{CacheStatus, Forward, Handling},
+    ranges,
     reuse::Demands,
     storing::{Asker, Profile},
+    validation::{GUARDS, SAVERS},
     vary,
 };
 
 use super::{
+    answers,
     choices::Choices,
     fill::{self, Along, Answer, Fill, is_error, note},
     kept::Kept,
-    plan::{Lookup, Plan},
+    lines::said,
+    plan::{Lookup, Plan, aged_for},
     stored::{self, aged},
     variants::variant_key,
 };
@@ -42,6 +46,8 @@ pub(super) struct Asked {
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) wants_etag: bool,
+    /// Whether only a part is asked for, and the origin is to be asked for that part.
+    pub(super) in_part: bool,
 }
 
 /// What memory has for a request.
@@ -49,6 +55,8 @@ pub(super) enum Look {
     Fresh(AnyEntry),
     Stale(AnyEntry),
     OnError(AnyEntry),
+    /// Of use once its origin has confirmed it.
+    ToRevalidate(AnyEntry),
     Nothing(Forward),
 }
 
@@ -92,6 +100,7 @@ impl Asked {
             Standing::Fresh => Look::Fresh(entry),
             Standing::WhileRevalidating => Look::Stale(entry),
             Standing::OnError => Look::OnError(entry),
+            Standing::ToRevalidate => Look::ToRevalidate(entry),
             Standing::Invalid => {
                 self.record(Event::Invalid);
                 larder.remove(&entry);
@@ -117,9 +126,45 @@ impl Asked {
         }
     }
 
+    /// The other variants of this address that may still be served to somebody.
+    pub(super) fn other_variants(&self, selected: Option<&AnyEntry>) -> Vec<AnyEntry> {
+        let larder = &self.plan.larder;
+        let list = larder.get(self.lookup.hash, self.lookup.key.as_bytes());
+        let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list)) else {
+            return Vec::new();
+        };
+        let found = variants
+            .kept()
+            .into_iter()
+            .filter_map(|key| larder.get(larder.hash(key.as_bytes()), key.as_bytes()));
+        let may_be_served = |entry: &AnyEntry| {
+            let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
+            let standing = larder.standing(entry, larder.now());
+            fits && !matches!(standing, Standing::Invalid | Standing::Expired)
+        };
+        let is_other = |entry: &AnyEntry| selected.is_none_or(|one| !Arc::ptr_eq(one, entry));
+        found.filter(|entry| is_other(entry) && may_be_served(entry)).collect()
+    }
+
+    /// Whether the request asks for a part.
+    pub(super) fn asks_for_a_part(&self) -> bool {
+        self.lookup.facts.narrowed && ranges::is_asked(&self.selecting)
+    }
+
+    /// Whether a stale answer is welcome as it is, and may be given.
+    pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
+        stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
+            && self.demands.welcome_stale(aged_for(entry, self.plan.larder.now()))
+    }
+
     /// A place in the flight of this queue.
     pub(super) fn join(&self) -> Joined {
         self.plan.larder.join((self.queue_hash, &self.queue), &self.scope, self.arrived)
+    }
+
+    /// A flight that nobody joins.
+    pub(super) fn lead_alone(&self) -> Lead {
+        self.plan.larder.lead_alone(&self.queue, &self.scope)
     }
 
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
@@ -136,7 +181,7 @@ impl Asked {
         }
     }
 
-    pub(super) fn fill(&self, why: Forward, replaces: Option<AnyEntry>) -> Fill {
+    pub(super) fn fill(&self, why: Forward, known: Vec<AnyEntry>) -> Fill {
         let scope = self.scope.filling(self.queue.clone());
         let hidden = self.plan.options.shared;
         Fill {
@@ -155,8 +200,11 @@ impl Asked {
             scope,
             why,
             began: self.began,
-            replaces,
+            replaces: None,
+            known,
             wants_etag: self.wants_etag,
+            narrowed: self.lookup.facts.narrowed,
+            in_part: self.in_part,
         }
     }
 
@@ -168,15 +216,12 @@ impl Asked {
         if self.plan.options.profile == Profile::Careful {
             UNKEYED.iter().for_each(|name| drop(headers.remove(name)));
         }
-        for name in [
-            header::IF_NONE_MATCH,
-            header::IF_MODIFIED_SINCE,
-            header::IF_MATCH,
-            header::IF_UNMODIFIED_SINCE,
-            header::IF_RANGE,
-            header::RANGE,
-        ] {
+        for name in GUARDS.iter().chain(&SAVERS) {
             headers.remove(name);
+        }
+        if !self.in_part {
+            headers.remove(header::IF_RANGE);
+            headers.remove(header::RANGE);
         }
         if self.plan.options.shared {
             self.plan.hide_identity(headers);
@@ -242,9 +287,9 @@ impl Asked {
         *response.headers_mut() = along.head.headers.clone();
         response.headers_mut().remove(header::CACHE_STATUS);
         let handling = Handling::Forward { why, stored: true, collapsed: true };
-        note(&self.plan, response.headers_mut(), handling, None, None, "miss");
+        note(&self.plan, response.headers_mut(), said(handling), "miss");
         self.record(Event::Collapsed);
-        Some(response)
+        Some(self.fitted(response))
     }
 
     /// Whether an entry that landed would be a hit for this request.
@@ -274,8 +319,16 @@ impl Asked {
             Ok(response) => is_error(response.status()),
             Err(_) => true,
         };
+        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         match self.usable(fallback) {
-            Some(entry) if failed => Ok(self.stale(&entry, Event::StaleOnError, Some("origin"))),
+            Some(entry) if failed => {
+                self.record(Event::StaleOnError);
+                let handling =
+                    Handling::Forward { why: Forward::Stale, stored: false, collapsed: false };
+                let status =
+                    CacheStatus { fwd_status: status, detail: Some("origin"), ..said(handling) };
+                Ok(self.noted(&entry, status, "stale"))
+            }
             _ => answer,
         }
     }
@@ -284,9 +337,16 @@ impl Asked {
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
         let entry = fallback?;
         let larder = &self.plan.larder;
-        let usable = match larder.standing(entry, larder.now()) {
-            Standing::WhileRevalidating => entry.ends().on_error_until() > larder.now(),
+        let now = larder.now();
+        let welcome = || {
+            let stale_for = aged_for(entry, now).stale_for;
+            let may = stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale);
+            may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
+        };
+        let usable = match larder.standing(entry, now) {
+            Standing::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
             Standing::OnError => true,
+            Standing::ToRevalidate => welcome(),
             _ => false,
         };
         usable.then(|| entry.clone())
@@ -316,15 +376,32 @@ impl Asked {
             .then_some(found)
     }
 
+    /// The answer to this request, of a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
+        if self.plan.options.cache_status_key {
+            return self.noted(entry, said(Handling::Hit), "hit");
+        }
+        self.fitted(self.hit(entry))
+    }
+
+    /// All of a fresh entry.
+    pub(super) fn hit<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
         let stored = stored::of(entry).expect("only entries that hold responses are judged fresh");
         let (age, fresh_for) = aged(entry, self.plan.larder.now());
         stored.hit(age, fresh_for, self.plan.extras, self.lookup.head_only)
     }
 
+    /// What this request wants of a whole response.
+    fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
+        if !self.lookup.facts.narrowed {
+            return response;
+        }
+        answers::fitted(&self.selecting, self.lookup.head_only, response)
+    }
+
     pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {
         let handling = Handling::Forward { why, stored: false, collapsed: true };
-        self.noted(entry, handling, None, "miss")
+        self.noted(entry, said(handling), "miss")
     }
 
     pub(super) fn stale<R>(
@@ -334,14 +411,13 @@ impl Asked {
         detail: Option<&str>,
     ) -> Response<CacheBody<R>> {
         self.record(event);
-        self.noted(entry, Handling::Hit, detail, "stale")
+        self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "stale")
     }
 
     fn noted<R>(
         &self,
         entry: &AnyEntry,
-        handling: Handling,
-        detail: Option<&str>,
+        status: CacheStatus<'_>,
         plain: &'static str,
     ) -> Response<CacheBody<R>> {
         let stored = stored::of(entry).expect("only entries that hold responses are answered from");
@@ -354,8 +430,11 @@ impl Asked {
         if !stored.has_upstream_status() {
             response.headers_mut().remove(header::CACHE_STATUS);
         }
-        note(&self.plan, response.headers_mut(), handling, Some(ttl), detail, plain);
-        response
+        let name = entry.key().name();
+        let key = self.plan.options.cache_status_key.then_some(&*name);
+        let status = CacheStatus { ttl: Some(ttl), key, ..status };
+        note(&self.plan, response.headers_mut(), status, plain);
+        self.fitted(response)
     }
 
     pub(super) fn record(&self, event: Event) {

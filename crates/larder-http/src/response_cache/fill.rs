@@ -9,11 +9,13 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
-use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lead, Lifetime, Moment, Scope, Tag};
+use larder_core::{
+    AnyEntry, Draft, Event, Key, Landing, Lead, Lifetime, Moment, Scope, Standing, Tag,
+};
 use larder_semantics::{
-    cache_status::{Forward, Handling},
-    fields, freshness, groups,
-    storing::Asker,
+    cache_status::{CacheStatus, Forward, Handling},
+    date, fields, groups,
+    storing::{Asker, Profile},
     vary,
 };
 use tokio::{
@@ -23,12 +25,14 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
+    answers,
     choices::{Choices, Chosen},
     kept::Kept,
-    lines,
+    lines::{self, said},
     outgoing::{self, Judged, Times},
+    parts,
     plan::Plan,
-    stored::{self, StoredResponse},
+    stored::{self, Part, StoredResponse, Traits},
     variants::{Variants, variant_key},
 };
 use crate::{
@@ -53,9 +57,15 @@ pub(super) struct Fill {
     pub(super) choices: Choices,
     pub(super) why: Forward,
     pub(super) began: Moment,
-    /// What this fill is to replace, on a refresh.
+    /// What was kept for this very request until now.
     pub(super) replaces: Option<AnyEntry>,
+    /// What the origin may confirm, by the conditions that this fill carries.
+    pub(super) known: Vec<AnyEntry>,
     pub(super) wants_etag: bool,
+    /// Whether the client of this fill wants less than all.
+    pub(super) narrowed: bool,
+    /// Whether the origin is asked for a part.
+    pub(super) in_part: bool,
 }
 
 /// The answer of a fill to its client.
@@ -71,13 +81,29 @@ pub(super) struct Along<R> {
 }
 
 /// The head of a response that is being kept.
-struct Heard {
-    head: response::Parts,
-    judged: Judged,
-    chosen: Chosen,
-    key: Key,
-    names: Vec<HeaderName>,
-    received: Moment,
+pub(super) struct Heard {
+    pub(super) head: response::Parts,
+    pub(super) judged: Judged,
+    pub(super) chosen: Chosen,
+    pub(super) key: Key,
+    pub(super) names: Vec<HeaderName>,
+    pub(super) received: Moment,
+    /// What it is a part of, if it is one.
+    pub(super) part: Option<Part>,
+    /// The status with which it came.
+    pub(super) from: StatusCode,
+}
+
+/// What became of keeping a response.
+#[derive(Debug)]
+pub(super) struct KeptAs {
+    pub(super) landing: Landing,
+    pub(super) stored: bool,
+    pub(super) why: Option<&'static str>,
+}
+
+impl KeptAs {
+    const NOT: Self = Self { landing: Landing::Failed, stored: false, why: None };
 }
 
 /// How recording a body came out.
@@ -141,9 +167,13 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
+        if response.status() == StatusCode::NOT_MODIFIED && !self.known.is_empty() {
+            return self.hear_confirmed(lead, response.headers(), client);
+        }
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
-        let judged = self.judge(&response, &chosen, received);
+        let part = if self.in_part { parts::told(response.headers()) } else { None };
+        let judged = self.judge(&response, part, &chosen, received);
         let announced = announced(&response);
         let limit = self.plan.options.body_limit;
         let judged = match judged {
@@ -168,7 +198,8 @@ impl Fill {
             drop(client.send(Ok(self.passed(response, "key-too-long"))));
             return;
         };
-        let heard = Heard { head, judged, chosen, key, names, received };
+        let from = head.status;
+        let heard = Heard { head, judged, chosen, key, names, received, part, from };
         self.record_body(lead, heard, announced, body, deadline, client).await;
     }
 
@@ -196,15 +227,15 @@ impl Fill {
                 // Shorter or longer than it said: its client gets it as it came, nobody else does.
                 self.record(Event::Failed("length"));
                 let body = CacheBody::recorded(recording.reader());
-                let answer = self.answer(&heard, &Landing::Failed, body);
+                let answer = self.answer(&heard, &KeptAs::NOT, body);
                 drop((lead, client.send(Ok(answer))));
                 return;
             }
             self.add_etag(&mut heard, &whole);
-            let landing = self.keep(&heard, &whole);
-            let answer = self.answer(&heard, &landing, CacheBody::held(whole));
+            let kept = self.keep(&heard, &whole);
+            let answer = self.answer(&heard, &kept, CacheBody::held(whole));
             // Waiters first: they were here before the client of the next request.
-            lead.land(landing);
+            lead.land(kept.landing);
             drop(client.send(Ok(answer)));
             return;
         }
@@ -215,7 +246,8 @@ impl Fill {
         *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
         // Those who read along must not be cut off for want of room.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
-        if room && ready.is_none() && !self.scope.gathered().private {
+        let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
+        if room && usable && ready.is_none() && !self.scope.gathered().private {
             let mut head = head;
             self.remove_own_fields(&mut head.headers);
             lead.begin(Arc::new(Along {
@@ -225,7 +257,7 @@ impl Fill {
                 key: heard.key.clone(),
             }));
         }
-        drop(client.send(Ok(response)));
+        drop(client.send(Ok(self.fitted(response))));
         let recorded = match ready {
             Some(recorded) => recorded,
             None => {
@@ -324,8 +356,7 @@ impl Fill {
             Recorded::Whole(whole) => {
                 let mut heard = heard;
                 self.add_etag(&mut heard, &whole);
-                let landing = self.keep(&heard, &whole);
-                lead.land(landing);
+                lead.land(self.keep(&heard, &whole).landing);
             }
             Recorded::Trailers => {
                 self.remember("trailers");
@@ -351,16 +382,35 @@ impl Fill {
     fn judge<R>(
         &self,
         response: &Response<R>,
+        part: Option<Part>,
+        chosen: &Chosen,
+        received: Moment,
+    ) -> Result<Judged, &'static str> {
+        let headers = response.headers();
+        match (response.status(), part) {
+            (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
+                self.judge_fields(StatusCode::OK, headers, chosen, received)
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => Err("part"),
+            // An error of the range that was asked for is not one of the whole.
+            (status, _) if self.in_part && status != StatusCode::OK => Err("part"),
+            (status, _) => self.judge_fields(status, headers, chosen, received),
+        }
+    }
+
+    pub(super) fn judge_fields(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
         chosen: &Chosen,
         received: Moment,
     ) -> Result<Judged, &'static str> {
         let clock = self.plan.larder.clock();
         let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
-        let (status, headers) = (response.status(), response.headers());
         outgoing::judge(&self.plan.options, chosen, self.asker, status, headers, times)
     }
 
-    fn variant(&self, names: &[HeaderName]) -> Result<Key, larder_core::KeyTooLong> {
+    pub(super) fn variant(&self, names: &[HeaderName]) -> Result<Key, larder_core::KeyTooLong> {
         if names.is_empty() {
             return Ok(self.key.clone());
         }
@@ -368,11 +418,11 @@ impl Fill {
     }
 
     /// Makes the head ready to leave and to be kept.
-    fn prepare(&self, heard: &mut Heard) {
+    pub(super) fn prepare(&self, heard: &mut Heard) {
         let headers = &mut heard.head.headers;
         fields::remove_hop_by_hop(headers);
         if !headers.contains_key(header::DATE) {
-            let date = freshness::format_date(self.plan.larder.clock().wall(heard.received));
+            let date = date::format(self.plan.larder.clock().wall(heard.received));
             headers.insert(header::DATE, value(&date));
         }
         let private = self.asker.partitioned || self.scope.gathered().private;
@@ -393,25 +443,45 @@ impl Fill {
         }
     }
 
-    fn keep(&self, heard: &Heard, whole: &Bytes) -> Landing {
+    pub(super) fn keep(&self, heard: &Heard, whole: &Bytes) -> KeptAs {
         let now = self.plan.larder.now();
         self.plan.meter.record_fill_time(now.since(self.began));
         match self.entry(heard, whole) {
             Ok(entry) => {
-                if self.plan.larder.keep(&entry) {
+                let stored = self.plan.larder.keep(&entry);
+                if stored {
                     self.list_variant(heard);
                     self.record(Event::Stored);
                 } else {
                     self.record(Event::Refused("overtaken"));
                 }
-                Landing::Landed(entry)
+                let landing = if heard.part.is_none() && heard.judged.is_of_use_to_others() {
+                    Landing::Landed(entry)
+                } else {
+                    Landing::Unshared("unconfirmed")
+                };
+                KeptAs { landing, stored, why: None }
             }
             Err(why) => {
                 self.remember(why);
                 self.record(Event::Refused(why));
-                Landing::Unshared(why)
+                KeptAs { landing: Landing::Unshared(why), stored: false, why: Some(why) }
             }
         }
+    }
+
+    /// Whether an error would take the place of a good response that is still fresh, which only the demand
+    /// of some client can have brought about.
+    fn would_hide_a_good_one(&self, heard: &Heard) -> bool {
+        let error = heard.head.status.is_client_error() || heard.head.status.is_server_error();
+        let larder = &self.plan.larder;
+        let is_good = |entry: &AnyEntry| {
+            stored::of(entry).is_some_and(|stored| stored.status().is_success())
+                && larder.standing(entry, larder.now()) == Standing::Fresh
+        };
+        self.plan.options.profile == Profile::Careful
+            && error
+            && self.replaces.as_ref().is_some_and(is_good)
     }
 
     fn entry(&self, heard: &Heard, whole: &Bytes) -> Result<AnyEntry, &'static str> {
@@ -423,24 +493,28 @@ impl Fill {
         if let Some(why) = chosen.no_store {
             return Err(why);
         }
+        if self.would_hide_a_good_one(heard) {
+            return Err("error");
+        }
         let mut headers = heard.head.headers.clone();
-        fields::remove_not_stored(&mut headers);
+        outgoing::remove_unkept(&self.plan.options, &mut headers);
         self.remove_own_fields(&mut headers);
-        headers.remove(header::AGE);
-        let stored = StoredResponse::new(
-            heard.head.status,
+        let (key, status, part, whole) = self.pieced_together(heard, &mut headers, whole)?;
+        let mut stored = StoredResponse::new(
+            status,
             headers,
-            whole,
-            heard.judged.open,
+            &whole,
+            self.traits(heard),
             self.plan.extras,
             &self.plan.alike,
         );
+        stored.part = part.map(Box::new);
         let mut tags = self.tags.clone();
         tags.extend(chosen.tags);
         let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = Draft {
-            key: heard.key.clone(),
+            key,
             tags,
             lifetime: heard.judged.lifetime,
             age: heard.judged.age,
@@ -448,6 +522,40 @@ impl Fill {
             cost: heard.received.since(self.began),
         };
         self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
+    }
+
+    /// What is kept of a part: it, or what it makes with a part that is there already.
+    fn pieced_together(
+        &self,
+        heard: &Heard,
+        headers: &mut HeaderMap,
+        whole: &Bytes,
+    ) -> Result<(Key, StatusCode, Option<Part>, Bytes), &'static str> {
+        let Some(part) = heard.part else {
+            return Ok((heard.key.clone(), heard.head.status, None, whole.clone()));
+        };
+        if whole.len() as u64 != part.range.len() {
+            return Err("length");
+        }
+        headers.remove(header::CONTENT_RANGE);
+        let (part, bytes) = self.joined(headers, part, whole);
+        if part.range.len() == part.total {
+            return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
+        }
+        let key = parts::part_key(&heard.key).map_err(|_| "key-too-long")?;
+        Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
+    }
+
+    fn traits(&self, heard: &Heard) -> Traits {
+        let private = self.asker.partitioned || self.scope.gathered().private;
+        let options = &self.plan.options;
+        let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
+        Traits {
+            open: heard.judged.open,
+            told_by_us: heard.judged.by_us || by_choice || private || options.hide_targets,
+            validated: heard.judged.validated,
+            may_go_stale: heard.judged.may_go_stale,
+        }
     }
 
     /// Removes what belongs to one response and to no copy of it.
@@ -524,13 +632,13 @@ impl Fill {
         self.let_go(lead, why);
     }
 
-    fn let_go(&self, lead: Lead, why: &'static str) {
+    pub(super) fn let_go(&self, lead: Lead, why: &'static str) {
         self.record(Event::Refused(why));
         lead.land(Landing::Unshared(why));
     }
 
     /// Remembers for a while that there is nothing to wait for under this key.
-    fn remember(&self, why: &'static str) {
+    pub(super) fn remember(&self, why: &'static str) {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
         let now = self.plan.larder.now();
@@ -542,44 +650,59 @@ impl Fill {
     /// A response that goes to its client as it came.
     pub(super) fn passed<R>(&self, response: Response<R>, why: &str) -> Response<CacheBody<R>> {
         let scope = self.scope.clone();
-        let mut response = response.map(|body| CacheBody::scoped(body, scope));
+        self.passed_on(response.map(|body| CacheBody::scoped(body, scope)), why)
+    }
+
+    pub(super) fn passed_on<R>(
+        &self,
+        mut response: Response<CacheBody<R>>,
+        why: &str,
+    ) -> Response<CacheBody<R>> {
         if self.scope.gathered().private || self.asker.partitioned {
             let chosen = self.choices.chosen();
             let headers = response.headers_mut();
             outgoing::tell_others(&self.plan.options, &chosen, true, false, headers);
         }
         let handling = Handling::Forward { why: self.why, stored: false, collapsed: false };
-        note(&self.plan, response.headers_mut(), handling, None, Some(why), "miss");
-        response
+        let status = CacheStatus { detail: Some(why), ..said(handling) };
+        note(&self.plan, response.headers_mut(), status, "miss");
+        self.fitted(response)
     }
 
-    fn answer<R>(
+    /// What the client of this fill wants of a whole response.
+    fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
+        if !self.narrowed || self.why == Forward::Method {
+            return response;
+        }
+        answers::fitted(&self.selecting, false, response)
+    }
+
+    pub(super) fn answer<R>(
         &self,
         heard: &Heard,
-        landing: &Landing,
+        kept: &KeptAs,
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
-        let (stored, why) = match landing {
-            Landing::Landed(_) => (true, None),
-            Landing::Unshared(why) => (false, Some(*why)),
-            Landing::Failed => (false, None),
-        };
-        let head = self.head(heard, stored, why);
+        // What was overtaken while it came is not served to anybody else, but it was kept as far as told.
+        let stored = kept.stored || matches!(kept.landing, Landing::Landed(_));
+        let head = self.head(heard, stored, kept.why);
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
         *response.extensions_mut() = heard.head.extensions.clone();
-        response
+        self.fitted(response)
     }
 
     fn head(&self, heard: &Heard, stored: bool, why: Option<&str>) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (heard.head.status, heard.head.headers.clone());
         let handling = Handling::Forward { why: self.why, stored, collapsed: false };
-        note(&self.plan, &mut head.headers, handling, None, why, "miss");
+        let fwd_status = (heard.from != head.status).then(|| heard.from.as_u16());
+        let status = CacheStatus { fwd_status, detail: why, ..said(handling) };
+        note(&self.plan, &mut head.headers, status, "miss");
         head
     }
 
-    fn record(&self, event: Event) {
+    pub(super) fn record(&self, event: Event) {
         self.plan.meter.record(event, self.plan.larder.now());
     }
 }
@@ -588,13 +711,11 @@ impl Fill {
 pub(super) fn note(
     plan: &Plan,
     headers: &mut HeaderMap,
-    handling: Handling,
-    ttl: Option<i64>,
-    detail: Option<&str>,
+    status: CacheStatus<'_>,
     plain: &'static str,
 ) {
     if plan.extras.cache_status {
-        headers.append(header::CACHE_STATUS, lines::status_value(handling, ttl, detail));
+        headers.append(header::CACHE_STATUS, lines::status_value(&status));
     }
     if plan.extras.x_cache {
         headers.insert(stored::X_CACHE, HeaderValue::from_static(plain));

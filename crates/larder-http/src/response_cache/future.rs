@@ -13,7 +13,7 @@ use larder_core::Scope;
 use larder_semantics::cache_status::Handling;
 use pin_project_lite::pin_project;
 
-use super::{fill::note, plan::Plan};
+use super::{fill::note, lines::said, plan::Plan};
 use crate::body::CacheBody;
 
 type Waiting<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
@@ -82,7 +82,7 @@ where
                 let response = ready!(forward.as_mut().project().future.poll(cx))?;
                 drop(entered);
                 let mut response = response.map(|body| CacheBody::scoped(body, scope));
-                note(&plan, response.headers_mut(), handling, None, None, "bypass");
+                note(&plan, response.headers_mut(), said(handling), "bypass");
                 Poll::Ready(Ok(response))
             }
             StateProjection::Waiting { future } => future.as_mut().poll(cx),

@@ -5,7 +5,11 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Extensions, HeaderName, StatusCode};
 use larder_core::{ByteSize, Larder, Lifetime};
-use larder_semantics::storing::Profile;
+use larder_semantics::{
+    freshness::Heuristics,
+    storing::{Profile, Role},
+    targeted,
+};
 use tower_layer::Layer;
 
 use super::{choices::Choices, plan::Plan, service::ResponseCache};
@@ -60,7 +64,13 @@ pub(super) struct Options {
     pub(super) variants: usize,
     pub(super) demands: bool,
     pub(super) profile: Profile,
+    pub(super) role: Role,
+    pub(super) heuristics: Option<Heuristics>,
+    pub(super) revalidatable: Duration,
+    pub(super) targets: Vec<HeaderName>,
+    pub(super) hide_targets: bool,
     pub(super) cache_status: bool,
+    pub(super) cache_status_key: bool,
     pub(super) x_cache: bool,
 }
 
@@ -247,9 +257,49 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         self
     }
 
-    /// Follows RFC 9111 where this layer is stricter by default.
+    /// Follows RFC 9111 where this layer is stricter by default: responses with `Set-Cookie` are kept, plain
+    /// `max-age` is enough to answer requests that say who asks, lifetimes are guessed
+    /// ([`Heuristics::TENTH`]), and what is stale stands in for a dead origin unless the response forbids it.
     pub fn conformance(mut self) -> Self {
         self.options.profile = Profile::Conformance;
+        self
+    }
+
+    /// Works as the cache of one user, around a client: keeps what is `private`, and ignores what is said
+    /// to shared caches (`s-maxage`, `proxy-revalidate`, targeted fields).
+    pub fn private_cache(mut self) -> Self {
+        self.options.role = Role::Private;
+        self.options.scheme = Scheme::OfUri;
+        self.options.targets.clear();
+        self
+    }
+
+    /// How the lifetime of a response that says nothing about it is guessed, where the layer adds none.
+    /// [`Heuristics::Off`] by default, [`Heuristics::TENTH`] under [`conformance`](Self::conformance).
+    #[doc(alias("heuristic freshness"))]
+    pub fn heuristics(mut self, heuristics: Heuristics) -> Self {
+        self.options.heuristics = Some(heuristics);
+        self
+    }
+
+    /// For how long after its freshness a response with a validator is held, to be revalidated with its
+    /// origin instead of being fetched again; a day by default. Costs memory that nothing else asks for.
+    #[doc(alias("revalidation", "conditional request", "304"))]
+    pub fn revalidatable_for(mut self, window: Duration) -> Self {
+        self.options.revalidatable = window;
+        self
+    }
+
+    /// The targeted fields that speak to this cache, the most specific first, in place of
+    /// `CDN-Cache-Control` alone ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
+    pub fn targets(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.options.targets = fields.into_iter().collect();
+        self
+    }
+
+    /// Takes the targeted fields out of what leaves. By default they pass, for caches further on.
+    pub fn hide_targets(mut self) -> Self {
+        self.options.hide_targets = true;
         self
     }
 
@@ -262,6 +312,12 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     /// Leaves `Cache-Status` out of responses, for clients who may not know what the cache does.
     pub fn hide_cache_status(mut self) -> Self {
         self.options.cache_status = false;
+        self
+    }
+
+    /// Adds the key of the entry to `Cache-Status`. It names the address, and nothing of who asks.
+    pub fn cache_status_key(mut self) -> Self {
+        self.options.cache_status_key = true;
         self
     }
 
@@ -295,6 +351,17 @@ impl<U> fmt::Debug for ResponseCacheLayer<U> {
 }
 
 impl Options {
+    pub(super) fn rules(&self) -> (Profile, Role) {
+        (self.profile, self.role)
+    }
+
+    pub(super) fn guesses(&self) -> Heuristics {
+        self.heuristics.unwrap_or(match self.profile {
+            Profile::Careful => Heuristics::Off,
+            Profile::Conformance => Heuristics::TENTH,
+        })
+    }
+
     /// What a layer inside another one wants: its lifetime and what browsers are told, for the response
     /// that the one outside keeps.
     pub(super) fn pass_on_to(&self, around: &Choices) {
@@ -346,7 +413,13 @@ impl Default for Options {
             variants: 16,
             demands: true,
             profile: Profile::Careful,
+            role: Role::Shared,
+            heuristics: None,
+            revalidatable: Duration::from_secs(86_400),
+            targets: vec![targeted::CDN_CACHE_CONTROL],
+            hide_targets: false,
             cache_status: true,
+            cache_status_key: false,
             x_cache: false,
         }
     }

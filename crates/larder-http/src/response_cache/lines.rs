@@ -12,7 +12,7 @@ use larder_semantics::cache_status::{CacheStatus, Handling};
 const SECONDS: usize = 3_601;
 
 /// The name of this cache in `Cache-Status`.
-pub(crate) const CACHE_NAME: &str = "larder";
+const CACHE_NAME: &str = "larder";
 
 /// `Age`.
 pub(super) fn age(seconds: u64) -> HeaderValue {
@@ -25,21 +25,18 @@ pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
     static HITS: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&HITS, ttl_seconds, |ttl| {
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
-        status(Handling::Hit, Some(ttl), None)
+        CacheStatus { ttl: Some(ttl), ..said(Handling::Hit) }.to_string()
     })
 }
 
-/// `Cache-Status` of anything.
-pub(crate) fn status_value(
-    handling: Handling,
-    ttl: Option<i64>,
-    detail: Option<&str>,
-) -> HeaderValue {
-    value(&status(handling, ttl, detail))
+/// What this cache did, and nothing more.
+pub(super) const fn said(handling: Handling) -> CacheStatus<'static> {
+    CacheStatus::new(CACHE_NAME, handling)
 }
 
-fn status(handling: Handling, ttl: Option<i64>, detail: Option<&str>) -> String {
-    CacheStatus { cache: CACHE_NAME, handling, ttl, detail }.to_string()
+/// `Cache-Status` of anything.
+pub(super) fn status_value(status: &CacheStatus<'_>) -> HeaderValue {
+    value(&status.to_string())
 }
 
 fn made_once(

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use super::{
     asked::{Asked, GiveUp, Look},
-    fill::{Answer, after},
+    fill::{Answer, Fill, after},
     plan::{Lookup, Plan},
 };
 use crate::{
@@ -78,6 +78,7 @@ where
             origin,
             tags,
             wants_etag: conditional::is_around(),
+            in_part: false,
         };
         Some(Self { asked, inner: Some(inner), request: Some(request), uri: PhantomData })
     }
@@ -103,16 +104,28 @@ where
                 self.asked.plan.count_hit(self.asked.began);
                 return ControlFlow::Break(self.asked.answer_from(&entry));
             }
-            Look::Fresh(_) => Case { why: Forward::Request, fallback: None },
-            Look::Stale(entry) if !demands.no_cache && demands.max_age.is_none() => {
+            Look::Fresh(entry) => Case::of(&self.asked, Forward::Request, Some(entry)),
+            Look::Stale(entry) if demands.allow_refreshing() => {
                 let answer = self.asked.stale(&entry, Event::StaleHit, None);
                 self.refresh(entry);
                 return ControlFlow::Break(answer);
             }
-            Look::Stale(entry) | Look::OnError(entry) => {
-                Case { why: Forward::Stale, fallback: Some(entry) }
+            Look::Stale(entry) | Look::OnError(entry) | Look::ToRevalidate(entry) => {
+                if self.asked.welcomes(&entry) {
+                    return ControlFlow::Break(self.asked.stale(&entry, Event::StaleHit, None));
+                }
+                Case::of(&self.asked, Forward::Stale, Some(entry))
             }
-            Look::Nothing(why) => Case { why, fallback: None },
+            Look::Nothing(why) => {
+                if self.asked.asks_for_a_part()
+                    && let Some((entry, answer)) = self.asked.answer_from_part()
+                {
+                    self.asked.plan.larder.note_hit(&entry);
+                    self.asked.plan.count_hit(self.asked.began);
+                    return ControlFlow::Break(answer);
+                }
+                Case::of(&self.asked, why, None)
+            }
         };
         if demands.only_if_cached {
             self.asked.record(Event::Bypass("only-if-cached"));
@@ -129,6 +142,12 @@ where
 
     /// Leads a fill, or waits for the one that runs, a few times over.
     async fn queue(mut self, mut case: Case) -> Answer<R, S::Error> {
+        // With nothing to confirm, the origin need not send more than the part that is asked for.
+        self.asked.in_part = case.known.is_empty() && self.asked.asks_for_a_part();
+        if self.asked.in_part || case.is_for_one() {
+            let lead = self.asked.lead_alone();
+            return self.lead(lead, case).await;
+        }
         if case.why == Forward::VaryMiss {
             self.asked.queue_by_variant();
         }
@@ -152,10 +171,13 @@ where
                     self.asked.record(Event::Collapsed);
                     return Ok(self.asked.collapsed(&entry, case.why));
                 }
-                Look::Fresh(entry) | Look::Stale(entry) | Look::OnError(entry) => {
-                    case.fallback = Some(entry);
+                Look::Fresh(entry)
+                | Look::Stale(entry)
+                | Look::OnError(entry)
+                | Look::ToRevalidate(entry) => {
+                    case = Case::of(&self.asked, case.why, Some(entry));
                 }
-                Look::Nothing(found) => case.why = found,
+                Look::Nothing(found) => case = Case::of(&self.asked, found, None),
             }
         }
         self.alone(case, "alone").await
@@ -163,7 +185,7 @@ where
 
     /// Leads: asks the shared store, then the inner service.
     async fn lead(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {
-        let Case { why, fallback } = case;
+        let Case { why, fallback, selected, known } = case;
         if why != Forward::Request {
             // Somebody may have landed between the look and the lead.
             if let Look::Fresh(entry) = self.asked.look()
@@ -181,7 +203,7 @@ where
         self.asked.record(Event::Miss);
         self.asked.plan.larder.note_miss(self.asked.lookup.hash);
         let (client, answer) = oneshot::channel();
-        let filling = self.spawn_fill(lead, why, None, client);
+        let filling = self.spawn_fill(lead, why, (selected, known), client);
         match answer.await {
             Ok(answer) => self.asked.or_stale(answer, fallback.as_ref()),
             Err(_) => match filling.await.map_err(tokio::task::JoinError::try_into_panic) {
@@ -195,12 +217,13 @@ where
         &mut self,
         lead: Lead,
         why: Forward,
-        replaces: Option<AnyEntry>,
+        (replaces, known): (Option<AnyEntry>, Vec<AnyEntry>),
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
         let (inner, request) = self.take();
-        let fill = self.asked.fill(why, replaces);
-        let request = self.asked.for_fill(request, &fill.choices);
+        let fill = Fill { replaces, ..self.asked.fill(why, known) };
+        let mut request = self.asked.for_fill(request, &fill.choices);
+        Asked::add_conditions(&mut request, &fill.known);
         let larder = self.asked.plan.larder.clone();
         larder.spawn(fill.run(lead, inner, request, client).in_current_span())
     }
@@ -215,7 +238,8 @@ where
         let joined = self.asked.join();
         if let Joined::Lead(lead) = joined {
             let (client, _) = oneshot::channel();
-            let filling = self.spawn_fill(lead, Forward::Stale, Some(stale), client);
+            let known = self.asked.to_confirm(Some(&stale));
+            let filling = self.spawn_fill(lead, Forward::Stale, (Some(stale), known), client);
             drop(larder.spawn(async move {
                 drop(filling.await);
                 drop(permit);
@@ -225,16 +249,20 @@ where
 
     /// Passes the request on for itself: nothing is shared, nothing is kept.
     async fn alone(mut self, case: Case, reason: &'static str) -> Answer<R, S::Error> {
-        let Case { why, fallback } = case;
+        let Case { why, fallback, selected, .. } = case;
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
-        let fill = self.asked.fill(why, None);
+        let fill = self.asked.fill(why, Vec::new());
         if self.asked.plan.options.shared {
             self.asked.plan.hide_identity(request.headers_mut());
         }
         request.extensions_mut().insert(fill.choices.clone());
         let calling = async move { inner.call(request).await };
         let answer = fill.scope.clone().scoped(calling).await;
+        if let (true, Ok(response), Some(kept)) = (self.asked.lookup.head_only, &answer, &selected)
+        {
+            self.asked.note_head(response, kept);
+        }
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
     }
@@ -250,10 +278,31 @@ where
     }
 }
 
-/// Why a request goes on, and what may stand in if that fails.
+/// Why a request goes on, what its origin may confirm, and what may stand in if it fails.
 struct Case {
     why: Forward,
     fallback: Option<AnyEntry>,
+    /// What is kept for this very request, and may not answer it as it is.
+    selected: Option<AnyEntry>,
+    known: Vec<AnyEntry>,
+}
+
+impl Case {
+    fn of(asked: &Asked, why: Forward, selected: Option<AnyEntry>) -> Self {
+        let in_place = why != Forward::Request && !asked.demands.no_cache;
+        Self {
+            why,
+            fallback: selected.clone().filter(|_| in_place),
+            known: asked.to_confirm(selected.as_ref()),
+            selected,
+        }
+    }
+
+    /// Whether the answer is of no use to anybody else: it has to be confirmed for each request.
+    fn is_for_one(&self) -> bool {
+        let ends = self.selected.as_ref().map(|entry| *entry.ends());
+        ends.is_some_and(|ends| ends.served_until() <= ends.filled())
+    }
 }
 
 /// An answer of larder's own.

@@ -53,15 +53,18 @@
 //! # }
 //! ```
 
+mod answers;
 mod asked;
 mod choices;
 mod fill;
+mod freshen;
 mod future;
 mod kept;
 mod layer;
 mod lines;
 mod miss;
 mod outgoing;
+mod parts;
 mod plan;
 mod service;
 mod stored;
@@ -73,5 +76,7 @@ pub use self::{
     choices::Choices, future::ResponseFuture, layer::ResponseCacheLayer, service::ResponseCache,
 };
 
+#[cfg(test)]
+mod letter;
 #[cfg(test)]
 mod tests;

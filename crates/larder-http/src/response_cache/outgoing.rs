@@ -9,8 +9,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_core::Lifetime;
 use larder_semantics::{
     cache_control::{CacheControl, Seconds},
+    fields,
     freshness::{self, Freshness},
-    storing::{self, Asker, NotStorable},
+    storing::{self, Asker, NotStorable, Profile},
+    targeted::{self, CDN_CACHE_CONTROL},
+    validation::Validators,
 };
 
 use super::{choices::Chosen, layer::Options};
@@ -25,6 +28,18 @@ pub(super) struct Judged {
     pub(super) by_us: bool,
     /// Whether a request that says who asks may have it too.
     pub(super) open: bool,
+    /// Whether it may be served stale to those who say that they take it so.
+    pub(super) may_go_stale: bool,
+    /// Whether its origin can be asked whether it is still current.
+    pub(super) validated: bool,
+}
+
+impl Judged {
+    /// Whether it may answer anybody but its own client: not what has to be confirmed for each.
+    pub(super) fn is_of_use_to_others(&self) -> bool {
+        let revalidating = self.lifetime.window_while_revalidating();
+        self.lifetime.fresh().saturating_add(revalidating) > self.age
+    }
 }
 
 /// When a response was asked for and when it came.
@@ -46,16 +61,24 @@ pub(super) fn judge(
     if let Some(why) = chosen.no_store {
         return Err(why);
     }
-    let mut control = CacheControl::of(headers);
-    control.public |= chosen.public;
-    storing::check(asker, status, headers, &control, options.profile)
+    let control = control(options, chosen, headers);
+    storing::check(asker, status, headers, &control, options.rules())
         .map_err(NotStorable::as_str)?;
-    if control.no_cache && chosen.lifetime.is_none() && !options.overrides {
-        return Err("no-cache");
+    let validated = !Validators::of(headers).is_empty();
+    let (lifetime, by_us) = if control.no_cache {
+        if !validated {
+            return Err("no-cache");
+        }
+        (Lifetime::fresh_for(Duration::ZERO), false)
+    } else {
+        let explicit = freshness::lifetime(headers, &control, times.received, options.role);
+        let guessed = || options.guesses().lifetime(status, headers, &control, times.received);
+        lifetime(options, chosen, status, explicit, guessed)?
+    };
+    let mut lifetime = with_windows(lifetime, options, chosen, &control);
+    if validated {
+        lifetime = lifetime.revalidatable_for(options.revalidatable);
     }
-    let explicit = freshness::lifetime(headers, &control, times.received);
-    let (lifetime, by_us) = lifetime(options, chosen, status, explicit)?;
-    let lifetime = with_windows(lifetime, options, chosen, &control);
     let age = if by_us {
         Duration::ZERO
     } else {
@@ -64,17 +87,43 @@ pub(super) fn judge(
     if lifetime.total() <= age {
         return Err(NotStorable::Stale.as_str());
     }
-    let open = storing::may_answer_identified(&control, options.profile);
-    Ok(Judged { lifetime, age, by_us, open })
+    Ok(Judged {
+        lifetime,
+        age,
+        by_us,
+        open: storing::may_answer_identified(&control, options.profile),
+        may_go_stale: !control.forbids_stale(options.role),
+        validated,
+    })
+}
+
+/// What a response tells this cache, with what the handler and the options say of it.
+fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -> CacheControl {
+    let mut control = targeted::control_of(headers, &options.targets);
+    control.public |= chosen.public;
+    // To the careful, fields that may not be sent unvalidated stand for the whole response.
+    control.no_cache |= options.profile == Profile::Careful && !control.no_cache_fields.is_empty();
+    // Whoever chose a lifetime for this response by hand has validated it by that.
+    control.no_cache &= chosen.lifetime.is_none() && !options.overrides;
+    control
+}
+
+/// Removes what this cache may not keep, or not send again, of what it keeps.
+pub(super) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
+    let control = targeted::control_of(headers, &options.targets);
+    fields::remove_not_stored(headers);
+    fields::remove_named(headers, &control, options.role);
+    headers.remove(header::AGE);
 }
 
 /// The lifetime, and whether it comes from us alone: the override, the handler's choice, what the
-/// response says, what the layer adds.
+/// response says, what the layer adds, what is guessed.
 fn lifetime(
     options: &Options,
     chosen: &Chosen,
     status: StatusCode,
     explicit: Freshness,
+    guessed: impl FnOnce() -> Option<Duration>,
 ) -> Result<(Lifetime, bool), &'static str> {
     let silent = explicit == Freshness::Unknown;
     let negative = options.negative.iter().find(|(of, _)| *of == status);
@@ -92,8 +141,11 @@ fn lifetime(
     if let Freshness::Explicit(fresh) = explicit {
         return Ok((Lifetime::fresh_for(fresh), false));
     }
-    let added = chosen.added.or(options.lifetime).filter(|_| meant);
-    added.map(|lifetime| (lifetime, true)).ok_or(NotStorable::NoLifetime.as_str())
+    if let Some(added) = chosen.added.or(options.lifetime).filter(|_| meant) {
+        return Ok((added, true));
+    }
+    let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
+    guessed.ok_or(NotStorable::NoLifetime.as_str())
 }
 
 /// The stale windows: what the response says, else the handler's choice, else the layer's. A response
@@ -106,7 +158,7 @@ fn with_windows(
     chosen: &Chosen,
     control: &CacheControl,
 ) -> Lifetime {
-    if control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some() {
+    if control.forbids_stale(options.role) {
         return Lifetime::fresh_for(lifetime.fresh());
     }
     let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
@@ -123,8 +175,14 @@ fn with_windows(
     let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
         or_else(lifetime.window_while_revalidating(), options.while_revalidating)
     });
-    let on_error = said(control.stale_if_error)
-        .unwrap_or_else(|| or_else(lifetime.window_on_error(), options.on_error));
+    let on_error = said(control.stale_if_error).unwrap_or_else(|| {
+        let own = or_else(lifetime.window_on_error(), options.on_error);
+        match options.profile {
+            // Nothing forbids it where its origin is gone.
+            Profile::Conformance if own.is_zero() => options.revalidatable,
+            _ => own,
+        }
+    });
     lifetime.stale_while_revalidate(revalidate).stale_if_error(on_error)
 }
 
@@ -151,6 +209,9 @@ pub(super) fn tell_others(
     }
     if private {
         make_private(headers);
+    }
+    if options.hide_targets {
+        options.targets.iter().for_each(|target| drop(headers.remove(target)));
     }
 }
 
@@ -179,8 +240,6 @@ fn put(headers: &mut HeaderMap, name: HeaderName, text: &Arc<str>) {
         }
     }
 }
-
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{AnyEntry, Audience, Kind, Larder, Meter, Moment, Standing, Tag};
 use larder_core::{Event, KeyBuf, MAX_KEY_BYTES};
-use larder_semantics::reuse::{Aged, Demands};
+use larder_semantics::{
+    reuse::{Aged, Demands},
+    storing::Role,
+};
 
 use super::{
     choices::Choices,
@@ -73,6 +76,8 @@ pub(super) enum Bypass {
     Identity,
     /// It says `no-store`.
     NoStore,
+    /// It is guarded by `If-Match` or `If-Unmodified-Since`, which only its origin can judge.
+    Guarded,
     /// It is in the hands of another response cache already.
     Nested,
     /// This cache is switched off.
@@ -89,6 +94,7 @@ impl Bypass {
             Self::RequestBody => "request-body",
             Self::Identity => "identity",
             Self::NoStore => "request-no-store",
+            Self::Guarded => "guarded",
             Self::Nested => "nested",
             Self::Off => "off",
             Self::KeyTooLong => "key-too-long",
@@ -112,6 +118,9 @@ pub(super) struct Facts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
     pub(super) demands: bool,
+    /// It wants less than all: a part, or nothing where it has it already.
+    pub(super) narrowed: bool,
+    guarded: bool,
     upgrade: bool,
 }
 
@@ -173,7 +182,7 @@ impl Plan {
         lookup: &Lookup,
         now: Moment,
     ) -> Option<http::Response<CacheBody<R>>> {
-        if lookup.facts.demands {
+        if lookup.facts.demands || lookup.facts.narrowed || self.options.cache_status_key {
             return None;
         }
         let answer = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
@@ -199,13 +208,12 @@ impl Plan {
     /// Whether whoever asks may have this response: a request that says who asks gets only what is for
     /// everyone, or what lies in its own partition.
     pub(super) fn may_have(&self, lookup: &Lookup, stored: &StoredResponse) -> bool {
-        !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.open
+        !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.traits.open
     }
 
     /// Whether an entry meets what the request demands.
     pub(super) fn meets(&self, demands: &Demands, entry: &AnyEntry, now: Moment) -> bool {
-        let (age, fresh_for) = aged(entry, now);
-        demands.are_met_by(Aged { age, fresh_for })
+        demands.are_met_by(aged_for(entry, now))
     }
 
     /// For whom is made what is made for this request.
@@ -255,6 +263,10 @@ impl Plan {
             facts.identified = custom.iter().any(|name| headers.contains_key(name));
         }
         facts.demands &= self.options.demands;
+        if self.options.role == Role::Private {
+            // All that is asked here is asked by the one user whose cache it is.
+            (facts.identified, facts.authorized) = (false, false);
+        }
         facts
     }
 
@@ -298,6 +310,9 @@ impl Plan {
         }
         if facts.upgrade {
             return Some(Bypass::Upgrade);
+        }
+        if facts.guarded {
+            return Some(Bypass::Guarded);
         }
         if !body.is_end_stream() {
             return Some(Bypass::RequestBody);
@@ -343,6 +358,8 @@ impl Facts {
             | "proxy-authorization" => self.identified = true,
             "authorization" => (self.identified, self.authorized) = (true, true),
             "cache-control" | "pragma" => self.demands = true,
+            "if-none-match" | "if-modified-since" | "range" => self.narrowed = true,
+            "if-match" | "if-unmodified-since" => self.guarded = true,
             "upgrade" => self.upgrade = true,
             _ => {}
         }
@@ -377,6 +394,12 @@ fn fingerprint(options: &Options) -> String {
         text.push('!');
     }
     text
+}
+
+/// How old an entry is, and how far from the end of its freshness.
+pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> Aged {
+    let (age, fresh_for) = aged(entry, now);
+    Aged { age, fresh_for, stale_for: now.since(entry.ends().fresh_until()) }
 }
 
 fn put(parts: &mut Vec<u8>, name: &[u8], value: &[u8]) {

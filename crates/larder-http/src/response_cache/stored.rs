@@ -5,6 +5,7 @@ use std::{collections::HashMap, hash::Hasher as _, sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::{AnyEntry, Entry, Moment};
+use larder_semantics::ranges::ByteRange;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -21,13 +22,52 @@ pub(super) struct StoredResponse {
     alike: Arc<Template>,
     body: Bytes,
     status: StatusCode,
-    /// Whether a request that says who asks may have it too.
-    pub(super) open: bool,
+    pub(super) traits: Traits,
+    /// What it is a part of, if it is one.
+    pub(super) part: Option<Box<Part>>,
     /// Whether `Cache-Status` lines of caches behind us come before ours.
     upstream_status: bool,
     bytes: usize,
     /// The values of the fields in [`OWN`].
     own: [Option<HeaderValue>; 4],
+}
+
+/// What is known of a kept response besides what it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// Whether a request that says who asks may have it too.
+    pub(super) open: bool,
+    /// Whether what its fields tell caches is our word and not that of its origin.
+    pub(super) told_by_us: bool,
+    /// Whether its origin can be asked whether it is still current.
+    pub(super) validated: bool,
+    /// Whether it may be served stale to those who say that they take it so.
+    pub(super) may_go_stale: bool,
+}
+
+impl Traits {
+    fn to_byte(self) -> u8 {
+        [self.open, self.told_by_us, self.validated, self.may_go_stale]
+            .into_iter()
+            .fold(0, |byte, is| byte << 1 | u8::from(is))
+    }
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        let is = |bit: u8| byte >> bit & 1 == 1;
+        (byte < 16).then(|| Self {
+            open: is(3),
+            told_by_us: is(2),
+            validated: is(1),
+            may_go_stale: is(0),
+        })
+    }
+}
+
+/// A part of a representation: which one, and how long the whole is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) range: ByteRange,
+    pub(super) total: u64,
 }
 
 /// Which fields a hit adds.
@@ -42,7 +82,7 @@ impl StoredResponse {
         status: StatusCode,
         mut fields: HeaderMap,
         body: &Bytes,
-        open: bool,
+        traits: Traits,
         extras: Extras,
         alike: &Alike,
     ) -> Self {
@@ -75,9 +115,18 @@ impl StoredResponse {
             alike,
             own,
             status,
-            open,
+            traits,
+            part: None,
             upstream_status,
         }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// Whether caches behind us have said what they did.
@@ -157,7 +206,7 @@ impl StoredResponse {
     pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &Alike) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
-        let open = at.take(1)? == [1];
+        let traits = Traits::from_byte(at.take(1)?[0])?;
         let count = u16::from_le_bytes(at.take(2)?.try_into().ok()?);
         let mut fields = HeaderMap::new();
         for _ in 0..count {
@@ -167,7 +216,7 @@ impl StoredResponse {
             fields.try_append(name, value).ok()?;
         }
         let body = bytes.slice(at.at..);
-        Some(Self::new(status, fields, &body, open, extras, alike))
+        Some(Self::new(status, fields, &body, traits, extras, alike))
     }
 }
 
@@ -179,10 +228,14 @@ impl StoredResponse {
 
     /// The bytes for a shared store.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        if self.part.is_some() {
+            // Parts stay in this process.
+            return None;
+        }
         let fields = self.fields();
         let mut bytes = Vec::with_capacity(64 * fields.len() + self.body.len());
         bytes.put_u16_le(self.status.as_u16());
-        bytes.put_u8(u8::from(self.open));
+        bytes.put_u8(self.traits.to_byte());
         bytes.put_u16_le(u16::try_from(fields.len()).ok()?);
         for (name, value) in &fields {
             for part in [name.as_str().as_bytes(), value.as_bytes()] {
@@ -330,7 +383,7 @@ fn map_bytes(fields: &HeaderMap) -> usize {
 
 /// An age is never short of the time that has really passed.
 fn rounded_up(age: Duration) -> u64 {
-    age.as_secs() + u64::from(age.subsec_nanos() > 999_000_000)
+    age.as_secs() + u64::from(age.subsec_nanos() > 0)
 }
 
 /// The response of an entry, if it is one.
@@ -376,7 +429,8 @@ mod tests {
 
     fn stored(alike: &Alike) -> StoredResponse {
         let body = Bytes::from_static(b"hello");
-        StoredResponse::new(StatusCode::OK, fields(), &body, true, EXTRAS, alike)
+        let traits = Traits { open: true, validated: true, ..Traits::default() };
+        StoredResponse::new(StatusCode::OK, fields(), &body, traits, EXTRAS, alike)
     }
 
     #[test]
@@ -405,7 +459,7 @@ mod tests {
         let alike = Alike::default();
         let bytes = Bytes::from(stored(&alike).encode().unwrap());
         let read = StoredResponse::decode(&bytes, EXTRAS, &alike).unwrap();
-        assert_eq!((read.fields(), read.open), (fields(), true));
+        assert_eq!((read.fields(), read.traits), (fields(), stored(&alike).traits));
         assert_eq!(&read.body[..], b"hello");
         for end in 0..bytes.len() - 5 {
             assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &alike).is_none());

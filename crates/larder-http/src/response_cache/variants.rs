@@ -31,6 +31,11 @@ impl Variants {
         list.names.iter().map(|names| variant_key(address, names, headers)).collect()
     }
 
+    /// The keys of the variants that are kept, the one that was used last first.
+    pub(super) fn kept(&self) -> Vec<Key> {
+        self.0.lock().kept.iter().rev().cloned().collect()
+    }
+
     /// Notes that a variant was used.
     pub(super) fn touch(&self, key: &[u8]) {
         let kept = &mut self.0.lock().kept;

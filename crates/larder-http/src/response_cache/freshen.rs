@@ -1,0 +1,179 @@
+//! What is kept is confirmed by its origin: a 304, or the answer to a HEAD.
+//!
+//! What is confirmed is kept anew: the old bytes, the fields with the update in them, the tags of both, and
+//! the stamp that was taken before anything was looked up. It is judged once more by its own stamp when the
+//! confirmation comes, since what an invalidation has reached meanwhile is gone, whatever its origin says.
+//!
+//! # Source
+//!
+//! [RFC 9111, section 4.3.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4) and
+//! [section 4.3.5](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.5)
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use larder_core::{AnyEntry, Event, Lead, Standing};
+use larder_semantics::{
+    cache_status::Forward,
+    validation::{self, Validators},
+    vary,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    asked::Asked,
+    fill::{Answer, Fill, Heard},
+    stored::{self, StoredResponse},
+};
+use crate::body::CacheBody;
+
+impl Asked {
+    /// What may be confirmed instead of being fetched again: the entry that was selected, if its origin gave
+    /// it a validator, and the other variants of its address.
+    pub(super) fn to_confirm(&self, selected: Option<&AnyEntry>) -> Vec<AnyEntry> {
+        let validated =
+            |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
+        let mut known: Vec<AnyEntry> = selected.cloned().into_iter().collect();
+        known.extend(self.other_variants(selected));
+        known.retain(validated);
+        known
+    }
+
+    /// The conditions by which the origin may confirm what is known.
+    pub(super) fn add_conditions<B>(request: &mut Request<B>, known: &[AnyEntry]) {
+        let fields = known.iter().filter_map(|entry| Some(stored::of(entry)?.fields()));
+        let validators: Vec<Validators> = fields.map(|fields| Validators::of(&fields)).collect();
+        let mut tags: Vec<String> =
+            validators.iter().filter_map(|known| Some(known.etag.as_ref()?.to_string())).collect();
+        tags.dedup();
+        let headers = request.headers_mut();
+        if let Ok(tags) = tags.join(", ").parse()
+            && !validators.iter().all(|known| known.etag.is_none())
+        {
+            headers.insert(header::IF_NONE_MATCH, tags);
+        }
+        if let [only] = known
+            && let Some(date) = stored::of(only)
+                .and_then(|stored| stored.fields().get(header::LAST_MODIFIED).cloned())
+        {
+            headers.insert(header::IF_MODIFIED_SINCE, date);
+        }
+    }
+
+    /// A HEAD has been answered for itself: it confirms what is kept for GET, or shows that it is no more.
+    pub(super) fn note_head<R>(&self, response: &Response<R>, kept: &AnyEntry) {
+        let larder = &self.plan.larder;
+        let Some(stored) = stored::of(kept) else { return };
+        if response.status() != stored.status() || stored.part.is_some() {
+            return;
+        }
+        let length = stored.body().len() as u64;
+        if !validation::head_confirms(response.headers(), &stored.fields(), length) {
+            larder.remove(kept);
+            return;
+        }
+        let fill = self.fill(Forward::Stale, Vec::new());
+        if larder.standing(kept, larder.now()) != Standing::Invalid
+            && let Ok((heard, whole)) = fill.confirmed(kept, response.headers())
+        {
+            drop(fill.keep(&heard, &whole));
+        }
+    }
+}
+
+impl Fill {
+    /// The origin says that what is known is current.
+    pub(super) fn hear_confirmed<R, E>(
+        self,
+        lead: Lead,
+        update: &HeaderMap,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) {
+        let larder = &self.plan.larder;
+        let fields = self.known.iter().filter_map(|entry| Some(stored::of(entry)?.fields()));
+        let validators: Vec<Validators> = fields.map(|fields| Validators::of(&fields)).collect();
+        let now = larder.now();
+        let mut confirmed = validation::confirmed(update, &validators)
+            .into_iter()
+            .map(|at| self.known[at].clone())
+            .filter(|entry| larder.standing(entry, now) != Standing::Invalid);
+        let Some(first) = confirmed.next() else {
+            return self.hear_contradiction(lead, client);
+        };
+        for other in confirmed {
+            if let Ok((mut heard, whole)) = self.confirmed(&other, update) {
+                heard.key = other.key().clone();
+                drop(self.keep(&heard, &whole));
+            }
+        }
+        match self.confirmed(&first, update) {
+            Ok((heard, whole)) => {
+                let kept = self.keep(&heard, &whole);
+                let answer = self.answer(&heard, &kept, CacheBody::held(whole));
+                lead.land(kept.landing);
+                drop(client.send(Ok(answer)));
+            }
+            Err(why) => {
+                // It is current, and from now on it may not be kept.
+                larder.remove(&first);
+                self.remember(why);
+                self.let_go(lead, why);
+                drop(client.send(Ok(self.answer_unkept(&first, why))));
+            }
+        }
+    }
+
+    /// What is known has been overtaken by an invalidation since it was looked up, or the origin confirms
+    /// what we did not ask about. Only the client that has waited since then may have it; everybody else
+    /// asks again, and without a condition.
+    fn hear_contradiction<R, E>(self, lead: Lead, client: oneshot::Sender<Answer<R, E>>) {
+        self.record(Event::Failed("revalidation"));
+        let first = self.known[0].clone();
+        self.plan.larder.remove(&first);
+        drop(lead);
+        drop(client.send(Ok(self.answer_unkept(&first, "revalidation"))));
+    }
+
+    fn answer_unkept<R>(&self, entry: &AnyEntry, why: &'static str) -> Response<CacheBody<R>> {
+        let stored = stored::of(entry).expect("only responses are confirmed");
+        let response = self.response_of(stored);
+        self.passed_on(response, why)
+    }
+
+    fn response_of<R>(&self, stored: &StoredResponse) -> Response<CacheBody<R>> {
+        let mut response = Response::new(CacheBody::held(stored.body().clone()));
+        *response.status_mut() = stored.status();
+        *response.headers_mut() = stored.fields();
+        response
+    }
+
+    /// A kept response with an update in it, judged as if it had come whole.
+    pub(super) fn confirmed(
+        &self,
+        entry: &AnyEntry,
+        update: &HeaderMap,
+    ) -> Result<(Heard, Bytes), &'static str> {
+        let stored = stored::of(entry).expect("only responses are confirmed");
+        let mut fields = stored.fields();
+        if stored.traits.told_by_us {
+            fields.remove(header::CACHE_CONTROL);
+            self.plan.options.targets.iter().for_each(|target| drop(fields.remove(target)));
+        }
+        // Without a date the update is of now, not of when the stored one was made.
+        fields.remove(header::DATE);
+        let fields = validation::freshened(&fields, update);
+        let received = self.plan.larder.now();
+        let chosen = self.choices.chosen();
+        let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
+        let names = vary::names(&fields);
+        let key = self.variant(&names).map_err(|_| "key-too-long")?;
+        self.scope.add_tags(entry.tags().iter().cloned());
+        let (mut head, ()) = Response::new(()).into_parts();
+        (head.status, head.headers) = (stored.status(), fields);
+        let mut heard =
+            Heard { head, judged, chosen, key, names, received, part: None, from: NOT_MODIFIED };
+        self.prepare(&mut heard);
+        Ok((heard, stored.body().clone()))
+    }
+}
+
+const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;

@@ -1,0 +1,137 @@
+//! Parts of responses: kept under a strong validator, put together where they meet.
+//!
+//! # Source
+//!
+//! [RFC 9111, section 3.3](https://www.rfc-editor.org/rfc/rfc9111#section-3.3) and
+//! [section 3.4](https://www.rfc-editor.org/rfc/rfc9111#section-3.4)
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Response};
+use larder_core::{AnyEntry, Key, KeyTooLong, Standing};
+use larder_semantics::{ranges, validation::Validators};
+
+use super::{
+    answers,
+    asked::Asked,
+    fill::Fill,
+    stored::{self, Part},
+};
+use crate::body::CacheBody;
+
+/// Where the part of a response lies.
+pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLong> {
+    key.with_part(b" part")
+}
+
+/// Which part a response says it is, where that is enough to keep it: of a whole of known length, under a
+/// strong validator.
+pub(super) fn told(headers: &HeaderMap) -> Option<Part> {
+    let (range, total) = ranges::content_range(headers)?;
+    let tag = Validators::of(headers).etag?;
+    tag.is_strongly(&tag).then_some(Part { range, total: total? })
+}
+
+impl Asked {
+    /// The answer to a request for a part, from a part that is kept.
+    pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
+        let larder = &self.plan.larder;
+        let key = part_key(&self.key).ok()?;
+        let entry = larder.get(larder.hash(key.as_bytes()), key.as_bytes())?;
+        let stored = stored::of(&entry)?;
+        let now = larder.now();
+        let usable = self.plan.may_have(&self.lookup, stored)
+            && larder.standing(&entry, now) == Standing::Fresh
+            && self.plan.meets(&self.demands, &entry, now);
+        if !usable {
+            return None;
+        }
+        let kept = stored.part.as_deref()?;
+        let answer = answers::fitted_part(&self.selecting, self.hit(&entry), kept)?;
+        Some((entry, answer))
+    }
+}
+
+impl Fill {
+    /// A part with what is kept of the same representation, if both meet: then the entry that is kept is a
+    /// piece of what is made.
+    pub(super) fn joined(&self, fields: &HeaderMap, part: Part, bytes: &Bytes) -> (Part, Bytes) {
+        let alone = (part, bytes.clone());
+        let larder = &self.plan.larder;
+        let Ok(key) = part_key(&self.key) else { return alone };
+        let Some(entry) = larder.get(larder.hash(key.as_bytes()), key.as_bytes()) else {
+            return alone;
+        };
+        let standing = larder.standing(&entry, larder.now());
+        if matches!(standing, Standing::Invalid | Standing::Expired) {
+            return alone;
+        }
+        let Some(stored) = stored::of(&entry) else { return alone };
+        let Some(kept) = stored.part.as_deref().filter(|kept| kept.total == part.total) else {
+            return alone;
+        };
+        let [now, then] = [fields, &stored.fields()].map(|fields| Validators::of(fields).etag);
+        let same = now.zip(then).is_some_and(|(now, then)| now.is_strongly(&then));
+        match kept.range.joined(&part.range).filter(|_| same) {
+            Some(range) if range.len() <= self.plan.options.body_limit as u64 => {
+                self.scope.add_piece(&entry);
+                let bytes = put_together((kept, stored.body()), (&part, bytes));
+                (Part { range, total: part.total }, bytes)
+            }
+            _ => alone,
+        }
+    }
+}
+
+/// Two parts that meet, as one. Where they overlap the newer one counts.
+fn put_together(old: (&Part, &Bytes), new: (&Part, &Bytes)) -> Bytes {
+    let (old, old_bytes) = (old.0.range, old.1);
+    let (new, new_bytes) = (new.0.range, new.1);
+    let length = |bytes: u64| usize::try_from(bytes).expect("both are held in memory");
+    let mut all = BytesMut::new();
+    if old.first < new.first {
+        all.extend_from_slice(&old_bytes[..length(new.first - old.first).min(old_bytes.len())]);
+    }
+    all.extend_from_slice(new_bytes);
+    if old.last > new.last {
+        let left = length(old.last - new.last).min(old_bytes.len());
+        all.extend_from_slice(&old_bytes[old_bytes.len() - left..]);
+    }
+    all.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_semantics::ranges::ByteRange;
+
+    use super::*;
+
+    #[test]
+    fn parts_that_meet_become_one() {
+        let whole = "0123456789";
+        let part = |first: usize, last: usize| {
+            let range = ByteRange { first: first as u64, last: last as u64 };
+            (Part { range, total: 10 }, Bytes::from(&whole[first..=last]))
+        };
+        for (old, new) in [((0, 4), (5, 9)), ((5, 9), (0, 4)), ((2, 6), (0, 9)), ((0, 9), (3, 4))] {
+            let (old, new) = (part(old.0, old.1), part(new.0, new.1));
+            assert_eq!(put_together((&old.0, &old.1), (&new.0, &new.1)), whole, "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_without_a_strong_validator_or_a_length_is_not_kept() {
+        let headers = |range: &'static str, tag: &'static str| -> HeaderMap {
+            [("content-range", range), ("etag", tag)]
+                .map(|(name, value)| {
+                    let value = http::HeaderValue::from_static(value);
+                    (http::HeaderName::from_static(name), value)
+                })
+                .into_iter()
+                .collect()
+        };
+        assert!(told(&headers("bytes 0-4/10", "\"a\"")).is_some());
+        assert!(told(&headers("bytes 0-4/*", "\"a\"")).is_none());
+        assert!(told(&headers("bytes 0-4/10", "W/\"a\"")).is_none());
+        assert!(told(&headers("bytes 9-4/10", "\"a\"")).is_none());
+    }
+}

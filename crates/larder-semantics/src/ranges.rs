@@ -1,0 +1,319 @@
+//! Parts of a representation: what a request asks for, and what of it can be given.
+//!
+//! # Source
+//!
+//! [RFC 9110, section 14](https://www.rfc-editor.org/rfc/rfc9110#section-14) and
+//! [RFC 9111, section 3.4](https://www.rfc-editor.org/rfc/rfc9111#section-3.4)
+
+use http::{HeaderMap, header};
+
+use crate::{
+    freshness,
+    validation::{EntityTag, Validators},
+};
+
+/// A part of a representation, in bytes from its beginning; both ends are part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ByteRange {
+    /// The first byte.
+    pub first: u64,
+    /// The last byte.
+    pub last: u64,
+}
+
+impl ByteRange {
+    /// How many bytes it is. Never zero.
+    #[allow(clippy::len_without_is_empty, reason = "a range has at least one byte")]
+    pub const fn len(&self) -> u64 {
+        self.last - self.first + 1
+    }
+
+    /// Whether all of `other` lies in it.
+    pub const fn covers(&self, other: &Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// Both as one, if nothing lies between them.
+    pub fn joined(&self, other: &Self) -> Option<Self> {
+        let meet = self.first <= other.last.saturating_add(1)
+            && other.first <= self.last.saturating_add(1);
+        meet.then(|| Self { first: self.first.min(other.first), last: self.last.max(other.last) })
+    }
+}
+
+/// What a `Range` comes to for a representation of a known length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All of it: there is no `Range`, or none that counts.
+    Whole,
+    /// These parts.
+    Parts(Vec<ByteRange>),
+    /// None of what was asked for is there: 416.
+    Unsatisfiable,
+}
+
+/// What the `Range` of a request selects of a representation of `length` bytes.
+///
+/// A field that is not valid, is there twice, asks for other units or for more than [`MOST_RANGES`] counts
+/// as none: all of it is always a right answer.
+///
+/// # Source
+///
+/// [RFC 9110, section 14.2](https://www.rfc-editor.org/rfc/rfc9110#section-14.2)
+pub fn select(request: &HeaderMap, length: u64) -> Selection {
+    let Some(specs) = specs(request) else { return Selection::Whole };
+    let parts: Vec<ByteRange> = specs.iter().filter_map(|spec| spec.within(length)).collect();
+    if parts.is_empty() {
+        return Selection::Unsatisfiable;
+    }
+    let asked: u64 = parts.iter().map(ByteRange::len).sum();
+    if parts.len() > 1 && asked > length {
+        // Overlapping parts that come to more than the whole only cost.
+        return Selection::Whole;
+    }
+    Selection::Parts(parts)
+}
+
+/// The one range that a request asks for, where that can be told without knowing the length.
+pub fn single(request: &HeaderMap) -> Option<ByteRange> {
+    match specs(request)?[..] {
+        [Spec::From(first, Some(last))] => Some(ByteRange { first, last }),
+        _ => None,
+    }
+}
+
+/// Whether a request asks for parts in a way that counts.
+pub fn is_asked(request: &HeaderMap) -> bool {
+    specs(request).is_some()
+}
+
+/// Whether `If-Range` lets a `Range` count: the same strong tag, or the very date of a representation that
+/// was not changed in the second of its response. Without the field it does.
+///
+/// # Source
+///
+/// [RFC 9110, section 13.1.5](https://www.rfc-editor.org/rfc/rfc9110#section-13.1.5)
+pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let mut lines = request.get_all(header::IF_RANGE).iter();
+    let Some(line) = lines.next() else { return true };
+    let Ok(text) = line.to_str() else { return false };
+    if lines.next().is_some() {
+        return false;
+    }
+    let current = Validators::of(stored);
+    if let Some(given) = EntityTag::parse(text) {
+        return current.etag.is_some_and(|current| given.is_strongly(&current));
+    }
+    match (crate::date::parse(text), current.last_modified, freshness::date(stored)) {
+        (Some(given), Some(changed), Some(date)) => {
+            let settled = date.duration_since(changed).is_ok_and(|since| since.as_secs() >= 1);
+            given == changed && settled
+        }
+        _ => false,
+    }
+}
+
+/// `Content-Range` of a part, and the length of the whole where it is known.
+///
+/// # Source
+///
+/// [RFC 9110, section 14.4](https://www.rfc-editor.org/rfc/rfc9110#section-14.4)
+pub fn content_range(response: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
+    let mut lines = response.get_all(header::CONTENT_RANGE).iter();
+    let text = lines.next()?.to_str().ok()?;
+    if lines.next().is_some() {
+        return None;
+    }
+    let (unit, rest) = text.split_once(' ')?;
+    let (range, length) = rest.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let range = ByteRange { first: number(first)?, last: number(last)? };
+    let length = if length == "*" { None } else { Some(number(length)?) };
+    let valid = unit.eq_ignore_ascii_case("bytes")
+        && range.first <= range.last
+        && length.is_none_or(|length| range.last < length);
+    valid.then_some((range, length))
+}
+
+/// `Content-Range` as it is sent with a part.
+pub fn format(range: &ByteRange, length: u64) -> String {
+    format!("bytes {}-{}/{length}", range.first, range.last)
+}
+
+/// `Content-Range` as it is sent with 416.
+pub fn format_unsatisfied(length: u64) -> String {
+    format!("bytes */{length}")
+}
+
+#[derive(Clone, Copy)]
+enum Spec {
+    From(u64, Option<u64>),
+    Last(u64),
+}
+
+impl Spec {
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once('-')? {
+            ("", last) => Some(Self::Last(number(last)?)),
+            (first, "") => Some(Self::From(number(first)?, None)),
+            (first, last) => {
+                let (first, last) = (number(first)?, number(last)?);
+                (first <= last).then_some(Self::From(first, Some(last)))
+            }
+        }
+    }
+
+    fn within(&self, length: u64) -> Option<ByteRange> {
+        let end = length.checked_sub(1)?;
+        match *self {
+            Self::From(first, _) if first > end => None,
+            Self::From(first, last) => {
+                Some(ByteRange { first, last: last.unwrap_or(end).min(end) })
+            }
+            Self::Last(0) => None,
+            Self::Last(count) => Some(ByteRange { first: length.saturating_sub(count), last: end }),
+        }
+    }
+}
+
+fn specs(request: &HeaderMap) -> Option<Vec<Spec>> {
+    let mut lines = request.get_all(header::RANGE).iter();
+    let text = lines.next()?.to_str().ok()?;
+    if lines.next().is_some() {
+        return None;
+    }
+    let (unit, set) = text.split_once('=')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let members = crate::list::split(set);
+    let specs = members.map(Spec::parse).take(MOST_RANGES + 1).collect::<Option<Vec<_>>>()?;
+    (1..=MOST_RANGES).contains(&specs.len()).then_some(specs)
+}
+
+/// Digits only; what is too large to hold is as good as the largest.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// A request that asks for more parts gets the whole.
+pub const MOST_RANGES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_static(name);
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn range(first: u64, last: u64) -> ByteRange {
+        ByteRange { first, last }
+    }
+
+    #[test]
+    fn ranges_select_what_is_there() {
+        use Selection::{Parts, Unsatisfiable, Whole};
+        let rows = [
+            ("bytes=0-4", Parts(vec![range(0, 4)]), "14.1.2"),
+            ("Bytes=0-4", Parts(vec![range(0, 4)]), "14.1: units in any case"),
+            ("bytes=4-", Parts(vec![range(4, 9)]), "14.1.2: open"),
+            ("bytes=-3", Parts(vec![range(7, 9)]), "14.1.2: suffix"),
+            ("bytes=-30", Parts(vec![range(0, 9)]), "14.1.2: longer than it is"),
+            ("bytes=8-99", Parts(vec![range(8, 9)]), "14.1.2: beyond the end"),
+            ("bytes=0-1, 4-5", Parts(vec![range(0, 1), range(4, 5)]), "14.1.1"),
+            ("bytes=0-1,99-", Parts(vec![range(0, 1)]), "14.2: one of them is there"),
+            ("bytes=10-", Unsatisfiable, "14.1.2"),
+            ("bytes=-0", Unsatisfiable, "14.1.2"),
+            ("bytes=99999999999999999999-", Unsatisfiable, "14.1.2"),
+            ("bytes=4-0", Whole, "14.1.1: invalid"),
+            ("bytes=", Whole, "14.1.1"),
+            ("bytes=a-b", Whole, "14.1.1"),
+            ("bytes=-", Whole, "14.1.1"),
+            ("bytes 0-4", Whole, "14.2"),
+            ("lines=0-4", Whole, "14.2: other units"),
+            ("bytes=0-9,0-9", Whole, "14.2: more than the whole"),
+            (
+                "bytes=0-0,1-1,2-2,3-3,4-4,5-5,6-6,7-7,8-8,9-9,0-0,1-1,2-2,3-3,4-4,5-5,6-6",
+                Whole,
+                "14.2: too many",
+            ),
+        ];
+        for (text, expected, section) in rows {
+            let found = select(&headers(&[("range", text)]), 10);
+            assert_eq!(found, expected, "{text} (RFC 9110 {section})");
+        }
+        assert_eq!(select(&HeaderMap::new(), 10), Whole);
+        let twice = headers(&[("range", "bytes=0-1"), ("range", "bytes=2-3")]);
+        assert_eq!(select(&twice, 10), Whole);
+        assert_eq!(select(&headers(&[("range", "bytes=0-")]), 0), Unsatisfiable);
+    }
+
+    #[test]
+    fn if_range_wants_the_very_same() {
+        let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
+        let stored = [("etag", "\"a\""), ("last-modified", old), ("date", new)];
+        let weak = [("etag", "W/\"a\"")];
+        let unsettled = [("last-modified", old), ("date", old)];
+        type Row<'a> = (&'a [(&'static str, &'a str)], &'a str, bool);
+        let rows: [Row<'_>; 8] = [
+            (&stored, "\"a\"", true),
+            (&stored, "\"b\"", false),
+            (&stored, "W/\"a\"", false),
+            (&weak, "W/\"a\"", false),
+            (&stored, old, true),
+            (&stored, new, false),
+            (&unsettled, old, false),
+            (&stored, "soon", false),
+        ];
+        for (stored, given, holds) in rows {
+            let found = if_range_holds(&headers(&[("if-range", given)]), &headers(stored));
+            assert_eq!(found, holds, "{given} of {stored:?} (RFC 9110 13.1.5)");
+        }
+        assert!(if_range_holds(&HeaderMap::new(), &HeaderMap::new()));
+    }
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        let rows = [
+            ("bytes 0-4/10", Some((range(0, 4), Some(10)))),
+            ("bytes 0-4/*", Some((range(0, 4), None))),
+            ("bytes 4-0/10", None),
+            ("bytes 0-10/10", None),
+            ("bytes */10", None),
+            ("bytes=0-4/10", None),
+        ];
+        for (text, expected) in rows {
+            let found = content_range(&headers(&[("content-range", text)]));
+            assert_eq!(found, expected, "{text} (RFC 9110 14.4)");
+        }
+    }
+
+    #[test]
+    fn parts_that_meet_are_joined() {
+        assert_eq!(range(0, 4).joined(&range(5, 9)), Some(range(0, 9)));
+        assert_eq!(range(3, 7).joined(&range(0, 4)), Some(range(0, 7)));
+        assert_eq!(range(0, 4).joined(&range(6, 9)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_part_lies_in_the_representation(text in "[ -~]{0,40}", length in 0_u64..100) {
+            let request = headers(&[("range", &format!("bytes={text}"))]);
+            if let Selection::Parts(parts) = select(&request, length) {
+                for part in parts {
+                    prop_assert!(part.first <= part.last && part.last < length);
+                }
+            }
+        }
+    }
+}

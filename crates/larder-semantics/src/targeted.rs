@@ -1,0 +1,106 @@
+//! Targeted cache control: fields that speak to one kind of cache and take the place of `Cache-Control`.
+//!
+//! # Source
+//!
+//! [RFC 9213](https://www.rfc-editor.org/rfc/rfc9213); the field is a dictionary of
+//! [RFC 9651](https://www.rfc-editor.org/rfc/rfc9651).
+
+use http::{HeaderMap, HeaderName};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use crate::cache_control::{CacheControl, Seconds};
+
+/// `CDN-Cache-Control`
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+/// What a response tells this cache: the first field of `targets` that is valid and not empty, else
+/// `Cache-Control`.
+///
+/// # Source
+///
+/// [RFC 9213, section 2.2](https://www.rfc-editor.org/rfc/rfc9213#section-2.2)
+pub fn control_of(headers: &HeaderMap, targets: &[HeaderName]) -> CacheControl {
+    let targeted = targets.iter().find_map(|target| targeted(headers, target));
+    targeted.unwrap_or_else(|| CacheControl::of(headers))
+}
+
+fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<CacheControl> {
+    if !headers.contains_key(target) {
+        return None;
+    }
+    let lines = headers.get_all(target).iter().map(|line| line.to_str());
+    let text = lines.collect::<Result<Vec<_>, _>>().ok()?.join(", ");
+    let directives: Dictionary = Parser::new(&text).parse().ok()?;
+    if directives.is_empty() {
+        return None;
+    }
+    let mut control = CacheControl { is_present: true, is_targeted: true, ..Default::default() };
+    for (name, value) in &directives {
+        let ListEntry::Item(item) = value else { continue };
+        match &item.bare_item {
+            BareItem::Integer(seconds) => {
+                let seconds = u64::try_from(i64::from(*seconds));
+                let seconds = seconds.map_or(Seconds::Invalid, Seconds::Valid);
+                control.set_seconds(name.as_str(), seconds);
+            }
+            BareItem::Boolean(false) => {}
+            // A lifetime of another type is not one; a flag with a value is still meant.
+            _ => control.set_flag(name.as_str()),
+        }
+    }
+    Some(control)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn control(lines: &[(&'static str, &'static str)]) -> CacheControl {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        control_of(&headers, &[HeaderName::from_static("shop-cache-control"), CDN_CACHE_CONTROL])
+    }
+
+    const CDN: &str = "cdn-cache-control";
+    const CC: &str = "cache-control";
+
+    #[test]
+    fn the_first_target_that_is_valid_speaks() {
+        use Seconds::{Invalid, Valid};
+        // Fields, the max-age that counts, section.
+        type Row = (&'static [(&'static str, &'static str)], Option<Seconds>, &'static str);
+        let rows: &[Row] = &[
+            (&[(CDN, "max-age=10"), (CC, "max-age=1")], Some(Valid(10)), "RFC 9213 2.2"),
+            (&[(CDN, "max-age=10"), (CC, "no-store")], Some(Valid(10)), "RFC 9213 2.2"),
+            (
+                &[("shop-cache-control", "max-age=7"), (CDN, "max-age=10")],
+                Some(Valid(7)),
+                "RFC 9213 2.2: the list is in order",
+            ),
+            (&[(CDN, ""), (CC, "max-age=1")], Some(Valid(1)), "RFC 9213 2.2: empty"),
+            (&[(CDN, "max-age=10,"), (CC, "max-age=1")], Some(Valid(1)), "RFC 9651: no dictionary"),
+            (&[(CDN, "MAX-AGE=10"), (CC, "max-age=1")], Some(Valid(1)), "RFC 9651: keys are lower"),
+            (&[(CDN, "max-age=\"10\""), (CC, "max-age=1")], None, "RFC 9213 2.1: an integer"),
+            (&[(CDN, "max-age=10;x=1")], Some(Valid(10)), "RFC 9651: parameters are ignored"),
+            (&[(CDN, "max-age=-1")], Some(Invalid), "RFC 9111 4.2.1"),
+            (&[(CDN, "max-age=10, unknown=(a b)")], Some(Valid(10)), "RFC 9213 2.1"),
+            (&[(CDN, "max-age=1"), (CDN, "max-age=2")], Some(Valid(2)), "RFC 9651: the last"),
+            (&[(CC, "max-age=1")], Some(Valid(1)), "RFC 9111 5.2"),
+        ];
+        for (lines, expected, section) in rows {
+            assert_eq!(control(lines).max_age, *expected, "{lines:?} ({section})");
+        }
+    }
+
+    #[test]
+    fn flags_are_flags() {
+        assert!(control(&[(CDN, "no-store")]).no_store);
+        assert!(control(&[(CDN, "private=\"x\"")]).private);
+        assert!(!control(&[(CDN, "no-store=?0, max-age=1")]).no_store);
+        assert!(control(&[(CDN, "max-age=1")]).is_targeted);
+    }
+}
