@@ -181,6 +181,14 @@ impl Asked {
         }
     }
 
+    /// Whether a request that goes on alone for this reason may still bring something to keep: one odd
+    /// answer must not keep an address out of the cache. What cannot be told from a head alone is not tried
+    /// again so soon, and who wants less than all is left to the origin.
+    pub(super) fn keeps_alone(&self, reason: &str) -> bool {
+        let by_its_body = ["too-large", "fill-budget", "trailers", "deadline", "private-part"];
+        !self.lookup.head_only && !self.lookup.facts.narrowed && !by_its_body.contains(&reason)
+    }
+
     pub(super) fn fill(&self, why: Forward, known: Vec<AnyEntry>) -> Fill {
         let scope = self.scope.filling(self.queue.clone());
         let hidden = self.plan.options.shared;

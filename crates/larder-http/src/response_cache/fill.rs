@@ -157,7 +157,7 @@ impl Fill {
         }
     }
 
-    async fn hear<R, E>(
+    pub(super) async fn hear<R, E>(
         self,
         lead: Lead,
         response: Response<R>,
@@ -377,6 +377,12 @@ impl Fill {
                 drop(lead);
             }
         }
+    }
+
+    /// Whether the head of a response allows it to be kept.
+    pub(super) fn would_keep<R>(&self, response: &Response<R>) -> bool {
+        let now = self.plan.larder.now();
+        self.judge(response, None, &self.choices.chosen(), now).is_ok()
     }
 
     fn judge<R>(

@@ -548,6 +548,19 @@ async fn a_private_cache_keeps_what_is_its_users() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_odd_answer_does_not_keep_an_address_out() {
+    run_both(
+        "RFC 9111 3",
+        &[
+            ask(&[]).origin(200, &[("cache-control", "no-store")], "odd"),
+            ask(&[]).origin(200, &[MINUTE], "one").says("stored"),
+            ask(&[]).gets(200, "one").says("hit"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_age_is_never_short() {
     run_both(
         "RFC 9111 4.2.3, 5.1",

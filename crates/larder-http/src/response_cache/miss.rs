@@ -208,7 +208,7 @@ where
             Ok(answer) => self.asked.or_stale(answer, fallback.as_ref()),
             Err(_) => match filling.await.map_err(tokio::task::JoinError::try_into_panic) {
                 Err(Ok(panic)) => panic::resume_unwind(panic),
-                _ => Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n")),
+                _ => Ok(shutting_down()),
             },
         }
     }
@@ -253,18 +253,35 @@ where
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
         let fill = self.asked.fill(why, Vec::new());
-        if self.asked.plan.options.shared {
+        let keeps = self.asked.keeps_alone(reason);
+        if keeps {
+            request = self.asked.for_fill(request, &fill.choices);
+        } else if self.asked.plan.options.shared {
             self.asked.plan.hide_identity(request.headers_mut());
         }
         request.extensions_mut().insert(fill.choices.clone());
         let calling = async move { inner.call(request).await };
-        let answer = fill.scope.clone().scoped(calling).await;
+        let answer = match fill.scope.clone().scoped(calling).await {
+            // What was not to be kept a while ago is to be kept now.
+            Ok(response) if keeps && fill.would_keep(&response) => {
+                return self.keep_alone(fill, response).await;
+            }
+            answer => answer,
+        };
         if let (true, Ok(response), Some(kept)) = (self.asked.lookup.head_only, &answer, &selected)
         {
             self.asked.note_head(response, kept);
         }
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
+    }
+
+    async fn keep_alone(self, fill: Fill, response: Response<R>) -> Answer<R, S::Error> {
+        let deadline = after(self.asked.plan.options.deadline);
+        let (client, answer) = oneshot::channel();
+        let hearing = fill.hear(self.asked.lead_alone(), response, deadline, client);
+        drop(self.asked.plan.larder.spawn(hearing.in_current_span()));
+        answer.await.unwrap_or_else(|_| Ok(shutting_down()))
     }
 
     fn meets(&self, entry: &AnyEntry) -> bool {
@@ -303,6 +320,10 @@ impl Case {
         let ends = self.selected.as_ref().map(|entry| *entry.ends());
         ends.is_some_and(|ends| ends.served_until() <= ends.filled())
     }
+}
+
+fn shutting_down<R>() -> Response<CacheBody<R>> {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n")
 }
 
 /// An answer of larder's own.

@@ -340,6 +340,39 @@ async fn a_fill_that_an_invalidation_overtakes_is_not_served_later() {
     assert_eq!(origin.get("/").await.1, "answer 2");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_an_invalidation_overtakes_while_it_is_revalidated_is_not_served_later() {
+    let larder = larder();
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let origin = Origin::asynchronous(ResponseCacheLayer::new(&larder), {
+        let (asked, go) = (asked.clone(), go.clone());
+        move |request, call| {
+            let (asked, go) = (asked.clone(), go.clone());
+            async move {
+                let response = Response::builder().header("cache-control", "max-age=60");
+                if !request.headers().contains_key("if-none-match") {
+                    let response = response.header("etag", format!("\"{call}\""));
+                    return response.body(text(format!("answer {call}"))).unwrap();
+                }
+                asked.notify_one();
+                go.notified().await;
+                response.status(304).header("etag", "\"1\"").body(text("")).unwrap()
+            }
+        }
+    });
+    origin.get("/").await;
+    tokio::time::sleep(2 * MINUTE).await;
+    let first = tokio::spawn({
+        let origin = origin.clone();
+        async move { origin.get("/").await.1 }
+    });
+    asked.notified().await;
+    let _ = larder.invalidate(Target::path("/")).await;
+    go.notify_one();
+    assert_eq!(first.await.unwrap(), "answer 1", "it came before the invalidation");
+    assert_eq!(origin.get("/").await.1, "answer 3");
+}
+
 #[tokio::test]
 async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_hang_nobody() {
     let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
