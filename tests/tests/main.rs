@@ -1,5 +1,6 @@
 //! One binary for all that crosses crates, so that it links once.
 
+mod attacks;
 mod edge;
 mod layer_order;
 mod shop;

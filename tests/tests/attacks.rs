@@ -1,0 +1,365 @@
+//! Attacks on caches, each as somebody would carry it out. Every one of them works on a naive cache.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use clap::Parser;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http_body_util::BodyExt;
+use larder::{ByteSize, Larder, axum::ResponseCacheLayer};
+use larder_testkit::MemoryStore;
+use proptest::prelude::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tower::ServiceExt;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+fn cached(router: Router) -> Router {
+    router.layer(ResponseCacheLayer::new(&larder()).ttl(MINUTE)).with_state(())
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn is_hit(&self) -> bool {
+        self.headers[header::CACHE_STATUS].to_str().unwrap().contains("; hit")
+    }
+}
+
+async fn send(app: &Router, method: Method, uri: &str, fields: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(uri);
+    if !fields.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "shop.example");
+    }
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let text = body.collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Answer { status: head.status, headers: head.headers, text }
+}
+
+async fn ask(app: &Router, uri: &str, fields: &[(&str, &str)]) -> Answer {
+    send(app, Method::GET, uri, fields).await
+}
+
+/// Says back every field that a framework might build links, redirects or pages of.
+async fn reflecting(request: Request) -> String {
+    let fields = request.headers().iter().filter(|(name, _)| *name != header::HOST);
+    fields.map(|(name, value)| format!("{name}={}\n", value.to_str().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn poisoning_through_fields_that_no_key_knows_of() {
+    for field in [
+        "forwarded",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-host",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "x-method-override",
+    ] {
+        let app = cached(Router::new().route("/", any(reflecting)));
+        ask(&app, "/", &[(field, "canary")]).await;
+        let clean = ask(&app, "/", &[]).await;
+        assert!(clean.is_hit(), "{field}: the attack was answered like anybody");
+        assert!(!clean.text.contains("canary"), "{field}: {}", clean.text);
+    }
+}
+
+#[tokio::test]
+async fn deception_by_paths_that_look_like_files() {
+    let account = |headers: HeaderMap| async move {
+        let user = headers.get(header::COOKIE).map_or("nobody", |cookie| cookie.to_str().unwrap());
+        format!("the account of {user}")
+    };
+    let app = cached(Router::new().route("/account/{*rest}", get(account)));
+    for path in [
+        "/account/x.css",
+        "/account/;x.css",
+        "/account/x%2f..%2fy.css",
+        "/account/%00.css",
+        "/account//x.css",
+        "/account/./x.css",
+        "/account/x.css%3fy",
+        "/account/x.css.",
+    ] {
+        let victim = ask(&app, path, &[("cookie", "session=victim")]).await;
+        assert!(victim.text.contains("victim"), "{path}");
+        let attacker = ask(&app, path, &[]).await;
+        assert!(!attacker.text.contains("victim"), "{path}");
+        let other = ask(&app, path, &[("cookie", "session=attacker")]).await;
+        assert!(other.text.contains("attacker") && !other.text.contains("victim"), "{path}");
+    }
+}
+
+/// Refuses what it cannot take, with a lifetime that a careless team has set for everything.
+async fn easily_upset(method: Method, headers: HeaderMap) -> Response {
+    let upset =
+        headers.values().any(|value| value.len() > 8192 || value.as_bytes().contains(&b'\t'))
+            || headers.contains_key("x-http-method-override")
+            || headers.contains_key("x-upset")
+            || method != Method::GET;
+    let status = if upset { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    (status, [(header::CACHE_CONTROL, "max-age=60")], "page").into_response()
+}
+
+#[tokio::test]
+async fn denial_of_service_by_errors_that_are_kept() {
+    let oversized = "x".repeat(9000);
+    let attacks: [(&str, &str); 4] = [
+        ("x-oversized", &oversized),
+        ("x-meta", "a\tb"),
+        ("x-http-method-override", "DELETE"),
+        ("x-upset", "1"),
+    ];
+    for (field, value) in attacks {
+        let app = cached(Router::new().route("/", any(easily_upset)));
+        assert_eq!(ask(&app, "/", &[]).await.status, StatusCode::OK);
+        // A client may demand a new answer, and its own request is the one that is forwarded.
+        ask(&app, "/", &[(field, value), ("cache-control", "no-cache")]).await;
+        let clean = ask(&app, "/", &[]).await;
+        assert_eq!(clean.status, StatusCode::OK, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_without_a_lifetime_of_its_own_is_never_kept() {
+    let upset = |headers: HeaderMap| async move {
+        let upset = headers.contains_key("x-upset");
+        if upset { (StatusCode::BAD_REQUEST, "no") } else { (StatusCode::OK, "page") }
+    };
+    let app = cached(Router::new().route("/", get(upset)));
+    assert_eq!(ask(&app, "/", &[("x-upset", "1")]).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&app, "/", &[]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn ten_thousand_user_agents_take_no_more_room_than_a_few() {
+    let page = || async { ([(header::VARY, "user-agent")], "page ".repeat(100)) };
+    let larder = larder();
+    let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
+    let app = Router::new().route("/", get(page)).layer(layer).with_state(());
+    for agent in 0..10_000 {
+        ask(&app, "/", &[("user-agent", &format!("agent {agent}"))]).await;
+    }
+    let stats = larder.stats();
+    assert!(stats.memory.entries <= 20, "{} entries", stats.memory.entries);
+}
+
+#[tokio::test]
+async fn unique_addresses_take_no_more_room_than_they_may() {
+    let larder = Larder::builder().cells(1 << 12).memory(ByteSize::mib(1)).build().unwrap();
+    let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
+    let page = || async { "page ".repeat(100) };
+    let app = Router::new().route("/{*any}", get(page)).layer(layer).with_state(());
+    for number in 0..20_000 {
+        ask(&app, &format!("/{number}?{number}"), &[]).await;
+    }
+    let memory = larder.stats().memory;
+    assert!(memory.bytes <= (1 << 20) + (1 << 17), "{} bytes", memory.bytes);
+}
+
+#[tokio::test]
+async fn two_users_in_every_combination() {
+    let whose = |headers: HeaderMap| async move {
+        let of = |name| headers.get(name).map_or("", |value| value.to_str().unwrap());
+        let control = of(HeaderName::from_static("x-answer-with")).to_owned();
+        let text = format!("{} {}", of(header::COOKIE), of(header::AUTHORIZATION));
+        ([(header::CACHE_CONTROL, control)], text)
+    };
+    let controls = ["max-age=60", "private, max-age=60", "max-age=60, must-revalidate", "no-cache"];
+    for control in controls {
+        for field in ["cookie", "authorization", "x-api-key"] {
+            let app = cached(Router::new().route("/", get(whose)));
+            let answer_with = ("x-answer-with", control);
+            let first = ask(&app, "/", &[(field, "alice"), answer_with]).await;
+            let second = ask(&app, "/", &[(field, "bob"), answer_with]).await;
+            let nobody = ask(&app, "/", &[answer_with]).await;
+            assert!(!second.text.contains("alice") && !nobody.text.contains("alice"), "{control}");
+            assert!(!first.is_hit() && !second.is_hit(), "{field} {control}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_were_tampered_with_in_the_store_do_not_split_a_response() {
+    let store = MemoryStore::new();
+    let open = || {
+        let larder = Larder::builder().cells(1 << 12).store(store.clone()).build().unwrap();
+        let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
+        let page = || async { ([("x-mark", "0123456789")], "page") };
+        (larder, Router::new().route("/", get(page)).layer(layer).with_state(()))
+    };
+    let (first, app) = open();
+    ask(&app, "/", &[]).await;
+    assert!(first.close(MINUTE).await);
+    for key in store.keys() {
+        store.tamper(&key, |bytes| {
+            let at = bytes.windows(10).position(|window| window == b"0123456789").unwrap();
+            let mut bytes = bytes.to_vec();
+            bytes[at..at + 10].copy_from_slice(b"a\r\nset-x:1");
+            bytes
+        });
+    }
+    let (_second, app) = open();
+    let answer = ask(&app, "/", &[]).await;
+    assert_eq!(answer.headers["x-mark"], "0123456789");
+    assert!(!answer.headers.contains_key("set-x"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_drips_holds_up_only_its_own_reader() {
+    let drip = |State(()): State<()>, request: Request| async move {
+        if request.headers().contains_key("x-slow") {
+            let bytes = futures_util::stream::unfold((), |()| async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Some((Ok::<_, std::convert::Infallible>("x"), ()))
+            });
+            return Body::from_stream(bytes);
+        }
+        Body::from("page")
+    };
+    let app = Router::new().route("/", get(drip)).with_state(());
+    let app = app.layer(ResponseCacheLayer::new(&larder()).ttl(MINUTE)).with_state(());
+    let request = Request::get("/").header("x-slow", "1").body(Body::empty()).unwrap();
+    let mut dripping = app.clone().oneshot(request).await.unwrap().into_body();
+    dripping.frame().await.unwrap().unwrap();
+    let began = tokio::time::Instant::now();
+    let reading = tokio::spawn(async move { while dripping.frame().await.is_some() {} });
+    assert_eq!(ask(&app, "/", &[]).await.text, "page");
+    assert!(began.elapsed() <= Duration::from_secs(11), "the wait has a limit");
+    reading.abort();
+}
+
+#[tokio::test]
+async fn many_ranges_are_answered_with_the_whole() {
+    let page = || async { "page ".repeat(100) };
+    let app = cached(Router::new().route("/", get(page)));
+    ask(&app, "/", &[]).await;
+    let ranges = format!("bytes={}", vec!["0-400"; 200].join(","));
+    let answer = ask(&app, "/", &[("range", &ranges)]).await;
+    assert_eq!((answer.status, answer.text.len()), (StatusCode::OK, 500));
+}
+
+/// What a naive key would have to tell apart: parts that together read alike.
+fn hostile() -> impl Strategy<Value = (String, String, String, String)> {
+    let host = "(a|a\\.example|a:81|A)";
+    let path = "/[a:/;%2.]{0,4}";
+    let query = "(|\\?|\\?[a=&:/?]{0,4})";
+    let partition = "[a:/ ]{0,3}";
+    (host, path, query, partition)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn two_different_requests_never_share_an_entry(requests in prop::collection::vec(hostile(), 2..12)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).partition_by(|head| {
+                head.headers.get("x-user").map(|user| user.as_bytes().to_vec())
+            });
+            let echo = |request: Request| async move {
+                let user = request.headers().get("x-user").map(|user| user.to_str().unwrap());
+                let host = request.headers()[header::HOST].to_str().unwrap().to_ascii_lowercase();
+                format!("{host} {} {user:?}", request.uri())
+            };
+            let app = Router::new().fallback(echo).layer(layer).with_state(());
+            for (host, path, query, user) in &requests {
+                let Ok(uri) = format!("{path}{query}").parse::<http::Uri>() else { continue };
+                let fields = [("host", &**host), ("x-user", &**user)];
+                let answer = ask(&app, &uri.to_string(), &fields).await;
+                let own = format!("{} {uri} {:?}", host.to_ascii_lowercase(), Some(user));
+                assert_eq!(answer.text, own);
+            }
+        });
+    }
+}
+
+/// An origin that answers every connection with these bytes.
+async fn raw_origin(bytes: &'static str) -> (std::net::SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            if stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                drop(stream.write_all(bytes.as_bytes()).await);
+            }
+        }
+    });
+    (address, serving)
+}
+
+/// What the edge answers to these bytes, in front of an origin that answers with those.
+async fn through_the_edge(request: &str, origin: &'static str) -> String {
+    let (behind, _serving) = raw_origin(origin).await;
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    let options = edge::Options::parse_from(["edge", "--origin", &format!("http://{behind}")]);
+    let mut edge = JoinSet::new();
+    edge.spawn(async move {
+        edge::serve(front, &options, std::future::pending()).await.unwrap();
+    });
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+#[tokio::test]
+async fn two_lengths_of_one_message_are_refused_at_the_edge() {
+    let plain = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let two = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde";
+    assert!(through_the_edge(plain, two).await.starts_with("HTTP/1.1 502"));
+    let good = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc";
+    let asked = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabcde";
+    assert!(through_the_edge(asked, good).await.starts_with("HTTP/1.1 400"));
+    let both = "POST / HTTP/1.1\r\nhost: a\r\nhost: b\r\ncontent-length: 0\r\n\r\n";
+    let answer = through_the_edge(both, good).await;
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    let hosts = "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n";
+    assert!(through_the_edge(hosts, good).await.starts_with("HTTP/1.1 400"));
+    assert!(through_the_edge(plain, good).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn the_memory_of_what_is_not_kept_is_not_poisoned_by_one_odd_request() {
+    let page = |headers: HeaderMap| async move {
+        let odd = headers.contains_key("x-odd");
+        let control = if odd { "no-store" } else { "max-age=60" };
+        ([(header::CACHE_CONTROL, control)], "page")
+    };
+    let app = cached(Router::new().route("/", get(page)));
+    ask(&app, "/", &[("x-odd", "1")]).await;
+    ask(&app, "/", &[]).await;
+    assert!(ask(&app, "/", &[]).await.is_hit());
+}
