@@ -352,6 +352,16 @@ async fn two_lengths_of_one_message_are_refused_at_the_edge() {
 }
 
 #[tokio::test]
+async fn interim_responses_do_not_confuse_the_edge() {
+    let plain = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let origin = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n\
+                  content-length: 3\r\nconnection: close\r\n\r\nabc";
+    let answer = through_the_edge(plain, origin).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abc"), "{answer}");
+    assert!(!answer.contains("link"), "{answer}");
+}
+
+#[tokio::test]
 async fn the_memory_of_what_is_not_kept_is_not_poisoned_by_one_odd_request() {
     let page = |headers: HeaderMap| async move {
         let odd = headers.contains_key("x-odd");

@@ -44,6 +44,10 @@ impl Proxy {
     /// Asks the origin. One that is gone is a 502.
     pub(crate) async fn forward(&self, mut request: Request<Incoming>) -> Response<ProxyBody> {
         self.address(&mut request);
+        // An HTTP/1 server of hyper cannot send them on; they are for the log alone.
+        hyper::ext::on_informational(&mut request, |interim| {
+            tracing::debug!(status = %interim.status(), "interim response of the origin");
+        });
         match self.client.request(request).await {
             Ok(mut response) => {
                 remove_hop_by_hop(response.headers_mut());

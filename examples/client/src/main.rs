@@ -1,0 +1,105 @@
+//! A cache around a client: what another service says of its answers is followed as a browser follows it,
+//! many who ask for the same thing at once ask it once, and what is known to have changed is dropped by tag.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use axum::{Router, extract::Path, http::HeaderMap, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, Error as ClientError},
+    rt::TokioExecutor,
+};
+use larder::{
+    Larder,
+    http::{CacheBody, ResponseCacheLayer, response_cache::Choices},
+};
+use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneService};
+
+/// A client that keeps what it is allowed to keep.
+type Cached = BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Incoming>>, ClientError>;
+
+fn client(larder: &Larder) -> Cached {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let service = ServiceBuilder::new()
+        .layer(ResponseCacheLayer::as_received(larder).private_cache().name("rates"))
+        .map_request(|request: Request<Full<Bytes>>| {
+            // Everything that comes from there is dropped by one word.
+            if let Some(choices) = request.extensions().get::<Choices>() {
+                choices.tag("rates");
+            }
+            request
+        })
+        .service(client);
+    BoxCloneService::new(service)
+}
+
+async fn ask(client: &Cached, uri: String) -> Result<String, Box<dyn Error + Send + Sync>> {
+    let request = Request::get(uri).body(Full::default())?;
+    let response = client.clone().oneshot(request).await?;
+    let status = response.headers().get(header::CACHE_STATUS).cloned();
+    let text = response.into_body().collect().await?.to_bytes();
+    let status = status.as_ref().and_then(|status| status.to_str().ok()).unwrap_or_default();
+    Ok(format!("{} ({status})", String::from_utf8_lossy(&text)))
+}
+
+/// The service elsewhere counts how often it is asked.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+/// Exchange rates that may be kept for a minute by each client, and validated afterwards.
+async fn rates() -> std::io::Result<SocketAddr> {
+    let rate = |Path(currency): Path<String>, headers: HeaderMap| async move {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("\"{currency}-1\"");
+        let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == *tag);
+        let fields = [(header::CACHE_CONTROL, "private, max-age=60"), (header::ETAG, &tag)];
+        if known {
+            return (StatusCode::NOT_MODIFIED, fields).into_response();
+        }
+        (fields, format!("1 EUR = 1.1 {currency}")).into_response()
+    };
+    let service = Router::new().route("/rates/{currency}", get(rate));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    Ok(address)
+}
+
+async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let larder = Larder::builder().build()?;
+    let client = client(&larder);
+    let address = rates().await?;
+    let usd = || ask(&client, format!("http://{address}/rates/USD"));
+
+    println!("first:             {}", usd().await?);
+    println!("again:             {}", usd().await?);
+    let chf = || ask(&client, format!("http://{address}/rates/CHF"));
+    let (one, _, _) = tokio::try_join!(chf(), chf(), chf())?;
+    println!("three at once:     {one}");
+    let _queued_or_logged = larder.invalidate("rates").await;
+    println!("after a change:    {}", usd().await?);
+    println!("the service was asked {} times for 6 answers", ASKED.load(Ordering::Relaxed));
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    run().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn six_answers_take_three_calls() {
+        run().await.unwrap();
+        assert_eq!(ASKED.load(Ordering::Relaxed), 3);
+    }
+}
