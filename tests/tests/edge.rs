@@ -138,6 +138,23 @@ async fn a_write_invalidates_its_address_and_an_error_does_not() {
 }
 
 #[tokio::test]
+async fn a_query_is_kept_by_its_content() {
+    let edge = Edge::open(&[]).await;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let ask = async |content: &'static str| {
+        let uri = format!("http://{}/?cache-control=max-age=60", edge.address);
+        let request = Request::builder().method(Method::QUERY).uri(uri);
+        let request = request.body(Full::<Bytes>::from(content)).unwrap();
+        let answer = client.request(request).await.unwrap();
+        answer.into_body().collect().await.unwrap().to_bytes()
+    };
+    let [red, again, blue] = [ask("red").await, ask("red").await, ask("blue").await];
+    assert_eq!(red, again);
+    assert_ne!(red, blue);
+    assert_eq!(edge.calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
     let options = edge::Options::parse_from(["edge", "--origin", "http://127.0.0.1:9"]);
     let front = listener().await;

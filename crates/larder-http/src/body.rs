@@ -40,6 +40,12 @@ pin_project! {
     }
 }
 
+impl<R> From<Bytes> for CacheBody<R> {
+    fn from(bytes: Bytes) -> Self {
+        Self::held(bytes)
+    }
+}
+
 impl<R> CacheBody<R> {
     /// A body of these bytes.
     pub fn held(bytes: Bytes) -> Self {

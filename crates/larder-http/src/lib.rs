@@ -2,6 +2,7 @@
 //!
 //! - [`ResponseCacheLayer`] keeps whole responses and answers from them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
+//! - [`QueryMethodLayer`] lets responses to QUERY be kept;
 //! - [`InvalidationLayer`] invalidates after a write, before the client has its answer.
 //!
 //! They go into one `ServiceBuilder`, in this order from the outside: conditional, invalidation, response
@@ -15,11 +16,13 @@ pub use self::{
     body::{BoxError, CacheBody},
     conditional::{Conditional, ConditionalLayer, Conditions},
     invalidation::{Invalidation, InvalidationLayer, Requested},
+    query_method::{QueryMethod, QueryMethodLayer},
     response_cache::{Choices, ResponseCache, ResponseCacheLayer},
 };
 
 pub mod conditional;
 pub mod invalidation;
+pub mod query_method;
 pub mod response_cache;
 
 mod address;

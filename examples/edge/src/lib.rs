@@ -3,7 +3,8 @@
 use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 
 use clap::Parser;
-use http::Uri;
+use http::{Request, Uri};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -11,7 +12,7 @@ use hyper_util::{
 };
 use larder::{
     ByteSize, Larder,
-    http::{InvalidationLayer, ResponseCacheLayer},
+    http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer},
 };
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
@@ -75,6 +76,8 @@ pub async fn serve(
         cache = cache.conformance();
     }
     let service = ServiceBuilder::new()
+        .map_request(|request: Request<Incoming>| request.map(CacheBody::inner))
+        .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
         .layer(InvalidationLayer::as_received(&larder))
         .layer(cache)
         .service_fn(move |request| {

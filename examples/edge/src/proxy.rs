@@ -8,7 +8,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use larder::semantics::fields::remove_hop_by_hop;
+use larder::{http::CacheBody, semantics::fields::remove_hop_by_hop};
 
 /// The body of the origin, or that of an error of ours.
 pub(crate) type ProxyBody = Either<
@@ -19,7 +19,7 @@ pub(crate) type ProxyBody = Either<
 /// A client for one origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy {
-    client: Client<HttpConnector, Incoming>,
+    client: Client<HttpConnector, CacheBody<Incoming>>,
     scheme: uri::Scheme,
     authority: uri::Authority,
 }
@@ -42,7 +42,10 @@ impl Proxy {
     }
 
     /// Asks the origin. One that is gone is a 502.
-    pub(crate) async fn forward(&self, mut request: Request<Incoming>) -> Response<ProxyBody> {
+    pub(crate) async fn forward(
+        &self,
+        mut request: Request<CacheBody<Incoming>>,
+    ) -> Response<ProxyBody> {
         self.address(&mut request);
         // An HTTP/1 server of hyper cannot send them on; they are for the log alone.
         hyper::ext::on_informational(&mut request, |interim| {
@@ -61,7 +64,7 @@ impl Proxy {
     }
 
     /// Makes the request one to the origin; `Host` stays what the client asked for.
-    fn address(&self, request: &mut Request<Incoming>) {
+    fn address<B>(&self, request: &mut Request<B>) {
         remove_hop_by_hop(request.headers_mut());
         if !request.headers().contains_key(header::HOST)
             && let Some(asked) = request.uri().authority()

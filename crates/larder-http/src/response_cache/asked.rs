@@ -219,7 +219,9 @@ impl Asked {
     /// The request as a fill carries it: nothing that only this client has said changes what all get.
     pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
         // A stale answer to HEAD is refreshed by what GET gets.
-        *request.method_mut() = Method::GET;
+        if *request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
         let headers = request.headers_mut();
         if self.plan.options.profile == Profile::Careful {
             UNKEYED.iter().for_each(|name| drop(headers.remove(name)));

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     address::{Address, FindUri, Head},
     body::CacheBody,
+    query_method::Content,
 };
 
 /// One response cache: its options, made ready.
@@ -142,20 +143,25 @@ impl Plan {
     pub(super) fn admit<U: FindUri, B: Body>(&self, request: &Request<B>) -> Admit {
         let head = Head::from(request);
         let head_only = *head.method == Method::HEAD;
-        if *head.method != Method::GET && !head_only {
+        let content = query_content(&head);
+        if *head.method != Method::GET && !head_only && content.is_none() {
             return Admit::Bypass(Bypass::Method);
         }
         let facts = self.facts(head.headers);
         let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
-        if let Some(bypass) = self.bypass(&head, facts, partitioned, request.body()) {
+        let has_content = content.is_none() && !request.body().is_end_stream();
+        if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             return Admit::Bypass(bypass);
         }
         let Ok(address) = Address::of::<U>(&head, self.options.scheme) else {
             return Admit::Ambiguous;
         };
         let mut key = self.key(&head, &address, partition.as_deref());
+        if let Some(content) = content {
+            key.push_pieces(&[b" of ", content.as_bytes()]);
+        }
         match around {
             Audience::Everyone => {}
             Audience::Unknown if partitioned || self.options.shared => {}
@@ -299,7 +305,7 @@ impl Plan {
         head: &Head<'_>,
         facts: Facts,
         partitioned: bool,
-        body: &impl Body,
+        has_content: bool,
     ) -> Option<Bypass> {
         if self.options.off {
             return Some(Bypass::Off);
@@ -314,7 +320,7 @@ impl Plan {
         if facts.guarded {
             return Some(Bypass::Guarded);
         }
-        if !body.is_end_stream() {
+        if has_content {
             return Some(Bypass::RequestBody);
         }
         let options = &self.options;
@@ -394,6 +400,14 @@ fn fingerprint(options: &Options) -> String {
         text.push('!');
     }
     text
+}
+
+/// What a QUERY asks for, where the layer for it has read it.
+fn query_content<'a>(head: &Head<'a>) -> Option<&'a Content> {
+    if *head.method != Method::QUERY {
+        return None;
+    }
+    head.extensions.get()
 }
 
 /// How old an entry is, and how far from the end of its freshness.

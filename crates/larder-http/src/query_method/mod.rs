@@ -1,0 +1,53 @@
+//! Lets responses to QUERY be kept: reads the content of the request, so that the key can tell it.
+//!
+//! 1. A request with QUERY is read to its end, up to [`limit`](QueryMethodLayer::limit). One that is longer
+//!    is answered with 413, one that breaks off with 400.
+//! 2. The digest of its content, with its media type and coding, goes to the response cache inside, which
+//!    treats the request like a GET whose key has this part more.
+//! 3. Every other request passes as it is.
+//!
+//! Without this layer a response cache lets QUERY pass: it cannot know what is asked for.
+//!
+//! # Source
+//!
+//! [RFC 10008](https://www.rfc-editor.org/rfc/rfc10008), section 2.7 for caching.
+//!
+//! ```
+//! # use std::convert::Infallible;
+//! # use http::{Method, Request, Response};
+//! # use http_body_util::{BodyExt, Full};
+//! # use bytes::Bytes;
+//! # use larder_core::Larder;
+//! # use larder_http::{QueryMethodLayer, ResponseCacheLayer};
+//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let larder = Larder::builder().build().expect("the defaults are valid");
+//! let search = service_fn(|asked: Request<Full<Bytes>>| async {
+//!     let found = asked.into_body().collect().await?.to_bytes();
+//!     Ok::<_, Infallible>(Response::builder().header("cache-control", "max-age=60").body(Full::from(found)).expect("valid"))
+//! });
+//! let service = ServiceBuilder::new()
+//!     .layer(QueryMethodLayer::new())
+//!     .layer(ResponseCacheLayer::as_received(&larder))
+//!     .service(search);
+//!
+//! let ask = async |content: &'static str| {
+//!     let asked = Request::builder().method(Method::QUERY).uri("/").body(Full::from(content));
+//!     let answer = service.clone().oneshot(asked.expect("a valid request")).await;
+//!     answer.expect("it cannot fail").headers()["cache-status"].to_str().expect("text").to_owned()
+//! };
+//! assert_eq!(ask("red shoes").await, "larder; fwd=uri-miss; stored");
+//! assert_eq!(ask("red shoes").await, "larder; hit; ttl=59");
+//! assert_eq!(ask("blue shoes").await, "larder; fwd=uri-miss; stored");
+//! # }
+//! ```
+
+mod future;
+mod layer;
+mod service;
+
+pub(crate) use self::service::Content;
+pub use self::{future::ResponseFuture, layer::QueryMethodLayer, service::QueryMethod};
+
+#[cfg(test)]
+mod tests;
