@@ -2,6 +2,7 @@
 
 mod attacks;
 mod edge;
+mod invariants;
 mod layer_order;
 mod shop;
 mod simulation;

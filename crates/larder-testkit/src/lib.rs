@@ -4,6 +4,7 @@
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
 //! - [`conformance`] is what every [`Store`](larder_core::Store) and [`Bus`](larder_core::Bus) owes;
 //! - [`History`] checks reads against the history of writes;
+//! - [`invariants`] is what holds of the semantics for any request and response;
 //! - [`Dice`] is chance from a seed, so that a failure replays.
 //!
 //! All of it follows tokio's clock: with paused time a simulated minute takes no time.
@@ -16,6 +17,7 @@ pub use self::{
 };
 
 pub mod conformance;
+pub mod invariants;
 
 mod dice;
 mod history;

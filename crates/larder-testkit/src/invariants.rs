@@ -1,0 +1,179 @@
+//! What must hold of the semantics for any request and any response, however odd: for fuzzing and for
+//! property tests, which share it.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use larder_semantics::{
+    cache_control::CacheControl,
+    date, fields,
+    freshness::{self, Freshness, Heuristics},
+    groups,
+    ranges::{self, Selection},
+    reuse::Demands,
+    storing::{self, Asker, Profile, Role},
+    targeted,
+    validation::{self, Condition, EntityTag, Validators},
+    vary,
+};
+
+/// An exchange, as odd as it comes.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The fields of the request.
+    pub request: HeaderMap,
+    /// The status of the response.
+    pub status: StatusCode,
+    /// The fields of the response.
+    pub response: HeaderMap,
+}
+
+impl Exchange {
+    /// Reads lines of `name: value`; those before an empty line are the request's. What is no field is
+    /// left out.
+    pub fn read(status: u16, bytes: &[u8]) -> Self {
+        let mut exchange = Self {
+            request: HeaderMap::new(),
+            status: StatusCode::from_u16(status % 900 + 100).unwrap_or(StatusCode::OK),
+            response: HeaderMap::new(),
+        };
+        let mut of_request = true;
+        for line in bytes.split(|byte| *byte == b'\n') {
+            of_request &= !line.is_empty();
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let name = HeaderName::from_bytes(&line[..colon]);
+            let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                let side = if of_request { &mut exchange.request } else { &mut exchange.response };
+                side.append(name, value);
+            }
+        }
+        exchange
+    }
+}
+
+/// No parser panics, whatever it is given.
+pub fn parsers_do_not_panic(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    date::parse(&text);
+    EntityTag::parse(&text);
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let mut headers = HeaderMap::new();
+    for name in [
+        header::CACHE_CONTROL,
+        header::PRAGMA,
+        header::VARY,
+        header::ACCEPT_LANGUAGE,
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::CONTENT_RANGE,
+        header::EXPIRES,
+        header::AGE,
+        header::CONNECTION,
+        groups::CACHE_GROUPS,
+        targeted::CDN_CACHE_CONTROL,
+    ] {
+        headers.append(name.clone(), value.clone());
+        headers.append(name, value.clone());
+    }
+    let control = targeted::control_of(&headers, &[targeted::CDN_CACHE_CONTROL]);
+    freshness::lifetime(&headers, &control, SystemTime::UNIX_EPOCH, Role::Shared);
+    freshness::age_field(&headers);
+    Demands::of(&headers);
+    vary::names(&headers);
+    vary::selecting_value(&headers, &header::ACCEPT_LANGUAGE);
+    groups::names(&headers, &groups::CACHE_GROUPS);
+    ranges::content_range(&headers);
+    ranges::if_range_holds(&headers, &headers);
+    validation::evaluate(&Method::GET, &headers, &Validators::of(&headers));
+    fields::remove_not_stored(&mut headers);
+}
+
+/// What holds of every decision.
+///
+/// # Panics
+///
+/// Where it does not hold, with the exchange.
+pub fn decisions_hold(exchange: &Exchange) {
+    storing_holds(exchange);
+    freshness_holds(exchange);
+    reuse_holds(exchange);
+}
+
+fn storing_holds(Exchange { request, status, response }: &Exchange) {
+    let control = CacheControl::of(response);
+    let asker = Asker {
+        authorized: request.contains_key(header::AUTHORIZATION),
+        identified: request.contains_key(header::AUTHORIZATION)
+            || request.contains_key(header::COOKIE),
+        partitioned: false,
+    };
+    let storable = |control: &CacheControl, profile| {
+        storing::check(asker, *status, response, control, (profile, Role::Shared)).is_ok()
+    };
+    let [careful, conformance] =
+        [Profile::Careful, Profile::Conformance].map(|profile| storable(&control, profile));
+    assert!(!careful || conformance, "the careful keep what the letter forbids: {response:?}");
+    if control.private || (control.no_store && !control.must_understand) {
+        assert!(!conformance, "kept although it is private or not to be stored: {response:?}");
+    }
+    if response.contains_key(header::SET_COOKIE) {
+        assert!(!careful, "the careful keep a cookie: {response:?}");
+    }
+    if asker.authorized && !storing::may_answer_authorized(&control) {
+        assert!(!conformance, "kept although it answers a secret: {response:?}");
+    }
+    let mut stricter = control;
+    (stricter.no_store, stricter.must_understand) = (true, false);
+    assert!(!storable(&stricter, Profile::Conformance), "no-store was not heard: {response:?}");
+}
+
+fn freshness_holds(Exchange { status, response, .. }: &Exchange) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let told = |headers: &HeaderMap| {
+        let control = CacheControl::of(headers);
+        freshness::lifetime(headers, &control, now, Role::Shared)
+    };
+    let fresh = told(response);
+    for directive in ["max-age=0", "s-maxage=0", "max-age=nonsense"] {
+        let mut stricter = response.clone();
+        stricter.append(header::CACHE_CONTROL, HeaderValue::from_static(directive));
+        if let (Freshness::Explicit(before), Freshness::Explicit(after)) = (fresh, told(&stricter))
+        {
+            assert!(after <= before, "{directive} made it live longer: {response:?}");
+        }
+    }
+    let control = CacheControl::of(response);
+    if let Some(guess) = Heuristics::TENTH.lifetime(*status, response, &control, now) {
+        assert!(guess <= Duration::from_secs(86_400), "a guess beyond its limit: {response:?}");
+    }
+    let age = freshness::age_on_receipt(response, now, now);
+    if let Some(told) = freshness::age_field(response) {
+        assert!(age >= told, "younger than it says: {response:?}");
+    }
+}
+
+fn reuse_holds(Exchange { request, response, .. }: &Exchange) {
+    for length in [0, 1, 10, 1 << 40] {
+        if let Selection::Parts(parts) = ranges::select(request, length) {
+            assert!(parts.len() <= ranges::MOST_RANGES);
+            assert!(parts.iter().all(|part| part.first <= part.last && part.last < length));
+        }
+    }
+    let current = Validators::of(response);
+    if !validation::SAVERS.iter().any(|name| request.contains_key(name)) {
+        let condition = validation::evaluate_savers(&Method::GET, request, &current);
+        assert_eq!(condition, Condition::Proceed, "a condition from nowhere: {request:?}");
+    }
+    let freshened = validation::freshened(response, request);
+    let lengths = |headers: &HeaderMap| {
+        headers.get_all(header::CONTENT_LENGTH).iter().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(lengths(&freshened), lengths(response), "an update changed the length");
+    for name in vary::names(response) {
+        let value = vary::selecting_value(request, &name);
+        assert_eq!(value.is_some(), request.contains_key(&name), "absent is not empty");
+    }
+}
