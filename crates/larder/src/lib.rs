@@ -47,6 +47,8 @@
 //!
 //! # Where to go on
 //!
+//! - **The guide**: [who gets what](guide::identity), [stampedes](guide::stampede),
+//!   [invalidation](guide::invalidation), [each header and directive](guide::headers).
 //! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
 //! - **Conditional requests**: [`http::conditional`].
 //! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
@@ -62,6 +64,8 @@
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::*;
+
+pub mod guide;
 
 /// The layers, for any tower service.
 pub mod http {

@@ -1,0 +1,13 @@
+//! The guide: a page for each thing that has to be decided.
+
+#[doc = include_str!("headers.md")]
+pub mod headers {}
+
+#[doc = include_str!("identity.md")]
+pub mod identity {}
+
+#[doc = include_str!("invalidation.md")]
+pub mod invalidation {}
+
+#[doc = include_str!("stampede.md")]
+pub mod stampede {}
