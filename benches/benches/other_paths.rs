@@ -7,15 +7,27 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use axum::{Router, body::Body, http::Request, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
+    routing::get,
+};
 use benches::{Row, app, ask, baseline, fill, median, now, report, request, take_turns, turns};
 use bytes::Bytes;
 use larder::{
     Fill, Larder, Policy,
     axum::{InvalidationLayer, ResponseCacheLayer},
+    semantics::{
+        freshness,
+        storing::{self, Asker, Profile, Role},
+        targeted,
+        validation::Validators,
+        vary,
+    },
 };
 
 fn main() {
@@ -25,7 +37,53 @@ fn main() {
         &passing(&body),
     );
     report("Invalidating a tag (microseconds; the ratio is microseconds)", &invalidating());
+    report(
+        "What a miss reads of a response (microseconds; the ratio is microseconds)",
+        &[judging()],
+    );
     report("Hits under pressure", &[under_invalidation(&body), two_threads(&body)]);
+}
+
+/// Everything that the fields of a typical response are asked when it comes.
+fn judging() -> Row {
+    const TIMES: usize = 20_000;
+    let mut fields = HeaderMap::new();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "public, max-age=300, stale-while-revalidate=60"),
+        (header::ETAG, "\"5f2a-61c8e0a1b2c3d\""),
+        (header::LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (header::DATE, "Sat, 21 Nov 2026 12:00:00 GMT"),
+        (header::VARY, "accept-encoding, accept-language"),
+        (header::CONTENT_ENCODING, "gzip"),
+        (header::SERVER, "origin"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    let now = SystemTime::now();
+    let judge = || {
+        let control = targeted::control_of(&fields, &[targeted::CDN_CACHE_CONTROL]);
+        let rules = (Profile::Careful, Role::Shared);
+        let stored =
+            storing::check(Asker::default(), StatusCode::OK, &fields, &control, rules).is_ok();
+        let fresh = freshness::lifetime(&fields, &control, now, Role::Shared);
+        let age = freshness::age_on_receipt(&fields, now, now);
+        black_box((stored, fresh, age, Validators::of(&fields), vary::names(&fields)))
+    };
+    let rounds = (0..31).map(|_| {
+        let began = Instant::now();
+        (0..TIMES).for_each(|_| drop(judge()));
+        began.elapsed().as_secs_f64() * 1e6 / TIMES as f64
+    });
+    let ours = median(rounds.collect());
+    Row {
+        case: "the fields of a typical response, read and judged".into(),
+        ours,
+        baseline: 0.0,
+        ratio: ours,
+        budget: Some(2.0),
+        unit: "us",
+    }
 }
 
 fn method(method: &str, path: &str) -> Request<Body> {
