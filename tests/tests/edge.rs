@@ -138,6 +138,18 @@ async fn a_write_invalidates_its_address_and_an_error_does_not() {
 }
 
 #[tokio::test]
+async fn what_connection_names_is_gone_before_a_key_is_made() {
+    let edge = Edge::open(&[]).await;
+    let path = "/?cache-control=max-age=60&vary=accept-language";
+    let hostile = [("accept-language", "de"), ("connection", "accept-language")];
+    let default = edge.text(path, &hostile).await;
+    assert_ne!(edge.text(path, &[("accept-language", "de")]).await, default);
+    assert_eq!(edge.text(path, &[]).await, default);
+    let host = [("host", "shop.example"), ("connection", "host")];
+    assert!(edge.text("/", &host).await.ends_with("GET shop.example"));
+}
+
+#[tokio::test]
 async fn a_query_is_kept_by_its_content() {
     let edge = Edge::open(&[]).await;
     let client = Client::builder(TokioExecutor::new()).build_http();

@@ -162,8 +162,8 @@ impl Engine {
             return false;
         }
         let is_newer = |there: &AnyEntry| {
-            there.stamp().local > entry.stamp().local
-                && self.standing(there, now) == Standing::Fresh
+            let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
+            filled(there) > filled(entry) && self.standing(there, now) == Standing::Fresh
         };
         // The one that kept its place is newer and answers as well.
         drop(self.memory.put(entry, is_newer));

@@ -390,7 +390,9 @@ impl Larder {
         let id = self.engine.memory.next_id();
         let chance = id.wrapping_mul(hash | 1);
         let filled = draft.filled.before(draft.age);
-        let mut ends = draft.lifetime.ends(filled, self.engine.max_lifetime, chance);
+        // What is old when it comes may still be held for as long as anything else.
+        let longest = self.engine.max_lifetime.saturating_add(draft.age);
+        let mut ends = draft.lifetime.ends(filled, longest, chance);
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
         let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
         let origins = Origins {

@@ -152,6 +152,11 @@ impl Ends {
         self.on_error
     }
 
+    /// Until when it answers whoever asks, fresh or while it is refreshed.
+    pub fn refreshed_until(&self) -> Moment {
+        self.fresh.max(self.revalidate)
+    }
+
     /// When nothing may serve it any more without asking its origin.
     pub fn served_until(&self) -> Moment {
         self.revalidate.max(self.on_error)

@@ -111,7 +111,7 @@ impl<'a> Address<'a> {
     pub(crate) fn of<U: FindUri>(head: &Head<'a>, scheme: Scheme) -> Result<Self, AmbiguousHost> {
         let uri = U::find(head);
         let scheme = scheme.of(head);
-        let authority = normalised(authority(head)?, scheme);
+        let authority = authority(head, scheme)?;
         Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
     }
 
@@ -124,7 +124,7 @@ impl<'a> Address<'a> {
 /// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts.
 ///
 /// Source: RFC 9112, section 3.2.
-fn authority<'a>(head: &Head<'a>) -> Result<&'a str, AmbiguousHost> {
+fn authority<'a>(head: &Head<'a>, scheme: &str) -> Result<Cow<'a, str>, AmbiguousHost> {
     let in_uri = head.uri.authority().map(http::uri::Authority::as_str);
     let mut lines = head.headers.get_all(header::HOST).iter();
     let in_host = match lines.next() {
@@ -134,14 +134,16 @@ fn authority<'a>(head: &Head<'a>) -> Result<&'a str, AmbiguousHost> {
     if lines.next().is_some() {
         return Err(AmbiguousHost);
     }
+    let [in_uri, in_host] =
+        [in_uri, in_host].map(|authority| authority.map(|text| normalised(text, scheme)));
     match (in_uri, in_host) {
-        (Some(uri), Some(host)) if !uri.eq_ignore_ascii_case(host) => Err(AmbiguousHost),
+        (Some(uri), Some(host)) if uri != host => Err(AmbiguousHost),
         (Some(authority), _) | (None, Some(authority)) => Ok(authority),
-        (None, None) => Ok(""),
+        (None, None) => Ok(Cow::Borrowed("")),
     }
 }
 
-fn normalised<'a>(authority: &'a str, scheme: &str) -> Cow<'a, str> {
+pub(crate) fn normalised<'a>(authority: &'a str, scheme: &str) -> Cow<'a, str> {
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let authority = authority.strip_suffix(default_port).unwrap_or(authority);
     if authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -231,6 +233,7 @@ mod tests {
             ("/a", &["shop.example:443"], Scheme::Https, Ok("https://shop.example")),
             ("http://a.example/x", &[], Scheme::Http, Ok("http://a.example")),
             ("http://a.example/x", &["A.example"], Scheme::Http, Ok("http://a.example")),
+            ("http://a.example:80/x", &["a.example"], Scheme::Http, Ok("http://a.example")),
             ("http://a.example/x", &["b.example"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &["a.example", "b.example"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &[], Scheme::Http, Ok("http://")),

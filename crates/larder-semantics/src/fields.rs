@@ -13,6 +13,7 @@ use crate::{cache_control::CacheControl, list, storing::Role};
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = list::members(headers, &header::CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .filter(|name| !FOR_ALL.contains(name))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
@@ -44,6 +45,18 @@ pub fn remove_named(headers: &mut HeaderMap, control: &CacheControl, role: Role)
     }
 }
 
+/// Fields that are meant for everybody on the way, so that `Connection` may not name them: a client that does
+/// wants others to see another request than we do.
+///
+/// Source: [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)
+const FOR_ALL: [HeaderName; 5] = [
+    header::HOST,
+    header::CACHE_CONTROL,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::AUTHORIZATION,
+];
+
 const HOP_BY_HOP: [HeaderName; 4] =
     [header::CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
 
@@ -56,12 +69,16 @@ mod tests {
     #[test]
     fn what_connection_names_goes_with_it() {
         let mut headers = HeaderMap::new();
-        for (name, value) in
-            [("connection", "close, X-Hop"), ("x-hop", "1"), ("keep-alive", "5"), ("etag", "\"a\"")]
-        {
+        for (name, value) in [
+            ("connection", "close, X-Hop, host"),
+            ("host", "a"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("etag", "\"a\""),
+        ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         remove_not_stored(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag"]);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag", "host"]);
     }
 }

@@ -122,10 +122,12 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
 ///
 /// [RFC 9111, section 4.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.3)
 pub fn age_on_receipt(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
-    let apparent =
-        date(headers).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
+    // A date has whole seconds: what of the second had passed when it was written is not known.
+    let since =
+        |date: SystemTime| Duration::from_secs(seconds(received).saturating_sub(seconds(date)));
+    let apparent = date(headers).map(since).unwrap_or_default();
     let delay = received.duration_since(asked).unwrap_or_default();
-    let corrected = age_field(headers).map_or(Duration::ZERO, |age| age + delay);
+    let corrected = age_field(headers).unwrap_or_default() + delay;
     apparent.max(corrected)
 }
 
@@ -143,6 +145,10 @@ pub fn age_field(headers: &HeaderMap) -> Option<Duration> {
 /// The `Date` of a message, if it is there and valid.
 pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
     headers.get(header::DATE)?.to_str().ok().and_then(crate::date::parse)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 const MOST_SECONDS: u64 = 1 << 31;
@@ -206,7 +212,7 @@ mod tests {
             (&[("age", "30".into())], 32),
             (&[("age", "30, 99".into())], 32),
             (&[("age", "x".into()), ("date", format_date(at(4)))], 6),
-            (&[("date", format_date(at(60)))], 0),
+            (&[("date", format_date(at(60)))], 2),
         ];
         for (lines, expected) in rows {
             let age = age_on_receipt(&headers(lines), at(8), at(10));

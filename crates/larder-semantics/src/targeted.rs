@@ -44,8 +44,11 @@ fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<CacheControl> {
                 control.set_seconds(name.as_str(), seconds);
             }
             BareItem::Boolean(false) => {}
-            // A lifetime of another type is not one; a flag with a value is still meant.
-            _ => control.set_flag(name.as_str()),
+            // A lifetime of another type is none that can be trusted; a flag with a value is still meant.
+            _ => {
+                control.set_seconds(name.as_str(), Seconds::Invalid);
+                control.set_flag(name.as_str());
+            }
         }
     }
     Some(control)
@@ -84,7 +87,11 @@ mod tests {
             (&[(CDN, ""), (CC, "max-age=1")], Some(Valid(1)), "RFC 9213 2.2: empty"),
             (&[(CDN, "max-age=10,"), (CC, "max-age=1")], Some(Valid(1)), "RFC 9651: no dictionary"),
             (&[(CDN, "MAX-AGE=10"), (CC, "max-age=1")], Some(Valid(1)), "RFC 9651: keys are lower"),
-            (&[(CDN, "max-age=\"10\""), (CC, "max-age=1")], None, "RFC 9213 2.1: an integer"),
+            (
+                &[(CDN, "max-age=\"10\""), (CC, "max-age=1")],
+                Some(Invalid),
+                "RFC 9213 2.1: an integer",
+            ),
             (&[(CDN, "max-age=10;x=1")], Some(Valid(10)), "RFC 9651: parameters are ignored"),
             (&[(CDN, "max-age=-1")], Some(Invalid), "RFC 9111 4.2.1"),
             (&[(CDN, "max-age=10, unknown=(a b)")], Some(Valid(10)), "RFC 9213 2.1"),

@@ -13,6 +13,7 @@ use hyper_util::{
 use larder::{
     ByteSize, Larder,
     http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer},
+    semantics::fields::remove_hop_by_hop,
 };
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
@@ -35,6 +36,13 @@ pub struct Options {
     /// Follow RFC 9111 where larder is stricter by default.
     #[arg(long)]
     pub conformance: bool,
+}
+
+/// The request without what concerns only its connection: before a key is made of it, or a client could
+/// name there what the origin is not to see and the key has.
+fn as_all_see_it(mut request: Request<Incoming>) -> Request<CacheBody<Incoming>> {
+    remove_hop_by_hop(request.headers_mut());
+    request.map(CacheBody::inner)
 }
 
 /// Runs the proxy until Ctrl-C.
@@ -76,7 +84,7 @@ pub async fn serve(
         cache = cache.conformance();
     }
     let service = ServiceBuilder::new()
-        .map_request(|request: Request<Incoming>| request.map(CacheBody::inner))
+        .map_request(as_all_see_it)
         .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
         .layer(InvalidationLayer::as_received(&larder))
         .layer(cache)

@@ -31,10 +31,9 @@ impl Proxy {
         let plain = parts.path_and_query.as_ref().is_none_or(|path| path == "/");
         match (parts.scheme, parts.authority) {
             (Some(scheme), Some(authority)) if scheme == uri::Scheme::HTTP && plain => {
-                // No retries: the origin sees each request once.
-                let client = Client::builder(TokioExecutor::new())
-                    .retry_canceled_requests(false)
-                    .build_http();
+                // What the client of hyper sends again it had not begun to send: the origin sees each
+                // request once.
+                let client = Client::builder(TokioExecutor::new()).build_http();
                 Ok(Self { client, scheme, authority })
             }
             _ => Err(format!("--origin is {origin}, allowed is http://HOST:PORT")),
@@ -54,6 +53,7 @@ impl Proxy {
         match self.client.request(request).await {
             Ok(mut response) => {
                 remove_hop_by_hop(response.headers_mut());
+                *response.version_mut() = Version::HTTP_11;
                 response.map(Either::Left)
             }
             Err(error) => {
@@ -65,7 +65,7 @@ impl Proxy {
 
     /// Makes the request one to the origin; `Host` stays what the client asked for.
     fn address<B>(&self, request: &mut Request<B>) {
-        remove_hop_by_hop(request.headers_mut());
+        request.headers_mut().append(header::VIA, HeaderValue::from_static("1.1 larder"));
         if !request.headers().contains_key(header::HOST)
             && let Some(asked) = request.uri().authority()
             && let Ok(host) = HeaderValue::from_str(asked.as_str())

@@ -18,7 +18,7 @@ use super::{
     layer::Options,
     requested::{Around, Requested},
 };
-use crate::address::{Address, FindUri, Head};
+use crate::address::{Address, FindUri, Head, normalised};
 
 /// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
 pub struct Invalidation<S, U> {
@@ -151,14 +151,19 @@ impl Write {
 /// The path of a reference, if it is one of the same origin. Another origin is never ours to invalidate.
 fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String> {
     let reference = reference.split(['?', '#']).next().unwrap_or_default();
-    if let Some(path) = reference.strip_prefix(origin) {
-        return match path {
-            "" => Some("/".to_owned()),
-            path => path.starts_with('/').then(|| path.to_owned()),
-        };
+    if reference.is_empty() {
+        return Some(base.to_owned());
     }
-    if reference.starts_with("//") || reference.contains("://") {
-        return None;
+    let (scheme, _) = origin.split_once("://")?;
+    let absolute = match reference.strip_prefix("//") {
+        Some(rest) => Some(format!("{scheme}://{rest}")),
+        None => reference.contains("://").then(|| reference.to_owned()),
+    };
+    if let Some(absolute) = absolute {
+        let uri: http::Uri = absolute.parse().ok()?;
+        let same = uri.scheme_str() == Some(scheme)
+            && origin.ends_with(&*format!("://{}", normalised(uri.authority()?.as_str(), scheme)));
+        return same.then(|| uri.path().to_owned());
     }
     if reference.starts_with('/') {
         return Some(without_dots(reference));
@@ -218,6 +223,9 @@ mod tests {
             ("http://a.example.evil/b", None),
             ("https://a.example/b", None),
             ("//b.example/c", None),
+            ("//a.example/c", Some("/c")),
+            ("HTTP://A.example:80/c", Some("/c")),
+            ("?x", Some("/items/b")),
             ("c", Some("/items/c")),
             ("../c/./d", Some("/c/d")),
             ("/../x", Some("/x")),

@@ -8,6 +8,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use larder_semantics::{
+    freshness,
     ranges::{self, ByteRange, Selection},
     validation::{self, Condition, Validators},
 };
@@ -66,7 +67,9 @@ pub(super) fn fitted_part<R>(
 }
 
 fn client_has_it(asked: &HeaderMap, fields: &HeaderMap) -> bool {
-    let current = Validators::of(fields);
+    let mut current = Validators::of(fields);
+    // Without one, what is kept was as it is at least when it was made.
+    current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     let condition = validation::evaluate_savers(&Method::GET, asked, &current);
     condition == Condition::NotModified
 }

@@ -151,6 +151,11 @@ impl Asked {
         self.lookup.facts.narrowed && ranges::is_asked(&self.selecting)
     }
 
+    /// Whether an answer that somebody asked for earlier will do.
+    pub(super) fn may_wait(&self) -> bool {
+        !self.demands.no_cache && self.demands.max_age.is_none_or(|most| !most.is_zero())
+    }
+
     /// Whether a stale answer is welcome as it is, and may be given.
     pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
         stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)

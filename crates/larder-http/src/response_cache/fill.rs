@@ -15,7 +15,7 @@ use larder_core::{
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     date, fields, groups,
-    storing::{Asker, Profile},
+    storing::{Asker, NotStorable, Profile},
     vary,
 };
 use tokio::{
@@ -250,6 +250,7 @@ impl Fill {
         if room && usable && ready.is_none() && !self.scope.gathered().private {
             let mut head = head;
             self.remove_own_fields(&mut head.headers);
+            outgoing::remove_named(&self.plan.options, &mut head.headers);
             lead.begin(Arc::new(Along {
                 head,
                 recording: Arc::clone(&recording),
@@ -566,7 +567,8 @@ impl Fill {
 
     /// Removes what belongs to one response and to no copy of it.
     fn remove_own_fields(&self, headers: &mut HeaderMap) {
-        for name in PER_RESPONSE.iter().chain(&self.plan.options.per_response) {
+        let ours = PER_RESPONSE.iter().filter(|_| self.plan.options.profile == Profile::Careful);
+        for name in ours.chain(&self.plan.options.per_response) {
             headers.remove(name);
         }
     }
@@ -631,7 +633,11 @@ impl Fill {
             drop(lead);
             return;
         }
-        if let Some(replaced) = &self.replaces {
+        if self.in_part {
+            // It says nothing of the whole.
+            return self.let_go(lead, why);
+        }
+        if let Some(replaced) = self.replaces.as_ref().filter(|_| !is_of_the_asker(why)) {
             self.plan.larder.remove(replaced);
         }
         self.remember(why);
@@ -739,6 +745,11 @@ pub(super) fn after(time: Duration) -> Instant {
 /// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
 pub(super) fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Whether a response may not be kept because of who asked for it. What is kept for others stays.
+pub(super) fn is_of_the_asker(why: &str) -> bool {
+    [NotStorable::Authorization, NotStorable::Identified].iter().any(|of| of.as_str() == why)
 }
 
 /// Where it is remembered that there is nothing to wait for.

@@ -9,6 +9,8 @@
 //! [RFC 9111, section 4.3.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4) and
 //! [section 4.3.5](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.5)
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use larder_core::{AnyEntry, Event, Lead, Standing};
@@ -21,8 +23,9 @@ use tokio::sync::oneshot;
 
 use super::{
     asked::Asked,
-    fill::{Answer, Fill, Heard},
-    stored::{self, StoredResponse},
+    fill::{Answer, Fill, Heard, is_of_the_asker},
+    miss::refusal,
+    stored,
 };
 use crate::body::CacheBody;
 
@@ -33,25 +36,31 @@ impl Asked {
         let validated =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
         let mut known: Vec<AnyEntry> = selected.cloned().into_iter().collect();
-        known.extend(self.other_variants(selected));
         known.retain(validated);
+        // Of others only a strong tag says which of them is meant.
+        known.extend(self.other_variants(selected).into_iter().filter(|other| {
+            validated(other) && validators(other).etag.is_some_and(|tag| tag.is_strongly(&tag))
+        }));
         known
     }
 
     /// The conditions by which the origin may confirm what is known.
-    pub(super) fn add_conditions<B>(request: &mut Request<B>, known: &[AnyEntry]) {
-        let fields = known.iter().filter_map(|entry| Some(stored::of(entry)?.fields()));
-        let validators: Vec<Validators> = fields.map(|fields| Validators::of(&fields)).collect();
-        let mut tags: Vec<String> =
-            validators.iter().filter_map(|known| Some(known.etag.as_ref()?.to_string())).collect();
+    pub(super) fn add_conditions<B>(
+        request: &mut Request<B>,
+        known: &[AnyEntry],
+        selected: Option<&AnyEntry>,
+    ) {
+        let tags = known.iter().filter_map(|known| Some(validators(known).etag?.to_string()));
+        let mut tags: Vec<String> = tags.collect();
         tags.dedup();
         let headers = request.headers_mut();
-        if let Ok(tags) = tags.join(", ").parse()
-            && !validators.iter().all(|known| known.etag.is_none())
+        if !tags.is_empty()
+            && let Ok(tags) = tags.join(", ").parse()
         {
             headers.insert(header::IF_NONE_MATCH, tags);
         }
         if let [only] = known
+            && is_same(selected, only)
             && let Some(date) = stored::of(only)
                 .and_then(|stored| stored.fields().get(header::LAST_MODIFIED).cloned())
         {
@@ -89,15 +98,21 @@ impl Fill {
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         let larder = &self.plan.larder;
-        let fields = self.known.iter().filter_map(|entry| Some(stored::of(entry)?.fields()));
-        let validators: Vec<Validators> = fields.map(|fields| Validators::of(&fields)).collect();
+        let known: Vec<Validators> = self.known.iter().map(validators).collect();
+        let named = if Validators::of(update).etag.is_some() || self.asked_for_one() {
+            validation::confirmed(update, &known)
+        } else {
+            Vec::new()
+        };
         let now = larder.now();
-        let mut confirmed = validation::confirmed(update, &validators)
-            .into_iter()
-            .map(|at| self.known[at].clone())
+        let mut confirmed = named
+            .iter()
+            .map(|at| self.known[*at].clone())
             .filter(|entry| larder.standing(entry, now) != Standing::Invalid);
         let Some(first) = confirmed.next() else {
-            return self.hear_contradiction(lead, client);
+            let overtaken =
+                named.iter().any(|at| is_same(self.replaces.as_ref(), &self.known[*at]));
+            return self.hear_contradiction(lead, overtaken, client);
         };
         for other in confirmed {
             if let Ok((mut heard, whole)) = self.confirmed(&other, update) {
@@ -113,37 +128,55 @@ impl Fill {
                 drop(client.send(Ok(answer)));
             }
             Err(why) => {
-                // It is current, and from now on it may not be kept.
-                larder.remove(&first);
+                // It is current, and from now on it may not be kept, or not for those who ask like this.
+                if !is_of_the_asker(why) {
+                    larder.remove(&first);
+                }
                 self.remember(why);
                 self.let_go(lead, why);
-                drop(client.send(Ok(self.answer_unkept(&first, why))));
+                let mut response = whole(&first);
+                let fields = validation::freshened(response.headers(), update);
+                *response.headers_mut() = fields;
+                drop(client.send(Ok(self.passed_on(response, why))));
             }
         }
     }
 
+    /// Whether only what is kept for this very request was asked about.
+    fn asked_for_one(&self) -> bool {
+        matches!(&self.known[..], [only] if is_same(self.replaces.as_ref(), only))
+    }
+
     /// What is known has been overtaken by an invalidation since it was looked up, or the origin confirms
-    /// what we did not ask about. Only the client that has waited since then may have it; everybody else
-    /// asks again, and without a condition.
-    fn hear_contradiction<R, E>(self, lead: Lead, client: oneshot::Sender<Answer<R, E>>) {
+    /// what we did not ask about. Whoever comes next asks without a condition. The client that has waited
+    /// came before the invalidation and may have what is kept; what the origin did not confirm it gets only
+    /// where it might have got it stale.
+    fn hear_contradiction<R, E>(
+        self,
+        lead: Lead,
+        overtaken: bool,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) {
         self.record(Event::Failed("revalidation"));
-        let first = self.known[0].clone();
-        self.plan.larder.remove(&first);
+        let larder = &self.plan.larder;
+        self.known.iter().for_each(|known| larder.remove(known));
         drop(lead);
-        drop(client.send(Ok(self.answer_unkept(&first, "revalidation"))));
-    }
-
-    fn answer_unkept<R>(&self, entry: &AnyEntry, why: &'static str) -> Response<CacheBody<R>> {
-        let stored = stored::of(entry).expect("only responses are confirmed");
-        let response = self.response_of(stored);
-        self.passed_on(response, why)
-    }
-
-    fn response_of<R>(&self, stored: &StoredResponse) -> Response<CacheBody<R>> {
-        let mut response = Response::new(CacheBody::held(stored.body().clone()));
-        *response.status_mut() = stored.status();
-        *response.headers_mut() = stored.fields();
-        response
+        let allowed = |entry: &&AnyEntry| {
+            overtaken || stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
+        };
+        let response = match self.replaces.as_ref().filter(allowed) {
+            Some(entry) => {
+                let mut response = whole(entry);
+                let (age, _) = stored::aged(entry, larder.now());
+                response.headers_mut().insert(header::AGE, stored::age_line(age));
+                response
+            }
+            None => {
+                let text = "the origin confirmed what it was not asked about\n";
+                refusal(StatusCode::BAD_GATEWAY, text)
+            }
+        };
+        drop(client.send(Ok(self.passed_on(response, "revalidation"))));
     }
 
     /// A kept response with an update in it, judged as if it had come whole.
@@ -174,6 +207,23 @@ impl Fill {
         self.prepare(&mut heard);
         Ok((heard, stored.body().clone()))
     }
+}
+
+fn validators(entry: &AnyEntry) -> Validators {
+    stored::of(entry).map(|stored| Validators::of(&stored.fields())).unwrap_or_default()
+}
+
+fn is_same(one: Option<&AnyEntry>, other: &AnyEntry) -> bool {
+    one.is_some_and(|one| Arc::ptr_eq(one, other))
+}
+
+/// All of a kept response, without a word of the cache.
+fn whole<R>(entry: &AnyEntry) -> Response<CacheBody<R>> {
+    let stored = stored::of(entry).expect("only responses are confirmed");
+    let mut response = Response::new(CacheBody::held(stored.body().clone()));
+    *response.status_mut() = stored.status();
+    *response.headers_mut() = stored.fields();
+    response
 }
 
 const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;

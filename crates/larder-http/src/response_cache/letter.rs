@@ -246,6 +246,57 @@ async fn stale_responses_are_validated() {
     )
     .await;
     run_both(
+        "RFC 9111 4.3.1: the date of one variant is not sent for another",
+        &[
+            ask(&[("accept-language", "en")]).origin(
+                200,
+                &[PAST, MINUTE, ("vary", "accept-language")],
+                "english",
+            ),
+            ask(&[("accept-language", "fr")])
+                .origin(200, &[PAST, MINUTE, ("vary", "accept-language")], "français")
+                .saw("if-modified-since", None)
+                .saw("if-none-match", None),
+        ],
+    )
+    .await;
+    run_both(
+        "RFC 9111 4.3.4: what must be validated is not served on a 304 that confirms another",
+        &[
+            ask(&[]).origin(200, &[A, NO_CACHE], "one"),
+            ask(&[])
+                .origin(304, &[B], "")
+                .gets(502, "the origin confirmed what it was not asked about\n"),
+            ask(&[]).origin(200, &[B, NO_CACHE], "two").saw("if-none-match", None),
+        ],
+    )
+    .await;
+    run_both(
+        "RFC 9111 4.3.2: without Last-Modified, Date",
+        &[
+            ask(&[]).origin(200, &[MINUTE, ("date", "Sun, 06 Nov 2044 08:49:37 GMT")], "one"),
+            ask(&[("if-modified-since", "Sun, 06 Nov 2044 08:49:37 GMT")]).gets(304, ""),
+        ],
+    )
+    .await;
+    run_both(
+        "a client that may not share what is kept does not remove it",
+        &[
+            ask(&[]).origin(200, &[MINUTE], "one"),
+            ask(&[("authorization", "x"), NO_CACHE]).origin(200, &[MINUTE], "two"),
+            ask(&[]).gets(200, "one").says("hit"),
+        ],
+    )
+    .await;
+    run_both(
+        "an error does not stand in for an error",
+        &[
+            ask(&[]).origin(503, &[("cache-control", "max-age=2, stale-if-error=60")], "one"),
+            after(3).origin(503, &[], "two"),
+        ],
+    )
+    .await;
+    run_both(
         "RFC 9111 4.3.4: a 304 with another tag freshens nothing, and is asked about no more",
         &[
             ask(&[]).origin(200, &[A, MINUTE], "one"),
@@ -363,14 +414,20 @@ async fn parts_are_served_from_what_is_kept() {
     )
     .await;
     run_both(
-        "RFC 9111 3.3: a part under a weak tag is not kept",
+        "RFC 9111 3.4: parts under a weak tag are kept, and never put together",
         &[
             ask(&[("range", "bytes=0-4")]).origin(
                 206,
                 &[("etag", "W/\"a\""), MINUTE, ("content-range", "bytes 0-4/10")],
                 "01234",
             ),
-            part("bytes=0-4", "bytes 0-4/10"),
+            ask(&[("range", "bytes=1-2")]).gets(206, "12").says("hit"),
+            ask(&[("range", "bytes=5-9")]).origin(
+                206,
+                &[("etag", "W/\"a\""), MINUTE, ("content-range", "bytes 5-9/10")],
+                "56789",
+            ),
+            ask(&[]).origin(200, &[A, MINUTE], "0123456789"),
         ],
     )
     .await;

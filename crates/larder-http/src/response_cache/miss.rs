@@ -14,8 +14,9 @@ use tracing::Instrument as _;
 
 use super::{
     asked::{Asked, GiveUp, Look},
-    fill::{Answer, Fill, after},
+    fill::{Answer, Fill, after, is_error},
     plan::{Lookup, Plan},
+    stored,
 };
 use crate::{
     address::{FindUri, Head},
@@ -89,6 +90,9 @@ where
             ControlFlow::Break(answer) => return Ok(answer),
             ControlFlow::Continue(case) => case,
         };
+        if case.why == Forward::VaryMiss {
+            self.asked.queue_by_variant();
+        }
         match self.reason_to_go_alone() {
             Some(reason) => self.alone(case, reason).await,
             None => self.queue(case).await,
@@ -148,16 +152,13 @@ where
             let lead = self.asked.lead_alone();
             return self.lead(lead, case).await;
         }
-        if case.why == Forward::VaryMiss {
-            self.asked.queue_by_variant();
-        }
         let until = after(self.asked.plan.options.wait_limit);
         for _ in 0..MAX_LOOKS {
             let wait = match self.asked.join() {
                 Joined::Lead(lead) => return self.lead(lead, case).await,
                 Joined::Alone => break,
                 // Whoever demands a new answer is not served by a fill that began before.
-                Joined::Wait(_) if case.why == Forward::Request => break,
+                Joined::Wait(_) if case.why == Forward::Request || !self.asked.may_wait() => break,
                 Joined::Wait(wait) => wait,
             };
             match timeout_at(until, self.asked.wait(wait, case.why, &case.fallback)).await {
@@ -223,7 +224,7 @@ where
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
         let mut request = self.asked.for_fill(request, &fill.choices);
-        Asked::add_conditions(&mut request, &fill.known);
+        Asked::add_conditions(&mut request, &fill.known, fill.replaces.as_ref());
         let larder = self.asked.plan.larder.clone();
         larder.spawn(fill.run(lead, inner, request, client).in_current_span())
     }
@@ -264,7 +265,9 @@ where
         let answer = match fill.scope.clone().scoped(calling).await {
             // What was not to be kept a while ago is to be kept now.
             Ok(response) if keeps && fill.would_keep(&response) => {
-                return self.keep_alone(fill, response).await;
+                let lead = self.asked.lead_alone();
+                let answer = keep_alone(fill, lead, response).await;
+                return self.asked.or_stale(answer, fallback.as_ref());
             }
             answer => answer,
         };
@@ -274,14 +277,6 @@ where
         }
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
-    }
-
-    async fn keep_alone(self, fill: Fill, response: Response<R>) -> Answer<R, S::Error> {
-        let deadline = after(self.asked.plan.options.deadline);
-        let (client, answer) = oneshot::channel();
-        let hearing = fill.hear(self.asked.lead_alone(), response, deadline, client);
-        drop(self.asked.plan.larder.spawn(hearing.in_current_span()));
-        answer.await.unwrap_or_else(|_| Ok(shutting_down()))
     }
 
     fn meets(&self, entry: &AnyEntry) -> bool {
@@ -306,7 +301,11 @@ struct Case {
 
 impl Case {
     fn of(asked: &Asked, why: Forward, selected: Option<AnyEntry>) -> Self {
-        let in_place = why != Forward::Request && !asked.demands.no_cache;
+        let is_good =
+            |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| !is_error(stored.status()));
+        let in_place = why != Forward::Request
+            && !asked.demands.no_cache
+            && selected.as_ref().is_some_and(is_good);
         Self {
             why,
             fallback: selected.clone().filter(|_| in_place),
@@ -318,8 +317,22 @@ impl Case {
     /// Whether the answer is of no use to anybody else: it has to be confirmed for each request.
     fn is_for_one(&self) -> bool {
         let ends = self.selected.as_ref().map(|entry| *entry.ends());
-        ends.is_some_and(|ends| ends.served_until() <= ends.filled())
+        ends.is_some_and(|ends| ends.refreshed_until() <= ends.filled())
     }
+}
+
+/// Keeps what came although nobody else waits for it.
+async fn keep_alone<R, E>(fill: Fill, lead: Lead, response: Response<R>) -> Answer<R, E>
+where
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+    E: Send + 'static,
+{
+    let plan = Arc::clone(&fill.plan);
+    let (client, answer) = oneshot::channel();
+    let hearing = fill.hear(lead, response, after(plan.options.deadline), client);
+    drop(plan.larder.spawn(hearing.in_current_span()));
+    answer.await.unwrap_or_else(|_| Ok(shutting_down()))
 }
 
 fn shutting_down<R>() -> Response<CacheBody<R>> {

@@ -110,10 +110,15 @@ fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -> CacheCont
 
 /// Removes what this cache may not keep, or not send again, of what it keeps.
 pub(super) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
-    let control = targeted::control_of(headers, &options.targets);
+    remove_named(options, headers);
     fields::remove_not_stored(headers);
-    fields::remove_named(headers, &control, options.role);
     headers.remove(header::AGE);
+}
+
+/// Removes the fields that a response names as those of its own client.
+pub(super) fn remove_named(options: &Options, headers: &mut HeaderMap) {
+    let control = targeted::control_of(headers, &options.targets);
+    fields::remove_named(headers, &control, options.role);
 }
 
 /// The lifetime, and whether it comes from us alone: the override, the handler's choice, what the

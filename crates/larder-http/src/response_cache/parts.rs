@@ -1,4 +1,4 @@
-//! Parts of responses: kept under a strong validator, put together where they meet.
+//! Parts of responses: kept under a validator, put together where they meet under a strong one.
 //!
 //! # Source
 //!
@@ -24,11 +24,11 @@ pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLong> {
 }
 
 /// Which part a response says it is, where that is enough to keep it: of a whole of known length, under a
-/// strong validator.
+/// validator. Only parts under the same strong tag are ever put together.
 pub(super) fn told(headers: &HeaderMap) -> Option<Part> {
     let (range, total) = ranges::content_range(headers)?;
-    let tag = Validators::of(headers).etag?;
-    tag.is_strongly(&tag).then_some(Part { range, total: total? })
+    let validated = !Validators::of(headers).is_empty();
+    validated.then_some(Part { range, total: total? })
 }
 
 impl Asked {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_without_a_strong_validator_or_a_length_is_not_kept() {
+    fn a_part_without_a_validator_or_a_length_is_not_kept() {
         let headers = |range: &'static str, tag: &'static str| -> HeaderMap {
             [("content-range", range), ("etag", tag)]
                 .map(|(name, value)| {
@@ -131,7 +131,8 @@ mod tests {
         };
         assert!(told(&headers("bytes 0-4/10", "\"a\"")).is_some());
         assert!(told(&headers("bytes 0-4/*", "\"a\"")).is_none());
-        assert!(told(&headers("bytes 0-4/10", "W/\"a\"")).is_none());
+        assert!(told(&headers("bytes 0-4/10", "W/\"a\"")).is_some());
+        assert!(told(&headers("bytes 0-4/10", "unquoted")).is_none());
         assert!(told(&headers("bytes 9-4/10", "\"a\"")).is_none());
     }
 }

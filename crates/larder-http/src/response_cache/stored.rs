@@ -166,7 +166,7 @@ impl StoredResponse {
         cache_status: Option<HeaderValue>,
         head_only: bool,
     ) -> Response<CacheBody<R>> {
-        let age = lines::age(rounded_up(age));
+        let age = age_line(age);
         let fields = if self.upstream_status {
             let mut fields = self.filled_in(Some(age), None);
             if let Some(cache_status) = cache_status {
@@ -384,6 +384,11 @@ fn map_bytes(fields: &HeaderMap) -> usize {
 /// An age is never short of the time that has really passed.
 fn rounded_up(age: Duration) -> u64 {
     age.as_secs() + u64::from(age.subsec_nanos() > 0)
+}
+
+/// `Age` of something this old.
+pub(super) fn age_line(age: Duration) -> HeaderValue {
+    lines::age(rounded_up(age))
 }
 
 /// The response of an entry, if it is one.
