@@ -202,6 +202,7 @@ impl LarderBuilder {
     pub fn build(self) -> Result<Larder, BuildError> {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
+        bus.keep_for(self.max_lifetime);
         let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
         let registry = Registry::new(Options {
             cells: self.cells,

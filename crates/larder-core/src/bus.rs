@@ -23,6 +23,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Whether other processes append to this log too, so that it has to be followed.
     fn is_shared(&self) -> bool;
 
+    /// Told once, before anything is appended: no entry lives longer, so no record matters for longer.
+    fn keep_for(&self, longest: Duration);
+
     /// Appends a record and gives its place.
     ///
     /// Returns only when the record is in the log. Appending a record twice is harmless.
@@ -83,6 +86,16 @@ impl Epoch {
     /// An epoch that nobody has drawn before.
     pub fn random() -> Self {
         Self(random_bits())
+    }
+
+    /// The epoch of these bits, as a log has kept them.
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// Its bits, for a log to keep.
+    pub const fn to_bits(self) -> u128 {
+        self.0
     }
 }
 
@@ -145,6 +158,9 @@ impl Bus for LocalBus {
     fn is_shared(&self) -> bool {
         false
     }
+
+    /// Entries that are older than a record judge it by the registry; this log keeps none.
+    fn keep_for(&self, _: Duration) {}
 
     fn append<'a>(&'a self, _: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
         let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;

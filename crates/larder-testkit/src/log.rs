@@ -132,6 +132,9 @@ impl Bus for LogLine {
         true
     }
 
+    /// This log forgets nothing unless it is told to.
+    fn keep_for(&self, _: Duration) {}
+
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
         Box::pin(async move {
             self.travel().await?;

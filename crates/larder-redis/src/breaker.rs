@@ -1,0 +1,125 @@
+//! A circuit breaker: after several failures in a row nobody waits for a server that does not answer.
+//!
+//! *Closed*, commands go out. *Open*, they fail at once. After a pause one goes out to try (*half-open*): its
+//! outcome decides.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// The state of one server's circuit.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    name: &'static str,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    pause: Duration,
+    /// When somebody may try.
+    until: Instant,
+}
+
+impl Breaker {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, state: Mutex::default() }
+    }
+
+    /// Whether a command may go out.
+    pub(crate) fn allows(&self) -> bool {
+        let mut state = self.state.lock();
+        let Some(open) = &mut state.open else { return true };
+        let now = Instant::now();
+        if now < open.until {
+            return false;
+        }
+        // This one tries; who comes meanwhile waits for its outcome.
+        open.until = now + open.pause;
+        true
+    }
+
+    pub(crate) fn succeeded(&self) {
+        let mut state = self.state.lock();
+        state.failures = 0;
+        if state.open.take().is_some() {
+            tracing::info!(target: "larder", server = self.name, "it answers again");
+        }
+    }
+
+    /// Notes a failure. `true` when this one opened the circuit.
+    pub(crate) fn failed(&self) -> bool {
+        let mut state = self.state.lock();
+        state.failures += 1;
+        if state.failures < MOST_FAILURES {
+            return false;
+        }
+        let now = Instant::now();
+        match &mut state.open {
+            Some(open) => {
+                open.pause = (open.pause * 2).min(LONGEST_PAUSE);
+                open.until = now + jittered(open.pause);
+                false
+            }
+            None => {
+                let pause = FIRST_PAUSE;
+                state.open = Some(Open { pause, until: now + jittered(pause) });
+                tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
+                true
+            }
+        }
+    }
+}
+
+/// Up to a quarter less, so that many processes do not come back at once.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let chance = RandomState::new().hash_one(std::process::id()) % 256;
+    pause - pause / 4 * u32::try_from(chance).unwrap_or_default() / 256
+}
+
+const MOST_FAILURES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_failures_in_a_row_and_lets_one_try_after_a_pause() {
+        let breaker = Breaker::new("test");
+        for _ in 1..MOST_FAILURES {
+            assert!(!breaker.failed() && breaker.allows());
+        }
+        assert!(breaker.failed(), "this one opens it");
+        assert!(!breaker.allows());
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert!(breaker.allows(), "one tries");
+        assert!(!breaker.allows(), "and one alone");
+        assert!(!breaker.failed());
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert!(!breaker.allows(), "the pause grows");
+        tokio::time::advance(FIRST_PAUSE).await;
+        assert!(breaker.allows());
+        breaker.succeeded();
+        assert!(breaker.allows() && breaker.allows());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_forgives_the_failures_before_it() {
+        let breaker = Breaker::new("test");
+        for _ in 0..100 {
+            breaker.failed();
+            breaker.succeeded();
+        }
+        assert!(breaker.allows());
+    }
+}

@@ -1,0 +1,263 @@
+//! The log of invalidations, as a Redis Stream that one script appends to.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use larder_core::{
+    Bus, BusError, BusErrorKind, Epoch, Mode, Origin, Page, Position, Record, Selector,
+};
+use redis::{FromRedisValue, Script, Value, cmd, streams::StreamReadReply};
+
+use crate::link::{Failure, Link};
+
+/// The invalidation log of a [`Redis`](crate::Redis).
+#[derive(Clone, Debug)]
+pub struct RedisBus {
+    /// For commands that answer at once.
+    link: Arc<Link>,
+    /// For reads that wait: they would hold up everybody else's answers.
+    reader: Arc<Link>,
+    keys: Arc<[String; 4]>,
+    log: Arc<Script>,
+    page: Arc<Script>,
+    longest_millis: Arc<AtomicU64>,
+}
+
+impl RedisBus {
+    pub(crate) fn new(link: Arc<Link>, reader: Arc<Link>, name: &str) -> Self {
+        // The braces choose one slot of a cluster for all four.
+        let keys = ["meta", "stream", "compact", "clock"]
+            .map(|part| format!("larder:log:{{{name}}}:{part}"));
+        Self {
+            link,
+            reader,
+            keys: Arc::new(keys),
+            log: Arc::new(Script::new(include_str!("log.lua"))),
+            page: Arc::new(Script::new(include_str!("page.lua"))),
+            longest_millis: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// Runs the script of the log, with a record or without.
+    async fn ask(
+        &self,
+        lost: Option<Epoch>,
+        record: Option<&Record>,
+    ) -> Result<Position, BusError> {
+        let mut call = self.log.prepare_invoke();
+        call.key(&self.keys[..]);
+        call.arg(text_of(Epoch::random()))
+            .arg(lost.map(text_of).unwrap_or_default())
+            .arg(self.longest_millis.load(Ordering::Relaxed))
+            .arg(MOST_RECORDS);
+        if let Some(record) = record {
+            call.arg(written(record)?);
+            for selector in &record.what {
+                call.arg(member(record.mode, selector)?);
+            }
+        }
+        let asked = self.link.run(DEADLINE, |mut connection| async move {
+            call.invoke_async::<(String, u64)>(&mut connection).await
+        });
+        let (epoch, number) = self.heard(asked.await)?;
+        let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
+        Ok(Position { epoch, number })
+    }
+
+    async fn read_after(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> Result<Vec<(u64, Record)>, BusError> {
+        let keys = Arc::clone(&self.keys);
+        let read = self.reader.run(wait + DEADLINE, |mut connection| async move {
+            let mut read = cmd("XREAD");
+            read.arg("COUNT").arg(MOST_READ);
+            if !wait.is_zero() {
+                read.arg("BLOCK").arg(u64::try_from(wait.as_millis()).unwrap_or(1).max(1));
+            }
+            // The sentinel of a log of this epoch has the id 0-1.
+            let id = match after.number {
+                0 => "0-1".to_owned(),
+                number => format!("{number}-0"),
+            };
+            read.arg("STREAMS").arg(&keys[1]).arg(id);
+            let found: Option<StreamReadReply> = read.query_async(&mut connection).await?;
+            // What a stream of another epoch has, or has not, says nothing.
+            let epoch: Option<String> =
+                cmd("HGET").arg(&keys[0]).arg("epoch").query_async(&mut connection).await?;
+            Ok((found, epoch))
+        });
+        let (found, epoch) = match read.await {
+            Ok(found) => found,
+            Err(failure) => {
+                self.reader.forget();
+                return Err(bus_error(failure));
+            }
+        };
+        if epoch.as_deref().and_then(epoch_of) != Some(after.epoch) {
+            return Err(BusError::new(BusErrorKind::Gone));
+        }
+        let entries = found.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
+        let epoch = text_of(after.epoch);
+        entries
+            .map(|entry| {
+                let of = |name: &str| Vec::<u8>::from_redis_value_ref(entry.map.get(name)?).ok();
+                let number = entry.id.split('-').next().and_then(|number| number.parse().ok());
+                let record = of("record").and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+                if of("epoch").as_deref() != Some(epoch.as_bytes()) {
+                    return Err(BusError::new(BusErrorKind::Gone));
+                }
+                // A record that cannot be read is a gap, and a gap is filled from the compacted log.
+                number.zip(record).ok_or_else(|| BusError::new(BusErrorKind::Gone))
+            })
+            .collect()
+    }
+
+    async fn page_after(&self, after: u64) -> Result<Page, BusError> {
+        let mut call = self.page.prepare_invoke();
+        call.key(&self.keys[..]);
+        call.arg(after).arg(PAGE);
+        let asked = self.link.run(DEADLINE, |mut connection| async move {
+            type Reply = (String, u64, u64, u64, Vec<Value>);
+            call.invoke_async::<Reply>(&mut connection).await
+        });
+        let (epoch, last, horizon, more, members) = self.heard(asked.await)?;
+        let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
+        let mut records: BTreeMap<(u64, u8), Record> = BTreeMap::new();
+        for pair in members.chunks_exact(2) {
+            let (number, letter, selector) =
+                read_member(pair).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
+            let mode = mode_of(letter).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
+            let record = records.entry((number, letter)).or_insert_with(|| Record {
+                origin: Origin::random(),
+                mode,
+                what: Vec::new(),
+            });
+            record.what.push(selector);
+        }
+        Ok(Page {
+            end: Position { epoch, number: last },
+            horizon,
+            records: records.into_iter().map(|((number, _), record)| (number, record)).collect(),
+            more: more > 0,
+        })
+    }
+
+    fn heard<T>(&self, heard: Result<T, Failure>) -> Result<T, BusError> {
+        heard.map_err(|failure| {
+            if matches!(failure, Failure::Late) {
+                // A server that was stopped keeps its connections open for ever.
+                self.link.forget();
+            }
+            bus_error(failure)
+        })
+    }
+}
+
+impl Bus for RedisBus {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn keep_for(&self, longest: Duration) {
+        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        self.longest_millis.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
+        Box::pin(self.ask(None, Some(record)))
+    }
+
+    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
+        Box::pin(self.ask(lost, None))
+    }
+
+    fn read(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
+        Box::pin(self.read_after(after, wait))
+    }
+
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+        Box::pin(self.page_after(after))
+    }
+}
+
+fn text_of(epoch: Epoch) -> String {
+    format!("{:032x}", epoch.to_bits())
+}
+
+fn epoch_of(text: &str) -> Option<Epoch> {
+    u128::from_str_radix(text, 16).ok().map(Epoch::from_bits)
+}
+
+fn written<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, BusError> {
+    rmp_serde::to_vec(value).map_err(|error| BusError::new(BusErrorKind::Refused).because(error))
+}
+
+/// A member of the compacted log: the mode as a letter, and the target.
+fn member(mode: Mode, selector: &Selector) -> Result<Vec<u8>, BusError> {
+    let mut member = vec![match mode {
+        Mode::Hard => b'h',
+        Mode::Soft { grace: None } => b's',
+        Mode::Soft { grace: Some(_) } => b'g',
+    }];
+    member.extend(written(selector)?);
+    Ok(member)
+}
+
+fn read_member(pair: &[Value]) -> Option<(u64, u8, Selector)> {
+    let [member, number] = pair else { return None };
+    let member = Vec::<u8>::from_redis_value_ref(member).ok()?;
+    let number = String::from_redis_value_ref(number).ok()?.parse().ok()?;
+    let (letter, selector) = member.split_first()?;
+    Some((number, *letter, rmp_serde::from_slice(selector).ok()?))
+}
+
+fn mode_of(letter: u8) -> Option<Mode> {
+    Some(match letter {
+        b'h' => Mode::Hard,
+        b's' => Mode::Soft { grace: None },
+        // Nobody knows when it began.
+        b'g' => Mode::Soft { grace: Some(Duration::ZERO) },
+        _ => return None,
+    })
+}
+
+fn bus_error(failure: Failure) -> BusError {
+    match failure {
+        Failure::Late => BusError::new(BusErrorKind::Timeout),
+        Failure::Unconnected => BusError::new(BusErrorKind::Unreachable),
+        Failure::Redis(error) => {
+            let kind = if error.code() == Some("GONE") {
+                BusErrorKind::Gone
+            } else if error.is_timeout() {
+                BusErrorKind::Timeout
+            } else if error.is_io_error() || error.is_unrecoverable_error() {
+                BusErrorKind::Unreachable
+            } else {
+                BusErrorKind::Refused
+            };
+            BusError::new(kind).because(error)
+        }
+    }
+}
+
+/// How long an append may take before it counts as failed; it is tried again.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// About how many records the stream keeps. Who is further behind reads the compacted log.
+const MOST_RECORDS: u64 = 100_000;
+/// How many records one read brings at most.
+const MOST_READ: u64 = 512;
+/// About how many members are on one page of the compacted log.
+const PAGE: u64 = 1_000;

@@ -1,0 +1,84 @@
+-- Appends to the log, or only asks for its end. One script, so that nothing comes between its steps.
+--
+-- The log is four keys in one hash slot. Each holds the epoch: a key that is missing, of another type or of
+-- another epoch means that the log has forgotten something, and a new epoch is drawn. So does another server,
+-- or another life of it: what a fail-over or a restart has lost cannot be known. Missing is never zero.
+local meta, stream, compact, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local fresh, lost, longest, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+
+local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or ''
+
+local function is(key, kind)
+  return redis.call('TYPE', key).ok == kind
+end
+
+local function epoch_of_a_whole_log()
+  if not (is(meta, 'hash') and is(stream, 'stream') and is(compact, 'zset') and is(clock, 'zset')) then
+    return nil
+  end
+  local found = redis.call('HMGET', meta, 'epoch', 'server', 'history', 'last')
+  local epoch, last = found[1], found[4]
+  if not epoch or epoch == lost or found[2] ~= server or found[3] ~= history then
+    return nil
+  end
+  if not redis.call('ZSCORE', compact, '!' .. epoch) or not redis.call('ZSCORE', clock, '!' .. epoch) then
+    return nil
+  end
+  local info = redis.call('XINFO', 'STREAM', stream)
+  for at = 1, #info, 2 do
+    if info[at] == 'last-generated-id' then
+      local expected = last == '0' and '0-1' or last .. '-0'
+      return info[at + 1] == expected and epoch or nil
+    end
+  end
+  return nil
+end
+
+local epoch = epoch_of_a_whole_log()
+if not epoch then
+  epoch = fresh
+  redis.call('DEL', meta, stream, compact, clock)
+  redis.call('HSET', meta, 'epoch', epoch, 'server', server, 'history', history, 'last', 0, 'horizon', 0)
+  redis.call('ZADD', compact, -1, '!' .. epoch)
+  redis.call('ZADD', clock, -1, '!' .. epoch)
+  redis.call('XADD', stream, '0-1', 'epoch', epoch)
+end
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+-- The longest lifetime that any process keeps an entry for. A write, so that a replica, or a primary without
+-- its quorum, refuses to answer too.
+longest = math.max(longest, tonumber(redis.call('HGET', meta, 'longest') or 0))
+redis.call('HSET', meta, 'longest', longest)
+
+local last = tonumber(redis.call('HGET', meta, 'last'))
+if #ARGV > 4 then
+  local next = last + 1
+  -- The minute in which this number was given, once for each minute.
+  local minute = math.floor(now / 60000)
+  if redis.call('ZCOUNT', clock, minute, minute) == 0 then
+    redis.call('ZADD', clock, minute, next)
+  end
+  for at = 6, #ARGV do
+    redis.call('ZADD', compact, next, ARGV[at])
+  end
+  redis.call('XADD', stream, 'MAXLEN', '~', keep, next .. '-0', 'epoch', epoch, 'record', ARGV[5])
+  -- Last: what has a number is in the log.
+  redis.call('HSET', meta, 'last', next)
+  last = next
+end
+
+-- What no entry can be old enough for goes, a little with each call.
+local old = redis.call('ZREVRANGEBYSCORE', clock, math.floor((now - longest) / 60000) - 1, 0, 'LIMIT', 0, 1)[1]
+if old then
+  local gone = redis.call('ZRANGEBYSCORE', compact, 0, '(' .. old, 'WITHSCORES', 'LIMIT', 0, 64)
+  for at = 1, #gone, 2 do
+    redis.call('ZREM', compact, gone[at])
+    redis.call('HSET', meta, 'horizon', gone[at + 1])
+  end
+  if #gone < 128 then
+    redis.call('ZREMRANGEBYSCORE', clock, 0, '(' .. redis.call('ZSCORE', clock, old))
+  end
+end
+return { epoch, last }

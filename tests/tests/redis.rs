@@ -1,0 +1,300 @@
+//! Real Redis servers, started for each test on free ports and stopped by their own process ids.
+
+use std::{
+    convert::Infallible,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use larder::{Fill, Larder, Policy};
+use larder_redis::{Redis, WithRedis as _};
+use larder_testkit::conformance;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that ends with the test, also with one that fails.
+struct Server {
+    child: Child,
+    port: u16,
+    directory: PathBuf,
+    flags: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.signal("CONT");
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
+
+fn free_port() -> u16 {
+    // A cluster wants the port that is 10,000 higher, too.
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Server {
+    async fn start(flags: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("larder-redis-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let port = free_port();
+        let child = spawn(port, &directory, &flags);
+        let server = Self { child, port, directory, flags };
+        server.listens().await;
+        server
+    }
+
+    fn redis(&self) -> Redis {
+        Redis::open(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    async fn listens(&self) {
+        let began = Instant::now();
+        while self.cli(&["PING"]).trim() != "PONG" && !self.cli(&["PING"]).contains("NOAUTH") {
+            assert!(began.elapsed() < PATIENCE, "the server does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn cli(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        drop(Command::new("kill").args([&format!("-{name}"), &*id]).status());
+    }
+
+    /// Ends without a word, and forgets everything.
+    fn kill(&mut self) {
+        self.signal("KILL");
+        self.child.wait().unwrap();
+    }
+
+    async fn restart(&mut self) {
+        self.child = spawn(self.port, &self.directory, &self.flags);
+        self.listens().await;
+    }
+}
+
+fn spawn(port: u16, directory: &PathBuf, flags: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--protected-mode", "no"])
+        .args(flags)
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn larder(redis: Redis) -> Larder {
+    Larder::builder().cells(1 << 10).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
+}
+
+async fn load(larder: &Larder, value: u32) -> u32 {
+    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
+}
+
+/// Waits until it holds; whoever waits too long has failed.
+async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn synced(larder: &Larder) {
+    tokio::time::timeout(PATIENCE, larder.synced()).await.expect("it joins");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn redis_is_a_store_and_a_log() {
+    let server = Server::start(&[]).await;
+    conformance::store(&server.redis().store()).await;
+    conformance::bus(&server.redis().bus()).await;
+    assert!(
+        server.cli(&["DBSIZE"]).contains('5'),
+        "four keys of the log, and b: {}",
+        server.cli(&["KEYS", "*"])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_cluster_is_a_store_and_a_log() {
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let flags = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        nodes.push(Server::start(&flags).await);
+    }
+    let addresses: Vec<String> =
+        nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let create = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&addresses)
+        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .output()
+        .unwrap();
+    assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
+    until("the cluster is ready", || async {
+        nodes.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+    })
+    .await;
+    let urls: Vec<String> = addresses.iter().map(|address| format!("redis://{address}")).collect();
+    let redis = Redis::cluster(urls.iter().map(String::as_str)).unwrap();
+    let redis = redis.deadline(Duration::from_secs(2));
+    conformance::store(&redis.store()).await;
+    conformance::bus(&redis.bus()).await;
+    // Text that a client chose does not choose a slot.
+    let larders = [larder(redis.clone()), larder(redis)];
+    for larder in &larders {
+        synced(larder).await;
+    }
+    for number in 0..60 {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(number) };
+        let name = format!("{{a}}{number}");
+        larders[0].get_or_load(name, Policy::ttl(MINUTE).tag("t"), load).await.unwrap();
+    }
+    assert!(larders[0].close(PATIENCE).await);
+    for node in &nodes {
+        let keys = node.cli(&["DBSIZE"]).trim().parse::<u32>().unwrap();
+        assert!(keys >= 5, "they spread: {keys} keys on one node");
+    }
+    let _queued_or_logged = larders[0].invalidate("t").await;
+    until("the other follows", || async { larders[1].stats().invalidations == 0 }).await;
+    until("it is gone in both", || async {
+        let load = |_: Fill| async { Ok::<_, Infallible>(1000) };
+        let policy = Policy::ttl(MINUTE).tag("t");
+        *larders[1].get_or_load("{a}1", policy, load).await.unwrap() == 1000
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
+    let server = Server::start(&[]).await;
+    let [one, other] = [larder(server.redis()), larder(server.redis())];
+    synced(&one).await;
+    synced(&other).await;
+    assert_eq!(load(&one, 1).await, 1);
+    assert!(one.close(PATIENCE).await);
+    assert_eq!(load(&other, 2).await, 1, "from Redis");
+    let _queued_or_logged = one.invalidate("t").await;
+    assert_eq!(load(&one, 3).await, 3, "at once where it was said");
+    until("and soon elsewhere", || async { load(&other, 4).await != 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_server_that_forgets_makes_everybody_forget_and_go_on() {
+    for way in ["FLUSHALL", "kill", "DEL", "CLIENT KILL"] {
+        let mut server = Server::start(&[]).await;
+        let [one, other] = [larder(server.redis()), larder(server.redis())];
+        synced(&one).await;
+        synced(&other).await;
+        assert_eq!(load(&one, 1).await, 1);
+        assert!(one.close(PATIENCE).await);
+        assert_eq!(load(&other, 2).await, 1, "{way}");
+        match way {
+            "FLUSHALL" => drop(server.cli(&["FLUSHALL"])),
+            "DEL" => drop(server.cli(&["DEL", "larder:log:{larder}:compact"])),
+            "CLIENT KILL" => drop(server.cli(&["CLIENT", "KILL", "TYPE", "normal"])),
+            _ => {
+                server.kill();
+                server.restart().await;
+            }
+        }
+        let _queued_or_logged = one.invalidate("t").await;
+        assert_eq!(load(&one, 3).await, 3, "{way}: at once where it was said");
+        until(way, || async { load(&other, 4).await != 1 }).await;
+        // And both are one cache again.
+        until("they share again", || async {
+            let _queued_or_logged = one.invalidate("t").await;
+            let mine = load(&one, 50).await;
+            one.close(PATIENCE).await && {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                load(&other, 60).await == mine
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_server_that_is_stopped_or_away_costs_hits_and_never_answers() {
+    let mut server = Server::start(&[]).await;
+    let one = larder(server.redis());
+    synced(&one).await;
+    for way in ["STOP", "KILL"] {
+        server.signal(way);
+        let began = Instant::now();
+        for number in 0..40_u32 {
+            let load = move |_: Fill| async move { Ok::<_, Infallible>(number) };
+            let name = format!("{way} {number}");
+            let loaded = one.get_or_load(name, Policy::ttl(MINUTE), load).await.unwrap();
+            assert_eq!(*loaded, number);
+        }
+        // Each of the first few waits for its deadline, then nobody waits any more.
+        assert!(began.elapsed() < Duration::from_secs(4), "{way}: {:?}", began.elapsed());
+        let _queued = tokio::time::timeout(PATIENCE, one.invalidate("t")).await.expect("an answer");
+        if way == "STOP" {
+            server.signal("CONT");
+            until("what was queued is appended", || async {
+                one.stats().invalidations_pending == 0
+            })
+            .await;
+        }
+    }
+    server.child.wait().unwrap();
+    server.restart().await;
+    until("what was queued is appended", || async { one.stats().invalidations_pending == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_process_starts_without_its_server_and_joins_later() {
+    let mut server = Server::start(&[]).await;
+    server.kill();
+    let one = larder(server.redis());
+    assert_eq!(load(&one, 1).await, 1);
+    assert_eq!(load(&one, 2).await, 1, "memory is there without it");
+    server.restart().await;
+    synced(&one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_wrong_password_costs_hits_and_a_right_one_works() {
+    let server = Server::start(&["--requirepass", "secret"]).await;
+    let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port);
+    let wrong = larder(Redis::open(&url("wrong")).unwrap());
+    assert_eq!(load(&wrong, 1).await, 1);
+    let right = larder(Redis::open(&url("secret")).unwrap());
+    synced(&right).await;
+    let error = Redis::open("redis://user:secret@[").unwrap_err().to_string();
+    assert!(!error.contains("secret"), "{error}");
+}
