@@ -107,7 +107,7 @@ fn spawn(port: u16, directory: &PathBuf, flags: &[String]) -> Child {
 }
 
 fn larder(redis: Redis) -> Larder {
-    Larder::builder().cells(1 << 10).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
+    Larder::builder().cells(1 << 18).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
 }
 
 async fn load(larder: &Larder, value: u32) -> u32 {
@@ -241,6 +241,96 @@ async fn a_server_that_forgets_makes_everybody_forget_and_go_on() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn what_a_log_has_forgotten_is_not_trusted() {
+    // The entry lies in Redis, the invalidation that reached it does not any more.
+    for lost in [
+        &["compact"][..],
+        &["clock"],
+        &["stream"],
+        &["meta"],
+        &["compact", "stream", "meta", "clock"],
+    ] {
+        let server = Server::start(&[]).await;
+        let one = larder(server.redis());
+        synced(&one).await;
+        assert_eq!(load(&one, 1).await, 1);
+        assert!(one.close(PATIENCE).await);
+        let _logged = one.invalidate("t").await;
+        for key in lost {
+            server.cli(&["DEL", &format!("larder:log:{{larder}}:{key}")]);
+        }
+        let late = larder(server.redis());
+        synced(&late).await;
+        assert_eq!(load(&late, 9).await, 9, "{lost:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_process_that_starts_knows_what_was_invalidated_before() {
+    let server = Server::start(&[]).await;
+    let one = larder(server.redis());
+    synced(&one).await;
+    assert_eq!(load(&one, 1).await, 1);
+    assert!(one.close(PATIENCE).await);
+    for number in 0..2_500 {
+        let _logged = one.invalidate(("other", number)).await;
+    }
+    let early = larder(server.redis());
+    synced(&early).await;
+    assert_eq!(load(&early, 8).await, 1, "what was not invalidated is there, beyond several pages");
+    let _logged = one.invalidate("t").await;
+    let late = larder(server.redis());
+    synced(&late).await;
+    assert_eq!(load(&late, 9).await, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn two_shops_of_one_database_are_one_cache() {
+    use clap::Parser as _;
+    let server = Server::start(&[]).await;
+    let database = format!("sqlite://{}", server.directory.join("shop.db").display());
+    let redis = format!("redis://127.0.0.1:{}", server.port);
+    let mut addresses = Vec::new();
+    let mut serving = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let flags = ["shop", "--products", "50", "--admin-token", "t", "--database", &database];
+        let options = shop::Options::parse_from(flags.into_iter().chain(["--redis", &redis]));
+        let app = shop::App::open(&options).await.unwrap();
+        synced(app.larder()).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        serving.spawn(async move { axum::serve(listener, shop::router(app)).await.unwrap() });
+    }
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build_http::<http_body_util::Full<bytes::Bytes>>();
+    let ask = async |at: usize, method: &str, body: &'static str| {
+        use http_body_util::BodyExt as _;
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}/api/products/7", addresses[at]))
+            .header("content-type", "application/json");
+        let request =
+            if method == "PUT" { request.header("authorization", "Bearer t") } else { request };
+        let answer = client.request(request.body(body.into()).unwrap()).await.unwrap();
+        let status = answer.headers().get("cache-status").cloned();
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let status = status.map(|status| status.to_str().unwrap().to_owned());
+        (status.unwrap_or_default(), String::from_utf8(text.to_vec()).unwrap())
+    };
+    ask(0, "GET", "").await;
+    until("what one shop has rendered the other serves", || async {
+        ask(1, "GET", "").await.0.contains("hit")
+    })
+    .await;
+    ask(0, "PUT", r#"{"price_cents": 424242}"#).await;
+    assert!(ask(0, "GET", "").await.1.contains("424242"));
+    until("the other follows", || async { ask(1, "GET", "").await.1.contains("424242") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,11 @@
 
 use std::{cell::RefCell, convert::Infallible, time::Duration};
 
-use larder::{Fill, Invalidation, Larder, Policy};
-use larder_testkit::{Dice, FaultyStore, MemoryStore, SharedLog};
+use futures_util::future::BoxFuture;
+use larder::{
+    Bus, BusError, BusErrorKind, Epoch, Fill, Invalidation, Larder, Page, Policy, Position, Record,
+};
+use larder_testkit::{Dice, FaultyStore, LogLine, MemoryStore, SharedLog};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -153,4 +156,58 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     assert_eq!(*larders[0].get_or_load("a", Policy::ttl(MINUTE), load).await.unwrap(), 2);
     assert!(began.elapsed() < Duration::from_secs(1), "it did not wait");
     assert_eq!(first.await.unwrap(), 1);
+}
+
+/// A log whose stream can be read although nobody may say any more where it ends.
+#[derive(Debug)]
+struct Endless {
+    line: LogLine,
+    deaf: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Bus for Endless {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn keep_for(&self, longest: Duration) {
+        self.line.keep_for(longest);
+    }
+
+    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
+        self.line.append(record)
+    }
+
+    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
+        match self.deaf.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Box::pin(async { Err(BusError::new(BusErrorKind::Refused)) }),
+            false => self.line.end(lost),
+        }
+    }
+
+    fn read(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
+        self.line.read(after, wait)
+    }
+
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+        self.line.compacted(after)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_brings_nothing_proves_nothing() {
+    let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
+    let deaf = std::sync::Arc::default();
+    let bus = Endless { line, deaf: std::sync::Arc::clone(&deaf) };
+    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
+    larder.synced().await;
+    tokio::time::sleep(MINUTE).await;
+    assert!(larder.lag() < Duration::from_secs(2), "{:?}", larder.lag());
+    deaf.store(true, std::sync::atomic::Ordering::SeqCst);
+    tokio::time::sleep(MINUTE).await;
+    assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
 }

@@ -60,7 +60,7 @@ impl Redis {
     /// When the URL is not one of a Redis server.
     pub fn open(url: &str) -> Result<Self, RedisUrlError> {
         let client = redis::Client::open(url).map_err(|error| RedisUrlError::new(url, error))?;
-        Ok(Self::of(Server::Single(client)))
+        Ok(Self::of(Server::Single(Box::new(client))))
     }
 
     /// A cluster, by some of its nodes.
@@ -76,7 +76,7 @@ impl Redis {
             .response_timeout(Duration::from_secs(5))
             .build();
         let client = client.map_err(|error| RedisUrlError::new(&urls.join(", "), error))?;
-        Ok(Self::of(Server::Cluster(client)))
+        Ok(Self::of(Server::Cluster(Box::new(client))))
     }
 
     fn of(server: Server) -> Self {

@@ -14,8 +14,8 @@ use tokio::{sync::watch, time::timeout};
 /// Whom to connect to.
 #[derive(Clone)]
 pub(crate) enum Server {
-    Single(redis::Client),
-    Cluster(ClusterClient),
+    Single(Box<redis::Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// A connection to a server or to a cluster. A clone is the same connection.

@@ -61,6 +61,7 @@
 //! # Features
 //!
 //! - `axum` (default): the module `axum`.
+//! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::*;
@@ -75,6 +76,12 @@ pub mod http {
 /// What the HTTP specifications say, as pure functions.
 pub mod semantics {
     pub use larder_semantics::*;
+}
+
+/// Many processes as one cache, over Redis, Valkey or Redis Cluster.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use larder_redis::*;
 }
 
 /// Extractors, and layers that know what nesting strips from a path.

@@ -11,6 +11,7 @@ use larder::{
     ByteSize, Larder, Target,
     axum::{InvalidationLayer, ResponseCacheLayer},
     http::{ConditionalLayer, QueryRule},
+    redis::{Redis, WithRedis as _},
 };
 use tower::ServiceBuilder;
 use tower_http::{
@@ -40,11 +41,14 @@ impl App {
     ///
     /// When the database cannot be opened, or an option is not allowed.
     pub async fn open(options: &Options) -> Result<Self, Box<dyn std::error::Error>> {
-        let larder = Larder::builder()
+        let mut builder = Larder::builder()
             .memory(ByteSize::bytes(options.memory))
-            .version(env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(|error| format!("--{error}"))?;
+            .version(env!("CARGO_PKG_VERSION"));
+        if let Some(url) = &options.redis {
+            let redis = Redis::open(url).map_err(|error| format!("--redis: {error}"))?;
+            builder = builder.redis(redis.name("shop"));
+        }
+        let larder = builder.build().map_err(|error| format!("--{error}"))?;
         let database = Database::open(options).await?;
         let admin = AdminToken::new(options.admin_token.as_deref());
         Ok(Self { database, admin, larder, cached: !options.no_cache })
