@@ -4,7 +4,8 @@ use std::{cell::RefCell, convert::Infallible, time::Duration};
 
 use futures_util::future::BoxFuture;
 use larder::{
-    Bus, BusError, BusErrorKind, Epoch, Fill, Invalidation, Larder, Page, Policy, Position, Record,
+    Bus, BusError, BusErrorKind, Consistency, Epoch, Fill, Invalidation, Larder, Page, Policy,
+    Position, Record,
 };
 use larder_testkit::{Dice, FaultyStore, LogLine, MemoryStore, SharedLog};
 
@@ -196,6 +197,60 @@ impl Bus for Endless {
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
         self.line.compacted(after)
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
+    let log = SharedLog::new();
+    // One line is as slow as a lease allows, the other is not.
+    let lines = [Duration::from_millis(400), Duration::from_micros(10)];
+    let lines = lines.map(|slow| log.line(Dice::new(3), 0, slow));
+    let cut = lines[0].clone();
+    let larders = lines.map(|line| Larder::builder().cells(1 << 10).bus(line).build().unwrap());
+    for larder in &larders {
+        larder.synced().await;
+    }
+    let load = async |consistency: Consistency, value: u32| {
+        let policy = Policy::ttl(MINUTE).tag("t").consistency(consistency);
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        *larders[0].get_or_load("a", policy, load).await.unwrap()
+    };
+    assert_eq!(load(Consistency::Eventual, 1).await, 1);
+    for round in 1..20 {
+        let _logged = larders[1].invalidate("t").await;
+        assert_eq!(
+            load(Consistency::Strong, 100 + round).await,
+            100 + round,
+            "it waits for the log"
+        );
+        assert_eq!(load(Consistency::Strong, 0).await, 100 + round, "and then it is a hit");
+    }
+    let bounded = Consistency::Bounded(Duration::from_secs(5));
+    assert_eq!(load(bounded, 0).await, 119);
+    cut.cut(true);
+    assert_eq!(load(Consistency::Strong, 7).await, 7, "nobody can say");
+    assert_eq!(load(bounded, 8).await, 119, "not long enough");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(load(bounded, 9).await, 9);
+    assert_eq!(load(Consistency::Eventual, 10).await, 119);
+    cut.cut(false);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(load(bounded, 11).await, 119, "it has proved itself again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_may_bound_the_age_of_what_it_takes() {
+    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let load = async |longest: u64, value: u32| {
+        let policy = Policy::ttl(MINUTE).max_age(Duration::from_secs(longest));
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        *larder.get_or_load("a", policy, load).await.unwrap()
+    };
+    assert_eq!(load(10, 1).await, 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(load(30, 2).await, 1);
+    assert_eq!(load(10, 3).await, 3);
+    assert_eq!(load(30, 4).await, 3, "and that is for all");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{runtime::Handle, sync::Semaphore, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore, watch},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -46,6 +49,10 @@ pub(crate) struct Engine {
     pub(crate) max_lifetime: Duration,
     pub(crate) max_tags: usize,
     pub(crate) lease: Duration,
+    /// Whether others append to the log too.
+    pub(crate) follows_others: bool,
+    /// Told whenever more of the log was applied.
+    pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
     pub(crate) proof: follow::Proof,
@@ -109,7 +116,9 @@ impl Engine {
             max_tags: assembly.max_tags,
             lease: assembly.lease,
             // A log of this process alone has nobody to be followed.
+            follows_others: assembly.bus.is_shared(),
             following: AtomicBool::new(!assembly.bus.is_shared()),
+            advanced: Notify::new(),
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
             seen: parking_lot::Mutex::default(),

@@ -159,6 +159,7 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> App
         engine.registry.apply(*number, record, engine.clock.now());
     }
     note_seen(engine, Position { number: expected, ..at });
+    engine.advanced.notify_waiters();
     Applied::All
 }
 
@@ -207,5 +208,6 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     }
     engine.send_unsent();
     engine.synced.send_replace(true);
+    engine.advanced.notify_waiters();
     Ok(())
 }

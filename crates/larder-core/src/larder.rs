@@ -238,6 +238,12 @@ impl Larder {
     }
 }
 
+impl Larder {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
 /// What layers are built from. An application has no need of it.
 impl Larder {
     /// Now, after all invalidations that are due have acted. Every request comes here before it looks

@@ -17,6 +17,7 @@ pub use self::{
     builder::{BuildError, ByteSize, LarderBuilder},
     bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, Origin, Page, Position, Record},
     clock::{Clock, Moment},
+    consistency::Consistency,
     engine::Standing,
     entry::{AnyEntry, Entry, Value},
     flight::{Joined, Landing, Lead, Progress, Wait},
@@ -38,6 +39,7 @@ mod budget;
 mod builder;
 mod bus;
 mod clock;
+mod consistency;
 mod engine;
 mod entry;
 mod envelope;

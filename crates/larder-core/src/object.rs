@@ -200,6 +200,8 @@ where
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
     let began = larder.tick();
+    let caught_up = larder.catch_up(policy.consistency).await;
+    // After that: what is read from now on has seen what was waited for.
     let scope = larder.scope();
     let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
     let mut key = larder.key(kind, "");
@@ -214,6 +216,10 @@ where
     let call = Call { larder: larder.clone(), key, hash, policy, name, scope, meter, began };
     if audience == Audience::Unknown {
         call.meter.record(Event::Bypass("identified"), began);
+        return call.alone(load).await;
+    }
+    if !caught_up {
+        call.meter.record(Event::Bypass("unsynchronised"), began);
         return call.alone(load).await;
     }
     call.answer(load).await
@@ -262,6 +268,11 @@ impl Call {
             return Ok(Found::Nothing);
         };
         let now = self.larder.now();
+        let too_old =
+            self.policy.max_age.is_some_and(|longest| now.since(entry.ends().filled()) > longest);
+        if too_old {
+            return Ok(Found::Nothing);
+        }
         Ok(match self.larder.standing(&entry, now) {
             Standing::Fresh => {
                 let value = self.value(&entry)?;

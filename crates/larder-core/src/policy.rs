@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::{lifetime::Lifetime, tag::Tag};
+use crate::{consistency::Consistency, lifetime::Lifetime, tag::Tag};
 
 /// How long a value is kept, under which tags, and for whom.
 ///
@@ -29,6 +29,8 @@ pub struct Policy {
     pub(crate) until_invalidated: bool,
     pub(crate) wait_limit: Duration,
     pub(crate) deadline: Duration,
+    pub(crate) consistency: Consistency,
+    pub(crate) max_age: Option<Duration>,
 }
 
 impl Policy {
@@ -77,6 +79,19 @@ impl Policy {
         self.deadline = deadline;
         self
     }
+
+    /// How sure this call has to be that it has seen what other processes have invalidated.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// A value that was loaded longer ago than this is loaded anew for this call, however long it may be kept
+    /// for others.
+    pub fn max_age(mut self, longest: Duration) -> Self {
+        self.max_age = Some(longest);
+        self
+    }
 }
 
 impl From<Lifetime> for Policy {
@@ -89,6 +104,8 @@ impl From<Lifetime> for Policy {
             until_invalidated: false,
             wait_limit: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
+            consistency: Consistency::Eventual,
+            max_age: None,
         }
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Asked {
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) wants_etag: bool,
+    /// Whether nothing was read for this request before it came here.
+    pub(super) is_outermost: bool,
     /// Whether only a part is asked for, and the origin is to be asked for that part.
     pub(super) in_part: bool,
 }
@@ -191,7 +193,11 @@ impl Asked {
     /// again so soon, and who wants less than all is left to the origin.
     pub(super) fn keeps_alone(&self, reason: &str) -> bool {
         let by_its_body = ["too-large", "fill-budget", "trailers", "deadline", "private-part"];
-        !self.lookup.head_only && !self.lookup.facts.narrowed && !by_its_body.contains(&reason)
+        let not_trusted = reason == "unsynchronised";
+        !self.lookup.head_only
+            && !self.lookup.facts.narrowed
+            && !not_trusted
+            && !by_its_body.contains(&reason)
     }
 
     pub(super) fn fill(&self, why: Forward, known: Vec<AnyEntry>) -> Fill {
@@ -393,8 +399,9 @@ impl Asked {
 
     /// The answer to this request, of a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        if self.plan.options.cache_status_key {
-            return self.noted(entry, said(Handling::Hit), "hit");
+        let detail = (!self.plan.larder.is_synchronised()).then_some("unsynchronised");
+        if self.plan.options.cache_status_key || detail.is_some() {
+            return self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "hit");
         }
         self.fitted(self.hit(entry))
     }

@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, StatusCode};
-use larder_core::{ByteSize, Larder, Lifetime};
+use larder_core::{ByteSize, Consistency, Larder, Lifetime};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -63,6 +63,7 @@ pub(super) struct Options {
     pub(super) refusal: Duration,
     pub(super) variants: usize,
     pub(super) demands: bool,
+    pub(super) consistency: Consistency,
     pub(super) profile: Profile,
     pub(super) role: Role,
     pub(super) heuristics: Option<Heuristics>,
@@ -257,6 +258,13 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         self
     }
 
+    /// How sure these routes have to be that they have seen what other processes have invalidated. A request
+    /// for which that cannot be is passed on, with `detail=unsynchronised`.
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.options.consistency = consistency;
+        self
+    }
+
     /// Follows RFC 9111 where this layer is stricter by default: responses with `Set-Cookie` are kept, plain
     /// `max-age` is enough to answer requests that say who asks, lifetimes are guessed
     /// ([`Heuristics::TENTH`]), and what is stale stands in for a dead origin unless the response forbids it.
@@ -412,6 +420,7 @@ impl Default for Options {
             refusal: Duration::from_secs(10),
             variants: 16,
             demands: true,
+            consistency: Consistency::Eventual,
             profile: Profile::Careful,
             role: Role::Shared,
             heuristics: None,

@@ -6,7 +6,7 @@ use std::{marker::PhantomData, ops::ControlFlow, panic, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{AnyEntry, Event, Joined, Landing, Lead, Moment};
+use larder_core::{AnyEntry, Consistency, Event, Joined, Landing, Lead, Moment};
 use larder_semantics::{cache_status::Forward, reuse::Demands};
 use tokio::{sync::oneshot, time::timeout_at};
 use tower_service::Service;
@@ -80,12 +80,27 @@ where
             tags,
             wants_etag: conditional::is_around(),
             in_part: false,
+            is_outermost: larder.current_scope().is_none(),
         };
         Some(Self { asked, inner: Some(inner), request: Some(request), uri: PhantomData })
     }
 
     /// Answers the request.
     pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
+        let consistency = self.asked.plan.options.consistency;
+        if consistency != Consistency::Eventual {
+            if !self.asked.plan.larder.catch_up(consistency).await {
+                let case = Case::of(&self.asked, Forward::Bypass, None);
+                return self.alone(case, "unsynchronised").await;
+            }
+            // What was invalidated until here has been seen: no fill from before it will do, and one from
+            // now on is not overtaken by it.
+            self.asked.arrived = self.asked.plan.larder.sequence();
+            if self.asked.is_outermost {
+                let audience = self.asked.scope.audience();
+                self.asked.scope = self.asked.plan.larder.open_scope().gathering(audience);
+            }
+        }
         let case = match self.answer_at_once() {
             ControlFlow::Break(answer) => return Ok(answer),
             ControlFlow::Continue(case) => case,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
-use larder_core::{AnyEntry, Audience, Kind, Larder, Meter, Moment, Standing, Tag};
+use larder_core::{AnyEntry, Audience, Consistency, Kind, Larder, Meter, Moment, Standing, Tag};
 use larder_core::{Event, KeyBuf, MAX_KEY_BYTES};
 use larder_semantics::{
     reuse::{Aged, Demands},
@@ -188,7 +188,7 @@ impl Plan {
         lookup: &Lookup,
         now: Moment,
     ) -> Option<http::Response<CacheBody<R>>> {
-        if lookup.facts.demands || lookup.facts.narrowed || self.options.cache_status_key {
+        if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
             return None;
         }
         let answer = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
@@ -202,6 +202,14 @@ impl Plan {
         })?;
         self.count_hit(now);
         Some(answer)
+    }
+
+    /// Whether a hit has nothing to add and nobody to ask.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.options.consistency == Consistency::Eventual
+            && !self.options.cache_status_key
+            && self.larder.is_synchronised()
     }
 
     pub(super) fn count_hit(&self, began: Moment) {

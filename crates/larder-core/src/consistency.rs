@@ -1,0 +1,73 @@
+//! How sure a request has to be that it has seen every invalidation.
+//!
+//! This bounds what of other processes has not been seen yet. The age of the data itself is bounded by
+//! lifetimes; what this process invalidates is always seen at once.
+
+use std::time::Duration;
+
+use crate::{engine::Engine, larder::Larder};
+
+/// What may be served while this process may be behind the log.
+///
+/// Without a shared log all are the same: nobody else invalidates anything.
+#[doc(alias("read-your-writes", "linearizable", "staleness bound"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// What is kept. While the log is out of reach for longer than the lease, responses say so. The default.
+    #[default]
+    Eventual,
+    /// What is kept, if it was proved within this time that every invalidation was seen; else the origin is
+    /// asked and nothing is kept of it.
+    Bounded(Duration),
+    /// What is kept, once the end of the log was asked for and reached: one round trip to it each time. Where
+    /// that takes longer than the lease, the origin is asked and nothing is kept of it.
+    Strong,
+}
+
+impl Larder {
+    /// Whether it was proved within `bound` that every invalidation was seen.
+    pub fn is_within(&self, bound: Duration) -> bool {
+        self.lag() <= bound
+    }
+
+    /// Whether what is kept may be served without a word: within the lease, or with a log of our own.
+    #[inline]
+    pub fn is_synchronised(&self) -> bool {
+        let engine = self.engine();
+        !engine.follows_others || self.is_within(engine.lease)
+    }
+
+    /// Makes sure of what `consistency` asks for. `false` when that cannot be: then nothing that is kept may
+    /// be served.
+    ///
+    /// A request notes when it arrived after this.
+    pub async fn catch_up(&self, consistency: Consistency) -> bool {
+        let engine = self.engine();
+        match consistency {
+            _ if !engine.follows_others => true,
+            Consistency::Eventual => true,
+            Consistency::Bounded(bound) => self.is_within(bound),
+            Consistency::Strong => {
+                let reached = tokio::time::timeout(engine.lease, reach_the_end(engine)).await;
+                reached.unwrap_or(false)
+            }
+        }
+    }
+}
+
+/// Asks for the end of the log, and waits until it has been applied.
+async fn reach_the_end(engine: &Engine) -> bool {
+    let Ok(end) = engine.bus.end(None).await else { return false };
+    loop {
+        // Before the look: what comes between the two is not missed.
+        let advanced = engine.advanced.notified();
+        match engine.registry.applied() {
+            Some(applied) if applied.epoch == end.epoch && applied.number >= end.number => {
+                return true;
+            }
+            // Another log, or none yet: whoever follows it will find out.
+            _ => advanced.await,
+        }
+    }
+}
