@@ -5,9 +5,11 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 use crate::{
     bus::{Bus, LocalBus},
     engine::{Assembly, Engine},
+    envelope::Codec,
     larder::Larder,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
+    sealing::SealingKeys,
     shared::Shared,
     store::Store,
     tag::Tag,
@@ -71,6 +73,7 @@ pub struct LarderBuilder {
     lease: Duration,
     failover_bound: Duration,
     store: Option<Arc<dyn Store>>,
+    sealing: Option<SealingKeys>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
 }
@@ -89,6 +92,7 @@ impl Default for LarderBuilder {
             lease: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
             store: None,
+            sealing: None,
             bus: None,
             rules: Vec::new(),
         }
@@ -159,6 +163,13 @@ impl LarderBuilder {
         self
     }
 
+    /// Seals what goes to the second level, and takes nothing from there that is not sealed. Without it whoever
+    /// can write to the store can write pages.
+    pub fn sealed(mut self, keys: SealingKeys) -> Self {
+        self.sealing = Some(keys);
+        self
+    }
+
     /// What carries invalidations between processes; a [`LocalBus`] by default.
     #[doc(alias("backplane", "cache coherence", "pub/sub"))]
     pub fn bus(mut self, bus: impl Bus) -> Self {
@@ -213,7 +224,7 @@ impl LarderBuilder {
         Ok(Larder::new(Engine::new(Assembly {
             registry,
             memory: Memory::new(self.memory.as_bytes(), self.eviction),
-            shared: self.store.map(|store| Arc::new(Shared::new(store))),
+            shared: self.store.map(|store| Arc::new(Shared::new(store, Codec::new(self.sealing)))),
             bus,
             rules: self.rules,
             version: self.version,

@@ -1,6 +1,7 @@
 //! The bytes of an entry in the shared store.
 //!
-//! `magic, version, checksum, header length, header, payload`. The header carries the whole key, so that a
+//! `magic, version, checksum, form, header length, header, payload`; all behind the form is one sealed content
+//! where there is a key to seal with. The header carries the whole key, so that a
 //! store which answers with another entry's bytes cannot make us serve them; tags are texts, never cells,
 //! since each process hashes them with a secret of its own. The checksum finds accidents, not attackers.
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{bus::Position, key::Key, tag::Tag};
+use crate::{bus::Position, key::Key, sealing::SealingKeys, tag::Tag};
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,42 +39,107 @@ pub(crate) enum Unreadable {
     OtherKey,
 }
 
-pub(crate) fn seal(header: &Header, payload: &[u8]) -> Option<Bytes> {
-    let header = rmp_serde::to_vec(header).ok()?;
-    let length = u32::try_from(header.len()).ok()?;
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + header.len() + payload.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&[0; 8]);
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&header);
-    bytes.extend_from_slice(payload);
-    let checksum = xxh3_64(&bytes[CHECKED_FROM..]);
-    bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
-    Some(bytes.into())
+/// How envelopes are written, and which are read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Codec {
+    sealing: Option<SealingKeys>,
 }
 
-/// The header and the payload, which is not copied.
-pub(crate) fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
-    let prefix = bytes.get(..PREFIX_BYTES).ok_or(Unreadable::Corrupt)?;
-    let (magic, rest) = prefix.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(Unreadable::Corrupt);
+impl Codec {
+    pub(crate) fn new(sealing: Option<SealingKeys>) -> Self {
+        Self { sealing }
     }
-    if rest[0] != VERSION {
-        return Err(Unreadable::OtherVersion);
+
+    /// The bytes of an entry. `None` for one that cannot be written.
+    pub(crate) fn seal(&self, header: &Header, payload: &[u8]) -> Option<Bytes> {
+        let written = rmp_serde::to_vec(header).ok()?;
+        let length = u32::try_from(written.len()).ok()?;
+        let compressed = compressed(payload);
+        let payload = compressed.as_deref().unwrap_or(payload);
+        let mut content = Vec::with_capacity(LENGTH_BYTES + written.len() + payload.len());
+        content.extend_from_slice(&length.to_le_bytes());
+        content.extend_from_slice(&written);
+        content.extend_from_slice(payload);
+        let mut form = if compressed.is_some() { COMPRESSED } else { 0 };
+        if let Some(keys) = &self.sealing {
+            form |= SEALED;
+            content = keys.seal(&content, &associated(form, &header.key))?;
+        }
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + content.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.push(form);
+        bytes.extend_from_slice(&content);
+        let checksum = xxh3_64(&bytes[CHECKED_FROM..]);
+        bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+        Some(bytes.into())
     }
-    if rest[1..9] != xxh3_64(&bytes[CHECKED_FROM..]).to_le_bytes() {
-        return Err(Unreadable::Corrupt);
+
+    /// The header and the payload, which is not copied unless it was compressed or sealed.
+    pub(crate) fn open(&self, bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
+        let prefix = bytes.get(..PREFIX_BYTES).ok_or(Unreadable::Corrupt)?;
+        let (magic, rest) = prefix.split_at(MAGIC.len());
+        if magic != MAGIC {
+            return Err(Unreadable::Corrupt);
+        }
+        if rest[0] != VERSION {
+            return Err(Unreadable::OtherVersion);
+        }
+        if rest[1..9] != xxh3_64(&bytes[CHECKED_FROM..]).to_le_bytes() {
+            return Err(Unreadable::Corrupt);
+        }
+        let form = rest[9];
+        let content = bytes.slice(PREFIX_BYTES..);
+        let content = match (&self.sealing, form & SEALED != 0) {
+            (Some(keys), true) => {
+                Bytes::from(keys.open(&content, &associated(form, key)).ok_or(Unreadable::Corrupt)?)
+            }
+            (None, false) => content,
+            // Whoever has a key trusts nothing without one, and whoever has none cannot read it.
+            _ => return Err(Unreadable::OtherVersion),
+        };
+        let length = content.get(..LENGTH_BYTES).ok_or(Unreadable::Corrupt)?;
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
+        let end = LENGTH_BYTES.checked_add(length as usize).ok_or(Unreadable::Corrupt)?;
+        let header = content.get(LENGTH_BYTES..end).ok_or(Unreadable::Corrupt)?;
+        let header: Header = rmp_serde::from_slice(header).map_err(|_| Unreadable::Corrupt)?;
+        if header.key != *key {
+            return Err(Unreadable::OtherKey);
+        }
+        let payload = content.slice(end..);
+        if form & COMPRESSED == 0 {
+            return Ok((header, payload));
+        }
+        Ok((header, decompressed(&payload).ok_or(Unreadable::Corrupt)?))
     }
-    let length = u32::from_le_bytes(rest[9..13].try_into().expect("four bytes of the prefix"));
-    let end = PREFIX_BYTES.checked_add(length as usize).ok_or(Unreadable::Corrupt)?;
-    let header = bytes.get(PREFIX_BYTES..end).ok_or(Unreadable::Corrupt)?;
-    let header: Header = rmp_serde::from_slice(header).map_err(|_| Unreadable::Corrupt)?;
-    if header.key != *key {
-        return Err(Unreadable::OtherKey);
+}
+
+/// What is bound to a sealed content without being part of it: its form and its key, namespace included.
+fn associated(form: u8, key: &Key) -> Vec<u8> {
+    let mut associated = vec![VERSION, form];
+    associated.extend_from_slice(key.as_bytes());
+    associated
+}
+
+/// A payload that is worth it, compressed, behind its length.
+fn compressed(payload: &[u8]) -> Option<Vec<u8>> {
+    if payload.len() < WORTH_COMPRESSING || payload.len() > MOST_PAYLOAD {
+        return None;
     }
-    Ok((header, bytes.slice(end..)))
+    let compressed = lz4_flex::compress_prepend_size(payload);
+    // Less than a tenth is not worth the time of every reader.
+    (compressed.len() < payload.len() / 10 * 9).then_some(compressed)
+}
+
+/// Nothing is allocated before the length is known to be one that these bytes can come to.
+fn decompressed(bytes: &Bytes) -> Option<Bytes> {
+    let (length, block) = bytes.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > MOST_PAYLOAD || length > block.len().saturating_mul(MOST_RATIO) {
+        return None;
+    }
+    lz4_flex::decompress(block, length).ok().filter(|raw| raw.len() == length).map(Bytes::from)
 }
 
 mod key_bytes {
@@ -92,10 +158,19 @@ mod key_bytes {
 }
 
 const MAGIC: &[u8] = b"lrdr";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Magic, version and checksum come before what is checked.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
-const PREFIX_BYTES: usize = CHECKED_FROM + 4;
+/// And the form.
+const PREFIX_BYTES: usize = CHECKED_FROM + 1;
+const LENGTH_BYTES: usize = 4;
+const COMPRESSED: u8 = 1;
+const SEALED: u8 = 2;
+const WORTH_COMPRESSING: usize = 1024;
+/// A larger payload is kept as it is, and one that claims to become larger is not ours.
+const MOST_PAYLOAD: usize = 64 << 20;
+/// LZ4 makes at most 255 bytes of one.
+const MOST_RATIO: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +199,56 @@ mod tests {
             cost: Duration::from_millis(3),
             tags: vec![Tag::new("product:1"), Tag::of_path("/a")],
         }
+    }
+
+    fn seal(header: &Header, payload: &[u8]) -> Option<Bytes> {
+        Codec::default().seal(header, payload)
+    }
+
+    fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
+        Codec::default().open(bytes, key)
+    }
+
+    fn sealing(secrets: &[u8]) -> Codec {
+        let mut secrets = secrets.iter().map(|secret| [*secret; 32]);
+        let first = SealingKeys::new(secrets.next().unwrap());
+        Codec::new(Some(secrets.fold(first, SealingKeys::also_opens)))
+    }
+
+    #[test]
+    fn what_is_worth_it_is_compressed_and_comes_back() {
+        let payload = b"the same words again and again. ".repeat(200);
+        let bytes = seal(&header(), &payload).unwrap();
+        assert!(bytes.len() < payload.len() / 4, "{}", bytes.len());
+        assert_eq!(open(&bytes, &key("a")).unwrap().1, payload);
+        let noise: Vec<u8> =
+            (0..4000_u32).flat_map(|n| xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
+        let bytes = seal(&header(), &noise).unwrap();
+        assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
+    }
+
+    #[test]
+    fn a_bomb_is_not_lit() {
+        let mut payload = (u32::try_from(MOST_PAYLOAD).unwrap()).to_le_bytes().to_vec();
+        payload.extend_from_slice(&[0; 1000]);
+        assert!(decompressed(&payload.clone().into()).is_none());
+        payload[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(decompressed(&payload.into()).is_none());
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_with_its_key_for_its_name_alone() {
+        let codec = sealing(&[1]);
+        let bytes = codec.seal(&header(), b"secret words").unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
+        assert_eq!(codec.open(&bytes, &key("a")).unwrap().1, &b"secret words"[..]);
+        assert_eq!(codec.open(&bytes, &key("b")), Err(Unreadable::Corrupt));
+        assert_eq!(sealing(&[2]).open(&bytes, &key("a")), Err(Unreadable::Corrupt));
+        assert_eq!(open(&bytes, &key("a")), Err(Unreadable::OtherVersion), "without a key");
+        let plain = seal(&header(), b"plain").unwrap();
+        assert_eq!(codec.open(&plain, &key("a")), Err(Unreadable::OtherVersion), "with a key");
+        // While keys are being changed, both are read.
+        assert!(sealing(&[2, 1]).open(&bytes, &key("a")).is_ok());
     }
 
     #[test]

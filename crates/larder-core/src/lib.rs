@@ -30,6 +30,7 @@ pub use self::{
     policy::Policy,
     registry::{Reach, Stamp},
     scope::{Audience, Entered, Gathered, PartOf, Scope, Scoped},
+    sealing::SealingKeys,
     store::{Store, StoreError, StoreErrorKind},
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
@@ -54,6 +55,7 @@ mod observe;
 mod policy;
 mod registry;
 mod scope;
+mod sealing;
 mod shared;
 mod store;
 mod sync;

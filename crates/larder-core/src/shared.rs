@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::{
     engine::Engine,
     entry::{AnyEntry, Entry, Origins, Value},
-    envelope::{self, Header, Unreadable},
+    envelope::{Codec, Header, Unreadable},
     key::Key,
     lifetime::Ends,
     observe::SharedStats,
@@ -30,6 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Shared {
     store: Arc<dyn Store>,
+    codec: Codec,
     writes: Arc<Semaphore>,
     counts: Counts,
 }
@@ -45,8 +46,13 @@ struct Counts {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, writes: Arc::new(Semaphore::new(MAX_WRITES)), counts: Counts::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec) -> Self {
+        Self {
+            store,
+            codec,
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            counts: Counts::default(),
+        }
     }
 
     pub(crate) fn stats(&self) -> SharedStats {
@@ -73,7 +79,7 @@ impl Shared {
         stamp.log?;
         let name = key.store_key();
         let found = self.read(&name).await?;
-        let entry = match envelope::open(&found, key) {
+        let entry = match self.codec.open(&found, key) {
             Ok((header, payload)) => self.judge(engine, key, header, payload, stamp, decode),
             Err(Unreadable::OtherVersion) => None,
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
@@ -152,7 +158,7 @@ impl Shared {
             cost: entry.cost(),
             tags: entry.tags().to_vec(),
         };
-        let Some(bytes) = envelope::seal(&header, &payload) else { return };
+        let Some(bytes) = self.codec.seal(&header, &payload) else { return };
         let lifetime = ends.served_until().since(engine.clock.now());
         if lifetime.is_zero() {
             return;

@@ -1,0 +1,61 @@
+//! Keys by which what lies in the shared store is sealed, so that whoever can read or write the store can
+//! neither read nor forge entries.
+
+use std::fmt;
+
+use chacha20poly1305::{
+    AeadCore as _, KeyInit as _, XChaCha20Poly1305, XNonce,
+    aead::{Aead as _, OsRng, Payload},
+};
+
+/// The keys of a shared store: one that seals, and all that open.
+///
+/// XChaCha20-Poly1305 with a random nonce; the key of the entry, its namespace included, is associated data,
+/// so that an entry that was put under another name does not open. To change keys, first let every process
+/// open the new one, then seal with it, and drop the old one when the longest lifetime has passed.
+///
+/// # Source
+///
+/// [RFC 8439](https://www.rfc-editor.org/rfc/rfc8439); draft-irtf-cfrg-xchacha for the long nonce.
+#[doc(alias("encryption at rest", "AEAD"))]
+#[derive(Clone)]
+pub struct SealingKeys {
+    seals: XChaCha20Poly1305,
+    opens: Vec<XChaCha20Poly1305>,
+}
+
+impl SealingKeys {
+    /// One key that seals and opens: 256 bits that nobody can guess.
+    pub fn new(key: [u8; 32]) -> Self {
+        let seals = XChaCha20Poly1305::new(&key.into());
+        Self { opens: vec![seals.clone()], seals }
+    }
+
+    /// A key that only opens: the one before, or the one to come.
+    #[must_use]
+    pub fn also_opens(mut self, key: [u8; 32]) -> Self {
+        self.opens.push(XChaCha20Poly1305::new(&key.into()));
+        self
+    }
+
+    pub(crate) fn seal(&self, content: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
+        let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
+        let payload = Payload { msg: content, aad: associated };
+        let mut sealed = nonce.to_vec();
+        sealed.extend(self.seals.encrypt(&nonce, payload).ok()?);
+        Some(sealed)
+    }
+
+    pub(crate) fn open(&self, sealed: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, content) = sealed.split_first_chunk::<24>()?;
+        let nonce = XNonce::from_slice(nonce);
+        let payload = || Payload { msg: content, aad: associated };
+        self.opens.iter().find_map(|key| key.decrypt(nonce, payload()).ok())
+    }
+}
+
+impl fmt::Debug for SealingKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealingKeys").field("opening", &self.opens.len()).finish_non_exhaustive()
+    }
+}
