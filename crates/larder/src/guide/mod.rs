@@ -9,5 +9,8 @@ pub mod identity {}
 #[doc = include_str!("invalidation.md")]
 pub mod invalidation {}
 
+#[doc = include_str!("many_processes.md")]
+pub mod many_processes {}
+
 #[doc = include_str!("stampede.md")]
 pub mod stampede {}
