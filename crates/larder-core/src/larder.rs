@@ -355,6 +355,16 @@ impl Larder {
         Scope::open(self.engine.origin, self.engine.registry.stamp())
     }
 
+    /// A scope for what a write of our own has brought, if since `since` nothing was invalidated but by that
+    /// write, which has acted in `own` steps.
+    ///
+    /// What is kept under it stays in this process: other processes know the write by its invalidation alone.
+    pub fn scope_after_own(&self, since: u64, own: u64) -> Option<Scope> {
+        let local = since + own;
+        let stamp = crate::Stamp { local, log: None };
+        (self.sequence() == local).then(|| Scope::open(self.engine.origin, stamp))
+    }
+
     /// A place in the flight of a key.
     pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64) -> Joined {
         let engine = &self.engine;

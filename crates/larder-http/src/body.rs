@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -107,6 +108,27 @@ where
                 Poll::Pending => break Some(rest),
             }
         };
+        Self::of_frames(frames, rest)
+    }
+
+    /// This body, read to its end. A body without trailers that did not fail becomes a held one.
+    pub(crate) async fn gathered(self) -> Self {
+        let mut body = Box::pin(self);
+        let mut frames = VecDeque::new();
+        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            let failed = frame.is_err();
+            frames.push_back(frame);
+            if failed {
+                break;
+            }
+        }
+        Self::of_frames(frames, None)
+    }
+
+    fn of_frames(
+        frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
+        rest: Option<Pin<Box<R>>>,
+    ) -> Self {
         let is_data = |frame: &Result<Frame<Bytes>, _>| frame.as_ref().is_ok_and(Frame::is_data);
         if rest.is_none() && frames.iter().all(is_data) {
             return Self::held(joined(&frames));

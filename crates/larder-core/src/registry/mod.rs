@@ -48,6 +48,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// The newest invalidation of this process that it has seen.
+    pub fn number(self) -> u64 {
+        self.local
+    }
+
     /// The older of two stamps, in each of their parts. Without a log number on either side there is none.
     #[must_use]
     pub fn older(self, other: Self) -> Self {

@@ -1,27 +1,35 @@
 //! What a handler asks to be invalidated.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, fmt, sync::Arc};
 
-use larder_core::{Invalidated, Invalidation, Larder, Target};
+use larder_core::{Invalidated, Invalidation, Larder, Scope, Target};
 use parking_lot::Mutex;
 
 /// Where a handler says what its write has made untrue. [`InvalidationLayer`](super::InvalidationLayer)
 /// puts it into the extensions of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Requested {
     larder: Larder,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
+    afterwards: Arc<Mutex<Option<Afterwards>>>,
 }
+
+/// What is to be done once a write has been invalidated and nothing else has.
+type Afterwards = Box<dyn FnOnce(Scope) + Send>;
 
 impl Requested {
     /// Collects until it is closed.
     pub(super) fn open(larder: &Larder) -> Self {
-        Self { larder: larder.clone(), targets: Arc::new(Mutex::new(Some(Vec::new()))) }
+        Self {
+            larder: larder.clone(),
+            targets: Arc::new(Mutex::new(Some(Vec::new()))),
+            afterwards: Arc::default(),
+        }
     }
 
     /// Invalidates at once: for a request that nobody waits for to collect from.
     fn closed(larder: &Larder) -> Self {
-        Self { larder: larder.clone(), targets: Arc::default() }
+        Self { larder: larder.clone(), targets: Arc::default(), afterwards: Arc::default() }
     }
 
     /// The one that is around this task, if the layer is.
@@ -53,9 +61,24 @@ impl Requested {
         self.larder.invalidate(invalidation).await
     }
 
+    /// Does this once the write has been invalidated, if nothing else was meanwhile.
+    pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
+        *self.afterwards.lock() = Some(Box::new(act));
+    }
+
+    pub(super) fn take_afterwards(&self) -> Option<Afterwards> {
+        self.afterwards.lock().take()
+    }
+
     /// What was asked for. What is asked for from now on is invalidated at once.
     pub(super) fn close(&self) -> Vec<Target> {
         self.targets.lock().take().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Requested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requested").field("targets", &self.targets).finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, header};
-use larder_core::{Scope, Target};
+use larder_core::{Invalidated, Scope, Target};
 use larder_semantics::groups;
 use tower_service::Service;
 
@@ -124,11 +124,24 @@ impl Write {
         }
         if !targets.is_empty() {
             // Queued is no failure: it acts here, and larder goes on to append it.
-            let _queued_or_logged = self.options.larder.invalidate(targets).await;
+            let outcome = self.options.larder.invalidate(targets).await;
+            self.go_on(outcome);
         }
         match outcome {
             Ok(response) => response,
             Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// What the response itself brought may be kept now, unless anything else was invalidated since the write
+    /// began: it could have been read before that.
+    fn go_on(&self, outcome: Invalidated) {
+        let Some(afterwards) = self.requested.take_afterwards() else { return };
+        let since = self.scope.stamp().number();
+        if outcome == Invalidated::Logged
+            && let Some(scope) = self.options.larder.scope_after_own(since, STEPS)
+        {
+            afterwards(scope);
         }
     }
 
@@ -209,6 +222,9 @@ impl<S: fmt::Debug, U> fmt::Debug for Invalidation<S, U> {
         f.debug_struct("Invalidation").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
+
+/// An invalidation acts when it is said, and again when the log has it.
+const STEPS: u64 = 2;
 
 #[cfg(test)]
 mod tests {

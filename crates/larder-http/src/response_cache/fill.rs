@@ -758,7 +758,7 @@ pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLong> {
 }
 
 /// How long a body will be, where that is known beforehand.
-fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
+pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
     response
         .body()
         .size_hint()

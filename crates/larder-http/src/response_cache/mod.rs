@@ -58,6 +58,7 @@ mod asked;
 mod choices;
 mod fill;
 mod freshen;
+mod from_post;
 mod future;
 mod kept;
 mod layer;

@@ -341,6 +341,11 @@ impl Plan {
         None
     }
 
+    /// The key of an address, for those who have no partition.
+    pub(super) fn key_of_address(&self, head: &Head<'_>, address: &Address<'_>) -> KeyBuf {
+        self.key(head, address, None)
+    }
+
     fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {
         let mut key = self.key_start.clone();
         key.push_pieces(&[address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);

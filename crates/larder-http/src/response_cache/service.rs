@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use super::{
     choices::Choices,
+    from_post::FromPost,
     future::ResponseFuture,
     miss::{Miss, refusal},
     plan::{Admit, Bypass, Plan},
@@ -47,6 +48,11 @@ impl<S, U> ResponseCache<S, U> {
     ) -> ResponseFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+        U: FindUri,
     {
         let plan = &self.plan;
         plan.meter.record(Event::Bypass(why.as_str()), plan.larder.now());
@@ -62,10 +68,18 @@ impl<S, U> ResponseCache<S, U> {
         self.leave_word(&mut request, why, &scope);
         let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why, stored: false, collapsed: false };
+        let from_post = FromPost::of::<U, B>(&self.plan, &request);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        ResponseFuture::forward(future, scope, Arc::clone(&self.plan), handling)
+        let forwarded = ResponseFuture::forward(future, scope, Arc::clone(&self.plan), handling);
+        match from_post {
+            None => forwarded,
+            Some(from_post) => ResponseFuture::waiting(async move {
+                let response = forwarded.await?;
+                Ok(from_post.hear(response).await)
+            }),
+        }
     }
 
     /// Tells the handler where to leave its choices, and the cache around this one what this one wants.

@@ -373,6 +373,48 @@ async fn what_an_invalidation_overtakes_while_it_is_revalidated_is_not_served_la
     assert_eq!(origin.get("/").await.1, "answer 3");
 }
 
+/// A form that says what it has become, behind both layers, with what happens while it answers.
+fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -> Origin {
+    let (calls, larder) = (Arc::new(AtomicUsize::new(0)), larder.clone());
+    let (counted, within) = (Arc::clone(&calls), larder.clone());
+    let inner = service_fn(move |request: Request<Empty<Bytes>>| {
+        let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        if *request.method() == Method::POST {
+            meanwhile(&within);
+        }
+        let response = Response::builder()
+            .header("cache-control", "max-age=60")
+            .header("content-location", "/form")
+            .body(text(format!("answer {call}")));
+        async move { Ok::<_, Infallible>(response.unwrap()) }
+    });
+    let service = tower::ServiceBuilder::new()
+        .layer(InvalidationLayer::as_received(&larder))
+        .layer(ResponseCacheLayer::as_received(&larder))
+        .service(inner);
+    Origin { calls, service: BoxCloneService::new(service) }
+}
+
+#[tokio::test]
+async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_meanwhile() {
+    let post = |uri: &str| request(uri).method(Method::POST);
+    let quiet = form(&larder(), |_| {});
+    assert_eq!(read(quiet.send(post("/form")).await).await.1, "answer 1");
+    assert_eq!(quiet.get("/form").await, ("larder; hit; ttl=59".into(), "answer 1".into()));
+    assert_eq!(quiet.get("/other").await.1, "answer 2", "only its own address");
+    assert_eq!(read(quiet.send(post("/form")).await).await.1, "answer 3");
+    assert_eq!(quiet.get("/form").await.1, "answer 3", "the write invalidated what was before");
+    let _ = quiet.send(post("/other")).await;
+    assert_eq!(quiet.get("/other").await.1, "answer 5", "it names another address");
+
+    let busy = form(&larder(), |larder| {
+        let something = larder.invalidate(Target::tag("something"));
+        let _ = futures_util::FutureExt::now_or_never(something);
+    });
+    assert_eq!(read(busy.send(post("/form")).await).await.1, "answer 1");
+    assert_eq!(busy.get("/form").await.1, "answer 2", "nobody knows what it had read");
+}
+
 #[tokio::test]
 async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_hang_nobody() {
     let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {

@@ -1,0 +1,188 @@
+//! The response to a POST that is the representation of its own address: it may answer a later GET.
+//!
+//! The write invalidates that address first, so what the response brings is kept only after that, under the
+//! number of that very invalidation, and only if nothing else was invalidated since the write began:
+//! [`InvalidationLayer`](crate::InvalidationLayer) carries that out. Without that layer nothing is kept, nor
+//! where the length of the content is not announced, since the whole of it is read before the answer leaves.
+//!
+//! # Source
+//!
+//! [RFC 9110, section 9.3.3](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.3)
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body::Body;
+use larder_core::{Draft, Key, Moment, Scope, Tag};
+use larder_semantics::{
+    cache_control::CacheControl,
+    date,
+    freshness::{self, Freshness},
+    storing::Asker,
+    vary,
+};
+
+use super::{
+    choices::Chosen,
+    fill::announced,
+    kept::Kept,
+    outgoing::{self, Times},
+    plan::Plan,
+    stored::{self, StoredResponse, Traits},
+};
+use crate::{
+    address::{Address, FindUri, Head},
+    body::{BoxError, CacheBody},
+    invalidation::Requested,
+};
+
+/// A POST whose response may be kept for a GET of its address.
+pub(super) struct FromPost {
+    plan: Arc<Plan>,
+    requested: Requested,
+    key: Key,
+    tags: Vec<Tag>,
+    uri: String,
+    origin: String,
+    began: Moment,
+}
+
+impl FromPost {
+    /// For a POST that says nothing of who asks, behind a layer that invalidates what it changes.
+    pub(super) fn of<U: FindUri, B>(plan: &Arc<Plan>, request: &Request<B>) -> Option<Box<Self>> {
+        if *request.method() != Method::POST {
+            return None;
+        }
+        let requested = request.extensions().get::<Requested>()?.clone();
+        let head = Head::from(request);
+        let facts = plan.facts(head.headers);
+        if facts.identified || plan.tells_more_apart {
+            return None;
+        }
+        let address = Address::of::<U>(&head, plan.options.scheme).ok()?;
+        let key = plan.key_of_address(&head, &address).finish().ok()?;
+        let (origin, tags) = plan.address_tags::<U>(&head);
+        let query = address.query.map(|query| format!("?{query}")).unwrap_or_default();
+        Some(Box::new(Self {
+            plan: Arc::clone(plan),
+            requested,
+            key,
+            tags,
+            uri: format!("{origin}{}{query}", address.path),
+            origin,
+            began: plan.larder.now(),
+        }))
+    }
+
+    /// Has the response kept once the write is invalidated, if it is one of this address.
+    pub(super) async fn hear<R>(
+        self: Box<Self>,
+        response: Response<CacheBody<R>>,
+    ) -> Response<CacheBody<R>>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        if !response.status().is_success() || !self.is_of_this_address(response.headers()) {
+            return response;
+        }
+        let control = CacheControl::of(response.headers());
+        let received = self.plan.larder.now();
+        let wall = |at| self.plan.larder.clock().wall(at);
+        let told = freshness::lifetime(
+            response.headers(),
+            &control,
+            wall(received),
+            self.plan.options.role,
+        );
+        if told == Freshness::Unknown || !vary::names(response.headers()).is_empty() {
+            return response;
+        }
+        let limit = self.plan.options.body_limit as u64;
+        if announced(&response).is_none_or(|bytes| bytes > limit) {
+            return response;
+        }
+        let (head, body) = response.into_parts();
+        let response = Response::from_parts(head, body.gathered().await);
+        let Some(whole) = response.body().as_held().cloned() else { return response };
+        if announced(&response) == Some(whole.len() as u64) {
+            let status = response.status();
+            let headers = without_our_word(&self.plan, response.headers().clone());
+            let requested = self.requested.clone();
+            requested.afterwards(move |scope| self.keep(&scope, status, headers, &whole, received));
+        }
+        response
+    }
+
+    fn is_of_this_address(&self, headers: &HeaderMap) -> bool {
+        let mut lines = headers.get_all(header::CONTENT_LOCATION).iter();
+        let named = lines.next().and_then(|named| named.to_str().ok());
+        let only = lines.next().is_none();
+        only && named.is_some_and(|named| {
+            named == self.uri
+                || (named.starts_with('/') && format!("{}{named}", self.origin) == self.uri)
+        })
+    }
+
+    fn keep(
+        &self,
+        scope: &Scope,
+        status: http::StatusCode,
+        mut headers: HeaderMap,
+        whole: &Bytes,
+        received: Moment,
+    ) {
+        let clock = self.plan.larder.clock();
+        let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
+        let (options, chosen) = (&self.plan.options, Chosen::default());
+        let asker = Asker::default();
+        let judged = outgoing::judge(options, &chosen, asker, status, &headers, times);
+        let Ok(judged) = judged else { return };
+        if !headers.contains_key(header::DATE)
+            && let Ok(date) = date::format(times.received).parse()
+        {
+            headers.insert(header::DATE, date);
+        }
+        outgoing::remove_unkept(options, &mut headers);
+        let traits = Traits {
+            open: judged.open,
+            told_by_us: false,
+            validated: judged.validated,
+            may_go_stale: judged.may_go_stale,
+        };
+        let stored =
+            StoredResponse::new(status, headers, whole, traits, self.plan.extras, &self.plan.alike);
+        let draft = Draft {
+            key: self.key.clone(),
+            tags: self.tags.clone(),
+            lifetime: judged.lifetime,
+            age: judged.age,
+            filled: received,
+            cost: Duration::ZERO,
+        };
+        if let Ok(entry) = self.plan.larder.entry(draft, scope, Kept::Response(stored)) {
+            self.plan.larder.keep(&entry);
+        }
+    }
+}
+
+/// What this cache has said of the POST is not part of what it keeps.
+fn without_our_word(plan: &Plan, mut headers: HeaderMap) -> HeaderMap {
+    if plan.extras.cache_status {
+        let mut lines: Vec<_> = headers.get_all(header::CACHE_STATUS).iter().cloned().collect();
+        lines.pop();
+        headers.remove(header::CACHE_STATUS);
+        for line in lines {
+            headers.append(header::CACHE_STATUS, line);
+        }
+    }
+    headers.remove(stored::X_CACHE);
+    headers
+}
+
+impl std::fmt::Debug for FromPost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FromPost").field("uri", &self.uri).finish_non_exhaustive()
+    }
+}
