@@ -10,6 +10,7 @@
 //! - [`date`]: the dates of HTTP ([RFC 9110, section 5.6.7]);
 //! - [`targeted`]: fields that speak to one kind of cache ([RFC 9213]);
 //! - [`ranges`]: parts of a representation ([RFC 9110, section 14]);
+//! - [`no_vary_search`]: queries that mean the same;
 //! - [`cache_status`]: how a cache says what it did ([RFC 9211]);
 //! - [`groups`]: cache groups ([RFC 9875]);
 //! - [`fields`]: fields that are not the response's own.
@@ -32,6 +33,7 @@ pub mod date;
 pub mod fields;
 pub mod freshness;
 pub mod groups;
+pub mod no_vary_search;
 pub mod ranges;
 pub mod reuse;
 pub mod storing;

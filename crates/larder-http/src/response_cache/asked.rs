@@ -71,14 +71,42 @@ pub(super) enum GiveUp {
 impl Asked {
     /// What memory has for this request.
     pub(super) fn look(&self) -> Look {
+        match self.look_under(self.lookup.hash, self.lookup.key.as_bytes()) {
+            Look::Nothing(Forward::UriMiss) => self.look_by_search(),
+            found => found,
+        }
+    }
+
+    /// What memory has for a query that means the same.
+    fn look_by_search(&self) -> Look {
         let larder = &self.plan.larder;
-        let Some(entry) = larder.get(self.lookup.hash, self.lookup.key.as_bytes()) else {
+        let Some(search) = &self.lookup.search else { return Look::Nothing(Forward::UriMiss) };
+        let rules = search
+            .rules_key()
+            .ok()
+            .and_then(|key| larder.get(larder.hash(key.as_bytes()), key.as_bytes()));
+        let Some(Kept::Rules(rules)) = rules.as_ref().and_then(|rules| Kept::of(rules)) else {
+            return Look::Nothing(Forward::UriMiss);
+        };
+        let found = rules.all().iter().find_map(|variance| {
+            let key = search.key(variance).ok()?;
+            match self.look_under(larder.hash(key.as_bytes()), key.as_bytes()) {
+                Look::Nothing(_) => None,
+                found => Some(found),
+            }
+        });
+        found.unwrap_or(Look::Nothing(Forward::UriMiss))
+    }
+
+    fn look_under(&self, hash: u64, key: &[u8]) -> Look {
+        let larder = &self.plan.larder;
+        let Some(entry) = larder.get(hash, key) else {
             return Look::Nothing(Forward::UriMiss);
         };
         match Kept::of(&entry) {
             Some(Kept::Response(_)) => self.judge(entry),
             Some(Kept::Variants(variants)) => {
-                let candidates = variants.candidates(self.lookup.key.as_bytes(), &self.selecting);
+                let candidates = variants.candidates(key, &self.selecting);
                 for candidate in candidates {
                     let hash = larder.hash(candidate.as_bytes());
                     if let Some(found) = larder.get(hash, candidate.as_bytes()) {
@@ -221,6 +249,7 @@ impl Asked {
             began: self.began,
             replaces: None,
             known,
+            search: self.lookup.search.clone(),
             wants_etag: self.wants_etag,
             narrowed: self.lookup.facts.narrowed,
             in_part: self.in_part,

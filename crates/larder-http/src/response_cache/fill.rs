@@ -32,6 +32,7 @@ use super::{
     outgoing::{self, Judged, Times},
     parts,
     plan::Plan,
+    search::{Rules, Search},
     stored::{self, Part, StoredResponse, Traits},
     variants::{Variants, variant_key},
 };
@@ -61,6 +62,8 @@ pub(super) struct Fill {
     pub(super) replaces: Option<AnyEntry>,
     /// What the origin may confirm, by the conditions that this fill carries.
     pub(super) known: Vec<AnyEntry>,
+    /// The address without its query, where queries may mean the same.
+    pub(super) search: Option<Box<Search>>,
     pub(super) wants_etag: bool,
     /// Whether the client of this fill wants less than all.
     pub(super) narrowed: bool,
@@ -85,6 +88,9 @@ pub(super) struct Heard {
     pub(super) head: response::Parts,
     pub(super) judged: Judged,
     pub(super) chosen: Chosen,
+    /// The address, or what is left of it.
+    pub(super) base: Key,
+    /// That, and what it varies by.
     pub(super) key: Key,
     pub(super) names: Vec<HeaderName>,
     pub(super) received: Moment,
@@ -192,14 +198,15 @@ impl Fill {
         };
         let (head, body) = response.into_parts();
         let names = vary::names(&head.headers);
-        let Ok(key) = self.variant(&names) else {
+        let base = self.base(&head.headers);
+        let Ok(key) = self.variant(&base, &names) else {
             self.let_go(lead, "key-too-long");
             let response = Response::from_parts(head, body);
             drop(client.send(Ok(self.passed(response, "key-too-long"))));
             return;
         };
         let from = head.status;
-        let heard = Heard { head, judged, chosen, key, names, received, part, from };
+        let heard = Heard { head, judged, chosen, base, key, names, received, part, from };
         self.record_body(lead, heard, announced, body, deadline, client).await;
     }
 
@@ -417,11 +424,21 @@ impl Fill {
         outgoing::judge(&self.plan.options, chosen, self.asker, status, headers, times)
     }
 
-    pub(super) fn variant(&self, names: &[HeaderName]) -> Result<Key, larder_core::KeyTooLong> {
+    /// Where the responses of this address lie: under all of it, or under what its query comes to.
+    pub(super) fn base(&self, headers: &HeaderMap) -> Key {
+        let told = self.search.as_ref().and_then(|search| search.told(headers));
+        told.map_or_else(|| self.key.clone(), |(_, key)| key)
+    }
+
+    pub(super) fn variant(
+        &self,
+        base: &Key,
+        names: &[HeaderName],
+    ) -> Result<Key, larder_core::KeyTooLong> {
         if names.is_empty() {
-            return Ok(self.key.clone());
+            return Ok(base.clone());
         }
-        variant_key(self.key.as_bytes(), names, &self.selecting).finish()
+        variant_key(base.as_bytes(), names, &self.selecting).finish()
     }
 
     /// Makes the head ready to leave and to be kept.
@@ -457,6 +474,7 @@ impl Fill {
             Ok(entry) => {
                 let stored = self.plan.larder.keep(&entry);
                 if stored {
+                    self.note_rule(heard);
                     self.list_variant(heard);
                     self.record(Event::Stored);
                 } else {
@@ -573,17 +591,35 @@ impl Fill {
         }
     }
 
+    /// Notes what a response says of the queries of its address.
+    fn note_rule(&self, heard: &Heard) {
+        let Some(search) = &self.search else { return };
+        let Some((variance, _)) = search.told(&heard.head.headers) else { return };
+        let Ok(key) = search.rules_key() else { return };
+        let larder = &self.plan.larder;
+        let known = larder.get(larder.hash(key.as_bytes()), key.as_bytes());
+        if let Some(Kept::Rules(rules)) = known.as_ref().and_then(|known| Kept::of(known)) {
+            return rules.note(variance);
+        }
+        let rules = Rules::default();
+        rules.note(variance);
+        let entry = self.bookkeeping(key, Duration::MAX, heard.received, Kept::Rules(rules));
+        if let Some(entry) = entry {
+            larder.keep(&entry);
+        }
+    }
+
     /// Puts a variant on the list of its address.
     fn list_variant(&self, heard: &Heard) {
         if heard.names.is_empty() {
             return;
         }
         let larder = &self.plan.larder;
-        let hash = larder.hash(self.key.as_bytes());
+        let hash = larder.hash(heard.base.as_bytes());
         let list = larder
-            .get(hash, self.key.as_bytes())
+            .get(hash, heard.base.as_bytes())
             .filter(|entry| matches!(Kept::of(entry), Some(Kept::Variants(_))))
-            .or_else(|| self.new_list(heard.received));
+            .or_else(|| self.new_list(heard));
         let Some(list) = list else { return };
         let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
         let most = self.plan.options.variants;
@@ -599,9 +635,9 @@ impl Fill {
         }
     }
 
-    fn new_list(&self, filled: Moment) -> Option<AnyEntry> {
+    fn new_list(&self, heard: &Heard) -> Option<AnyEntry> {
         let kept = Kept::Variants(Variants::new());
-        let entry = self.bookkeeping(self.key.clone(), Duration::MAX, filled, kept)?;
+        let entry = self.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
         self.plan.larder.keep(&entry).then_some(entry)
     }
 

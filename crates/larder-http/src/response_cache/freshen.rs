@@ -198,12 +198,22 @@ impl Fill {
         let chosen = self.choices.chosen();
         let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
         let names = vary::names(&fields);
-        let key = self.variant(&names).map_err(|_| "key-too-long")?;
+        let base = self.base(&fields);
+        let key = self.variant(&base, &names).map_err(|_| "key-too-long")?;
         self.scope.add_tags(entry.tags().iter().cloned());
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (stored.status(), fields);
-        let mut heard =
-            Heard { head, judged, chosen, key, names, received, part: None, from: NOT_MODIFIED };
+        let mut heard = Heard {
+            head,
+            judged,
+            chosen,
+            base,
+            key,
+            names,
+            received,
+            part: None,
+            from: NOT_MODIFIED,
+        };
         self.prepare(&mut heard);
         Ok((heard, stored.body().clone()))
     }

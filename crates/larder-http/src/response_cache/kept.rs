@@ -6,6 +6,7 @@ use bytes::Bytes;
 use larder_core::{AnyEntry, Value};
 
 use super::{
+    search::Rules,
     stored::{Alike, Extras, StoredResponse},
     variants::Variants,
 };
@@ -15,6 +16,8 @@ use super::{
 pub(super) enum Kept {
     Response(StoredResponse),
     Variants(Variants),
+    /// What the responses of an address say of its queries.
+    Rules(Rules),
     /// The last response was not to be kept, for this reason.
     Refusal(&'static str),
 }
@@ -39,6 +42,8 @@ impl Value for Kept {
         match self {
             Self::Response(response) => response.weight(),
             Self::Variants(variants) => variants.weight(),
+            // Counted as full, since it grows after it was weighed.
+            Self::Rules(_) => 1024,
             Self::Refusal(_) => 0,
         }
     }
@@ -48,7 +53,7 @@ impl Value for Kept {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
             // Each process finds out for itself.
-            Self::Refusal(_) => return None,
+            Self::Rules(_) | Self::Refusal(_) => return None,
         };
         let mut all = vec![letter];
         all.extend(bytes?);

@@ -70,6 +70,7 @@ pub(super) struct Options {
     pub(super) revalidatable: Duration,
     pub(super) targets: Vec<HeaderName>,
     pub(super) hide_targets: bool,
+    pub(super) no_vary_search: bool,
     pub(super) cache_status: bool,
     pub(super) cache_status_key: bool,
     pub(super) x_cache: bool,
@@ -305,6 +306,19 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         self
     }
 
+    /// Follows `No-Vary-Search`: addresses whose queries mean the same by what a response has said share it.
+    ///
+    /// The handler sees each query as it was sent, so whoever says so must mean it. Costs a second look on
+    /// a miss.
+    ///
+    /// # Source
+    ///
+    /// [draft-ietf-httpbis-no-vary-search](https://datatracker.ietf.org/doc/draft-ietf-httpbis-no-vary-search/)
+    pub fn no_vary_search(mut self) -> Self {
+        self.options.no_vary_search = true;
+        self
+    }
+
     /// Takes the targeted fields out of what leaves. By default they pass, for caches further on.
     pub fn hide_targets(mut self) -> Self {
         self.options.hide_targets = true;
@@ -427,6 +441,7 @@ impl Default for Options {
             revalidatable: Duration::from_secs(86_400),
             targets: vec![targeted::CDN_CACHE_CONTROL],
             hide_targets: false,
+            no_vary_search: false,
             cache_status: true,
             cache_status_key: false,
             x_cache: false,

@@ -20,6 +20,7 @@ type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBod
 /// One request of a script.
 #[derive(Clone, Debug)]
 struct Step {
+    query: &'static str,
     wait: u64,
     method: Method,
     fields: Fields,
@@ -32,6 +33,7 @@ struct Step {
 
 fn ask(fields: &[(&'static str, &'static str)]) -> Step {
     Step {
+        query: "",
         wait: 0,
         method: Method::GET,
         fields: fields.to_vec(),
@@ -49,6 +51,10 @@ fn after(seconds: u64) -> Step {
 }
 
 impl Step {
+    fn of(self, query: &'static str) -> Self {
+        Self { query, ..self }
+    }
+
     fn head(self) -> Self {
         Self { method: Method::HEAD, ..self }
     }
@@ -135,7 +141,8 @@ async fn run(name: &str, change: Changes, steps: &[Step]) {
         assert!(larder.close(Duration::from_secs(1)).await);
         let place = format!("{name}, step {}", at + 1);
         script.answers.lock().extend(step.origin.clone());
-        let mut request = Request::builder().method(&step.method).uri("/a");
+        let uri = format!("/a{}", step.query);
+        let mut request = Request::builder().method(&step.method).uri(uri);
         request.headers_mut().unwrap().extend(headers(&step.fields));
         let asked = request.header("host", "a.example").body(Empty::new()).unwrap();
         let response = service.clone().oneshot(asked).await.unwrap();
@@ -599,6 +606,35 @@ async fn a_private_cache_keeps_what_is_its_users() {
                 "one",
             ),
             ask(&[("authorization", "a")]).gets(200, "one").says("hit"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn queries_that_mean_the_same_share_a_response() {
+    let ignores_a = ("no-vary-search", "params=(\"a\"), key-order");
+    let vary = ("vary", "x");
+    run(
+        "draft-ietf-httpbis-no-vary-search",
+        ResponseCacheLayer::no_vary_search,
+        &[
+            ask(&[]).of("?b=2&a=1&c=3").origin(200, &[MINUTE, ignores_a, vary], "one"),
+            ask(&[]).of("?c=3&b=2&a=9").gets(200, "one").says("hit"),
+            ask(&[]).of("?c=3&b=2").head().gets(200, "").says("hit"),
+            ask(&[]).of("?c=4&b=2").origin(200, &[MINUTE, ignores_a, vary], "two"),
+            ask(&[("x", "1")]).of("?c=3&b=2").origin(200, &[MINUTE, ignores_a, vary], "three"),
+            ask(&[("x", "1")]).of("?b=2&c=3&a").gets(200, "three").says("hit"),
+            after(61).of("?a=2&b=2&c=3").origin(200, &[MINUTE], "four"),
+        ],
+    )
+    .await;
+    run(
+        "off by default",
+        |layer| layer,
+        &[
+            ask(&[]).of("?a=1").origin(200, &[MINUTE, ignores_a], "one"),
+            ask(&[]).of("?a=2").origin(200, &[MINUTE, ignores_a], "two"),
         ],
     )
     .await;

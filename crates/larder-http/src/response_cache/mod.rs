@@ -67,6 +67,7 @@ mod miss;
 mod outgoing;
 mod parts;
 mod plan;
+mod search;
 mod service;
 mod stored;
 mod variants;

@@ -15,6 +15,7 @@ use larder_semantics::{
 use super::{
     choices::Choices,
     layer::Options,
+    search::Search,
     stored::{self, Alike, Extras, StoredResponse, aged},
 };
 use crate::{
@@ -111,6 +112,8 @@ pub(super) struct Lookup {
     pub(super) head_only: bool,
     pub(super) facts: Facts,
     pub(super) partitioned: bool,
+    /// The address without its query, where queries may mean the same.
+    pub(super) search: Option<Box<Search>>,
 }
 
 /// What the fields of a request say, found in one pass over them.
@@ -158,27 +161,35 @@ impl Plan {
         let Ok(address) = Address::of::<U>(&head, self.options.scheme) else {
             return Admit::Ambiguous;
         };
-        let mut key = self.key(&head, &address, partition.as_deref());
-        if let Some(content) = content {
-            key.push_pieces(&[b" of ", content.as_bytes()]);
-        }
-        match around {
-            Audience::Everyone => {}
-            Audience::Unknown if partitioned || self.options.shared => {}
-            Audience::Variant(of) => key.push_pieces(&[b" in ", &of]),
-            Audience::Partition(of) => {
-                key.push_pieces(&[b" for ", &of]);
-                partitioned = true;
-            }
+        if around == Audience::Unknown && !partitioned && !self.options.shared {
             // Whoever is around us could not tell who asks, and neither can we.
-            _ => return Admit::Bypass(Bypass::Identity),
+            return Admit::Bypass(Bypass::Identity);
         }
+        let whole_key = |address: &Address<'_>| {
+            let mut key = self.key(&head, address, partition.as_deref());
+            if let Some(content) = content {
+                key.push_pieces(&[b" of ", content.as_bytes()]);
+            }
+            match &around {
+                Audience::Variant(of) => key.push_pieces(&[b" in ", of]),
+                Audience::Partition(of) => key.push_pieces(&[b" for ", of]),
+                _ => {}
+            }
+            key
+        };
+        let key = whole_key(&address);
+        partitioned |= matches!(around, Audience::Partition(_));
         // Queues and variants append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admit::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.larder.hash(key.as_bytes());
-        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned })
+        let search = self.options.no_vary_search.then(|| {
+            let bare = Address { query: None, ..address.clone() };
+            Search::new(&whole_key(&bare), address.query).map(Box::new)
+        });
+        let search = search.flatten();
+        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned, search })
     }
 
     /// The answer, if it is a fresh entry that needs no second look.
