@@ -30,15 +30,22 @@ pin_project! {
 }
 
 pin_project! {
+    // Small: every hit moves it several times, and a router boxes it. All but what a hit holds is boxed here.
     #[project = SourceProjection]
     #[derive(Debug)]
     enum Source<R> {
         Held { left: Option<Bytes> },
-        Recorded { #[pin] reader: Reader<R> },
-        Inner { #[pin] body: R, scope: Option<Scope> },
-        // What was read ahead, and the rest, which has been polled and so may not move.
-        ReadAhead { frames: VecDeque<Result<Frame<Bytes>, BoxError>>, rest: Option<Pin<Box<R>>> },
+        Recorded { reader: Pin<Box<Reader<R>>> },
+        Inner { #[pin] body: R, scope: Option<Box<Scope>> },
+        ReadAhead { ahead: Box<Ahead<R>> },
     }
+}
+
+/// What was read ahead, and the rest, which has been polled and so may not move.
+#[derive(Debug)]
+struct Ahead<R> {
+    frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
+    rest: Option<Pin<Box<R>>>,
 }
 
 impl<R> From<Bytes> for CacheBody<R> {
@@ -66,11 +73,11 @@ impl<R> CacheBody<R> {
 
     /// The body of the inner service, polled in the scope of its request.
     pub(crate) fn scoped(body: R, scope: Scope) -> Self {
-        Self { source: Source::Inner { body, scope: Some(scope) } }
+        Self { source: Source::Inner { body, scope: Some(Box::new(scope)) } }
     }
 
     pub(crate) fn recorded(reader: Reader<R>) -> Self {
-        Self { source: Source::Recorded { reader } }
+        Self { source: Source::Recorded { reader: Box::pin(reader) } }
     }
 
     /// The bytes, where they are all there already.
@@ -133,7 +140,7 @@ where
         if rest.is_none() && frames.iter().all(is_data) {
             return Self::held(joined(&frames));
         }
-        Self { source: Source::ReadAhead { frames, rest } }
+        Self { source: Source::ReadAhead { ahead: Box::new(Ahead { frames, rest }) } }
     }
 }
 
@@ -170,10 +177,10 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().source.project() {
             SourceProjection::Held { left } => Poll::Ready(left.take().map(|b| Ok(Frame::data(b)))),
-            SourceProjection::Recorded { reader } => reader.poll_frame(cx),
-            SourceProjection::ReadAhead { frames, rest } => match frames.pop_front() {
+            SourceProjection::Recorded { reader } => reader.as_mut().poll_frame(cx),
+            SourceProjection::ReadAhead { ahead } => match ahead.frames.pop_front() {
                 Some(frame) => Poll::Ready(Some(frame)),
-                None => match rest {
+                None => match &mut ahead.rest {
                     Some(rest) => rest
                         .as_mut()
                         .poll_frame(cx)
@@ -182,7 +189,7 @@ where
                 },
             },
             SourceProjection::Inner { body, scope } => {
-                let _entered = scope.as_ref().map(Scope::enter);
+                let _entered = scope.as_ref().map(|scope| scope.enter());
                 body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
             }
         }
@@ -193,8 +200,9 @@ where
             Source::Held { left } => left.is_none(),
             Source::Recorded { reader } => reader.is_end_stream(),
             Source::Inner { body, .. } => body.is_end_stream(),
-            Source::ReadAhead { frames, rest } => {
-                frames.is_empty() && rest.as_ref().is_none_or(http_body::Body::is_end_stream)
+            Source::ReadAhead { ahead } => {
+                let over = ahead.rest.as_ref().is_none_or(http_body::Body::is_end_stream);
+                ahead.frames.is_empty() && over
             }
         }
     }
@@ -206,11 +214,11 @@ where
             }
             Source::Recorded { reader } => reader.size_hint(),
             Source::Inner { body, .. } => body.size_hint(),
-            Source::ReadAhead { frames, rest } => {
-                let ahead: usize = data(frames).map(Bytes::len).sum();
-                let rest =
-                    rest.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint);
-                after(ahead as u64, &rest)
+            Source::ReadAhead { ahead } => {
+                let read: usize = data(&ahead.frames).map(Bytes::len).sum();
+                let rest = ahead.rest.as_ref();
+                let rest = rest.map_or(SizeHint::with_exact(0), http_body::Body::size_hint);
+                after(read as u64, &rest)
             }
         }
     }
