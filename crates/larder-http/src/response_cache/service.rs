@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use larder_core::{Event, Scope};
+use larder_core::{Event, Moment, Scope};
 use larder_semantics::cache_status::{Forward, Handling};
 use tower_service::Service;
 
@@ -19,7 +19,7 @@ use super::{
     from_post::FromPost,
     future::ResponseFuture,
     miss::{Miss, refusal},
-    plan::{Admit, Bypass, Plan},
+    plan::{Admit, Bypass, Lookup, Plan},
 };
 use crate::{
     address::{FindUri, Head},
@@ -41,6 +41,7 @@ impl<S, U> ResponseCache<S, U> {
     }
 
     /// Passes a request on, in a scope of its own.
+    #[inline(never)]
     fn forward<B, R>(
         &mut self,
         mut request: Request<B>,
@@ -79,6 +80,34 @@ impl<S, U> ResponseCache<S, U> {
                 let response = forwarded.await?;
                 Ok(from_post.hear(response).await)
             }),
+        }
+    }
+
+    /// Looks closer, in a future of its own. Apart from `call`, whose frame every hit would otherwise share
+    /// with that future.
+    #[inline(never)]
+    fn miss<B, R>(
+        &mut self,
+        request: Request<B>,
+        lookup: Lookup,
+        began: Moment,
+    ) -> ResponseFuture<S::Future, R, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        B: Body + Send + 'static,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+        U: FindUri,
+    {
+        let inner = self.ready_inner();
+        match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {
+            Some(miss) => ResponseFuture::waiting(miss.serve()),
+            None => {
+                let text = "the address is too long\n";
+                ResponseFuture::ready(refusal(StatusCode::URI_TOO_LONG, text))
+            }
         }
     }
 
@@ -144,14 +173,7 @@ where
         if let Some(answer) = self.plan.plain_hit(&lookup, began) {
             return ResponseFuture::ready(answer);
         }
-        let inner = self.ready_inner();
-        match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {
-            Some(miss) => ResponseFuture::waiting(miss.serve()),
-            None => {
-                let text = "the address is too long\n";
-                ResponseFuture::ready(refusal(StatusCode::URI_TOO_LONG, text))
-            }
-        }
+        self.miss(request, lookup, began)
     }
 }
 
