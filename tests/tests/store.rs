@@ -254,6 +254,30 @@ async fn a_call_may_bound_the_age_of_what_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
+    let larders = pair(&MemoryStore::new());
+    for larder in &larders {
+        larder.synced().await;
+    }
+    let mut heard = larders[0].invalidations();
+    for (at, tag) in [(0, "a"), (1, "b"), (0, "c")] {
+        let _logged = larders[at].invalidate(tag).await;
+        let seen = heard.next().await.unwrap();
+        assert_eq!(seen.own, at == 0);
+        assert_eq!(seen.what, [larder::Selector::Tag(tag.into())]);
+    }
+    let alone = Larder::builder().cells(1 << 10).build().unwrap();
+    let mut heard = alone.invalidations();
+    let _logged = alone.invalidate("a").await;
+    assert!(heard.next().await.unwrap().own);
+    for number in 0..3000_u32 {
+        let _logged = alone.invalidate(("row", number)).await;
+    }
+    let missed = heard.next().await.unwrap();
+    assert_eq!(missed.what, [larder::Selector::Everything], "too far behind");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_that_brings_nothing_proves_nothing() {
     let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
     let deaf = std::sync::Arc::default();

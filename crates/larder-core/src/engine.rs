@@ -11,7 +11,7 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, broadcast, watch},
 };
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,7 @@ use crate::{
     bus::{Bus, Epoch, Origin, Position, Record},
     clock::{Clock, Moment},
     entry::AnyEntry,
+    feed::FEED_LENGTH,
     flight::Flights,
     follow,
     lifetime::Phase,
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) lease: Duration,
     /// Whether others append to the log too.
     pub(crate) follows_others: bool,
+    /// What acted here, for the application.
+    pub(crate) feed: broadcast::Sender<Record>,
     /// Told whenever more of the log was applied.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
@@ -119,6 +122,7 @@ impl Engine {
             follows_others: assembly.bus.is_shared(),
             following: AtomicBool::new(!assembly.bus.is_shared()),
             advanced: Notify::new(),
+            feed: broadcast::Sender::new(FEED_LENGTH),
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
             seen: parking_lot::Mutex::default(),
@@ -191,6 +195,10 @@ impl Engine {
     /// Steps 1 to 3 of an invalidation. Once polled, dropping the future stops nothing.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
         let targets = record.what.len();
+        if !self.follows_others && self.feed.receiver_count() > 0 {
+            // A log of others brings it back, in its order.
+            drop(self.feed.send(record.clone()));
+        }
         let begun = self.registry.begin(record, self.clock.now());
         let mut carried = Box::pin(Arc::clone(self).carry(begun));
         let outcome = match futures_util::poll!(&mut carried) {

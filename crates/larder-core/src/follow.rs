@@ -15,9 +15,10 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    bus::{Bus, BusError, BusErrorKind, Position},
+    bus::{Bus, BusError, BusErrorKind, Origin, Position, Record},
     clock::Moment,
     engine::Engine,
+    target::{Mode, Selector},
 };
 
 /// When this process was last known to have applied everything, in nanoseconds of its clock.
@@ -157,6 +158,9 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> App
             return Applied::Other;
         }
         engine.registry.apply(*number, record, engine.clock.now());
+        if engine.feed.receiver_count() > 0 {
+            drop(engine.feed.send(record.clone()));
+        }
     }
     note_seen(engine, Position { number: expected, ..at });
     engine.advanced.notify_waiters();
@@ -200,6 +204,12 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
         }
     }
     engine.registry.open_view(end, horizon, &records, engine.clock.now());
+    if before.is_some() {
+        // What came in between was not heard one by one.
+        let what = vec![Selector::Everything];
+        let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+        drop(engine.feed.send(record));
+    }
     engine.proof.renew(asked);
     *engine.seen.lock() = Some(end);
     *engine.lost.lock() = None;

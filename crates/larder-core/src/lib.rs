@@ -20,6 +20,7 @@ pub use self::{
     consistency::Consistency,
     engine::Standing,
     entry::{AnyEntry, Entry, Value},
+    feed::{Invalidations, Seen},
     flight::{Joined, Landing, Lead, Progress, Wait},
     key::{IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
     larder::{Draft, Larder},
@@ -44,6 +45,7 @@ mod consistency;
 mod engine;
 mod entry;
 mod envelope;
+mod feed;
 mod flight;
 mod follow;
 mod key;

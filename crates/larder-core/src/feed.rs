@@ -1,0 +1,59 @@
+//! The invalidations as they act in this process, for the application.
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::{
+    bus::{Origin, Record},
+    larder::Larder,
+    target::{Mode, Selector},
+};
+
+/// What was invalidated, by whom, in the order of the log.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Hard or soft.
+    pub mode: Mode,
+    /// What was named, with what the rules added.
+    pub what: Vec<Selector>,
+    /// Whether this process said so.
+    pub own: bool,
+}
+
+/// The invalidations from now on.
+#[derive(Debug)]
+pub struct Invalidations {
+    records: broadcast::Receiver<Record>,
+    origin: Origin,
+}
+
+impl Larder {
+    /// The invalidations of all processes that share the log, from now on, as they act here: to drop what the
+    /// application keeps elsewhere, or to tell a delivery network.
+    #[doc(alias("subscribe", "invalidation events", "change feed"))]
+    pub fn invalidations(&self) -> Invalidations {
+        let engine = self.engine();
+        Invalidations { records: engine.feed.subscribe(), origin: engine.origin }
+    }
+}
+
+impl Invalidations {
+    /// The next one. `None` once the larder is gone.
+    ///
+    /// Whoever is more than a thousand behind has missed some, and is told that everything was invalidated.
+    pub async fn next(&mut self) -> Option<Seen> {
+        match self.records.recv().await {
+            Ok(record) => Some(Seen {
+                mode: record.mode,
+                what: record.what,
+                own: record.origin == self.origin,
+            }),
+            Err(RecvError::Lagged(_)) => {
+                Some(Seen { mode: Mode::Hard, what: vec![Selector::Everything], own: false })
+            }
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+/// How far behind a reader may be.
+pub(crate) const FEED_LENGTH: usize = 1024;
