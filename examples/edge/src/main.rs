@@ -17,7 +17,11 @@ async fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("{}", error.to_string().lines().next().unwrap_or("bad flags"));
+            // One line: what is wrong, without the usage that follows it.
+            let text = error.to_string();
+            let said: Vec<&str> =
+                text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            eprintln!("{}", said.join(" "));
             return ExitCode::from(2);
         }
     };
