@@ -5,13 +5,16 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use larder::{Fill, Larder, Policy};
 use larder_redis::{Redis, WithRedis as _};
-use larder_testkit::conformance;
+use larder_testkit::{History, conformance};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -387,4 +390,85 @@ async fn a_wrong_password_costs_hits_and_a_right_one_works() {
     synced(&right).await;
     let error = Redis::open("redis://user:secret@[").unwrap_err().to_string();
     assert!(!error.contains("secret"), "{error}");
+}
+
+const KEYS: u64 = 3;
+
+/// An item through the cache of one process; the origin takes its time on both sides of its read.
+async fn item(larder: &Larder, history: &Arc<History>, key: u64) -> u64 {
+    let history = Arc::clone(history);
+    let load = move |_: Fill| async move {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let version = history.current(key);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        Ok::<_, Infallible>(version)
+    };
+    let policy = Policy::ttl(MINUTE).tag(("item", key));
+    *larder.get_or_load(("item", key), policy, load).await.expect("not one failed response")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn under_load_no_server_that_dies_stops_or_forgets_makes_anybody_read_what_he_invalidated() {
+    let mut server = Server::start(&[]).await;
+    let history = Arc::new(History::new(None));
+    let larders: Arc<Vec<Larder>> = Arc::new((0..3).map(|_| larder(server.redis())).collect());
+    for larder in larders.iter() {
+        synced(larder).await;
+    }
+    let mut load = tokio::task::JoinSet::new();
+    for process in 0..3 {
+        let (own, told) = (Arc::clone(&larders), Arc::clone(&history));
+        load.spawn(async move {
+            for turn in 0_u64.. {
+                let key = turn % KEYS;
+                let version = told.commit(key);
+                let _queued_or_logged = own[process].invalidate(("item", key)).await;
+                told.invalidated(process, key, version);
+                tokio::time::sleep(Duration::from_millis(7 + process as u64)).await;
+            }
+        });
+        for reader in 0..2_u64 {
+            let (larders, history) = (Arc::clone(&larders), Arc::clone(&history));
+            load.spawn(async move {
+                for turn in reader.. {
+                    let (key, began) = (turn % KEYS, tokio::time::Instant::now());
+                    let version = item(&larders[process], &history, key).await;
+                    history.read(process, key, began, version);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+    }
+    for way in ["none", "CLIENT KILL", "FLUSHALL", "STOP", "KILL", "none"] {
+        match way {
+            "CLIENT KILL" => drop(server.cli(&["CLIENT", "KILL", "TYPE", "normal"])),
+            "FLUSHALL" => drop(server.cli(&["FLUSHALL"])),
+            "STOP" => {
+                server.signal("STOP");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                server.signal("CONT");
+            }
+            "KILL" => {
+                server.kill();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                server.restart().await;
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    load.shutdown().await;
+    let violations: Vec<String> = history.violations().iter().map(ToString::to_string).collect();
+    assert!(violations.is_empty(), "{violations:?}");
+    until("all come to the same", || async {
+        let mut same = true;
+        for larder in larders.iter() {
+            for key in 0..KEYS {
+                same &= item(larder, &history, key).await == history.current(key);
+            }
+        }
+        same
+    })
+    .await;
 }
