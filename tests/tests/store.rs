@@ -229,6 +229,15 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     assert_eq!(load(bounded, 0).await, 119);
     cut.cut(true);
     assert_eq!(load(Consistency::Strong, 7).await, 7, "nobody can say");
+    let outer = larders[0].clone();
+    let page = move |_: Fill| async move {
+        let part = |_: Fill| async { Ok::<_, Infallible>(77) };
+        let part = outer.get_or_load("a", Policy::ttl(MINUTE).tag("t"), part).await;
+        Ok::<_, Infallible>(*part.unwrap())
+    };
+    let strong = Policy::ttl(MINUTE).consistency(Consistency::Strong);
+    let page = larders[0].get_or_load("page", strong, page).await.unwrap();
+    assert_eq!(*page, 77, "nor for its parts");
     assert_eq!(load(bounded, 8).await, 119, "not long enough");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(load(bounded, 9).await, 9);

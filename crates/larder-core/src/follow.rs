@@ -78,6 +78,8 @@ impl Follower {
     /// Reads on until something does not fit, or the larder is gone.
     async fn tail(&self, step: Duration) -> Option<()> {
         let mut asked = Moment::START;
+        // An end that was asked for and is not reached yet.
+        let mut owed: Option<(Moment, Position)> = None;
         loop {
             let at = self.engine.upgrade()?.registry.applied()?;
             let read = self.bus.read(at, step).await;
@@ -92,11 +94,23 @@ impl Follower {
                     }
                 },
                 Err(error) if error.kind() == BusErrorKind::Gone => return None,
-                Err(_) => {
+                Err(error) => {
+                    // Whoever cannot read may still be told that there is more.
+                    tracing::debug!(target: "larder", %error, "the log cannot be read on");
+                    drop(engine);
                     tokio::time::sleep(step / 4).await;
-                    continue;
+                    true
                 }
             };
+            let engine = self.engine.upgrade()?;
+            let applied = engine.registry.applied()?;
+            if let Some((asked, end)) = owed
+                && end.epoch == applied.epoch
+                && end.number <= applied.number
+            {
+                engine.proof.renew(asked);
+                owed = None;
+            }
             // Also what is due while no request comes.
             let now = engine.tick();
             if now.since(asked) < step && !empty {
@@ -105,6 +119,7 @@ impl Follower {
             asked = now;
             match self.compare(&engine, now, empty).await {
                 End::Fits => {}
+                End::Ahead(end) => owed = owed.or(Some((now, end))),
                 End::Behind => return None,
             }
         }
@@ -131,12 +146,14 @@ impl Follower {
         {
             return End::Behind;
         }
-        End::Fits
+        End::Ahead(end)
     }
 }
 
 enum End {
     Fits,
+    /// More is there, and on its way.
+    Ahead(Position),
     Behind,
 }
 
@@ -203,6 +220,10 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             break;
         }
     }
+    if before.is_none_or(|before| before.epoch != end.epoch) {
+        // Before the view opens: nothing is promoted that they reach.
+        engine.registry.resend_retained(engine.clock.now());
+    }
     engine.registry.open_view(end, horizon, &records, engine.clock.now());
     if before.is_some() {
         // What came in between was not heard one by one.
@@ -213,9 +234,6 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     engine.proof.renew(asked);
     *engine.seen.lock() = Some(end);
     *engine.lost.lock() = None;
-    if before.is_none_or(|before| before.epoch != end.epoch) {
-        engine.registry.resend_retained(engine.clock.now());
-    }
     engine.send_unsent();
     engine.synced.send_replace(true);
     engine.advanced.notify_waiters();

@@ -43,6 +43,9 @@ impl Kind {
 /// The longest key that larder keeps, in bytes, parts and lengths included.
 pub const MAX_KEY_BYTES: usize = 16 * 1024;
 
+/// How the part of a key begins that stands for several addresses in place of one.
+pub const FOR_MANY: &[u8] = b" search ";
+
 const LENGTH_BYTES: usize = 2;
 /// Parts that say where a key belongs (namespace, version, policy) come before those that say what it names.
 const PLACE_PARTS: usize = 3;
@@ -193,6 +196,11 @@ impl Key {
     pub fn name(&self) -> String {
         let naming = if self.kind() == Kind::Response { ADDRESS_PARTS } else { 1 };
         self.parts().skip(PLACE_PARTS).take(naming).map(String::from_utf8_lossy).collect()
+    }
+
+    /// Whether this answers several addresses, whose names it does not have.
+    pub(crate) fn is_for_many(&self) -> bool {
+        self.parts().any(|part| part.starts_with(FOR_MANY))
     }
 
     /// The key under which a [`Store`](crate::Store) keeps the entry: printable ASCII, `:` between parts.

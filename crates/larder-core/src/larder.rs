@@ -355,6 +355,11 @@ impl Larder {
         Scope::open(self.engine.origin, self.engine.registry.stamp())
     }
 
+    /// Whether both are handles of the same larder.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.engine, &other.engine)
+    }
+
     /// A scope for what a write of our own has brought, if since `since` nothing was invalidated but by that
     /// write, which has acted in `own` steps.
     ///

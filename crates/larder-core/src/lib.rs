@@ -22,7 +22,7 @@ pub use self::{
     entry::{AnyEntry, Entry, Value},
     feed::{Invalidations, Seen},
     flight::{Joined, Landing, Lead, Progress, Wait},
-    key::{IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
+    key::{FOR_MANY, IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
     larder::{Draft, Larder},
     lifetime::{Ends, Lifetime, Phase},
     memory::{Eviction, Evictions},

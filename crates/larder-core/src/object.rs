@@ -218,7 +218,8 @@ where
         call.meter.record(Event::Bypass("identified"), began);
         return call.alone(load).await;
     }
-    if !caught_up {
+    if !caught_up || call.scope.distrusts() {
+        let call = Call { scope: call.scope.clone().distrusting(), ..call };
         call.meter.record(Event::Bypass("unsynchronised"), began);
         return call.alone(load).await;
     }

@@ -59,6 +59,8 @@ pub struct Scope {
     origin: Origin,
     stamp: Stamp,
     parts: Option<Arc<Parts>>,
+    /// Whether nothing that is kept may be served here, since it may have been invalidated elsewhere.
+    distrusts: bool,
 }
 
 #[derive(Debug)]
@@ -134,13 +136,26 @@ pub struct PartOf {
 
 impl Scope {
     pub(crate) fn open(origin: Origin, stamp: Stamp) -> Self {
-        Self { origin, stamp, parts: None }
+        Self { origin, stamp, parts: None, distrusts: false }
     }
 
     /// The scope that the current task is in, if it is one of the larder of this origin.
     pub(crate) fn current(origin: Origin) -> Option<Self> {
         CURRENT
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
+    }
+
+    /// This scope, for a request that could not be made sure of what others have invalidated: what is made in
+    /// it takes nothing that is kept.
+    #[must_use]
+    pub fn distrusting(mut self) -> Self {
+        self.distrusts = true;
+        self
+    }
+
+    /// Whether nothing that is kept may be served here.
+    pub fn distrusts(&self) -> bool {
+        self.distrusts
     }
 
     /// The stamp that every fill inside takes.

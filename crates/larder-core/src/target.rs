@@ -150,7 +150,9 @@ impl Glob {
 
     /// Whether it matches the name of an entry, or that of one of its parts.
     pub(crate) fn matches(&self, key: &Key, tags: &[Tag]) -> bool {
-        let own = key.namespace() == self.namespace.as_bytes() && self.matcher.matches(&key.name());
+        // What answers many queries has no one name: any pattern may mean one of them.
+        let own = key.namespace() == self.namespace.as_bytes()
+            && (key.is_for_many() || self.matcher.matches(&key.name()));
         own || tags
             .iter()
             .filter_map(|tag| tag.name_in(&self.namespace))

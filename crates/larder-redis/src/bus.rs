@@ -76,6 +76,8 @@ impl RedisBus {
         after: Position,
         wait: Duration,
     ) -> Result<Vec<(u64, Record)>, BusError> {
+        // A cluster's connection does not wait longer for any answer.
+        let wait = wait.min(LONGEST_WAIT);
         let keys = Arc::clone(&self.keys);
         let read = self.reader.run(wait + DEADLINE, |mut connection| async move {
             let mut read = cmd("XREAD");
@@ -111,11 +113,12 @@ impl RedisBus {
             .map(|entry| {
                 let of = |name: &str| Vec::<u8>::from_redis_value_ref(entry.map.get(name)?).ok();
                 let number = entry.id.split('-').next().and_then(|number| number.parse().ok());
-                let record = of("record").and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+                // What a newer version has written and this one cannot read may be anything.
+                let record = of("record")
+                    .map(|bytes| rmp_serde::from_slice(&bytes).unwrap_or_else(|_| anything()));
                 if of("epoch").as_deref() != Some(epoch.as_bytes()) {
                     return Err(BusError::new(BusErrorKind::Gone));
                 }
-                // A record that cannot be read is a gap, and a gap is filled from the compacted log.
                 number.zip(record).ok_or_else(|| BusError::new(BusErrorKind::Gone))
             })
             .collect()
@@ -135,7 +138,11 @@ impl RedisBus {
         for pair in members.chunks_exact(2) {
             let (number, letter, selector) =
                 read_member(pair).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
-            let mode = mode_of(letter).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
+            let (mode, selector) = match (mode_of(letter), selector) {
+                (Some(mode), Some(selector)) => (mode, selector),
+                // What a newer version has written and this one cannot read may be anything.
+                _ => (Mode::Hard, Selector::Everything),
+            };
             let record = records.entry((number, letter)).or_insert_with(|| Record {
                 origin: Origin::random(),
                 mode,
@@ -153,10 +160,9 @@ impl RedisBus {
 
     fn heard<T>(&self, heard: Result<T, Failure>) -> Result<T, BusError> {
         heard.map_err(|failure| {
-            if matches!(failure, Failure::Late) {
-                // A server that was stopped keeps its connections open for ever.
-                self.link.forget();
-            }
+            // A server that was stopped keeps its connections open for ever, and so does a primary that has become
+            // a replica and refuses.
+            self.link.forget();
             bus_error(failure)
         })
     }
@@ -216,12 +222,12 @@ fn member(mode: Mode, selector: &Selector) -> Result<Vec<u8>, BusError> {
     Ok(member)
 }
 
-fn read_member(pair: &[Value]) -> Option<(u64, u8, Selector)> {
+fn read_member(pair: &[Value]) -> Option<(u64, u8, Option<Selector>)> {
     let [member, number] = pair else { return None };
     let member = Vec::<u8>::from_redis_value_ref(member).ok()?;
     let number = String::from_redis_value_ref(number).ok()?.parse().ok()?;
     let (letter, selector) = member.split_first()?;
-    Some((number, *letter, rmp_serde::from_slice(selector).ok()?))
+    Some((number, *letter, rmp_serde::from_slice(selector).ok()))
 }
 
 fn mode_of(letter: u8) -> Option<Mode> {
@@ -232,6 +238,10 @@ fn mode_of(letter: u8) -> Option<Mode> {
         b'g' => Mode::Soft { grace: Some(Duration::ZERO) },
         _ => return None,
     })
+}
+
+fn anything() -> Record {
+    Record { origin: Origin::random(), mode: Mode::Hard, what: vec![Selector::Everything] }
 }
 
 fn bus_error(failure: Failure) -> BusError {
@@ -253,6 +263,8 @@ fn bus_error(failure: Failure) -> BusError {
     }
 }
 
+/// How long one read waits at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How long an append may take before it counts as failed; it is tried again.
 const DEADLINE: Duration = Duration::from_secs(1);
 /// About how many records the stream keeps. Who is further behind reads the compacted log.

@@ -83,9 +83,10 @@ impl Redis {
         Self { server, name: "larder".to_owned(), deadline: Duration::from_millis(40) }
     }
 
-    /// The name of the log; `larder` by default. Larders with the same name on one server share their
-    /// invalidations.
+    /// The name of the log, and what keys of entries begin with; `larder` by default, and for an empty text.
+    /// Larders with the same name on one server share entries and invalidations.
     pub fn name(mut self, name: &str) -> Self {
+        let name = if name.is_empty() { "larder" } else { name };
         self.name = name.replace(['{', '}'], "_");
         self
     }
@@ -99,7 +100,7 @@ impl Redis {
 
     /// The shared store.
     pub fn store(&self) -> RedisStore {
-        RedisStore::new(self.link(Some(Duration::from_secs(5))), self.deadline)
+        RedisStore::new(self.link(Some(Duration::from_secs(5))), self.deadline, &self.name)
     }
 
     /// The invalidation log.
@@ -146,12 +147,18 @@ pub struct RedisUrlError {
 
 impl RedisUrlError {
     fn new(given: &str, source: redis::RedisError) -> Self {
-        // What stands before an @ may be a password.
-        let given = match given.rsplit_once('@') {
-            Some((_, host)) => format!("…@{host}"),
-            None => given.to_owned(),
-        };
-        Self { given, source }
+        Self { given: without_secrets(given), source }
+    }
+}
+
+/// What stands before an `@`, after a `?` or after a colon may be a password.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+        (Some((scheme, _)), None) => format!("{scheme}://…"),
+        (None, _) if url.contains([':', '@']) => "…".to_owned(),
+        (None, _) => url.to_owned(),
     }
 }
 
@@ -164,5 +171,25 @@ impl fmt::Display for RedisUrlError {
 impl std::error::Error for RedisUrlError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_tells_a_password() {
+        for url in [
+            "redis://user:secret@[",
+            "redis://:secret",
+            "redis+unix:///run/redis.sock?db=x&pass=secret",
+            "user:secret@host",
+            "http://secret",
+        ] {
+            let shown = without_secrets(url);
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        assert_eq!(without_secrets("nonsense"), "nonsense");
     }
 }

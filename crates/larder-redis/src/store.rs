@@ -18,11 +18,18 @@ pub struct RedisStore {
     link: Arc<Link>,
     breaker: Arc<Breaker>,
     deadline: Duration,
+    name: Arc<str>,
 }
 
 impl RedisStore {
-    pub(crate) fn new(link: Arc<Link>, deadline: Duration) -> Self {
-        Self { link, breaker: Arc::new(Breaker::new("store")), deadline }
+    pub(crate) fn new(link: Arc<Link>, deadline: Duration, name: &str) -> Self {
+        let breaker = Arc::new(Breaker::new("store"));
+        Self { link, breaker, deadline, name: name.into() }
+    }
+
+    /// Where a key lies: each name has entries of its own.
+    fn place(&self, key: &str) -> String {
+        format!("{}:{key}", self.name)
     }
 
     async fn run<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
@@ -42,8 +49,9 @@ impl RedisStore {
             Err(failure) => {
                 let error = store_error(failure);
                 if error.kind() == StoreErrorKind::Refused {
-                    // It answers; it only will not.
+                    // It answers; it only will not. Perhaps it is no longer the primary.
                     self.breaker.succeeded();
+                    self.link.forget();
                 } else if self.breaker.failed() {
                     // A server that was stopped keeps its connections open for ever.
                     self.link.forget();
@@ -56,7 +64,8 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(self.run(self.deadline, move |connection| get(connection, key)))
+        let place = self.place(key);
+        Box::pin(self.run(self.deadline, move |connection| get(connection, place)))
     }
 
     fn get_many<'a>(
@@ -66,7 +75,7 @@ impl Store for RedisStore {
         // One command for each: in a cluster they lie in different slots, and on one connection they go out
         // together all the same.
         Box::pin(self.run(self.deadline, move |connection| {
-            try_join_all(keys.iter().map(move |key| get(connection.clone(), key)))
+            try_join_all(keys.iter().map(move |key| get(connection.clone(), self.place(key))))
         }))
     }
 
@@ -77,21 +86,23 @@ impl Store for RedisStore {
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, MOST_MILLIS);
+        let place = self.place(key);
         Box::pin(self.run(WRITE_DEADLINE, move |mut connection| async move {
             let mut set = cmd("SET");
-            set.arg(key).arg(&value[..]).arg("PX").arg(millis);
+            set.arg(place).arg(&value[..]).arg("PX").arg(millis);
             set.query_async(&mut connection).await
         }))
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let place = self.place(key);
         Box::pin(self.run(self.deadline, move |mut connection| async move {
-            cmd("UNLINK").arg(key).query_async(&mut connection).await
+            cmd("UNLINK").arg(place).query_async(&mut connection).await
         }))
     }
 }
 
-async fn get(mut connection: Connection, key: &str) -> RedisResult<Option<Bytes>> {
+async fn get(mut connection: Connection, key: String) -> RedisResult<Option<Bytes>> {
     cmd("GET").arg(key).query_async(&mut connection).await
 }
 

@@ -61,6 +61,10 @@ impl Requested {
         self.larder.invalidate(invalidation).await
     }
 
+    pub(crate) fn is_of(&self, larder: &Larder) -> bool {
+        self.larder.is_same_as(larder)
+    }
+
     /// Does this once the write has been invalidated, if nothing else was meanwhile.
     pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
         *self.afterwards.lock() = Some(Box::new(act));

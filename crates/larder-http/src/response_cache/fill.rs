@@ -597,6 +597,10 @@ impl Fill {
         let Some((variance, _)) = search.told(&heard.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
         let larder = &self.plan.larder;
+        // What lies under the whole query is older, and would hide what all share.
+        if let Some(older) = larder.get(larder.hash(self.key.as_bytes()), self.key.as_bytes()) {
+            larder.remove(&older);
+        }
         let known = larder.get(larder.hash(key.as_bytes()), key.as_bytes());
         if let Some(Kept::Rules(rules)) = known.as_ref().and_then(|known| Kept::of(known)) {
             return rules.note(variance);
@@ -618,7 +622,11 @@ impl Fill {
         let hash = larder.hash(heard.base.as_bytes());
         let list = larder
             .get(hash, heard.base.as_bytes())
-            .filter(|entry| matches!(Kept::of(entry), Some(Kept::Variants(_))))
+            .filter(|entry| {
+                // One that a reset of the log has reached is not written to the store any more.
+                matches!(Kept::of(entry), Some(Kept::Variants(_)))
+                    && larder.standing(entry, larder.now()) == Standing::Fresh
+            })
             .or_else(|| self.new_list(heard));
         let Some(list) = list else { return };
         let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };

@@ -12,19 +12,20 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{Draft, Key, Moment, Scope, Tag};
+use larder_core::{Audience, Draft, Key, Moment, Scope, Tag};
 use larder_semantics::{
     cache_control::CacheControl,
     date,
     freshness::{self, Freshness},
+    groups,
     storing::Asker,
     vary,
 };
 
 use super::{
-    choices::Chosen,
+    choices::Choices,
     fill::announced,
     kept::Kept,
     outgoing::{self, Times},
@@ -41,6 +42,9 @@ use crate::{
 pub(super) struct FromPost {
     plan: Arc<Plan>,
     requested: Requested,
+    choices: Choices,
+    /// What was read while the POST was answered.
+    scope: Scope,
     key: Key,
     tags: Vec<Tag>,
     uri: String,
@@ -50,14 +54,20 @@ pub(super) struct FromPost {
 
 impl FromPost {
     /// For a POST that says nothing of who asks, behind a layer that invalidates what it changes.
-    pub(super) fn of<U: FindUri, B>(plan: &Arc<Plan>, request: &Request<B>) -> Option<Box<Self>> {
-        if *request.method() != Method::POST {
+    pub(super) fn of<U: FindUri, B>(
+        plan: &Arc<Plan>,
+        request: &Request<B>,
+        scope: &Scope,
+    ) -> Option<Box<Self>> {
+        if *request.method() != Method::POST || plan.options.off {
             return None;
         }
         let requested = request.extensions().get::<Requested>()?.clone();
+        let choices = request.extensions().get::<Choices>()?.clone();
         let head = Head::from(request);
         let facts = plan.facts(head.headers);
-        if facts.identified || plan.tells_more_apart {
+        let forbidden = facts.identified || facts.demands || plan.tells_more_apart;
+        if forbidden || !requested.is_of(&plan.larder) {
             return None;
         }
         let address = Address::of::<U>(&head, plan.options.scheme).ok()?;
@@ -67,6 +77,8 @@ impl FromPost {
         Some(Box::new(Self {
             plan: Arc::clone(plan),
             requested,
+            choices,
+            scope: scope.clone(),
             key,
             tags,
             uri: format!("{origin}{}{query}", address.path),
@@ -84,7 +96,9 @@ impl FromPost {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        if !response.status().is_success() || !self.is_of_this_address(response.headers()) {
+        let status = response.status();
+        let whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
+        if !whole || !self.is_of_this_address(response.headers()) {
             return response;
         }
         let control = CacheControl::of(response.headers());
@@ -128,14 +142,22 @@ impl FromPost {
     fn keep(
         &self,
         scope: &Scope,
-        status: http::StatusCode,
+        status: StatusCode,
         mut headers: HeaderMap,
         whole: &Bytes,
         received: Moment,
     ) {
         let clock = self.plan.larder.clock();
         let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
-        let (options, chosen) = (&self.plan.options, Chosen::default());
+        let gathered = self.scope.gathered();
+        if gathered.private || gathered.stale || gathered.no_store.is_some() {
+            return;
+        }
+        // Everything that was read for it is part of it.
+        let scope = scope.gathering(Audience::Everyone);
+        scope.add_tags(gathered.tags);
+        scope.cut(gathered.until);
+        let (options, chosen) = (&self.plan.options, self.choices.chosen());
         let asker = Asker::default();
         let judged = outgoing::judge(options, &chosen, asker, status, &headers, times);
         let Ok(judged) = judged else { return };
@@ -144,6 +166,7 @@ impl FromPost {
         {
             headers.insert(header::DATE, date);
         }
+        let groups = groups::names(&headers, &groups::CACHE_GROUPS);
         outgoing::remove_unkept(options, &mut headers);
         let traits = Traits {
             open: judged.open,
@@ -153,15 +176,18 @@ impl FromPost {
         };
         let stored =
             StoredResponse::new(status, headers, whole, traits, self.plan.extras, &self.plan.alike);
+        let mut tags = self.tags.clone();
+        tags.extend(chosen.tags);
+        tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = Draft {
             key: self.key.clone(),
-            tags: self.tags.clone(),
+            tags,
             lifetime: judged.lifetime,
             age: judged.age,
             filled: received,
             cost: Duration::ZERO,
         };
-        if let Ok(entry) = self.plan.larder.entry(draft, scope, Kept::Response(stored)) {
+        if let Ok(entry) = self.plan.larder.entry(draft, &scope, Kept::Response(stored)) {
             self.plan.larder.keep(&entry);
         }
     }

@@ -90,6 +90,7 @@ where
         let consistency = self.asked.plan.options.consistency;
         if consistency != Consistency::Eventual {
             if !self.asked.plan.larder.catch_up(consistency).await {
+                self.asked.scope = self.asked.scope.clone().distrusting();
                 let case = Case::of(&self.asked, Forward::Bypass, None);
                 return self.alone(case, "unsynchronised").await;
             }

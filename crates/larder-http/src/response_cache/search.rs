@@ -6,7 +6,7 @@
 //! [draft-ietf-httpbis-no-vary-search](https://datatracker.ietf.org/doc/draft-ietf-httpbis-no-vary-search/)
 
 use http::HeaderMap;
-use larder_core::{Key, KeyBuf, KeyTooLong};
+use larder_core::{FOR_MANY, Key, KeyBuf, KeyTooLong};
 use larder_semantics::no_vary_search::SearchVariance;
 use parking_lot::Mutex;
 
@@ -34,7 +34,7 @@ impl Search {
     /// Where a response lies that says this of its query.
     pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLong> {
         let mut key = KeyBuf::continued(self.base.as_bytes());
-        key.push_pieces(&[b" search ", format!("{variance:?}").as_bytes()]);
+        key.push_pieces(&[FOR_MANY, format!("{variance:?}").as_bytes()]);
         key.push(&variance.normalised(self.query.as_deref()));
         key.finish()
     }

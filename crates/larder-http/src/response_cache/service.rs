@@ -69,7 +69,7 @@ impl<S, U> ResponseCache<S, U> {
         self.leave_word(&mut request, why, &scope);
         let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why, stored: false, collapsed: false };
-        let from_post = FromPost::of::<U, B>(&self.plan, &request);
+        let from_post = FromPost::of::<U, B>(&self.plan, &request, &scope);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);

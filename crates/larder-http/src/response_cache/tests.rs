@@ -413,6 +413,16 @@ async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_
     });
     assert_eq!(read(busy.send(post("/form")).await).await.1, "answer 1");
     assert_eq!(busy.get("/form").await.1, "answer 2", "nobody knows what it had read");
+
+    // What was read for it is part of it.
+    let with_part = larder();
+    let part = form(&with_part, |larder| {
+        larder.current_scope().unwrap().add_tags([larder_core::Tag::new("part")]);
+    });
+    assert_eq!(read(part.send(post("/form")).await).await.1, "answer 1");
+    assert_eq!(part.get("/form").await.1, "answer 1");
+    let _ = with_part.invalidate("part").await;
+    assert_eq!(part.get("/form").await.1, "answer 2");
 }
 
 #[tokio::test]
