@@ -13,13 +13,14 @@
 //!
 //! It is not kept, each with a name that `Cache-Status` and the counters give:
 //!
-//! 1. what says `no-store`, `private` or `no-cache`, sets a cookie, or varies by `*`;
+//! 1. what says `no-store` or `private`, or `no-cache` without a validator, sets a cookie, or varies by `*`;
 //! 2. what answers a request that says who asks (`Cookie`, `Authorization`, …), unless the response says
 //!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
 //!    [partition](ResponseCacheLayer::partition_by);
-//! 3. event streams, gRPC, upgrades, parts, and what has trailers.
+//! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers.
 //!
-//! HEAD is answered from the entry of a GET. Other methods pass; see
+//! What is stale and has a validator is revalidated with the inner service, and kept anew where that says 304.
+//! Conditions and ranges of clients are answered from what is kept. HEAD is answered from the entry of a GET. Other methods pass; see
 //! [`InvalidationLayer`](crate::InvalidationLayer) for what they do to entries.
 //!
 //! # Before deploying
