@@ -255,6 +255,17 @@ async fn a_body_that_drips_holds_up_only_its_own_reader() {
     reading.abort();
 }
 
+#[test]
+fn nobody_can_choose_keys_that_collide() {
+    // Each process hashes with a secret of its own, and compares whole keys besides.
+    let [one, other] = [larder(), larder()];
+    let differ = (0..100_u64).filter(|key| {
+        let key = key.to_le_bytes();
+        one.hash(&key) != other.hash(&key)
+    });
+    assert!(differ.count() > 90);
+}
+
 #[tokio::test]
 async fn many_ranges_are_answered_with_the_whole() {
     let page = || async { "page ".repeat(100) };

@@ -576,6 +576,36 @@ async fn lifetimes_come_from_where_the_letter_says() {
         ],
     )
     .await;
+    run(
+        "RFC 9213 2.2: hidden on request, and still obeyed",
+        ResponseCacheLayer::hide_targets,
+        &[
+            ask(&[])
+                .origin(200, &[("cdn-cache-control", "max-age=60")], "one")
+                .with("cdn-cache-control", ""),
+            ask(&[]).gets(200, "one").with("cdn-cache-control", "").says("hit"),
+        ],
+    )
+    .await;
+    run(
+        "RFC 9211 2.7: the key on request",
+        ResponseCacheLayer::cache_status_key,
+        &[
+            ask(&[]).origin(200, &[MINUTE], "one"),
+            ask(&[]).gets(200, "one").says("larder; hit; ttl=60; key=\"http://a.example/a\""),
+        ],
+    )
+    .await;
+    run_both(
+        "RFC 9211 2: our word comes after that of caches behind us",
+        &[
+            ask(&[])
+                .origin(200, &[MINUTE, ("cache-status", "origin; hit")], "one")
+                .with("cache-status", "origin; hit, larder; fwd=uri-miss; stored"),
+            ask(&[]).gets(200, "one").with("cache-status", "origin; hit, larder; hit; ttl=60"),
+        ],
+    )
+    .await;
     run_both(
         "RFC 9111 5.2.2.3: must-understand",
         &kept(200, &[("cache-control", "max-age=60, no-store, must-understand")]),

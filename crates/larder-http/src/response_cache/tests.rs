@@ -572,6 +572,31 @@ async fn a_body_beyond_the_limit_reaches_its_client_whole_and_is_not_kept() {
 }
 
 #[tokio::test]
+async fn trailers_reach_the_client_and_keep_the_response_from_being_kept() {
+    for at_once in [true, false] {
+        let origin = Origin::new(layer(&larder()), move |_, _| {
+            let (frames, body) = mpsc::channel(4);
+            tokio::spawn(async move {
+                if !at_once {
+                    tokio::task::yield_now().await;
+                }
+                let trailers = [(header::ETAG, "\"a\"".parse().unwrap())].into_iter().collect();
+                for frame in [Frame::data("data".into()), Frame::trailers(trailers)] {
+                    frames.send(Ok(frame)).await.unwrap();
+                }
+            });
+            Response::new(stream(body))
+        });
+        for call in 1..=2 {
+            let answer = origin.send(request("/")).await.into_body().collect().await.unwrap();
+            assert_eq!(answer.trailers().unwrap()[header::ETAG], "\"a\"");
+            assert_eq!(answer.to_bytes(), "data");
+            assert_eq!(origin.calls(), call, "it is asked each time");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_is_not_kept() {
     let origin = Origin::new(layer(&larder()), |_, call| {
         let (frames, body) = mpsc::channel(4);
