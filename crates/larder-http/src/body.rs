@@ -9,11 +9,16 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use larder_core::Scope;
 use pin_project_lite::pin_project;
 
 use crate::recording::Reader;
+
+/// A response that is waited for.
+pub(crate) type Waiting<R, E> =
+    Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
 
 /// What a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -23,12 +23,10 @@ use super::{
     layer::Options,
 };
 use crate::{
-    body::{BoxError, CacheBody},
+    body::{BoxError, CacheBody, Waiting},
     etag,
     response_cache::refusal,
 };
-
-type Waiting<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
 
 pin_project! {
     /// The response of a [`Conditional`](super::Conditional).

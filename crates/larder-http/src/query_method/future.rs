@@ -10,9 +10,7 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use crate::body::CacheBody;
-
-type Reading<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
+use crate::body::{CacheBody, Waiting};
 
 pin_project! {
     /// The response of a [`QueryMethod`](super::QueryMethod).
@@ -26,7 +24,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
         Passed { #[pin] future: F },
-        Reading { future: Reading<R, E> },
+        Reading { future: Waiting<R, E> },
     }
 }
 

@@ -14,9 +14,7 @@ use larder_semantics::cache_status::Handling;
 use pin_project_lite::pin_project;
 
 use super::{fill::note, lines::said, plan::Plan};
-use crate::body::CacheBody;
-
-type Waiting<R, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
+use crate::body::{CacheBody, Waiting};
 
 pin_project! {
     /// The response of a [`ResponseCache`](super::ResponseCache).
