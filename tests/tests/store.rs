@@ -25,6 +25,12 @@ async fn load(larder: &Larder, value: u32) -> u32 {
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
 }
 
+async fn joined(larders: &[Larder; 2]) {
+    for larder in larders {
+        larder.synced().await;
+    }
+}
+
 async fn settled(larders: &[Larder; 2]) {
     for larder in larders {
         assert!(larder.close(MINUTE).await);
@@ -36,8 +42,7 @@ async fn settled(larders: &[Larder; 2]) {
 async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
     let store = MemoryStore::new();
     let larders = pair(&store);
-    larders[0].synced().await;
-    larders[1].synced().await;
+    joined(&larders).await;
     assert_eq!(load(&larders[0], 1).await, 1);
     settled(&larders).await;
     assert_eq!(load(&larders[1], 2).await, 1, "from the shared store");
@@ -54,8 +59,7 @@ async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in
 async fn bytes_that_are_not_ours_are_counted_misses() {
     let store = MemoryStore::new();
     let larders = pair(&store);
-    larders[0].synced().await;
-    larders[1].synced().await;
+    joined(&larders).await;
     load(&larders[0], 1).await;
     settled(&larders).await;
     let key = store.keys().pop().unwrap();
@@ -79,8 +83,7 @@ async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
 async fn what_was_made_stale_is_not_promoted_as_fresh() {
     let store = MemoryStore::new();
     let larders = pair(&store);
-    larders[0].synced().await;
-    larders[1].synced().await;
+    joined(&larders).await;
     assert_eq!(load(&larders[0], 1).await, 1);
     settled(&larders).await;
     let _ = larders[0].invalidate(Invalidation::from("t").soft(None)).await;
@@ -125,8 +128,7 @@ async fn what_is_invalidated_while_it_is_promoted_is_not_served() {
         let load = move |_: Fill| async move { Ok::<_, Infallible>(Hooked(value)) };
         larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap().0
     };
-    larders[0].synced().await;
-    larders[1].synced().await;
+    joined(&larders).await;
     assert_eq!(load(&larders[0], 1).await, 1);
     settled(&larders).await;
     let reader = larders[1].clone();
@@ -207,9 +209,7 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     let lines = lines.map(|slow| log.line(Dice::new(3), 0, slow));
     let cut = lines[0].clone();
     let larders = lines.map(|line| Larder::builder().cells(1 << 10).bus(line).build().unwrap());
-    for larder in &larders {
-        larder.synced().await;
-    }
+    joined(&larders).await;
     let load = async |consistency: Consistency, value: u32| {
         let policy = Policy::ttl(MINUTE).tag("t").consistency(consistency);
         let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
@@ -265,9 +265,7 @@ async fn a_call_may_bound_the_age_of_what_it_takes() {
 #[tokio::test(start_paused = true)]
 async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
     let larders = pair(&MemoryStore::new());
-    for larder in &larders {
-        larder.synced().await;
-    }
+    joined(&larders).await;
     let mut heard = larders[0].invalidations();
     for (at, tag) in [(0, "a"), (1, "b"), (0, "c")] {
         let _logged = larders[at].invalidate(tag).await;

@@ -306,6 +306,11 @@ impl Larder {
         self.engine.memory.get(hash, key)
     }
 
+    /// The entry of a key whose hash is not at hand, whatever its standing.
+    pub fn find(&self, key: &[u8]) -> Option<AnyEntry> {
+        self.get(self.hash(key), key)
+    }
+
     /// Counts a hit that was answered from an entry of [`Larder::get`].
     pub fn note_hit(&self, entry: &AnyEntry) {
         self.engine.memory.note_hit(entry);

@@ -15,7 +15,7 @@ use larder_core::{
 };
 use redis::{FromRedisValue, Script, Value, cmd, streams::StreamReadReply};
 
-use crate::link::{Failure, Link};
+use crate::link::{Failure, Link, is_broken};
 
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ fn bus_error(failure: Failure) -> BusError {
                 BusErrorKind::Gone
             } else if error.is_timeout() {
                 BusErrorKind::Timeout
-            } else if error.is_io_error() || error.is_unrecoverable_error() {
+            } else if is_broken(&error) {
                 BusErrorKind::Unreachable
             } else {
                 BusErrorKind::Refused

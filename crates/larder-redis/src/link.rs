@@ -63,6 +63,11 @@ pub(crate) enum Failure {
     Redis(RedisError),
 }
 
+/// Whether the connection is of no more use after this.
+pub(crate) fn is_broken(error: &RedisError) -> bool {
+    error.is_unrecoverable_error() || error.is_io_error()
+}
+
 /// One connection, shared by all who use this link.
 pub(crate) struct Link {
     server: Server,
@@ -105,7 +110,7 @@ impl Link {
         };
         let outcome = timeout(deadline, work).await.unwrap_or(Err(Failure::Late));
         if let Err(Failure::Redis(error)) = &outcome
-            && (error.is_unrecoverable_error() || error.is_io_error())
+            && is_broken(error)
         {
             self.forget();
         }

@@ -9,7 +9,7 @@ use redis::{RedisResult, cmd};
 
 use crate::{
     breaker::Breaker,
-    link::{Connection, Failure, Link},
+    link::{Connection, Failure, Link, is_broken},
 };
 
 /// The shared store of a [`Redis`](crate::Redis).
@@ -113,7 +113,7 @@ fn store_error(failure: Failure) -> StoreError {
         Failure::Redis(error) => {
             let kind = if error.is_timeout() {
                 StoreErrorKind::Timeout
-            } else if error.is_io_error() || error.is_unrecoverable_error() {
+            } else if is_broken(&error) {
                 StoreErrorKind::Unreachable
             } else {
                 StoreErrorKind::Refused

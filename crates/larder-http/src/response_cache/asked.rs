@@ -81,10 +81,7 @@ impl Asked {
     fn look_by_search(&self) -> Look {
         let larder = &self.plan.larder;
         let Some(search) = &self.lookup.search else { return Look::Nothing(Forward::UriMiss) };
-        let rules = search
-            .rules_key()
-            .ok()
-            .and_then(|key| larder.get(larder.hash(key.as_bytes()), key.as_bytes()));
+        let rules = search.rules_key().ok().and_then(|key| larder.find(key.as_bytes()));
         let Some(Kept::Rules(rules)) = rules.as_ref().and_then(|rules| Kept::of(rules)) else {
             return Look::Nothing(Forward::UriMiss);
         };
@@ -108,8 +105,7 @@ impl Asked {
             Some(Kept::Variants(variants)) => {
                 let candidates = variants.candidates(key, &self.selecting);
                 for candidate in candidates {
-                    let hash = larder.hash(candidate.as_bytes());
-                    if let Some(found) = larder.get(hash, candidate.as_bytes()) {
+                    if let Some(found) = larder.find(candidate.as_bytes()) {
                         variants.touch(candidate.as_bytes());
                         return self.judge(found);
                     }
@@ -163,10 +159,7 @@ impl Asked {
         let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list)) else {
             return Vec::new();
         };
-        let found = variants
-            .kept()
-            .into_iter()
-            .filter_map(|key| larder.get(larder.hash(key.as_bytes()), key.as_bytes()));
+        let found = variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
         let may_be_served = |entry: &AnyEntry| {
             let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
             let standing = larder.standing(entry, larder.now());
@@ -205,7 +198,7 @@ impl Asked {
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
         let larder = &self.plan.larder;
         let key = fill::refusal_key(&self.queue).ok()?;
-        let entry = larder.get(larder.hash(key.as_bytes()), key.as_bytes())?;
+        let entry = larder.find(key.as_bytes())?;
         match Kept::of(&entry) {
             Some(Kept::Refusal(why))
                 if larder.standing(&entry, larder.now()) == Standing::Fresh =>

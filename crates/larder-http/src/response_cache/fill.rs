@@ -598,10 +598,10 @@ impl Fill {
         let Ok(key) = search.rules_key() else { return };
         let larder = &self.plan.larder;
         // What lies under the whole query is older, and would hide what all share.
-        if let Some(older) = larder.get(larder.hash(self.key.as_bytes()), self.key.as_bytes()) {
+        if let Some(older) = larder.find(self.key.as_bytes()) {
             larder.remove(&older);
         }
-        let known = larder.get(larder.hash(key.as_bytes()), key.as_bytes());
+        let known = larder.find(key.as_bytes());
         if let Some(Kept::Rules(rules)) = known.as_ref().and_then(|known| Kept::of(known)) {
             return rules.note(variance);
         }
@@ -619,9 +619,8 @@ impl Fill {
             return;
         }
         let larder = &self.plan.larder;
-        let hash = larder.hash(heard.base.as_bytes());
         let list = larder
-            .get(hash, heard.base.as_bytes())
+            .find(heard.base.as_bytes())
             .filter(|entry| {
                 // One that a reset of the log has reached is not written to the store any more.
                 matches!(Kept::of(entry), Some(Kept::Variants(_)))
@@ -632,8 +631,7 @@ impl Fill {
         let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
         let most = self.plan.options.variants;
         for surplus in variants.add(&heard.names, &heard.key, most) {
-            let hash = larder.hash(surplus.as_bytes());
-            if let Some(entry) = larder.get(hash, surplus.as_bytes()) {
+            if let Some(entry) = larder.find(surplus.as_bytes()) {
                 larder.remove(&entry);
             }
         }
@@ -727,7 +725,7 @@ impl Fill {
 
     /// What the client of this fill wants of a whole response.
     fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
-        if !self.narrowed || self.why == Forward::Method {
+        if !self.narrowed {
             return response;
         }
         answers::fitted(&self.selecting, false, response)

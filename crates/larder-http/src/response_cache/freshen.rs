@@ -212,7 +212,7 @@ impl Fill {
             names,
             received,
             part: None,
-            from: NOT_MODIFIED,
+            from: StatusCode::NOT_MODIFIED,
         };
         self.prepare(&mut heard);
         Ok((heard, stored.body().clone()))
@@ -235,5 +235,3 @@ fn whole<R>(entry: &AnyEntry) -> Response<CacheBody<R>> {
     *response.headers_mut() = stored.fields();
     response
 }
-
-const NOT_MODIFIED: StatusCode = StatusCode::NOT_MODIFIED;

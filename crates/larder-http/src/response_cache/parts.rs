@@ -36,7 +36,7 @@ impl Asked {
     pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
         let larder = &self.plan.larder;
         let key = part_key(&self.key).ok()?;
-        let entry = larder.get(larder.hash(key.as_bytes()), key.as_bytes())?;
+        let entry = larder.find(key.as_bytes())?;
         let stored = stored::of(&entry)?;
         let now = larder.now();
         let usable = self.plan.may_have(&self.lookup, stored)
@@ -58,7 +58,7 @@ impl Fill {
         let alone = (part, bytes.clone());
         let larder = &self.plan.larder;
         let Ok(key) = part_key(&self.key) else { return alone };
-        let Some(entry) = larder.get(larder.hash(key.as_bytes()), key.as_bytes()) else {
+        let Some(entry) = larder.find(key.as_bytes()) else {
             return alone;
         };
         let standing = larder.standing(&entry, larder.now());
