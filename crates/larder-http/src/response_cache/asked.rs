@@ -23,6 +23,7 @@ use super::{
     kept::Kept,
     lines::said,
     plan::{Lookup, Plan, aged_for},
+    search::Search,
     stored::{self, aged},
     variants::variant_key,
 };
@@ -46,6 +47,8 @@ pub(super) struct Asked {
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) wants_etag: bool,
+    /// The address without its query, where queries may mean the same.
+    pub(super) search: Option<Box<Search>>,
     /// Whether nothing was read for this request before it came here.
     pub(super) is_outermost: bool,
     /// Whether only a part is asked for, and the origin is to be asked for that part.
@@ -80,7 +83,7 @@ impl Asked {
     /// What memory has for a query that means the same.
     fn look_by_search(&self) -> Look {
         let larder = &self.plan.larder;
-        let Some(search) = &self.lookup.search else { return Look::Nothing(Forward::UriMiss) };
+        let Some(search) = &self.search else { return Look::Nothing(Forward::UriMiss) };
         let rules = search.rules_key().ok().and_then(|key| larder.find(key.as_bytes()));
         let Some(Kept::Rules(rules)) = rules.as_ref().and_then(|rules| Kept::of(rules)) else {
             return Look::Nothing(Forward::UriMiss);
@@ -242,7 +245,7 @@ impl Asked {
             began: self.began,
             replaces: None,
             known,
-            search: self.lookup.search.clone(),
+            search: self.search.clone(),
             wants_etag: self.wants_etag,
             narrowed: self.lookup.facts.narrowed,
             in_part: self.in_part,

@@ -61,6 +61,7 @@ where
         let hidden = plan.options.shared;
         let scope = larder.scope().gathering(plan.audience(&head, lookup.facts, hidden));
         let (origin, tags) = plan.address_tags::<U>(&head);
+        let search = plan.search::<U>(&head);
         let mut selecting = head.headers.clone();
         if plan.options.shared {
             plan.hide_identity(&mut selecting);
@@ -79,6 +80,7 @@ where
             origin,
             tags,
             wants_etag: conditional::is_around(),
+            search,
             in_part: false,
             is_outermost: larder.current_scope().is_none(),
         };

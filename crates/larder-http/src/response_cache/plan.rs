@@ -112,8 +112,6 @@ pub(super) struct Lookup {
     pub(super) head_only: bool,
     pub(super) facts: Facts,
     pub(super) partitioned: bool,
-    /// The address without its query, where queries may mean the same.
-    pub(super) search: Option<Box<Search>>,
 }
 
 /// What the fields of a request say, found in one pass over them.
@@ -165,31 +163,27 @@ impl Plan {
             // Whoever is around us could not tell who asks, and neither can we.
             return Admit::Bypass(Bypass::Identity);
         }
-        let whole_key = |address: &Address<'_>| {
-            let mut key = self.key(&head, address, partition.as_deref());
-            if let Some(content) = content {
-                key.push_pieces(&[b" of ", content.as_bytes()]);
-            }
-            match &around {
-                Audience::Variant(of) => key.push_pieces(&[b" in ", of]),
-                Audience::Partition(of) => key.push_pieces(&[b" for ", of]),
-                _ => {}
-            }
-            key
-        };
-        let key = whole_key(&address);
+        let key = self.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
         // Queues and variants append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admit::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.larder.hash(key.as_bytes());
-        let search = self.options.no_vary_search.then(|| {
-            let bare = Address { query: None, ..address.clone() };
-            Search::new(&whole_key(&bare), address.query).map(Box::new)
-        });
-        let search = search.flatten();
-        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned, search })
+        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned })
+    }
+
+    /// The address without its query, where queries may mean the same. Only a miss asks for it.
+    pub(super) fn search<U: FindUri>(&self, head: &Head<'_>) -> Option<Box<Search>> {
+        if !self.options.no_vary_search {
+            return None;
+        }
+        let address = Address::of::<U>(head, self.options.scheme).ok()?;
+        let bare = Address { query: None, ..address.clone() };
+        let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
+        let around = self.audience_around(head);
+        let base = self.whole_key(head, &bare, partition.as_deref(), &around);
+        Search::new(&base, address.query).map(Box::new)
     }
 
     /// The answer, if it is a fresh entry that needs no second look.
@@ -350,6 +344,26 @@ impl Plan {
             return Some(Bypass::NoStore);
         }
         None
+    }
+
+    /// The key of a request: its address, what it asks for there, and for whom.
+    fn whole_key(
+        &self,
+        head: &Head<'_>,
+        address: &Address<'_>,
+        partition: Option<&[u8]>,
+        around: &Audience,
+    ) -> KeyBuf {
+        let mut key = self.key(head, address, partition);
+        if let Some(content) = query_content(head) {
+            key.push_pieces(&[b" of ", content.as_bytes()]);
+        }
+        match around {
+            Audience::Variant(of) => key.push_pieces(&[b" in ", of]),
+            Audience::Partition(of) => key.push_pieces(&[b" for ", of]),
+            _ => {}
+        }
+        key
     }
 
     /// The key of an address, for those who have no partition.
