@@ -19,7 +19,8 @@ use larder_semantics::{
 use super::{
     answers,
     choices::Choices,
-    fill::{self, Along, Answer, Fill, is_error, note},
+    fill::{Along, Answer, Fill, is_error, note},
+    keep,
     kept::Kept,
     lines::said,
     plan::{Lookup, Plan, aged_for},
@@ -200,7 +201,7 @@ impl Asked {
 
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
         let larder = &self.plan.larder;
-        let key = fill::refusal_key(&self.queue).ok()?;
+        let key = keep::refusal_key(&self.queue).ok()?;
         let entry = larder.find(key.as_bytes())?;
         match Kept::of(&entry) {
             Some(Kept::Refusal(why))

@@ -9,13 +9,11 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
-use larder_core::{
-    AnyEntry, Draft, Event, Key, Landing, Lead, Lifetime, Moment, Scope, Standing, Tag,
-};
+use larder_core::{AnyEntry, Event, Key, Landing, Lead, Moment, Scope, Tag};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
-    date, fields, groups,
-    storing::{Asker, NotStorable, Profile},
+    date, fields,
+    storing::{Asker, NotStorable},
     vary,
 };
 use tokio::{
@@ -27,14 +25,14 @@ use tower_service::Service;
 use super::{
     answers,
     choices::{Choices, Chosen},
-    kept::Kept,
+    keep::KeptAs,
     lines::{self, said},
     outgoing::{self, Judged, Times},
     parts,
     plan::Plan,
-    search::{Rules, Search},
-    stored::{self, Part, StoredResponse, Traits},
-    variants::{Variants, variant_key},
+    search::Search,
+    stored::{self, Part},
+    variants::variant_key,
 };
 use crate::{
     body::{BoxError, CacheBody},
@@ -98,18 +96,6 @@ pub(super) struct Heard {
     pub(super) part: Option<Part>,
     /// The status with which it came.
     pub(super) from: StatusCode,
-}
-
-/// What became of keeping a response.
-#[derive(Debug)]
-pub(super) struct KeptAs {
-    pub(super) landing: Landing,
-    pub(super) stored: bool,
-    pub(super) why: Option<&'static str>,
-}
-
-impl KeptAs {
-    const NOT: Self = Self { landing: Landing::Failed, stored: false, why: None };
 }
 
 /// How recording a body came out.
@@ -467,206 +453,6 @@ impl Fill {
         }
     }
 
-    pub(super) fn keep(&self, heard: &Heard, whole: &Bytes) -> KeptAs {
-        let now = self.plan.larder.now();
-        self.plan.meter.record_fill_time(now.since(self.began));
-        match self.entry(heard, whole) {
-            Ok(entry) => {
-                let stored = self.plan.larder.keep(&entry);
-                if stored {
-                    self.note_rule(heard);
-                    self.list_variant(heard);
-                    self.record(Event::Stored);
-                } else {
-                    self.record(Event::Refused("overtaken"));
-                }
-                let landing = if heard.part.is_none() && heard.judged.is_of_use_to_others() {
-                    Landing::Landed(entry)
-                } else {
-                    Landing::Unshared("unconfirmed")
-                };
-                KeptAs { landing, stored, why: None }
-            }
-            Err(why) => {
-                self.remember(why);
-                self.record(Event::Refused(why));
-                KeptAs { landing: Landing::Unshared(why), stored: false, why: Some(why) }
-            }
-        }
-    }
-
-    /// Whether an error would take the place of a good response that is still fresh, which only the demand
-    /// of some client can have brought about.
-    fn would_hide_a_good_one(&self, heard: &Heard) -> bool {
-        let error = heard.head.status.is_client_error() || heard.head.status.is_server_error();
-        let larder = &self.plan.larder;
-        let is_good = |entry: &AnyEntry| {
-            stored::of(entry).is_some_and(|stored| stored.status().is_success())
-                && larder.standing(entry, larder.now()) == Standing::Fresh
-        };
-        self.plan.options.profile == Profile::Careful
-            && error
-            && self.replaces.as_ref().is_some_and(is_good)
-    }
-
-    fn entry(&self, heard: &Heard, whole: &Bytes) -> Result<AnyEntry, &'static str> {
-        if self.scope.gathered().private && !self.asker.partitioned {
-            return Err("private-part");
-        }
-        // What the handler said while its body was under way counts too.
-        let chosen = self.choices.chosen();
-        if let Some(why) = chosen.no_store {
-            return Err(why);
-        }
-        if self.would_hide_a_good_one(heard) {
-            return Err("error");
-        }
-        let mut headers = heard.head.headers.clone();
-        outgoing::remove_unkept(&self.plan.options, &mut headers);
-        self.remove_own_fields(&mut headers);
-        let (key, status, part, whole) = self.pieced_together(heard, &mut headers, whole)?;
-        let mut stored = StoredResponse::new(
-            status,
-            headers,
-            &whole,
-            self.traits(heard),
-            self.plan.extras,
-            &self.plan.alike,
-        );
-        stored.part = part.map(Box::new);
-        let mut tags = self.tags.clone();
-        tags.extend(chosen.tags);
-        let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
-        tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
-        let draft = Draft {
-            key,
-            tags,
-            lifetime: heard.judged.lifetime,
-            age: heard.judged.age,
-            filled: heard.received,
-            cost: heard.received.since(self.began),
-        };
-        self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
-    }
-
-    /// What is kept of a part: it, or what it makes with a part that is there already.
-    fn pieced_together(
-        &self,
-        heard: &Heard,
-        headers: &mut HeaderMap,
-        whole: &Bytes,
-    ) -> Result<(Key, StatusCode, Option<Part>, Bytes), &'static str> {
-        let Some(part) = heard.part else {
-            return Ok((heard.key.clone(), heard.head.status, None, whole.clone()));
-        };
-        if whole.len() as u64 != part.range.len() {
-            return Err("length");
-        }
-        headers.remove(header::CONTENT_RANGE);
-        let (part, bytes) = self.joined(headers, part, whole);
-        if part.range.len() == part.total {
-            return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
-        }
-        let key = parts::part_key(&heard.key).map_err(|_| "key-too-long")?;
-        Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
-    }
-
-    fn traits(&self, heard: &Heard) -> Traits {
-        let private = self.asker.partitioned || self.scope.gathered().private;
-        let options = &self.plan.options;
-        let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
-        Traits {
-            open: heard.judged.open,
-            told_by_us: heard.judged.by_us || by_choice || private || options.hide_targets,
-            validated: heard.judged.validated,
-            may_go_stale: heard.judged.may_go_stale,
-        }
-    }
-
-    /// Removes what belongs to one response and to no copy of it.
-    fn remove_own_fields(&self, headers: &mut HeaderMap) {
-        let ours = PER_RESPONSE.iter().filter(|_| self.plan.options.profile == Profile::Careful);
-        for name in ours.chain(&self.plan.options.per_response) {
-            headers.remove(name);
-        }
-    }
-
-    /// Notes what a response says of the queries of its address.
-    fn note_rule(&self, heard: &Heard) {
-        let Some(search) = &self.search else { return };
-        let Some((variance, _)) = search.told(&heard.head.headers) else { return };
-        let Ok(key) = search.rules_key() else { return };
-        let larder = &self.plan.larder;
-        // What lies under the whole query is older, and would hide what all share.
-        if let Some(older) = larder.find(self.key.as_bytes()) {
-            larder.remove(&older);
-        }
-        let known = larder.find(key.as_bytes());
-        if let Some(Kept::Rules(rules)) = known.as_ref().and_then(|known| Kept::of(known)) {
-            return rules.note(variance);
-        }
-        let rules = Rules::default();
-        rules.note(variance);
-        let entry = self.bookkeeping(key, Duration::MAX, heard.received, Kept::Rules(rules));
-        if let Some(entry) = entry {
-            larder.keep(&entry);
-        }
-    }
-
-    /// Puts a variant on the list of its address.
-    fn list_variant(&self, heard: &Heard) {
-        if heard.names.is_empty() {
-            return;
-        }
-        let larder = &self.plan.larder;
-        let list = larder
-            .find(heard.base.as_bytes())
-            .filter(|entry| {
-                // One that a reset of the log has reached is not written to the store any more.
-                matches!(Kept::of(entry), Some(Kept::Variants(_)))
-                    && larder.standing(entry, larder.now()) == Standing::Fresh
-            })
-            .or_else(|| self.new_list(heard));
-        let Some(list) = list else { return };
-        let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
-        let most = self.plan.options.variants;
-        for surplus in variants.add(&heard.names, &heard.key, most) {
-            if let Some(entry) = larder.find(surplus.as_bytes()) {
-                larder.remove(&entry);
-            }
-        }
-        if larder.has_store() {
-            // The list changed: the store gets it again.
-            larder.keep(&list);
-        }
-    }
-
-    fn new_list(&self, heard: &Heard) -> Option<AnyEntry> {
-        let kept = Kept::Variants(Variants::new());
-        let entry = self.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
-        self.plan.larder.keep(&entry).then_some(entry)
-    }
-
-    /// An entry that is not a response and depends on none.
-    fn bookkeeping(
-        &self,
-        key: Key,
-        lives: Duration,
-        filled: Moment,
-        kept: Kept,
-    ) -> Option<AnyEntry> {
-        let larder = &self.plan.larder;
-        let draft = Draft {
-            key,
-            tags: Vec::new(),
-            lifetime: Lifetime::fresh_for(lives),
-            age: Duration::ZERO,
-            filled,
-            cost: Duration::ZERO,
-        };
-        larder.entry(draft, &larder.open_scope(), kept).ok()
-    }
-
     /// Those who wait ask for themselves, and a refreshed entry that may no longer be kept goes.
     fn refuse<R>(&self, lead: Lead, response: &Response<R>, why: &'static str) {
         if is_error(response.status()) {
@@ -689,16 +475,6 @@ impl Fill {
     pub(super) fn let_go(&self, lead: Lead, why: &'static str) {
         self.record(Event::Refused(why));
         lead.land(Landing::Unshared(why));
-    }
-
-    /// Remembers for a while that there is nothing to wait for under this key.
-    pub(super) fn remember(&self, why: &'static str) {
-        let Ok(key) = refusal_key(&self.queue) else { return };
-        let time = self.plan.options.refusal;
-        let now = self.plan.larder.now();
-        if let Some(entry) = self.bookkeeping(key, time, now, Kept::Refusal(why)) {
-            self.plan.larder.keep(&entry);
-        }
     }
 
     /// A response that goes to its client as it came.
@@ -794,11 +570,6 @@ pub(super) fn is_of_the_asker(why: &str) -> bool {
     [NotStorable::Authorization, NotStorable::Identified].iter().any(|of| of.as_str() == why)
 }
 
-/// Where it is remembered that there is nothing to wait for.
-pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLong> {
-    queue.with_part(b" refused")
-}
-
 /// How long a body will be, where that is known beforehand.
 pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
     response
@@ -828,7 +599,3 @@ impl<R> Drop for BreakOff<'_, R> {
 
 /// How often a body that goes on for those who read along looks whether there still are any.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);
-
-/// Fields that belong to one response and never to the copy that is kept.
-static PER_RESPONSE: [HeaderName; 2] =
-    [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];

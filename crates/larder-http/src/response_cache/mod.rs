@@ -61,6 +61,7 @@ mod fill;
 mod freshen;
 mod from_post;
 mod future;
+mod keep;
 mod kept;
 mod layer;
 mod lines;
