@@ -91,6 +91,21 @@ async fn poisoning_through_fields_that_no_key_knows_of() {
 }
 
 #[tokio::test]
+async fn a_field_that_is_declared_reaches_the_handler_and_is_keyed() {
+    let field = HeaderName::from_static("x-forwarded-host");
+    let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).keyed_by(field);
+    let app = Router::new().route("/", any(reflecting)).layer(layer).with_state(());
+    for _ in 0..2 {
+        for host in ["one.example", "two.example"] {
+            let answer = ask(&app, "/", &[("x-forwarded-host", host), ("x-host", "canary")]).await;
+            assert_eq!(answer.text, format!("x-forwarded-host={host}\n"));
+        }
+        assert_eq!(ask(&app, "/", &[]).await.text, "");
+    }
+    assert!(ask(&app, "/", &[("x-forwarded-host", "one.example")]).await.is_hit());
+}
+
+#[tokio::test]
 async fn deception_by_paths_that_look_like_files() {
     let account = |headers: HeaderMap| async move {
         let user = headers.get(header::COOKIE).map_or("nobody", |cookie| cookie.to_str().unwrap());

@@ -261,7 +261,9 @@ impl Asked {
         }
         let headers = request.headers_mut();
         if self.plan.options.profile == Profile::Careful {
-            UNKEYED.iter().for_each(|name| drop(headers.remove(name)));
+            let keyed = &self.plan.options.keyed_by;
+            let unkeyed = UNKEYED.iter().filter(|name| !keyed.contains(name));
+            unkeyed.for_each(|name| drop(headers.remove(name)));
         }
         for name in GUARDS.iter().chain(&SAVERS) {
             headers.remove(name);

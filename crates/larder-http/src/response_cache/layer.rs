@@ -52,6 +52,7 @@ pub(super) struct Options {
     pub(super) shared: bool,
     pub(super) partition: Option<Partition>,
     pub(super) vary_by: Vec<(Arc<str>, VaryBy)>,
+    pub(super) keyed_by: Vec<HeaderName>,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
     pub(super) browser: Option<Arc<str>>,
@@ -169,6 +170,19 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     ) -> Self {
         self.options.vary_by.push((name.into(), Arc::new(move |head| value(head).into())));
         self
+    }
+
+    /// Lets a field reach the handler that is taken out of what may be kept, such as `X-Forwarded-Host`, and
+    /// keeps an entry for each of its values. For fields that a proxy in front always sets.
+    #[doc(alias("unkeyed header", "cache poisoning"))]
+    pub fn keyed_by(mut self, field: HeaderName) -> Self {
+        self.options.keyed_by.push(field.clone());
+        let name = field.as_str().to_owned();
+        self.vary_by(&name, move |head| {
+            let lines =
+                head.headers.get_all(&field).iter().map(|line| line.as_bytes().escape_ascii());
+            lines.map(|line| format!("={line};")).collect::<String>()
+        })
     }
 
     /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`,
@@ -423,6 +437,7 @@ impl Default for Options {
             shared: false,
             partition: None,
             vary_by: Vec::new(),
+            keyed_by: Vec::new(),
             identity_fields: Vec::new(),
             identity_types: Vec::new(),
             browser: None,
