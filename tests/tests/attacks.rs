@@ -103,6 +103,13 @@ async fn a_field_that_is_declared_reaches_the_handler_and_is_keyed() {
         assert_eq!(ask(&app, "/", &[]).await.text, "");
     }
     assert!(ask(&app, "/", &[("x-forwarded-host", "one.example")]).await.is_hit());
+    // One line that reads like two.
+    ask(&app, "/", &[("x-forwarded-host", "a;1=b")]).await;
+    let two = [("x-forwarded-host", "a"), ("x-forwarded-host", "b")];
+    assert!(!ask(&app, "/", &two).await.is_hit());
+    let (one, two) = ([("x-forwarded-host", "a;=b")], two);
+    ask(&app, "/", &two).await;
+    assert!(!ask(&app, "/", &one).await.is_hit());
 }
 
 #[tokio::test]

@@ -179,9 +179,11 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         self.options.keyed_by.push(field.clone());
         let name = field.as_str().to_owned();
         self.vary_by(&name, move |head| {
-            let lines =
-                head.headers.get_all(&field).iter().map(|line| line.as_bytes().escape_ascii());
-            lines.map(|line| format!("={line};")).collect::<String>()
+            // Lengths, so that one line never reads like two.
+            let lines = head.headers.get_all(&field).iter();
+            lines
+                .map(|line| format!("{}={};", line.len(), line.as_bytes().escape_ascii()))
+                .collect::<String>()
         })
     }
 
