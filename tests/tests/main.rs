@@ -9,3 +9,4 @@ mod shop;
 mod simulation;
 mod sockets;
 mod store;
+mod tiers;

@@ -136,10 +136,11 @@ async fn synced(larder: &Larder) {
 async fn redis_is_a_store_and_a_log() {
     let server = Server::start(&[]).await;
     conformance::store(&server.redis().store()).await;
+    conformance::leases(&server.redis().store()).await;
     conformance::bus(&server.redis().bus()).await;
     assert!(
-        server.cli(&["DBSIZE"]).contains('5'),
-        "four keys of the log, and b: {}",
+        server.cli(&["DBSIZE"]).contains('6'),
+        "five keys of the log, and b: {}",
         server.cli(&["KEYS", "*"])
     );
 }
@@ -169,6 +170,7 @@ async fn a_cluster_is_a_store_and_a_log() {
     let redis = Redis::cluster(urls.iter().map(String::as_str)).unwrap();
     let redis = redis.deadline(Duration::from_secs(2));
     conformance::store(&redis.store()).await;
+    conformance::leases(&redis.store()).await;
     conformance::bus(&redis.bus()).await;
     // Text that a client chose does not choose a slot.
     let larders = [larder(redis.clone()), larder(redis)];
@@ -255,7 +257,8 @@ async fn what_a_log_has_forgotten_is_not_trusted() {
         &["clock"],
         &["stream"],
         &["meta"],
-        &["compact", "stream", "meta", "clock"],
+        &["due"],
+        &["compact", "stream", "meta", "clock", "due"],
     ] {
         let server = Server::start(&[]).await;
         let one = larder(server.redis());

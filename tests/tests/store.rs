@@ -181,6 +181,15 @@ impl Bus for Endless {
         self.line.append(record)
     }
 
+    fn schedule<'a>(
+        &'a self,
+        id: u64,
+        record: &'a Record,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>> {
+        self.line.schedule(id, record, after)
+    }
+
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
         match self.deaf.load(std::sync::atomic::Ordering::SeqCst) {
             true => Box::pin(async { Err(BusError::new(BusErrorKind::Refused)) }),

@@ -7,6 +7,7 @@ use crate::{
     engine::{Assembly, Engine},
     envelope::Codec,
     larder::Larder,
+    lease::Leases,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
     sealing::SealingKeys,
@@ -73,6 +74,7 @@ pub struct LarderBuilder {
     lease: Duration,
     failover_bound: Duration,
     store: Option<Arc<dyn Store>>,
+    leases: Option<Arc<dyn Leases>>,
     sealing: Option<SealingKeys>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
@@ -92,6 +94,7 @@ impl Default for LarderBuilder {
             lease: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
             store: None,
+            leases: None,
             sealing: None,
             bus: None,
             rules: Vec::new(),
@@ -163,6 +166,13 @@ impl LarderBuilder {
         self
     }
 
+    /// Where the leases of [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster) are taken. None by
+    /// default: then each process fills for itself.
+    pub fn leases(mut self, leases: impl Leases) -> Self {
+        self.leases = Some(Arc::new(leases));
+        self
+    }
+
     /// Seals what goes to the second level, and takes nothing from there that is not sealed. Without it whoever
     /// can write to the store can write pages.
     pub fn sealed(mut self, keys: SealingKeys) -> Self {
@@ -225,6 +235,7 @@ impl LarderBuilder {
             registry,
             memory: Memory::new(self.memory.as_bytes(), self.eviction),
             shared: self.store.map(|store| Arc::new(Shared::new(store, Codec::new(self.sealing)))),
+            leases: self.leases,
             bus,
             rules: self.rules,
             version: self.version,

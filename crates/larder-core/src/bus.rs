@@ -35,6 +35,20 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Any error means *not known to be appended*; the caller appends again.
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>>;
 
+    /// Keeps a record, to be appended after a time by whoever comes next, also when the author is gone by then.
+    /// Gives the end of the log in whose epoch it is kept. A record that is kept twice under the same `id` of the
+    /// same author is kept once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bus::append`]. A log that goes with its process has nothing to keep.
+    fn schedule<'a>(
+        &'a self,
+        id: u64,
+        record: &'a Record,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>>;
+
     /// The end of the log: the place of its last record.
     ///
     /// `lost` names an epoch in which the caller saw records that this log no longer has: if the log is
@@ -117,6 +131,11 @@ impl Origin {
     pub fn random() -> Self {
         Self(random_bits())
     }
+
+    /// Its bits.
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
 }
 
 /// One record of the log: an invalidation, with what the rules added to it.
@@ -165,6 +184,16 @@ impl Bus for LocalBus {
     fn append<'a>(&'a self, _: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
         let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
         Box::pin(std::future::ready(Ok(self.at(number))))
+    }
+
+    /// It is kept for as long as the process is there, by whoever schedules it.
+    fn schedule<'a>(
+        &'a self,
+        _: u64,
+        _: &'a Record,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>> {
+        self.end(None)
     }
 
     fn end(&self, _: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {

@@ -23,6 +23,7 @@ use crate::{
     feed::FEED_LENGTH,
     flight::Flights,
     follow,
+    lease::Leases,
     lifetime::Phase,
     memory::Memory,
     observe::Observer,
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) leases: Option<Arc<dyn Leases>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) observer: Observer,
@@ -89,6 +91,7 @@ pub(crate) struct Assembly {
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) leases: Option<Arc<dyn Leases>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) version: String,
@@ -108,6 +111,7 @@ impl Engine {
             registry: assembly.registry,
             memory: assembly.memory,
             shared: assembly.shared,
+            leases: assembly.leases,
             flights: Arc::new(Flights::new()),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
@@ -168,11 +172,15 @@ impl Engine {
         }
     }
 
-    /// Keeps an entry in memory, unless an invalidation reached it meanwhile or a newer one has its place.
+    /// Keeps an entry in memory if it belongs there, unless an invalidation reached it meanwhile or a newer one
+    /// has its place.
     pub(crate) fn keep_in_memory(&self, entry: &AnyEntry) -> bool {
         let now = self.clock.now();
         if self.standing(entry, now) == Standing::Invalid {
             return false;
+        }
+        if entry.tiers().in_memory().is_none() {
+            return true;
         }
         let is_newer = |there: &AnyEntry| {
             let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
@@ -183,7 +191,7 @@ impl Engine {
         true
     }
 
-    /// Keeps what a fill brought, in both tiers.
+    /// Keeps what a fill brought, in its tiers.
     pub(crate) fn keep(self: &Arc<Self>, entry: &AnyEntry) -> bool {
         let kept = self.keep_in_memory(entry);
         if let (true, Some(shared)) = (kept, &self.shared) {
@@ -209,6 +217,38 @@ impl Engine {
         };
         self.observer.invalidated(outcome, targets);
         outcome
+    }
+
+    /// Notes an invalidation that acts later, here and in the log.
+    pub(crate) async fn schedule(&self, due: Moment, record: Record) -> Invalidated {
+        let id = self.registry.schedule(due, record.clone());
+        match self.register(id, due, &record).await {
+            true => Invalidated::Scheduled,
+            false => Invalidated::Queued,
+        }
+    }
+
+    /// Hands what acts later to the log, which keeps it should this process end.
+    pub(crate) async fn register_scheduled(&self) {
+        for (id, due, record) in self.registry.unregistered() {
+            if !self.register(id, due, &record).await {
+                return;
+            }
+        }
+    }
+
+    async fn register(&self, id: u64, due: Moment, record: &Record) -> bool {
+        let after = due.since(self.clock.now());
+        match self.bus.schedule(id, record, after).await {
+            Ok(at) => {
+                self.registry.note_registered(id, at.epoch);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(target: "larder", %error, "the log does not keep an invalidation yet");
+                false
+            }
+        }
     }
 
     async fn carry(self: Arc<Self>, begun: Begun) -> Invalidated {

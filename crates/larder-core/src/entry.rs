@@ -7,8 +7,10 @@ use crate::{
     key::Key,
     lifetime::{Ends, Phase},
     registry::{Marks, Stamp},
+    schema::Schema,
     sync::{AtomicU64, Ordering},
     tag::Tag,
+    tiers::Tiers,
 };
 
 /// Something an entry can hold. In memory it is kept as it is; only for a [`Store`](crate::Store) is it
@@ -23,12 +25,21 @@ pub trait Value: Any + Send + Sync {
     }
 
     /// Its bytes for a shared store; `None` for what stays in this process.
-    fn encode(&self) -> Option<Vec<u8>> {
+    fn encode(&self) -> Option<Encoded> {
         None
     }
 
     /// This value as something that can be asked for its type.
     fn as_any(&self) -> &dyn Any;
+}
+
+/// A value as it lies in a shared store.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// Who can read it.
+    pub schema: Schema,
+    /// What is written.
+    pub bytes: Vec<u8>,
 }
 
 /// An entry: one allocation with the value and all that a hit looks at.
@@ -53,6 +64,7 @@ struct Cold {
     tags: Box<[Tag]>,
     cost: Duration,
     weight: usize,
+    tiers: Tiers,
 }
 
 /// An entry of any type, as the tiers hold it.
@@ -68,6 +80,7 @@ pub(crate) struct Origins {
     pub(crate) marks: Marks,
     pub(crate) tags: Vec<Tag>,
     pub(crate) cost: Duration,
+    pub(crate) tiers: Tiers,
 }
 
 impl<V: Value> Entry<V> {
@@ -86,7 +99,13 @@ impl<V: Value> Entry<V> {
             ends: origins.ends,
             marks: origins.marks,
             touches: AtomicU64::new(0),
-            cold: Box::new(Cold { stamp: origins.stamp, tags, cost: origins.cost, weight }),
+            cold: Box::new(Cold {
+                stamp: origins.stamp,
+                tags,
+                cost: origins.cost,
+                weight,
+                tiers: origins.tiers,
+            }),
             key,
             value,
         }
@@ -124,6 +143,11 @@ impl<V: ?Sized> Entry<V> {
         self.cold.cost
     }
 
+    /// Where it is kept.
+    pub(crate) fn tiers(&self) -> Tiers {
+        self.cold.tiers
+    }
+
     /// All bytes held: key, tags, value and bookkeeping.
     pub fn weight(&self) -> usize {
         self.cold.weight
@@ -151,7 +175,7 @@ impl Entry {
         self.value.type_name()
     }
 
-    pub(crate) fn encode_value(&self) -> Option<Vec<u8>> {
+    pub(crate) fn encode_value(&self) -> Option<Encoded> {
         self.value.encode()
     }
 }

@@ -5,19 +5,23 @@
 //! store which answers with another entry's bytes cannot make us serve them; tags are texts, never cells,
 //! since each process hashes them with a secret of its own. The checksum finds accidents, not attackers.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io::Read as _,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{bus::Position, key::Key, sealing::SealingKeys, tag::Tag};
+use crate::{bus::Position, key::Key, schema::Schema, sealing::SealingKeys, tag::Tag};
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     #[serde(with = "key_bytes")]
     pub(crate) key: Key,
+    pub(crate) schema: Schema,
     /// The place of the log before anything was read for it.
     pub(crate) filled: Position,
     pub(crate) filled_at: SystemTime,
@@ -33,7 +37,7 @@ pub(crate) struct Header {
 pub(crate) enum Unreadable {
     /// Not what we wrote.
     Corrupt,
-    /// Written by a larder of another version, which may still want it.
+    /// Written by a larder of another version, or for another type, who may still want it.
     OtherVersion,
     /// The entry of another key.
     OtherKey,
@@ -54,13 +58,15 @@ impl Codec {
     pub(crate) fn seal(&self, header: &Header, payload: &[u8]) -> Option<Bytes> {
         let written = rmp_serde::to_vec(header).ok()?;
         let length = u32::try_from(written.len()).ok()?;
-        let compressed = compressed(payload);
-        let payload = compressed.as_deref().unwrap_or(payload);
+        let compressed = Compression::of(payload);
+        let (mut form, payload) = match &compressed {
+            Some((by, bytes)) => (by.form(), &bytes[..]),
+            None => (0, payload),
+        };
         let mut content = Vec::with_capacity(LENGTH_BYTES + written.len() + payload.len());
         content.extend_from_slice(&length.to_le_bytes());
         content.extend_from_slice(&written);
         content.extend_from_slice(payload);
-        let mut form = if compressed.is_some() { COMPRESSED } else { 0 };
         if let Some(keys) = &self.sealing {
             form |= SEALED;
             content = keys.seal(&content, &associated(form, &header.key))?;
@@ -77,7 +83,12 @@ impl Codec {
     }
 
     /// The header and the payload, which is not copied unless it was compressed or sealed.
-    pub(crate) fn open(&self, bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
+    pub(crate) fn open(
+        &self,
+        bytes: &Bytes,
+        key: &Key,
+        schema: Schema,
+    ) -> Result<(Header, Bytes), Unreadable> {
         let prefix = bytes.get(..PREFIX_BYTES).ok_or(Unreadable::Corrupt)?;
         let (magic, rest) = prefix.split_at(MAGIC.len());
         if magic != MAGIC {
@@ -90,6 +101,7 @@ impl Codec {
             return Err(Unreadable::Corrupt);
         }
         let form = rest[9];
+        let compression = Compression::named_by(form).ok_or(Unreadable::OtherVersion)?;
         let content = bytes.slice(PREFIX_BYTES..);
         let content = match (&self.sealing, form & SEALED != 0) {
             (Some(keys), true) => {
@@ -107,11 +119,17 @@ impl Codec {
         if header.key != *key {
             return Err(Unreadable::OtherKey);
         }
-        let payload = content.slice(end..);
-        if form & COMPRESSED == 0 {
-            return Ok((header, payload));
+        if header.schema != schema {
+            return Err(Unreadable::OtherVersion);
         }
-        Ok((header, decompressed(&payload).ok_or(Unreadable::Corrupt)?))
+        let payload = content.slice(end..);
+        let Some(compression) = compression else { return Ok((header, payload)) };
+        Ok((header, compression.undone(&payload).ok_or(Unreadable::Corrupt)?))
+    }
+
+    /// Whether what is written can be neither read nor forged without a key.
+    pub(crate) fn seals(&self) -> bool {
+        self.sealing.is_some()
     }
 }
 
@@ -122,24 +140,69 @@ fn associated(form: u8, key: &Key) -> Vec<u8> {
     associated
 }
 
-/// A payload that is worth it, compressed, behind its length.
-fn compressed(payload: &[u8]) -> Option<Vec<u8>> {
-    if payload.len() < WORTH_COMPRESSING || payload.len() > MOST_PAYLOAD {
-        return None;
-    }
-    let compressed = lz4_flex::compress_prepend_size(payload);
-    // Less than a tenth is not worth the time of every reader.
-    (compressed.len() < payload.len() / 10 * 9).then_some(compressed)
+/// How a payload is made smaller. It lies behind its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    /// Little work for whoever reads.
+    Lz4,
+    /// Smaller, for what is large.
+    Zstd,
 }
 
-/// Nothing is allocated before the length is known to be one that these bytes can come to.
-fn decompressed(bytes: &Bytes) -> Option<Bytes> {
-    let (length, block) = bytes.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    if length > MOST_PAYLOAD || length > block.len().saturating_mul(MOST_RATIO) {
-        return None;
+impl Compression {
+    /// A payload that is worth it, compressed.
+    fn of(payload: &[u8]) -> Option<(Self, Vec<u8>)> {
+        let (by, compressed) = match payload.len() {
+            WORTH_COMPRESSING..LARGE => (Self::Lz4, lz4_flex::compress(payload)),
+            LARGE..=MOST_PAYLOAD => (Self::Zstd, zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?),
+            _ => return None,
+        };
+        // Less than a tenth is not worth the time of every reader.
+        if compressed.len() >= payload.len() / 10 * 9 {
+            return None;
+        }
+        let length = u32::try_from(payload.len()).ok()?;
+        Some((by, [&length.to_le_bytes()[..], &compressed].concat()))
     }
-    lz4_flex::decompress(block, length).ok().filter(|raw| raw.len() == length).map(Bytes::from)
+
+    fn form(self) -> u8 {
+        match self {
+            Self::Lz4 => LZ4,
+            Self::Zstd => ZSTD,
+        }
+    }
+
+    /// The one that a form names, if it names one. `None` for a form that is not known.
+    fn named_by(form: u8) -> Option<Option<Self>> {
+        match form & !SEALED {
+            0 => Some(None),
+            LZ4 => Some(Some(Self::Lz4)),
+            ZSTD => Some(Some(Self::Zstd)),
+            _ => None,
+        }
+    }
+
+    /// The payload. What claims to be larger than any of ours is not made.
+    fn undone(self, bytes: &[u8]) -> Option<Bytes> {
+        let (length, block) = bytes.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > MOST_PAYLOAD {
+            return None;
+        }
+        let raw = match self {
+            // Nothing is allocated before the length is known to be one that these bytes can come to.
+            Self::Lz4 if length > block.len().saturating_mul(MOST_LZ4_RATIO) => return None,
+            Self::Lz4 => lz4_flex::decompress(block, length).ok()?,
+            Self::Zstd => {
+                // Grows with what comes, since no ratio is too high.
+                let mut raw = Vec::new();
+                let decoder = zstd::stream::read::Decoder::with_buffer(block).ok()?;
+                decoder.take(length as u64 + 1).read_to_end(&mut raw).ok()?;
+                raw
+            }
+        };
+        (raw.len() == length).then(|| raw.into())
+    }
 }
 
 mod key_bytes {
@@ -158,19 +221,22 @@ mod key_bytes {
 }
 
 const MAGIC: &[u8] = b"lrdr";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Magic, version and checksum come before what is checked.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
 /// And the form.
 const PREFIX_BYTES: usize = CHECKED_FROM + 1;
 const LENGTH_BYTES: usize = 4;
-const COMPRESSED: u8 = 1;
+const LZ4: u8 = 1;
 const SEALED: u8 = 2;
+const ZSTD: u8 = 4;
 const WORTH_COMPRESSING: usize = 1024;
+const LARGE: usize = 32 << 10;
+const ZSTD_LEVEL: i32 = 3;
 /// A larger payload is kept as it is, and one that claims to become larger is not ours.
 const MOST_PAYLOAD: usize = 64 << 20;
 /// LZ4 makes at most 255 bytes of one.
-const MOST_RATIO: usize = 255;
+const MOST_LZ4_RATIO: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -191,6 +257,7 @@ mod tests {
     fn header() -> Header {
         Header {
             key: key("a"),
+            schema: schema(),
             filled: Position { epoch: Epoch::random(), number: 7 },
             filled_at: SystemTime::now(),
             fresh: Duration::from_secs(60),
@@ -206,7 +273,11 @@ mod tests {
     }
 
     fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
-        Codec::default().open(bytes, key)
+        Codec::default().open(bytes, key, schema())
+    }
+
+    fn schema() -> Schema {
+        Schema::named("test")
     }
 
     fn sealing(secrets: &[u8]) -> Codec {
@@ -217,23 +288,60 @@ mod tests {
 
     #[test]
     fn what_is_worth_it_is_compressed_and_comes_back() {
-        let payload = b"the same words again and again. ".repeat(200);
-        let bytes = seal(&header(), &payload).unwrap();
-        assert!(bytes.len() < payload.len() / 4, "{}", bytes.len());
-        assert_eq!(open(&bytes, &key("a")).unwrap().1, payload);
+        for (times, form) in [(200, LZ4), (2000, ZSTD)] {
+            let payload = b"the same words again and again. ".repeat(times);
+            let bytes = seal(&header(), &payload).unwrap();
+            assert!(bytes.len() < payload.len() / 4, "{}", bytes.len());
+            assert_eq!(bytes[PREFIX_BYTES - 1], form);
+            assert_eq!(open(&bytes, &key("a")).unwrap().1, payload);
+        }
         let noise: Vec<u8> =
-            (0..4000_u32).flat_map(|n| xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
-        let bytes = seal(&header(), &noise).unwrap();
-        assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
+            (0..8000_u32).flat_map(|n| xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
+        for noise in [&noise[..4000], &noise] {
+            let bytes = seal(&header(), noise).unwrap();
+            assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
+        }
     }
 
     #[test]
     fn a_bomb_is_not_lit() {
-        let mut payload = (u32::try_from(MOST_PAYLOAD).unwrap()).to_le_bytes().to_vec();
-        payload.extend_from_slice(&[0; 1000]);
-        assert!(decompressed(&payload.clone().into()).is_none());
-        payload[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(decompressed(&payload.into()).is_none());
+        let most = u32::try_from(MOST_PAYLOAD).unwrap();
+        let claims = |length: u32, block: &[u8]| [&length.to_le_bytes()[..], block].concat();
+        assert!(Compression::Lz4.undone(&claims(most, &[0; 1000])).is_none());
+        assert!(Compression::Lz4.undone(&claims(u32::MAX, &[0; 1000])).is_none());
+        // Eighty megabytes in a few kilobytes.
+        let bomb = zstd::bulk::compress(&vec![0; 80 << 20], ZSTD_LEVEL).unwrap();
+        assert!(bomb.len() < 10_000);
+        for length in [u32::MAX, most, 1000] {
+            assert!(Compression::Zstd.undone(&claims(length, &bomb)).is_none(), "{length}");
+        }
+    }
+
+    /// Written by the code of their time. A change that makes larder read the newest differently, or an old one
+    /// as anything but another version, is a change of format: it needs a version and a file of its own.
+    #[test]
+    fn what_was_written_by_other_versions_is_told() {
+        let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
+        let old = written(include_bytes!("golden/version-2"));
+        assert_eq!(old, Err(Unreadable::OtherVersion));
+        let filled = Position { epoch: Epoch::from_bits(7), number: 7 };
+        let filled_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let expected = Header { filled, filled_at, ..header() };
+        let new = written(include_bytes!("golden/version-3"));
+        assert_eq!(new, Ok((expected.clone(), Bytes::from_static(b"payload"))));
+        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-3")[..]);
+    }
+
+    #[test]
+    fn an_entry_of_another_type_or_form_stays_for_those_who_can_read_it() {
+        let bytes = seal(&header(), b"payload").unwrap();
+        let other = Codec::default().open(&bytes, &key("a"), Schema::named("other"));
+        assert_eq!(other, Err(Unreadable::OtherVersion));
+        let mut bytes = bytes.to_vec();
+        bytes[PREFIX_BYTES - 1] = 128;
+        let checksum = xxh3_64(&bytes[CHECKED_FROM..]);
+        bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(open(&bytes.into(), &key("a")), Err(Unreadable::OtherVersion));
     }
 
     #[test]
@@ -241,14 +349,18 @@ mod tests {
         let codec = sealing(&[1]);
         let bytes = codec.seal(&header(), b"secret words").unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
-        assert_eq!(codec.open(&bytes, &key("a")).unwrap().1, &b"secret words"[..]);
-        assert_eq!(codec.open(&bytes, &key("b")), Err(Unreadable::Corrupt));
-        assert_eq!(sealing(&[2]).open(&bytes, &key("a")), Err(Unreadable::Corrupt));
+        assert_eq!(codec.open(&bytes, &key("a"), schema()).unwrap().1, &b"secret words"[..]);
+        assert_eq!(codec.open(&bytes, &key("b"), schema()), Err(Unreadable::Corrupt));
+        assert_eq!(sealing(&[2]).open(&bytes, &key("a"), schema()), Err(Unreadable::Corrupt));
         assert_eq!(open(&bytes, &key("a")), Err(Unreadable::OtherVersion), "without a key");
         let plain = seal(&header(), b"plain").unwrap();
-        assert_eq!(codec.open(&plain, &key("a")), Err(Unreadable::OtherVersion), "with a key");
+        assert_eq!(
+            codec.open(&plain, &key("a"), schema()),
+            Err(Unreadable::OtherVersion),
+            "with a key"
+        );
         // While keys are being changed, both are read.
-        assert!(sealing(&[2, 1]).open(&bytes, &key("a")).is_ok());
+        assert!(sealing(&[2, 1]).open(&bytes, &key("a"), schema()).is_ok());
     }
 
     #[test]

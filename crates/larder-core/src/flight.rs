@@ -14,7 +14,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{clock::Moment, entry::AnyEntry, key::Key, registry::Stamp, scope::Scope, sync::Mutex};
+use crate::{
+    clock::Moment, entry::AnyEntry, key::Key, lease::Held, registry::Stamp, scope::Scope,
+    sync::Mutex,
+};
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
@@ -110,7 +113,7 @@ impl Flights {
                     progress: watch::Sender::new(None),
                 });
                 place.insert_entry(Arc::clone(&flight));
-                Joined::Lead(Lead { flights: Arc::clone(self), flight })
+                Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None })
             }
         }
     }
@@ -124,7 +127,7 @@ impl Flights {
             began: now,
             progress: watch::Sender::new(None),
         });
-        Lead { flights: Arc::clone(self), flight }
+        Lead { flights: Arc::clone(self), flight, held: None }
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -137,9 +140,19 @@ impl Flights {
 pub struct Lead {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
+    /// The lease by which no other process fills the same.
+    held: Option<Held>,
 }
 
 impl Lead {
+    pub(crate) fn key(&self) -> &Key {
+        &self.flight.key
+    }
+
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = Some(held);
+    }
+
     /// Lets those who came early enough read along, from what is given here.
     pub fn begin(&self, along: Arc<dyn Any + Send + Sync>) {
         self.flight.progress.send_if_modified(|progress| {
@@ -152,11 +165,14 @@ impl Lead {
     }
 
     /// Ends the flight.
-    pub fn land(self, landing: Landing) {
+    pub fn land(mut self, landing: Landing) {
         self.end(landing);
     }
 
-    fn end(&self, landing: Landing) {
+    fn end(&mut self, landing: Landing) {
+        if let Some(held) = self.held.take() {
+            held.give_back(&landing);
+        }
         let mut flights = self.flights.shards[self.flight.shard].lock();
         if flights.get(&self.flight.key).is_some_and(|other| Arc::ptr_eq(other, &self.flight)) {
             flights.remove(&self.flight.key);

@@ -117,6 +117,7 @@ impl Follower {
                 continue;
             }
             asked = now;
+            engine.register_scheduled().await;
             match self.compare(&engine, now, empty).await {
                 End::Fits => {}
                 End::Ahead(end) => owed = owed.or(Some((now, end))),

@@ -1,6 +1,10 @@
 //! The handle that everything else holds.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,8 +24,10 @@ use crate::{
     observe::{MemoryStats, Meter, Stats},
     policy::Policy,
     scope::Scope,
+    shared::Wanted,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
+    tiers::Tiers,
 };
 
 /// A cache: the tiers, the log of invalidations and the background work. Cheap to clone; a clone is the
@@ -66,6 +72,8 @@ pub struct Draft {
     pub filled: Moment,
     /// What the fill took.
     pub cost: Duration,
+    /// Where it is kept.
+    pub tiers: Tiers,
 }
 
 impl Larder {
@@ -157,8 +165,7 @@ impl Larder {
             return self.engine.invalidate(record).await;
         }
         let due = now.after(invalidation.after);
-        self.engine.registry.schedule(due, record);
-        Invalidated::Scheduled
+        self.engine.schedule(due, record).await
     }
 
     /// Invalidates everything, of this namespace if this is a view of one.
@@ -242,6 +249,10 @@ impl Larder {
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
+
+    pub(crate) fn downgraded(&self) -> Weak<Engine> {
+        Arc::downgrade(&self.engine)
+    }
 }
 
 /// What layers are built from. An application has no need of it.
@@ -321,14 +332,15 @@ impl Larder {
         self.engine.memory.note_miss(hash);
     }
 
-    /// The entry of a key from the shared store, promoted into memory, if it is fresh and valid there.
+    /// The entry of a key from the shared store, if it is fresh and valid there; promoted into memory, if it
+    /// is to be kept there.
     pub async fn fetch<V: Value>(
         &self,
-        key: &Key,
+        wanted: Wanted<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         match &self.engine.shared {
-            Some(shared) => shared.fetch(&self.engine, key, decode).await,
+            Some(shared) => shared.fetch(&self.engine, wanted, decode).await,
             None => None,
         }
     }
@@ -336,6 +348,11 @@ impl Larder {
     /// Whether there is a shared store.
     pub fn has_store(&self) -> bool {
         self.engine.shared.is_some()
+    }
+
+    /// Whether what lies in the shared store is sealed.
+    pub fn seals(&self) -> bool {
+        self.engine.shared.as_ref().is_some_and(|shared| shared.seals())
     }
 
     /// How an entry stands.
@@ -419,6 +436,9 @@ impl Larder {
         // What is old when it comes may still be held for as long as anything else.
         let longest = self.engine.max_lifetime.saturating_add(draft.age);
         let mut ends = draft.lifetime.ends(filled, longest, chance);
+        if let Some(longest) = draft.tiers.in_memory() {
+            ends = ends.leaving(draft.filled, longest);
+        }
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
         let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
         let origins = Origins {
@@ -429,6 +449,7 @@ impl Larder {
             marks: self.engine.registry.marks(stamp, &tags),
             tags,
             cost: draft.cost,
+            tiers: draft.tiers,
         };
         Ok(Arc::new(Entry::new(draft.key, origins, value)))
     }

@@ -19,22 +19,26 @@ pub use self::{
     clock::{Clock, Moment},
     consistency::Consistency,
     engine::Standing,
-    entry::{AnyEntry, Entry, Value},
+    entry::{AnyEntry, Encoded, Entry, Value},
     feed::{Invalidations, Seen},
     flight::{Joined, Landing, Lead, Progress, Wait},
     key::{FOR_MANY, IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
     larder::{Draft, Larder},
+    lease::{Leased, Leases},
     lifetime::{Ends, Lifetime, Phase},
     memory::{Eviction, Evictions},
     object::{Fill, LoadError},
     observe::{CacheStats, Counted, Event, Latency, MemoryStats, Meter, SharedStats, Stats},
     policy::Policy,
     registry::{Reach, Stamp},
+    schema::Schema,
     scope::{Audience, Entered, Gathered, PartOf, Scope, Scoped},
-    sealing::SealingKeys,
+    sealing::{NotSealed, SealingKeys},
+    shared::Wanted,
     store::{Store, StoreError, StoreErrorKind},
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
+    tiers::Tiers,
 };
 
 mod budget;
@@ -50,12 +54,14 @@ mod flight;
 mod follow;
 mod key;
 mod larder;
+mod lease;
 mod lifetime;
 mod memory;
 mod object;
 mod observe;
 mod policy;
 mod registry;
+mod schema;
 mod scope;
 mod sealing;
 mod shared;
@@ -63,6 +69,7 @@ mod store;
 mod sync;
 mod tag;
 mod target;
+mod tiers;
 
 #[cfg(all(test, larder_shuttle))]
 mod explored;

@@ -116,6 +116,7 @@ impl Lifetime {
             revalidate: fresh.after(self.stale_while_revalidate).min(limit),
             on_error: fresh.after(self.stale_if_error).min(limit),
             held: fresh.after(self.revalidatable).min(limit),
+            leaves: Moment::NEVER,
         }
     }
 }
@@ -134,6 +135,8 @@ pub struct Ends {
     pub(crate) revalidate: Moment,
     pub(crate) on_error: Moment,
     pub(crate) held: Moment,
+    /// When it leaves memory, though it may live on in the shared store.
+    pub(crate) leaves: Moment,
 }
 
 impl Ends {
@@ -164,12 +167,19 @@ impl Ends {
 
     /// When it is of no more use.
     pub fn gone_at(&self) -> Moment {
-        self.served_until().max(self.held)
+        self.served_until().max(self.held).min(self.leaves)
+    }
+
+    /// These ends for an entry that leaves memory `longest` after `now`, whatever its lifetime.
+    pub(crate) fn leaving(self, now: Moment, longest: Duration) -> Self {
+        Self { leaves: now.after(longest), ..self }
     }
 
     /// The phase at `now`.
     pub fn phase(&self, now: Moment) -> Phase {
-        if now < self.fresh {
+        if now >= self.leaves {
+            Phase::Gone
+        } else if now < self.fresh {
             Phase::Fresh
         } else if now < self.revalidate {
             Phase::WhileRevalidating
@@ -196,6 +206,7 @@ impl Ends {
             revalidate: self.revalidate.before(earlier),
             on_error: self.on_error.before(earlier),
             held: self.held.before(earlier),
+            leaves: self.leaves,
         }
     }
 }

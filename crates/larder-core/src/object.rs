@@ -10,14 +10,16 @@ use tracing::Instrument as _;
 use crate::{
     clock::Moment,
     engine::Standing,
-    entry::{AnyEntry, Value},
+    entry::{AnyEntry, Encoded, Value},
     flight::{Joined, Landing, Lead, Wait},
     key::{Key, KeyTooLong, Kind},
     larder::{Draft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
+    schema::Schema,
     scope::{Audience, PartOf, Scope},
+    shared::Wanted,
     tag::Tag,
 };
 
@@ -135,7 +137,7 @@ impl<T: Serialize + DeserializeOwned> Object<T> {
     }
 }
 
-impl<T: Serialize + Send + Sync + 'static> Value for Object<T> {
+impl<T: Kept> Value for Object<T> {
     fn weight(&self) -> usize {
         self.weight
     }
@@ -144,8 +146,9 @@ impl<T: Serialize + Send + Sync + 'static> Value for Object<T> {
         std::any::type_name::<T>()
     }
 
-    fn encode(&self) -> Option<Vec<u8>> {
-        rmp_serde::to_vec_named(&*self.value).ok()
+    fn encode(&self) -> Option<Encoded> {
+        let bytes = rmp_serde::to_vec_named(&*self.value).ok()?;
+        Some(Encoded { schema: Schema::of::<T>(), bytes })
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -371,8 +374,8 @@ impl Call {
         F: FnOnce(Fill) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let shared = self.larder.fetch(&self.key, |bytes| Object::<T>::decode(&bytes)).await;
-        if let Some(entry) = shared {
+        let mut lead = lead;
+        if let Some(entry) = self.fetch::<T>(&mut lead).await {
             let value = self.value(&entry)?;
             self.meter.record(Event::SharedHit, self.larder.now());
             lead.land(Landing::Landed(entry.clone()));
@@ -380,6 +383,14 @@ impl Call {
         }
         self.meter.record(Event::Miss, self.began);
         self.fill(lead, load).await
+    }
+
+    /// What the shared store has, or another process brings while this one waits its turn.
+    async fn fetch<T: Kept>(&self, lead: &mut Lead) -> Option<AnyEntry> {
+        let tiers = self.policy.tiers;
+        let wanted = Wanted { key: &self.key, schema: Schema::of::<T>(), tiers };
+        let fetch = || self.larder.fetch(wanted, |bytes| Object::<T>::decode(&bytes));
+        self.larder.fetch_in_turn(lead, self.policy.lease, fetch).await
     }
 
     /// Loads, keeps what comes, and tells those who wait.
@@ -448,6 +459,7 @@ impl Call {
             age: Duration::ZERO,
             filled: now,
             cost: now.since(self.began),
+            tiers: self.policy.tiers,
         };
         let entry = self.larder.entry(draft, scope, object)?;
         let event = match self.larder.keep(&entry) {
@@ -475,7 +487,12 @@ impl Call {
         if let Joined::Lead(lead) = joined {
             let call = self.clone();
             let refreshing = async move {
-                drop(call.fill(lead, load).await);
+                if call.policy.lease.is_some() {
+                    // Another process may have renewed it.
+                    drop(call.fetch_or_fill(lead, load).await);
+                } else {
+                    drop(call.fill(lead, load).await);
+                }
                 drop(permit);
             };
             drop(self.larder.spawn(refreshing.in_current_span()));

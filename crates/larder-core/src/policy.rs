@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::{consistency::Consistency, lifetime::Lifetime, tag::Tag};
+use crate::{
+    consistency::Consistency, larder::Larder, lifetime::Lifetime, sealing::NotSealed, tag::Tag,
+    tiers::Tiers,
+};
 
 /// How long a value is kept, under which tags, and for whom.
 ///
@@ -31,6 +34,8 @@ pub struct Policy {
     pub(crate) deadline: Duration,
     pub(crate) consistency: Consistency,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) tiers: Tiers,
+    pub(crate) lease: Option<Duration>,
 }
 
 impl Policy {
@@ -92,6 +97,34 @@ impl Policy {
         self.max_age = Some(longest);
         self
     }
+
+    /// Where the value is kept, and for how long in each tier; [`Tiers::BOTH`] by default.
+    pub fn tiers(mut self, tiers: Tiers) -> Self {
+        self.tiers = tiers;
+        self
+    }
+
+    /// Keeps the value where all processes see it only if it is sealed there.
+    ///
+    /// # Errors
+    ///
+    /// When this larder has a shared store and no key to seal with. A policy that is later used with another
+    /// such larder keeps its values in memory alone.
+    pub fn sealed(mut self, larder: &Larder) -> Result<Self, NotSealed> {
+        self.tiers = self.tiers.sealed(larder)?;
+        Ok(self)
+    }
+
+    /// Of all processes one loads; the others take what it has loaded from the shared store, or serve what is
+    /// stale where they may. One that dies delays the others by `expiry` and never longer: choose a little more
+    /// than the loader takes. Off by default, since each miss costs two round trips more.
+    ///
+    /// Without a shared store that has leases each process loads for itself, as ever.
+    #[doc(alias("distributed lock", "cluster lock", "single flight across processes"))]
+    pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
+        self.lease = Some(expiry);
+        self
+    }
 }
 
 impl From<Lifetime> for Policy {
@@ -106,6 +139,8 @@ impl From<Lifetime> for Policy {
             deadline: Duration::from_secs(30),
             consistency: Consistency::Eventual,
             max_age: None,
+            tiers: Tiers::BOTH,
+            lease: None,
         }
     }
 }

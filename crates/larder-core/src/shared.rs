@@ -5,6 +5,7 @@
 //! the request. The store is never trusted: whoever reads a late or stale write refuses it by its stamp.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,18 +14,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     engine::Engine,
-    entry::{AnyEntry, Entry, Origins, Value},
+    entry::{AnyEntry, Encoded, Entry, Origins, Value},
     envelope::{Codec, Header, Unreadable},
     key::Key,
     lifetime::Ends,
     observe::SharedStats,
     registry::Reach,
+    schema::Schema,
     store::{Store, StoreError},
+    tiers::Tiers,
 };
+
+/// What is asked for in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its name.
+    pub key: &'a Key,
+    /// What it has to look like.
+    pub schema: Schema,
+    /// Where it is kept once it is found.
+    pub tiers: Tiers,
+}
 
 /// The store and what is counted for it.
 #[derive(Debug)]
@@ -32,6 +47,8 @@ pub(crate) struct Shared {
     store: Arc<dyn Store>,
     codec: Codec,
     writes: Arc<Semaphore>,
+    /// The entries that are on their way, by their numbers; the end of a sender is the end of the write.
+    under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: Counts,
 }
 
@@ -51,6 +68,7 @@ impl Shared {
             store,
             codec,
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            under_way: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -71,16 +89,17 @@ impl Shared {
     pub(crate) async fn fetch<V: Value>(
         &self,
         engine: &Arc<Engine>,
-        key: &Key,
+        wanted: Wanted<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
+        wanted.tiers.in_shared(self.seals())?;
         // Before the store is asked: what is invalidated while it answers must reach what it answers.
         let stamp = engine.registry.stamp();
         stamp.log?;
-        let name = key.store_key();
+        let name = place(wanted.key, wanted.schema);
         let found = self.read(&name).await?;
-        let entry = match self.codec.open(&found, key) {
-            Ok((header, payload)) => self.judge(engine, key, header, payload, stamp, decode),
+        let entry = match self.codec.open(&found, wanted.key, wanted.schema) {
+            Ok((header, payload)) => self.judge(engine, wanted, header, payload, stamp, decode),
             Err(Unreadable::OtherVersion) => None,
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
                 count(&self.counts.corrupt);
@@ -95,12 +114,13 @@ impl Shared {
     fn judge<V: Value>(
         &self,
         engine: &Arc<Engine>,
-        key: &Key,
+        wanted: Wanted<'_>,
         header: Header,
         payload: Bytes,
         stamp: crate::Stamp,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
+        let Wanted { key, tiers, .. } = wanted;
         if engine.registry.reach_shared(key, &header.tags, header.filled) != Reach::Clean {
             return None;
         }
@@ -116,6 +136,7 @@ impl Shared {
             on_error: end(header.on_error),
             // What lies in the store and is stale is not promoted, so there is nothing to revalidate.
             held: filled,
+            leaves: now.after(tiers.in_memory().unwrap_or_default()),
         };
         if now >= ends.fresh {
             return None;
@@ -134,6 +155,7 @@ impl Shared {
             marks: engine.registry.marks(stamp, &header.tags),
             tags: header.tags,
             cost: header.cost,
+            tiers,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
         engine.keep_in_memory(&entry).then_some(entry)
@@ -141,8 +163,9 @@ impl Shared {
 
     /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
     pub(crate) fn write_behind(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
+        let Some(longest) = entry.tiers().in_shared(self.seals()) else { return };
         let Some(filled) = entry.stamp().log else { return };
-        let Some(payload) = entry.encode_value() else { return };
+        let Some(Encoded { schema, bytes: payload }) = entry.encode_value() else { return };
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
             count(&self.counts.dropped);
             return;
@@ -150,6 +173,7 @@ impl Shared {
         let ends = *entry.ends();
         let header = Header {
             key: entry.key().clone(),
+            schema,
             filled,
             filled_at: engine.clock.wall(ends.filled),
             fresh: ends.fresh.since(ends.filled),
@@ -159,11 +183,14 @@ impl Shared {
             tags: entry.tags().to_vec(),
         };
         let Some(bytes) = self.codec.seal(&header, &payload) else { return };
-        let lifetime = ends.served_until().since(engine.clock.now());
+        let lifetime = ends.served_until().since(engine.clock.now()).min(longest);
         if lifetime.is_zero() {
             return;
         }
-        let (shared, name) = (Arc::clone(self), entry.key().store_key());
+        let (shared, name) = (Arc::clone(self), place(entry.key(), schema));
+        let (written, under_way) = watch::channel(());
+        let id = entry.id;
+        self.under_way.lock().insert(id, under_way);
         engine.tasks.spawn(async move {
             let writing = shared.store.set(&name, bytes, lifetime);
             match tokio::time::timeout(WRITE_DEADLINE, writing).await {
@@ -171,8 +198,18 @@ impl Shared {
                 Err(_) => count(&shared.counts.errors),
             }
             count(&shared.counts.writes);
-            drop(permit);
+            shared.under_way.lock().remove(&id);
+            drop((permit, written));
         });
+    }
+
+    /// The end of the write of an entry, if it is on its way.
+    pub(crate) fn under_way(&self, entry: &AnyEntry) -> Option<watch::Receiver<()>> {
+        self.under_way.lock().get(&entry.id).cloned()
+    }
+
+    pub(crate) fn seals(&self) -> bool {
+        self.codec.seals()
     }
 
     async fn read(&self, name: &str) -> Option<Bytes> {
@@ -201,6 +238,11 @@ impl Shared {
     }
 }
 
+/// Where an entry lies: what another type has written under the same key lies elsewhere.
+fn place(key: &Key, schema: Schema) -> String {
+    format!("{}:{schema}", key.store_key())
+}
+
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -210,4 +252,4 @@ const MAX_WRITES: usize = 1024;
 /// How long a write to the store may take before it is given up.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a read of the store may take before it counts as a miss.
-const READ_DEADLINE: Duration = Duration::from_millis(50);
+pub(crate) const READ_DEADLINE: Duration = Duration::from_millis(50);

@@ -249,9 +249,11 @@ impl<const N: usize> From<[Target; N]> for Invalidation {
 pub enum Invalidated {
     /// It is in the log: other processes will see it.
     Logged,
-    /// The log is out of reach. It acts here, is kept, and will be appended as soon as that is possible.
+    /// The log is out of reach. It acts here, now or after its delay, is kept, and will be appended as soon as
+    /// that is possible. Should the process end before, it is lost.
     Queued,
-    /// It is noted and will act after its delay.
+    /// It will act after its delay. A shared log keeps it, also if this process ends before: then it acts as
+    /// soon as another one asks the log for its end, which each does three times in a lease.
     Scheduled,
 }
 

@@ -13,9 +13,9 @@ use futures_util::future::BoxFuture;
 use larder_core::{
     Bus, BusError, BusErrorKind, Epoch, Mode, Origin, Page, Position, Record, Selector,
 };
-use redis::{FromRedisValue, Script, Value, cmd, streams::StreamReadReply};
+use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};
 
-use crate::link::{Failure, Link, is_broken};
+use crate::link::{Connection, Failure, Link, is_broken};
 
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
@@ -24,16 +24,18 @@ pub struct RedisBus {
     link: Arc<Link>,
     /// For reads that wait: they would hold up everybody else's answers.
     reader: Arc<Link>,
-    keys: Arc<[String; 4]>,
+    keys: Arc<[String; 5]>,
     log: Arc<Script>,
     page: Arc<Script>,
     longest_millis: Arc<AtomicU64>,
+    /// How many replicas have to have a record before it counts as appended.
+    durable: u32,
 }
 
 impl RedisBus {
-    pub(crate) fn new(link: Arc<Link>, reader: Arc<Link>, name: &str) -> Self {
-        // The braces choose one slot of a cluster for all four.
-        let keys = ["meta", "stream", "compact", "clock"]
+    pub(crate) fn new(link: Arc<Link>, reader: Arc<Link>, name: &str, durable: u32) -> Self {
+        // The braces choose one slot of a cluster for all of them.
+        let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
             link,
@@ -42,31 +44,51 @@ impl RedisBus {
             log: Arc::new(Script::new(include_str!("log.lua"))),
             page: Arc::new(Script::new(include_str!("page.lua"))),
             longest_millis: Arc::new(AtomicU64::new(0)),
+            durable,
         }
     }
 
-    /// Runs the script of the log, with a record or without.
-    async fn ask(
-        &self,
-        lost: Option<Epoch>,
-        record: Option<&Record>,
-    ) -> Result<Position, BusError> {
+    /// Runs the script of the log, and gives where it ends or where it took a record.
+    async fn ask(&self, lost: Option<Epoch>, act: Act<'_>) -> Result<Position, BusError> {
         let mut call = self.log.prepare_invoke();
         call.key(&self.keys[..]);
         call.arg(text_of(Epoch::random()))
             .arg(lost.map(text_of).unwrap_or_default())
             .arg(self.longest_millis.load(Ordering::Relaxed))
             .arg(MOST_RECORDS);
+        let record = match act {
+            Act::Ask => None,
+            Act::Append(record) => {
+                call.arg("append").arg("").arg("");
+                Some(record)
+            }
+            Act::Schedule(id, record, after) => {
+                let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(MOST_MILLIS);
+                call.arg("schedule").arg(millis).arg(id);
+                Some(record)
+            }
+        };
         if let Some(record) = record {
             call.arg(written(record)?);
             for selector in &record.what {
                 call.arg(member(record.mode, selector)?);
             }
         }
+        let durable = if matches!(act, Act::Append(_)) { self.durable } else { 0 };
+        let home = self.keys[0].clone();
         let asked = self.link.run(DEADLINE, |mut connection| async move {
-            call.invoke_async::<(String, u64)>(&mut connection).await
+            let at = call.invoke_async::<(String, u64)>(&mut connection).await?;
+            let copies = match durable {
+                0 => 0,
+                replicas => copies(&mut connection, &home, replicas).await?,
+            };
+            Ok((at, copies))
         });
-        let (epoch, number) = self.heard(asked.await)?;
+        let ((epoch, number), copies) = self.heard(asked.await)?;
+        if copies < durable {
+            // It may be lost with its server: it is appended again, which is harmless.
+            return Err(BusError::new(BusErrorKind::Timeout));
+        }
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
         Ok(Position { epoch, number })
     }
@@ -179,11 +201,20 @@ impl Bus for RedisBus {
     }
 
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
-        Box::pin(self.ask(None, Some(record)))
+        Box::pin(self.ask(None, Act::Append(record)))
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        id: u64,
+        record: &'a Record,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>> {
+        Box::pin(self.ask(None, Act::Schedule(id, record, after)))
     }
 
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
-        Box::pin(self.ask(lost, None))
+        Box::pin(self.ask(lost, Act::Ask))
     }
 
     fn read(
@@ -197,6 +228,25 @@ impl Bus for RedisBus {
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
         Box::pin(self.page_after(after))
     }
+}
+
+/// How many replicas have what this very connection has written to the server of `home`.
+async fn copies(connection: &mut Connection, home: &str, replicas: u32) -> RedisResult<u32> {
+    let millis = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
+    // A cluster would ask all its primaries; the key before it chooses the one.
+    let mut asked = redis::pipe();
+    asked.cmd("EXISTS").arg(home).ignore();
+    asked.cmd("WAIT").arg(replicas).arg(millis);
+    let (copies,) = asked.query_async(connection).await?;
+    Ok(copies)
+}
+
+/// What the script of the log is to do.
+#[derive(Clone, Copy)]
+enum Act<'a> {
+    Ask,
+    Append(&'a Record),
+    Schedule(u64, &'a Record, Duration),
 }
 
 fn text_of(epoch: Epoch) -> String {
@@ -265,6 +315,10 @@ fn bus_error(failure: Failure) -> BusError {
 
 /// How long one read waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long replicas may take to have a record.
+const REPLICA_LIMIT: Duration = Duration::from_millis(500);
+/// A hundred years: later is never.
+const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;
 /// How long an append may take before it counts as failed; it is tried again.
 const DEADLINE: Duration = Duration::from_secs(1);
 /// About how many records the stream keeps. Who is further behind reads the compacted log.

@@ -28,18 +28,29 @@
 //! - Fail-over: set `min-replicas-to-write 1` where a primary that was cut off must not take invalidations
 //!   that are lost with it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use larder_core::LarderBuilder;
-use redis::cluster::ClusterClient;
 
-use self::link::{Link, Server};
-pub use self::{bus::RedisBus, store::RedisStore};
+#[cfg(feature = "tls")]
+pub use self::tls::Certificates;
+pub use self::{
+    bus::RedisBus,
+    store::{ReadFrom, RedisStore},
+};
+use self::{
+    link::Link,
+    server::{Addresses, Server},
+    store::Place,
+};
 
 mod breaker;
 mod bus;
 mod link;
+mod server;
 mod store;
+#[cfg(feature = "tls")]
+mod tls;
 
 /// A Redis or Valkey server, or a cluster of them.
 ///
@@ -47,20 +58,24 @@ mod store;
 #[derive(Clone)]
 #[must_use = "it does nothing until it is given to a builder"]
 pub struct Redis {
+    addresses: Addresses,
     server: Server,
+    replicas: Vec<Server>,
+    read_from: ReadFrom,
     name: String,
     deadline: Duration,
+    durable: u32,
 }
 
 impl Redis {
-    /// One server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`.
+    /// One server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`, or
+    /// `rediss://…` with the feature `tls`.
     ///
     /// # Errors
     ///
     /// When the URL is not one of a Redis server.
     pub fn open(url: &str) -> Result<Self, RedisUrlError> {
-        let client = redis::Client::open(url).map_err(|error| RedisUrlError::new(url, error))?;
-        Ok(Self::of(Server::Single(Box::new(client))))
+        Self::of(Addresses::new(vec![url.to_owned()], false))
     }
 
     /// A cluster, by some of its nodes.
@@ -69,18 +84,32 @@ impl Redis {
     ///
     /// When there is no URL, or one of them is not one of a Redis server.
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, RedisUrlError> {
-        let urls: Vec<&str> = urls.into_iter().collect();
-        let client = ClusterClient::builder(urls.clone())
-            .retries(2)
-            .connection_timeout(Duration::from_secs(1))
-            .response_timeout(Duration::from_secs(5))
-            .build();
-        let client = client.map_err(|error| RedisUrlError::new(&urls.join(", "), error))?;
-        Ok(Self::of(Server::Cluster(Box::new(client))))
+        Self::of(Addresses::new(urls.into_iter().map(str::to_owned).collect(), true))
     }
 
-    fn of(server: Server) -> Self {
-        Self { server, name: "larder".to_owned(), deadline: Duration::from_millis(40) }
+    fn of(addresses: Addresses) -> Result<Self, RedisUrlError> {
+        Ok(Self {
+            server: addresses.server(false).map_err(|error| addresses.refused(error))?,
+            addresses,
+            replicas: Vec::new(),
+            read_from: ReadFrom::Primary,
+            name: "larder".to_owned(),
+            deadline: Duration::from_millis(40),
+            durable: 0,
+        })
+    }
+
+    /// Trusts and shows these certificates on `rediss://` connections. Before [`replicas`](Self::replicas).
+    ///
+    /// # Errors
+    ///
+    /// When one of them is no certificate in PEM.
+    #[cfg(feature = "tls")]
+    pub fn certificates(mut self, certificates: Certificates) -> Result<Self, RedisUrlError> {
+        self.addresses.certificates = certificates;
+        let server = self.addresses.server(false);
+        self.server = server.map_err(|error| self.addresses.refused(error))?;
+        Ok(self)
     }
 
     /// The name of the log, and what keys of entries begin with; `larder` by default, and for an empty text.
@@ -98,20 +127,74 @@ impl Redis {
         self
     }
 
+    /// Takes an invalidation for appended once this many replicas have it too; none by default. Where they do
+    /// not answer within half a second it stays queued and is appended again. Costs a round trip more, and
+    /// narrows what a fail-over can lose; what is lost all the same is found out by the epoch.
+    ///
+    /// Source: [`WAIT`](https://redis.io/docs/latest/commands/wait/)
+    #[doc(alias("WAIT", "synchronous replication"))]
+    pub fn durable(mut self, replicas: u32) -> Self {
+        self.durable = replicas;
+        self
+    }
+
+    /// The replicas of a single server, by their URLs. A cluster knows its own.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is not a URL of a Redis server.
+    pub fn replicas<'a>(
+        mut self,
+        urls: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, RedisUrlError> {
+        for url in urls {
+            let client = self.addresses.client(url).map_err(|e| RedisUrlError::new(url, e))?;
+            self.replicas.push(Server::Single(Box::new(client)));
+        }
+        Ok(self)
+    }
+
+    /// From whom entries are read; from the primary by default. Where no replica is known all of it comes from
+    /// there.
+    #[doc(alias("read replicas", "READONLY"))]
+    pub fn read_from(mut self, read_from: ReadFrom) -> Self {
+        self.read_from = read_from;
+        self
+    }
+
     /// The shared store.
     pub fn store(&self) -> RedisStore {
-        RedisStore::new(self.link(Some(Duration::from_secs(5))), self.deadline, &self.name)
+        let primary = Place::new("store", self.link(&self.server, SHORT));
+        let replicas = match (self.read_from, self.addresses.is_cluster) {
+            (ReadFrom::Primary, _) => Vec::new(),
+            // The addresses were good for the same without replicas.
+            (_, true) => self.addresses.server(true).into_iter().collect(),
+            (_, false) => self.replicas.clone(),
+        };
+        let replicas =
+            replicas.iter().map(|server| Place::new("replica", self.link(server, SHORT)));
+        RedisStore::new(primary, replicas.collect(), self.read_from, self.deadline, &self.name)
     }
 
     /// The invalidation log.
     pub fn bus(&self) -> RedisBus {
-        RedisBus::new(self.link(Some(Duration::from_secs(5))), self.link(None), &self.name)
+        let (link, reader) = (self.link(&self.server, SHORT), self.link(&self.server, None));
+        RedisBus::new(link, reader, &self.name, self.durable)
     }
 
-    fn link(&self, patience: Option<Duration>) -> std::sync::Arc<Link> {
-        Link::new(self.server.clone(), patience)
+    fn link(&self, server: &Server, patience: Option<Duration>) -> Arc<Link> {
+        Link::new(server.clone(), patience)
     }
 }
+
+impl Addresses {
+    fn refused(&self, error: redis::RedisError) -> RedisUrlError {
+        RedisUrlError::new(&self.urls.join(", "), error)
+    }
+}
+
+/// For commands that answer at once.
+const SHORT: Option<Duration> = Some(Duration::from_secs(5));
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,7 +212,8 @@ pub trait WithRedis: sealed::Sealed {
 
 impl WithRedis for LarderBuilder {
     fn redis(self, redis: Redis) -> Self {
-        self.store(redis.store()).bus(redis.bus())
+        let store = redis.store();
+        self.store(store.clone()).leases(store).bus(redis.bus())
     }
 }
 

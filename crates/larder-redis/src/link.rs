@@ -6,17 +6,11 @@ use parking_lot::Mutex;
 use redis::{
     AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    cluster::ClusterClient,
     cluster_async::ClusterConnection,
 };
 use tokio::{sync::watch, time::timeout};
 
-/// Whom to connect to.
-#[derive(Clone)]
-pub(crate) enum Server {
-    Single(Box<redis::Client>),
-    Cluster(Box<ClusterClient>),
-}
+use crate::server::Server;
 
 /// A connection to a server or to a cluster. A clone is the same connection.
 #[derive(Clone)]

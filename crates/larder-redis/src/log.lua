@@ -1,10 +1,13 @@
--- Appends to the log, or only asks for its end. One script, so that nothing comes between its steps.
+-- Appends to the log, notes what is to be appended later, or only asks for the end. One script, so that
+-- nothing comes between its steps.
 --
--- The log is four keys in one hash slot. Each holds the epoch: a key that is missing, of another type or of
+-- The log is five keys in one hash slot. Each holds the epoch: a key that is missing, of another type or of
 -- another epoch means that the log has forgotten something, and a new epoch is drawn. So does another server,
 -- or another life of it: what a fail-over or a restart has lost cannot be known. Missing is never zero.
-local meta, stream, compact, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- What is to be appended later is no part of an epoch and outlives it; that it is missing says as much.
+local meta, stream, compact, clock, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local fresh, lost, longest, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local act, after, id, record = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
 local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or ''
@@ -14,7 +17,8 @@ local function is(key, kind)
 end
 
 local function epoch_of_a_whole_log()
-  if not (is(meta, 'hash') and is(stream, 'stream') and is(compact, 'zset') and is(clock, 'zset')) then
+  if not (is(meta, 'hash') and is(stream, 'stream') and is(compact, 'zset') and is(clock, 'zset')
+      and is(due, 'zset') and redis.call('ZSCORE', due, '!')) then
     return nil
   end
   local found = redis.call('HMGET', meta, 'epoch', 'server', 'history', 'last')
@@ -42,6 +46,10 @@ if not epoch then
   redis.call('HSET', meta, 'epoch', epoch, 'server', server, 'history', history, 'last', 0, 'horizon', 0)
   redis.call('ZADD', compact, -1, '!' .. epoch)
   redis.call('ZADD', clock, -1, '!' .. epoch)
+  if not is(due, 'zset') then
+    redis.call('DEL', due)
+  end
+  redis.call('ZADD', due, -1, '!')
   redis.call('XADD', stream, '0-1', 'epoch', epoch)
 end
 
@@ -53,20 +61,38 @@ longest = math.max(longest, tonumber(redis.call('HGET', meta, 'longest') or 0))
 redis.call('HSET', meta, 'longest', longest)
 
 local last = tonumber(redis.call('HGET', meta, 'last'))
-if #ARGV > 4 then
+
+local function append(record, members)
   local next = last + 1
   -- The minute in which this number was given, once for each minute.
   local minute = math.floor(now / 60000)
   if redis.call('ZCOUNT', clock, minute, minute) == 0 then
     redis.call('ZADD', clock, minute, next)
   end
-  for at = 6, #ARGV do
-    redis.call('ZADD', compact, next, ARGV[at])
+  for _, member in ipairs(members) do
+    redis.call('ZADD', compact, next, member)
   end
-  redis.call('XADD', stream, 'MAXLEN', '~', keep, next .. '-0', 'epoch', epoch, 'record', ARGV[5])
+  redis.call('XADD', stream, 'MAXLEN', '~', keep, next .. '-0', 'epoch', epoch, 'record', record)
   -- Last: what has a number is in the log.
   redis.call('HSET', meta, 'last', next)
   last = next
+end
+
+-- Whatever is due, whoever noted it.
+for _, packed in ipairs(redis.call('ZRANGEBYSCORE', due, 0, now, 'LIMIT', 0, 64)) do
+  local noted = cmsgpack.unpack(packed)
+  append(noted[2], noted[3])
+  redis.call('ZREM', due, packed)
+end
+
+local members = {}
+for at = 9, #ARGV do
+  members[#members + 1] = ARGV[at]
+end
+if act == 'append' then
+  append(record, members)
+elseif act == 'schedule' then
+  redis.call('ZADD', due, now + tonumber(after), cmsgpack.pack({ id, record, members }))
 end
 
 -- What no entry can be old enough for goes, a little with each call.

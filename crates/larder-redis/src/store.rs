@@ -1,35 +1,65 @@
-//! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each.
+//! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each. And leases beside them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
-use larder_core::{Store, StoreError, StoreErrorKind};
-use redis::{RedisResult, cmd};
+use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
+use redis::{RedisResult, Script, cmd};
 
 use crate::{
     breaker::Breaker,
     link::{Connection, Failure, Link, is_broken},
 };
 
-/// The shared store of a [`Redis`](crate::Redis).
-#[derive(Clone, Debug)]
-pub struct RedisStore {
-    link: Arc<Link>,
-    breaker: Arc<Breaker>,
-    deadline: Duration,
-    name: Arc<str>,
+/// From whom entries are read. The log and leases are always the primary's.
+///
+/// A replica that lags gives an older entry or none: its stamp tells that it is no longer true, so it costs a
+/// miss and never a stale answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFrom {
+    /// From the primary.
+    #[default]
+    Primary,
+    /// From a replica when the primary does not answer.
+    PrimaryThenReplica,
+    /// From one replica after the other, and from the primary when none answers.
+    AnyReplica,
 }
 
-impl RedisStore {
-    pub(crate) fn new(link: Arc<Link>, deadline: Duration, name: &str) -> Self {
-        let breaker = Arc::new(Breaker::new("store"));
-        Self { link, breaker, deadline, name: name.into() }
-    }
+/// The shared store of a [`Redis`](crate::Redis).
+#[derive(Clone, Debug)]
+pub struct RedisStore(Arc<Inner>);
 
-    /// Where a key lies: each name has entries of its own.
-    fn place(&self, key: &str) -> String {
-        format!("{}:{key}", self.name)
+#[derive(Debug)]
+struct Inner {
+    primary: Place,
+    replicas: Vec<Place>,
+    read_from: ReadFrom,
+    turn: AtomicUsize,
+    deadline: Duration,
+    name: String,
+    take: Script,
+    give_back: Script,
+}
+
+/// One server, or one cluster, and whether it is worth asking.
+#[derive(Debug)]
+pub(crate) struct Place {
+    link: Arc<Link>,
+    breaker: Breaker,
+}
+
+impl Place {
+    pub(crate) fn new(name: &'static str, link: Arc<Link>) -> Self {
+        Self { link, breaker: Breaker::new(name) }
     }
 
     async fn run<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
@@ -40,8 +70,7 @@ impl RedisStore {
         if !self.breaker.allows() {
             return Err(StoreError::new(StoreErrorKind::Unreachable));
         }
-        let outcome = self.link.run(deadline, commands).await;
-        match outcome {
+        match self.link.run(deadline, commands).await {
             Ok(value) => {
                 self.breaker.succeeded();
                 Ok(value)
@@ -62,10 +91,73 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    pub(crate) fn new(
+        primary: Place,
+        replicas: Vec<Place>,
+        read_from: ReadFrom,
+        deadline: Duration,
+        name: &str,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            primary,
+            replicas,
+            read_from,
+            turn: AtomicUsize::new(0),
+            deadline,
+            name: name.to_owned(),
+            take: Script::new(include_str!("take.lua")),
+            give_back: Script::new(include_str!("give_back.lua")),
+        }))
+    }
+
+    /// Where a key lies: each name has entries of its own.
+    fn place(&self, key: &str) -> String {
+        format!("{}:{key}", self.0.name)
+    }
+
+    fn lease(&self, key: &str) -> String {
+        format!("{}:lease:{key}", self.0.name)
+    }
+
+    /// Reads from whom entries are to be read, and from the next when that does not answer.
+    async fn read<T, F, Fut>(&self, commands: F) -> Result<T, StoreError>
+    where
+        F: Fn(Connection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        let inner = &*self.0;
+        let turn = inner.turn.fetch_add(1, Ordering::Relaxed);
+        let replica = inner.replicas.get(turn % inner.replicas.len().max(1));
+        let (first, second) = match inner.read_from {
+            ReadFrom::Primary => (&inner.primary, None),
+            ReadFrom::PrimaryThenReplica => (&inner.primary, replica),
+            ReadFrom::AnyReplica => {
+                (replica.unwrap_or(&inner.primary), replica.map(|_| &inner.primary))
+            }
+        };
+        match (first.run(inner.deadline, &commands).await, second) {
+            (Err(error), Some(second)) if error.kind() != StoreErrorKind::Timeout => {
+                second.run(inner.deadline, &commands).await
+            }
+            // One that took its time has left none for another.
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn write<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Connection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        self.0.primary.run(deadline, commands).await
+    }
+}
+
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         let place = self.place(key);
-        Box::pin(self.run(self.deadline, move |connection| get(connection, place)))
+        Box::pin(async move { self.read(|connection| get(connection, place.clone())).await })
     }
 
     fn get_many<'a>(
@@ -74,7 +166,7 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
         // One command for each: in a cluster they lie in different slots, and on one connection they go out
         // together all the same.
-        Box::pin(self.run(self.deadline, move |connection| {
+        Box::pin(self.read(move |connection| {
             try_join_all(keys.iter().map(move |key| get(connection.clone(), self.place(key))))
         }))
     }
@@ -85,21 +177,63 @@ impl Store for RedisStore {
         value: Bytes,
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, MOST_MILLIS);
         let place = self.place(key);
-        Box::pin(self.run(WRITE_DEADLINE, move |mut connection| async move {
+        Box::pin(self.write(WRITE_DEADLINE, move |mut connection| async move {
             let mut set = cmd("SET");
-            set.arg(place).arg(&value[..]).arg("PX").arg(millis);
+            set.arg(place).arg(&value[..]).arg("PX").arg(millis(lifetime));
             set.query_async(&mut connection).await
         }))
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         let place = self.place(key);
-        Box::pin(self.run(self.deadline, move |mut connection| async move {
+        Box::pin(self.write(self.0.deadline, move |mut connection| async move {
             cmd("UNLINK").arg(place).query_async(&mut connection).await
         }))
     }
+}
+
+impl Leases for RedisStore {
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        expiry: Duration,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        let mut take = self.0.take.prepare_invoke();
+        take.key(self.lease(key)).arg(text_of(holder)).arg(millis(expiry));
+        Box::pin(async move {
+            let taken = self.write(self.0.deadline, move |mut connection| async move {
+                take.invoke_async::<u8>(&mut connection).await
+            });
+            Ok(match taken.await? {
+                0 => Leased::Held,
+                1 => Leased::Taken,
+                _ => Leased::Vain,
+            })
+        })
+    }
+
+    fn give_back<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        vain: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mut give_back = self.0.give_back.prepare_invoke();
+        give_back.key(self.lease(key)).arg(text_of(holder)).arg(vain.map_or(0, millis));
+        Box::pin(self.write(WRITE_DEADLINE, move |mut connection| async move {
+            give_back.invoke_async(&mut connection).await
+        }))
+    }
+}
+
+fn text_of(holder: Origin) -> String {
+    format!("{:032x}", holder.to_bits())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, MOST_MILLIS)
 }
 
 async fn get(mut connection: Connection, key: String) -> RedisResult<Option<Bytes>> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_core::{Bus, Mode, Origin, Record, Selector, Store, Tag};
+use larder_core::{Bus, Leased, Leases, Mode, Origin, Record, Selector, Store, Tag};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -37,6 +37,37 @@ pub async fn store(store: &dyn Store) {
     assert_eq!(get("larder:o:c").await, None, "what has expired is gone");
 }
 
+/// Tests leases of which none is taken.
+///
+/// # Panics
+///
+/// When they do not conform, with what they did.
+pub async fn leases(leases: &dyn Leases) {
+    let [one, other] = [Origin::random(), Origin::random()];
+    let key = "larder:o:a";
+    let take = async |holder, expiry| {
+        leases.take(key, holder, expiry).await.expect("healthy leases answer")
+    };
+    let give_back = async |holder, vain| {
+        leases.give_back(key, holder, vain).await.expect("healthy leases answer");
+    };
+    assert_eq!(take(one, MINUTE).await, Leased::Taken, "the first takes it");
+    assert_eq!(take(other, MINUTE).await, Leased::Held, "and nobody else");
+    give_back(other, None).await;
+    assert_eq!(take(other, MINUTE).await, Leased::Held, "nobody gives back what another has");
+    give_back(one, None).await;
+    assert_eq!(take(other, MINUTE).await, Leased::Taken, "what was given back is free");
+    give_back(other, Some(Duration::from_millis(20))).await;
+    assert_eq!(take(one, MINUTE).await, Leased::Vain, "there is nothing to wait for");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(take(one, Duration::from_millis(20)).await, Leased::Taken, "for a while");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(take(other, MINUTE).await, Leased::Taken, "a holder that died holds it no longer");
+    give_back(one, None).await;
+    assert_eq!(take(one, MINUTE).await, Leased::Held, "nor gives it back for whoever has it now");
+    give_back(other, None).await;
+}
+
 /// Tests a log that is empty.
 ///
 /// # Panics
@@ -65,6 +96,15 @@ pub async fn bus(bus: &dyn Bus) {
     assert_eq!(read[0].1.what, record("a").what, "records come as they were appended");
     let none = bus.read(end, Duration::from_millis(10)).await.expect("a healthy log is read");
     assert!(none.is_empty(), "there is nothing after the end");
+    let kept = bus.schedule(1, &record("later"), Duration::from_millis(20)).await;
+    assert_eq!(kept.expect("a healthy log keeps").epoch, end.epoch, "it says in which epoch");
+    assert_eq!(bus.end(None).await.expect("it answers"), end, "what is due later is not there yet");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let due = bus.end(None).await.expect("a healthy log knows its end");
+    assert_eq!(due.number, end.number + 1, "what is due is appended by whoever asks");
+    let read = bus.read(end, MINUTE).await.expect("a healthy log is read");
+    assert_eq!(read[0].1.what, record("later").what, "as it was kept");
+    let end = due;
     let mut after = 0;
     let mut seen = Vec::new();
     loop {
@@ -94,6 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stores_of_the_testkit_conform() {
         store(&MemoryStore::new()).await;
+        leases(&MemoryStore::new()).await;
         let slow = Duration::from_millis(3);
         store(&FaultyStore::new(MemoryStore::new(), Dice::new(1), 0, slow)).await;
     }

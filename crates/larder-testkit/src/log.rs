@@ -1,6 +1,7 @@
 //! An invalidation log that several larders share, with lines that can be slow, lossy or cut.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use larder_core::{Bus, BusError, BusErrorKind, Epoch, Page, Position, Record};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::dice::Dice;
 
@@ -33,19 +34,33 @@ struct State {
     records: Vec<(u64, Record)>,
     last: u64,
     failed_over: bool,
+    /// What is to be appended later, by who noted it.
+    due: BTreeMap<(u128, u64), (Instant, Record)>,
 }
 
 impl State {
     fn new() -> Self {
         let epoch = Epoch::random();
-        Self { epoch, horizon: 0, records: Vec::new(), last: 0, failed_over: false }
+        let (records, due) = (Vec::new(), BTreeMap::new());
+        Self { epoch, horizon: 0, records, last: 0, failed_over: false, due }
     }
 
     /// What a command that may write does first: it makes sure that this is the server it was.
     fn check(&mut self) {
         if self.failed_over {
-            *self = Self::new();
+            *self = Self { due: std::mem::take(&mut self.due), ..Self::new() };
         }
+        let now = Instant::now();
+        while let Some(id) = self.due.iter().find(|(_, (at, _))| *at <= now).map(|(id, _)| *id) {
+            let (_, record) = self.due.remove(&id).expect("it was there");
+            self.append(record);
+        }
+    }
+
+    fn append(&mut self, record: Record) -> Position {
+        self.last += 1;
+        self.records.push((self.last, record));
+        Position { epoch: self.epoch, number: self.last }
     }
 }
 
@@ -84,11 +99,6 @@ impl SharedLog {
         let mut state = self.0.state.lock();
         state.horizon = state.last;
         state.records.clear();
-    }
-
-    fn end(&self) -> Position {
-        let state = self.0.state.lock();
-        Position { epoch: state.epoch, number: state.last }
     }
 }
 
@@ -144,10 +154,7 @@ impl Bus for LogLine {
             let at = {
                 let mut state = self.log.0.state.lock();
                 state.check();
-                state.last += 1;
-                let number = state.last;
-                state.records.push((number, record.clone()));
-                Position { epoch: state.epoch, number }
+                state.append(record.clone())
             };
             self.log.0.appended.notify_waiters();
             self.travel().await?;
@@ -158,17 +165,40 @@ impl Bus for LogLine {
         })
     }
 
+    fn schedule<'a>(
+        &'a self,
+        id: u64,
+        record: &'a Record,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>> {
+        Box::pin(async move {
+            self.travel().await?;
+            if self.fails() {
+                return Err(BusError::new(BusErrorKind::Unreachable));
+            }
+            let mut state = self.log.0.state.lock();
+            state.check();
+            let at = Instant::now() + after;
+            state.due.insert((record.origin.to_bits(), id), (at, record.clone()));
+            Ok(Position { epoch: state.epoch, number: state.last })
+        })
+    }
+
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
         Box::pin(async move {
             self.travel().await?;
             let mut state = self.log.0.state.lock();
+            let before = state.last;
             state.check();
             if lost == Some(state.epoch) {
                 // A new life: what was numbered before means nothing in it.
-                *state = State::new();
+                *state = State { due: std::mem::take(&mut state.due), ..State::new() };
             }
-            drop(state);
-            Ok(self.log.end())
+            let end = Position { epoch: state.epoch, number: state.last };
+            if end.number != before {
+                self.log.0.appended.notify_waiters();
+            }
+            Ok(end)
         })
     }
 

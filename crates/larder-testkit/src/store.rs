@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use larder_core::{Store, StoreError, StoreErrorKind};
+use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -12,7 +12,17 @@ use crate::dice::Dice;
 
 /// A store in memory. A clone is the same store, so that several larders can share it.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryStore(Arc<Mutex<HashMap<String, (Bytes, Instant)>>>);
+pub struct MemoryStore {
+    held: Arc<Mutex<HashMap<String, (Bytes, Instant)>>>,
+    leases: Arc<Mutex<HashMap<String, Lease>>>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    /// None where there is nothing to wait for.
+    holder: Option<Origin>,
+    until: Instant,
+}
 
 impl MemoryStore {
     /// An empty store.
@@ -22,7 +32,7 @@ impl MemoryStore {
 
     /// Puts these bytes under a key, as an attacker or an accident would.
     pub fn tamper(&self, key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
-        let mut held = self.0.lock();
+        let mut held = self.held.lock();
         if let Some((bytes, until)) = held.remove(key) {
             held.insert(key.to_owned(), (change(&bytes).into(), until));
         }
@@ -30,11 +40,11 @@ impl MemoryStore {
 
     /// The keys that are held.
     pub fn keys(&self) -> Vec<String> {
-        self.0.lock().keys().cloned().collect()
+        self.held.lock().keys().cloned().collect()
     }
 
     fn read(&self, key: &str) -> Option<Bytes> {
-        let held = self.0.lock();
+        let held = self.held.lock();
         held.get(key).filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes.clone())
     }
 }
@@ -58,14 +68,57 @@ impl Store for MemoryStore {
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.0.lock().insert(key.to_owned(), (value, Instant::now() + lifetime));
+            self.held.lock().insert(key.to_owned(), (value, Instant::now() + lifetime));
             Ok(())
         })
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.0.lock().remove(key);
+            self.held.lock().remove(key);
+            Ok(())
+        })
+    }
+}
+
+impl Leases for MemoryStore {
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        expiry: Duration,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(async move {
+            let now = Instant::now();
+            let mut leases = self.leases.lock();
+            Ok(match leases.get(key).filter(|lease| now < lease.until) {
+                Some(Lease { holder: Some(_), .. }) => Leased::Held,
+                Some(Lease { holder: None, .. }) => Leased::Vain,
+                None => {
+                    let lease = Lease { holder: Some(holder), until: now + expiry };
+                    leases.insert(key.to_owned(), lease);
+                    Leased::Taken
+                }
+            })
+        })
+    }
+
+    fn give_back<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        vain: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let now = Instant::now();
+            let mut leases = self.leases.lock();
+            let is_own = |lease: &Lease| lease.holder == Some(holder) && now < lease.until;
+            if leases.get(key).is_some_and(is_own) {
+                leases.remove(key);
+                if let Some(vain) = vain {
+                    leases.insert(key.to_owned(), Lease { holder: None, until: now + vain });
+                }
+            }
             Ok(())
         })
     }

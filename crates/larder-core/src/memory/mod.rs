@@ -302,6 +302,7 @@ mod tests {
             marks: registry.marks(stamp, &[]),
             tags: Vec::new(),
             cost: Duration::ZERO,
+            tiers: crate::Tiers::BOTH,
         };
         Arc::new(Entry::new(key, origins, Block(weight)))
     }

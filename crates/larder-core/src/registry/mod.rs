@@ -309,10 +309,22 @@ impl Registry {
 
     /// Notes an invalidation that acts at `at`. However many wait, none is refused: to act too early would
     /// be to miss what is filled until then.
-    pub(crate) fn schedule(&self, at: Moment, record: Record) {
+    pub(crate) fn schedule(&self, at: Moment, record: Record) -> u64 {
         let mut writer = self.writer.lock();
-        writer.schedule(at, Due::Publish(record));
+        let id = writer.schedule(at, Due::Publish(record));
         self.announce_due(&writer);
+        id
+    }
+
+    /// The log of this epoch keeps what was scheduled under this number.
+    pub(crate) fn note_registered(&self, id: u64, epoch: Epoch) {
+        self.writer.lock().note_registered(id, epoch);
+    }
+
+    /// What acts later and the current log does not keep: it would be lost with this process.
+    pub(crate) fn unregistered(&self) -> Vec<(u64, Moment, Record)> {
+        let epoch = self.applied().map(|at| at.epoch);
+        epoch.map(|epoch| self.writer.lock().unregistered(epoch)).unwrap_or_default()
     }
 
     /// Whether something waits whose time has come. One load.

@@ -3,11 +3,11 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
 };
 
 use crate::{
-    bus::{Position, Record},
+    bus::{Epoch, Position, Record},
     clock::Moment,
     target::{Mode, Selector},
 };
@@ -72,6 +72,8 @@ pub(crate) struct Writer {
     retained: VecDeque<(Moment, Record)>,
     schedule: BinaryHeap<Reverse<Scheduled>>,
     own: VecDeque<(Position, Record)>,
+    /// In which epoch the log keeps what this process has scheduled.
+    registered: HashMap<u64, Epoch>,
     next: u64,
 }
 
@@ -138,10 +140,29 @@ impl Writer {
         all.into_iter().filter(|(until, _)| *until > now).map(|(_, record)| record).collect()
     }
 
-    /// Notes what acts later.
-    pub(crate) fn schedule(&mut self, at: Moment, due: Due) {
+    /// Notes what acts later. Gives the number by which the log may know it.
+    pub(crate) fn schedule(&mut self, at: Moment, due: Due) -> u64 {
         self.next += 1;
         self.schedule.push(Reverse(Scheduled { at, order: self.next, due }));
+        self.next
+    }
+
+    /// The log of this epoch keeps what was scheduled under this number.
+    pub(crate) fn note_registered(&mut self, id: u64, epoch: Epoch) {
+        if self.schedule.iter().any(|Reverse(scheduled)| scheduled.order == id) {
+            self.registered.insert(id, epoch);
+        }
+    }
+
+    /// Invalidations that act later and that the log of this epoch does not keep.
+    pub(crate) fn unregistered(&self, epoch: Epoch) -> Vec<(u64, Moment, Record)> {
+        let of = |scheduled: &Scheduled| match &scheduled.due {
+            Due::Publish(record) if self.registered.get(&scheduled.order) != Some(&epoch) => {
+                Some((scheduled.order, scheduled.at, record.clone()))
+            }
+            _ => None,
+        };
+        self.schedule.iter().filter_map(|Reverse(scheduled)| of(scheduled)).collect()
     }
 
     pub(crate) fn next_due(&self) -> Moment {
@@ -152,7 +173,9 @@ impl Writer {
         if self.next_due() > now {
             return None;
         }
-        self.schedule.pop().map(|Reverse(first)| first.due)
+        let Reverse(first) = self.schedule.pop()?;
+        self.registered.remove(&first.order);
+        Some(first.due)
     }
 
     pub(crate) fn scheduled_len(&self) -> usize {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{
-    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
+    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Tiers,
+    Wait,
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -402,18 +402,22 @@ impl Asked {
     }
 
     /// From the shared store: the response of this address, or of the variant that the request selects.
-    pub(super) async fn fetch(&self) -> Option<AnyEntry> {
+    pub(super) async fn fetch(&self, lead: &mut Lead) -> Option<AnyEntry> {
         let plan = &self.plan;
-        if !plan.larder.has_store() {
+        if !plan.larder.has_store() || plan.options.tiers == Tiers::MEMORY {
             return None;
         }
-        let decode = |bytes: Bytes| Kept::decode(&bytes, plan.extras, &plan.alike);
-        let mut found = plan.larder.fetch(&self.key, decode).await?;
+        plan.larder.fetch_in_turn(lead, plan.options.lease, || self.fetch_once()).await
+    }
+
+    async fn fetch_once(&self) -> Option<AnyEntry> {
+        let plan = &self.plan;
+        let mut found = plan.fetch(&self.key).await?;
         if let Some(Kept::Variants(variants)) = Kept::of(&found) {
             let mut variant = None;
             for candidate in variants.candidates(self.key.as_bytes(), &self.selecting) {
                 let key = candidate.finish().ok()?;
-                variant = plan.larder.fetch(&key, decode).await;
+                variant = plan.fetch(&key).await;
                 if variant.is_some() {
                     break;
                 }

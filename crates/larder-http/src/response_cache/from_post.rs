@@ -186,6 +186,7 @@ impl FromPost {
             age: judged.age,
             filled: received,
             cost: Duration::ZERO,
+            tiers: larder_core::Tiers::MEMORY,
         };
         if let Ok(entry) = self.plan.larder.entry(draft, &scope, Kept::Response(stored)) {
             self.plan.larder.keep(&entry);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lifetime, Moment, Standing, Tag};
+use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lifetime, Moment, Standing, Tag, Tiers};
 use larder_semantics::{groups, storing::Profile};
 
 use super::{
@@ -108,6 +108,7 @@ impl Fill {
             age: heard.judged.age,
             filled: heard.received,
             cost: heard.received.since(self.began),
+            tiers: self.plan.options.tiers,
         };
         self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
     }
@@ -226,6 +227,7 @@ impl Fill {
             age: Duration::ZERO,
             filled,
             cost: Duration::ZERO,
+            tiers: Tiers::BOTH,
         };
         larder.entry(draft, &larder.open_scope(), kept).ok()
     }

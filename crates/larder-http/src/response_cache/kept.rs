@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use bytes::Bytes;
-use larder_core::{AnyEntry, Value};
+use larder_core::{AnyEntry, Encoded, Schema, Value};
 
 use super::{
     search::Rules,
@@ -27,6 +27,11 @@ impl Kept {
         entry.value()
     }
 
+    /// What its bytes look like. A change of how any of it is written needs another name.
+    pub(super) fn schema() -> Schema {
+        Schema::named("response cache, 1")
+    }
+
     pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &Alike) -> Option<Self> {
         let rest = bytes.slice(1.min(bytes.len())..);
         match bytes.first()? {
@@ -48,7 +53,7 @@ impl Value for Kept {
         }
     }
 
-    fn encode(&self) -> Option<Vec<u8>> {
+    fn encode(&self) -> Option<Encoded> {
         let (letter, bytes) = match self {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
@@ -57,7 +62,7 @@ impl Value for Kept {
         };
         let mut all = vec![letter];
         all.extend(bytes?);
-        Some(all)
+        Some(Encoded { schema: Self::schema(), bytes: all })
     }
 
     fn as_any(&self) -> &dyn Any {

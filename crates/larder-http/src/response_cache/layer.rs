@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, StatusCode};
-use larder_core::{ByteSize, Consistency, Larder, Lifetime};
+use larder_core::{ByteSize, Consistency, Larder, Lifetime, NotSealed, Tiers};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -65,6 +65,8 @@ pub(super) struct Options {
     pub(super) variants: usize,
     pub(super) demands: bool,
     pub(super) consistency: Consistency,
+    pub(super) tiers: Tiers,
+    pub(super) lease: Option<Duration>,
     pub(super) profile: Profile,
     pub(super) role: Role,
     pub(super) heuristics: Option<Heuristics>,
@@ -282,6 +284,34 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         self
     }
 
+    /// Where responses are kept, and for how long in each tier; [`Tiers::BOTH`] by default.
+    #[doc(alias("L1 only", "L2 only"))]
+    pub fn tiers(mut self, tiers: Tiers) -> Self {
+        self.options.tiers = tiers;
+        self
+    }
+
+    /// Keeps responses where all processes see them only if they are sealed there.
+    ///
+    /// # Errors
+    ///
+    /// When the larder has a shared store and no key to seal with.
+    pub fn sealed(mut self) -> Result<Self, NotSealed> {
+        self.options.tiers = self.options.tiers.sealed(&self.larder)?;
+        Ok(self)
+    }
+
+    /// Of all processes one fills; the others take what it has filled from the shared store, or serve what is
+    /// stale where they may. One that dies delays the others by `expiry` and never longer: choose a little more
+    /// than the handlers take. Off by default, since each miss costs two round trips more.
+    ///
+    /// Without a shared store that has leases each process fills for itself, as ever.
+    #[doc(alias("distributed lock", "single flight across processes"))]
+    pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
+        self.options.lease = Some(expiry);
+        self
+    }
+
     /// Follows RFC 9111 where this layer is stricter by default: responses with `Set-Cookie` are kept, plain
     /// `max-age` is enough to answer requests that say who asks, lifetimes are guessed
     /// ([`Heuristics::TENTH`]), and what is stale stands in for a dead origin unless the response forbids it.
@@ -452,6 +482,8 @@ impl Default for Options {
             variants: 16,
             demands: true,
             consistency: Consistency::Eventual,
+            tiers: Tiers::BOTH,
+            lease: None,
             profile: Profile::Careful,
             role: Role::Shared,
             heuristics: None,

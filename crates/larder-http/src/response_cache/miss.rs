@@ -203,7 +203,7 @@ where
     }
 
     /// Leads: asks the shared store, then the inner service.
-    async fn lead(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {
+    async fn lead(mut self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
         let Case { why, fallback, selected, known } = case;
         if why != Forward::Request {
             // Somebody may have landed between the look and the lead.
@@ -213,7 +213,7 @@ where
                 self.asked.record(Event::Collapsed);
                 return Ok(self.asked.collapsed(&entry, why));
             }
-            if let Some(entry) = self.asked.fetch().await {
+            if let Some(entry) = self.asked.fetch(&mut lead).await {
                 lead.land(Landing::Landed(entry.clone()));
                 self.asked.record(Event::SharedHit);
                 return Ok(self.asked.answer_from(&entry));
@@ -236,15 +236,25 @@ where
         &mut self,
         lead: Lead,
         why: Forward,
-        (replaces, known): (Option<AnyEntry>, Vec<AnyEntry>),
+        kept: (Option<AnyEntry>, Vec<AnyEntry>),
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
+        let (fill, inner, request) = self.fill(why, kept);
+        let larder = self.asked.plan.larder.clone();
+        larder.spawn(fill.run(lead, inner, request, client).in_current_span())
+    }
+
+    /// A fill and the request that it sends.
+    fn fill(
+        &mut self,
+        why: Forward,
+        (replaces, known): (Option<AnyEntry>, Vec<AnyEntry>),
+    ) -> (Fill, S, Request<B>) {
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
         let mut request = self.asked.for_fill(request, &fill.choices);
         Asked::add_conditions(&mut request, &fill.known, fill.replaces.as_ref());
-        let larder = self.asked.plan.larder.clone();
-        larder.spawn(fill.run(lead, inner, request, client).in_current_span())
+        (fill, inner, request)
     }
 
     /// Behind the request: one refresh, unless one runs or as many as allowed.
@@ -253,17 +263,28 @@ where
             self.asked.record(Event::Failed("refresh-budget"));
             return;
         };
-        let larder = self.asked.plan.larder.clone();
-        let joined = self.asked.join();
-        if let Joined::Lead(lead) = joined {
+        let Joined::Lead(mut lead) = self.asked.join() else { return };
+        let plan = Arc::clone(&self.asked.plan);
+        let larder = plan.larder.clone();
+        let key = stale.key().clone();
+        let known = self.asked.to_confirm(Some(&stale));
+        let filling = self.fill(Forward::Stale, (Some(stale), known));
+        let refreshing = async move {
+            if plan.options.lease.is_some() {
+                // Another process may have renewed it.
+                let fetch = || plan.fetch(&key);
+                if let Some(entry) =
+                    plan.larder.fetch_in_turn(&mut lead, plan.options.lease, fetch).await
+                {
+                    return lead.land(Landing::Landed(entry));
+                }
+            }
             let (client, _) = oneshot::channel();
-            let known = self.asked.to_confirm(Some(&stale));
-            let filling = self.spawn_fill(lead, Forward::Stale, (Some(stale), known), client);
-            drop(larder.spawn(async move {
-                drop(filling.await);
-                drop(permit);
-            }));
-        }
+            let (fill, inner, request) = filling;
+            fill.run(lead, inner, request, client).await;
+            drop(permit);
+        };
+        drop(larder.spawn(refreshing.in_current_span()));
     }
 
     /// Passes the request on for itself: nothing is shared, nothing is kept.

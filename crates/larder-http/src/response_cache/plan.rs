@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
-use larder_core::{AnyEntry, Audience, Consistency, Kind, Larder, Meter, Moment, Standing, Tag};
-use larder_core::{Event, KeyBuf, MAX_KEY_BYTES};
+use larder_core::{
+    AnyEntry, Audience, Consistency, Event, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter,
+    Moment, Standing, Tag, Wanted,
+};
 use larder_semantics::{
     reuse::{Aged, Demands},
     storing::Role,
@@ -14,6 +17,7 @@ use larder_semantics::{
 
 use super::{
     choices::Choices,
+    kept::Kept,
     layer::Options,
     search::Search,
     stored::{self, Alike, Extras, StoredResponse, aged},
@@ -184,6 +188,13 @@ impl Plan {
         let around = self.audience_around(head);
         let base = self.whole_key(head, &bare, partition.as_deref(), &around);
         Search::new(&base, address.query).map(Box::new)
+    }
+
+    /// What the shared store has under a key.
+    pub(super) async fn fetch(&self, key: &Key) -> Option<AnyEntry> {
+        let wanted = Wanted { key, schema: Kept::schema(), tiers: self.options.tiers };
+        let decode = |bytes: Bytes| Kept::decode(&bytes, self.extras, &self.alike);
+        self.larder.fetch(wanted, decode).await
     }
 
     /// The answer, if it is a fresh entry that needs no second look.

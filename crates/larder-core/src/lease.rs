@@ -1,0 +1,150 @@
+//! One fill for all processes: a lease in the shared store.
+//!
+//! Whoever misses takes the lease of the key before the origin is asked. Who finds it taken looks again, with
+//! growing pauses, until the entry is there, the lease is free, or the time of a lease has passed: a holder
+//! that dies delays others by that time and never longer. A lease saves work and decides nothing: what a fill
+//! brings is judged by its stamp, as ever.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    bus::Origin,
+    engine::Engine,
+    entry::AnyEntry,
+    flight::{Landing, Lead},
+    larder::Larder,
+    shared::READ_DEADLINE,
+    store::StoreError,
+};
+
+/// Leases that all processes see. A further trait for a [`Store`](crate::Store) that can.
+///
+/// What it owes is tested by the conformance suite of `larder-testkit`.
+pub trait Leases: fmt::Debug + Send + Sync + 'static {
+    /// Takes the lease of a key for `holder`, for at most `expiry`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether it was taken: it may be, until it expires.
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        expiry: Duration,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>>;
+
+    /// Gives a lease back, if `holder` still has it. With `vain` nobody has to wait for the key for that long,
+    /// since what comes is not kept.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether it was given back; it expires.
+    fn give_back<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        vain: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// What became of asking for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// It is taken for whoever asked.
+    Taken,
+    /// Another has it.
+    Held,
+    /// There is nothing to wait for: what the last holder brought was not kept.
+    Vain,
+}
+
+/// The lease that a flight holds. Given back when it lands.
+#[derive(Debug)]
+pub(crate) struct Held {
+    engine: Weak<Engine>,
+    leases: Arc<dyn Leases>,
+    name: String,
+    holder: Origin,
+}
+
+impl Held {
+    /// Gives it back, behind the request: once what landed is written, so that whoever takes it next finds that.
+    pub(crate) fn give_back(self, landing: &Landing) {
+        let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
+        let shared = engine.shared.as_ref();
+        let (written, vain) = match landing {
+            Landing::Landed(entry) => (shared.and_then(|shared| shared.under_way(entry)), None),
+            Landing::Unshared(_) => (None, Some(VAIN)),
+            Landing::Failed => (None, None),
+        };
+        engine.tasks.spawn(async move {
+            if let Some(mut written) = written {
+                // An error is the end of the write.
+                drop(written.changed().await);
+            }
+            let giving = self.leases.give_back(&self.name, self.holder, vain);
+            if let Err(error) = giving.await {
+                tracing::debug!(target: "larder", %error, "a lease is left to expire");
+            }
+        });
+    }
+}
+
+impl Larder {
+    /// Asks the shared store for what a flight is about. With `lease`, no two processes fill it at once:
+    /// what another brings meanwhile is taken. `None` when it is this one that has to fill.
+    pub async fn fetch_in_turn<F, Fut>(
+        &self,
+        lead: &mut Lead,
+        lease: Option<Duration>,
+        fetch: F,
+    ) -> Option<AnyEntry>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Option<AnyEntry>>,
+    {
+        if let Some(entry) = fetch().await {
+            return Some(entry);
+        }
+        let engine = self.engine();
+        let (expiry, leases) = (lease?, engine.leases.as_ref()?);
+        // Without a place in the log nothing can be written for others, nor read from them.
+        engine.registry.applied()?;
+        let (name, holder) = (lead.key().store_key(), Origin::random());
+        let until = Instant::now() + expiry;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let taking = tokio::time::timeout(READ_DEADLINE, leases.take(&name, holder, expiry));
+            match taking.await {
+                Ok(Ok(Leased::Taken)) => {
+                    lead.hold(Held {
+                        engine: self.downgraded(),
+                        leases: Arc::clone(leases),
+                        name,
+                        holder,
+                    });
+                    // Somebody may have filled it between the look and the lease.
+                    return fetch().await;
+                }
+                Ok(Ok(Leased::Held)) if Instant::now() < until => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Ok(Ok(Leased::Held | Leased::Vain)) | Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// How long nobody waits for a key after what came for it was not kept.
+const VAIN: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,63 @@
+//! Whom to connect to, and how.
+
+use std::time::Duration;
+
+use redis::{
+    Client, RedisResult, cluster::ClusterClient, cluster_read_routing::RandomReplicaStrategy,
+};
+
+/// A server or a cluster.
+#[derive(Clone)]
+pub(crate) enum Server {
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// Where it is, and what it takes to be let in. Everything that connects is made from this.
+#[derive(Clone)]
+pub(crate) struct Addresses {
+    pub(crate) urls: Vec<String>,
+    pub(crate) is_cluster: bool,
+    #[cfg(feature = "tls")]
+    pub(crate) certificates: crate::tls::Certificates,
+}
+
+impl Addresses {
+    pub(crate) fn new(urls: Vec<String>, is_cluster: bool) -> Self {
+        Self {
+            urls,
+            is_cluster,
+            #[cfg(feature = "tls")]
+            certificates: crate::tls::Certificates::default(),
+        }
+    }
+
+    /// The one server, or the cluster; of that also its replicas, if they may be read.
+    pub(crate) fn server(&self, replicas_too: bool) -> RedisResult<Server> {
+        if !self.is_cluster {
+            let url = self.urls.first().map_or("", String::as_str);
+            return Ok(Server::Single(Box::new(self.client(url)?)));
+        }
+        let cluster = ClusterClient::builder(self.urls.iter().map(String::as_str))
+            .retries(2)
+            .connection_timeout(Duration::from_secs(1))
+            .response_timeout(Duration::from_secs(5));
+        let cluster = if replicas_too {
+            cluster.read_routing_strategy(RandomReplicaStrategy)
+        } else {
+            cluster
+        };
+        #[cfg(feature = "tls")]
+        let cluster = self.certificates.given_to(cluster);
+        Ok(Server::Cluster(Box::new(cluster.build()?)))
+    }
+
+    /// A single server.
+    pub(crate) fn client(&self, url: &str) -> RedisResult<Client> {
+        #[cfg(feature = "tls")]
+        if url.starts_with("rediss:") {
+            return self.certificates.client(url);
+        }
+        Client::open(url)
+    }
+}
