@@ -4,6 +4,7 @@ mod attacks;
 mod edge;
 mod invariants;
 mod layer_order;
+mod positions;
 mod redis;
 mod shop;
 mod simulation;

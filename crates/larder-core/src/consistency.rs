@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{engine::Engine, larder::Larder};
+use crate::{bus::Position, engine::Engine, larder::Larder};
 
 /// What may be served while this process may be behind the log.
 ///
@@ -38,6 +38,38 @@ impl Larder {
         !engine.follows_others || self.is_within(engine.lease)
     }
 
+    /// The place of the newest invalidation that the log has taken from this process, for a client to carry
+    /// from one process to the next. None for a log of its own.
+    pub fn written(&self) -> Option<Position> {
+        *self.engine().written.lock()
+    }
+
+    /// Whether invalidations of this process wait for the log to take them.
+    pub fn has_unsent(&self) -> bool {
+        self.engine().registry.waiting().0 > 0
+    }
+
+    /// Makes sure that this process has seen all up to a place of the log, within `wait`. `false` when that
+    /// cannot be, and at once for a place in a log that this process does not know.
+    ///
+    /// With a log of its own a process has always seen it all.
+    #[doc(alias("read-your-writes", "session consistency", "causal consistency"))]
+    pub async fn reach(&self, position: Position, wait: Duration) -> bool {
+        let engine = self.engine();
+        if !engine.follows_others {
+            return true;
+        }
+        let reaching = async {
+            while engine.registry.applied().is_some_and(|at| at.epoch == position.epoch) {
+                if has_applied(engine, position).await {
+                    return true;
+                }
+            }
+            false
+        };
+        tokio::time::timeout(wait, reaching).await.unwrap_or(false)
+    }
+
     /// Makes sure of what `consistency` asks for. `false` when that cannot be: then nothing that is kept may
     /// be served.
     ///
@@ -59,15 +91,19 @@ impl Larder {
 /// Asks for the end of the log, and waits until it has been applied.
 async fn reach_the_end(engine: &Engine) -> bool {
     let Ok(end) = engine.bus.end(None).await else { return false };
-    loop {
-        // Before the look: what comes between the two is not missed.
-        let advanced = engine.advanced.notified();
-        match engine.registry.applied() {
-            Some(applied) if applied.epoch == end.epoch && applied.number >= end.number => {
-                return true;
-            }
-            // Another log, or none yet: whoever follows it will find out.
-            _ => advanced.await,
-        }
+    while !has_applied(engine, end).await {}
+    true
+}
+
+/// Whether all up to `end` has been applied; if not, after the log has moved on.
+async fn has_applied(engine: &Engine, end: Position) -> bool {
+    // Before the look: what comes between the two is not missed.
+    let advanced = engine.advanced.notified();
+    let applied = engine.registry.applied();
+    if applied.is_some_and(|at| at.epoch == end.epoch && at.number >= end.number) {
+        return true;
     }
+    // Another log, or none yet: whoever follows it will find out.
+    advanced.await;
+    false
 }

@@ -26,7 +26,7 @@ use crate::{
     lease::Leases,
     lifetime::Phase,
     memory::Memory,
-    observe::Observer,
+    observe::{LogStats, Observer},
     registry::{Begun, Reach, Registry, writer::Ticket},
     shared::Shared,
     target::{Invalidated, Rule},
@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     pub(crate) proof: follow::Proof,
     /// The furthest place of the log that was ever applied.
     pub(crate) seen: parking_lot::Mutex<Option<Position>>,
+    /// The furthest place at which the log took a record of ours.
+    pub(crate) written: parking_lot::Mutex<Option<Position>>,
     /// An epoch in which the log is known to have lost records.
     pub(crate) lost: parking_lot::Mutex<Option<Epoch>>,
     sending: AtomicBool,
@@ -130,6 +132,7 @@ impl Engine {
             synced: watch::Sender::new(false),
             proof: follow::Proof::default(),
             seen: parking_lot::Mutex::default(),
+            written: parking_lot::Mutex::default(),
             lost: parking_lot::Mutex::default(),
             sending: AtomicBool::new(false),
         };
@@ -160,6 +163,26 @@ impl Engine {
             follow::start(self);
         }
         now
+    }
+
+    /// How long ago it was proved that nothing is missing.
+    pub(crate) fn lag(&self) -> Duration {
+        match self.follows_others {
+            true => self.clock.now().since(self.proof.at()),
+            false => Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn log_stats(&self) -> LogStats {
+        let applied = self.registry.applied();
+        let lag = self.lag();
+        LogStats {
+            shared: self.follows_others,
+            epoch: applied.map(|at| at.epoch),
+            applied: applied.map_or(0, |at| at.number),
+            lag,
+            synchronised: applied.is_some() && lag <= self.lease,
+        }
     }
 
     /// How an entry stands.
@@ -272,8 +295,10 @@ impl Engine {
             }
             Ok(at) => {
                 let settled = self.registry.settle(ticket, record, at, self.clock.now());
-                if settled && !self.bus.is_shared() {
-                    self.registry.advance_local(at);
+                match (settled, self.follows_others) {
+                    (true, true) => self.note_written(at),
+                    (true, false) => self.registry.advance_local(at),
+                    (false, _) => {}
                 }
                 settled
             }
@@ -281,6 +306,13 @@ impl Engine {
                 tracing::debug!(target: "larder", %error, "the log did not take an invalidation");
                 false
             }
+        }
+    }
+
+    fn note_written(&self, at: Position) {
+        let mut written = self.written.lock();
+        if written.is_none_or(|written| written.epoch != at.epoch || written.number < at.number) {
+            *written = Some(at);
         }
     }
 

@@ -118,6 +118,7 @@ impl Follower {
             }
             asked = now;
             engine.register_scheduled().await;
+            engine.observer.followed(&engine.log_stats(), engine.registry.waiting().0);
             match self.compare(&engine, now, empty).await {
                 End::Fits => {}
                 End::Ahead(end) => owed = owed.or(Some((now, end))),

@@ -201,6 +201,7 @@ impl Larder {
                 evictions: engine.memory.evictions(),
             },
             shared: engine.shared.as_ref().map(|shared| shared.stats()).unwrap_or_default(),
+            log: engine.log_stats(),
             invalidations,
             invalidations_queued,
             invalidations_pending,
@@ -223,11 +224,7 @@ impl Larder {
     /// How long ago it was proved that this process has seen every invalidation; zero when the log is its
     /// own.
     pub fn lag(&self) -> Duration {
-        if self.engine.bus.is_shared() {
-            self.engine.clock.now().since(self.engine.proof.at())
-        } else {
-            Duration::ZERO
-        }
+        self.engine.lag()
     }
 
     /// Waits for what runs in the background, invalidations that wait for the log first, for at most
@@ -370,6 +367,12 @@ impl Larder {
     /// The current scope, if there is one.
     pub fn current_scope(&self) -> Option<Scope> {
         Scope::current(self.engine.origin)
+    }
+
+    /// Whether nothing that is kept may be served in the current scope.
+    #[inline]
+    pub fn is_distrusted(&self) -> bool {
+        Scope::is_distrusted(self.engine.origin)
     }
 
     /// A new scope, for what is read from now on.

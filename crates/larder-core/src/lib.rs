@@ -28,7 +28,9 @@ pub use self::{
     lifetime::{Ends, Lifetime, Phase},
     memory::{Eviction, Evictions},
     object::{Fill, LoadError},
-    observe::{CacheStats, Counted, Event, Latency, MemoryStats, Meter, SharedStats, Stats},
+    observe::{
+        CacheStats, Counted, Event, Latency, LogStats, MemoryStats, Meter, SharedStats, Stats,
+    },
     policy::Policy,
     registry::{Reach, Stamp},
     schema::Schema,

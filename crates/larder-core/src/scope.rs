@@ -145,6 +145,14 @@ impl Scope {
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
     }
 
+    /// Whether the current scope of the larder of this origin, if there is one, takes nothing that is kept.
+    pub(crate) fn is_distrusted(origin: Origin) -> bool {
+        CURRENT.with_borrow(|scopes| {
+            let own = scopes.iter().rev().find(|scope| scope.origin == origin);
+            own.is_some_and(|scope| scope.distrusts)
+        })
+    }
+
     /// This scope, for a request that could not be made sure of what others have invalidated: what is made in
     /// it takes nothing that is kept.
     #[must_use]

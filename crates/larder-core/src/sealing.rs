@@ -38,7 +38,9 @@ impl SealingKeys {
         self
     }
 
-    pub(crate) fn seal(&self, content: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
+    /// The content under the first key, bound to what it is associated with. 40 bytes longer. `None` for what no
+    /// cipher can hold.
+    pub fn seal(&self, content: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
         let payload = Payload { msg: content, aad: associated };
         let mut sealed = nonce.to_vec();
@@ -46,7 +48,8 @@ impl SealingKeys {
         Some(sealed)
     }
 
-    pub(crate) fn open(&self, sealed: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
+    /// The content, if one of the keys has sealed it and it is associated with the same.
+    pub fn open(&self, sealed: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         let (nonce, content) = sealed.split_first_chunk::<24>()?;
         let nonce = XNonce::from_slice(nonce);
         let payload = || Payload { msg: content, aad: associated };

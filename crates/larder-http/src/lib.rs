@@ -15,7 +15,7 @@ pub use self::{
     address::{AsReceived, FindUri, Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
     conditional::{Conditional, ConditionalLayer, Conditions},
-    invalidation::{Invalidation, InvalidationLayer, Requested},
+    invalidation::{Invalidation, InvalidationLayer, ReadYourWrites, Requested},
     query_method::{QueryMethod, QueryMethodLayer},
     response_cache::{Choices, ResponseCache, ResponseCacheLayer},
 };

@@ -21,7 +21,7 @@ use self::{
     window::{Reading, Window},
 };
 use crate::clock::Moment;
-pub use stats::{CacheStats, Counted, Latency, MemoryStats, SharedStats, Stats};
+pub use stats::{CacheStats, Counted, Latency, LogStats, MemoryStats, SharedStats, Stats};
 
 mod histogram;
 mod stats;
@@ -239,6 +239,20 @@ impl Observer {
             tracing::warn!(target: "larder", targets, "the log is out of reach: invalidation queued");
         } else {
             tracing::debug!(target: "larder", targets, %outcome, "invalidated");
+        }
+    }
+
+    /// Tells how far the log was followed, three times in a lease.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(crate) fn followed(&self, log: &LogStats, pending: usize) {
+        #[cfg(feature = "metrics")]
+        {
+            metrics::gauge!("larder_log_lag_seconds").set(log.lag.as_secs_f64());
+            metrics::gauge!("larder_log_applied").set(log.applied as f64);
+            // Its bits mean nothing: that they change says that the log has become another one.
+            let epoch = log.epoch.map_or(0, |epoch| epoch.to_bits() as u32);
+            metrics::gauge!("larder_log_epoch").set(f64::from(epoch));
+            metrics::gauge!("larder_invalidations_pending").set(pending as f64);
         }
     }
 

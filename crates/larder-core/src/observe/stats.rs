@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::{Event, window::Reading};
-use crate::{memory::Evictions, observe::histogram::Counts};
+use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts};
 
 /// A snapshot of everything a larder counts.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +15,8 @@ pub struct Stats {
     pub memory: MemoryStats,
     /// The shared store, all zeros without one.
     pub shared: SharedStats,
+    /// The log of invalidations.
+    pub log: LogStats,
     /// Invalidations since the start.
     pub invalidations: u64,
     /// How many of them the log could not take at once.
@@ -66,6 +68,22 @@ pub struct SharedStats {
     pub corrupt: u64,
     /// Writes that were dropped because too many were under way.
     pub dropped: u64,
+}
+
+/// The log of invalidations, as far as this process has followed it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Whether other processes append to it too.
+    pub shared: bool,
+    /// Its life; none while this process has no view of it.
+    pub epoch: Option<Epoch>,
+    /// The number of the last record that acts here.
+    pub applied: u64,
+    /// How long ago it was proved that nothing is missing.
+    pub lag: Duration,
+    /// Whether that is within the lease.
+    pub synchronised: bool,
 }
 
 /// One named cache.

@@ -26,6 +26,8 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
         Safe { #[pin] future: F, options: Arc<Options> },
+        // A safe request that waits for what its client has seen.
+        Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, options: Arc<Options> },
         Write { following: Following<R, E> },
     }
 }
@@ -37,6 +39,13 @@ where
 {
     pub(super) fn safe(future: F, options: Arc<Options>) -> Self {
         Self { state: State::Safe { future, options } }
+    }
+
+    pub(super) fn waiting(
+        waiting: impl Future<Output = Result<Response<R>, E>> + Send + 'static,
+        options: Arc<Options>,
+    ) -> Self {
+        Self { state: State::Waiting { waiting: Box::pin(waiting), options } }
     }
 
     pub(super) fn write(
@@ -59,6 +68,10 @@ where
             StateProjection::Safe { future, options } => {
                 let _around = Around::enter(&options.larder);
                 future.poll(cx)
+            }
+            StateProjection::Waiting { waiting, options } => {
+                let _around = Around::enter(&options.larder);
+                waiting.as_mut().poll(cx)
             }
             StateProjection::Write { following } => following.poll(cx),
         }

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use larder_core::{Larder, Target};
 use tower_layer::Layer;
 
-use super::service::Invalidation;
+use super::{positions::ReadYourWrites, service::Invalidation};
 use crate::address::{AsReceived, FindUri, Head, Scheme};
 
 /// Invalidates after a write, before the client has its answer. See the [module](super).
@@ -25,6 +25,7 @@ pub(super) struct Options {
     pub(super) scheme: Scheme,
     pub(super) implicit: bool,
     pub(super) cancel_on_drop: bool,
+    pub(super) positions: Option<ReadYourWrites>,
 }
 
 impl InvalidationLayer<AsReceived> {
@@ -44,6 +45,7 @@ impl<U: FindUri> InvalidationLayer<U> {
             scheme: Scheme::default(),
             implicit: true,
             cancel_on_drop: false,
+            positions: None,
         };
         Self { options, uri: PhantomData }
     }
@@ -69,6 +71,14 @@ impl<U: FindUri> InvalidationLayer<U> {
     /// never stops between its commit and its end.
     pub fn cancel_on_drop(mut self) -> Self {
         self.options.cancel_on_drop = true;
+        self
+    }
+
+    /// Lets a client see his own writes, whichever process he comes to next. Off by default: others follow within
+    /// milliseconds, and each request that carries a place waits for it.
+    #[doc(alias("session consistency"))]
+    pub fn read_your_writes(mut self, positions: ReadYourWrites) -> Self {
+        self.options.positions = Some(positions);
         self
     }
 

@@ -15,6 +15,9 @@
 //! that nobody can come between the commit and the invalidation; [`InvalidationLayer::cancel_on_drop`]
 //! switches that off.
 //!
+//! With [`ReadYourWrites`] the client of a write carries its place in the log, and whichever process serves him
+//! next has seen it first, or serves nothing that is kept.
+//!
 //! [RFC 9111, section 4.4]: https://www.rfc-editor.org/rfc/rfc9111#section-4.4
 //! [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
 //!
@@ -48,11 +51,13 @@
 
 mod future;
 mod layer;
+mod positions;
 mod requested;
 mod service;
 
 pub use self::{
-    future::ResponseFuture, layer::InvalidationLayer, requested::Requested, service::Invalidation,
+    future::ResponseFuture, layer::InvalidationLayer, positions::ReadYourWrites,
+    requested::Requested, service::Invalidation,
 };
 
 #[cfg(test)]

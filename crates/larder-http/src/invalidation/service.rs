@@ -9,13 +9,14 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, header};
-use larder_core::{Invalidated, Scope, Target};
+use larder_core::{Invalidated, Position, Scope, Target};
 use larder_semantics::groups;
 use tower_service::Service;
 
 use super::{
     future::ResponseFuture,
     layer::Options,
+    positions::ReadYourWrites,
     requested::{Around, Requested},
 };
 use crate::address::{Address, FindUri, Head, normalised};
@@ -30,6 +31,40 @@ pub struct Invalidation<S, U> {
 impl<S, U> Invalidation<S, U> {
     pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
         Self { inner, options, uri: PhantomData }
+    }
+
+    fn ready_inner(&mut self) -> S
+    where
+        S: Clone,
+    {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
+    }
+
+    /// Serves a request whose client has seen the log up to a place, once this process has too; or with nothing
+    /// that is kept.
+    fn after<B, R>(
+        &mut self,
+        position: Position,
+        request: Request<B>,
+    ) -> ResponseFuture<S::Future, R, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        B: Send + 'static,
+        R: Send + 'static,
+    {
+        let (options, mut inner) = (Arc::clone(&self.options), self.ready_inner());
+        let waiting = async move {
+            let patience = options.positions.as_ref().map(ReadYourWrites::patience);
+            let reached = options.larder.reach(position, patience.unwrap_or_default()).await;
+            // After that: what is read from now on has seen what was waited for.
+            let scope = options.larder.open_scope();
+            let scope = if reached { scope } else { scope.distrusting() };
+            scope.scoped(async move { inner.call(request).await }).await
+        };
+        ResponseFuture::waiting(waiting, Arc::clone(&self.options))
     }
 }
 
@@ -51,7 +86,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let positions = self.options.positions.as_ref();
+        let carried = positions.and_then(|positions| {
+            positions.taken_from(request.headers_mut(), self.options.larder.clock())
+        });
         if request.method().is_safe() {
+            if let Some(position) = carried {
+                return self.after(position, request);
+            }
             let _around = Around::enter(&self.options.larder);
             return ResponseFuture::safe(self.inner.call(request), Arc::clone(&self.options));
         }
@@ -61,8 +103,7 @@ where
         let write = Write::of::<U, B>(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let mut inner = self.ready_inner();
         // Called inside the future, so that a panic in `call` is followed by the invalidation too.
         let called = scope.scoped(async move { inner.call(request).await });
         ResponseFuture::write(write.follow(called), Arc::clone(&self.options))
@@ -79,6 +120,8 @@ struct Write {
     configured: usize,
     origin: Option<String>,
     path: String,
+    /// What the log had taken of this process before.
+    before: Option<Position>,
 }
 
 impl Write {
@@ -99,9 +142,10 @@ impl Write {
                 Err(_) => on_success.push(Target::path(&path)),
             }
         }
+        let before = options.larder.written();
         let (scope, options) = (options.larder.scope(), Arc::clone(options));
         on_success.extend(origin.as_ref().map(|origin| Target::path_on(origin, &path)));
-        Self { options, requested, scope, on_success, configured, origin, path }
+        Self { options, requested, scope, on_success, configured, origin, path, before }
     }
 
     /// Waits for the response, then invalidates, then hands it out.
@@ -109,7 +153,7 @@ impl Write {
         mut self,
         called: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<R>, E> {
-        let outcome = std::panic::AssertUnwindSafe(called).catch_unwind().await;
+        let mut outcome = std::panic::AssertUnwindSafe(called).catch_unwind().await;
         let mut targets = self.requested.close();
         if let Ok(Ok(response)) = &outcome
             && (response.status().is_success() || response.status().is_redirection())
@@ -126,6 +170,9 @@ impl Write {
             // Queued is no failure: it acts here, and larder goes on to append it.
             let outcome = self.options.larder.invalidate(targets).await;
             self.go_on(outcome);
+        }
+        if let (Some(positions), Ok(Ok(response))) = (&self.options.positions, &mut outcome) {
+            positions.give(response.headers_mut(), &self.options.larder, self.before);
         }
         match outcome {
             Ok(response) => response,

@@ -90,8 +90,9 @@ where
     /// Answers the request.
     pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
         let consistency = self.asked.plan.options.consistency;
-        if consistency != Consistency::Eventual {
-            if !self.asked.plan.larder.catch_up(consistency).await {
+        if consistency != Consistency::Eventual || self.asked.scope.distrusts() {
+            let caught_up = self.asked.plan.larder.catch_up(consistency).await;
+            if !caught_up || self.asked.scope.distrusts() {
                 self.asked.scope = self.asked.scope.clone().distrusting();
                 let case = Case::of(&self.asked, Forward::Bypass, None);
                 return self.alone(case, "unsynchronised").await;

@@ -226,6 +226,7 @@ impl Plan {
         self.options.consistency == Consistency::Eventual
             && !self.options.cache_status_key
             && self.larder.is_synchronised()
+            && !self.larder.is_distrusted()
     }
 
     pub(super) fn count_hit(&self, began: Moment) {

@@ -1,0 +1,219 @@
+//! What a client carries, so that whichever process serves him next has seen his write.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use larder_core::{Clock, Epoch, Larder, Position, SealingKeys};
+
+/// After a write its client carries the place of its invalidation in the log. Whichever process he comes to next
+/// waits a moment until it has seen that place; where that takes too long, or the log is not the one that it
+/// knows, what is kept is passed by.
+///
+/// The place is sealed: nobody can make a process wait for what was never written. It names nobody, and the
+/// layer takes it off the request before anybody inside sees it, so that its cookie is no sign of who asks.
+///
+/// Every process needs the same keys.
+#[doc(alias("read-your-writes", "session consistency", "sticky sessions"))]
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until it is given to a layer"]
+pub struct ReadYourWrites {
+    keys: SealingKeys,
+    carrier: Carrier,
+    wait: Duration,
+    lasts: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Cookie,
+    Field,
+}
+
+impl ReadYourWrites {
+    /// In a cookie named `larder-position`, for browsers.
+    pub fn by_cookie(keys: SealingKeys) -> Self {
+        Self { keys, carrier: Carrier::Cookie, wait: WAIT, lasts: LASTS }
+    }
+
+    /// In a field named `Larder-Position`, for programs: they send with each request the last one they got.
+    pub fn by_field(keys: SealingKeys) -> Self {
+        Self { carrier: Carrier::Field, ..Self::by_cookie(keys) }
+    }
+
+    /// How long a request may wait until its process has seen the write; 100 ms by default. Others usually
+    /// follow within a few.
+    pub fn wait(mut self, longest: Duration) -> Self {
+        self.wait = longest;
+        self
+    }
+
+    /// For how long after a write it is carried; a minute by default. Longer than other processes may be cut off
+    /// from the log and still serve.
+    pub fn lasting(mut self, time: Duration) -> Self {
+        self.lasts = time;
+        self
+    }
+
+    /// Takes the place off a request, if it carries one that we have given out lately.
+    pub(super) fn taken_from(&self, headers: &mut HeaderMap, clock: &Clock) -> Option<Position> {
+        let carried = match self.carrier {
+            Carrier::Cookie => take_cookie(headers),
+            Carrier::Field => {
+                let carried = headers.remove(FIELD)?;
+                carried.to_str().ok().map(str::to_owned)
+            }
+        };
+        let (position, given_at) = self.read(carried?.as_str())?;
+        let age = seconds(clock).saturating_sub(given_at);
+        (age <= self.lasts.as_secs()).then_some(position)
+    }
+
+    /// Gives the client of a write what he has to carry, if anything was invalidated since `before`.
+    pub(super) fn give(&self, headers: &mut HeaderMap, larder: &Larder, before: Option<Position>) {
+        let position = match larder.written() {
+            // Nobody can have seen what no log has: until then he is passed by what is kept.
+            _ if larder.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
+            Some(written) if before != Some(written) => written,
+            _ => return,
+        };
+        let Some(token) = self.write(position, seconds(larder.clock())) else { return };
+        let (name, value) = match self.carrier {
+            Carrier::Cookie => (
+                header::SET_COOKIE,
+                format!(
+                    "{COOKIE}={token}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax",
+                    self.lasts.as_secs()
+                ),
+            ),
+            Carrier::Field => (FIELD, token),
+        };
+        let value = HeaderValue::try_from(value).expect("base64 and digits are visible ASCII");
+        headers.append(name, value);
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.wait
+    }
+
+    fn write(&self, position: Position, now: u64) -> Option<String> {
+        let mut content = position.epoch.to_bits().to_le_bytes().to_vec();
+        content.extend(position.number.to_le_bytes());
+        content.extend(now.to_le_bytes());
+        Some(URL_SAFE_NO_PAD.encode(self.keys.seal(&content, ASSOCIATED)?))
+    }
+
+    fn read(&self, token: &str) -> Option<(Position, u64)> {
+        let sealed = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let content = self.keys.open(&sealed, ASSOCIATED)?;
+        let (epoch, rest) = content.split_first_chunk::<16>()?;
+        let (number, rest) = rest.split_first_chunk::<8>()?;
+        let epoch = Epoch::from_bits(u128::from_le_bytes(*epoch));
+        let position = Position { epoch, number: u64::from_le_bytes(*number) };
+        Some((position, u64::from_le_bytes(rest.try_into().ok()?)))
+    }
+}
+
+/// Takes our cookie out of the others.
+fn take_cookie(headers: &mut HeaderMap) -> Option<String> {
+    let ours = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        (name == COOKIE).then(|| value.to_owned())
+    };
+    let is_there = headers.get_all(header::COOKIE).iter().any(contains_ours);
+    if !is_there {
+        return None;
+    }
+    let lines: Vec<_> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    headers.remove(header::COOKIE);
+    let mut found = None;
+    for line in lines {
+        let Some(text) = line.to_str().ok().filter(|_| contains_ours(&line)) else {
+            headers.append(header::COOKIE, line);
+            continue;
+        };
+        let mut rest = Vec::new();
+        for pair in text.split(';').map(str::trim) {
+            match ours(pair) {
+                Some(value) => found = Some(value),
+                None => rest.push(pair),
+            }
+        }
+        if let (false, Ok(rest)) = (rest.is_empty(), HeaderValue::try_from(rest.join("; "))) {
+            headers.append(header::COOKIE, rest);
+        }
+    }
+    found
+}
+
+fn contains_ours(line: &HeaderValue) -> bool {
+    line.as_bytes().windows(COOKIE.len()).any(|window| window == COOKIE.as_bytes())
+}
+
+/// Wall-clock seconds: a token outlives no process, but may come to another one.
+fn seconds(clock: &Clock) -> u64 {
+    let now = clock.wall(clock.now());
+    now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+const COOKIE: &str = "larder-position";
+const FIELD: HeaderName = HeaderName::from_static(COOKIE);
+const ASSOCIATED: &[u8] = b"larder position";
+const WAIT: Duration = Duration::from_millis(100);
+const LASTS: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        let lines = lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap()));
+        lines.collect()
+    }
+
+    #[test]
+    fn our_cookie_alone_is_taken() {
+        let rows: [(&[&str], Option<&str>, &[&str]); 6] = [
+            (&["a=1; larder-position=x; b=2"], Some("x"), &["a=1; b=2"]),
+            (&["larder-position=x"], Some("x"), &[]),
+            (&["a=1", "larder-position=x", "b=2"], Some("x"), &["a=1", "b=2"]),
+            (&["a=larder-position=x"], None, &["a=larder-position=x"]),
+            (&["not-larder-position=x; c"], None, &["not-larder-position=x; c"]),
+            (&[], None, &[]),
+        ];
+        for (lines, taken, left) in rows {
+            let mut headers = headers(lines);
+            assert_eq!(take_cookie(&mut headers).as_deref(), taken, "{lines:?}");
+            let rest: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+            assert_eq!(rest, left, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_was_not_sealed_by_us_is_none() {
+        let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
+        let position = Position { epoch: Epoch::from_bits(3), number: 7 };
+        let token = ours.write(position, 9).unwrap();
+        assert_eq!(ours.read(&token), Some((position, 9)));
+        let theirs = ReadYourWrites::by_field(SealingKeys::new([2; 32]));
+        assert_eq!(theirs.read(&token), None);
+        for forged in ["", "AAAA", &token[1..], &format!("{token}A")] {
+            assert_eq!(ours.read(forged), None, "{forged}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_forgotten_after_its_time() {
+        let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
+        let larder = Larder::builder().cells(1 << 10).build().unwrap();
+        let position = Position { epoch: Epoch::from_bits(3), number: 7 };
+        let now = seconds(larder.clock());
+        for (given_at, expected) in [(now, Some(position)), (now - 61, None)] {
+            let mut headers = HeaderMap::new();
+            let token = ours.write(position, given_at).unwrap();
+            headers.insert(FIELD, token.parse().unwrap());
+            assert_eq!(ours.taken_from(&mut headers, larder.clock()), expected);
+            assert!(headers.is_empty(), "nobody inside sees it");
+        }
+    }
+}
