@@ -5,8 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder::{Fill, Larder, Policy, Target};
-use larder_testkit::{Dice, FaultyStore, History, LogLine, MemoryStore, SharedLog};
+use larder::{Fill, Larder, Policy, Target, Tiers};
+use larder_testkit::{Dice, FaultyStore, History, MemoryStore, SimulatedCluster, Weather};
 use tokio::time::Instant;
 
 const KEYS: u64 = 3;
@@ -29,9 +29,8 @@ enum Plan {
 }
 
 struct World {
+    cluster: SimulatedCluster,
     larders: Vec<Larder>,
-    lines: Vec<LogLine>,
-    log: SharedLog,
     history: History,
     dice: Dice,
 }
@@ -39,26 +38,24 @@ struct World {
 impl World {
     fn new(plan: Plan, seed: u64) -> Arc<Self> {
         let dice = Dice::new(seed);
-        let (log, store) = (SharedLog::new(), MemoryStore::new());
-        let (failing, bound) = match plan {
+        let (failing_percent, bound) = match plan {
             Plan::Alone | Plan::Calm => (0, Some(BOUND)),
             // Under failures other processes follow when the log lets them.
             Plan::Lossy | Plan::Stormy => (10, None),
         };
-        let processes = if matches!(plan, Plan::Alone) { 1 } else { 3 };
-        let slow = Duration::from_millis(20);
-        let lines: Vec<_> = (0..processes).map(|_| log.line(dice.clone(), failing, slow)).collect();
-        let larders = lines.iter().map(|line| {
-            let faulty = FaultyStore::new(store.clone(), dice.clone(), failing, slow);
-            let builder = Larder::builder().cells(1 << 10).lease(LEASE).store(faulty);
-            let builder = match plan {
-                Plan::Alone => builder,
-                _ => builder.bus(line.clone()),
-            };
-            builder.build().unwrap()
-        });
-        let larders = larders.collect();
-        Arc::new(Self { larders, lines, log, history: History::new(bound), dice })
+        let longest = Duration::from_millis(20);
+        let weather = Weather { dice: dice.clone(), failing_percent, longest };
+        let cluster = SimulatedCluster::under(&weather, 3, |builder| builder.lease(LEASE));
+        let larders = match plan {
+            Plan::Alone => {
+                let store =
+                    FaultyStore::new(MemoryStore::new(), dice.clone(), failing_percent, longest);
+                let builder = Larder::builder().cells(1 << 10).lease(LEASE).store(store);
+                vec![builder.build().unwrap()]
+            }
+            _ => cluster.processes().to_vec(),
+        };
+        Arc::new(Self { cluster, larders, history: History::new(bound), dice })
     }
 
     async fn write(self: Arc<Self>) {
@@ -102,8 +99,18 @@ impl World {
             world.dice.pause(Duration::from_millis(30)).await;
             Ok::<_, std::convert::Infallible>(version)
         };
-        let policy = Policy::ttl(MINUTE).tag(("item", key));
+        let policy = self.placed(Policy::ttl(MINUTE).tag(("item", key)));
         *self.larders[process].get_or_load(("item", key), policy, load).await.unwrap()
+    }
+
+    /// Calls for the same thing may differ in where they keep it, and in whether they wait for others.
+    fn placed(&self, policy: Policy) -> Policy {
+        match self.dice.roll(6) {
+            0 => policy.tiers(Tiers::SHARED),
+            1 => policy.tiers(Tiers::BOTH.memory_for(Duration::from_millis(50))),
+            2 | 3 => policy.fill_once_per_cluster(Duration::from_millis(200)),
+            _ => policy,
+        }
     }
 
     /// A page is made of an item and carries no tag of its own.
@@ -115,7 +122,7 @@ impl World {
             world.dice.pause(Duration::from_millis(10)).await;
             Ok::<_, std::convert::Infallible>(version)
         };
-        let policy = Policy::ttl(MINUTE);
+        let policy = self.placed(Policy::ttl(MINUTE));
         *self.larders[process].get_or_load(("page", key), policy, load).await.unwrap()
     }
 
@@ -123,16 +130,19 @@ impl World {
         for _ in 0..8 {
             self.dice.pause(Duration::from_millis(150)).await;
             match self.dice.roll(6) {
-                0 => self.log.replace(),
-                1 => self.log.trim(),
-                2 => self.log.lose_tail(1 + self.dice.roll(2) as usize),
+                0 => self.cluster.log().replace(),
+                1 => self.cluster.log().trim(),
+                2 => self.cluster.log().lose_tail(1 + self.dice.roll(2) as usize),
                 _ => {
-                    let line = &self.lines[self.dice.roll(self.lines.len() as u64) as usize];
-                    line.cut(self.dice.chance(50));
+                    let process = self.dice.roll(self.larders.len() as u64) as usize;
+                    match self.dice.chance(50) {
+                        true => self.cluster.cut_off(process),
+                        false => self.cluster.rejoin(process),
+                    }
                 }
             }
         }
-        self.lines.iter().for_each(|line| line.cut(false));
+        (0..self.larders.len()).for_each(|process| self.cluster.rejoin(process));
     }
 }
 

@@ -4,10 +4,12 @@ use std::{cell::RefCell, convert::Infallible, time::Duration};
 
 use futures_util::future::BoxFuture;
 use larder::{
-    Bus, BusError, BusErrorKind, Consistency, Epoch, Fill, Invalidation, Larder, Page, Policy,
-    Position, Record,
+    Bus, BusError, BusErrorKind, Consistency, Epoch, Fill, Invalidated, Invalidation, Larder, Page,
+    Policy, Position, Record, Tiers,
 };
-use larder_testkit::{Dice, FaultyStore, LogLine, MemoryStore, SharedLog};
+use larder_testkit::{
+    Dice, FaultyStore, LogLine, MemoryStore, SharedLog, SimulatedCluster, Weather,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -89,6 +91,29 @@ async fn what_was_made_stale_is_not_promoted_as_fresh() {
     let _ = larders[0].invalidate(Invalidation::from("t").soft(None)).await;
     settled(&larders).await;
     assert_eq!(load(&larders[1], 2).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_to_other_questions_and_writes_that_come_again_are_never_served() {
+    let weather =
+        Weather { dice: Dice::new(11), failing_percent: 40, longest: Duration::from_millis(9) };
+    let cluster = SimulatedCluster::under(&weather, 2, |builder| builder);
+    cluster.synced().await;
+    for turn in 0..600_u32 {
+        let (name, round) = (turn % 7, turn / 70);
+        let larder = cluster.process(turn as usize % 2);
+        let load = move |_: Fill| async move { Ok::<_, Infallible>((name, round)) };
+        let policy = Policy::ttl(MINUTE).tag(("round", round)).tiers(Tiers::SHARED);
+        let served = *larder.get_or_load(name, policy, load).await.unwrap();
+        assert_eq!(served, (name, round), "{turn}");
+        if turn % 70 == 69 {
+            // Whatever is on its way from this round is dead for both.
+            while larder.invalidate(("round", round)).await != Invalidated::Logged {}
+            cluster.settled().await;
+        }
+    }
+    let shared = cluster.process(0).stats().shared;
+    assert!(shared.hits > 50 && shared.corrupt > 10 && shared.errors > 10, "{shared:?}");
 }
 
 type Hook = Box<dyn FnOnce()>;

@@ -16,119 +16,91 @@ use larder::{
     Fill, Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, Policy, SealingKeys, Tiers,
     http::ResponseCacheLayer,
 };
-use larder_testkit::{Dice, LogLine, MemoryStore, SharedLog};
+use larder_testkit::{SimulatedCluster, Weather};
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Processes that share a log and a store with leases.
-struct Cluster {
-    larders: Vec<Larder>,
-    lines: Vec<LogLine>,
-    store: MemoryStore,
+async fn cluster(options: impl Fn(LarderBuilder) -> LarderBuilder) -> SimulatedCluster {
+    let cluster = SimulatedCluster::under(&Weather::calm(), 3, options);
+    cluster.synced().await;
+    cluster
 }
 
-impl Cluster {
-    async fn new(options: impl Fn(LarderBuilder) -> LarderBuilder) -> Self {
-        let (log, store) = (SharedLog::new(), MemoryStore::new());
-        let lines: Vec<_> =
-            (0..3).map(|seed| log.line(Dice::new(seed), 0, Duration::from_micros(10))).collect();
-        let larders = lines.iter().map(|line| {
-            let builder = Larder::builder().cells(1 << 10).bus(line.clone());
-            let builder = builder.store(store.clone()).leases(store.clone());
-            options(builder).build().unwrap()
-        });
-        let larders: Vec<_> = larders.collect();
-        for larder in &larders {
-            larder.synced().await;
-        }
-        Self { larders, lines, store }
-    }
-
-    async fn load(&self, process: usize, policy: Policy, value: u32) -> u32 {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
-        *self.larders[process].get_or_load("a", policy, load).await.unwrap()
-    }
-
-    async fn settled(&self) {
-        for larder in &self.larders {
-            assert!(larder.close(MINUTE).await);
-        }
-        tokio::time::sleep(SECOND).await;
-    }
+async fn load(larder: &Larder, policy: Policy, value: u32) -> u32 {
+    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    *larder.get_or_load("a", policy, load).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_for_one_tier_is_in_no_other() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = |tiers| Policy::ttl(MINUTE).tag("t").tiers(tiers);
-    assert_eq!(cluster.load(0, policy(Tiers::MEMORY), 1).await, 1);
+    assert_eq!(load(cluster.process(0), policy(Tiers::MEMORY), 1).await, 1);
     cluster.settled().await;
-    assert!(cluster.store.keys().is_empty());
-    assert_eq!(cluster.load(0, policy(Tiers::MEMORY), 2).await, 1);
+    assert!(cluster.store().keys().is_empty());
+    assert_eq!(load(cluster.process(0), policy(Tiers::MEMORY), 2).await, 1);
 
-    let _logged = cluster.larders[0].invalidate("t").await;
+    let _logged = cluster.process(0).invalidate("t").await;
     cluster.settled().await;
-    assert_eq!(cluster.load(0, policy(Tiers::SHARED), 3).await, 3);
+    assert_eq!(load(cluster.process(0), policy(Tiers::SHARED), 3).await, 3);
     cluster.settled().await;
     for process in 0..3 {
-        let hits = cluster.larders[process].stats().shared.hits;
-        assert_eq!(cluster.load(process, policy(Tiers::SHARED), 4).await, 3);
-        assert_eq!(cluster.load(process, policy(Tiers::SHARED), 4).await, 3);
-        assert_eq!(cluster.larders[process].stats().shared.hits, hits + 2, "each from the store");
+        let hits = cluster.process(process).stats().shared.hits;
+        assert_eq!(load(cluster.process(process), policy(Tiers::SHARED), 4).await, 3);
+        assert_eq!(load(cluster.process(process), policy(Tiers::SHARED), 4).await, 3);
+        assert_eq!(cluster.process(process).stats().shared.hits, hits + 2, "each from the store");
     }
-    let _logged = cluster.larders[1].invalidate("t").await;
-    assert_eq!(cluster.load(1, policy(Tiers::SHARED), 5).await, 5);
+    let _logged = cluster.process(1).invalidate("t").await;
+    assert_eq!(load(cluster.process(1), policy(Tiers::SHARED), 5).await, 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_tier_has_a_lifetime_of_its_own() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(10 * MINUTE).tiers(Tiers::BOTH.memory_for(MINUTE));
-    assert_eq!(cluster.load(0, policy(), 1).await, 1);
+    assert_eq!(load(cluster.process(0), policy(), 1).await, 1);
     cluster.settled().await;
-    let hits = |process: usize| cluster.larders[process].stats().shared.hits;
+    let hits = |process: usize| cluster.process(process).stats().shared.hits;
     for minutes in 1..6 {
         tokio::time::sleep(MINUTE).await;
         for _ in 0..3 {
-            assert_eq!(cluster.load(0, policy(), 2).await, 1);
+            assert_eq!(load(cluster.process(0), policy(), 2).await, 1);
         }
         assert_eq!(hits(0), minutes, "once a minute it is fetched again");
     }
     tokio::time::sleep(5 * MINUTE).await;
-    assert_eq!(cluster.load(0, policy(), 3).await, 3, "its own lifetime is not prolonged");
+    assert_eq!(load(cluster.process(0), policy(), 3).await, 3, "its own lifetime is not prolonged");
     cluster.settled().await;
     let short = || Policy::ttl(10 * MINUTE).name("b").tiers(Tiers::BOTH.shared_for(MINUTE));
-    let _logged = cluster.larders[0].clear().await;
+    let _logged = cluster.process(0).clear().await;
     cluster.settled().await;
-    assert_eq!(cluster.load(0, short(), 4).await, 4);
+    assert_eq!(load(cluster.process(0), short(), 4).await, 4);
     cluster.settled().await;
-    assert_eq!(cluster.load(1, short(), 5).await, 4);
+    assert_eq!(load(cluster.process(1), short(), 5).await, 4);
     tokio::time::sleep(2 * MINUTE).await;
-    assert_eq!(cluster.load(0, short(), 6).await, 4, "memory still has it");
-    assert_eq!(cluster.load(2, short(), 7).await, 7, "the store has not");
+    assert_eq!(load(cluster.process(0), short(), 6).await, 4, "memory still has it");
+    assert_eq!(load(cluster.process(2), short(), 7).await, 7, "the store has not");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
-    let open = Cluster::new(|builder| builder).await;
-    let refused = Policy::ttl(MINUTE).sealed(&open.larders[0]).unwrap_err().to_string();
+    let open = cluster(|builder| builder).await;
+    let refused = Policy::ttl(MINUTE).sealed(open.process(0)).unwrap_err().to_string();
     assert!(refused.contains("without a key"), "{refused}");
-    assert!(
-        ResponseCacheLayer::<larder::http::AsReceived>::new(&open.larders[0]).sealed().is_err()
-    );
-    let sealed = Cluster::new(|builder| builder.sealed(SealingKeys::new([7; 32]))).await;
-    let policy = Policy::ttl(MINUTE).sealed(&sealed.larders[0]).unwrap();
-    assert_eq!(sealed.load(0, policy.clone(), 1).await, 1);
+    assert!(ResponseCacheLayer::<larder::http::AsReceived>::new(open.process(0)).sealed().is_err());
+    let sealed = cluster(|builder| builder.sealed(SealingKeys::new([7; 32]))).await;
+    let policy = Policy::ttl(MINUTE).sealed(sealed.process(0)).unwrap();
+    assert_eq!(load(sealed.process(0), policy.clone(), 1).await, 1);
     sealed.settled().await;
-    assert_eq!(sealed.store.keys().len(), 1);
-    assert_eq!(sealed.load(1, policy.clone(), 2).await, 1);
+    assert_eq!(sealed.store().keys().len(), 1);
+    assert_eq!(load(sealed.process(1), policy.clone(), 2).await, 1);
     // The same policy with a larder that has no key.
-    assert_eq!(open.load(0, policy, 3).await, 3);
+    assert_eq!(load(open.process(0), policy, 3).await, 3);
     open.settled().await;
-    assert!(open.store.keys().is_empty());
+    assert!(open.store().keys().is_empty());
     // Nor is there anything to refuse where nothing leaves the process.
     let alone = Larder::builder().cells(1 << 10).build().unwrap();
     assert!(Policy::ttl(MINUTE).sealed(&alone).is_ok());
@@ -144,26 +116,26 @@ async fn two_types_under_one_name_do_not_read_each_other() {
     struct New {
         price: u64,
     }
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).tag("t");
     for round in 0..2 {
         let old = |_: Fill| async { Ok::<_, Infallible>(Old { price: 1 }) };
         let new = |_: Fill| async { Ok::<_, Infallible>(New { price: 2 }) };
         // The two versions of a rolling deploy, one after the other.
-        assert_eq!(cluster.larders[0].get_or_load("a", policy(), old).await.unwrap().price, 1);
-        assert_eq!(cluster.larders[1].get_or_load("a", policy(), new).await.unwrap().price, 2);
+        assert_eq!(cluster.process(0).get_or_load("a", policy(), old).await.unwrap().price, 1);
+        assert_eq!(cluster.process(1).get_or_load("a", policy(), new).await.unwrap().price, 2);
         cluster.settled().await;
-        let shared = cluster.larders[1].stats().shared;
-        assert_eq!((shared.corrupt, cluster.store.keys().len()), (0, 2), "each has its own");
+        let shared = cluster.process(1).stats().shared;
+        assert_eq!((shared.corrupt, cluster.store().keys().len()), (0, 2), "each has its own");
         let again = |_: Fill| async { Ok::<_, Infallible>(New { price: 3 }) };
-        let third = cluster.larders[2].get_or_load("a", policy(), again).await.unwrap();
+        let third = cluster.process(2).get_or_load("a", policy(), again).await.unwrap();
         assert_eq!(third.price, 2, "{round}: a third process reads its own");
-        let _logged = cluster.larders[0].invalidate("t").await;
+        let _logged = cluster.process(0).invalidate("t").await;
         cluster.settled().await;
         let after = |_: Fill| async { Ok::<_, Infallible>(New { price: 4 }) };
-        let after = cluster.larders[2].get_or_load("a", policy(), after).await.unwrap();
+        let after = cluster.process(2).get_or_load("a", policy(), after).await.unwrap();
         assert_eq!(after.price, 4, "an invalidation reaches both");
-        let _logged = cluster.larders[0].invalidate("t").await;
+        let _logged = cluster.process(0).invalidate("t").await;
         cluster.settled().await;
     }
 }
@@ -188,9 +160,9 @@ impl Origin {
     }
 }
 
-async fn all_at_once(cluster: &Cluster, origin: &Origin, policy: &Policy) -> Vec<u32> {
+async fn all_at_once(cluster: &SimulatedCluster, origin: &Origin, policy: &Policy) -> Vec<u32> {
     let loads = (0..30).map(|number| {
-        let larder = cluster.larders[number % 3].clone();
+        let larder = cluster.process(number % 3).clone();
         tokio::spawn(origin.clone().load(larder, policy.clone()))
     });
     let loads: Vec<_> = loads.collect();
@@ -203,17 +175,17 @@ async fn all_at_once(cluster: &Cluster, origin: &Origin, policy: &Policy) -> Vec
 
 #[tokio::test(start_paused = true)]
 async fn of_all_processes_one_loads() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).tag("t").fill_once_per_cluster(10 * SECOND);
     let origin = Origin::default();
     assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30]);
     assert_eq!(origin.calls(), 1);
-    let _logged = cluster.larders[1].invalidate("t").await;
+    let _logged = cluster.process(1).invalidate("t").await;
     cluster.settled().await;
     assert_eq!(all_at_once(&cluster, &origin, &policy).await, [2; 30]);
     assert_eq!(origin.calls(), 2);
     // Without it each process loads for itself.
-    let _logged = cluster.larders[1].invalidate("t").await;
+    let _logged = cluster.process(1).invalidate("t").await;
     cluster.settled().await;
     all_at_once(&cluster, &origin, &Policy::ttl(MINUTE).tag("t")).await;
     assert_eq!(origin.calls(), 5);
@@ -221,7 +193,7 @@ async fn of_all_processes_one_loads() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_refreshes_first_refreshes_for_all() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let policy = Policy::from(lifetime).fill_once_per_cluster(10 * SECOND);
     let origin = Origin::default();
@@ -238,17 +210,17 @@ async fn whoever_refreshes_first_refreshes_for_all() {
 
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_dies_delays_others_by_its_expiry_and_never_longer() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(5 * SECOND);
     let origin = Origin::default();
     // It takes the lease, and nothing is ever heard of it again.
     let hanging = |_: Fill| std::future::pending::<Result<u32, String>>();
-    let dead = cluster.larders[0].clone();
+    let dead = cluster.process(0).clone();
     let held = policy.clone();
     drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
     tokio::time::sleep(SECOND / 10).await;
     let began = Instant::now();
-    let value = origin.clone().load(cluster.larders[1].clone(), policy.clone()).await.unwrap();
+    let value = origin.clone().load(cluster.process(1).clone(), policy.clone()).await.unwrap();
     assert_eq!(value, 1);
     let delayed = began.elapsed() - SECOND;
     assert!(delayed <= Duration::from_millis(5300), "{delayed:?}");
@@ -256,7 +228,7 @@ async fn a_holder_that_dies_delays_others_by_its_expiry_and_never_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).fill_once_per_cluster(30 * SECOND);
     let slow = |larder: Larder, outcome: Result<u32, String>| async move {
         let load = move |fill: Fill| async move {
@@ -268,7 +240,7 @@ async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
     };
     for outcome in [Ok(1), Err("no".to_owned())] {
         let began = Instant::now();
-        let [a, b, c] = [0, 1, 2].map(|process| cluster.larders[process].clone());
+        let [a, b, c] = [0, 1, 2].map(|process| cluster.process(process).clone());
         tokio::join!(slow(a, outcome.clone()), slow(b, outcome.clone()), slow(c, outcome));
         // After what is not kept the others load together, after an error one after the other.
         assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
@@ -277,9 +249,9 @@ async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn of_all_processes_one_renders_a_page() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let calls = Arc::new(AtomicU32::new(0));
-    let pages = cluster.larders.iter().map(|larder| {
+    let pages = cluster.processes().iter().map(|larder| {
         let calls = calls.clone();
         let layer = ResponseCacheLayer::<larder::http::AsReceived>::new(larder)
             .ttl(MINUTE)
@@ -306,42 +278,36 @@ async fn of_all_processes_one_renders_a_page() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_to_be_invalidated_later_outlives_its_process() {
-    let cluster = Cluster::new(|builder| builder).await;
+    let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(10 * MINUTE).tag("t");
-    assert_eq!(cluster.load(1, policy(), 1).await, 1);
+    assert_eq!(load(cluster.process(1), policy(), 1).await, 1);
     let later = Invalidation::from("t").after(MINUTE);
-    assert_eq!(cluster.larders[0].invalidate(later).await, Invalidated::Scheduled);
+    assert_eq!(cluster.process(0).invalidate(later).await, Invalidated::Scheduled);
     // Whoever said so is gone.
-    cluster.lines[0].cut(true);
+    cluster.cut_off(0);
     tokio::time::sleep(MINUTE - SECOND).await;
-    assert_eq!(cluster.load(1, policy(), 2).await, 1, "not before its time");
+    assert_eq!(load(cluster.process(1), policy(), 2).await, 1, "not before its time");
     tokio::time::sleep(4 * SECOND).await;
-    assert_eq!(cluster.load(1, policy(), 3).await, 3);
+    assert_eq!(load(cluster.process(1), policy(), 3).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_to_be_invalidated_later_is_kept_by_each_log_that_follows() {
-    let (log, store) = (SharedLog::new(), MemoryStore::new());
-    let lines = [1, 2].map(|seed| log.line(Dice::new(seed), 0, Duration::from_micros(10)));
-    let [one, other] = [0, 1].map(|at: usize| {
-        let builder = Larder::builder().cells(1 << 10).bus(lines[at].clone());
-        builder.store(store.clone()).build().unwrap()
-    });
-    one.synced().await;
-    other.synced().await;
-    let load = async |value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
-        *other.get_or_load("a", Policy::ttl(10 * MINUTE).tag("t"), load).await.unwrap()
-    };
-    lines[0].cut(true);
+    let cluster = cluster(|builder| builder).await;
+    let policy = || Policy::ttl(10 * MINUTE).tag("t");
+    cluster.cut_off(0);
     let later = Invalidation::from("t").after(2 * MINUTE);
-    assert_eq!(one.invalidate(later).await, Invalidated::Queued, "the log is out of reach");
-    lines[0].cut(false);
+    assert_eq!(
+        cluster.process(0).invalidate(later).await,
+        Invalidated::Queued,
+        "the log is out of reach"
+    );
+    cluster.rejoin(0);
     tokio::time::sleep(10 * SECOND).await;
-    log.replace();
+    cluster.log().replace();
     tokio::time::sleep(10 * SECOND).await;
-    assert_eq!(load(1).await, 1);
-    lines[0].cut(true);
+    assert_eq!(load(cluster.process(1), policy(), 1).await, 1);
+    cluster.cut_off(0);
     tokio::time::sleep(2 * MINUTE).await;
-    assert_eq!(load(2).await, 2);
+    assert_eq!(load(cluster.process(1), policy(), 2).await, 2);
 }

@@ -1,8 +1,11 @@
 //! What it takes to test larder, and what is built on it.
 //!
+//! - [`SimulatedCluster`] is several processes as one cache, with an example to begin with;
+//! - [`Source`] counts what reaches an origin, and [`assert_fresh!`] compares with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
-//! - [`conformance`] is what every [`Store`](larder_core::Store) and [`Bus`](larder_core::Bus) owes;
+//! - [`conformance`] is what every [`Store`](larder_core::Store), [`Leases`](larder_core::Leases) and
+//!   [`Bus`](larder_core::Bus) owes;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] is what holds of the semantics for any request and response;
 //! - [`Dice`] is chance from a seed, so that a failure replays.
@@ -10,6 +13,7 @@
 //! All of it follows tokio's clock: with paused time a simulated minute takes no time.
 
 pub use self::{
+    cluster::{SimulatedCluster, Source, Weather},
     dice::Dice,
     history::{History, Violation},
     log::{LogLine, SharedLog},
@@ -19,6 +23,7 @@ pub use self::{
 pub mod conformance;
 pub mod invariants;
 
+mod cluster;
 mod dice;
 mod history;
 mod log;

@@ -124,27 +124,58 @@ impl Leases for MemoryStore {
     }
 }
 
-/// A store that fails, stalls, and carries writes out late or although it said that it did not.
+/// A store that fails, stalls, carries writes out late or although it said that it did not, repeats old ones,
+/// and gives the answer to another question.
 #[derive(Clone, Debug)]
 pub struct FaultyStore<S> {
     inner: S,
     dice: Dice,
     percent: u64,
     longest: Duration,
+    before: Arc<Mutex<Before>>,
+}
+
+/// What was written and answered before.
+#[derive(Debug, Default)]
+struct Before {
+    written: Option<(String, Bytes, Duration)>,
+    answer: Option<Bytes>,
 }
 
 impl<S: Store + Clone> FaultyStore<S> {
-    /// Fails `percent` of all commands, and takes up to `longest` for each.
+    /// Fails `percent` of all commands, repeats as many writes, confuses as many answers, and takes up to
+    /// `longest` for each command.
     pub fn new(inner: S, dice: Dice, percent: u64, longest: Duration) -> Self {
-        Self { inner, dice, percent, longest }
+        Self { inner, dice, percent, longest, before: Arc::default() }
     }
 
     async fn stall(&self) -> Result<(), StoreError> {
         self.dice.pause(self.longest).await;
+        self.repeat_a_write().await;
         match self.dice.chance(self.percent) {
             true => Err(StoreError::new(StoreErrorKind::Timeout)),
             false => Ok(()),
         }
+    }
+
+    /// A write that was carried out long ago arrives once more.
+    async fn repeat_a_write(&self) {
+        if !self.dice.chance(self.percent) {
+            return;
+        }
+        let written = self.before.lock().written.take();
+        if let Some((key, value, lifetime)) = written {
+            drop(self.inner.set(&key, value, lifetime).await);
+        }
+    }
+
+    /// Perhaps the answer to the question before.
+    fn confused(&self, answer: Option<Bytes>) -> Option<Bytes> {
+        let confused = self.dice.chance(self.percent);
+        let mut before = self.before.lock();
+        let other = before.answer.take();
+        before.answer.clone_from(&answer);
+        if confused { other.or(answer) } else { answer }
     }
 }
 
@@ -155,7 +186,7 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
             let found = self.inner.get(key).await;
             // What was read is on its way while the world goes on.
             self.dice.pause(self.longest).await;
-            found
+            found.map(|found| self.confused(found))
         })
     }
 
@@ -177,6 +208,7 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let failed = self.stall().await;
+            self.before.lock().written = Some((key.to_owned(), value.clone(), lifetime));
             if failed.is_ok() || self.dice.chance(50) {
                 self.inner.set(key, value, lifetime).await?;
             }
