@@ -356,6 +356,29 @@ mod tests {
         assert_eq!(text, "larder:o::::/p?%7Ba%7D%3Ab");
     }
 
+    /// Source: the cluster specification of Redis: CRC-16/XMODEM of what stands between the first braces.
+    fn slot(name: &str) -> u16 {
+        let hashed = name.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        let hashed = hashed.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(name);
+        let crc = hashed.bytes().fold(0_u16, |crc, byte| {
+            let shift = |crc: u16, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 };
+            (0..8).fold(crc ^ u16::from(byte) << 8, shift)
+        });
+        crc % 16_384
+    }
+
+    #[test]
+    fn ten_thousand_addresses_that_contain_a_hash_tag_spread_as_others_do() {
+        assert_eq!((slot("foo"), slot("x{foo}y")), (12_182, 12_182), "as in the specification");
+        let spread = |address: &str| {
+            let addresses = (0..10_000).map(|number| format!("{address}{number}"));
+            let slots = addresses.map(|address| slot(&key(&[address.as_bytes()]).store_key()));
+            slots.collect::<std::collections::HashSet<_>>().len()
+        };
+        let (tagged, others) = (spread("/p?{a}"), spread("/p?aaa"));
+        assert!(others > 7_000 && tagged.abs_diff(others) < others / 10, "{tagged} and {others}");
+    }
+
     #[test]
     fn a_key_that_is_too_long_names_nothing() {
         let mut long = KeyBuf::new(Kind::Response, "", "", "");

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,10 @@ use larder_core::{
 };
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};
 
-use crate::link::{Connection, Failure, Link, is_broken};
+use crate::{
+    advice::{self, Advice},
+    link::{Connection, Failure, Link, is_broken},
+};
 
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct RedisBus {
     longest_millis: Arc<AtomicU64>,
     /// How many replicas have to have a record before it counts as appended.
     durable: u32,
+    /// Whether the settings of the server were looked at.
+    advised: Arc<AtomicBool>,
 }
 
 impl RedisBus {
@@ -45,6 +50,7 @@ impl RedisBus {
             page: Arc::new(Script::new(include_str!("page.lua"))),
             longest_millis: Arc::new(AtomicU64::new(0)),
             durable,
+            advised: Arc::default(),
         }
     }
 
@@ -90,7 +96,29 @@ impl RedisBus {
             return Err(BusError::new(BusErrorKind::Timeout));
         }
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
+        if !self.advised.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.clone().warn());
+        }
         Ok(Position { epoch, number })
+    }
+
+    /// What about the settings of the server is not as it should be.
+    pub(crate) async fn advice(&self) -> Result<Vec<Advice>, BusError> {
+        let home = self.keys[0].clone();
+        self.heard(self.link.run(DEADLINE, |connection| advice::ask(connection, home)).await)
+    }
+
+    async fn warn(self) {
+        match self.advice().await {
+            Ok(all) => {
+                for advice in all {
+                    tracing::warn!(target: "larder", %advice, "a setting of redis costs something");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(target: "larder", %error, "redis does not tell its settings")
+            }
+        }
     }
 
     async fn read_after(

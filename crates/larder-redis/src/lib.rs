@@ -33,8 +33,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use larder_core::LarderBuilder;
 
 #[cfg(feature = "tls")]
-pub use self::tls::Certificates;
+pub use self::tls::{CertificateError, CertificateErrorKind, Certificates};
 pub use self::{
+    advice::Advice,
     bus::RedisBus,
     store::{ReadFrom, RedisStore},
 };
@@ -44,6 +45,7 @@ use self::{
     store::Place,
 };
 
+mod advice;
 mod breaker;
 mod bus;
 mod link;
@@ -103,12 +105,14 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// When one of them is no certificate in PEM.
+    /// When the URL is not one of TLS, or a certificate does not fit its key.
     #[cfg(feature = "tls")]
-    pub fn certificates(mut self, certificates: Certificates) -> Result<Self, RedisUrlError> {
+    pub fn certificates(mut self, certificates: Certificates) -> Result<Self, CertificateError> {
+        if !self.addresses.urls.iter().all(|url| server::is_tls(url)) {
+            return Err(CertificateError::new(CertificateErrorKind::NoTls));
+        }
         self.addresses.certificates = certificates;
-        let server = self.addresses.server(false);
-        self.server = server.map_err(|error| self.addresses.refused(error))?;
+        self.server = self.addresses.server(false).map_err(CertificateError::unusable)?;
         Ok(self)
     }
 
@@ -174,6 +178,16 @@ impl Redis {
         let replicas =
             replicas.iter().map(|server| Place::new("replica", self.link(server, SHORT)));
         RedisStore::new(primary, replicas.collect(), self.read_from, self.deadline, &self.name)
+    }
+
+    /// What about the settings of the server is not as larder wants it. A log asks by itself when it first
+    /// reaches its server, and warns.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not answer.
+    pub async fn advice(&self) -> Result<Vec<Advice>, larder_core::BusError> {
+        self.bus().advice().await
     }
 
     /// The invalidation log.

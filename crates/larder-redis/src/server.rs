@@ -48,16 +48,25 @@ impl Addresses {
             cluster
         };
         #[cfg(feature = "tls")]
-        let cluster = self.certificates.given_to(cluster);
+        let cluster = if self.urls.iter().any(|url| is_tls(url)) {
+            self.certificates.given_to(cluster)
+        } else {
+            cluster
+        };
         Ok(Server::Cluster(Box::new(cluster.build()?)))
     }
 
     /// A single server.
     pub(crate) fn client(&self, url: &str) -> RedisResult<Client> {
         #[cfg(feature = "tls")]
-        if url.starts_with("rediss:") {
+        if is_tls(url) {
             return self.certificates.client(url);
         }
         Client::open(url)
     }
+}
+
+#[cfg(feature = "tls")]
+pub(crate) fn is_tls(url: &str) -> bool {
+    url.starts_with("rediss:") || url.starts_with("valkeys:")
 }

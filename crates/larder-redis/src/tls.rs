@@ -1,6 +1,9 @@
 //! TLS: whom to trust, and as whom to come.
 
+use std::fmt;
+
 use redis::{Client, ClientTlsConfig, RedisResult, TlsCertificates, cluster::ClusterClientBuilder};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 /// Certificates for `rediss://` URLs. Without any, servers are trusted whose certificate one of the roots of
 /// the system vouches for.
@@ -14,21 +17,33 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Trusts the servers that this root vouches for, and no others. PEM.
-    pub fn root(mut self, certificate: impl Into<Vec<u8>>) -> Self {
-        self.root = Some(certificate.into());
-        self
+    /// Trusts the servers that these roots vouch for, and no others. PEM.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate in it.
+    pub fn root(mut self, certificates: impl Into<Vec<u8>>) -> Result<Self, CertificateError> {
+        self.root = Some(checked(certificates.into())?);
+        Ok(self)
     }
 
     /// Comes with a certificate of its own, for servers that ask for one. Both PEM.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate, or no key.
     #[doc(alias("mTLS", "mutual TLS"))]
     pub fn client_certificate(
         mut self,
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
-    ) -> Self {
-        self.client = Some((certificate.into(), key.into()));
-        self
+    ) -> Result<Self, CertificateError> {
+        let (certificate, key) = (checked(certificate.into())?, key.into());
+        if PrivateKeyDer::from_pem_slice(&key).is_err() {
+            return Err(CertificateError::new(CertificateErrorKind::NoKey));
+        }
+        self.client = Some((certificate, key));
+        Ok(self)
     }
 
     pub(crate) fn client(&self, url: &str) -> RedisResult<Client> {
@@ -50,9 +65,76 @@ impl Certificates {
     }
 }
 
-impl std::fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+fn checked(pem: Vec<u8>) -> Result<Vec<u8>, CertificateError> {
+    let mut found = CertificateDer::pem_slice_iter(&pem).peekable();
+    if found.peek().is_some() && found.all(|one| one.is_ok()) {
+        return Ok(pem);
+    }
+    Err(CertificateError::new(CertificateErrorKind::NoCertificate))
+}
+
+/// Certificates that cannot be used.
+#[derive(Debug)]
+pub struct CertificateError {
+    kind: CertificateErrorKind,
+    source: Option<redis::RedisError>,
+}
+
+/// Why they cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CertificateErrorKind {
+    /// There is no certificate in what was given.
+    NoCertificate,
+    /// There is no private key in what was given.
+    NoKey,
+    /// The certificate and the key do not fit, or are of a kind that is not known.
+    Unusable,
+    /// The URL is not one of TLS: what is said to that server can be read by others.
+    NoTls,
+}
+
+impl CertificateError {
+    pub(crate) fn new(kind: CertificateErrorKind) -> Self {
+        Self { kind, source: None }
+    }
+
+    pub(crate) fn unusable(source: redis::RedisError) -> Self {
+        Self { kind: CertificateErrorKind::Unusable, source: Some(source) }
+    }
+
+    /// Why they cannot be used.
+    pub fn kind(&self) -> CertificateErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            CertificateErrorKind::NoCertificate => {
+                "no certificate in what was given, allowed is PEM with BEGIN CERTIFICATE"
+            }
+            CertificateErrorKind::NoKey => {
+                "no private key in what was given, allowed is PEM with BEGIN PRIVATE KEY"
+            }
+            CertificateErrorKind::Unusable => "the certificate and the key cannot be used together",
+            CertificateErrorKind::NoTls => {
+                "certificates for a URL without TLS, allowed is rediss://"
+            }
+        })
+    }
+}
+
+impl std::error::Error for CertificateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
     }
 }
 

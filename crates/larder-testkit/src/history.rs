@@ -26,6 +26,8 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Invalidated {
     at: Instant,
+    /// Whether the log has it, so that others can know.
+    logged: bool,
     process: usize,
     key: u64,
     version: u64,
@@ -67,14 +69,36 @@ impl History {
         self.state.lock().committed.get(&key).copied().unwrap_or_default()
     }
 
-    /// The invalidation of a version has returned in a process.
+    /// The invalidation of a version has returned in a process, and the log has it.
     pub fn invalidated(&self, process: usize, key: u64, version: u64) {
         let at = Instant::now();
-        self.state.lock().invalidated.push(Invalidated { at, process, key, version });
+        let invalidated = Invalidated { at, logged: true, process, key, version };
+        self.state.lock().invalidated.push(invalidated);
+    }
+
+    /// The invalidation of a version has returned in a process, and waits for the log: others cannot know of it
+    /// yet.
+    pub fn queued(&self, process: usize, key: u64, version: u64) {
+        let at = Instant::now();
+        let invalidated = Invalidated { at, logged: false, process, key, version };
+        self.state.lock().invalidated.push(invalidated);
     }
 
     /// A read that began at `began` gave this version.
     pub fn read(&self, process: usize, key: u64, began: Instant, version: u64) {
+        self.read_within(self.bound, process, key, began, version);
+    }
+
+    /// A read that began at `began` gave this version, and what other processes have invalidated holds for it
+    /// after `bound`.
+    pub fn read_within(
+        &self,
+        bound: Option<Duration>,
+        process: usize,
+        key: u64,
+        began: Instant,
+        version: u64,
+    ) {
         let mut state = self.state.lock();
         let owed_by = |promise, matters: &dyn Fn(&Invalidated) -> bool| {
             let owed = state.invalidated.iter().filter(|known| known.key == key && matters(known));
@@ -82,8 +106,10 @@ impl History {
             (version < owed).then_some(Violation { promise, key, process, read: version, owed })
         };
         let here = owed_by("P1", &|known| known.process == process && known.at < began);
-        let elsewhere = self.bound.and_then(|bound| {
-            owed_by("P2", &|known| known.process != process && known.at + bound < began)
+        let elsewhere = bound.and_then(|bound| {
+            owed_by("P2", &|known| {
+                known.logged && known.process != process && known.at + bound < began
+            })
         });
         let found: Vec<_> = here.into_iter().chain(elsewhere).collect();
         state.violations.extend(found);

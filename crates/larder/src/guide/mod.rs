@@ -12,5 +12,9 @@ pub mod invalidation {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
+#[cfg(feature = "redis")]
+#[doc = include_str!("redis.md")]
+pub mod redis {}
+
 #[doc = include_str!("stampede.md")]
 pub mod stampede {}

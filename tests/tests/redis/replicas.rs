@@ -1,0 +1,144 @@
+//! Entries from replicas, and invalidations that replicas have to have.
+
+use larder::{Consistency, Invalidated};
+use larder_redis::{ReadFrom, Redis};
+
+use super::server::{PATIENCE, Server, larder, load, synced, until};
+
+struct Pair {
+    primary: Server,
+    replica: Server,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let primary = Server::start(&[]).await;
+        let of = format!("127.0.0.1 {}", primary.port);
+        let replica = Server::start(&["--replicaof", &of]).await;
+        let pair = Self { primary, replica };
+        pair.in_step().await;
+        pair
+    }
+
+    async fn in_step(&self) {
+        until("the replica has it all", || async {
+            let field = |server: &Server, name: &str| {
+                let info = server.cli(&["INFO", "replication"]);
+                let line = info.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+                line.map(|line| line.trim().to_owned())
+            };
+            let written = field(&self.primary, "master_repl_offset:");
+            field(&self.replica, "master_link_status:").as_deref() == Some("up")
+                && field(&self.replica, "slave_repl_offset:") == written
+        })
+        .await;
+    }
+
+    fn redis(&self, from: ReadFrom) -> Redis {
+        let replica = format!("redis://127.0.0.1:{}", self.replica.port);
+        self.primary.redis().replicas([&*replica]).unwrap().read_from(from)
+    }
+
+    fn gets(server: &Server) -> u32 {
+        let stats = server.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn entries_come_from_whom_they_are_to_come() {
+    let pair = Pair::start().await;
+    let one = larder(pair.primary.redis());
+    synced(&one).await;
+    assert_eq!(load(&one, 1).await, 1);
+    assert!(one.close(PATIENCE).await);
+    pair.in_step().await;
+    for (from, by_replica) in [
+        (ReadFrom::Primary, false),
+        (ReadFrom::PrimaryThenReplica, false),
+        (ReadFrom::AnyReplica, true),
+    ] {
+        let before = (Pair::gets(&pair.primary), Pair::gets(&pair.replica));
+        let other = larder(pair.redis(from));
+        synced(&other).await;
+        assert_eq!(load(&other, 2).await, 1, "{from:?}");
+        let after = (Pair::gets(&pair.primary), Pair::gets(&pair.replica));
+        assert_eq!(after.0 > before.0, !by_replica, "{from:?}");
+        assert_eq!(after.1 > before.1, by_replica, "{from:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
+    let pair = Pair::start().await;
+    let one = larder(pair.primary.redis());
+    synced(&one).await;
+    assert_eq!(load(&one, 1).await, 1);
+    assert!(one.close(PATIENCE).await);
+    pair.in_step().await;
+    // It still answers, and hears of nothing any more.
+    pair.replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(one.invalidate("t").await, Invalidated::Logged);
+    until("its own record has come back", || async { one.catch_up(Consistency::Strong).await })
+        .await;
+    assert_eq!(load(&one, 2).await, 2);
+    assert!(one.close(PATIENCE).await);
+    let from_replica = larder(pair.redis(ReadFrom::AnyReplica));
+    synced(&from_replica).await;
+    assert_eq!(load(&from_replica, 3).await, 3, "the old entry is there, and is no longer true");
+    assert_eq!(from_replica.stats().shared.misses, 1);
+    let from_primary = larder(pair.primary.redis());
+    synced(&from_primary).await;
+    let shared = load(&from_primary, 4).await;
+    assert!(shared == 2 || shared == 3, "{shared}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn where_one_of_the_two_is_stopped_the_other_answers() {
+    for (from, stopped) in
+        [(ReadFrom::AnyReplica, "replica"), (ReadFrom::PrimaryThenReplica, "primary")]
+    {
+        let pair = Pair::start().await;
+        let one = larder(pair.primary.redis());
+        synced(&one).await;
+        assert_eq!(load(&one, 1).await, 1);
+        assert!(one.close(PATIENCE).await);
+        pair.in_step().await;
+        let store = pair.redis(from).store();
+        let key = pair.replica.cli(&["KEYS", "larder:larder:o:*"]);
+        let key = key.trim().strip_prefix("larder:").unwrap().to_owned();
+        let get = async || larder::Store::get(&store, &key).await;
+        assert!(get().await.unwrap().is_some());
+        match stopped {
+            "replica" => pair.replica.signal("STOP"),
+            _ => pair.primary.signal("STOP"),
+        }
+        until("after a few that were late nobody waits", || async {
+            get().await.is_ok_and(|found| found.is_some())
+        })
+        .await;
+        pair.replica.signal("CONT");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
+    let pair = Pair::start().await;
+    let one = larder(pair.primary.redis().durable(1));
+    synced(&one).await;
+    assert_eq!(one.invalidate("t").await, Invalidated::Logged);
+    pair.replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    until("the primary knows", || async {
+        pair.primary.cli(&["INFO", "replication"]).contains("connected_slaves:0")
+    })
+    .await;
+    assert_eq!(one.invalidate("t").await, Invalidated::Queued);
+    assert!(one.stats().invalidations_pending > 0);
+    pair.replica.cli(&["REPLICAOF", "127.0.0.1", &pair.primary.port.to_string()]);
+    until("a replica has it", || async { one.stats().invalidations_pending == 0 }).await;
+}

@@ -1,0 +1,179 @@
+//! Real servers, started for each test on free ports and stopped by their own process ids.
+
+use std::{
+    convert::Infallible,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use larder::{Fill, Larder, Policy};
+use larder_redis::{Redis, WithRedis as _};
+
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that ends with the test, also with one that fails.
+pub(super) struct Server {
+    pub(super) child: Child,
+    pub(super) port: u16,
+    pub(super) directory: PathBuf,
+    flags: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.signal("CONT");
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
+
+pub(super) fn free_port() -> u16 {
+    // A cluster wants the port that is 10,000 higher, too.
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Server {
+    pub(super) async fn start(flags: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("larder-redis-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let port = free_port();
+        let child = spawn(port, &directory, &flags);
+        let server = Self { child, port, directory, flags };
+        server.listens().await;
+        server
+    }
+
+    pub(super) fn redis(&self) -> Redis {
+        Redis::open(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    async fn listens(&self) {
+        let began = Instant::now();
+        while self.cli(&["PING"]).trim() != "PONG" && !self.cli(&["PING"]).contains("NOAUTH") {
+            assert!(began.elapsed() < PATIENCE, "the server does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(super) fn cli(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let mut kill = Command::new("kill");
+        drop(kill.args([&format!("-{name}"), &*id]).stderr(Stdio::null()).status());
+    }
+
+    /// Ends without a word, and forgets everything.
+    pub(super) fn kill(&mut self) {
+        self.signal("KILL");
+        self.child.wait().unwrap();
+    }
+
+    pub(super) async fn restart(&mut self) {
+        self.child = spawn(self.port, &self.directory, &self.flags);
+        self.listens().await;
+    }
+}
+
+/// A cluster of servers: primaries, and for each so many replicas.
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub(super) async fn start(primaries: usize, replicas: usize) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..primaries * (1 + replicas) {
+            let flags = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+            nodes.push(Server::start(&flags).await);
+        }
+        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let create = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(addresses)
+            .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
+            .output()
+            .unwrap();
+        assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
+        let cluster = Self { nodes };
+        until("the cluster is ready", || async {
+            // A replica that has nothing yet would take nothing over.
+            let is_ready = |node: &Server| {
+                let role = node.cli(&["INFO", "replication"]);
+                let has_all = role.contains("role:master") || role.contains("link_status:up");
+                has_all && node.cli(&["CLUSTER", "INFO"]).contains("state:ok")
+            };
+            cluster.nodes.iter().all(is_ready)
+        })
+        .await;
+        cluster
+    }
+
+    pub(super) fn redis(&self) -> Redis {
+        let urls = self.nodes.iter().map(|node| format!("redis://127.0.0.1:{}", node.port));
+        let urls: Vec<_> = urls.collect();
+        Redis::cluster(urls.iter().map(String::as_str)).unwrap()
+    }
+
+    /// No command ever reached over slots.
+    pub(super) fn assert_no_cross_slot(&self) {
+        for node in &self.nodes {
+            let errors = node.cli(&["INFO", "errorstats"]);
+            assert!(!errors.contains("CROSSSLOT"), "{errors}");
+        }
+    }
+}
+
+fn spawn(port: u16, directory: &PathBuf, flags: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--protected-mode", "no"])
+        .args(["--repl-diskless-sync-delay", "0"])
+        .args(flags)
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+pub(super) fn larder(redis: Redis) -> Larder {
+    Larder::builder().cells(1 << 18).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
+}
+
+pub(super) async fn load(larder: &Larder, value: u32) -> u32 {
+    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
+}
+
+/// Waits until it holds; whoever waits too long has failed.
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(super) async fn synced(larder: &Larder) {
+    tokio::time::timeout(PATIENCE, larder.synced()).await.expect("it joins");
+}

@@ -1,0 +1,48 @@
+//! What a server has to be allowed, and what larder says of its settings.
+
+use larder_redis::{Advice, Redis};
+use larder_testkit::conformance;
+
+use super::server::{Cluster, Server, larder, load, synced};
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn settings_that_cost_something_are_told() {
+    let server = Server::start(&["--maxmemory", "100mb"]).await;
+    let advice = async || server.redis().advice().await.unwrap();
+    assert_eq!(advice().await, [Advice::Noeviction]);
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    assert_eq!(advice().await, [Advice::LogMayBeEvicted { policy: "allkeys-lru".into() }]);
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lfu"]);
+    assert_eq!(advice().await, []);
+    let cluster = Cluster::start(3, 0).await;
+    assert_eq!(cluster.redis().advice().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_user_with_the_rights_of_the_guide_can_do_all_that_larder_does_and_no_more() {
+    let guide = include_str!("../../../crates/larder/src/guide/redis.md");
+    let rules = guide.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
+    let rules: Vec<&str> = rules.split_whitespace().collect();
+    let server = Server::start(&[]).await;
+    let set = server.cli(&rules);
+    assert!(set.contains("OK"), "{set}");
+    let url = format!("redis://larder:secret@127.0.0.1:{}", server.port);
+    let redis = || Redis::open(&url).unwrap().name("shop");
+    conformance::store(&redis().store()).await;
+    conformance::leases(&redis().store()).await;
+    conformance::bus(&redis().bus()).await;
+    let one = larder(redis());
+    synced(&one).await;
+    assert_eq!(load(&one, 1).await, 1);
+    let denied = |command: &[&str]| {
+        let with_user =
+            [&["--user", "larder", "--pass", "secret", "--no-auth-warning"], command].concat();
+        server.cli(&with_user).contains("NOPERM")
+    };
+    assert!(denied(&["FLUSHALL"]) && denied(&["KEYS", "*"]) && denied(&["CONFIG", "GET", "*"]));
+    assert!(
+        denied(&["GET", "another:application"]) && denied(&["SET", "another:application", "x"])
+    );
+}

@@ -1,0 +1,203 @@
+//! Load goes on while servers are killed, stopped, cut off and emptied: not one response fails, and nobody
+//! reads what he has invalidated.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use larder::{Consistency, Fill, Invalidated, Larder, Policy};
+use larder_redis::Redis;
+use larder_testkit::{History, conformance};
+use tokio::task::JoinSet;
+
+use super::server::{Cluster, MINUTE, PATIENCE, Server, larder, synced, until};
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_cluster_is_a_store_and_a_log() {
+    let cluster = Cluster::start(3, 0).await;
+    let redis = cluster.redis();
+    let redis = redis.deadline(Duration::from_secs(2));
+    conformance::store(&redis.store()).await;
+    conformance::leases(&redis.store()).await;
+    conformance::bus(&redis.bus()).await;
+    // Text that a client chose does not choose a slot.
+    let larders = [larder(redis.clone()), larder(redis)];
+    for larder in &larders {
+        synced(larder).await;
+    }
+    for number in 0..60 {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(number) };
+        let name = format!("{{a}}{number}");
+        larders[0].get_or_load(name, Policy::ttl(MINUTE).tag("t"), load).await.unwrap();
+    }
+    assert!(larders[0].close(PATIENCE).await);
+    for node in &cluster.nodes {
+        let keys = node.cli(&["DBSIZE"]).trim().parse::<u32>().unwrap();
+        assert!(keys >= 5, "they spread: {keys} keys on one node");
+    }
+    let _queued_or_logged = larders[0].invalidate("t").await;
+    until("the other follows", || async { larders[1].stats().invalidations == 0 }).await;
+    until("it is gone in both", || async {
+        let load = |_: Fill| async { Ok::<_, Infallible>(1000) };
+        let policy = Policy::ttl(MINUTE).tag("t");
+        *larders[1].get_or_load("{a}1", policy, load).await.unwrap() == 1000
+    })
+    .await;
+    cluster.assert_no_cross_slot();
+}
+
+/// Three processes that read and write all the time, each checked against the history of all.
+pub(super) struct Load {
+    larders: Arc<Vec<Larder>>,
+    history: Arc<History>,
+    tasks: JoinSet<()>,
+}
+
+impl Load {
+    pub(super) async fn start(redis: &Redis) -> Self {
+        let larders = (0..3).map(|_| larder(redis.clone())).collect();
+        let (larders, history) = (Arc::new(larders), Arc::new(History::new(None)));
+        let mut load = Self { larders, history, tasks: JoinSet::new() };
+        for process in 0..3 {
+            synced(&load.larders[process]).await;
+            load.tasks.spawn(write(process, load.larders[process].clone(), load.history.clone()));
+            for consistency in [Consistency::Eventual, Consistency::Bounded(BOUND)] {
+                let (larder, history) = (load.larders[process].clone(), load.history.clone());
+                load.tasks.spawn(read(process, larder, history, consistency));
+            }
+        }
+        load
+    }
+
+    pub(super) fn stats(&self, process: usize) -> larder::Stats {
+        self.larders[process].stats()
+    }
+
+    /// Stops, and asserts that no response has failed, that nobody has read what he should not have, and that all
+    /// come to the same.
+    pub(super) async fn assert_all_was_well(mut self) {
+        self.tasks.abort_all();
+        while let Some(ended) = self.tasks.join_next().await {
+            assert!(ended.is_err_and(|error| error.is_cancelled()), "not one response fails");
+        }
+        let violations: Vec<_> =
+            self.history.violations().iter().map(ToString::to_string).collect();
+        assert!(violations.is_empty(), "{violations:?}");
+        until("all come to the same", || async {
+            let mut same = true;
+            for larder in self.larders.iter() {
+                for key in 0..KEYS {
+                    let served = item(larder, &self.history, key, Consistency::Eventual).await;
+                    same &= served == self.history.current(key);
+                }
+            }
+            same
+        })
+        .await;
+    }
+}
+
+async fn write(process: usize, larder: Larder, history: Arc<History>) {
+    for turn in 0_u64.. {
+        let key = turn % KEYS;
+        let version = history.commit(key);
+        match larder.invalidate(("item", key)).await {
+            Invalidated::Logged => history.invalidated(process, key, version),
+            _ => history.queued(process, key, version),
+        }
+        tokio::time::sleep(Duration::from_millis(7 + process as u64)).await;
+    }
+}
+
+async fn read(process: usize, larder: Larder, history: Arc<History>, consistency: Consistency) {
+    let bound = match consistency {
+        // What was seen within the bound, and what a read takes with a server that does not answer.
+        Consistency::Bounded(bound) => Some(bound + Duration::from_secs(1)),
+        _ => None,
+    };
+    for turn in 0_u64.. {
+        let (key, began) = (turn % KEYS, tokio::time::Instant::now());
+        let version = item(&larder, &history, key, consistency).await;
+        history.read_within(bound, process, key, began, version);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// An item through the cache of one process; the origin takes its time on both sides of its read.
+async fn item(larder: &Larder, told: &Arc<History>, key: u64, consistency: Consistency) -> u64 {
+    let history = Arc::clone(told);
+    let load = move |_: Fill| async move {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let version = history.current(key);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        Ok::<_, Infallible>(version)
+    };
+    let policy = Policy::ttl(MINUTE).tag(("item", key)).consistency(consistency);
+    *larder.get_or_load(("item", key), policy, load).await.expect("not one failed response")
+}
+
+const KEYS: u64 = 3;
+const BOUND: Duration = Duration::from_secs(1);
+
+async fn for_a_while() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn no_server_that_dies_stops_or_forgets_makes_anybody_read_what_was_invalidated() {
+    let mut server = Server::start(&[]).await;
+    let load = Load::start(&server.redis()).await;
+    for way in ["none", "CLIENT KILL", "FLUSHALL", "STOP", "KILL", "none"] {
+        match way {
+            "CLIENT KILL" => drop(server.cli(&["CLIENT", "KILL", "TYPE", "normal"])),
+            "FLUSHALL" => drop(server.cli(&["FLUSHALL"])),
+            "STOP" => {
+                server.signal("STOP");
+                for_a_while().await;
+                server.signal("CONT");
+            }
+            "KILL" => {
+                server.kill();
+                for_a_while().await;
+                server.restart().await;
+            }
+            _ => {}
+        }
+        for_a_while().await;
+    }
+    load.assert_all_was_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_cluster_may_lose_all_its_primaries_one_after_the_other() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let load = Load::start(&cluster.redis()).await;
+    for_a_while().await;
+    for primary in 0..3 {
+        let id = cluster.nodes[primary].cli(&["CLUSTER", "MYID"]).trim().to_owned();
+        cluster.nodes[primary].kill();
+        let survivors = &cluster.nodes[primary + 1..];
+        until("a replica takes over", || async {
+            let failed = |node: &Server| {
+                let nodes = node.cli(&["CLUSTER", "NODES"]);
+                nodes.lines().any(|line| line.starts_with(&id) && line.contains("fail"))
+            };
+            let is_well = |node: &Server| node.cli(&["CLUSTER", "INFO"]).contains("state:ok");
+            survivors.iter().all(|node| failed(node) && is_well(node))
+        })
+        .await;
+        // And it is a log again for everybody.
+        until("what was queued is in the log", || async {
+            (0..3).all(|process| {
+                let stats = load.stats(process);
+                stats.invalidations_pending < 3 && stats.log.synchronised
+            })
+        })
+        .await;
+        for_a_while().await;
+    }
+    cluster.nodes.drain(..3);
+    cluster.assert_no_cross_slot();
+    load.assert_all_was_well().await;
+}
