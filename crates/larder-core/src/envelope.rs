@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{bus::Position, key::Key, schema::Schema, sealing::SealingKeys, tag::Tag};
@@ -19,8 +19,6 @@ use crate::{bus::Position, key::Key, schema::Schema, sealing::SealingKeys, tag::
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
-    #[serde(with = "key_bytes")]
-    pub(crate) key: Key,
     pub(crate) schema: Schema,
     /// The place of the log before anything was read for it.
     pub(crate) filled: Position,
@@ -55,8 +53,8 @@ impl Codec {
     }
 
     /// The bytes of an entry. `None` for one that cannot be written.
-    pub(crate) fn seal(&self, header: &Header, payload: &[u8]) -> Option<Bytes> {
-        let written = rmp_serde::to_vec(header).ok()?;
+    pub(crate) fn seal(&self, key: &Key, header: &Header, payload: &[u8]) -> Option<Bytes> {
+        let written = rmp_serde::to_vec(&(KeyBytes(key.as_bytes()), header)).ok()?;
         let length = u32::try_from(written.len()).ok()?;
         let compressed = Compression::of(payload);
         let (mut form, payload) = match &compressed {
@@ -69,7 +67,7 @@ impl Codec {
         content.extend_from_slice(payload);
         if let Some(keys) = &self.sealing {
             form |= SEALED;
-            content = keys.seal(&content, &associated(form, &header.key))?;
+            content = keys.seal(&content, &associated(form, key))?;
         }
         let mut bytes = Vec::with_capacity(PREFIX_BYTES + content.len());
         bytes.extend_from_slice(MAGIC);
@@ -115,8 +113,9 @@ impl Codec {
         let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
         let end = LENGTH_BYTES.checked_add(length as usize).ok_or(Unreadable::Corrupt)?;
         let header = content.get(LENGTH_BYTES..end).ok_or(Unreadable::Corrupt)?;
-        let header: Header = rmp_serde::from_slice(header).map_err(|_| Unreadable::Corrupt)?;
-        if header.key != *key {
+        let read = rmp_serde::from_slice::<(KeyBytes<'_>, Header)>(header);
+        let (written_for, header) = read.map_err(|_| Unreadable::Corrupt)?;
+        if written_for.0 != key.as_bytes() {
             return Err(Unreadable::OtherKey);
         }
         if header.schema != schema {
@@ -205,18 +204,18 @@ impl Compression {
     }
 }
 
-mod key_bytes {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+/// The bytes of a key, not copied to be compared.
+struct KeyBytes<'a>(&'a [u8]);
 
-    use crate::key::Key;
-
-    pub(super) fn serialize<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(key.as_bytes())
+impl Serialize for KeyBytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
     }
+}
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(bytes: D) -> Result<Key, D::Error> {
-        let bytes = <&[u8]>::deserialize(bytes)?;
-        Key::from_bytes(bytes).ok_or_else(|| D::Error::custom("not the bytes of a key"))
+impl<'de> Deserialize<'de> for KeyBytes<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&[u8]>::deserialize(deserializer).map(Self)
     }
 }
 
@@ -256,7 +255,6 @@ mod tests {
 
     fn header() -> Header {
         Header {
-            key: key("a"),
             schema: schema(),
             filled: Position { epoch: Epoch::random(), number: 7 },
             filled_at: SystemTime::now(),
@@ -269,7 +267,7 @@ mod tests {
     }
 
     fn seal(header: &Header, payload: &[u8]) -> Option<Bytes> {
-        Codec::default().seal(header, payload)
+        Codec::default().seal(&key("a"), header, payload)
     }
 
     fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
@@ -347,7 +345,7 @@ mod tests {
     #[test]
     fn what_is_sealed_is_opened_with_its_key_for_its_name_alone() {
         let codec = sealing(&[1]);
-        let bytes = codec.seal(&header(), b"secret words").unwrap();
+        let bytes = codec.seal(&key("a"), &header(), b"secret words").unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
         assert_eq!(codec.open(&bytes, &key("a"), schema()).unwrap().1, &b"secret words"[..]);
         assert_eq!(codec.open(&bytes, &key("b"), schema()), Err(Unreadable::Corrupt));

@@ -208,7 +208,9 @@ impl Key {
     /// Whatever could steer a store (braces choose a slot in Redis Cluster) or be taken for a separator is
     /// written as `%XX`, so that no text of a request decides where an entry lies.
     pub fn store_key(&self) -> String {
-        let mut text = format!("larder:{}", self.kind().letter());
+        let mut text = String::with_capacity(self.bytes.len() * 2 + 32);
+        text.push_str("larder:");
+        text.push(self.kind().letter());
         for part in self.parts() {
             text.push(':');
             escape(part, &mut text);

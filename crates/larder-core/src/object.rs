@@ -327,10 +327,10 @@ impl Call {
         })
     }
 
-    /// Asks the store, then the origin, in a task of its own: whoever hangs up stops neither.
+    /// Asks the store, then the origin; that in a task of its own, which whoever hangs up does not stop.
     async fn lead<T, E, F, Fut>(
         self,
-        lead: Lead,
+        mut lead: Lead,
         stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
@@ -344,10 +344,20 @@ impl Call {
         if let Found::Fresh(value) = self.look()? {
             return Ok(value);
         }
-        self.larder.note_miss(self.hash);
+        if let Some(entry) = self.fetch::<T>(&mut lead).await {
+            self.meter.record(Event::SharedHit, self.larder.now());
+            let value = self.value(&entry)?;
+            self.add_to_whole(&entry, false);
+            lead.land(Landing::Landed(entry));
+            return Ok(value);
+        }
+        self.meter.record(Event::Miss, self.began);
+        if self.policy.tiers.in_memory().is_some() {
+            self.larder.note_miss(self.hash);
+        }
         let call = self.clone();
-        let filling = self.larder.spawn(call.fetch_or_fill(lead, load).in_current_span());
-        match filling.await {
+        let filling = async move { call.fill(lead, load).await };
+        match self.larder.spawn(filling.in_current_span()).await {
             Ok(Ok((value, entry))) => {
                 // What is not kept has told its whole itself.
                 if let Some(entry) = entry {
@@ -361,28 +371,6 @@ impl Call {
                 Err(_) => Err(LoadError::Cancelled),
             },
         }
-    }
-
-    async fn fetch_or_fill<T, E, F, Fut>(
-        self,
-        lead: Lead,
-        load: F,
-    ) -> Result<Loaded<T>, LoadError<E>>
-    where
-        T: Kept,
-        E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
-    {
-        let mut lead = lead;
-        if let Some(entry) = self.fetch::<T>(&mut lead).await {
-            let value = self.value(&entry)?;
-            self.meter.record(Event::SharedHit, self.larder.now());
-            lead.land(Landing::Landed(entry.clone()));
-            return Ok((value, Some(entry)));
-        }
-        self.meter.record(Event::Miss, self.began);
-        self.fill(lead, load).await
     }
 
     /// What the shared store has, or another process brings while this one waits its turn.
@@ -484,14 +472,17 @@ impl Call {
         };
         let arrived = self.scope.stamp().local;
         let joined = self.larder.join((self.hash, stale.key()), &self.scope, arrived);
-        if let Joined::Lead(lead) = joined {
+        if let Joined::Lead(mut lead) = joined {
             let call = self.clone();
             let refreshing = async move {
-                if call.policy.lease.is_some() {
-                    // Another process may have renewed it.
-                    drop(call.fetch_or_fill(lead, load).await);
-                } else {
-                    drop(call.fill(lead, load).await);
+                // Another process may have renewed it.
+                let fetched = match call.policy.lease {
+                    Some(_) => call.fetch::<T>(&mut lead).await,
+                    None => None,
+                };
+                match fetched {
+                    Some(entry) => lead.land(Landing::Landed(entry)),
+                    None => drop(call.fill(lead, load).await),
                 }
                 drop(permit);
             };

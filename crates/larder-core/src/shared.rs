@@ -24,7 +24,7 @@ use crate::{
     key::Key,
     lifetime::Ends,
     observe::SharedStats,
-    registry::Reach,
+    registry::{Marks, Reach},
     schema::Schema,
     store::{Store, StoreError},
     tiers::Tiers,
@@ -121,7 +121,8 @@ impl Shared {
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         let Wanted { key, tiers, .. } = wanted;
-        if engine.registry.reach_shared(key, &header.tags, header.filled) != Reach::Clean {
+        let places = engine.registry.places(&header.tags);
+        if engine.registry.reach_shared(key, &header.tags, &places, header.filled) != Reach::Clean {
             return None;
         }
         let now = engine.clock.now();
@@ -152,7 +153,7 @@ impl Shared {
             id: engine.memory.next_id(),
             ends,
             stamp,
-            marks: engine.registry.marks(stamp, &header.tags),
+            marks: Marks::new(stamp, &places),
             tags: header.tags,
             cost: header.cost,
             tiers,
@@ -172,7 +173,6 @@ impl Shared {
         };
         let ends = *entry.ends();
         let header = Header {
-            key: entry.key().clone(),
             schema,
             filled,
             filled_at: engine.clock.wall(ends.filled),
@@ -182,7 +182,7 @@ impl Shared {
             cost: entry.cost(),
             tags: entry.tags().to_vec(),
         };
-        let Some(bytes) = self.codec.seal(&header, &payload) else { return };
+        let Some(bytes) = self.codec.seal(entry.key(), &header, &payload) else { return };
         let lifetime = ends.served_until().since(engine.clock.now()).min(longest);
         if lifetime.is_zero() {
             return;

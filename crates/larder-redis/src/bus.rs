@@ -116,7 +116,7 @@ impl RedisBus {
                 }
             }
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "redis does not tell its settings")
+                tracing::debug!(target: "larder", %error, "redis does not tell its settings");
             }
         }
     }

@@ -168,15 +168,15 @@ impl Redis {
 
     /// The shared store.
     pub fn store(&self) -> RedisStore {
-        let primary = Place::new("store", self.link(&self.server, SHORT));
+        // Each command of the store has a deadline of its own.
+        let primary = Place::new("store", self.link(&self.server, None));
         let replicas = match (self.read_from, self.addresses.is_cluster) {
             (ReadFrom::Primary, _) => Vec::new(),
             // The addresses were good for the same without replicas.
             (_, true) => self.addresses.server(true).into_iter().collect(),
             (_, false) => self.replicas.clone(),
         };
-        let replicas =
-            replicas.iter().map(|server| Place::new("replica", self.link(server, SHORT)));
+        let replicas = replicas.iter().map(|server| Place::new("replica", self.link(server, None)));
         RedisStore::new(primary, replicas.collect(), self.read_from, self.deadline, &self.name)
     }
 

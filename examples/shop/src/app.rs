@@ -44,8 +44,13 @@ impl App {
         let mut builder = Larder::builder()
             .memory(ByteSize::bytes(options.memory))
             .version(env!("CARGO_PKG_VERSION"));
-        if let Some(url) = &options.redis {
-            let redis = Redis::open(url).map_err(|error| format!("--redis: {error}"))?;
+        let redis = match &options.redis[..] {
+            [] => None,
+            [url] => Some(Redis::open(url)),
+            nodes => Some(Redis::cluster(nodes.iter().map(String::as_str))),
+        };
+        if let Some(redis) = redis {
+            let redis = redis.map_err(|error| format!("--redis: {error}"))?;
             builder = builder.redis(redis.name("shop"));
         }
         let larder = builder.build().map_err(|error| format!("--{error}"))?;

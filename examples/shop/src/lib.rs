@@ -39,9 +39,10 @@ pub struct Options {
     /// How many bytes the cache may hold.
     #[arg(long, default_value_t = 64 << 20)]
     pub memory: usize,
-    /// A Redis to share the cache with other shops of the same database, such as redis://127.0.0.1:6379.
+    /// A Redis to share the cache with other shops of the same database, such as redis://127.0.0.1:6379;
+    /// several times for the nodes of a cluster.
     #[arg(long, requires = "database")]
-    pub redis: Option<String>,
+    pub redis: Vec<String>,
     /// The token that may change products; drawn at random without it.
     #[arg(long)]
     pub admin_token: Option<String>,

@@ -86,6 +86,11 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// The marks of an entry whose tags lie at these places and that was filled under `stamp`.
+    pub(crate) fn new(stamp: Stamp, places: &[u64]) -> Self {
+        Self { checked: AtomicU64::new(stamp.local), tags: places.into() }
+    }
+
     pub(crate) fn heap_bytes(&self) -> usize {
         self.tags.len() * size_of::<u64>()
     }
@@ -109,6 +114,8 @@ pub(crate) struct Registry {
     fence: ArcSwap<Fence>,
     view: ArcSwapOption<View>,
     writer: Mutex<Writer>,
+    /// How many wait for the log. Changed under the lock of the writer.
+    pending: AtomicU64,
     hashing: RandomState,
     options: Options,
 }
@@ -135,6 +142,7 @@ impl Registry {
             fence: ArcSwap::default(),
             view: ArcSwapOption::empty(),
             writer: Mutex::new(Writer::default()),
+            pending: AtomicU64::new(0),
             hashing: RandomState::new(),
             options,
         }
@@ -161,7 +169,7 @@ impl Registry {
 
     /// The marks of an entry of these tags that was filled under `stamp`.
     pub(crate) fn marks(&self, stamp: Stamp, tags: &[Tag]) -> Marks {
-        Marks { checked: AtomicU64::new(stamp.local), tags: self.places(tags).into_boxed_slice() }
+        Marks::new(stamp, &self.places(tags))
     }
 
     /// The verdict over an entry in memory.
@@ -187,9 +195,17 @@ impl Registry {
     /// The verdict over an entry of the shared store, by the numbers of the log.
     ///
     /// What cannot be decided (no view, another epoch) is invalid.
-    pub(crate) fn reach_shared(&self, key: &Key, tags: &[Tag], filled: Position) -> Reach {
-        let places = self.places(tags);
-        if self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, &places)) {
+    pub(crate) fn reach_shared(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        places: &[u64],
+        filled: Position,
+    ) -> Reach {
+        // What leaves this list was written to the cells before.
+        if self.pending.load(Ordering::Acquire) > 0
+            && self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, places))
+        {
             return Reach::Hard;
         }
         let view = self.view.load();
@@ -204,7 +220,7 @@ impl Registry {
         let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
         view.globals
             .as_ref()
-            .map_or(Reach::Hard, |globals| by_fence.max(globals.reach(&places, filled.number)))
+            .map_or(Reach::Hard, |globals| by_fence.max(globals.reach(places, filled.number)))
     }
 
     /// Acts in this process, and notes the record for the log: step 1 of an invalidation.
@@ -220,6 +236,7 @@ impl Registry {
     ) -> Begun {
         // On the list before `lc` moves: whoever sees the new `lc` also sees what is pending.
         let (ticket, record, collapsed) = writer.add_pending(record);
+        self.count_pending(writer);
         let local = self.publish(writer, &record, 0, now);
         self.start_grace(writer, &record, local, None, now);
         Begun { ticket, record, collapsed }
@@ -249,6 +266,7 @@ impl Registry {
             writer.retain(record.clone(), now, now.after(self.options.failover_bound));
         }
         writer.settle(ticket);
+        self.count_pending(&writer);
         true
     }
 
@@ -362,6 +380,7 @@ impl Registry {
         let mut writer = self.writer.lock();
         for record in writer.take_retained(now) {
             drop(writer.add_pending(record));
+            self.count_pending(&writer);
         }
     }
 
@@ -472,6 +491,10 @@ impl Registry {
         self.announce(writer, next);
     }
 
+    fn count_pending(&self, writer: &Writer) {
+        self.pending.store(writer.pending_len() as u64, Ordering::Release);
+    }
+
     fn announce_due(&self, writer: &MutexGuard<'_, Writer>) {
         self.next_due.store(writer.next_due().as_nanos(), Ordering::Release);
     }
@@ -489,7 +512,7 @@ impl Registry {
     }
 
     /// Where the tags and everything above them lie.
-    fn places(&self, tags: &[Tag]) -> SmallVec<[u64; 12]> {
+    pub(crate) fn places(&self, tags: &[Tag]) -> SmallVec<[u64; 12]> {
         let mut places = SmallVec::new();
         for tag in tags {
             places.push(self.place(tag));

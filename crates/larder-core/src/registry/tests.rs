@@ -127,14 +127,28 @@ fn a_shared_entry_is_judged_by_the_numbers_of_the_log() {
     let registry = registry();
     let end = Position { epoch: Epoch::random(), number: 7 };
     let tags = [Tag::new("a")];
-    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard, "there is no view yet");
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), end),
+        Reach::Hard,
+        "there is no view yet"
+    );
     registry.open_view(end, 3, &[(5, record(Mode::Hard, tag("a")))], NOW);
     let filled = |number| Position { number, ..end };
-    assert_eq!(registry.reach_shared(&key(), &tags, filled(4)), Reach::Hard);
-    assert_eq!(registry.reach_shared(&key(), &tags, filled(5)), Reach::Clean);
-    assert_eq!(registry.reach_shared(&key(), &[], filled(2)), Reach::Hard, "behind the horizon");
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), filled(4)),
+        Reach::Hard
+    );
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), filled(5)),
+        Reach::Clean
+    );
+    assert_eq!(
+        registry.reach_shared(&key(), &[], &[], filled(2)),
+        Reach::Hard,
+        "behind the horizon"
+    );
     let other = Position { epoch: Epoch::random(), number: 7 };
-    assert_eq!(registry.reach_shared(&key(), &[], other), Reach::Hard, "another epoch");
+    assert_eq!(registry.reach_shared(&key(), &[], &[], other), Reach::Hard, "another epoch");
 }
 
 #[test]
@@ -144,14 +158,18 @@ fn what_the_log_does_not_have_yet_hides_entries_of_the_shared_store() {
     registry.open_view(end, 0, &[], NOW);
     let begun = registry.begin(record(Mode::Hard, tag("a")), NOW);
     let tags = [Tag::new("a")];
-    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
     let other = Position { epoch: Epoch::random(), number: 9 };
     assert!(!registry.settle(begun.ticket, &begun.record, other, NOW), "appended to another log");
-    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
+    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
     let at = Position { number: 2, ..end };
     assert!(registry.settle(begun.ticket, &begun.record, at, NOW));
-    assert_eq!(registry.reach_shared(&key(), &tags, end), Reach::Hard);
-    assert_eq!(registry.reach_shared(&key(), &tags, at), Reach::Hard, "ahead of what we applied");
+    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), at),
+        Reach::Hard,
+        "ahead of what we applied"
+    );
     registry.advance_local(at);
-    assert_eq!(registry.reach_shared(&key(), &tags, at), Reach::Clean);
+    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), at), Reach::Clean);
 }
