@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
-    Larder, SealingKeys,
+    Fill, Larder, Policy, SealingKeys,
     http::{AsReceived, CacheBody, InvalidationLayer, ReadYourWrites, ResponseCacheLayer},
 };
 use larder_testkit::{Dice, LogLine, SharedLog};
@@ -174,4 +174,82 @@ async fn a_read_and_a_forged_place_carry_nothing() {
     )];
     let forged = forged.into_iter().collect();
     assert!(world.get(0, &forged).await.1.contains("hit"));
+}
+
+/// A handler that reads a row through the cache of its process, and writes it on PUT.
+fn row_of(
+    larder: &Larder,
+    row: &Arc<AtomicU32>,
+) -> BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, Infallible> {
+    let (larder, row) = (larder.clone(), row.clone());
+    BoxCloneService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        let (larder, row) = (larder.clone(), row.clone());
+        async move {
+            if request.method() == Method::PUT {
+                row.fetch_add(1, Ordering::SeqCst);
+                let _logged = larder.invalidate("row").await;
+            }
+            let load =
+                move |_: Fill| async move { Ok::<_, Infallible>(row.load(Ordering::SeqCst)) };
+            let policy = Policy::ttl(MINUTE).tag("row");
+            let read = larder.get_or_load("row", policy, load).await.unwrap();
+            Ok(Response::new(Full::<Bytes>::from(read.to_string())))
+        }
+    }))
+}
+
+async fn text(
+    answer: Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
+) -> Bytes {
+    answer.into_body().collect().await.unwrap().to_bytes()
+}
+
+fn asked(method: Method, carried: Option<&HeaderValue>) -> Request<Full<Bytes>> {
+    let mut request =
+        Request::builder().method(method).uri("http://a.example/").body(Full::default()).unwrap();
+    if let Some(carried) = carried {
+        request.headers_mut().insert("larder-position", carried.clone());
+    }
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_reads_first_has_seen_the_write_before_it() {
+    let World { larders, .. } =
+        World::new(Duration::from_millis(40), ReadYourWrites::by_field).await;
+    let row = Arc::new(AtomicU32::new(0));
+    let pages = [0, 1].map(|at: usize| {
+        let positions = ReadYourWrites::by_field(SealingKeys::new([3; 32]));
+        let layer = InvalidationLayer::<AsReceived>::new(&larders[at]).read_your_writes(positions);
+        layer.layer(row_of(&larders[at], &row))
+    });
+    for round in 1..10_u32 {
+        pages[1].clone().oneshot(asked(Method::GET, None)).await.unwrap();
+        let written = pages[0].clone().oneshot(asked(Method::PUT, None)).await.unwrap();
+        let carried = written.headers()["larder-position"].clone();
+        let post = pages[1].clone().oneshot(asked(Method::POST, Some(&carried))).await.unwrap();
+        assert_eq!(text(post).await, round.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn inside_another_layer_a_page_still_depends_on_what_it_was_made_of() {
+    let World { larders, .. } =
+        World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
+    let row = Arc::new(AtomicU32::new(0));
+    let positions = ReadYourWrites::by_field(SealingKeys::new([3; 32]));
+    let inner = InvalidationLayer::<AsReceived>::new(&larders[0]).read_your_writes(positions);
+    let cached = ResponseCacheLayer::<AsReceived>::new(&larders[0]).ttl(MINUTE);
+    let page = cached.layer(inner.layer(row_of(&larders[0], &row)));
+    let written = page.clone().oneshot(asked(Method::PUT, None)).await.unwrap();
+    let carried = written.headers()["larder-position"].clone();
+    let get = async || {
+        let answer = page.clone().oneshot(asked(Method::GET, Some(&carried))).await.unwrap();
+        text(answer).await
+    };
+    assert_eq!(get().await, "1");
+    row.store(5, Ordering::SeqCst);
+    assert_eq!(get().await, "1", "it is kept");
+    let _logged = larders[0].invalidate("row").await;
+    assert_eq!(get().await, "5");
 }

@@ -32,7 +32,8 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any error means *not known to be appended*; the caller appends again.
+    /// Any error means *not known to be appended*, and the caller appends again, unless it says where it was
+    /// [appended](BusError::appended_at).
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>>;
 
     /// Keeps a record, to be appended after a time by whoever comes next, also when the author is gone by then.
@@ -223,6 +224,7 @@ impl Bus for LocalBus {
 #[derive(Debug)]
 pub struct BusError {
     kind: BusErrorKind,
+    appended_at: Option<Position>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -238,12 +240,20 @@ pub enum BusErrorKind {
     Gone,
     /// The log refused, being a replica, without a quorum or out of memory.
     Refused,
+    /// It is in the log, but not on as many servers as was asked for.
+    Unconfirmed,
 }
 
 impl BusError {
     /// An error of this kind.
     pub fn new(kind: BusErrorKind) -> Self {
-        Self { kind, source: None }
+        Self { kind, appended_at: None, source: None }
+    }
+
+    /// The record is in the log, but not on as many servers as was asked for: it may be lost with the one that has
+    /// it, and is appended again should that be replaced.
+    pub fn unconfirmed(at: Position) -> Self {
+        Self { appended_at: Some(at), ..Self::new(BusErrorKind::Unconfirmed) }
     }
 
     /// With what caused it.
@@ -251,6 +261,11 @@ impl BusError {
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Where the record is, if it is in the log all the same.
+    pub fn appended_at(&self) -> Option<Position> {
+        self.appended_at
     }
 
     /// Why it failed.
@@ -268,6 +283,7 @@ impl fmt::Display for BusError {
                 "the invalidation log is another one, or has dropped those records"
             }
             BusErrorKind::Refused => "the invalidation log refused the record",
+            BusErrorKind::Unconfirmed => "too few servers have the record",
         })
     }
 }

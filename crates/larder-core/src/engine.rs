@@ -278,35 +278,42 @@ impl Engine {
         if begun.collapsed {
             tracing::error!(target: "larder", "too many invalidations wait for the log: all is dropped");
         }
-        if self.append(begun.ticket, &begun.record).await {
-            return Invalidated::Logged;
+        match self.append(begun.ticket, &begun.record).await {
+            Appended::Confirmed => Invalidated::Logged,
+            Appended::Unconfirmed => Invalidated::Queued,
+            Appended::Not => {
+                self.send_unsent();
+                Invalidated::Queued
+            }
         }
-        self.send_unsent();
-        Invalidated::Queued
     }
 
-    async fn append(&self, ticket: Ticket, record: &Record) -> bool {
+    async fn append(&self, ticket: Ticket, record: &Record) -> Appended {
         let before = self.registry.applied();
-        match self.bus.append(record).await {
-            Ok(at) if before.is_some_and(|before| is_given_again(at, before)) => {
-                // The log has lost its tail. It stays pending until the log has become another one.
-                *self.lost.lock() = Some(at.epoch);
-                false
-            }
-            Ok(at) => {
-                let settled = self.registry.settle(ticket, record, at, self.clock.now());
-                match (settled, self.follows_others) {
-                    (true, true) => self.note_written(at),
-                    (true, false) => self.registry.advance_local(at),
-                    (false, _) => {}
-                }
-                settled
-            }
+        let (at, appended) = match self.bus.append(record).await {
+            Ok(at) => (at, Appended::Confirmed),
             Err(error) => {
                 tracing::debug!(target: "larder", %error, "the log did not take an invalidation");
-                false
+                match error.appended_at() {
+                    // In the log it is; should its server be lost, what is retained is appended again.
+                    Some(at) => (at, Appended::Unconfirmed),
+                    None => return Appended::Not,
+                }
             }
+        };
+        if before.is_some_and(|before| is_given_again(at, before)) {
+            // The log has lost its tail. It stays pending until the log has become another one.
+            *self.lost.lock() = Some(at.epoch);
+            return Appended::Not;
         }
+        if !self.registry.settle(ticket, record, at, self.clock.now()) {
+            return Appended::Not;
+        }
+        match self.follows_others {
+            true => self.note_written(at),
+            false => self.registry.advance_local(at),
+        }
+        appended
     }
 
     fn note_written(&self, at: Position) {
@@ -343,12 +350,21 @@ impl Engine {
 
     async fn send_all(&self) -> bool {
         for (ticket, record) in self.registry.unsent() {
-            if !self.append(ticket, &record).await {
+            if self.append(ticket, &record).await == Appended::Not {
                 return false;
             }
         }
         true
     }
+}
+
+/// What became of appending a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Appended {
+    Confirmed,
+    /// The log has it, but may lose it with its server.
+    Unconfirmed,
+    Not,
 }
 
 /// Whether a number is one that was applied before its record was appended.

@@ -113,7 +113,7 @@ impl Flights {
                     progress: watch::Sender::new(None),
                 });
                 place.insert_entry(Arc::clone(&flight));
-                Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None })
+                Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None, alone: false })
             }
         }
     }
@@ -127,7 +127,7 @@ impl Flights {
             began: now,
             progress: watch::Sender::new(None),
         });
-        Lead { flights: Arc::clone(self), flight, held: None }
+        Lead { flights: Arc::clone(self), flight, held: None, alone: true }
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -142,11 +142,17 @@ pub struct Lead {
     flight: Arc<Flight>,
     /// The lease by which no other process fills the same.
     held: Option<Held>,
+    alone: bool,
 }
 
 impl Lead {
     pub(crate) fn key(&self) -> &Key {
         &self.flight.key
+    }
+
+    /// Whether nobody may join.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     pub(crate) fn hold(&mut self, held: Held) {

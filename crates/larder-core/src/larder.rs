@@ -347,6 +347,12 @@ impl Larder {
         self.engine.shared.is_some()
     }
 
+    /// Whether what is kept in these tiers reaches a shared store.
+    pub fn shares(&self, tiers: Tiers) -> bool {
+        let shared = self.engine.shared.as_ref();
+        shared.is_some_and(|shared| tiers.in_shared(shared.seals()).is_some())
+    }
+
     /// Whether what lies in the shared store is sealed.
     pub fn seals(&self) -> bool {
         self.engine.shared.as_ref().is_some_and(|shared| shared.seals())

@@ -116,27 +116,30 @@ impl Larder {
         }
         let engine = self.engine();
         let (expiry, leases) = (lease?, engine.leases.as_ref()?);
-        // Without a place in the log nothing can be written for others, nor read from them.
-        engine.registry.applied()?;
+        // What is of use to nobody else is nobody's to wait for. And without a place in the log nothing can be
+        // written for others, nor read from them.
+        engine.registry.applied().filter(|_| !lead.is_alone())?;
         let (name, holder) = (lead.key().store_key(), Origin::random());
+        // Before it is asked for: it may be taken although no answer comes, or nobody waits for one.
+        lead.hold(Held {
+            engine: self.downgraded(),
+            leases: Arc::clone(leases),
+            name: name.clone(),
+            holder,
+        });
         let until = Instant::now() + expiry;
         let mut pause = FIRST_PAUSE;
         loop {
             let taking = tokio::time::timeout(READ_DEADLINE, leases.take(&name, holder, expiry));
             match taking.await {
-                Ok(Ok(Leased::Taken)) => {
-                    lead.hold(Held {
-                        engine: self.downgraded(),
-                        leases: Arc::clone(leases),
-                        name,
-                        holder,
-                    });
-                    // Somebody may have filled it between the look and the lease.
-                    return fetch().await;
-                }
+                // Somebody may have filled it between the look and the lease.
+                Ok(Ok(Leased::Taken)) => return fetch().await,
                 Ok(Ok(Leased::Held)) if Instant::now() < until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                    if let Some(entry) = fetch().await {
+                        return Some(entry);
+                    }
                 }
                 Ok(Ok(Leased::Held | Leased::Vain)) | Ok(Err(_)) | Err(_) => return None,
             }

@@ -31,13 +31,13 @@ pub struct Fill(Arc<Mutex<Wishes>>);
 struct Wishes {
     lifetime: Lifetime,
     tags: Vec<Tag>,
-    no_store: bool,
+    /// Why it is not to be kept, if it is not.
+    refused: Option<&'static str>,
 }
 
 impl Fill {
     fn new(policy: &Policy) -> Self {
-        let wishes =
-            Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), no_store: false };
+        let wishes = Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
         Self(Arc::new(Mutex::new(wishes)))
     }
 
@@ -53,7 +53,12 @@ impl Fill {
 
     /// This value is not kept, nor is a page it becomes part of.
     pub fn no_store(&self) {
-        self.0.lock().no_store = true;
+        self.refuse("no-store");
+    }
+
+    /// As [`Fill::no_store`], with a reason of its own for those who count.
+    pub fn refuse(&self, why: &'static str) {
+        self.0.lock().refused.get_or_insert(why);
     }
 
     fn wishes(&self) -> Wishes {
@@ -271,12 +276,10 @@ impl Call {
         let Some(entry) = self.larder.get(self.hash, self.key.as_bytes()) else {
             return Ok(Found::Nothing);
         };
-        let now = self.larder.now();
-        let too_old =
-            self.policy.max_age.is_some_and(|longest| now.since(entry.ends().filled()) > longest);
-        if too_old {
+        if !self.is_young(&entry) {
             return Ok(Found::Nothing);
         }
+        let now = self.larder.now();
         Ok(match self.larder.standing(&entry, now) {
             Standing::Fresh => {
                 let value = self.value(&entry)?;
@@ -308,12 +311,19 @@ impl Call {
         })
     }
 
+    /// Whether a value is no older than this call takes.
+    fn is_young(&self, entry: &AnyEntry) -> bool {
+        let age = || self.larder.now().since(entry.ends().filled());
+        self.policy.max_age.is_none_or(|longest| age() <= longest)
+    }
+
     async fn wait<T: Kept, E>(&self, mut wait: Wait) -> Result<Waited<T>, LoadError<E>> {
         let Ok(landing) = tokio::time::timeout(self.policy.wait_limit, wait.landing()).await else {
             return Ok(Waited::GiveUp);
         };
         let now = self.larder.now();
         Ok(match landing {
+            Landing::Landed(entry) if !self.is_young(&entry) => Waited::Again,
             Landing::Landed(entry)
                 if wait.came_early() || self.larder.standing(&entry, now) == Standing::Fresh =>
             {
@@ -376,9 +386,13 @@ impl Call {
     /// What the shared store has, or another process brings while this one waits its turn.
     async fn fetch<T: Kept>(&self, lead: &mut Lead) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
+        if !self.larder.shares(tiers) {
+            return None;
+        }
         let wanted = Wanted { key: &self.key, schema: Schema::of::<T>(), tiers };
         let fetch = || self.larder.fetch(wanted, |bytes| Object::<T>::decode(&bytes));
-        self.larder.fetch_in_turn(lead, self.policy.lease, fetch).await
+        let young = || async { fetch().await.filter(|entry| self.is_young(entry)) };
+        self.larder.fetch_in_turn(lead, self.policy.lease, young).await
     }
 
     /// Loads, keeps what comes, and tells those who wait.
@@ -431,8 +445,8 @@ impl Call {
         scope: &Scope,
         now: Moment,
     ) -> Result<AnyEntry, &'static str> {
-        if wishes.no_store {
-            return Err("no-store");
+        if let Some(why) = wishes.refused {
+            return Err(why);
         }
         let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
         if scope.gathered().private && (self.policy.shared || !partitioned) {

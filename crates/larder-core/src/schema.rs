@@ -4,8 +4,11 @@ use std::{any::TypeId, collections::HashMap, fmt, panic::catch_unwind};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_reflection::{Error, Tracer, TracerConfig};
 use xxhash_rust::xxh3::xxh3_64;
+
+use self::recorder::Recorder;
+
+mod recorder;
 
 /// A fingerprint of a type as it is written to a shared store.
 ///
@@ -19,7 +22,8 @@ impl Schema {
     /// in it.
     ///
     /// Found out once for each type and process, by letting the type read values that are made up. Where a
-    /// type refuses those, what is behind it is not seen, and its name has to do.
+    /// type refuses those, as one that checks what it reads, what lies behind is not seen: two versions that differ
+    /// only there need another [`version`](crate::LarderBuilder::version).
     pub fn of<T: DeserializeOwned + 'static>() -> Self {
         static KNOWN: Mutex<Option<HashMap<TypeId, Schema>>> = Mutex::new(None);
         let id = TypeId::of::<T>();
@@ -44,38 +48,28 @@ impl fmt::Display for Schema {
     }
 }
 
+/// All that can be seen of a type. Each time it reads, every enum shows its next variant.
 fn described<T: DeserializeOwned>() -> String {
-    let name = std::any::type_name::<T>();
-    let seen = catch_unwind(seen::<T>).unwrap_or_default();
-    format!("{name} {seen}")
-}
-
-/// All that can be seen of a type by letting it read. An enum shows one more variant each time.
-fn seen<T: DeserializeOwned>() -> String {
-    let mut enums: Vec<String> = Vec::new();
-    for _ in 0..MOST_ROUNDS {
-        let mut tracer = Tracer::new(TracerConfig::default());
-        for _ in 0..MOST_ROUNDS {
-            let refused = tracer.trace_simple_type::<T>().is_err();
-            let mut shows_more = |name: &&String| tracer.check_incomplete_enum(name).is_some();
-            // Each of them has to be asked, so that it goes on.
-            if refused || enums.iter().filter(&mut shows_more).count() == 0 {
-                break;
-            }
-        }
-        match tracer.registry() {
-            Ok(types) => return format!("{types:?}"),
-            Err(Error::MissingVariants(names)) if names.iter().any(|new| !enums.contains(new)) => {
-                enums.extend(names);
-            }
-            Err(_) => break,
-        }
+    let mut seen = std::any::type_name::<T>().to_owned();
+    let mut most = 1;
+    let mut turn = 0;
+    while turn < most {
+        let read = catch_unwind(|| {
+            let mut recorder = Recorder::new(turn);
+            // It ends where the type refuses what is made up, or is one without an end.
+            drop(T::deserialize(&mut recorder));
+            recorder.finish()
+        });
+        let Ok((shape, variants)) = read else { break };
+        seen.push('\n');
+        seen.push_str(&shape);
+        most = most.max(variants.min(MOST_VARIANTS));
+        turn += 1;
     }
-    String::new()
+    seen
 }
 
-/// More than any type that somebody writes has variants, or enums within enums.
-const MOST_ROUNDS: usize = 1000;
+const MOST_VARIANTS: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -115,13 +109,34 @@ mod tests {
     fn a_field_of_another_type_deep_inside_is_another_schema() {
         assert_eq!(Schema::of::<before::Row>(), Schema::of::<before::Row>());
         assert_ne!(shape::<before::Row>(), shape::<after::Row>());
-        assert!(shape::<before::Row>().contains("Sold"), "{}", shape::<before::Row>());
         assert_ne!(Schema::of::<Vec<u32>>(), Schema::of::<Vec<u64>>());
     }
 
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    enum Sum {
+        Of(Box<Self>, Box<Self>),
+        All(Vec<Self>),
+        One { of: Option<Box<Self>>, more: HashMap<String, Self> },
+        Number(i64),
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Endless {
+        next: Box<Self>,
+        last: u8,
+    }
+
     #[test]
-    fn a_type_that_reads_nothing_made_up_has_its_name() {
-        #[derive(Debug)]
+    fn a_type_that_contains_itself_has_a_schema() {
+        assert!(described::<Sum>().contains("Number"));
+        assert!(described::<Endless>().contains("last"));
+        assert_ne!(Schema::of::<Sum>(), Schema::of::<Endless>());
+    }
+
+    #[test]
+    fn a_type_that_refuses_what_is_made_up_has_its_name_and_its_fields() {
         struct Picky;
         impl<'de> Deserialize<'de> for Picky {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -130,6 +145,13 @@ mod tests {
                 Ok(Self)
             }
         }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Price {
+            at: std::num::NonZeroU8,
+            cents: u32,
+        }
         assert_ne!(Schema::of::<Picky>(), Schema::of::<serde::de::IgnoredAny>());
+        assert!(described::<Price>().contains("cents"), "{}", described::<Price>());
     }
 }

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    clock::Moment,
     engine::Engine,
     entry::{AnyEntry, Encoded, Entry, Origins, Value},
     envelope::{Codec, Header, Unreadable},
@@ -137,7 +138,7 @@ impl Shared {
             on_error: end(header.on_error),
             // What lies in the store and is stale is not promoted, so there is nothing to revalidate.
             held: filled,
-            leaves: now.after(tiers.in_memory().unwrap_or_default()),
+            leaves: tiers.in_memory().map_or(Moment::NEVER, |longest| now.after(longest)),
         };
         if now >= ends.fresh {
             return None;
@@ -165,42 +166,63 @@ impl Shared {
     /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
     pub(crate) fn write_behind(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
         let Some(longest) = entry.tiers().in_shared(self.seals()) else { return };
-        let Some(filled) = entry.stamp().log else { return };
-        let Some(Encoded { schema, bytes: payload }) = entry.encode_value() else { return };
+        if entry.stamp().log.is_none() {
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
             count(&self.counts.dropped);
             return;
         };
+        let lifetime = entry.ends().served_until().since(engine.clock.now()).min(longest);
+        if lifetime.is_zero() {
+            return;
+        }
+        let filled_at = engine.clock.wall(entry.ends().filled);
+        let (written, under_way) = watch::channel(());
+        self.under_way.lock().insert(entry.id, under_way);
+        let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
+        engine.tasks.spawn(async move {
+            if let Some((name, bytes)) = shared.sealed(&entry, filled_at).await {
+                shared.write(&name, bytes, lifetime).await;
+            }
+            shared.under_way.lock().remove(&entry.id);
+            drop((permit, written));
+        });
+    }
+
+    /// Where an entry lies and its bytes; `None` for one that is not for a store.
+    async fn sealed(self: &Arc<Self>, entry: &AnyEntry, at: SystemTime) -> Option<(String, Bytes)> {
+        if entry.weight() < LARGE {
+            return self.envelope(entry, at);
+        }
+        // Others have work for this thread meanwhile.
+        let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
+        tokio::task::spawn_blocking(move || shared.envelope(&entry, at)).await.ok()?
+    }
+
+    fn envelope(&self, entry: &AnyEntry, filled_at: SystemTime) -> Option<(String, Bytes)> {
+        let Encoded { schema, bytes: payload } = entry.encode_value()?;
         let ends = *entry.ends();
         let header = Header {
             schema,
-            filled,
-            filled_at: engine.clock.wall(ends.filled),
+            filled: entry.stamp().log?,
+            filled_at,
             fresh: ends.fresh.since(ends.filled),
             revalidate: ends.revalidate.since(ends.filled),
             on_error: ends.on_error.since(ends.filled),
             cost: entry.cost(),
             tags: entry.tags().to_vec(),
         };
-        let Some(bytes) = self.codec.seal(entry.key(), &header, &payload) else { return };
-        let lifetime = ends.served_until().since(engine.clock.now()).min(longest);
-        if lifetime.is_zero() {
-            return;
+        let bytes = self.codec.seal(entry.key(), &header, &payload)?;
+        Some((place(entry.key(), schema), bytes))
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes, lifetime: Duration) {
+        match tokio::time::timeout(WRITE_DEADLINE, self.store.set(name, bytes, lifetime)).await {
+            Ok(written) => self.note(written),
+            Err(_) => count(&self.counts.errors),
         }
-        let (shared, name) = (Arc::clone(self), place(entry.key(), schema));
-        let (written, under_way) = watch::channel(());
-        let id = entry.id;
-        self.under_way.lock().insert(id, under_way);
-        engine.tasks.spawn(async move {
-            let writing = shared.store.set(&name, bytes, lifetime);
-            match tokio::time::timeout(WRITE_DEADLINE, writing).await {
-                Ok(written) => shared.note(written),
-                Err(_) => count(&shared.counts.errors),
-            }
-            count(&shared.counts.writes);
-            shared.under_way.lock().remove(&id);
-            drop((permit, written));
-        });
+        count(&self.counts.writes);
     }
 
     /// The end of the write of an entry, if it is on its way.
@@ -247,6 +269,8 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// From this weight on an entry is compressed and sealed away from the threads of requests.
+const LARGE: usize = 32 << 10;
 /// How many entries may be on their way to the store at once.
 const MAX_WRITES: usize = 1024;
 /// How long a write to the store may take before it is given up.

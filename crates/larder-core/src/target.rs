@@ -249,8 +249,8 @@ impl<const N: usize> From<[Target; N]> for Invalidation {
 pub enum Invalidated {
     /// It is in the log: other processes will see it.
     Logged,
-    /// The log is out of reach. It acts here, now or after its delay, is kept, and will be appended as soon as
-    /// that is possible. Should the process end before, it is lost.
+    /// The log is out of reach, or too few of its servers have it. It acts here, now or after its delay, is kept,
+    /// and will be appended as soon as that is needed and possible. Should the process end before, it is lost.
     Queued,
     /// It will act after its delay. A shared log keeps it, also if this process ends before: then it acts as
     /// soon as another one asks the log for its end, which each does three times in a lease.

@@ -29,11 +29,12 @@ impl Tiers {
         Self { memory: Some(Duration::MAX), shared: Some(Duration::MAX), sealed: false };
     /// In the memory of this process alone.
     pub const MEMORY: Self = Self { shared: None, ..Self::BOTH };
-    /// In the shared store alone: each hit is a round trip. Without a store it is not kept.
+    /// In the shared store alone: each hit is a round trip, and nothing is served stale. Without a store it is
+    /// not kept.
     pub const SHARED: Self = Self { memory: None, ..Self::BOTH };
 
-    /// Holds it in memory for no longer than this, counted from when it came there; whoever asks later takes
-    /// it from the shared store.
+    /// Serves it from memory for no longer than this, counted from when it came there; whoever asks later takes
+    /// it from the shared store, if it is still fresh there: a stale window that outlasts this is lost.
     #[must_use]
     pub const fn memory_for(mut self, longest: Duration) -> Self {
         if self.memory.is_some() {

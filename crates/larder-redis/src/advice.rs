@@ -93,8 +93,8 @@ impl Settings {
         let replication = info(connection, home, "replication").await?;
         let cluster = info(connection, home, "cluster").await?;
         let is_cluster = field(&cluster, "cluster_enabled") == Some("1");
-        let min_replicas = config(connection, "min-replicas-to-write").await;
-        let node_timeout = config(connection, "cluster-node-timeout").await;
+        let min_replicas = config(connection, home, "min-replicas-to-write").await;
+        let node_timeout = config(connection, home, "cluster-node-timeout").await;
         Ok(Self {
             maxmemory: field(&memory, "maxmemory").and_then(|n| n.parse().ok()).unwrap_or_default(),
             policy: field(&memory, "maxmemory_policy").unwrap_or_default().to_owned(),
@@ -121,11 +121,13 @@ async fn info(connection: &mut Connection, home: &str, section: &str) -> RedisRe
 }
 
 /// `None` where it may not be asked for.
-async fn config(connection: &mut Connection, name: &str) -> Option<u64> {
-    let Connection::Single(connection) = connection else { return None };
-    let asked =
-        cmd("CONFIG").arg("GET").arg(name).query_async::<(String, String)>(connection).await;
-    asked.ok()?.1.parse().ok()
+async fn config(connection: &mut Connection, home: &str, name: &str) -> Option<u64> {
+    // The key before it chooses the node.
+    let mut asked = redis::pipe();
+    asked.cmd("EXISTS").arg(home).ignore();
+    asked.cmd("CONFIG").arg("GET").arg(name);
+    let (found,) = asked.query_async::<((String, String),)>(connection).await.ok()?;
+    found.1.parse().ok()
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

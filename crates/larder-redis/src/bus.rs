@@ -25,6 +25,8 @@ use crate::{
 pub struct RedisBus {
     /// For commands that answer at once.
     link: Arc<Link>,
+    /// For appends that wait for replicas.
+    appends: Arc<Link>,
     /// For reads that wait: they would hold up everybody else's answers.
     reader: Arc<Link>,
     keys: Arc<[String; 5]>,
@@ -38,12 +40,13 @@ pub struct RedisBus {
 }
 
 impl RedisBus {
-    pub(crate) fn new(link: Arc<Link>, reader: Arc<Link>, name: &str, durable: u32) -> Self {
+    pub(crate) fn new([link, appends, reader]: [Arc<Link>; 3], name: &str, durable: u32) -> Self {
         // The braces choose one slot of a cluster for all of them.
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
             link,
+            appends,
             reader,
             keys: Arc::new(keys),
             log: Arc::new(Script::new(include_str!("log.lua"))),
@@ -82,7 +85,9 @@ impl RedisBus {
         }
         let durable = if matches!(act, Act::Append(_)) { self.durable } else { 0 };
         let home = self.keys[0].clone();
-        let asked = self.link.run(DEADLINE, |mut connection| async move {
+        // Who waits for replicas holds up all that follows on the same connection.
+        let link = if durable > 0 { &self.appends } else { &self.link };
+        let asked = link.run(DEADLINE, |mut connection| async move {
             let at = call.invoke_async::<(String, u64)>(&mut connection).await?;
             let copies = match durable {
                 0 => 0,
@@ -91,11 +96,10 @@ impl RedisBus {
             Ok((at, copies))
         });
         let ((epoch, number), copies) = self.heard(asked.await)?;
-        if copies < durable {
-            // It may be lost with its server: it is appended again, which is harmless.
-            return Err(BusError::new(BusErrorKind::Timeout));
-        }
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
+        if copies < durable {
+            return Err(BusError::unconfirmed(Position { epoch, number }));
+        }
         if !self.advised.swap(true, Ordering::Relaxed) {
             tokio::spawn(self.clone().warn());
         }
@@ -213,6 +217,7 @@ impl RedisBus {
             // A server that was stopped keeps its connections open for ever, and so does a primary that has become
             // a replica and refuses.
             self.link.forget();
+            self.appends.forget();
             bus_error(failure)
         })
     }

@@ -131,9 +131,9 @@ impl Redis {
         self
     }
 
-    /// Takes an invalidation for appended once this many replicas have it too; none by default. Where they do
-    /// not answer within half a second it stays queued and is appended again. Costs a round trip more, and
-    /// narrows what a fail-over can lose; what is lost all the same is found out by the epoch.
+    /// Says that an invalidation is logged once this many replicas have it too; none by default. Where they do not
+    /// answer within half a second it is `Queued`: it acts everywhere, and is appended again should its server be
+    /// replaced. Costs a round trip more, and narrows what a fail-over can lose.
     ///
     /// Source: [`WAIT`](https://redis.io/docs/latest/commands/wait/)
     #[doc(alias("WAIT", "synchronous replication"))]
@@ -192,8 +192,8 @@ impl Redis {
 
     /// The invalidation log.
     pub fn bus(&self) -> RedisBus {
-        let (link, reader) = (self.link(&self.server, SHORT), self.link(&self.server, None));
-        RedisBus::new(link, reader, &self.name, self.durable)
+        let links = [SHORT, SHORT, None].map(|patience| self.link(&self.server, patience));
+        RedisBus::new(links, &self.name, self.durable)
     }
 
     fn link(&self, server: &Server, patience: Option<Duration>) -> Arc<Link> {
@@ -203,7 +203,8 @@ impl Redis {
 
 impl Addresses {
     fn refused(&self, error: redis::RedisError) -> RedisUrlError {
-        RedisUrlError::new(&self.urls.join(", "), error)
+        let given: Vec<_> = self.urls.iter().map(|url| without_secrets(url)).collect();
+        RedisUrlError { given: given.join(", "), source: error }
     }
 }
 
@@ -289,5 +290,8 @@ mod tests {
             assert!(!shown.contains("secret"), "{shown}");
         }
         assert_eq!(without_secrets("nonsense"), "nonsense");
+        let urls = ["redis://u:secret@one", "redis://u:secret", "u:secret@["];
+        let error = Redis::cluster(urls).unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
     }
 }

@@ -80,8 +80,13 @@ end
 
 -- Whatever is due, whoever noted it.
 for _, packed in ipairs(redis.call('ZRANGEBYSCORE', due, 0, now, 'LIMIT', 0, 64)) do
-  local noted = cmsgpack.unpack(packed)
-  append(noted[2], noted[3])
+  local readable, noted = pcall(cmsgpack.unpack, packed)
+  if readable and type(noted) == 'table' and type(noted[2]) == 'string' and type(noted[3]) == 'table' then
+    append(noted[2], noted[3])
+  else
+    -- What nobody can read may be anything, and is read as that.
+    append('?', { 'h?' })
+  end
   redis.call('ZREM', due, packed)
 end
 

@@ -21,7 +21,8 @@ use crate::{
 /// From whom entries are read. The log and leases are always the primary's.
 ///
 /// A replica that lags gives an older entry or none: its stamp tells that it is no longer true, so it costs a
-/// miss and never a stale answer.
+/// miss and never a stale answer. With leases it can cost a fill, too: whoever has to find what the last holder wrote
+/// may look where it has not come yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {

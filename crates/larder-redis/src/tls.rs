@@ -3,7 +3,10 @@
 use std::fmt;
 
 use redis::{Client, ClientTlsConfig, RedisResult, TlsCertificates, cluster::ClusterClientBuilder};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
+};
 
 /// Certificates for `rediss://` URLs. Without any, servers are trusted whose certificate one of the roots of
 /// the system vouches for.
@@ -31,7 +34,7 @@ impl Certificates {
     ///
     /// # Errors
     ///
-    /// When there is no certificate, or no key.
+    /// When there is no certificate, no key, or the one does not fit the other.
     #[doc(alias("mTLS", "mutual TLS"))]
     pub fn client_certificate(
         mut self,
@@ -39,8 +42,13 @@ impl Certificates {
         key: impl Into<Vec<u8>>,
     ) -> Result<Self, CertificateError> {
         let (certificate, key) = (checked(certificate.into())?, key.into());
-        if PrivateKeyDer::from_pem_slice(&key).is_err() {
+        let Ok(private) = PrivateKeyDer::from_pem_slice(&key) else {
             return Err(CertificateError::new(CertificateErrorKind::NoKey));
+        };
+        let chain = CertificateDer::pem_slice_iter(&certificate).flatten().collect();
+        let provider = rustls::crypto::ring::default_provider();
+        if CertifiedKey::from_der(chain, private, &provider).is_err() {
+            return Err(CertificateError::new(CertificateErrorKind::Unusable));
         }
         self.client = Some((certificate, key));
         Ok(self)

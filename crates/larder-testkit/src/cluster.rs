@@ -108,7 +108,7 @@ impl SimulatedCluster {
         let larders = lines.iter().map(|line| {
             let faulty = FaultyStore::new(store.clone(), dice.clone(), *failing_percent, *longest);
             let builder = Larder::builder().cells(1 << 10).bus(line.clone());
-            let builder = options(builder.store(faulty).leases(store.clone()));
+            let builder = options(builder.store(faulty.clone()).leases(faulty));
             builder.build().expect("the options are valid")
         });
         Self { larders: larders.collect(), lines, log, store }

@@ -96,12 +96,15 @@ pub async fn bus(bus: &dyn Bus) {
     assert_eq!(read[0].1.what, record("a").what, "records come as they were appended");
     let none = bus.read(end, Duration::from_millis(10)).await.expect("a healthy log is read");
     assert!(none.is_empty(), "there is nothing after the end");
-    let kept = bus.schedule(1, &record("later"), Duration::from_millis(20)).await;
-    assert_eq!(kept.expect("a healthy log keeps").epoch, end.epoch, "it says in which epoch");
+    let later = record("later");
+    for _ in 0..2 {
+        let kept = bus.schedule(1, &later, Duration::from_millis(20)).await;
+        assert_eq!(kept.expect("a healthy log keeps").epoch, end.epoch, "it says in which epoch");
+    }
     assert_eq!(bus.end(None).await.expect("it answers"), end, "what is due later is not there yet");
     tokio::time::sleep(Duration::from_millis(50)).await;
     let due = bus.end(None).await.expect("a healthy log knows its end");
-    assert_eq!(due.number, end.number + 1, "what is due is appended by whoever asks");
+    assert_eq!(due.number, end.number + 1, "what is due is appended by whoever asks, once");
     let read = bus.read(end, MINUTE).await.expect("a healthy log is read");
     assert_eq!(read[0].1.what, record("later").what, "as it was kept");
     let end = due;

@@ -223,3 +223,33 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
         })
     }
 }
+
+impl<S: Store + Leases + Clone> Leases for FaultyStore<S> {
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        expiry: Duration,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(async move {
+            let stalled = self.stall().await;
+            if stalled.is_ok() || self.dice.chance(50) {
+                let taken = self.inner.take(key, holder, expiry).await;
+                return stalled.and(taken);
+            }
+            Err(StoreError::new(StoreErrorKind::Timeout))
+        })
+    }
+
+    fn give_back<'a>(
+        &'a self,
+        key: &'a str,
+        holder: Origin,
+        vain: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.stall().await?;
+            self.inner.give_back(key, holder, vain).await
+        })
+    }
+}

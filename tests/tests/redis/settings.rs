@@ -1,5 +1,7 @@
 //! What a server has to be allowed, and what larder says of its settings.
 
+use std::time::Duration;
+
 use larder_redis::{Advice, Redis};
 use larder_testkit::conformance;
 
@@ -17,6 +19,11 @@ async fn settings_that_cost_something_are_told() {
     assert_eq!(advice().await, []);
     let cluster = Cluster::start(3, 0).await;
     assert_eq!(cluster.redis().advice().await.unwrap(), []);
+    for node in &cluster.nodes {
+        node.cli(&["CONFIG", "SET", "cluster-node-timeout", "60000"]);
+    }
+    let slow = Advice::SlowFailover { node_timeout: Duration::from_secs(60) };
+    assert_eq!(cluster.redis().advice().await.unwrap(), [slow]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const MAX_PENDING: usize = 16 * 1024;
 /// How many may wait for their time before the end of a grace comes at once.
 pub(crate) const MAX_DUE: usize = 16 * 1024;
+/// How many that are scheduled are handed to a log before anything else is done.
+const MOST_AT_ONCE: usize = 64;
 /// How many of our own are kept to be compared with what the log brings.
 const MAX_OWN: usize = 1024;
 /// How many of our own are kept to be appended again if the log is replaced.
@@ -72,8 +74,8 @@ pub(crate) struct Writer {
     retained: VecDeque<(Moment, Record)>,
     schedule: BinaryHeap<Reverse<Scheduled>>,
     own: VecDeque<(Position, Record)>,
-    /// In which epoch the log keeps what this process has scheduled.
-    registered: HashMap<u64, Epoch>,
+    /// In which epoch the log keeps what this process has scheduled, if it does.
+    registered: HashMap<u64, Option<Epoch>>,
     next: u64,
 }
 
@@ -143,26 +145,31 @@ impl Writer {
     /// Notes what acts later. Gives the number by which the log may know it.
     pub(crate) fn schedule(&mut self, at: Moment, due: Due) -> u64 {
         self.next += 1;
+        if matches!(due, Due::Publish(_)) {
+            self.registered.insert(self.next, None);
+        }
         self.schedule.push(Reverse(Scheduled { at, order: self.next, due }));
         self.next
     }
 
     /// The log of this epoch keeps what was scheduled under this number.
     pub(crate) fn note_registered(&mut self, id: u64, epoch: Epoch) {
-        if self.schedule.iter().any(|Reverse(scheduled)| scheduled.order == id) {
-            self.registered.insert(id, epoch);
+        // What has acted meanwhile is on the list no more.
+        if let Some(kept) = self.registered.get_mut(&id) {
+            *kept = Some(epoch);
         }
     }
 
-    /// Invalidations that act later and that the log of this epoch does not keep.
+    /// Some of the invalidations that act later and that the log of this epoch does not keep.
     pub(crate) fn unregistered(&self, epoch: Epoch) -> Vec<(u64, Moment, Record)> {
         let of = |scheduled: &Scheduled| match &scheduled.due {
-            Due::Publish(record) if self.registered.get(&scheduled.order) != Some(&epoch) => {
+            Due::Publish(record) if self.registered.get(&scheduled.order) != Some(&Some(epoch)) => {
                 Some((scheduled.order, scheduled.at, record.clone()))
             }
             _ => None,
         };
-        self.schedule.iter().filter_map(|Reverse(scheduled)| of(scheduled)).collect()
+        let all = self.schedule.iter().filter_map(|Reverse(scheduled)| of(scheduled));
+        all.take(MOST_AT_ONCE).collect()
     }
 
     pub(crate) fn next_due(&self) -> Moment {

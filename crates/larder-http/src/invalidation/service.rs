@@ -57,10 +57,10 @@ impl<S, U> Invalidation<S, U> {
     {
         let (options, mut inner) = (Arc::clone(&self.options), self.ready_inner());
         let waiting = async move {
-            let patience = options.positions.as_ref().map(ReadYourWrites::patience);
-            let reached = options.larder.reach(position, patience.unwrap_or_default()).await;
-            // After that: what is read from now on has seen what was waited for.
-            let scope = options.larder.open_scope();
+            let reached = options.reach(position).await;
+            // After that: what is read from now on has seen what was waited for. Inside another layer it is part of
+            // what that one makes.
+            let scope = options.larder.scope();
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
@@ -104,9 +104,25 @@ where
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
         let mut inner = self.ready_inner();
+        let options = Arc::clone(&self.options);
         // Called inside the future, so that a panic in `call` is followed by the invalidation too.
-        let called = scope.scoped(async move { inner.call(request).await });
+        let called = async move {
+            let reached = match carried {
+                Some(position) => options.reach(position).await,
+                None => true,
+            };
+            let scope = if reached { scope } else { scope.distrusting() };
+            scope.scoped(async move { inner.call(request).await }).await
+        };
         ResponseFuture::write(write.follow(called), Arc::clone(&self.options))
+    }
+}
+
+impl Options {
+    /// Waits until this process has seen what its client has, for as long as it may.
+    async fn reach(&self, position: Position) -> bool {
+        let patience = self.positions.as_ref().map(ReadYourWrites::patience);
+        self.larder.reach(position, patience.unwrap_or_default()).await
     }
 }
 

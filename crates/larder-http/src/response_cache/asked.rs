@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{
-    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Tiers,
-    Wait,
+    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -306,7 +305,9 @@ impl Asked {
             },
         };
         match landing {
-            Landing::Landed(entry) if wait.came_early() && self.is_mine(&entry) => {
+            Landing::Landed(entry)
+                if (wait.came_early() || self.is_fresh(&entry)) && self.is_mine(&entry) =>
+            {
                 self.record(Event::Collapsed);
                 Ok(self.collapsed(&entry, why))
             }
@@ -317,6 +318,11 @@ impl Asked {
                 None => Err(GiveUp::Again),
             },
         }
+    }
+
+    fn is_fresh(&self, entry: &AnyEntry) -> bool {
+        let larder = &self.plan.larder;
+        larder.standing(entry, larder.now()) == Standing::Fresh
     }
 
     /// An answer that has begun: the same bytes, as they come.
@@ -404,7 +410,7 @@ impl Asked {
     /// From the shared store: the response of this address, or of the variant that the request selects.
     pub(super) async fn fetch(&self, lead: &mut Lead) -> Option<AnyEntry> {
         let plan = &self.plan;
-        if !plan.larder.has_store() || plan.options.tiers == Tiers::MEMORY {
+        if !plan.larder.shares(plan.options.tiers) {
             return None;
         }
         plan.larder.fetch_in_turn(lead, plan.options.lease, || self.fetch_once()).await

@@ -227,7 +227,7 @@ impl Fill {
             age: Duration::ZERO,
             filled,
             cost: Duration::ZERO,
-            tiers: Tiers::BOTH,
+            tiers: if larder.shares(self.plan.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
         };
         larder.entry(draft, &larder.open_scope(), kept).ok()
     }
