@@ -62,6 +62,7 @@
 //!
 //! - `axum` (default): the module `axum`.
 //! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster.
+//! - `sql`, `sqlite`: the module `sql`, cached queries.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::*;
@@ -82,6 +83,12 @@ pub mod semantics {
 #[cfg(feature = "redis")]
 pub mod redis {
     pub use larder_redis::*;
+}
+
+/// Queries that are cached with one line and dropped by what is written.
+#[cfg(feature = "sql")]
+pub mod sql {
+    pub use larder_sql::*;
 }
 
 /// Extractors, and layers that know what nesting strips from a path.

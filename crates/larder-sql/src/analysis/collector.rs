@@ -1,0 +1,340 @@
+//! Walks over a statement and gathers what the rules ask for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
+
+use sqlparser::ast::{
+    Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, ObjectName,
+    OnConflictAction, OnInsert, Query, Select, SetExpr, SqliteOnConflict, Statement, TableFactor,
+    TableObject, Update, UpdateTableFromKind, Visitor,
+};
+
+use super::{
+    Analysis, Change, Nature,
+    functions::{self, Purity},
+    pins::{self, Occurrence, Pinned},
+};
+use crate::catalog::{Catalog, folded};
+
+pub(super) struct Collector<'a> {
+    catalog: Option<&'a Catalog>,
+    /// How often each relation is named.
+    relations: BTreeMap<String, usize>,
+    pinned: BTreeMap<String, Vec<Pinned>>,
+    not_relations: BTreeSet<String>,
+    changes: Vec<Change>,
+    volatile: Option<&'static str>,
+    defines: bool,
+    unknown: Option<&'static str>,
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(catalog: Option<&'a Catalog>) -> Self {
+        Self {
+            catalog,
+            relations: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            not_relations: BTreeSet::new(),
+            changes: Vec::new(),
+            volatile: None,
+            defines: false,
+            unknown: None,
+        }
+    }
+
+    pub(super) fn finish(mut self, fingerprint: String) -> Analysis {
+        let reads = self.reads();
+        let nature = match (self.unknown, self.volatile) {
+            (Some(why), _) => Nature::Unknown(why),
+            _ if self.defines => Nature::Definition,
+            _ if !self.changes.is_empty() => Nature::Write,
+            (_, Some(why)) => Nature::Volatile(why),
+            _ => Nature::Query,
+        };
+        Analysis { fingerprint, nature, reads, changes: self.changes }
+    }
+
+    /// Rules 1 and 3.
+    fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pinned>>> {
+        let mut reads = BTreeMap::new();
+        for (relation, times) in std::mem::take(&mut self.relations) {
+            let is_table = self.catalog.is_some_and(|catalog| catalog.is_table(&relation));
+            if self.not_relations.contains(&relation) && !is_table && self.catalog.is_some() {
+                continue;
+            }
+            if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
+                reads.entry(relation).or_insert(Some(pinned));
+                continue;
+            }
+            let made_of = match self.catalog {
+                Some(catalog) => catalog.made_of(&relation),
+                None => Some(BTreeSet::from([relation])),
+            };
+            match made_of {
+                // The whole of a table, whatever else names some of its rows.
+                Some(tables) => reads.extend(tables.into_iter().map(|table| (table, None))),
+                None => self.volatile = self.volatile.or(Some("unknown-relation")),
+            }
+        }
+        reads
+    }
+
+    fn call(&mut self, purity: Purity) {
+        match purity {
+            Purity::Pure => {}
+            Purity::Volatile => self.volatile = self.volatile.or(Some("volatile")),
+            Purity::Unknown => self.unknown = self.unknown.or(Some("unknown-function")),
+        }
+    }
+
+    fn change(&mut self, table: Option<String>, rows: Option<Vec<Pinned>>, what: Touches) {
+        let Some(table) = table else {
+            self.unknown = self.unknown.or(Some("unknown-table"));
+            return;
+        };
+        let with = match self.catalog {
+            Some(catalog) if catalog.is_table(&table) => {
+                catalog.changes_with(&table, what.deletes, what.updates)
+            }
+            // A view, or a table that has been made since.
+            Some(_) => None,
+            None => Some(BTreeSet::new()),
+        };
+        self.changes.push(Change { table, rows, with });
+    }
+
+    fn insert(&mut self, insert: &Insert) {
+        let table = match &insert.table {
+            TableObject::TableName(name) => pins::relation(name),
+            _ => None,
+        };
+        let replaces = insert.replace_into || matches!(insert.or, Some(SqliteOnConflict::Replace));
+        let key = self.key(table.as_deref());
+        let updates = match &insert.on {
+            None => Some(false),
+            Some(OnInsert::OnConflict(conflict)) => match &conflict.action {
+                OnConflictAction::DoNothing => Some(false),
+                OnConflictAction::DoUpdate(update) => {
+                    let target = conflict.conflict_target.as_ref();
+                    // An upsert over the key changes the row that it names; over another one, any.
+                    let is_over_key = target.is_some_and(|target| is_key(target, &key));
+                    (is_over_key && !touches(&update.assignments, &key)).then_some(true)
+                }
+            },
+            Some(_) => None,
+        };
+        let rows = match updates {
+            Some(_) if !replaces => inserted(insert, &key),
+            _ => None,
+        };
+        let what = Touches { deletes: replaces, updates: updates != Some(false) };
+        self.change(table, rows, what);
+    }
+
+    fn update(&mut self, update: &Update) {
+        let mut occurrences = Occurrence::all(std::slice::from_ref(&update.table));
+        let from = match &update.from {
+            Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => {
+                &from[..]
+            }
+            None => &[],
+        };
+        occurrences.extend(Occurrence::all(from));
+        let table = table_of(&update.table.relation);
+        let key = self.key(table.as_deref());
+        let replaces = matches!(update.or, Some(SqliteOnConflict::Replace));
+        let names_rows = !replaces && !touches(&update.assignments, &key);
+        let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
+        let what = Touches { deletes: replaces, updates: true };
+        self.change(table, rows.filter(|_| names_rows), what);
+    }
+
+    fn delete(&mut self, delete: &Delete) {
+        let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+        let [target] = &from[..] else {
+            self.unknown = self.unknown.or(Some("several-tables"));
+            return;
+        };
+        let mut occurrences = Occurrence::all(from);
+        occurrences.extend(Occurrence::all(delete.using.as_deref().unwrap_or_default()));
+        let table = table_of(&target.relation);
+        let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
+        self.change(table, rows, Touches { deletes: true, updates: false });
+    }
+
+    /// The rows of the written table that a condition leaves. The table itself is the first occurrence.
+    fn named(
+        &self,
+        occurrences: &[Occurrence],
+        condition: Option<&Expr>,
+        table: Option<&str>,
+    ) -> Option<Vec<Pinned>> {
+        let pinned = pins::pinned(occurrences, condition, self.catalog?);
+        // The same table once more in a `FROM` may be the one that is pinned.
+        let mut own = pinned.into_iter().filter(|(name, _)| Some(&**name) == table);
+        match (own.next(), own.next()) {
+            (Some((_, rows)), None) if occurrences.len() == 1 => Some(vec![rows]),
+            _ => None,
+        }
+    }
+
+    fn key(&self, table: Option<&str>) -> Vec<String> {
+        let key = table.zip(self.catalog).map(|(table, catalog)| catalog.key(table));
+        key.unwrap_or_default().iter().map(|column| column.name.clone()).collect()
+    }
+}
+
+/// What a write may do to rows besides bringing new ones.
+#[derive(Clone, Copy)]
+struct Touches {
+    deletes: bool,
+    updates: bool,
+}
+
+impl Visitor for Collector<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        if let Some(with) = &query.with {
+            let names = with.cte_tables.iter().map(|table| folded(&table.alias.name.value));
+            self.not_relations.extend(names);
+        }
+        if !query.locks.is_empty() {
+            self.volatile = self.volatile.or(Some("for-update"));
+        }
+        if !is_plain(&query.body) || !query.pipe_operators.is_empty() {
+            self.unknown = self.unknown.or(Some("not-understood"));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if select.into.is_some() || !select.lateral_views.is_empty() {
+            self.unknown = self.unknown.or(Some("not-understood"));
+        }
+        if let Some(catalog) = self.catalog {
+            let occurrences = Occurrence::all(&select.from);
+            for (table, rows) in pins::pinned(&occurrences, select.selection.as_ref(), catalog) {
+                self.pinned.entry(table).or_default().push(rows);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        match pins::relation(relation) {
+            Some(name) => *self.relations.entry(name).or_default() += 1,
+            None => self.unknown = self.unknown.or(Some("not-understood")),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table { name, args: Some(_), .. } => {
+                let name = pins::relation(name).unwrap_or_default();
+                self.call(functions::of_name(&name));
+                self.not_relations.insert(name);
+            }
+            TableFactor::Table { sample: Some(_), .. } => {
+                self.volatile = self.volatile.or(Some("volatile"));
+            }
+            TableFactor::Table { .. }
+            | TableFactor::Derived { .. }
+            | TableFactor::NestedJoin { .. }
+            | TableFactor::UNNEST { .. } => {}
+            _ => self.unknown = self.unknown.or(Some("not-understood")),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Function(function) => {
+                let name = pins::relation(&function.name).unwrap_or_default();
+                self.call(functions::of(function, &name));
+            }
+            // What stands for a function without brackets.
+            Expr::Identifier(name)
+                if name.quote_style.is_none()
+                    && functions::of_name(&folded(&name.value)) == Purity::Volatile =>
+            {
+                self.call(Purity::Volatile);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
+        match statement {
+            Statement::Query(_) => {}
+            Statement::Insert(insert) => self.insert(insert),
+            Statement::Update(update) => self.update(update),
+            Statement::Delete(delete) => self.delete(delete),
+            Statement::StartTransaction { .. }
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint { .. }
+            | Statement::ReleaseSavepoint { .. } => {
+                self.unknown = self.unknown.or(Some("transaction-control"));
+            }
+            _ => self.defines = true,
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_plain(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => is_plain(left) && is_plain(right),
+        SetExpr::Table(_) | SetExpr::Merge(_) => false,
+        _ => true,
+    }
+}
+
+fn table_of(factor: &TableFactor) -> Option<String> {
+    match factor {
+        TableFactor::Table { name, args: None, .. } => pins::relation(name),
+        _ => None,
+    }
+}
+
+fn touches(assignments: &[Assignment], key: &[String]) -> bool {
+    let is_key = |name: &ObjectName| pins::relation(name).is_none_or(|name| key.contains(&name));
+    assignments.iter().any(|assignment| match &assignment.target {
+        AssignmentTarget::ColumnName(name) => is_key(name),
+        AssignmentTarget::Tuple(names) => names.iter().any(is_key),
+    })
+}
+
+fn is_key(target: &ConflictTarget, key: &[String]) -> bool {
+    match target {
+        ConflictTarget::Columns(columns) => {
+            let columns: BTreeSet<_> = columns.iter().map(|column| folded(&column.value)).collect();
+            !key.is_empty() && columns == key.iter().cloned().collect()
+        }
+        ConflictTarget::OnConstraint(_) => false,
+    }
+}
+
+/// The rows that an `INSERT` names by the values it has for the key.
+fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<Pinned>> {
+    if key.is_empty() {
+        return None;
+    }
+    let columns: Vec<_> = insert.columns.iter().map(pins::relation).collect();
+    let places: Option<Vec<usize>> = key
+        .iter()
+        .map(|key| columns.iter().position(|column| column.as_deref() == Some(key)))
+        .collect();
+    let places = places?;
+    let SetExpr::Values(values) = &*insert.source.as_ref()?.body else { return None };
+    let row = |row: &Vec<Expr>| {
+        let value = |place: &usize| Some(vec![pins::operand(row.get(*place)?)?]);
+        places.iter().map(value).collect::<Option<Pinned>>()
+    };
+    values.rows.iter().map(|parens| row(parens)).collect()
+}

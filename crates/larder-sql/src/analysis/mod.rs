@@ -1,0 +1,232 @@
+//! What a statement reads and writes, found out once for each text.
+//!
+//! # The rules
+//!
+//! A query is a function of the rows of its tables. What it depends on is found as follows; each step can only
+//! make it depend on more than it does.
+//!
+//! 1. Every relation that is named anywhere in it, by joins, subqueries, CTEs and unions, counts with all its rows; a view
+//!    counts as what it is made of. The name of a CTE is no relation, unless a table has the same name.
+//! 2. An occurrence of a table in a `FROM` is *pinned* when the `WHERE` of the same `SELECT` is a conjunction, and for
+//!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only rows of
+//!    the joined tables that satisfy the `WHERE` get any further, and such a row is made with a row of this occurrence
+//!    whose key is one of those: all other rows of the table could be anything. That holds for outer joins, too:
+//!    the row of nulls in the place of a missing one does not satisfy the condition.
+//! 3. If *each* occurrence of a table is pinned, the query depends on these rows only, there or not there (an
+//!    `INSERT` that brings one of them changes it). Else on the whole table.
+//! 4. Values pin only where they compare with the column as they are written: whole numbers with a column of whole
+//!    numbers, texts with a column that compares texts byte by byte. All else depends on the whole table.
+//!
+//! A write changes
+//!
+//! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key; what
+//!    depends on the table as a whole changes with them;
+//! 2. any row of the table where it names none, changes a key, or may remove rows it does not name (`REPLACE`, an
+//!    upsert over another unique key);
+//! 3. all tables that change with it by foreign keys and triggers, as a whole, and whatever changes with those;
+//! 4. everything, where nobody can say: definitions, statements that are not understood, functions that are not known,
+//!    triggers that cannot be read.
+//!
+//! A query whose tags were all found before a write is dropped by it whenever its answer can have changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use ahash::RandomState;
+use parking_lot::RwLock;
+use sha2::{Digest as _, Sha256};
+use sqlparser::{
+    ast::Visit as _,
+    dialect::{Dialect, PostgreSqlDialect, SQLiteDialect},
+    parser::Parser,
+    tokenizer::{Token, Tokenizer},
+};
+
+use self::collector::Collector;
+use crate::catalog::Catalog;
+
+mod collector;
+mod functions;
+mod pins;
+
+pub(crate) use self::pins::{Operand, Pinned};
+
+/// How a database writes SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SqlDialect {
+    /// As SQLite does.
+    Sqlite,
+    /// As PostgreSQL does.
+    Postgres,
+}
+
+impl SqlDialect {
+    fn parser(self) -> &'static dyn Dialect {
+        match self {
+            Self::Sqlite => &SQLiteDialect {},
+            Self::Postgres => &PostgreSqlDialect {},
+        }
+    }
+}
+
+/// What a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nature {
+    /// It only reads, and gives the same while nothing is written.
+    Query,
+    /// It only reads, but what it gives is not to be kept, for this reason.
+    Volatile(&'static str),
+    /// It writes what is known.
+    Write,
+    /// It changes tables themselves.
+    Definition,
+    /// It may do anything, for this reason.
+    Unknown(&'static str),
+}
+
+/// What is known of a statement.
+#[derive(Clone, Debug)]
+pub(crate) struct Analysis {
+    /// Stands for its text, whitespace and comments aside.
+    pub(crate) fingerprint: String,
+    pub(crate) nature: Nature,
+    /// What it reads: of each table the rows that it is pinned to, or all.
+    pub(crate) reads: BTreeMap<String, Option<Vec<Pinned>>>,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// What a statement writes of one table.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) table: String,
+    /// The rows that it names; any where it names none.
+    pub(crate) rows: Option<Vec<Pinned>>,
+    /// All that changes with it, as a whole. `None` when it may be anything.
+    pub(crate) with: Option<BTreeSet<String>>,
+}
+
+impl Analysis {
+    pub(crate) fn of(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
+        let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
+        let Ok(tokens) = tokens else { return Self::unknown(text, "not-understood") };
+        let tokens = numbered(tokens);
+        let normalised = normalised(&tokens);
+        let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements();
+        match parsed.as_deref() {
+            Ok([statement]) => {
+                let mut collector = Collector::new(catalog);
+                let _unbroken = statement.visit(&mut collector);
+                collector.finish(fingerprint(&normalised))
+            }
+            Ok(_) => Self::unknown(&normalised, "several-statements"),
+            Err(_) => Self::unknown(&normalised, "not-understood"),
+        }
+    }
+
+    fn unknown(text: &str, why: &'static str) -> Self {
+        Self {
+            fingerprint: fingerprint(text),
+            nature: Nature::Unknown(why),
+            reads: BTreeMap::new(),
+            changes: Vec::new(),
+        }
+    }
+}
+
+/// What several statements write, as in the body of a trigger. `None` when it may be anything.
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) fn written_by(
+    tokens: Vec<Token>,
+    dialect: SqlDialect,
+    catalog: &Catalog,
+) -> Option<BTreeSet<String>> {
+    let statements = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
+    let mut tables = BTreeSet::new();
+    for statement in statements {
+        let mut collector = Collector::new(Some(catalog));
+        let _unbroken = statement.visit(&mut collector);
+        let analysis = collector.finish(String::new());
+        match analysis.nature {
+            Nature::Query | Nature::Volatile(_) | Nature::Write => {
+                tables.extend(analysis.changes.into_iter().map(|change| change.table));
+            }
+            Nature::Definition | Nature::Unknown(_) => return None,
+        }
+    }
+    Some(tables)
+}
+
+/// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
+    let parsed = Parser::parse_sql(dialect.parser(), query).ok()?;
+    let [sqlparser::ast::Statement::CreateView(view)] = &parsed[..] else { return None };
+    let mut collector = Collector::new(None);
+    let _unbroken = view.query.visit(&mut collector);
+    let analysis = collector.finish(String::new());
+    (analysis.nature == Nature::Query).then(|| analysis.reads.into_keys().collect())
+}
+
+/// All statements that were analysed. When there are too many it begins anew: a program has so many texts, and
+/// whoever writes values into them has more than can be kept.
+#[derive(Debug, Default)]
+pub(crate) struct Analyses {
+    known: RwLock<HashMap<Arc<str>, Arc<Analysis>, RandomState>>,
+}
+
+impl Analyses {
+    pub(crate) fn get(&self, text: &str, make: impl FnOnce() -> Analysis) -> Arc<Analysis> {
+        if let Some(known) = self.known.read().get(text) {
+            return Arc::clone(known);
+        }
+        let analysis = Arc::new(make());
+        let mut known = self.known.write();
+        if known.len() >= MOST_TEXTS {
+            known.clear();
+        }
+        known.insert(text.into(), Arc::clone(&analysis));
+        analysis
+    }
+
+    pub(crate) fn clear(&self) {
+        self.known.write().clear();
+    }
+}
+
+/// A `?` takes the number after the largest so far, as SQLite counts.
+fn numbered(tokens: Vec<Token>) -> Vec<Token> {
+    let mut largest = 0;
+    let number = |token| match token {
+        Token::Placeholder(name) if name.starts_with('?') => {
+            let given = name[1..].parse::<usize>().unwrap_or(largest + 1);
+            largest = largest.max(given);
+            Token::Placeholder(format!("?{given}"))
+        }
+        token => token,
+    };
+    tokens.into_iter().map(number).collect()
+}
+
+fn normalised(tokens: &[Token]) -> String {
+    let mut text = String::new();
+    for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
+        write!(text, "{token} ").expect("a string takes whatever is written to it");
+    }
+    text
+}
+
+fn fingerprint(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest[..16].iter().fold(String::with_capacity(32), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes whatever is written to it");
+        hex
+    })
+}
+
+const MOST_TEXTS: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Which rows of a table a condition leaves: rule 2.
+
+use sqlparser::ast::{
+    BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, TableFactor, TableWithJoins,
+    UnaryOperator, Value,
+};
+
+use crate::catalog::{Catalog, KeyColumn, folded};
+
+/// The rows of a table whose key is one of these: for each column of the key its alternatives.
+pub(crate) type Pinned = Vec<Vec<Operand>>;
+
+/// A value of a key, as it stands in a statement.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Operand {
+    /// The value that is bound at this place, counted from 0.
+    Bound(usize),
+    Int(i64),
+    Text(String),
+}
+
+/// A table in a `FROM`, and the name under which its columns are known there.
+#[derive(Debug)]
+pub(super) struct Occurrence {
+    /// `None` for what is no plain table.
+    table: Option<String>,
+    name: Option<String>,
+}
+
+impl Occurrence {
+    pub(super) fn all(from: &[TableWithJoins]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for tree in from {
+            Self::add(&tree.relation, &mut all);
+            tree.joins.iter().for_each(|join| Self::add(&join.relation, &mut all));
+        }
+        all
+    }
+
+    fn add(factor: &TableFactor, all: &mut Vec<Self>) {
+        match factor {
+            TableFactor::Table { name, alias, args: None, .. } => {
+                let table = relation(name);
+                let renames = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
+                let known_as = alias.as_ref().map(|alias| folded(&alias.name.value));
+                all.push(Self {
+                    name: known_as.or_else(|| table.clone()),
+                    table: table.filter(|_| !renames && is_of_the_usual_schema(name)),
+                });
+            }
+            TableFactor::NestedJoin { table_with_joins, alias: None } => {
+                Self::add(&table_with_joins.relation, all);
+                let joins = table_with_joins.joins.iter();
+                joins.for_each(|join| Self::add(&join.relation, all));
+            }
+            _ => all.push(Self { table: None, name: None }),
+        }
+    }
+}
+
+/// The tables of a `FROM` that a condition pins, with the rows that it leaves.
+pub(super) fn pinned(
+    occurrences: &[Occurrence],
+    condition: Option<&Expr>,
+    catalog: &Catalog,
+) -> Vec<(String, Pinned)> {
+    let mut members = Vec::new();
+    if let Some(condition) = condition {
+        conjuncts(condition, &mut members);
+    }
+    let of = |occurrence: &Occurrence| {
+        let table = occurrence.table.as_ref()?;
+        let key = catalog.key(table);
+        if key.is_empty() {
+            return None;
+        }
+        let values = |column: &KeyColumn| {
+            let mut found = members
+                .iter()
+                .filter(|(tested, _)| is_column(tested, column, occurrence, occurrences))
+                .map(|(_, values)| values.clone());
+            found.next()
+        };
+        let pinned: Option<Pinned> = key.iter().map(values).collect();
+        Some((table.clone(), pinned?))
+    };
+    occurrences.iter().filter_map(of).collect()
+}
+
+/// The last part of the name of a relation.
+pub(super) fn relation(name: &ObjectName) -> Option<String> {
+    match name.0.last()? {
+        ObjectNamePart::Identifier(part) => Some(folded(&part.value)),
+        ObjectNamePart::Function(_) => None,
+    }
+}
+
+/// Whether a name is of the schema that the catalog describes.
+fn is_of_the_usual_schema(name: &ObjectName) -> bool {
+    match &name.0[..] {
+        [_] => true,
+        [ObjectNamePart::Identifier(schema), _] => {
+            ["main", "public"].contains(&folded(&schema.value).as_str())
+        }
+        _ => false,
+    }
+}
+
+/// A value as it stands, where it can be compared without knowing what the database makes of it.
+pub(super) fn operand(expr: &Expr) -> Option<Operand> {
+    match expr {
+        Expr::Nested(inner) => operand(inner),
+        Expr::Value(value) => match &value.value {
+            Value::Number(number, _) => number.parse().ok().map(Operand::Int),
+            Value::SingleQuotedString(text) => Some(Operand::Text(text.clone())),
+            Value::Placeholder(name) => {
+                let number = name.strip_prefix(['?', '$'])?.parse::<usize>().ok()?;
+                number.checked_sub(1).map(Operand::Bound)
+            }
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match operand(expr)? {
+            Operand::Int(number) => number.checked_neg().map(Operand::Int),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The members of a conjunction that compare something with values.
+fn conjuncts<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) {
+    match condition {
+        Expr::Nested(inner) => conjuncts(inner, members),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            conjuncts(left, members);
+            conjuncts(right, members);
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+            let member = operand(right).map(|value| (&**left, value));
+            let member = member.or_else(|| operand(left).map(|value| (&**right, value)));
+            members.extend(member.map(|(tested, value)| (tested, vec![value])));
+        }
+        Expr::InList { expr, list, negated: false } => {
+            let values: Option<Vec<_>> = list.iter().map(operand).collect();
+            members.extend(values.map(|values| (&**expr, values)));
+        }
+        _ => {}
+    }
+}
+
+/// Whether an expression is this column of this occurrence and of no other.
+fn is_column(
+    tested: &Expr,
+    column: &KeyColumn,
+    occurrence: &Occurrence,
+    all: &[Occurrence],
+) -> bool {
+    let is = |ident: &Ident, name: &str| folded(&ident.value) == name;
+    match tested {
+        Expr::Nested(inner) => is_column(inner, column, occurrence, all),
+        Expr::Identifier(name) => all.len() == 1 && is(name, &column.name),
+        Expr::CompoundIdentifier(parts) => match &parts[..] {
+            [table, name] => {
+                let known_as = folded(&table.value);
+                let same = all.iter().filter(|other| other.name.as_deref() == Some(&known_as));
+                same.count() == 1
+                    && occurrence.name.as_deref() == Some(&known_as)
+                    && is(name, &column.name)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}

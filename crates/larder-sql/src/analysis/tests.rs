@@ -1,0 +1,206 @@
+use super::*;
+use crate::{
+    catalog::{KeyKind, Table},
+    tags::Tags,
+    value::SqlValue,
+};
+
+fn catalog() -> Catalog {
+    let id = || Table::new().key("id", KeyKind::Integer);
+    Catalog::new()
+        .table("products", id().child("reviews", true, false))
+        .table("reviews", id())
+        .table("categories", Table::new().key("slug", KeyKind::Text))
+        .table("lines", Table::new().key("cart", KeyKind::Text).key("product", KeyKind::Integer))
+        .table("notes", Table::new())
+        .table("audited", id().triggers(["notes"]))
+        .table("strange", id().triggers_anything())
+        .view("cheap", ["products"])
+        .view("cheaper", ["cheap", "categories"])
+}
+
+fn analysed(text: &str) -> Analysis {
+    Analysis::of(text, SqlDialect::Sqlite, Some(&catalog()))
+}
+
+fn read(text: &str, values: &[SqlValue]) -> String {
+    let analysis = analysed(text);
+    let tags = Tags::new("d").read_by(&analysis, Some(&catalog()), values);
+    let texts = tags.iter().map(|tag| tag.as_str().trim_start_matches("sql:d:").to_owned());
+    let mut texts: Vec<_> = texts.collect();
+    texts.sort();
+    match analysis.nature {
+        Nature::Query => texts.join(" "),
+        other => format!("{other:?} {}", texts.join(" ")),
+    }
+}
+
+fn written(text: &str, values: &[SqlValue]) -> String {
+    let targets = Tags::new("d").written_by(&analysed(text), Some(&catalog()), values);
+    let texts = targets.into_iter().map(|target| format!("{target:?}"));
+    let short = |text: String| {
+        let of = |text: &str| text.split('"').nth(1).unwrap_or(text).to_owned();
+        of(&text).replace("sql:d:", "")
+    };
+    texts.map(short).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
+    let bound = [SqlValue::from(42), SqlValue::from("x")];
+    let rows = [
+        ("SELECT * FROM products WHERE id = 7", "products:7"),
+        ("SELECT * FROM Products AS p WHERE ((p.ID = ?) AND p.price > 3)", "products:42"),
+        ("SELECT * FROM products WHERE ?1 = id", "products:42"),
+        ("SELECT * FROM products WHERE id IN (1, ?, -3)", "products:-3 products:1 products:42"),
+        ("SELECT * FROM \"main\".\"products\" WHERE \"id\" = 7", "products:7"),
+        // Not a conjunction, not the key, not a value as it is written.
+        ("SELECT * FROM products WHERE id = 7 OR stock = 0", "products"),
+        ("SELECT * FROM products WHERE NOT (id = 7)", "products"),
+        ("SELECT * FROM products WHERE id NOT IN (7)", "products"),
+        ("SELECT * FROM products WHERE id > 7", "products"),
+        ("SELECT * FROM products WHERE id = '7'", "products"),
+        ("SELECT * FROM products WHERE id = 7.0", "products"),
+        ("SELECT * FROM products WHERE id = ?2", "products"),
+        ("SELECT * FROM products WHERE id = ?9", "products"),
+        ("SELECT * FROM products WHERE id = NULL", "products"),
+        ("SELECT * FROM products WHERE id = stock", "products"),
+        ("SELECT * FROM products WHERE id + 0 = 7", "products"),
+        ("SELECT * FROM other.products WHERE id = 7", "products"),
+        ("SELECT * FROM products p(a, id) WHERE p.id = 7", "products"),
+        ("SELECT * FROM categories WHERE slug = 'a'", "categories:a"),
+        ("SELECT * FROM categories WHERE slug = 'a' COLLATE NOCASE", "categories"),
+        ("SELECT * FROM categories WHERE slug = 5", "categories"),
+        ("SELECT * FROM lines WHERE cart = 'a' AND product IN (1, 2)", "lines:a,1 lines:a,2"),
+        ("SELECT * FROM lines WHERE cart = 'a'", "lines"),
+        ("SELECT * FROM notes WHERE id = 7", "notes"),
+        // Joins: each table by itself; a name without a table is of neither.
+        (
+            "SELECT * FROM products p JOIN categories c ON c.slug = p.slug WHERE p.id = 7",
+            "categories products:7",
+        ),
+        (
+            "SELECT * FROM products p LEFT JOIN reviews r ON true WHERE r.id = 1",
+            "products reviews:1",
+        ),
+        ("SELECT * FROM products p, reviews r WHERE id = 7", "products reviews"),
+        ("SELECT * FROM products p JOIN products q ON p.id = q.slug WHERE p.id = 7", "products"),
+        (
+            "SELECT * FROM products p JOIN products q ON true WHERE p.id = 7 AND q.id = 8",
+            "products:7 products:8",
+        ),
+        ("SELECT * FROM products p ON p.id = 7", "Unknown(\"not-understood\") "),
+        // Below: subqueries, CTEs, unions, views.
+        (
+            "SELECT (SELECT count(*) FROM reviews WHERE product = p.id) FROM products p WHERE p.id = 7",
+            "products:7 reviews",
+        ),
+        ("SELECT * FROM products WHERE id = (SELECT max(id) FROM reviews)", "products reviews"),
+        ("SELECT * FROM (SELECT * FROM products WHERE id = 7)", "products:7"),
+        ("SELECT * FROM (SELECT * FROM products) WHERE id = 7", "products"),
+        ("SELECT 1 WHERE EXISTS (SELECT 1 FROM reviews WHERE id = 3)", "reviews:3"),
+        ("WITH x AS (SELECT * FROM reviews) SELECT * FROM x, products", "products reviews"),
+        (
+            "WITH products AS (SELECT * FROM products) SELECT * FROM products WHERE id = 7",
+            "products",
+        ),
+        ("WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT * FROM x", ""),
+        (
+            "SELECT name FROM products WHERE id = 7 UNION SELECT name FROM products WHERE id = 8",
+            "products:7 products:8",
+        ),
+        ("SELECT name FROM products WHERE id = 7 UNION SELECT name FROM products", "products"),
+        ("SELECT * FROM cheap WHERE id = 7", "products"),
+        ("SELECT * FROM cheaper", "categories products"),
+        ("SELECT count(*), lower(name) FROM products GROUP BY 2 HAVING max(id) > 3", "products"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(read(text, &bound), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_another_answer_each_time_or_is_not_understood_is_not_kept() {
+    let rows = [
+        ("SELECT random()", "Volatile(\"volatile\") "),
+        ("SELECT CURRENT_TIMESTAMP, * FROM products", "Volatile(\"volatile\") products"),
+        ("SELECT * FROM products WHERE made < date('now')", "Volatile(\"volatile\") products"),
+        ("SELECT * FROM products WHERE made < date(?)", "Volatile(\"volatile\") products"),
+        ("SELECT date('2026-11-21')", ""),
+        ("SELECT * FROM products FOR UPDATE", "Volatile(\"for-update\") products"),
+        ("SELECT * FROM nobody_knows", "Volatile(\"unknown-relation\") "),
+        ("SELECT charge_card(7)", "Unknown(\"unknown-function\") "),
+        ("SELECT 1; SELECT 2", "Unknown(\"several-statements\") "),
+        ("SELEC 1", "Unknown(\"not-understood\") "),
+        ("BEGIN", "Unknown(\"transaction-control\") "),
+        ("TABLE products", "Unknown(\"not-understood\") "),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(read(text, &[]), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_write_changes_the_rows_it_names_or_any() {
+    let bound = [SqlValue::from(42), SqlValue::from("x")];
+    let rows = [
+        ("UPDATE products SET price = 1 WHERE id = ?", "products products:42"),
+        ("UPDATE products SET price = 1 WHERE id = ?1 AND stock > 0", "products products:42"),
+        ("UPDATE products SET price = 1 WHERE id = ?2", "products:*"),
+        ("UPDATE products SET price = 1 WHERE id = 7 OR id = 8", "products:*"),
+        ("UPDATE products SET price = 1", "products:*"),
+        ("UPDATE products SET id = 8 WHERE id = 7", "products:*"),
+        ("UPDATE OR REPLACE products SET name = 'a' WHERE id = 7", "products:* reviews:*"),
+        ("UPDATE products SET price = r.x FROM reviews r WHERE products.id = 7", "products:*"),
+        (
+            "INSERT INTO products (id, name) VALUES (7, 'a'), (?, 'b')",
+            "products products:7 products:42",
+        ),
+        ("INSERT INTO products (name) VALUES ('a')", "products:*"),
+        ("INSERT INTO products VALUES (7, 'a')", "products:*"),
+        ("INSERT INTO products (id) VALUES (NULL)", "products:*"),
+        ("INSERT INTO products (id) VALUES ('7')", "products:*"),
+        ("INSERT INTO products (id) SELECT 7", "products:*"),
+        ("INSERT OR IGNORE INTO products (id) VALUES (7)", "products products:7"),
+        ("INSERT OR REPLACE INTO products (id, slug) VALUES (7, 'a')", "products:* reviews:*"),
+        ("REPLACE INTO products (id, slug) VALUES (7, 'a')", "products:* reviews:*"),
+        (
+            "INSERT INTO products (id) VALUES (7) ON CONFLICT (id) DO UPDATE SET name = 'a'",
+            "products products:7",
+        ),
+        (
+            "INSERT INTO products (id) VALUES (7) ON CONFLICT (slug) DO UPDATE SET name = 'a'",
+            "products:*",
+        ),
+        (
+            "INSERT INTO products (id) VALUES (7) ON CONFLICT (id) DO UPDATE SET id = 9",
+            "products:*",
+        ),
+        ("INSERT INTO products (id) VALUES (7) ON CONFLICT DO NOTHING", "products products:7"),
+        ("DELETE FROM products WHERE id = 7", "products products:7 reviews:*"),
+        ("DELETE FROM products", "products:* reviews:*"),
+        ("DELETE FROM lines WHERE product = 1 AND cart = 'a'", "lines lines:a,1"),
+        ("UPDATE audited SET x = 1 WHERE id = 7", "audited audited:7 notes:*"),
+        ("UPDATE strange SET x = 1 WHERE id = 7", "*"),
+        ("UPDATE cheap SET x = 1", "*"),
+        ("UPDATE nobody_knows SET x = 1", "*"),
+        ("WITH x AS (SELECT 1) UPDATE products SET price = 1 WHERE id = 7", "products products:7"),
+        ("CREATE TABLE more (id INTEGER PRIMARY KEY)", "*"),
+        ("DROP TABLE products", "*"),
+        ("SELECT charge_card(7)", "*"),
+        ("nonsense", "*"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(written(text, &bound), expected, "{text}");
+    }
+    assert!(written("SELECT * FROM products", &[]).is_empty(), "a query writes nothing at all");
+}
+
+#[test]
+fn whitespace_and_comments_make_no_difference() {
+    let one = analysed("SELECT *  FROM products -- all\n WHERE id = ?");
+    assert_eq!(one.fingerprint, analysed("SELECT * FROM products WHERE id=?1").fingerprint);
+    assert_ne!(one.fingerprint, analysed("SELECT * FROM products WHERE id = 'a  b'").fingerprint);
+    let [narrow, wide] = ["SELECT 'a b'", "SELECT 'a  b'"].map(|text| analysed(text).fingerprint);
+    assert_ne!(narrow, wide);
+}

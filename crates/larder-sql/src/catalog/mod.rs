@@ -1,0 +1,193 @@
+//! What is known of the tables of a database: their keys, what else changes with them, and what views are made of.
+
+use std::collections::{BTreeSet, HashMap};
+
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+/// The tables of a database.
+///
+/// [`SqlxService`](crate::SqlxService) reads it from the database. Without one each query depends on whole tables,
+/// and so it does for a table that is not described here.
+///
+/// ```
+/// use larder_sql::{Catalog, KeyKind, Table};
+///
+/// let catalog = Catalog::new().table("products", Table::new().key("id", KeyKind::Integer));
+/// # let _ = catalog;
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    tables: HashMap<String, Table>,
+    views: HashMap<String, Option<BTreeSet<String>>>,
+}
+
+/// A table.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    key: Vec<KeyColumn>,
+    children: Vec<Child>,
+    triggered: Effect,
+}
+
+/// A column of a primary key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyColumn {
+    pub(crate) name: String,
+    pub(crate) kind: KeyKind,
+}
+
+/// How the values of a key are compared. A value of another kind than the column's names no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// As whole numbers.
+    Integer,
+    /// As texts, byte by byte. Not for a column whose collation takes two texts for the same.
+    Text,
+}
+
+/// A table whose rows go or change with those of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Child {
+    table: String,
+    on_delete: bool,
+    on_update: bool,
+}
+
+/// What else a write does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Effect {
+    #[default]
+    Nothing,
+    Tables(BTreeSet<String>),
+    /// Nobody can say.
+    Anything,
+}
+
+impl Catalog {
+    /// No tables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a table.
+    #[must_use]
+    pub fn table(mut self, name: &str, table: Table) -> Self {
+        self.tables.insert(folded(name), table);
+        self
+    }
+
+    /// Adds a view, and the tables that it is made of.
+    #[must_use]
+    pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
+        self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
+        self
+    }
+
+    pub(crate) fn is_table(&self, name: &str) -> bool {
+        self.tables.contains_key(name)
+    }
+
+    /// The tables that a relation is made of. `None` where that is not known.
+    pub(crate) fn made_of(&self, relation: &str) -> Option<BTreeSet<String>> {
+        if self.tables.contains_key(relation) {
+            return Some(BTreeSet::from([relation.to_owned()]));
+        }
+        let mut tables = BTreeSet::new();
+        for part in self.views.get(relation)?.as_ref()? {
+            // A view is made of what is there before it.
+            tables.extend(if part == relation { None } else { self.made_of(part) }?);
+        }
+        Some(tables)
+    }
+
+    pub(crate) fn key(&self, table: &str) -> &[KeyColumn] {
+        self.tables.get(table).map_or(&[], |table| &table.key)
+    }
+
+    /// All that changes when rows of a table are written, the table itself not among it but through others.
+    /// `None` when it may be anything.
+    pub(crate) fn changes_with(
+        &self,
+        table: &str,
+        deletes: bool,
+        updates: bool,
+    ) -> Option<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        self.spread(table, deletes, updates, &mut all).then_some(all)
+    }
+
+    fn spread(
+        &self,
+        table: &str,
+        deletes: bool,
+        updates: bool,
+        all: &mut BTreeSet<String>,
+    ) -> bool {
+        let Some(table) = self.tables.get(table) else { return false };
+        let follow = |child: &&Child| (deletes && child.on_delete) || (updates && child.on_update);
+        let mut next: Vec<&str> =
+            table.children.iter().filter(follow).map(|child| &*child.table).collect();
+        match &table.triggered {
+            Effect::Nothing => {}
+            Effect::Tables(tables) => next.extend(tables.iter().map(String::as_str)),
+            Effect::Anything => return false,
+        }
+        next.into_iter().all(|name| {
+            // Once is enough: whatever follows has been followed.
+            !all.insert(name.to_owned()) || self.spread(name, true, true, all)
+        })
+    }
+}
+
+impl Table {
+    /// A table of which nothing else is known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a column to its primary key.
+    #[must_use]
+    pub fn key(mut self, column: &str, kind: KeyKind) -> Self {
+        self.key.push(KeyColumn { name: folded(column), kind });
+        self
+    }
+
+    /// Rows of `table` go or change when rows of this one are deleted, or when their keys are updated: a foreign
+    /// key with `CASCADE`, `SET NULL` or `SET DEFAULT`.
+    #[must_use]
+    pub fn child(mut self, table: &str, on_delete: bool, on_update: bool) -> Self {
+        self.children.push(Child { table: folded(table), on_delete, on_update });
+        self
+    }
+
+    /// A write of this table also writes those, by triggers.
+    #[must_use]
+    pub fn triggers<'a>(self, tables: impl IntoIterator<Item = &'a str>) -> Self {
+        let tables = tables.into_iter().map(folded).collect();
+        self.with_effect(Effect::Tables(tables))
+    }
+
+    /// Nobody can say what a write of this table writes besides.
+    #[must_use]
+    pub fn triggers_anything(self) -> Self {
+        self.with_effect(Effect::Anything)
+    }
+
+    pub(crate) fn with_effect(mut self, effect: Effect) -> Self {
+        self.triggered = match (self.triggered, effect) {
+            (Effect::Nothing, effect) | (effect, Effect::Nothing) => effect,
+            (Effect::Tables(mut a), Effect::Tables(b)) => {
+                a.extend(b);
+                Effect::Tables(a)
+            }
+            _ => Effect::Anything,
+        };
+        self
+    }
+}
+
+/// A name as it is compared: two that differ in case are taken for the same, which can cost a hit and no more.
+pub(crate) fn folded(name: &str) -> String {
+    name.to_lowercase()
+}

@@ -1,0 +1,96 @@
+//! Reads what is known of the tables of a SQLite database.
+
+use sqlparser::{
+    dialect::SQLiteDialect,
+    tokenizer::{Token, Tokenizer},
+};
+use sqlx::{Row as _, SqlitePool};
+
+use super::{Catalog, Effect, KeyKind, Table, folded};
+use crate::analysis::{self, SqlDialect};
+
+/// The tables, views, keys and triggers of the database, as it is now.
+pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
+    let mut connection = pool.acquire().await?;
+    let objects = sqlx::query(
+        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema \
+         UNION ALL SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_temp_schema",
+    );
+    let objects = objects.fetch_all(&mut *connection).await?;
+    let objects: Vec<[String; 4]> =
+        objects.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect();
+    let of = |kind: &'static str| objects.iter().filter(move |object| object[0] == kind);
+    let mut catalog = Catalog::new();
+    for [_, name, ..] in of("table") {
+        let columns = sqlx::query(
+            "SELECT c.name, c.type, c.pk, \
+             (SELECT x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x \
+              WHERE l.origin = 'pk' AND x.key = 1 AND x.name = c.name) \
+             FROM pragma_table_info(?1) c WHERE c.pk > 0 ORDER BY c.pk",
+        );
+        let columns = columns.bind(name).fetch_all(&mut *connection).await?;
+        let mut table = Table::new();
+        let kinds: Option<Vec<_>> = columns
+            .iter()
+            .map(|row| {
+                let (declared, collation): (String, Option<String>) = (row.get(1), row.get(3));
+                Some((row.get::<String, _>(0), kind_of(&declared, collation.as_deref())?))
+            })
+            .collect();
+        // A key of which one part is not understood names no rows.
+        for (column, kind) in kinds.unwrap_or_default() {
+            table = table.key(&column, kind);
+        }
+        catalog = catalog.table(name, table);
+    }
+    for [_, child, ..] in of("table") {
+        let keys =
+            sqlx::query("SELECT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?)");
+        for key in keys.bind(child).fetch_all(&mut *connection).await? {
+            let [parent, on_delete, on_update] = [0, 1, 2].map(|at| key.get::<String, _>(at));
+            let acts = |action: &str| !matches!(action, "NO ACTION" | "RESTRICT");
+            if let Some(parent) = catalog.tables.get_mut(&folded(&parent)) {
+                let table = std::mem::take(parent);
+                *parent = table.child(child, acts(&on_delete), acts(&on_update));
+            }
+        }
+    }
+    for [_, name, _, sql] in of("view") {
+        catalog.views.insert(folded(name), analysis::read_by(sql, SqlDialect::Sqlite));
+    }
+    for [_, _, table, sql] in of("trigger") {
+        let effect = match body(sql) {
+            Some(tokens) => analysis::written_by(tokens, SqlDialect::Sqlite, &catalog)
+                .map_or(Effect::Anything, Effect::Tables),
+            None => Effect::Anything,
+        };
+        if let Some(written) = catalog.tables.get_mut(&folded(table)) {
+            *written = std::mem::take(written).with_effect(effect);
+        }
+    }
+    Ok(catalog)
+}
+
+/// How a column of a declared type compares its values; `None` where that is not as they are written.
+///
+/// Source: [Datatypes in SQLite, section 3.1](https://www.sqlite.org/datatype3.html)
+fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
+    let declared = declared.to_ascii_uppercase();
+    if declared.contains("INT") {
+        return Some(KeyKind::Integer);
+    }
+    let is_text = ["CHAR", "CLOB", "TEXT"].iter().any(|kind| declared.contains(kind));
+    (is_text && collation == Some("BINARY")).then_some(KeyKind::Text)
+}
+
+/// What a trigger does: all between its `BEGIN` and its `END`.
+fn body(sql: &str) -> Option<Vec<Token>> {
+    let tokens = Tokenizer::new(&SQLiteDialect {}, sql).tokenize().ok()?;
+    let is = |token: &Token, word: &str| match token {
+        Token::Word(name) => name.quote_style.is_none() && name.value.eq_ignore_ascii_case(word),
+        _ => false,
+    };
+    let begin = tokens.iter().position(|token| is(token, "BEGIN"))?;
+    let end = tokens.iter().rposition(|token| is(token, "END"))?;
+    tokens.get(begin + 1..end).map(<[Token]>::to_vec)
+}

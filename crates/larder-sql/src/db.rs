@@ -1,0 +1,177 @@
+//! A handle that reads like sqlx.
+
+use std::{ops::Deref, sync::Arc};
+
+use larder_core::{Invalidated, Lifetime, Tag, Target};
+
+use crate::{
+    catalog::{Catalog, folded},
+    error::{QueryError, QueryErrorKind},
+    service::{Database, Fetch, FromRow, QueryCache, Wishes},
+    statement::Statement,
+    value::SqlValue,
+};
+
+/// A database behind a query cache. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Db<S = DefaultDatabase> {
+    cache: QueryCache<S>,
+}
+
+/// What a [`Db`] stands before unless it says otherwise.
+#[cfg(feature = "sqlite")]
+pub type DefaultDatabase = crate::sqlx_service::SqlxService;
+/// What a [`Db`] stands before unless it says otherwise: nothing that comes along without a database.
+#[cfg(not(feature = "sqlite"))]
+pub type DefaultDatabase = std::convert::Infallible;
+
+impl<S> Db<S> {
+    /// A handle to a query cache.
+    pub fn new(cache: QueryCache<S>) -> Self {
+        Self { cache }
+    }
+
+    pub(crate) fn cache(&self) -> &QueryCache<S> {
+        &self.cache
+    }
+
+    /// What is known of the tables from now on, as after a migration of which this process has not heard.
+    pub fn learn(&self, catalog: Catalog) {
+        self.cache.learn(catalog);
+    }
+
+    /// Invalidates what depends on a table, rows included: for writes that did not come this way.
+    pub async fn invalidate_table(&self, table: &str) -> Invalidated {
+        let plan = self.cache.plan();
+        plan.larder.invalidate(plan.tags.any_row(&folded(table))).await
+    }
+
+    /// Invalidates what depends on a row, by the values of its key in their order, and on its table as a whole.
+    pub async fn invalidate_row<K: ToString>(
+        &self,
+        table: &str,
+        key: impl IntoIterator<Item = K>,
+    ) -> Invalidated {
+        let (plan, table) = (self.cache.plan(), folded(table));
+        let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
+        let targets = [plan.tags.table(&table), plan.tags.row(&table, &key)].map(Target::tag);
+        plan.larder.invalidate(targets.to_vec()).await
+    }
+}
+
+impl<S: Database> Db<S> {
+    /// A query or another statement. Never put what somebody has typed into its text: bind it.
+    pub fn query(&self, text: impl Into<Arc<str>>) -> Query<'_, S> {
+        self.statement(Statement::new(text))
+    }
+
+    /// A statement that was made elsewhere.
+    pub fn statement(&self, statement: Statement) -> Query<'_, S> {
+        Query { db: self, statement, wishes: Wishes::default() }
+    }
+}
+
+/// A statement that is about to be run.
+#[derive(Debug)]
+#[must_use = "a query does nothing until it is fetched or executed"]
+pub struct Query<'a, S> {
+    db: &'a Db<S>,
+    statement: Statement,
+    wishes: Wishes,
+}
+
+impl<S: Database> Query<'_, S> {
+    /// Binds the next value.
+    pub fn bind(mut self, value: impl Into<SqlValue>) -> Self {
+        self.statement = self.statement.bind(value);
+        self
+    }
+
+    /// As [`Fetch::cached_for`].
+    pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.wishes.lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// As [`Fetch::uncached`].
+    pub fn uncached(mut self) -> Self {
+        self.wishes.uncached = true;
+        self
+    }
+
+    /// As [`Fetch::tags`].
+    pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
+        self.wishes.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
+    /// All rows: a struct by the names of the columns, a tuple by their order, anything else by the only column. They
+    /// are shared with everybody who asks the same.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails, or a row is not of the type.
+    pub async fn fetch_all<T: FromRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
+        self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::fetch_all`].
+    pub async fn fetch_optional<T: FromRow>(self) -> Result<Option<One<T>>, QueryError> {
+        Ok(One::of(self.fetch_all().await?))
+    }
+
+    /// The first row.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::fetch_all`], and with [`QueryErrorKind::NoRow`] where there is none.
+    pub async fn fetch_one<T: FromRow>(self) -> Result<One<T>, QueryError> {
+        self.fetch_optional().await?.ok_or_else(|| QueryError::new(QueryErrorKind::NoRow))
+    }
+
+    /// The only value of the first row.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::fetch_one`].
+    pub async fn fetch_scalar<T: FromRow + Clone>(self) -> Result<T, QueryError> {
+        self.fetch_one::<T>().await.map(|one| T::clone(&one))
+    }
+
+    /// Runs it, and gives the number of rows it has changed. What it made untrue is gone when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn execute(self) -> Result<u64, QueryError> {
+        self.db.cache.run(self.statement).await.map(|answer| answer.affected)
+    }
+}
+
+/// One row, shared with everybody who asked the same.
+#[derive(Debug)]
+pub struct One<T>(Arc<Vec<T>>);
+
+impl<T> One<T> {
+    pub(crate) fn of(rows: Arc<Vec<T>>) -> Option<Self> {
+        (!rows.is_empty()).then_some(Self(rows))
+    }
+}
+
+impl<T> Deref for One<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0[0]
+    }
+}
+
+impl<T> Clone for One<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}

@@ -1,0 +1,60 @@
+//! What is known of a statement, for those who wonder.
+
+use larder_core::{Tag, Target};
+
+use crate::{
+    analysis::Nature,
+    db::Db,
+    plan::{Admit, Plan},
+    service::Wishes,
+    statement::Statement,
+};
+
+/// What a query cache makes of a statement.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// Why what it brings is not kept, if it is not.
+    pub not_kept: Option<&'static str>,
+    /// What it depends on.
+    pub reads: Vec<Tag>,
+    /// What it invalidates.
+    pub writes: Vec<Target>,
+}
+
+impl<S> Db<S> {
+    /// What is made of a statement: whether its rows are kept, what they depend on, and what it invalidates.
+    ///
+    /// ```
+    /// # use larder_core::Larder;
+    /// # use larder_sql::*;
+    /// # use tower_layer::Layer as _;
+    /// # let larder = Larder::builder().build().expect("the defaults are valid");
+    /// let catalog = Catalog::new().table("products", Table::new().key("id", KeyKind::Integer));
+    /// let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).catalog(catalog);
+    /// let db = Db::new(layer.layer(()));
+    /// let explained = db.explain(&Statement::new("SELECT * FROM products WHERE id = ?").bind(42));
+    /// assert_eq!(explained.reads[0].as_str(), "sql:main:products:42");
+    /// assert_eq!(explained.not_kept, None);
+    /// ```
+    pub fn explain(&self, statement: &Statement) -> Explanation {
+        self.cache().plan().explain(statement)
+    }
+}
+
+impl Plan {
+    fn explain(&self, statement: &Statement) -> Explanation {
+        let analysis = self.analyse(statement.text());
+        let not_kept =
+            match (self.admit::<()>(statement, &analysis, &Wishes::default()), analysis.nature) {
+                (Admit::Cached(_), _) => None,
+                (Admit::Bypass(why), _) | (Admit::Write, Nature::Unknown(why)) => Some(why),
+                (Admit::Write, _) => Some("write"),
+            };
+        Explanation {
+            not_kept,
+            reads: self.read_by(statement, &analysis),
+            writes: self.written_by(statement, &analysis),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The options of a query cache.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use larder_core::{ByteSize, Larder, Lifetime};
+use tower_layer::Layer;
+
+use crate::{analysis::SqlDialect, catalog::Catalog, service::QueryCache};
+
+/// Keeps what queries bring, and drops what statements make untrue.
+///
+/// See the [crate](crate) for what it does by itself.
+#[doc(alias("query cache", "second level cache", "result cache"))]
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is given to a service"]
+pub struct QueryCacheLayer {
+    pub(crate) larder: Larder,
+    pub(crate) options: Options,
+}
+
+/// Reads what is known of the tables anew, if the database answers.
+pub(crate) type CatalogSource = Arc<dyn Fn() -> BoxFuture<'static, Option<Catalog>> + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) database: String,
+    pub(crate) dialect: SqlDialect,
+    pub(crate) catalog: Option<Catalog>,
+    pub(crate) source: Option<CatalogSource>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) empty_for: Duration,
+    pub(crate) max_bytes: usize,
+    pub(crate) name: &'static str,
+}
+
+impl QueryCacheLayer {
+    /// A layer over this larder, for a database that writes SQL like this.
+    pub fn new(larder: &Larder, dialect: SqlDialect) -> Self {
+        let options = Options {
+            database: "main".to_owned(),
+            dialect,
+            catalog: None,
+            source: None,
+            lifetime: Lifetime::fresh_for(Duration::from_secs(600)),
+            empty_for: Duration::from_secs(10),
+            max_bytes: 1 << 20,
+            name: "queries",
+        };
+        Self { larder: larder.clone(), options }
+    }
+
+    /// The name of the database, `main` by default: two databases of one larder need two. Every process has to use the
+    /// same.
+    pub fn database(mut self, name: impl Into<String>) -> Self {
+        self.options.database = name.into();
+        self
+    }
+
+    /// What is known of its tables. Without it queries depend on whole tables, and each write on all that its
+    /// statement names.
+    pub fn catalog(mut self, catalog: Catalog) -> Self {
+        self.options.catalog = Some(catalog);
+        self
+    }
+
+    /// How long results are kept, ten minutes by default. What is written through this layer drops them at once.
+    pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.options.lifetime = lifetime.into();
+        self
+    }
+
+    /// How long a result without rows is kept, ten seconds by default, and never longer than any other.
+    #[doc(alias("negative caching"))]
+    pub fn empty_for(mut self, time: Duration) -> Self {
+        self.options.empty_for = time;
+        self
+    }
+
+    /// Results that hold more are not kept; 1 MiB by default.
+    pub fn max_bytes(mut self, most: ByteSize) -> Self {
+        self.options.max_bytes = most.as_bytes();
+        self
+    }
+
+    /// The name under which this is counted in [`Stats`](larder_core::Stats); `queries` by default.
+    pub fn name(mut self, name: &'static str) -> Self {
+        self.options.name = name;
+        self
+    }
+}
+
+impl<S> Layer<S> for QueryCacheLayer {
+    type Service = QueryCache<S>;
+
+    fn layer(&self, inner: S) -> QueryCache<S> {
+        QueryCache::new(inner, &self.larder, self.options.clone())
+    }
+}
+
+impl fmt::Debug for QueryCacheLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryCacheLayer")
+            .field("database", &self.options.database)
+            .finish_non_exhaustive()
+    }
+}

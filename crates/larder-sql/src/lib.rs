@@ -1,0 +1,82 @@
+//! Queries that are cached with one line, know what they have read, and are dropped by what is written.
+//!
+//! - A [`Db`] reads like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first asks the database, the next
+//!   gets the same values, shared.
+//! - Each text is analysed once: which tables it reads, and where its `WHERE` names the primary key, which rows. Those are
+//!   the tags of the result, and of every fragment, page and object that is made with it.
+//! - `db.query("UPDATE …").execute()` invalidates what it changes: the rows that it names, or the table; with all that changes by
+//!   foreign keys and triggers. When it returns, nothing that was read before is served.
+//! - What cannot be understood is not kept, and what may write anything drops everything, with a warning once for each text.
+//!
+//! The rules, and why they miss nothing, are at the head of `analysis/mod.rs`.
+//!
+//! ```
+//! # #[cfg(feature = "sqlite")] {
+//! use larder_core::Larder;
+//! use larder_sql::SqlxService;
+//! # use sqlx::sqlite::SqlitePoolOptions;
+//!
+//! #[derive(Debug, serde::Serialize, serde::Deserialize)]
+//! struct Product { id: i64, price_cents: i64 }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+//! # sqlx::raw_sql("CREATE TABLE products (id INTEGER PRIMARY KEY, price_cents INTEGER); INSERT INTO products VALUES (42, 1999)").execute(&pool).await?;
+//! let larder = Larder::builder().build()?;
+//! let db = SqlxService::sqlite(pool).cached(&larder).await?;
+//! let product = || db.query("SELECT id, price_cents FROM products WHERE id = ?").bind(42);
+//! assert_eq!(product().fetch_one::<Product>().await?.price_cents, 1999);
+//!
+//! db.query("UPDATE products SET price_cents = ? WHERE id = ?").bind(999).bind(42).execute().await?;
+//! assert_eq!(product().fetch_one::<Product>().await?.price_cents, 999);
+//! # Ok(()) }
+//! # main().unwrap();
+//! # }
+//! ```
+//!
+//! # Before deploying
+//!
+//! 1. Writes have to come through a [`Db`] of a process that shares the invalidation log, or be told by
+//!    [`Db::invalidate_table`] and [`Db::invalidate_row`]. What another program writes is seen when the result's time is up.
+//! 2. A process that dies between a commit and its invalidation takes the invalidation with it.
+//! 3. Tables are told apart by their names alone: those of two schemas with one name are dropped together.
+//! 4. Streaming results are not cached, and not there: what is too large to be kept whole is asked of sqlx.
+//! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations name rows by rules of their own.
+
+pub use self::{
+    analysis::SqlDialect,
+    catalog::{Catalog, KeyKind, Table},
+    db::{Db, DefaultDatabase, One, Query},
+    error::{QueryError, QueryErrorKind},
+    explain::Explanation,
+    layer::QueryCacheLayer,
+    rows::{Answer, DecodeError, Rows},
+    service::{Database, Fetch, FromRow, QueryCache},
+    statement::Statement,
+    value::SqlValue,
+};
+#[cfg(feature = "sqlite")]
+pub use self::{
+    sqlx_service::SqlxService,
+    transaction::{Transaction, TransactionQuery},
+};
+
+mod analysis;
+mod catalog;
+mod db;
+mod error;
+mod explain;
+mod layer;
+mod plan;
+mod rows;
+mod service;
+#[cfg(feature = "sqlite")]
+mod sqlx_service;
+mod statement;
+mod tags;
+#[cfg(feature = "sqlite")]
+mod transaction;
+mod value;
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;

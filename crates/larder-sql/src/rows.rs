@@ -1,0 +1,380 @@
+//! What comes back from a database, the same for all of them, and made into values of the application.
+//!
+//! Rows become types by `serde`, not by sqlx's `FromRow`: what is kept must be writable to a shared store, and one
+//! query must give the same for each database.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Serialize,
+    de::{
+        self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess,
+        SeqAccess, Visitor,
+        value::{BorrowedBytesDeserializer, BorrowedStrDeserializer},
+    },
+};
+
+use crate::value::SqlValue;
+
+/// What a statement brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The rows, none for a statement that gives none.
+    pub rows: Rows,
+    /// How many rows it has changed.
+    pub affected: u64,
+}
+
+/// Rows with the names of their columns.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rows {
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    /// A value for each column, for each row.
+    pub rows: Vec<Vec<SqlValue>>,
+}
+
+impl Rows {
+    /// All rows as values of a type: a struct by the names of the columns, a tuple by their order, and anything
+    /// else by the only column.
+    ///
+    /// # Errors
+    ///
+    /// When a row is not one of the type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<Vec<T>, DecodeError> {
+        let row = |values: &Vec<SqlValue>| T::deserialize(Row { columns: &self.columns, values });
+        self.rows.iter().map(row).collect()
+    }
+
+    /// About how many bytes they hold.
+    pub fn weight(&self) -> usize {
+        let of = |value: &SqlValue| {
+            size_of::<SqlValue>()
+                + match value {
+                    SqlValue::Text(text) => text.len(),
+                    SqlValue::Blob(bytes) => bytes.len(),
+                    _ => 0,
+                }
+        };
+        self.rows.iter().flatten().map(of).sum()
+    }
+}
+
+/// A row is not one of the type that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError(String);
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a row is not of the type that was asked for: {}", self.0)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl de::Error for DecodeError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    columns: &'a [String],
+    values: &'a [SqlValue],
+}
+
+impl<'a> Row<'a> {
+    fn only(self) -> Result<Cell<'a>, DecodeError> {
+        match self.values {
+            [value] => Ok(Cell(value)),
+            values => {
+                Err(DecodeError(format!("one column is asked for, given are {}", values.len())))
+            }
+        }
+    }
+}
+
+/// What asks for a single value takes the only column.
+macro_rules! scalars {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+            self.only()?.deserialize_any(visitor)
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Row<'de> {
+    type Error = DecodeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_map(Columns { row: self, at: 0 })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_seq(Columns { row: self, at: 0 })
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        if length != self.values.len() {
+            let given = self.values.len();
+            return Err(DecodeError(format!("{length} columns are asked for, given are {given}")));
+        }
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        self.only()?.deserialize_option(visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.only()?.deserialize_enum(name, variants, visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        self.only()?.deserialize_bool(visitor)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        visitor.visit_unit()
+    }
+
+    scalars! { deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128 deserialize_u8
+    deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64
+    deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
+    deserialize_identifier }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_unit()
+    }
+}
+
+struct Columns<'a> {
+    row: Row<'a>,
+    at: usize,
+}
+
+impl<'de> MapAccess<'de> for Columns<'de> {
+    type Error = DecodeError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, DecodeError> {
+        let name = self.row.columns.get(self.at);
+        name.map(|name| seed.deserialize(BorrowedStrDeserializer::new(name))).transpose()
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, DecodeError> {
+        let (name, value) = (&self.row.columns[self.at], self.row.values.get(self.at));
+        self.at += 1;
+        let value = value.ok_or_else(|| DecodeError(format!("column {name} has no value")))?;
+        seed.deserialize(Cell(value))
+            .map_err(|error| DecodeError(format!("column {name}: {}", error.0)))
+    }
+}
+
+impl<'de> SeqAccess<'de> for Columns<'de> {
+    type Error = DecodeError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeError> {
+        let value = self.row.values.get(self.at);
+        self.at += 1;
+        value.map(|value| seed.deserialize(Cell(value))).transpose()
+    }
+}
+
+struct Cell<'a>(&'a SqlValue);
+
+impl<'de> Deserializer<'de> for Cell<'de> {
+    type Error = DecodeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Null => visitor.visit_unit(),
+            SqlValue::Bool(value) => visitor.visit_bool(*value),
+            SqlValue::Int(value) => visitor.visit_i64(*value),
+            SqlValue::Real(value) => visitor.visit_f64(*value),
+            SqlValue::Text(text) => visitor.visit_borrowed_str(text),
+            SqlValue::Blob(bytes) => visitor.visit_borrowed_bytes(bytes),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Int(value) => visitor.visit_bool(*value != 0),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
+            other => Err(DecodeError(format!("{other:?} is no variant"))),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Blob(bytes) => {
+                de::value::SeqDeserializer::new(bytes.iter().copied()).deserialize_seq(visitor)
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Blob(bytes) => {
+                BorrowedBytesDeserializer::new(bytes).deserialize_bytes(visitor)
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string byte_buf unit unit_struct
+        tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(columns: &[&str], values: Vec<SqlValue>) -> Rows {
+        let columns = columns.iter().map(|name| (*name).to_owned()).collect();
+        Rows { columns, rows: vec![values] }
+    }
+
+    #[test]
+    fn a_row_becomes_what_is_asked_for() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum State {
+            Sold,
+        }
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Product {
+            id: u32,
+            name: Option<String>,
+            state: State,
+            open: bool,
+            price: f64,
+            picture: Vec<u8>,
+        }
+        let row = rows(
+            &["id", "name", "state", "open", "price", "picture", "more"],
+            vec![
+                7.into(),
+                SqlValue::Null,
+                "sold".into(),
+                1.into(),
+                3.into(),
+                vec![1_u8, 2].into(),
+                "ignored".into(),
+            ],
+        );
+        let product = Product {
+            id: 7,
+            name: None,
+            state: State::Sold,
+            open: true,
+            price: 3.0,
+            picture: vec![1, 2],
+        };
+        assert_eq!(row.decode::<Product>().unwrap(), [product]);
+        let pair = rows(&["a", "b"], vec![1.into(), "x".into()]);
+        assert_eq!(pair.decode::<(i64, String)>().unwrap(), [(1, "x".to_owned())]);
+        assert_eq!(rows(&["n"], vec![3.into()]).decode::<i64>().unwrap(), [3]);
+        assert_eq!(rows(&["n"], vec![3.into()]).decode::<(i64,)>().unwrap(), [(3,)]);
+        assert_eq!(rows(&["n"], vec![SqlValue::Null]).decode::<Option<i64>>().unwrap(), [None]);
+    }
+
+    #[test]
+    fn what_is_not_of_the_type_is_told_with_its_column() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Product {
+            _id: u8,
+        }
+        let error = rows(&["_id"], vec![300.into()]).decode::<Product>().unwrap_err().to_string();
+        assert!(error.contains("column _id") && error.contains("300"), "{error}");
+        let error = rows(&["id"], vec![1.into()]).decode::<Product>().unwrap_err().to_string();
+        assert!(error.contains("missing field `_id`"), "{error}");
+        let error = rows(&["a", "b"], vec![1.into(), 2.into()]).decode::<i64>().unwrap_err();
+        assert!(error.to_string().contains("one column is asked for, given are 2"), "{error}");
+    }
+}

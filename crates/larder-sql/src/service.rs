@@ -1,0 +1,278 @@
+//! The service: answers from the cache, from the database, and invalidates after writes.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use larder_core::{Fill, Kind, Larder, Lifetime, LoadError, Tag};
+use serde::{Serialize, de::DeserializeOwned};
+use tower_service::Service;
+
+use crate::{
+    analysis::{Analysis, Nature},
+    catalog::Catalog,
+    error::{QueryError, QueryErrorKind},
+    layer::Options,
+    plan::{Admit, Plan},
+    rows::Answer,
+    statement::Statement,
+};
+
+/// A query whose rows are to become values of `T`: the other request of a [`QueryCache`].
+pub struct Fetch<T> {
+    statement: Statement,
+    wishes: Wishes,
+    rows: PhantomData<fn() -> T>,
+}
+
+/// What a single query may say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) lifetime: Option<Lifetime>,
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) uncached: bool,
+}
+
+impl<T> Fetch<T> {
+    /// The rows of this statement.
+    pub fn new(statement: Statement) -> Self {
+        Self::wishing(statement, Wishes::default())
+    }
+
+    pub(crate) fn wishing(statement: Statement, wishes: Wishes) -> Self {
+        Self { statement, wishes, rows: PhantomData }
+    }
+
+    /// Keeps the rows for so long, also those of a query that is another one each time it is asked, as by `now()`. What
+    /// it becomes part of lives no longer.
+    #[must_use]
+    pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.wishes.lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// Asks the database, and keeps nothing.
+    #[must_use]
+    pub fn uncached(mut self) -> Self {
+        self.wishes.uncached = true;
+        self
+    }
+
+    /// Adds tags to those that are found by analysis.
+    #[must_use]
+    pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
+        self.wishes.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// What rows can become: they are kept as they are, and written to a shared store.
+pub trait FromRow: Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> FromRow for T {}
+
+/// What answers statements: a database, or whatever stands for one.
+pub trait Database:
+    Service<Statement, Response = Answer, Error: Into<BoxError>, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+impl<S> Database for S where
+    S: Service<Statement, Response = Answer, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Keeps what queries bring. Made by [`QueryCacheLayer`](crate::QueryCacheLayer).
+///
+/// It has two requests: a [`Fetch`] is answered from the cache where that is possible, with the values shared and not
+/// copied; a [`Statement`] always goes to the database.
+pub struct QueryCache<S> {
+    inner: S,
+    plan: Arc<Plan>,
+}
+
+impl<S> QueryCache<S> {
+    pub(crate) fn new(inner: S, larder: &Larder, options: Options) -> Self {
+        Self { inner, plan: Arc::new(Plan::new(larder, options)) }
+    }
+
+    pub(crate) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// What is known of the tables from now on, as after a migration of which this process has not heard.
+    pub fn learn(&self, catalog: Catalog) {
+        self.plan.learn(catalog);
+    }
+}
+
+impl<S: Database> QueryCache<S> {
+    /// The rows of a query, from the cache where that is possible.
+    pub(crate) async fn fetch<T: FromRow>(
+        &self,
+        fetch: Fetch<T>,
+    ) -> Result<Arc<Vec<T>>, QueryError> {
+        let analysis = self.plan.analyse(fetch.statement.text());
+        match self.plan.admit::<T>(&fetch.statement, &analysis, &fetch.wishes) {
+            Admit::Cached(name) => {
+                let policy = self.plan.policy(&fetch.wishes);
+                let lifetime = fetch.wishes.lifetime.unwrap_or(self.plan.options.lifetime);
+                let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
+                let load = move |fill| load::<S, T>(inner, plan, fetch, analysis, lifetime, fill);
+                let larder = &self.plan.larder;
+                larder.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
+            }
+            Admit::Bypass(why) => {
+                self.plan.note_bypass(&fetch.statement, &analysis, why);
+                let answer = ask(self.inner.clone(), fetch.statement).await?;
+                decoded(&answer)
+            }
+            Admit::Write => decoded(&self.write(fetch.statement, &analysis).await?),
+        }
+    }
+
+    /// Runs a statement, and invalidates what it may have changed.
+    pub(crate) async fn run(&self, statement: Statement) -> Result<Answer, QueryError> {
+        let analysis = self.plan.analyse(statement.text());
+        match self.plan.admit::<()>(&statement, &analysis, &Wishes::default()) {
+            Admit::Write => self.write(statement, &analysis).await,
+            Admit::Cached(_) | Admit::Bypass(_) => {
+                self.plan.note_bypass(&statement, &analysis, "statement");
+                ask(self.inner.clone(), statement).await
+            }
+        }
+    }
+
+    /// In a task of its own: nobody who hangs up comes between a write and its invalidation.
+    async fn write(&self, statement: Statement, analysis: &Analysis) -> Result<Answer, QueryError> {
+        let targets = self.plan.written_by(&statement, analysis);
+        let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
+        let writing = self.plan.larder.spawn(async move {
+            let answer = ask(inner, statement).await;
+            if redefines {
+                plan.relearn().await;
+            }
+            // Also after an error: it may have been written all the same.
+            let _logged_or_queued = plan.larder.invalidate(targets).await;
+            answer
+        });
+        writing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
+    }
+}
+
+async fn load<S: Database, T: FromRow>(
+    inner: S,
+    plan: Arc<Plan>,
+    fetch: Fetch<T>,
+    analysis: Arc<Analysis>,
+    lifetime: Lifetime,
+    fill: Fill,
+) -> Result<Vec<T>, QueryError> {
+    let tags = plan.read_by(&fetch.statement, &analysis);
+    tags.into_iter().chain(fetch.wishes.tags).for_each(|tag| fill.tag(tag));
+    let rows = ask(inner, fetch.statement).await?.rows;
+    if rows.rows.is_empty() {
+        fill.ttl(plan.empty_for(lifetime));
+    }
+    if rows.weight() > plan.options.max_bytes {
+        fill.refuse("too-large");
+    }
+    rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
+}
+
+async fn ask<S: Database>(mut inner: S, statement: Statement) -> Result<Answer, QueryError> {
+    let failed = |error: S::Error| QueryError::because(QueryErrorKind::Database, error);
+    std::future::poll_fn(|cx| inner.poll_ready(cx)).await.map_err(failed)?;
+    inner.call(statement).await.map_err(failed)
+}
+
+fn decoded<T: FromRow>(answer: &Answer) -> Result<Arc<Vec<T>>, QueryError> {
+    let values = answer.rows.decode();
+    values.map(Arc::new).map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
+}
+
+fn unwrapped(error: LoadError<QueryError>) -> QueryError {
+    match error {
+        LoadError::Failed(error) => QueryError::clone(&error),
+        LoadError::TimedOut { deadline } => {
+            QueryError::because(QueryErrorKind::TimedOut, format!("the deadline is {deadline:?}"))
+        }
+        LoadError::Cancelled => QueryError::new(QueryErrorKind::Cancelled),
+        // The type is part of the name, so it is the length.
+        other => QueryError::because(QueryErrorKind::TooLong, other.to_string()),
+    }
+}
+
+impl<S: Database> Service<Statement> for QueryCache<S> {
+    type Response = Answer;
+    type Error = QueryError;
+    type Future = BoxFuture<'static, Result<Answer, QueryError>>;
+
+    /// Always ready: what answers from the cache need not wait for the database. A clone of the inner service is made
+    /// ready for each request that reaches it.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, statement: Statement) -> Self::Future {
+        let cache = self.clone();
+        Box::pin(async move { cache.run(statement).await })
+    }
+}
+
+impl<S: Database, T: FromRow> Service<Fetch<T>> for QueryCache<S> {
+    type Response = Arc<Vec<T>>;
+    type Error = QueryError;
+    type Future = BoxFuture<'static, Result<Arc<Vec<T>>, QueryError>>;
+
+    /// As for a statement.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, fetch: Fetch<T>) -> Self::Future {
+        let cache = self.clone();
+        Box::pin(async move { cache.fetch(fetch).await })
+    }
+}
+
+impl<S: Clone> Clone for QueryCache<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan) }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for QueryCache<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryCache").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for Fetch<T> {
+    fn clone(&self) -> Self {
+        Self::wishing(self.statement.clone(), self.wishes.clone())
+    }
+}
+
+impl<T> fmt::Debug for Fetch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch").field("statement", &self.statement).finish_non_exhaustive()
+    }
+}

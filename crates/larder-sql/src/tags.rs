@@ -1,0 +1,200 @@
+//! What a statement depends on and what it changes, as tags.
+//!
+//! The tag of a table is `sql:DATABASE:TABLE`, that of a row lies below it: `sql:DATABASE:TABLE:KEY`. Who depends on a whole
+//! table carries its tag alone; a write of one row invalidates that tag and the row's, a write of any row the
+//! prefix.
+
+use std::fmt::Write as _;
+
+use larder_core::{Tag, Target};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::{
+    analysis::{Analysis, Nature, Operand, Pinned},
+    catalog::{Catalog, KeyColumn, KeyKind},
+    value::SqlValue,
+};
+
+/// The tags of one database.
+#[derive(Clone, Debug)]
+pub(crate) struct Tags {
+    database: String,
+}
+
+impl Tags {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut database = "sql:".to_owned();
+        escape(name, &mut database);
+        Self { database }
+    }
+
+    pub(crate) fn table(&self, table: &str) -> Tag {
+        Tag::new(self.text_of(table))
+    }
+
+    /// A row, by the values of its key as they are written there.
+    pub(crate) fn row(&self, table: &str, key: &[String]) -> Tag {
+        let mut text = self.text_of(table);
+        text.push(':');
+        let values = text.len();
+        for (at, value) in key.iter().enumerate() {
+            if at > 0 {
+                text.push(',');
+            }
+            escape(value, &mut text);
+        }
+        if text.len() - values > LONGEST_KEY {
+            // As good as the text, and short.
+            let hash = xxh3_128(&text.as_bytes()[values..]);
+            text.truncate(values);
+            write!(text, "#{hash:032x}").expect("a string takes whatever is written to it");
+        }
+        Tag::new(text)
+    }
+
+    /// What a query depends on, by rules 3 and 4.
+    pub(crate) fn read_by(
+        &self,
+        analysis: &Analysis,
+        catalog: Option<&Catalog>,
+        values: &[SqlValue],
+    ) -> Vec<Tag> {
+        let mut tags = Vec::new();
+        for (table, pinned) in &analysis.reads {
+            let rows = pinned.as_deref().and_then(|all| self.rows(table, all, catalog, values));
+            match rows {
+                Some(rows) if tags.len() + rows.len() < MOST_ROWS => tags.extend(rows),
+                _ => tags.push(self.table(table)),
+            }
+        }
+        tags
+    }
+
+    /// What a statement invalidates.
+    pub(crate) fn written_by(
+        &self,
+        analysis: &Analysis,
+        catalog: Option<&Catalog>,
+        values: &[SqlValue],
+    ) -> Vec<Target> {
+        match analysis.nature {
+            Nature::Query | Nature::Volatile(_) => return Vec::new(),
+            Nature::Write => {}
+            Nature::Definition | Nature::Unknown(_) => return vec![self.everything()],
+        }
+        let mut targets = Vec::new();
+        for change in &analysis.changes {
+            let Some(with) = &change.with else { return vec![self.everything()] };
+            let named = change.rows.as_deref();
+            let rows = named.and_then(|all| self.rows(&change.table, all, catalog, values));
+            match rows {
+                Some(rows) if rows.len() < MOST_ROWS => {
+                    targets.push(Target::tag(self.table(&change.table)));
+                    targets.extend(rows.into_iter().map(Target::tag));
+                }
+                _ => targets.push(self.any_row(&change.table)),
+            }
+            targets.extend(with.iter().map(|table| self.any_row(table)));
+        }
+        targets
+    }
+
+    pub(crate) fn any_row(&self, table: &str) -> Target {
+        Target::prefix(self.text_of(table))
+    }
+
+    pub(crate) fn everything(&self) -> Target {
+        Target::prefix(self.database.as_str())
+    }
+
+    /// The tags of all rows that are named, or `None` where a value is not one that names a row.
+    fn rows(
+        &self,
+        table: &str,
+        all: &[Pinned],
+        catalog: Option<&Catalog>,
+        values: &[SqlValue],
+    ) -> Option<Vec<Tag>> {
+        let key = catalog?.key(table);
+        let mut tags = Vec::new();
+        for pinned in all {
+            let mut named: Vec<Vec<String>> = vec![Vec::new()];
+            for (column, alternatives) in key.iter().zip(pinned) {
+                let texts = alternatives.iter().map(|operand| text(operand, column, values));
+                let texts = texts.collect::<Option<Vec<String>>>()?;
+                let with = |begun: &Vec<String>| {
+                    let begun = begun.clone();
+                    let add =
+                        move |text: &String| [&begun[..], std::slice::from_ref(text)].concat();
+                    texts.iter().map(add).collect::<Vec<_>>()
+                };
+                named = named.iter().flat_map(with).collect();
+                if named.len() > MOST_ROWS {
+                    return None;
+                }
+            }
+            tags.extend(named.iter().map(|key| self.row(table, key)));
+        }
+        Some(tags)
+    }
+
+    fn text_of(&self, table: &str) -> String {
+        let mut text = format!("{}:", self.database);
+        escape(table, &mut text);
+        text
+    }
+}
+
+/// A value as a row is named by it: only what is compared as it is written.
+fn text(operand: &Operand, column: &KeyColumn, values: &[SqlValue]) -> Option<String> {
+    match (column.kind, operand) {
+        (KeyKind::Integer, Operand::Int(number)) => Some(number.to_string()),
+        (KeyKind::Text, Operand::Text(text)) => Some(text.clone()),
+        (kind, Operand::Bound(at)) => match (kind, values.get(*at)?) {
+            (KeyKind::Integer, SqlValue::Int(number)) => Some(number.to_string()),
+            (KeyKind::Text, SqlValue::Text(text)) => Some(text.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What separates the parts of a tag, or stands for anything in a rule, is written otherwise.
+fn escape(text: &str, out: &mut String) {
+    for letter in text.chars() {
+        match letter {
+            ':' | ',' | '*' | '%' | '#' => {
+                write!(out, "%{:02x}", letter as u32)
+                    .expect("a string takes whatever is written to it");
+            }
+            letter if letter.is_control() => {
+                write!(out, "%{{{:x}}}", letter as u32)
+                    .expect("a string takes whatever is written to it");
+            }
+            letter => out.push(letter),
+        }
+    }
+}
+
+/// More rows than this are as good as the table.
+const MOST_ROWS: usize = 64;
+const LONGEST_KEY: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_differ_have_tags_that_differ() {
+        let tags = Tags::new("main");
+        let keys: [&[&str]; 8] =
+            [&["a", "b"], &["a,b"], &["a:b"], &["a%2cb"], &["a\u{1}b"], &["a?b"], &["*"], &[""]];
+        let long = ["x".repeat(1000), "x".repeat(1001)];
+        let short = keys.iter().map(|key| key.iter().map(|part| (*part).to_owned()).collect());
+        let all = short.chain(long.map(|text| vec![text]));
+        let named: std::collections::BTreeSet<Tag> =
+            all.map(|key: Vec<String>| tags.row("t", &key)).collect();
+        assert_eq!(named.len(), keys.len() + 2);
+        assert_eq!(tags.row("products", &["42".to_owned()]).as_str(), "sql:main:products:42");
+    }
+}

@@ -1,0 +1,376 @@
+//! Queries through the cache of a real database, beside the same without it.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use larder_core::{ByteSize, Fill, Larder, Policy};
+use larder_testkit::Dice;
+use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
+use tower_layer::Layer as _;
+
+use crate::*;
+
+const SCHEMA: &str = "
+    CREATE TABLE a (id INTEGER PRIMARY KEY, name TEXT UNIQUE, v INTEGER);
+    CREATE TABLE b (id INTEGER PRIMARY KEY, a_id INTEGER REFERENCES a (id) ON DELETE CASCADE ON UPDATE CASCADE,
+        v INTEGER);
+    CREATE TABLE c (x TEXT, y INTEGER, v INTEGER, PRIMARY KEY (x, y)) WITHOUT ROWID;
+    CREATE TABLE n (slug TEXT PRIMARY KEY COLLATE NOCASE, v INTEGER);
+    CREATE TABLE t (slug TEXT PRIMARY KEY, v INTEGER);
+    CREATE TABLE log (id INTEGER PRIMARY KEY, what TEXT);
+    CREATE TRIGGER a_changes AFTER UPDATE ON a BEGIN
+        INSERT INTO log (what) VALUES (old.name || ' to ' || new.name);
+        UPDATE t SET v = v + 1 WHERE slug = 'count';
+    END;
+    CREATE VIEW cheap AS SELECT * FROM a WHERE v < 3;
+    CREATE VIEW pairs AS SELECT cheap.id, b.v FROM cheap JOIN b ON b.a_id = cheap.id;
+    INSERT INTO t VALUES ('count', 0);
+";
+
+/// Reads: what is written for `{}` is drawn for each.
+const READS: [&str; 34] = [
+    "SELECT * FROM a WHERE id = {i}",
+    "SELECT * FROM a WHERE id = {s}",
+    "SELECT * FROM a WHERE id = {r}",
+    "SELECT * FROM a WHERE id IN ({i}, {i})",
+    "SELECT * FROM a WHERE id = {i} OR v = {i}",
+    "SELECT * FROM a WHERE id = {i} AND v > {i}",
+    "SELECT * FROM a WHERE name = {n}",
+    "SELECT count(*), sum(v) FROM a",
+    "SELECT * FROM a ORDER BY v, id LIMIT 2",
+    "SELECT * FROM a LEFT JOIN b ON b.a_id = a.id WHERE a.id = {i} ORDER BY b.id",
+    "SELECT * FROM a LEFT JOIN b ON b.a_id = a.id WHERE b.id = {i}",
+    "SELECT * FROM b LEFT JOIN a ON a.id = b.a_id AND a.id = {i} ORDER BY b.id",
+    "SELECT * FROM a, b WHERE a.id = {i} AND b.id = {i}",
+    "SELECT * FROM a p, a q WHERE p.id = {i} AND q.id = {i}",
+    "SELECT * FROM a p, a q WHERE p.id = {i} AND q.v = p.v ORDER BY q.id",
+    "SELECT (SELECT count(*) FROM b WHERE a_id = p.id) FROM a p WHERE p.id = {i}",
+    "SELECT * FROM a WHERE id = {i} AND EXISTS (SELECT 1 FROM b WHERE b.id = {i})",
+    "SELECT * FROM a WHERE id = (SELECT max(a_id) FROM b)",
+    "SELECT name FROM a WHERE id = {i} UNION SELECT slug FROM t WHERE slug = {n} ORDER BY 1",
+    "SELECT name FROM a WHERE id = {i} EXCEPT SELECT name FROM a WHERE v = {i}",
+    "WITH w AS (SELECT * FROM a WHERE v > {i}) SELECT count(*) FROM w",
+    "WITH w AS (SELECT * FROM b WHERE id = {i}) SELECT * FROM w JOIN a ON a.id = w.a_id",
+    "SELECT * FROM b WHERE id = {i}",
+    "SELECT * FROM b WHERE a_id = {i} ORDER BY id",
+    "SELECT * FROM c WHERE x = {n} AND y = {i}",
+    "SELECT * FROM c WHERE y IN ({i}, {i}) AND x = {n} ORDER BY y",
+    "SELECT * FROM c WHERE x = {n} ORDER BY y",
+    "SELECT * FROM n WHERE slug = {n}",
+    "SELECT * FROM t WHERE slug = {n}",
+    "SELECT * FROM t WHERE slug = 'count'",
+    "SELECT * FROM log WHERE id = {i}",
+    "SELECT count(*) FROM log",
+    "SELECT * FROM cheap WHERE id = {i}",
+    "SELECT * FROM pairs ORDER BY id, v",
+];
+
+const WRITES: [&str; 32] = [
+    "INSERT OR IGNORE INTO a (id, name, v) VALUES ({i}, {n}, {i})",
+    "INSERT OR REPLACE INTO a (id, name, v) VALUES ({i}, {n}, {i})",
+    "REPLACE INTO a (name, v) VALUES ({n}, {i})",
+    "INSERT INTO a (name, v) VALUES ({n}, {i}) ON CONFLICT (name) DO UPDATE SET v = excluded.v",
+    "INSERT INTO a (id, name, v) VALUES ({i}, {n}, {i}) ON CONFLICT (id) DO UPDATE SET v = v + 1",
+    "INSERT INTO a (id, name, v) VALUES ({i}, {n}, {i}) ON CONFLICT (name) DO UPDATE SET v = v + 1",
+    "INSERT INTO a (id, v) VALUES ({i}, 1), ({i}, 2) ON CONFLICT DO NOTHING",
+    "UPDATE a SET v = {i} WHERE id = {i}",
+    "UPDATE a SET v = {i} WHERE id = {s}",
+    "UPDATE a SET v = v + 1 WHERE id = {r}",
+    "UPDATE a SET v = {i} WHERE id = {i} OR v = {i}",
+    "UPDATE a SET v = {i}",
+    "UPDATE a SET id = id + 7 WHERE id = {i}",
+    "UPDATE OR REPLACE a SET name = {n} WHERE id = {i}",
+    "UPDATE OR IGNORE a SET name = {n} WHERE id = {i}",
+    "UPDATE a SET v = b.v FROM b WHERE b.a_id = a.id AND a.id = {i}",
+    "DELETE FROM a WHERE id = {i}",
+    "DELETE FROM a WHERE v = {i}",
+    "INSERT OR IGNORE INTO b (id, a_id, v) VALUES ({i}, {i}, {i})",
+    "INSERT OR IGNORE INTO b (a_id, v) SELECT id, v FROM a WHERE id = {i}",
+    "UPDATE b SET v = {i} WHERE id IN ({i}, {i})",
+    "DELETE FROM b WHERE id = {i}",
+    "INSERT OR REPLACE INTO c (x, y, v) VALUES ({n}, {i}, {i})",
+    "UPDATE c SET v = {i} WHERE x = {n} AND y = {i}",
+    "UPDATE OR IGNORE c SET y = {i} WHERE x = {n}",
+    "DELETE FROM c WHERE x = {n} AND y = {i}",
+    "INSERT OR REPLACE INTO n (slug, v) VALUES ({n}, {i})",
+    "UPDATE n SET v = {i} WHERE slug = {n}",
+    "INSERT OR IGNORE INTO t (slug, v) VALUES ({n}, {i})",
+    "UPDATE t SET v = {i} WHERE slug = {n}",
+    "DELETE FROM t WHERE slug = {n} AND slug <> 'count'",
+    "WITH w AS (SELECT {i} AS id) UPDATE b SET v = v + 1 WHERE id = (SELECT id FROM w)",
+];
+
+async fn pool(schema: &str) -> SqlitePool {
+    let options = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let pool = options.connect("sqlite::memory:").await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(schema.to_owned())).execute(&pool).await.unwrap();
+    pool
+}
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+/// A statement of this form: its values are drawn, and bound or written into it.
+fn drawn(form: &str, dice: &Dice) -> Statement {
+    let (mut text, mut values) = (String::new(), Vec::new());
+    for (at, part) in form.split(['{', '}']).enumerate() {
+        if at % 2 == 0 {
+            text.push_str(part);
+            continue;
+        }
+        let number = dice.roll(6) as i64;
+        let value: SqlValue = match part {
+            "i" => number.into(),
+            "s" => number.to_string().into(),
+            "r" => (number as f64).into(),
+            _ => ["x", "X", "y", "y:1", "5", "count"][number as usize].into(),
+        };
+        match (&value, dice.chance(30)) {
+            (SqlValue::Int(number), true) => text.push_str(&number.to_string()),
+            (SqlValue::Text(word), true) => text.push_str(&format!("'{word}'")),
+            _ => {
+                text.push('?');
+                values.push(value);
+            }
+        }
+    }
+    values.into_iter().fold(Statement::new(text), Statement::bind)
+}
+
+/// Rows as they are, whatever they hold.
+type AnyRow = std::collections::BTreeMap<String, Option<Held>>;
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Held {
+    Int(i64),
+    Real(f64),
+    Text(String),
+}
+
+#[tokio::test]
+async fn the_cached_answer_is_always_the_uncached_one() {
+    let seeds = std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let mut hits = 0;
+    for seed in 0..seeds {
+        let (dice, larder) = (Dice::new(seed), larder());
+        let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
+        // A few forms for each seed, so that what belongs together meets.
+        let some = |forms: &[&'static str], most: u64| {
+            (0..most).map(|_| forms[dice.roll(forms.len() as u64) as usize]).collect::<Vec<_>>()
+        };
+        let (writes, forms) = (some(&WRITES, 6), some(&READS, 8));
+        let reads: Vec<_> =
+            forms.iter().flat_map(|form| [(); 3].map(|()| drawn(form, &dice))).collect();
+        for turn in 0..60 {
+            let write = drawn(writes[dice.roll(writes.len() as u64) as usize], &dice);
+            // One that the database refuses has changed nothing, or a part.
+            let outcome = db.statement(write.clone()).execute().await;
+            for _ in 0..8 {
+                let read = &reads[dice.roll(reads.len() as u64) as usize];
+                let cached = db.statement(read.clone()).fetch_all::<AnyRow>().await.unwrap();
+                let fresh =
+                    db.statement(read.clone()).uncached().fetch_all::<AnyRow>().await.unwrap();
+                assert_eq!(
+                    cached, fresh,
+                    "seed {seed}, turn {turn}: {read:?} after {write:?} {outcome:?}"
+                );
+            }
+        }
+        hits += larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    }
+    assert!(hits > seeds * 50, "{hits} hits");
+}
+
+#[tokio::test]
+async fn a_key_that_takes_two_texts_for_the_same_names_no_row() {
+    let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder()).await.unwrap();
+    db.query("INSERT INTO n VALUES ('x', 1)").execute().await.unwrap();
+    let read = || db.query("SELECT v FROM n WHERE slug = ?").bind("x").fetch_scalar::<i64>();
+    assert_eq!(read().await.unwrap(), 1);
+    db.query("UPDATE n SET v = 2 WHERE slug = ?").bind("X").execute().await.unwrap();
+    assert_eq!(read().await.unwrap(), 2);
+}
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct A {
+    id: i64,
+    name: Option<String>,
+    v: i64,
+}
+
+async fn with_rows() -> (Larder, Db) {
+    let larder = larder();
+    let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
+    for id in 1..=3 {
+        let insert = db.query("INSERT INTO a (id, name, v) VALUES (?, ?, 0)");
+        insert.bind(id).bind(format!("name {id}")).execute().await.unwrap();
+    }
+    (larder, db)
+}
+
+async fn a(db: &Db, id: i64) -> Option<One<A>> {
+    db.query("SELECT * FROM a WHERE id = ?").bind(id).fetch_optional().await.unwrap()
+}
+
+#[tokio::test]
+async fn all_who_ask_the_same_share_the_values_and_a_write_of_a_row_leaves_the_others() {
+    let (larder, db) = with_rows().await;
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let first = db.query("SELECT * FROM a WHERE id = ?").bind(1).fetch_all::<A>().await.unwrap();
+    let again = db.query("SELECT  * FROM a WHERE id=?").bind(1).fetch_all::<A>().await.unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    a(&db, 2).await;
+    let before = hits();
+    db.query("UPDATE a SET v = 9 WHERE id = ?").bind(2).execute().await.unwrap();
+    assert_eq!((a(&db, 1).await.unwrap().v, hits()), (0, before + 1), "another row is still there");
+    assert_eq!((a(&db, 2).await.unwrap().v, hits()), (9, before + 1));
+    assert_eq!(db.query("SELECT sum(v) FROM a").fetch_scalar::<i64>().await.unwrap(), 9);
+    assert_eq!(
+        db.query("SELECT v FROM a WHERE id = 99")
+            .fetch_optional::<i64>()
+            .await
+            .unwrap()
+            .map(|v| *v),
+        None
+    );
+    let none = db.query("SELECT v FROM a WHERE id = 99").fetch_one::<i64>().await.unwrap_err();
+    assert_eq!(none.kind(), QueryErrorKind::NoRow);
+}
+
+#[tokio::test]
+async fn a_page_is_made_of_the_rows_it_was_made_with() {
+    let (larder, db) = with_rows().await;
+    let rendered = Arc::new(AtomicU32::new(0));
+    let page = async || {
+        let (db, rendered) = (db.clone(), rendered.clone());
+        let render = move |_: Fill| async move {
+            rendered.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(a(&db, 1).await.map_or(-1, |a| a.v))
+        };
+        *larder.get_or_load("page", Policy::ttl(Duration::from_secs(60)), render).await.unwrap()
+    };
+    assert_eq!((page().await, page().await), (0, 0));
+    db.query("UPDATE a SET v = 5 WHERE id = 2").execute().await.unwrap();
+    assert_eq!(
+        (page().await, rendered.load(Ordering::SeqCst)),
+        (0, 1),
+        "it does not show that one"
+    );
+    db.query("UPDATE a SET v = 7 WHERE id = 1").execute().await.unwrap();
+    assert_eq!((page().await, rendered.load(Ordering::SeqCst)), (7, 2));
+    let _logged = db.invalidate_row("A", [1]).await;
+    assert_eq!((page().await, rendered.load(Ordering::SeqCst)), (7, 3));
+    let _logged = db.invalidate_table("a").await;
+    assert_eq!((page().await, rendered.load(Ordering::SeqCst)), (7, 4));
+}
+
+#[tokio::test]
+async fn a_transaction_invalidates_when_it_is_committed_and_else_never() {
+    let (larder, db) = with_rows().await;
+    assert_eq!(a(&db, 1).await.unwrap().v, 0);
+    let invalidations = || larder.stats().invalidations;
+    let before = invalidations();
+    let mut transaction = db.begin().await.unwrap();
+    transaction.query("UPDATE a SET v = 1 WHERE id = 1").execute().await.unwrap();
+    let inside = transaction.query("SELECT * FROM a WHERE id = ?").bind(1).fetch_all::<A>().await;
+    assert_eq!(inside.unwrap()[0].v, 1, "it sees what it has written");
+    assert_eq!(a(&db, 1).await.unwrap().v, 0, "and nobody else does");
+    transaction.rollback().await.unwrap();
+    assert_eq!((a(&db, 1).await.unwrap().v, invalidations()), (0, before));
+    let mut transaction = db.begin().await.unwrap();
+    transaction.query("UPDATE a SET v = 2 WHERE id = 1").execute().await.unwrap();
+    drop(transaction);
+    assert_eq!((a(&db, 1).await.unwrap().v, invalidations()), (0, before));
+    let mut transaction = db.begin().await.unwrap();
+    transaction.query("UPDATE a SET v = 3 WHERE id = 1").execute().await.unwrap();
+    transaction.query("INSERT INTO a (id, v) VALUES (4, 4)").execute().await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(invalidations(), before + 1, "one append");
+    assert_eq!((a(&db, 1).await.unwrap().v, a(&db, 4).await.unwrap().v), (3, 4));
+}
+
+#[tokio::test]
+async fn a_definition_is_learned_and_drops_everything() {
+    let (_larder, db) = with_rows().await;
+    assert!(a(&db, 9).await.is_none());
+    db.query("DROP TABLE a").execute().await.unwrap();
+    db.query("CREATE TABLE a (id TEXT PRIMARY KEY, name TEXT, v INTEGER)").execute().await.unwrap();
+    db.query("INSERT INTO a VALUES ('9', NULL, 1)").execute().await.unwrap();
+    let v = db.query("SELECT v FROM a WHERE id = ?").bind("9");
+    assert_eq!(v.fetch_scalar::<i64>().await.unwrap(), 1);
+    db.query("UPDATE a SET v = 2 WHERE id = '9'").execute().await.unwrap();
+    let v = db.query("SELECT v FROM a WHERE id = ?").bind("9");
+    assert_eq!(v.fetch_scalar::<i64>().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_another_each_time_or_an_error_is_not_kept() {
+    let larder = larder();
+    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).max_bytes(ByteSize::bytes(100));
+    let db = SqlxService::sqlite(pool(SCHEMA).await).cached_by(layer).await.unwrap();
+    let refused = |why: &str| {
+        let stats = larder.stats();
+        let cache = stats.cache("queries").unwrap();
+        cache.refusals.keys().chain(cache.bypasses.keys()).any(|reason| reason.contains(why))
+    };
+    let large = || db.query("SELECT printf('%200s', 'x') AS text").fetch_all::<String>();
+    large().await.unwrap();
+    assert!(refused("too-large"));
+    let [one, other] = [(); 2].map(|()| db.query("SELECT random()").fetch_scalar::<i64>());
+    assert_ne!(one.await.unwrap(), other.await.unwrap());
+    assert!(refused("volatile"));
+    let asked =
+        || db.query("SELECT random()").cached_for(Duration::from_secs(60)).fetch_scalar::<i64>();
+    assert_eq!(asked().await.unwrap(), asked().await.unwrap(), "whoever asks for it gets it kept");
+    let error = db.query("SELECT nothing FROM a").fetch_all::<i64>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::Database);
+    let error = db.query("SELECT 'x'").fetch_scalar::<i64>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::Decode);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_without_rows_is_kept_for_less_long() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = asked.clone();
+    let database = tower::service_fn(move |_: Statement| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok::<_, Infallible>(Answer::default()))
+    });
+    let larder = larder();
+    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).empty_for(Duration::from_secs(5));
+    let db = Db::new(layer.layer(database));
+    let ask = async || {
+        assert!(db.query("SELECT * FROM a").fetch_all::<i64>().await.unwrap().is_empty());
+        asked.load(Ordering::SeqCst)
+    };
+    assert_eq!((ask().await, ask().await), (1, 1));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(ask().await, 2);
+}
+
+#[tokio::test]
+async fn one_query_asks_the_database_for_all_who_ask_at_once() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = asked.clone();
+    let database = tower::service_fn(move |_: Statement| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::task::yield_now().await;
+            let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![7.into()]] };
+            Ok::<_, Infallible>(Answer { rows, affected: 0 })
+        }
+    });
+    let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
+    let all = (0..50).map(|_| db.query("SELECT n FROM a").fetch_scalar::<i64>());
+    let all = futures_util::future::join_all(all).await;
+    assert!(all.into_iter().all(|n| n.is_ok_and(|n| n == 7)));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}

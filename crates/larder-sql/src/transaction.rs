@@ -1,0 +1,151 @@
+//! Transactions: nothing is invalidated before they are committed, and nothing if they are not.
+
+use std::{fmt, sync::Arc};
+
+use larder_core::Target;
+use sqlx::{Sqlite, SqliteConnection};
+
+use crate::{
+    analysis::Nature,
+    db::{Db, One},
+    error::{QueryError, QueryErrorKind},
+    plan::Plan,
+    rows::Answer,
+    service::FromRow,
+    sqlx_service::{self, SqlxService},
+    statement::Statement,
+    value::SqlValue,
+};
+
+/// A transaction. Dropped, it is rolled back, and nothing has happened.
+///
+/// What is read in it comes from the database: it may be what only this transaction sees.
+pub struct Transaction {
+    inner: sqlx::Transaction<'static, Sqlite>,
+    plan: Arc<Plan>,
+    targets: Vec<Target>,
+    defines: bool,
+}
+
+impl Db<SqlxService> {
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn begin(&self) -> Result<Transaction, QueryError> {
+        Ok(Transaction {
+            inner: self.cache().inner().pool().begin().await.map_err(failed)?,
+            plan: Arc::clone(self.cache().plan()),
+            targets: Vec::new(),
+            defines: false,
+        })
+    }
+}
+
+impl Transaction {
+    /// A query or another statement within the transaction.
+    pub fn query(&mut self, text: impl Into<Arc<str>>) -> TransactionQuery<'_> {
+        TransactionQuery { transaction: self, statement: Statement::new(text) }
+    }
+
+    /// Commits, and invalidates what the transaction has made untrue. Nobody who hangs up comes between the two.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not commit. It may have done so all the same, so what was written is invalidated.
+    pub async fn commit(self) -> Result<(), QueryError> {
+        let Self { inner, plan, targets, defines } = self;
+        let larder = plan.larder.clone();
+        let committing = larder.spawn(async move {
+            let committed = inner.commit().await.map_err(failed);
+            if defines {
+                plan.relearn().await;
+            }
+            if !targets.is_empty() {
+                let _logged_or_queued = plan.larder.invalidate(targets).await;
+            }
+            committed
+        });
+        committing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
+    }
+
+    /// Takes everything back. Nothing is invalidated.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer; then it takes it back by itself.
+    pub async fn rollback(self) -> Result<(), QueryError> {
+        self.inner.rollback().await.map_err(failed)
+    }
+
+    /// The connection, for what sqlx can do and this cannot. What is written with it is not invalidated.
+    pub fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.inner
+    }
+
+    async fn run(&mut self, statement: &Statement) -> Result<Answer, QueryError> {
+        let analysis = self.plan.analyse(statement.text());
+        self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        // Before it runs: one that failed may have done a part.
+        self.targets.extend(self.plan.written_by(statement, &analysis));
+        if let Nature::Query | Nature::Volatile(_) = analysis.nature {
+            self.plan.note_bypass(statement, &analysis, "transaction");
+        }
+        sqlx_service::run(&mut self.inner, statement).await.map_err(failed)
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("targets", &self.targets).finish_non_exhaustive()
+    }
+}
+
+/// A statement that is about to be run in a transaction.
+#[derive(Debug)]
+#[must_use = "a query does nothing until it is fetched or executed"]
+pub struct TransactionQuery<'a> {
+    transaction: &'a mut Transaction,
+    statement: Statement,
+}
+
+impl TransactionQuery<'_> {
+    /// Binds the next value.
+    pub fn bind(mut self, value: impl Into<SqlValue>) -> Self {
+        self.statement = self.statement.bind(value);
+        self
+    }
+
+    /// All rows.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails, or a row is not of the type.
+    pub async fn fetch_all<T: FromRow>(self) -> Result<Vec<T>, QueryError> {
+        let rows = self.transaction.run(&self.statement).await?.rows;
+        rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`TransactionQuery::fetch_all`].
+    pub async fn fetch_optional<T: FromRow>(self) -> Result<Option<One<T>>, QueryError> {
+        Ok(One::of(Arc::new(self.fetch_all().await?)))
+    }
+
+    /// Runs it, and gives the number of rows it has changed.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn execute(self) -> Result<u64, QueryError> {
+        self.transaction.run(&self.statement).await.map(|answer| answer.affected)
+    }
+}
+
+fn failed(error: sqlx::Error) -> QueryError {
+    QueryError::because(QueryErrorKind::Database, error)
+}
