@@ -78,5 +78,5 @@ mod tags;
 mod transaction;
 mod value;
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 //! Queries through the cache of a real database, beside the same without it.
+#![cfg(feature = "sqlite")]
 
 use std::{
     convert::Infallible,
