@@ -3,6 +3,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use larder_core::{Invalidated, Lifetime, Tag, Target};
+use serde::{Serialize, Serializer};
 
 use crate::{
     catalog::{Catalog, folded},
@@ -44,6 +45,12 @@ impl<S> Db<S> {
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
         let plan = self.cache.plan();
         plan.larder.invalidate(plan.tags.any_row(&folded(table))).await
+    }
+
+    /// Invalidates what depends on anything of this database.
+    pub async fn invalidate_all(&self) -> Invalidated {
+        let plan = self.cache.plan();
+        plan.larder.invalidate(plan.tags.everything()).await
     }
 
     /// Invalidates what depends on a row, by the values of its key in their order, and on its table as a whole.
@@ -173,5 +180,11 @@ impl<T> Deref for One<T> {
 impl<T> Clone for One<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Serialize> Serialize for One<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize(self, serializer)
     }
 }

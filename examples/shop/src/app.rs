@@ -54,7 +54,7 @@ impl App {
             builder = builder.redis(redis.name("shop"));
         }
         let larder = builder.build().map_err(|error| format!("--{error}"))?;
-        let database = Database::open(options).await?;
+        let database = Database::open(options, &larder).await?;
         let admin = AdminToken::new(options.admin_token.as_deref());
         Ok(Self { database, admin, larder, cached: !options.no_cache })
     }

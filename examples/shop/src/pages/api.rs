@@ -8,11 +8,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use larder::axum::{CachePolicy, Invalidate};
+use larder::sql::{One, QueryError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Shop, catalogue::tag_with};
+use super::Shop;
 use crate::{
     App,
     admin::Admin,
@@ -44,8 +44,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<sqlx::Error> for ApiError {
-    fn from(error: sqlx::Error) -> Self {
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
         tracing::error!(%error, "the database failed");
         Self(StatusCode::INTERNAL_SERVER_ERROR, "the database failed".to_owned())
     }
@@ -60,16 +60,13 @@ fn bad(what: impl Into<String>) -> ApiError {
 }
 
 pub(crate) async fn show(
-    policy: CachePolicy,
     State(app): Shop,
     Path(id): Path<i64>,
-) -> Result<Json<Product>, ApiError> {
-    policy.tag(("product", id));
+) -> Result<Json<One<Product>>, ApiError> {
     app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
 }
 
 pub(crate) async fn list(
-    policy: CachePolicy,
     State(app): Shop,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Value>, ApiError> {
@@ -78,17 +75,15 @@ pub(crate) async fn list(
         return Err(bad(format!("page is {page}, allowed is 1 to 1000000")));
     }
     let (products, count) = app.database.list(listing.category.as_deref(), page).await?;
-    tag_with(&policy, &products);
-    Ok(Json(json!({ "page": page, "per_page": PAGE, "total": count, "products": products })))
+    Ok(Json(json!({ "page": page, "per_page": PAGE, "total": count, "products": *products })))
 }
 
 pub(crate) async fn update(
     _: Admin,
-    invalidate: Invalidate,
     State(app): Shop,
     Path(id): Path<i64>,
     change: Result<Json<Change>, JsonRejection>,
-) -> Result<Json<Product>, ApiError> {
+) -> Result<Json<One<Product>>, ApiError> {
     let Json(change) = change.map_err(|error| bad(error.body_text()))?;
     for (name, value) in [("price_cents", change.price_cents), ("stock", change.stock)] {
         if let Some(value) = value.filter(|value| !(0..=1_000_000_000).contains(value)) {
@@ -96,10 +91,6 @@ pub(crate) async fn update(
         }
     }
     let changed = app.database.update(id, change.price_cents, change.stock).await?;
-    invalidate.tag(("product", id));
-    if change.stock.is_some() {
-        invalidate.tag("stock");
-    }
     changed.map(Json).ok_or_else(|| no_product(id))
 }
 

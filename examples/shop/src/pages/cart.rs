@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::hash::{BuildHasher, RandomState};
 
 use super::{PageError, Shop, html};
-use crate::database::{CartLine, price};
+use crate::database::{CartLine, Shared, price};
 
 /// What is put into the cart.
 #[derive(Debug, Deserialize)]
@@ -29,7 +29,7 @@ fn one() -> i64 {
 #[template(path = "cart.html")]
 struct CartPage {
     title: &'static str,
-    lines: Vec<CartLine>,
+    lines: Shared<CartLine>,
     total: String,
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn show(
 ) -> Result<impl IntoResponse, PageError> {
     let lines = match cart_of(&headers) {
         Some(cart) => app.database.cart(&cart).await?,
-        None => Vec::new(),
+        None => Shared::default(),
     };
     let total = price(lines.iter().map(|line| line.price_cents * line.quantity).sum());
     let page: Html<String> = html(&CartPage { title: "Your cart", lines, total })?;

@@ -8,6 +8,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
+use larder::sql::QueryError;
 
 use crate::App;
 
@@ -25,8 +26,8 @@ pub(crate) enum PageError {
     Broken(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl From<sqlx::Error> for PageError {
-    fn from(error: sqlx::Error) -> Self {
+impl From<QueryError> for PageError {
+    fn from(error: QueryError) -> Self {
         Self::Broken(error.into())
     }
 }
