@@ -185,7 +185,8 @@ struct Call {
     key: Key,
     hash: u64,
     policy: Policy,
-    name: Tag,
+    kind: Kind,
+    name: String,
     scope: Scope,
     meter: Arc<Meter>,
     began: Moment,
@@ -219,9 +220,8 @@ where
     }
     let key = key.finish().map_err(LoadError::Key)?;
     let meter = larder.meter(&policy.name);
-    let name = Tag::of_name(kind, &name);
     let hash = larder.hash(key.as_bytes());
-    let call = Call { larder: larder.clone(), key, hash, policy, name, scope, meter, began };
+    let call = Call { larder: larder.clone(), key, hash, policy, kind, name, scope, meter, began };
     if audience == Audience::Unknown {
         call.meter.record(Event::Bypass("identified"), began);
         return call.alone(load).await;
@@ -452,7 +452,7 @@ impl Call {
         if scope.gathered().private && (self.policy.shared || !partitioned) {
             return Err("private-part");
         }
-        let mut tags = vec![self.name.clone()];
+        let mut tags = vec![self.own_tag()];
         tags.extend(wishes.tags.iter().cloned());
         let draft = Draft {
             key: self.key.clone(),
@@ -553,11 +553,16 @@ impl Call {
     /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
     fn add_unkept(&self, fill: &Fill, scope: &Scope, why: &'static str) {
         let wishes = fill.wishes();
-        let own = std::iter::once(self.name.clone()).chain(wishes.tags);
+        let own = std::iter::once(self.own_tag()).chain(wishes.tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.larder.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
         self.scope.add_unkept(gathered, why);
+    }
+
+    /// The tag of everything under this name.
+    fn own_tag(&self) -> Tag {
+        Tag::of_name(self.kind, &self.name)
     }
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {

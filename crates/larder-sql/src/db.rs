@@ -1,6 +1,6 @@
 //! A handle that reads like sqlx.
 
-use std::{ops::Deref, sync::Arc};
+use std::{borrow::Cow, ops::Deref, sync::Arc};
 
 use larder_core::{Invalidated, Lifetime, Tag, Target};
 use serde::{Serialize, Serializer};
@@ -68,7 +68,7 @@ impl<S> Db<S> {
 
 impl<S: Database> Db<S> {
     /// A query or another statement. Never put what somebody has typed into its text: bind it.
-    pub fn query(&self, text: impl Into<Arc<str>>) -> Query<'_, S> {
+    pub fn query(&self, text: impl Into<Cow<'static, str>>) -> Query<'_, S> {
         self.statement(Statement::new(text))
     }
 

@@ -40,6 +40,11 @@ impl<S> Db<S> {
     pub fn explain(&self, statement: &Statement) -> Explanation {
         self.cache().plan().explain(statement)
     }
+
+    /// Whether the rows of a statement are kept. Costs an analysis at first sight of a text, and a look-up after that.
+    pub fn is_kept(&self, statement: &Statement) -> bool {
+        self.cache().plan().analyse(statement.text()).nature == Nature::Query
+    }
 }
 
 impl Plan {

@@ -1,6 +1,6 @@
 //! One query cache: its options made ready, and what it decides before it asks anybody.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use larder_core::{Event, Larder, Lifetime, Policy, Schema, Tag, Target};
 use parking_lot::{Mutex, RwLock};
@@ -87,7 +87,7 @@ impl Plan {
         name.push_str(&analysis.fingerprint);
         name.push(':');
         statement.values().iter().for_each(|value| value.name(&mut name));
-        name.push_str(&Schema::of::<T>().to_string());
+        write!(name, "{}", Schema::of::<T>()).expect("a string takes whatever is written to it");
         Admit::Cached(name)
     }
 

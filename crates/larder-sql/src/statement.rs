@@ -1,6 +1,6 @@
 //! A statement: its text, and the values that are bound to it.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use crate::value::SqlValue;
 
@@ -16,13 +16,13 @@ use crate::value::SqlValue;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    text: Arc<str>,
+    text: Cow<'static, str>,
     values: Vec<SqlValue>,
 }
 
 impl Statement {
     /// A statement without values. Never put what somebody has typed into its text: bind it.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
         Self { text: text.into(), values: Vec::new() }
     }
 

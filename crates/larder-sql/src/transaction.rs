@@ -1,6 +1,6 @@
 //! Transactions: nothing is invalidated before they are committed, and nothing if they are not.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use larder_core::Target;
 use sqlx::{Sqlite, SqliteConnection};
@@ -45,7 +45,7 @@ impl Db<SqlxService> {
 
 impl Transaction {
     /// A query or another statement within the transaction.
-    pub fn query(&mut self, text: impl Into<Arc<str>>) -> TransactionQuery<'_> {
+    pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
         TransactionQuery { transaction: self, statement: Statement::new(text) }
     }
 
