@@ -16,7 +16,7 @@ use larder::{
     Fill, Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, Policy, SealingKeys, Tiers,
     http::ResponseCacheLayer,
 };
-use larder_testkit::{SimulatedCluster, Weather};
+use larder_testkit::{Dice, SimulatedCluster, Weather};
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -189,6 +189,20 @@ async fn of_all_processes_one_loads() {
     cluster.settled().await;
     all_at_once(&cluster, &origin, &Policy::ttl(MINUTE).tag("t")).await;
     assert_eq!(origin.calls(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_the_lease_next_finds_what_was_written() {
+    // Writes are on their way for a while, and a lease that is given back before them says too much.
+    for seed in 0..300 {
+        let longest = Duration::from_millis(20);
+        let weather = Weather { dice: Dice::new(seed), failing_percent: 0, longest };
+        let cluster = SimulatedCluster::under(&weather, 3, |builder| builder);
+        cluster.synced().await;
+        let policy = Policy::ttl(MINUTE).fill_once_per_cluster(10 * SECOND);
+        let origin = Origin::default();
+        assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30], "{seed}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,10 @@ pub mod invalidation {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
+#[cfg(feature = "sqlite")]
+#[doc = include_str!("queries.md")]
+pub mod queries {}
+
 #[cfg(feature = "redis")]
 #[doc = include_str!("redis.md")]
 pub mod redis {}
