@@ -87,6 +87,7 @@ impl World {
             marks: self.registry.marks(stamp, &Self::tags()),
             tags: Self::tags(),
             cost: Duration::ZERO,
+            tiers: crate::Tiers::MEMORY,
         };
         Arc::new(Entry::new(key, origins, Version(version)))
     }

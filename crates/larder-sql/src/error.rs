@@ -23,6 +23,8 @@ pub enum QueryErrorKind {
     TimedOut,
     /// It cannot be kept: its text or its values are too long.
     TooLong,
+    /// A transaction is ended by `commit` and `rollback`, and not by a statement.
+    NotAllowed,
     /// The runtime was shut down meanwhile.
     Cancelled,
 }
@@ -54,6 +56,9 @@ impl fmt::Display for QueryError {
             QueryErrorKind::TimedOut => "the query took longer than the policy allows",
             QueryErrorKind::TooLong => {
                 "the text or the values of the query are too long to be kept"
+            }
+            QueryErrorKind::NotAllowed => {
+                "a statement may not begin or end a transaction here, allowed are commit() and rollback()"
             }
             QueryErrorKind::Cancelled => "the runtime was shut down while the query ran",
         })

@@ -43,13 +43,15 @@ impl<S> Db<S> {
 
     /// Whether the rows of a statement are kept. Costs an analysis at first sight of a text, and a look-up after that.
     pub fn is_kept(&self, statement: &Statement) -> bool {
-        self.cache().plan().analyse(statement.text()).nature == Nature::Query
+        let plan = self.cache().plan();
+        plan.analyse(&plan.known(), statement.text()).nature == Nature::Query
     }
 }
 
 impl Plan {
     fn explain(&self, statement: &Statement) -> Explanation {
-        let analysis = self.analyse(statement.text());
+        let known = self.known();
+        let analysis = self.analyse(&known, statement.text());
         let not_kept =
             match (self.admit::<()>(statement, &analysis, &Wishes::default()), analysis.nature) {
                 (Admit::Cached(_), _) => None,
@@ -58,8 +60,8 @@ impl Plan {
             };
         Explanation {
             not_kept,
-            reads: self.read_by(statement, &analysis),
-            writes: self.written_by(statement, &analysis),
+            reads: self.read_by(&known, statement, &analysis),
+            writes: self.written_by(&known, statement, &analysis),
         }
     }
 }

@@ -57,8 +57,7 @@ impl QueryCacheLayer {
         self
     }
 
-    /// What is known of its tables. Without it queries depend on whole tables, and each write on all that its
-    /// statement names.
+    /// What is known of its tables. Without it queries depend on whole tables, and each write drops everything.
     pub fn catalog(mut self, catalog: Catalog) -> Self {
         self.options.catalog = Some(catalog);
         self

@@ -39,7 +39,8 @@
 //! 1. Writes have to come through a [`Db`] of a process that shares the invalidation log, or be told by
 //!    [`Db::invalidate_table`] and [`Db::invalidate_row`]. What another program writes is seen when the result's time is up.
 //! 2. A process that dies between a commit and its invalidation takes the invalidation with it.
-//! 3. Tables are told apart by their names alone: those of two schemas with one name are dropped together.
+//! 3. Only the tables of the main schema are known. What reads others, temporary, attached or virtual ones, is not kept, and what
+//!    writes them drops everything. A temporary table must not have the name of another.
 //! 4. Streaming results are not cached, and not there: what is too large to be kept whole is asked of sqlx.
 //! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations name rows by rules of their own.
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use larder_core::{Event, Larder, Lifetime, Policy, Schema, Tag, Target};
+use larder_core::{Event, Gathered, Larder, Lifetime, Policy, Schema, Tag, Target};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
@@ -19,9 +19,26 @@ pub(crate) struct Plan {
     pub(crate) larder: Larder,
     pub(crate) options: Options,
     pub(crate) tags: Tags,
-    catalog: RwLock<Option<Arc<Catalog>>>,
-    analyses: Analyses,
+    known: RwLock<Arc<Known>>,
+    relearning: tokio::sync::Mutex<()>,
     warned: Mutex<std::collections::HashSet<String>>,
+}
+
+/// What is known of the tables, and of the statements that were analysed by it. Replaced as a whole.
+#[derive(Default)]
+pub(crate) struct Known {
+    catalog: Option<Catalog>,
+    analyses: Analyses,
+}
+
+impl Known {
+    fn of(catalog: Option<Catalog>) -> Arc<Self> {
+        Arc::new(Self { catalog, analyses: Analyses::default() })
+    }
+
+    pub(crate) fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.as_ref()
+    }
 }
 
 /// What is to be done with a query.
@@ -39,8 +56,8 @@ impl Plan {
         Self {
             larder: larder.clone(),
             tags: Tags::new(&options.database),
-            catalog: RwLock::new(options.catalog.take().map(Arc::new)),
-            analyses: Analyses::default(),
+            known: RwLock::new(Known::of(options.catalog.take())),
+            relearning: tokio::sync::Mutex::default(),
             warned: Mutex::default(),
             options,
         }
@@ -48,20 +65,32 @@ impl Plan {
 
     /// What is known of the tables from now on.
     pub(crate) fn learn(&self, catalog: Catalog) {
-        *self.catalog.write() = Some(Arc::new(catalog));
-        self.analyses.clear();
+        *self.known.write() = Known::of(Some(catalog));
     }
 
     /// Reads what is known of the tables anew, after a statement that may have changed them.
     pub(crate) async fn relearn(&self) {
         let Some(source) = &self.options.source else { return };
-        // Where nothing is known, nothing is kept, and each write drops everything.
-        self.learn(source().await.unwrap_or_default());
+        // One after the other, so that the newest is what stays.
+        let _alone = self.relearning.lock().await;
+        let catalog = source().await.unwrap_or_else(|| {
+            tracing::warn!(target: "larder", "the tables cannot be read: until a statement defines one no query is kept");
+            Catalog::new()
+        });
+        self.learn(catalog);
     }
 
-    pub(crate) fn analyse(&self, text: &str) -> Arc<Analysis> {
-        self.analyses
-            .get(text, || Analysis::of(text, self.options.dialect, self.catalog.read().as_deref()))
+    pub(crate) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read())
+    }
+
+    /// Whether this is what is known now.
+    pub(crate) fn is_current(&self, known: &Arc<Known>) -> bool {
+        Arc::ptr_eq(known, &self.known.read())
+    }
+
+    pub(crate) fn analyse(&self, known: &Known, text: &str) -> Arc<Analysis> {
+        known.analyses.get(text, || Analysis::of(text, self.options.dialect, known.catalog()))
     }
 
     pub(crate) fn admit<T: DeserializeOwned + 'static>(
@@ -74,7 +103,11 @@ impl Plan {
             Nature::Write | Nature::Definition | Nature::Unknown(_) => return Admit::Write,
             _ if wishes.uncached => "uncached",
             // Whoever says for how long wants to have it kept.
-            Nature::Volatile("volatile") if wishes.lifetime.is_some() => "",
+            Nature::Volatile("volatile")
+                if wishes.lifetime.is_some() && !analysis.reads_unknown =>
+            {
+                ""
+            }
             Nature::Volatile(why) => why,
             Nature::Query => "",
         };
@@ -103,13 +136,22 @@ impl Plan {
     }
 
     /// What a query depends on.
-    pub(crate) fn read_by(&self, statement: &Statement, analysis: &Analysis) -> Vec<Tag> {
-        let catalog = self.catalog.read().clone();
-        self.tags.read_by(analysis, catalog.as_deref(), statement.values())
+    pub(crate) fn read_by(
+        &self,
+        known: &Known,
+        statement: &Statement,
+        analysis: &Analysis,
+    ) -> Vec<Tag> {
+        self.tags.read_by(analysis, known.catalog(), statement.values())
     }
 
     /// What a statement makes untrue.
-    pub(crate) fn written_by(&self, statement: &Statement, analysis: &Analysis) -> Vec<Target> {
+    pub(crate) fn written_by(
+        &self,
+        known: &Known,
+        statement: &Statement,
+        analysis: &Analysis,
+    ) -> Vec<Target> {
         if let Nature::Unknown(why) = analysis.nature
             && self.warned.lock().len() < MOST_WARNINGS
             && self.warned.lock().insert(analysis.fingerprint.clone())
@@ -117,13 +159,13 @@ impl Plan {
             let (database, text) = (&self.options.database, statement.text());
             tracing::warn!(target: "larder", database, why, text, "it may write anything: all queries are dropped");
         }
-        let catalog = self.catalog.read().clone();
-        self.tags.written_by(analysis, catalog.as_deref(), statement.values())
+        self.tags.written_by(analysis, known.catalog(), statement.values())
     }
 
     /// A query that is not kept leaves what it depends on to what it becomes part of.
     pub(crate) fn note_bypass(
         &self,
+        known: &Known,
         statement: &Statement,
         analysis: &Analysis,
         why: &'static str,
@@ -131,10 +173,10 @@ impl Plan {
         let meter = self.larder.meter(self.options.name);
         meter.record(Event::Bypass(why), self.larder.now());
         let Some(scope) = self.larder.current_scope() else { return };
-        scope.add_tags(self.read_by(statement, analysis));
-        if why == "unknown-relation" {
+        scope.add_tags(self.read_by(known, statement, analysis));
+        if analysis.reads_unknown {
             // Nobody can say what it depends on.
-            scope.add_unkept(larder_core::Gathered::default(), "unknown-query");
+            scope.add_unkept(Gathered::default(), "unknown-query");
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     catalog::Catalog,
     error::{QueryError, QueryErrorKind},
     layer::Options,
-    plan::{Admit, Plan},
+    plan::{Admit, Known, Plan},
     rows::Answer,
     statement::Statement,
 };
@@ -128,46 +128,56 @@ impl<S: Database> QueryCache<S> {
         &self,
         fetch: Fetch<T>,
     ) -> Result<Arc<Vec<T>>, QueryError> {
-        let analysis = self.plan.analyse(fetch.statement.text());
+        let known = self.plan.known();
+        let analysis = self.plan.analyse(&known, fetch.statement.text());
         match self.plan.admit::<T>(&fetch.statement, &analysis, &fetch.wishes) {
             Admit::Cached(name) => {
                 let policy = self.plan.policy(&fetch.wishes);
-                let lifetime = fetch.wishes.lifetime.unwrap_or(self.plan.options.lifetime);
                 let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
-                let load = move |fill| load::<S, T>(inner, plan, fetch, analysis, lifetime, fill);
+                let load = move |fill| load::<S, T>(inner, plan, (known, analysis), fetch, fill);
                 let larder = &self.plan.larder;
                 larder.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
             }
             Admit::Bypass(why) => {
-                self.plan.note_bypass(&fetch.statement, &analysis, why);
+                self.plan.note_bypass(&known, &fetch.statement, &analysis, why);
                 let answer = ask(self.inner.clone(), fetch.statement).await?;
                 decoded(&answer)
             }
-            Admit::Write => decoded(&self.write(fetch.statement, &analysis).await?),
+            Admit::Write => decoded(&self.write(known, &analysis, fetch.statement).await?),
         }
     }
 
     /// Runs a statement, and invalidates what it may have changed.
     pub(crate) async fn run(&self, statement: Statement) -> Result<Answer, QueryError> {
-        let analysis = self.plan.analyse(statement.text());
+        let known = self.plan.known();
+        let analysis = self.plan.analyse(&known, statement.text());
         match self.plan.admit::<()>(&statement, &analysis, &Wishes::default()) {
-            Admit::Write => self.write(statement, &analysis).await,
+            Admit::Write => self.write(known, &analysis, statement).await,
             Admit::Cached(_) | Admit::Bypass(_) => {
-                self.plan.note_bypass(&statement, &analysis, "statement");
+                self.plan.note_bypass(&known, &statement, &analysis, "statement");
                 ask(self.inner.clone(), statement).await
             }
         }
     }
 
     /// In a task of its own: nobody who hangs up comes between a write and its invalidation.
-    async fn write(&self, statement: Statement, analysis: &Analysis) -> Result<Answer, QueryError> {
-        let targets = self.plan.written_by(&statement, analysis);
+    async fn write(
+        &self,
+        known: Arc<Known>,
+        analysis: &Analysis,
+        statement: Statement,
+    ) -> Result<Answer, QueryError> {
+        self.plan.note_bypass(&known, &statement, analysis, "write");
+        let mut targets = self.plan.written_by(&known, &statement, analysis);
         let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.larder.spawn(async move {
             let answer = ask(inner, statement).await;
             if redefines {
                 plan.relearn().await;
+            } else if !plan.is_current(&known) {
+                // A table was defined meanwhile: what changes with this one may be more.
+                targets = vec![plan.tags.everything()];
             }
             // Also after an error: it may have been written all the same.
             let _logged_or_queued = plan.larder.invalidate(targets).await;
@@ -180,16 +190,19 @@ impl<S: Database> QueryCache<S> {
 async fn load<S: Database, T: FromRow>(
     inner: S,
     plan: Arc<Plan>,
+    (known, analysis): (Arc<Known>, Arc<Analysis>),
     fetch: Fetch<T>,
-    analysis: Arc<Analysis>,
-    lifetime: Lifetime,
     fill: Fill,
 ) -> Result<Vec<T>, QueryError> {
-    let tags = plan.read_by(&fetch.statement, &analysis);
+    if !plan.is_current(&known) {
+        // A table was defined between the look at the statement and the stamp of this fill.
+        fill.refuse("redefined");
+    }
+    let tags = plan.read_by(&known, &fetch.statement, &analysis);
     tags.into_iter().chain(fetch.wishes.tags).for_each(|tag| fill.tag(tag));
     let rows = ask(inner, fetch.statement).await?.rows;
     if rows.rows.is_empty() {
-        fill.ttl(plan.empty_for(lifetime));
+        fill.ttl(plan.empty_for(fetch.wishes.lifetime.unwrap_or(plan.options.lifetime)));
     }
     if rows.weight() > plan.options.max_bytes {
         fill.refuse("too-large");

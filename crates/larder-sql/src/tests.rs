@@ -299,6 +299,56 @@ async fn a_transaction_invalidates_when_it_is_committed_and_else_never() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_the_database_has_ended_invalidates_all_the_same() {
+    let (_larder, db) = with_rows().await;
+    let mut transaction = db.begin().await.unwrap();
+    let ended = transaction.query("COMMIT").execute().await.unwrap_err();
+    assert_eq!(ended.kind(), QueryErrorKind::NotAllowed);
+    let broken = "INSERT OR ROLLBACK INTO a (id, v) VALUES (1, 5)";
+    assert!(transaction.query(broken).execute().await.is_err());
+    assert_eq!(a_in(&mut transaction, 1).await, 0);
+    // There is no transaction any more: this is written at once.
+    transaction.query("UPDATE a SET v = 8 WHERE id = 1").execute().await.unwrap();
+    assert!(transaction.rollback().await.is_err());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a(&db, 1).await.unwrap().v, 8);
+}
+
+async fn a_in(transaction: &mut Transaction, id: i64) -> i64 {
+    let read = transaction.query("SELECT * FROM a WHERE id = ?").bind(id);
+    read.fetch_optional::<A>().await.unwrap().map_or(-1, |a| a.v)
+}
+
+#[tokio::test]
+async fn what_is_made_of_a_query_that_is_not_kept_depends_on_it_all_the_same() {
+    let (larder, db) = with_rows().await;
+    for text in [
+        "SELECT v FROM a WHERE id = 1 AND random() <> 0",
+        "SELECT nobody_knows.v FROM a AS nobody_knows WHERE id = 1",
+        "SELECT v FROM cheap WHERE id = 1",
+    ] {
+        for uncached in [false, true] {
+            let page = async || {
+                let db = db.clone();
+                let render = move |_: Fill| async move {
+                    let query = db.query(text);
+                    let query = if uncached { query.uncached() } else { query };
+                    Ok::<_, Infallible>(query.fetch_scalar::<i64>().await.unwrap_or(-1))
+                };
+                let policy = Policy::ttl(Duration::from_secs(60));
+                *larder.get_or_load((text, u8::from(uncached)), policy, render).await.unwrap()
+            };
+            db.query("UPDATE a SET v = 1 WHERE id = 1").execute().await.unwrap();
+            assert_eq!(page().await, 1, "{text}");
+            db.query("UPDATE a SET v = 2 WHERE id = 1").execute().await.unwrap();
+            assert_eq!(page().await, 2, "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_definition_is_learned_and_drops_everything() {
     let (_larder, db) = with_rows().await;
     assert!(a(&db, 9).await.is_none());

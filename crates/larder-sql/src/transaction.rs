@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use larder_core::Target;
 use sqlx::{Sqlite, SqliteConnection};
+use tokio::runtime::Handle;
 
 use crate::{
     analysis::Nature,
@@ -19,9 +20,12 @@ use crate::{
 
 /// A transaction. Dropped, it is rolled back, and nothing has happened.
 ///
-/// What is read in it comes from the database: it may be what only this transaction sees.
+/// What is read in it comes from the database: it may be what only this transaction sees. A statement that fails may have
+/// ended it, as `INSERT OR ROLLBACK` does; then what it has written is invalidated whatever becomes of it.
 pub struct Transaction {
-    inner: sqlx::Transaction<'static, Sqlite>,
+    /// None once it has ended.
+    inner: Option<sqlx::Transaction<'static, Sqlite>>,
+    uncertain: bool,
     plan: Arc<Plan>,
     targets: Vec<Target>,
     defines: bool,
@@ -35,7 +39,8 @@ impl Db<SqlxService> {
     /// When the database does not answer.
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
         Ok(Transaction {
-            inner: self.cache().inner().pool().begin().await.map_err(failed)?,
+            inner: Some(self.cache().inner().pool().begin().await.map_err(failed)?),
+            uncertain: false,
             plan: Arc::clone(self.cache().plan()),
             targets: Vec::new(),
             defines: false,
@@ -54,11 +59,14 @@ impl Transaction {
     /// # Errors
     ///
     /// When the database does not commit. It may have done so all the same, so what was written is invalidated.
-    pub async fn commit(self) -> Result<(), QueryError> {
-        let Self { inner, plan, targets, defines } = self;
-        let larder = plan.larder.clone();
-        let committing = larder.spawn(async move {
-            let committed = inner.commit().await.map_err(failed);
+    pub async fn commit(mut self) -> Result<(), QueryError> {
+        let (plan, defines) = (Arc::clone(&self.plan), self.defines);
+        let (inner, targets) = (self.inner.take(), std::mem::take(&mut self.targets));
+        let committing = self.plan.larder.spawn(async move {
+            let committed = match inner {
+                Some(inner) => inner.commit().await.map_err(failed),
+                None => Ok(()),
+            };
             if defines {
                 plan.relearn().await;
             }
@@ -70,29 +78,46 @@ impl Transaction {
         committing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
     }
 
-    /// Takes everything back. Nothing is invalidated.
+    /// Takes everything back. Nothing is invalidated, unless a statement has failed.
     ///
     /// # Errors
     ///
     /// When the database does not answer; then it takes it back by itself.
-    pub async fn rollback(self) -> Result<(), QueryError> {
-        self.inner.rollback().await.map_err(failed)
+    pub async fn rollback(mut self) -> Result<(), QueryError> {
+        match self.inner.take() {
+            Some(inner) => inner.rollback().await.map_err(failed),
+            None => Ok(()),
+        }
     }
 
     /// The connection, for what sqlx can do and this cannot. What is written with it is not invalidated.
     pub fn connection(&mut self) -> &mut SqliteConnection {
-        &mut self.inner
+        self.inner.as_mut().expect("only what takes the transaction itself ends it")
     }
 
     async fn run(&mut self, statement: &Statement) -> Result<Answer, QueryError> {
-        let analysis = self.plan.analyse(statement.text());
+        let known = self.plan.known();
+        let analysis = self.plan.analyse(&known, statement.text());
+        if analysis.nature == Nature::Unknown("transaction-control") {
+            return Err(QueryError::new(QueryErrorKind::NotAllowed));
+        }
         self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
         // Before it runs: one that failed may have done a part.
-        self.targets.extend(self.plan.written_by(statement, &analysis));
-        if let Nature::Query | Nature::Volatile(_) = analysis.nature {
-            self.plan.note_bypass(statement, &analysis, "transaction");
+        self.targets.extend(self.plan.written_by(&known, statement, &analysis));
+        self.plan.note_bypass(&known, statement, &analysis, "transaction");
+        let answer = sqlx_service::run(self.connection(), statement).await;
+        self.uncertain |= answer.is_err();
+        answer.map_err(failed)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let targets = std::mem::take(&mut self.targets);
+        if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
+            let larder = self.plan.larder.clone();
+            drop(self.plan.larder.spawn(async move { larder.invalidate(targets).await }));
         }
-        sqlx_service::run(&mut self.inner, statement).await.map_err(failed)
     }
 }
 

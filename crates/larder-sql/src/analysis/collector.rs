@@ -28,6 +28,7 @@ pub(super) struct Collector<'a> {
     volatile: Option<&'static str>,
     defines: bool,
     unknown: Option<&'static str>,
+    reads_unknown: bool,
 }
 
 impl<'a> Collector<'a> {
@@ -41,6 +42,7 @@ impl<'a> Collector<'a> {
             volatile: None,
             defines: false,
             unknown: None,
+            reads_unknown: false,
         }
     }
 
@@ -53,15 +55,16 @@ impl<'a> Collector<'a> {
             (_, Some(why)) => Nature::Volatile(why),
             _ => Nature::Query,
         };
-        Analysis { fingerprint, nature, reads, changes: self.changes }
+        let reads_unknown = self.reads_unknown || self.unknown.is_some();
+        Analysis { fingerprint, nature, reads, reads_unknown, changes: self.changes }
     }
 
     /// Rules 1 and 3.
     fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pinned>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
-            let is_table = self.catalog.is_some_and(|catalog| catalog.is_table(&relation));
-            if self.not_relations.contains(&relation) && !is_table && self.catalog.is_some() {
+            let is_known = self.catalog.is_none_or(|catalog| catalog.is_relation(&relation));
+            if self.not_relations.contains(&relation) && !is_known {
                 continue;
             }
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
@@ -75,10 +78,15 @@ impl<'a> Collector<'a> {
             match made_of {
                 // The whole of a table, whatever else names some of its rows.
                 Some(tables) => reads.extend(tables.into_iter().map(|table| (table, None))),
-                None => self.volatile = self.volatile.or(Some("unknown-relation")),
+                None => self.read_unknown(),
             }
         }
         reads
+    }
+
+    fn read_unknown(&mut self) {
+        self.reads_unknown = true;
+        self.volatile = self.volatile.or(Some("unknown-relation"));
     }
 
     fn call(&mut self, purity: Purity) {
@@ -98,19 +106,20 @@ impl<'a> Collector<'a> {
             Some(catalog) if catalog.is_table(&table) => {
                 catalog.changes_with(&table, what.deletes, what.updates)
             }
-            // A view, or a table that has been made since.
-            Some(_) => None,
-            None => Some(BTreeSet::new()),
+            // A view, a table that has been made since, or all that is known is nothing.
+            _ => None,
         };
         self.changes.push(Change { table, rows, with });
     }
 
     fn insert(&mut self, insert: &Insert) {
         let table = match &insert.table {
-            TableObject::TableName(name) => pins::relation(name),
+            TableObject::TableName(name) => pins::table(name),
             _ => None,
         };
-        let replaces = insert.replace_into || matches!(insert.or, Some(SqliteOnConflict::Replace));
+        let replaces = insert.replace_into
+            || matches!(insert.or, Some(SqliteOnConflict::Replace))
+            || self.replaces(table.as_deref());
         let key = self.key(table.as_deref());
         let updates = match &insert.on {
             None => Some(false),
@@ -144,7 +153,8 @@ impl<'a> Collector<'a> {
         occurrences.extend(Occurrence::all(from));
         let table = table_of(&update.table.relation);
         let key = self.key(table.as_deref());
-        let replaces = matches!(update.or, Some(SqliteOnConflict::Replace));
+        let replaces =
+            matches!(update.or, Some(SqliteOnConflict::Replace)) || self.replaces(table.as_deref());
         let names_rows = !replaces && !touches(&update.assignments, &key);
         let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
         let what = Touches { deletes: replaces, updates: true };
@@ -178,6 +188,11 @@ impl<'a> Collector<'a> {
             (Some((_, rows)), None) if occurrences.len() == 1 => Some(vec![rows]),
             _ => None,
         }
+    }
+
+    /// Whether a conflict with another row of this table removes that row.
+    fn replaces(&self, table: Option<&str>) -> bool {
+        table.zip(self.catalog).is_some_and(|(table, catalog)| catalog.replaces(table))
     }
 
     fn key(&self, table: Option<&str>) -> Vec<String> {
@@ -224,9 +239,10 @@ impl Visitor for Collector<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        match pins::relation(relation) {
+        match pins::table(relation) {
             Some(name) => *self.relations.entry(name).or_default() += 1,
-            None => self.unknown = self.unknown.or(Some("not-understood")),
+            // Of another schema, or of none that stands there.
+            None => self.read_unknown(),
         }
         ControlFlow::Continue(())
     }
@@ -259,7 +275,7 @@ impl Visitor for Collector<'_> {
             // What stands for a function without brackets.
             Expr::Identifier(name)
                 if name.quote_style.is_none()
-                    && functions::of_name(&folded(&name.value)) == Purity::Volatile =>
+                    && functions::needs_no_brackets(&folded(&name.value)) =>
             {
                 self.call(Purity::Volatile);
             }
@@ -297,13 +313,15 @@ fn is_plain(body: &SetExpr) -> bool {
 
 fn table_of(factor: &TableFactor) -> Option<String> {
     match factor {
-        TableFactor::Table { name, args: None, .. } => pins::relation(name),
+        TableFactor::Table { name, args: None, .. } => pins::table(name),
         _ => None,
     }
 }
 
 fn touches(assignments: &[Assignment], key: &[String]) -> bool {
-    let is_key = |name: &ObjectName| pins::relation(name).is_none_or(|name| key.contains(&name));
+    let is_key = |name: &ObjectName| {
+        pins::relation(name).is_none_or(|name| key.contains(&name) || is_row_number(&name))
+    };
     assignments.iter().any(|assignment| match &assignment.target {
         AssignmentTarget::ColumnName(name) => is_key(name),
         AssignmentTarget::Tuple(names) => names.iter().any(is_key),
@@ -320,12 +338,21 @@ fn is_key(target: &ConflictTarget, key: &[String]) -> bool {
     }
 }
 
+/// Whether this is a name of the key that SQLite gives to every row.
+fn is_row_number(name: &str) -> bool {
+    ["rowid", "oid", "_rowid_"].contains(&name)
+}
+
 /// The rows that an `INSERT` names by the values it has for the key.
 fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<Pinned>> {
     if key.is_empty() {
         return None;
     }
     let columns: Vec<_> = insert.columns.iter().map(pins::relation).collect();
+    let unique: BTreeSet<_> = columns.iter().collect();
+    if unique.len() < columns.len() || columns.iter().flatten().any(|name| is_row_number(name)) {
+        return None;
+    }
     let places: Option<Vec<usize>> = key
         .iter()
         .map(|key| columns.iter().position(|column| column.as_deref() == Some(key)))

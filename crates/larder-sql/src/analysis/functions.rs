@@ -30,42 +30,32 @@ pub(super) fn of_name(name: &str) -> Purity {
     }
 }
 
-/// SQLite's `date('now')` is another each day, as is one whose arguments come to `now`.
+/// What SQLite makes of a time depends on the clock, unless it is written out; `'subsec'` alone means now, too.
 fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     let FunctionArguments::List(list) = arguments else { return false };
-    let is_fixed = |argument: &FunctionArg| match argument {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => match argument {
-            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => true,
-            Expr::Value(value) => match &value.value {
-                Value::SingleQuotedString(text) => !text.trim().eq_ignore_ascii_case("now"),
-                Value::Number(..) => true,
-                _ => false,
-            },
-            _ => false,
-        },
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] = &list.args[..] else {
+        return false;
+    };
+    match &value.value {
+        Value::SingleQuotedString(text) => text.starts_with(|first: char| first.is_ascii_digit()),
         _ => false,
-    };
-    // A column may hold the word, so a time comes from one that is not text; which nobody knows here.
-    let holds_no_text = |argument: &FunctionArg| {
-        !matches!(
-            argument,
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_)
-            ))
-        )
-    };
-    !list.args.is_empty() && list.args.iter().all(|one| is_fixed(one) && holds_no_text(one))
+    }
 }
 
-const OF_TIME: [&str; 7] =
-    ["date", "time", "datetime", "julianday", "strftime", "unixepoch", "timediff"];
+/// Whether a name that stands alone is a call.
+pub(super) fn needs_no_brackets(name: &str) -> bool {
+    name.starts_with("current_") || ["localtime", "localtimestamp", "session_user"].contains(&name)
+}
 
-const PURE: [&str; 104] = [
+const OF_TIME: [&str; 5] = ["date", "time", "datetime", "julianday", "unixepoch"];
+
+const PURE: &[&str] = &[
     "abs",
     "any_value",
     "array_agg",
     "avg",
     "bit_length",
+    "bm25",
     "bool_and",
     "bool_or",
     "btrim",
@@ -95,6 +85,7 @@ const PURE: [&str; 104] = [
     "greatest",
     "group_concat",
     "hex",
+    "highlight",
     "ifnull",
     "iif",
     "initcap",
@@ -109,10 +100,16 @@ const PURE: [&str; 104] = [
     "json_extract",
     "json_group_array",
     "json_group_object",
+    "json_insert",
     "json_object",
+    "json_patch",
+    "json_quote",
+    "json_remove",
+    "json_set",
     "json_tree",
     "json_type",
     "json_valid",
+    "jsonb",
     "jsonb_agg",
     "jsonb_array_length",
     "jsonb_build_object",
@@ -122,6 +119,7 @@ const PURE: [&str; 104] = [
     "least",
     "left",
     "length",
+    "likely",
     "ln",
     "log",
     "lower",
@@ -154,6 +152,8 @@ const PURE: [&str; 104] = [
     "rpad",
     "rtrim",
     "sign",
+    "snippet",
+    "soundex",
     "split_part",
     "sqrt",
     "starts_with",
@@ -165,9 +165,14 @@ const PURE: [&str; 104] = [
     "to_tsvector",
     "total",
     "trim",
+    "typeof",
+    "unhex",
+    "unicode",
+    "unlikely",
+    "zeroblob",
 ];
 
-const VOLATILE: [&str; 34] = [
+const VOLATILE: &[&str] = &[
     "changes",
     "clock_timestamp",
     "current_catalog",
@@ -194,6 +199,8 @@ const VOLATILE: [&str; 34] = [
     "session_user",
     "sqlite_version",
     "statement_timestamp",
+    "strftime",
+    "timediff",
     "timeofday",
     "total_changes",
     "transaction_timestamp",
@@ -201,7 +208,6 @@ const VOLATILE: [&str; 34] = [
     "user",
     "uuid_generate_v4",
     "version",
-    "typeof_now",
 ];
 
 #[cfg(test)]
@@ -210,7 +216,7 @@ mod tests {
 
     #[test]
     fn no_function_is_in_two_lists() {
-        let all: Vec<_> = PURE.iter().chain(&VOLATILE).chain(&OF_TIME).collect();
+        let all: Vec<_> = PURE.iter().chain(VOLATILE).chain(&OF_TIME).collect();
         let unique: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(all.len(), unique.len());
     }

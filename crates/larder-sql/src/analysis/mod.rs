@@ -6,7 +6,8 @@
 //! make it depend on more than it does.
 //!
 //! 1. Every relation that is named anywhere in it, by joins, subqueries, CTEs and unions, counts with all its rows; a view
-//!    counts as what it is made of. The name of a CTE is no relation, unless a table has the same name.
+//!    counts as what it is made of. The name of a CTE is no relation, unless a table or a view has the same name. What is
+//!    of another schema, virtual or SQLite's own is not known, and a query that reads it is not kept.
 //! 2. An occurrence of a table in a `FROM` is *pinned* when the `WHERE` of the same `SELECT` is a conjunction, and for
 //!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only rows of
 //!    the joined tables that satisfy the `WHERE` get any further, and such a row is made with a row of this occurrence
@@ -22,10 +23,10 @@
 //! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key; what
 //!    depends on the table as a whole changes with them;
 //! 2. any row of the table where it names none, changes a key, or may remove rows it does not name (`REPLACE`, an
-//!    upsert over another unique key);
+//!    upsert over another unique key, a table that is defined to replace on conflict);
 //! 3. all tables that change with it by foreign keys and triggers, as a whole, and whatever changes with those;
 //! 4. everything, where nobody can say: definitions, statements that are not understood, functions that are not known,
-//!    triggers that cannot be read.
+//!    triggers that cannot be read, tables of which nothing is known.
 //!
 //! A query whose tags were all found before a write is dropped by it whenever its answer can have changed.
 
@@ -95,6 +96,8 @@ pub(crate) struct Analysis {
     pub(crate) nature: Nature,
     /// What it reads: of each table the rows that it is pinned to, or all.
     pub(crate) reads: BTreeMap<String, Option<Vec<Pinned>>>,
+    /// Whether it reads something of which nothing is known.
+    pub(crate) reads_unknown: bool,
     pub(crate) changes: Vec<Change>,
 }
 
@@ -110,11 +113,19 @@ pub(crate) struct Change {
 
 impl Analysis {
     pub(crate) fn of(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
+        // Left as they are written: two texts with different quotes are two statements.
+        let raw = Tokenizer::new(dialect.parser(), text).with_unescape(false).tokenize();
         let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
-        let Ok(tokens) = tokens else { return Self::unknown(text, "not-understood") };
-        let tokens = numbered(tokens);
-        let normalised = normalised(&tokens);
-        let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements();
+        let (Ok(raw), Ok(tokens)) = (raw, tokens) else {
+            return Self::unknown(text, "not-understood");
+        };
+        let normalised = normalised(&raw);
+        if text.len() > LONGEST_TEXT {
+            // A condition of a hundred thousand members is deeper than any stack.
+            return Self::unknown(&normalised, "too-long");
+        }
+        let mut parser = Parser::new(dialect.parser()).with_tokens(numbered(tokens));
+        let parsed = parser.parse_statements();
         match parsed.as_deref() {
             Ok([statement]) => {
                 let mut collector = Collector::new(catalog);
@@ -131,6 +142,7 @@ impl Analysis {
             fingerprint: fingerprint(text),
             nature: Nature::Unknown(why),
             reads: BTreeMap::new(),
+            reads_unknown: true,
             changes: Vec::new(),
         }
     }
@@ -190,30 +202,31 @@ impl Analyses {
         known.insert(text.into(), Arc::clone(&analysis));
         analysis
     }
-
-    pub(crate) fn clear(&self) {
-        self.known.write().clear();
-    }
 }
 
-/// A `?` takes the number after the largest so far, as SQLite counts.
+/// Gives each `?` its number. Where it stands beside others drivers count differently: those name nothing then.
 fn numbered(tokens: Vec<Token>) -> Vec<Token> {
-    let mut largest = 0;
+    let is_plain = |token: &Token| matches!(token, Token::Placeholder(name) if name == "?");
+    let is_other = |token: &Token| matches!(token, Token::Placeholder(name) if name != "?");
+    let mixed = tokens.iter().any(is_plain) && tokens.iter().any(is_other);
+    let mut count = 0;
     let number = |token| match token {
-        Token::Placeholder(name) if name.starts_with('?') => {
-            let given = name[1..].parse::<usize>().unwrap_or(largest + 1);
-            largest = largest.max(given);
-            Token::Placeholder(format!("?{given}"))
+        Token::Placeholder(_) if mixed => Token::Placeholder("?".to_owned()),
+        Token::Placeholder(name) if name == "?" => {
+            count += 1;
+            Token::Placeholder(format!("?{count}"))
         }
         token => token,
     };
     tokens.into_iter().map(number).collect()
 }
 
+/// All tokens but whitespace and comments, each behind its length.
 fn normalised(tokens: &[Token]) -> String {
     let mut text = String::new();
     for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
-        write!(text, "{token} ").expect("a string takes whatever is written to it");
+        let token = token.to_string();
+        write!(text, "{}:{token} ", token.len()).expect("a string takes whatever is written to it");
     }
     text
 }
@@ -227,6 +240,7 @@ fn fingerprint(text: &str) -> String {
 }
 
 const MOST_TEXTS: usize = 4096;
+const LONGEST_TEXT: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -40,12 +40,12 @@ impl Occurrence {
     fn add(factor: &TableFactor, all: &mut Vec<Self>) {
         match factor {
             TableFactor::Table { name, alias, args: None, .. } => {
-                let table = relation(name);
+                let own = table(name);
                 let renames = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
                 let known_as = alias.as_ref().map(|alias| folded(&alias.name.value));
                 all.push(Self {
-                    name: known_as.or_else(|| table.clone()),
-                    table: table.filter(|_| !renames && is_of_the_usual_schema(name)),
+                    name: known_as.or_else(|| own.clone()),
+                    table: own.filter(|_| !renames),
                 });
             }
             TableFactor::NestedJoin { table_with_joins, alias: None } => {
@@ -93,6 +93,11 @@ pub(super) fn relation(name: &ObjectName) -> Option<String> {
         ObjectNamePart::Identifier(part) => Some(folded(&part.value)),
         ObjectNamePart::Function(_) => None,
     }
+}
+
+/// The name of a table, if it is of the schema that the catalog describes.
+pub(super) fn table(name: &ObjectName) -> Option<String> {
+    relation(name).filter(|_| is_of_the_usual_schema(name))
 }
 
 /// Whether a name is of the schema that the catalog describes.

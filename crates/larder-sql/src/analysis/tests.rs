@@ -14,6 +14,7 @@ fn catalog() -> Catalog {
         .table("lines", Table::new().key("cart", KeyKind::Text).key("product", KeyKind::Integer))
         .table("notes", Table::new())
         .table("audited", id().triggers(["notes"]))
+        .table("replaced", id().replaces_conflicts())
         .table("strange", id().triggers_anything())
         .view("cheap", ["products"])
         .view("cheaper", ["cheap", "categories"])
@@ -66,7 +67,8 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
         ("SELECT * FROM products WHERE id = NULL", "products"),
         ("SELECT * FROM products WHERE id = stock", "products"),
         ("SELECT * FROM products WHERE id + 0 = 7", "products"),
-        ("SELECT * FROM other.products WHERE id = 7", "products"),
+        ("SELECT * FROM products WHERE stock > ?1 AND id = ?", "products"),
+        ("SELECT * FROM other.products WHERE id = 7", "Volatile(\"unknown-relation\") "),
         ("SELECT * FROM products p(a, id) WHERE p.id = 7", "products"),
         ("SELECT * FROM categories WHERE slug = 'a'", "categories:a"),
         ("SELECT * FROM categories WHERE slug = 'a' COLLATE NOCASE", "categories"),
@@ -127,6 +129,13 @@ fn what_is_another_answer_each_time_or_is_not_understood_is_not_kept() {
         ("SELECT * FROM products WHERE made < date('now')", "Volatile(\"volatile\") products"),
         ("SELECT * FROM products WHERE made < date(?)", "Volatile(\"volatile\") products"),
         ("SELECT date('2026-11-21')", ""),
+        ("SELECT strftime('%Y')", "Volatile(\"volatile\") "),
+        ("SELECT unixepoch('subsec')", "Volatile(\"volatile\") "),
+        ("SELECT * FROM sqlite_sequence", "Volatile(\"unknown-relation\") "),
+        (
+            "SELECT 1 UNION SELECT id FROM (WITH cheap AS (SELECT 1 AS id) SELECT id FROM cheap)",
+            "products",
+        ),
         ("SELECT * FROM products FOR UPDATE", "Volatile(\"for-update\") products"),
         ("SELECT * FROM nobody_knows", "Volatile(\"unknown-relation\") "),
         ("SELECT charge_card(7)", "Unknown(\"unknown-function\") "),
@@ -158,6 +167,13 @@ fn a_write_changes_the_rows_it_names_or_any() {
         ),
         ("INSERT INTO products (name) VALUES ('a')", "products:*"),
         ("INSERT INTO products VALUES (7, 'a')", "products:*"),
+        ("INSERT INTO products (id, rowid) VALUES (7, 8)", "products:*"),
+        ("INSERT INTO products (id, id) VALUES (7, 8)", "products:*"),
+        ("UPDATE products SET rowid = 8 WHERE id = 7", "products:*"),
+        ("UPDATE replaced SET x = 1 WHERE id = 7", "replaced:*"),
+        ("INSERT INTO replaced (id) VALUES (7)", "replaced:*"),
+        ("UPDATE other.products SET price = 1 WHERE id = 7", "*"),
+        ("UPDATE products SET price = ?1 WHERE id = ?", "products:*"),
         ("INSERT INTO products (id) VALUES (NULL)", "products:*"),
         ("INSERT INTO products (id) VALUES ('7')", "products:*"),
         ("INSERT INTO products (id) SELECT 7", "products:*"),
@@ -199,7 +215,10 @@ fn a_write_changes_the_rows_it_names_or_any() {
 #[test]
 fn whitespace_and_comments_make_no_difference() {
     let one = analysed("SELECT *  FROM products -- all\n WHERE id = ?");
-    assert_eq!(one.fingerprint, analysed("SELECT * FROM products WHERE id=?1").fingerprint);
+    assert_eq!(one.fingerprint, analysed("SELECT * FROM products WHERE id=?").fingerprint);
+    let [two, words] = ["SELECT 1 IN ('x'' , ''y')", "SELECT 1 IN ('x' , 'y')"]
+        .map(|text| analysed(text).fingerprint);
+    assert_ne!(two, words, "quotes within quotes are not quotes");
     assert_ne!(one.fingerprint, analysed("SELECT * FROM products WHERE id = 'a  b'").fingerprint);
     let [narrow, wide] = ["SELECT 'a b'", "SELECT 'a  b'"].map(|text| analysed(text).fingerprint);
     assert_ne!(narrow, wide);

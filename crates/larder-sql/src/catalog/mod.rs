@@ -7,8 +7,9 @@ pub(crate) mod sqlite;
 
 /// The tables of a database.
 ///
-/// [`SqlxService`](crate::SqlxService) reads it from the database. Without one each query depends on whole tables,
-/// and so it does for a table that is not described here.
+/// [`SqlxService`](crate::SqlxService) reads it from the database. Without one each query depends on whole tables, and
+/// each write drops everything. What is not described here is not kept when it is read, and drops everything when it is
+/// written.
 ///
 /// ```
 /// use larder_sql::{Catalog, KeyKind, Table};
@@ -28,6 +29,7 @@ pub struct Table {
     key: Vec<KeyColumn>,
     children: Vec<Child>,
     triggered: Effect,
+    replaces: bool,
 }
 
 /// A column of a primary key.
@@ -88,15 +90,30 @@ impl Catalog {
         self.tables.contains_key(name)
     }
 
+    /// Whether this is a table or a view.
+    pub(crate) fn is_relation(&self, name: &str) -> bool {
+        self.is_table(name) || self.views.contains_key(name)
+    }
+
+    /// Whether a conflict with another row of a table removes that row.
+    pub(crate) fn replaces(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|table| table.replaces)
+    }
+
     /// The tables that a relation is made of. `None` where that is not known.
     pub(crate) fn made_of(&self, relation: &str) -> Option<BTreeSet<String>> {
-        if self.tables.contains_key(relation) {
-            return Some(BTreeSet::from([relation.to_owned()]));
-        }
-        let mut tables = BTreeSet::new();
-        for part in self.views.get(relation)?.as_ref()? {
-            // A view is made of what is there before it.
-            tables.extend(if part == relation { None } else { self.made_of(part) }?);
+        let (mut tables, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut next = vec![relation];
+        while let Some(name) = next.pop() {
+            // Views may name each other, if only by the names of their CTEs.
+            if !seen.insert(name) {
+                continue;
+            }
+            if self.is_table(name) {
+                tables.insert(name.to_owned());
+            } else {
+                next.extend(self.views.get(name)?.as_ref()?.iter().map(String::as_str));
+            }
         }
         Some(tables)
     }
@@ -161,6 +178,13 @@ impl Table {
         self
     }
 
+    /// A write of a row removes rows that are in conflict with it, as by `ON CONFLICT REPLACE` in its definition.
+    #[must_use]
+    pub fn replaces_conflicts(mut self) -> Self {
+        self.replaces = true;
+        self
+    }
+
     /// A write of this table also writes those, by triggers.
     #[must_use]
     pub fn triggers<'a>(self, tables: impl IntoIterator<Item = &'a str>) -> Self {
@@ -187,7 +211,7 @@ impl Table {
     }
 }
 
-/// A name as it is compared: two that differ in case are taken for the same, which can cost a hit and no more.
+/// A name as SQLite compares it.
 pub(crate) fn folded(name: &str) -> String {
-    name.to_lowercase()
+    name.to_ascii_lowercase()
 }

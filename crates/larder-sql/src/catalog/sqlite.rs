@@ -20,8 +20,13 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
     let objects: Vec<[String; 4]> =
         objects.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect();
     let of = |kind: &'static str| objects.iter().filter(move |object| object[0] == kind);
+    // Virtual tables, those behind them and SQLite's own change without being written: nothing is known of them.
+    let plain = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    let plain: Vec<(String,)> = sqlx::query_as(plain).fetch_all(&mut *connection).await?;
+    let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
     let mut catalog = Catalog::new();
-    for [_, name, ..] in of("table") {
+    for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
+        let definition = sql.to_ascii_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
         let columns = sqlx::query(
             "SELECT c.name, c.type, c.pk, \
              (SELECT x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x \
@@ -30,11 +35,19 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
         );
         let columns = columns.bind(name).fetch_all(&mut *connection).await?;
         let mut table = Table::new();
+        if definition.contains("CONFLICT REPLACE") {
+            table = table.replaces_conflicts();
+        }
+        // Which column has it no pragma says.
+        let collates = definition.contains("COLLATE");
         let kinds: Option<Vec<_>> = columns
             .iter()
             .map(|row| {
                 let (declared, collation): (String, Option<String>) = (row.get(1), row.get(3));
-                Some((row.get::<String, _>(0), kind_of(&declared, collation.as_deref())?))
+                Some((
+                    row.get::<String, _>(0),
+                    kind_of(&declared, collation.as_deref().filter(|_| !collates))?,
+                ))
             })
             .collect();
         // A key of which one part is not understood names no rows.
