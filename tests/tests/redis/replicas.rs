@@ -1,6 +1,6 @@
 //! Entries from replicas, and invalidations that replicas have to have.
 
-use larder::{Consistency, Invalidated};
+use larder::{Consistency, Invalidated, Larder};
 use larder_redis::{ReadFrom, Redis};
 
 use super::server::{PATIENCE, Server, larder, load, synced, until};
@@ -34,6 +34,16 @@ impl Pair {
         .await;
     }
 
+    /// A process that has filled an entry, which both have.
+    async fn filled(&self) -> Larder {
+        let one = larder(self.primary.redis());
+        synced(&one).await;
+        assert_eq!(load(&one, 1).await, 1);
+        assert!(one.close(PATIENCE).await);
+        self.in_step().await;
+        one
+    }
+
     fn redis(&self, from: ReadFrom) -> Redis {
         let replica = format!("redis://127.0.0.1:{}", self.replica.port);
         self.primary.redis().replicas([&*replica]).unwrap().read_from(from)
@@ -50,11 +60,7 @@ impl Pair {
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
 async fn entries_come_from_whom_they_are_to_come() {
     let pair = Pair::start().await;
-    let one = larder(pair.primary.redis());
-    synced(&one).await;
-    assert_eq!(load(&one, 1).await, 1);
-    assert!(one.close(PATIENCE).await);
-    pair.in_step().await;
+    let one = pair.filled().await;
     for (from, by_replica) in [
         (ReadFrom::Primary, false),
         (ReadFrom::PrimaryThenReplica, false),
@@ -74,11 +80,7 @@ async fn entries_come_from_whom_they_are_to_come() {
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
 async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
     let pair = Pair::start().await;
-    let one = larder(pair.primary.redis());
-    synced(&one).await;
-    assert_eq!(load(&one, 1).await, 1);
-    assert!(one.close(PATIENCE).await);
-    pair.in_step().await;
+    let one = pair.filled().await;
     // It still answers, and hears of nothing any more.
     pair.replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(one.invalidate("t").await, Invalidated::Logged);
@@ -103,11 +105,7 @@ async fn where_one_of_the_two_is_stopped_the_other_answers() {
         [(ReadFrom::AnyReplica, "replica"), (ReadFrom::PrimaryThenReplica, "primary")]
     {
         let pair = Pair::start().await;
-        let one = larder(pair.primary.redis());
-        synced(&one).await;
-        assert_eq!(load(&one, 1).await, 1);
-        assert!(one.close(PATIENCE).await);
-        pair.in_step().await;
+        let one = pair.filled().await;
         let store = pair.redis(from).store();
         let key = pair.replica.cli(&["KEYS", "larder:larder:o:*"]);
         let key = key.trim().strip_prefix("larder:").unwrap().to_owned();

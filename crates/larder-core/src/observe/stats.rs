@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Event, window::Reading};
 use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts};
@@ -76,7 +76,8 @@ pub struct SharedStats {
 pub struct LogStats {
     /// Whether other processes append to it too.
     pub shared: bool,
-    /// Its life; none while this process has no view of it.
+    /// Its life, written as hexadecimal digits; none while this process has no view of it.
+    #[serde(serialize_with = "in_digits")]
     pub epoch: Option<Epoch>,
     /// The number of the last record that acts here.
     pub applied: u64,
@@ -84,6 +85,11 @@ pub struct LogStats {
     pub lag: Duration,
     /// Whether that is within the lease.
     pub synchronised: bool,
+}
+
+/// Of 128 bits most readers of JSON would keep 53.
+fn in_digits<S: Serializer>(epoch: &Option<Epoch>, serializer: S) -> Result<S::Ok, S::Error> {
+    epoch.map(|epoch| format!("{:032x}", epoch.to_bits())).serialize(serializer)
 }
 
 /// One named cache.
