@@ -60,7 +60,7 @@ impl Pair {
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
 async fn entries_come_from_whom_they_are_to_come() {
     let pair = Pair::start().await;
-    let one = pair.filled().await;
+    let _one = pair.filled().await;
     for (from, by_replica) in [
         (ReadFrom::Primary, false),
         (ReadFrom::PrimaryThenReplica, false),
@@ -105,7 +105,7 @@ async fn where_one_of_the_two_is_stopped_the_other_answers() {
         [(ReadFrom::AnyReplica, "replica"), (ReadFrom::PrimaryThenReplica, "primary")]
     {
         let pair = Pair::start().await;
-        let one = pair.filled().await;
+        let _one = pair.filled().await;
         let store = pair.redis(from).store();
         let key = pair.replica.cli(&["KEYS", "larder:larder:o:*"]);
         let key = key.trim().strip_prefix("larder:").unwrap().to_owned();

@@ -178,12 +178,17 @@ async fn a_cluster_may_lose_all_its_primaries_one_after_the_other() {
         cluster.nodes[primary].kill();
         let survivors = &cluster.nodes[primary + 1..];
         until("a replica takes over", || async {
-            let failed = |node: &Server| {
+            // Not only suspected: three others have the slots.
+            let replaced = |node: &Server| {
                 let nodes = node.cli(&["CLUSTER", "NODES"]);
-                nodes.lines().any(|line| line.starts_with(&id) && line.contains("fail"))
+                let is_gone = |line: &str| {
+                    line.starts_with(&id) && line.contains("fail") && !line.contains("fail?")
+                };
+                let serves = |line: &str| line.contains("master") && !line.contains("fail");
+                nodes.lines().any(is_gone) && nodes.lines().filter(|line| serves(line)).count() == 3
             };
             let is_well = |node: &Server| node.cli(&["CLUSTER", "INFO"]).contains("state:ok");
-            survivors.iter().all(|node| failed(node) && is_well(node))
+            survivors.iter().all(|node| replaced(node) && is_well(node))
         })
         .await;
         // And it is a log again for everybody.
