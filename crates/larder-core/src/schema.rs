@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[derive(Deserialize)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only its shape is looked at")]
     enum Sum {
         Of(Box<Self>, Box<Self>),
         All(Vec<Self>),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[derive(Deserialize)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only its shape is looked at")]
     struct Endless {
         next: Box<Self>,
         last: u8,
@@ -146,7 +146,7 @@ mod tests {
             }
         }
         #[derive(Deserialize)]
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "only its shape is looked at")]
         struct Price {
             at: std::num::NonZeroU8,
             cents: u32,

@@ -153,13 +153,18 @@ impl Plan {
         analysis: &Analysis,
     ) -> Vec<Target> {
         if let Nature::Unknown(why) = analysis.nature
-            && self.warned.lock().len() < MOST_WARNINGS
-            && self.warned.lock().insert(analysis.fingerprint.clone())
+            && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
             tracing::warn!(target: "larder", database, why, text, "it may write anything: all queries are dropped");
         }
         self.tags.written_by(analysis, known.catalog(), statement.values())
+    }
+
+    /// Whether nobody was warned of this statement yet, under one lock.
+    fn is_first(&self, fingerprint: &str) -> bool {
+        let mut warned = self.warned.lock();
+        warned.len() < MOST_WARNINGS && warned.insert(fingerprint.to_owned())
     }
 
     /// A query that is not kept leaves what it depends on to what it becomes part of.

@@ -349,6 +349,17 @@ async fn what_is_made_of_a_query_that_is_not_kept_depends_on_it_all_the_same() {
 }
 
 #[tokio::test]
+async fn what_may_write_anything_drops_everything_each_time() {
+    let (larder, db) = with_rows().await;
+    for _ in 0..2 {
+        let before = larder.stats().invalidations;
+        let unknown = db.query("SELECT nobody_knows(1)").fetch_all::<i64>().await;
+        assert_eq!(unknown.unwrap_err().kind(), QueryErrorKind::Database);
+        assert_eq!(larder.stats().invalidations, before + 1);
+    }
+}
+
+#[tokio::test]
 async fn a_definition_is_learned_and_drops_everything() {
     let (_larder, db) = with_rows().await;
     assert!(a(&db, 9).await.is_none());
