@@ -28,4 +28,5 @@ pub mod response_cache;
 mod address;
 mod body;
 mod etag;
+mod ready;
 mod recording;

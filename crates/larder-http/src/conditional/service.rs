@@ -65,8 +65,7 @@ where
         }
         let finish = Finish::new(&self.options, request.method(), conditions);
         if finish.has_conditions() && self.options.validate.is_some() {
-            let clone = self.inner.clone();
-            let inner = std::mem::replace(&mut self.inner, clone);
+            let inner = crate::ready::take_ready(&mut self.inner);
             return self.validate(inner, request, finish);
         }
         let _around = Around::enter();

@@ -19,7 +19,10 @@ use super::{
     positions::ReadYourWrites,
     requested::{Around, Requested},
 };
-use crate::address::{Address, FindUri, Head, normalised};
+use crate::{
+    address::{Address, FindUri, Head, normalised},
+    ready::take_ready,
+};
 
 /// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
 pub struct Invalidation<S, U> {
@@ -31,14 +34,6 @@ pub struct Invalidation<S, U> {
 impl<S, U> Invalidation<S, U> {
     pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
         Self { inner, options, uri: PhantomData }
-    }
-
-    fn ready_inner(&mut self) -> S
-    where
-        S: Clone,
-    {
-        let clone = self.inner.clone();
-        std::mem::replace(&mut self.inner, clone)
     }
 
     /// Serves a request whose client has seen the log up to a place, once this process has too; or with nothing
@@ -55,7 +50,7 @@ impl<S, U> Invalidation<S, U> {
         B: Send + 'static,
         R: Send + 'static,
     {
-        let (options, mut inner) = (Arc::clone(&self.options), self.ready_inner());
+        let (options, mut inner) = (Arc::clone(&self.options), take_ready(&mut self.inner));
         let waiting = async move {
             let reached = options.reach(position).await;
             // After that: what is read from now on has seen what was waited for. Inside another layer it is part of
@@ -103,7 +98,7 @@ where
         let write = Write::of::<U, B>(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
-        let mut inner = self.ready_inner();
+        let mut inner = take_ready(&mut self.inner);
         let options = Arc::clone(&self.options);
         // Called inside the future, so that a panic in `call` is followed by the invalidation too.
         let called = async move {

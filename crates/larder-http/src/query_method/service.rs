@@ -50,8 +50,7 @@ where
         if *request.method() != Method::QUERY {
             return ResponseFuture::passed(self.inner.call(request));
         }
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let mut inner = crate::ready::take_ready(&mut self.inner);
         let limit = self.limit;
         ResponseFuture::reading(async move {
             match read(request, limit).await {

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     address::{FindUri, Head},
     body::{BoxError, CacheBody},
+    ready::take_ready,
 };
 
 /// Serves from the cache, and from the inner service what the cache does not have.
@@ -101,7 +102,7 @@ impl<S, U> ResponseCache<S, U> {
         R::Error: Into<BoxError>,
         U: FindUri,
     {
-        let inner = self.ready_inner();
+        let inner = take_ready(&mut self.inner);
         match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {
             Some(miss) => ResponseFuture::waiting(miss.serve()),
             None => {
@@ -123,15 +124,6 @@ impl<S, U> ResponseCache<S, U> {
             // What passes by this cache is not for the one around it to keep.
             why => drop(around.refuse(why.as_str())),
         }
-    }
-
-    /// The instance that was polled ready; a clone that was not takes its place.
-    fn ready_inner(&mut self) -> S
-    where
-        S: Clone,
-    {
-        let clone = self.inner.clone();
-        std::mem::replace(&mut self.inner, clone)
     }
 }
 
