@@ -188,7 +188,7 @@ impl Engine {
     /// How an entry stands.
     #[inline]
     pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
-        match self.registry.reach(entry.key(), entry.tags(), &entry.marks) {
+        match self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) {
             Reach::Clean => by_time(entry.phase(now)),
             Reach::Soft => as_stale(entry, now),
             Reach::Hard => Standing::Invalid,

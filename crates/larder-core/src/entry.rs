@@ -193,4 +193,4 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
 /// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
 /// policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
-const TOUCHES_BETWEEN: u64 = 16;
+const TOUCHES_BETWEEN: u64 = 64;

@@ -93,7 +93,7 @@ impl World {
     }
 
     fn is_valid(&self, entry: &AnyEntry) -> bool {
-        self.registry.reach(entry.key(), entry.tags(), &entry.marks) == Reach::Clean
+        self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) == Reach::Clean
     }
 
     /// Reads through the cache, as a request does.

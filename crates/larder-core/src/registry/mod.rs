@@ -174,14 +174,32 @@ impl Registry {
 
     /// The verdict over an entry in memory.
     ///
-    /// One comparison when nothing at all was invalidated since it was last found clean.
+    /// One comparison when nothing at all was invalidated since it was last found clean; what names the entry
+    /// lies elsewhere and is then not looked at.
     #[inline]
-    pub(crate) fn reach(&self, key: &Key, tags: &[Tag], marks: &Marks) -> Reach {
+    pub(crate) fn reach<'a>(
+        &self,
+        marks: &Marks,
+        names: impl FnOnce() -> (&'a Key, &'a [Tag]),
+    ) -> Reach {
         let now = self.sequence();
         let clean_as_of = marks.checked.load(Ordering::Relaxed);
         if now <= clean_as_of {
             return Reach::Clean;
         }
+        let (key, tags) = names();
+        self.reach_since(clean_as_of, now, marks, key, tags)
+    }
+
+    #[inline(never)]
+    fn reach_since(
+        &self,
+        clean_as_of: u64,
+        now: u64,
+        marks: &Marks,
+        key: &Key,
+        tags: &[Tag],
+    ) -> Reach {
         let reach = match self.fence.load().reach(key, tags, clean_as_of) {
             Reach::Hard => Reach::Hard,
             by_fence => by_fence.max(self.cells.reach(&marks.tags, clean_as_of)),

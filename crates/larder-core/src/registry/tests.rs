@@ -35,88 +35,95 @@ fn soft(seconds: u64) -> Mode {
 
 #[test]
 fn a_fill_that_began_before_an_invalidation_is_invalid_when_it_lands_after() {
+    let key = key();
     let registry = registry();
     let stamp = registry.stamp();
     registry.begin(record(Mode::Hard, tag("a")), NOW);
     let late = registry.marks(stamp, &[Tag::new("a")]);
     let other = registry.marks(stamp, &[Tag::new("b")]);
-    assert_eq!(registry.reach(&key(), &[], &late), Reach::Hard);
-    assert_eq!(registry.reach(&key(), &[], &other), Reach::Clean);
+    assert_eq!(registry.reach(&late, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&other, || (&key, &[])), Reach::Clean);
 }
 
 #[test]
 fn a_clean_check_moves_the_mark_and_the_next_one_is_a_comparison() {
+    let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("b")]);
     registry.begin(record(Mode::Hard, tag("a")), NOW);
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
     assert_eq!(marks.checked.load(Ordering::Relaxed), registry.sequence());
 }
 
 #[test]
 fn hard_beats_soft_in_either_order() {
+    let key = key();
     for modes in [[Mode::Hard, soft(9)], [soft(9), Mode::Hard]] {
         let registry = registry();
         let marks = registry.marks(registry.stamp(), &[Tag::new("a")]);
         for mode in modes {
             registry.begin(record(mode, tag("a")), NOW);
         }
-        assert_eq!(registry.reach(&key(), &[], &marks), Reach::Hard);
+        assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
     }
 }
 
 #[test]
 fn what_is_soft_becomes_hard_when_its_grace_ends_and_what_was_filled_since_does_not() {
+    let key = key();
     let registry = registry();
     let old = registry.marks(registry.stamp(), &[Tag::new("a")]);
     registry.begin(record(soft(5), tag("a")), NOW);
     let new = registry.marks(registry.stamp(), &[Tag::new("a")]);
-    assert_eq!(registry.reach(&key(), &[], &old), Reach::Soft);
+    assert_eq!(registry.reach(&old, || (&key, &[])), Reach::Soft);
     let later = NOW.after(Duration::from_secs(5));
     assert!(registry.is_due(later));
     registry.run_due(later);
-    assert_eq!(registry.reach(&key(), &[], &old), Reach::Hard);
-    assert_eq!(registry.reach(&key(), &[], &new), Reach::Clean);
+    assert_eq!(registry.reach(&old, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&new, || (&key, &[])), Reach::Clean);
 }
 
 #[test]
 fn a_prefix_reaches_what_lies_below_and_a_pattern_what_it_matches() {
+    let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("product:1")]);
     for selector in crate::Target::prefix("product").selectors() {
         registry.begin(record(Mode::Hard, selector), NOW);
     }
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
 
     let marks = registry.marks(registry.stamp(), &[]);
     let pattern = |glob: &str| Selector::Pattern { namespace: String::new(), glob: glob.into() };
     registry.begin(record(Mode::Hard, pattern("product:*")), NOW);
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
     registry.begin(record(Mode::Hard, pattern("user:*")), NOW);
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
 }
 
 #[test]
 fn what_waits_for_its_time_acts_when_somebody_looks() {
+    let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("a")]);
     let at = NOW.after(Duration::from_secs(10));
     registry.schedule(at, record(Mode::Hard, tag("a")));
     registry.run_due(NOW);
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
     registry.run_due(at);
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
     assert_eq!(registry.unsent().len(), 1, "it still has to reach the log");
 }
 
 #[test]
 fn too_many_that_wait_for_the_log_become_everything_and_none_is_lost() {
+    let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("untouched")]);
     for number in 0..=writer::MAX_PENDING {
         registry.begin(record(Mode::Hard, tag(&format!("t:{number}"))), NOW);
     }
-    assert_eq!(registry.reach(&key(), &[], &marks), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
     let unsent = registry.unsent();
     assert_eq!(unsent.len(), 1);
     assert_eq!(unsent[0].1.what, [Selector::Everything]);

@@ -446,9 +446,8 @@ impl Asked {
 
     /// All of a fresh entry.
     pub(super) fn hit<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        let stored = stored::of(entry).expect("only entries that hold responses are judged fresh");
-        let (age, fresh_for) = aged(entry, self.plan.larder.now());
-        stored.hit(age, fresh_for, self.plan.extras, self.lookup.head_only)
+        let now = self.plan.larder.now();
+        stored::hit(Arc::clone(entry), now, self.plan.extras, self.lookup.head_only)
     }
 
     /// What this request wants of a whole response.
@@ -486,7 +485,7 @@ impl Asked {
         let late = now.since(entry.ends().fresh_until());
         let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let ttl = if fresh_for.is_zero() { -seconds(late) } else { seconds(fresh_for) };
-        let mut response = stored.answer(age, None, self.lookup.head_only);
+        let mut response = stored::answer(Arc::clone(entry), age, None, self.lookup.head_only);
         if !stored.has_upstream_status() {
             response.headers_mut().remove(header::CACHE_STATUS);
         }

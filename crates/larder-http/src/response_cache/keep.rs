@@ -91,7 +91,8 @@ impl Fill {
         let mut stored = StoredResponse::new(
             status,
             headers,
-            &whole,
+            // What was read may be a piece of something larger.
+            Bytes::copy_from_slice(&whole),
             self.traits(heard),
             self.plan.extras,
             &self.plan.alike,

@@ -7,7 +7,8 @@ use larder_core::{AnyEntry, Encoded, Schema, Value};
 
 use super::{
     search::Rules,
-    stored::{Alike, Extras, StoredResponse},
+    stored::{Extras, StoredResponse},
+    template::Alike,
     variants::Variants,
 };
 

@@ -72,6 +72,7 @@ mod plan;
 mod search;
 mod service;
 mod stored;
+mod template;
 mod variants;
 
 pub(crate) use self::miss::refusal;

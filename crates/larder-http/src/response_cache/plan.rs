@@ -20,7 +20,8 @@ use super::{
     kept::Kept,
     layer::Options,
     search::Search,
-    stored::{self, Alike, Extras, StoredResponse, aged},
+    stored::{self, Extras, StoredResponse, aged},
+    template::Alike,
 };
 use crate::{
     address::{Address, FindUri, Head},
@@ -207,17 +208,14 @@ impl Plan {
         if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
             return None;
         }
-        let answer = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
+        let entry = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
             let stored = stored::of(entry)?;
-            if !self.may_have(lookup, stored) || self.larder.standing(entry, now) != Standing::Fresh
-            {
-                return None;
-            }
-            let (age, fresh_for) = aged(entry, now);
-            Some(stored.hit(age, fresh_for, self.extras, lookup.head_only))
+            stored.ask_for_all_lines();
+            let may_have = self.may_have(lookup, stored);
+            (may_have && self.larder.standing(entry, now) == Standing::Fresh).then(|| entry.clone())
         })?;
         self.count_hit(now);
-        Some(answer)
+        Some(stored::hit(entry, now, self.extras, lookup.head_only))
     }
 
     /// Whether a hit has nothing to add and nobody to ask.

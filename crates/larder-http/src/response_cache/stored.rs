@@ -1,35 +1,41 @@
 //! A response as it is kept, and the answers that are made of it.
 
-use std::{collections::HashMap, hash::Hasher as _, sync::Arc, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::{AnyEntry, Entry, Moment};
 use larder_semantics::ranges::ByteRange;
-use parking_lot::Mutex;
-use xxhash_rust::xxh3::Xxh3;
 
-use super::{kept::Kept, lines};
+use super::{
+    kept::Kept,
+    lines,
+    template::{Alike, OwnValues, Template},
+};
 use crate::body::CacheBody;
 
 /// A kept response.
 ///
 /// Fields that thousands of responses have alike (type, caching, security) are one map that all of them
-/// share; only what is this response's own lies here, as slices of the buffer that holds its body.
+/// share; only what is this response's own lies here.
+///
+/// A line of memory that no cache holds costs a hit a quarter of what a whole handler does. So all that a
+/// hit reads lies in the entry itself: the own values as text, not as handles with a counter elsewhere, and
+/// the body that is sent keeps the entry alive, not a counter of its own.
 #[derive(Debug)]
 pub(super) struct StoredResponse {
     /// All fields, with places for those that are filled in on a hit.
     alike: Arc<Template>,
     body: Bytes,
+    own: OwnValues,
     status: StatusCode,
     pub(super) traits: Traits,
-    /// What it is a part of, if it is one.
-    pub(super) part: Option<Box<Part>>,
     /// Whether `Cache-Status` lines of caches behind us come before ours.
     upstream_status: bool,
-    bytes: usize,
-    /// The values of the fields in [`OWN`].
-    own: [Option<HeaderValue>; 4],
+    /// What it is a part of, if it is one.
+    pub(super) part: Option<Box<Part>>,
+    /// Bytes of fields that are not shared with others.
+    own_fields: usize,
 }
 
 /// What is known of a kept response besides what it sends.
@@ -78,10 +84,11 @@ pub(super) struct Extras {
 }
 
 impl StoredResponse {
+    /// Keeps a body as it is: it must hold no more than itself.
     pub(super) fn new(
         status: StatusCode,
         mut fields: HeaderMap,
-        body: &Bytes,
+        body: Bytes,
         traits: Traits,
         extras: Extras,
         alike: &Alike,
@@ -91,14 +98,7 @@ impl StoredResponse {
         if status != StatusCode::NO_CONTENT {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        let own = OWN.map(|name| {
-            let value = fields.get(&name).cloned();
-            if value.is_some() {
-                // Not removed: the place in the map stays.
-                fields.insert(name, HeaderValue::from_static(""));
-            }
-            value
-        });
+        let own = OwnValues::take_from(&mut fields);
         let upstream_status = fields.contains_key(header::CACHE_STATUS);
         fields.insert(header::AGE, HeaderValue::from_static(""));
         if extras.cache_status && !upstream_status {
@@ -107,18 +107,18 @@ impl StoredResponse {
         if extras.x_cache {
             fields.insert(X_CACHE, HeaderValue::from_static("hit"));
         }
-        let (buffer, own) = one_buffer(&own, body);
         let (alike, own_fields) = alike.share(fields);
-        Self {
-            bytes: buffer.len() + own_fields,
-            body: buffer.slice(buffer.len() - body.len()..),
-            alike,
-            own,
-            status,
-            traits,
-            part: None,
-            upstream_status,
-        }
+        Self { alike, body, own, status, traits, upstream_status, part: None, own_fields }
+    }
+
+    /// Loads a word of each line of memory that an answer reads.
+    ///
+    /// Done while the first line of the entry is still on its way, so that all come at once: behind the next
+    /// locked instruction they would be waited for one after another.
+    #[inline]
+    pub(super) fn ask_for_all_lines(&self) {
+        black_box((self.body.len(), self.status));
+        self.own.ask_for_all_lines();
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -145,61 +145,24 @@ impl StoredResponse {
         fields
     }
 
-    /// The answer of a fresh hit.
+    /// The fields of an answer of this age, with this line of `Cache-Status`.
     #[inline]
-    pub(super) fn hit<R>(
-        &self,
-        age: Duration,
-        fresh_for: Duration,
-        extras: Extras,
-        head_only: bool,
-    ) -> Response<CacheBody<R>> {
-        let status = extras.cache_status.then(|| lines::hit(fresh_for.as_secs()));
-        self.answer(age, status, head_only)
-    }
-
-    /// An answer with this line of `Cache-Status`.
-    #[inline]
-    pub(super) fn answer<R>(
-        &self,
-        age: Duration,
-        cache_status: Option<HeaderValue>,
-        head_only: bool,
-    ) -> Response<CacheBody<R>> {
-        let age = age_line(age);
-        let fields = if self.upstream_status {
-            let mut fields = self.filled_in(Some(age), None);
-            if let Some(cache_status) = cache_status {
-                fields.append(header::CACHE_STATUS, cache_status);
-            }
-            fields
-        } else {
-            self.filled_in(Some(age), cache_status)
-        };
-        let body = if head_only {
-            // Its fields say how long the body would have been.
-            CacheBody::empty()
-        } else {
-            CacheBody::held(self.body.clone())
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = self.status;
-        *response.headers_mut() = fields;
-        response
+    fn fields_of_answer(&self, age: Duration, cache_status: Option<HeaderValue>) -> HeaderMap {
+        let age = Some(age_line(age));
+        if !self.upstream_status {
+            return self.filled_in(age, cache_status);
+        }
+        let mut fields = self.filled_in(age, None);
+        if let Some(cache_status) = cache_status {
+            fields.append(header::CACHE_STATUS, cache_status);
+        }
+        fields
     }
 
     /// The shared fields with those that are this response's own, or this hit's.
     #[inline]
     fn filled_in(&self, age: Option<HeaderValue>, status: Option<HeaderValue>) -> HeaderMap {
-        let mut fields = self.alike.fields.clone();
-        let own = self.own.iter().cloned().chain([age, status]);
-        let present = own.zip(self.alike.has).filter(|(_, has)| *has);
-        for (place, (value, _)) in fields.values_mut().zip(present) {
-            if let Some(value) = value {
-                *place = value;
-            }
-        }
-        fields
+        self.alike.filled_in(&self.own, age, status)
     }
 
     /// The kept response of a shared store.
@@ -216,14 +179,14 @@ impl StoredResponse {
             fields.try_append(name, value).ok()?;
         }
         let body = bytes.slice(at.at..);
-        Some(Self::new(status, fields, &body, traits, extras, alike))
+        Some(Self::new(status, fields, body, traits, extras, alike))
     }
 }
 
 impl StoredResponse {
     /// Bytes held beside the entry itself.
     pub(super) fn weight(&self) -> usize {
-        self.bytes
+        self.body.len() + self.own.heap_bytes() + self.own_fields
     }
 
     /// The bytes for a shared store.
@@ -266,121 +229,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Values and body in one allocation: a hit that copies handles of them touches one counter.
-fn one_buffer(
-    values: &[Option<HeaderValue>; 4],
-    body: &Bytes,
-) -> (Bytes, [Option<HeaderValue>; 4]) {
-    let lengths = values.each_ref().map(|value| value.as_ref().map_or(0, HeaderValue::len));
-    let mut buffer = BytesMut::with_capacity(lengths.iter().sum::<usize>() + body.len());
-    for value in values.iter().flatten() {
-        buffer.put_slice(value.as_bytes());
-    }
-    buffer.put_slice(body);
-    let buffer = buffer.freeze();
-    let mut at = 0;
-    let mut slices = lengths.map(|length| {
-        at += length;
-        HeaderValue::from_maybe_shared(buffer.slice(at - length..at)).ok()
-    });
-    for (slice, value) in slices.iter_mut().zip(values) {
-        if value.is_none() {
-            *slice = None;
-        }
-    }
-    (buffer, slices)
-}
-
-/// The fields of a response, with places for those that are filled in on a hit.
-///
-/// The places come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
-/// values of a copy and no search.
-#[derive(Debug)]
-struct Template {
-    fields: HeaderMap,
-    has: [bool; 6],
-}
-
-impl Template {
-    fn new(mut fields: HeaderMap) -> Self {
-        // A line of a cache behind us has text; a place for ours is empty.
-        let has = FILLED_IN.map(|name| fields.get(name).is_some_and(HeaderValue::is_empty));
-        let mut ordered = HeaderMap::with_capacity(fields.keys_len());
-        for name in FILLED_IN {
-            if fields.get(&name).is_some_and(HeaderValue::is_empty)
-                && let Some(value) = fields.remove(&name)
-            {
-                ordered.insert(name, value);
-            }
-        }
-        let mut last = None;
-        for (name, value) in fields {
-            last = name.or(last);
-            if let Some(name) = &last {
-                ordered.append(name, value);
-            }
-        }
-        debug_assert!(
-            ordered
-                .keys()
-                .zip(FILLED_IN.iter().zip(has).filter(|(_, has)| *has))
-                .all(|(name, (expected, _))| name == expected),
-            "a map gives its fields in the order in which they were put in"
-        );
-        // A clone has exactly the room it needs.
-        Self { fields: ordered.clone(), has }
-    }
-}
-
-/// What differs from response to response.
-const OWN: [HeaderName; 4] =
-    [header::ETAG, header::DATE, header::LAST_MODIFIED, header::CONTENT_LENGTH];
-
-/// The same, and what differs from hit to hit.
-const FILLED_IN: [HeaderName; 6] = [
-    header::ETAG,
-    header::DATE,
-    header::LAST_MODIFIED,
-    header::CONTENT_LENGTH,
-    header::AGE,
-    header::CACHE_STATUS,
-];
-
-/// Templates that many responses share.
-#[derive(Debug, Default)]
-pub(super) struct Alike(Mutex<HashMap<u64, Arc<Template>>>);
-
-impl Alike {
-    /// The shared template of these fields, and how many bytes of it are not shared.
-    fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
-        let bytes = map_bytes(&fields);
-        let hash = hash_of(&fields);
-        let mut known = self.0.lock();
-        if let Some(found) = known.get(&hash).filter(|found| found.fields == fields) {
-            return (Arc::clone(found), 0);
-        }
-        let template = Arc::new(Template::new(fields));
-        if known.len() < MOST_ALIKE {
-            known.insert(hash, Arc::clone(&template));
-            return (template, 0);
-        }
-        (template, bytes)
-    }
-}
-
-fn hash_of(fields: &HeaderMap) -> u64 {
-    let mut hasher = Xxh3::new();
-    for (name, value) in fields {
-        hasher.write(name.as_str().as_bytes());
-        hasher.write(value.as_bytes());
-    }
-    hasher.finish()
-}
-
-fn map_bytes(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
-}
-
 /// An age is never short of the time that has really passed.
 fn rounded_up(age: Duration) -> u64 {
     age.as_secs() + u64::from(age.subsec_nanos() > 0)
@@ -400,6 +248,51 @@ pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
     }
 }
 
+/// The answer of a fresh hit, which the response of an entry gives.
+#[inline]
+pub(super) fn hit<R>(
+    entry: AnyEntry,
+    now: Moment,
+    extras: Extras,
+    head_only: bool,
+) -> Response<CacheBody<R>> {
+    let (age, fresh_for) = aged(&entry, now);
+    let status = extras.cache_status.then(|| lines::hit(fresh_for.as_secs()));
+    answer(entry, age, status, head_only)
+}
+
+/// An answer of this age with this line of `Cache-Status`, which the response of an entry gives.
+#[inline]
+pub(super) fn answer<R>(
+    entry: AnyEntry,
+    age: Duration,
+    cache_status: Option<HeaderValue>,
+    head_only: bool,
+) -> Response<CacheBody<R>> {
+    let stored = of(&entry).expect("only entries that hold responses are answered from");
+    // Where only the head is sent, its fields say how long the body would have been.
+    let is_empty = head_only || stored.body.is_empty();
+    let (status, fields) = (stored.status, stored.fields_of_answer(age, cache_status));
+    let body = if is_empty {
+        CacheBody::empty()
+    } else {
+        CacheBody::held(Bytes::from_owner(BodyOf(entry)))
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    response
+}
+
+/// The body of an entry's response. It keeps the entry alive, whose counter a hit has touched anyway.
+struct BodyOf(AnyEntry);
+
+impl AsRef<[u8]> for BodyOf {
+    fn as_ref(&self) -> &[u8] {
+        of(&self.0).map_or(&[], |stored| &stored.body)
+    }
+}
+
 /// How old what an entry holds is, and for how much longer it is fresh.
 #[inline]
 pub(super) fn aged<V: ?Sized>(entry: &Entry<V>, now: Moment) -> (Duration, Duration) {
@@ -408,9 +301,6 @@ pub(super) fn aged<V: ?Sized>(entry: &Entry<V>, now: Moment) -> (Duration, Durat
 }
 
 pub(super) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-
-/// How many maps of fields are shared; responses that have others keep their own.
-const MOST_ALIKE: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -435,7 +325,7 @@ mod tests {
     fn stored(alike: &Alike) -> StoredResponse {
         let body = Bytes::from_static(b"hello");
         let traits = Traits { open: true, validated: true, ..Traits::default() };
-        StoredResponse::new(StatusCode::OK, fields(), &body, traits, EXTRAS, alike)
+        StoredResponse::new(StatusCode::OK, fields(), body, traits, EXTRAS, alike)
     }
 
     #[test]
@@ -443,20 +333,14 @@ mod tests {
         let stored = stored(&Alike::default());
         assert_eq!(stored.fields(), fields());
         let seconds = Duration::from_secs;
-        let answer: Response<CacheBody<String>> =
-            stored.hit(seconds(3), seconds(57), EXTRAS, false);
-        assert_eq!(answer.headers()["age"], "3");
-        assert_eq!(answer.headers()["cache-status"], "larder; hit; ttl=57");
-        assert_eq!(answer.headers().get_all("link").iter().count(), 2);
-        assert_eq!(answer.headers()["etag"], "\"a\"");
-    }
-
-    #[test]
-    fn an_answer_to_head_has_the_length_and_no_content() {
-        let answer: Response<CacheBody<String>> =
-            stored(&Alike::default()).answer(Duration::ZERO, None, true);
-        assert_eq!(answer.headers()["content-length"], "5");
-        assert_eq!(answer.body().as_held().unwrap().len(), 0);
+        let fields = stored.fields_of_answer(seconds(3), Some(lines::hit(57)));
+        assert_eq!(fields["age"], "3");
+        assert_eq!(fields["cache-status"], "larder; hit; ttl=57");
+        assert_eq!(fields.get_all("link").iter().count(), 2);
+        assert_eq!(
+            (&fields["etag"], &fields["content-length"]),
+            (&"\"a\"".parse().unwrap(), &5.into())
+        );
     }
 
     #[test]

@@ -1,0 +1,171 @@
+//! The fields of kept responses: what many have alike, once, and what each has for itself.
+
+use std::{collections::HashMap, hash::Hasher as _, hint::black_box, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::Xxh3;
+
+/// The fields of a response, with places for those that are filled in on a hit.
+///
+/// The places come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
+/// values of a copy and no search.
+#[derive(Debug)]
+pub(super) struct Template {
+    fields: HeaderMap,
+    has: [bool; 6],
+}
+
+impl Template {
+    fn new(mut fields: HeaderMap) -> Self {
+        // A line of a cache behind us has text; a place for ours is empty.
+        let has = FILLED_IN.map(|name| fields.get(name).is_some_and(HeaderValue::is_empty));
+        let mut ordered = HeaderMap::with_capacity(fields.keys_len());
+        for name in FILLED_IN {
+            if fields.get(&name).is_some_and(HeaderValue::is_empty)
+                && let Some(value) = fields.remove(&name)
+            {
+                ordered.insert(name, value);
+            }
+        }
+        let mut last = None;
+        for (name, value) in fields {
+            last = name.or(last);
+            if let Some(name) = &last {
+                ordered.append(name, value);
+            }
+        }
+        debug_assert!(
+            ordered
+                .keys()
+                .zip(FILLED_IN.iter().zip(has).filter(|(_, has)| *has))
+                .all(|(name, (expected, _))| name == expected),
+            "a map gives its fields in the order in which they were put in"
+        );
+        // A clone has exactly the room it needs.
+        Self { fields: ordered.clone(), has }
+    }
+
+    /// A copy with the values of one response, and of one hit, in their places.
+    #[inline]
+    pub(super) fn filled_in(
+        &self,
+        own: &OwnValues,
+        age: Option<HeaderValue>,
+        status: Option<HeaderValue>,
+    ) -> HeaderMap {
+        let mut fields = self.fields.clone();
+        let mut places = fields.values_mut();
+        own.fill_in(&self.has, &mut places);
+        for (value, has) in [(age, self.has[4]), (status, self.has[5])] {
+            if has && let (Some(place), Some(value)) = (places.next(), value) {
+                *place = value;
+            }
+        }
+        fields
+    }
+}
+
+/// What differs from response to response.
+const OWN: [HeaderName; 4] =
+    [header::ETAG, header::DATE, header::LAST_MODIFIED, header::CONTENT_LENGTH];
+
+/// The same, and what differs from hit to hit.
+const FILLED_IN: [HeaderName; 6] = [
+    header::ETAG,
+    header::DATE,
+    header::LAST_MODIFIED,
+    header::CONTENT_LENGTH,
+    header::AGE,
+    header::CACHE_STATUS,
+];
+
+/// The values of the fields that differ from response to response, one behind the other.
+#[derive(Debug)]
+pub(super) struct OwnValues {
+    text: SmallVec<[u8; USUAL_TEXT]>,
+    ends: [u32; 4],
+}
+
+impl OwnValues {
+    /// Takes the values out of `fields`; their places stay, empty.
+    pub(super) fn take_from(fields: &mut HeaderMap) -> Self {
+        let mut text = SmallVec::new();
+        let ends = OWN.map(|name| {
+            if let Some(value) = fields.get(&name) {
+                text.extend_from_slice(value.as_bytes());
+                fields.insert(name, HeaderValue::from_static(""));
+            }
+            u32::try_from(text.len()).expect("fields of gigabytes are never received")
+        });
+        Self { text, ends }
+    }
+
+    /// Puts the values into the places of those that are there. One allocation holds them all.
+    #[inline]
+    fn fill_in<'a>(&self, has: &[bool; 6], places: &mut impl Iterator<Item = &'a mut HeaderValue>) {
+        let text = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
+        let mut at = 0;
+        for (&end, _) in self.ends.iter().zip(has).filter(|(_, has)| **has) {
+            let value = text.slice(at..end as usize);
+            at = end as usize;
+            if let Some(place) = places.next() {
+                *place = HeaderValue::from_maybe_shared(value).expect("they were values before");
+            }
+        }
+    }
+
+    /// See [`StoredResponse::ask_for_all_lines`](super::stored::StoredResponse::ask_for_all_lines).
+    #[inline]
+    pub(super) fn ask_for_all_lines(&self) {
+        black_box((self.text.first().copied(), self.text.last().copied(), self.ends[3]));
+    }
+
+    /// Bytes held beside this.
+    pub(super) fn heap_bytes(&self) -> usize {
+        if self.text.spilled() { self.text.capacity() } else { 0 }
+    }
+}
+
+/// Templates that many responses share.
+#[derive(Debug, Default)]
+pub(super) struct Alike(Mutex<HashMap<u64, Arc<Template>>>);
+
+impl Alike {
+    /// The shared template of these fields, and how many bytes of it are not shared.
+    pub(super) fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
+        let bytes = map_bytes(&fields);
+        let hash = hash_of(&fields);
+        let mut known = self.0.lock();
+        if let Some(found) = known.get(&hash).filter(|found| found.fields == fields) {
+            return (Arc::clone(found), 0);
+        }
+        let template = Arc::new(Template::new(fields));
+        if known.len() < MOST_ALIKE {
+            known.insert(hash, Arc::clone(&template));
+            return (template, 0);
+        }
+        (template, bytes)
+    }
+}
+
+fn hash_of(fields: &HeaderMap) -> u64 {
+    let mut hasher = Xxh3::new();
+    for (name, value) in fields {
+        hasher.write(name.as_str().as_bytes());
+        hasher.write(value.as_bytes());
+    }
+    hasher.finish()
+}
+
+fn map_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
+}
+
+/// How many maps of fields are shared; responses that have others keep their own.
+const MOST_ALIKE: usize = 256;
+
+/// A tag of ours, a date and a length take 67 bytes.
+const USUAL_TEXT: usize = 72;
