@@ -1,14 +1,33 @@
 //! Looks for the servers that some tests talk to: without them those tests are counted as ignored.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(has_redis)");
+    println!("cargo::rustc-check-cfg=cfg(has_redis, has_postgres)");
     println!("cargo::rerun-if-env-changed=PATH");
-    let found = ["redis-server", "redis-cli"].iter().all(|program| {
-        Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-    });
-    if found {
+    if ["redis-server", "redis-cli"].iter().all(|program| answers(&PathBuf::from(program))) {
         println!("cargo::rustc-cfg=has_redis");
     }
+    if let Some(programs) = postgres().filter(|_| answers(&PathBuf::from("psql"))) {
+        println!("cargo::rustc-cfg=has_postgres");
+        println!("cargo::rustc-env=POSTGRES_PROGRAMS={}", programs.display());
+    }
+}
+
+fn answers(program: &PathBuf) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Where `initdb` and `postgres` lie. Debian keeps them out of the `PATH`, a folder for each version.
+fn postgres() -> Option<PathBuf> {
+    let has_all = |folder: &PathBuf| {
+        ["initdb", "postgres"].iter().all(|program| answers(&folder.join(program)))
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    versions.sort();
+    folders.splice(0..0, versions.into_iter().rev());
+    folders.into_iter().find(has_all)
 }

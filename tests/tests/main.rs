@@ -5,6 +5,7 @@ mod edge;
 mod invariants;
 mod layer_order;
 mod positions;
+mod postgres;
 mod redis;
 mod shop;
 mod simulation;

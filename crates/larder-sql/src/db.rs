@@ -20,10 +20,10 @@ pub struct Db<S = DefaultDatabase> {
 }
 
 /// What a [`Db`] stands before unless it says otherwise.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub type DefaultDatabase = crate::sqlx_service::SqlxService;
 /// What a [`Db`] stands before unless it says otherwise: nothing that comes along without a database.
-#[cfg(not(feature = "sqlite"))]
+#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 pub type DefaultDatabase = std::convert::Infallible;
 
 impl<S> Db<S> {

@@ -25,6 +25,10 @@ pub enum QueryErrorKind {
     TooLong,
     /// A transaction is ended by `commit` and `rollback`, and not by a statement.
     NotAllowed,
+    /// The outbox of a database in memory cannot be followed.
+    NothingToFollow,
+    /// The transaction cannot be committed: a statement in it has failed.
+    RolledBack,
     /// The runtime was shut down meanwhile.
     Cancelled,
 }
@@ -59,6 +63,12 @@ impl fmt::Display for QueryError {
             }
             QueryErrorKind::NotAllowed => {
                 "a statement may not begin or end a transaction here, allowed are commit() and rollback()"
+            }
+            QueryErrorKind::NothingToFollow => {
+                "a database in memory is written by nobody else: there is nothing to follow"
+            }
+            QueryErrorKind::RolledBack => {
+                "a statement of the transaction has failed: it was rolled back instead of committed"
             }
             QueryErrorKind::Cancelled => "the runtime was shut down while the query ran",
         })

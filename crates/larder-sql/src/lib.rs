@@ -56,8 +56,9 @@ pub use self::{
     statement::Statement,
     value::SqlValue,
 };
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use self::{
+    outbox::{Following, Outbox},
     sqlx_service::SqlxService,
     transaction::{Transaction, TransactionQuery},
 };
@@ -68,14 +69,16 @@ mod db;
 mod error;
 mod explain;
 mod layer;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod outbox;
 mod plan;
 mod rows;
 mod service;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sqlx_service;
 mod statement;
 mod tags;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;
 mod value;
 

@@ -7,12 +7,13 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    analysis::{Analyses, Analysis, Nature},
+    analysis::{Analyses, Analysis, Nature, SqlDialect, is_moving_time},
     catalog::Catalog,
     layer::Options,
     service::Wishes,
     statement::Statement,
     tags::Tags,
+    value::SqlValue,
 };
 
 pub(crate) struct Plan {
@@ -109,6 +110,9 @@ impl Plan {
                 ""
             }
             Nature::Volatile(why) => why,
+            Nature::Query if wishes.lifetime.is_none() && self.moves_with_time(statement) => {
+                "volatile"
+            }
             Nature::Query => "",
         };
         if !why.is_empty() {
@@ -122,6 +126,13 @@ impl Plan {
         statement.values().iter().for_each(|value| value.name(&mut name));
         write!(name, "{}", Schema::of::<T>()).expect("a string takes whatever is written to it");
         Admit::Cached(name)
+    }
+
+    /// Whether a value is bound that the database may take for another time each day.
+    fn moves_with_time(&self, statement: &Statement) -> bool {
+        let moves =
+            |value: &SqlValue| matches!(value, SqlValue::Text(text) if is_moving_time(text));
+        self.options.dialect == SqlDialect::Postgres && statement.values().iter().any(moves)
     }
 
     /// How the result of a query is kept.

@@ -21,7 +21,7 @@ use crate::value::SqlValue;
 pub struct Answer {
     /// The rows, none for a statement that gives none.
     pub rows: Rows,
-    /// How many rows it has changed.
+    /// How many rows it has changed. PostgreSQL counts those that a query gives, too.
     pub affected: u64,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Row<'a> {
 macro_rules! scalars {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-            self.only()?.deserialize_any(visitor)
+            self.only()?.$method(visitor)
         })*
     };
 }
@@ -239,6 +239,21 @@ impl<'de> SeqAccess<'de> for Columns<'de> {
 
 struct Cell<'a>(&'a SqlValue);
 
+/// A text that is a number is one where a number is asked for: sums and decimals come as texts.
+macro_rules! numbers {
+    ($($method:ident: $number:ty => $visit:ident),* $(,)?) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+            match self.0 {
+                SqlValue::Text(text) => match text.parse::<$number>() {
+                    Ok(number) => visitor.$visit(number),
+                    Err(_) => self.deserialize_any(visitor),
+                },
+                _ => self.deserialize_any(visitor),
+            }
+        })*
+    };
+}
+
 impl<'de> Deserializer<'de> for Cell<'de> {
     type Error = DecodeError;
 
@@ -258,6 +273,13 @@ impl<'de> Deserializer<'de> for Cell<'de> {
             SqlValue::Int(value) => visitor.visit_bool(*value != 0),
             _ => self.deserialize_any(visitor),
         }
+    }
+
+    numbers! {
+        deserialize_i8: i64 => visit_i64, deserialize_i16: i64 => visit_i64, deserialize_i32: i64 => visit_i64,
+        deserialize_i64: i64 => visit_i64, deserialize_i128: i128 => visit_i128, deserialize_u8: u64 => visit_u64,
+        deserialize_u16: u64 => visit_u64, deserialize_u32: u64 => visit_u64, deserialize_u64: u64 => visit_u64,
+        deserialize_u128: u128 => visit_u128, deserialize_f32: f64 => visit_f64, deserialize_f64: f64 => visit_f64,
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -306,7 +328,7 @@ impl<'de> Deserializer<'de> for Cell<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string byte_buf unit unit_struct
+        char str string byte_buf unit unit_struct
         tuple tuple_struct map struct identifier ignored_any
     }
 }
@@ -362,6 +384,9 @@ mod tests {
         assert_eq!(rows(&["n"], vec![3.into()]).decode::<i64>().unwrap(), [3]);
         assert_eq!(rows(&["n"], vec![3.into()]).decode::<(i64,)>().unwrap(), [(3,)]);
         assert_eq!(rows(&["n"], vec![SqlValue::Null]).decode::<Option<i64>>().unwrap(), [None]);
+        assert_eq!(rows(&["sum"], vec!["12".into()]).decode::<u8>().unwrap(), [12]);
+        assert_eq!(rows(&["sum"], vec!["1.5".into()]).decode::<f64>().unwrap(), [1.5]);
+        assert!(rows(&["sum"], vec!["1.5".into()]).decode::<i64>().is_err());
     }
 
     #[test]

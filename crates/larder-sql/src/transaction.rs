@@ -3,7 +3,10 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use larder_core::Target;
-use sqlx::{Sqlite, SqliteConnection};
+#[cfg(feature = "postgres")]
+use sqlx::PgConnection;
+#[cfg(feature = "sqlite")]
+use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -13,7 +16,7 @@ use crate::{
     plan::Plan,
     rows::Answer,
     service::FromRow,
-    sqlx_service::{self, SqlxService},
+    sqlx_service::{Begun, SqlxService},
     statement::Statement,
     value::SqlValue,
 };
@@ -21,10 +24,11 @@ use crate::{
 /// A transaction. Dropped, it is rolled back, and nothing has happened.
 ///
 /// What is read in it comes from the database: it may be what only this transaction sees. A statement that fails may have
-/// ended it, as `INSERT OR ROLLBACK` does; then what it has written is invalidated whatever becomes of it.
+/// ended it, as `INSERT OR ROLLBACK` does in SQLite; then what it has written is invalidated whatever becomes of it. In
+/// PostgreSQL it can only be rolled back after that.
 pub struct Transaction {
     /// None once it has ended.
-    inner: Option<sqlx::Transaction<'static, Sqlite>>,
+    inner: Option<Begun>,
     uncertain: bool,
     plan: Arc<Plan>,
     targets: Vec<Target>,
@@ -58,12 +62,17 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// When the database does not commit. It may have done so all the same, so what was written is invalidated.
+    /// When the database does not commit. It may have done so all the same, so what was written is invalidated. With
+    /// [`QueryErrorKind::RolledBack`] where PostgreSQL would take back what it says it commits, since a statement has failed.
     pub async fn commit(mut self) -> Result<(), QueryError> {
-        let (plan, defines) = (Arc::clone(&self.plan), self.defines);
+        let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
         let (inner, targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let committing = self.plan.larder.spawn(async move {
             let committed = match inner {
+                Some(inner) if uncertain && inner.is_spoiled_by_an_error() => {
+                    let rolled_back = inner.rollback().await.map_err(failed);
+                    rolled_back.and(Err(QueryError::new(QueryErrorKind::RolledBack)))
+                }
                 Some(inner) => inner.commit().await.map_err(failed),
                 None => Ok(()),
             };
@@ -90,8 +99,20 @@ impl Transaction {
         }
     }
 
-    /// The connection, for what sqlx can do and this cannot. What is written with it is not invalidated.
-    pub fn connection(&mut self) -> &mut SqliteConnection {
+    /// The connection to SQLite, for what sqlx can do and this cannot. What is written with it is not invalidated, unless
+    /// the [outbox](crate::Outbox) is followed. `None` in another database.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
+        self.begun().sqlite()
+    }
+
+    /// The same for PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&mut self) -> Option<&mut PgConnection> {
+        self.begun().postgres()
+    }
+
+    fn begun(&mut self) -> &mut Begun {
         self.inner.as_mut().expect("only what takes the transaction itself ends it")
     }
 
@@ -105,7 +126,7 @@ impl Transaction {
         // Before it runs: one that failed may have done a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
         self.plan.note_bypass(&known, statement, &analysis, "transaction");
-        let answer = sqlx_service::run(self.connection(), statement).await;
+        let answer = self.begun().run(statement).await;
         self.uncertain |= answer.is_err();
         answer.map_err(failed)
     }

@@ -8,17 +8,18 @@ use std::{
 use sqlparser::ast::{
     Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, ObjectName,
     OnConflictAction, OnInsert, Query, Select, SetExpr, SqliteOnConflict, Statement, TableFactor,
-    TableObject, Update, UpdateTableFromKind, Visitor,
+    TableObject, Update, UpdateTableFromKind, ValueWithSpan, Visitor,
 };
 
 use super::{
-    Analysis, Change, Nature,
+    Analysis, Change, Nature, SqlDialect,
     functions::{self, Purity},
     pins::{self, Occurrence, Pinned},
 };
 use crate::catalog::{Catalog, folded};
 
 pub(super) struct Collector<'a> {
+    dialect: SqlDialect,
     catalog: Option<&'a Catalog>,
     /// How often each relation is named.
     relations: BTreeMap<String, usize>,
@@ -32,8 +33,9 @@ pub(super) struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(catalog: Option<&'a Catalog>) -> Self {
+    pub(super) fn new(dialect: SqlDialect, catalog: Option<&'a Catalog>) -> Self {
         Self {
+            dialect,
             catalog,
             relations: BTreeMap::new(),
             pinned: BTreeMap::new(),
@@ -93,6 +95,7 @@ impl<'a> Collector<'a> {
         match purity {
             Purity::Pure => {}
             Purity::Volatile => self.volatile = self.volatile.or(Some("volatile")),
+            Purity::Reads => self.read_unknown(),
             Purity::Unknown => self.unknown = self.unknown.or(Some("unknown-function")),
         }
     }
@@ -251,7 +254,8 @@ impl Visitor for Collector<'_> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } => {
                 let name = pins::relation(name).unwrap_or_default();
-                self.call(functions::of_name(&name));
+                let known = self.catalog.and_then(|catalog| catalog.purity(&name));
+                self.call(known.unwrap_or_else(|| functions::of_name(&name)));
                 self.not_relations.insert(name);
             }
             TableFactor::Table { sample: Some(_), .. } => {
@@ -270,7 +274,7 @@ impl Visitor for Collector<'_> {
         match expr {
             Expr::Function(function) => {
                 let name = pins::relation(&function.name).unwrap_or_default();
-                self.call(functions::of(function, &name));
+                self.call(functions::of(function, &name, self.catalog));
             }
             // What stands for a function without brackets.
             Expr::Identifier(name)
@@ -280,6 +284,19 @@ impl Visitor for Collector<'_> {
                 self.call(Purity::Volatile);
             }
             _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<()> {
+        if self.dialect == SqlDialect::Postgres
+            && value
+                .value
+                .clone()
+                .into_string()
+                .is_some_and(|text| functions::is_moving_time(&text))
+        {
+            self.call(Purity::Volatile);
         }
         ControlFlow::Continue(())
     }

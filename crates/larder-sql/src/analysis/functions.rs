@@ -3,17 +3,26 @@
 
 use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value};
 
+use crate::catalog::Catalog;
+
 /// What calling a function means for what it is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purity {
+pub(crate) enum Purity {
     /// The same for the same arguments.
     Pure,
     /// Another answer at another time, but nothing is written.
     Volatile,
+    /// Nothing is written, but nobody knows what is read.
+    Reads,
+    /// It may do anything.
     Unknown,
 }
 
-pub(super) fn of(function: &Function, name: &str) -> Purity {
+/// What a call means. A function that a user has defined is what the database says of it, whatever its name.
+pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> Purity {
+    if let Some(purity) = catalog.and_then(|catalog| catalog.purity(name)) {
+        return purity;
+    }
     if OF_TIME.contains(&name) {
         return if is_of_fixed_time(&function.args) { Purity::Pure } else { Purity::Volatile };
     }
@@ -41,6 +50,14 @@ fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
         _ => false,
     }
 }
+
+/// Whether PostgreSQL takes a text for another time each day, where it takes it for a time: `'today'`, bound or written.
+pub(crate) fn is_moving_time(text: &str) -> bool {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    MOVING_TIMES.iter().any(|word| first.eq_ignore_ascii_case(word))
+}
+
+const MOVING_TIMES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Whether a name that stands alone is a call.
 pub(super) fn needs_no_brackets(name: &str) -> bool {
@@ -169,6 +186,7 @@ const PURE: &[&str] = &[
     "unhex",
     "unicode",
     "unlikely",
+    "upper",
     "zeroblob",
 ];
 

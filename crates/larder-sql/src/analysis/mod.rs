@@ -53,7 +53,10 @@ mod collector;
 mod functions;
 mod pins;
 
-pub(crate) use self::pins::{Operand, Pinned};
+pub(crate) use self::{
+    functions::{Purity, is_moving_time},
+    pins::{Operand, Pinned},
+};
 
 /// How a database writes SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +131,7 @@ impl Analysis {
         let parsed = parser.parse_statements();
         match parsed.as_deref() {
             Ok([statement]) => {
-                let mut collector = Collector::new(catalog);
+                let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
                 collector.finish(fingerprint(&normalised))
             }
@@ -158,7 +161,7 @@ pub(crate) fn written_by(
     let statements = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
     let mut tables = BTreeSet::new();
     for statement in statements {
-        let mut collector = Collector::new(Some(catalog));
+        let mut collector = Collector::new(dialect, Some(catalog));
         let _unbroken = statement.visit(&mut collector);
         let analysis = collector.finish(String::new());
         match analysis.nature {
@@ -171,12 +174,18 @@ pub(crate) fn written_by(
     Some(tables)
 }
 
+/// Whether a function is in none of the lists.
+#[cfg(feature = "postgres")]
+pub(crate) fn is_unknown_function(name: &str) -> bool {
+    functions::of_name(name) == Purity::Unknown
+}
+
 /// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
     let parsed = Parser::parse_sql(dialect.parser(), query).ok()?;
     let [sqlparser::ast::Statement::CreateView(view)] = &parsed[..] else { return None };
-    let mut collector = Collector::new(None);
+    let mut collector = Collector::new(dialect, None);
     let _unbroken = view.query.visit(&mut collector);
     let analysis = collector.finish(String::new());
     (analysis.nature == Nature::Query).then(|| analysis.reads.into_keys().collect())

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::analysis::Purity;
+
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -21,6 +25,7 @@ pub(crate) mod sqlite;
 pub struct Catalog {
     tables: HashMap<String, Table>,
     views: HashMap<String, Option<BTreeSet<String>>>,
+    functions: HashMap<String, Purity>,
 }
 
 /// A table.
@@ -30,6 +35,8 @@ pub struct Table {
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
+    /// Tables whose rows are also rows of this one, or this one's theirs.
+    tree: BTreeSet<String>,
 }
 
 /// A column of a primary key.
@@ -84,6 +91,16 @@ impl Catalog {
     pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
         self
+    }
+
+    /// What the database says of a function, where it is not one of those that are known anyway.
+    pub(crate) fn purity(&self, function: &str) -> Option<Purity> {
+        self.functions.get(function).copied()
+    }
+
+    /// The tables that share rows with this one. `None` where it is not known.
+    pub(crate) fn tree(&self, table: &str) -> Option<&BTreeSet<String>> {
+        self.tables.get(table).map(|table| &table.tree)
     }
 
     pub(crate) fn is_table(&self, name: &str) -> bool {
@@ -143,8 +160,8 @@ impl Catalog {
     ) -> bool {
         let Some(table) = self.tables.get(table) else { return false };
         let follow = |child: &&Child| (deletes && child.on_delete) || (updates && child.on_update);
-        let mut next: Vec<&str> =
-            table.children.iter().filter(follow).map(|child| &*child.table).collect();
+        let children = table.children.iter().filter(follow).map(|child| &*child.table);
+        let mut next: Vec<&str> = children.chain(table.tree.iter().map(String::as_str)).collect();
         match &table.triggered {
             Effect::Nothing => {}
             Effect::Tables(tables) => next.extend(tables.iter().map(String::as_str)),
@@ -185,6 +202,13 @@ impl Table {
         self
     }
 
+    /// Rows of those tables are rows of this one too, or this one's theirs: partitions, and tables that inherit.
+    #[must_use]
+    pub fn shares_rows_with<'a>(mut self, tables: impl IntoIterator<Item = &'a str>) -> Self {
+        self.tree.extend(tables.into_iter().map(folded));
+        self
+    }
+
     /// A write of this table also writes those, by triggers.
     #[must_use]
     pub fn triggers<'a>(self, tables: impl IntoIterator<Item = &'a str>) -> Self {
@@ -211,7 +235,7 @@ impl Table {
     }
 }
 
-/// A name as SQLite compares it.
+/// A name as it is compared. PostgreSQL tells quoted names by their case: two that differ in nothing else are not known.
 pub(crate) fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
 }

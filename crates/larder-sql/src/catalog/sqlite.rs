@@ -71,7 +71,10 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
     for [_, name, _, sql] in of("view") {
         catalog.views.insert(folded(name), analysis::read_by(sql, SqlDialect::Sqlite));
     }
-    for [_, _, table, sql] in of("trigger") {
+    for [_, name, table, sql] in of("trigger") {
+        if is_ours(name, table) {
+            continue;
+        }
         let effect = match body(sql) {
             Some(tokens) => analysis::written_by(tokens, SqlDialect::Sqlite, &catalog)
                 .map_or(Effect::Anything, Effect::Tables),
@@ -94,6 +97,11 @@ fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
     }
     let is_text = ["CHAR", "CLOB", "TEXT"].iter().any(|kind| declared.contains(kind));
     (is_text && collation == Some("BINARY")).then_some(KeyKind::Text)
+}
+
+/// Whether a trigger fills the outbox, which no query depends on.
+fn is_ours(name: &str, table: &str) -> bool {
+    ["insert", "update", "delete"].iter().any(|event| name == format!("larder_{event}_{table}"))
 }
 
 /// What a trigger does: all between its `BEGIN` and its `END`.

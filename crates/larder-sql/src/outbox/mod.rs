@@ -1,0 +1,408 @@
+//! Writes from elsewhere: of other programs, by hand, and of a process that died before it could say what it wrote.
+//!
+//! # The idea
+//!
+//! Triggers of the database leave a line in a table, the *outbox*, for each statement that changes another table, in the
+//! transaction of that statement. What is committed has left its line, whoever wrote it and whatever became of him; what is
+//! rolled back has left none. A [`Following`] reads the lines and invalidates what they name. So between a commit and its
+//! invalidation nothing can be lost: at worst it is late.
+//!
+//! # Who reads what
+//!
+//! A process whose cache is its own memory reads every line from where it began: it had nothing before. Processes that share
+//! a log share a place in the outbox too, kept beside it under the epoch of that log: one of them at a time takes the lines
+//! behind it, invalidates, and moves it. Who dies meanwhile has not moved it, and the next one takes them again. A log that was
+//! lost has another epoch, by which all that was kept under the old one is void anyway.
+//!
+//! # What must not be missed
+//!
+//! 1. A transaction that commits late. In PostgreSQL the numbers of lines are drawn before the commit, so "all above the last
+//!    one" would skip it. The place is a *snapshot* instead: which transactions were over. What was not over then and is
+//!    now is read, in whatever order they were begun. In SQLite there is one writer at a time, and numbers are in the order
+//!    of commits.
+//! 2. A notification that got lost. It only wakes: the table is the truth, and is looked at once a second whoever is silent.
+//! 3. Lines that were removed before they were read. They are removed when they were there for an hour or more; whoever was
+//!    away for longer takes everything for changed. So does whoever finds the database behind his place, as after a restore.
+//!
+//! A write of a process that follows is invalidated twice, by itself at once and by its line a little later. That costs a
+//! page made in between, and nothing else.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use larder_core::{Event, Invalidated, Target};
+use tokio::task::JoinSet;
+
+use crate::{
+    catalog::{Catalog, folded},
+    db::Db,
+    error::{QueryError, QueryErrorKind},
+    plan::Plan,
+    sqlx_service::Pool,
+};
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+/// The outbox of a database: what makes writes from elsewhere known. Given by [`Db::outbox`].
+///
+/// ```no_run
+/// # async fn start(db: larder_sql::Db) -> Result<(), larder_sql::QueryError> {
+/// let outbox = db.outbox();
+/// outbox.install().await?; // or let somebody else run what `outbox.sql()` says
+/// let following = outbox.follow().await?; // until it is dropped
+/// # drop(following); Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[doc(alias("transactional outbox", "change data capture", "listen", "notify"))]
+pub struct Outbox {
+    db: Db,
+}
+
+impl Db {
+    /// What makes writes known that do not come through this handle.
+    pub fn outbox(&self) -> Outbox {
+        Outbox { db: self.clone() }
+    }
+}
+
+impl Outbox {
+    /// What [`Outbox::install`] runs: for those whose programs may not define tables and triggers.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn sql(&self) -> Result<String, QueryError> {
+        match self.pool() {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => sqlite::definition(pool).await.map_err(failed),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_) => Ok(postgres::DEFINITION.to_owned()),
+        }
+    }
+
+    /// Makes the outbox, and the triggers that fill it for each table there is. What is there already stays: run it at each
+    /// start, after migrations.
+    ///
+    /// PostgreSQL: tables of the schema `public`, by statement, with the keys of up to 64 rows; needs the right to make a
+    /// schema (`larder`) and triggers. SQLite: by row.
+    ///
+    /// # Errors
+    ///
+    /// When the database refuses.
+    pub async fn install(&self) -> Result<(), QueryError> {
+        let definition = self.sql().await?;
+        match self.pool() {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => run_all(pool, &definition).await,
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => run_all(pool, &definition).await,
+        }
+        .map_err(failed)?;
+        // What it has defined is no change to what was known, but who knew nothing knows it now.
+        self.plan().relearn().await;
+        Ok(())
+    }
+
+    /// Invalidates what the lines of the outbox name, from now on and until what this gives is dropped. With a log that is
+    /// shared also what was written since any of those who share it last followed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no outbox, or with [`QueryErrorKind::NothingToFollow`] for a database in memory, which nobody else can
+    /// write.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn follow(&self) -> Result<Following, QueryError> {
+        let mut tasks = JoinSet::new();
+        match self.pool() {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => {
+                let reader = sqlite::Reader::open(pool).await?;
+                tasks.spawn(Follower::begin(self.db.clone(), reader).await?.run());
+            }
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => {
+                let reader = postgres::Reader::open(pool, &mut tasks).await.map_err(failed)?;
+                tasks.spawn(Follower::begin(self.db.clone(), reader).await?.run());
+            }
+        }
+        Ok(Following { _tasks: tasks })
+    }
+
+    fn pool(&self) -> &Pool {
+        self.db.cache().inner().pool()
+    }
+
+    fn plan(&self) -> &Plan {
+        self.db.cache().plan()
+    }
+}
+
+/// Somebody follows the outbox. Dropping it ends that.
+#[must_use = "dropped, nobody follows any more"]
+pub struct Following {
+    _tasks: JoinSet<()>,
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Following").finish_non_exhaustive()
+    }
+}
+
+/// Who has a place in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reading {
+    /// This process, behind this place.
+    Alone(String),
+    /// Those who share a log, under this name.
+    Shared(String),
+}
+
+/// What was found behind a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Found {
+    lines: Vec<Line>,
+    /// Where the next look begins.
+    place: String,
+    /// Whether lines may have been missed: then anything may have changed.
+    gap: bool,
+    /// Whether the shared place has to be written once more to stay a young one.
+    ages: bool,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        self.lines.is_empty() && !self.gap && !self.ages
+    }
+}
+
+/// A line of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    table: String,
+    /// The keys of the rows; any row where there are none.
+    keys: Option<Vec<Vec<Option<String>>>>,
+}
+
+impl Line {
+    fn new(table: String, keys: Option<&str>) -> Self {
+        // What cannot be read names any row.
+        Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
+    }
+}
+
+/// How the outbox of one kind of database is read.
+trait Reader: Send + 'static {
+    /// A look that others who share the place have to wait for.
+    type Claim<'a>: Claim + Send
+    where
+        Self: 'a;
+
+    /// The place behind everything that is committed.
+    fn end(&mut self) -> impl Future<Output = sqlx::Result<String>> + Send;
+
+    /// What is behind a place.
+    fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<Found>> + Send;
+
+    /// Makes a shared place at the end, if there is none. `true` if there was none.
+    fn register(&mut self, name: &str) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// What is behind a shared place, unless somebody else is at it.
+    fn claim(
+        &mut self,
+        name: &str,
+    ) -> impl Future<Output = sqlx::Result<Option<(Found, Self::Claim<'_>)>>> + Send;
+
+    /// Removes what all have had an hour to read.
+    fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Waits until there may be more, a second at the longest.
+    fn wait(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The right to move a shared place. Dropped, it stays where it is.
+trait Claim {
+    fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
+}
+
+struct Follower<R> {
+    db: Db,
+    reader: R,
+    reading: Reading,
+    cleaned: tokio::time::Instant,
+    failing: bool,
+}
+
+impl<R: Reader> Follower<R> {
+    async fn begin(db: Db, mut reader: R) -> Result<Self, QueryError> {
+        let reading = Reading::Alone(reader.end().await.map_err(failed)?);
+        // What was kept before this place may have missed a line.
+        if !is_shared(&db) {
+            let _logged_or_queued = db.invalidate_all().await;
+        }
+        let cleaned = tokio::time::Instant::now();
+        Ok(Self { db, reader, reading, cleaned, failing: false })
+    }
+
+    async fn run(mut self) {
+        loop {
+            match self.look().await {
+                Ok(()) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!(target: "larder", "the outbox is read again");
+                    }
+                    self.reader.wait().await;
+                }
+                Err(error) => {
+                    self.note(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes what has come, and invalidates it.
+    async fn look(&mut self) -> sqlx::Result<()> {
+        self.find_place().await?;
+        match &mut self.reading {
+            Reading::Alone(place) => {
+                let found = self.reader.behind(place).await?;
+                invalidate(&self.db, &found).await;
+                *place = found.place;
+            }
+            Reading::Shared(name) => {
+                let claimed = self.reader.claim(name).await?;
+                if let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) {
+                    let place = found.place.clone();
+                    // What only waits for the log in this process would be lost with it.
+                    if invalidate(&self.db, &found).await != Some(Invalidated::Queued) {
+                        claim.move_to(&place).await?;
+                    }
+                }
+            }
+        }
+        if self.cleaned.elapsed() > BETWEEN_CLEANINGS {
+            self.reader.clean().await?;
+            self.cleaned = tokio::time::Instant::now();
+        }
+        Ok(())
+    }
+
+    /// With a log that is shared, the place of those who share it: another for each epoch.
+    async fn find_place(&mut self) -> sqlx::Result<()> {
+        let plan = self.db.cache().plan();
+        let Some(epoch) = plan.larder.stats().log.epoch.filter(|_| is_shared(&self.db)) else {
+            return Ok(());
+        };
+        let name = format!("{}:{:032x}", plan.options.database, epoch.to_bits());
+        let reading = Reading::Shared(name);
+        if self.reading == reading {
+            return Ok(());
+        }
+        if let Reading::Shared(name) = &reading
+            && self.reader.register(name).await?
+        {
+            // Nobody knows what was written before there was a place.
+            let _logged_or_queued = self.db.invalidate_all().await;
+        }
+        self.reading = reading;
+        Ok(())
+    }
+
+    fn note(&mut self, error: &sqlx::Error) {
+        let plan = self.db.cache().plan();
+        plan.larder.meter(plan.options.name).record(Event::Failed("outbox"), plan.larder.now());
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(target: "larder", %error, "the outbox cannot be read: what others write is seen late");
+        }
+    }
+}
+
+fn is_shared(db: &Db) -> bool {
+    db.cache().plan().larder.stats().log.shared
+}
+
+/// Invalidates all that was found, as one append. `None` where there was nothing.
+async fn invalidate(db: &Db, found: &Found) -> Option<Invalidated> {
+    if found.gap {
+        return Some(db.invalidate_all().await);
+    }
+    let plan = db.cache().plan();
+    let targets = targets(plan, plan.known().catalog(), &found.lines);
+    if targets.is_empty() {
+        return None;
+    }
+    Some(plan.larder.invalidate(targets).await)
+}
+
+/// What these lines make untrue.
+fn targets(plan: &Plan, catalog: Option<&Catalog>, lines: &[Line]) -> Vec<Target> {
+    let mut changed: BTreeMap<String, Option<Vec<Vec<String>>>> = BTreeMap::new();
+    for line in lines {
+        let table = folded(&line.table);
+        let rows = line.keys.as_ref().and_then(|keys| rows(catalog?, &table, keys));
+        let before = changed.entry(table).or_insert(Some(Vec::new()));
+        *before = match (before.take(), rows) {
+            (Some(before), Some(rows)) if before.len() + rows.len() <= MOST_ROWS => {
+                Some([before, rows].concat())
+            }
+            _ => None,
+        };
+    }
+    let mut targets = Vec::new();
+    for (table, rows) in changed {
+        let Some(tree) = catalog.and_then(|catalog| catalog.tree(&table)) else {
+            // A table of which nothing is known: it was made since.
+            return vec![plan.tags.everything()];
+        };
+        targets.extend(tree.iter().map(|table| plan.tags.any_row(table)));
+        match rows {
+            Some(rows) => {
+                targets.push(Target::tag(plan.tags.table(&table)));
+                targets.extend(rows.iter().map(|key| Target::tag(plan.tags.row(&table, key))));
+            }
+            None => targets.push(plan.tags.any_row(&table)),
+        }
+    }
+    targets
+}
+
+/// The keys of rows as tags name them, where they do.
+fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<Vec<Vec<String>>> {
+    let width = catalog.key(table).len();
+    let row = |key: &Vec<Option<String>>| {
+        let key: Option<Vec<String>> = key.iter().cloned().collect();
+        key.filter(|key| width > 0 && key.len() == width)
+    };
+    keys.iter().map(row).collect()
+}
+
+/// Runs statements as one.
+async fn run_all<D>(pool: &sqlx::Pool<D>, text: &str) -> sqlx::Result<()>
+where
+    D: sqlx::Database,
+    for<'c> &'c mut D::Connection: sqlx::Executor<'c, Database = D>,
+{
+    let mut transaction = pool.begin().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+fn failed(error: sqlx::Error) -> QueryError {
+    QueryError::because(QueryErrorKind::Database, error)
+}
+
+/// Who is not woken looks all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// After a look that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
+/// More lines than this at once are as good as everything; the readers ask for one more.
+const MOST_LINES: usize = 10_000;
+/// More rows of one table than this are as good as the table.
+const MOST_ROWS: usize = 256;

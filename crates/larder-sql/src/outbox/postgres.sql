@@ -1,0 +1,82 @@
+-- What larder needs to know of writes that it does not make itself: each statement that changes a table of the
+-- schema public leaves a line here, in its own transaction, and wakes whoever listens when that is committed.
+--
+-- Run it again after tables were made or their keys changed; what is there stays.
+SELECT pg_advisory_xact_lock(7810762);
+
+CREATE SCHEMA IF NOT EXISTS larder;
+
+CREATE TABLE IF NOT EXISTS larder.outbox (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  relation text NOT NULL,
+  keys jsonb -- the keys of the rows, each an array of texts; null for any row
+);
+CREATE INDEX IF NOT EXISTS outbox_by_xid ON larder.outbox (xid);
+CREATE INDEX IF NOT EXISTS outbox_by_at ON larder.outbox (at);
+
+-- How far those have come who share a cache.
+CREATE TABLE IF NOT EXISTS larder.reader (
+  name text PRIMARY KEY,
+  seen text NOT NULL,
+  at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The arguments are the columns of the key, if there is one.
+CREATE OR REPLACE FUNCTION larder.note() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
+DECLARE
+  most CONSTANT int := 64; -- keys; more are as good as any row
+  key text := (SELECT string_agg(format('%I::text', c), ', ' ORDER BY n)
+    FROM unnest(TG_ARGV) WITH ORDINALITY AS a (c, n));
+  changed text := CASE TG_OP
+    WHEN 'INSERT' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_new'
+    WHEN 'DELETE' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_old'
+    WHEN 'UPDATE' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_new
+      UNION ALL SELECT jsonb_build_array(%1$s) FROM larder_old' END;
+  counted bigint;
+  found jsonb;
+BEGIN
+  IF TG_OP <> 'TRUNCATE' THEN
+    EXECUTE format('SELECT count(*), jsonb_agg(DISTINCT k) FROM (SELECT * FROM (' || changed || ') r LIMIT %2$s) q',
+      coalesce(key, ''), 2 * most + 1) INTO counted, found;
+    IF counted = 0 THEN RETURN NULL; END IF;
+    IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
+  END IF;
+  INSERT INTO larder.outbox (relation, keys) VALUES (TG_TABLE_NAME, found);
+  PERFORM pg_notify('larder', '');
+  RETURN NULL;
+END $larder$;
+REVOKE ALL ON FUNCTION larder.note() FROM PUBLIC;
+
+DO $larder$
+DECLARE
+  watched record;
+BEGIN
+  FOR watched IN
+    SELECT c.oid::regclass AS relation, coalesce(string_agg(quote_literal(a.attname), ', ' ORDER BY u.at), '') AS key
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p'
+    LEFT JOIN LATERAL unnest(k.conkey) WITH ORDINALITY AS u (attnum, at) ON true
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum
+    WHERE c.relkind IN ('r', 'p') AND n.nspname = 'public'
+    GROUP BY c.oid
+    -- A trigger that is made anew waits for all who write its table: only where there is something to do.
+    HAVING 4 <> (
+      SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
+      WHERE t.tgrelid = c.oid AND pn.nspname = 'larder' AND p.proname = 'note' AND t.tgenabled <> 'D'
+        AND t.tgargs = coalesce(string_agg(convert_to(a.attname, 'UTF8') || '\x00'::bytea, ''::bytea ORDER BY u.at), ''))
+  LOOP
+    EXECUTE format('CREATE OR REPLACE TRIGGER larder_insert AFTER INSERT ON %s
+      REFERENCING NEW TABLE AS larder_new FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+    EXECUTE format('CREATE OR REPLACE TRIGGER larder_update AFTER UPDATE ON %s
+      REFERENCING NEW TABLE AS larder_new OLD TABLE AS larder_old
+      FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+    EXECUTE format('CREATE OR REPLACE TRIGGER larder_delete AFTER DELETE ON %s
+      REFERENCING OLD TABLE AS larder_old FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+    EXECUTE format('CREATE OR REPLACE TRIGGER larder_truncate AFTER TRUNCATE ON %s
+      FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+  END LOOP;
+END $larder$;

@@ -1,0 +1,212 @@
+//! The outbox in SQLite: filled by triggers, read by number, woken by a look at `data_version`.
+//!
+//! The update hook of SQLite would be no help: it sees the writes of one connection, and not tables without row numbers, what
+//! `REPLACE` removes, or a `DELETE` without a condition.
+
+use std::{fmt::Write as _, time::Duration};
+
+use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
+use tokio::time::Instant;
+
+use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES, failed};
+use crate::error::{QueryError, QueryErrorKind};
+
+/// What makes the outbox, and the triggers for all tables there are.
+pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
+    let mut connection = pool.acquire().await?;
+    let mut definition = TABLES.to_owned();
+    let tables: Vec<(String, bool)> = sqlx::query_as(WATCHED).fetch_all(&mut *connection).await?;
+    for (table, is_unique_besides) in tables {
+        let key: Vec<(String,)> =
+            sqlx::query_as(KEY).bind(&table).fetch_all(&mut *connection).await?;
+        let key: Vec<String> = key.into_iter().map(|(column,)| column).collect();
+        watch(&table, &key, is_unique_besides, &mut definition);
+    }
+    Ok(definition)
+}
+
+/// The triggers of one table. They are made anew, since its key may be another one.
+fn watch(table: &str, key: &[String], is_unique_besides: bool, definition: &mut String) {
+    let key_of = |row: &str| {
+        let columns = key.iter().map(|column| format!("CAST({row}.{} AS TEXT)", quoted(column)));
+        format!("json_array({})", columns.collect::<Vec<_>>().join(", "))
+    };
+    // A row that `REPLACE` removes because it shares another unique value fires no trigger.
+    let names_rows = !key.is_empty();
+    let names_written = names_rows && !is_unique_besides;
+    let any = || vec!["NULL".to_owned()];
+    for event in ["insert", "update", "delete"] {
+        let rows = match event {
+            "insert" if names_written => vec![key_of("NEW")],
+            "update" if names_written => vec![key_of("OLD"), key_of("NEW")],
+            "delete" if names_rows => vec![key_of("OLD")],
+            _ => any(),
+        };
+        let (name, literal) = (quoted(&format!("larder_{event}_{table}")), literal(table));
+        write!(
+            definition,
+            "DROP TRIGGER IF EXISTS {name};\nCREATE TRIGGER {name} AFTER {event} ON {} BEGIN\n",
+            quoted(table)
+        )
+        .expect("a string takes whatever is written to it");
+        for row in rows {
+            // Not a `REPLACE`: the statement that fires the trigger would decide what becomes of a conflict.
+            let same = if row == "NULL" { "IS NULL".to_owned() } else { format!("= {row}") };
+            write!(
+                definition,
+                "  DELETE FROM larder_outbox WHERE relation = {literal} AND row_key {same};\n  \
+                 INSERT INTO larder_outbox (relation, row_key) VALUES ({literal}, {row});\n"
+            )
+            .expect("a string takes whatever is written to it");
+        }
+        definition.push_str("END;\n");
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Reads by a connection of its own, which sees what all others commit.
+pub(super) struct Reader {
+    connection: SqliteConnection,
+    version: i64,
+}
+
+impl Reader {
+    pub(super) async fn open(pool: &SqlitePool) -> Result<Self, QueryError> {
+        let file: Option<String> =
+            sqlx::query_scalar(FILE).fetch_one(pool).await.map_err(failed)?;
+        if file.is_none_or(|file| file.is_empty()) {
+            return Err(QueryError::new(QueryErrorKind::NothingToFollow));
+        }
+        let mut connection = pool.connect_options().connect().await.map_err(failed)?;
+        let version = version(&mut connection).await.map_err(failed)?;
+        Ok(Self { connection, version })
+    }
+}
+
+/// Another number for each commit of somebody else.
+async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+}
+
+impl super::Reader for Reader {
+    type Claim<'a> = Claimed<'a>;
+
+    async fn end(&mut self) -> sqlx::Result<String> {
+        sqlx::query_scalar(END).fetch_one(&mut self.connection).await
+    }
+
+    async fn behind(&mut self, place: &str) -> sqlx::Result<Found> {
+        let place: i64 = place.parse().unwrap_or(-1);
+        let rows = sqlx::query(BEHIND).bind(place).fetch_all(&mut self.connection).await?;
+        let mut found = Found { gap: rows.len() > MOST_LINES, ..Found::default() };
+        for row in rows {
+            let (end, table): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+            found.place = end.to_string();
+            // Numbers are never given out twice, unless the database is an older one.
+            found.gap |= end < place;
+            let Some(table) = table else { continue };
+            let key = row.try_get::<Option<String>, _>(2)?.map(|key| format!("[{key}]"));
+            found.lines.push(Line::new(table, key.as_deref()));
+        }
+        Ok(found)
+    }
+
+    async fn register(&mut self, name: &str) -> sqlx::Result<bool> {
+        let made = sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
+        Ok(made.rows_affected() == 1)
+    }
+
+    async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed<'_>)>> {
+        let place = sqlx::query_as::<_, (String, bool, bool)>(CLAIM).bind(name);
+        let Some((place, is_outdated, ages)) = place.fetch_optional(&mut self.connection).await?
+        else {
+            return Ok(None);
+        };
+        let mut found = self.behind(&place).await?;
+        found.gap |= is_outdated;
+        found.ages = ages;
+        let connection = &mut self.connection;
+        Ok(Some((found, Claimed { connection, name: name.to_owned(), from: place })))
+    }
+
+    async fn clean(&mut self) -> sqlx::Result<()> {
+        sqlx::query(REMOVE).execute(&mut self.connection).await.map(|_| ())
+    }
+
+    async fn wait(&mut self) {
+        let until = Instant::now() + LONGEST_WAIT;
+        while Instant::now() < until {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            // One that cannot be looked at is looked at by what comes next.
+            let Ok(version) = version(&mut self.connection).await else { return };
+            if std::mem::replace(&mut self.version, version) != version {
+                return;
+            }
+        }
+    }
+}
+
+/// No lock: there is one writer at a time, and the database should not wait for a log. Two who read the same invalidate it
+/// twice.
+pub(super) struct Claimed<'a> {
+    connection: &'a mut SqliteConnection,
+    name: String,
+    from: String,
+}
+
+impl Claim for Claimed<'_> {
+    async fn move_to(self, place: &str) -> sqlx::Result<()> {
+        let moved = sqlx::query(MOVE).bind(place).bind(&self.name).bind(&self.from);
+        moved.execute(self.connection).await.map(|_| ())
+    }
+}
+
+/// How soon a commit of somebody else is seen.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+const TABLES: &str = "-- What larder needs to know of writes that it does not make itself: each row that changes leaves a line here, in the
+-- transaction that changes it. Run it again after tables were made or their keys changed.
+CREATE TABLE IF NOT EXISTS larder_outbox (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER)),
+  relation TEXT NOT NULL,
+  row_key TEXT -- the key of the row, an array of texts; null for any row
+);
+CREATE INDEX IF NOT EXISTS larder_outbox_by_row ON larder_outbox (relation, row_key);
+-- How far those have come who share a cache.
+CREATE TABLE IF NOT EXISTS larder_reader (
+  name TEXT PRIMARY KEY,
+  seen TEXT NOT NULL,
+  at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER))
+);
+";
+/// All plain tables but our own, and whether something besides the key is unique.
+const WATCHED: &str = "
+    SELECT t.name, EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.\"unique\" AND i.origin <> 'pk')
+    FROM pragma_table_list t
+    WHERE t.type = 'table' AND t.schema = 'main' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+        AND t.name NOT IN ('larder_outbox', 'larder_reader') ORDER BY t.name";
+const KEY: &str = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
+const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+/// Also says whether there is an outbox.
+const END: &str = "SELECT CAST(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'larder_outbox'), 0) AS TEXT)
+    FROM (SELECT count(*) FROM larder_outbox WHERE false)";
+const BEHIND: &str = "
+    SELECT coalesce(s.seq, 0), o.relation, o.row_key
+    FROM (SELECT 1) one LEFT JOIN sqlite_sequence s ON s.name = 'larder_outbox' LEFT JOIN larder_outbox o ON o.id > ?
+    ORDER BY o.id LIMIT 10001";
+const REGISTER: &str = "INSERT INTO larder_reader (name, seen)
+    SELECT ?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'larder_outbox'), 0) WHERE true
+    ON CONFLICT (name) DO NOTHING";
+const CLAIM: &str = "
+    SELECT seen, at < CAST(strftime('%s') AS INTEGER) - 3600, at < CAST(strftime('%s') AS INTEGER) - 60
+    FROM larder_reader WHERE name = ?";
+const MOVE: &str = "UPDATE larder_reader SET seen = ?1, at = CAST(strftime('%s') AS INTEGER) WHERE name = ?2 AND seen = ?3";
+const REMOVE: &str = "DELETE FROM larder_outbox WHERE at < CAST(strftime('%s') AS INTEGER) - 7200";

@@ -1,0 +1,224 @@
+//! A database through sqlx, as a tower service.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use larder_core::Larder;
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, PgPool};
+#[cfg(feature = "sqlite")]
+use sqlx::{SqliteConnection, SqlitePool};
+use tower_layer::Layer as _;
+use tower_service::Service;
+
+use crate::{
+    analysis::SqlDialect, catalog::Catalog, db::Db, layer::QueryCacheLayer, rows::Answer,
+    statement::Statement,
+};
+
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+/// Answers statements from a pool of sqlx. A clone is the same pool.
+///
+/// Which database it is, is chosen when it is made, so that one program runs on either.
+#[derive(Clone)]
+pub struct SqlxService {
+    pool: Pool,
+}
+
+/// The pool of one of the databases that come along.
+#[derive(Clone)]
+pub(crate) enum Pool {
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqlitePool),
+    #[cfg(feature = "postgres")]
+    Postgres(PgPool),
+}
+
+/// A transaction in one of them.
+pub(crate) enum Begun {
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+}
+
+impl SqlxService {
+    /// Over a pool of SQLite connections.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(pool: SqlitePool) -> Self {
+        Self { pool: Pool::Sqlite(pool) }
+    }
+
+    /// Over a pool of PostgreSQL connections.
+    ///
+    /// Statements have `$1`, `$2`, … for what is bound (SQLite takes them, too). Whole numbers are bound as `bigint`, others
+    /// as `double precision`; what a text or a null is, the server infers from where it stands. Where it cannot, it says so,
+    /// and `CAST($1 AS text)` helps. What comes back as `numeric`, `uuid`, `json`, a date or a time is text, times as in
+    /// RFC 3339.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(pool: PgPool) -> Self {
+        Self { pool: Pool::Postgres(pool) }
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How this database writes SQL.
+    pub fn dialect(&self) -> SqlDialect {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(_) => SqlDialect::Sqlite,
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_) => SqlDialect::Postgres,
+        }
+    }
+
+    /// What is known of the tables of the database, as it is now.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn catalog(&self) -> sqlx::Result<Catalog> {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => crate::catalog::sqlite::read(pool).await,
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => crate::catalog::postgres::read(pool).await,
+        }
+    }
+
+    /// This database behind a query cache, with all that is known of its tables.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn cached(self, larder: &Larder) -> sqlx::Result<Db> {
+        let layer = QueryCacheLayer::new(larder, self.dialect());
+        self.cached_by(layer).await
+    }
+
+    /// As [`SqlxService::cached`], with a layer of one's own; how the database writes SQL it knows by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn cached_by(self, layer: QueryCacheLayer) -> sqlx::Result<Db> {
+        let mut layer = layer.catalog(self.catalog().await?);
+        layer.options.dialect = self.dialect();
+        let database = self.clone();
+        layer.options.source = Some(Arc::new(move || {
+            let database = database.clone();
+            Box::pin(async move { database.catalog().await.ok() })
+        }));
+        Ok(Db::new(layer.layer(self)))
+    }
+}
+
+impl Pool {
+    pub(crate) async fn begin(&self) -> sqlx::Result<Begun> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => pool.begin().await.map(Begun::Sqlite),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => pool.begin().await.map(Begun::Postgres),
+        }
+    }
+
+    async fn run(&self, statement: &Statement) -> sqlx::Result<Answer> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => sqlite::run(&mut *pool.acquire().await?, statement).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => {
+                postgres::run_anew(&mut *pool.acquire().await?, statement).await
+            }
+        }
+    }
+}
+
+impl Begun {
+    pub(crate) async fn run(&mut self, statement: &Statement) -> sqlx::Result<Answer> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(transaction) => sqlite::run(transaction, statement).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(transaction) => postgres::run(transaction, statement).await,
+        }
+    }
+
+    /// Whether an error ends all that follows in this transaction but its rollback.
+    pub(crate) fn is_spoiled_by_an_error(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => true,
+        }
+    }
+
+    pub(crate) async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(transaction) => transaction.commit().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(transaction) => transaction.commit().await,
+        }
+    }
+
+    pub(crate) async fn rollback(self) -> sqlx::Result<()> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(transaction) => transaction.rollback().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(transaction) => transaction.rollback().await,
+        }
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
+        match self {
+            Self::Sqlite(transaction) => Some(transaction),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres(&mut self) -> Option<&mut PgConnection> {
+        match self {
+            Self::Postgres(transaction) => Some(transaction),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => None,
+        }
+    }
+}
+
+impl Service<Statement> for SqlxService {
+    type Response = Answer;
+    type Error = sqlx::Error;
+    type Future = BoxFuture<'static, sqlx::Result<Answer>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<sqlx::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, statement: Statement) -> Self::Future {
+        let pool = self.pool.clone();
+        Box::pin(async move { pool.run(&statement).await })
+    }
+}
+
+impl fmt::Debug for SqlxService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlxService").field("dialect", &self.dialect()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,345 @@
+//! Statements run by PostgreSQL.
+//!
+//! sqlx speaks its binary formats, so each value is written as what the server takes it for, and read as what the
+//! server says it is. What a text stands for (a time, an identifier, JSON) only the server knows: the statement is prepared
+//! with the type left open, and the text written as the type that was inferred.
+
+use std::{str::FromStr, sync::Arc};
+
+use futures_util::TryStreamExt as _;
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Column as _, Connection as _, Either, Executor as _,
+    PgConnection, Postgres, Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
+    ValueRef as _,
+    encode::{Encode, IsNull},
+    error::BoxDynError,
+    postgres::{
+        PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgTypeKind, PgValueRef, types::Oid,
+    },
+};
+use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
+use uuid::Uuid;
+
+use crate::{
+    rows::{Answer, Rows},
+    statement::Statement,
+    value::SqlValue,
+};
+
+/// Runs a statement to its end outside of a transaction, once more where what was prepared before is no longer what its
+/// tables are.
+pub(crate) async fn run_anew(
+    connection: &mut PgConnection,
+    statement: &Statement,
+) -> sqlx::Result<Answer> {
+    match run(connection, statement).await {
+        Err(error) if is_outdated(&error) => {
+            connection.clear_cached_statements().await?;
+            run(connection, statement).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Runs a statement to its end.
+pub(crate) async fn run(
+    connection: &mut PgConnection,
+    statement: &Statement,
+) -> sqlx::Result<Answer> {
+    let text: Arc<str> = marked(statement).into();
+    let kinds = kinds(connection, &text, statement.values()).await?;
+    let mut arguments = PgArguments::default();
+    for (value, kind) in statement.values().iter().zip(kinds) {
+        arguments.add(Parameter { value, kind }).map_err(sqlx::Error::Encode)?;
+    }
+    let mut answer = Answer::default();
+    let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(text), arguments);
+    let mut brought = connection.fetch_many(query);
+    while let Some(next) = brought.try_next().await? {
+        match next {
+            Either::Left(done) => answer.affected += done.rows_affected(),
+            Either::Right(row) => add(&row, &mut answer.rows)?,
+        }
+    }
+    Ok(answer)
+}
+
+/// The text, with the types of what is bound behind it: sqlx knows a prepared statement by its text alone, and would send
+/// bytes of one type where it has prepared for another.
+fn marked(statement: &Statement) -> String {
+    let mut text = statement.text().to_owned();
+    if statement.values().is_empty() {
+        return text;
+    }
+    // On a line of its own: the text may end in a comment.
+    text.push_str("\n/*");
+    text.extend(statement.values().iter().map(|value| match value {
+        SqlValue::Bool(_) => 'o',
+        SqlValue::Int(_) => 'i',
+        SqlValue::Real(_) => 'r',
+        SqlValue::Blob(_) => 'b',
+        SqlValue::Text(_) | SqlValue::Null => 't',
+    }));
+    text.push_str("*/");
+    text
+}
+
+/// The type of each value: what it is, or what the server takes it for.
+async fn kinds(
+    connection: &mut PgConnection,
+    text: &Arc<str>,
+    values: &[SqlValue],
+) -> sqlx::Result<Vec<PgTypeInfo>> {
+    let declared = values.iter().map(|value| match value {
+        SqlValue::Bool(_) => BOOL,
+        SqlValue::Int(_) => INT8,
+        SqlValue::Real(_) => FLOAT8,
+        SqlValue::Blob(_) => BYTEA,
+        SqlValue::Text(_) | SqlValue::Null => INFERRED,
+    });
+    let mut kinds: Vec<_> = declared.map(|oid| PgTypeInfo::with_oid(Oid(oid))).collect();
+    if !values.iter().any(|value| matches!(value, SqlValue::Text(_) | SqlValue::Null)) {
+        return Ok(kinds);
+    }
+    // Asks the server once for each text; after that the connection knows.
+    let text = AssertSqlSafe(Arc::clone(text)).into_sql_str();
+    let prepared = connection.prepare_with(text, &kinds).await?;
+    if let Some(Either::Left(inferred)) = prepared.parameters() {
+        kinds.iter_mut().zip(inferred).for_each(|(kind, inferred)| *kind = inferred.clone());
+    }
+    Ok(kinds)
+}
+
+/// Whether the server says that what it has prepared is no longer what its tables are.
+fn is_outdated(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("0A000")
+}
+
+struct Parameter<'a> {
+    value: &'a SqlValue,
+    kind: PgTypeInfo,
+}
+
+impl Type<Postgres> for Parameter<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(INFERRED))
+    }
+}
+
+impl Encode<'_, Postgres> for Parameter<'_> {
+    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match self.value {
+            SqlValue::Null => return Ok(IsNull::Yes),
+            SqlValue::Bool(value) => out.push(u8::from(*value)),
+            SqlValue::Int(value) => out.extend_from_slice(&value.to_be_bytes()),
+            SqlValue::Real(value) => out.extend_from_slice(&value.to_be_bytes()),
+            SqlValue::Blob(value) => out.extend_from_slice(value),
+            SqlValue::Text(text) => write_text(text, &self.kind, out)?,
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.kind.clone())
+    }
+}
+
+/// A text as the type that the server takes it for.
+fn write_text(
+    text: &str,
+    kind: &PgTypeInfo,
+    out: &mut PgArgumentBuffer,
+) -> Result<(), BoxDynError> {
+    let kind = match kind.kind() {
+        PgTypeKind::Domain(base) => base,
+        _ => kind,
+    };
+    match kind.name() {
+        "JSONB" => {
+            out.push(JSONB_VERSION);
+            out.extend_from_slice(text.as_bytes());
+        }
+        "UUID" => out.extend_from_slice(Uuid::parse_str(text)?.as_bytes()),
+        "BOOL" => out.push(u8::from(bool::from_str(text)?)),
+        "INT2" => out.extend_from_slice(&i16::from_str(text.trim())?.to_be_bytes()),
+        "INT4" => out.extend_from_slice(&i32::from_str(text.trim())?.to_be_bytes()),
+        "INT8" => out.extend_from_slice(&i64::from_str(text.trim())?.to_be_bytes()),
+        "FLOAT4" => out.extend_from_slice(&f32::from_str(text.trim())?.to_be_bytes()),
+        "FLOAT8" => out.extend_from_slice(&f64::from_str(text.trim())?.to_be_bytes()),
+        "TIMESTAMPTZ" => {
+            let since = OffsetDateTime::parse(text, &Rfc3339)? - EPOCH.midnight().assume_utc();
+            let micros = i64::try_from(since.whole_microseconds())?;
+            out.extend_from_slice(&micros.to_be_bytes());
+        }
+        name if is_text(name, kind) || name == "BYTEA" => out.extend_from_slice(text.as_bytes()),
+        other => return Err(format!("a text is bound to {other}: write $n::text::{other}").into()),
+    }
+    Ok(())
+}
+
+/// Whether a type is written as the text that it is.
+fn is_text(name: &str, kind: &PgTypeInfo) -> bool {
+    matches!(name, "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" | "JSON" | "citext" | "xml")
+        || matches!(kind.kind(), PgTypeKind::Enum(_))
+}
+
+fn add(row: &PgRow, rows: &mut Rows) -> sqlx::Result<()> {
+    if rows.rows.is_empty() {
+        rows.columns = row.columns().iter().map(|column| column.name().to_owned()).collect();
+    }
+    let value = |at: usize| {
+        let read = value(&row.try_get_raw(at)?);
+        read.map_err(|source| sqlx::Error::ColumnDecode { index: at.to_string(), source })
+    };
+    rows.rows.push((0..row.len()).map(value).collect::<sqlx::Result<_>>()?);
+    Ok(())
+}
+
+fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
+    if raw.is_null() {
+        return Ok(SqlValue::Null);
+    }
+    let (bytes, kind) = (raw.as_bytes()?, raw.type_info());
+    Ok(match kind.name() {
+        "BOOL" => SqlValue::Bool(bytes == [1]),
+        "INT2" => SqlValue::Int(i16::from_be_bytes(bytes.try_into()?).into()),
+        "INT4" => SqlValue::Int(i32::from_be_bytes(bytes.try_into()?).into()),
+        "INT8" => SqlValue::Int(i64::from_be_bytes(bytes.try_into()?)),
+        "OID" => SqlValue::Int(u32::from_be_bytes(bytes.try_into()?).into()),
+        // As it is written, 0.1, and not as what comes next to it in 64 bits.
+        "FLOAT4" => SqlValue::Real(f32::from_be_bytes(bytes.try_into()?).to_string().parse()?),
+        "FLOAT8" => SqlValue::Real(f64::from_be_bytes(bytes.try_into()?)),
+        "BYTEA" => SqlValue::Blob(bytes.to_vec()),
+        "JSONB" => SqlValue::Text(std::str::from_utf8(bytes.get(1..).unwrap_or_default())?.into()),
+        "UUID" => SqlValue::Text(Uuid::from_slice(bytes)?.to_string()),
+        "NUMERIC" => SqlValue::Text(numeric(bytes).ok_or("a numeric that is cut short")?),
+        "TIMESTAMP" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), false)?),
+        "TIMESTAMPTZ" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), true)?),
+        "DATE" => SqlValue::Text(date_text(i32::from_be_bytes(bytes.try_into()?))?),
+        "VOID" => SqlValue::Null,
+        name if is_text(name, &kind) => SqlValue::Text(raw.as_str()?.to_owned()),
+        // Never a guess at bytes.
+        other => return Err(format!("a column of {other}: write column::text").into()),
+    })
+}
+
+/// A number of any size as the server would write it.
+///
+/// Source: `numeric_send` in PostgreSQL's `numeric.c`: digits of base 10,000, the weight of the first, sign, and how many
+/// decimal places are shown.
+fn numeric(bytes: &[u8]) -> Option<String> {
+    let half = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let (count, weight) = (i32::from(half(0)?), i32::from(half(2)? as i16));
+    let (sign, places) = (half(4)?, usize::from(half(6)?));
+    let special = match sign {
+        0xC000 => Some("NaN"),
+        0xD000 => Some("Infinity"),
+        0xF000 => Some("-Infinity"),
+        _ => None,
+    };
+    if let Some(special) = special {
+        return Some(special.to_owned());
+    }
+    let digit = |at: i32| match usize::try_from(at) {
+        Ok(place) if at < count => half(8 + 2 * place),
+        _ => Some(0),
+    };
+    let mut text = if sign == 0x4000 { "-".to_owned() } else { String::new() };
+    if weight < 0 {
+        text.push('0');
+    }
+    for at in 0..=weight {
+        let digit = digit(at)?;
+        text += &if at == 0 { digit.to_string() } else { format!("{digit:04}") };
+    }
+    if places > 0 {
+        let mut rest = String::new();
+        let mut at = weight + 1;
+        while rest.len() < places {
+            rest += &format!("{:04}", digit(at)?);
+            at += 1;
+        }
+        text.push('.');
+        text += &rest[..places];
+    }
+    Some(text)
+}
+
+/// A time as in RFC 3339, with a `Z` where its zone is known.
+fn timestamp(micros: i64, in_utc: bool) -> Result<String, BoxDynError> {
+    let at = match micros {
+        i64::MAX => return Ok("infinity".to_owned()),
+        i64::MIN => return Ok("-infinity".to_owned()),
+        micros => EPOCH.midnight().assume_utc().checked_add(Duration::microseconds(micros)),
+    };
+    let mut text = at.ok_or(OUT_OF_RANGE)?.format(&Rfc3339)?;
+    if !in_utc {
+        text.pop();
+    }
+    Ok(text)
+}
+
+fn date_text(days: i32) -> Result<String, BoxDynError> {
+    let date: Option<Date> = match days {
+        i32::MAX => return Ok("infinity".to_owned()),
+        i32::MIN => return Ok("-infinity".to_owned()),
+        days => EPOCH.checked_add(Duration::days(days.into())),
+    };
+    Ok(date.ok_or(OUT_OF_RANGE)?.to_string())
+}
+
+/// What the server counts from.
+const EPOCH: Date = date!(2000 - 01 - 01);
+const OUT_OF_RANGE: &str = "a time before the year -9999 or after 9999: write column::text";
+const JSONB_VERSION: u8 = 1;
+const BOOL: u32 = 16;
+const BYTEA: u32 = 17;
+const INT8: u32 = 20;
+const FLOAT8: u32 = 701;
+/// Left to the server.
+const INFERRED: u32 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(halves: &[i32]) -> Vec<u8> {
+        halves.iter().flat_map(|half| (*half as u16).to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn numbers_of_any_size_are_written_as_the_server_writes_them() {
+        let rows: [(&[i32], &str); 9] = [
+            (&[0, 0, 0, 0], "0"),
+            (&[0, 0, 0, 2], "0.00"),
+            (&[1, 0, 0, 0, 42], "42"),
+            (&[2, 0, 0x4000, 2, 19, 9900], "-19.99"),
+            (&[1, 1, 0, 0, 3], "30000"),
+            (&[1, -1, 0, 4, 25], "0.0025"),
+            (&[1, -2, 0, 8, 25], "0.00000025"),
+            (&[3, 1, 0, 3, 1, 2, 5000], "10002.500"),
+            (&[0, 0, 0xC000, 0], "NaN"),
+        ];
+        for (halves, expected) in rows {
+            assert_eq!(numeric(&written(halves)).as_deref(), Some(expected));
+        }
+        assert_eq!(numeric(&written(&[2, 0, 0, 4, 1])), None, "cut short");
+    }
+
+    #[test]
+    fn times_are_written_by_rfc_3339() {
+        let rows = [
+            (0, "2000-01-01T00:00:00"),
+            (-1, "1999-12-31T23:59:59.999999"),
+            (817_777_815_500_000, "2025-11-30T01:10:15.5"),
+            (i64::MAX, "infinity"),
+        ];
+        for (micros, expected) in rows {
+            assert_eq!(timestamp(micros, false).unwrap(), expected);
+        }
+        assert_eq!(timestamp(0, true).unwrap(), "2000-01-01T00:00:00Z");
+        assert!(timestamp(i64::MAX - 1, true).is_err());
+        assert_eq!(date_text(-1).unwrap(), "1999-12-31");
+    }
+}

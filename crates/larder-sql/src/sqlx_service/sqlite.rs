@@ -1,0 +1,68 @@
+//! Statements run by SQLite.
+
+use futures_util::TryStreamExt as _;
+use sqlx::{
+    AssertSqlSafe, Column as _, Either, Executor as _, Row as _, Sqlite, SqliteConnection,
+    TypeInfo as _, Value as _, ValueRef as _, sqlite::SqliteArguments,
+};
+
+use crate::{
+    rows::{Answer, Rows},
+    statement::Statement,
+    value::SqlValue,
+};
+
+/// Runs a statement to its end.
+pub(crate) async fn run(
+    connection: &mut SqliteConnection,
+    statement: &Statement,
+) -> sqlx::Result<Answer> {
+    let mut query = sqlx::query::<Sqlite>(AssertSqlSafe(statement.text()));
+    for value in statement.values() {
+        query = bound(query, value);
+    }
+    let mut answer = Answer::default();
+    let mut brought = connection.fetch_many(query);
+    while let Some(next) = brought.try_next().await? {
+        match next {
+            Either::Left(done) => answer.affected += done.rows_affected(),
+            Either::Right(row) => add(&row, &mut answer.rows)?,
+        }
+    }
+    Ok(answer)
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+fn bound<'q>(query: Query<'q>, value: &SqlValue) -> Query<'q> {
+    match value {
+        SqlValue::Null => query.bind(None::<i64>),
+        SqlValue::Bool(value) => query.bind(*value),
+        SqlValue::Int(value) => query.bind(*value),
+        SqlValue::Real(value) => query.bind(*value),
+        SqlValue::Text(value) => query.bind(value.clone()),
+        SqlValue::Blob(value) => query.bind(value.clone()),
+    }
+}
+
+fn add(row: &sqlx::sqlite::SqliteRow, rows: &mut Rows) -> sqlx::Result<()> {
+    if rows.rows.is_empty() {
+        rows.columns = row.columns().iter().map(|column| column.name().to_owned()).collect();
+    }
+    let values = (0..row.len()).map(|at| {
+        let value = row.try_get_raw(at)?.to_owned();
+        if value.is_null() {
+            return Ok(SqlValue::Null);
+        }
+        // What the value is, not what its column was declared to hold.
+        Ok(match value.type_info().name() {
+            "INTEGER" | "INT8" | "BOOLEAN" => SqlValue::Int(value.try_decode_unchecked()?),
+            "REAL" => SqlValue::Real(value.try_decode_unchecked()?),
+            "BLOB" => SqlValue::Blob(value.try_decode_unchecked()?),
+            _ => SqlValue::Text(value.try_decode_unchecked()?),
+        })
+    });
+    let values = values.collect::<sqlx::Result<Vec<_>>>()?;
+    rows.rows.push(values);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Real servers, started for each test in a folder of its own and on a free port, and stopped by their process ids.
+
+use std::{
+    net::TcpListener,
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use larder::{
+    Larder,
+    sql::{Db, SqlxService},
+};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that ends with the test, also with one that fails.
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("larder-postgres-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        if let Some((user, group)) = somebody() {
+            chown(&folder, Some(user), Some(group)).unwrap();
+        }
+        let made = program("initdb", &folder)
+            .args(["-A", "trust", "-U", "larder", "-E", "UTF8", "--locale=C", "--no-sync"])
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self { child: run(&folder, port), port, folder };
+        server.listens();
+        server
+    }
+
+    /// Ends all of it at once, as when the machine is switched off.
+    pub(crate) fn stop(&mut self) {
+        let id = self.child.id().to_string();
+        drop(Command::new("kill").args(["-QUIT", &id]).status());
+        drop(self.child.wait());
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        self.child = run(&self.folder, self.port);
+        self.listens();
+    }
+
+    fn listens(&self) {
+        let began = Instant::now();
+        let ready = || self.psql_as("SELECT 1", Stdio::null()).is_some();
+        while !ready() {
+            assert!(began.elapsed() < PATIENCE, "the server does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://larder@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// What somebody else does.
+    pub(crate) fn psql(&self, statements: &str) -> String {
+        self.psql_as(statements, Stdio::inherit()).expect("it may")
+    }
+
+    fn psql_as(&self, statements: &str, errors: Stdio) -> Option<String> {
+        let output = Command::new("psql")
+            .args([
+                "-X",
+                "-q",
+                "-t",
+                "-A",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                &self.url(),
+                "-c",
+                statements,
+            ])
+            .stderr(errors)
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    pub(crate) async fn pool(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(4).connect(&self.url()).await.unwrap()
+    }
+
+    pub(crate) async fn db(&self, larder: &Larder) -> Db {
+        SqlxService::postgres(self.pool().await).cached(larder).await.unwrap()
+    }
+}
+
+fn run(folder: &Path, port: u16) -> Child {
+    program("postgres", folder)
+        .args(["-p", &port.to_string(), "-F"])
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// One of the programs of the server, which refuse to be run by root.
+fn program(name: &str, folder: &Path) -> Command {
+    let programs = option_env!("POSTGRES_PROGRAMS").unwrap_or_default();
+    let mut command = Command::new(Path::new(programs).join(name));
+    command.arg("-D").arg(folder.join("data")).current_dir(folder);
+    if let Some((user, group)) = somebody() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// Who runs it where the tests run as root.
+fn somebody() -> Option<(u32, u32)> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id").args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().unwrap()
+    };
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "nobody"]), id(&["-g", "nobody"])))
+}
+
+/// Waits until it holds; whoever waits too long has failed.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Duration {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    began.elapsed()
+}
