@@ -1,1 +1,292 @@
+//! Writes of others, and of a process that died before it could say what it wrote.
 
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use larder::{
+    Larder,
+    sql::{Db, SqlxService},
+};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+use super::server::{Server, until};
+use crate::redis::server as redis;
+
+const SCHEMA: &str = "
+    CREATE TABLE a (id bigint PRIMARY KEY, v bigint);
+    CREATE TABLE b (x text, y bigint, v bigint, PRIMARY KEY (x, y));
+    INSERT INTO a VALUES (1, 1), (2, 1);
+    INSERT INTO b VALUES ('k', 1, 1), ('l', 1, 1);
+";
+
+fn larder() -> Larder {
+    Larder::builder().cells(1 << 12).build().unwrap()
+}
+
+async fn v(db: &Db, id: i64) -> i64 {
+    let v = db.query("SELECT v FROM a WHERE id = $1").bind(id).fetch_scalar();
+    v.await.unwrap_or(-1)
+}
+
+async fn sum(db: &Db) -> i64 {
+    db.query("SELECT sum(v) FROM b").fetch_scalar().await.unwrap_or(-1)
+}
+
+async fn followed() -> (Server, Larder, Db, larder::sql::Following) {
+    let server = Server::start();
+    server.psql(SCHEMA);
+    let larder = larder();
+    let db = server.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let following = db.outbox().follow().await.unwrap();
+    (server, larder, db, following)
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn what_somebody_changes_by_hand_is_seen_and_the_rest_stays() {
+    let (server, larder, db, _following) = followed().await;
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let writes = [
+        ("UPDATE a SET v = 2 WHERE id = 1", 2),
+        ("UPDATE a SET v = v + 1", 3),
+        ("DELETE FROM a WHERE id = 1", -1),
+        ("INSERT INTO a VALUES (1, 5)", 5),
+        ("UPDATE a SET id = 3 WHERE id = 1", -1),
+        ("UPDATE a SET id = 1 WHERE id = 3", 5),
+        ("TRUNCATE a", -1),
+        ("INSERT INTO a SELECT n, 7 FROM generate_series(1, 1000) n", 7),
+        ("WITH w AS (UPDATE a SET v = 8 WHERE id = 1 RETURNING id) SELECT count(*) FROM w", 8),
+        ("INSERT INTO a VALUES (1, 0) ON CONFLICT (id) DO UPDATE SET v = 9", 9),
+        ("BEGIN; UPDATE a SET v = 10 WHERE id = 1; COMMIT", 10),
+    ];
+    for (write, expected) in writes {
+        v(&db, 1).await;
+        server.psql(write);
+        let took = until(write, || async { v(&db, 1).await == expected }).await;
+        assert!(took < Duration::from_secs(1) || cfg!(debug_assertions), "{write}: {took:?}");
+    }
+    // Only what was named goes.
+    let before = (v(&db, 500).await, sum(&db).await);
+    let kept = hits();
+    server.psql("BEGIN; UPDATE a SET v = 12 WHERE id = 500; ROLLBACK");
+    server.psql("UPDATE a SET v = 11 WHERE id = 1");
+    until("it is seen", || async { v(&db, 1).await == 11 }).await;
+    let asked = hits();
+    assert_eq!((v(&db, 500).await, sum(&db).await), before);
+    assert_eq!(hits(), asked + 2, "they are still there ({kept})");
+    server.psql("UPDATE b SET v = 4 WHERE x = 'k'");
+    until("a key of two columns", || async { sum(&db).await == 5 }).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_transaction_that_commits_behind_later_ones_is_not_skipped() {
+    let (server, _larder, db, _following) = followed().await;
+    let pool = server.pool().await;
+    let mut early = pool.begin().await.unwrap();
+    sqlx::query("UPDATE a SET v = 5 WHERE id = 1").execute(&mut *early).await.unwrap();
+    assert_eq!(v(&db, 1).await, 1);
+    server.psql("UPDATE a SET v = 6 WHERE id = 2");
+    until("the later one is seen first", || async { v(&db, 2).await == 6 }).await;
+    assert_eq!(v(&db, 1).await, 1);
+    early.commit().await.unwrap();
+    until("and the earlier one when it is committed", || async { v(&db, 1).await == 5 }).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_listener_that_is_cut_off_and_a_server_that_comes_back_lose_nothing() {
+    let (mut server, _larder, db, _following) = followed().await;
+    assert_eq!(v(&db, 1).await, 1);
+    // All connections at once, that of the listener among them, and a write before anybody is back.
+    server.psql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'",
+    );
+    server.psql("UPDATE a SET v = 2 WHERE id = 1");
+    until("the cut is caught up", || async { v(&db, 1).await == 2 }).await;
+    server.stop();
+    server.start_again();
+    server.psql("UPDATE a SET v = 3 WHERE id = 1");
+    until("the restart is caught up", || async { v(&db, 1).await == 3 }).await;
+    server.psql("UPDATE a SET v = 4 WHERE id = 1");
+    until("and it is listened to again", || async { v(&db, 1).await == 4 }).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
+    let (server, _larder, db, following) = followed().await;
+    server.psql("UPDATE a SET v = 2 WHERE id = 1");
+    until("it is seen", || async { v(&db, 1).await == 2 }).await;
+    assert_eq!(server.psql("SELECT count(*) FROM larder.outbox"), "1");
+    assert_eq!(server.psql("SELECT has_table_privilege('public', 'larder.outbox', 'INSERT')"), "f");
+    // Who may write the table and not the outbox leaves a line all the same.
+    server.psql("CREATE ROLE clerk; GRANT UPDATE, SELECT ON a TO clerk; SET ROLE clerk; UPDATE a SET v = 3 WHERE id = 1");
+    until("what a clerk writes", || async { v(&db, 1).await == 3 }).await;
+    drop(following);
+    server.psql("UPDATE a SET v = 4 WHERE id = 1");
+    assert_eq!(v(&db, 1).await, 3, "nobody follows any more");
+    // To install it again changes nothing.
+    let before = server.psql("SELECT string_agg(oid::text, ',' ORDER BY oid) FROM pg_trigger");
+    db.outbox().install().await.unwrap();
+    assert_eq!(
+        server.psql("SELECT string_agg(oid::text, ',' ORDER BY oid) FROM pg_trigger"),
+        before
+    );
+    // What is printed is what is run, by somebody who may.
+    server.psql("DROP SCHEMA larder CASCADE");
+    assert!(db.outbox().follow().await.is_err(), "there is none");
+    server.psql(&db.outbox().sql().await.unwrap());
+    let _following = db.outbox().follow().await.unwrap();
+    assert_eq!(
+        v(&db, 1).await,
+        4,
+        "who begins to follow takes nothing for true that was read before"
+    );
+}
+
+/// Two processes on one log, of which one dies between its commit and its invalidation.
+async fn a_death_between_commit_and_invalidation(url: &str, open: impl AsyncFn(&Larder) -> Db) {
+    let log = redis::Server::start(&[]).await;
+    let (lives, starts_later) = (redis::larder(log.redis()), || redis::larder(log.redis()));
+    redis::synced(&lives).await;
+    let db = open(&lives).await;
+    db.outbox().install().await.unwrap();
+    let following = db.outbox().follow().await.unwrap();
+    until("there is a place", || async {
+        let places =
+            db.query("SELECT count(*) FROM outbox_places").uncached().fetch_scalar::<i64>();
+        places.await.unwrap() == 1
+    })
+    .await;
+    until("it is kept", || async { v(&db, 1).await == 1 && lives.stats().shared.writes > 0 }).await;
+    dies_after_its_commit(url, &log, 2);
+    until("who lives hears of it", || async { v(&db, 1).await == 2 }).await;
+    // Kept once more, now that its own record has come back to it.
+    assert!(lives.catch_up(larder::Consistency::Strong).await);
+    assert_eq!(v(&db, 1).await, 2);
+    // Nobody lives: what lies in the shared store is not true any more.
+    lives.close(Duration::from_secs(10)).await;
+    drop(following);
+    dies_after_its_commit(url, &log, 3);
+    let later = starts_later();
+    redis::synced(&later).await;
+    let db = open(&later).await;
+    assert_eq!(v(&db, 1).await, 2, "the store still has it: the proof proves nothing without that");
+    let _following = db.outbox().follow().await.unwrap();
+    until("who comes later hears of it", || async { v(&db, 1).await == 3 }).await;
+}
+
+fn dies_after_its_commit(url: &str, log: &redis::Server, v: i64) {
+    let died = Command::new(env!("CARGO_BIN_EXE_dies-after-its-commit"))
+        .args([url, &format!("redis://127.0.0.1:{}", log.port), &v.to_string()])
+        .stderr(Stdio::inherit())
+        .status()
+        .unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died), Some(9), "it is killed");
+}
+
+#[tokio::test]
+#[cfg_attr(not(all(has_postgres, has_redis)), ignore = "needs PostgreSQL and Redis")]
+async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_in_postgres() {
+    let server = Server::start();
+    server.psql(SCHEMA);
+    let open = async |larder: &Larder| server.db(larder).await;
+    let db = open(&larder()).await;
+    db.outbox().install().await.unwrap();
+    server.psql("CREATE VIEW outbox_places AS SELECT * FROM larder.reader");
+    a_death_between_commit_and_invalidation(&server.url(), open).await;
+}
+
+/// A database in a file that is gone with the test.
+struct File(std::path::PathBuf);
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for end in ["", "-wal", "-shm", "-journal"] {
+            drop(std::fs::remove_file(format!("{}{end}", self.0.display())));
+        }
+    }
+}
+
+impl File {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("larder-{name}-{}.db", std::process::id())))
+    }
+
+    async fn pool(&self) -> sqlx::SqlitePool {
+        let options = SqliteConnectOptions::new().filename(&self.0).create_if_missing(true);
+        let options = options.busy_timeout(Duration::from_secs(10));
+        SqlitePoolOptions::new().max_connections(2).connect_with(options).await.unwrap()
+    }
+
+    async fn db(&self, larder: &Larder) -> Db {
+        SqlxService::sqlite(self.pool().await).cached(larder).await.unwrap()
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_redis), ignore = "needs Redis")]
+async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_in_sqlite() {
+    let file = File::new("killed");
+    let open = async |larder: &Larder| file.db(larder).await;
+    sqlx::raw_sql(SCHEMA).execute(&file.pool().await).await.unwrap();
+    let db = open(&larder()).await;
+    db.outbox().install().await.unwrap();
+    db.query("CREATE VIEW outbox_places AS SELECT * FROM larder_reader").execute().await.unwrap();
+    a_death_between_commit_and_invalidation(&format!("sqlite://{}", file.0.display()), open).await;
+}
+
+#[tokio::test]
+async fn what_another_connection_writes_to_sqlite_is_seen() {
+    let file = File::new("elsewhere");
+    let other = file.pool().await;
+    sqlx::raw_sql(SCHEMA).execute(&other).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE u (id INTEGER PRIMARY KEY, slug TEXT UNIQUE, v INTEGER)")
+        .execute(&other)
+        .await
+        .unwrap();
+    let larder = larder();
+    let db = file.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let u = || async {
+        let v = db.query("SELECT v FROM u WHERE id = 1").fetch_scalar::<i64>().await;
+        v.unwrap_or(-1)
+    };
+    let writes = [
+        ("UPDATE a SET v = 2 WHERE id = 1", 2),
+        ("UPDATE a SET v = v + 1", 3),
+        ("DELETE FROM a", -1),
+        ("INSERT INTO a VALUES (1, 5)", 5),
+        ("INSERT OR IGNORE INTO a VALUES (1, 6), (9, 6)", 5),
+        ("INSERT OR REPLACE INTO a VALUES (1, 7)", 7),
+        ("UPDATE OR IGNORE a SET id = 3 WHERE id = 1", -1),
+        ("UPDATE a SET id = 1 WHERE id = 3", 7),
+    ];
+    for (write, expected) in writes {
+        v(&db, 1).await;
+        sqlx::raw_sql(write).execute(&other).await.unwrap();
+        until(write, || async { v(&db, 1).await == expected }).await;
+    }
+    // A row that is removed because another takes its other unique value.
+    sqlx::raw_sql("INSERT INTO u VALUES (1, 'x', 1)").execute(&other).await.unwrap();
+    until("it is there", || async { u().await == 1 }).await;
+    sqlx::raw_sql("INSERT OR REPLACE INTO u VALUES (2, 'x', 2)").execute(&other).await.unwrap();
+    until("it is gone", || async { u().await == -1 }).await;
+    // Only what was named goes, and what our own handle writes is not seen by it as a change of tables.
+    let rest = sum(&db).await;
+    db.query("UPDATE a SET v = 8 WHERE id = $1").bind(1).execute().await.unwrap();
+    assert_eq!(v(&db, 1).await, 8);
+    let asked = hits();
+    assert_eq!((sum(&db).await, hits()), (rest, asked + 1));
+    let in_memory = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:");
+    let db = SqlxService::sqlite(in_memory.await.unwrap()).cached(&larder).await.unwrap();
+    let error = db.outbox().follow().await.unwrap_err();
+    assert!(error.to_string().contains("nothing to follow"), "{error}");
+}

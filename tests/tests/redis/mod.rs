@@ -3,7 +3,7 @@
 mod memory_pressure;
 mod one_cache;
 mod replicas;
-mod server;
+pub(crate) mod server;
 mod settings;
 mod tls;
 mod under_fire;

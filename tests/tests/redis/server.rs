@@ -12,15 +12,15 @@ use std::{
 use larder::{Fill, Larder, Policy};
 use larder_redis::{Redis, WithRedis as _};
 
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 /// Elections of a cluster may have to be held again on a machine with other things to do.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that ends with the test, also with one that fails.
-pub(super) struct Server {
-    pub(super) child: Child,
-    pub(super) port: u16,
-    pub(super) directory: PathBuf,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) port: u16,
+    pub(crate) directory: PathBuf,
     flags: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ impl Drop for Server {
     }
 }
 
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     // A cluster wants the port that is 10,000 higher, too.
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -45,7 +45,7 @@ pub(super) fn free_port() -> u16 {
 }
 
 impl Server {
-    pub(super) async fn start(flags: &[&str]) -> Self {
+    pub(crate) async fn start(flags: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("larder-redis-{}-{number}", std::process::id());
@@ -59,7 +59,7 @@ impl Server {
         server
     }
 
-    pub(super) fn redis(&self) -> Redis {
+    pub(crate) fn redis(&self) -> Redis {
         Redis::open(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
 
@@ -71,37 +71,37 @@ impl Server {
         }
     }
 
-    pub(super) fn cli(&self, command: &[&str]) -> String {
+    pub(crate) fn cli(&self, command: &[&str]) -> String {
         let port = self.port.to_string();
         let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let mut kill = Command::new("kill");
         drop(kill.args([&format!("-{name}"), &*id]).stderr(Stdio::null()).status());
     }
 
     /// Ends without a word, and forgets everything.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         self.child.wait().unwrap();
     }
 
-    pub(super) async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.port, &self.directory, &self.flags);
         self.listens().await;
     }
 }
 
 /// A cluster of servers: primaries, and for each so many replicas.
-pub(super) struct Cluster {
-    pub(super) nodes: Vec<Server>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
 }
 
 impl Cluster {
-    pub(super) async fn start(primaries: usize, replicas: usize) -> Self {
+    pub(crate) async fn start(primaries: usize, replicas: usize) -> Self {
         let mut nodes = Vec::new();
         for _ in 0..primaries * (1 + replicas) {
             let flags = [
@@ -134,14 +134,14 @@ impl Cluster {
         cluster
     }
 
-    pub(super) fn redis(&self) -> Redis {
+    pub(crate) fn redis(&self) -> Redis {
         let urls = self.nodes.iter().map(|node| format!("redis://127.0.0.1:{}", node.port));
         let urls: Vec<_> = urls.collect();
         Redis::cluster(urls.iter().map(String::as_str)).unwrap()
     }
 
     /// No command ever reached over slots.
-    pub(super) fn assert_no_cross_slot(&self) {
+    pub(crate) fn assert_no_cross_slot(&self) {
         for node in &self.nodes {
             let errors = node.cli(&["INFO", "errorstats"]);
             assert!(!errors.contains("CROSSSLOT"), "{errors}");
@@ -162,17 +162,17 @@ fn spawn(port: u16, directory: &PathBuf, flags: &[String]) -> Child {
         .unwrap()
 }
 
-pub(super) fn larder(redis: Redis) -> Larder {
+pub(crate) fn larder(redis: Redis) -> Larder {
     Larder::builder().cells(1 << 18).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
 }
 
-pub(super) async fn load(larder: &Larder, value: u32) -> u32 {
+pub(crate) async fn load(larder: &Larder, value: u32) -> u32 {
     let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
 }
 
 /// Waits until it holds; whoever waits too long has failed.
-pub(super) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < PATIENCE, "{what}");
@@ -180,6 +180,6 @@ pub(super) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
     }
 }
 
-pub(super) async fn synced(larder: &Larder) {
+pub(crate) async fn synced(larder: &Larder) {
     tokio::time::timeout(PATIENCE, larder.synced()).await.expect("it joins");
 }

@@ -1,0 +1,62 @@
+//! A process of a test: it writes through a query cache, and is killed when the database has committed, before anything
+//! was invalidated. Its arguments are a database, a log, and the value to write.
+
+use std::{
+    process::Command,
+    task::{Context, Poll},
+};
+
+use larder::{
+    Larder,
+    redis::{Redis, WithRedis as _},
+    sql::{Answer, Db, QueryCacheLayer, SqlxService, Statement},
+};
+use tower::{Layer as _, Service};
+
+/// Whatever is committed through it was its last.
+#[derive(Clone)]
+struct LastWords(SqlxService);
+
+impl Service<Statement> for LastWords {
+    type Response = Answer;
+    type Error = sqlx::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Answer, sqlx::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), sqlx::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, statement: Statement) -> Self::Future {
+        let answering = self.0.call(statement);
+        Box::pin(async move {
+            answering.await?;
+            let id = std::process::id().to_string();
+            drop(Command::new("kill").args(["-KILL", &id]).status());
+            std::future::pending().await
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, database, log, v] = &arguments[..] else {
+        eprintln!("usage: dies-after-its-commit DATABASE LOG VALUE");
+        std::process::exit(2);
+    };
+    let larder = Larder::builder().redis(Redis::open(log).expect("a valid URL")).build();
+    let larder = larder.expect("the defaults are valid");
+    larder.synced().await;
+    let inner = if database.starts_with("sqlite") {
+        SqlxService::sqlite(sqlx::SqlitePool::connect(database).await.expect("it is there"))
+    } else {
+        SqlxService::postgres(sqlx::PgPool::connect(database).await.expect("it is there"))
+    };
+    let layer = QueryCacheLayer::new(&larder, inner.dialect())
+        .catalog(inner.catalog().await.expect("it answers"));
+    let db = Db::new(layer.layer(LastWords(inner)));
+    let v: i64 = v.parse().expect("a number");
+    let write = db.query("UPDATE a SET v = $1 WHERE id = 1").bind(v);
+    drop(write.execute().await);
+    eprintln!("it lives");
+}
