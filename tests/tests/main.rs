@@ -1,6 +1,7 @@
 //! One binary for all that crosses crates, so that it links once.
 
 mod attacks;
+mod drawn_queries;
 mod edge;
 mod invariants;
 mod layer_order;

@@ -81,7 +81,7 @@ impl<S: Database> Db<S> {
 /// A statement that is about to be run.
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is fetched or executed"]
-pub struct Query<'a, S> {
+pub struct Query<'a, S = DefaultDatabase> {
     db: &'a Db<S>,
     statement: Statement,
     wishes: Wishes,

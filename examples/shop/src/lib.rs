@@ -1,4 +1,4 @@
-//! A small shop on axum and SQLite. Every page is cached; a price that changes shows on the next request.
+//! A small shop on axum, and SQLite or PostgreSQL. Every page is cached; a price that changes shows on the next request.
 //!
 //! `database.rs` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
 
@@ -23,7 +23,7 @@ pub struct Options {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
-    /// sqlite://FILE, created and seeded when new; in memory without it.
+    /// sqlite://FILE or postgres://USER@HOST/NAME, created and seeded when new; in memory without it.
     #[arg(long)]
     pub database: Option<String>,
     /// How many products to seed.
