@@ -60,8 +60,10 @@ impl Schema {
     }
 
     fn add_table(&mut self, at: usize, dice: &Dice, dialect: Dialect) {
-        let key =
-            pick(dice, &[Key::Number, Key::Number, Key::Word, Key::Folded, Key::Pair, Key::None]);
+        let key = pick(
+            dice,
+            &[Key::Number, Key::Number, Key::Word, Key::Folded, Key::Folded, Key::Pair, Key::None],
+        );
         let has_unique = dice.chance(40);
         let numbers: Vec<usize> =
             (0..at).filter(|at| self.tables[*at].key == Key::Number).collect();
@@ -178,7 +180,7 @@ impl<'a> Text<'a> {
     }
 
     fn word(&mut self) -> &mut Self {
-        let word = pick(self.dice, &["x", "X", "y", "y:1", "5", "x  "]);
+        let word = pick(self.dice, &["x", "X", "x  ", "y", "y:1", "x"]);
         self.value(word)
     }
 

@@ -44,6 +44,8 @@
 //! 4. Streaming results are not cached, and not there: what is too large to be kept whole is asked of sqlx.
 //! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations name rows by rules of their own.
 
+#[cfg(feature = "sea-query")]
+pub use self::sea::NotBindable;
 pub use self::{
     analysis::SqlDialect,
     catalog::{Catalog, KeyKind, Table},
@@ -73,6 +75,8 @@ mod layer;
 mod outbox;
 mod plan;
 mod rows;
+#[cfg(feature = "sea-query")]
+mod sea;
 mod service;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sqlx_service;

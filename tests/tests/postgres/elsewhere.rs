@@ -275,6 +275,7 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
         until(write, || async { v(&db, 1).await == expected }).await;
     }
     // A row that is removed because another takes its other unique value.
+    assert_eq!(u().await, -1);
     sqlx::raw_sql("INSERT INTO u VALUES (1, 'x', 1)").execute(&other).await.unwrap();
     until("it is there", || async { u().await == 1 }).await;
     sqlx::raw_sql("INSERT OR REPLACE INTO u VALUES (2, 'x', 2)").execute(&other).await.unwrap();

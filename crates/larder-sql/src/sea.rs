@@ -1,0 +1,106 @@
+//! Statements that sea-query has built, or SeaORM with it.
+
+use std::{borrow::Cow, fmt};
+
+use sea_query::{Value, Values};
+
+use crate::{statement::Statement, value::SqlValue};
+
+/// What `build` of sea-query gives, and the two parts of a statement of SeaORM.
+///
+/// ```
+/// use larder_sql::Statement;
+/// use sea_query::{Alias, Expr, ExprTrait, Query, SqliteQueryBuilder};
+///
+/// let select = Query::select()
+///     .column(Alias::new("name"))
+///     .from(Alias::new("products"))
+///     .and_where(Expr::col(Alias::new("id")).eq(42))
+///     .build(SqliteQueryBuilder);
+/// let statement = Statement::try_from(select)?;
+/// assert_eq!(statement.text(), r#"SELECT "name" FROM "products" WHERE "id" = ?"#);
+/// assert_eq!(statement.values(), [42.into()]);
+/// # Ok::<(), larder_sql::NotBindable>(())
+/// ```
+///
+/// # Errors
+///
+/// When a value is of a type that is none here: bind it as text.
+impl TryFrom<(String, Values)> for Statement {
+    type Error = NotBindable;
+
+    fn try_from((text, values): (String, Values)) -> Result<Self, NotBindable> {
+        let values: Result<Vec<SqlValue>, _> = values.into_iter().map(value).collect();
+        Ok(values?.into_iter().fold(Self::new(Cow::Owned(text)), Self::bind))
+    }
+}
+
+fn value(value: Value) -> Result<SqlValue, NotBindable> {
+    Ok(match value {
+        Value::Bool(value) => value.into(),
+        Value::TinyInt(value) => value.into(),
+        Value::SmallInt(value) => value.into(),
+        Value::Int(value) => value.into(),
+        Value::BigInt(value) => value.into(),
+        Value::TinyUnsigned(value) => value.into(),
+        Value::SmallUnsigned(value) => value.into(),
+        Value::Unsigned(value) => value.into(),
+        Value::BigUnsigned(Some(value)) => {
+            i64::try_from(value).map_err(|_| NotBindable(value.to_string()))?.into()
+        }
+        Value::BigUnsigned(None) => SqlValue::Null,
+        Value::Float(value) => value.into(),
+        Value::Double(value) => value.into(),
+        Value::String(value) => value.into(),
+        Value::Char(value) => value.map(|letter| letter.to_string()).into(),
+        Value::Bytes(value) => value.into(),
+        // Which others there are depends on the features of sea-query.
+        #[allow(unreachable_patterns, reason = "they do not have to be there")]
+        other => return Err(NotBindable(format!("{other:?}"))),
+    })
+}
+
+/// A value of sea-query that is none of a [`SqlValue`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotBindable(String);
+
+impl fmt::Display for NotBindable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let allowed = "allowed are truth values, whole numbers of 64 bits with a sign, floating-point numbers, texts and bytes";
+        write!(f, "{} cannot be bound, {allowed}: bind it as text", self.0)
+    }
+}
+
+impl std::error::Error for NotBindable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_value_is_bound_as_what_it_is_or_not_at_all() {
+        let values = Values(vec![
+            true.into(),
+            7_i8.into(),
+            7_u32.into(),
+            0.5_f64.into(),
+            "x".into(),
+            vec![1_u8].into(),
+            Value::Int(None),
+        ]);
+        let statement = Statement::try_from((String::new(), values)).unwrap();
+        let expected: [SqlValue; 7] = [
+            true.into(),
+            7.into(),
+            7.into(),
+            0.5.into(),
+            "x".into(),
+            vec![1_u8].into(),
+            SqlValue::Null,
+        ];
+        assert_eq!(statement.values(), expected);
+        let large = (String::new(), Values(vec![u64::MAX.into()]));
+        let error = Statement::try_from(large).unwrap_err().to_string();
+        assert!(error.contains("18446744073709551615") && error.contains("as text"), "{error}");
+    }
+}
