@@ -1,1 +1,3 @@
-//! Only tests: see `tests/`.
+//! What tests and benches share: real servers. The tests are in `tests/`.
+
+pub mod postgres;

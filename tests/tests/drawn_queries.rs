@@ -9,7 +9,7 @@ use larder::{
 use larder_testkit::Dice;
 use sqlx::{AssertSqlSafe, sqlite::SqlitePoolOptions};
 
-use crate::postgres::server::Server;
+use tests::postgres::Server;
 
 /// A table that was drawn.
 struct Table {

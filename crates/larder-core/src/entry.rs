@@ -154,7 +154,7 @@ impl<V: ?Sized> Entry<V> {
     }
 
     /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the
-    /// first, second, third, fifth and ninth, so that an entry earns its place, and then of one in sixteen.
+    /// first, second, third, fifth, ninth and so on, so that an entry earns its place, and then of one in 64.
     pub(crate) fn touch(&self) -> bool {
         // Two hits that race may count as one: this only steers a sample.
         let touches = self.touches.load(Ordering::Relaxed);

@@ -36,13 +36,18 @@
 //!
 //! # Before deploying
 //!
-//! 1. Writes have to come through a [`Db`] of a process that shares the invalidation log, or be told by
-//!    [`Db::invalidate_table`] and [`Db::invalidate_row`]. What another program writes is seen when the result's time is up.
-//! 2. A process that dies between a commit and its invalidation takes the invalidation with it.
-//! 3. Only the tables of the main schema are known. What reads others, temporary, attached or virtual ones, is not kept, and what
-//!    writes them drops everything. A temporary table must not have the name of another.
+//! 1. Writes that do not come through a [`Db`] are seen when somebody follows the [`Outbox`]: of other programs, by hand, and of
+//!    a process that died between its commit and its invalidation. Without it they have to be told by
+//!    [`Db::invalidate_table`] and [`Db::invalidate_row`], or are seen when the result's time is up.
+//! 2. Only the tables of the main schema are known (`main`, in PostgreSQL `public`). What reads others, temporary, attached,
+//!    virtual, foreign or materialized ones, or tables with row-level security, is not kept, and what writes them drops
+//!    everything. A temporary table must not have the name of another.
+//! 3. What others define (`ALTER TABLE`) is not seen: call [`Db::learn`] or begin anew, and install the outbox again.
 //! 4. Streaming results are not cached, and not there: what is too large to be kept whole is asked of sqlx.
 //! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations name rows by rules of their own.
+//!
+//! Statements of builders: [`Statement`] takes what sea-query has built, and SeaORM with it (feature `sea-query`). A
+//! `QueryBuilder` of sqlx gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
 
 #[cfg(feature = "sea-query")]
 pub use self::sea::NotBindable;

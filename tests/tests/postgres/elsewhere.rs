@@ -11,8 +11,8 @@ use larder::{
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
-use super::server::{Server, until};
 use crate::redis::server as redis;
+use tests::postgres::{Server, until};
 
 const SCHEMA: &str = "
     CREATE TABLE a (id bigint PRIMARY KEY, v bigint);

@@ -3,4 +3,3 @@
 
 mod elsewhere;
 mod queries;
-pub(crate) mod server;

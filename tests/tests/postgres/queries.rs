@@ -5,7 +5,7 @@ use larder::{
     sql::{Db, QueryErrorKind, SqlValue, Statement},
 };
 
-use super::server::Server;
+use tests::postgres::Server;
 
 async fn with(schema: &str) -> (Server, Larder, Db) {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! The index: from a key to its entry, looked up without an allocation and answered under the guard.
+//! The index: from a key to its entry, looked up without an allocation and judged under the guard.
 
 use std::sync::{
     Arc,

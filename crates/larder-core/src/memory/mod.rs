@@ -33,7 +33,7 @@ pub enum Eviction {
     /// Source: Einziger, Friedman and Manes, *TinyLFU: A Highly Efficient Cache Admission Policy*, 2017.
     #[default]
     TinyLfu,
-    /// What was asked for longest ago goes first.
+    /// What was asked for longest ago goes first; of what is asked for often, one hit in 64 tells.
     Lru,
 }
 

@@ -53,6 +53,7 @@ fn a_clean_check_moves_the_mark_and_the_next_one_is_a_comparison() {
     registry.begin(record(Mode::Hard, tag("a")), NOW);
     assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
     assert_eq!(marks.checked.load(Ordering::Relaxed), registry.sequence());
+    registry.reach(&marks, || unreachable!("nothing was invalidated since"));
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl FromPost {
             validated: judged.validated,
             may_go_stale: judged.may_go_stale,
         };
+        // What was read may be a piece of something larger.
         let whole = Bytes::copy_from_slice(whole);
         let stored =
             StoredResponse::new(status, headers, whole, traits, self.plan.extras, &self.plan.alike);

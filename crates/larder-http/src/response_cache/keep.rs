@@ -91,8 +91,7 @@ impl Fill {
         let mut stored = StoredResponse::new(
             status,
             headers,
-            // What was read may be a piece of something larger.
-            Bytes::copy_from_slice(&whole),
+            whole,
             self.traits(heard),
             self.plan.extras,
             &self.plan.alike,

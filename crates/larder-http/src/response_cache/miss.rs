@@ -123,9 +123,10 @@ where
         let demands = self.asked.demands;
         let case = match self.asked.look() {
             Look::Fresh(entry) if self.meets(&entry) => {
+                let answer = self.asked.answer_from(&entry);
                 self.asked.plan.larder.note_hit(&entry);
                 self.asked.plan.count_hit(self.asked.began);
-                return ControlFlow::Break(self.asked.answer_from(&entry));
+                return ControlFlow::Break(answer);
             }
             Look::Fresh(entry) => Case::of(&self.asked, Forward::Request, Some(entry)),
             Look::Stale(entry) if demands.allow_refreshing() => {

@@ -87,7 +87,8 @@ fn put_together(old: (&Part, &Bytes), new: (&Part, &Bytes)) -> Bytes {
     let (old, old_bytes) = (old.0.range, old.1);
     let (new, new_bytes) = (new.0.range, new.1);
     let length = |bytes: u64| usize::try_from(bytes).expect("both are held in memory");
-    let mut all = BytesMut::new();
+    let whole = new.last.max(old.last) - new.first.min(old.first) + 1;
+    let mut all = BytesMut::with_capacity(length(whole));
     if old.first < new.first {
         all.extend_from_slice(&old_bytes[..length(new.first - old.first).min(old_bytes.len())]);
     }

@@ -214,8 +214,9 @@ impl Plan {
             let may_have = self.may_have(lookup, stored);
             (may_have && self.larder.standing(entry, now) == Standing::Fresh).then(|| entry.clone())
         })?;
+        let answer = stored::hit(entry, now, self.extras, lookup.head_only);
         self.count_hit(now);
-        Some(stored::hit(entry, now, self.extras, lookup.head_only))
+        Some(answer)
     }
 
     /// Whether a hit has nothing to add and nobody to ask.

@@ -99,7 +99,12 @@ impl StoredResponse {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let own = OwnValues::take_from(&mut fields);
-        let upstream_status = fields.contains_key(header::CACHE_STATUS);
+        let upstream_status =
+            fields.get_all(header::CACHE_STATUS).iter().any(|line| !line.is_empty());
+        if !upstream_status {
+            // An empty line says nothing, and would be taken for the place of ours.
+            fields.remove(header::CACHE_STATUS);
+        }
         fields.insert(header::AGE, HeaderValue::from_static(""));
         if extras.cache_status && !upstream_status {
             fields.insert(header::CACHE_STATUS, HeaderValue::from_static(""));
@@ -178,7 +183,8 @@ impl StoredResponse {
             let value = HeaderValue::from_bytes(at.sized()?).ok()?;
             fields.try_append(name, value).ok()?;
         }
-        let body = bytes.slice(at.at..);
+        // Not a piece of what was read, which would be held as a whole.
+        let body = Bytes::copy_from_slice(&bytes[at.at..]);
         Some(Self::new(status, fields, body, traits, extras, alike))
     }
 }
@@ -289,7 +295,7 @@ struct BodyOf(AnyEntry);
 
 impl AsRef<[u8]> for BodyOf {
     fn as_ref(&self) -> &[u8] {
-        of(&self.0).map_or(&[], |stored| &stored.body)
+        &of(&self.0).expect("only entries that hold responses are answered from").body
     }
 }
 
@@ -350,6 +356,8 @@ mod tests {
         let read = StoredResponse::decode(&bytes, EXTRAS, &alike).unwrap();
         assert_eq!((read.fields(), read.traits), (fields(), stored(&alike).traits));
         assert_eq!(&read.body[..], b"hello");
+        let buffer = bytes.as_ptr_range();
+        assert!(!buffer.contains(&read.body.as_ptr()), "what was read is not held");
         for end in 0..bytes.len() - 5 {
             assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &alike).is_none());
         }

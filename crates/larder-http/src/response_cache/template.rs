@@ -103,7 +103,8 @@ impl OwnValues {
         Self { text, ends }
     }
 
-    /// Puts the values into the places of those that are there. One allocation holds them all.
+    /// Puts the values into the places of those that are there. One allocation holds them all; where they are long, another
+    /// one in between.
     #[inline]
     fn fill_in<'a>(&self, has: &[bool; 6], places: &mut impl Iterator<Item = &'a mut HeaderValue>) {
         let text = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
@@ -167,5 +168,46 @@ fn map_bytes(fields: &HeaderMap) -> usize {
 /// How many maps of fields are shared; responses that have others keep their own.
 const MOST_ALIKE: usize = 256;
 
-/// A tag of ours, a date and a length take 67 bytes.
+/// A tag of ours, a date and a length take 67 bytes. What is longer lies on the heap.
 const USUAL_TEXT: usize = 72;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every set of own fields, with tags that fit and one that does not.
+    #[test]
+    fn what_is_taken_out_of_fields_is_filled_in_again() {
+        let values = |long: bool| {
+            let tag =
+                if long { "\"".to_owned() + &"t".repeat(200) + "\"" } else { "\"t\"".to_owned() };
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT".to_owned();
+            [tag, date.clone(), date, "1024".to_owned()]
+        };
+        for (set, long) in (0..16_u32).flat_map(|set| [(set, false), (set, true)]) {
+            let mut fields = HeaderMap::new();
+            fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+            fields.append(header::LINK, HeaderValue::from_static("</a>"));
+            fields.append(header::LINK, HeaderValue::from_static("</b>"));
+            for (at, (name, value)) in OWN.iter().zip(values(long)).enumerate() {
+                if set >> at & 1 == 1 {
+                    fields.insert(name, value.parse().unwrap());
+                }
+            }
+            let whole = fields.clone();
+            let own = OwnValues::take_from(&mut fields);
+            fields.insert(header::AGE, HeaderValue::from_static(""));
+            let has_status = set % 3 == 0;
+            if has_status {
+                fields.insert(header::CACHE_STATUS, HeaderValue::from_static(""));
+            }
+            let (template, _) = Alike::default().share(fields);
+            let [age, status] =
+                ["7", "larder; hit"].map(|text| Some(HeaderValue::from_static(text)));
+            let mut filled = template.filled_in(&own, age, status);
+            assert_eq!(filled.remove(header::AGE).unwrap(), "7");
+            assert_eq!(filled.remove(header::CACHE_STATUS).is_some(), has_status);
+            assert_eq!(filled, whole, "set {set:04b}, long {long}");
+        }
+    }
+}

@@ -272,6 +272,19 @@ async fn head_is_answered_from_the_entry_of_get_and_never_kept() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_being_sent_outlives_its_entry() {
+    let larder = larder();
+    let origin = Origin::new(layer(&larder), numbered);
+    origin.get("/a").await;
+    let answer = origin.send(request("/a")).await;
+    assert_eq!(answer.headers()[header::CONTENT_LENGTH], "8");
+    let _logged = larder.clear().await;
+    assert!(origin.get("/a").await.0.contains("fwd"), "another has its place");
+    drop((larder, origin));
+    assert_eq!(read(answer).await.1, "answer 1");
+}
+
+#[tokio::test]
 async fn variants_are_kept_side_by_side() {
     let origin = Origin::new(layer(&larder()).max_variants(2), |request, call| {
         let language = request.headers().get("accept-language");

@@ -18,7 +18,8 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that ends with the test, also with one that fails.
-pub(crate) struct Server {
+#[derive(Debug)]
+pub struct Server {
     child: Child,
     port: u16,
     folder: PathBuf,
@@ -32,7 +33,12 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) fn start() -> Self {
+    /// A new one, with a database `postgres` in which nothing is.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("larder-postgres-{}-{number}", std::process::id());
@@ -53,13 +59,14 @@ impl Server {
     }
 
     /// Ends all of it at once, as when the machine is switched off.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let id = self.child.id().to_string();
         drop(Command::new("kill").args(["-QUIT", &id]).status());
         drop(self.child.wait());
     }
 
-    pub(crate) fn start_again(&mut self) {
+    /// Starts after [`Server::stop`] on the same port, with what it had.
+    pub fn start_again(&mut self) {
         self.child = run(&self.folder, self.port);
         self.listens();
     }
@@ -73,12 +80,17 @@ impl Server {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Where it is.
+    pub fn url(&self) -> String {
         format!("postgres://larder@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// What somebody else does.
-    pub(crate) fn psql(&self, statements: &str) -> String {
+    /// What somebody else does, and what he is shown.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses it.
+    pub fn psql(&self, statements: &str) -> String {
         self.psql_as(statements, Stdio::inherit()).expect("it may")
     }
 
@@ -102,11 +114,21 @@ impl Server {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    pub(crate) async fn pool(&self) -> PgPool {
+    /// Connections to it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub async fn pool(&self) -> PgPool {
         PgPoolOptions::new().max_connections(4).connect(&self.url()).await.unwrap()
     }
 
-    pub(crate) async fn db(&self, larder: &Larder) -> Db {
+    /// It, behind a query cache.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub async fn db(&self, larder: &Larder) -> Db {
         SqlxService::postgres(self.pool().await).cached(larder).await.unwrap()
     }
 }
@@ -141,8 +163,12 @@ fn somebody() -> Option<(u32, u32)> {
     (id(&["-u"]) == 0).then(|| (id(&["-u", "nobody"]), id(&["-g", "nobody"])))
 }
 
-/// Waits until it holds; whoever waits too long has failed.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Duration {
+/// Waits until it holds, and says for how long.
+///
+/// # Panics
+///
+/// When it took too long.
+pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Duration {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < PATIENCE, "{what}");
