@@ -112,6 +112,7 @@ impl<S> QueryCache<S> {
         &self.plan
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn inner(&self) -> &S {
         &self.inner
     }

@@ -13,6 +13,7 @@ pub(crate) enum Purity {
     /// Another answer at another time, but nothing is written.
     Volatile,
     /// Nothing is written, but nobody knows what is read.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Reads,
     /// It may do anything.
     Unknown,

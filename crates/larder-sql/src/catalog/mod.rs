@@ -99,6 +99,7 @@ impl Catalog {
     }
 
     /// The tables that share rows with this one. `None` where it is not known.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn tree(&self, table: &str) -> Option<&BTreeSet<String>> {
         self.tables.get(table).map(|table| &table.tree)
     }
