@@ -40,7 +40,11 @@ impl Answer {
 
 impl Shop {
     async fn open(http2: bool) -> Self {
-        let flags = ["shop", "--products", "200", "--admin-token", TOKEN];
+        Self::open_on("sqlite::memory:", http2).await
+    }
+
+    async fn open_on(database: &str, http2: bool) -> Self {
+        let flags = ["shop", "--products", "200", "--admin-token", TOKEN, "--database", database];
         let app = shop::App::open(&shop::Options::parse_from(flags)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,30 +104,76 @@ async fn a_page_is_kept_revalidated_and_renewed_when_its_price_changes() {
     }
 }
 
-#[tokio::test]
-async fn every_page_that_has_the_product_shows_the_new_price_on_the_next_request() {
-    let shop = Shop::open(false).await;
+/// All pages that have product 9.
+async fn pages(shop: &Shop) -> [String; 5] {
     let product = shop.get("/api/products/9").await.text;
     let slug = product.split("category_slug\":\"").nth(1).unwrap().split('"').next().unwrap();
-    let pages = [
+    [
         format!("/category/{slug}"),
-        "/search?q=No.%209".to_owned(),
+        "/search?q=no.%209".to_owned(),
         format!("/api/products?category={slug}"),
         "/api/products".to_owned(),
         "/products/9".to_owned(),
-    ];
+    ]
+}
+
+/// Whether a page has a price of 777.7 and this digit.
+async fn shows(shop: &Shop, page: &str, digit: u32) -> bool {
+    let text = shop.get(page).await.text;
+    text.contains(&format!("7777{digit}")) || text.contains(&format!("777.7{digit}"))
+}
+
+async fn every_page_shows_a_new_price_on_the_next_request(shop: &Shop) {
+    let pages = pages(shop).await;
     for round in 1..=3 {
         for page in &pages {
             shop.get(page).await;
-            assert!(shop.get(page).await.cache_status().contains("hit"), "{page}");
+            // What the outbox tells once more may come in between.
+            tests::postgres::until(page, || async {
+                shop.get(page).await.cache_status().contains("hit")
+            })
+            .await;
         }
         shop.change(9, &format!("{{\"price_cents\": 7777{round}}}")).await;
         for page in &pages {
-            let text = shop.get(page).await.text;
-            let (cents, euros) = (format!("7777{round}"), format!("777.7{round}"));
-            assert!(text.contains(&cents) || text.contains(&euros), "{page} in round {round}");
+            assert!(shows(shop, page, round).await, "{page} in round {round}");
         }
     }
+}
+
+#[tokio::test]
+async fn every_page_that_has_the_product_shows_the_new_price_on_the_next_request() {
+    every_page_shows_a_new_price_on_the_next_request(&Shop::open(false).await).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn on_postgres_every_page_shows_what_the_shop_and_what_psql_has_changed() {
+    let server = tests::postgres::Server::start();
+    let shop = Shop::open_on(&server.url(), false).await;
+    every_page_shows_a_new_price_on_the_next_request(&shop).await;
+    let pages = pages(&shop).await;
+    for round in 4..=6 {
+        for page in &pages {
+            shop.get(page).await;
+        }
+        let change = format!("UPDATE products SET price_cents = 7777{round} WHERE id = 9");
+        server.psql(&change);
+        for page in &pages {
+            tests::postgres::until(page, || shows(&shop, page, round)).await;
+        }
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for _ in 0..2 {
+        let cart = [form[0], ("cookie", "cart=00000000000000000000000000000001")];
+        shop.send(Method::POST, "/cart", &cart, "product_id=9&quantity=2").await;
+    }
+    assert_eq!(server.psql("SELECT quantity FROM carts"), "4");
+    let other = Shop::open_on(&server.url(), false).await;
+    let page = other.get("/products/9").await;
+    assert!(page.text.contains("777.76"), "{} {}", page.status, page.text);
+    other.change(9, "{\"price_cents\": 77779}").await;
+    tests::postgres::until("what the other changed", || shows(&shop, "/products/9", 9)).await;
 }
 
 #[tokio::test]

@@ -121,8 +121,11 @@ async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
     let (server, _larder, db, following) = followed().await;
     server.psql("UPDATE a SET v = 2 WHERE id = 1");
     until("it is seen", || async { v(&db, 1).await == 2 }).await;
-    assert_eq!(server.psql("SELECT count(*) FROM larder.outbox"), "1");
-    assert_eq!(server.psql("SELECT has_table_privilege('public', 'larder.outbox', 'INSERT')"), "f");
+    assert_eq!(server.psql("SELECT count(*) FROM larder_outbox.line"), "1");
+    assert_eq!(
+        server.psql("SELECT has_table_privilege('public', 'larder_outbox.line', 'INSERT')"),
+        "f"
+    );
     // Who may write the table and not the outbox leaves a line all the same.
     server.psql("CREATE ROLE clerk; GRANT UPDATE, SELECT ON a TO clerk; SET ROLE clerk; UPDATE a SET v = 3 WHERE id = 1");
     until("what a clerk writes", || async { v(&db, 1).await == 3 }).await;
@@ -137,7 +140,7 @@ async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
         before
     );
     // What is printed is what is run, by somebody who may.
-    server.psql("DROP SCHEMA larder CASCADE");
+    server.psql("DROP SCHEMA larder_outbox CASCADE");
     assert!(db.outbox().follow().await.is_err(), "there is none");
     server.psql(&db.outbox().sql().await.unwrap());
     let _following = db.outbox().follow().await.unwrap();
@@ -197,7 +200,7 @@ async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_
     let open = async |larder: &Larder| server.db(larder).await;
     let db = open(&larder()).await;
     db.outbox().install().await.unwrap();
-    server.psql("CREATE VIEW outbox_places AS SELECT * FROM larder.reader");
+    server.psql("CREATE VIEW outbox_places AS SELECT * FROM larder_outbox.reader");
     a_death_between_commit_and_invalidation(&server.url(), open).await;
 }
 

@@ -219,7 +219,7 @@ const REFERENCES: &str = "
 /// The bits of `tgtype` are 1 for each row, 2 before.
 const TRIGGERS: &str = "
     SELECT t.tgrelid::int8 AS relation, (t.tgtype & 3) = 3 AS is_before_rows,
-        n.nspname = 'larder' AND p.proname = 'note' AS is_ours
+        n.nspname = 'larder_outbox' AND p.proname = 'note' AS is_ours
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'";
 

@@ -86,7 +86,7 @@ impl Outbox {
     /// start, after migrations.
     ///
     /// PostgreSQL: tables of the schema `public`, by statement, with the keys of up to 64 rows; needs the right to make a
-    /// schema (`larder`) and triggers. SQLite: by row.
+    /// schema (`larder_outbox`) and triggers. SQLite: by row.
     ///
     /// # Errors
     ///

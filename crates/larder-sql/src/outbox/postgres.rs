@@ -132,18 +132,18 @@ const KEPT_FOR_SECONDS: f64 = 3600.0;
 const BEHIND: &str = "
     WITH s AS MATERIALIZED (SELECT pg_current_snapshot() AS now, $1::text::pg_snapshot AS seen)
     SELECT s.now::text, pg_snapshot_xmax(s.seen) > pg_snapshot_xmax(s.now), o.relation, o.keys::text
-    FROM s LEFT JOIN larder.outbox o ON o.xid >= pg_snapshot_xmin(s.seen) AND NOT pg_visible_in_snapshot(o.xid, s.seen)
+    FROM s LEFT JOIN larder_outbox.line o ON o.xid >= pg_snapshot_xmin(s.seen) AND NOT pg_visible_in_snapshot(o.xid, s.seen)
     ORDER BY o.id LIMIT 10001";
 /// Also says whether there is an outbox.
-const END: &str = "SELECT pg_current_snapshot()::text FROM (SELECT count(*) FROM larder.outbox WHERE false) there";
+const END: &str = "SELECT pg_current_snapshot()::text FROM (SELECT count(*) FROM larder_outbox.line WHERE false) there";
 const REGISTER: &str =
-    "INSERT INTO larder.reader (name, seen) VALUES ($1, pg_current_snapshot()::text)
+    "INSERT INTO larder_outbox.reader (name, seen) VALUES ($1, pg_current_snapshot()::text)
     ON CONFLICT (name) DO NOTHING";
 const CLAIM: &str = "SELECT seen, at < now() - interval '1 hour', at < now() - interval '1 minute'
-    FROM larder.reader WHERE name = $1 FOR UPDATE SKIP LOCKED";
-const MOVE: &str = "UPDATE larder.reader SET seen = $1, at = now() WHERE name = $2";
+    FROM larder_outbox.reader WHERE name = $1 FOR UPDATE SKIP LOCKED";
+const MOVE: &str = "UPDATE larder_outbox.reader SET seen = $1, at = now() WHERE name = $2";
 const NOW: &str = "SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text";
-const REMOVE: &str = "DELETE FROM larder.outbox
+const REMOVE: &str = "DELETE FROM larder_outbox.line
     WHERE xid < pg_snapshot_xmax($1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
 /// A transaction that was open for a day does not concern who keeps nothing for so long.
-const REMOVE_AGED: &str = "DELETE FROM larder.outbox WHERE at < now() - interval '1 day'";
+const REMOVE_AGED: &str = "DELETE FROM larder_outbox.line WHERE at < now() - interval '1 day'";

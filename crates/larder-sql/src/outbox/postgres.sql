@@ -4,27 +4,28 @@
 -- Run it again after tables were made or their keys changed; what is there stays.
 SELECT pg_advisory_xact_lock(7810762);
 
-CREATE SCHEMA IF NOT EXISTS larder;
+-- Not named like a role that anybody has: "$user" comes first in the search path.
+CREATE SCHEMA IF NOT EXISTS larder_outbox;
 
-CREATE TABLE IF NOT EXISTS larder.outbox (
+CREATE TABLE IF NOT EXISTS larder_outbox.line (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   relation text NOT NULL,
   keys jsonb -- the keys of the rows, each an array of texts; null for any row
 );
-CREATE INDEX IF NOT EXISTS outbox_by_xid ON larder.outbox (xid);
-CREATE INDEX IF NOT EXISTS outbox_by_at ON larder.outbox (at);
+CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
+CREATE INDEX IF NOT EXISTS line_by_at ON larder_outbox.line (at);
 
 -- How far those have come who share a cache.
-CREATE TABLE IF NOT EXISTS larder.reader (
+CREATE TABLE IF NOT EXISTS larder_outbox.reader (
   name text PRIMARY KEY,
   seen text NOT NULL,
   at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 -- The arguments are the columns of the key, if there is one.
-CREATE OR REPLACE FUNCTION larder.note() RETURNS trigger
+CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
 DECLARE
   most CONSTANT int := 64; -- keys; more are as good as any row
@@ -44,11 +45,11 @@ BEGIN
     IF counted = 0 THEN RETURN NULL; END IF;
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
   END IF;
-  INSERT INTO larder.outbox (relation, keys) VALUES (TG_TABLE_NAME, found);
+  INSERT INTO larder_outbox.line (relation, keys) VALUES (TG_TABLE_NAME, found);
   PERFORM pg_notify('larder', '');
   RETURN NULL;
 END $larder$;
-REVOKE ALL ON FUNCTION larder.note() FROM PUBLIC;
+REVOKE ALL ON FUNCTION larder_outbox.note() FROM PUBLIC;
 
 DO $larder$
 DECLARE
@@ -66,17 +67,17 @@ BEGIN
     -- A trigger that is made anew waits for all who write its table: only where there is something to do.
     HAVING 4 <> (
       SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
-      WHERE t.tgrelid = c.oid AND pn.nspname = 'larder' AND p.proname = 'note' AND t.tgenabled <> 'D'
+      WHERE t.tgrelid = c.oid AND pn.nspname = 'larder_outbox' AND p.proname = 'note' AND t.tgenabled <> 'D'
         AND t.tgargs = coalesce(string_agg(convert_to(a.attname, 'UTF8') || '\x00'::bytea, ''::bytea ORDER BY u.at), ''))
   LOOP
     EXECUTE format('CREATE OR REPLACE TRIGGER larder_insert AFTER INSERT ON %s
-      REFERENCING NEW TABLE AS larder_new FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+      REFERENCING NEW TABLE AS larder_new FOR EACH STATEMENT EXECUTE FUNCTION larder_outbox.note(%s)', watched.relation, watched.key);
     EXECUTE format('CREATE OR REPLACE TRIGGER larder_update AFTER UPDATE ON %s
       REFERENCING NEW TABLE AS larder_new OLD TABLE AS larder_old
-      FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+      FOR EACH STATEMENT EXECUTE FUNCTION larder_outbox.note(%s)', watched.relation, watched.key);
     EXECUTE format('CREATE OR REPLACE TRIGGER larder_delete AFTER DELETE ON %s
-      REFERENCING OLD TABLE AS larder_old FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+      REFERENCING OLD TABLE AS larder_old FOR EACH STATEMENT EXECUTE FUNCTION larder_outbox.note(%s)', watched.relation, watched.key);
     EXECUTE format('CREATE OR REPLACE TRIGGER larder_truncate AFTER TRUNCATE ON %s
-      FOR EACH STATEMENT EXECUTE FUNCTION larder.note(%s)', watched.relation, watched.key);
+      FOR EACH STATEMENT EXECUTE FUNCTION larder_outbox.note(%s)', watched.relation, watched.key);
   END LOOP;
 END $larder$;
