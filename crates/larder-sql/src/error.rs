@@ -45,6 +45,11 @@ impl QueryError {
         Self { kind, source: Some(source.into().into()) }
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn database(error: sqlx::Error) -> Self {
+        Self::because(QueryErrorKind::Database, error)
+    }
+
     /// Why it failed.
     pub fn kind(&self) -> QueryErrorKind {
         self.kind

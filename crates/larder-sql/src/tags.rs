@@ -87,16 +87,17 @@ impl Tags {
             let Some(with) = &change.with else { return vec![self.everything()] };
             let named = change.rows.as_deref();
             let rows = named.and_then(|all| self.rows(&change.table, all, catalog, values));
-            match rows {
-                Some(rows) if rows.len() < MOST_ROWS => {
-                    targets.push(Target::tag(self.table(&change.table)));
-                    targets.extend(rows.into_iter().map(Target::tag));
-                }
-                _ => targets.push(self.any_row(&change.table)),
-            }
+            let rows = rows.filter(|rows| rows.len() < MOST_ROWS);
+            targets.extend(self.changed(&change.table, rows));
             targets.extend(with.iter().map(|table| self.any_row(table)));
         }
         targets
+    }
+
+    /// What a change of these rows reaches: they, and who depends on the table as a whole. Of any row, all of it.
+    pub(crate) fn changed(&self, table: &str, rows: Option<Vec<Tag>>) -> Vec<Target> {
+        let Some(rows) = rows else { return vec![self.any_row(table)] };
+        std::iter::once(self.table(table)).chain(rows).map(Target::tag).collect()
     }
 
     pub(crate) fn any_row(&self, table: &str) -> Target {

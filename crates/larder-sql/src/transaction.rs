@@ -13,7 +13,7 @@ use crate::{
     analysis::Nature,
     db::{Db, One},
     error::{QueryError, QueryErrorKind},
-    plan::Plan,
+    plan::{Known, Plan},
     rows::Answer,
     service::FromRow,
     sqlx_service::{Begun, SqlxService},
@@ -33,6 +33,8 @@ pub struct Transaction {
     plan: Arc<Plan>,
     targets: Vec<Target>,
     defines: bool,
+    /// What was known of the tables when it first wrote.
+    known: Option<Arc<Known>>,
 }
 
 impl Db<SqlxService> {
@@ -43,11 +45,12 @@ impl Db<SqlxService> {
     /// When the database does not answer.
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
         Ok(Transaction {
-            inner: Some(self.cache().inner().pool().begin().await.map_err(failed)?),
+            inner: Some(self.cache().inner().pool().begin().await.map_err(QueryError::database)?),
             uncertain: false,
             plan: Arc::clone(self.cache().plan()),
             targets: Vec::new(),
             defines: false,
+            known: None,
         })
     }
 }
@@ -66,18 +69,22 @@ impl Transaction {
     /// [`QueryErrorKind::RolledBack`] where PostgreSQL would take back what it says it commits, since a statement has failed.
     pub async fn commit(mut self) -> Result<(), QueryError> {
         let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
-        let (inner, targets) = (self.inner.take(), std::mem::take(&mut self.targets));
+        let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
+        let known = self.known.take();
         let committing = self.plan.larder.spawn(async move {
             let committed = match inner {
                 Some(inner) if uncertain && inner.is_spoiled_by_an_error() => {
-                    let rolled_back = inner.rollback().await.map_err(failed);
+                    let rolled_back = inner.rollback().await.map_err(QueryError::database);
                     rolled_back.and(Err(QueryError::new(QueryErrorKind::RolledBack)))
                 }
-                Some(inner) => inner.commit().await.map_err(failed),
+                Some(inner) => inner.commit().await.map_err(QueryError::database),
                 None => Ok(()),
             };
             if defines {
                 plan.relearn().await;
+            } else if known.is_some_and(|known| !plan.is_current(&known)) {
+                // A table was defined meanwhile: what changes with what was written may be more.
+                targets = vec![plan.tags.everything()];
             }
             if !targets.is_empty() {
                 let _logged_or_queued = plan.larder.invalidate(targets).await;
@@ -94,7 +101,7 @@ impl Transaction {
     /// When the database does not answer; then it takes it back by itself.
     pub async fn rollback(mut self) -> Result<(), QueryError> {
         match self.inner.take() {
-            Some(inner) => inner.rollback().await.map_err(failed),
+            Some(inner) => inner.rollback().await.map_err(QueryError::database),
             None => Ok(()),
         }
     }
@@ -123,12 +130,13 @@ impl Transaction {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
         self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        self.known.get_or_insert_with(|| Arc::clone(&known));
         // Before it runs: one that failed may have done a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
         self.plan.note_bypass(&known, statement, &analysis, "transaction");
         let answer = self.begun().run(statement).await;
         self.uncertain |= answer.is_err();
-        answer.map_err(failed)
+        answer.map_err(QueryError::database)
     }
 }
 
@@ -190,8 +198,4 @@ impl TransactionQuery<'_> {
     pub async fn execute(self) -> Result<u64, QueryError> {
         self.transaction.run(&self.statement).await.map(|answer| answer.affected)
     }
-}
-
-fn failed(error: sqlx::Error) -> QueryError {
-    QueryError::because(QueryErrorKind::Database, error)
 }

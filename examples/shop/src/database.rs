@@ -233,7 +233,15 @@ async fn fill_if_new(db: &Db, options: &Options) -> Result<bool, DatabaseError> 
         Some(path) => seed::read_csv(path).map_err(DatabaseError)?,
         None => (1..=options.products).map(made_up).collect(),
     };
-    fill(db, &new, options.import.is_none()).await.map_err(failed)?;
+    let filled = fill(db, &new, options.import.is_none()).await;
+    if filled.is_err() {
+        // Another shop that started at once may have been first.
+        let count = db.query("SELECT count(*) FROM products").uncached().fetch_scalar::<i64>();
+        if count.await.is_ok_and(|count| count > 0) {
+            return Ok(false);
+        }
+    }
+    filled.map_err(failed)?;
     Ok(true)
 }
 
@@ -301,6 +309,7 @@ pub struct DatabaseError(String);
 impl DatabaseError {
     fn new(given: &str, error: impl std::error::Error) -> Self {
         // A URL may have a password, which nobody has to read in a log.
+        let given = given.split_once('?').map_or(given, |(place, _)| place);
         let shown = match given.rsplit_once('@') {
             Some((_, place)) => format!("postgres://…@{place}"),
             None => given.to_owned(),

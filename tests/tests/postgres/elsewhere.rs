@@ -129,7 +129,12 @@ async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
     // Who may write the table and not the outbox leaves a line all the same.
     server.psql("CREATE ROLE clerk; GRANT UPDATE, SELECT ON a TO clerk; SET ROLE clerk; UPDATE a SET v = 3 WHERE id = 1");
     until("what a clerk writes", || async { v(&db, 1).await == 3 }).await;
+    // A key that was renamed keeps nobody from writing, and a table that was made since is seen.
+    server.psql("ALTER TABLE b RENAME COLUMN x TO z; UPDATE b SET v = 2; CREATE TABLE late (id bigint PRIMARY KEY)");
+    db.outbox().install().await.unwrap();
+    server.psql("UPDATE a SET v = 3 WHERE id = 1; INSERT INTO late VALUES (1)");
     drop(following);
+    v(&db, 1).await;
     server.psql("UPDATE a SET v = 4 WHERE id = 1");
     assert_eq!(v(&db, 1).await, 3, "nobody follows any more");
     // To install it again changes nothing.
@@ -149,6 +154,43 @@ async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
         4,
         "who begins to follow takes nothing for true that was read before"
     );
+}
+
+#[tokio::test]
+#[cfg_attr(not(all(has_postgres, has_redis)), ignore = "needs PostgreSQL and Redis")]
+async fn a_shared_place_that_is_lost_or_held_by_somebody_who_hangs_is_made_good() {
+    let (server, log) = (Server::start(), redis::Server::start(&[]).await);
+    server.psql(SCHEMA);
+    let larder = redis::larder(log.redis());
+    redis::synced(&larder).await;
+    let db = server.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    until("there is a place", || async {
+        server.psql("SELECT count(*) FROM larder_outbox.reader WHERE seen <> ''") == "1"
+    })
+    .await;
+    until("it is kept", || async { v(&db, 1).await == 1 }).await;
+    server.psql("TRUNCATE larder_outbox.reader; UPDATE a SET v = 2 WHERE id = 1");
+    until("whoever finds no place takes everything for changed", || async { v(&db, 1).await == 2 })
+        .await;
+    // Somebody stops while he has the place.
+    let pool = server.pool().await;
+    let mut stopped = pool.begin().await.unwrap();
+    let hold = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
+    sqlx::query(hold).execute(&mut *stopped).await.unwrap();
+    let hold = "SELECT 1 FROM larder_outbox.reader FOR UPDATE";
+    sqlx::query(hold).execute(&mut *stopped).await.unwrap();
+    server.psql("UPDATE a SET v = 3 WHERE id = 1");
+    until("the others take it", || async { v(&db, 1).await == 3 }).await;
+    // The log is gone for a while: this process knows, and tells it later.
+    log.signal("STOP");
+    server.psql("UPDATE a SET v = 4 WHERE id = 1");
+    until("it is known without the log", || async { v(&db, 1).await == 4 }).await;
+    log.signal("CONT");
+    until("and told", || async { larder.stats().invalidations_pending == 0 }).await;
+    server.psql("UPDATE a SET v = 5 WHERE id = 1");
+    until("as before", || async { v(&db, 1).await == 5 }).await;
 }
 
 /// Two processes on one log, of which one dies between its commit and its invalidation.
@@ -283,6 +325,15 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
     until("it is there", || async { u().await == 1 }).await;
     sqlx::raw_sql("INSERT OR REPLACE INTO u VALUES (2, 'x', 2)").execute(&other).await.unwrap();
     until("it is gone", || async { u().await == -1 }).await;
+    // A key that is no text keeps nothing from being seen.
+    sqlx::raw_sql("CREATE TABLE s (id BLOB PRIMARY KEY)").execute(&other).await.unwrap();
+    db.outbox().install().await.unwrap();
+    v(&db, 1).await;
+    sqlx::raw_sql("INSERT INTO s VALUES (x'ff00'); UPDATE a SET v = 9 WHERE id = 1")
+        .execute(&other)
+        .await
+        .unwrap();
+    until("behind bytes", || async { v(&db, 1).await == 9 }).await;
     // Only what was named goes, and what our own handle writes is not seen by it as a change of tables.
     let rest = sum(&db).await;
     db.query("UPDATE a SET v = 8 WHERE id = $1").bind(1).execute().await.unwrap();

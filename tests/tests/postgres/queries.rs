@@ -130,7 +130,20 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
          CREATE TABLE other.a (id bigint PRIMARY KEY);
          CREATE FUNCTION twice(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
          CREATE FUNCTION lower(a) RETURNS text LANGUAGE sql AS 'DELETE FROM a; SELECT ''''';
-         CREATE FUNCTION looks() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';",
+         CREATE FUNCTION looks() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
+         CREATE SCHEMA app;
+         CREATE FUNCTION app.replace(bigint) RETURNS bigint LANGUAGE sql AS 'DELETE FROM b; SELECT 1::bigint';
+         CREATE FUNCTION total(bigint) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
+         CREATE VIEW totals AS SELECT id, total(id) FROM a;
+         CREATE VIEW sizes AS SELECT relname, reltuples FROM pg_class;
+         CREATE FUNCTION orders(a) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
+         CREATE FUNCTION step(bigint, bigint) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
+         CREATE AGGREGATE tot(bigint) (SFUNC = step, STYPE = bigint);
+         CREATE OPERATOR ### (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = step);
+         CREATE TABLE wide (id bigint, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+         CREATE TABLE app.wide_1 PARTITION OF wide FOR VALUES FROM (0) TO (10);
+         CREATE SCHEMA main;
+         CREATE TABLE main.a (id bigint PRIMARY KEY);",
     )
     .await;
     let rows = [
@@ -152,6 +165,22 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
         ("SELECT date 'today' FROM a", "volatile"),
         ("SELECT looks() FROM a WHERE id = 7", "unknown-relation"),
         ("SELECT to_char(1, '9')", "unknown-relation"),
+        ("SELECT pg_catalog.upper('x')", ""),
+        ("SELECT app.replace(1)", "unknown-function"),
+        ("SELECT * FROM app.replace(1)", "unknown-function"),
+        ("SELECT * FROM totals", "unknown-relation"),
+        ("SELECT * FROM sizes", "unknown-relation"),
+        ("SELECT a.orders FROM a WHERE id = 7", "unknown-relation"),
+        ("SELECT (a).orders FROM a WHERE id = 7", "unknown-relation"),
+        ("SELECT tot(id) FROM a", "unknown-relation"),
+        ("SELECT id ### 3 FROM a", "unknown-relation"),
+        ("SELECT id OPERATOR(public.###) 3 FROM a", "unknown-relation"),
+        ("SELECT * FROM wide", "unknown-relation"),
+        ("SELECT * FROM main.a", "unknown-relation"),
+        ("WITH kept AS (SELECT * FROM kept WHERE id = 1) SELECT * FROM kept", "unknown-relation"),
+        ("WITH secret AS (SELECT * FROM secret) SELECT * FROM secret", "unknown-relation"),
+        ("SELECT * FROM a WHERE '[today,tomorrow)'::daterange @> now()::date", "volatile"),
+        ("SELECT '10:00 today'::timestamp", "volatile"),
         ("SELECT * FROM a FOR UPDATE", "for-update"),
         ("SELECT pg_notify('x', '')", "unknown-function"),
         ("SELECT lower(a) FROM a", "unknown-function"),

@@ -100,6 +100,15 @@ impl<'a> Collector<'a> {
         }
     }
 
+    fn operator(&mut self, operator: &impl ToString) {
+        let Some(catalog) = self.catalog.filter(|catalog| catalog.has_operators()) else { return };
+        // `OPERATOR(schema.+)` is the last of its parts.
+        let written = operator.to_string();
+        let name = written.trim_end_matches(')').rsplit('.').next().unwrap_or_default();
+        let known = catalog.operator(name);
+        known.into_iter().for_each(|purity| self.call(purity));
+    }
+
     fn change(&mut self, table: Option<String>, rows: Option<Vec<Pinned>>, what: Touches) {
         let Some(table) = table else {
             self.unknown = self.unknown.or(Some("unknown-table"));
@@ -117,7 +126,7 @@ impl<'a> Collector<'a> {
 
     fn insert(&mut self, insert: &Insert) {
         let table = match &insert.table {
-            TableObject::TableName(name) => pins::table(name),
+            TableObject::TableName(name) => pins::table(name, self.dialect),
             _ => None,
         };
         let replaces = insert.replace_into
@@ -146,15 +155,15 @@ impl<'a> Collector<'a> {
     }
 
     fn update(&mut self, update: &Update) {
-        let mut occurrences = Occurrence::all(std::slice::from_ref(&update.table));
+        let mut occurrences = Occurrence::all(std::slice::from_ref(&update.table), self.dialect);
         let from = match &update.from {
             Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => {
                 &from[..]
             }
             None => &[],
         };
-        occurrences.extend(Occurrence::all(from));
-        let table = table_of(&update.table.relation);
+        occurrences.extend(Occurrence::all(from, self.dialect));
+        let table = table_of(&update.table.relation, self.dialect);
         let key = self.key(table.as_deref());
         let replaces =
             matches!(update.or, Some(SqliteOnConflict::Replace)) || self.replaces(table.as_deref());
@@ -170,9 +179,10 @@ impl<'a> Collector<'a> {
             self.unknown = self.unknown.or(Some("several-tables"));
             return;
         };
-        let mut occurrences = Occurrence::all(from);
-        occurrences.extend(Occurrence::all(delete.using.as_deref().unwrap_or_default()));
-        let table = table_of(&target.relation);
+        let mut occurrences = Occurrence::all(from, self.dialect);
+        let using = delete.using.as_deref().unwrap_or_default();
+        occurrences.extend(Occurrence::all(using, self.dialect));
+        let table = table_of(&target.relation, self.dialect);
         let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
         self.change(table, rows, Touches { deletes: true, updates: false });
     }
@@ -233,7 +243,7 @@ impl Visitor for Collector<'_> {
             self.unknown = self.unknown.or(Some("not-understood"));
         }
         if let Some(catalog) = self.catalog {
-            let occurrences = Occurrence::all(&select.from);
+            let occurrences = Occurrence::all(&select.from, self.dialect);
             for (table, rows) in pins::pinned(&occurrences, select.selection.as_ref(), catalog) {
                 self.pinned.entry(table).or_default().push(rows);
             }
@@ -242,7 +252,7 @@ impl Visitor for Collector<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        match pins::table(relation) {
+        match pins::table(relation, self.dialect) {
             Some(name) => *self.relations.entry(name).or_default() += 1,
             // Of another schema, or of none that stands there.
             None => self.read_unknown(),
@@ -253,7 +263,10 @@ impl Visitor for Collector<'_> {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } => {
-                let name = pins::relation(name).unwrap_or_default();
+                let Some(name) = pins::unqualified(name) else {
+                    self.call(Purity::Unknown);
+                    return ControlFlow::Continue(());
+                };
                 let known = self.catalog.and_then(|catalog| catalog.purity(&name));
                 self.call(known.unwrap_or_else(|| functions::of_name(&name)));
                 self.not_relations.insert(name);
@@ -272,10 +285,10 @@ impl Visitor for Collector<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Function(function) => {
-                let name = pins::relation(&function.name).unwrap_or_default();
-                self.call(functions::of(function, &name, self.catalog));
-            }
+            Expr::Function(function) => match pins::unqualified(&function.name) {
+                Some(name) => self.call(functions::of(function, &name, self.catalog)),
+                None => self.call(Purity::Unknown),
+            },
             // What stands for a function without brackets.
             Expr::Identifier(name)
                 if name.quote_style.is_none()
@@ -283,6 +296,19 @@ impl Visitor for Collector<'_> {
             {
                 self.call(Purity::Volatile);
             }
+            // `a.orders` may be `orders(a)`.
+            Expr::CompoundIdentifier(parts) => {
+                let last = parts.last().map(|part| folded(&part.value));
+                let field = last.and_then(|last| self.catalog?.field(&last));
+                field.into_iter().for_each(|purity| self.call(purity));
+            }
+            Expr::CompoundFieldAccess { .. }
+                if self.catalog.is_some_and(|catalog| !catalog.fields_are_columns()) =>
+            {
+                self.call(Purity::Reads);
+            }
+            Expr::BinaryOp { op, .. } => self.operator(op),
+            Expr::UnaryOp { op, .. } => self.operator(op),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -328,9 +354,9 @@ fn is_plain(body: &SetExpr) -> bool {
     }
 }
 
-fn table_of(factor: &TableFactor) -> Option<String> {
+fn table_of(factor: &TableFactor, dialect: SqlDialect) -> Option<String> {
     match factor {
-        TableFactor::Table { name, args: None, .. } => pins::table(name),
+        TableFactor::Table { name, args: None, .. } => pins::table(name, dialect),
         _ => None,
     }
 }

@@ -52,10 +52,11 @@ fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     }
 }
 
-/// Whether PostgreSQL takes a text for another time each day, where it takes it for a time: `'today'`, bound or written.
+/// Whether PostgreSQL takes a text for another time each day, where it takes it for a time: `'today'`, `'10:00 tomorrow'`, bound
+/// or written.
 pub(crate) fn is_moving_time(text: &str) -> bool {
-    let first = text.split_whitespace().next().unwrap_or_default();
-    MOVING_TIMES.iter().any(|word| first.eq_ignore_ascii_case(word))
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
+    words.any(|word| MOVING_TIMES.iter().any(|moving| word.eq_ignore_ascii_case(moving)))
 }
 
 const MOVING_TIMES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];

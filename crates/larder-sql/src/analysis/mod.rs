@@ -180,6 +180,12 @@ pub(crate) fn is_unknown_function(name: &str) -> bool {
     functions::of_name(name) == Purity::Unknown
 }
 
+/// Whether a function is known to give another answer each time, and to write nothing.
+#[cfg(feature = "postgres")]
+pub(crate) fn is_volatile_function(name: &str) -> bool {
+    functions::of_name(name) == Purity::Volatile
+}
+
 /// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {

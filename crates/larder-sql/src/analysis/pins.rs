@@ -5,6 +5,7 @@ use sqlparser::ast::{
     UnaryOperator, Value,
 };
 
+use super::SqlDialect;
 use crate::catalog::{Catalog, KeyColumn, folded};
 
 /// The rows of a table whose key is one of these: for each column of the key its alternatives.
@@ -28,19 +29,19 @@ pub(super) struct Occurrence {
 }
 
 impl Occurrence {
-    pub(super) fn all(from: &[TableWithJoins]) -> Vec<Self> {
+    pub(super) fn all(from: &[TableWithJoins], dialect: SqlDialect) -> Vec<Self> {
         let mut all = Vec::new();
         for tree in from {
-            Self::add(&tree.relation, &mut all);
-            tree.joins.iter().for_each(|join| Self::add(&join.relation, &mut all));
+            Self::add(&tree.relation, dialect, &mut all);
+            tree.joins.iter().for_each(|join| Self::add(&join.relation, dialect, &mut all));
         }
         all
     }
 
-    fn add(factor: &TableFactor, all: &mut Vec<Self>) {
+    fn add(factor: &TableFactor, dialect: SqlDialect, all: &mut Vec<Self>) {
         match factor {
             TableFactor::Table { name, alias, args: None, .. } => {
-                let own = table(name);
+                let own = table(name, dialect);
                 let renames = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
                 let known_as = alias.as_ref().map(|alias| folded(&alias.name.value));
                 all.push(Self {
@@ -49,9 +50,9 @@ impl Occurrence {
                 });
             }
             TableFactor::NestedJoin { table_with_joins, alias: None } => {
-                Self::add(&table_with_joins.relation, all);
+                Self::add(&table_with_joins.relation, dialect, all);
                 let joins = table_with_joins.joins.iter();
-                joins.for_each(|join| Self::add(&join.relation, all));
+                joins.for_each(|join| Self::add(&join.relation, dialect, all));
             }
             _ => all.push(Self { table: None, name: None }),
         }
@@ -96,17 +97,23 @@ pub(super) fn relation(name: &ObjectName) -> Option<String> {
 }
 
 /// The name of a table, if it is of the schema that the catalog describes.
-pub(super) fn table(name: &ObjectName) -> Option<String> {
-    relation(name).filter(|_| is_of_the_usual_schema(name))
+pub(super) fn table(name: &ObjectName, dialect: SqlDialect) -> Option<String> {
+    let usual = match dialect {
+        SqlDialect::Sqlite => "main",
+        SqlDialect::Postgres => "public",
+    };
+    relation(name).filter(|_| is_bare_or_of(name, usual))
 }
 
-/// Whether a name is of the schema that the catalog describes.
-fn is_of_the_usual_schema(name: &ObjectName) -> bool {
+/// The name of a function that is not one of a schema of users.
+pub(super) fn unqualified(name: &ObjectName) -> Option<String> {
+    relation(name).filter(|_| is_bare_or_of(name, "pg_catalog"))
+}
+
+fn is_bare_or_of(name: &ObjectName, usual: &str) -> bool {
     match &name.0[..] {
         [_] => true,
-        [ObjectNamePart::Identifier(schema), _] => {
-            ["main", "public"].contains(&folded(&schema.value).as_str())
-        }
+        [ObjectNamePart::Identifier(schema), _] => folded(&schema.value) == usual,
         _ => false,
     }
 }

@@ -26,6 +26,10 @@ pub struct Catalog {
     tables: HashMap<String, Table>,
     views: HashMap<String, Option<BTreeSet<String>>>,
     functions: HashMap<String, Purity>,
+    /// Functions that may stand where a column stands, behind the name of a row.
+    fields: HashMap<String, Purity>,
+    /// Operators of users that do not give the same for the same.
+    operators: HashMap<String, Purity>,
 }
 
 /// A table.
@@ -96,6 +100,25 @@ impl Catalog {
     /// What the database says of a function, where it is not one of those that are known anyway.
     pub(crate) fn purity(&self, function: &str) -> Option<Purity> {
         self.functions.get(function).copied()
+    }
+
+    /// What stands where a column stands, if it is a function.
+    pub(crate) fn field(&self, name: &str) -> Option<Purity> {
+        self.fields.get(name).copied()
+    }
+
+    /// Whether nothing but a column can stand where one stands.
+    pub(crate) fn fields_are_columns(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    pub(crate) fn has_operators(&self) -> bool {
+        !self.operators.is_empty()
+    }
+
+    /// What an operator of users does, where that is not the same for the same.
+    pub(crate) fn operator(&self, name: &str) -> Option<Purity> {
+        self.operators.get(name).copied()
     }
 
     /// The tables that share rows with this one. `None` where it is not known.

@@ -6,85 +6,139 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use sqlx::{FromRow, PgPool, Row as _};
+use sqlx::{FromRow, PgPool};
 
-use super::{Catalog, Effect, KeyKind, Table, folded};
+use super::{Catalog, KeyKind, Table, folded};
 use crate::analysis::{self, Purity, SqlDialect};
 
 /// The tables, views, keys, triggers and functions of the database, as it is now.
 pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
-    let mut transaction =
-        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let connection = &mut *transaction;
-    let relations: Vec<Relation> = sqlx::query_as(RELATIONS).fetch_all(&mut *connection).await?;
-    let columns: Vec<Column> = sqlx::query_as(COLUMNS).fetch_all(&mut *connection).await?;
-    let keys: Vec<(i64, String)> = sqlx::query_as(KEYS).fetch_all(&mut *connection).await?;
-    let references: Vec<(i64, i64, bool, bool)> =
-        sqlx::query_as(REFERENCES).fetch_all(&mut *connection).await?;
-    let triggers: Vec<Trigger> = sqlx::query_as(TRIGGERS).fetch_all(&mut *connection).await?;
-    let ruled: Vec<(i64,)> = sqlx::query_as(RULES).fetch_all(&mut *connection).await?;
-    let made_of: Vec<(i64, i64)> = sqlx::query_as(MADE_OF).fetch_all(&mut *connection).await?;
-    let inherits: Vec<(i64, i64)> = sqlx::query_as(INHERITS).fetch_all(&mut *connection).await?;
-    let functions = sqlx::query(FUNCTIONS).fetch_all(&mut *connection).await?;
-    transaction.rollback().await?;
-
-    let names = names(&relations);
-    let name_of = |oid: i64| names.get(&oid).map(String::as_str);
-    let trees = trees(&inherits);
+    let read = Read::all(pool).await?;
     let mut catalog = Catalog::new();
-    for relation in &relations {
-        let Some(name) = name_of(relation.oid) else { continue };
-        if relation.is_view() {
-            let tables = || {
-                let of = made_of.iter().filter(|(view, _)| *view == relation.oid);
-                of.map(|(_, of)| name_of(*of).map(str::to_owned)).collect::<Option<BTreeSet<_>>>()
-            };
-            // What it is made of the database knows exactly; whether it gives another answer each time, its text says.
-            let text = format!("CREATE VIEW v AS {}", relation.definition.as_deref().unwrap_or(""));
-            let is_steady = analysis::read_by(&text, SqlDialect::Postgres).is_some();
-            catalog.views.insert(name.to_owned(), is_steady.then(tables).flatten());
-            continue;
+    for relation in &read.relations {
+        let name = folded(&relation.name);
+        match read.names.get(&relation.oid) {
+            // Known by name alone, so that no CTE is taken for it, and nobody keeps what reads it.
+            None => drop(catalog.views.insert(name, None)),
+            Some(_) if relation.is_view() => drop(catalog.views.insert(name, read.view(relation))),
+            Some(_) => match read.table(relation) {
+                Some(table) => drop(catalog.tables.insert(name, table)),
+                None => drop(catalog.views.insert(name, None)),
+            },
         }
-        let mut table = Table::new();
+    }
+    read.add_references(&mut catalog);
+    for function in &read.functions {
+        if let Some(purity) = function.purity() {
+            catalog.functions.insert(function.name.clone(), purity);
+        }
+        if function.is_field {
+            catalog
+                .fields
+                .insert(function.name.clone(), function.purity().unwrap_or(Purity::Unknown));
+        }
+    }
+    for (name, volatility) in read.operators {
+        if let Some(purity) = purity(volatility) {
+            catalog.operators.insert(name, purity);
+        }
+    }
+    Ok(catalog)
+}
+
+/// All that the database says of itself, at one moment.
+struct Read {
+    relations: Vec<Relation>,
+    /// The names of those that are described.
+    names: BTreeMap<i64, String>,
+    columns: Vec<Column>,
+    keys: Vec<(i64, String)>,
+    references: Vec<(i64, i64, bool, bool)>,
+    triggers: Vec<Trigger>,
+    ruled: Vec<(i64,)>,
+    made_of: Vec<(i64, i64)>,
+    unsteady: Vec<(i64,)>,
+    trees: HashMap<i64, BTreeSet<i64>>,
+    functions: Vec<Function>,
+    operators: Vec<(String, i64)>,
+}
+
+impl Read {
+    async fn all(pool: &PgPool) -> sqlx::Result<Self> {
+        let mut transaction =
+            pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let connection = &mut *transaction;
+        let relations: Vec<Relation> =
+            sqlx::query_as(RELATIONS).fetch_all(&mut *connection).await?;
+        let inherits: Vec<(i64, i64)> =
+            sqlx::query_as(INHERITS).fetch_all(&mut *connection).await?;
+        let read = Self {
+            names: names(&relations),
+            relations,
+            columns: sqlx::query_as(COLUMNS).fetch_all(&mut *connection).await?,
+            keys: sqlx::query_as(KEYS).fetch_all(&mut *connection).await?,
+            references: sqlx::query_as(REFERENCES).fetch_all(&mut *connection).await?,
+            triggers: sqlx::query_as(TRIGGERS).fetch_all(&mut *connection).await?,
+            ruled: sqlx::query_as(RULES).fetch_all(&mut *connection).await?,
+            made_of: sqlx::query_as(MADE_OF).fetch_all(&mut *connection).await?,
+            unsteady: sqlx::query_as(UNSTEADY).fetch_all(&mut *connection).await?,
+            trees: trees(&inherits),
+            functions: sqlx::query_as(FUNCTIONS).fetch_all(&mut *connection).await?,
+            operators: sqlx::query_as(OPERATORS).fetch_all(&mut *connection).await?,
+        };
+        transaction.rollback().await?;
+        Ok(read)
+    }
+
+    fn name(&self, oid: i64) -> Option<&str> {
+        self.names.get(&oid).map(String::as_str)
+    }
+
+    /// The tables that a view is made of. `None` where it gives another answer each time, or reads what is not described.
+    fn view(&self, view: &Relation) -> Option<BTreeSet<String>> {
+        if self.unsteady.contains(&(view.oid,)) {
+            return None;
+        }
+        // Exact, but without the catalogue of the server and functions that come with it: those are in the text alone.
+        let of = self.made_of.iter().filter(|(of, _)| *of == view.oid);
+        let tables: Option<BTreeSet<String>> =
+            of.map(|(_, table)| self.name(*table).map(str::to_owned)).collect();
+        let text = format!("CREATE VIEW v AS {}", view.definition.as_deref().unwrap_or_default());
+        let read = analysis::read_by(&text, SqlDialect::Postgres)?;
+        tables.filter(|tables| read.iter().all(|name| tables.contains(name)))
+    }
+
+    /// A table. `None` where rows of it lie in others that are not described.
+    fn table(&self, relation: &Relation) -> Option<Table> {
+        let tree = self.trees.get(&relation.oid).into_iter().flatten();
+        let tree = tree.filter(|oid| **oid != relation.oid).map(|oid| self.name(*oid));
+        let mut table = Table::new().shares_rows_with(tree.collect::<Option<Vec<_>>>()?);
         let own = |trigger: &&Trigger| trigger.relation == relation.oid && !trigger.is_ours;
-        let own: Vec<&Trigger> = triggers.iter().filter(own).collect();
-        if !own.is_empty() || ruled.contains(&(relation.oid,)) {
+        let own: Vec<&Trigger> = self.triggers.iter().filter(own).collect();
+        if !own.is_empty() || self.ruled.contains(&(relation.oid,)) {
             table = table.triggers_anything();
         }
         // A trigger that runs before may store another key than the one that was given.
         if !own.iter().any(|trigger| trigger.is_before_rows) {
-            for (column, kind) in key(relation.oid, &columns, &keys).unwrap_or_default() {
+            for (column, kind) in key(relation.oid, &self.columns, &self.keys).unwrap_or_default() {
                 table = table.key(&column, kind);
             }
         }
-        let tree =
-            trees.get(&relation.oid).into_iter().flatten().filter(|oid| **oid != relation.oid);
-        match tree.map(|oid| name_of(*oid)).collect::<Option<Vec<_>>>() {
-            Some(tree) => table = table.shares_rows_with(tree),
-            // Rows of a table that cannot be named: nobody can say what a write of it changes.
-            None => table = table.with_effect(Effect::Anything),
-        }
-        catalog.tables.insert(name.to_owned(), table);
+        Some(table)
     }
-    for (parent, child, on_delete, on_update) in references {
-        let Some(written) = name_of(parent).and_then(|name| catalog.tables.get_mut(name)) else {
-            continue;
-        };
-        let table = std::mem::take(written);
-        *written = match name_of(child) {
-            Some(child) => table.child(child, on_delete, on_update),
-            None if on_delete || on_update => table.triggers_anything(),
-            None => table,
-        };
-    }
-    for row in functions {
-        let (name, volatility, is_of_users): (String, i64, bool) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        if let Some(purity) = purity(&name, volatility, is_of_users) {
-            catalog.functions.insert(folded(&name), purity);
+
+    fn add_references(&self, catalog: &mut Catalog) {
+        for (parent, child, on_delete, on_update) in &self.references {
+            let parent = self.name(*parent).and_then(|name| catalog.tables.get_mut(name));
+            let Some(parent) = parent else { continue };
+            let table = std::mem::take(parent);
+            *parent = match self.name(*child) {
+                Some(child) => table.child(child, *on_delete, *on_update),
+                None if *on_delete || *on_update => table.triggers_anything(),
+                None => table,
+            };
         }
     }
-    Ok(catalog)
 }
 
 #[derive(FromRow)]
@@ -92,6 +146,7 @@ struct Relation {
     oid: i64,
     name: String,
     kind: String,
+    is_usual: bool,
     definition: Option<String>,
 }
 
@@ -118,13 +173,14 @@ struct Trigger {
     is_ours: bool,
 }
 
-/// The names of relations, without those that differ in their case alone.
+/// The names of the relations that are described: not those that differ in their case alone.
 fn names(relations: &[Relation]) -> BTreeMap<i64, String> {
     let mut times: HashMap<String, u32> = HashMap::new();
     for relation in relations {
         *times.entry(folded(&relation.name)).or_default() += 1;
     }
-    let named = relations.iter().map(|relation| (relation.oid, folded(&relation.name)));
+    let usual = relations.iter().filter(|relation| relation.is_usual);
+    let named = usual.map(|relation| (relation.oid, folded(&relation.name)));
     named.filter(|(_, name)| times[name] == 1).collect()
 }
 
@@ -177,25 +233,51 @@ fn kind_of(column: &Column) -> Option<KeyKind> {
     }
 }
 
-/// What is to be known of a function besides the lists: those of users are what they were declared to be. One that is stable
-/// may read any table.
-fn purity(name: &str, volatility: i64, is_of_users: bool) -> Option<Purity> {
-    match (volatility, is_of_users) {
-        (0, _) => Some(Purity::Pure),
-        (1, true) => Some(Purity::Reads),
-        (1, false) => analysis::is_unknown_function(name).then_some(Purity::Reads),
-        (_, true) => Some(Purity::Unknown),
-        (_, false) => None,
+/// All functions of a name, by the worst of them.
+#[derive(FromRow)]
+struct Function {
+    name: String,
+    volatility: i64,
+    is_of_users: bool,
+    is_field: bool,
+}
+
+impl Function {
+    /// What is to be known of it besides the lists: those of users are what they were declared to be.
+    fn purity(&self) -> Option<Purity> {
+        match self.volatility {
+            0 => Some(Purity::Pure),
+            1 if self.is_of_users || analysis::is_unknown_function(&self.name) => {
+                Some(Purity::Reads)
+            }
+            // One that is known to write nothing comes with an extension.
+            2.. if self.is_of_users && !analysis::is_volatile_function(&self.name) => {
+                Some(Purity::Unknown)
+            }
+            _ => None,
+        }
     }
 }
 
+/// What users have declared. What is stable may read any table; what is immutable need not be known.
+fn purity(volatility: i64) -> Option<Purity> {
+    match volatility {
+        0 => None,
+        1 => Some(Purity::Reads),
+        _ => Some(Purity::Unknown),
+    }
+}
+
+/// All that a bare name can mean, and of it what is described: plain tables and views of the schema `public`.
 const RELATIONS: &str = "
     SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind::text AS kind,
-        CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END AS definition
+        c.relkind IN ('r', 'p', 'v') AND n.nspname = 'public' AND pg_table_is_visible(c.oid)
+            -- Who sees which rows depends on who asks.
+            AND NOT c.relrowsecurity AS is_usual,
+        CASE WHEN c.relkind = 'v' AND n.nspname = 'public' THEN pg_get_viewdef(c.oid) END AS definition
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v') AND n.nspname = 'public' AND pg_table_is_visible(c.oid)
-        -- Who sees which rows depends on who asks.
-        AND NOT c.relrowsecurity";
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND (n.nspname = 'public' OR pg_table_is_visible(c.oid))
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'larder_outbox')";
 
 const COLUMNS: &str = "
     SELECT a.attrelid::int8 AS relation, a.attname::text AS name, coalesce(b.typname, t.typname)::text AS kind,
@@ -236,7 +318,26 @@ const MADE_OF: &str = "
 const INHERITS: &str = "SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits i
     JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f')";
 
-/// Overloads together, each by the worst of them.
+/// Views that call what users have made and what is not immutable.
+const UNSTEADY: &str = "
+    SELECT DISTINCT r.ev_class::int8 FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+    LEFT JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid >= 16384
+        AND (d.refclassid = 'pg_operator'::regclass OR p.provolatile <> 'i' OR p.prokind <> 'f')";
+
+/// Overloads together, in whatever schema. An aggregate is what it is computed by.
 const FUNCTIONS: &str = "
-    SELECT proname::text, max(CASE provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8, bool_or(oid >= 16384)
-    FROM pg_proc WHERE pg_function_is_visible(oid) AND prokind IN ('f', 'a', 'w') GROUP BY proname";
+    SELECT lower(p.proname) AS name,
+        max(CASE greatest(p.provolatile::text, s.worst) WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8 AS volatility,
+        bool_or(p.oid >= 16384) AS is_of_users,
+        bool_or(p.oid >= 16384 AND p.pronargs = 1 AND t.typtype = 'c') AS is_field
+    FROM pg_proc p LEFT JOIN pg_type t ON t.oid = p.proargtypes[0]
+    LEFT JOIN LATERAL (
+        SELECT max(step.provolatile::text) AS worst FROM pg_aggregate a
+        JOIN pg_proc step ON step.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggmfinalfn)
+        WHERE p.oid >= 16384 AND a.aggfnoid = p.oid) s ON true
+    WHERE p.prokind IN ('f', 'a', 'w') GROUP BY lower(p.proname)";
+
+const OPERATORS: &str = "
+    SELECT o.oprname::text, max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8
+    FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE o.oid >= 16384 GROUP BY o.oprname";

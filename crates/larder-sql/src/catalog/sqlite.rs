@@ -56,6 +56,10 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
         }
         catalog = catalog.table(name, table);
     }
+    for [_, name, ..] in of("table").filter(|table| !is_plain(&table[1])) {
+        // Known by name alone, so that no CTE is taken for it.
+        catalog.views.insert(folded(name), None);
+    }
     for [_, child, ..] in of("table") {
         let keys =
             sqlx::query("SELECT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?)");

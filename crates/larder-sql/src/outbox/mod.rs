@@ -27,7 +27,7 @@
 //! A write of a process that follows is invalidated twice, by itself at once and by its line a little later. That costs a
 //! page made in between, and nothing else.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, io, time::Duration};
 
 use larder_core::{Event, Invalidated, Target};
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 use crate::{
     catalog::{Catalog, folded},
     db::Db,
-    error::{QueryError, QueryErrorKind},
+    error::QueryError,
     plan::Plan,
     sqlx_service::Pool,
 };
@@ -76,7 +76,7 @@ impl Outbox {
     pub async fn sql(&self) -> Result<String, QueryError> {
         match self.pool() {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => sqlite::definition(pool).await.map_err(failed),
+            Pool::Sqlite(pool) => sqlite::definition(pool).await.map_err(QueryError::database),
             #[cfg(feature = "postgres")]
             Pool::Postgres(_) => Ok(postgres::DEFINITION.to_owned()),
         }
@@ -99,7 +99,7 @@ impl Outbox {
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => run_all(pool, &definition).await,
         }
-        .map_err(failed)?;
+        .map_err(QueryError::database)?;
         // What it has defined is no change to what was known, but who knew nothing knows it now.
         self.plan().relearn().await;
         Ok(())
@@ -126,7 +126,8 @@ impl Outbox {
             }
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => {
-                let reader = postgres::Reader::open(pool, &mut tasks).await.map_err(failed)?;
+                let reader =
+                    postgres::Reader::open(pool, &mut tasks).await.map_err(QueryError::database)?;
                 tasks.spawn(Follower::begin(self.db.clone(), reader).await?.run());
             }
         }
@@ -203,16 +204,10 @@ trait Reader: Send + 'static {
     where
         Self: 'a;
 
-    /// The place behind everything that is committed.
-    fn end(&mut self) -> impl Future<Output = sqlx::Result<String>> + Send;
-
-    /// What is behind a place.
+    /// What is behind a place. Behind nowhere, the empty one, there is a gap.
     fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<Found>> + Send;
 
-    /// Makes a shared place at the end, if there is none. `true` if there was none.
-    fn register(&mut self, name: &str) -> impl Future<Output = sqlx::Result<bool>> + Send;
-
-    /// What is behind a shared place, unless somebody else is at it.
+    /// What is behind a shared place, unless somebody else is at it. One that is not there is made, and is nowhere.
     fn claim(
         &mut self,
         name: &str,
@@ -234,24 +229,29 @@ struct Follower<R> {
     db: Db,
     reader: R,
     reading: Reading,
+    /// Up to where this process has told the log what it could not take yet.
+    told: Option<String>,
     cleaned: tokio::time::Instant,
     failing: bool,
 }
 
 impl<R: Reader> Follower<R> {
     async fn begin(db: Db, mut reader: R) -> Result<Self, QueryError> {
-        let reading = Reading::Alone(reader.end().await.map_err(failed)?);
-        // What was kept before this place may have missed a line.
-        if !is_shared(&db) {
+        let here = reader.behind("").await.map_err(QueryError::database)?.place;
+        let reading = shared_place(&db);
+        if reading.is_none() {
+            // What was kept before this place may have missed a line.
             let _logged_or_queued = db.invalidate_all().await;
         }
+        let reading = reading.unwrap_or(Reading::Alone(here));
         let cleaned = tokio::time::Instant::now();
-        Ok(Self { db, reader, reading, cleaned, failing: false })
+        Ok(Self { db, reader, reading, told: None, cleaned, failing: false })
     }
 
     async fn run(mut self) {
         loop {
-            match self.look().await {
+            let looked = tokio::time::timeout(LONGEST_LOOK, self.look()).await;
+            match looked.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()))) {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!(target: "larder", "the outbox is read again");
@@ -268,21 +268,18 @@ impl<R: Reader> Follower<R> {
 
     /// Takes what has come, and invalidates it.
     async fn look(&mut self) -> sqlx::Result<()> {
-        self.find_place().await?;
+        // Another epoch of the log is another place.
+        if let Some(shared) = shared_place(&self.db).filter(|shared| *shared != self.reading) {
+            (self.reading, self.told) = (shared, None);
+        }
         match &mut self.reading {
-            Reading::Alone(place) => {
-                let found = self.reader.behind(place).await?;
-                invalidate(&self.db, &found).await;
-                *place = found.place;
-            }
+            Reading::Alone(place) => Self::tell(&self.db, &mut self.reader, place).await?,
             Reading::Shared(name) => {
-                let claimed = self.reader.claim(name).await?;
-                if let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) {
-                    let place = found.place.clone();
-                    // What only waits for the log in this process would be lost with it.
-                    if invalidate(&self.db, &found).await != Some(Invalidated::Queued) {
-                        claim.move_to(&place).await?;
-                    }
+                let stats = self.db.cache().plan().larder.stats();
+                match self.told.as_mut().filter(|_| stats.invalidations_pending > 0) {
+                    // The log takes nothing: what this process has told itself it tells no second time.
+                    Some(place) => Self::tell(&self.db, &mut self.reader, place).await?,
+                    None => self.told = Self::take(&self.db, &mut self.reader, name).await?,
                 }
             }
         }
@@ -293,25 +290,26 @@ impl<R: Reader> Follower<R> {
         Ok(())
     }
 
-    /// With a log that is shared, the place of those who share it: another for each epoch.
-    async fn find_place(&mut self) -> sqlx::Result<()> {
-        let plan = self.db.cache().plan();
-        let Some(epoch) = plan.larder.stats().log.epoch.filter(|_| is_shared(&self.db)) else {
-            return Ok(());
-        };
-        let name = format!("{}:{:032x}", plan.options.database, epoch.to_bits());
-        let reading = Reading::Shared(name);
-        if self.reading == reading {
-            return Ok(());
-        }
-        if let Reading::Shared(name) = &reading
-            && self.reader.register(name).await?
-        {
-            // Nobody knows what was written before there was a place.
-            let _logged_or_queued = self.db.invalidate_all().await;
-        }
-        self.reading = reading;
+    /// Invalidates what is behind a place of this process, and moves it.
+    async fn tell(db: &Db, reader: &mut R, place: &mut String) -> sqlx::Result<()> {
+        let found = reader.behind(place).await?;
+        invalidate(db, &found).await;
+        *place = found.place;
         Ok(())
+    }
+
+    /// Invalidates what is behind a shared place, and moves it. Where the log does not take it the place stays: what only
+    /// waits in this process would be lost with it. Then gives how far it was told.
+    async fn take(db: &Db, reader: &mut R, name: &str) -> sqlx::Result<Option<String>> {
+        let claimed = reader.claim(name).await?;
+        let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) else {
+            return Ok(None);
+        };
+        if invalidate(db, &found).await == Some(Invalidated::Queued) {
+            return Ok(Some(found.place));
+        }
+        claim.move_to(&found.place).await?;
+        Ok(None)
     }
 
     fn note(&mut self, error: &sqlx::Error) {
@@ -323,8 +321,12 @@ impl<R: Reader> Follower<R> {
     }
 }
 
-fn is_shared(db: &Db) -> bool {
-    db.cache().plan().larder.stats().log.shared
+/// The place of those who share a log: another for each epoch. `None` where none is shared, or it is out of reach.
+fn shared_place(db: &Db) -> Option<Reading> {
+    let plan = db.cache().plan();
+    let log = plan.larder.stats().log;
+    let epoch = log.epoch.filter(|_| log.shared)?;
+    Some(Reading::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
 }
 
 /// Invalidates all that was found, as one append. `None` where there was nothing.
@@ -333,6 +335,14 @@ async fn invalidate(db: &Db, found: &Found) -> Option<Invalidated> {
         return Some(db.invalidate_all().await);
     }
     let plan = db.cache().plan();
+    let is_known = |line: &Line| {
+        let known = plan.known();
+        known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
+    };
+    if !found.lines.iter().all(is_known) {
+        // A table was made since.
+        plan.relearn().await;
+    }
     let targets = targets(plan, plan.known().catalog(), &found.lines);
     if targets.is_empty() {
         return None;
@@ -356,18 +366,15 @@ fn targets(plan: &Plan, catalog: Option<&Catalog>, lines: &[Line]) -> Vec<Target
     }
     let mut targets = Vec::new();
     for (table, rows) in changed {
-        let Some(tree) = catalog.and_then(|catalog| catalog.tree(&table)) else {
-            // A table of which nothing is known: it was made since.
-            return vec![plan.tags.everything()];
+        let tree = match catalog {
+            Some(catalog) if catalog.is_table(&table) => catalog.tree(&table),
+            // What is not described is kept by nobody who knows what this process knows.
+            Some(catalog) if catalog.is_relation(&table) => None,
+            _ => return vec![plan.tags.everything()],
         };
-        targets.extend(tree.iter().map(|table| plan.tags.any_row(table)));
-        match rows {
-            Some(rows) => {
-                targets.push(Target::tag(plan.tags.table(&table)));
-                targets.extend(rows.iter().map(|key| Target::tag(plan.tags.row(&table, key))));
-            }
-            None => targets.push(plan.tags.any_row(&table)),
-        }
+        targets.extend(tree.into_iter().flatten().map(|table| plan.tags.any_row(table)));
+        let rows = rows.map(|rows| rows.iter().map(|key| plan.tags.row(&table, key)).collect());
+        targets.extend(plan.tags.changed(&table, rows));
     }
     targets
 }
@@ -393,12 +400,10 @@ where
     transaction.commit().await
 }
 
-fn failed(error: sqlx::Error) -> QueryError {
-    QueryError::because(QueryErrorKind::Database, error)
-}
-
 /// Who is not woken looks all the same.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A database that does not answer for so long is asked anew.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// After a look that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);

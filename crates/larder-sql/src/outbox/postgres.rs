@@ -53,41 +53,36 @@ async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
 impl super::Reader for Reader {
     type Claim<'a> = Claimed;
 
-    async fn end(&mut self) -> sqlx::Result<String> {
-        sqlx::query_scalar(END).fetch_one(&self.pool).await
-    }
-
     async fn behind(&mut self, place: &str) -> sqlx::Result<Found> {
         found(&sqlx::query(BEHIND).bind(place).fetch_all(&self.pool).await?)
     }
 
-    async fn register(&mut self, name: &str) -> sqlx::Result<bool> {
-        let made = sqlx::query(REGISTER).bind(name).execute(&self.pool).await?;
-        Ok(made.rows_affected() == 1)
-    }
-
     async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed)>> {
         let mut transaction = self.pool.begin().await?;
-        let place = sqlx::query_as::<_, (String, bool, bool)>(CLAIM).bind(name);
-        let Some((place, is_outdated, ages)) = place.fetch_optional(&mut *transaction).await?
-        else {
+        // Who is stopped or cut off while he has it does not keep it from the others.
+        sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
+        let place = sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
+        let Some((place, ages)) = place.fetch_optional(&mut *transaction).await? else {
+            // Somebody else has it, or nobody has made it yet.
+            sqlx::query(REGISTER).bind(name).execute(&mut *transaction).await?;
+            transaction.commit().await?;
             return Ok(None);
         };
         let rows = sqlx::query(BEHIND).bind(&place).fetch_all(&mut *transaction).await?;
-        let mut found = found(&rows)?;
-        found.gap |= is_outdated;
-        found.ages = ages;
+        let found = Found { ages, ..found(&rows)? };
         Ok(Some((found, Claimed { transaction, name: name.to_owned() })))
     }
 
     async fn clean(&mut self) -> sqlx::Result<()> {
         let now: (f64, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
-        match &self.old {
+        let remove = match &self.old {
             Some((at, _)) if now.0 - at < KEPT_FOR_SECONDS => return Ok(()),
-            Some((_, over)) => drop(sqlx::query(REMOVE).bind(over).execute(&self.pool).await?),
+            Some((_, over)) => sqlx::query(REMOVE).bind(over),
             // Who never lives for an hour removes all the same.
-            None => drop(sqlx::query(REMOVE_AGED).execute(&self.pool).await?),
-        }
+            None => sqlx::query(REMOVE_AGED),
+        };
+        remove.execute(&self.pool).await?;
+        sqlx::query(REMOVE_READERS).execute(&self.pool).await?;
         self.old = Some(now);
         Ok(())
     }
@@ -127,23 +122,33 @@ const CHANNEL: &str = "larder";
 const AFTER_A_LOSS: Duration = Duration::from_millis(200);
 const KEPT_FOR_SECONDS: f64 = 3600.0;
 
-/// The lines of all transactions that were not over at a snapshot and are now. The server is behind the snapshot when it is
-/// another one than it was.
+/// A place is a snapshot, when it was taken, and of which server and table. Lines may be missing behind one that is older than
+/// lines are kept, of a server that was started anew (it may have lost what was committed last, or be another one), or
+/// ahead of it; and behind nowhere.
 const BEHIND: &str = "
-    WITH s AS MATERIALIZED (SELECT pg_current_snapshot() AS now, $1::text::pg_snapshot AS seen)
-    SELECT s.now::text, pg_snapshot_xmax(s.seen) > pg_snapshot_xmax(s.now), o.relation, o.keys::text
-    FROM s LEFT JOIN larder_outbox.line o ON o.xid >= pg_snapshot_xmin(s.seen) AND NOT pg_visible_in_snapshot(o.xid, s.seen)
-    ORDER BY o.id LIMIT 10001";
-/// Also says whether there is an outbox.
-const END: &str = "SELECT pg_current_snapshot()::text FROM (SELECT count(*) FROM larder_outbox.line WHERE false) there";
+    WITH place AS MATERIALIZED (
+        SELECT pg_current_snapshot() AS now, extract(epoch FROM clock_timestamp())::bigint AS at,
+            extract(epoch FROM pg_postmaster_start_time())::text || '.' || 'larder_outbox.line'::regclass::oid AS server,
+            coalesce(nullif(split_part($1, ' ', 1), ''), pg_current_snapshot()::text)::pg_snapshot AS seen,
+            coalesce(nullif(split_part($1, ' ', 2), ''), '0')::bigint AS seen_at, split_part($1, ' ', 3) AS seen_server)
+    SELECT p.now::text || ' ' || p.at || ' ' || p.server,
+        p.server <> p.seen_server OR p.at - p.seen_at > 3600 OR pg_snapshot_xmax(p.seen) > pg_snapshot_xmax(p.now),
+        l.relation, l.keys::text
+    FROM place p LEFT JOIN larder_outbox.line l
+        ON l.xid >= pg_snapshot_xmin(p.seen) AND NOT pg_visible_in_snapshot(l.xid, p.seen)
+    ORDER BY l.id LIMIT 10001";
 const REGISTER: &str =
-    "INSERT INTO larder_outbox.reader (name, seen) VALUES ($1, pg_current_snapshot()::text)
-    ON CONFLICT (name) DO NOTHING";
-const CLAIM: &str = "SELECT seen, at < now() - interval '1 hour', at < now() - interval '1 minute'
-    FROM larder_outbox.reader WHERE name = $1 FOR UPDATE SKIP LOCKED";
+    "INSERT INTO larder_outbox.reader (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+const NOT_FOR_EVER: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
+const CLAIM: &str =
+    "SELECT seen, at < now() - interval '1 minute' FROM larder_outbox.reader WHERE name = $1
+    FOR UPDATE SKIP LOCKED";
 const MOVE: &str = "UPDATE larder_outbox.reader SET seen = $1, at = now() WHERE name = $2";
 const NOW: &str = "SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text";
 const REMOVE: &str = "DELETE FROM larder_outbox.line
     WHERE xid < pg_snapshot_xmax($1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
-/// A transaction that was open for a day does not concern who keeps nothing for so long.
+/// Not sooner: a line is as old as its statement, and its transaction may have been committed long after that.
 const REMOVE_AGED: &str = "DELETE FROM larder_outbox.line WHERE at < now() - interval '1 day'";
+/// No entry outlives the log of its epoch for so long.
+const REMOVE_READERS: &str =
+    "DELETE FROM larder_outbox.reader WHERE at < now() - interval '30 days'";

@@ -17,10 +17,10 @@ CREATE TABLE IF NOT EXISTS larder_outbox.line (
 CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
 CREATE INDEX IF NOT EXISTS line_by_at ON larder_outbox.line (at);
 
--- How far those have come who share a cache.
+-- How far those have come who share a cache. Nowhere is the empty text.
 CREATE TABLE IF NOT EXISTS larder_outbox.reader (
   name text PRIMARY KEY,
-  seen text NOT NULL,
+  seen text NOT NULL DEFAULT '',
   at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
@@ -29,8 +29,11 @@ CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
 DECLARE
   most CONSTANT int := 64; -- keys; more are as good as any row
-  key text := (SELECT string_agg(format('%I::text', c), ', ' ORDER BY n)
-    FROM unnest(TG_ARGV) WITH ORDINALITY AS a (c, n));
+  -- Null where a column of the key has another name by now. By concat, since a cast may be a function of somebody else.
+  key text := (SELECT string_agg(format('concat(%I)', c), ', ' ORDER BY n)
+    FROM unnest(TG_ARGV) WITH ORDINALITY AS k (c, n)
+    JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attname = c AND NOT a.attisdropped
+    HAVING count(*) = TG_NARGS);
   changed text := CASE TG_OP
     WHEN 'INSERT' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_new'
     WHEN 'DELETE' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_old'
@@ -46,6 +49,7 @@ BEGIN
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
   END IF;
   INSERT INTO larder_outbox.line (relation, keys) VALUES (TG_TABLE_NAME, found);
+  -- A wake-up: who misses it looks a second later.
   PERFORM pg_notify('larder', '');
   RETURN NULL;
 END $larder$;

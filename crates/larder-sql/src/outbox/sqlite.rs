@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES, failed};
+use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES};
 use crate::error::{QueryError, QueryErrorKind};
 
 /// What makes the outbox, and the triggers for all tables there are.
@@ -16,24 +16,24 @@ pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
     let tables: Vec<(String, bool)> = sqlx::query_as(WATCHED).fetch_all(&mut *connection).await?;
-    for (table, is_unique_besides) in tables {
+    for (table, is_unique) in tables {
         let key: Vec<(String,)> =
             sqlx::query_as(KEY).bind(&table).fetch_all(&mut *connection).await?;
         let key: Vec<String> = key.into_iter().map(|(column,)| column).collect();
-        watch(&table, &key, is_unique_besides, &mut definition);
+        watch(&table, &key, is_unique, &mut definition);
     }
     Ok(definition)
 }
 
 /// The triggers of one table. They are made anew, since its key may be another one.
-fn watch(table: &str, key: &[String], is_unique_besides: bool, definition: &mut String) {
+fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) {
     let key_of = |row: &str| {
         let columns = key.iter().map(|column| format!("CAST({row}.{} AS TEXT)", quoted(column)));
         format!("json_array({})", columns.collect::<Vec<_>>().join(", "))
     };
     // A row that `REPLACE` removes because it shares another unique value fires no trigger.
     let names_rows = !key.is_empty();
-    let names_written = names_rows && !is_unique_besides;
+    let names_written = names_rows && is_unique;
     let any = || vec!["NULL".to_owned()];
     for event in ["insert", "update", "delete"] {
         let rows = match event {
@@ -80,12 +80,13 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) async fn open(pool: &SqlitePool) -> Result<Self, QueryError> {
         let file: Option<String> =
-            sqlx::query_scalar(FILE).fetch_one(pool).await.map_err(failed)?;
+            sqlx::query_scalar(FILE).fetch_one(pool).await.map_err(QueryError::database)?;
         if file.is_none_or(|file| file.is_empty()) {
             return Err(QueryError::new(QueryErrorKind::NothingToFollow));
         }
-        let mut connection = pool.connect_options().connect().await.map_err(failed)?;
-        let version = version(&mut connection).await.map_err(failed)?;
+        let mut connection =
+            pool.connect_options().connect().await.map_err(QueryError::database)?;
+        let version = version(&mut connection).await.map_err(QueryError::database)?;
         Ok(Self { connection, version })
     }
 }
@@ -98,46 +99,39 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
 impl super::Reader for Reader {
     type Claim<'a> = Claimed<'a>;
 
-    async fn end(&mut self) -> sqlx::Result<String> {
-        sqlx::query_scalar(END).fetch_one(&mut self.connection).await
-    }
-
     async fn behind(&mut self, place: &str) -> sqlx::Result<Found> {
-        let place: i64 = place.parse().unwrap_or(-1);
-        let rows = sqlx::query(BEHIND).bind(place).fetch_all(&mut self.connection).await?;
+        let (seen, seen_at) = place.split_once(' ').unwrap_or_default();
+        let (seen, seen_at): (i64, i64) =
+            (seen.parse().unwrap_or(i64::MAX), seen_at.parse().unwrap_or_default());
+        let rows = sqlx::query(BEHIND).bind(seen).fetch_all(&mut self.connection).await?;
         let mut found = Found { gap: rows.len() > MOST_LINES, ..Found::default() };
         for row in rows {
-            let (end, table): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-            found.place = end.to_string();
+            let (end, now): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+            found.place = format!("{end} {now}");
             // Numbers are never given out twice, unless the database is an older one.
-            found.gap |= end < place;
-            let Some(table) = table else { continue };
-            let key = row.try_get::<Option<String>, _>(2)?.map(|key| format!("[{key}]"));
+            found.gap |= end < seen || now - seen_at > KEPT_FOR_SECONDS;
+            let Some(table) = row.try_get(2)? else { continue };
+            // A key of bytes is no text, and names any row.
+            let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
+            let key = key.and_then(|key| String::from_utf8(key).ok()).map(|key| format!("[{key}]"));
             found.lines.push(Line::new(table, key.as_deref()));
         }
         Ok(found)
     }
 
-    async fn register(&mut self, name: &str) -> sqlx::Result<bool> {
-        let made = sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
-        Ok(made.rows_affected() == 1)
-    }
-
     async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed<'_>)>> {
-        let place = sqlx::query_as::<_, (String, bool, bool)>(CLAIM).bind(name);
-        let Some((place, is_outdated, ages)) = place.fetch_optional(&mut self.connection).await?
-        else {
+        let place = sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
+        let Some((place, ages)) = place.fetch_optional(&mut self.connection).await? else {
+            sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
             return Ok(None);
         };
-        let mut found = self.behind(&place).await?;
-        found.gap |= is_outdated;
-        found.ages = ages;
+        let found = Found { ages, ..self.behind(&place).await? };
         let connection = &mut self.connection;
         Ok(Some((found, Claimed { connection, name: name.to_owned(), from: place })))
     }
 
     async fn clean(&mut self) -> sqlx::Result<()> {
-        sqlx::query(REMOVE).execute(&mut self.connection).await.map(|_| ())
+        sqlx::raw_sql(REMOVE).execute(&mut self.connection).await.map(|_| ())
     }
 
     async fn wait(&mut self) {
@@ -180,33 +174,32 @@ CREATE TABLE IF NOT EXISTS larder_outbox (
   row_key TEXT -- the key of the row, an array of texts; null for any row
 );
 CREATE INDEX IF NOT EXISTS larder_outbox_by_row ON larder_outbox (relation, row_key);
--- How far those have come who share a cache.
+-- How far those have come who share a cache. Nowhere is the empty text.
 CREATE TABLE IF NOT EXISTS larder_reader (
   name TEXT PRIMARY KEY,
-  seen TEXT NOT NULL,
+  seen TEXT NOT NULL DEFAULT '',
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER))
 );
 ";
-/// All plain tables but our own, and whether something besides the key is unique.
+/// All plain tables but our own, and whether nothing besides the key is unique, nor the number that a row has besides a key
+/// of another type.
 const WATCHED: &str = "
-    SELECT t.name, EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.\"unique\" AND i.origin <> 'pk')
+    SELECT t.name, NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.\"unique\" AND i.origin <> 'pk')
+        AND (t.wr OR NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.origin = 'pk'))
     FROM pragma_table_list t
     WHERE t.type = 'table' AND t.schema = 'main' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
         AND t.name NOT IN ('larder_outbox', 'larder_reader') ORDER BY t.name";
 const KEY: &str = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
 const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
-/// Also says whether there is an outbox.
-const END: &str = "SELECT CAST(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'larder_outbox'), 0) AS TEXT)
-    FROM (SELECT count(*) FROM larder_outbox WHERE false)";
 const BEHIND: &str = "
-    SELECT coalesce(s.seq, 0), o.relation, o.row_key
-    FROM (SELECT 1) one LEFT JOIN sqlite_sequence s ON s.name = 'larder_outbox' LEFT JOIN larder_outbox o ON o.id > ?
-    ORDER BY o.id LIMIT 10001";
-const REGISTER: &str = "INSERT INTO larder_reader (name, seen)
-    SELECT ?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'larder_outbox'), 0) WHERE true
-    ON CONFLICT (name) DO NOTHING";
-const CLAIM: &str = "
-    SELECT seen, at < CAST(strftime('%s') AS INTEGER) - 3600, at < CAST(strftime('%s') AS INTEGER) - 60
-    FROM larder_reader WHERE name = ?";
+    SELECT coalesce(s.seq, 0), CAST(strftime('%s') AS INTEGER), l.relation, CAST(l.row_key AS BLOB)
+    FROM (SELECT 1) one LEFT JOIN sqlite_sequence s ON s.name = 'larder_outbox' LEFT JOIN larder_outbox l ON l.id > ?
+    ORDER BY l.id LIMIT 10001";
+const REGISTER: &str = "INSERT INTO larder_reader (name) VALUES (?) ON CONFLICT (name) DO NOTHING";
+const CLAIM: &str =
+    "SELECT seen, at < CAST(strftime('%s') AS INTEGER) - 60 FROM larder_reader WHERE name = ?";
 const MOVE: &str = "UPDATE larder_reader SET seen = ?1, at = CAST(strftime('%s') AS INTEGER) WHERE name = ?2 AND seen = ?3";
-const REMOVE: &str = "DELETE FROM larder_outbox WHERE at < CAST(strftime('%s') AS INTEGER) - 7200";
+const REMOVE: &str = "
+    DELETE FROM larder_outbox WHERE at < CAST(strftime('%s') AS INTEGER) - 7200;
+    DELETE FROM larder_reader WHERE at < CAST(strftime('%s') AS INTEGER) - 30 * 86400";
+const KEPT_FOR_SECONDS: i64 = 3600;

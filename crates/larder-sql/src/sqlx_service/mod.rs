@@ -61,8 +61,8 @@ impl SqlxService {
     ///
     /// Statements have `$1`, `$2`, … for what is bound (SQLite takes them, too). Whole numbers are bound as `bigint`, others
     /// as `double precision`; what a text or a null is, the server infers from where it stands. Where it cannot, it says so,
-    /// and `CAST($1 AS text)` helps. What comes back as `numeric`, `uuid`, `json`, a date or a time is text, times as in
-    /// RFC 3339.
+    /// and `CAST($1 AS text)` helps. What comes back as `numeric`, `uuid`, `json`, `date`, `time` or `timestamp` is text, times as
+    /// in RFC 3339; of other types (`interval`, arrays, …) ask for `column::text`.
     #[cfg(feature = "postgres")]
     pub fn postgres(pool: PgPool) -> Self {
         Self { pool: Pool::Postgres(pool) }

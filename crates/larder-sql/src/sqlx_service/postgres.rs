@@ -14,7 +14,8 @@ use sqlx::{
     encode::{Encode, IsNull},
     error::BoxDynError,
     postgres::{
-        PgArgumentBuffer, PgArguments, PgRow, PgTypeInfo, PgTypeKind, PgValueRef, types::Oid,
+        PgArgumentBuffer, PgArguments, PgDatabaseError, PgRow, PgTypeInfo, PgTypeKind, PgValueRef,
+        types::Oid,
     },
 };
 use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
@@ -112,8 +113,9 @@ async fn kinds(
 
 /// Whether the server says that what it has prepared is no longer what its tables are.
 fn is_outdated(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.as_deref() == Some("0A000")
+    let error =
+        error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery")
 }
 
 struct Parameter<'a> {
@@ -217,6 +219,7 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
         "TIMESTAMP" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), false)?),
         "TIMESTAMPTZ" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), true)?),
         "DATE" => SqlValue::Text(date_text(i32::from_be_bytes(bytes.try_into()?))?),
+        "TIME" => SqlValue::Text(time_text(i64::from_be_bytes(bytes.try_into()?))?),
         "VOID" => SqlValue::Null,
         name if is_text(name, &kind) => SqlValue::Text(raw.as_str()?.to_owned()),
         // Never a guess at bytes.
@@ -278,6 +281,11 @@ fn timestamp(micros: i64, in_utc: bool) -> Result<String, BoxDynError> {
         text.pop();
     }
     Ok(text)
+}
+
+fn time_text(micros: i64) -> Result<String, BoxDynError> {
+    let text = timestamp(micros, false)?;
+    Ok(text.split_once('T').map_or(String::new(), |(_, time)| time.to_owned()))
 }
 
 fn date_text(days: i32) -> Result<String, BoxDynError> {
