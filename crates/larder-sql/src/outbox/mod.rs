@@ -110,7 +110,7 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// When there is no outbox, or with [`QueryErrorKind::NothingToFollow`] for a database in memory, which nobody else can
+    /// When there is no outbox, or with [`NothingToFollow`](crate::QueryErrorKind::NothingToFollow) for a database in memory, which nobody else can
     /// write.
     ///
     /// # Panics
