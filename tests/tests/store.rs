@@ -2,10 +2,11 @@
 
 use std::{cell::RefCell, convert::Infallible, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder::{
     Bus, BusError, BusErrorKind, Consistency, Epoch, Fill, Invalidated, Invalidation, Larder, Page,
-    Policy, Position, Record, Tiers,
+    Policy, Position, Record, Store, StoreError, Tiers,
 };
 use larder_testkit::{
     Dice, FaultyStore, LogLine, MemoryStore, SharedLog, SimulatedCluster, Weather,
@@ -330,4 +331,61 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     deaf.store(true, std::sync::atomic::Ordering::SeqCst);
     tokio::time::sleep(MINUTE).await;
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
+}
+
+/// A store that takes its time to read.
+#[derive(Clone, Debug)]
+struct Slow {
+    store: MemoryStore,
+    deadline: Option<Duration>,
+}
+
+impl Store for Slow {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(80)).await;
+            self.store.get(key).await
+        })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        self.store.get_many(keys)
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.set(key, value, lifetime)
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.remove(key)
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_has_a_deadline_of_its_own_is_waited_for_and_another_is_not() {
+    for (deadline, expected) in [(Some(Duration::from_millis(200)), 1), (None, 2)] {
+        let store = Slow { store: MemoryStore::new(), deadline };
+        let log = SharedLog::new();
+        let larders = [1, 2].map(|seed| {
+            let line = log.line(Dice::new(seed), 0, Duration::from_micros(10));
+            let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+            builder.build().unwrap()
+        });
+        joined(&larders).await;
+        assert_eq!(load(&larders[0], 1).await, 1);
+        settled(&larders).await;
+        assert_eq!(load(&larders[1], 2).await, expected, "{deadline:?}");
+    }
 }

@@ -184,6 +184,10 @@ impl Lead {
             flights.remove(&self.flight.key);
         }
         drop(flights);
+        if self.flight.progress.receiver_count() == 0 {
+            // Nobody joined, and nobody can any more.
+            return;
+        }
         self.flight.progress.send_if_modified(|progress| {
             let flying = !matches!(progress, Some(Progress::Over(_)));
             if flying {

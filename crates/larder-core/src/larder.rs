@@ -21,7 +21,7 @@ use crate::{
     key::{IntoName, Key, KeyBuf, Kind},
     lifetime::Lifetime,
     object::{self, Fill, LoadError},
-    observe::{MemoryStats, Meter, Stats},
+    observe::{LogStats, MemoryStats, Meter, Stats},
     policy::Policy,
     scope::Scope,
     shared::Wanted,
@@ -201,7 +201,7 @@ impl Larder {
                 evictions: engine.memory.evictions(),
             },
             shared: engine.shared.as_ref().map(|shared| shared.stats()).unwrap_or_default(),
-            log: engine.log_stats(),
+            log: self.log(),
             invalidations,
             invalidations_queued,
             invalidations_pending,
@@ -209,6 +209,16 @@ impl Larder {
             fills_running: engine.flights.running(),
             caches: engine.observer.stats(engine.clock.now()),
         }
+    }
+
+    /// How the log is doing: as in [`Stats::log`], without counting anything else.
+    pub fn log(&self) -> LogStats {
+        self.engine.log_stats()
+    }
+
+    /// How many invalidations wait for the log to take them.
+    pub fn invalidations_pending(&self) -> usize {
+        self.engine.registry.waiting().0
     }
 
     /// Waits until this process has a view of the log; at once for a log of this process alone.

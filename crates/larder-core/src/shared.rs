@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -235,7 +236,13 @@ impl Shared {
     }
 
     async fn read(&self, name: &str) -> Option<Bytes> {
-        match tokio::time::timeout(READ_DEADLINE, self.store.get(name)).await {
+        let reading = self.store.get(name);
+        let read = match self.store.deadline() {
+            // One timer for a read is enough.
+            Some(_) => Ok(reading.await),
+            None => tokio::time::timeout(READ_DEADLINE, reading).await,
+        };
+        match read {
             Ok(Ok(Some(found))) => return Some(found),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => self.note(Err(error)),
@@ -262,7 +269,9 @@ impl Shared {
 
 /// Where an entry lies: what another type has written under the same key lies elsewhere.
 fn place(key: &Key, schema: Schema) -> String {
-    format!("{}:{schema}", key.store_key())
+    let mut place = key.store_key();
+    write!(place, ":{schema}").expect("a string takes whatever is written to it");
+    place
 }
 
 fn count(counter: &AtomicU64) {

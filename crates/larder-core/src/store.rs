@@ -46,6 +46,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// When it is not known whether it is gone.
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// How long a read takes at the longest, where the store itself sees to that. Where it does not, larder gives a read up
+    /// after 50 ms.
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A store did not do what it was asked for.

@@ -158,7 +158,7 @@ impl RedisStore {
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         let place = self.place(key);
-        Box::pin(async move { self.read(|connection| get(connection, place.clone())).await })
+        Box::pin(async move { self.read(|connection| get(connection, &place)).await })
     }
 
     fn get_many<'a>(
@@ -168,7 +168,9 @@ impl Store for RedisStore {
         // One command for each: in a cluster they lie in different slots, and on one connection they go out
         // together all the same.
         Box::pin(self.read(move |connection| {
-            try_join_all(keys.iter().map(move |key| get(connection.clone(), self.place(key))))
+            let read =
+                move |place: String, connection| async move { get(connection, &place).await };
+            try_join_all(keys.iter().map(move |key| read(self.place(key), connection.clone())))
         }))
     }
 
@@ -184,6 +186,10 @@ impl Store for RedisStore {
             set.arg(place).arg(&value[..]).arg("PX").arg(millis(lifetime));
             set.query_async(&mut connection).await
         }))
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.0.deadline)
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -237,7 +243,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, MOST_MILLIS)
 }
 
-async fn get(mut connection: Connection, key: String) -> RedisResult<Option<Bytes>> {
+async fn get(mut connection: Connection, key: &str) -> RedisResult<Option<Bytes>> {
     cmd("GET").arg(key).query_async(&mut connection).await
 }
 
