@@ -53,8 +53,8 @@ impl Schema {
         for at in 0..dice.roll(3) {
             schema.add_view(at, dice);
         }
-        if dialect == Dialect::Sqlite && dice.chance(40) {
-            schema.add_trigger(dice);
+        if dice.chance(40) {
+            schema.add_trigger(dice, dialect);
         }
         schema
     }
@@ -118,16 +118,23 @@ impl Schema {
         self.views.push(format!("view{at}"));
     }
 
-    fn add_trigger(&mut self, dice: &Dice) {
+    fn add_trigger(&mut self, dice: &Dice, dialect: Dialect) {
         let [on, of] = [0, 1].map(|_| dice.roll(self.tables.len() as u64));
         let event = pick(dice, &["INSERT", "UPDATE", "DELETE"]);
         let act = match dice.roll(3) {
             0 => format!("UPDATE t{of} SET w = w || '.' WHERE k = 1"),
             1 => format!("DELETE FROM t{of} WHERE v = 4"),
-            _ => format!("INSERT OR IGNORE INTO t{of} (k, s, v) VALUES (9, 'new', NULL)"),
+            _ => format!("INSERT INTO t{of} (k, s) VALUES (9, 'n') ON CONFLICT DO NOTHING"),
         };
-        writeln!(self.definition, "CREATE TRIGGER fires AFTER {event} ON t{on} BEGIN {act}; END;")
-            .unwrap();
+        let trigger = match dialect {
+            Dialect::Sqlite => format!("CREATE TRIGGER fires AFTER {event} ON t{on} BEGIN {act}; END;"),
+            Dialect::Postgres => format!(
+                "CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {}; RETURN NULL; END';
+                 CREATE TRIGGER fires AFTER {event} ON t{on} FOR EACH ROW EXECUTE FUNCTION fires();",
+                act.replace('\'', "''")
+            ),
+        };
+        writeln!(self.definition, "{trigger}").unwrap();
     }
 
     fn table(&self, dice: &Dice) -> &Table {
@@ -213,7 +220,7 @@ const ORDERED: &str = " ORDER BY 1, 2, 3, 4";
 fn read(schema: &Schema, dice: &Dice) -> Statement {
     let mut text = Text::new(dice);
     let (one, other) = (schema.relation(dice), schema.relation(dice));
-    match dice.roll(9) {
+    match dice.roll(11) {
         0..3 => text.add(ALL).add(&one).add(" WHERE ").condition("").add(ORDERED),
         3 => text.add("SELECT count(*) AS n, max(v) AS m FROM ").add(&one),
         4 => text
@@ -244,6 +251,24 @@ fn read(schema: &Schema, dice: &Dice) -> Statement {
             .add(" c WHERE ")
             .condition("c.")
             .add(")")
+            .add(ORDERED),
+        // A name that hides the relation it is made of.
+        9 => text
+            .add(&format!("WITH {one} AS (SELECT k, s, v, w FROM {one} WHERE "))
+            .condition("")
+            .add(") ")
+            .add(ALL)
+            .add(&one)
+            .add(" WHERE ")
+            .condition("")
+            .add(ORDERED),
+        10 => text
+            .add("SELECT upper(s), abs(v), coalesce(w, s), length(w) FROM ")
+            .add(&one)
+            .add(" WHERE lower(s) = lower(")
+            .word()
+            .add(") AND ")
+            .condition("")
             .add(ORDERED),
         7 => text
             .add("WITH q AS (SELECT k, s, v, w FROM ")

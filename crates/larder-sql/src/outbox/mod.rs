@@ -22,7 +22,9 @@
 //!    of commits.
 //! 2. A notification that got lost. It only wakes: the table is the truth, and is looked at once a second whoever is silent.
 //! 3. Lines that were removed before they were read. They are removed when they were there for an hour or more; whoever was
-//!    away for longer takes everything for changed. So does whoever finds the database behind his place, as after a restore.
+//!    away for longer takes everything for changed. So does whoever finds another server than before, or one that was started
+//!    anew, since it may have lost what it had said it had committed; and whoever finds no shared place.
+//! 4. Somebody who hangs while he has the shared place. PostgreSQL ends his transaction after ten seconds.
 //!
 //! A write of a process that follows is invalidated twice, by itself at once and by its line a little later. That costs a
 //! page made in between, and nothing else.
@@ -110,8 +112,8 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// When there is no outbox, or with [`NothingToFollow`](crate::QueryErrorKind::NothingToFollow) for a database in memory, which nobody else can
-    /// write.
+    /// When there is no outbox, or with [`NothingToFollow`](crate::QueryErrorKind::NothingToFollow) for a database in
+    /// memory, which nobody else can write.
     ///
     /// # Panics
     ///
@@ -275,8 +277,8 @@ impl<R: Reader> Follower<R> {
         match &mut self.reading {
             Reading::Alone(place) => Self::tell(&self.db, &mut self.reader, place).await?,
             Reading::Shared(name) => {
-                let stats = self.db.cache().plan().larder.stats();
-                match self.told.as_mut().filter(|_| stats.invalidations_pending > 0) {
+                let pending = self.db.cache().plan().larder.invalidations_pending();
+                match self.told.as_mut().filter(|_| pending > 0) {
                     // The log takes nothing: what this process has told itself it tells no second time.
                     Some(place) => Self::tell(&self.db, &mut self.reader, place).await?,
                     None => self.told = Self::take(&self.db, &mut self.reader, name).await?,
@@ -324,7 +326,7 @@ impl<R: Reader> Follower<R> {
 /// The place of those who share a log: another for each epoch. `None` where none is shared, or it is out of reach.
 fn shared_place(db: &Db) -> Option<Reading> {
     let plan = db.cache().plan();
-    let log = plan.larder.stats().log;
+    let log = plan.larder.log();
     let epoch = log.epoch.filter(|_| log.shared)?;
     Some(Reading::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
 }

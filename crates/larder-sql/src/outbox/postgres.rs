@@ -61,13 +61,14 @@ impl super::Reader for Reader {
         let mut transaction = self.pool.begin().await?;
         // Who is stopped or cut off while he has it does not keep it from the others.
         sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
-        let place = sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
-        let Some((place, ages)) = place.fetch_optional(&mut *transaction).await? else {
+        let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
+        let mut place = claim().fetch_optional(&mut *transaction).await?;
+        if place.is_none() {
             // Somebody else has it, or nobody has made it yet.
             sqlx::query(REGISTER).bind(name).execute(&mut *transaction).await?;
-            transaction.commit().await?;
-            return Ok(None);
-        };
+            place = claim().fetch_optional(&mut *transaction).await?;
+        }
+        let Some((place, ages)) = place else { return Ok(None) };
         let rows = sqlx::query(BEHIND).bind(&place).fetch_all(&mut *transaction).await?;
         let found = Found { ages, ..found(&rows)? };
         Ok(Some((found, Claimed { transaction, name: name.to_owned() })))

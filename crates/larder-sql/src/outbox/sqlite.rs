@@ -120,10 +120,13 @@ impl super::Reader for Reader {
     }
 
     async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed<'_>)>> {
-        let place = sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
-        let Some((place, ages)) = place.fetch_optional(&mut self.connection).await? else {
-            sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
-            return Ok(None);
+        let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
+        let (place, ages) = match claim().fetch_optional(&mut self.connection).await? {
+            Some(place) => place,
+            None => {
+                sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
+                claim().fetch_one(&mut self.connection).await?
+            }
         };
         let found = Found { ages, ..self.behind(&place).await? };
         let connection = &mut self.connection;

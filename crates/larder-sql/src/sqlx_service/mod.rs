@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use larder_core::Larder;
+use sqlx::Either;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, PgPool};
 #[cfg(feature = "sqlite")]
@@ -16,7 +17,11 @@ use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::{
-    analysis::SqlDialect, catalog::Catalog, db::Db, layer::QueryCacheLayer, rows::Answer,
+    analysis::SqlDialect,
+    catalog::Catalog,
+    db::Db,
+    layer::QueryCacheLayer,
+    rows::{Answer, Rows},
     statement::Statement,
 };
 
@@ -143,6 +148,22 @@ impl Pool {
             }
         }
     }
+}
+
+/// All that a statement brings.
+async fn gathered<D, R>(
+    mut brought: BoxStream<'_, sqlx::Result<Either<D, R>>>,
+    affected: fn(&D) -> u64,
+    add: fn(&R, &mut Rows) -> sqlx::Result<()>,
+) -> sqlx::Result<Answer> {
+    let mut answer = Answer::default();
+    while let Some(next) = brought.try_next().await? {
+        match next {
+            Either::Left(done) => answer.affected += affected(&done),
+            Either::Right(row) => add(&row, &mut answer.rows)?,
+        }
+    }
+    Ok(answer)
 }
 
 impl Begun {

@@ -6,7 +6,6 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use futures_util::TryStreamExt as _;
 use sqlx::{
     Arguments as _, AssertSqlSafe, Column as _, Connection as _, Either, Executor as _,
     PgConnection, Postgres, Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
@@ -21,6 +20,7 @@ use sqlx::{
 use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
 use uuid::Uuid;
 
+use super::gathered;
 use crate::{
     rows::{Answer, Rows},
     statement::Statement,
@@ -53,16 +53,8 @@ pub(crate) async fn run(
     for (value, kind) in statement.values().iter().zip(kinds) {
         arguments.add(Parameter { value, kind }).map_err(sqlx::Error::Encode)?;
     }
-    let mut answer = Answer::default();
     let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(text), arguments);
-    let mut brought = connection.fetch_many(query);
-    while let Some(next) = brought.try_next().await? {
-        match next {
-            Either::Left(done) => answer.affected += done.rows_affected(),
-            Either::Right(row) => add(&row, &mut answer.rows)?,
-        }
-    }
-    Ok(answer)
+    gathered(connection.fetch_many(query), |done| done.rows_affected(), add).await
 }
 
 /// The text, with the types of what is bound behind it: sqlx knows a prepared statement by its text alone, and would send

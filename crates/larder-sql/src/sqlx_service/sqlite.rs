@@ -1,11 +1,11 @@
 //! Statements run by SQLite.
 
-use futures_util::TryStreamExt as _;
 use sqlx::{
-    AssertSqlSafe, Column as _, Either, Executor as _, Row as _, Sqlite, SqliteConnection,
-    TypeInfo as _, Value as _, ValueRef as _, sqlite::SqliteArguments,
+    AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
+    Value as _, ValueRef as _, sqlite::SqliteArguments,
 };
 
+use super::gathered;
 use crate::{
     rows::{Answer, Rows},
     statement::Statement,
@@ -21,15 +21,7 @@ pub(crate) async fn run(
     for value in statement.values() {
         query = bound(query, value);
     }
-    let mut answer = Answer::default();
-    let mut brought = connection.fetch_many(query);
-    while let Some(next) = brought.try_next().await? {
-        match next {
-            Either::Left(done) => answer.affected += done.rows_affected(),
-            Either::Right(row) => add(&row, &mut answer.rows)?,
-        }
-    }
-    Ok(answer)
+    gathered(connection.fetch_many(query), |done| done.rows_affected(), add).await
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
