@@ -155,17 +155,20 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
         .await
         .expect("it may");
     larder.catch_up(larder::Consistency::Strong).await;
-    for key in 0..KEYS {
-        load_sized(larder, key, Tiers::SHARED, bytes).await;
-        if key % 500 == 0 {
-            larder.close(Duration::from_secs(10)).await;
+    // Twice: what is filled before the record of `clear` has come back is not shared.
+    for _ in 0..2 {
+        for key in 0..KEYS {
+            load_sized(larder, key, Tiers::SHARED, bytes).await;
+            if key % 500 == 0 {
+                larder.close(Duration::from_secs(10)).await;
+            }
         }
+        larder.close(Duration::from_secs(10)).await;
     }
-    larder.close(Duration::from_secs(10)).await;
     let names: Vec<String> =
         redis::cmd("KEYS").arg("larder:larder:o:*").query_async(&mut bare).await.expect("keys");
     assert_eq!(names.len() as u64, KEYS);
-    let before = larder.stats().shared.hits;
+    let before = larder.stats().shared.misses;
     let (mut rates, mut costs) = (Vec::new(), Vec::new());
     let names = Arc::new(names);
     for _ in 0..9 {
@@ -188,8 +191,9 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
         rates.push((ours.0, theirs.0));
         costs.push((ours.1, theirs.1));
     }
-    let hits = larder.stats().shared.hits - before;
-    assert!(hits >= 9 * (TURN - 64), "they are hits: {hits}");
+    // Those who ask for the same key at once share one read.
+    let misses = larder.stats().shared.misses - before;
+    assert_eq!(misses, 0, "all are hits");
     let of = |pairs: &[(f64, f64)], case: &str, budget| {
         let micros =
             |at: fn(&(f64, f64)) -> f64| median(pairs.iter().map(at).collect()) / TURN as f64 * 1e6;

@@ -6,12 +6,12 @@
 
 use std::{
     any::Any,
-    collections::{HashMap, hash_map},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use hashbrown::{HashTable, hash_table};
 use tokio::sync::watch;
 
 use crate::{
@@ -54,15 +54,27 @@ pub(crate) struct Flights {
     shards: Box<[Shard]>,
 }
 
-type Shard = Mutex<HashMap<Key, Arc<Flight>>>;
+type Shard = Mutex<HashTable<Arc<Flight>>>;
 
 #[derive(Debug)]
 struct Flight {
     key: Key,
-    shard: usize,
+    hash: u64,
     stamp: Stamp,
     began: Moment,
-    progress: watch::Sender<Option<Progress>>,
+    /// Made when there is somebody to tell or something to be told: most flights have neither.
+    progress: OnceLock<watch::Sender<Option<Progress>>>,
+}
+
+impl Flight {
+    fn new(key: &Key, hash: u64, scope: &Scope, began: Moment) -> Arc<Self> {
+        let (key, stamp) = (key.clone(), scope.stamp());
+        Arc::new(Self { key, hash, stamp, began, progress: OnceLock::new() })
+    }
+
+    fn progress(&self) -> &watch::Sender<Option<Progress>> {
+        self.progress.get_or_init(|| watch::Sender::new(None))
+    }
 }
 
 /// What became of asking for a place in a flight.
@@ -95,39 +107,47 @@ impl Flights {
         if scope.is_part_of(key) {
             return Joined::Alone;
         }
-        let shard = hash as usize % SHARDS;
-        let mut flights = self.shards[shard].lock();
-        match flights.entry(key.clone()) {
-            hash_map::Entry::Occupied(flight)
+        let mut flights = self.shard(hash).lock();
+        let place = flights.entry(hash, |flight| flight.key == *key, |flight| flight.hash);
+        let flight = match place {
+            hash_table::Entry::Occupied(flight)
                 if oldest.is_none_or(|oldest| now.since(flight.get().began) < oldest) =>
             {
-                Joined::Wait(Wait::new(flight.get(), arrived))
+                // Under the lock: whoever ends the flight finds that somebody waits.
+                return Joined::Wait(Wait::new(flight.get(), arrived));
             }
             // Too old to be joined: those who come from now on follow the new one.
-            place => {
-                let flight = Arc::new(Flight {
-                    key: key.clone(),
-                    shard,
-                    stamp: scope.stamp(),
-                    began: now,
-                    progress: watch::Sender::new(None),
-                });
-                place.insert_entry(Arc::clone(&flight));
-                Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None, alone: false })
+            hash_table::Entry::Occupied(mut old) => {
+                let flight = Flight::new(key, hash, scope, now);
+                *old.get_mut() = Arc::clone(&flight);
+                flight
             }
-        }
+            hash_table::Entry::Vacant(place) => {
+                let flight = Flight::new(key, hash, scope, now);
+                place.insert(Arc::clone(&flight));
+                flight
+            }
+        };
+        Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None, alone: false })
     }
 
     /// Leads a flight that nobody joins.
     pub(crate) fn alone(self: &Arc<Self>, key: &Key, scope: &Scope, now: Moment) -> Lead {
-        let flight = Arc::new(Flight {
-            key: key.clone(),
-            shard: 0,
-            stamp: scope.stamp(),
-            began: now,
-            progress: watch::Sender::new(None),
-        });
+        let flight = Flight::new(key, 0, scope, now);
         Lead { flights: Arc::clone(self), flight, held: None, alone: true }
+    }
+
+    /// Takes a flight out of its place, unless another has taken it.
+    fn remove(&self, flight: &Arc<Flight>) {
+        let mut flights = self.shard(flight.hash).lock();
+        if let Ok(same) = flights.find_entry(flight.hash, |other| Arc::ptr_eq(other, flight)) {
+            same.remove();
+        }
+    }
+
+    fn shard(&self, hash: u64) -> &Shard {
+        // The table itself goes by the low bits and the topmost seven.
+        &self.shards[(hash >> 48) as usize % SHARDS]
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -161,7 +181,7 @@ impl Lead {
 
     /// Lets those who came early enough read along, from what is given here.
     pub fn begin(&self, along: Arc<dyn Any + Send + Sync>) {
-        self.flight.progress.send_if_modified(|progress| {
+        self.flight.progress().send_if_modified(|progress| {
             let first = progress.is_none();
             if first {
                 *progress = Some(Progress::Begun(along));
@@ -179,16 +199,10 @@ impl Lead {
         if let Some(held) = self.held.take() {
             held.give_back(&landing);
         }
-        let mut flights = self.flights.shards[self.flight.shard].lock();
-        if flights.get(&self.flight.key).is_some_and(|other| Arc::ptr_eq(other, &self.flight)) {
-            flights.remove(&self.flight.key);
-        }
-        drop(flights);
-        if self.flight.progress.receiver_count() == 0 {
-            // Nobody joined, and nobody can any more.
-            return;
-        }
-        self.flight.progress.send_if_modified(|progress| {
+        self.flights.remove(&self.flight);
+        // Nobody is there to be told, and nobody can come any more.
+        let Some(progress) = self.flight.progress.get() else { return };
+        progress.send_if_modified(|progress| {
             let flying = !matches!(progress, Some(Progress::Over(_)));
             if flying {
                 *progress = Some(Progress::Over(landing));
@@ -213,7 +227,7 @@ pub struct Wait {
 
 impl Wait {
     fn new(flight: &Arc<Flight>, arrived: u64) -> Self {
-        Self { progress: flight.progress.subscribe(), came_early: arrived <= flight.stamp.local }
+        Self { progress: flight.progress().subscribe(), came_early: arrived <= flight.stamp.local }
     }
 
     /// Whether nothing was invalidated between the start of the fill and the arrival of this request: it

@@ -235,7 +235,7 @@ where
 }
 
 impl Call {
-    async fn answer<T, E, F, Fut>(self, load: F) -> Result<Arc<T>, LoadError<E>>
+    async fn answer<T, E, F, Fut>(&self, load: F) -> Result<Arc<T>, LoadError<E>>
     where
         T: Kept,
         E: Send + Sync + 'static,
@@ -339,7 +339,7 @@ impl Call {
 
     /// Asks the store, then the origin; that in a task of its own, which whoever hangs up does not stop.
     async fn lead<T, E, F, Fut>(
-        self,
+        &self,
         mut lead: Lead,
         stale: Option<AnyEntry>,
         load: F,
