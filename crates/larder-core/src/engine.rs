@@ -197,8 +197,7 @@ impl Engine {
 
     /// Keeps an entry in memory if it belongs there, unless an invalidation reached it meanwhile or a newer one
     /// has its place.
-    pub(crate) fn keep_in_memory(&self, entry: &AnyEntry) -> bool {
-        let now = self.clock.now();
+    pub(crate) fn keep_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
         if self.standing(entry, now) == Standing::Invalid {
             return false;
         }
@@ -216,7 +215,7 @@ impl Engine {
 
     /// Keeps what a fill brought, in its tiers.
     pub(crate) fn keep(self: &Arc<Self>, entry: &AnyEntry) -> bool {
-        let kept = self.keep_in_memory(entry);
+        let kept = self.keep_in_memory(entry, self.clock.now());
         if let (true, Some(shared)) = (kept, &self.shared) {
             shared.write_behind(self, entry);
         }

@@ -161,7 +161,7 @@ impl Shared {
             tiers,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
-        engine.keep_in_memory(&entry).then_some(entry)
+        engine.keep_in_memory(&entry, now).then_some(entry)
     }
 
     /// Writes an entry, behind the request. When too many writes are under way this one is dropped.

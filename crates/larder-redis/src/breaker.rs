@@ -3,7 +3,10 @@
 //! *Closed*, commands go out. *Open*, they fail at once. After a pause one goes out to try (*half-open*): its
 //! outcome decides.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -12,6 +15,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Breaker {
     name: &'static str,
+    /// Whether it is closed and nothing has failed: then nobody needs the lock.
+    quiet: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -30,11 +35,14 @@ struct Open {
 
 impl Breaker {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, state: Mutex::default() }
+        Self { name, quiet: AtomicBool::new(true), state: Mutex::default() }
     }
 
     /// Whether a command may go out.
     pub(crate) fn allows(&self) -> bool {
+        if self.quiet.load(Ordering::Relaxed) {
+            return true;
+        }
         let mut state = self.state.lock();
         let Some(open) = &mut state.open else { return true };
         let now = Instant::now();
@@ -47,8 +55,12 @@ impl Breaker {
     }
 
     pub(crate) fn succeeded(&self) {
+        if self.quiet.load(Ordering::Relaxed) {
+            return;
+        }
         let mut state = self.state.lock();
         state.failures = 0;
+        self.quiet.store(true, Ordering::Relaxed);
         if state.open.take().is_some() {
             tracing::info!(target: "larder", server = self.name, "it answers again");
         }
@@ -57,6 +69,7 @@ impl Breaker {
     /// Notes a failure. `true` when this one opened the circuit.
     pub(crate) fn failed(&self) -> bool {
         let mut state = self.state.lock();
+        self.quiet.store(false, Ordering::Relaxed);
         state.failures += 1;
         if state.failures < MOST_FAILURES {
             return false;
