@@ -65,6 +65,19 @@ impl Server {
         drop(self.child.wait());
     }
 
+    /// Kills one of its processes, upon which it recovers by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come back.
+    pub fn crash(&self) {
+        let writer =
+            self.psql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'");
+        drop(Command::new("kill").args(["-KILL", &writer]).status());
+        std::thread::sleep(Duration::from_millis(100));
+        self.listens();
+    }
+
     /// Starts after [`Server::stop`] on the same port, with what it had.
     pub fn start_again(&mut self) {
         self.child = run(&self.folder, self.port);

@@ -69,16 +69,19 @@ impl Plan {
         *self.known.write() = Known::of(Some(catalog));
     }
 
-    /// Reads what is known of the tables anew, after a statement that may have changed them.
-    pub(crate) async fn relearn(&self) {
-        let Some(source) = &self.options.source else { return };
+    /// Reads what is known of the tables anew, after a statement that may have changed them. `false` where they cannot be read:
+    /// then nothing is known.
+    pub(crate) async fn relearn(&self) -> bool {
+        let Some(source) = &self.options.source else { return true };
         // One after the other, so that the newest is what stays.
         let _alone = self.relearning.lock().await;
-        let catalog = source().await.unwrap_or_else(|| {
+        let catalog = source().await;
+        let is_read = catalog.is_some();
+        if !is_read {
             tracing::warn!(target: "larder", "the tables cannot be read: until a statement defines one no query is kept");
-            Catalog::new()
-        });
-        self.learn(catalog);
+        }
+        self.learn(catalog.unwrap_or_default());
+        is_read
     }
 
     pub(crate) fn known(&self) -> Arc<Known> {

@@ -73,11 +73,7 @@ impl Transaction {
         let known = self.known.take();
         let committing = self.plan.larder.spawn(async move {
             let committed = match inner {
-                Some(inner) if uncertain && inner.is_spoiled_by_an_error() => {
-                    let rolled_back = inner.rollback().await.map_err(QueryError::database);
-                    rolled_back.and(Err(QueryError::new(QueryErrorKind::RolledBack)))
-                }
-                Some(inner) => inner.commit().await.map_err(QueryError::database),
+                Some(inner) => end(inner, uncertain).await,
                 None => Ok(()),
             };
             if defines {
@@ -138,6 +134,15 @@ impl Transaction {
         self.uncertain |= answer.is_err();
         answer.map_err(QueryError::database)
     }
+}
+
+/// Commits what can be committed.
+async fn end(mut inner: Begun, uncertain: bool) -> Result<(), QueryError> {
+    if uncertain && inner.is_spoiled().await {
+        inner.rollback().await.map_err(QueryError::database)?;
+        return Err(QueryError::new(QueryErrorKind::RolledBack));
+    }
+    inner.commit().await.map_err(QueryError::database)
 }
 
 impl Drop for Transaction {

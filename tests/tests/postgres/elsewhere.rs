@@ -107,6 +107,11 @@ async fn a_listener_that_is_cut_off_and_a_server_that_comes_back_lose_nothing() 
     );
     server.psql("UPDATE a SET v = 2 WHERE id = 1");
     until("the cut is caught up", || async { v(&db, 1).await == 2 }).await;
+    // A process of the server that crashes takes all others along; numbers of transactions are given out once more.
+    server.psql("BEGIN; INSERT INTO a VALUES (77, 0); ROLLBACK");
+    server.crash();
+    server.psql("UPDATE a SET v = 5 WHERE id = 1");
+    until("the crash is caught up", || async { v(&db, 1).await == 5 }).await;
     server.stop();
     server.start_again();
     server.psql("UPDATE a SET v = 3 WHERE id = 1");
@@ -334,6 +339,17 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
         .await
         .unwrap();
     until("behind bytes", || async { v(&db, 1).await == 9 }).await;
+    // A table that was renamed.
+    sqlx::raw_sql("ALTER TABLE s RENAME TO renamed").execute(&other).await.unwrap();
+    db.outbox().install().await.unwrap();
+    let lines = || async {
+        let lines = "SELECT count(*) FROM larder_outbox WHERE relation = ";
+        let of = |table| db.query(format!("{lines}'{table}'")).uncached().fetch_scalar::<i64>();
+        (of("s").await.unwrap(), of("renamed").await.unwrap())
+    };
+    let before = lines().await;
+    sqlx::raw_sql("INSERT INTO renamed VALUES (x'01')").execute(&other).await.unwrap();
+    assert_eq!(lines().await, (before.0, before.1 + 1));
     // Only what was named goes, and what our own handle writes is not seen by it as a change of tables.
     let rest = sum(&db).await;
     db.query("UPDATE a SET v = 8 WHERE id = $1").bind(1).execute().await.unwrap();

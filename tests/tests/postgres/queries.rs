@@ -131,6 +131,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
          CREATE FUNCTION twice(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
          CREATE FUNCTION lower(a) RETURNS text LANGUAGE sql AS 'DELETE FROM a; SELECT ''''';
          CREATE FUNCTION looks() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
+         CREATE FUNCTION version(bigint) RETURNS bigint LANGUAGE sql AS 'DELETE FROM b; SELECT 1::bigint';
          CREATE SCHEMA app;
          CREATE FUNCTION app.replace(bigint) RETURNS bigint LANGUAGE sql AS 'DELETE FROM b; SELECT 1::bigint';
          CREATE FUNCTION total(bigint) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
@@ -140,6 +141,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
          CREATE FUNCTION step(bigint, bigint) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM b';
          CREATE AGGREGATE tot(bigint) (SFUNC = step, STYPE = bigint);
          CREATE OPERATOR ### (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = step);
+         CREATE OPERATOR ~ (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = step);
          CREATE TABLE wide (id bigint, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
          CREATE TABLE app.wide_1 PARTITION OF wide FOR VALUES FROM (0) TO (10);
          CREATE SCHEMA main;
@@ -175,6 +177,8 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
         ("SELECT tot(id) FROM a", "unknown-relation"),
         ("SELECT id ### 3 FROM a", "unknown-relation"),
         ("SELECT id OPERATOR(public.###) 3 FROM a", "unknown-relation"),
+        ("SELECT id ~ ANY (ARRAY[3]) FROM a", "unknown-relation"),
+        ("SELECT version(id) FROM a", "unknown-function"),
         ("SELECT * FROM wide", "unknown-relation"),
         ("SELECT * FROM main.a", "unknown-relation"),
         ("WITH kept AS (SELECT * FROM kept WHERE id = 1) SELECT * FROM kept", "unknown-relation"),
@@ -226,6 +230,15 @@ async fn a_transaction_with_an_error_is_not_taken_for_committed() {
     assert!(transaction.query("INSERT INTO a (id) VALUES (1)").execute().await.is_err());
     let ended = transaction.commit().await.unwrap_err();
     assert_eq!(ended.kind(), QueryErrorKind::RolledBack);
+    assert_eq!(v().await.unwrap(), 1);
+    // An error that never reached the server has spoiled nothing.
+    let mut transaction = db.begin().await.unwrap();
+    let unwritten = transaction.query("SELECT $1::interval").bind("1 day").fetch_all::<String>();
+    assert!(unwritten.await.is_err());
+    transaction.query("UPDATE a SET v = 2 WHERE id = 1").execute().await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(v().await.unwrap(), 2);
+    db.query("UPDATE a SET v = 1 WHERE id = 1").execute().await.unwrap();
     assert_eq!(v().await.unwrap(), 1);
     let before = larder.stats().invalidations;
     let mut transaction = db.begin().await.unwrap();

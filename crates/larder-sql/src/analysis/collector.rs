@@ -309,6 +309,9 @@ impl Visitor for Collector<'_> {
             }
             Expr::BinaryOp { op, .. } => self.operator(op),
             Expr::UnaryOp { op, .. } => self.operator(op),
+            Expr::AnyOp { compare_op, .. } | Expr::AllOp { compare_op, .. } => {
+                self.operator(compare_op);
+            }
             _ => {}
         }
         ControlFlow::Continue(())

@@ -239,6 +239,8 @@ struct Function {
     name: String,
     volatility: i64,
     is_of_users: bool,
+    /// Whether one of them came with no extension.
+    is_by_hand: bool,
     is_field: bool,
 }
 
@@ -250,7 +252,7 @@ impl Function {
             1 if self.is_of_users || analysis::is_unknown_function(&self.name) => {
                 Some(Purity::Reads)
             }
-            // One that is known to write nothing comes with an extension.
+            2.. if self.is_by_hand => Some(Purity::Unknown),
             2.. if self.is_of_users && !analysis::is_volatile_function(&self.name) => {
                 Some(Purity::Unknown)
             }
@@ -330,6 +332,9 @@ const FUNCTIONS: &str = "
     SELECT lower(p.proname) AS name,
         max(CASE greatest(p.provolatile::text, s.worst) WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8 AS volatility,
         bool_or(p.oid >= 16384) AS is_of_users,
+        bool_or(p.oid >= 16384 AND NOT EXISTS (
+            SELECT 1 FROM pg_depend d
+            WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')) AS is_by_hand,
         bool_or(p.oid >= 16384 AND p.pronargs = 1 AND t.typtype = 'c') AS is_field
     FROM pg_proc p LEFT JOIN pg_type t ON t.oid = p.proargtypes[0]
     LEFT JOIN LATERAL (

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use crate::{
     catalog::{Catalog, folded},
     db::Db,
-    error::QueryError,
+    error::{QueryError, QueryErrorKind},
     plan::Plan,
     sqlx_service::Pool,
 };
@@ -102,9 +102,11 @@ impl Outbox {
             Pool::Postgres(pool) => run_all(pool, &definition).await,
         }
         .map_err(QueryError::database)?;
-        // What it has defined is no change to what was known, but who knew nothing knows it now.
-        self.plan().relearn().await;
-        Ok(())
+        // What it has defined is no change to what was known, but tables may have been made before.
+        match self.plan().relearn().await {
+            true => Ok(()),
+            false => Err(QueryError::new(QueryErrorKind::Database)),
+        }
     }
 
     /// Invalidates what the lines of the outbox name, from now on and until what this gives is dropped. With a log that is
@@ -286,8 +288,11 @@ impl<R: Reader> Follower<R> {
             }
         }
         if self.cleaned.elapsed() > BETWEEN_CLEANINGS {
-            self.reader.clean().await?;
             self.cleaned = tokio::time::Instant::now();
+            if let Err(error) = self.reader.clean().await {
+                // Somebody else may have the right to do it.
+                tracing::debug!(target: "larder", %error, "old lines of the outbox are left");
+            }
         }
         Ok(())
     }
@@ -295,7 +300,7 @@ impl<R: Reader> Follower<R> {
     /// Invalidates what is behind a place of this process, and moves it.
     async fn tell(db: &Db, reader: &mut R, place: &mut String) -> sqlx::Result<()> {
         let found = reader.behind(place).await?;
-        invalidate(db, &found).await;
+        invalidate(db, &found).await?;
         *place = found.place;
         Ok(())
     }
@@ -307,7 +312,7 @@ impl<R: Reader> Follower<R> {
         let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) else {
             return Ok(None);
         };
-        if invalidate(db, &found).await == Some(Invalidated::Queued) {
+        if invalidate(db, &found).await? == Some(Invalidated::Queued) {
             return Ok(Some(found.place));
         }
         claim.move_to(&found.place).await?;
@@ -332,24 +337,24 @@ fn shared_place(db: &Db) -> Option<Reading> {
 }
 
 /// Invalidates all that was found, as one append. `None` where there was nothing.
-async fn invalidate(db: &Db, found: &Found) -> Option<Invalidated> {
+async fn invalidate(db: &Db, found: &Found) -> sqlx::Result<Option<Invalidated>> {
     if found.gap {
-        return Some(db.invalidate_all().await);
+        return Ok(Some(db.invalidate_all().await));
     }
     let plan = db.cache().plan();
+    let known = plan.known();
     let is_known = |line: &Line| {
-        let known = plan.known();
         known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
     };
-    if !found.lines.iter().all(is_known) {
-        // A table was made since.
-        plan.relearn().await;
+    // A table was made since. Where the tables cannot be read the lines are taken another time.
+    if !found.lines.iter().all(is_known) && !plan.relearn().await {
+        return Err(sqlx::Error::Protocol("the tables of the database cannot be read".to_owned()));
     }
     let targets = targets(plan, plan.known().catalog(), &found.lines);
     if targets.is_empty() {
-        return None;
+        return Ok(None);
     }
-    Some(plan.larder.invalidate(targets).await)
+    Ok(Some(plan.larder.invalidate(targets).await))
 }
 
 /// What these lines make untrue.

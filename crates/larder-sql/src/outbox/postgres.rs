@@ -17,8 +17,8 @@ pub(super) const DEFINITION: &str = include_str!("postgres.sql");
 pub(super) struct Reader {
     pool: PgPool,
     woken: Arc<Notify>,
-    /// What was over at a moment, and whatever was over then may be removed an hour later.
-    old: Option<(f64, String)>,
+    /// What was over at a moment on a server, and may be removed some time later.
+    old: Option<(f64, String, String)>,
 }
 
 impl Reader {
@@ -75,11 +75,15 @@ impl super::Reader for Reader {
     }
 
     async fn clean(&mut self) -> sqlx::Result<()> {
-        let now: (f64, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
+        let now: (f64, String, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
+        if self.old.as_ref().is_some_and(|(_, _, server)| *server != now.2) {
+            // Numbers of another server say nothing of its lines.
+            self.old = None;
+        }
         let remove = match &self.old {
-            Some((at, _)) if now.0 - at < KEPT_FOR_SECONDS => return Ok(()),
-            Some((_, over)) => sqlx::query(REMOVE).bind(over),
-            // Who never lives for an hour removes all the same.
+            Some((at, ..)) if now.0 - at < REMOVED_AFTER_SECONDS => return Ok(()),
+            Some((_, over, _)) => sqlx::query(REMOVE).bind(over),
+            // Who never lives for so long removes all the same.
             None => sqlx::query(REMOVE_AGED),
         };
         remove.execute(&self.pool).await?;
@@ -121,15 +125,27 @@ fn found(rows: &[PgRow]) -> sqlx::Result<Found> {
 
 const CHANNEL: &str = "larder";
 const AFTER_A_LOSS: Duration = Duration::from_millis(200);
-const KEPT_FOR_SECONDS: f64 = 3600.0;
+/// Twice as long as anybody may be away.
+const REMOVED_AFTER_SECONDS: f64 = 7200.0;
+
+/// Which server this is, since when it runs (that of its statistics is new after a crash, too), and which outbox.
+macro_rules! server {
+    () => {
+        "extract(epoch FROM pg_postmaster_start_time())::text || '.'
+            || coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::text, '') || '.'
+            || 'larder_outbox.line'::regclass::oid"
+    };
+}
 
 /// A place is a snapshot, when it was taken, and of which server and table. Lines may be missing behind one that is older than
-/// lines are kept, of a server that was started anew (it may have lost what was committed last, or be another one), or
-/// ahead of it; and behind nowhere.
-const BEHIND: &str = "
+/// lines are kept, of a server that was started anew (it may have lost what was committed last, or give out numbers of
+/// transactions once more), or ahead of it; and behind nowhere.
+const BEHIND: &str = concat!(
+    "
     WITH place AS MATERIALIZED (
-        SELECT pg_current_snapshot() AS now, extract(epoch FROM clock_timestamp())::bigint AS at,
-            extract(epoch FROM pg_postmaster_start_time())::text || '.' || 'larder_outbox.line'::regclass::oid AS server,
+        SELECT pg_current_snapshot() AS now, extract(epoch FROM clock_timestamp())::bigint AS at, ",
+    server!(),
+    " AS server,
             coalesce(nullif(split_part($1, ' ', 1), ''), pg_current_snapshot()::text)::pg_snapshot AS seen,
             coalesce(nullif(split_part($1, ' ', 2), ''), '0')::bigint AS seen_at, split_part($1, ' ', 3) AS seen_server)
     SELECT p.now::text || ' ' || p.at || ' ' || p.server,
@@ -137,7 +153,8 @@ const BEHIND: &str = "
         l.relation, l.keys::text
     FROM place p LEFT JOIN larder_outbox.line l
         ON l.xid >= pg_snapshot_xmin(p.seen) AND NOT pg_visible_in_snapshot(l.xid, p.seen)
-    ORDER BY l.id LIMIT 10001";
+    ORDER BY l.id LIMIT 10001"
+);
 const REGISTER: &str =
     "INSERT INTO larder_outbox.reader (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
 const NOT_FOR_EVER: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
@@ -145,7 +162,8 @@ const CLAIM: &str =
     "SELECT seen, at < now() - interval '1 minute' FROM larder_outbox.reader WHERE name = $1
     FOR UPDATE SKIP LOCKED";
 const MOVE: &str = "UPDATE larder_outbox.reader SET seen = $1, at = now() WHERE name = $2";
-const NOW: &str = "SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text";
+const NOW: &str =
+    concat!("SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text, ", server!());
 const REMOVE: &str = "DELETE FROM larder_outbox.line
     WHERE xid < pg_snapshot_xmax($1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
 /// Not sooner: a line is as old as its statement, and its transaction may have been committed long after that.

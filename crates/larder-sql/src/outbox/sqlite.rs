@@ -15,6 +15,12 @@ use crate::error::{QueryError, QueryErrorKind};
 pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
+    // A table that was renamed has taken its triggers along, which name it as before.
+    let ours: Vec<(String,)> = sqlx::query_as(OURS).fetch_all(&mut *connection).await?;
+    for (trigger,) in ours {
+        writeln!(definition, "DROP TRIGGER IF EXISTS {};", quoted(&trigger))
+            .expect("a string takes whatever is written to it");
+    }
     let tables: Vec<(String, bool)> = sqlx::query_as(WATCHED).fetch_all(&mut *connection).await?;
     for (table, is_unique) in tables {
         let key: Vec<(String,)> =
@@ -192,6 +198,9 @@ const WATCHED: &str = "
     FROM pragma_table_list t
     WHERE t.type = 'table' AND t.schema = 'main' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
         AND t.name NOT IN ('larder_outbox', 'larder_reader') ORDER BY t.name";
+const OURS: &str = "SELECT name FROM sqlite_schema WHERE type = 'trigger'
+    AND (name LIKE 'larder\\_insert\\_%' ESCAPE '\\' OR name LIKE 'larder\\_update\\_%' ESCAPE '\\'
+        OR name LIKE 'larder\\_delete\\_%' ESCAPE '\\')";
 const KEY: &str = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
 const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 const BEHIND: &str = "

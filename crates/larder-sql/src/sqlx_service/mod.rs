@@ -176,13 +176,15 @@ impl Begun {
         }
     }
 
-    /// Whether an error ends all that follows in this transaction but its rollback.
-    pub(crate) fn is_spoiled_by_an_error(&self) -> bool {
+    /// Whether an error has ended all that can follow but the rollback. PostgreSQL takes back what it says it commits then.
+    pub(crate) async fn is_spoiled(&mut self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => false,
             #[cfg(feature = "postgres")]
-            Self::Postgres(_) => true,
+            Self::Postgres(transaction) => {
+                sqlx::query("SELECT 1").execute(&mut **transaction).await.is_err()
+            }
         }
     }
 

@@ -13,8 +13,8 @@ use sqlx::{
     encode::{Encode, IsNull},
     error::BoxDynError,
     postgres::{
-        PgArgumentBuffer, PgArguments, PgDatabaseError, PgRow, PgTypeInfo, PgTypeKind, PgValueRef,
-        types::Oid,
+        PgArgumentBuffer, PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgTypeInfo,
+        PgTypeKind, PgValueRef, types::Oid,
     },
 };
 use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
@@ -54,7 +54,7 @@ pub(crate) async fn run(
         arguments.add(Parameter { value, kind }).map_err(sqlx::Error::Encode)?;
     }
     let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(text), arguments);
-    gathered(connection.fetch_many(query), |done| done.rows_affected(), add).await
+    gathered(connection.fetch_many(query), PgQueryResult::rows_affected, add).await
 }
 
 /// The text, with the types of what is bound behind it: sqlx knows a prepared statement by its text alone, and would send

@@ -2,7 +2,8 @@
 
 use sqlx::{
     AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
-    Value as _, ValueRef as _, sqlite::SqliteArguments,
+    Value as _, ValueRef as _,
+    sqlite::{SqliteArguments, SqliteQueryResult},
 };
 
 use super::gathered;
@@ -21,7 +22,7 @@ pub(crate) async fn run(
     for value in statement.values() {
         query = bound(query, value);
     }
-    gathered(connection.fetch_many(query), |done| done.rows_affected(), add).await
+    gathered(connection.fetch_many(query), SqliteQueryResult::rows_affected, add).await
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
