@@ -48,7 +48,7 @@
 //! # Where to go on
 //!
 //! - **The guide**: [who gets what](guide::identity), [stampedes](guide::stampede),
-//!   [invalidation](guide::invalidation), [many processes](guide::many_processes), [each header and directive](guide::headers).
+//!   [invalidation](guide::invalidation), [cached queries](guide::queries), [many processes](guide::many_processes), [each header and directive](guide::headers).
 //! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
 //! - **Conditional requests**: [`http::conditional`].
 //! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
@@ -62,7 +62,7 @@
 //!
 //! - `axum` (default): the module `axum`.
 //! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster.
-//! - `sql`, `sqlite`: the module `sql`, cached queries.
+//! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements of that builder, and of SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::*;
