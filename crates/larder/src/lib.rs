@@ -48,7 +48,7 @@
 //! # Where to go on
 //!
 //! - **The guide**: [who gets what](guide::identity), [stampedes](guide::stampede),
-//!   [invalidation](guide::invalidation), [cached queries](guide::queries), [many processes](guide::many_processes), [each header and directive](guide::headers).
+//!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes), [each header and directive](guide::headers).
 //! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
 //! - **Conditional requests**: [`http::conditional`].
 //! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
