@@ -9,13 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::PATIENCE;
 use larder::{
     Larder,
     sql::{Db, SqlxService},
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that ends with the test, also with one that fails.
 #[derive(Debug)]
@@ -54,7 +53,7 @@ impl Server {
         assert!(made.unwrap().success());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Self { child: run(&folder, port), port, folder };
-        server.listens();
+        server.answers("SELECT 1", |_| true);
         server
     }
 
@@ -71,24 +70,23 @@ impl Server {
     ///
     /// When it does not come back.
     pub fn crash(&self) {
-        let writer =
-            self.psql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'");
-        drop(Command::new("kill").args(["-KILL", &writer]).status());
-        std::thread::sleep(Duration::from_millis(100));
-        self.listens();
+        let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'";
+        let killed = self.psql(writer);
+        drop(Command::new("kill").args(["-KILL", &killed]).status());
+        self.answers(writer, |pid| !pid.is_empty() && pid != killed);
     }
 
     /// Starts after [`Server::stop`] on the same port, with what it had.
     pub fn start_again(&mut self) {
         self.child = run(&self.folder, self.port);
-        self.listens();
+        self.answers("SELECT 1", |_| true);
     }
 
-    fn listens(&self) {
+    /// Asks `statement` until the server gives an answer that is `expected`.
+    fn answers(&self, statement: &str, expected: impl Fn(&str) -> bool) {
         let began = Instant::now();
-        let ready = || self.psql_as("SELECT 1", Stdio::null()).is_some();
-        while !ready() {
-            assert!(began.elapsed() < PATIENCE, "the server does not start");
+        while !self.psql_as(statement, Stdio::null()).is_some_and(|answer| expected(&answer)) {
+            assert!(began.elapsed() < PATIENCE, "the server does not answer {statement}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -174,18 +172,4 @@ fn somebody() -> Option<(u32, u32)> {
         String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().unwrap()
     };
     (id(&["-u"]) == 0).then(|| (id(&["-u", "nobody"]), id(&["-g", "nobody"])))
-}
-
-/// Waits until it holds, and says for how long.
-///
-/// # Panics
-///
-/// When it took too long.
-pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Duration {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    began.elapsed()
 }

@@ -129,10 +129,8 @@ async fn every_page_shows_a_new_price_on_the_next_request(shop: &Shop) {
         for page in &pages {
             shop.get(page).await;
             // What the outbox tells once more may come in between.
-            tests::postgres::until(page, || async {
-                shop.get(page).await.cache_status().contains("hit")
-            })
-            .await;
+            tests::until(page, || async { shop.get(page).await.cache_status().contains("hit") })
+                .await;
         }
         shop.change(9, &format!("{{\"price_cents\": 7777{round}}}")).await;
         for page in &pages {
@@ -160,7 +158,7 @@ async fn on_postgres_every_page_shows_what_the_shop_and_what_psql_has_changed() 
         let change = format!("UPDATE products SET price_cents = 7777{round} WHERE id = 9");
         server.psql(&change);
         for page in &pages {
-            tests::postgres::until(page, || shows(&shop, page, round)).await;
+            tests::until(page, || shows(&shop, page, round)).await;
         }
     }
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -173,7 +171,7 @@ async fn on_postgres_every_page_shows_what_the_shop_and_what_psql_has_changed() 
     let page = other.get("/products/9").await;
     assert!(page.text.contains("777.76"), "{} {}", page.status, page.text);
     other.change(9, "{\"price_cents\": 77779}").await;
-    tests::postgres::until("what the other changed", || shows(&shop, "/products/9", 9)).await;
+    tests::until("what the other changed", || shows(&shop, "/products/9", 9)).await;
 }
 
 #[tokio::test]

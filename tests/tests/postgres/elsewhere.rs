@@ -12,7 +12,7 @@ use larder::{
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use crate::redis::server as redis;
-use tests::postgres::{Server, until};
+use tests::{postgres::Server, until};
 
 const SCHEMA: &str = "
     CREATE TABLE a (id bigint PRIMARY KEY, v bigint);

@@ -11,10 +11,9 @@ use std::{
 
 use larder::{Fill, Larder, Policy};
 use larder_redis::{Redis, WithRedis as _};
+pub(crate) use tests::{PATIENCE, until};
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
-/// Elections of a cluster may have to be held again on a machine with other things to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that ends with the test, also with one that fails.
 pub(crate) struct Server {
@@ -169,15 +168,6 @@ pub(crate) fn larder(redis: Redis) -> Larder {
 pub(crate) async fn load(larder: &Larder, value: u32) -> u32 {
     let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
-}
-
-/// Waits until it holds; whoever waits too long has failed.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 pub(crate) async fn synced(larder: &Larder) {

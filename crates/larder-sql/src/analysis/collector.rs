@@ -267,8 +267,7 @@ impl Visitor for Collector<'_> {
                     self.call(Purity::Unknown);
                     return ControlFlow::Continue(());
                 };
-                let known = self.catalog.and_then(|catalog| catalog.purity(&name));
-                self.call(known.unwrap_or_else(|| functions::of_name(&name)));
+                self.call(functions::of_name(&name, self.catalog));
                 self.not_relations.insert(name);
             }
             TableFactor::Table { sample: Some(_), .. } => {

@@ -19,18 +19,22 @@ pub(crate) enum Purity {
     Unknown,
 }
 
-/// What a call means. A function that a user has defined is what the database says of it, whatever its name.
+/// What a call means.
 pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> Purity {
-    if let Some(purity) = catalog.and_then(|catalog| catalog.purity(name)) {
-        return purity;
-    }
-    if OF_TIME.contains(&name) {
+    let is_described = catalog.is_some_and(|catalog| catalog.purity(name).is_some());
+    if !is_described && OF_TIME.contains(&name) {
         return if is_of_fixed_time(&function.args) { Purity::Pure } else { Purity::Volatile };
     }
-    of_name(name)
+    of_name(name, catalog)
 }
 
-pub(super) fn of_name(name: &str) -> Purity {
+/// What a function of this name is. One that a user has defined is what the database says of it, whatever its name.
+pub(super) fn of_name(name: &str, catalog: Option<&Catalog>) -> Purity {
+    catalog.and_then(|catalog| catalog.purity(name)).unwrap_or_else(|| listed(name))
+}
+
+/// What the lists say of a function.
+pub(crate) fn listed(name: &str) -> Purity {
     if PURE.contains(&name) {
         Purity::Pure
     } else if VOLATILE.contains(&name) {

@@ -53,6 +53,8 @@ mod collector;
 mod functions;
 mod pins;
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::functions::listed;
 pub(crate) use self::{
     functions::{Purity, is_moving_time},
     pins::{Operand, Pinned},
@@ -172,18 +174,6 @@ pub(crate) fn written_by(
         }
     }
     Some(tables)
-}
-
-/// Whether a function is in none of the lists.
-#[cfg(feature = "postgres")]
-pub(crate) fn is_unknown_function(name: &str) -> bool {
-    functions::of_name(name) == Purity::Unknown
-}
-
-/// Whether a function is known to give another answer each time, and to write nothing.
-#[cfg(feature = "postgres")]
-pub(crate) fn is_volatile_function(name: &str) -> bool {
-    functions::of_name(name) == Purity::Volatile
 }
 
 /// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.

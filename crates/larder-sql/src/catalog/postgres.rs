@@ -247,15 +247,12 @@ struct Function {
 impl Function {
     /// What is to be known of it besides the lists: those of users are what they were declared to be.
     fn purity(&self) -> Option<Purity> {
+        let listed = analysis::listed(&self.name);
         match self.volatility {
             0 => Some(Purity::Pure),
-            1 if self.is_of_users || analysis::is_unknown_function(&self.name) => {
-                Some(Purity::Reads)
-            }
+            1 if self.is_of_users || listed == Purity::Unknown => Some(Purity::Reads),
             2.. if self.is_by_hand => Some(Purity::Unknown),
-            2.. if self.is_of_users && !analysis::is_volatile_function(&self.name) => {
-                Some(Purity::Unknown)
-            }
+            2.. if self.is_of_users && listed != Purity::Volatile => Some(Purity::Unknown),
             _ => None,
         }
     }

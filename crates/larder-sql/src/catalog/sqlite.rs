@@ -7,7 +7,10 @@ use sqlparser::{
 use sqlx::{Row as _, SqlitePool};
 
 use super::{Catalog, Effect, KeyKind, Table, folded};
-use crate::analysis::{self, SqlDialect};
+use crate::{
+    analysis::{self, SqlDialect},
+    outbox::sqlite as outbox,
+};
 
 /// The tables, views, keys and triggers of the database, as it is now.
 pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
@@ -76,7 +79,7 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
         catalog.views.insert(folded(name), analysis::read_by(sql, SqlDialect::Sqlite));
     }
     for [_, name, table, sql] in of("trigger") {
-        if is_ours(name, table) {
+        if outbox::is_ours(name, table) {
             continue;
         }
         let effect = match body(sql) {
@@ -101,11 +104,6 @@ fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
     }
     let is_text = ["CHAR", "CLOB", "TEXT"].iter().any(|kind| declared.contains(kind));
     (is_text && collation == Some("BINARY")).then_some(KeyKind::Text)
-}
-
-/// Whether a trigger fills the outbox, which no query depends on.
-fn is_ours(name: &str, table: &str) -> bool {
-    ["insert", "update", "delete"].iter().any(|event| name == format!("larder_{event}_{table}"))
 }
 
 /// What a trigger does: all between its `BEGIN` and its `END`.

@@ -45,7 +45,7 @@ use crate::{
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
-mod sqlite;
+pub(crate) mod sqlite;
 
 /// The outbox of a database: what makes writes from elsewhere known. Given by [`Db::outbox`].
 ///

@@ -41,14 +41,14 @@ fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) 
     let names_rows = !key.is_empty();
     let names_written = names_rows && is_unique;
     let any = || vec!["NULL".to_owned()];
-    for event in ["insert", "update", "delete"] {
+    for event in EVENTS {
         let rows = match event {
             "insert" if names_written => vec![key_of("NEW")],
             "update" if names_written => vec![key_of("OLD"), key_of("NEW")],
             "delete" if names_rows => vec![key_of("OLD")],
             _ => any(),
         };
-        let (name, literal) = (quoted(&format!("larder_{event}_{table}")), literal(table));
+        let (name, literal) = (quoted(&trigger(event, table)), literal(table));
         write!(
             definition,
             "DROP TRIGGER IF EXISTS {name};\nCREATE TRIGGER {name} AFTER {event} ON {} BEGIN\n",
@@ -67,6 +67,16 @@ fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) 
         }
         definition.push_str("END;\n");
     }
+}
+
+/// The name of the trigger that hears of this event.
+fn trigger(event: &str, table: &str) -> String {
+    format!("larder_{event}_{table}")
+}
+
+/// Whether a trigger fills the outbox, which no query depends on.
+pub(crate) fn is_ours(name: &str, table: &str) -> bool {
+    EVENTS.iter().any(|event| name == trigger(event, table))
 }
 
 fn quoted(name: &str) -> String {
@@ -171,6 +181,7 @@ impl Claim for Claimed<'_> {
     }
 }
 
+const EVENTS: [&str; 3] = ["insert", "update", "delete"];
 /// How soon a commit of somebody else is seen.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
