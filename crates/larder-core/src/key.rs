@@ -82,17 +82,20 @@ impl KeyBuf {
     }
 
     /// Appends one part.
+    #[inline]
     pub fn push(&mut self, part: &[u8]) {
-        self.push_pieces(&[part]);
+        self.push_pieces([part]);
     }
 
     /// Appends one part that lies in several pieces.
-    pub fn push_pieces(&mut self, pieces: &[&[u8]]) {
+    #[inline]
+    pub fn push_pieces<const N: usize>(&mut self, pieces: [&[u8]; N]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let Ok(prefix) = u16::try_from(length) else {
             self.too_long = true;
             return;
         };
+        self.bytes.reserve(LENGTH_BYTES + length);
         self.bytes.extend_from_slice(&prefix.to_le_bytes());
         for piece in pieces {
             self.bytes.extend_from_slice(piece);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{Extensions, HeaderMap, Method, Request, Uri, header, request};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header, request};
 
 /// The head of a request, as closures of the layers see it.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +82,7 @@ impl Scheme {
             Self::OfUri if head.uri.scheme() == Some(&http::uri::Scheme::HTTPS) => "https",
             Self::OfUri => "http",
             Self::TrustForwarded => {
-                let claimed =
-                    head.headers.get("x-forwarded-proto").map(http::HeaderValue::as_bytes);
+                let claimed = head.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
                 if claimed.is_some_and(|claimed| claimed.eq_ignore_ascii_case(b"https")) {
                     "https"
                 } else {
@@ -109,9 +108,21 @@ pub(crate) struct AmbiguousHost;
 
 impl<'a> Address<'a> {
     pub(crate) fn of<U: FindUri>(head: &Head<'a>, scheme: Scheme) -> Result<Self, AmbiguousHost> {
+        let mut host = Host::default();
+        head.headers.get_all(header::HOST).iter().for_each(|line| host.note(line));
+        Self::at::<U>(host, head, scheme)
+    }
+
+    /// The address of a request whose `Host` was found already.
+    #[inline]
+    pub(crate) fn at<U: FindUri>(
+        host: Host<'a>,
+        head: &Head<'a>,
+        scheme: Scheme,
+    ) -> Result<Self, AmbiguousHost> {
         let uri = U::find(head);
         let scheme = scheme.of(head);
-        let authority = authority(head, scheme)?;
+        let authority = authority(head.uri, host, scheme)?;
         Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
     }
 
@@ -121,21 +132,40 @@ impl<'a> Address<'a> {
     }
 }
 
+/// What the lines of `Host` say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Host<'a> {
+    #[default]
+    Missing,
+    Line(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Host<'a> {
+    /// Takes note of a line.
+    pub(crate) fn note(&mut self, line: &'a HeaderValue) {
+        *self = match self {
+            Self::Missing => Self::Line(line),
+            Self::Line(_) | Self::Several => Self::Several,
+        };
+    }
+}
+
 /// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts.
 ///
 /// Source: RFC 9112, section 3.2.
-fn authority<'a>(head: &Head<'a>, scheme: &str) -> Result<Cow<'a, str>, AmbiguousHost> {
-    let in_uri = head.uri.authority().map(http::uri::Authority::as_str);
-    let mut lines = head.headers.get_all(header::HOST).iter();
-    let in_host = match lines.next() {
-        Some(host) => Some(host.to_str().map_err(|_| AmbiguousHost)?),
-        None => None,
+#[inline]
+fn authority<'a>(
+    uri: &'a Uri,
+    host: Host<'a>,
+    scheme: &str,
+) -> Result<Cow<'a, str>, AmbiguousHost> {
+    let in_host = match host {
+        Host::Missing => None,
+        Host::Line(line) => Some(normalised(line.to_str().map_err(|_| AmbiguousHost)?, scheme)),
+        Host::Several => return Err(AmbiguousHost),
     };
-    if lines.next().is_some() {
-        return Err(AmbiguousHost);
-    }
-    let [in_uri, in_host] =
-        [in_uri, in_host].map(|authority| authority.map(|text| normalised(text, scheme)));
+    let in_uri = uri.authority().map(|authority| normalised(authority.as_str(), scheme));
     match (in_uri, in_host) {
         (Some(uri), Some(host)) if uri != host => Err(AmbiguousHost),
         (Some(authority), _) | (None, Some(authority)) => Ok(authority),
@@ -143,7 +173,13 @@ fn authority<'a>(head: &Head<'a>, scheme: &str) -> Result<Cow<'a, str>, Ambiguou
     }
 }
 
+/// An authority in lower case and without the port that its scheme implies.
 pub(crate) fn normalised<'a>(authority: &'a str, scheme: &str) -> Cow<'a, str> {
+    // Most are, and one look at each byte tells.
+    let is_normal = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
+    if authority.bytes().all(is_normal) {
+        return Cow::Borrowed(authority);
+    }
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let authority = authority.strip_suffix(default_port).unwrap_or(authority);
     if authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -236,6 +272,9 @@ mod tests {
             ("http://a.example:80/x", &["a.example"], Scheme::Http, Ok("http://a.example")),
             ("http://a.example/x", &["b.example"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &["a.example", "b.example"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &["[::1]:80"], Scheme::Http, Ok("http://[::1]")),
+            ("/a", &["shop.example", "shop.example"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &["shop.\u{e9}xample"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &[], Scheme::Http, Ok("http://")),
         ];
         for (uri, hosts, scheme, expected) in rows {

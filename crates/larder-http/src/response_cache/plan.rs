@@ -24,7 +24,7 @@ use super::{
     template::Alike,
 };
 use crate::{
-    address::{Address, FindUri, Head},
+    address::{Address, FindUri, Head, Host},
     body::CacheBody,
     query_method::Content,
 };
@@ -153,7 +153,7 @@ impl Plan {
         if *head.method != Method::GET && !head_only && content.is_none() {
             return Admit::Bypass(Bypass::Method);
         }
-        let facts = self.facts(head.headers);
+        let (facts, host) = self.read(head.headers);
         let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
@@ -161,7 +161,7 @@ impl Plan {
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             return Admit::Bypass(bypass);
         }
-        let Ok(address) = Address::of::<U>(&head, self.options.scheme) else {
+        let Ok(address) = Address::at::<U>(host, &head, self.options.scheme) else {
             return Admit::Ambiguous;
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
@@ -284,9 +284,18 @@ impl Plan {
 
     /// The facts of a request's fields.
     pub(super) fn facts(&self, headers: &HeaderMap) -> Facts {
-        let mut facts = Facts::default();
-        for name in headers.keys() {
+        self.read(headers).0
+    }
+
+    /// The facts of a request's fields, and its host, found in one pass over them.
+    #[inline]
+    fn read<'a>(&self, headers: &'a HeaderMap) -> (Facts, Host<'a>) {
+        let (mut facts, mut host) = (Facts::default(), Host::default());
+        for (name, line) in headers {
             facts.read(name);
+            if name == header::HOST {
+                host.note(line);
+            }
         }
         let custom = &self.options.identity_fields;
         if !custom.is_empty() {
@@ -297,7 +306,7 @@ impl Plan {
             // All that is asked here is asked by the one user whose cache it is.
             (facts.identified, facts.authorized) = (false, false);
         }
-        facts
+        (facts, host)
     }
 
     /// Whether a layer that hides who asks hides `Authorization` too.
@@ -367,11 +376,11 @@ impl Plan {
     ) -> KeyBuf {
         let mut key = self.key(head, address, partition);
         if let Some(content) = query_content(head) {
-            key.push_pieces(&[b" of ", content.as_bytes()]);
+            key.push_pieces([b" of ", content.as_bytes()]);
         }
         match around {
-            Audience::Variant(of) => key.push_pieces(&[b" in ", of]),
-            Audience::Partition(of) => key.push_pieces(&[b" for ", of]),
+            Audience::Variant(of) => key.push_pieces([b" in ", of]),
+            Audience::Partition(of) => key.push_pieces([b" for ", of]),
             _ => {}
         }
         key
@@ -384,19 +393,19 @@ impl Plan {
 
     fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {
         let mut key = self.key_start.clone();
-        key.push_pieces(&[address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);
+        key.push_pieces([address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);
         key.push(address.path.as_bytes());
         match (self.options.query.filtered(address.query), address.query) {
             (Some(filtered), _) if filtered.is_empty() => key.push(b""),
-            (Some(filtered), _) => key.push_pieces(&[b"?", filtered.as_bytes()]),
-            (None, Some(query)) => key.push_pieces(&[b"?", query.as_bytes()]),
+            (Some(filtered), _) => key.push_pieces([b"?", filtered.as_bytes()]),
+            (None, Some(query)) => key.push_pieces([b"?", query.as_bytes()]),
             (None, None) => key.push(b""),
         }
         if let Some(partition) = partition {
-            key.push_pieces(&[b" by ", partition]);
+            key.push_pieces([b" by ", partition]);
         }
         for (_, value) in &self.options.vary_by {
-            key.push_pieces(&[b" as ", value(head).as_bytes()]);
+            key.push_pieces([b" as ", value(head).as_bytes()]);
         }
         key
     }

@@ -34,7 +34,7 @@ impl Search {
     /// Where a response lies that says this of its query.
     pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLong> {
         let mut key = KeyBuf::continued(self.base.as_bytes());
-        key.push_pieces(&[FOR_MANY, format!("{variance:?}").as_bytes()]);
+        key.push_pieces([FOR_MANY, format!("{variance:?}").as_bytes()]);
         key.push(&variance.normalised(self.query.as_deref()));
         key.finish()
     }

@@ -91,7 +91,7 @@ pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &Header
         key.push(name.as_str().as_bytes());
         // Absent is not the same as empty.
         match selecting_value(headers, name) {
-            Some(value) => key.push_pieces(&[b"=", &value]),
+            Some(value) => key.push_pieces([b"=", &value]),
             None => key.push(b""),
         }
     }
