@@ -135,7 +135,7 @@ fn unmet_answer<R>(unmet: &Unmet) -> Response<CacheBody<R>> {
 }
 
 fn has_conditions(headers: &HeaderMap) -> bool {
-    GUARDS.iter().chain(&SAVERS).any(|name| headers.contains_key(name))
+    headers.keys().any(|name| GUARDS.contains(name) || SAVERS.contains(name))
 }
 
 impl<S: fmt::Debug> fmt::Debug for Conditional<S> {
