@@ -12,7 +12,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
-use super::{layer::Options, requested::Around};
+use super::{layer::Options, requested::Entered};
 
 pin_project! {
     /// The response of an [`Invalidation`](super::Invalidation).
@@ -25,9 +25,10 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
-        Safe { #[pin] future: F, options: Arc<Options> },
+        // The options are absent only while it is polled, see `Entered`.
+        Safe { #[pin] future: F, around: Option<Arc<Options>> },
         // A safe request that waits for what its client has seen.
-        Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, options: Arc<Options> },
+        Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, around: Option<Arc<Options>> },
         Write { following: Following<R, E> },
     }
 }
@@ -37,15 +38,15 @@ where
     R: Send + 'static,
     E: Send + 'static,
 {
-    pub(super) fn safe(future: F, options: Arc<Options>) -> Self {
-        Self { state: State::Safe { future, options } }
+    pub(super) fn safe(future: F, around: Option<Arc<Options>>) -> Self {
+        Self { state: State::Safe { future, around } }
     }
 
     pub(super) fn waiting(
         waiting: impl Future<Output = Result<Response<R>, E>> + Send + 'static,
-        options: Arc<Options>,
+        around: Option<Arc<Options>>,
     ) -> Self {
-        Self { state: State::Waiting { waiting: Box::pin(waiting), options } }
+        Self { state: State::Waiting { waiting: Box::pin(waiting), around } }
     }
 
     pub(super) fn write(
@@ -65,12 +66,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProjection::Safe { future, options } => {
-                let _around = Around::enter(&options.larder);
+            StateProjection::Safe { future, around } => {
+                let _entered = Entered::new(around);
                 future.poll(cx)
             }
-            StateProjection::Waiting { waiting, options } => {
-                let _around = Around::enter(&options.larder);
+            StateProjection::Waiting { waiting, around } => {
+                let _entered = Entered::new(around);
                 waiting.as_mut().poll(cx)
             }
             StateProjection::Write { following } => following.poll(cx),

@@ -17,7 +17,7 @@ use super::{
     future::ResponseFuture,
     layer::Options,
     positions::ReadYourWrites,
-    requested::{Around, Requested},
+    requested::{Entered, Requested},
 };
 use crate::{
     address::{Address, FindUri, Head, normalised},
@@ -59,7 +59,7 @@ impl<S, U> Invalidation<S, U> {
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
-        ResponseFuture::waiting(waiting, Arc::clone(&self.options))
+        ResponseFuture::waiting(waiting, Some(Arc::clone(&self.options)))
     }
 }
 
@@ -89,8 +89,11 @@ where
             if let Some(position) = carried {
                 return self.after(position, request);
             }
-            let _around = Around::enter(&self.options.larder);
-            return ResponseFuture::safe(self.inner.call(request), Arc::clone(&self.options));
+            let mut around = Some(Arc::clone(&self.options));
+            let entered = Entered::new(&mut around);
+            let future = self.inner.call(request);
+            drop(entered);
+            return ResponseFuture::safe(future, around);
         }
         let larder = &self.options.larder;
         larder.tick();

@@ -149,3 +149,39 @@ async fn what_is_asked_for_after_the_head_acts_by_itself() {
     assert!(larder.close(Duration::from_secs(5)).await);
     assert!(was_invalid(&larder, "x", "t").await);
 }
+
+#[tokio::test]
+async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterwards() {
+    let [outside, inside] = [larder(), larder()];
+    let expected = inside.clone();
+    let is_around = move |larder: &Larder| Requested::current().is_some_and(|it| it.is_of(larder));
+    let inner = service_fn(move |_: Request<Empty<Bytes>>| {
+        assert!(is_around(&expected), "in the call");
+        let expected = expected.clone();
+        async move {
+            assert!(is_around(&expected), "when polled first");
+            tokio::task::yield_now().await;
+            assert!(is_around(&expected), "when polled again");
+            Ok::<_, Infallible>(Response::new(()))
+        }
+    });
+    let nested = InvalidationLayer::as_received(&inside).layer(inner);
+    let (outer, between) = (outside.clone(), outside.clone());
+    let looks = tower::service_fn(move |request: Request<Empty<Bytes>>| {
+        let called = nested.clone().call(request);
+        assert!(is_around(&between), "after the inner call");
+        let between = between.clone();
+        let mut called = Box::pin(called);
+        std::future::poll_fn(move |cx| {
+            let polled = called.as_mut().poll(cx);
+            assert!(is_around(&between), "after each inner poll");
+            polled
+        })
+    });
+    let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
+    let mut answer = Box::pin(InvalidationLayer::as_received(&outer).layer(looks).oneshot(get));
+    while futures_util::poll!(&mut answer).is_pending() {
+        assert!(Requested::current().is_none(), "nothing is around a task that waits");
+    }
+    assert!(Requested::current().is_none());
+}
