@@ -45,7 +45,7 @@ struct World {
     row: AtomicU64,
     registry: Registry,
     memory: Memory,
-    flights: Arc<Flights>,
+    flights: Flights,
     origin: Origin,
 }
 
@@ -61,7 +61,7 @@ impl World {
             row: AtomicU64::new(0),
             registry: Registry::new(options),
             memory: Memory::new(1 << 20, Eviction::Lru),
-            flights: Arc::new(Flights::new()),
+            flights: Flights::new(),
             origin: Origin::random(),
         })
     }

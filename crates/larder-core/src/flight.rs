@@ -51,7 +51,8 @@ impl fmt::Debug for Progress {
 /// All flights of a larder.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    shards: Box<[Shard]>,
+    /// Each counted by itself: one counter for all would be a line of memory that every flight writes.
+    shards: Box<[Arc<Shard>]>,
 }
 
 type Shard = Mutex<HashTable<Arc<Flight>>>;
@@ -90,14 +91,14 @@ pub enum Joined {
 
 impl Flights {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect() }
     }
 
     /// Leads a flight for the key, or waits for the one under way.
     ///
     /// `oldest` is the earliest moment at which a flight may have begun to be joined.
     pub(crate) fn join(
-        self: &Arc<Self>,
+        &self,
         (hash, key): (u64, &Key),
         scope: &Scope,
         arrived: u64,
@@ -107,7 +108,8 @@ impl Flights {
         if scope.is_part_of(key) {
             return Joined::Alone;
         }
-        let mut flights = self.shard(hash).lock();
+        let shard = self.shard(hash);
+        let mut flights = shard.lock();
         let place = flights.entry(hash, |flight| flight.key == *key, |flight| flight.hash);
         let flight = match place {
             hash_table::Entry::Occupied(flight)
@@ -128,24 +130,17 @@ impl Flights {
                 flight
             }
         };
-        Joined::Lead(Lead { flights: Arc::clone(self), flight, held: None, alone: false })
+        drop(flights);
+        Joined::Lead(Lead { shard: Some(Arc::clone(shard)), flight, held: None })
     }
 
     /// Leads a flight that nobody joins.
-    pub(crate) fn alone(self: &Arc<Self>, key: &Key, scope: &Scope, now: Moment) -> Lead {
+    pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Lead {
         let flight = Flight::new(key, 0, scope, now);
-        Lead { flights: Arc::clone(self), flight, held: None, alone: true }
+        Lead { shard: None, flight, held: None }
     }
 
-    /// Takes a flight out of its place, unless another has taken it.
-    fn remove(&self, flight: &Arc<Flight>) {
-        let mut flights = self.shard(flight.hash).lock();
-        if let Ok(same) = flights.find_entry(flight.hash, |other| Arc::ptr_eq(other, flight)) {
-            same.remove();
-        }
-    }
-
-    fn shard(&self, hash: u64) -> &Shard {
+    fn shard(&self, hash: u64) -> &Arc<Shard> {
         // The table itself goes by the low bits and the topmost seven.
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
@@ -158,11 +153,11 @@ impl Flights {
 /// The place of whoever asks the origin. Dropping it lets all who wait try again.
 #[derive(Debug)]
 pub struct Lead {
-    flights: Arc<Flights>,
+    /// Where others find the flight; none for one that nobody joins, and once it has ended.
+    shard: Option<Arc<Shard>>,
     flight: Arc<Flight>,
     /// The lease by which no other process fills the same.
     held: Option<Held>,
-    alone: bool,
 }
 
 impl Lead {
@@ -172,7 +167,7 @@ impl Lead {
 
     /// Whether nobody may join.
     pub(crate) fn is_alone(&self) -> bool {
-        self.alone
+        self.shard.is_none()
     }
 
     pub(crate) fn hold(&mut self, held: Held) {
@@ -195,11 +190,21 @@ impl Lead {
         self.end(landing);
     }
 
+    /// Takes the flight out of its place, unless another has taken it.
+    fn leave(&mut self) {
+        let Some(shard) = self.shard.take() else { return };
+        let mut flights = shard.lock();
+        let is_this = |other: &Arc<Flight>| Arc::ptr_eq(other, &self.flight);
+        if let Ok(this) = flights.find_entry(self.flight.hash, is_this) {
+            this.remove();
+        }
+    }
+
     fn end(&mut self, landing: Landing) {
         if let Some(held) = self.held.take() {
             held.give_back(&landing);
         }
-        self.flights.remove(&self.flight);
+        self.leave();
         // Nobody is there to be told, and nobody can come any more.
         let Some(progress) = self.flight.progress.get() else { return };
         progress.send_if_modified(|progress| {
@@ -259,4 +264,4 @@ impl Wait {
     }
 }
 
-const SHARDS: usize = 32;
+const SHARDS: usize = 64;

@@ -492,6 +492,16 @@ impl Larder {
         }
     }
 
+    /// Counts with the meter of a named cache.
+    #[inline]
+    pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
+        let observer = &self.engine.observer;
+        match self.namespace.is_empty() {
+            true => observer.with_meter(name, act),
+            false => observer.with_meter(&format!("{}/{name}", self.namespace), act),
+        }
+    }
+
     /// Nothing yet of the bytes that all running fills share.
     pub fn fill_bytes(&self) -> TakenBytes {
         TakenBytes::none(&self.engine.fill_bytes)

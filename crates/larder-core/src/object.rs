@@ -1,6 +1,6 @@
 //! Cache-aside for values: look, else load once and keep.
 
-use std::{any::Any, fmt, future::Future, io, panic, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, future::Future, io, panic, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -179,16 +179,18 @@ pub(crate) trait Kept: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Kept for T {}
 
 /// One call of [`Larder::get_or_load`].
+///
+/// It borrows its larder until it has to outlive its caller: the counters of a handle are shared by all threads,
+/// and a hit should not touch what they fight over.
 #[derive(Clone)]
-struct Call {
-    larder: Larder,
+struct Call<'a> {
+    larder: Cow<'a, Larder>,
     key: Key,
     hash: u64,
     policy: Policy,
     kind: Kind,
     name: String,
     scope: Scope,
-    meter: Arc<Meter>,
     began: Moment,
 }
 
@@ -219,22 +221,22 @@ where
         key.push(of);
     }
     let key = key.finish().map_err(LoadError::Key)?;
-    let meter = larder.meter(&policy.name);
     let hash = larder.hash(key.as_bytes());
-    let call = Call { larder: larder.clone(), key, hash, policy, kind, name, scope, meter, began };
+    let larder = Cow::Borrowed(larder);
+    let call = Call { larder, key, hash, policy, kind, name, scope, began };
     if audience == Audience::Unknown {
-        call.meter.record(Event::Bypass("identified"), began);
+        call.record(Event::Bypass("identified"), began);
         return call.alone(load).await;
     }
     if !caught_up || call.scope.distrusts() {
         let call = Call { scope: call.scope.clone().distrusting(), ..call };
-        call.meter.record(Event::Bypass("unsynchronised"), began);
+        call.record(Event::Bypass("unsynchronised"), began);
         return call.alone(load).await;
     }
     call.answer(load).await
 }
 
-impl Call {
+impl Call<'_> {
     async fn answer<T, E, F, Fut>(&self, load: F) -> Result<Arc<T>, LoadError<E>>
     where
         T: Kept,
@@ -267,8 +269,23 @@ impl Call {
                 return Ok(value);
             }
         }
-        self.meter.record(Event::Miss, self.began);
+        self.record(Event::Miss, self.began);
         self.alone(load).await
+    }
+
+    /// This call, for a task that may outlive its caller.
+    fn detached(&self) -> Call<'static> {
+        let Self { larder, key, hash, policy, kind, name, scope, began } = self.clone();
+        let larder = Cow::Owned(larder.into_owned());
+        Call { larder, key, hash, policy, kind, name, scope, began }
+    }
+
+    fn metered<R>(&self, act: impl FnOnce(&Meter) -> R) -> R {
+        self.larder.with_meter(&self.policy.name, act)
+    }
+
+    fn record(&self, event: Event, now: Moment) {
+        self.metered(|meter| meter.record(event, now));
     }
 
     /// What memory has.
@@ -285,27 +302,24 @@ impl Call {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
                 self.larder.note_hit(&entry);
-                self.meter.record(Event::Hit, now);
-                if self.meter.samples_hit() {
-                    self.meter.record_hit_time(self.larder.now().since(self.began));
-                }
+                self.metered(|meter| meter.record_hit(self.began, || self.larder.now()));
                 Found::Fresh(value)
             }
             Standing::WhileRevalidating => {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, true);
-                self.meter.record(Event::StaleHit, now);
+                self.record(Event::StaleHit, now);
                 Found::Stale(entry, value)
             }
             Standing::OnError => Found::OnError(entry),
             Standing::Invalid => {
-                self.meter.record(Event::Invalid, now);
+                self.record(Event::Invalid, now);
                 self.larder.remove(&entry);
                 Found::Nothing
             }
             // Loaders are not asked whether a value is still current.
             Standing::ToRevalidate | Standing::Expired => {
-                self.meter.record(Event::Expired, now);
+                self.record(Event::Expired, now);
                 Found::Nothing
             }
         })
@@ -329,7 +343,7 @@ impl Call {
             {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
-                self.meter.record(Event::Collapsed, now);
+                self.record(Event::Collapsed, now);
                 Waited::Taken(value)
             }
             Landing::Landed(_) | Landing::Failed => Waited::Again,
@@ -355,17 +369,17 @@ impl Call {
             return Ok(value);
         }
         if let Some(entry) = self.fetch::<T>(&mut lead).await {
-            self.meter.record(Event::SharedHit, self.larder.now());
+            self.record(Event::SharedHit, self.larder.now());
             let value = self.value(&entry)?;
             self.add_to_whole(&entry, false);
             lead.land(Landing::Landed(entry));
             return Ok(value);
         }
-        self.meter.record(Event::Miss, self.began);
+        self.record(Event::Miss, self.began);
         if self.policy.tiers.in_memory().is_some() {
             self.larder.note_miss(self.hash);
         }
-        let call = self.clone();
+        let call = self.detached();
         let filling = async move { call.fill(lead, load).await };
         match self.larder.spawn(filling.in_current_span()).await {
             Ok(Ok((value, entry))) => {
@@ -410,18 +424,18 @@ impl Call {
         let value = match tokio::time::timeout(deadline, loading).await {
             Ok(Ok(value)) => value,
             Ok(Err(error)) => {
-                self.meter.record(Event::Failed("loader"), self.larder.now());
+                self.record(Event::Failed("loader"), self.larder.now());
                 self.add_unkept(&fill, &scope, "failed-part");
                 return Err(LoadError::Failed(Arc::new(error)));
             }
             Err(_) => {
-                self.meter.record(Event::Failed("deadline"), self.larder.now());
+                self.record(Event::Failed("deadline"), self.larder.now());
                 self.add_unkept(&fill, &scope, "failed-part");
                 return Err(LoadError::TimedOut { deadline });
             }
         };
         let now = self.larder.now();
-        self.meter.record_fill_time(now.since(self.began));
+        self.metered(|meter| meter.record_fill_time(now.since(self.began)));
         let object = Object::new(value);
         let value = Arc::clone(&object.value);
         match self.keep(object, &fill.wishes(), &scope, now) {
@@ -430,7 +444,7 @@ impl Call {
                 Ok((value, Some(entry)))
             }
             Err(why) => {
-                self.meter.record(Event::Refused(why), now);
+                self.record(Event::Refused(why), now);
                 self.add_unkept(&fill, &scope, "unkept-part");
                 lead.land(Landing::Unshared(why));
                 Ok((value, None))
@@ -468,7 +482,7 @@ impl Call {
             true => Event::Stored,
             false => Event::Refused("overtaken"),
         };
-        self.meter.record(event, now);
+        self.record(event, now);
         Ok(entry)
     }
 
@@ -481,13 +495,13 @@ impl Call {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some(permit) = self.larder.refresh_permit() else {
-            self.meter.record(Event::Failed("refresh-budget"), self.began);
+            self.record(Event::Failed("refresh-budget"), self.began);
             return;
         };
         let arrived = self.scope.stamp().local;
         let joined = self.larder.join((self.hash, stale.key()), &self.scope, arrived);
         if let Joined::Lead(mut lead) = joined {
-            let call = self.clone();
+            let call = self.detached();
             let refreshing = async move {
                 // Another process may have renewed it.
                 let fetched = match call.policy.lease {
@@ -535,7 +549,7 @@ impl Call {
             return None;
         }
         self.add_to_whole(&entry, true);
-        self.meter.record(Event::StaleOnError, now);
+        self.record(Event::StaleOnError, now);
         entry.value::<Object<T>>().map(|object| Arc::clone(&object.value))
     }
 

@@ -1,6 +1,14 @@
 //! What the bytes of a value look like, so that two programs never read each other's by mistake.
 
-use std::{any::TypeId, collections::HashMap, fmt, panic::catch_unwind};
+use std::{
+    any::TypeId,
+    array,
+    cell::RefCell,
+    collections::HashMap,
+    fmt::{self, Write as _},
+    panic::catch_unwind,
+    sync::LazyLock,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,14 +33,23 @@ impl Schema {
     /// type refuses those, as one that checks what it reads, what lies behind is not seen: two versions that differ
     /// only there need another [`version`](crate::LarderBuilder::version).
     pub fn of<T: DeserializeOwned + 'static>() -> Self {
-        static KNOWN: Mutex<Option<HashMap<TypeId, Schema>>> = Mutex::new(None);
-        let id = TypeId::of::<T>();
-        if let Some(schema) = KNOWN.lock().get_or_insert_default().get(&id) {
-            return *schema;
+        static KNOWN: LazyLock<Mutex<HashMap<TypeId, Schema>>> = LazyLock::new(Mutex::default);
+        thread_local! {
+            // Each thread has a copy, so that no hit takes a lock for what never changes.
+            static COPY: RefCell<HashMap<TypeId, Schema>> = RefCell::default();
         }
-        // Not under the lock: reading runs code of the type.
-        let schema = Self::named(&described::<T>());
-        KNOWN.lock().get_or_insert_default().insert(id, schema);
+        let id = TypeId::of::<T>();
+        if let Some(schema) = COPY.with_borrow(|copy| copy.get(&id).copied()) {
+            return schema;
+        }
+        let known = KNOWN.lock().get(&id).copied();
+        let schema = known.unwrap_or_else(|| {
+            // Not under the lock: reading runs code of the type.
+            let schema = Self::named(&described::<T>());
+            KNOWN.lock().insert(id, schema);
+            schema
+        });
+        COPY.with_borrow_mut(|copy| copy.insert(id, schema));
         schema
     }
 
@@ -40,11 +57,17 @@ impl Schema {
     pub fn named(name: &str) -> Self {
         Self(xxh3_64(name.as_bytes()))
     }
+
+    /// What stands for it in the names of a store. Not through a formatter: each read of a store makes one.
+    pub(crate) fn digits(self) -> [char; 16] {
+        let nibbles = array::from_fn(|at| (self.0 >> (60 - 4 * at)) as u32 & 15);
+        nibbles.map(|nibble: u32| char::from_digit(nibble, 16).expect("four bits are one digit"))
+    }
 }
 
 impl fmt::Display for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        self.digits().into_iter().try_for_each(|digit| f.write_char(digit))
     }
 }
 
@@ -103,6 +126,13 @@ mod tests {
     /// The name of the module is all that tells the two apart, besides a type deep inside.
     fn shape<T: DeserializeOwned>() -> String {
         described::<T>().replace("::before::", "::").replace("::after::", "::")
+    }
+
+    #[test]
+    fn the_digits_are_those_of_the_number() {
+        let schema = Schema(0x0123_4567_89ab_cdef);
+        assert_eq!(schema.to_string(), format!("{:016x}", schema.0));
+        assert_eq!(String::from_iter(schema.digits()), schema.to_string());
     }
 
     #[test]

@@ -6,11 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,7 +21,7 @@ use crate::{
     envelope::{Codec, Header, Unreadable},
     key::Key,
     lifetime::Ends,
-    observe::SharedStats,
+    observe::{SharedStats, striped::Striped},
     registry::{Marks, Reach},
     schema::Schema,
     store::{Store, StoreError},
@@ -51,18 +47,21 @@ pub(crate) struct Shared {
     writes: Arc<Semaphore>,
     /// The entries that are on their way, by their numbers; the end of a sender is the end of the write.
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
-    counts: Counts,
+    counts: Striped<COUNTED>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    writes: AtomicU64,
-    errors: AtomicU64,
-    corrupt: AtomicU64,
-    dropped: AtomicU64,
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+enum Count {
+    Hit,
+    Miss,
+    Write,
+    Error,
+    Corrupt,
+    Dropped,
 }
+
+const COUNTED: usize = Count::Dropped as usize + 1;
 
 impl Shared {
     pub(crate) fn new(store: Arc<dyn Store>, codec: Codec) -> Self {
@@ -71,19 +70,20 @@ impl Shared {
             codec,
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             under_way: Mutex::default(),
-            counts: Counts::default(),
+            counts: Striped::default(),
         }
     }
 
     pub(crate) fn stats(&self) -> SharedStats {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let sums = self.counts.sums();
+        let of = |what: Count| sums[what as usize];
         SharedStats {
-            hits: of(&self.counts.hits),
-            misses: of(&self.counts.misses),
-            writes: of(&self.counts.writes),
-            errors: of(&self.counts.errors),
-            corrupt: of(&self.counts.corrupt),
-            dropped: of(&self.counts.dropped),
+            hits: of(Count::Hit),
+            misses: of(Count::Miss),
+            writes: of(Count::Write),
+            errors: of(Count::Error),
+            corrupt: of(Count::Corrupt),
+            dropped: of(Count::Dropped),
         }
     }
 
@@ -104,12 +104,12 @@ impl Shared {
             Ok((header, payload)) => self.judge(engine, wanted, header, payload, stamp, decode),
             Err(Unreadable::OtherVersion) => None,
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
-                count(&self.counts.corrupt);
+                self.count(Count::Corrupt);
                 self.forget(&name).await;
                 None
             }
         };
-        count(if entry.is_some() { &self.counts.hits } else { &self.counts.misses });
+        self.count(if entry.is_some() { Count::Hit } else { Count::Miss });
         entry
     }
 
@@ -145,14 +145,16 @@ impl Shared {
             return None;
         }
         let Some(value) = decode(payload) else {
-            count(&self.counts.corrupt);
+            self.count(Count::Corrupt);
             return None;
         };
         // The log's number stays that of the fill; ours is that of this promotion.
         let stamp = crate::Stamp { log: Some(header.filled), ..stamp };
         let origins = Origins {
             hash: engine.memory.hash(key.as_bytes()),
-            id: engine.memory.next_id(),
+            // A number tells apart what memory holds and what is on its way to the store; what comes from there and
+            // stays out of memory is neither.
+            id: if tiers.in_memory().is_some() { engine.memory.next_id() } else { 0 },
             ends,
             stamp,
             marks: Marks::new(stamp, &places),
@@ -171,7 +173,7 @@ impl Shared {
             return;
         }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
-            count(&self.counts.dropped);
+            self.count(Count::Dropped);
             return;
         };
         let lifetime = entry.ends().served_until().since(engine.clock.now()).min(longest);
@@ -179,6 +181,7 @@ impl Shared {
             return;
         }
         let filled_at = engine.clock.wall(entry.ends().filled);
+        debug_assert_ne!(entry.id, 0, "what came from the store is not written to it again");
         let (written, under_way) = watch::channel(());
         self.under_way.lock().insert(entry.id, under_way);
         let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
@@ -221,9 +224,9 @@ impl Shared {
     async fn write(&self, name: &str, bytes: Bytes, lifetime: Duration) {
         match tokio::time::timeout(WRITE_DEADLINE, self.store.set(name, bytes, lifetime)).await {
             Ok(written) => self.note(written),
-            Err(_) => count(&self.counts.errors),
+            Err(_) => self.count(Count::Error),
         }
-        count(&self.counts.writes);
+        self.count(Count::Write);
     }
 
     /// The end of the write of an entry, if it is on its way.
@@ -246,22 +249,26 @@ impl Shared {
             Ok(Ok(Some(found))) => return Some(found),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => self.note(Err(error)),
-            Err(_) => count(&self.counts.errors),
+            Err(_) => self.count(Count::Error),
         }
-        count(&self.counts.misses);
+        self.count(Count::Miss);
         None
     }
 
     async fn forget(&self, name: &str) {
         match tokio::time::timeout(READ_DEADLINE, self.store.remove(name)).await {
             Ok(removed) => self.note(removed),
-            Err(_) => count(&self.counts.errors),
+            Err(_) => self.count(Count::Error),
         }
+    }
+
+    fn count(&self, what: Count) {
+        self.counts.count(what as usize);
     }
 
     fn note(&self, done: Result<(), StoreError>) {
         if let Err(error) = done {
-            count(&self.counts.errors);
+            self.count(Count::Error);
             tracing::debug!(target: "larder", %error, "the shared store failed");
         }
     }
@@ -270,12 +277,9 @@ impl Shared {
 /// Where an entry lies: what another type has written under the same key lies elsewhere.
 fn place(key: &Key, schema: Schema) -> String {
     let mut place = key.store_key();
-    write!(place, ":{schema}").expect("a string takes whatever is written to it");
+    place.push(':');
+    place.extend(schema.digits());
     place
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// From this weight on an entry is compressed and sealed away from the threads of requests.

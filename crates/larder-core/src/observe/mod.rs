@@ -4,20 +4,20 @@
 //! or of a counter.
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::{
     histogram::Histogram,
+    striped::Striped,
     window::{Reading, Window},
 };
 use crate::clock::Moment;
@@ -25,6 +25,7 @@ pub use stats::{CacheStats, Counted, Latency, LogStats, MemoryStats, SharedStats
 
 mod histogram;
 mod stats;
+pub(crate) mod striped;
 mod window;
 
 /// What can happen to a request for an entry, and to an entry.
@@ -107,7 +108,7 @@ const EVENTS: usize = 12;
 #[derive(Debug)]
 pub struct Meter {
     name: Arc<str>,
-    stripes: [CachePadded<[AtomicU64; EVENTS]>; STRIPES],
+    events: Striped<EVENTS>,
     reasons: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     hits: Histogram,
     fills: Histogram,
@@ -120,7 +121,7 @@ impl Meter {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            stripes: std::array::from_fn(|_| CachePadded::default()),
+            events: Striped::default(),
             reasons: Mutex::default(),
             hits: Histogram::new(),
             fills: Histogram::new(),
@@ -136,7 +137,7 @@ impl Meter {
         if self.window.is_over(now) {
             self.window.turn(now, || self.reading());
         }
-        stripe(&self.stripes)[event.place()].fetch_add(1, Ordering::Relaxed);
+        self.events.count(event.place());
         #[cfg(feature = "metrics")]
         self.exported[event.place()].increment(1);
         if !matches!(event, Event::Hit) {
@@ -144,16 +145,13 @@ impl Meter {
         }
     }
 
-    /// Whether the duration of this hit should be measured: of one in 64, since a look at the clock costs
-    /// as much as the look-up.
+    /// Counts a hit, and of one in 64 how long it took: a look at the clock costs as much as the look-up.
     #[inline]
-    pub fn samples_hit(&self) -> bool {
-        stripe(&self.stripes)[Event::Hit.place()].load(Ordering::Relaxed).is_multiple_of(64)
-    }
-
-    /// Counts how long a hit took.
-    pub fn record_hit_time(&self, took: Duration) {
-        self.hits.record(took);
+    pub fn record_hit(&self, began: Moment, now: impl FnOnce() -> Moment) {
+        self.record(Event::Hit, began);
+        if self.events.of_this_thread(Event::Hit.place()).is_multiple_of(64) {
+            self.hits.record(now().since(began));
+        }
     }
 
     /// Counts how long a fill took.
@@ -172,12 +170,7 @@ impl Meter {
     }
 
     fn reading(&self) -> Reading {
-        let mut events = [0; EVENTS];
-        for stripe in &self.stripes {
-            for (sum, count) in events.iter_mut().zip(stripe.iter()) {
-                *sum += count.load(Ordering::Relaxed);
-            }
-        }
+        let events = self.events.sums();
         Reading { events, hits: self.hits.counts(), fills: self.fills.counts() }
     }
 
@@ -213,7 +206,9 @@ fn exported(name: &str) -> [metrics::Counter; EVENTS] {
 /// All meters of a larder, and what is counted for it as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    meters: Mutex<BTreeMap<Arc<str>, Arc<Meter>>>,
+    /// Replaced as a whole when a name is new: to look one up is no lock that threads would fight over.
+    meters: ArcSwap<Meters>,
+    naming: Mutex<()>,
     invalidations: AtomicU64,
     queued: AtomicU64,
 }
@@ -222,13 +217,31 @@ impl Observer {
     /// The meter of a cache; the same for the same name. A thousand names are told apart, the rest share
     /// one: names are meant for layers and call sites, not for users.
     pub(crate) fn meter(&self, name: &str) -> Arc<Meter> {
-        let mut meters = self.meters.lock();
-        if let Some(meter) = meters.get(name) {
+        let known = self.meters.load().of(name).map(Arc::clone);
+        known.unwrap_or_else(|| self.named(name))
+    }
+
+    /// Counts with the meter of a cache, whose own counter stays untouched: on a hit it is one that all
+    /// threads share.
+    #[inline]
+    pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
+        match self.meters.load().of(name) {
+            Some(meter) => act(meter),
+            None => act(&self.named(name)),
+        }
+    }
+
+    #[cold]
+    fn named(&self, name: &str) -> Arc<Meter> {
+        let _naming = self.naming.lock();
+        let known = self.meters.load_full();
+        // Another may have named it meanwhile, or the last name there was room for.
+        if let Some(meter) = known.of(name) {
             return Arc::clone(meter);
         }
-        let name = if meters.len() < MAX_METERS { name } else { "(other)" };
-        let meter = meters.entry(name.into()).or_insert_with(|| Arc::new(Meter::new(name)));
-        Arc::clone(meter)
+        let meter = Arc::new(Meter::new(name));
+        self.meters.store(Arc::new(known.with(name, &meter)));
+        meter
     }
 
     /// Counts an invalidation.
@@ -261,17 +274,71 @@ impl Observer {
     }
 
     pub(crate) fn stats(&self, now: Moment) -> Vec<CacheStats> {
-        self.meters.lock().values().map(|meter| meter.stats(now)).collect()
+        self.meters.load().all().map(|meter| meter.stats(now)).collect()
     }
 }
 
-fn stripe<T>(stripes: &[T; STRIPES]) -> &T {
-    thread_local! {
-        static STRIPE: Cell<usize> = Cell::new(NEXT_STRIPE.fetch_add(1, Ordering::Relaxed) % STRIPES);
-    }
-    &stripes[STRIPE.get()]
+/// The meters by their names.
+#[derive(Debug, Default)]
+struct Meters {
+    named: BTreeMap<Arc<str>, Arc<Meter>>,
+    /// That of all names for which there was no room.
+    others: Option<Arc<Meter>>,
 }
 
-const STRIPES: usize = 8;
+impl Meters {
+    fn of(&self, name: &str) -> Option<&Arc<Meter>> {
+        self.named.get(name).or(self.others.as_ref())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Meter>> {
+        self.named.values().chain(&self.others)
+    }
+
+    /// These and one more. With the last that there is room for comes the one of all others.
+    fn with(&self, name: &str, meter: &Arc<Meter>) -> Self {
+        let mut named = self.named.clone();
+        named.insert(name.into(), Arc::clone(meter));
+        let others = (named.len() >= MAX_METERS).then(|| Arc::new(Meter::new("(other)")));
+        Self { named, others }
+    }
+}
+
 const MAX_METERS: usize = 1000;
-static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beyond_those_there_is_room_for_share_a_meter_and_cost_no_new_map() {
+        let observer = Observer::default();
+        let meter = |number: usize| observer.meter(&format!("cache {number}"));
+        let first = meter(0);
+        (1..MAX_METERS).for_each(|number| drop(meter(number)));
+        assert!(Arc::ptr_eq(&meter(0), &first), "the same for the same name");
+        assert!(!Arc::ptr_eq(&meter(MAX_METERS - 1), &first), "the last has one of its own");
+        let known = observer.meters.load_full();
+        let others = meter(MAX_METERS);
+        assert!(Arc::ptr_eq(&others, &meter(MAX_METERS + 1)));
+        observer.with_meter("yet another", |meter| meter.record(Event::Miss, Moment::START));
+        assert!(Arc::ptr_eq(&known, &observer.meters.load_full()));
+        let stats = observer.stats(Moment::START);
+        assert_eq!(stats.len(), MAX_METERS + 1);
+        assert_eq!(stats.iter().map(|cache| cache.total.misses).sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn threads_that_name_caches_at_once_lose_none() {
+        let observer = Observer::default();
+        let name_all = || {
+            let names = (0..100).map(|number| format!("cache {number}"));
+            names.map(|name| observer.meter(&name)).collect::<Vec<_>>()
+        };
+        let [one, other] = std::thread::scope(|scope| {
+            [scope.spawn(name_all), scope.spawn(name_all)].map(|naming| naming.join().unwrap())
+        });
+        assert!(one.iter().zip(&other).all(|(one, other)| Arc::ptr_eq(one, other)));
+        assert_eq!(observer.stats(Moment::START).len(), 100);
+    }
+}

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
-    AnyEntry, Audience, Consistency, Event, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter,
-    Moment, Standing, Tag, Wanted,
+    AnyEntry, Audience, Consistency, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter, Moment,
+    Standing, Tag, Wanted,
 };
 use larder_semantics::{
     reuse::{Aged, Demands},
@@ -229,10 +229,7 @@ impl Plan {
     }
 
     pub(super) fn count_hit(&self, began: Moment) {
-        self.meter.record(Event::Hit, began);
-        if self.meter.samples_hit() {
-            self.meter.record_hit_time(self.larder.now().since(began));
-        }
+        self.meter.record_hit(began, || self.larder.now());
     }
 
     /// Whether whoever asks may have this response: a request that says who asks gets only what is for

@@ -1,0 +1,69 @@
+//! Counters that threads do not fight over.
+
+use std::{
+    array,
+    cell::Cell,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use crossbeam_utils::CachePadded;
+
+/// `N` counters, each in several lines of memory. Counting is one addition to a line of the thread's own;
+/// only who reads them looks at all lines.
+#[derive(Debug)]
+pub(crate) struct Striped<const N: usize>([CachePadded<[AtomicU64; N]>; STRIPES]);
+
+impl<const N: usize> Default for Striped<N> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| CachePadded::new(array::from_fn(|_| AtomicU64::new(0)))))
+    }
+}
+
+impl<const N: usize> Striped<N> {
+    /// Adds one to the counter at `place`.
+    #[inline]
+    pub(crate) fn count(&self, place: usize) {
+        self.mine()[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What this thread, and those that share its line, have counted at `place`.
+    #[inline]
+    pub(crate) fn of_this_thread(&self, place: usize) -> u64 {
+        self.mine()[place].load(Ordering::Relaxed)
+    }
+
+    /// What all have counted.
+    pub(crate) fn sums(&self) -> [u64; N] {
+        array::from_fn(|place| {
+            self.0.iter().map(|stripe| stripe[place].load(Ordering::Relaxed)).sum()
+        })
+    }
+
+    #[inline]
+    fn mine(&self) -> &[AtomicU64; N] {
+        thread_local! {
+            static STRIPE: Cell<usize> =
+                Cell::new(NEXT_STRIPE.fetch_add(1, Ordering::Relaxed) % STRIPES);
+        }
+        &self.0[STRIPE.get()]
+    }
+}
+
+const STRIPES: usize = 8;
+static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_between_threads() {
+        let counters = Striped::<3>::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * STRIPES {
+                scope.spawn(|| (0..100).for_each(|_| counters.count(1)));
+            }
+        });
+        assert_eq!(counters.sums(), [0, 2 * STRIPES as u64 * 100, 0]);
+    }
+}
