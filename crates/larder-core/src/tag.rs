@@ -177,8 +177,23 @@ impl serde::Serialize for Tag {
 
 impl<'de> serde::Deserialize<'de> for Tag {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not through `new`: what a store gives back carries larder's own tags too.
-        <std::borrow::Cow<'de, str>>::deserialize(deserializer).map(|text| Self(text.into()))
+        deserializer.deserialize_str(AnyText)
+    }
+}
+
+/// Takes a text as it is, not through [`Tag::new`]: what a store gives back carries larder's own tags too. And
+/// without a `String` in between, which serde makes of every text that could be one.
+struct AnyText;
+
+impl serde::de::Visitor<'_> for AnyText {
+    type Value = Tag;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the text of a tag")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Tag, E> {
+        Ok(Tag(text.into()))
     }
 }
 
