@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::{
     AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
@@ -67,14 +68,10 @@ pub(crate) struct Link {
     server: Server,
     /// How long a connection waits for an answer at the longest; none where a command itself waits.
     patience: Option<Duration>,
-    state: Mutex<State>,
-}
-
-enum State {
-    Idle,
-    /// Somebody connects; who waits hears of the end.
-    Connecting(watch::Receiver<()>),
-    Ready(Connection),
+    /// The connection, while there is one. Read without a lock by each command.
+    ready: ArcSwapOption<Connection>,
+    /// Whoever connects now; who waits hears of the end.
+    connecting: Mutex<Option<watch::Receiver<()>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -85,7 +82,8 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(crate) fn new(server: Server, patience: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { server, patience, state: Mutex::new(State::Idle) })
+        let (ready, connecting) = (ArcSwapOption::empty(), Mutex::new(None));
+        Arc::new(Self { server, patience, ready, connecting })
     }
 
     /// Runs commands, for at most `deadline`. A connection that broke is forgotten.
@@ -113,48 +111,57 @@ impl Link {
 
     /// The next command connects anew.
     pub(crate) fn forget(&self) {
-        let mut state = self.state.lock();
-        if matches!(*state, State::Ready(_)) {
-            *state = State::Idle;
-        }
+        self.ready.store(None);
     }
 
     async fn connection(self: &Arc<Self>) -> Result<Connection, Failure> {
-        let mut connected = {
-            let mut state = self.state.lock();
-            match &*state {
-                State::Ready(connection) => return Ok(connection.clone()),
-                State::Connecting(connected) if connected.has_changed().is_ok() => {
-                    connected.clone()
-                }
-                // Nobody connects, or the runtime of whoever did is gone.
-                _ => {
-                    let (done, connected) = watch::channel(());
-                    *state = State::Connecting(connected.clone());
-                    // Not dropped with the request that needs it first: another may have more patience.
-                    tokio::spawn(Arc::clone(self).connect(done));
-                    connected
-                }
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        if let Some(mut connected) = self.join_or_connect() {
+            // An error is the end of whoever connects, which is what is waited for.
+            drop(connected.changed().await);
+        }
+        self.current().ok_or(Failure::Unconnected)
+    }
+
+    fn current(&self) -> Option<Connection> {
+        self.ready.load().as_ref().map(|connection| Connection::clone(connection))
+    }
+
+    /// Whom to wait for; begins to connect where nobody does. None when there is a connection by now.
+    fn join_or_connect(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
+        let mut connecting = self.connecting.lock();
+        if self.ready.load().is_some() {
+            return None;
+        }
+        match &*connecting {
+            Some(connected) if connected.has_changed().is_ok() => Some(connected.clone()),
+            // Nobody connects, or the runtime of whoever did is gone.
+            _ => {
+                let (done, connected) = watch::channel(());
+                *connecting = Some(connected.clone());
+                // Not dropped with the request that needs it first: another may have more patience.
+                tokio::spawn(Arc::clone(self).connect(done));
+                Some(connected)
             }
-        };
-        // An error is the end of whoever connects, which is what is waited for.
-        drop(connected.changed().await);
-        match &*self.state.lock() {
-            State::Ready(connection) => Ok(connection.clone()),
-            _ => Err(Failure::Unconnected),
         }
     }
 
     async fn connect(self: Arc<Self>, done: watch::Sender<()>) {
-        let connection = timeout(CONNECT_LIMIT, self.open()).await;
-        *self.state.lock() = match connection {
-            Ok(Ok(connection)) => State::Ready(connection),
+        let opened = match timeout(CONNECT_LIMIT, self.open()).await {
+            Ok(Ok(connection)) => Some(Arc::new(connection)),
             Ok(Err(error)) => {
                 tracing::debug!(target: "larder", %error, "no connection to redis");
-                State::Idle
+                None
             }
-            Err(_) => State::Idle,
+            Err(_) => None,
         };
+        // Both at once: whoever finds neither a connection nor somebody who connects has to connect.
+        let mut connecting = self.connecting.lock();
+        self.ready.store(opened);
+        *connecting = None;
+        drop(connecting);
         drop(done);
     }
 
@@ -173,3 +180,71 @@ impl Link {
 }
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A server that says OK to each command, and how many connections it has had.
+    async fn agreeable() -> (Arc<Link>, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = link_to(listener.local_addr().unwrap().port());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                        let commands = buffer[..read].iter().filter(|byte| **byte == b'*').count();
+                        stream.write_all("+OK\r\n".repeat(commands).as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (link, accepted)
+    }
+
+    fn link_to(port: u16) -> Arc<Link> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+        Link::new(Server::Single(Box::new(client)), None)
+    }
+
+    async fn ping(link: &Arc<Link>) -> Result<String, Failure> {
+        let ping =
+            |mut connection| async move { redis::cmd("PING").query_async(&mut connection).await };
+        link.run(CONNECT_LIMIT, ping).await
+    }
+
+    #[tokio::test]
+    async fn many_first_commands_make_one_connection_and_what_is_forgotten_is_made_anew_once() {
+        let (link, accepted) = agreeable().await;
+        for expected in 1..=3 {
+            let answers = join_all((0..50).map(|_| ping(&link))).await;
+            assert!(answers.into_iter().all(|answer| answer.is_ok_and(|answer| answer == "OK")));
+            assert_eq!(accepted.load(Ordering::SeqCst), expected);
+            link.forget();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_fails_all_who_wait_and_the_next_command_tries_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = link_to(listener.local_addr().unwrap().port());
+        drop(listener);
+        for _ in 0..2 {
+            let answers = join_all((0..50).map(|_| ping(&link))).await;
+            assert!(answers.iter().all(|answer| matches!(answer, Err(Failure::Unconnected))));
+            assert!(link.connecting.lock().is_none(), "nobody connects any more");
+        }
+    }
+}

@@ -51,6 +51,16 @@ struct Inner {
     give_back: Script,
 }
 
+impl Inner {
+    /// The replica whose turn it is, if there is one.
+    fn next_replica(&self) -> Option<&Place> {
+        match self.replicas.len() {
+            0 => None,
+            replicas => self.replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas),
+        }
+    }
+}
+
 /// One server, or one cluster, and whether it is worth asking.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -114,11 +124,12 @@ impl RedisStore {
 
     /// Where a key lies: each name has entries of its own.
     fn place(&self, key: &str) -> String {
-        format!("{}:{key}", self.0.name)
+        // Not by `format!`, which makes room piece by piece: each read makes one.
+        [&*self.0.name, ":", key].concat()
     }
 
     fn lease(&self, key: &str) -> String {
-        format!("{}:lease:{key}", self.0.name)
+        [&*self.0.name, ":lease:", key].concat()
     }
 
     /// Reads from whom entries are to be read, and from the next when that does not answer.
@@ -128,8 +139,7 @@ impl RedisStore {
         Fut: Future<Output = RedisResult<T>>,
     {
         let inner = &*self.0;
-        let turn = inner.turn.fetch_add(1, Ordering::Relaxed);
-        let replica = inner.replicas.get(turn % inner.replicas.len().max(1));
+        let replica = inner.next_replica();
         let (first, second) = match inner.read_from {
             ReadFrom::Primary => (&inner.primary, None),
             ReadFrom::PrimaryThenReplica => (&inner.primary, replica),
