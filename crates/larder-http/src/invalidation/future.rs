@@ -25,7 +25,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
-        // The options are absent only while it is polled, see `Entered`.
+        // While it is polled, `around` is what was around before: see `Entered`.
         Safe { #[pin] future: F, around: Option<Arc<Options>> },
         // A safe request that waits for what its client has seen.
         Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, around: Option<Arc<Options>> },
@@ -44,9 +44,9 @@ where
 
     pub(super) fn waiting(
         waiting: impl Future<Output = Result<Response<R>, E>> + Send + 'static,
-        around: Option<Arc<Options>>,
+        options: Arc<Options>,
     ) -> Self {
-        Self { state: State::Waiting { waiting: Box::pin(waiting), around } }
+        Self { state: State::Waiting { waiting: Box::pin(waiting), around: Some(options) } }
     }
 
     pub(super) fn write(

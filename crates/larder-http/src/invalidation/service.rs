@@ -59,7 +59,7 @@ impl<S, U> Invalidation<S, U> {
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
-        ResponseFuture::waiting(waiting, Some(Arc::clone(&self.options)))
+        ResponseFuture::waiting(waiting, Arc::clone(&self.options))
     }
 }
 

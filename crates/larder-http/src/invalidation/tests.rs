@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use larder_core::{Fill, Larder, Policy, Target};
@@ -184,4 +185,22 @@ async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterw
         assert!(Requested::current().is_none(), "nothing is around a task that waits");
     }
     assert!(Requested::current().is_none());
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
+    let get = || Request::builder().uri("/a").body(Empty::new()).unwrap();
+    for in_call in [true, false] {
+        let inner = service_fn(move |_: Request<Empty<Bytes>>| {
+            assert!(!in_call, "the handler panics when it is called");
+            async move {
+                assert!(in_call, "the handler panics when it is polled");
+                Ok::<_, Infallible>(Response::new(()))
+            }
+        });
+        let serving = InvalidationLayer::as_received(&larder()).layer(inner).oneshot(get());
+        let served = std::panic::AssertUnwindSafe(serving).catch_unwind().await;
+        assert!(served.is_err());
+        assert!(Requested::current().is_none(), "in the call: {in_call}");
+    }
 }
