@@ -152,9 +152,16 @@ const LARGEST_SPARE: usize = 4 * 1024;
 /// The name of an entry. Cheap to compare; owned.
 ///
 /// `Display` shows it readable, as `o:user:42` or `r:https://shop.example/products/42?page=2`.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; 88]>,
+}
+
+impl Clone for Key {
+    fn clone(&self) -> Self {
+        // As a whole: `SmallVec::clone` goes byte by byte.
+        Self { bytes: SmallVec::from_slice(&self.bytes) }
+    }
 }
 
 impl Key {

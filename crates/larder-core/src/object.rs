@@ -369,7 +369,7 @@ impl Call<'_> {
             return Ok(value);
         }
         if let Some(entry) = self.fetch::<T>(&mut lead).await {
-            self.record(Event::SharedHit, self.larder.now());
+            self.record(Event::SharedHit, self.began);
             let value = self.value(&entry)?;
             self.add_to_whole(&entry, false);
             lead.land(Landing::Landed(entry));

@@ -278,7 +278,7 @@ impl Shared {
 fn place(key: &Key, schema: Schema) -> String {
     let mut place = key.store_key();
     place.push(':');
-    place.extend(schema.digits());
+    schema.add_digits(&mut place);
     place
 }
 

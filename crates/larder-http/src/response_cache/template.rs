@@ -107,10 +107,11 @@ impl OwnValues {
     /// one in between.
     #[inline]
     fn fill_in<'a>(&self, has: &[bool; 6], places: &mut impl Iterator<Item = &'a mut HeaderValue>) {
-        let text = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
+        let mut rest = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
         let mut at = 0;
         for (&end, _) in self.ends.iter().zip(has).filter(|(_, has)| **has) {
-            let value = text.slice(at..end as usize);
+            // The last takes what is left, and with it the counter of the others.
+            let value = rest.split_to(end as usize - at);
             at = end as usize;
             if let Some(place) = places.next() {
                 *place = HeaderValue::from_maybe_shared(value).expect("they were values before");
