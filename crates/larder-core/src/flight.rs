@@ -118,13 +118,8 @@ impl Flights {
                 // Under the lock: whoever ends the flight finds that somebody waits.
                 return Joined::Wait(Wait::new(flight.get(), arrived));
             }
-            // Too old to be joined: those who come from now on follow the new one.
-            hash_table::Entry::Occupied(mut old) => {
-                let flight = Flight::new(key, hash, scope, now);
-                *old.get_mut() = Arc::clone(&flight);
-                flight
-            }
-            hash_table::Entry::Vacant(place) => {
+            // One that is there is too old to be joined: those who come from now on follow the new one.
+            place => {
                 let flight = Flight::new(key, hash, scope, now);
                 place.insert(Arc::clone(&flight));
                 flight

@@ -1,6 +1,7 @@
 //! The handle that everything else holds.
 
 use std::{
+    borrow::Cow,
     future::Future,
     sync::{Arc, Weak},
     time::Duration,
@@ -485,20 +486,21 @@ impl Larder {
 
     /// The counters of a named cache.
     pub fn meter(&self, name: &str) -> Arc<Meter> {
-        if self.namespace.is_empty() {
-            self.engine.observer.meter(name)
-        } else {
-            self.engine.observer.meter(&format!("{}/{name}", self.namespace))
-        }
+        self.engine.observer.meter(&self.own_name(name))
     }
 
     /// Counts with the meter of a named cache.
     #[inline]
     pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
-        let observer = &self.engine.observer;
+        self.engine.observer.with_meter(&self.own_name(name), act)
+    }
+
+    /// The name of a cache as this namespace sees it.
+    #[inline]
+    fn own_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         match self.namespace.is_empty() {
-            true => observer.with_meter(name, act),
-            false => observer.with_meter(&format!("{}/{name}", self.namespace), act),
+            true => Cow::Borrowed(name),
+            false => Cow::Owned(format!("{}/{name}", self.namespace)),
         }
     }
 
