@@ -29,13 +29,12 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     }
     read.add_references(&mut catalog);
     for function in &read.functions {
-        if let Some(purity) = function.purity() {
-            catalog.functions.insert(function.name.clone(), purity);
-        }
+        let purity = function.purity();
         if function.is_field {
-            catalog
-                .fields
-                .insert(function.name.clone(), function.purity().unwrap_or(Purity::Unknown));
+            catalog.fields.insert(function.name.clone(), purity.unwrap_or(Purity::Unknown));
+        }
+        if let Some(purity) = purity {
+            catalog.functions.insert(function.name.clone(), purity);
         }
     }
     for (name, volatility) in read.operators {
