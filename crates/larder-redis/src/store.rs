@@ -1,6 +1,7 @@
 //! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each. And leases beside them.
 
 use std::{
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
 use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
-use redis::{RedisResult, Script, cmd};
+use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{
     breaker::Breaker,
@@ -123,13 +124,12 @@ impl RedisStore {
     }
 
     /// Where a key lies: each name has entries of its own.
-    fn place(&self, key: &str) -> String {
-        // Not by `format!`, which makes room piece by piece: each read makes one.
-        [&*self.0.name, ":", key].concat()
+    fn entry<'a>(&'a self, key: &'a str) -> Name<'a> {
+        Name { of: &self.0.name, what: ":", key }
     }
 
-    fn lease(&self, key: &str) -> String {
-        [&*self.0.name, ":lease:", key].concat()
+    fn lease<'a>(&'a self, key: &'a str) -> Name<'a> {
+        Name { of: &self.0.name, what: ":lease:", key }
     }
 
     /// Reads from whom entries are to be read, and from the next when that does not answer.
@@ -167,8 +167,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        let place = self.place(key);
-        Box::pin(async move { self.read(|connection| get(connection, &place)).await })
+        Box::pin(self.read(move |connection| get(connection, self.entry(key))))
     }
 
     fn get_many<'a>(
@@ -178,9 +177,7 @@ impl Store for RedisStore {
         // One command for each: in a cluster they lie in different slots, and on one connection they go out
         // together all the same.
         Box::pin(self.read(move |connection| {
-            let read =
-                move |place: String, connection| async move { get(connection, &place).await };
-            try_join_all(keys.iter().map(move |key| read(self.place(key), connection.clone())))
+            try_join_all(keys.iter().map(move |key| get(connection.clone(), self.entry(key))))
         }))
     }
 
@@ -190,10 +187,9 @@ impl Store for RedisStore {
         value: Bytes,
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        let place = self.place(key);
         Box::pin(self.write(WRITE_DEADLINE, move |mut connection| async move {
             let mut set = cmd("SET");
-            set.arg(place).arg(&value[..]).arg("PX").arg(millis(lifetime));
+            set.arg(self.entry(key)).arg(&value[..]).arg("PX").arg(millis(lifetime));
             set.query_async(&mut connection).await
         }))
     }
@@ -204,9 +200,8 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        let place = self.place(key);
         Box::pin(self.write(self.0.deadline, move |mut connection| async move {
-            cmd("UNLINK").arg(place).query_async(&mut connection).await
+            cmd("UNLINK").arg(self.entry(key)).query_async(&mut connection).await
         }))
     }
 }
@@ -254,9 +249,29 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, MOST_MILLIS)
 }
 
-async fn get(mut connection: Connection, key: &str) -> RedisResult<Option<Bytes>> {
-    cmd("GET").arg(key).query_async(&mut connection).await
+async fn get(mut connection: Connection, name: Name<'_>) -> RedisResult<Option<Bytes>> {
+    cmd("GET").arg(name).query_async(&mut connection).await
 }
+
+/// The name of something in Redis, written into the command from its pieces: each read names one.
+#[derive(Clone, Copy, Debug)]
+struct Name<'a> {
+    of: &'a str,
+    what: &'static str,
+    key: &'a str,
+}
+
+impl ToRedisArgs for Name<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let Self { of, what, key } = self;
+        let mut writer = out.writer_for_next_arg();
+        let written =
+            [of, what, key].into_iter().try_for_each(|piece| writer.write_all(piece.as_bytes()));
+        written.expect("a command is written to memory");
+    }
+}
+
+impl ToSingleRedisArg for Name<'_> {}
 
 fn store_error(failure: Failure) -> StoreError {
     match failure {
