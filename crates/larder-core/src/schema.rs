@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use self::recorder::Recorder;
 
@@ -50,7 +50,7 @@ impl Schema {
 
     /// The fingerprint of a format that has a name of its own.
     pub fn named(name: &str) -> Self {
-        Self(xxh3_64(name.as_bytes()))
+        Self(XxHash3_64::oneshot(name.as_bytes()))
     }
 
     /// What stands for it in the names of a store: sixteen digits. Not through a formatter, since each read of a

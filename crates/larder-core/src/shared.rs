@@ -100,7 +100,7 @@ impl Shared {
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
         let found = self.read(&name).await?;
-        let entry = match self.codec.open(&found, wanted.key, wanted.schema) {
+        let entry = match self.codec.open(found, wanted.key, wanted.schema) {
             Ok((header, payload)) => self.judge(engine, wanted, header, payload, stamp, decode),
             Err(Unreadable::OtherVersion) => None,
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {

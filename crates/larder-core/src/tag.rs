@@ -1,6 +1,8 @@
 //! Tags: what an entry was made of, and so what makes it invalid.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
+
+use smol_str::{SmolStr, format_smolstr};
 
 use crate::key::Kind;
 
@@ -21,7 +23,7 @@ pub const MAX_TAG_BYTES: usize = 512;
 /// ```
 #[doc(alias("surrogate key", "cache tag", "dependency", "xkey"))]
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag(Arc<str>);
+pub struct Tag(SmolStr);
 
 /// Makes a [`Tag`] with the syntax of `format!`.
 #[macro_export]
@@ -103,12 +105,12 @@ impl Tag {
         if namespace.is_empty() {
             return self.clone();
         }
-        Self(format!("{NAMESPACED}{namespace}{NAMESPACED}{}", self.0).into())
+        Self(format_smolstr!("{NAMESPACED}{namespace}{NAMESPACED}{}", self.0))
     }
 
     /// The tag that stands for everything below this one.
     pub(crate) fn below(&self) -> Self {
-        Self(format!("{}:*", self.0).into())
+        Self(format_smolstr!("{}:*", self.0))
     }
 
     /// The tags that stand for everything below an ancestor of this one, and below this one itself.
@@ -116,17 +118,17 @@ impl Tag {
     /// Larder's own tags have none: the `:` of an address is no hierarchy.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
         let text = if self.is_from_application() { &self.0[..] } else { "" };
-        text.match_indices(':').map(|(at, _)| Self(format!("{}:*", &text[..at]).into()))
+        text.match_indices(':').map(|(at, _)| Self(format_smolstr!("{}:*", &text[..at])))
     }
 
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.0.len() + 2 * size_of::<usize>()
+        if self.0.is_heap_allocated() { self.0.len() + 2 * size_of::<usize>() } else { 0 }
     }
 
     fn own(class: char, text: &str) -> Self {
         // A path may be longer than a tag of the application; cutting it would join neighbours.
-        Self(format!("{OWN}{class}{text}").into())
+        Self(format_smolstr!("{OWN}{class}{text}"))
     }
 }
 
