@@ -59,7 +59,8 @@ const ADDRESS_PARTS: usize = 3;
 #[derive(Debug)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
-    too_long: bool,
+    /// The bytes of parts that had no room.
+    missing: usize,
 }
 
 impl KeyBuf {
@@ -78,7 +79,7 @@ impl KeyBuf {
         let mut bytes = SPARE.take();
         bytes.clear();
         bytes.extend_from_slice(start);
-        Self { bytes, too_long: false }
+        Self { bytes, missing: 0 }
     }
 
     /// Appends one part.
@@ -92,7 +93,7 @@ impl KeyBuf {
     pub fn push_pieces<const N: usize>(&mut self, pieces: [&[u8]; N]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let Ok(prefix) = u16::try_from(length) else {
-            self.too_long = true;
+            self.missing += LENGTH_BYTES + length;
             return;
         };
         self.bytes.reserve(LENGTH_BYTES + length);
@@ -100,7 +101,6 @@ impl KeyBuf {
         for piece in pieces {
             self.bytes.extend_from_slice(piece);
         }
-        self.too_long |= self.bytes.len() > MAX_KEY_BYTES;
     }
 
     /// The encoded parts, to look an entry up with.
@@ -110,7 +110,7 @@ impl KeyBuf {
 
     /// Whether this is longer than [`MAX_KEY_BYTES`] and so names nothing that is kept.
     pub fn is_too_long(&self) -> bool {
-        self.too_long
+        self.bytes.len() + self.missing > MAX_KEY_BYTES
     }
 
     /// The key to store under.
@@ -119,8 +119,8 @@ impl KeyBuf {
     ///
     /// [`KeyTooLong`] where the parts together are longer than [`MAX_KEY_BYTES`].
     pub fn finish(&self) -> Result<Key, KeyTooLong> {
-        if self.too_long {
-            return Err(KeyTooLong { bytes: self.bytes.len() });
+        if self.is_too_long() {
+            return Err(KeyTooLong { bytes: self.bytes.len() + self.missing });
         }
         Ok(Key { bytes: SmallVec::from_slice(&self.bytes) })
     }
@@ -129,7 +129,7 @@ impl KeyBuf {
 impl Clone for KeyBuf {
     fn clone(&self) -> Self {
         let mut clone = Self::continued(&self.bytes);
-        clone.too_long = self.too_long;
+        clone.missing = self.missing;
         clone
     }
 }
@@ -285,7 +285,7 @@ pub struct KeyTooLong {
 
 impl fmt::Display for KeyTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the key has {} bytes or more, at most {MAX_KEY_BYTES} are allowed", self.bytes)
+        write!(f, "the key has {} bytes, at most {MAX_KEY_BYTES} are allowed", self.bytes)
     }
 }
 
@@ -294,7 +294,15 @@ impl std::error::Error for KeyTooLong {}
 /// What names an object: a text, a number, or up to four of them.
 ///
 /// A tuple is joined by `:`; `("user", 42)` and `"user:42"` are the same name, so that whoever invalidates
-/// it by text reaches it.
+/// it by text reaches it. A `:` or `%` within a member is written as `%3A` or `%25`: no member, wherever it
+/// comes from, can reach into the next.
+///
+/// ```
+/// use larder_core::IntoName;
+///
+/// assert_eq!(("user", 42).into_name(), "user:42");
+/// assert_eq!(("profile", "acme:eu", 7).into_name(), "profile:acme%3Aeu:7");
+/// ```
 pub trait IntoName {
     /// The name as one text.
     fn into_name(self) -> String;
@@ -335,11 +343,32 @@ macro_rules! name_of_tuple {
             #[allow(non_snake_case, reason = "the type parameters name the fields")]
             fn into_name(self) -> String {
                 let ($($part,)*) = self;
-                [$($part.to_string()),*].join(":")
+                [$(escaped_member(&$part.to_string())),*].join(":")
             }
         }
     };
 }
+
+fn escaped_member(member: &str) -> String {
+    escaped(member, |letter| letter == ':')
+}
+
+/// A text in which none of the letters that are `special` stands: those, and `%`, are written as their bytes.
+pub(crate) fn escaped(text: &str, special: impl Fn(char) -> bool) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter == '%' || special(letter) {
+            for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+                write!(out, "%{byte:02X}").expect("a String takes all that is written");
+            }
+        } else {
+            out.push(letter);
+        }
+    }
+    out
+}
+
 name_of_tuple!(A B);
 name_of_tuple!(A B C);
 name_of_tuple!(A B C D);
@@ -396,13 +425,25 @@ mod tests {
         let mut long = KeyBuf::new(Kind::Response, "", "", "");
         long.push(&vec![b'x'; 70_000]);
         assert!(long.is_too_long());
-        assert!(long.finish().unwrap_err().to_string().contains("16384"));
+        let error = long.finish().unwrap_err().to_string();
+        assert!(error.contains("16384") && error.contains("has 700"), "{error}");
     }
 
     #[test]
     fn tuples_and_texts_name_the_same_object() {
         assert_eq!(("user", 42).into_name(), "user:42");
         assert_eq!(7_u8.into_name(), "7");
+    }
+
+    /// Joined by a `:` as they were, two customers who choose their names shared one profile.
+    #[test]
+    fn a_member_cannot_reach_into_the_next() {
+        assert_ne!(
+            ("profile", "acme:eu", "7").into_name(),
+            ("profile", "acme", "eu:7").into_name()
+        );
+        assert_ne!(("a%3Ab", "c").into_name(), ("a:b", "c").into_name());
+        assert_ne!(("", "a").into_name(), ("a", "").into_name());
     }
 
     proptest! {

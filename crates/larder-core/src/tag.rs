@@ -113,6 +113,14 @@ impl Tag {
         Self(format_smolstr!("{}:*", self.0))
     }
 
+    /// This tag without the colons it ends in, which name nothing.
+    pub(crate) fn without_last_colons(self) -> Self {
+        match self.0.strip_suffix(':') {
+            Some(_) => Self(self.0.trim_end_matches(':').into()),
+            None => self,
+        }
+    }
+
     /// The tags that stand for everything below an ancestor of this one, and below this one itself.
     ///
     /// Larder's own tags have none: the `:` of an address is no hierarchy.

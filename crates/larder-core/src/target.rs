@@ -1,6 +1,6 @@
 //! What an invalidation reaches, and how.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
@@ -44,25 +44,30 @@ impl Target {
     }
 
     /// Every response of this path: all hosts, queries, methods, partitions and variants.
+    ///
+    /// It means the path alone: a `/` is put before one that has none, and a query is left out.
     #[doc(alias("purge URL"))]
     pub fn path(path: impl AsRef<str>) -> Self {
-        Self(vec![Selector::Tag(Tag::of_path(path.as_ref()))])
+        Self(vec![Selector::Tag(Tag::of_path(&path_alone(path.as_ref())))])
     }
 
     /// Every response of this path on one scheme and authority, such as `https://shop.example`.
+    ///
+    /// Case, the default port of the scheme and a `/` at the end of the origin do not matter.
     pub fn path_on(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
-        Self(vec![Selector::Tag(Tag::of_origin_path(origin.as_ref(), path.as_ref()))])
+        let (origin, path) = (normal_origin(origin.as_ref()), path_alone(path.as_ref()));
+        Self(vec![Selector::Tag(Tag::of_origin_path(&origin, &path))])
     }
 
     /// The cache group of RFC 9875 on one scheme and authority.
     pub fn group(origin: impl AsRef<str>, group: impl AsRef<str>) -> Self {
-        Self(vec![Selector::Tag(Tag::of_group(origin.as_ref(), group.as_ref()))])
+        Self(vec![Selector::Tag(Tag::of_group(&normal_origin(origin.as_ref()), group.as_ref()))])
     }
 
-    /// All that carries this tag or one below it: `product` reaches `product:42`.
+    /// All that carries this tag or one below it: `product` reaches `product:42`, and so does `product:`.
     #[doc(alias("prefix invalidation", "wildcard"))]
     pub fn prefix(tag: impl Into<Tag>) -> Self {
-        let tag = tag.into();
+        let tag = tag.into().without_last_colons();
         Self(vec![Selector::Tag(tag.below()), Selector::Tag(tag)])
     }
 
@@ -90,6 +95,22 @@ impl Target {
     pub(crate) fn selectors(self) -> Vec<Selector> {
         self.0
     }
+}
+
+/// A path as responses are tagged with it.
+fn path_alone(path: &str) -> Cow<'_, str> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    match path.starts_with('/') {
+        true => Cow::Borrowed(path),
+        false => Cow::Owned(format!("/{path}")),
+    }
+}
+
+/// An origin as responses are tagged with it: lower case, without the default port of its scheme.
+fn normal_origin(origin: &str) -> String {
+    let origin = origin.trim_end_matches('/').to_ascii_lowercase();
+    let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
+    origin.strip_suffix(default_port).map(str::to_owned).unwrap_or(origin)
 }
 
 impl<T: Into<Tag>> From<T> for Target {
