@@ -26,8 +26,10 @@ pub enum Landing {
     Landed(AnyEntry),
     /// What it brought is for its own client alone, for this reason: each asks for itself.
     Unshared(&'static str),
-    /// It brought nothing, by an error or a panic: another may try.
+    /// It brought nothing, by a panic or for want of a word: another may try.
     Failed,
+    /// It brought an error, which those who waited may take when trying again has brought the same.
+    FailedWith(Arc<dyn Any + Send + Sync>),
 }
 
 /// What those who wait are told.

@@ -19,12 +19,12 @@ use crate::{
     engine::{Engine, Standing},
     entry::{AnyEntry, Entry, Origins, Value},
     flight::{Joined, Lead},
-    key::{IntoName, Key, KeyBuf, Kind},
+    key::{IntoName, Key, KeyBuf, Kind, escaped},
     lifetime::Lifetime,
     object::{self, Fill, LoadError},
     observe::{LogStats, MemoryStats, Meter, Stats},
     policy::Policy,
-    scope::Scope,
+    scope::{Opened, Scope, Scoped},
     shared::Wanted,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
@@ -157,6 +157,10 @@ impl Larder {
     ///
     /// Costs the same for one entry and a million: one append to the log. Once polled, dropping the future
     /// stops nothing.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     #[doc(alias("purge", "evict", "expire", "event invalidation", "tag invalidation"))]
     pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         let invalidation = invalidation.into();
@@ -178,12 +182,19 @@ impl Larder {
     }
 
     /// A view with keys and tags of its own, such as one for each tenant. A view of a view is below it.
+    ///
+    /// Any text names one, also an empty one: no name reaches another view, nor this larder itself.
     #[must_use]
     #[doc(alias("partition", "named cache", "region", "tenant"))]
     pub fn namespace(&self, name: &str) -> Self {
+        let own = match name {
+            // `%` alone is written for no other name.
+            "" => "%".to_owned(),
+            name => escaped(name, |letter| letter == '/' || letter.is_control()),
+        };
         let namespace = match &*self.namespace {
-            "" => name.into(),
-            above => format!("{above}/{name}").into(),
+            "" => own.into(),
+            above => format!("{above}/{own}").into(),
         };
         Self { engine: Arc::clone(&self.engine), namespace }
     }
@@ -208,6 +219,7 @@ impl Larder {
             invalidations_pending,
             invalidations_scheduled,
             fills_running: engine.flights.running(),
+            values_outside_scopes: engine.orphans.count(),
             caches: engine.observer.stats(engine.clock.now()),
         }
     }
@@ -220,6 +232,32 @@ impl Larder {
     /// How many invalidations wait for the log to take them.
     pub fn invalidations_pending(&self) -> usize {
         self.engine.registry.waiting().0
+    }
+
+    /// Takes the scope of the current request along into a task of its own.
+    ///
+    /// Inside a request larder knows for whom a value is loaded, and what a page is made of. A task that is
+    /// spawned leaves that behind: its values would be everybody's, and the page would not have their tags. Such
+    /// calls are counted ([`Stats::values_outside_scopes`]) and warned of once. A task that has nothing to
+    /// do with a request says so in the same way, where it is begun outside of any: then it has a scope of its
+    /// own, and what it reads is as old as that.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::Larder;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let larder = Larder::builder().build().expect("the defaults are valid");
+    /// let own = larder.clone();
+    /// let task = larder.scoped(async move {
+    ///     let load = |_| async { Ok::<_, Infallible>(7) };
+    ///     own.get_or_load("answer", Duration::from_secs(60), load).await
+    /// });
+    /// assert_eq!(*tokio::spawn(task).await.unwrap().unwrap(), 7);
+    /// # }
+    /// ```
+    pub fn scoped<F: Future>(&self, future: F) -> Scoped<F> {
+        let scope = Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope());
+        scope.scoped(future)
     }
 
     /// Waits until this process has a view of the log; at once for a log of this process alone.
@@ -241,7 +279,8 @@ impl Larder {
     /// Waits for what runs in the background, invalidations that wait for the log first, for at most
     /// `deadline`. `false` when something was still under way then.
     ///
-    /// What is scheduled for later is not waited for, and is lost if the process ends.
+    /// What is scheduled for later is not waited for. A shared log keeps what it has taken
+    /// ([`Invalidated::Scheduled`]); without one it is lost when the process ends.
     ///
     /// Afterwards the larder goes on to answer; whoever closes it stops using it.
     pub async fn close(&self, deadline: Duration) -> bool {
@@ -375,10 +414,23 @@ impl Larder {
         self.engine.standing(entry, now)
     }
 
-    /// The current scope, or a new one for what is read from now on.
+    /// The current scope, or a new one for the request of a layer.
     #[inline]
     pub fn scope(&self) -> Scope {
+        self.engine.orphans.note_layer();
         Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope())
+    }
+
+    /// The scope in which a value is asked for. Where requests have scopes, one that is asked for in none is
+    /// most likely asked for in a task of a handler that left its scope behind.
+    pub(crate) fn scope_of_value(&self) -> (Scope, Opened) {
+        match Scope::current(self.engine.origin) {
+            Some(scope) => (scope, Opened::Around),
+            None => {
+                self.engine.orphans.note_value();
+                (self.open_scope(), Opened::Here)
+            }
+        }
     }
 
     /// The current scope, if there is one.

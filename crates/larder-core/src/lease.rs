@@ -83,7 +83,7 @@ impl Held {
         let (written, vain) = match landing {
             Landing::Landed(entry) => (shared.and_then(|shared| shared.under_way(entry)), None),
             Landing::Unshared(_) => (None, Some(VAIN)),
-            Landing::Failed => (None, None),
+            Landing::Failed | Landing::FailedWith(_) => (None, None),
         };
         engine.tasks.spawn(async move {
             if let Some(mut written) = written {
@@ -127,7 +127,7 @@ impl Larder {
             name: name.clone(),
             holder,
         });
-        let until = Instant::now() + expiry;
+        let until = Instant::now() + expiry.min(LONGEST_EXPIRY);
         let mut pause = FIRST_PAUSE;
         loop {
             let taking = tokio::time::timeout(READ_DEADLINE, leases.take(&name, holder, expiry));
@@ -149,5 +149,7 @@ impl Larder {
 
 /// How long nobody waits for a key after what came for it was not kept.
 const VAIN: Duration = Duration::from_secs(10);
+/// Nobody waits longer for another process, whatever was asked for.
+const LONGEST_EXPIRY: Duration = Duration::from_secs(86_400);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);

@@ -5,27 +5,37 @@ use std::{any::Any, borrow::Cow, fmt, future::Future, io, panic, sync::Arc, time
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
     clock::Moment,
+    consistency::Consistency,
     engine::Standing,
     entry::{AnyEntry, Encoded, Value},
     flight::{Joined, Landing, Lead, Wait},
-    key::{Key, KeyTooLong, Kind},
+    key::{Key, KeyBuf, Kind},
     larder::{Draft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
     schema::Schema,
-    scope::{Audience, PartOf, Scope},
+    scope::{Audience, Gathered, Opened, PartOf, Scope},
     shared::Wanted,
     tag::Tag,
+    tiers::Tiers,
 };
 
 /// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Fill(Arc<Mutex<Wishes>>);
+pub struct Fill(Arc<Mutex<Filling>>);
+
+#[derive(Debug)]
+struct Filling {
+    wishes: Wishes,
+    /// The place of the flight, while others may wait for what comes.
+    lead: Option<Lead>,
+}
 
 #[derive(Clone, Debug)]
 struct Wishes {
@@ -36,33 +46,57 @@ struct Wishes {
 }
 
 impl Fill {
-    fn new(policy: &Policy) -> Self {
+    fn new(policy: &Policy, lead: Option<Lead>) -> Self {
         let wishes = Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
-        Self(Arc::new(Mutex::new(wishes)))
+        Self(Arc::new(Mutex::new(Filling { wishes, lead })))
     }
 
     /// The lifetime of this value, in place of the policy's.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
-        self.0.lock().lifetime = lifetime.into();
+        self.0.lock().wishes.lifetime = lifetime.into();
     }
 
     /// Adds a tag.
     pub fn tag(&self, tag: impl Into<Tag>) {
-        self.0.lock().tags.push(tag.into());
+        self.0.lock().wishes.tags.push(tag.into());
     }
 
-    /// This value is not kept, nor is a page it becomes part of.
+    /// This value is not kept, nor is a page it becomes part of. Who waits for it is let go at once, and for a
+    /// while nobody waits for this name any more.
     pub fn no_store(&self) {
         self.refuse("no-store");
     }
 
     /// As [`Fill::no_store`], with a reason of its own for those who count.
     pub fn refuse(&self, why: &'static str) {
-        self.0.lock().refused.get_or_insert(why);
+        let mut filling = self.0.lock();
+        filling.wishes.refused.get_or_insert(why);
+        let lead = filling.lead.take();
+        drop(filling);
+        if let Some(lead) = lead {
+            lead.land(Landing::Unshared(why));
+        }
     }
 
     fn wishes(&self) -> Wishes {
-        self.0.lock().clone()
+        self.0.lock().wishes.clone()
+    }
+
+    fn land(&self, landing: Landing) {
+        let lead = self.0.lock().lead.take();
+        if let Some(lead) = lead {
+            lead.land(landing);
+        }
+    }
+}
+
+/// Ends the flight of a fill that ends without a word: the loader may have left its [`Fill`] with somebody who
+/// lives on.
+struct LandsAtLast<'a>(&'a Fill);
+
+impl Drop for LandsAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.land(Landing::Failed);
     }
 }
 
@@ -77,8 +111,6 @@ pub enum LoadError<E> {
         /// What the policy allows.
         deadline: Duration,
     },
-    /// The name is too long to be kept.
-    Key(KeyTooLong),
     /// Under this name lies a value of another type.
     OtherType {
         /// The name.
@@ -92,12 +124,44 @@ pub enum LoadError<E> {
     Cancelled,
 }
 
+/// Why a flight brought nothing, for all who waited for it.
+enum Failure<E> {
+    Loader(Arc<E>),
+    Deadline(Duration),
+}
+
+impl<E> Failure<E> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Loader(_) => "loader",
+            Self::Deadline(_) => "deadline",
+        }
+    }
+}
+
+impl<E> Clone for Failure<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Loader(error) => Self::Loader(Arc::clone(error)),
+            Self::Deadline(deadline) => Self::Deadline(*deadline),
+        }
+    }
+}
+
+impl<E> From<Failure<E>> for LoadError<E> {
+    fn from(failure: Failure<E>) -> Self {
+        match failure {
+            Failure::Loader(error) => Self::Failed(error),
+            Failure::Deadline(deadline) => Self::TimedOut { deadline },
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => write!(f, "loading failed: {error}"),
             Self::TimedOut { deadline } => write!(f, "loading took longer than {deadline:?}"),
-            Self::Key(error) => error.fmt(f),
             Self::OtherType { key, kept, asked } => {
                 write!(
                     f,
@@ -113,7 +177,6 @@ impl<E: std::error::Error + 'static> std::error::Error for LoadError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Failed(error) => Some(&**error),
-            Self::Key(error) => Some(error),
             _ => None,
         }
     }
@@ -161,6 +224,19 @@ impl<T: Kept> Value for Object<T> {
     }
 }
 
+/// Stands under a name whose value is not kept, so that nobody waits there in vain.
+struct NotKept;
+
+impl Value for NotKept {
+    fn weight(&self) -> usize {
+        0
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
 struct Counting(usize);
 
 impl io::Write for Counting {
@@ -191,11 +267,9 @@ struct Call<'a> {
     kind: Kind,
     name: String,
     scope: Scope,
+    opened: Opened,
     began: Moment,
 }
-
-/// A loaded value, and the entry it became if it could.
-type Loaded<T> = (Arc<T>, Option<AnyEntry>);
 
 pub(crate) async fn get_or_fill<T, E, F, Fut>(
     larder: &Larder,
@@ -213,31 +287,55 @@ where
     let began = larder.tick();
     let caught_up = larder.catch_up(policy.consistency).await;
     // After that: what is read from now on has seen what was waited for.
-    let scope = larder.scope();
-    let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
-    let mut key = larder.key(kind, "");
-    key.push(name.as_bytes());
-    if let Audience::Partition(of) | Audience::Variant(of) = &audience {
-        key.push(of);
+    let (mut scope, opened) = larder.scope_of_value();
+    if let Consistency::Bounded(bound) = policy.consistency {
+        scope = scope.bounded(bound);
     }
-    let key = key.finish().map_err(LoadError::Key)?;
+    let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
+    let finished = key(larder, kind, &name, &audience).finish();
+    let is_too_long = finished.is_err();
+    // It names nothing that is kept, only the fill that runs.
+    let key = finished.unwrap_or_else(|_| {
+        let mut short = KeyBuf::new(kind, "", "", "");
+        short.push(&larder.hash(name.as_bytes()).to_le_bytes());
+        short.finish().expect("eight bytes are not too long")
+    });
     let hash = larder.hash(key.as_bytes());
     let larder = Cow::Borrowed(larder);
-    let call = Call { larder, key, hash, policy, kind, name, scope, began };
-    if audience == Audience::Unknown {
-        call.record(Event::Bypass("identified"), began);
-        return call.alone(load).await;
+    let mut call = Call { larder, key, hash, policy, kind, name, scope, opened, began };
+    let bypass = if is_too_long {
+        Some("key-too-long")
+    } else if audience == Audience::Unknown {
+        Some("identified")
+    } else if !caught_up || call.scope.distrusts() || !call.is_trusted() {
+        call.scope = call.scope.clone().distrusting();
+        Some("unsynchronised")
+    } else {
+        None
+    };
+    match bypass {
+        Some(why) => {
+            call.record(Event::Bypass(why), began);
+            call.alone(None, load).await
+        }
+        None => call.answer(load).await,
     }
-    if !caught_up || call.scope.distrusts() {
-        let call = Call { scope: call.scope.clone().distrusting(), ..call };
-        call.record(Event::Bypass("unsynchronised"), began);
-        return call.alone(load).await;
+}
+
+/// What a value lies under: its name, and for whom it was made.
+fn key(larder: &Larder, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
+    let mut key = larder.key(kind, "");
+    key.push(name.as_bytes());
+    match audience {
+        Audience::Partition(of) => key.push_pieces([FOR_PARTITION, of]),
+        Audience::Variant(of) => key.push_pieces([IN_VARIANT, of]),
+        Audience::Everyone | Audience::Unknown => {}
     }
-    call.answer(load).await
+    key
 }
 
 impl Call<'_> {
-    async fn answer<T, E, F, Fut>(&self, load: F) -> Result<Arc<T>, LoadError<E>>
+    async fn answer<T, E, F, Fut>(&mut self, load: F) -> Result<Arc<T>, LoadError<E>>
     where
         T: Kept,
         E: Send + Sync + 'static,
@@ -246,38 +344,71 @@ impl Call<'_> {
     {
         let arrived = self.larder.sequence();
         let mut stale = None;
-        match self.look()? {
-            Found::Fresh(value) => return Ok(value),
-            Found::Stale(entry, value) => {
-                self.refresh(&entry, load);
-                return Ok(value);
+        let mut until = None;
+        let mut failure = None;
+        let mut why = Event::Bypass("overtaken");
+        for looks in 0..MAX_LOOKS {
+            match self.look()? {
+                Found::Fresh(entry, value) => return Ok(self.hit(&entry, value)),
+                Found::Stale(entry, value) => {
+                    self.add_to_whole(&entry, true);
+                    self.record(Event::StaleHit, self.began);
+                    self.refresh(&entry, load);
+                    return Ok(value);
+                }
+                Found::OnError(entry) => stale = Some(entry),
+                Found::NotKept => {
+                    // Nobody waits for it, and should it be kept after all, it is.
+                    let lead = self.larder.lead_alone(&self.key, &self.scope);
+                    return self.lead(lead, stale, load).await;
+                }
+                Found::Gone(event) if looks == 0 => self.record(event, self.began),
+                Found::Gone(_) | Found::Nothing => {}
             }
-            Found::OnError(entry) => stale = Some(entry),
-            Found::Nothing => {}
-        }
-        for _ in 0..MAX_LOOKS {
-            match self.larder.join((self.hash, &self.key), &self.scope, arrived) {
+            if looks > 0 && self.opened == Opened::Here {
+                // Nothing was read yet: one that flies from now on brings what all who wait may take.
+                self.scope = self.larder.open_scope().bounded_as(&self.scope);
+            }
+            let wait = match self.larder.join((self.hash, &self.key), &self.scope, arrived) {
                 Joined::Lead(lead) => return self.lead(lead, stale, load).await,
-                Joined::Alone => break,
-                Joined::Wait(wait) => match self.wait(wait).await? {
-                    Waited::Taken(value) => return Ok(value),
-                    Waited::Again => {}
-                    Waited::GiveUp => break,
-                },
-            }
-            if let Found::Fresh(value) = self.look()? {
-                return Ok(value);
+                Joined::Wait(wait) => wait,
+                Joined::Alone => {
+                    why = Event::Bypass("self-waiting");
+                    break;
+                }
+            };
+            let until = *until.get_or_insert_with(|| deadline_of(self.policy.wait_limit));
+            match self.wait(wait, until).await? {
+                Waited::Taken(value) => return Ok(value),
+                Waited::Again => {}
+                Waited::Failed(error) => {
+                    if let Some(value) = self.fall_back(stale.as_ref()) {
+                        self.record(Event::Miss, self.began);
+                        return Ok(value);
+                    }
+                    failure = error.or(failure);
+                }
+                Waited::GiveUp(event) => {
+                    why = event;
+                    break;
+                }
             }
         }
-        self.record(Event::Miss, self.began);
-        self.alone(load).await
+        if let Some(failure) = failure {
+            // Each of these flights failed. Whoever waited does not ask the same of an origin in trouble.
+            self.record(Event::Failed("another's"), self.began);
+            self.scope.add_unkept(Gathered::default(), "failed-part");
+            return Err(failure.into());
+        }
+        self.record(why, self.began);
+        self.alone(stale, load).await
     }
 
     /// This call, for a task that may outlive its caller.
     fn detached(&self) -> Call<'static> {
-        let Self { larder, key, hash, policy, kind, name, scope, began } = self.clone();
+        let Self { larder, key, hash, policy, kind, name, scope, opened, began } = self.clone();
         let larder = Cow::Owned(larder.into_owned());
-        Call { larder, key, hash, policy, kind, name, scope, began }
+        Call { larder, key, hash, policy, kind, name, scope, opened, began }
     }
 
     fn metered<R>(&self, act: impl FnOnce(&Meter) -> R) -> R {
@@ -288,41 +419,42 @@ impl Call<'_> {
         self.metered(|meter| meter.record(event, now));
     }
 
-    /// What memory has.
+    /// What memory has. Nothing is counted or gathered until it is used.
     fn look<T: Kept, E>(&self) -> Result<Found<T>, LoadError<E>> {
         let Some(entry) = self.larder.get(self.hash, self.key.as_bytes()) else {
             return Ok(Found::Nothing);
         };
-        if !self.is_young(&entry) {
+        if !self.is_young(&entry) || !self.is_trusted() {
             return Ok(Found::Nothing);
         }
-        let now = self.larder.now();
-        Ok(match self.larder.standing(&entry, now) {
+        let standing = self.larder.standing(&entry, self.larder.now());
+        if entry.value::<NotKept>().is_some() {
+            return Ok(if standing == Standing::Fresh { Found::NotKept } else { Found::Nothing });
+        }
+        Ok(match standing {
             Standing::Fresh => {
                 let value = self.value(&entry)?;
-                self.add_to_whole(&entry, false);
-                self.larder.note_hit(&entry);
-                self.metered(|meter| meter.record_hit(self.began, || self.larder.now()));
-                Found::Fresh(value)
+                Found::Fresh(entry, value)
             }
             Standing::WhileRevalidating => {
                 let value = self.value(&entry)?;
-                self.add_to_whole(&entry, true);
-                self.record(Event::StaleHit, now);
                 Found::Stale(entry, value)
             }
             Standing::OnError => Found::OnError(entry),
             Standing::Invalid => {
-                self.record(Event::Invalid, now);
                 self.larder.remove(&entry);
-                Found::Nothing
+                Found::Gone(Event::Invalid)
             }
             // Loaders are not asked whether a value is still current.
-            Standing::ToRevalidate | Standing::Expired => {
-                self.record(Event::Expired, now);
-                Found::Nothing
-            }
+            Standing::ToRevalidate | Standing::Expired => Found::Gone(Event::Expired),
         })
+    }
+
+    fn hit<T>(&self, entry: &AnyEntry, value: Arc<T>) -> Arc<T> {
+        self.add_to_whole(entry, false);
+        self.larder.note_hit(entry);
+        self.metered(|meter| meter.record_hit(self.began, || self.larder.now()));
+        value
     }
 
     /// Whether a value is no older than this call takes.
@@ -331,12 +463,22 @@ impl Call<'_> {
         self.policy.max_age.is_none_or(|longest| age() <= longest)
     }
 
-    async fn wait<T: Kept, E>(&self, mut wait: Wait) -> Result<Waited<T>, LoadError<E>> {
-        let Ok(landing) = tokio::time::timeout(self.policy.wait_limit, wait.landing()).await else {
-            return Ok(Waited::GiveUp);
+    /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
+    fn is_trusted(&self) -> bool {
+        self.scope.bound().is_none_or(|bound| self.larder.is_within(bound))
+    }
+
+    async fn wait<T: Kept, E: Send + Sync + 'static>(
+        &self,
+        mut wait: Wait,
+        until: Instant,
+    ) -> Result<Waited<T, E>, LoadError<E>> {
+        let Ok(landing) = tokio::time::timeout_at(until, wait.landing()).await else {
+            return Ok(Waited::GiveUp(Event::Bypass("wait-limit")));
         };
         let now = self.larder.now();
         Ok(match landing {
+            _ if !self.is_trusted() => Waited::GiveUp(Event::Bypass("unsynchronised")),
             Landing::Landed(entry) if !self.is_young(&entry) => Waited::Again,
             Landing::Landed(entry)
                 if wait.came_early() || self.larder.standing(&entry, now) == Standing::Fresh =>
@@ -346,8 +488,13 @@ impl Call<'_> {
                 self.record(Event::Collapsed, now);
                 Waited::Taken(value)
             }
-            Landing::Landed(_) | Landing::Failed => Waited::Again,
-            Landing::Unshared(_) => Waited::GiveUp,
+            Landing::Landed(_) => Waited::Again,
+            Landing::Failed => Waited::Failed(None),
+            Landing::FailedWith(error) => {
+                let error = error.downcast_ref::<Failure<E>>();
+                Waited::Failed(error.cloned())
+            }
+            Landing::Unshared(_) => Waited::GiveUp(Event::Miss),
         })
     }
 
@@ -355,7 +502,7 @@ impl Call<'_> {
     async fn lead<T, E, F, Fut>(
         &self,
         mut lead: Lead,
-        stale: Option<AnyEntry>,
+        mut stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
     where
@@ -365,8 +512,14 @@ impl Call<'_> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         // Somebody may have landed between our look and our lead.
-        if let Found::Fresh(value) = self.look()? {
-            return Ok(value);
+        match self.look()? {
+            Found::Fresh(entry, value) => {
+                let value = self.hit(&entry, value);
+                lead.land(Landing::Landed(entry));
+                return Ok(value);
+            }
+            Found::Stale(entry, _) | Found::OnError(entry) => stale = Some(entry),
+            Found::NotKept | Found::Gone(_) | Found::Nothing => {}
         }
         if let Some(entry) = self.fetch::<T>(&mut lead).await {
             self.record(Event::SharedHit, self.began);
@@ -382,16 +535,20 @@ impl Call<'_> {
         let call = self.detached();
         let filling = async move { call.fill(lead, load).await };
         match self.larder.spawn(filling.in_current_span()).await {
-            Ok(Ok((value, entry))) => {
-                // What is not kept has told its whole itself.
-                if let Some(entry) = entry {
-                    self.add_to_whole(&entry, false);
-                }
+            Ok(Ok(Brought::Kept(value, entry))) => {
+                self.add_to_whole(&entry, false);
                 Ok(value)
             }
-            Ok(Err(error)) => self.fall_back(stale).ok_or(error),
+            Ok(Ok(Brought::Unkept(value, loose))) => {
+                self.add_loose(loose);
+                Ok(value)
+            }
+            Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
             Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => panic::resume_unwind(panic),
+                Ok(panic) => {
+                    self.record(Event::Failed("panic"), self.larder.now());
+                    panic::resume_unwind(panic)
+                }
                 Err(_) => Err(LoadError::Cancelled),
             },
         }
@@ -400,38 +557,36 @@ impl Call<'_> {
     /// What the shared store has, or another process brings while this one waits its turn.
     async fn fetch<T: Kept>(&self, lead: &mut Lead) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
-        if !self.larder.shares(tiers) {
+        if !self.larder.shares(tiers) || lead.is_alone() {
             return None;
         }
         let wanted = Wanted { key: &self.key, schema: Schema::of::<T>(), tiers };
         let fetch = || self.larder.fetch(wanted, |bytes| Object::<T>::decode(&bytes));
-        let young = || async { fetch().await.filter(|entry| self.is_young(entry)) };
+        let young =
+            || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
         self.larder.fetch_in_turn(lead, self.policy.lease, young).await
     }
 
     /// Loads, keeps what comes, and tells those who wait.
-    async fn fill<T, E, F, Fut>(&self, lead: Lead, load: F) -> Result<Loaded<T>, LoadError<E>>
+    async fn fill<T, E, F, Fut>(
+        &self,
+        lead: Lead,
+        load: F,
+    ) -> Result<Brought<T>, (Failure<E>, Loose)>
     where
         T: Kept,
         E: Send + Sync + 'static,
         F: FnOnce(Fill) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let fill = Fill::new(&self.policy);
+        let fill = Fill::new(&self.policy, Some(lead));
+        let _lands = LandsAtLast(&fill);
         let scope = self.scope.filling(self.key.clone());
-        let loading = scope.clone().scoped(load(fill.clone()));
-        let deadline = self.policy.deadline;
-        let value = match tokio::time::timeout(deadline, loading).await {
-            Ok(Ok(value)) => value,
-            Ok(Err(error)) => {
-                self.record(Event::Failed("loader"), self.larder.now());
-                self.add_unkept(&fill, &scope, "failed-part");
-                return Err(LoadError::Failed(Arc::new(error)));
-            }
-            Err(_) => {
-                self.record(Event::Failed("deadline"), self.larder.now());
-                self.add_unkept(&fill, &scope, "failed-part");
-                return Err(LoadError::TimedOut { deadline });
+        let value = match self.load(&fill, &scope, load).await {
+            Ok(value) => value,
+            Err(failure) => {
+                fill.land(Landing::FailedWith(Arc::new(failure.clone())));
+                return Err((failure, self.loose(&fill, &scope, "failed-part")));
             }
         };
         let now = self.larder.now();
@@ -440,15 +595,47 @@ impl Call<'_> {
         let value = Arc::clone(&object.value);
         match self.keep(object, &fill.wishes(), &scope, now) {
             Ok(entry) => {
-                lead.land(Landing::Landed(entry.clone()));
-                Ok((value, Some(entry)))
+                fill.land(Landing::Landed(entry.clone()));
+                Ok(Brought::Kept(value, entry))
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
-                self.add_unkept(&fill, &scope, "unkept-part");
-                lead.land(Landing::Unshared(why));
-                Ok((value, None))
+                self.remember_not_kept(now);
+                fill.land(Landing::Unshared(why));
+                Ok(Brought::Unkept(value, self.loose(&fill, &scope, "unkept-part")))
             }
+        }
+    }
+
+    async fn load<T, E, F, Fut>(&self, fill: &Fill, scope: &Scope, load: F) -> Result<T, Failure<E>>
+    where
+        F: FnOnce(Fill) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let deadline = self.policy.deadline;
+        let loading = scope.clone().scoped(load(fill.clone()));
+        let failure = match tokio::time::timeout(deadline, loading).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Failure::Loader(Arc::new(error)),
+            Err(_) => Failure::Deadline(deadline),
+        };
+        self.record(Event::Failed(failure.name()), self.larder.now());
+        Err(failure)
+    }
+
+    /// For a while nobody waits for this name: each would load for itself in the end.
+    fn remember_not_kept(&self, now: Moment) {
+        let draft = Draft {
+            key: self.key.clone(),
+            tags: vec![self.own_tag()],
+            lifetime: Lifetime::fresh_for(NOT_KEPT_FOR),
+            age: Duration::ZERO,
+            filled: now,
+            cost: Duration::ZERO,
+            tiers: Tiers::MEMORY,
+        };
+        if let Ok(entry) = self.larder.entry(draft, &self.larder.open_scope(), NotKept) {
+            self.larder.keep(&entry);
         }
     }
 
@@ -463,8 +650,12 @@ impl Call<'_> {
             return Err(why);
         }
         let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
-        if scope.gathered().private && (self.policy.shared || !partitioned) {
+        let gathered = scope.gathered();
+        if gathered.private && (self.policy.shared || !partitioned) {
             return Err("private-part");
+        }
+        if gathered.varied && self.policy.shared {
+            return Err("varied-part");
         }
         let mut tags = vec![self.own_tag()];
         tags.extend(wishes.tags.iter().cloned());
@@ -519,36 +710,53 @@ impl Call<'_> {
     }
 
     /// Loads for this caller alone: nothing is shared, nothing is kept.
-    async fn alone<T, E, F, Fut>(&self, load: F) -> Result<Arc<T>, LoadError<E>>
+    async fn alone<T, E, F, Fut>(
+        &self,
+        stale: Option<AnyEntry>,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
     where
         T: Kept,
         F: FnOnce(Fill) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let fill = Fill::new(&self.policy);
+        let fill = Fill::new(&self.policy, None);
         let scope = self.scope.filling(self.key.clone());
-        let deadline = self.policy.deadline;
-        let loading = scope.clone().scoped(load(fill.clone()));
-        let loaded = tokio::time::timeout(deadline, loading).await;
-        self.add_unkept(&fill, &scope, "unkept-part");
+        let loaded = self.load(&fill, &scope, load).await;
+        let loose = |why| self.loose(&fill, &scope, why);
         match loaded {
-            Ok(Ok(value)) => Ok(Arc::new(value)),
-            Ok(Err(error)) => Err(LoadError::Failed(Arc::new(error))),
-            Err(_) => Err(LoadError::TimedOut { deadline }),
+            Ok(value) => {
+                self.add_loose(loose("unkept-part"));
+                Ok(Arc::new(value))
+            }
+            Err(failure) => self.fall_back_or_fail(stale.as_ref(), failure, loose("failed-part")),
         }
     }
 
-    fn fall_back<T: Kept>(&self, stale: Option<AnyEntry>) -> Option<Arc<T>> {
+    fn fall_back_or_fail<T: Kept, E>(
+        &self,
+        stale: Option<&AnyEntry>,
+        failure: Failure<E>,
+        loose: Loose,
+    ) -> Result<Arc<T>, LoadError<E>> {
+        if let Some(value) = self.fall_back(stale) {
+            return Ok(value);
+        }
+        self.add_loose(loose);
+        Err(failure.into())
+    }
+
+    fn fall_back<T: Kept>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
         let entry = stale?;
         let now = self.larder.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
-            self.larder.standing(&entry, now),
+            self.larder.standing(entry, now),
             Standing::WhileRevalidating | Standing::OnError
         ) {
             return None;
         }
-        self.add_to_whole(&entry, true);
+        self.add_to_whole(entry, true);
         self.record(Event::StaleOnError, now);
         entry.value::<Object<T>>().map(|object| Arc::clone(&object.value))
     }
@@ -564,13 +772,17 @@ impl Call<'_> {
         }
     }
 
-    /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
-    fn add_unkept(&self, fill: &Fill, scope: &Scope, why: &'static str) {
-        let wishes = fill.wishes();
-        let own = std::iter::once(self.own_tag()).chain(wishes.tags);
+    /// What a value that is not kept was made of.
+    fn loose(&self, fill: &Fill, scope: &Scope, why: &'static str) -> Loose {
+        let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.larder.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
+        Loose { gathered, why }
+    }
+
+    /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
+    fn add_loose(&self, Loose { gathered, why }: Loose) {
         self.scope.add_unkept(gathered, why);
     }
 
@@ -580,25 +792,60 @@ impl Call<'_> {
     }
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {
-        let private =
-            !self.policy.shared && matches!(self.scope.audience(), Audience::Partition(_));
-        let part = PartOf { cuts: !self.policy.until_invalidated, private, stale };
+        let audience = self.scope.audience();
+        let part = PartOf {
+            cuts: !self.policy.until_invalidated,
+            private: !self.policy.shared && matches!(audience, Audience::Partition(_)),
+            varied: !self.policy.shared && matches!(audience, Audience::Variant(_)),
+            stale,
+        };
         self.scope.add_part(entry, part);
     }
 }
 
+/// What memory has under a name.
 enum Found<T> {
-    Fresh(Arc<T>),
+    Fresh(AnyEntry, Arc<T>),
     Stale(AnyEntry, Arc<T>),
     OnError(AnyEntry),
+    /// A note that what comes under this name is not kept.
+    NotKept,
+    /// Something that nobody may be served any more, for this reason.
+    Gone(Event),
     Nothing,
 }
 
-enum Waited<T> {
+/// What became of waiting for another's fill.
+enum Waited<T, E> {
     Taken(Arc<T>),
     Again,
-    GiveUp,
+    /// It brought nothing, and perhaps the error of this caller's kind.
+    Failed(Option<Failure<E>>),
+    GiveUp(Event),
 }
 
+/// What a fill brought.
+enum Brought<T> {
+    Kept(Arc<T>, AnyEntry),
+    Unkept(Arc<T>, Loose),
+}
+
+/// What a value was made of that is not kept, and why it makes its whole not to be kept.
+struct Loose {
+    gathered: Gathered,
+    why: &'static str,
+}
+
+fn deadline_of(limit: Duration) -> Instant {
+    Instant::now() + limit.min(LONGEST_WAIT)
+}
+
+/// How the part of a key begins that says for whom the value was made. Those of pages begin alike.
+const FOR_PARTITION: &[u8] = b" for ";
+const IN_VARIANT: &[u8] = b" in ";
 /// How often somebody who waits looks again before loading alone.
 const MAX_LOOKS: usize = 4;
+/// How long nobody waits for a name whose value was not kept.
+const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
+/// A limit that is longer is none.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);

@@ -10,9 +10,14 @@ use std::{
     cell::RefCell,
     fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -61,6 +66,8 @@ pub struct Scope {
     parts: Option<Arc<Parts>>,
     /// Whether nothing that is kept may be served here, since it may have been invalidated elsewhere.
     distrusts: bool,
+    /// What is kept may be served while it was proved within this time that every invalidation was seen.
+    bound: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -81,6 +88,8 @@ pub struct Gathered {
     pub until: Moment,
     /// Whether a part was made for one partition only.
     pub private: bool,
+    /// Whether a part was made for one variant only.
+    pub varied: bool,
     /// Whether a part was stale when it was taken.
     pub stale: bool,
     /// Why what is made here may not be kept, if it may not.
@@ -95,6 +104,7 @@ impl Default for Gathered {
             tags: Vec::new(),
             until: Moment::NEVER,
             private: false,
+            varied: false,
             stale: false,
             no_store: None,
             oldest: None,
@@ -123,6 +133,48 @@ impl Gathered {
     }
 }
 
+/// Who opened the scope in which a value is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// Somebody around, who may have read something already.
+    Around,
+    /// The call itself.
+    Here,
+}
+
+/// Counts values that were asked for outside of every scope although requests have scopes.
+#[derive(Debug, Default)]
+pub(crate) struct Orphans {
+    /// Whether a layer has opened a scope.
+    layered: AtomicBool,
+    values: AtomicU64,
+}
+
+impl Orphans {
+    #[inline]
+    pub(crate) fn note_layer(&self) {
+        // Read before it is written: all threads come here, once for each request.
+        if !self.layered.load(Ordering::Relaxed) {
+            self.layered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn note_value(&self) {
+        if self.layered.load(Ordering::Relaxed) && self.values.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            tracing::warn!(
+                target: "larder",
+                "a value was asked for outside of every request: it is everybody's, and no page has its tags. \
+                 A task that a handler spawns takes its scope along by `Larder::scoped`. Said once; counted."
+            );
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.values.load(Ordering::Relaxed)
+    }
+}
+
 /// How a part acts on the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartOf {
@@ -130,13 +182,15 @@ pub struct PartOf {
     pub cuts: bool,
     /// Whether it was made for one partition only.
     pub private: bool,
+    /// Whether it was made for one variant only.
+    pub varied: bool,
     /// Whether it was stale when it was taken.
     pub stale: bool,
 }
 
 impl Scope {
     pub(crate) fn open(origin: Origin, stamp: Stamp) -> Self {
-        Self { origin, stamp, parts: None, distrusts: false }
+        Self { origin, stamp, parts: None, distrusts: false, bound: None }
     }
 
     /// The scope that the current task is in, if it is one of the larder of this origin.
@@ -159,6 +213,24 @@ impl Scope {
     pub fn distrusting(mut self) -> Self {
         self.distrusts = true;
         self
+    }
+
+    /// This scope, for a request that takes what is kept only while it was proved within `bound` that every
+    /// invalidation was seen. The stricter of two bounds holds.
+    #[must_use]
+    pub fn bounded(mut self, bound: Duration) -> Self {
+        self.bound = Some(self.bound.map_or(bound, |before| before.min(bound)));
+        self
+    }
+
+    /// This scope, bounded as another is.
+    pub(crate) fn bounded_as(self, other: &Self) -> Self {
+        Self { bound: other.bound, ..self }
+    }
+
+    /// Within which time it must have been proved that every invalidation was seen, if there is a bound.
+    pub fn bound(&self) -> Option<Duration> {
+        self.bound
     }
 
     /// Whether nothing that is kept may be served here.
@@ -202,6 +274,7 @@ impl Scope {
                 gathered.until = gathered.until.min(entry.ends().fresh_until());
             }
             gathered.private |= part.private;
+            gathered.varied |= part.varied;
             gathered.stale |= part.stale;
             gathered.add_stamp(part.stale.then(|| entry.stamp()));
         });
@@ -223,6 +296,7 @@ impl Scope {
             gathered.add_tags(part.tags);
             gathered.until = gathered.until.min(part.until);
             gathered.private |= part.private;
+            gathered.varied |= part.varied;
             gathered.stale |= part.stale;
             gathered.add_stamp(part.oldest);
             gathered.no_store = gathered.no_store.or(part.no_store).or(Some(why));
@@ -247,7 +321,7 @@ impl Scope {
     /// Makes this the current scope of the thread until the guard is dropped.
     pub fn enter(&self) -> Entered {
         CURRENT.with_borrow_mut(|scopes| scopes.push(self.clone()));
-        Entered(())
+        Entered(PhantomData)
     }
 
     /// Polls `future` inside this scope, wherever it is polled. A task that is spawned by hand takes its
@@ -282,9 +356,10 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Gives the thread its former scope back when dropped.
+/// Gives the thread its former scope back when dropped. It stays on its thread: held over an `.await` it could
+/// take a scope from another.
 #[derive(Debug)]
-pub struct Entered(());
+pub struct Entered(PhantomData<*const ()>);
 
 impl Drop for Entered {
     fn drop(&mut self) {

@@ -315,3 +315,225 @@ async fn a_whole_with_a_part_that_is_not_kept_is_not_kept_either() {
     assert_eq!(*outer(1).await.unwrap(), 1);
     assert_eq!(*outer(2).await.unwrap(), 2);
 }
+
+/// Loads for a second, says that the value is not to be kept, at once or in the end, and tells how long three who
+/// ask together took.
+async fn three_loads_of_what_is_not_kept(larder: &Larder, at_once: bool) -> Duration {
+    let second = Duration::from_secs(1);
+    let ask = || {
+        let larder = larder.clone();
+        tokio::spawn(async move {
+            let load = move |fill: Fill| async move {
+                if at_once {
+                    fill.no_store();
+                }
+                tokio::time::sleep(second).await;
+                fill.no_store();
+                Ok::<_, Infallible>(1)
+            };
+            larder.get_or_load("a", MINUTE, load).await.map(|value| *value)
+        })
+    };
+    let began = tokio::time::Instant::now();
+    for asked in futures_util::future::join_all([ask(), ask(), ask()]).await {
+        assert_eq!(asked.unwrap().unwrap(), 1);
+    }
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_in_vain_for_what_is_not_kept() {
+    let (told, silent) = (larder(), larder());
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        three_loads_of_what_is_not_kept(&told, true).await,
+        second,
+        "let go when it was said"
+    );
+    assert_eq!(
+        three_loads_of_what_is_not_kept(&silent, false).await,
+        2 * second,
+        "each waited once"
+    );
+    assert_eq!(three_loads_of_what_is_not_kept(&silent, false).await, second, "and not again");
+}
+
+async fn failing(
+    larder: &Larder,
+    loads: &Arc<AtomicUsize>,
+) -> Result<u32, LoadError<&'static str>> {
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
+    let loads = Arc::clone(loads);
+    let load = move |_: Fill| async move {
+        loads.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Err("down")
+    };
+    larder.get_or_load("a", lifetime, load).await.map(|value| *value)
+}
+
+/// Four tries in a row, and then all the others at once: the herd came when the origin was in trouble already.
+#[tokio::test(start_paused = true)]
+async fn a_herd_that_waits_for_an_origin_in_trouble_does_not_fall_upon_it() {
+    let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
+    let answers =
+        futures_util::future::join_all((0..1_000).map(|_| failing(&larder, &loads))).await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Err(LoadError::Failed(error)) if **error == "down"))
+    );
+    assert!(loads.load(Ordering::Relaxed) <= 4, "{loads:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_take_what_is_stale_when_the_fill_fails() {
+    let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
+    let load = |_: Fill| async { Ok::<_, &str>(7_u32) };
+    assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
+    tokio::time::advance(2 * MINUTE).await;
+    let answers = futures_util::future::join_all((0..20).map(|_| failing(&larder, &loads))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(7))), "{answers:?}");
+    assert_eq!(loads.load(Ordering::Relaxed), 1);
+    let stats = larder.stats();
+    let objects = &stats.cache("objects").unwrap().total;
+    assert_eq!((objects.stale_on_error, objects.misses, objects.hits), (20, 21, 0));
+}
+
+/// The failed fill marked the page before the stale value was found for it.
+#[tokio::test(start_paused = true)]
+async fn a_whole_with_a_part_that_stands_in_for_an_error_is_stale_and_not_lost() {
+    let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
+    let load = |_: Fill| async { Ok::<_, &str>(7_u32) };
+    assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
+    tokio::time::advance(2 * MINUTE).await;
+    let page = larder.open_scope().gathering(crate::Audience::Everyone);
+    assert_eq!(page.clone().scoped(failing(&larder, &loads)).await.unwrap(), 7);
+    let gathered = page.gathered();
+    assert!(gathered.stale && gathered.no_store.is_none(), "{gathered:?}");
+}
+
+/// Each fill was overtaken, and whoever led next flew under the stamp of its own arrival.
+#[tokio::test(start_paused = true)]
+async fn who_waits_through_invalidations_shares_one_flight_in_the_end() {
+    let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
+    let step = Duration::from_millis(100);
+    let ask = |at: u32| {
+        let (larder, loads) = (larder.clone(), Arc::clone(&loads));
+        async move {
+            tokio::time::sleep(step / 10 * at).await;
+            let load = move |_: Fill| async move {
+                loads.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(2 * step).await;
+                Ok::<_, Infallible>(at)
+            };
+            larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.map(|value| *value)
+        }
+    };
+    let waiting = futures_util::future::join_all((0..200).map(ask));
+    let invalidating = async {
+        for _ in 0..50 {
+            tokio::time::sleep(step).await;
+            let _ = larder.invalidate("t").await;
+        }
+    };
+    let (answers, ()) = futures_util::join!(waiting, invalidating);
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(loads.load(Ordering::Relaxed) <= 14, "{loads:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_too_long_costs_a_hit_and_not_the_value() {
+    let larder = larder();
+    let name = "x".repeat(70_000);
+    assert_eq!(load(&larder, &name, 1).await, 1);
+    assert_eq!(load(&larder, &name, 2).await, 2);
+    assert_eq!(larder.stats().cache("objects").unwrap().bypasses["key-too-long"], 2);
+}
+
+#[tokio::test]
+async fn no_name_of_a_namespace_reaches_another() {
+    let larder = larder();
+    let views = [
+        larder.clone(),
+        larder.namespace(""),
+        larder.namespace("acme").namespace("eu"),
+        larder.namespace("acme/eu"),
+        larder.namespace("acme%2Feu"),
+        larder.namespace("%"),
+    ];
+    for (at, view) in (1..).zip(&views) {
+        assert_eq!(load(view, "x", at).await, at, "a key of its own");
+    }
+    let _ = views[1].clear().await;
+    assert_eq!(load(&views[1], "x", 9).await, 9);
+    for (at, view) in (1..).zip(&views).filter(|(at, _)| *at != 2) {
+        assert_eq!(load(view, "x", 9).await, at, "cleared by nobody else");
+    }
+}
+
+/// A handler's task asked for a cart outside of the scope of its request: it was everybody's.
+#[tokio::test]
+async fn a_task_takes_its_scope_along_or_is_counted() {
+    let larder = larder();
+    let request = larder.scope().gathering(crate::Audience::Partition(b"ada"[..].into()));
+    let own = larder.clone();
+    let handler = async {
+        let carried = own.clone();
+        tokio::spawn(own.scoped(async move { load(&carried, "cart", 1).await })).await.unwrap()
+    };
+    assert_eq!(request.clone().scoped(handler).await, 1);
+    assert!(request.gathered().private && !request.gathered().tags.is_empty(), "the page knows");
+    assert_eq!(larder.stats().values_outside_scopes, 0);
+    assert_eq!(load(&larder, "cart", 2).await, 2, "not ada's");
+    assert_eq!(larder.stats().values_outside_scopes, 1);
+}
+
+#[tokio::test]
+async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
+    let larder = larder();
+    let variant = larder.open_scope().gathering(crate::Audience::Variant(b"acme"[..].into()));
+    let whole = |value: u32| {
+        let inside = larder.clone();
+        let policy = Policy::ttl(MINUTE).shared();
+        larder.get_or_load("whole", policy, move |_: Fill| async move {
+            Ok::<_, Infallible>(load(&inside, "part", value).await)
+        })
+    };
+    assert_eq!(*variant.clone().scoped(whole(1)).await.unwrap(), 1);
+    assert_eq!(*whole(2).await.unwrap(), 2, "nobody else gets the part of acme");
+    assert_eq!(larder.stats().cache("objects").unwrap().refusals["varied-part"], 1);
+    let partition = larder.open_scope().gathering(crate::Audience::Partition(b"acme"[..].into()));
+    assert_eq!(partition.scoped(load(&larder, "part", 3)).await, 3, "a partition is no variant");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_listens_hears_of_what_was_scheduled_and_of_each_only_when_it_acts() {
+    let larder = larder();
+    let mut heard = larder.invalidations();
+    let _ = larder.invalidate(Invalidation::from("t").after(MINUTE)).await;
+    assert!(futures_util::poll!(Box::pin(heard.next())).is_pending());
+    tokio::time::advance(MINUTE).await;
+    load(&larder, "a", 1).await;
+    assert_eq!(heard.next().await.unwrap().what, [crate::Selector::Tag("t".into())]);
+    assert_eq!(larder.stats().invalidations, 1);
+}
+
+#[tokio::test]
+async fn a_target_means_what_it_looks_like() {
+    let larder = larder();
+    let policy = || Policy::ttl(MINUTE).tag(("product", 42));
+    let ask = |value: u32| {
+        larder.get_or_load("a", policy(), move |_: Fill| async move { Ok::<_, Infallible>(value) })
+    };
+    assert_eq!(*ask(1).await.unwrap(), 1);
+    let _ = larder.invalidate(Target::prefix("product:")).await;
+    assert_eq!(*ask(2).await.unwrap(), 2);
+    assert_eq!(Target::path("products/42?page=2"), Target::path("/products/42"));
+    assert_eq!(
+        Target::path_on("HTTPS://Shop.Example:443/", "x"),
+        Target::path_on("https://shop.example", "/x")
+    );
+}

@@ -65,6 +65,9 @@ pub(super) enum Look {
     Nothing(Forward),
 }
 
+/// Why nothing that is kept may answer: it was not proved lately enough that every invalidation was seen.
+pub(super) const UNSYNCHRONISED: &str = "unsynchronised";
+
 /// Why waiting for another's fill brought nothing.
 pub(super) enum GiveUp {
     Again,
@@ -217,7 +220,7 @@ impl Asked {
     /// again so soon, and who wants less than all is left to the origin.
     pub(super) fn keeps_alone(&self, reason: &str) -> bool {
         let by_its_body = ["too-large", "fill-budget", "trailers", "deadline", "private-part"];
-        let not_trusted = reason == "unsynchronised";
+        let not_trusted = reason == UNSYNCHRONISED;
         !self.lookup.head_only
             && !self.lookup.facts.narrowed
             && !not_trusted
@@ -299,12 +302,14 @@ impl Asked {
     ) -> Result<Response<CacheBody<R>>, GiveUp> {
         let landing = match wait.progress().await {
             Progress::Over(landing) => landing,
+            Progress::Begun(_) if !self.is_trusted() => return Err(GiveUp::Alone(UNSYNCHRONISED)),
             Progress::Begun(along) => match self.read_along(along, why) {
                 Some(answer) => return Ok(answer),
                 None => wait.landing().await,
             },
         };
         match landing {
+            _ if !self.is_trusted() => Err(GiveUp::Alone(UNSYNCHRONISED)),
             Landing::Landed(entry)
                 if (wait.came_early() || self.is_fresh(&entry)) && self.is_mine(&entry) =>
             {
@@ -313,10 +318,30 @@ impl Asked {
             }
             Landing::Landed(_) => Err(GiveUp::Again),
             Landing::Unshared(why) => Err(GiveUp::Alone(why)),
-            Landing::Failed => match self.usable(fallback.as_ref()) {
-                Some(entry) => Ok(self.stale(&entry, Event::StaleOnError, Some("origin"))),
+            Landing::Failed | Landing::FailedWith(_) => match self.usable(fallback.as_ref()) {
+                Some(entry) => {
+                    self.record(Event::Miss);
+                    Ok(self.stale(&entry, Event::StaleOnError, Some("origin")))
+                }
                 None => Err(GiveUp::Again),
             },
+        }
+    }
+
+    /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.scope.bound().is_none_or(|bound| self.plan.larder.is_within(bound))
+    }
+
+    /// Takes a new stamp, where nothing was read for this request yet: its fill is not overtaken by what has
+    /// come until now.
+    pub(super) fn stamp_anew(&mut self) {
+        if self.is_outermost {
+            let opened = self.plan.larder.open_scope().gathering(self.scope.audience());
+            self.scope = match self.scope.bound() {
+                Some(bound) => opened.bounded(bound),
+                None => opened,
+            };
         }
     }
 

@@ -13,7 +13,7 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    asked::{Asked, GiveUp, Look},
+    asked::{Asked, GiveUp, Look, UNSYNCHRONISED},
     fill::{Answer, Fill, after, is_error},
     plan::{Lookup, Plan},
     stored,
@@ -95,15 +95,15 @@ where
             if !caught_up || self.asked.scope.distrusts() {
                 self.asked.scope = self.asked.scope.clone().distrusting();
                 let case = Case::of(&self.asked, Forward::Bypass, None);
-                return self.alone(case, "unsynchronised").await;
+                return self.alone(case, UNSYNCHRONISED).await;
+            }
+            if let Consistency::Bounded(bound) = consistency {
+                self.asked.scope = self.asked.scope.clone().bounded(bound);
             }
             // What was invalidated until here has been seen: no fill from before it will do, and one from
             // now on is not overtaken by it.
             self.asked.arrived = self.asked.plan.larder.sequence();
-            if self.asked.is_outermost {
-                let audience = self.asked.scope.audience();
-                self.asked.scope = self.asked.plan.larder.open_scope().gathering(audience);
-            }
+            self.asked.stamp_anew();
         }
         let case = match self.answer_at_once() {
             ControlFlow::Break(answer) => return Ok(answer),
@@ -173,7 +173,10 @@ where
             return self.lead(lead, case).await;
         }
         let until = after(self.asked.plan.options.wait_limit);
-        for _ in 0..MAX_LOOKS {
+        for looks in 0..MAX_LOOKS {
+            if looks > 0 {
+                self.asked.stamp_anew();
+            }
             let wait = match self.asked.join() {
                 Joined::Lead(lead) => return self.lead(lead, case).await,
                 Joined::Alone => break,
@@ -186,6 +189,9 @@ where
                 Ok(Err(GiveUp::Again)) => {}
                 Ok(Err(GiveUp::Alone(reason))) => return self.alone(case, reason).await,
                 Err(_) => return self.alone(case, "wait-limit").await,
+            }
+            if !self.asked.is_trusted() {
+                return self.alone(case, UNSYNCHRONISED).await;
             }
             match self.asked.look() {
                 Look::Fresh(entry) if self.meets(&entry) => {
@@ -215,7 +221,8 @@ where
                 self.asked.record(Event::Collapsed);
                 return Ok(self.asked.collapsed(&entry, why));
             }
-            if let Some(entry) = self.asked.fetch(&mut lead).await {
+            let fetched = self.asked.fetch(&mut lead).await;
+            if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
                 lead.land(Landing::Landed(entry.clone()));
                 self.asked.record(Event::SharedHit);
                 return Ok(self.asked.answer_from(&entry));
