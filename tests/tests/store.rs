@@ -71,6 +71,84 @@ async fn bytes_that_are_not_ours_are_counted_misses() {
     assert_eq!(larders[1].stats().shared.corrupt, 1);
 }
 
+/// A value that its own type reads back only while it is odd.
+#[derive(serde::Serialize)]
+struct Odd(u32);
+
+impl<'de> serde::Deserialize<'de> for Odd {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        (number % 2 == 1).then_some(Self(number)).ok_or_else(|| serde::de::Error::custom("even"))
+    }
+}
+
+/// It lay there for as long as it would have been fresh, and cost a read for each miss.
+#[tokio::test(start_paused = true)]
+async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
+    let store = MemoryStore::new();
+    let larders = pair(&store);
+    joined(&larders).await;
+    let ask = |at: usize, value: u32| {
+        let load = move |fill: Fill| async move {
+            if at == 1 {
+                fill.no_store();
+            }
+            Ok::<_, Infallible>(Odd(value))
+        };
+        larders[at].get_or_load("a", Policy::ttl(MINUTE).tiers(Tiers::SHARED), load)
+    };
+    assert_eq!(ask(0, 2).await.unwrap().0, 2);
+    settled(&larders).await;
+    assert_eq!(store.keys().len(), 1);
+    assert_eq!(ask(1, 4).await.unwrap().0, 4);
+    let stats = larders[1].stats().shared;
+    assert_eq!((stats.corrupt, stats.misses), (1, 1));
+    assert!(store.keys().is_empty(), "nobody else has to read it");
+}
+
+/// Whoever had seen the newer one was given the older: a read that goes back.
+#[tokio::test(start_paused = true)]
+async fn an_older_fill_does_not_take_the_place_of_a_newer_one_that_is_only_stale() {
+    let store = MemoryStore::new();
+    let [larder, _] = pair(&store);
+    larder.synced().await;
+    let second = Duration::from_secs(1);
+    let lifetime = larder::Lifetime::fresh_for(second).stale_while_revalidate(MINUTE);
+    let ask = |value: u32, takes: Duration| {
+        let larder = larder.clone();
+        let load = move |_: Fill| async move {
+            tokio::time::sleep(takes).await;
+            Ok::<_, Infallible>(value)
+        };
+        let policy = Policy::from(lifetime).tag("t").tiers(Tiers::MEMORY);
+        tokio::spawn(async move { *larder.get_or_load("a", policy, load).await.unwrap() })
+    };
+    let older = ask(1, 5 * second);
+    tokio::time::sleep(second).await;
+    let _ = larder.invalidate(Invalidation::from("t").soft(None)).await;
+    // The lease has passed: that flight is too old to be joined.
+    tokio::time::sleep(2 * second).await;
+    assert_eq!(ask(2, Duration::ZERO).await.unwrap(), 2);
+    tokio::time::sleep(3 * second / 2).await;
+    assert_eq!(older.await.unwrap(), 1);
+    assert_eq!(ask(3, second).await.unwrap(), 2, "stale, and not older than what was seen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
+    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let lifetime = larder::Lifetime::fresh_for(MINUTE * 60).stale_while_revalidate(MINUTE * 60);
+    let ask = |value: u32| {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let policy = Policy::from(lifetime).tag("t").tiers(Tiers::BOTH.memory_for(MINUTE));
+        larder.get_or_load("a", policy, load)
+    };
+    assert_eq!(*ask(1).await.unwrap(), 1);
+    let _ = larder.invalidate(Invalidation::from("t").soft(None)).await;
+    tokio::time::advance(MINUTE + Duration::from_secs(1)).await;
+    assert_eq!(*ask(2).await.unwrap(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
     for (percent, slow) in [(100, Duration::ZERO), (0, Duration::from_secs(60))] {

@@ -28,6 +28,7 @@ use crate::{
     memory::Memory,
     observe::{LogStats, Observer},
     registry::{Begun, Reach, Registry, writer::Ticket},
+    scope::Orphans,
     shared::Shared,
     target::{Invalidated, Rule},
 };
@@ -43,6 +44,7 @@ pub(crate) struct Engine {
     pub(crate) leases: Option<Arc<dyn Leases>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Flights,
+    pub(crate) orphans: Orphans,
     pub(crate) observer: Observer,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Arc<Semaphore>,
@@ -115,6 +117,7 @@ impl Engine {
             shared: assembly.shared,
             leases: assembly.leases,
             flights: Flights::new(),
+            orphans: Orphans::default(),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Arc::new(Semaphore::new(assembly.refreshes)),
@@ -156,13 +159,24 @@ impl Engine {
     pub(crate) fn tick(self: &Arc<Self>) -> Moment {
         let now = self.clock.now();
         if self.registry.is_due(now) {
-            self.registry.run_due(now);
+            for record in self.registry.run_due(now) {
+                self.tell_of_own(&record);
+                self.observer.acted_when_due(record.what.len());
+            }
             self.send_unsent();
         }
         if !self.following.load(Ordering::Relaxed) {
             follow::start(self);
         }
         now
+    }
+
+    /// Tells the application of an invalidation of its own that acts from now on. A log of others brings it
+    /// back, in its order.
+    fn tell_of_own(&self, record: &Record) {
+        if !self.follows_others && self.feed.receiver_count() > 0 {
+            drop(self.feed.send(record.clone()));
+        }
     }
 
     /// How long ago it was proved that nothing is missing.
@@ -206,7 +220,8 @@ impl Engine {
         }
         let is_newer = |there: &AnyEntry| {
             let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
-            filled(there) > filled(entry) && self.standing(there, now) == Standing::Fresh
+            filled(there) > filled(entry)
+                && !matches!(self.standing(there, now), Standing::Invalid | Standing::Expired)
         };
         // The one that kept its place is newer and answers as well.
         drop(self.memory.put(entry, is_newer));
@@ -225,11 +240,8 @@ impl Engine {
     /// Steps 1 to 3 of an invalidation. Once polled, dropping the future stops nothing.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
         let targets = record.what.len();
-        if !self.follows_others && self.feed.receiver_count() > 0 {
-            // A log of others brings it back, in its order.
-            drop(self.feed.send(record.clone()));
-        }
         let begun = self.registry.begin(record, self.clock.now());
+        self.tell_of_own(&begun.record);
         let mut carried = Box::pin(Arc::clone(self).carry(begun));
         let outcome = match futures_util::poll!(&mut carried) {
             std::task::Poll::Ready(outcome) => outcome,
@@ -394,6 +406,9 @@ fn by_time(phase: Phase) -> Standing {
 /// without a window is gone.
 fn as_stale(entry: &AnyEntry, now: Moment) -> Standing {
     let ends = entry.ends();
+    if now >= ends.leaves {
+        return Standing::Expired;
+    }
     if ends.revalidate > ends.fresh && now < ends.revalidate {
         Standing::WhileRevalidating
     } else if ends.on_error > ends.fresh && now < ends.on_error {

@@ -294,8 +294,9 @@ mod tests {
             assert_eq!(bytes[PREFIX_BYTES - 1], form);
             assert_eq!(open(&bytes, &key("a")).unwrap().1, payload);
         }
-        let noise: Vec<u8> =
-            (0..8000_u32).flat_map(|n| XxHash3_64::oneshot(&n.to_le_bytes()).to_le_bytes()).collect();
+        let noise: Vec<u8> = (0..8000_u32)
+            .flat_map(|n| XxHash3_64::oneshot(&n.to_le_bytes()).to_le_bytes())
+            .collect();
         for noise in [&noise[..4000], &noise] {
             let bytes = seal(&header(), noise).unwrap();
             assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
@@ -353,7 +354,10 @@ mod tests {
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
         assert_eq!(codec.open(bytes.clone(), &key("a"), schema()).unwrap().1, &b"secret words"[..]);
         assert_eq!(codec.open(bytes.clone(), &key("b"), schema()), Err(Unreadable::Corrupt));
-        assert_eq!(sealing(&[2]).open(bytes.clone(), &key("a"), schema()), Err(Unreadable::Corrupt));
+        assert_eq!(
+            sealing(&[2]).open(bytes.clone(), &key("a"), schema()),
+            Err(Unreadable::Corrupt)
+        );
         assert_eq!(open(&bytes, &key("a")), Err(Unreadable::OtherVersion), "without a key");
         let plain = seal(&header(), b"plain").unwrap();
         assert_eq!(

@@ -117,6 +117,10 @@ impl Follower {
                 continue;
             }
             asked = now;
+            if engine.registry.waiting().0 > 0 {
+                // Whoever was sending may have gone with his runtime.
+                engine.send_unsent();
+            }
             engine.register_scheduled().await;
             engine.observer.followed(&engine.log_stats(), engine.registry.waiting().0);
             match self.compare(&engine, now, empty).await {

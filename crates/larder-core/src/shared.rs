@@ -100,8 +100,12 @@ impl Shared {
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
         let found = self.read(&name).await?;
-        let entry = match self.codec.open(found, wanted.key, wanted.schema) {
-            Ok((header, payload)) => self.judge(engine, wanted, header, payload, stamp, decode),
+        let opened = self.codec.open(found, wanted.key, wanted.schema);
+        let judged = opened.and_then(|(header, payload)| {
+            self.judge(engine, wanted, header, payload, stamp, decode)
+        });
+        let entry = match judged {
+            Ok(entry) => entry,
             Err(Unreadable::OtherVersion) => None,
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
                 self.count(Count::Corrupt);
@@ -121,11 +125,11 @@ impl Shared {
         payload: Bytes,
         stamp: crate::Stamp,
         decode: impl FnOnce(Bytes) -> Option<V>,
-    ) -> Option<AnyEntry> {
+    ) -> Result<Option<AnyEntry>, Unreadable> {
         let Wanted { key, tiers, .. } = wanted;
         let places = engine.registry.places(&header.tags);
         if engine.registry.reach_shared(key, &header.tags, &places, header.filled) != Reach::Clean {
-            return None;
+            return Ok(None);
         }
         let now = engine.clock.now();
         let age = engine.clock.wall(now).duration_since(header.filled_at).unwrap_or_default();
@@ -142,12 +146,9 @@ impl Shared {
             leaves: tiers.in_memory().map_or(Moment::NEVER, |longest| now.after(longest)),
         };
         if now >= ends.fresh {
-            return None;
+            return Ok(None);
         }
-        let Some(value) = decode(payload) else {
-            self.count(Count::Corrupt);
-            return None;
-        };
+        let value = decode(payload).ok_or(Unreadable::Corrupt)?;
         // The log's number stays that of the fill; ours is that of this promotion.
         let stamp = crate::Stamp { log: Some(header.filled), ..stamp };
         let origins = Origins {
@@ -163,7 +164,7 @@ impl Shared {
             tiers,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
-        engine.keep_in_memory(&entry, now).then_some(entry)
+        Ok(engine.keep_in_memory(&entry, now).then_some(entry))
     }
 
     /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
@@ -176,7 +177,8 @@ impl Shared {
             self.count(Count::Dropped);
             return;
         };
-        let lifetime = entry.ends().served_until().since(engine.clock.now()).min(longest);
+        // Whoever reads it takes it only while it is fresh.
+        let lifetime = entry.ends().fresh_until().since(engine.clock.now()).min(longest);
         if lifetime.is_zero() {
             return;
         }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -211,6 +211,8 @@ pub(crate) struct Observer {
     naming: Mutex<()>,
     invalidations: AtomicU64,
     queued: AtomicU64,
+    /// Whether the last one had to wait for the log.
+    queueing: AtomicBool,
 }
 
 impl Observer {
@@ -247,12 +249,26 @@ impl Observer {
     /// Counts an invalidation.
     pub(crate) fn invalidated(&self, outcome: crate::Invalidated, targets: usize) {
         self.invalidations.fetch_add(1, Ordering::Relaxed);
-        if outcome == crate::Invalidated::Queued {
+        let queued = outcome == crate::Invalidated::Queued;
+        if queued {
             self.queued.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(target: "larder", targets, "the log is out of reach: invalidation queued");
-        } else {
-            tracing::debug!(target: "larder", targets, %outcome, "invalidated");
         }
+        // A line for each change: a log that is away would fill those of the application.
+        match (self.queueing.swap(queued, Ordering::Relaxed), queued) {
+            (false, true) => tracing::warn!(
+                target: "larder",
+                "the log does not take invalidations: they act here, and wait to be sent"
+            ),
+            (true, false) => tracing::info!(target: "larder", "the log takes invalidations again"),
+            _ => {}
+        }
+        tracing::debug!(target: "larder", targets, %outcome, "invalidated");
+    }
+
+    /// Counts one that was scheduled, now that it acts.
+    pub(crate) fn acted_when_due(&self, targets: usize) {
+        self.invalidations.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(target: "larder", targets, "a scheduled invalidation acts");
     }
 
     /// Tells how far the log was followed, three times in a lease.

@@ -27,6 +27,9 @@ pub struct Stats {
     pub invalidations_scheduled: usize,
     /// Fills that run now.
     pub fills_running: usize,
+    /// Values that were asked for outside of every request although layers serve requests: see
+    /// [`Larder::scoped`](crate::Larder::scoped).
+    pub values_outside_scopes: u64,
     /// Each named cache.
     pub caches: Vec<CacheStats>,
 }
@@ -188,7 +191,8 @@ impl Counted {
         let (stale_hits, stale_on_error) = (of(Event::StaleHit), of(Event::StaleOnError));
         let (misses, collapsed) = (of(Event::Miss), of(Event::Collapsed));
         let saved = hits + stale_hits + collapsed;
-        let all = saved + stale_on_error + misses;
+        // What stands in for an error was a miss first.
+        let all = saved + misses;
         Self {
             hits,
             shared_hits,

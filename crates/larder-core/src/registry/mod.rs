@@ -372,15 +372,18 @@ impl Registry {
     /// Acts on everything whose time has come. Afterwards [`Registry::unsent`] may have more.
     ///
     /// Whoever looks an entry up does this first, so no timer is needed and none can be late.
-    pub(crate) fn run_due(&self, now: Moment) {
+    pub(crate) fn run_due(&self, now: Moment) -> Vec<Record> {
+        let mut published = Vec::new();
         loop {
             let mut writer = self.writer.lock();
             let Some(due) = writer.take_due(now) else {
                 self.announce_due(&writer);
-                return;
+                return published;
             };
             match due {
-                Due::Publish(record) => drop(self.begin_locked(&mut writer, record, now)),
+                Due::Publish(record) => {
+                    published.push(self.begin_locked(&mut writer, record, now).record);
+                }
                 Due::Harden { local, log, what } => {
                     self.harden(&mut writer, local, log, &what, now);
                 }
