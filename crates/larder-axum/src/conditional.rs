@@ -4,9 +4,9 @@ use axum_core::{
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header, request::Parts};
+use http::request::Parts;
 use larder_http::{Conditions, conditional::Unmet};
-use larder_semantics::{date, validation::Validators};
+use larder_semantics::validation::Validators;
 
 use crate::missing::MissingLayer;
 
@@ -45,17 +45,7 @@ pub struct ConditionUnmet(Unmet);
 impl IntoResponse for ConditionUnmet {
     fn into_response(self) -> Response {
         let mut response = self.0.status().into_response();
-        if let Unmet::NotModified(current) = self.0 {
-            let headers = response.headers_mut();
-            if let Some(etag) = &current.etag {
-                headers.insert(header::ETAG, etag.to_value());
-            }
-            if let Some(changed) = current.last_modified
-                && let Ok(date) = HeaderValue::from_str(&date::format(changed))
-            {
-                headers.insert(header::LAST_MODIFIED, date);
-            }
-        }
+        self.0.add_fields(response.headers_mut());
         response
     }
 }

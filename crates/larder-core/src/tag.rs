@@ -1,6 +1,6 @@
 //! Tags: what an entry was made of, and so what makes it invalid.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use smol_str::{SmolStr, format_smolstr};
 
@@ -71,14 +71,15 @@ impl Tag {
         Self::own(kind.letter(), name)
     }
 
-    /// The tag of every response of this path, on all hosts.
+    /// The tag of every response of this path, on all hosts. Two spellings of one path have the same: a router
+    /// leads both to the same handler.
     pub fn of_path(path: &str) -> Self {
-        Self::own('p', path)
+        Self::own('p', &decoded(path))
     }
 
     /// The tag of every response of this path on one scheme and authority, as `https://shop.example`.
     pub fn of_origin_path(origin: &str, path: &str) -> Self {
-        Self::own('h', &format!("{origin}{path}"))
+        Self::own('h', &format!("{origin}{}", decoded(path)))
     }
 
     /// The tag of a cache group of RFC 9875 on one scheme and authority.
@@ -138,6 +139,38 @@ impl Tag {
         // A path may be longer than a tag of the application; cutting it would join neighbours.
         Self(format_smolstr!("{OWN}{class}{text}"))
     }
+}
+
+/// A path in which nothing is written as `%XX` that need not be.
+///
+/// Source: RFC 3986, section 6.2.2.2.
+fn decoded(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let code = after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code {
+            Some(byte @ (b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')) => {
+                out.push(char::from(byte));
+                rest = &after[2..];
+            }
+            // The digits of what stays have one case.
+            Some(byte) => {
+                out.push_str(&format!("%{byte:02X}"));
+                rest = &after[2..];
+            }
+            None => {
+                out.push('%');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 const OWN: char = '\u{1}';
@@ -229,6 +262,20 @@ mod tests {
         let below: Vec<_> = Tag::new("shop:product:42").ancestors().collect();
         assert_eq!(below, [Tag("shop:*".into()), Tag("shop:product:*".into())]);
         assert_eq!(Tag::of_origin_path("http://a:1", "/x:y").ancestors().count(), 0);
+    }
+
+    #[test]
+    fn two_spellings_of_one_path_are_one_tag() {
+        assert_eq!(Tag::of_path("/products/%34%32"), Tag::of_path("/products/42"));
+        assert_eq!(Tag::of_path("/a%2fb"), Tag::of_path("/a%2Fb"));
+        assert_ne!(Tag::of_path("/a%2Fb"), Tag::of_path("/a/b"));
+        assert_eq!(
+            Tag::of_origin_path("http://a", "/%7Eb"),
+            Tag::of_origin_path("http://a", "/~b")
+        );
+        for odd in ["/%", "/%4", "/%+1", "/%é", "/%%34"] {
+            drop(Tag::of_path(odd));
+        }
     }
 
     #[test]

@@ -8,8 +8,11 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Method, StatusCode};
-use larder_semantics::validation::{self, Condition, GUARDS, SAVERS, Validators};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use larder_semantics::{
+    date,
+    validation::{self, Condition, GUARDS, SAVERS, Validators},
+};
 
 /// The conditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into its
 /// extensions; a request without conditions has none.
@@ -38,6 +41,23 @@ impl Unmet {
         match self {
             Self::NotModified(_) => StatusCode::NOT_MODIFIED,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        }
+    }
+
+    /// Adds the fields of the answer that are known: what the client may compare the next time.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5)
+    pub fn add_fields(&self, headers: &mut HeaderMap) {
+        let Self::NotModified(current) = self else { return };
+        if let Some(etag) = &current.etag {
+            headers.insert(header::ETAG, etag.to_value());
+        }
+        if let Some(changed) = current.last_modified
+            && let Ok(date) = HeaderValue::from_str(&date::format(changed))
+        {
+            headers.insert(header::LAST_MODIFIED, date);
         }
     }
 }
@@ -86,9 +106,15 @@ impl Conditions {
         }
     }
 
-    /// Whether there are conditions that guard a change.
+    /// Whether there are conditions that guard a change. `If-None-Match` is one for whoever changes something:
+    /// with `*` it asks not to overwrite what is there.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9110, section 13.1.2](https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2)
     pub fn has_guards(&self) -> bool {
-        GUARDS.iter().any(|name| self.0.fields.contains_key(name))
+        let guards = |name: &HeaderName| self.0.fields.contains_key(name);
+        GUARDS.iter().any(guards) || (!self.0.method.is_safe() && guards(&header::IF_NONE_MATCH))
     }
 
     pub(super) fn were_checked(&self) -> bool {

@@ -126,11 +126,7 @@ impl<S> Conditional<S> {
 fn unmet_answer<R>(unmet: &Unmet) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = unmet.status();
-    if let Unmet::NotModified(current) = unmet
-        && let Some(etag) = &current.etag
-    {
-        response.headers_mut().insert(http::header::ETAG, etag.to_value());
-    }
+    unmet.add_fields(response.headers_mut());
     response
 }
 

@@ -139,3 +139,30 @@ async fn a_function_of_the_route_answers_without_the_handler() {
     let get = request(Method::GET, &[("if-none-match", "\"now\"")]);
     assert_eq!(service.oneshot(get).await.unwrap().status(), 304);
 }
+
+/// A write that asks not to overwrite anything is guarded as much as one that names what it overwrites.
+#[tokio::test]
+async fn a_write_that_must_not_overwrite_is_guarded() {
+    let create = || request(Method::PUT, &[("if-none-match", "*")]);
+    let required = ConditionalLayer::new(&larder()).require_guards().layer(service_fn(hello));
+    assert_eq!(required.oneshot(create()).await.unwrap().status(), StatusCode::OK);
+    let refusing = ConditionalLayer::new(&larder()).refuse_unchecked().layer(service_fn(hello));
+    let refused = refusing.clone().oneshot(create()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED, "nobody can check it");
+    let read = request(Method::GET, &[("if-none-match", "*")]);
+    assert_ne!(refusing.oneshot(read).await.unwrap().status(), StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn a_304_of_a_route_that_knows_only_a_date_says_that_date() {
+    let changed = std::time::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
+    let validate = move |_: crate::Head<'_>| async move {
+        Some(Validators { etag: None, last_modified: Some(changed) })
+    };
+    let service = ConditionalLayer::new(&larder()).validate_with(validate).layer(service_fn(hello));
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let ask = request(Method::GET, &[("if-modified-since", date)]);
+    let answer = service.oneshot(ask).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(answer.headers()[header::LAST_MODIFIED], date);
+}

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
+use futures_util::FutureExt as _;
 use larder_core::{Invalidated, Invalidation, Larder, Scope, Target};
 use parking_lot::Mutex;
 
@@ -39,11 +40,12 @@ impl Requested {
         AROUND.with_borrow(|options| options.as_ref().map(|options| Self::closed(&options.larder)))
     }
 
-    /// Invalidates this with the response. Once the head of the response has left, at once.
+    /// Invalidates this with the response. Once the head of the response has left, and where no response is waited
+    /// for (a request that changes nothing), at once: when this returns it acts in this process.
     ///
     /// # Panics
     ///
-    /// Once the head has left: outside a tokio runtime.
+    /// At once, where the log is shared with other processes: outside a tokio runtime.
     pub fn add(&self, target: impl Into<Target>) {
         let target = target.into();
         let late = match &mut *self.targets.lock() {
@@ -53,9 +55,8 @@ impl Requested {
             }
             None => target,
         };
-        let larder = self.larder.clone();
-        let invalidating = async move { larder.invalidate(late).await };
-        drop(self.larder.spawn(invalidating));
+        // It acts when it is first polled, and what is left of it runs on by itself.
+        let _acting = self.larder.invalidate(late).now_or_never();
     }
 
     /// Invalidates now, and returns when it has acted here.

@@ -231,6 +231,7 @@ fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String>
     let (scheme, _) = origin.split_once("://")?;
     let absolute = match reference.strip_prefix("//") {
         Some(rest) => Some(format!("{scheme}://{rest}")),
+        None if reference.starts_with('/') => None,
         None => reference.contains("://").then(|| reference.to_owned()),
     };
     if let Some(absolute) = absolute {
@@ -306,6 +307,7 @@ mod tests {
             ("c", Some("/items/c")),
             ("../c/./d", Some("/c/d")),
             ("/../x", Some("/x")),
+            ("/go/http://b.example/y", Some("/go/http://b.example/y")),
         ];
         for (reference, expected) in rows {
             let found = same_origin_path(reference, "http://a.example", "/items/b");

@@ -204,3 +204,20 @@ async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
         assert!(Requested::current().is_none(), "in the call: {in_call}");
     }
 }
+
+/// It was left to a task, which the next request of the same client could overtake.
+#[tokio::test]
+async fn what_is_asked_for_where_nobody_waits_acts_before_the_call_returns() {
+    let larder = larder();
+    was_invalid(&larder, "x", "t").await;
+    let inner = service_fn(|_: Request<Empty<Bytes>>| async {
+        Requested::current().expect("the layer is around").add("t");
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
+    let before = larder.sequence();
+    let service = InvalidationLayer::as_received(&larder).layer(inner);
+    service.oneshot(get).now_or_never().unwrap().unwrap();
+    assert!(larder.sequence() > before);
+    assert!(was_invalid(&larder, "x", "t").await);
+}
