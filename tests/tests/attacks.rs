@@ -5,14 +5,18 @@ use std::time::Duration;
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{OriginalUri, Request, State},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
 use clap::Parser;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use http_body_util::BodyExt;
-use larder::{ByteSize, Larder, axum::ResponseCacheLayer};
+use larder::{
+    ByteSize, Larder,
+    axum::{InvalidationLayer, ResponseCacheLayer},
+    http::QueryRule,
+};
 use larder_testkit::MemoryStore;
 use proptest::prelude::*;
 use tokio::{
@@ -81,6 +85,13 @@ async fn poisoning_through_fields_that_no_key_knows_of() {
         "x-rewrite-url",
         "x-http-method-override",
         "x-method-override",
+        "x-forwarded-proto",
+        "x-forwarded-scheme",
+        "x-forwarded-ssl",
+        "x-forwarded-server",
+        "front-end-https",
+        "x-original-host",
+        "x-http-method",
     ] {
         let app = cached(Router::new().route("/", any(reflecting)));
         ask(&app, "/", &[(field, "canary")]).await;
@@ -166,6 +177,123 @@ async fn denial_of_service_by_errors_that_are_kept() {
         let clean = ask(&app, "/", &[]).await;
         assert_eq!(clean.status, StatusCode::OK, "{field}");
     }
+}
+
+/// As [`easily_upset`], in two languages.
+async fn easily_upset_in_two_languages(method: Method, headers: HeaderMap) -> Response {
+    let mut response = easily_upset(method, headers).await;
+    if response.status().is_success() {
+        response.headers_mut().insert(header::VARY, "accept-language".parse().unwrap());
+    }
+    response
+}
+
+/// What one client upset took the place of all variants, or of what an address had not been asked for yet.
+#[tokio::test]
+async fn denial_of_service_by_errors_where_nothing_good_stands_in_their_way() {
+    let upset = [("x-upset", "1"), ("accept-language", "xx")];
+    let varied = cached(Router::new().route("/", any(easily_upset_in_two_languages)));
+    for language in ["de", "en"] {
+        ask(&varied, "/", &[("accept-language", language)]).await;
+    }
+    assert_eq!(ask(&varied, "/", &upset).await.status, StatusCode::BAD_REQUEST);
+    let clean = ask(&varied, "/", &[("accept-language", "de")]).await;
+    assert!(clean.is_hit() && clean.status == StatusCode::OK, "{}", clean.status);
+    let cold = cached(Router::new().route("/", any(easily_upset)));
+    assert_eq!(ask(&cold, "/", &upset).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&cold, "/", &[]).await.status, StatusCode::OK);
+}
+
+/// An error of the server is given once the stale page is no more; before that it must not take its place.
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_take_the_place_of_what_stands_in_for_it() {
+    let down = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = std::sync::Arc::clone(&down);
+    let page = move || {
+        let down = told.load(std::sync::atomic::Ordering::SeqCst);
+        let status = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        async move { (status, [(header::CACHE_CONTROL, "max-age=60, stale-if-error=600")], "page") }
+    };
+    let negative = larder::Lifetime::fresh_for(MINUTE);
+    let layer =
+        ResponseCacheLayer::new(&larder()).negative([StatusCode::SERVICE_UNAVAILABLE], negative);
+    let app = Router::new().route("/", get(page)).layer(layer).with_state(());
+    ask(&app, "/", &[]).await;
+    tokio::time::advance(MINUTE + Duration::from_secs(10)).await;
+    down.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..3 {
+        assert_eq!(ask(&app, "/", &[]).await.status, StatusCode::OK);
+    }
+}
+
+/// The layer took the parameter out of the URI, and axum had a copy of it.
+#[tokio::test]
+async fn poisoning_through_parameters_that_the_key_leaves_out() {
+    let reflecting = |OriginalUri(original): OriginalUri, request: Request| async move {
+        format!("{original} {}", request.uri())
+    };
+    let rule = QueryRule::without_trackers();
+    let layer = || ResponseCacheLayer::new(&larder()).ttl(MINUTE).query(rule.clone());
+    for app in [
+        Router::new().route("/", get(reflecting)).layer(layer()).with_state(()),
+        Router::new().nest("/in", Router::new().route("/", get(reflecting)).layer(layer())),
+    ] {
+        for path in ["/", "/in"] {
+            ask(&app, &format!("{path}?utm_source=canary"), &[]).await;
+            let clean = ask(&app, path, &[]).await;
+            assert!(!clean.text.contains("canary"), "{}", clean.text);
+            assert!(clean.status == StatusCode::NOT_FOUND || clean.is_hit(), "{path}");
+        }
+    }
+}
+
+/// Anybody could keep a page for ever, or have the fields of his own request put into it.
+#[tokio::test(start_paused = true)]
+async fn a_head_renews_nothing_without_a_proof() {
+    let page = |headers: HeaderMap| async move {
+        let host =
+            headers.get("x-forwarded-host").map_or("shop.example", |host| host.to_str().unwrap());
+        ([(header::LINK, format!("<https://{host}/>; rel=canonical"))], "page")
+    };
+    let app = cached(Router::new().route("/", get(page)));
+    ask(&app, "/", &[]).await;
+    let demand = ("cache-control", "no-cache");
+    for _ in 0..3 {
+        tokio::time::advance(MINUTE / 2).await;
+        send(&app, Method::HEAD, "/", &[demand, ("x-forwarded-host", "evil.example")]).await;
+    }
+    let clean = ask(&app, "/", &[]).await;
+    assert!(!clean.is_hit(), "a minute and a half later");
+    assert!(!clean.headers[header::LINK].to_str().unwrap().contains("evil"));
+}
+
+/// Kept for a GET of the same address, as RFC 9110 allows, with a link that the sender chose.
+#[tokio::test]
+async fn poisoning_by_a_post_that_is_kept_for_get() {
+    let page = |headers: HeaderMap| async move {
+        let host =
+            headers.get("x-forwarded-host").map_or("shop.example", |host| host.to_str().unwrap());
+        let fields = [
+            (header::CONTENT_LOCATION, "/form".to_owned()),
+            (header::CACHE_CONTROL, "max-age=60".to_owned()),
+            (HeaderName::from_static("x-request-id"), "7".to_owned()),
+        ];
+        (fields, format!("see {host}"))
+    };
+    let larder = larder();
+    let layers = || {
+        tower::ServiceBuilder::new()
+            .layer(InvalidationLayer::new(&larder))
+            .layer(ResponseCacheLayer::new(&larder))
+    };
+    let app = Router::new().route("/form", any(page)).layer(layers()).with_state(());
+    send(&app, Method::POST, "/form", &[("x-forwarded-host", "evil.example")]).await;
+    let clean = ask(&app, "/form", &[]).await;
+    assert!(!clean.is_hit() && !clean.text.contains("evil"));
+    send(&app, Method::POST, "/form", &[]).await;
+    let kept = ask(&app, "/form", &[]).await;
+    assert!(kept.is_hit(), "one that says nothing odd is kept");
+    assert!(!kept.headers.contains_key("x-request-id"), "but not what is of one response alone");
 }
 
 #[tokio::test]

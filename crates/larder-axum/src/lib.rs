@@ -48,7 +48,7 @@ pub use self::{
 };
 
 use axum::extract::OriginalUri;
-use http::Uri;
+use http::{Extensions, Uri};
 use larder_http::{FindUri, Head};
 
 mod conditional;
@@ -64,6 +64,10 @@ pub struct BeforeNesting;
 impl FindUri for BeforeNesting {
     fn find<'a>(head: &Head<'a>) -> &'a Uri {
         head.extensions.get::<OriginalUri>().map_or(head.uri, |OriginalUri(original)| original)
+    }
+
+    fn apart(extensions: &mut Extensions) -> Option<&mut Uri> {
+        extensions.get_mut::<OriginalUri>().map(|OriginalUri(original)| original)
     }
 }
 

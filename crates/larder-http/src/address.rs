@@ -47,6 +47,10 @@ impl<'a> From<&'a request::Parts> for Head<'a> {
 pub trait FindUri: 'static {
     /// The URI before anything was stripped from it.
     fn find<'a>(head: &Head<'a>) -> &'a Uri;
+
+    /// That URI where it lies apart from the request's own, so that what a key leaves out of the query is left
+    /// out there too. None where the request has only the one.
+    fn apart(extensions: &mut Extensions) -> Option<&mut Uri>;
 }
 
 /// The URI as it is in the request. Right where nothing rewrites it.
@@ -56,6 +60,10 @@ pub struct AsReceived;
 impl FindUri for AsReceived {
     fn find<'a>(head: &Head<'a>) -> &'a Uri {
         head.uri
+    }
+
+    fn apart(_: &mut Extensions) -> Option<&mut Uri> {
+        None
     }
 }
 
@@ -75,7 +83,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    fn of(self, head: &Head<'_>) -> &'static str {
+    pub(crate) fn of(self, head: &Head<'_>) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",

@@ -67,6 +67,8 @@ impl<'a> CacheStatus<'a> {
 pub enum Handling {
     /// It was answered from the cache.
     Hit,
+    /// The cache answered it with words of its own.
+    Refused,
     /// It went on.
     Forward {
         /// Why.
@@ -83,6 +85,7 @@ impl fmt::Display for CacheStatus<'_> {
         f.write_str(self.cache)?;
         match self.handling {
             Handling::Hit => f.write_str("; hit")?,
+            Handling::Refused => {}
             Handling::Forward { why, stored, collapsed } => {
                 write!(f, "; fwd={}", why.as_str())?;
                 if let Some(status) = self.fwd_status {

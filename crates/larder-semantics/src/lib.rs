@@ -41,4 +41,4 @@ pub mod targeted;
 pub mod validation;
 pub mod vary;
 
-mod list;
+pub mod list;

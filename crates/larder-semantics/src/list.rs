@@ -11,8 +11,17 @@ pub(crate) fn members<'a>(
     headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).flat_map(split)
 }
 
-/// The members of one line.
-pub(crate) fn split(line: &str) -> impl Iterator<Item = &str> {
+/// The members of one line, trimmed; empty ones are left out.
+///
+/// ```
+/// let members: Vec<_> = larder_semantics::list::split("no-cache=\"a, b\",, max-age=9").collect();
+/// assert_eq!(members, ["no-cache=\"a, b\"", "max-age=9"]);
+/// ```
+///
+/// # Source
+///
+/// [RFC 9110, section 5.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1)
+pub fn split(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
         let line = rest?;

@@ -8,13 +8,13 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use larder_semantics::{
-    freshness,
+    freshness, list,
     ranges::{self, ByteRange, Selection},
     validation::{self, Condition, Validators},
 };
 
 use super::stored::Part;
-use crate::{body::CacheBody, conditional::not_modified};
+use crate::{body::CacheBody, conditional::not_modified, etag};
 
 /// The answer to a request with these fields, of a response that is the whole representation.
 pub(super) fn fitted<R>(
@@ -22,13 +22,14 @@ pub(super) fn fitted<R>(
     head_only: bool,
     response: Response<CacheBody<R>>,
 ) -> Response<CacheBody<R>> {
-    if response.status() != StatusCode::OK {
+    if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {
         return response;
     }
     if client_has_it(asked, response.headers()) {
         return not_modified(response.headers());
     }
-    if head_only || !ranges::if_range_holds(asked, response.headers()) {
+    let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+    if is_part || head_only || !may_have_a_part(asked, response.headers()) {
         return response;
     }
     let Some(body) = response.body().as_held().cloned() else { return response };
@@ -52,7 +53,7 @@ pub(super) fn fitted_part<R>(
     if client_has_it(asked, response.headers()) {
         return Some(not_modified(response.headers()));
     }
-    if !ranges::if_range_holds(asked, response.headers()) {
+    if !may_have_a_part(asked, response.headers()) {
         return None;
     }
     let Selection::Parts(parts) = ranges::select(asked, kept.total) else { return None };
@@ -72,6 +73,22 @@ fn client_has_it(asked: &HeaderMap, fields: &HeaderMap) -> bool {
     current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     let condition = validation::evaluate_savers(&Method::GET, asked, &current);
     condition == Condition::NotModified
+}
+
+/// Whether what the client has is a part of the same bytes, as far as it says so.
+///
+/// A compression around this cache leaves our tag on bytes of its own: whoever has the beginning of those would
+/// put the end of ours behind it. Such a client gets the whole.
+fn may_have_a_part(asked: &HeaderMap, fields: &HeaderMap) -> bool {
+    let may_be_coded = || {
+        let coded = |member: &str| !member.to_ascii_lowercase().starts_with("identity");
+        let accepted = asked.get_all(header::ACCEPT_ENCODING).iter();
+        let accepts =
+            accepted.filter_map(|line| line.to_str().ok()).flat_map(list::split).any(coded);
+        let by_tag = asked.contains_key(header::IF_RANGE) && etag::may_be_ours(fields);
+        accepts && by_tag && !fields.contains_key(header::CONTENT_ENCODING)
+    };
+    ranges::if_range_holds(asked, fields) && !may_be_coded()
 }
 
 /// 206 with one part, of bytes that begin at `offset`.
@@ -193,9 +210,39 @@ mod tests {
                 "{section}"
             );
         }
+        let mut part = whole();
+        *part.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let held = asked(&[("if-none-match", "\"a\""), ("range", "bytes=0-9")]);
+        assert_eq!(
+            fitted(&held, false, part).status(),
+            304,
+            "RFC 9110 13.2.2, of what came as a part"
+        );
         let answer = fitted(&asked(&[("range", "bytes=2-4")]), false, whole());
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
+    }
+
+    /// A compression around the cache leaves our tag on its own bytes, and the client joined the two.
+    #[test]
+    fn whoever_may_have_compressed_bytes_under_our_tag_gets_no_part_to_join_them_with() {
+        let bytes = Bytes::from_static(b"0123456789");
+        let ours = etag::of(&bytes, "").to_string();
+        let ask = |tag: &str, accepts: &str, range_of: Option<&str>| {
+            let mut response: Response<CacheBody<String>> =
+                Response::new(CacheBody::held(bytes.clone()));
+            response.headers_mut().insert(header::ETAG, value(tag));
+            let mut asked = asked(&[("range", "bytes=5-")]);
+            asked.insert(header::ACCEPT_ENCODING, value(accepts));
+            if let Some(tag) = range_of {
+                asked.insert(header::IF_RANGE, value(tag));
+            }
+            fitted(&asked, false, response).status().as_u16()
+        };
+        assert_eq!(ask(&ours, "gzip, br", Some(&ours)), 200);
+        assert_eq!(ask(&ours, "identity", Some(&ours)), 206);
+        assert_eq!(ask(&ours, "gzip", None), 206, "it has nothing to join it with");
+        assert_eq!(ask("\"mine\"", "gzip", Some("\"mine\"")), 206, "the handler knows its tags");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, Method, Request, Response, header};
+use http::{Method, Request, Response, header};
 use larder_core::{
     AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
 };
@@ -10,7 +10,7 @@ use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     ranges,
     reuse::Demands,
-    storing::{Asker, Profile},
+    storing::Asker,
     validation::{GUARDS, SAVERS},
     vary,
 };
@@ -27,9 +27,7 @@ use super::{
     stored::{self, aged},
     variants::variant_key,
 };
-use crate::{
-    address::with_query, body::CacheBody, conditional::Conditions, invalidation::Requested,
-};
+use crate::{address::FindUri, body::CacheBody, conditional::Conditions, invalidation::Requested};
 
 /// What was found out about a request.
 pub(super) struct Asked {
@@ -256,17 +254,17 @@ impl Asked {
     }
 
     /// The request as a fill carries it: nothing that only this client has said changes what all get.
-    pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
+    pub(super) fn for_fill<U: FindUri, B>(
+        &self,
+        mut request: Request<B>,
+        choices: &Choices,
+    ) -> Request<B> {
         // A stale answer to HEAD is refreshed by what GET gets.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
+        self.plan.remove_unkeyed::<U, B>(&mut request);
         let headers = request.headers_mut();
-        if self.plan.options.profile == Profile::Careful {
-            let keyed = &self.plan.options.keyed_by;
-            let unkeyed = UNKEYED.iter().filter(|name| !keyed.contains(name));
-            unkeyed.for_each(|name| drop(headers.remove(name)));
-        }
         for name in GUARDS.iter().chain(&SAVERS) {
             headers.remove(name);
         }
@@ -276,11 +274,6 @@ impl Asked {
         }
         if self.plan.options.shared {
             self.plan.hide_identity(headers);
-        }
-        if let Some(query) = self.plan.options.query.filtered(request.uri().query())
-            && let Some(uri) = with_query(request.uri(), &query)
-        {
-            *request.uri_mut() = uri;
         }
         let extensions = request.extensions_mut();
         extensions.insert(choices.clone());
@@ -525,17 +518,3 @@ impl Asked {
         self.plan.meter.record(event, self.plan.larder.now());
     }
 }
-
-/// Fields that change what many frameworks answer, although no key knows of them: they do not reach a
-/// handler whose answer may be kept.
-static UNKEYED: [HeaderName; 9] = [
-    HeaderName::from_static("forwarded"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-];

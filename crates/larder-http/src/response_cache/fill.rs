@@ -232,7 +232,12 @@ impl Fill {
             drop(client.send(Ok(answer)));
             return;
         }
-        let head = self.head(&heard, true, None);
+        let unkept = match &ready {
+            Some(Recorded::Trailers) => Some("trailers"),
+            Some(Recorded::Full(full)) => Some(full.as_str()),
+            _ => None,
+        };
+        let head = self.head(&heard, unkept.is_none(), unkept);
         let reader = CacheBody::recorded(recording.reader());
         let mut response = Response::new(reader);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
@@ -242,7 +247,7 @@ impl Fill {
         let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
         if room && usable && ready.is_none() && !self.scope.gathered().private {
             let mut head = head;
-            self.remove_own_fields(&mut head.headers);
+            self.plan.remove_own_fields(&mut head.headers);
             outgoing::remove_named(&self.plan.options, &mut head.headers);
             lead.begin(Arc::new(Along {
                 head,

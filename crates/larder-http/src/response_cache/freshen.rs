@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use larder_core::{AnyEntry, Event, Lead, Standing};
 use larder_semantics::{
-    cache_status::Forward,
+    storing::Profile,
     validation::{self, Validators},
     vary,
 };
@@ -68,11 +68,15 @@ impl Asked {
         }
     }
 
-    /// A HEAD has been answered for itself: it confirms what is kept for GET, or shows that it is no more.
-    pub(super) fn note_head<R>(&self, response: &Response<R>, kept: &AnyEntry) {
+    /// A HEAD has been answered for itself: by a validator it confirms what is kept for GET, or shows that it is no
+    /// more. Without one it says nothing: a handler that has none would confirm whatever is kept.
+    pub(super) fn note_head<R>(&self, fill: &Fill, response: &Response<R>, kept: &AnyEntry) {
         let larder = &self.plan.larder;
         let Some(stored) = stored::of(kept) else { return };
-        if response.status() != stored.status() || stored.part.is_some() {
+        let whole = [response.status(), stored.status()] == [StatusCode::OK; 2];
+        let proven = self.plan.options.profile == Profile::Conformance
+            || !Validators::of(response.headers()).is_empty();
+        if !whole || stored.part.is_some() || !proven {
             return;
         }
         let length = stored.body().len() as u64;
@@ -80,11 +84,13 @@ impl Asked {
             larder.remove(kept);
             return;
         }
-        let fill = self.fill(Forward::Stale, Vec::new());
-        if larder.standing(kept, larder.now()) != Standing::Invalid
-            && let Ok((heard, whole)) = fill.confirmed(kept, response.headers())
-        {
-            drop(fill.keep(&heard, &whole));
+        if larder.standing(kept, larder.now()) == Standing::Invalid {
+            return;
+        }
+        match fill.confirmed(kept, response.headers()) {
+            Ok((heard, whole)) => drop(fill.keep(&heard, &whole)),
+            Err(why) if !is_of_the_asker(why) => larder.remove(kept),
+            Err(_) => {}
         }
     }
 }

@@ -66,7 +66,10 @@ impl FromPost {
         let choices = request.extensions().get::<Choices>()?.clone();
         let head = Head::from(request);
         let facts = plan.facts(head.headers);
-        let forbidden = facts.identified || facts.demands || plan.tells_more_apart;
+        let forbidden = facts.identified
+            || facts.demands
+            || plan.tells_more_apart
+            || plan.says_what_is_unkeyed::<U>(&head);
         if forbidden || !requested.is_of(&plan.larder) {
             return None;
         }
@@ -96,9 +99,7 @@ impl FromPost {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let status = response.status();
-        let whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
-        if !whole || !self.is_of_this_address(response.headers()) {
+        if response.status() != StatusCode::OK || !self.is_of_this_address(response.headers()) {
             return response;
         }
         let control = CacheControl::of(response.headers());
@@ -168,6 +169,7 @@ impl FromPost {
         }
         let groups = groups::names(&headers, &groups::CACHE_GROUPS);
         outgoing::remove_unkept(options, &mut headers);
+        self.plan.remove_own_fields(&mut headers);
         let traits = Traits {
             open: judged.open,
             told_by_us: false,

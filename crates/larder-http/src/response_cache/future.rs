@@ -10,10 +10,10 @@ use std::{
 
 use http::Response;
 use larder_core::Scope;
-use larder_semantics::cache_status::Handling;
+use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
-use super::{fill::note, lines::said, plan::Plan};
+use super::{fill::note, plan::Plan};
 use crate::body::{CacheBody, Waiting};
 
 pin_project! {
@@ -40,7 +40,7 @@ pin_project! {
         future: F,
         scope: Scope,
         plan: Arc<Plan>,
-        handling: Handling,
+        status: CacheStatus<'static>,
     }
 }
 
@@ -49,8 +49,13 @@ impl<F, R, E> ResponseFuture<F, R, E> {
         Self { state: State::Ready { response: Some(response) } }
     }
 
-    pub(super) fn forward(future: F, scope: Scope, plan: Arc<Plan>, handling: Handling) -> Self {
-        let forward = Box::pin(Forward { future, scope, plan, handling });
+    pub(super) fn forward(
+        future: F,
+        scope: Scope,
+        plan: Arc<Plan>,
+        status: CacheStatus<'static>,
+    ) -> Self {
+        let forward = Box::pin(Forward { future, scope, plan, status });
         Self { state: State::Forward { forward } }
     }
 
@@ -74,13 +79,13 @@ where
                 Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
             }
             StateProjection::Forward { forward } => {
-                let Forward { scope, plan, handling, .. } = &**forward;
-                let (scope, plan, handling) = (scope.clone(), Arc::clone(plan), *handling);
+                let Forward { scope, plan, status, .. } = &**forward;
+                let (scope, plan, status) = (scope.clone(), Arc::clone(plan), *status);
                 let entered = scope.enter();
                 let response = ready!(forward.as_mut().project().future.poll(cx))?;
                 drop(entered);
                 let mut response = response.map(|body| CacheBody::scoped(body, scope));
-                note(&plan, response.headers_mut(), said(handling), "bypass");
+                note(&plan, response.headers_mut(), status, "bypass");
                 Poll::Ready(Ok(response))
             }
             StateProjection::Waiting { future } => future.as_mut().poll(cx),

@@ -12,6 +12,7 @@ use super::{
     fill::{Fill, Heard},
     kept::Kept,
     outgoing, parts,
+    plan::Plan,
     search::Rules,
     stored::{self, Part, StoredResponse, Traits},
     variants::Variants,
@@ -27,6 +28,16 @@ pub(super) struct KeptAs {
 
 impl KeptAs {
     pub(super) const NOT: Self = Self { landing: Landing::Failed, stored: false, why: None };
+}
+
+impl Plan {
+    /// Removes what belongs to one response and to no copy of it.
+    pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
+        let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
+        for name in ours.chain(&self.options.per_response) {
+            headers.remove(name);
+        }
+    }
 }
 
 impl Fill {
@@ -58,18 +69,34 @@ impl Fill {
         }
     }
 
-    /// Whether an error would take the place of a good response that is still fresh, which only the demand
-    /// of some client can have brought about.
+    /// Whether an error would take the place of a good response, which only what some client has said can have
+    /// brought about: of one that is fresh, and an error of the server also of one that may stand in for it.
     fn would_hide_a_good_one(&self, heard: &Heard) -> bool {
-        let error = heard.head.status.is_client_error() || heard.head.status.is_server_error();
+        let status = heard.head.status;
         let larder = &self.plan.larder;
         let is_good = |entry: &AnyEntry| {
-            stored::of(entry).is_some_and(|stored| stored.status().is_success())
-                && larder.standing(entry, larder.now()) == Standing::Fresh
+            let of_use = match larder.standing(entry, larder.now()) {
+                Standing::Fresh => true,
+                Standing::WhileRevalidating | Standing::OnError => status.is_server_error(),
+                _ => false,
+            };
+            of_use && stored::of(entry).is_some_and(|stored| stored.status().is_success())
+        };
+        let hides_one = || larder.find(heard.key.as_bytes()).as_ref().is_some_and(is_good);
+        // Without a `Vary` of its own it would lie where the list of all variants lies.
+        let hides_variants = || {
+            let list = larder.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
+            let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list))
+            else {
+                return false;
+            };
+            let mut kept =
+                variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
+            kept.any(|entry| is_good(&entry))
         };
         self.plan.options.profile == Profile::Careful
-            && error
-            && self.replaces.as_ref().is_some_and(is_good)
+            && (status.is_client_error() || status.is_server_error())
+            && (hides_one() || hides_variants())
     }
 
     fn entry(&self, heard: &Heard, whole: &Bytes) -> Result<AnyEntry, &'static str> {
@@ -86,7 +113,7 @@ impl Fill {
         }
         let mut headers = heard.head.headers.clone();
         outgoing::remove_unkept(&self.plan.options, &mut headers);
-        self.remove_own_fields(&mut headers);
+        self.plan.remove_own_fields(&mut headers);
         let (key, status, part, whole) = self.pieced_together(heard, &mut headers, whole)?;
         let mut stored = StoredResponse::new(
             status,
@@ -126,8 +153,8 @@ impl Fill {
         if whole.len() as u64 != part.range.len() {
             return Err("length");
         }
-        headers.remove(header::CONTENT_RANGE);
         let (part, bytes) = self.joined(headers, part, whole);
+        headers.remove(header::CONTENT_RANGE);
         if part.range.len() == part.total {
             return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
         }
@@ -144,14 +171,6 @@ impl Fill {
             told_by_us: heard.judged.by_us || by_choice || private || options.hide_targets,
             validated: heard.judged.validated,
             may_go_stale: heard.judged.may_go_stale,
-        }
-    }
-
-    /// Removes what belongs to one response and to no copy of it.
-    pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
-        let ours = PER_RESPONSE.iter().filter(|_| self.plan.options.profile == Profile::Careful);
-        for name in ours.chain(&self.plan.options.per_response) {
-            headers.remove(name);
         }
     }
 

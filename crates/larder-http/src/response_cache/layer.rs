@@ -36,6 +36,7 @@ pub struct ResponseCacheLayer<U = AsReceived> {
 }
 
 pub(super) type Partition = Arc<dyn Fn(&Head<'_>) -> Option<Bytes> + Send + Sync>;
+pub(super) type PassesBy = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
 #[derive(Clone)]
@@ -55,6 +56,7 @@ pub(super) struct Options {
     pub(super) keyed_by: Vec<HeaderName>,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
+    pub(super) bypass_if: Option<PassesBy>,
     pub(super) browser: Option<Arc<str>>,
     pub(super) cdn: Option<Arc<str>>,
     pub(super) per_response: Vec<HeaderName>,
@@ -112,6 +114,28 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     /// Nothing is kept. On a route inside another response cache: an exception.
     pub fn off(mut self) -> Self {
         self.options.off = true;
+        self
+    }
+
+    /// Requests for which this says yes pass by: nothing of them is looked up or kept, and they keep all their
+    /// fields. An exception from a layer that is [`shared`](Self::shared), where a route inside comes too late to
+    /// ask for the fields that were hidden. It is asked for each request, so it should be cheap.
+    ///
+    /// ```
+    /// use larder_core::Larder;
+    /// use larder_http::ResponseCacheLayer;
+    ///
+    /// let larder = Larder::builder().build().expect("the defaults are valid");
+    /// let layer: ResponseCacheLayer =
+    ///     ResponseCacheLayer::new(&larder).shared().bypass_if(|head| head.uri.path().starts_with("/cart"));
+    /// # let _ = layer;
+    /// ```
+    #[doc(alias("exclude", "skip", "condition"))]
+    pub fn bypass_if<F>(mut self, passes: F) -> Self
+    where
+        F: Fn(&Head<'_>) -> bool + Send + Sync + 'static,
+    {
+        self.options.bypass_if = Some(Arc::new(passes));
         self
     }
 
@@ -472,6 +496,7 @@ impl Default for Options {
             keyed_by: Vec::new(),
             identity_fields: Vec::new(),
             identity_types: Vec::new(),
+            bypass_if: None,
             browser: None,
             cdn: None,
             per_response: Vec::new(),

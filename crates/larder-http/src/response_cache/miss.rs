@@ -7,14 +7,18 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use larder_core::{AnyEntry, Consistency, Event, Joined, Landing, Lead, Moment};
-use larder_semantics::{cache_status::Forward, reuse::Demands};
+use larder_semantics::{
+    cache_status::{CacheStatus, Forward, Handling},
+    reuse::Demands,
+};
 use tokio::{sync::oneshot, time::timeout_at};
 use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
     asked::{Asked, GiveUp, Look, UNSYNCHRONISED},
-    fill::{Answer, Fill, after, is_error},
+    fill::{Answer, Fill, after, is_error, note},
+    lines::said,
     plan::{Lookup, Plan},
     stored,
 };
@@ -154,7 +158,8 @@ where
         if demands.only_if_cached {
             self.asked.record(Event::Bypass("only-if-cached"));
             let text = "nothing fresh is kept\n";
-            return ControlFlow::Break(refusal(StatusCode::GATEWAY_TIMEOUT, text));
+            let status = StatusCode::GATEWAY_TIMEOUT;
+            return ControlFlow::Break(self.asked.plan.refused(status, text, "only-if-cached"));
         }
         ControlFlow::Continue(case)
     }
@@ -236,7 +241,7 @@ where
             Ok(answer) => self.asked.or_stale(answer, fallback.as_ref()),
             Err(_) => match filling.await.map_err(tokio::task::JoinError::try_into_panic) {
                 Err(Ok(panic)) => panic::resume_unwind(panic),
-                _ => Ok(shutting_down()),
+                _ => Ok(shutting_down(&self.asked.plan)),
             },
         }
     }
@@ -261,7 +266,7 @@ where
     ) -> (Fill, S, Request<B>) {
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
-        let mut request = self.asked.for_fill(request, &fill.choices);
+        let mut request = self.asked.for_fill::<U, B>(request, &fill.choices);
         Asked::add_conditions(&mut request, &fill.known, fill.replaces.as_ref());
         (fill, inner, request)
     }
@@ -304,9 +309,13 @@ where
         let fill = self.asked.fill(why, Vec::new());
         let keeps = self.asked.keeps_alone(reason);
         if keeps {
-            request = self.asked.for_fill(request, &fill.choices);
+            request = self.asked.for_fill::<U, B>(request, &fill.choices);
         } else if self.asked.plan.options.shared {
             self.asked.plan.hide_identity(request.headers_mut());
+        }
+        if self.asked.lookup.head_only {
+            // Its answer may confirm what is kept for all.
+            self.asked.plan.remove_unkeyed::<U, B>(&mut request);
         }
         request.extensions_mut().insert(fill.choices.clone());
         let calling = async move { inner.call(request).await };
@@ -321,7 +330,7 @@ where
         };
         if let (true, Ok(response), Some(kept)) = (self.asked.lookup.head_only, &answer, &selected)
         {
-            self.asked.note_head(response, kept);
+            self.asked.note_head(&fill, response, kept);
         }
         let answer = answer.map(|response| fill.passed(response, reason));
         self.asked.or_stale(answer, fallback.as_ref())
@@ -380,11 +389,26 @@ where
     let (client, answer) = oneshot::channel();
     let hearing = fill.hear(lead, response, after(plan.options.deadline), client);
     drop(plan.larder.spawn(hearing.in_current_span()));
-    answer.await.unwrap_or_else(|_| Ok(shutting_down()))
+    answer.await.unwrap_or_else(|_| Ok(shutting_down(&plan)))
 }
 
-fn shutting_down<R>() -> Response<CacheBody<R>> {
-    refusal(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n")
+fn shutting_down<R>(plan: &Plan) -> Response<CacheBody<R>> {
+    plan.refused(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n", "shutting-down")
+}
+
+impl Plan {
+    /// An answer of larder's own, which says so.
+    pub(super) fn refused<R>(
+        &self,
+        status: StatusCode,
+        text: &'static str,
+        why: &str,
+    ) -> Response<CacheBody<R>> {
+        let mut response = refusal(status, text);
+        let said = CacheStatus { detail: Some(why), ..said(Handling::Refused) };
+        note(self, response.headers_mut(), said, "refused");
+        response
+    }
 }
 
 /// An answer of larder's own.

@@ -73,6 +73,7 @@ mod search;
 mod service;
 mod stored;
 mod template;
+mod unkeyed;
 mod variants;
 
 pub(crate) use self::miss::refusal;

@@ -11,6 +11,7 @@ use larder_semantics::{
     cache_control::{CacheControl, Seconds},
     fields,
     freshness::{self, Freshness},
+    list,
     storing::{self, Asker, NotStorable, Profile},
     targeted::{self, CDN_CACHE_CONTROL},
     validation::Validators,
@@ -61,6 +62,9 @@ pub(super) fn judge(
     if let Some(why) = chosen.no_store {
         return Err(why);
     }
+    if is_unkeepable_error(options, status) {
+        return Err("error");
+    }
     let control = control(options, chosen, headers);
     storing::check(asker, status, headers, &control, options.rules())
         .map_err(NotStorable::as_str)?;
@@ -95,6 +99,16 @@ pub(super) fn judge(
         may_go_stale: !control.forbids_stale(options.role),
         validated,
     })
+}
+
+/// Whether this is an error that nobody said is to be kept. To the careful what a handler says of it does not
+/// count: many say the same of all that they answer, and what one client upset is not for all.
+fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
+    let gone = [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status);
+    options.profile == Profile::Careful
+        && (status.is_client_error() || status.is_server_error())
+        && !gone
+        && !options.negative.iter().any(|(of, _)| *of == status)
 }
 
 /// What a response tells this cache, with what the handler and the options say of it.
@@ -213,7 +227,7 @@ pub(super) fn tell_others(
         put(headers, CDN_CACHE_CONTROL, text);
     }
     if private {
-        make_private(headers);
+        make_private(&options.targets, headers);
     }
     if options.hide_targets {
         options.targets.iter().for_each(|target| drop(headers.remove(target)));
@@ -221,17 +235,19 @@ pub(super) fn tell_others(
 }
 
 /// What was made for one partition never leaves as if it were for all.
-fn make_private(headers: &mut HeaderMap) {
-    headers.remove(CDN_CACHE_CONTROL);
+fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
+    for target in targets.iter().chain([&CDN_CACHE_CONTROL]) {
+        headers.remove(target);
+    }
     let control = CacheControl::of(headers);
     if control.private && !control.public && control.s_maxage.is_none() {
         return;
     }
     let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
-    let kept = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|member| {
+    let kept = lines.flat_map(list::split).filter(|member| {
         let name = member.split('=').next().unwrap_or_default();
         let shared = ["public", "s-maxage", "private"];
-        !member.is_empty() && !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
+        !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
     });
     let text = std::iter::once("private").chain(kept).collect::<Vec<_>>().join(", ");
     put(headers, header::CACHE_CONTROL, &Arc::from(text));
@@ -286,7 +302,9 @@ mod tests {
             (&none, 200, "max-age=9", Ok((9, false))),
             (&none, 404, "", Ok((2, true))),
             (&none, 404, "max-age=9", Ok((9, false))),
-            (&none, 500, "", Err("no-lifetime")),
+            (&none, 500, "", Err("error")),
+            (&none, 400, "max-age=9", Err("error")),
+            (&none, 410, "max-age=9", Ok((9, false))),
             (&none, 200, "max-age=0", Err("stale")),
             (&none, 200, "max-age=0, stale-while-revalidate=9", Ok((0, false))),
             (&none, 200, "max-age=0, must-revalidate", Err("stale")),
@@ -294,8 +312,8 @@ mod tests {
             (&none, 200, "no-store", Err("no-store")),
             (&chosen, 200, "", Ok((7, true))),
             (&chosen, 200, "max-age=9", Ok((7, false))),
-            (&chosen, 500, "", Err("no-lifetime")),
-            (&chosen, 500, "max-age=9", Ok((9, false))),
+            (&chosen, 500, "max-age=9", Err("error")),
+            (&chosen, 410, "", Err("no-lifetime")),
             (&chosen, 404, "", Ok((2, true))),
         ];
         for (chosen, status, control, expected) in rows {
@@ -328,6 +346,7 @@ mod tests {
             ("public, max-age=9", true, false, "private, max-age=9"),
             ("max-age=9, s-maxage=99", true, false, "private, max-age=9"),
             ("private, max-age=9", true, false, "private, max-age=9"),
+            ("public, no-cache=\"a, b\"", true, false, "private, no-cache=\"a, b\""),
         ];
         for (control, private, by_us, expected) in rows {
             let mut headers = headers(control);

@@ -8,7 +8,10 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use larder_core::{AnyEntry, Key, KeyTooLong, Standing};
-use larder_semantics::{ranges, validation::Validators};
+use larder_semantics::{
+    ranges,
+    validation::{self, Validators},
+};
 
 use super::{
     answers,
@@ -54,7 +57,16 @@ impl Asked {
 impl Fill {
     /// A part with what is kept of the same representation, if both meet: then the entry that is kept is a
     /// piece of what is made.
-    pub(super) fn joined(&self, fields: &HeaderMap, part: Part, bytes: &Bytes) -> (Part, Bytes) {
+    ///
+    /// The fields become those of both: a part may leave out what its client has from the part before.
+    ///
+    /// Source: RFC 9110, section 15.3.7; RFC 9111, section 3.4.
+    pub(super) fn joined(
+        &self,
+        fields: &mut HeaderMap,
+        part: Part,
+        bytes: &Bytes,
+    ) -> (Part, Bytes) {
         let alone = (part, bytes.clone());
         let larder = &self.plan.larder;
         let Ok(key) = part_key(&self.key) else { return alone };
@@ -69,11 +81,13 @@ impl Fill {
         let Some(kept) = stored.part.as_deref().filter(|kept| kept.total == part.total) else {
             return alone;
         };
-        let [now, then] = [fields, &stored.fields()].map(|fields| Validators::of(fields).etag);
+        let kept_fields = stored.fields();
+        let [now, then] = [&*fields, &kept_fields].map(|fields| Validators::of(fields).etag);
         let same = now.zip(then).is_some_and(|(now, then)| now.is_strongly(&then));
         match kept.range.joined(&part.range).filter(|_| same) {
             Some(range) if range.len() <= self.plan.options.body_limit as u64 => {
                 self.scope.add_piece(&entry);
+                *fields = validation::freshened(&kept_fields, fields);
                 let bytes = put_together((kept, stored.body()), (&part, bytes));
                 (Part { range, total: part.total }, bytes)
             }

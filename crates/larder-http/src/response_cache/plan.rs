@@ -89,6 +89,8 @@ pub(super) enum Bypass {
     Nested,
     /// This cache is switched off.
     Off,
+    /// The layer was told to let it pass by.
+    Chosen,
     /// Its address is longer than a key may be.
     KeyTooLong,
 }
@@ -104,6 +106,7 @@ impl Bypass {
             Self::Guarded => "guarded",
             Self::Nested => "nested",
             Self::Off => "off",
+            Self::Chosen => "by-choice",
             Self::KeyTooLong => "key-too-long",
         }
     }
@@ -340,6 +343,9 @@ impl Plan {
         if self.options.off {
             return Some(Bypass::Off);
         }
+        if self.options.bypass_if.as_ref().is_some_and(|passes| passes(head)) {
+            return Some(Bypass::Chosen);
+        }
         // The cache around this one has decided on the request; it only has to hear our wishes.
         if !self.tells_more_apart && head.extensions.get::<Choices>().is_some() {
             return Some(Bypass::Nested);
@@ -428,7 +434,7 @@ impl Facts {
 }
 
 /// Fields by which requests say who asks, where nothing else is said.
-const IDENTITY: [HeaderName; 7] = [
+pub(super) const IDENTITY: [HeaderName; 7] = [
     header::COOKIE,
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,

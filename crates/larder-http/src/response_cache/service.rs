@@ -11,14 +11,15 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use larder_core::{Event, Moment, Scope};
-use larder_semantics::cache_status::{Forward, Handling};
+use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
 use super::{
     choices::Choices,
     from_post::FromPost,
     future::ResponseFuture,
-    miss::{Miss, refusal},
+    lines::said,
+    miss::Miss,
     plan::{Admit, Bypass, Lookup, Plan},
 };
 use crate::{
@@ -68,13 +69,16 @@ impl<S, U> ResponseCache<S, U> {
             }
         };
         self.leave_word(&mut request, why, &scope);
-        let why = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
-        let handling = Handling::Forward { why, stored: false, collapsed: false };
+        let forward = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
+        let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
+        // `fwd=method` says it already.
+        let detail = (why != Bypass::Method).then_some(why.as_str());
+        let status = CacheStatus { detail, ..said(handling) };
         let from_post = FromPost::of::<U, B>(&self.plan, &request, &scope);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        let forwarded = ResponseFuture::forward(future, scope, Arc::clone(&self.plan), handling);
+        let forwarded = ResponseFuture::forward(future, scope, Arc::clone(&self.plan), status);
         match from_post {
             None => forwarded,
             Some(from_post) => ResponseFuture::waiting(async move {
@@ -107,7 +111,11 @@ impl<S, U> ResponseCache<S, U> {
             Some(miss) => ResponseFuture::waiting(miss.serve()),
             None => {
                 let text = "the address is too long\n";
-                ResponseFuture::ready(refusal(StatusCode::URI_TOO_LONG, text))
+                ResponseFuture::ready(self.plan.refused(
+                    StatusCode::URI_TOO_LONG,
+                    text,
+                    "key-too-long",
+                ))
             }
         }
     }
@@ -153,7 +161,8 @@ where
             Admit::Ambiguous => {
                 self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
                 let text = "the request names more than one host\n";
-                return ResponseFuture::ready(refusal(StatusCode::BAD_REQUEST, text));
+                let answer = self.plan.refused(StatusCode::BAD_REQUEST, text, "ambiguous-host");
+                return ResponseFuture::ready(answer);
             }
         };
         if self.plan.tells_more_apart

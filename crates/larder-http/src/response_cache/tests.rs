@@ -238,7 +238,10 @@ async fn an_extension_that_says_who_asks_bypasses() {
     let mut with_session = empty(request("/"));
     with_session.extensions_mut().insert(Session);
     let answer = origin.service.clone().oneshot(with_session).await.unwrap();
-    assert_eq!(read(answer).await, ("larder; fwd=bypass".into(), "answer 2".into()));
+    assert_eq!(
+        read(answer).await,
+        ("larder; fwd=bypass; detail=identity".into(), "answer 2".into())
+    );
 }
 
 #[tokio::test]
@@ -723,7 +726,9 @@ async fn parameters_that_do_not_count_are_not_seen_by_the_handler() {
 async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
     let origin = Origin::new(layer(&larder()), numbered);
     let ask = |control: &'static str| origin.send(request("/").header("cache-control", control));
-    assert_eq!(ask("only-if-cached").await.status(), StatusCode::GATEWAY_TIMEOUT);
+    let none = ask("only-if-cached").await;
+    assert_eq!(none.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(none.headers()[header::CACHE_STATUS], "larder; detail=only-if-cached");
     assert_eq!(origin.get("/").await.1, "answer 1");
     assert_eq!(read(ask("no-cache").await).await.0, "larder; fwd=request; stored");
     assert_eq!(origin.get("/").await.1, "answer 2");
@@ -899,7 +904,7 @@ async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_k
     let mut with_session = empty(request("/"));
     with_session.extensions_mut().insert(Session);
     let answer = origin.service.clone().oneshot(with_session).await.unwrap();
-    assert_eq!(read(answer).await.0, "larder; fwd=bypass");
+    assert_eq!(read(answer).await.0, "larder; fwd=bypass; detail=identity");
     assert_eq!(origin.get("/").await.1, "answer 2");
 }
 
@@ -908,4 +913,32 @@ async fn limits_without_end_are_limits() {
     let layer = layer(&larder()).wait_limit(Duration::MAX).deadline(Duration::MAX);
     let origin = Origin::new(layer, numbered);
     assert_eq!(origin.get("/").await.1, "answer 1");
+}
+
+/// On a layer that hides who asks, a route inside came too late to want it.
+#[tokio::test]
+async fn what_is_to_pass_by_keeps_what_says_who_asks() {
+    let layer = layer(&larder()).shared().bypass_if(|head| head.uri.path() == "/cart");
+    let origin = Origin::new(layer, |request: Request<Empty<Bytes>>, _| {
+        let cookie = request.headers().get(header::COOKIE).map(|cookie| cookie.as_bytes().to_vec());
+        Response::new(text(cookie.unwrap_or_default()))
+    });
+    let cart = || request("/cart").header("cookie", "of ada");
+    for _ in 0..2 {
+        let answer = read(origin.send(cart()).await).await;
+        assert_eq!(answer, ("larder; fwd=bypass; detail=by-choice".into(), "of ada".into()));
+    }
+    let page = read(origin.send(request("/").header("cookie", "of ada")).await).await;
+    assert_eq!(page.1, "");
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_too_long_is_not_said_to_be_stored() {
+    let layer = layer(&larder()).body_limit(ByteSize::kib(1));
+    let origin = Origin::new(layer, |_, _| {
+        let frames = (0..4).map(|_| Ok(Frame::data(Bytes::from(vec![b'x'; 512]))));
+        Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+    });
+    let (status, body) = origin.get("/").await;
+    assert_eq!((&*status, body.len()), ("larder; fwd=uri-miss; detail=too-large", 2048));
 }
