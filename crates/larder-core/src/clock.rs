@@ -81,6 +81,13 @@ impl Clock {
     }
 }
 
+/// Up to a quarter less than `pause`, by chance, so that many who wait for the same do not come back at once.
+pub fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let chance = RandomState::new().hash_one(std::process::id()) % 256;
+    pause - pause / 4 * u32::try_from(chance).unwrap_or_default() / 256
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ pub use self::{
     budget::TakenBytes,
     builder::{BuildError, ByteSize, LarderBuilder},
     bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, Origin, Page, Position, Record},
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, jittered},
     consistency::Consistency,
     engine::Standing,
     entry::{AnyEntry, Encoded, Entry, Value},

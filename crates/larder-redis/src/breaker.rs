@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use larder_core::jittered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -89,13 +90,6 @@ impl Breaker {
             }
         }
     }
-}
-
-/// Up to a quarter less, so that many processes do not come back at once.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let chance = RandomState::new().hash_one(std::process::id()) % 256;
-    pause - pause / 4 * u32::try_from(chance).unwrap_or_default() / 256
 }
 
 const MOST_FAILURES: u32 = 5;

@@ -17,16 +17,17 @@ use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamRead
 
 use crate::{
     advice::{self, Advice},
+    confirm::Confirmer,
     link::{Connection, Failure, Link, is_broken},
+    place::Place,
 };
 
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
 pub struct RedisBus {
     /// For commands that answer at once.
-    link: Arc<Link>,
-    /// For appends that wait for replicas.
-    appends: Arc<Link>,
+    place: Arc<Place>,
+    confirmer: Arc<Confirmer>,
     /// For reads that wait: they would hold up everybody else's answers.
     reader: Arc<Link>,
     keys: Arc<[String; 5]>,
@@ -40,13 +41,17 @@ pub struct RedisBus {
 }
 
 impl RedisBus {
-    pub(crate) fn new([link, appends, reader]: [Arc<Link>; 3], name: &str, durable: u32) -> Self {
+    pub(crate) fn new(
+        [link, confirming, reader]: [Arc<Link>; 3],
+        name: &str,
+        durable: u32,
+    ) -> Self {
         // The braces choose one slot of a cluster for all of them.
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
-            link,
-            appends,
+            place: Arc::new(Place::new("log", link)),
+            confirmer: Arc::new(Confirmer::new(confirming, keys[0].clone())),
             reader,
             keys: Arc::new(keys),
             log: Arc::new(Script::new(include_str!("log.lua"))),
@@ -83,33 +88,26 @@ impl RedisBus {
                 call.arg(member(record.mode, selector)?);
             }
         }
-        let durable = if matches!(act, Act::Append(_)) { self.durable } else { 0 };
-        let home = self.keys[0].clone();
-        // Who waits for replicas holds up all that follows on the same connection.
-        let link = if durable > 0 { &self.appends } else { &self.link };
-        let asked = link.run(DEADLINE, |mut connection| async move {
-            let at = call.invoke_async::<(String, u64)>(&mut connection).await?;
-            let copies = match durable {
-                0 => 0,
-                replicas => copies(&mut connection, &home, replicas).await?,
-            };
-            Ok((at, copies))
+        let asked = self.run(|mut connection| async move {
+            call.invoke_async::<(String, u64)>(&mut connection).await
         });
-        let ((epoch, number), copies) = self.heard(asked.await)?;
+        let (epoch, number) = asked.await?;
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
-        if copies < durable {
-            return Err(BusError::unconfirmed(Position { epoch, number }));
+        let position = Position { epoch, number };
+        let durable = if matches!(act, Act::Append(_)) { self.durable } else { 0 };
+        if durable > 0 && !self.confirmer.is_on(durable, position).await {
+            return Err(BusError::unconfirmed(position));
         }
         if !self.advised.swap(true, Ordering::Relaxed) {
             tokio::spawn(self.clone().warn());
         }
-        Ok(Position { epoch, number })
+        Ok(position)
     }
 
     /// What about the settings of the server is not as it should be.
     pub(crate) async fn advice(&self) -> Result<Vec<Advice>, BusError> {
         let home = self.keys[0].clone();
-        self.heard(self.link.run(DEADLINE, |connection| advice::ask(connection, home)).await)
+        self.run(|connection| advice::ask(connection, home)).await
     }
 
     async fn warn(self) {
@@ -159,6 +157,9 @@ impl RedisBus {
             }
         };
         if epoch.as_deref().and_then(epoch_of) != Some(after.epoch) {
+            // The two connections may lead to two servers, of which one was replaced: both are found anew.
+            self.reader.forget();
+            self.place.forget();
             return Err(BusError::new(BusErrorKind::Gone));
         }
         let entries = found.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
@@ -182,11 +183,11 @@ impl RedisBus {
         let mut call = self.page.prepare_invoke();
         call.key(&self.keys[..]);
         call.arg(after).arg(PAGE);
-        let asked = self.link.run(DEADLINE, |mut connection| async move {
+        let asked = self.run(|mut connection| async move {
             type Reply = (String, u64, u64, u64, Vec<Value>);
             call.invoke_async::<Reply>(&mut connection).await
         });
-        let (epoch, last, horizon, more, members) = self.heard(asked.await)?;
+        let (epoch, last, horizon, more, members) = asked.await?;
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
         let mut records: BTreeMap<(u64, u8), Record> = BTreeMap::new();
         for pair in members.chunks_exact(2) {
@@ -212,14 +213,12 @@ impl RedisBus {
         })
     }
 
-    fn heard<T>(&self, heard: Result<T, Failure>) -> Result<T, BusError> {
-        heard.map_err(|failure| {
-            // A server that was stopped keeps its connections open for ever, and so does a primary that has become
-            // a replica and refuses.
-            self.link.forget();
-            self.appends.forget();
-            bus_error(failure)
-        })
+    async fn run<T, F, Fut>(&self, commands: F) -> Result<T, BusError>
+    where
+        F: FnOnce(Connection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        self.place.run(DEADLINE, commands).await.map_err(bus_error)
     }
 }
 
@@ -263,17 +262,6 @@ impl Bus for RedisBus {
     }
 }
 
-/// How many replicas have what this very connection has written to the server of `home`.
-async fn copies(connection: &mut Connection, home: &str, replicas: u32) -> RedisResult<u32> {
-    let millis = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
-    // A cluster would ask all its primaries; the key before it chooses the one.
-    let mut asked = redis::pipe();
-    asked.cmd("EXISTS").arg(home).ignore();
-    asked.cmd("WAIT").arg(replicas).arg(millis);
-    let (copies,) = asked.query_async(connection).await?;
-    Ok(copies)
-}
-
 /// What the script of the log is to do.
 #[derive(Clone, Copy)]
 enum Act<'a> {
@@ -286,7 +274,7 @@ fn text_of(epoch: Epoch) -> String {
     format!("{:032x}", epoch.to_bits())
 }
 
-fn epoch_of(text: &str) -> Option<Epoch> {
+pub(crate) fn epoch_of(text: &str) -> Option<Epoch> {
     u128::from_str_radix(text, 16).ok().map(Epoch::from_bits)
 }
 
@@ -348,8 +336,6 @@ fn bus_error(failure: Failure) -> BusError {
 
 /// How long one read waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How long replicas may take to have a record.
-const REPLICA_LIMIT: Duration = Duration::from_millis(500);
 /// A hundred years: later is never.
 const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;
 /// How long an append may take before it counts as failed; it is tried again.

@@ -41,14 +41,16 @@ pub use self::{
 };
 use self::{
     link::Link,
+    place::Place,
     server::{Addresses, Server},
-    store::Place,
 };
 
 mod advice;
 mod breaker;
 mod bus;
+mod confirm;
 mod link;
+mod place;
 mod server;
 mod store;
 #[cfg(feature = "tls")]

@@ -58,6 +58,16 @@ pub(crate) enum Failure {
     Redis(RedisError),
 }
 
+impl Failure {
+    pub(crate) fn is_late(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::Unconnected => false,
+            Self::Redis(error) => error.is_timeout(),
+        }
+    }
+}
+
 /// Whether the connection is of no more use after this.
 pub(crate) fn is_broken(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.is_io_error()

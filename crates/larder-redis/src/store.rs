@@ -15,8 +15,8 @@ use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
 use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{
-    breaker::Breaker,
-    link::{Connection, Failure, Link, is_broken},
+    link::{Connection, Failure, is_broken},
+    place::Place,
 };
 
 /// From whom entries are read. The log and leases are always the primary's.
@@ -58,47 +58,6 @@ impl Inner {
         match self.replicas.len() {
             0 => None,
             replicas => self.replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas),
-        }
-    }
-}
-
-/// One server, or one cluster, and whether it is worth asking.
-#[derive(Debug)]
-pub(crate) struct Place {
-    link: Arc<Link>,
-    breaker: Breaker,
-}
-
-impl Place {
-    pub(crate) fn new(name: &'static str, link: Arc<Link>) -> Self {
-        Self { link, breaker: Breaker::new(name) }
-    }
-
-    async fn run<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
-    where
-        F: FnOnce(Connection) -> Fut,
-        Fut: Future<Output = RedisResult<T>>,
-    {
-        if !self.breaker.allows() {
-            return Err(StoreError::new(StoreErrorKind::Unreachable));
-        }
-        match self.link.run(deadline, commands).await {
-            Ok(value) => {
-                self.breaker.succeeded();
-                Ok(value)
-            }
-            Err(failure) => {
-                let error = store_error(failure);
-                if error.kind() == StoreErrorKind::Refused {
-                    // It answers; it only will not. Perhaps it is no longer the primary.
-                    self.breaker.succeeded();
-                    self.link.forget();
-                } else if self.breaker.failed() {
-                    // A server that was stopped keeps its connections open for ever.
-                    self.link.forget();
-                }
-                Err(error)
-            }
         }
     }
 }
@@ -147,13 +106,14 @@ impl RedisStore {
                 (replica.unwrap_or(&inner.primary), replica.map(|_| &inner.primary))
             }
         };
-        match (first.run(inner.deadline, &commands).await, second) {
-            (Err(error), Some(second)) if error.kind() != StoreErrorKind::Timeout => {
+        let read = match (first.run(inner.deadline, &commands).await, second) {
+            // One that took its time has left none for another.
+            (Err(failure), Some(second)) if !failure.is_late() => {
                 second.run(inner.deadline, &commands).await
             }
-            // One that took its time has left none for another.
             (outcome, _) => outcome,
-        }
+        };
+        read.map_err(store_error)
     }
 
     async fn write<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
@@ -161,7 +121,7 @@ impl RedisStore {
         F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
-        self.0.primary.run(deadline, commands).await
+        self.0.primary.run(deadline, commands).await.map_err(store_error)
     }
 }
 

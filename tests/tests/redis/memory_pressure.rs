@@ -89,3 +89,27 @@ async fn where_the_log_may_be_evicted_nobody_reads_what_was_invalidated() {
 async fn where_nothing_is_evicted_invalidations_are_queued_and_it_shows() {
     assert_eq!(under("noeviction", &[]).await, (true, true));
 }
+
+/// Every write that was refused for want of room made a new connection.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_server_without_room_is_not_connected_to_again_and_again() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let larder = larder(server.redis());
+    synced(&larder).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let connections = || {
+        let stats = server.cli(&["INFO", "stats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = connections();
+    for number in 0..100_u64 {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(number) };
+        larder.get_or_load(("refused", number), Policy::ttl(MINUTE), load).await.unwrap();
+    }
+    larder.close(PATIENCE).await;
+    assert!(server.cli(&["INFO", "errorstats"]).contains("errorstat_OOM"));
+    // One of them is this question's own.
+    assert!(connections() - before < 6, "{} connections", connections() - before);
+}

@@ -5,5 +5,6 @@ mod one_cache;
 mod replicas;
 pub(crate) mod server;
 mod settings;
+mod tampered;
 mod tls;
 mod under_fire;

@@ -147,3 +147,19 @@ async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
     pair.replica.cli(&["REPLICAOF", "127.0.0.1", &pair.primary.port.to_string()]);
     until("a replica has it", || async { one.invalidate("t").await == Invalidated::Logged }).await;
 }
+
+/// Each waited for its own `WAIT` on one connection, the later ones until their deadline, and were appended again:
+/// in the end there were so many that all was dropped.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn many_invalidations_that_no_replica_has_are_in_the_log_once_each() {
+    let server = Server::start(&[]).await;
+    let one = larder(server.redis().durable(1));
+    synced(&one).await;
+    let all = (0..50).map(|number| one.invalidate(("t", number)));
+    let outcomes = futures_util::future::join_all(all).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Invalidated::Queued), "{outcomes:?}");
+    until("all is applied", || async { one.catch_up(Consistency::Strong).await }).await;
+    let stats = one.stats();
+    assert_eq!((stats.log.applied, stats.invalidations_pending), (50, 0));
+}
