@@ -1,6 +1,14 @@
 //! Memory and the shared store as one cache.
 
-use std::{cell::RefCell, convert::Infallible, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -265,11 +273,13 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     assert_eq!(first.await.unwrap(), 1);
 }
 
-/// A log whose stream can be read although nobody may say any more where it ends.
+/// A log whose stream can be read although nobody may say any more where it ends, or with a hole in it.
 #[derive(Debug)]
 struct Endless {
     line: LogLine,
-    deaf: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    deaf: Arc<AtomicBool>,
+    /// Whether the first record of the next read that brings several is left out.
+    holed: Arc<AtomicBool>,
 }
 
 impl Bus for Endless {
@@ -295,7 +305,7 @@ impl Bus for Endless {
     }
 
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
-        match self.deaf.load(std::sync::atomic::Ordering::SeqCst) {
+        match self.deaf.load(Ordering::SeqCst) {
             true => Box::pin(async { Err(BusError::new(BusErrorKind::Refused)) }),
             false => self.line.end(lost),
         }
@@ -306,7 +316,13 @@ impl Bus for Endless {
         after: Position,
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
-        self.line.read(after, wait)
+        Box::pin(async move {
+            let mut records = self.line.read(after, wait).await?;
+            if records.len() > 1 && self.holed.swap(false, Ordering::SeqCst) {
+                records.remove(0);
+            }
+            Ok(records)
+        })
     }
 
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
@@ -400,15 +416,135 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_brings_nothing_proves_nothing() {
     let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
-    let deaf = std::sync::Arc::default();
-    let bus = Endless { line, deaf: std::sync::Arc::clone(&deaf) };
+    let deaf = Arc::default();
+    let bus = Endless { line, deaf: Arc::clone(&deaf), holed: Arc::default() };
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
     tokio::time::sleep(MINUTE).await;
     assert!(larder.lag() < Duration::from_secs(2), "{:?}", larder.lag());
-    deaf.store(true, std::sync::atomic::Ordering::SeqCst);
+    deaf.store(true, Ordering::SeqCst);
     tokio::time::sleep(MINUTE).await;
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
+}
+
+/// A gap in the same log emptied all that memory held, when the origin was busiest.
+#[tokio::test(start_paused = true)]
+async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
+    let log = SharedLog::new();
+    let line = |seed| log.line(Dice::new(seed), 0, Duration::from_micros(10));
+    let holed = Arc::default();
+    let bus = Endless { line: line(1), deaf: Arc::default(), holed: Arc::clone(&holed) };
+    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
+    let other = Larder::builder().cells(1 << 10).bus(line(2)).build().unwrap();
+    larder.synced().await;
+    other.synced().await;
+    let ask = async |tag: &'static str, value: u32| {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        *larder.get_or_load(tag, Policy::ttl(MINUTE).tag(tag), load).await.unwrap()
+    };
+    for tag in ["hidden", "seen", "untouched"] {
+        assert_eq!(ask(tag, 1).await, 1);
+    }
+    let mut heard = larder.invalidations();
+    holed.store(true, Ordering::SeqCst);
+    let hidden = other.invalidate("hidden");
+    let seen = other.invalidate("seen");
+    let _logged = futures_util::join!(hidden, seen);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!holed.load(Ordering::SeqCst), "there was a gap");
+    assert_eq!(ask("hidden", 2).await, 2);
+    assert_eq!(ask("seen", 2).await, 2);
+    assert_eq!(ask("untouched", 2).await, 1);
+    let told = heard.next().await.unwrap();
+    assert!(told.missed && !told.own, "{told:?}");
+    assert_ne!(told.what, [larder::Selector::Everything], "what it hid is known");
+}
+
+/// It was asked for three times in a lease, however small the bound: most of what is kept was passed by.
+#[tokio::test(start_paused = true)]
+async fn a_small_bound_is_proved_often_enough() {
+    let log = SharedLog::new();
+    let line = log.line(Dice::new(3), 0, Duration::from_micros(10));
+    let larder = Larder::builder().cells(1 << 10).bus(line).build().unwrap();
+    larder.synced().await;
+    let bound = Consistency::Bounded(Duration::from_millis(100));
+    larder.catch_up(bound).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..100 {
+        assert!(larder.catch_up(bound).await);
+        tokio::time::sleep(Duration::from_millis(37)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
+    let log = SharedLog::new();
+    let line = log.line(Dice::new(3), 0, Duration::from_micros(10));
+    let larder = Larder::builder().cells(1 << 10).bus(line.clone()).build().unwrap();
+    larder.synced().await;
+    let second = Duration::from_secs(1);
+    let ask = async |value: u32| {
+        let load = move |_: Fill| async move {
+            tokio::time::sleep(10 * second).await;
+            Ok::<_, Infallible>(value)
+        };
+        *larder.get_or_load("a", Policy::ttl(60 * MINUTE), load).await.unwrap()
+    };
+    assert_eq!(ask(1).await, 1);
+    let strict = || larder.open_scope().bounded(second);
+    assert_eq!(strict().scoped(ask(2)).await, 1, "proved lately");
+    line.cut(true);
+    tokio::time::sleep(5 * second).await;
+    assert_eq!(ask(3).await, 1, "eventually is good enough for others");
+    assert_eq!(strict().scoped(ask(4)).await, 4, "though the value itself asks for no more");
+    line.cut(false);
+    tokio::time::sleep(5 * second).await;
+    // Whoever waits when the line is cut is not served what comes when the proof has grown old.
+    let _logged = larder.clear().await;
+    let leading = ask(5);
+    let waiting = async {
+        tokio::time::sleep(second / 10).await;
+        let waiting = strict().scoped(ask(6));
+        line.cut(true);
+        waiting.await
+    };
+    assert_eq!(futures_util::join!(leading, waiting), (5, 6));
+}
+
+/// A list of half a million tags held the log up, and whoever started could not read it in one page.
+#[tokio::test(start_paused = true)]
+async fn many_targets_are_several_records_and_all_of_them_act() {
+    let larders = pair(&MemoryStore::new());
+    joined(&larders).await;
+    let ask = async |larder: &Larder, value: u32| {
+        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let policy = Policy::ttl(MINUTE).tag(("t", 11_999)).tiers(Tiers::MEMORY);
+        *larder.get_or_load("a", policy, load).await.unwrap()
+    };
+    for larder in &larders {
+        assert_eq!(ask(larder, 1).await, 1);
+    }
+    let before = larders[0].stats().log.applied;
+    let all = Invalidation::of((0..12_000).map(|number| larder::Target::tag(("t", number))));
+    assert_eq!(larders[0].invalidate(all).await, Invalidated::Logged);
+    assert_eq!(ask(&larders[0], 2).await, 2);
+    settled(&larders).await;
+    assert_eq!(larders[0].stats().log.applied, before + 3);
+    assert_eq!(ask(&larders[1], 2).await, 2);
+}
+
+/// The relay of the guide forgot what it had not heard.
+#[tokio::test(start_paused = true)]
+async fn who_falls_behind_is_told_that_something_was_missed() {
+    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let mut heard = larder.invalidations();
+    for number in 0..1_500 {
+        let _logged = larder.invalidate(("t", number)).await;
+    }
+    let first = heard.next().await.unwrap();
+    assert!(first.missed && first.what == [larder::Selector::Everything], "{first:?}");
+    let next = heard.next().await.unwrap();
+    assert!(next.own && !next.missed);
 }
 
 /// A store that takes its time to read.

@@ -1,9 +1,10 @@
 //! What all handles of one larder share: the tiers, the log, the flights and the background work.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,9 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::{
     budget::ByteBudget,
     bus::{Bus, Epoch, Origin, Position, Record},
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, jittered},
     entry::AnyEntry,
-    feed::FEED_LENGTH,
+    feed::{FEED_LENGTH, Told},
     flight::Flights,
     follow,
     lease::Leases,
@@ -57,7 +58,7 @@ pub(crate) struct Engine {
     /// Whether others append to the log too.
     pub(crate) follows_others: bool,
     /// What acted here, for the application.
-    pub(crate) feed: broadcast::Sender<Record>,
+    pub(crate) feed: broadcast::Sender<Told>,
     /// Told whenever more of the log was applied.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
@@ -70,6 +71,10 @@ pub(crate) struct Engine {
     /// An epoch in which the log is known to have lost records.
     pub(crate) lost: parking_lot::Mutex<Option<Epoch>>,
     sending: AtomicBool,
+    /// The invalidations that are on their way to the log by whoever began them.
+    carried: parking_lot::Mutex<HashSet<Ticket>>,
+    /// The smallest bound that any request has set on what it may not have seen, in nanoseconds.
+    smallest_bound: AtomicU64,
 }
 
 /// How an entry stands, by the log and by time.
@@ -138,6 +143,8 @@ impl Engine {
             written: parking_lot::Mutex::default(),
             lost: parking_lot::Mutex::default(),
             sending: AtomicBool::new(false),
+            carried: parking_lot::Mutex::default(),
+            smallest_bound: AtomicU64::new(u64::MAX),
         };
         engine.open_local_log();
         engine
@@ -175,7 +182,7 @@ impl Engine {
     /// back, in its order.
     fn tell_of_own(&self, record: &Record) {
         if !self.follows_others && self.feed.receiver_count() > 0 {
-            drop(self.feed.send(record.clone()));
+            drop(self.feed.send(Told { record: record.clone(), missed: false }));
         }
     }
 
@@ -185,6 +192,20 @@ impl Engine {
             true => self.clock.now().since(self.proof.at()),
             false => Duration::ZERO,
         }
+    }
+
+    /// From now on it is proved often enough for a request with this bound.
+    pub(crate) fn note_bound(&self, bound: Duration) {
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        if nanos < self.smallest_bound.load(Ordering::Relaxed) {
+            self.smallest_bound.fetch_min(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// How often it is proved that nothing is missing: three times in the lease, or in the smallest bound.
+    pub(crate) fn step(&self) -> Duration {
+        let bound = Duration::from_nanos(self.smallest_bound.load(Ordering::Relaxed));
+        (self.lease.min(bound) / 3).max(SHORTEST_STEP)
     }
 
     pub(crate) fn log_stats(&self) -> LogStats {
@@ -289,7 +310,11 @@ impl Engine {
         if begun.collapsed {
             tracing::error!(target: "larder", "too many invalidations wait for the log: all is dropped");
         }
-        match self.append(begun.ticket, &begun.record).await {
+        let appended = {
+            let _carried = Carried::new(&self, begun.ticket);
+            self.append(begun.ticket, &begun.record).await
+        };
+        match appended {
             Appended::Confirmed => Invalidated::Logged,
             Appended::Unconfirmed => Invalidated::Queued,
             Appended::Not => {
@@ -334,6 +359,19 @@ impl Engine {
         }
     }
 
+    /// What waits for the log and nobody carries there: whoever did has failed, or has gone with his runtime.
+    fn left_behind(&self) -> Vec<(Ticket, Record)> {
+        let mut unsent = self.registry.unsent();
+        let carried = self.carried.lock();
+        unsent.retain(|(ticket, _)| !carried.contains(ticket));
+        unsent
+    }
+
+    /// Whether there is anything that nobody carries to the log.
+    pub(crate) fn has_left_behind(&self) -> bool {
+        self.registry.waiting().0 > 0 && !self.left_behind().is_empty()
+    }
+
     /// Appends what the log does not have yet, in the background, until it has it all.
     pub(crate) fn send_unsent(self: &Arc<Self>) {
         if !self.bus.is_shared() {
@@ -349,18 +387,18 @@ impl Engine {
             let sending = Sending(&engine);
             let mut pause = FIRST_PAUSE;
             while !engine.send_all().await {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             drop(sending);
-            if !engine.registry.unsent().is_empty() {
+            if engine.has_left_behind() {
                 engine.send_unsent();
             }
         });
     }
 
     async fn send_all(&self) -> bool {
-        for (ticket, record) in self.registry.unsent() {
+        for (ticket, record) in self.left_behind() {
             if self.append(ticket, &record).await == Appended::Not {
                 return false;
             }
@@ -381,6 +419,22 @@ enum Appended {
 /// Whether a number is one that was applied before its record was appended.
 fn is_given_again(at: Position, before: Position) -> bool {
     at.epoch == before.epoch && at.number <= before.number
+}
+
+/// Says that an invalidation is on its way, until that has come to its end or was given up.
+struct Carried<'a>(&'a Engine, Ticket);
+
+impl<'a> Carried<'a> {
+    fn new(engine: &'a Engine, ticket: Ticket) -> Self {
+        engine.carried.lock().insert(ticket);
+        Self(engine, ticket)
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.0.carried.lock().remove(&self.1);
+    }
 }
 
 /// Says that somebody sends, also if that task ends before its time.
@@ -420,5 +474,7 @@ fn as_stale(entry: &AnyEntry, now: Moment) -> Standing {
     }
 }
 
+/// More often than this the log is not asked, however small a bound is.
+const SHORTEST_STEP: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@
 
 use std::{
     io::Read as _,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -14,7 +15,14 @@ use bytes::{Buf as _, Bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twox_hash::XxHash3_64;
 
-use crate::{bus::Position, key::Key, schema::Schema, sealing::SealingKeys, tag::Tag};
+use crate::{
+    budget::{ByteBudget, TakenBytes},
+    bus::Position,
+    key::Key,
+    schema::Schema,
+    sealing::SealingKeys,
+    tag::Tag,
+};
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +47,17 @@ pub(crate) enum Unreadable {
     OtherVersion,
     /// The entry of another key.
     OtherKey,
+    /// It would become more than there is room for now.
+    NoRoom,
+}
+
+/// What was in an envelope.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) header: Header,
+    pub(crate) payload: Bytes,
+    /// What a payload that was compressed takes of the budget, until it has become a value.
+    pub(crate) room: Option<TakenBytes>,
 }
 
 /// How envelopes are written, and which are read.
@@ -80,13 +99,25 @@ impl Codec {
         Some(bytes.into())
     }
 
-    /// The header and the payload, which is not copied unless it was compressed or sealed.
+    /// How much work it is to open these bytes, in bytes: how many there are, and how many more they may become.
+    pub(crate) fn weight_of(&self, bytes: &[u8]) -> usize {
+        match bytes.get(PREFIX_BYTES - 1).map(|form| form & !SEALED) {
+            // What is sealed does not tell before it is opened; zstd is for what is large.
+            Some(LZ4) => bytes.len().saturating_mul(TYPICAL_LZ4_RATIO),
+            Some(ZSTD) => bytes.len().max(LARGE),
+            _ => bytes.len(),
+        }
+    }
+
+    /// The header and the payload, which is not copied unless it was compressed or sealed. What it grows to is taken
+    /// from the budget.
     pub(crate) fn open(
         &self,
         mut bytes: Bytes,
         key: &Key,
         schema: Schema,
-    ) -> Result<(Header, Bytes), Unreadable> {
+        budget: &Arc<ByteBudget>,
+    ) -> Result<Contents, Unreadable> {
         let prefix = bytes.get(..PREFIX_BYTES).ok_or(Unreadable::Corrupt)?;
         let (magic, rest) = prefix.split_at(MAGIC.len());
         if magic != MAGIC {
@@ -123,8 +154,16 @@ impl Codec {
             return Err(Unreadable::OtherVersion);
         }
         content.advance(end);
-        let Some(compression) = compression else { return Ok((header, content)) };
-        Ok((header, compression.undone(&content).ok_or(Unreadable::Corrupt)?))
+        let Some(compression) = compression else {
+            return Ok(Contents { header, payload: content, room: None });
+        };
+        let length = Compression::claimed(&content).ok_or(Unreadable::Corrupt)?;
+        let mut room = TakenBytes::none(budget);
+        if !room.take(length) {
+            return Err(Unreadable::NoRoom);
+        }
+        let payload = compression.undone(&content).ok_or(Unreadable::Corrupt)?;
+        Ok(Contents { header, payload, room: Some(room) })
     }
 
     /// Whether what is written can be neither read nor forged without a key.
@@ -182,13 +221,16 @@ impl Compression {
         }
     }
 
-    /// The payload. What claims to be larger than any of ours is not made.
+    /// How long a payload says that it is. One that claims to be longer than any of ours is none.
+    fn claimed(bytes: &[u8]) -> Option<usize> {
+        let (length, _) = bytes.split_first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*length) as usize).filter(|length| *length <= MOST_PAYLOAD)
+    }
+
+    /// The payload.
     fn undone(self, bytes: &[u8]) -> Option<Bytes> {
-        let (length, block) = bytes.split_first_chunk::<4>()?;
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > MOST_PAYLOAD {
-            return None;
-        }
+        let length = Self::claimed(bytes)?;
+        let block = &bytes[4..];
         let raw = match self {
             // Nothing is allocated before the length is known to be one that these bytes can come to.
             Self::Lz4 if length > block.len().saturating_mul(MOST_LZ4_RATIO) => return None,
@@ -235,6 +277,8 @@ const LARGE: usize = 32 << 10;
 const ZSTD_LEVEL: i32 = 3;
 /// A larger payload is kept as it is, and one that claims to become larger is not ours.
 const MOST_PAYLOAD: usize = 64 << 20;
+/// What LZ4 makes of one byte of a page.
+const TYPICAL_LZ4_RATIO: usize = 8;
 /// LZ4 makes at most 255 bytes of one.
 const MOST_LZ4_RATIO: usize = 255;
 
@@ -271,8 +315,19 @@ mod tests {
         Codec::default().seal(&key("a"), header, payload)
     }
 
+    fn opened(
+        codec: &Codec,
+        bytes: &Bytes,
+        key: &Key,
+        schema: Schema,
+    ) -> Result<(Header, Bytes), Unreadable> {
+        let budget = ByteBudget::new(1 << 20);
+        let opened = codec.open(bytes.clone(), key, schema, &budget)?;
+        Ok((opened.header, opened.payload))
+    }
+
     fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
-        Codec::default().open(bytes.clone(), key, schema())
+        opened(&Codec::default(), bytes, key, schema())
     }
 
     fn schema() -> Schema {
@@ -301,6 +356,13 @@ mod tests {
             let bytes = seal(&header(), noise).unwrap();
             assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
         }
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_not_made() {
+        let bytes = seal(&header(), &b"the same again. ".repeat(80_000)).unwrap();
+        assert!(bytes.len() < 10_000);
+        assert_eq!(open(&bytes, &key("a")), Err(Unreadable::NoRoom), "more than a mebibyte");
     }
 
     #[test]
@@ -338,7 +400,7 @@ mod tests {
     #[test]
     fn an_entry_of_another_type_or_form_stays_for_those_who_can_read_it() {
         let bytes = seal(&header(), b"payload").unwrap();
-        let other = Codec::default().open(bytes.clone(), &key("a"), Schema::named("other"));
+        let other = opened(&Codec::default(), &bytes, &key("a"), Schema::named("other"));
         assert_eq!(other, Err(Unreadable::OtherVersion));
         let mut bytes = bytes.to_vec();
         bytes[PREFIX_BYTES - 1] = 128;
@@ -352,21 +414,18 @@ mod tests {
         let codec = sealing(&[1]);
         let bytes = codec.seal(&key("a"), &header(), b"secret words").unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
-        assert_eq!(codec.open(bytes.clone(), &key("a"), schema()).unwrap().1, &b"secret words"[..]);
-        assert_eq!(codec.open(bytes.clone(), &key("b"), schema()), Err(Unreadable::Corrupt));
-        assert_eq!(
-            sealing(&[2]).open(bytes.clone(), &key("a"), schema()),
-            Err(Unreadable::Corrupt)
-        );
+        assert_eq!(opened(&codec, &bytes, &key("a"), schema()).unwrap().1, &b"secret words"[..]);
+        assert_eq!(opened(&codec, &bytes, &key("b"), schema()), Err(Unreadable::Corrupt));
+        assert_eq!(opened(&sealing(&[2]), &bytes, &key("a"), schema()), Err(Unreadable::Corrupt));
         assert_eq!(open(&bytes, &key("a")), Err(Unreadable::OtherVersion), "without a key");
         let plain = seal(&header(), b"plain").unwrap();
         assert_eq!(
-            codec.open(plain.clone(), &key("a"), schema()),
+            opened(&codec, &plain, &key("a"), schema()),
             Err(Unreadable::OtherVersion),
             "with a key"
         );
         // While keys are being changed, both are read.
-        assert!(sealing(&[2, 1]).open(bytes.clone(), &key("a"), schema()).is_ok());
+        assert!(opened(&sealing(&[2, 1]), &bytes, &key("a"), schema()).is_ok());
     }
 
     #[test]

@@ -17,12 +17,22 @@ pub struct Seen {
     pub what: Vec<Selector>,
     /// Whether this process said so.
     pub own: bool,
+    /// Whether this stands for what was not heard one by one: it names at least as much, and anybody may have said
+    /// it, this process too.
+    pub missed: bool,
+}
+
+/// What is told, and whether it stands for more than one.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) record: Record,
+    pub(crate) missed: bool,
 }
 
 /// The invalidations from now on.
 #[derive(Debug)]
 pub struct Invalidations {
-    records: broadcast::Receiver<Record>,
+    records: broadcast::Receiver<Told>,
     origin: Origin,
 }
 
@@ -42,13 +52,15 @@ impl Invalidations {
     /// Whoever is more than a thousand behind has missed some, and is told that everything was invalidated.
     pub async fn next(&mut self) -> Option<Seen> {
         match self.records.recv().await {
-            Ok(record) => Some(Seen {
+            Ok(Told { record, missed }) => Some(Seen {
                 mode: record.mode,
                 what: record.what,
                 own: record.origin == self.origin,
+                missed,
             }),
             Err(RecvError::Lagged(_)) => {
-                Some(Seen { mode: Mode::Hard, what: vec![Selector::Everything], own: false })
+                let what = vec![Selector::Everything];
+                Some(Seen { mode: Mode::Hard, what, own: false, missed: true })
             }
             Err(RecvError::Closed) => None,
         }

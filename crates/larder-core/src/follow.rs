@@ -16,8 +16,9 @@ use tokio::runtime::Handle;
 
 use crate::{
     bus::{Bus, BusError, BusErrorKind, Origin, Position, Record},
-    clock::Moment,
+    clock::{Moment, jittered},
     engine::Engine,
+    feed::Told,
     target::{Mode, Selector},
 };
 
@@ -61,27 +62,41 @@ impl Drop for Follower {
 
 impl Follower {
     async fn run(self) {
+        // How often in a row a view did not last.
+        let mut in_vain = 0_u32;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
-            let step = engine.lease / 3;
+            let (step, lease) = (engine.step(), engine.lease);
             if let Err(error) = install(&engine).await {
                 tracing::debug!(target: "larder", %error, "the log cannot be read");
                 drop(engine);
-                tokio::time::sleep(step).await;
+                tokio::time::sleep(jittered(step)).await;
                 continue;
             }
+            let installed = engine.clock.now();
             drop(engine);
-            self.tail(step).await;
+            self.tail().await;
+            let Some(engine) = self.engine.upgrade() else { return };
+            let lasted = engine.clock.now().since(installed);
+            drop(engine);
+            in_vain = if lasted < lease { in_vain.saturating_add(1) } else { 0 };
+            if in_vain > 1 {
+                // Perhaps two servers disagree on which log it is. Each view costs all that memory holds.
+                let pause = FIRST_PAUSE * 2_u32.saturating_pow(in_vain.min(10));
+                tokio::time::sleep(jittered(pause.min(lease))).await;
+            }
         }
     }
 
     /// Reads on until something does not fit, or the larder is gone.
-    async fn tail(&self, step: Duration) -> Option<()> {
+    async fn tail(&self) -> Option<()> {
         let mut asked = Moment::START;
         // An end that was asked for and is not reached yet.
         let mut owed: Option<(Moment, Position)> = None;
         loop {
-            let at = self.engine.upgrade()?.registry.applied()?;
+            let engine = self.engine.upgrade()?;
+            let (at, step) = (engine.registry.applied()?, engine.step());
+            drop(engine);
             let read = self.bus.read(at, step).await;
             let engine = self.engine.upgrade()?;
             let empty = match read {
@@ -117,8 +132,7 @@ impl Follower {
                 continue;
             }
             asked = now;
-            if engine.registry.waiting().0 > 0 {
-                // Whoever was sending may have gone with his runtime.
+            if engine.has_left_behind() {
                 engine.send_unsent();
             }
             engine.register_scheduled().await;
@@ -182,7 +196,7 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> App
         }
         engine.registry.apply(*number, record, engine.clock.now());
         if engine.feed.receiver_count() > 0 {
-            drop(engine.feed.send(record.clone()));
+            drop(engine.feed.send(Told { record: record.clone(), missed: false }));
         }
     }
     note_seen(engine, Position { number: expected, ..at });
@@ -195,6 +209,11 @@ fn note_seen(engine: &Engine, at: Position) {
     if seen.is_none_or(|seen| seen.epoch != at.epoch || seen.number < at.number) {
         *seen = Some(at);
     }
+}
+
+/// Who said it, and how often, is not known any more.
+fn tell_of_missed(engine: &Engine, record: Record) {
+    drop(engine.feed.send(Told { record, missed: true }));
 }
 
 /// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends again what
@@ -226,16 +245,26 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             break;
         }
     }
-    if before.is_none_or(|before| before.epoch != end.epoch) {
-        // Before the view opens: nothing is promoted that they reach.
-        engine.registry.resend_retained(engine.clock.now());
-    }
-    engine.registry.open_view(end, horizon, &records, engine.clock.now());
-    if before.is_some() {
-        // What came in between was not heard one by one.
-        let what = vec![Selector::Everything];
-        let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
-        drop(engine.feed.send(record));
+    let goes_on = before.filter(|before| {
+        before.epoch == end.epoch && before.number <= end.number && before.number >= horizon
+    });
+    match goes_on {
+        Some(seen) => {
+            // Only what came since is news, and the compacted log has all of it.
+            engine.registry.go_on(end, horizon, &records, seen.number, engine.clock.now());
+            records.retain(|(number, _)| *number > seen.number);
+            records.into_iter().for_each(|(_, record)| tell_of_missed(engine, record));
+        }
+        None => {
+            // Before the view opens: nothing is promoted that they reach.
+            engine.registry.resend_retained(engine.clock.now());
+            engine.registry.open_view(end, horizon, &records, engine.clock.now());
+            if before.is_some() {
+                let what = vec![Selector::Everything];
+                let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+                tell_of_missed(engine, record);
+            }
+        }
     }
     engine.proof.renew(asked);
     *engine.seen.lock() = Some(end);
@@ -245,3 +274,5 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     engine.advanced.notify_waiters();
     Ok(())
 }
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
@@ -155,8 +156,8 @@ impl Larder {
     /// Invalidates: when this returns, nothing that was read before is served in this process any more,
     /// not even by a fill that was under way. Call it after the write is committed.
     ///
-    /// Costs the same for one entry and a million: one append to the log. Once polled, dropping the future
-    /// stops nothing.
+    /// Costs the same for one entry and a million: one append to the log, one more for each 5,000 targets beyond
+    /// the first 5,000. Once polled, dropping the future stops nothing.
     ///
     /// # Panics
     ///
@@ -165,12 +166,17 @@ impl Larder {
     pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         let invalidation = invalidation.into();
         let now = self.tick();
-        let record = self.record(invalidation.targets, invalidation.mode);
-        if invalidation.after.is_zero() {
-            return self.engine.invalidate(record).await;
-        }
+        let records = self.records(invalidation.targets, invalidation.mode);
         let due = now.after(invalidation.after);
-        self.engine.schedule(due, record).await
+        let acting = records.into_iter().map(|record| async {
+            match invalidation.after.is_zero() {
+                true => self.engine.invalidate(record).await,
+                false => self.engine.schedule(due, record).await,
+            }
+        });
+        // Most are one. All begin at the first poll, and go on by themselves then.
+        let outcomes = join_all(acting).await;
+        outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
     }
 
     /// Invalidates everything, of this namespace if this is a view of one.
@@ -579,12 +585,15 @@ impl Larder {
         self.engine.tasks.spawn(task)
     }
 
-    fn record(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Record {
+    fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
         // Rules know nothing of namespaces: what they add belongs to that of the invalidation.
         let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
         let all = expand(&self.engine.rules, named);
-        let what = all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
-        Record { origin: self.engine.origin, mode, what }
+        let own: Vec<_> =
+            all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
+        // A log carries out one record at a time, and whoever starts reads it whole.
+        let parts = own.chunks(MOST_SELECTORS);
+        parts.map(|what| Record { origin: self.engine.origin, mode, what: what.to_vec() }).collect()
     }
 
     /// What every entry carries beside the tags it was given: its kind, and its namespace.
@@ -608,3 +617,6 @@ impl Larder {
         tag.within(&self.namespace)
     }
 }
+
+/// How much one record of the log names at most.
+const MOST_SELECTORS: usize = 5_000;

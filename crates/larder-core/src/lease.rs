@@ -128,9 +128,10 @@ impl Larder {
             holder,
         });
         let until = Instant::now() + expiry.min(LONGEST_EXPIRY);
+        let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
         let mut pause = FIRST_PAUSE;
         loop {
-            let taking = tokio::time::timeout(READ_DEADLINE, leases.take(&name, holder, expiry));
+            let taking = tokio::time::timeout(patience, leases.take(&name, holder, expiry));
             match taking.await {
                 // Somebody may have filled it between the look and the lease.
                 Ok(Ok(Leased::Taken)) => return fetch().await,

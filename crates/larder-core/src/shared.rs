@@ -18,7 +18,7 @@ use crate::{
     clock::Moment,
     engine::Engine,
     entry::{AnyEntry, Encoded, Entry, Origins, Value},
-    envelope::{Codec, Header, Unreadable},
+    envelope::{Codec, Contents, Header, Unreadable},
     key::Key,
     lifetime::Ends,
     observe::{SharedStats, striped::Striped},
@@ -89,7 +89,7 @@ impl Shared {
 
     /// The entry of a key, promoted into memory, if the store has one that is fresh and valid.
     pub(crate) async fn fetch<V: Value>(
-        &self,
+        self: &Arc<Self>,
         engine: &Arc<Engine>,
         wanted: Wanted<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
@@ -100,13 +100,21 @@ impl Shared {
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
         let found = self.read(&name).await?;
-        let opened = self.codec.open(found, wanted.key, wanted.schema);
-        let judged = opened.and_then(|(header, payload)| {
+        let opened = if self.codec.weight_of(&found) < LARGE {
+            self.codec.open(found, wanted.key, wanted.schema, &engine.fill_bytes)
+        } else {
+            self.opened_apart(engine, found, wanted).await
+        };
+        let judged = opened.and_then(|Contents { header, payload, room: _room }| {
             self.judge(engine, wanted, header, payload, stamp, decode)
         });
         let entry = match judged {
             Ok(entry) => entry,
             Err(Unreadable::OtherVersion) => None,
+            Err(Unreadable::NoRoom) => {
+                self.count(Count::Dropped);
+                None
+            }
             Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
                 self.count(Count::Corrupt);
                 self.forget(&name).await;
@@ -115,6 +123,20 @@ impl Shared {
         };
         self.count(if entry.is_some() { Count::Hit } else { Count::Miss });
         entry
+    }
+
+    /// Opens what takes a while, while others have work for this thread.
+    async fn opened_apart(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        found: Bytes,
+        wanted: Wanted<'_>,
+    ) -> Result<Contents, Unreadable> {
+        let (shared, engine) = (Arc::clone(self), Arc::clone(engine));
+        let (key, schema) = (wanted.key.clone(), wanted.schema);
+        let opening = move || shared.codec.open(found, &key, schema, &engine.fill_bytes);
+        // An error is the end of the runtime.
+        tokio::task::spawn_blocking(opening).await.unwrap_or(Err(Unreadable::NoRoom))
     }
 
     fn judge<V: Value>(
@@ -258,10 +280,15 @@ impl Shared {
     }
 
     async fn forget(&self, name: &str) {
-        match tokio::time::timeout(READ_DEADLINE, self.store.remove(name)).await {
+        match tokio::time::timeout(self.deadline(), self.store.remove(name)).await {
             Ok(removed) => self.note(removed),
             Err(_) => self.count(Count::Error),
         }
+    }
+
+    /// How long the store may take to answer.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.store.deadline().unwrap_or(READ_DEADLINE)
     }
 
     fn count(&self, what: Count) {

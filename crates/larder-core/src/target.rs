@@ -215,7 +215,7 @@ pub struct Invalidation {
 }
 
 impl Invalidation {
-    /// A hard invalidation of all these targets, now. However many there are, it is one append.
+    /// A hard invalidation of all these targets, now: one append to the log for up to 5,000 of them.
     pub fn of<T: Into<Target>>(targets: impl IntoIterator<Item = T>) -> Self {
         Self {
             targets: targets.into_iter().map(Into::into).collect(),
@@ -276,6 +276,13 @@ pub enum Invalidated {
     /// It will act after its delay. A shared log keeps it, also if this process ends before: then it acts as
     /// soon as another one asks the log for its end, which each does three times in a lease.
     Scheduled,
+}
+
+impl Invalidated {
+    /// What is true of both.
+    pub(crate) fn worse(self, other: Self) -> Self {
+        if self == Self::Queued { self } else { other }
+    }
 }
 
 impl fmt::Display for Invalidated {

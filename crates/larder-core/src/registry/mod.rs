@@ -327,20 +327,52 @@ impl Registry {
         now: Moment,
     ) {
         let mut writer = self.writer.lock();
-        let globals = self.options.shared.then(|| Cells::new(self.options.cells));
-        let view = View { epoch: end.epoch, applied: AtomicU64::new(end.number), globals };
+        let view = self.view_of(end, records);
         let next = self.sequence() + 1;
         let floor = Floor { local: next, log: horizon };
         let mut fence = Fence::default().with_floor(Side::Hard, floor);
         for (number, record) in records {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
-            self.raise_globals(&view, &record, *number);
             fence = self.fenced(fence, &record, Floor { local: 0, log: *number }, now);
         }
         // The floor covers the patterns of this process that the new fence no longer has.
         self.fence.store(Arc::new(fence));
         self.announce(&mut writer, next);
         self.view.store(Some(Arc::new(view)));
+    }
+
+    /// Goes on with the same log, of which all up to `seen` was applied, behind a gap: what came since acts now, and
+    /// nothing else is dropped.
+    pub(crate) fn go_on(
+        &self,
+        end: Position,
+        horizon: u64,
+        records: &[(u64, Record)],
+        seen: u64,
+        now: Moment,
+    ) {
+        let mut writer = self.writer.lock();
+        let view = self.view_of(end, records);
+        for (number, record) in records.iter().filter(|(number, _)| *number > seen) {
+            let record = Record { mode: without_grace(record.mode), ..record.clone() };
+            self.publish(&mut writer, &record, *number, now);
+        }
+        let floor = Floor { local: 0, log: horizon };
+        let fence = Fence::clone(&self.fence.load()).with_floor(Side::Hard, floor);
+        self.fence.store(Arc::new(fence));
+        // Last: a scope that sees its end has a local number behind the publishes above.
+        self.view.store(Some(Arc::new(view)));
+    }
+
+    /// A view at `end`, of what the compacted log says.
+    fn view_of(&self, end: Position, records: &[(u64, Record)]) -> View {
+        let globals = self.options.shared.then(|| Cells::new(self.options.cells));
+        let view = View { epoch: end.epoch, applied: AtomicU64::new(end.number), globals };
+        for (number, record) in records {
+            let record = Record { mode: without_grace(record.mode), ..record.clone() };
+            self.raise_globals(&view, &record, *number);
+        }
+        view
     }
 
     /// Notes an invalidation that acts at `at`. However many wait, none is refused: to act too early would

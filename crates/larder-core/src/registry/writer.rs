@@ -24,7 +24,7 @@ const MAX_OWN: usize = 1024;
 const MAX_RETAINED: usize = 16 * 1024;
 
 /// An invalidation on its way into the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
 /// What acts when its time has come.

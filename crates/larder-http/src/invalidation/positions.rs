@@ -55,22 +55,30 @@ impl ReadYourWrites {
         self
     }
 
-    /// Takes the place off a request, if it carries one that we have given out lately.
-    pub(super) fn taken_from(&self, headers: &mut HeaderMap, clock: &Clock) -> Option<Position> {
+    /// Takes the place off a request, if it carries one of ours: of the log that is followed here, or of another one
+    /// and given out lately.
+    pub(super) fn taken_from(&self, headers: &mut HeaderMap, larder: &Larder) -> Option<Position> {
         let carried = match self.carrier {
             Carrier::Cookie => take_cookie(headers),
-            Carrier::Field => {
-                let carried = headers.remove(FIELD)?;
-                carried.to_str().ok().map(str::to_owned)
-            }
+            Carrier::Field => headers.remove(FIELD).map(|carried| carried.as_bytes().to_vec()),
         };
-        let (position, given_at) = self.read(carried?.as_str())?;
-        let age = seconds(clock).saturating_sub(given_at);
-        (age <= self.lasts.as_secs()).then_some(position)
+        let (position, given_at) = self.read(&carried?)?;
+        // Whether that place was reached is known, whatever time it is here and there.
+        let known = larder.log().epoch == Some(position.epoch);
+        let age = seconds(larder.clock()).saturating_sub(given_at);
+        (known || age <= self.lasts.as_secs()).then_some(position)
     }
 
     /// Gives the client of a write what he has to carry, if anything was invalidated since `before`.
-    pub(super) fn give(&self, headers: &mut HeaderMap, larder: &Larder, before: Option<Position>) {
+    ///
+    /// `secure` keeps a cookie off connections that anybody can read.
+    pub(super) fn give(
+        &self,
+        headers: &mut HeaderMap,
+        larder: &Larder,
+        before: Option<Position>,
+        secure: bool,
+    ) {
         let position = match larder.written() {
             // Nobody can have seen what no log has: until then he is passed by what is kept.
             _ if larder.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
@@ -82,8 +90,9 @@ impl ReadYourWrites {
             Carrier::Cookie => (
                 header::SET_COOKIE,
                 format!(
-                    "{COOKIE}={token}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax",
-                    self.lasts.as_secs()
+                    "{COOKIE}={token}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{}",
+                    self.lasts.as_secs(),
+                    if secure { "; Secure" } else { "" }
                 ),
             ),
             Carrier::Field => (FIELD, token),
@@ -103,7 +112,7 @@ impl ReadYourWrites {
         Some(URL_SAFE_NO_PAD.encode(self.keys.seal(&content, ASSOCIATED)?))
     }
 
-    fn read(&self, token: &str) -> Option<(Position, u64)> {
+    fn read(&self, token: &[u8]) -> Option<(Position, u64)> {
         let sealed = URL_SAFE_NO_PAD.decode(token).ok()?;
         let content = self.keys.open(&sealed, ASSOCIATED)?;
         let (epoch, rest) = content.split_first_chunk::<16>()?;
@@ -114,12 +123,10 @@ impl ReadYourWrites {
     }
 }
 
-/// Takes our cookie out of the others.
-fn take_cookie(headers: &mut HeaderMap) -> Option<String> {
-    let ours = |pair: &str| {
-        let (name, value) = pair.split_once('=')?;
-        (name == COOKIE).then(|| value.to_owned())
-    };
+/// Takes our cookie out of the others, which may be any bytes.
+fn take_cookie(headers: &mut HeaderMap) -> Option<Vec<u8>> {
+    let ours =
+        |pair: &[u8]| Some(pair.strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"=")?.to_vec());
     let is_there = headers.get_all(header::COOKIE).iter().any(contains_ours);
     if !is_there {
         return None;
@@ -128,19 +135,20 @@ fn take_cookie(headers: &mut HeaderMap) -> Option<String> {
     headers.remove(header::COOKIE);
     let mut found = None;
     for line in lines {
-        let Some(text) = line.to_str().ok().filter(|_| contains_ours(&line)) else {
+        if !contains_ours(&line) {
             headers.append(header::COOKIE, line);
             continue;
-        };
+        }
         let mut rest = Vec::new();
-        for pair in text.split(';').map(str::trim) {
+        for pair in line.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
             match ours(pair) {
                 Some(value) => found = Some(value),
                 None => rest.push(pair),
             }
         }
-        if let (false, Ok(rest)) = (rest.is_empty(), HeaderValue::try_from(rest.join("; "))) {
-            headers.append(header::COOKIE, rest);
+        if !rest.is_empty() {
+            let rest = HeaderValue::from_bytes(&rest.join(&b"; "[..]));
+            headers.append(header::COOKIE, rest.expect("these bytes were part of a field"));
         }
     }
     found
@@ -167,25 +175,26 @@ mod tests {
     use super::*;
 
     fn headers(lines: &[&str]) -> HeaderMap {
-        let lines = lines.iter().map(|line| (header::COOKIE, HeaderValue::from_str(line).unwrap()));
-        lines.collect()
+        let value = |line: &&str| HeaderValue::from_bytes(line.as_bytes()).unwrap();
+        lines.iter().map(|line| (header::COOKIE, value(line))).collect()
     }
 
     #[test]
     fn our_cookie_alone_is_taken() {
-        let rows: [(&[&str], Option<&str>, &[&str]); 6] = [
+        let rows: [(&[&str], Option<&str>, &[&str]); 7] = [
             (&["a=1; larder-position=x; b=2"], Some("x"), &["a=1; b=2"]),
             (&["larder-position=x"], Some("x"), &[]),
             (&["a=1", "larder-position=x", "b=2"], Some("x"), &["a=1", "b=2"]),
+            (&["a=\u{fc}; larder-position=x"], Some("x"), &["a=\u{fc}"]),
             (&["a=larder-position=x"], None, &["a=larder-position=x"]),
             (&["not-larder-position=x; c"], None, &["not-larder-position=x; c"]),
             (&[], None, &[]),
         ];
         for (lines, taken, left) in rows {
             let mut headers = headers(lines);
-            assert_eq!(take_cookie(&mut headers).as_deref(), taken, "{lines:?}");
-            let rest: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
-            assert_eq!(rest, left, "{lines:?}");
+            assert_eq!(take_cookie(&mut headers).as_deref(), taken.map(str::as_bytes), "{lines:?}");
+            let rest = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+            assert!(rest.eq(left.iter().map(|line| line.as_bytes())), "{lines:?}");
         }
     }
 
@@ -194,11 +203,11 @@ mod tests {
         let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
         let token = ours.write(position, 9).unwrap();
-        assert_eq!(ours.read(&token), Some((position, 9)));
+        assert_eq!(ours.read(token.as_bytes()), Some((position, 9)));
         let theirs = ReadYourWrites::by_field(SealingKeys::new([2; 32]));
-        assert_eq!(theirs.read(&token), None);
+        assert_eq!(theirs.read(token.as_bytes()), None);
         for forged in ["", "AAAA", &token[1..], &format!("{token}A")] {
-            assert_eq!(ours.read(forged), None, "{forged}");
+            assert_eq!(ours.read(forged.as_bytes()), None, "{forged}");
         }
     }
 
@@ -208,11 +217,17 @@ mod tests {
         let larder = Larder::builder().cells(1 << 10).build().unwrap();
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
         let now = seconds(larder.clock());
-        for (given_at, expected) in [(now, Some(position)), (now - 61, None)] {
+        // Two processes do not agree on the time; on a log that both follow they do.
+        let known = Position { epoch: larder.log().epoch.unwrap(), number: 7 };
+        for (position, given_at, expected) in [
+            (position, now, Some(position)),
+            (position, now - 61, None),
+            (known, now - 3600, Some(known)),
+        ] {
             let mut headers = HeaderMap::new();
             let token = ours.write(position, given_at).unwrap();
             headers.insert(FIELD, token.parse().unwrap());
-            assert_eq!(ours.taken_from(&mut headers, larder.clock()), expected);
+            assert_eq!(ours.taken_from(&mut headers, &larder), expected);
             assert!(headers.is_empty(), "nobody inside sees it");
         }
     }

@@ -83,7 +83,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let positions = self.options.positions.as_ref();
         let carried = positions.and_then(|positions| {
-            positions.taken_from(request.headers_mut(), self.options.larder.clock())
+            positions.taken_from(request.headers_mut(), &self.options.larder)
         });
         if request.method().is_safe() {
             if let Some(position) = carried {
@@ -136,6 +136,7 @@ struct Write {
     path: String,
     /// What the log had taken of this process before.
     before: Option<Position>,
+    is_https: bool,
 }
 
 impl Write {
@@ -157,9 +158,10 @@ impl Write {
             }
         }
         let before = options.larder.written();
+        let is_https = options.scheme.of(&head) == "https";
         let (scope, options) = (options.larder.scope(), Arc::clone(options));
         on_success.extend(origin.as_ref().map(|origin| Target::path_on(origin, &path)));
-        Self { options, requested, scope, on_success, configured, origin, path, before }
+        Self { options, requested, scope, on_success, configured, origin, path, before, is_https }
     }
 
     /// Waits for the response, then invalidates, then hands it out.
@@ -186,7 +188,8 @@ impl Write {
             self.go_on(outcome);
         }
         if let (Some(positions), Ok(Ok(response))) = (&self.options.positions, &mut outcome) {
-            positions.give(response.headers_mut(), &self.options.larder, self.before);
+            let larder = &self.options.larder;
+            positions.give(response.headers_mut(), larder, self.before, self.is_https);
         }
         match outcome {
             Ok(response) => response,
