@@ -487,7 +487,7 @@ async fn through_the_edge(request: &str, origin: &'static str) -> String {
     let options = edge::Options::parse_from(["edge", "--origin", &format!("http://{behind}")]);
     let mut edge = JoinSet::new();
     edge.spawn(async move {
-        edge::serve(front, &options, std::future::pending()).await.unwrap();
+        edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
     });
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

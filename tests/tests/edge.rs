@@ -59,7 +59,7 @@ impl Edge {
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(behind, app).await.unwrap() });
         serving.spawn(async move {
-            edge::serve(front, &options, std::future::pending()).await.unwrap();
+            edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
         });
         Self { address, calls, _serving: serving }
     }
@@ -173,7 +173,7 @@ async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
     let address = front.local_addr().unwrap();
     let mut serving = JoinSet::new();
     serving.spawn(async move {
-        edge::serve(front, &options, std::future::pending()).await.unwrap();
+        edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
     });
     let gone = Edge { address, calls: Calls::default(), _serving: serving };
     assert_eq!(gone.send(Method::GET, "/", &[]).await.0, StatusCode::BAD_GATEWAY);
@@ -187,4 +187,44 @@ async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
     // Refused by the server, or cut off: either way nothing is kept of it.
     drop(client.request(request.body(Full::<Bytes>::default()).unwrap()).await);
     assert_eq!(edge.text(path, &[]).await, good);
+}
+
+/// What was under way was cut off: the wait for it was made and dropped.
+#[tokio::test]
+async fn a_download_that_has_begun_ends_before_the_proxy_does() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let gate = Arc::clone(&go);
+    let slow = move || {
+        let gate = Arc::clone(&gate);
+        async move {
+            let second = futures_util::stream::once(async move {
+                gate.notified().await;
+                Ok::<_, std::io::Error>(Bytes::from_static(b"second"))
+            });
+            let first = futures_util::stream::once(async { Ok(Bytes::from_static(b"first ")) });
+            Body::from_stream(futures_util::StreamExt::chain(first, second))
+        }
+    };
+    let behind = listener().await;
+    let origin = format!("http://{}", behind.local_addr().unwrap());
+    let mut serving = JoinSet::new();
+    let app = Router::new().route("/", any(slow));
+    serving.spawn(async move { axum::serve(behind, app).await.unwrap() });
+    let options = edge::Options::parse_from(["edge", "--origin", &origin]);
+    let front = listener().await;
+    let address = front.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut proxy = JoinSet::new();
+    proxy.spawn(edge::Edge::new(&options).unwrap().serve(front, async { drop(stopped.await) }));
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let ask = Request::get(format!("http://{address}/")).body(Full::default()).unwrap();
+    let mut body = client.request(ask).await.unwrap().into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "first ");
+    stop.send(()).unwrap();
+    tokio::task::yield_now().await;
+    go.notify_one();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "second");
+    drop(client);
+    proxy.join_next().await.unwrap().unwrap();
 }

@@ -10,7 +10,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 const TOKEN: &str = "let-me-in";
 
@@ -105,7 +105,7 @@ async fn a_page_is_kept_revalidated_and_renewed_when_its_price_changes() {
 }
 
 /// All pages that have product 9.
-async fn pages(shop: &Shop) -> [String; 5] {
+async fn pages(shop: &Shop) -> [String; 6] {
     let product = shop.get("/api/products/9").await.text;
     let slug = product.split("category_slug\":\"").nth(1).unwrap().split('"').next().unwrap();
     [
@@ -114,6 +114,7 @@ async fn pages(shop: &Shop) -> [String; 5] {
         format!("/api/products?category={slug}"),
         "/api/products".to_owned(),
         "/products/9".to_owned(),
+        "/".to_owned(),
     ]
 }
 
@@ -125,6 +126,8 @@ async fn shows(shop: &Shop, page: &str, digit: u32) -> bool {
 
 async fn every_page_shows_a_new_price_on_the_next_request(shop: &Shop) {
     let pages = pages(shop).await;
+    // What is best stocked is on the first page.
+    shop.change(9, "{\"stock\": 1000}").await;
     for round in 1..=3 {
         for page in &pages {
             shop.get(page).await;
@@ -230,4 +233,64 @@ async fn a_stampede_asks_the_database_once() {
     }
     let stats = tokio::time::timeout(Duration::from_secs(5), shop.get("/stats")).await.unwrap();
     assert!(stats.text.contains("\"misses\":1,"), "{}", stats.text);
+}
+
+async fn opened(flags: &[&str]) -> Result<shop::App, String> {
+    let flags = ["shop"].iter().chain(flags);
+    let options = shop::Options::try_parse_from(flags).map_err(|error| error.to_string())?;
+    shop::App::open(&options).await.map_err(|error| error.to_string())
+}
+
+/// A client that never ended its request held the shop for ever.
+#[tokio::test]
+async fn the_shop_ends_though_a_client_does_not() {
+    let app = opened(&["--products", "1"]).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut half = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+    let ended = shop::serve(listener, app, async {}, Duration::ZERO);
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn without_a_cache_there_is_none() {
+    let app = opened(&["--products", "20", "--no-cache"]).await.unwrap();
+    let larder = app.larder().clone();
+    let router = shop::router(app);
+    for path in ["/", "/", "/products/1", "/products/1", "/api/products/1"] {
+        let ask = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(router.clone(), ask).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        assert!(!answer.headers().contains_key(header::CACHE_STATUS), "{path}");
+        assert!(!answer.headers().contains_key(header::ETAG), "{path}");
+    }
+    assert!(larder.stats().caches.iter().all(|cache| cache.total.hits == 0));
+    assert_eq!(larder.stats().memory.entries, 0);
+}
+
+#[tokio::test]
+async fn flags_that_would_harm_are_refused_and_no_error_tells_a_password() {
+    assert!(opened(&["--admin-token", ""]).await.is_err(), "an empty token would let in everybody");
+    let error = opened(&["--database", "mysql://root:secret@db/shop"]).await.unwrap_err();
+    assert!(!error.contains("secret") && error.contains("mysql://"), "{error}");
+}
+
+#[tokio::test]
+async fn the_json_of_the_shop_says_what_is_wrong_in_json() {
+    let shop = Shop::open(false).await;
+    for (path, status) in [
+        ("/api/products?page=", StatusCode::OK),
+        ("/api/products?category=&page=1", StatusCode::OK),
+        ("/api/products?page=x", StatusCode::BAD_REQUEST),
+        ("/api/products/abc", StatusCode::BAD_REQUEST),
+        ("/api/products/0", StatusCode::NOT_FOUND),
+    ] {
+        let answer = shop.get(path).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+        assert!(answer.headers[header::CONTENT_TYPE].to_str().unwrap().contains("json"), "{path}");
+    }
+    let all = shop.get("/api/products?category=").await;
+    assert!(!all.text.contains("\"total\":0"), "{}", all.text);
+    let page = shop.get("/products/abc").await;
+    assert!(page.status == StatusCode::NOT_FOUND && page.text.contains("<html"), "{}", page.text);
 }

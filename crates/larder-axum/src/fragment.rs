@@ -1,15 +1,16 @@
 //! `FragmentCache`: parts of a page that are kept by themselves.
 
-use std::{fmt::Display, future::Future, sync::Arc};
+use std::{convert::Infallible, fmt::Display, future::Future, sync::Arc};
 
-use axum_core::extract::FromRequestParts;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 use larder_core::{Kind, LoadError, Policy};
 use larder_http::Choices;
 
 use crate::missing::MissingLayer;
 
-/// Keeps rendered parts of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer).
+/// Keeps rendered parts of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); `Option` of it does
+/// not.
 ///
 /// A fragment becomes part of the page it is rendered into: the page carries its tags, ends when it ends,
 /// and is private when it is. Fragments may hold fragments.
@@ -72,5 +73,13 @@ impl<S: Send + Sync> FromRequestParts<S> for FragmentCache {
             .cloned()
             .map(Self)
             .ok_or(MissingLayer { extractor: "FragmentCache", layer: "ResponseCacheLayer" })
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for FragmentCache {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().cloned().map(Self))
     }
 }

@@ -15,8 +15,13 @@ use larder::{
     http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer},
     semantics::fields::remove_hop_by_hop,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tower::ServiceBuilder;
+
+use self::proxy::Proxy;
 
 mod proxy;
 
@@ -51,68 +56,97 @@ fn as_all_see_it(mut request: Request<Incoming>) -> Request<CacheBody<Incoming>>
 ///
 /// One sentence that says what is wrong: a taken port, or an option that is not allowed.
 pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let edge = Edge::new(&options)?;
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     println!("edge on http://{}, in front of {}", listener.local_addr()?, options.origin);
-    let interrupted = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            eprintln!("Ctrl-C cannot be heard: {error}");
-            std::future::pending::<()>().await;
-        }
-    };
-    serve(listener, &options, interrupted).await
-}
-
-/// Serves on this listener until `until` is done.
-///
-/// # Errors
-///
-/// When an option is not allowed.
-pub async fn serve(
-    listener: TcpListener,
-    options: &Options,
-    until: impl Future<Output = ()>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let larder = Larder::builder()
-        .memory(ByteSize::bytes(options.memory))
-        .build()
-        .map_err(|error| format!("--{error}"))?;
-    let proxy = proxy::Proxy::new(&options.origin)?;
-    let mut cache = ResponseCacheLayer::as_received(&larder).name("edge");
-    if options.conformance {
-        cache = cache.conformance();
-    }
-    let service = ServiceBuilder::new()
-        .map_request(as_all_see_it)
-        .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
-        .layer(InvalidationLayer::as_received(&larder))
-        .layer(cache)
-        .service_fn(move |request| {
-            let proxy = proxy.clone();
-            async move { Ok::<_, Infallible>(proxy.forward(request).await) }
-        });
-    let connections = GracefulShutdown::new();
-    let mut until = std::pin::pin!(until);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    eprintln!("cannot accept: {error}");
-                    continue;
-                }
-            },
-            () = &mut until => break,
-        };
-        let server = auto::Builder::new(TokioExecutor::new());
-        let service = TowerToHyperService::new(service.clone());
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = connections.watch(connection);
-        // A connection that breaks concerns its client alone.
-        tokio::spawn(async move { drop(connection.await) });
-    }
-    drop(connections.shutdown());
-    larder.close(Duration::from_secs(5)).await;
+    edge.serve(listener, interrupted()).await;
     Ok(())
 }
+
+async fn interrupted() {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        eprintln!("Ctrl-C cannot be heard: {error}");
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What the proxy is made of, once its options were found to be allowed.
+#[derive(Debug)]
+pub struct Edge {
+    larder: Larder,
+    proxy: Proxy,
+    conformance: bool,
+}
+
+impl Edge {
+    /// Checks the options.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says which is not allowed.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        let memory = ByteSize::bytes(options.memory);
+        let larder = Larder::builder().memory(memory).build();
+        Ok(Self {
+            larder: larder.map_err(|error| format!("--{error}"))?,
+            proxy: Proxy::new(&options.origin)?,
+            conformance: options.conformance,
+        })
+    }
+
+    /// Serves on this listener until `until` is done, and then what has begun, for a few seconds.
+    pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) {
+        let mut cache = ResponseCacheLayer::as_received(&self.larder).name("edge");
+        if self.conformance {
+            cache = cache.conformance();
+        }
+        let proxy = self.proxy;
+        let service = ServiceBuilder::new()
+            .map_request(as_all_see_it)
+            .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
+            .layer(InvalidationLayer::as_received(&self.larder))
+            .layer(cache)
+            .service_fn(move |request| {
+                let proxy = proxy.clone();
+                async move { Ok::<_, Infallible>(proxy.forward(request).await) }
+            });
+        let connections = GracefulShutdown::new();
+        let mut until = std::pin::pin!(until);
+        loop {
+            let stream = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                () = &mut until => break,
+            };
+            let server = auto::Builder::new(TokioExecutor::new());
+            let service = TowerToHyperService::new(service.clone());
+            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = connections.watch(connection);
+            // A connection that breaks concerns its client alone.
+            tokio::spawn(async move { drop(connection.await) });
+        }
+        drop(listener);
+        if timeout(GRACE, connections.shutdown()).await.is_err() {
+            tracing::warn!("requests that did not end were cut off");
+        }
+        self.larder.close(GRACE).await;
+    }
+}
+
+/// The next connection. One that cannot be taken, as for want of file descriptors, leaves time to others.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be taken");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// How long requests that have begun may take once the proxy is to end.
+const GRACE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);

@@ -1,7 +1,9 @@
 //! Passes requests on to the origin, and its responses back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -9,6 +11,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use larder::{http::CacheBody, semantics::fields::remove_hop_by_hop};
+use tokio::time::timeout;
 
 /// The body of the origin, or that of an error of ours.
 pub(crate) type ProxyBody = Either<
@@ -33,14 +36,16 @@ impl Proxy {
             (Some(scheme), Some(authority)) if scheme == uri::Scheme::HTTP && plain => {
                 // What the client of hyper sends again it had not begun to send: the origin sees each
                 // request once.
-                let client = Client::builder(TokioExecutor::new()).build_http();
+                let mut connector = HttpConnector::new();
+                connector.set_connect_timeout(Some(CONNECT_LIMIT));
+                let client = Client::builder(TokioExecutor::new()).build(connector);
                 Ok(Self { client, scheme, authority })
             }
             _ => Err(format!("--origin is {origin}, allowed is http://HOST:PORT")),
         }
     }
 
-    /// Asks the origin. One that is gone is a 502.
+    /// Asks the origin. One that is gone is a 502, and one that does not begin to answer a 504.
     pub(crate) async fn forward(
         &self,
         mut request: Request<CacheBody<Incoming>>,
@@ -50,15 +55,19 @@ impl Proxy {
         hyper::ext::on_informational(&mut request, |interim| {
             tracing::debug!(status = %interim.status(), "interim response of the origin");
         });
-        match self.client.request(request).await {
-            Ok(mut response) => {
+        match timeout(HEAD_LIMIT, self.client.request(request)).await {
+            Ok(Ok(mut response)) => {
                 remove_hop_by_hop(response.headers_mut());
                 *response.version_mut() = Version::HTTP_11;
                 response.map(Either::Left)
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 let text = format!("the origin cannot be reached: {error}\n");
-                bad_gateway(text)
+                failure(StatusCode::BAD_GATEWAY, text)
+            }
+            Err(_) => {
+                let text = format!("the origin did not answer within {HEAD_LIMIT:?}\n");
+                failure(StatusCode::GATEWAY_TIMEOUT, text)
             }
         }
     }
@@ -72,23 +81,54 @@ impl Proxy {
         {
             request.headers_mut().insert(header::HOST, host);
         }
+        join_cookies(request.headers_mut());
         let mut parts = uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         let path = request.uri().path_and_query().cloned();
         parts.path_and_query = path.or_else(|| Some(uri::PathAndQuery::from_static("/")));
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-        }
+        *request.uri_mut() = Uri::from_parts(parts).expect("all three were parts of a URI");
         *request.version_mut() = Version::HTTP_11;
     }
 }
 
-fn bad_gateway(text: String) -> Response<ProxyBody> {
+/// HTTP/2 may send each cookie in a line of its own; HTTP/1 knows one line.
+///
+/// Source: RFC 9113, section 8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1 {
+        let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+        headers.insert(header::COOKIE, joined.expect("these bytes were parts of fields"));
+    }
+}
+
+fn failure(status: StatusCode, text: String) -> Response<ProxyBody> {
     let never: fn(std::convert::Infallible) -> hyper::Error = |never| match never {};
     let mut response = Response::new(Either::Right(Full::from(text).map_err(never)));
-    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
+}
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an origin may take until it begins to answer.
+const HEAD_LIMIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_of_several_lines_become_one() {
+        let mut headers = HeaderMap::new();
+        for cookie in ["a=1", "b=2", "c=3"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        let lines: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(lines, ["a=1; b=2; c=3"]);
+    }
 }

@@ -1,9 +1,6 @@
 //! Who may change products.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use axum::{
     extract::FromRequestParts,
@@ -11,7 +8,7 @@ use axum::{
 };
 use http::{StatusCode, header, request::Parts};
 
-use crate::App;
+use crate::{App, secret};
 
 /// The token that may change products.
 #[derive(Clone, Debug)]
@@ -19,7 +16,7 @@ pub(crate) struct AdminToken(Arc<str>);
 
 impl AdminToken {
     pub(crate) fn new(given: Option<&str>) -> Self {
-        let random = || format!("{:016x}", RandomState::new().hash_one("larder"));
+        let random = || format!("{:032x}", secret());
         Self(given.map_or_else(random, str::to_owned).into())
     }
 
@@ -55,7 +52,10 @@ impl FromRequestParts<Arc<App>> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, NotAllowed> {
         let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = given.and_then(|given| given.strip_prefix("Bearer "));
+        let token = given.and_then(|given| {
+            let (scheme, token) = given.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
+        });
         token.filter(|token| app.admin.is(token)).map(|_| Self).ok_or(NotAllowed)
     }
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use http::StatusCode;
 use larder::{
-    ByteSize, Larder, Target,
+    ByteSize, Larder,
     axum::{InvalidationLayer, ResponseCacheLayer},
     http::{ConditionalLayer, QueryRule},
     redis::{Redis, WithRedis as _},
@@ -96,37 +96,36 @@ pub fn router(app: App) -> Router {
 
 /// Pages that are the same for everyone. Visitors have a cookie for their cart; `shared` hides it here.
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
-    let mut cache = ResponseCacheLayer::new(&app.larder)
+    let cache = ResponseCacheLayer::new(&app.larder)
         .name("pages")
         .ttl(Duration::from_mins(10))
         .stale_if_error(Duration::from_mins(10))
         .negative([StatusCode::NOT_FOUND], Duration::from_secs(10))
         .query(QueryRule::without_trackers())
         .shared();
-    if !app.cached {
-        cache = cache.off();
-    }
-    Router::new()
+    let pages = Router::new()
         .route("/", get(catalogue::home))
         .route("/category/{slug}", get(catalogue::category))
         .route("/products/{id}", get(catalogue::product))
         .route("/search", get(catalogue::search))
         .route("/api/products", get(api::list))
-        .route("/api/products/{id}", get(api::show).put(api::update))
-        .layer(
-            ServiceBuilder::new()
-                .layer(ConditionalLayer::new(&app.larder))
-                .layer(InvalidationLayer::new(&app.larder))
-                .layer(cache),
-        )
+        .route("/api/products/{id}", get(api::show).put(api::update));
+    if !app.cached {
+        return pages;
+    }
+    pages.layer(
+        ServiceBuilder::new()
+            .layer(ConditionalLayer::new(&app.larder))
+            .layer(InvalidationLayer::new(&app.larder))
+            .layer(cache),
+    )
 }
 
 /// Pages that belong to one visitor, and those that tell how the shop is doing: never cached.
 fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
-    let carts = InvalidationLayer::new(&app.larder).targets(|_| Vec::<Target>::new());
     Router::new()
         .route("/cart", post(cart::add).get(cart::show))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/stats", get(api::stats))
-        .layer(carts.explicit_only())
+        .layer(InvalidationLayer::new(&app.larder).explicit_only())
 }

@@ -2,10 +2,10 @@
 //!
 //! `database.rs` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 pub use app::{App, router};
 pub use database::{Database, DatabaseError};
@@ -23,15 +23,16 @@ pub struct Options {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
-    /// sqlite://FILE or postgres://USER@HOST/NAME, created and seeded when new; in memory without it.
+    /// sqlite://FILE, created when new, or postgres://USER@HOST/NAME, which has to be there. Its tables are made
+    /// and seeded when they are not there. In memory without it.
     #[arg(long)]
     pub database: Option<String>,
-    /// How many products to seed.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub products: u32,
-    /// Products from a CSV file with the columns category,name,description,price_cents,stock, in place of
-    /// seeded ones.
-    #[arg(long)]
+    /// How many products to seed a new database with; 10000 without it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub products: Option<u32>,
+    /// Products for a new database from a CSV file with the columns category,name,description,price_cents,stock,
+    /// in place of seeded ones.
+    #[arg(long, conflicts_with = "products")]
     pub import: Option<PathBuf>,
     /// Asks the database for every page, to compare.
     #[arg(long)]
@@ -44,7 +45,7 @@ pub struct Options {
     #[arg(long, requires = "database")]
     pub redis: Vec<String>,
     /// The token that may change products; drawn at random without it.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub admin_token: Option<String>,
 }
 
@@ -66,10 +67,48 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         "     curl -X PUT http://{address}/api/products/42 -H 'Authorization: Bearer {token}' \
          -H 'Content-Type: application/json' -d '{{\"price_cents\": 1999}}'"
     );
+    serve(listener, app, interrupted(), GRACE).await
+}
+
+/// Serves until `until` is done, and then what has begun, for as long as `grace` or until Ctrl-C is pressed again.
+///
+/// # Errors
+///
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    until: impl Future<Output = ()> + Send,
+    grace: Duration,
+) -> Result<(), Box<dyn std::error::Error>> {
     let larder = app.larder().clone();
-    axum::serve(listener, router(app)).with_graceful_shutdown(interrupted()).await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
+        // An error is the end of the other half, which is what is waited for.
+        drop(stopped.await);
+    });
+    let cut_off = async move {
+        until.await;
+        drop(stop);
+        // A client that never ends its request would hold the shop for ever.
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {}
+            () = interrupted() => {}
+        }
+    };
+    tokio::select! {
+        served = serving.into_future() => served?,
+        () = cut_off => tracing::warn!("requests that did not end were cut off"),
+    }
     larder.close(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// 128 bits that nobody can guess.
+pub(crate) fn secret() -> u128 {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).expect("the system has random bits");
+    u128::from_ne_bytes(bits)
 }
 
 async fn interrupted() {
@@ -78,3 +117,6 @@ async fn interrupted() {
         std::future::pending::<()>().await;
     }
 }
+
+/// How long requests that have begun may take once the shop is to end.
+const GRACE: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! The products of a new shop: made up, the same each time, or read from a file.
 
-use std::path::Path;
+use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
 
 use serde::Deserialize;
 
@@ -63,24 +63,12 @@ pub(crate) fn reviews(number: u32) -> impl Iterator<Item = (&'static str, i64, &
 
 /// The products of a CSV file. A line that is broken is reported with its number and skipped.
 pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .from_path(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let mut products = Vec::new();
-    for (at, record) in reader.deserialize::<NewProduct>().enumerate() {
-        // The header is line 1. A field that spans lines moves the rest, which the reader knows.
-        let line = |error: &csv::Error| error.position().map_or(at as u64 + 2, csv::Position::line);
-        match record {
-            Ok(product) => match check(&product) {
-                Ok(()) => products.push(product),
-                Err(why) => eprintln!("{}:{}: skipped: {why}", path.display(), at + 2),
-            },
-            Err(error) => {
-                eprintln!("{}:{}: skipped: {error}", path.display(), line(&error));
-            }
-        }
-    }
+    let cannot_read = |error: csv::Error| format!("cannot read {}: {error}", path.display());
+    let file = File::open(path).map_err(|error| cannot_read(error.into()))?;
+    let report = |lines: String, why: String| {
+        eprintln!("{}:{lines}: skipped: {why}", path.display());
+    };
+    let products = products(file, report).map_err(cannot_read)?;
     if products.is_empty() {
         return Err(format!(
             "{} has no usable line; columns are category,name,description,price_cents,stock",
@@ -90,13 +78,60 @@ pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
     Ok(products)
 }
 
+/// The products of a CSV text, and a report of each record that is not one: where it stands, and why.
+fn products(
+    text: impl Read,
+    mut report: impl FnMut(String, String),
+) -> Result<Vec<NewProduct>, csv::Error> {
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
+    let headers = reader.headers()?.clone();
+    let (mut products, mut record) = (Vec::new(), csv::StringRecord::new());
+    loop {
+        let read = match reader.read_record(&mut record) {
+            Ok(false) => return Ok(products),
+            Ok(true) => record.deserialize(Some(&headers)).map_err(|error| why(&error)),
+            Err(error) if error.is_io_error() => return Err(error),
+            Err(error) => Err(why(&error)),
+        };
+        match read.and_then(|product| check(&product).map(|()| product)) {
+            Ok(product) => products.push(product),
+            Err(why) => report(lines(&record, &reader), why),
+        }
+    }
+}
+
+/// Where a record stands that was just read: a field may span lines, and a `"` that is never closed spans all
+/// that follow.
+fn lines(record: &csv::StringRecord, reader: &csv::Reader<impl Read>) -> String {
+    let last = reader.position().line().saturating_sub(1);
+    match record.position().map(csv::Position::line) {
+        Some(first) if first < last => format!("{first} to {last}"),
+        Some(first) => first.to_string(),
+        None => last.to_string(),
+    }
+}
+
+/// What is wrong with a record, without where it is, which is said already.
+fn why(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::Deserialize { err, .. } => err.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// What prices and stocks may be.
+pub(crate) const AMOUNTS: RangeInclusive<i64> = 0..=1_000_000_000;
+
 fn check(product: &NewProduct) -> Result<(), String> {
     let NewProduct { category, name, price_cents, stock, .. } = product;
     if category.trim().is_empty() || name.trim().is_empty() {
         return Err("category and name may not be empty".to_owned());
     }
-    if *price_cents < 0 || *stock < 0 {
-        return Err(format!("price_cents {price_cents} and stock {stock} may not be negative"));
+    for (what, number) in [("price_cents", price_cents), ("stock", stock)] {
+        if !AMOUNTS.contains(number) {
+            let (least, most) = (AMOUNTS.start(), AMOUNTS.end());
+            return Err(format!("{what} is {number}, allowed is {least} to {most}"));
+        }
     }
     Ok(())
 }
@@ -130,5 +165,24 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(names, ["Top", "Kite"]);
         assert!(read_csv(&path).unwrap_err().starts_with("cannot read"));
+    }
+
+    #[test]
+    fn a_broken_line_is_reported_where_it_stands_and_skipped() {
+        let text = "category,name,description,price_cents,stock\n\
+                    Books,One,fine,100,1\n\
+                    \n\
+                    Books,Two,\"over\ntwo lines\",200,2\n\
+                    Books,Three,too dear,9223372036854775807,3\n\
+                    Books,,nameless,1,1\n\
+                    Books,Four,not a number,x,4\n\
+                    Books,Five,\"never closed,1,1\nBooks,Six,lost,1,1\n";
+        let mut reports = Vec::new();
+        let found = products(text.as_bytes(), |lines, why| reports.push((lines, why))).unwrap();
+        let names: Vec<_> = found.iter().map(|product| &*product.name).collect();
+        assert_eq!(names, ["One", "Two"]);
+        let lines: Vec<_> = reports.iter().map(|(lines, _)| &**lines).collect();
+        assert_eq!(lines, ["6", "7", "8", "9 to 10"], "{reports:?}");
+        assert!(reports[0].1.contains("allowed is 0 to 1000000000"), "{reports:?}");
     }
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
@@ -12,18 +15,21 @@ use larder::sql::{One, QueryError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Shop;
+use super::{Shop, page_of};
 use crate::{
     App,
     admin::Admin,
     database::{PAGE, Product},
+    seed::AMOUNTS,
 };
 
-/// Which part of a list.
+/// Which part of a list. What is empty is not given.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Listing {
-    category: Option<String>,
-    page: Option<i64>,
+    #[serde(default)]
+    category: String,
+    #[serde(default)]
+    page: String,
 }
 
 /// What is to change.
@@ -61,33 +67,35 @@ fn bad(what: impl Into<String>) -> ApiError {
 
 pub(crate) async fn show(
     State(app): Shop,
-    Path(id): Path<i64>,
+    id: Result<Path<i64>, PathRejection>,
 ) -> Result<Json<One<Product>>, ApiError> {
+    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
 }
 
 pub(crate) async fn list(
     State(app): Shop,
-    Query(listing): Query<Listing>,
+    listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let page = listing.page.unwrap_or(1);
-    if !(1..=1_000_000).contains(&page) {
-        return Err(bad(format!("page is {page}, allowed is 1 to 1000000")));
-    }
-    let (products, count) = app.database.list(listing.category.as_deref(), page).await?;
+    let Query(listing) = listing.map_err(|error| bad(error.body_text()))?;
+    let page = page_of(&listing.page).map_err(bad)?;
+    let category = Some(&*listing.category).filter(|category| !category.is_empty());
+    let (products, count) = app.database.list(category, page).await?;
     Ok(Json(json!({ "page": page, "per_page": PAGE, "total": count, "products": *products })))
 }
 
 pub(crate) async fn update(
     _: Admin,
     State(app): Shop,
-    Path(id): Path<i64>,
+    id: Result<Path<i64>, PathRejection>,
     change: Result<Json<Change>, JsonRejection>,
 ) -> Result<Json<One<Product>>, ApiError> {
+    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     let Json(change) = change.map_err(|error| bad(error.body_text()))?;
     for (name, value) in [("price_cents", change.price_cents), ("stock", change.stock)] {
-        if let Some(value) = value.filter(|value| !(0..=1_000_000_000).contains(value)) {
-            return Err(bad(format!("{name} is {value}, allowed is 0 to 1000000000")));
+        if let Some(value) = value.filter(|value| !AMOUNTS.contains(value)) {
+            let (least, most) = (AMOUNTS.start(), AMOUNTS.end());
+            return Err(bad(format!("{name} is {value}, allowed is {least} to {most}")));
         }
     }
     let changed = app.database.update(id, change.price_cents, change.stock).await?;

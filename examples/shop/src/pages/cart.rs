@@ -8,10 +8,10 @@ use axum::{
 };
 use http::{HeaderMap, header};
 use serde::Deserialize;
-use std::hash::{BuildHasher, RandomState};
 
 use super::{PageError, Shop, html};
 use crate::database::{CartLine, Shared, price};
+use crate::secret;
 
 /// What is put into the cart.
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,8 @@ pub(crate) async fn show(
         Some(cart) => app.database.cart(&cart).await?,
         None => Shared::default(),
     };
-    let total = price(lines.iter().map(|line| line.price_cents * line.quantity).sum());
+    let costs = lines.iter().map(|line| line.price_cents.saturating_mul(line.quantity));
+    let total = price(costs.fold(0, i64::saturating_add));
     let page: Html<String> = html(&CartPage { title: "Your cart", lines, total })?;
     Ok(([(header::CACHE_CONTROL, "no-store")], page))
 }
@@ -75,8 +76,6 @@ fn cart_of(headers: &HeaderMap) -> Option<String> {
     (cart.len() == 32 && cart.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| cart.to_owned())
 }
 
-/// 128 bits that nobody can guess.
 fn new_cart() -> String {
-    let half = |salt: u8| RandomState::new().hash_one(salt);
-    format!("{:016x}{:016x}", half(0), half(1))
+    format!("{:032x}", secret())
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::{
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::PathRejection},
     response::Html,
 };
 use larder::{LoadError, Policy, axum::FragmentCache, sql::One};
 use serde::Deserialize;
 
-use super::{PageError, Shop, html};
+use super::{PageError, Shop, html, page_of};
 use crate::database::{Category, PAGE, Product, Review, Shared};
 
 #[derive(Template)]
@@ -48,7 +48,8 @@ struct ProductPage {
 /// Which page of a list.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Paging {
-    page: Option<i64>,
+    #[serde(default)]
+    page: String,
 }
 
 /// What to search for.
@@ -59,7 +60,7 @@ pub(crate) struct Search {
 }
 
 pub(crate) async fn home(
-    fragments: FragmentCache,
+    fragments: Option<FragmentCache>,
     State(app): Shop,
 ) -> Result<Html<String>, PageError> {
     let products = app.database.featured().await?;
@@ -68,10 +69,16 @@ pub(crate) async fn home(
         let categories = Categories { categories: database.categories().await? };
         Ok::<_, PageError>(categories.render()?)
     };
-    let keep = Policy::ttl(Duration::from_hours(1)).until_invalidated();
-    let categories = fragments.get_or_render("categories", "", keep, render).await;
-    let categories = categories.map_err(|error| PageError::Broken(reason(&error).into()))?;
-    html(&Home { title: "Welcome", categories: categories.to_string(), products })
+    let categories = match fragments {
+        Some(fragments) => {
+            let keep = Policy::ttl(Duration::from_hours(1)).until_invalidated();
+            let kept = fragments.get_or_render("categories", "", keep, render).await;
+            kept.map_err(|error| PageError::Broken(reason(&error).into()))?.to_string()
+        }
+        // The shop runs without a cache.
+        None => render().await?,
+    };
+    html(&Home { title: "Welcome", categories, products })
 }
 
 pub(crate) async fn category(
@@ -79,10 +86,7 @@ pub(crate) async fn category(
     Path(slug): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Html<String>, PageError> {
-    let page = paging.page.unwrap_or(1);
-    if !(1..=1_000_000).contains(&page) {
-        return Err(PageError::BadInput(format!("page is {page}, allowed is 1 to 1000000")));
-    }
+    let page = page_of(&paging.page).map_err(PageError::BadInput)?;
     let (products, count) = app.database.list(Some(&slug), page).await?;
     let Some(first) = products.first() else { return Err(PageError::NotFound) };
     html(&List {
@@ -96,8 +100,10 @@ pub(crate) async fn category(
 
 pub(crate) async fn product(
     State(app): Shop,
-    Path(id): Path<i64>,
+    id: Result<Path<i64>, PathRejection>,
 ) -> Result<Html<String>, PageError> {
+    // What is no number names nothing here either.
+    let Path(id) = id.map_err(|_| PageError::NotFound)?;
     let product = app.database.product(id).await?.ok_or(PageError::NotFound)?;
     let reviews = app.database.reviews(id).await?;
     html(&ProductPage { title: product.name.clone(), product, reviews })

@@ -71,6 +71,18 @@ impl IntoResponse for PageError {
     }
 }
 
+/// The page of a list that was asked for, the first without a word.
+fn page_of(given: &str) -> Result<i64, String> {
+    match given {
+        "" => Ok(1),
+        given => given
+            .parse()
+            .ok()
+            .filter(|page| (1..=1_000_000).contains(page))
+            .ok_or_else(|| format!("page is {given}, allowed is 1 to 1000000")),
+    }
+}
+
 /// Renders a template.
 fn html(page: &impl Template) -> Result<Html<String>, PageError> {
     Ok(Html(page.render()?))

@@ -1,0 +1,224 @@
+//! What the shop reads and writes.
+
+use std::{fmt, sync::Arc};
+
+use larder::{
+    Larder,
+    sql::{Db, Following, One, Query, QueryError},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::Options;
+
+mod fill;
+mod open;
+
+/// A product as pages show it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Product {
+    pub(crate) id: i64,
+    pub(crate) category: String,
+    pub(crate) category_slug: String,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) price_cents: i64,
+    pub(crate) stock: i64,
+}
+
+impl Product {
+    pub(crate) fn price(&self) -> String {
+        price(self.price_cents)
+    }
+}
+
+/// An amount as people read it.
+pub(crate) fn price(cents: i64) -> String {
+    format!("€ {}.{:02}", cents / 100, cents % 100)
+}
+
+/// A category.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Category {
+    pub(crate) slug: String,
+    pub(crate) name: String,
+    pub(crate) products: i64,
+}
+
+/// What somebody thinks of a product.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Review {
+    pub(crate) author: String,
+    pub(crate) stars: i64,
+    pub(crate) opinion: String,
+}
+
+/// A line of a cart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CartLine {
+    pub(crate) product_id: i64,
+    pub(crate) name: String,
+    pub(crate) price_cents: i64,
+    pub(crate) quantity: i64,
+}
+
+/// The database of the shop. What it reads is kept until it is written, and so is every page made of it.
+#[derive(Clone, Debug)]
+pub struct Database {
+    db: Db,
+    cached: bool,
+    /// Writes of others, as by `psql`, are seen while this lives.
+    _following: Option<Arc<Following>>,
+}
+
+/// Rows that are shared with everybody who asks the same.
+pub(crate) type Shared<T> = Arc<Vec<T>>;
+
+/// How many products a page of a list has.
+pub(crate) const PAGE: i64 = 24;
+
+impl Database {
+    /// Opens the database, and fills it if it is new.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or is not a database of the shop.
+    pub async fn open(options: &Options, larder: &Larder) -> Result<Self, DatabaseError> {
+        let given = options.database.as_deref().unwrap_or("sqlite::memory:");
+        let failed = |error: sqlx::Error| DatabaseError::new(given, error);
+        let service = open::connect(given).await?;
+        let db = service.cached(larder).await.map_err(failed)?;
+        if fill::fill_if_new(&db, options).await? {
+            // A Redis may know another database of the same name.
+            let _logged_or_queued = db.invalidate_all().await;
+        }
+        // A database in memory is written by nobody else.
+        let follows = !options.no_cache && !given.contains(":memory:");
+        let following =
+            if follows { Some(Arc::new(open::follow(&db, given).await?)) } else { None };
+        Ok(Self { db, cached: !options.no_cache, _following: following })
+    }
+
+    fn query(&self, text: &'static str) -> Query<'_> {
+        let query = self.db.query(text);
+        if self.cached { query } else { query.uncached() }
+    }
+
+    pub(crate) async fn categories(&self) -> Result<Shared<Category>, QueryError> {
+        let text = "SELECT c.slug, c.name, count(p.id) AS products FROM categories c \
+             LEFT JOIN products p ON p.category_slug = c.slug GROUP BY c.slug ORDER BY c.name";
+        self.query(text).fetch_all().await
+    }
+
+    pub(crate) async fn featured(&self) -> Result<Shared<Product>, QueryError> {
+        let text = "SELECT p.*, c.name AS category FROM products p \
+             JOIN categories c ON c.slug = p.category_slug ORDER BY p.stock DESC, p.id LIMIT 12";
+        self.query(text).fetch_all().await
+    }
+
+    pub(crate) async fn product(&self, id: i64) -> Result<Option<One<Product>>, QueryError> {
+        let text = "SELECT p.*, c.name AS category FROM products p \
+             JOIN categories c ON c.slug = p.category_slug WHERE p.id = $1";
+        self.query(text).bind(id).fetch_optional().await
+    }
+
+    pub(crate) async fn reviews(&self, id: i64) -> Result<Shared<Review>, QueryError> {
+        let text = "SELECT author, stars, opinion FROM reviews WHERE product_id = $1 ORDER BY id";
+        self.query(text).bind(id).fetch_all().await
+    }
+
+    /// A page of a category, or of all products, and how many there are.
+    pub(crate) async fn list(
+        &self,
+        category: Option<&str>,
+        page: i64,
+    ) -> Result<(Shared<Product>, i64), QueryError> {
+        let text = "SELECT p.*, c.name AS category FROM products p \
+             JOIN categories c ON c.slug = p.category_slug \
+             WHERE CAST($1 AS TEXT) IS NULL OR p.category_slug = $1 ORDER BY p.id LIMIT $2 OFFSET $3";
+        let products = self.query(text).bind(category).bind(PAGE).bind((page - 1) * PAGE);
+        let products = products.fetch_all().await?;
+        let text =
+            "SELECT count(*) FROM products WHERE CAST($1 AS TEXT) IS NULL OR category_slug = $1";
+        Ok((products, self.query(text).bind(category).fetch_scalar().await?))
+    }
+
+    pub(crate) async fn search(&self, words: &str) -> Result<Shared<Product>, QueryError> {
+        let escaped = words.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        let text = r"SELECT p.*, c.name AS category FROM products p
+              JOIN categories c ON c.slug = p.category_slug
+              WHERE lower(p.name) LIKE lower($1) ESCAPE '\' ORDER BY p.id LIMIT $2";
+        self.query(text).bind(format!("%{escaped}%")).bind(PAGE).fetch_all().await
+    }
+
+    /// Changes a product. `None` where there is no such product.
+    pub(crate) async fn update(
+        &self,
+        id: i64,
+        price_cents: Option<i64>,
+        stock: Option<i64>,
+    ) -> Result<Option<One<Product>>, QueryError> {
+        let text = "UPDATE products SET price_cents = coalesce($1, price_cents), \
+             stock = coalesce($2, stock) WHERE id = $3";
+        self.query(text).bind(price_cents).bind(stock).bind(id).execute().await?;
+        self.product(id).await
+    }
+
+    pub(crate) async fn add_to_cart(
+        &self,
+        cart: &str,
+        product: i64,
+        quantity: i64,
+    ) -> Result<(), QueryError> {
+        let text = "INSERT INTO carts (cart, product_id, quantity) VALUES ($1, $2, $3) \
+             ON CONFLICT (cart, product_id) DO UPDATE SET quantity = carts.quantity + excluded.quantity";
+        self.query(text).bind(cart).bind(product).bind(quantity).execute().await.map(|_| ())
+    }
+
+    pub(crate) async fn cart(&self, cart: &str) -> Result<Shared<CartLine>, QueryError> {
+        let text = "SELECT p.id AS product_id, p.name, p.price_cents, l.quantity FROM carts l \
+             JOIN products p ON p.id = l.product_id WHERE l.cart = $1 ORDER BY p.id";
+        self.query(text).bind(cart).fetch_all().await
+    }
+}
+
+/// The database cannot be used. Says why in one sentence.
+#[derive(Debug)]
+pub struct DatabaseError(String);
+
+impl DatabaseError {
+    fn new(given: &str, error: impl std::error::Error) -> Self {
+        Self(format!("the database {}: {}", shown(given), causes(&error)))
+    }
+}
+
+/// A URL without the password that it may have, which nobody has to read in a log.
+fn shown(given: &str) -> String {
+    let given = given.split_once('?').map_or(given, |(place, _)| place);
+    let scheme = given.split_once("://").map_or("…", |(scheme, _)| scheme);
+    match given.rsplit_once('@') {
+        Some((_, place)) => format!("{scheme}://…@{place}"),
+        None => given.to_owned(),
+    }
+}
+
+/// An error with what caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Some say themselves what caused them.
+        if !text.ends_with(&cause.to_string()) {
+            text = format!("{text}: {cause}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DatabaseError {}
