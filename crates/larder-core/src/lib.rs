@@ -72,6 +72,7 @@ mod sync;
 mod tag;
 mod target;
 mod tiers;
+mod weight;
 
 #[cfg(all(test, larder_shuttle))]
 mod explored;

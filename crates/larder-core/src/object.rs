@@ -1,6 +1,6 @@
 //! Cache-aside for values: look, else load once and keep.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, io, panic, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, future::Future, panic, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ use crate::{
     shared::Wanted,
     tag::Tag,
     tiers::Tiers,
+    weight,
 };
 
 /// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
@@ -190,18 +191,14 @@ struct Object<T> {
 
 impl<T: Serialize> Object<T> {
     fn new(value: T) -> Self {
-        // What it takes written out is the best that can be known of a type we have not seen.
-        let mut written = Counting(0);
-        let counted = rmp_serde::encode::write(&mut written, &value);
-        let weight = if counted.is_ok() { written.0 } else { 0 } + size_of::<T>();
+        let weight = size_of::<T>() + weight::held_by(&value);
         Self { value: Arc::new(value), weight }
     }
 }
 
 impl<T: Serialize + DeserializeOwned> Object<T> {
     fn decode(bytes: &Bytes) -> Option<Self> {
-        let value = rmp_serde::from_slice(bytes).ok()?;
-        Some(Self { value: Arc::new(value), weight: bytes.len() + size_of::<T>() })
+        rmp_serde::from_slice(bytes).ok().map(Self::new)
     }
 }
 
@@ -234,19 +231,6 @@ impl Value for NotKept {
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-struct Counting(usize);
-
-impl io::Write for Counting {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -412,7 +396,7 @@ impl Call<'_> {
     }
 
     fn metered<R>(&self, act: impl FnOnce(&Meter) -> R) -> R {
-        self.larder.with_meter(&self.policy.name, act)
+        self.larder.with_meter(self.policy.cache_name(self.kind), act)
     }
 
     fn record(&self, event: Event, now: Moment) {

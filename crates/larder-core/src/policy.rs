@@ -3,8 +3,8 @@
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    consistency::Consistency, larder::Larder, lifetime::Lifetime, sealing::NotSealed, tag::Tag,
-    tiers::Tiers,
+    consistency::Consistency, key::Kind, larder::Larder, lifetime::Lifetime, sealing::NotSealed,
+    tag::Tag, tiers::Tiers,
 };
 
 /// How long a value is kept, under which tags, and for whom.
@@ -26,7 +26,7 @@ use crate::{
 #[must_use = "a policy does nothing until it is given to a call"]
 pub struct Policy {
     pub(crate) lifetime: Lifetime,
-    pub(crate) name: Cow<'static, str>,
+    name: Option<Cow<'static, str>>,
     pub(crate) tags: Vec<Tag>,
     pub(crate) shared: bool,
     pub(crate) until_invalidated: bool,
@@ -39,7 +39,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Fresh for `fresh`, in the cache named `objects`.
+    /// Fresh for `fresh`.
     pub fn ttl(fresh: Duration) -> Self {
         Self::from(fresh)
     }
@@ -50,10 +50,21 @@ impl Policy {
         self
     }
 
-    /// The name under which this is counted in [`Stats`](crate::Stats).
+    /// The name under which this is counted in [`Stats`](crate::Stats); `objects`, `fragments` or `queries` by
+    /// default.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = name.into();
+        self.name = Some(name.into());
         self
+    }
+
+    pub(crate) fn cache_name(&self, kind: Kind) -> &str {
+        let by_kind = match kind {
+            Kind::Response => "responses",
+            Kind::Fragment => "fragments",
+            Kind::Query => "queries",
+            Kind::Object => "objects",
+        };
+        self.name.as_deref().unwrap_or(by_kind)
     }
 
     /// The value does not depend on who asks: requests that say who they are share it too.
@@ -131,7 +142,7 @@ impl From<Lifetime> for Policy {
     fn from(lifetime: Lifetime) -> Self {
         Self {
             lifetime,
-            name: Cow::Borrowed("objects"),
+            name: None,
             tags: Vec::new(),
             shared: false,
             until_invalidated: false,

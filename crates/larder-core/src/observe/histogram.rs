@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-/// Four buckets for each doubling, from 64 ns to 73 minutes: a quantile is off by at most an eighth.
+/// Four buckets for each doubling, from 64 ns to 73 minutes: a quantile is at most a quarter too long.
 const BUCKETS: usize = 4 * 36;
 const FIRST_POWER: u32 = 6;
 

@@ -149,7 +149,7 @@ pub struct Counted {
     pub fill_time: Latency,
 }
 
-/// Quantiles of a duration, in nanoseconds, exact to an eighth.
+/// Quantiles of a duration, in nanoseconds, at most a quarter too long.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Latency {
