@@ -22,6 +22,7 @@ use crate::missing::MissingLayer;
 ///     Ok("the report, which is not cheap".to_owned())
 /// }
 /// ```
+#[doc(alias("ETag", "If-None-Match", "If-Match", "optimistic locking"))]
 #[derive(Clone, Debug)]
 pub struct Conditional(Conditions);
 

@@ -11,6 +11,7 @@ use crate::missing::MissingLayer;
 ///
 /// What is said before the response leaves acts with it, whatever its status and even if the handler
 /// panics; what is said later acts at once. Say it after the commit.
+#[doc(alias("purge", "cache busting", "event invalidation"))]
 #[derive(Clone, Debug)]
 pub struct Invalidate(Requested);
 

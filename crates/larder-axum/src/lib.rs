@@ -1,5 +1,7 @@
 //! larder for axum.
 //!
+//! Applications depend on `larder`, which has all of this as `larder::axum`.
+//!
 //! [`ResponseCacheLayer`] and [`InvalidationLayer`] are those of `larder-http` with the URI that the client
 //! asked for, before nesting stripped its prefix. The extractors are how a handler takes part:
 //!

@@ -12,6 +12,7 @@ use crate::missing::MissingLayer;
 ///
 /// What is chosen here comes before what the layer says, and before `Cache-Control` as far as this cache
 /// is concerned.
+#[doc(alias("surrogate control", "output cache policy", "page cache"))]
 #[derive(Clone, Debug)]
 pub struct CachePolicy(Choices);
 

@@ -1,5 +1,7 @@
 //! The tower layers of larder.
 //!
+//! Applications depend on `larder`, which has all of this as `larder::http`.
+//!
 //! - [`ResponseCacheLayer`] keeps whole responses and answers from them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
 //! - [`QueryMethodLayer`] lets responses to QUERY be kept;

@@ -1,5 +1,7 @@
 //! larder over Redis, Valkey and Redis Cluster: many processes as one cache.
 //!
+//! Applications depend on `larder`, which has all of this as `larder::redis`.
+//!
 //! [`Redis`] brings the shared store (what one process fills, all may use) and the invalidation log (what one
 //! invalidates is gone in all). The log is a Redis Stream that one script appends to and every process reads
 //! from where it stood: a lost connection loses nothing. A server that came back empty, was replaced, or lost
@@ -87,6 +89,7 @@ impl Redis {
     /// # Errors
     ///
     /// When there is no URL, or one of them is not one of a Redis server.
+    #[doc(alias("sharding", "hash slots"))]
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, RedisUrlError> {
         Self::of(Addresses::new(urls.into_iter().map(str::to_owned).collect(), true))
     }

@@ -1,6 +1,8 @@
 //! What the HTTP caching specifications say, as plain functions of request, response, what was stored, and
 //! the time. Nothing here reads a clock, does I/O or waits; layers carry out what these functions say.
 //!
+//! Applications depend on `larder`, which has all of this as `larder::semantics`.
+//!
 //! - [`cache_control`]: the directives of a request or a response ([RFC 9111, section 5.2]);
 //! - [`freshness`]: how long a response is fresh, and how old it is ([RFC 9111, section 4.2]);
 //! - [`storing`]: whether a response may be kept, and for whom ([RFC 9111, section 3]);

@@ -122,7 +122,8 @@ impl<S: Database> Query<'_, S> {
         self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
     }
 
-    /// The first row, if there is one.
+    /// The first row, if there is one. All that the statement gives is read and kept: put `LIMIT 1` where that may be
+    /// many.
     ///
     /// # Errors
     ///
@@ -131,7 +132,7 @@ impl<S: Database> Query<'_, S> {
         Ok(One::of(self.fetch_all().await?))
     }
 
-    /// The first row.
+    /// The first row. As with [`Query::fetch_optional`], all of them are read.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! Queries that are cached with one line, know what they have read, and are dropped by what is written.
 //!
+//! Applications depend on `larder`, which has all of this as `larder::sql`.
+//!
 //! - A [`Db`] reads like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first asks the database, the next
 //!   gets the same values, shared.
 //! - Each text is analysed once: which tables it reads, and where its `WHERE` names the primary key, which rows. Those are

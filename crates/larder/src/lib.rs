@@ -47,8 +47,10 @@
 //!
 //! # Where to go on
 //!
-//! - **The guide**: [who gets what](guide::identity), [stampedes](guide::stampede),
-//!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes), [each header and directive](guide::headers).
+//! - **The guide**: [who gets what](guide::identity), [the order of layers](guide::layers), [values and
+//!   fragments](guide::values), [stampedes](guide::stampede), [invalidation](guide::invalidation), cached queries
+//!   (`guide::queries`), [many processes](guide::many_processes), operating Redis (`guide::redis`), [each header and
+//!   directive](guide::headers).
 //! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
 //! - **Conditional requests**: [`http::conditional`].
 //! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
@@ -61,13 +63,19 @@
 //! # Features
 //!
 //! - `axum` (default): the module `axum`.
-//! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster.
+//! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
+//!   `rediss://`.
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements of that builder, and of SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::*;
 
 pub mod guide;
+
+/// What the README shows compiles.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
 
 /// The layers, for any tower service.
 pub mod http {

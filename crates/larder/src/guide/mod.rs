@@ -9,6 +9,10 @@ pub mod identity {}
 #[doc = include_str!("invalidation.md")]
 pub mod invalidation {}
 
+#[cfg(feature = "axum")]
+#[doc = include_str!("layers.md")]
+pub mod layers {}
+
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
@@ -22,3 +26,6 @@ pub mod redis {}
 
 #[doc = include_str!("stampede.md")]
 pub mod stampede {}
+
+#[doc = include_str!("values.md")]
+pub mod values {}
