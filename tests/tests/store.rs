@@ -280,6 +280,14 @@ struct Endless {
     deaf: Arc<AtomicBool>,
     /// Whether the first record of the next read that brings several is left out.
     holed: Arc<AtomicBool>,
+    /// Whether it takes five seconds until the word of where it ends has come.
+    late: Arc<AtomicBool>,
+}
+
+impl Endless {
+    fn new(line: LogLine) -> Self {
+        Self { line, deaf: Arc::default(), holed: Arc::default(), late: Arc::default() }
+    }
 }
 
 impl Bus for Endless {
@@ -307,7 +315,13 @@ impl Bus for Endless {
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
         match self.deaf.load(Ordering::SeqCst) {
             true => Box::pin(async { Err(BusError::new(BusErrorKind::Refused)) }),
-            false => self.line.end(lost),
+            false => Box::pin(async move {
+                let end = self.line.end(lost).await;
+                if self.late.load(Ordering::SeqCst) {
+                    tokio::time::sleep(LATE).await;
+                }
+                end
+            }),
         }
     }
 
@@ -416,8 +430,8 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_brings_nothing_proves_nothing() {
     let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
-    let deaf = Arc::default();
-    let bus = Endless { line, deaf: Arc::clone(&deaf), holed: Arc::default() };
+    let bus = Endless::new(line);
+    let deaf = Arc::clone(&bus.deaf);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
     tokio::time::sleep(MINUTE).await;
@@ -427,13 +441,31 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
 }
 
+const LATE: Duration = Duration::from_secs(5);
+
+/// What others have invalidated while the answer was under way is not in it.
+#[tokio::test(start_paused = true)]
+async fn a_proof_is_as_old_as_its_question() {
+    let line = SharedLog::new().line(Dice::new(3), 0, Duration::from_micros(10));
+    let bus = Endless::new(line);
+    let late = Arc::clone(&bus.late);
+    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
+    larder.synced().await;
+    late.store(true, Ordering::SeqCst);
+    tokio::time::sleep(LATE).await;
+    for _ in 0..200 {
+        tokio::time::sleep(LATE / 50).await;
+        assert!(larder.lag() >= LATE && larder.lag() < 4 * LATE, "{:?}", larder.lag());
+    }
+}
+
 /// A gap in the same log emptied all that memory held, when the origin was busiest.
 #[tokio::test(start_paused = true)]
 async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     let log = SharedLog::new();
     let line = |seed| log.line(Dice::new(seed), 0, Duration::from_micros(10));
-    let holed = Arc::default();
-    let bus = Endless { line: line(1), deaf: Arc::default(), holed: Arc::clone(&holed) };
+    let bus = Endless::new(line(1));
+    let holed = Arc::clone(&bus.holed);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     let other = Larder::builder().cells(1 << 10).bus(line(2)).build().unwrap();
     larder.synced().await;

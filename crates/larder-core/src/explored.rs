@@ -258,3 +258,36 @@ fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
         SCHEDULES,
     );
 }
+
+/// Whoever reads on under a number of the log reads nothing that its record has reached: what he makes would lie in
+/// the shared store as if it were newer than the record.
+#[test]
+fn a_stamp_with_a_number_of_the_log_is_behind_what_that_record_has_done() {
+    check_random(
+        || {
+            let options = Options {
+                cells: 2,
+                shared: true,
+                longest: Duration::from_secs(60),
+                failover_bound: Duration::ZERO,
+            };
+            let registry = Arc::new(Registry::new(options));
+            let end = Position { epoch: Epoch::random(), number: 7 };
+            registry.open_view(end, 0, &[], Moment::START);
+            let (key, tags) = (World::key(), World::tags());
+            let part = registry.marks(registry.stamp(), &tags);
+            let applying = Arc::clone(&registry);
+            let applies = thread::spawn(move || {
+                let what = World::tags().into_iter().map(Selector::Tag).collect();
+                let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+                applying.apply(8, &record, Moment::START);
+            });
+            let stamp = registry.stamp();
+            let reach = registry.reach(&part, || (&key, &tags));
+            let follows = stamp.log.is_some_and(|at| at.number == 8);
+            assert!(!follows || reach == Reach::Hard, "{stamp:?}: {reach:?}");
+            applies.join().expect("it does not panic");
+        },
+        SCHEDULES,
+    );
+}

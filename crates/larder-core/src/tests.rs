@@ -537,3 +537,31 @@ async fn a_target_means_what_it_looks_like() {
         Target::path_on("https://shop.example", "/x")
     );
 }
+
+/// A handler had read something, it was changed and invalidated, and then the handler's value was loaded of what it
+/// held, behind a stale answer: under a stamp of its own the refresh was kept as if it had been read now.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_as_old_as_the_request_that_began_it() {
+    let larder = larder();
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
+    let ask = |held: u32| {
+        let load = move |fill: Fill| async move {
+            fill.tag("source");
+            Ok::<_, Infallible>(held)
+        };
+        larder.get_or_load("a", lifetime, load)
+    };
+    let first = |_: Fill| async { Ok::<_, Infallible>(0_u32) };
+    assert_eq!(*larder.get_or_load("a", lifetime, first).await.unwrap(), 0);
+    tokio::time::advance(MINUTE).await;
+    let request = larder.open_scope().gathering(crate::Audience::Everyone);
+    let handler = async {
+        let held = 1;
+        let _ = larder.invalidate("source").await;
+        *ask(held).await.unwrap()
+    };
+    assert_eq!(request.scoped(handler).await, 0, "stale, while it is refreshed");
+    assert!(larder.close(MINUTE).await);
+    let served = *ask(2).await.unwrap();
+    assert_ne!(served, 1, "what was held from before the invalidation is not kept after it");
+}

@@ -2,7 +2,8 @@
 //!
 //! Every write gives its key a higher version. A read that begins in a process after the invalidation of a
 //! version has returned there must give that version or a later one (P1); in another process the same
-//! holds once a bound has passed (P2). And one client in one process never sees time go back.
+//! holds once a bound has passed (P2). And one client in one process never sees time go back: what he has read once he
+//! is not given an older version of.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -19,6 +20,10 @@ pub struct History {
 #[derive(Debug, Default)]
 struct State {
     committed: HashMap<u64, u64>,
+    /// How much has happened. Time may stand still between two things of which one came first.
+    order: u64,
+    /// The newest version that a client has read of something in a process.
+    seen: HashMap<(u64, usize, u64), u64>,
     invalidated: Vec<Invalidated>,
     violations: Vec<Violation>,
 }
@@ -26,11 +31,19 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Invalidated {
     at: Instant,
+    order: u64,
     /// Whether the log has it, so that others can know.
     logged: bool,
     process: usize,
     key: u64,
     version: u64,
+}
+
+/// When a read began.
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
+    at: Instant,
+    order: u64,
 }
 
 /// A read that gave what it should not have.
@@ -71,21 +84,45 @@ impl History {
 
     /// The invalidation of a version has returned in a process, and the log has it.
     pub fn invalidated(&self, process: usize, key: u64, version: u64) {
-        let at = Instant::now();
-        let invalidated = Invalidated { at, logged: true, process, key, version };
-        self.state.lock().invalidated.push(invalidated);
+        self.note(true, process, key, version);
     }
 
     /// The invalidation of a version has returned in a process, and waits for the log: others cannot know of it
     /// yet.
     pub fn queued(&self, process: usize, key: u64, version: u64) {
-        let at = Instant::now();
-        let invalidated = Invalidated { at, logged: false, process, key, version };
-        self.state.lock().invalidated.push(invalidated);
+        self.note(false, process, key, version);
+    }
+
+    fn note(&self, logged: bool, process: usize, key: u64, version: u64) {
+        let (at, mut state) = (Instant::now(), self.state.lock());
+        state.order += 1;
+        let order = state.order;
+        state.invalidated.push(Invalidated { at, order, logged, process, key, version });
+    }
+
+    /// A read begins now.
+    pub fn begin(&self) -> Began {
+        let mut state = self.state.lock();
+        state.order += 1;
+        Began { at: Instant::now(), order: state.order }
+    }
+
+    /// A client has read this version of something, which may be a key or what was made of it, one read after the
+    /// other.
+    pub fn seen(&self, client: u64, process: usize, thing: u64, version: u64) {
+        let mut state = self.state.lock();
+        let seen = state.seen.entry((client, process, thing)).or_default();
+        let owed = *seen;
+        *seen = owed.max(version);
+        if version < owed {
+            let promise = "time went back";
+            let violation = Violation { promise, key: thing, process, read: version, owed };
+            state.violations.push(violation);
+        }
     }
 
     /// A read that began at `began` gave this version.
-    pub fn read(&self, process: usize, key: u64, began: Instant, version: u64) {
+    pub fn read(&self, process: usize, key: u64, began: Began, version: u64) {
         self.read_within(self.bound, process, key, began, version);
     }
 
@@ -96,7 +133,7 @@ impl History {
         bound: Option<Duration>,
         process: usize,
         key: u64,
-        began: Instant,
+        began: Began,
         version: u64,
     ) {
         let mut state = self.state.lock();
@@ -105,10 +142,10 @@ impl History {
             let owed = owed.map(|known| known.version).max().unwrap_or_default();
             (version < owed).then_some(Violation { promise, key, process, read: version, owed })
         };
-        let here = owed_by("P1", &|known| known.process == process && known.at < began);
+        let here = owed_by("P1", &|known| known.process == process && known.order < began.order);
         let elsewhere = bound.and_then(|bound| {
             owed_by("P2", &|known| {
-                known.logged && known.process != process && known.at + bound < began
+                known.logged && known.process != process && known.at + bound < began.at
             })
         });
         let found: Vec<_> = here.into_iter().chain(elsewhere).collect();

@@ -15,7 +15,7 @@
 pub use self::{
     cluster::{SimulatedCluster, Source, Weather},
     dice::Dice,
-    history::{History, Violation},
+    history::{Began, History, Violation},
     log::{LogLine, SharedLog},
     store::{FaultyStore, MemoryStore},
 };

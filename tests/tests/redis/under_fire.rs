@@ -114,7 +114,7 @@ async fn read(process: usize, larder: Larder, history: Arc<History>, consistency
         _ => None,
     };
     for turn in 0_u64.. {
-        let (key, began) = (turn % KEYS, tokio::time::Instant::now());
+        let (key, began) = (turn % KEYS, history.begin());
         let version = item(&larder, &history, key, consistency).await;
         history.read_within(bound, process, key, began, version);
         tokio::time::sleep(Duration::from_millis(2)).await;
