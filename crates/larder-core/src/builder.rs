@@ -224,6 +224,13 @@ impl LarderBuilder {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
         bus.keep_for(self.max_lifetime);
+        if self.store.is_some() && !bus.is_shared() {
+            // A log of its own is another one in each process, and at each start.
+            tracing::warn!(
+                target: "larder",
+                "a store without a shared log: what other processes have written there is never taken"
+            );
+        }
         let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
         let registry = Registry::new(Options {
             cells: self.cells,

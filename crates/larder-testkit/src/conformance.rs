@@ -126,6 +126,89 @@ pub async fn bus(bus: &dyn Bus) {
     assert!(bus.read(end, Duration::ZERO).await.is_err(), "a place in another epoch is gone");
 }
 
+/// Tests a store of which commands fail, are carried out all the same, come late, come twice, or get the answer to
+/// another question: what it gives was written there once, and what it is told often enough it does.
+///
+/// # Panics
+///
+/// When the store does not conform, with what it did.
+pub async fn store_that_fails(store: &dyn Store) {
+    let written = |key: u64, version: u64| Bytes::from(format!("{key} {version}"));
+    for version in 0..20_u64 {
+        for key in 0..5_u64 {
+            let name = format!("larder:o:{key}");
+            let set = async || store.set(&name, written(key, version), MINUTE).await.is_ok();
+            insist(set, "a write").await;
+            let Ok(Some(found)) = store.get(&name).await else { continue };
+            let known = (0..5).flat_map(|key| (0..=version).map(move |at| (key, at)));
+            let known = known.map(|(key, at)| written(key, at)).any(|known| known == found);
+            assert!(known, "what nobody wrote: {found:?}");
+        }
+    }
+    let names: Vec<String> = (0..5).map(|key| format!("larder:o:{key}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Ok(many) = store.get_many(&names).await {
+        assert_eq!(many.len(), names.len(), "as many answers as questions");
+    }
+    for name in names {
+        insist(async || store.remove(name).await.is_ok(), "a removal").await;
+    }
+}
+
+/// Tests a log of which commands fail, half of them after they were carried out: what it has said that it took lies
+/// where it said, and whoever reads misses nothing.
+///
+/// # Panics
+///
+/// When the log does not conform, with what it did.
+pub async fn bus_that_fails(bus: &dyn Bus) {
+    let mut start = None;
+    let end = async || {
+        start = bus.end(None).await.ok();
+        start.is_some()
+    };
+    insist(end, "an end").await;
+    let start = start.expect("it was asked for until it was told");
+    let mut taken = Vec::new();
+    for number in 0..50 {
+        let record = Record {
+            origin: Origin::random(),
+            mode: Mode::Hard,
+            what: vec![Selector::Tag(Tag::new(format!("t:{number}")))],
+        };
+        let append = async || match bus.append(&record).await {
+            Ok(at) => {
+                taken.push((at.number, record.clone()));
+                true
+            }
+            Err(_) => false,
+        };
+        insist(append, "an append").await;
+    }
+    let (mut at, mut read) = (start, Vec::new());
+    let last = taken.iter().map(|(number, _)| *number).max().unwrap_or_default();
+    while at.number < last {
+        for (number, record) in bus.read(at, Duration::from_millis(10)).await.unwrap_or_default() {
+            assert_eq!(number, at.number + 1, "records come in order, none is left out");
+            at.number = number;
+            read.push((number, record));
+        }
+    }
+    for taken in taken {
+        assert!(read.contains(&taken), "what it took it has, where it said: {taken:?}");
+    }
+}
+
+/// Does it until it succeeds, which has to be soon.
+async fn insist(mut act: impl AsyncFnMut() -> bool, what: &str) {
+    for _ in 0..1_000 {
+        if act().await {
+            return;
+        }
+    }
+    panic!("{what} fails a thousand times in a row");
+}
+
 #[cfg(test)]
 mod tests {
     use larder_core::LocalBus;
@@ -140,6 +223,10 @@ mod tests {
         leases(&MemoryStore::new()).await;
         let slow = Duration::from_millis(3);
         store(&FaultyStore::new(MemoryStore::new(), Dice::new(1), 0, slow)).await;
+        for seed in 0..20 {
+            let faulty = FaultyStore::new(MemoryStore::new(), Dice::new(seed), 30, slow);
+            store_that_fails(&faulty).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,5 +234,9 @@ mod tests {
         bus(&LocalBus::new()).await;
         let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_millis(1));
         bus(&line).await;
+        for seed in 0..20 {
+            let line = SharedLog::new().line(Dice::new(seed), 30, Duration::from_millis(1));
+            bus_that_fails(&line).await;
+        }
     }
 }

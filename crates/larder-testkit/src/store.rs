@@ -196,7 +196,9 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
         Box::pin(async move {
             self.stall().await?;
-            self.inner.get_many(keys).await
+            let found = self.inner.get_many(keys).await;
+            self.dice.pause(self.longest).await;
+            found.map(|found| found.into_iter().map(|one| self.confused(one)).collect())
         })
     }
 
@@ -218,8 +220,11 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.stall().await?;
-            self.inner.remove(key).await
+            let failed = self.stall().await;
+            if failed.is_ok() || self.dice.chance(50) {
+                self.inner.remove(key).await?;
+            }
+            failed
         })
     }
 }

@@ -27,6 +27,21 @@ async fn redis_is_a_store_and_a_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn redis_is_one_also_while_its_connections_break() {
+    let server = std::sync::Arc::new(Server::start(&[]).await);
+    let cut = std::sync::Arc::clone(&server);
+    let cutting = tokio::task::spawn_blocking(move || {
+        for _ in 0..60 {
+            cut.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        }
+    });
+    conformance::bus_that_fails(&server.redis().bus()).await;
+    conformance::store_that_fails(&server.redis().store()).await;
+    cutting.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
 async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
     let server = Server::start(&[]).await;
     let [one, other] = [larder(server.redis()), larder(server.redis())];
