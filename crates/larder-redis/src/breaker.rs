@@ -15,7 +15,6 @@ use tokio::time::Instant;
 /// The state of one server's circuit.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    name: &'static str,
     /// Whether it is closed and nothing has failed: then nobody needs the lock.
     quiet: AtomicBool,
     state: Mutex<State>,
@@ -35,8 +34,8 @@ struct Open {
 }
 
 impl Breaker {
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, quiet: AtomicBool::new(true), state: Mutex::default() }
+    pub(crate) fn new() -> Self {
+        Self { quiet: AtomicBool::new(true), state: Mutex::default() }
     }
 
     /// Whether a command may go out.
@@ -55,16 +54,15 @@ impl Breaker {
         true
     }
 
-    pub(crate) fn succeeded(&self) {
+    /// Notes a success. `true` when this one closed the circuit.
+    pub(crate) fn succeeded(&self) -> bool {
         if self.quiet.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         let mut state = self.state.lock();
         state.failures = 0;
         self.quiet.store(true, Ordering::Relaxed);
-        if state.open.take().is_some() {
-            tracing::info!(target: "larder", server = self.name, "it answers again");
-        }
+        state.open.take().is_some()
     }
 
     /// Notes a failure. `true` when this one opened the circuit.
@@ -85,7 +83,6 @@ impl Breaker {
             None => {
                 let pause = FIRST_PAUSE;
                 state.open = Some(Open { pause, until: now + jittered(pause) });
-                tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
                 true
             }
         }
@@ -102,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_failures_in_a_row_and_lets_one_try_after_a_pause() {
-        let breaker = Breaker::new("test");
+        let breaker = Breaker::new();
         for _ in 1..MOST_FAILURES {
             assert!(!breaker.failed() && breaker.allows());
         }
@@ -116,13 +113,13 @@ mod tests {
         assert!(!breaker.allows(), "the pause grows");
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(breaker.allows());
-        breaker.succeeded();
-        assert!(breaker.allows() && breaker.allows());
+        assert!(breaker.succeeded(), "this one closes it");
+        assert!(breaker.allows() && breaker.allows() && !breaker.succeeded());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_success_forgives_the_failures_before_it() {
-        let breaker = Breaker::new("test");
+        let breaker = Breaker::new();
         for _ in 0..100 {
             breaker.failed();
             breaker.succeeded();

@@ -218,7 +218,7 @@ impl RedisBus {
         F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
-        self.place.run(DEADLINE, commands).await.map_err(bus_error)
+        self.place.run(0, DEADLINE, commands).await.map_err(bus_error)
     }
 }
 

@@ -174,14 +174,22 @@ impl Redis {
     /// The shared store.
     pub fn store(&self) -> RedisStore {
         // Each command of the store has a deadline of its own.
-        let primary = Place::new("store", self.link(&self.server, None));
+        let place = |name, server| {
+            let link = self.link(server, None);
+            if self.addresses.is_cluster {
+                Place::of_cluster(name, link)
+            } else {
+                Place::new(name, link)
+            }
+        };
+        let primary = place("store", &self.server);
         let replicas = match (self.read_from, self.addresses.is_cluster) {
             (ReadFrom::Primary, _) => Vec::new(),
             // The addresses were good for the same without replicas.
             (_, true) => self.addresses.server(true).into_iter().collect(),
             (_, false) => self.replicas.clone(),
         };
-        let replicas = replicas.iter().map(|server| Place::new("replica", self.link(server, None)));
+        let replicas = replicas.iter().map(|server| place("replica", server));
         RedisStore::new(primary, replicas.collect(), self.read_from, self.deadline, &self.name)
     }
 

@@ -1,6 +1,13 @@
 //! One server, or one cluster, and whether it is worth asking.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{RedisError, RedisResult};
 
@@ -11,41 +18,84 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Place {
+    name: &'static str,
     link: Arc<Link>,
-    breaker: Breaker,
+    /// One for a server. Of a cluster each has a range of slots, since its servers fail one by one: one circuit for
+    /// all would stay closed while the others answer, and each key of the one that is gone would wait.
+    circuits: Box<[Breaker]>,
+    open: AtomicUsize,
 }
 
 impl Place {
     pub(crate) fn new(name: &'static str, link: Arc<Link>) -> Self {
-        Self { link, breaker: Breaker::new(name) }
+        Self::with_circuits(name, link, 1)
+    }
+
+    pub(crate) fn of_cluster(name: &'static str, link: Arc<Link>) -> Self {
+        Self::with_circuits(name, link, CIRCUITS)
+    }
+
+    fn with_circuits(name: &'static str, link: Arc<Link>, circuits: usize) -> Self {
+        let circuits = (0..circuits).map(|_| Breaker::new()).collect();
+        Self { name, link, circuits, open: AtomicUsize::new(0) }
+    }
+
+    /// The circuit of a key, which is given in pieces.
+    ///
+    /// Source: [the cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
+    /// No key of ours has braces that choose another slot.
+    pub(crate) fn circuit_of(&self, pieces: &[&str]) -> usize {
+        if self.circuits.len() == 1 {
+            return 0;
+        }
+        let mut slot = crc16::State::<crc16::XMODEM>::new();
+        pieces.iter().for_each(|piece| slot.update(piece.as_bytes()));
+        usize::from(slot.get()) % SLOTS / (SLOTS / self.circuits.len())
     }
 
     /// Runs commands for at most `deadline`; none while the circuit is open.
-    pub(crate) async fn run<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, Failure>
+    pub(crate) async fn run<T, F, Fut>(
+        &self,
+        circuit: usize,
+        deadline: Duration,
+        commands: F,
+    ) -> Result<T, Failure>
     where
         F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
-        if !self.breaker.allows() {
+        let circuit = &self.circuits[circuit];
+        if !circuit.allows() {
             return Err(Failure::Unconnected);
         }
         let outcome = self.link.run(deadline, commands).await;
         match &outcome {
-            Ok(_) => self.breaker.succeeded(),
+            Ok(_) => self.note_success(circuit),
             Err(Failure::Redis(error)) if is_an_answer(error) => {
-                self.breaker.succeeded();
+                self.note_success(circuit);
                 if is_of_another_server(error) {
                     self.link.forget();
                 }
             }
-            Err(_) => {
-                if self.breaker.failed() {
-                    // A server that was stopped keeps its connections open for ever.
-                    self.link.forget();
-                }
-            }
+            Err(_) => self.note_failure(circuit),
         }
         outcome
+    }
+
+    fn note_success(&self, circuit: &Breaker) {
+        if circuit.succeeded() && self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!(target: "larder", server = self.name, "it answers again");
+        }
+    }
+
+    fn note_failure(&self, circuit: &Breaker) {
+        if circuit.failed() {
+            // A server that was stopped keeps its connections open for ever.
+            self.link.forget();
+            if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
+            }
+        }
     }
 
     /// The next command connects anew.
@@ -67,6 +117,10 @@ fn is_of_another_server(error: &RedisError) -> bool {
     error.code().is_some_and(|code| ELSEWHERE.contains(&code))
 }
 
+/// Each has 256 slots next to each other, as servers have.
+const CIRCUITS: usize = 64;
+const SLOTS: usize = 16_384;
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -85,11 +139,30 @@ mod tests {
             let ping = |mut connection| async move {
                 redis::cmd("PING").query_async::<String>(&mut connection).await
             };
-            place.run(Duration::from_millis(20), ping)
+            place.run(0, Duration::from_millis(20), ping)
         };
         for _ in 0..5 {
             assert!(ask().await.is_err_and(|failure| failure.is_late()));
         }
         assert!(matches!(ask().await, Err(Failure::Unconnected)));
+    }
+
+    #[tokio::test]
+    async fn of_a_cluster_only_the_keys_that_fail_are_not_asked_for() {
+        let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
+        let link = Link::new(Server::Single(Box::new(client)), None);
+        let place = Place::of_cluster("test", link);
+        // Slots 12,182 and 866, as in the specification: foo and hello.
+        let [foo, hello] = ["foo", "hello"].map(|key| place.circuit_of(&[key]));
+        assert_eq!((foo, hello), (12_182 / 256, 866 / 256));
+        assert_eq!(place.circuit_of(&["f", "oo"]), foo);
+        for _ in 0..5 {
+            place.note_failure(&place.circuits[foo]);
+        }
+        assert!(!place.circuits[foo].allows() && place.circuits[hello].allows());
+        assert_eq!(place.open.load(Ordering::Relaxed), 1);
+        place.note_success(&place.circuits[hello]);
+        place.note_success(&place.circuits[foo]);
+        assert!(place.circuits[foo].allows() && place.open.load(Ordering::Relaxed) == 0);
     }
 }

@@ -53,6 +53,11 @@ struct Inner {
 }
 
 impl Inner {
+    async fn ask(&self, place: &Place, name: Name<'_>) -> Result<Option<Bytes>, Failure> {
+        let circuit = place.circuit_of(&name.pieces());
+        place.run(circuit, self.deadline, |connection| get(connection, name)).await
+    }
+
     /// The replica whose turn it is, if there is one.
     fn next_replica(&self) -> Option<&Place> {
         match self.replicas.len() {
@@ -92,11 +97,7 @@ impl RedisStore {
     }
 
     /// Reads from whom entries are to be read, and from the next when that does not answer.
-    async fn read<T, F, Fut>(&self, commands: F) -> Result<T, StoreError>
-    where
-        F: Fn(Connection) -> Fut,
-        Fut: Future<Output = RedisResult<T>>,
-    {
+    async fn read(&self, name: Name<'_>) -> Result<Option<Bytes>, StoreError> {
         let inner = &*self.0;
         let replica = inner.next_replica();
         let (first, second) = match inner.read_from {
@@ -106,28 +107,33 @@ impl RedisStore {
                 (replica.unwrap_or(&inner.primary), replica.map(|_| &inner.primary))
             }
         };
-        let read = match (first.run(inner.deadline, &commands).await, second) {
+        let read = match (inner.ask(first, name).await, second) {
             // One that took its time has left none for another.
-            (Err(failure), Some(second)) if !failure.is_late() => {
-                second.run(inner.deadline, &commands).await
-            }
+            (Err(failure), Some(second)) if !failure.is_late() => inner.ask(second, name).await,
             (outcome, _) => outcome,
         };
         read.map_err(store_error)
     }
 
-    async fn write<T, F, Fut>(&self, deadline: Duration, commands: F) -> Result<T, StoreError>
+    async fn write<T, F, Fut>(
+        &self,
+        name: Name<'_>,
+        deadline: Duration,
+        commands: F,
+    ) -> Result<T, StoreError>
     where
         F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
-        self.0.primary.run(deadline, commands).await.map_err(store_error)
+        let primary = &self.0.primary;
+        let circuit = primary.circuit_of(&name.pieces());
+        primary.run(circuit, deadline, commands).await.map_err(store_error)
     }
 }
 
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(self.read(move |connection| get(connection, self.entry(key))))
+        Box::pin(self.read(self.entry(key)))
     }
 
     fn get_many<'a>(
@@ -136,9 +142,7 @@ impl Store for RedisStore {
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
         // One command for each: in a cluster they lie in different slots, and on one connection they go out
         // together all the same.
-        Box::pin(self.read(move |connection| {
-            try_join_all(keys.iter().map(move |key| get(connection.clone(), self.entry(key))))
-        }))
+        Box::pin(try_join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
     }
 
     fn set<'a>(
@@ -147,9 +151,10 @@ impl Store for RedisStore {
         value: Bytes,
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.write(WRITE_DEADLINE, move |mut connection| async move {
+        let name = self.entry(key);
+        Box::pin(self.write(name, WRITE_DEADLINE, move |mut connection| async move {
             let mut set = cmd("SET");
-            set.arg(self.entry(key)).arg(&value[..]).arg("PX").arg(millis(lifetime));
+            set.arg(name).arg(&value[..]).arg("PX").arg(millis(lifetime));
             set.query_async(&mut connection).await
         }))
     }
@@ -160,8 +165,9 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.write(self.0.deadline, move |mut connection| async move {
-            cmd("UNLINK").arg(self.entry(key)).query_async(&mut connection).await
+        let name = self.entry(key);
+        Box::pin(self.write(name, self.0.deadline, move |mut connection| async move {
+            cmd("UNLINK").arg(name).query_async(&mut connection).await
         }))
     }
 }
@@ -176,9 +182,10 @@ impl Leases for RedisStore {
         let mut take = self.0.take.prepare_invoke();
         take.key(self.lease(key)).arg(text_of(holder)).arg(millis(expiry));
         Box::pin(async move {
-            let taken = self.write(self.0.deadline, move |mut connection| async move {
-                take.invoke_async::<u8>(&mut connection).await
-            });
+            let taken =
+                self.write(self.lease(key), self.0.deadline, move |mut connection| async move {
+                    take.invoke_async::<u8>(&mut connection).await
+                });
             Ok(match taken.await? {
                 0 => Leased::Held,
                 1 => Leased::Taken,
@@ -195,7 +202,7 @@ impl Leases for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let mut give_back = self.0.give_back.prepare_invoke();
         give_back.key(self.lease(key)).arg(text_of(holder)).arg(vain.map_or(0, millis));
-        Box::pin(self.write(WRITE_DEADLINE, move |mut connection| async move {
+        Box::pin(self.write(self.lease(key), WRITE_DEADLINE, move |mut connection| async move {
             give_back.invoke_async(&mut connection).await
         }))
     }
@@ -221,12 +228,17 @@ struct Name<'a> {
     key: &'a str,
 }
 
+impl<'a> Name<'a> {
+    fn pieces(self) -> [&'a str; 3] {
+        [self.of, self.what, self.key]
+    }
+}
+
 impl ToRedisArgs for Name<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let Self { of, what, key } = self;
         let mut writer = out.writer_for_next_arg();
         let written =
-            [of, what, key].into_iter().try_for_each(|piece| writer.write_all(piece.as_bytes()));
+            self.pieces().into_iter().try_for_each(|piece| writer.write_all(piece.as_bytes()));
         written.expect("a command is written to memory");
     }
 }
