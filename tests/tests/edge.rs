@@ -222,7 +222,10 @@ async fn a_download_that_has_begun_ends_before_the_proxy_does() {
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(first, "first ");
     stop.send(()).unwrap();
-    tokio::task::yield_now().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(proxy.try_join_next().is_none(), "it waits for what has begun");
     go.notify_one();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "second");
     drop(client);

@@ -529,6 +529,20 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     tokio::time::sleep(5 * second).await;
     assert_eq!(ask(3).await, 1, "eventually is good enough for others");
     assert_eq!(strict().scoped(ask(4)).await, 4, "though the value itself asks for no more");
+    let failing = move |_: Fill| async move {
+        tokio::time::sleep(10 * second).await;
+        Err::<u32, _>("down")
+    };
+    line.cut(false);
+    tokio::time::sleep(5 * second).await;
+    // Nor does what is stale stand in for an error, once the proof has grown old meanwhile.
+    let lifetime = larder::Lifetime::fresh_for(second).stale_if_error(MINUTE);
+    let first = |_: Fill| async { Ok::<u32, &str>(1) };
+    larder.get_or_load("b", lifetime, first).await.unwrap();
+    tokio::time::sleep(2 * second).await;
+    let asking = strict().scoped(larder.get_or_load("b", lifetime, failing));
+    line.cut(true);
+    assert!(asking.await.is_err());
     line.cut(false);
     tokio::time::sleep(5 * second).await;
     // Whoever waits when the line is cut is not served what comes when the proof has grown old.

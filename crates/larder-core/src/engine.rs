@@ -196,6 +196,8 @@ impl Engine {
 
     /// From now on it is proved often enough for a request with this bound.
     pub(crate) fn note_bound(&self, bound: Duration) {
+        // A smaller one than can be proved is not worth to be asked for.
+        let bound = bound.max(3 * SHORTEST_STEP);
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         if nanos < self.smallest_bound.load(Ordering::Relaxed) {
             self.smallest_bound.fetch_min(nanos, Ordering::Relaxed);
@@ -260,18 +262,15 @@ impl Engine {
 
     /// Steps 1 to 3 of an invalidation. Once polled, dropping the future stops nothing.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
-        let targets = record.what.len();
         let begun = self.registry.begin(record, self.clock.now());
         self.tell_of_own(&begun.record);
         let mut carried = Box::pin(Arc::clone(self).carry(begun));
-        let outcome = match futures_util::poll!(&mut carried) {
+        match futures_util::poll!(&mut carried) {
             std::task::Poll::Ready(outcome) => outcome,
             std::task::Poll::Pending => {
                 self.tasks.spawn(carried).await.unwrap_or(Invalidated::Queued)
             }
-        };
-        self.observer.invalidated(outcome, targets);
-        outcome
+        }
     }
 
     /// Notes an invalidation that acts later, here and in the log.
@@ -314,14 +313,17 @@ impl Engine {
             let _carried = Carried::new(&self, begun.ticket);
             self.append(begun.ticket, &begun.record).await
         };
-        match appended {
+        let outcome = match appended {
             Appended::Confirmed => Invalidated::Logged,
             Appended::Unconfirmed => Invalidated::Queued,
             Appended::Not => {
                 self.send_unsent();
                 Invalidated::Queued
             }
-        }
+        };
+        // Here, since nobody may wait for it any more.
+        self.observer.invalidated(outcome, begun.record.what.len());
+        outcome
     }
 
     async fn append(&self, ticket: Ticket, record: &Record) -> Appended {
@@ -369,7 +371,8 @@ impl Engine {
 
     /// Whether there is anything that nobody carries to the log.
     pub(crate) fn has_left_behind(&self) -> bool {
-        self.registry.waiting().0 > 0 && !self.left_behind().is_empty()
+        let carried = self.carried.lock();
+        self.registry.has_unsent_but(|ticket| carried.contains(&ticket))
     }
 
     /// Appends what the log does not have yet, in the background, until it has it all.

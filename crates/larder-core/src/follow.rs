@@ -66,11 +66,11 @@ impl Follower {
         let mut in_vain = 0_u32;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
-            let (step, lease) = (engine.step(), engine.lease);
+            let lease = engine.lease;
             if let Err(error) = install(&engine).await {
                 tracing::debug!(target: "larder", %error, "the log cannot be read");
                 drop(engine);
-                tokio::time::sleep(jittered(step)).await;
+                tokio::time::sleep(jittered(lease / 3)).await;
                 continue;
             }
             let installed = engine.clock.now();
@@ -78,10 +78,12 @@ impl Follower {
             self.tail().await;
             let Some(engine) = self.engine.upgrade() else { return };
             let lasted = engine.clock.now().since(installed);
+            // Until the next one there is none: this one is of a log that is another by now.
+            engine.registry.close_view();
             drop(engine);
             in_vain = if lasted < lease { in_vain.saturating_add(1) } else { 0 };
             if in_vain > 1 {
-                // Perhaps two servers disagree on which log it is. Each view costs all that memory holds.
+                // Perhaps two servers disagree on which log it is. A view of another epoch empties memory.
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(in_vain.min(10));
                 tokio::time::sleep(jittered(pause.min(lease))).await;
             }
@@ -112,8 +114,9 @@ impl Follower {
                 Err(error) => {
                     // Whoever cannot read may still be told that there is more.
                     tracing::debug!(target: "larder", %error, "the log cannot be read on");
+                    let pause = engine.lease / 12;
                     drop(engine);
-                    tokio::time::sleep(step / 4).await;
+                    tokio::time::sleep(pause).await;
                     true
                 }
             };

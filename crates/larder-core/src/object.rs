@@ -14,7 +14,7 @@ use crate::{
     engine::Standing,
     entry::{AnyEntry, Encoded, Value},
     flight::{Joined, Landing, Lead, Wait},
-    key::{Key, KeyBuf, Kind},
+    key::{Key, KeyBuf, KeyTooLong, Kind},
     larder::{Draft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
@@ -191,7 +191,7 @@ struct Object<T> {
 
 impl<T: Serialize> Object<T> {
     fn new(value: T) -> Self {
-        let weight = size_of::<T>() + weight::held_by(&value);
+        let weight = weight::of(&value);
         Self { value: Arc::new(value), weight }
     }
 }
@@ -341,13 +341,13 @@ impl Call<'_> {
                     return Ok(value);
                 }
                 Found::OnError(entry) => stale = Some(entry),
-                Found::NotKept => {
-                    // Nobody waits for it, and should it be kept after all, it is.
-                    let lead = self.larder.lead_alone(&self.key, &self.scope);
-                    return self.lead(lead, stale, load).await;
-                }
                 Found::Gone(event) if looks == 0 => self.record(event, self.began),
                 Found::Gone(_) | Found::Nothing => {}
+            }
+            if looks == 0 && self.was_refused_lately() {
+                // Nobody waits for it, and should it be kept after all, it is.
+                let lead = self.larder.lead_alone(&self.key, &self.scope);
+                return self.lead(lead, stale, load).await;
             }
             if looks > 0 && self.opened == Opened::Here {
                 // Nothing was read yet: one that flies from now on brings what all who wait may take.
@@ -364,7 +364,7 @@ impl Call<'_> {
             let until = *until.get_or_insert_with(|| deadline_of(self.policy.wait_limit));
             match self.wait(wait, until).await? {
                 Waited::Taken(value) => return Ok(value),
-                Waited::Again => {}
+                Waited::Again => failure = None,
                 Waited::Failed(error) => {
                     if let Some(value) = self.fall_back(stale.as_ref()) {
                         self.record(Event::Miss, self.began);
@@ -373,13 +373,13 @@ impl Call<'_> {
                     failure = error.or(failure);
                 }
                 Waited::GiveUp(event) => {
-                    why = event;
+                    (why, failure) = (event, None);
                     break;
                 }
             }
         }
         if let Some(failure) = failure {
-            // Each of these flights failed. Whoever waited does not ask the same of an origin in trouble.
+            // Flight after flight failed. Whoever waited does not ask the same of an origin in trouble.
             self.record(Event::Failed("another's"), self.began);
             self.scope.add_unkept(Gathered::default(), "failed-part");
             return Err(failure.into());
@@ -411,11 +411,7 @@ impl Call<'_> {
         if !self.is_young(&entry) || !self.is_trusted() {
             return Ok(Found::Nothing);
         }
-        let standing = self.larder.standing(&entry, self.larder.now());
-        if entry.value::<NotKept>().is_some() {
-            return Ok(if standing == Standing::Fresh { Found::NotKept } else { Found::Nothing });
-        }
-        Ok(match standing {
+        Ok(match self.larder.standing(&entry, self.larder.now()) {
             Standing::Fresh => {
                 let value = self.value(&entry)?;
                 Found::Fresh(entry, value)
@@ -503,7 +499,7 @@ impl Call<'_> {
                 return Ok(value);
             }
             Found::Stale(entry, _) | Found::OnError(entry) => stale = Some(entry),
-            Found::NotKept | Found::Gone(_) | Found::Nothing => {}
+            Found::Gone(_) | Found::Nothing => {}
         }
         if let Some(entry) = self.fetch::<T>(&mut lead).await {
             self.record(Event::SharedHit, self.began);
@@ -584,11 +580,22 @@ impl Call<'_> {
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
-                self.remember_not_kept(now);
+                if fill.wishes().refused.is_some() || ALWAYS_REFUSED.contains(&why) {
+                    self.remember_refusal(now);
+                }
                 fill.land(Landing::Unshared(why));
                 Ok(Brought::Unkept(value, self.loose(&fill, &scope, "unkept-part")))
             }
         }
+    }
+
+    fn refusal_key(&self) -> Result<Key, KeyTooLong> {
+        self.key.with_part(b" refused")
+    }
+
+    fn was_refused_lately(&self) -> bool {
+        let noted = self.refusal_key().ok().and_then(|key| self.larder.find(key.as_bytes()));
+        noted.is_some_and(|note| self.larder.standing(&note, self.larder.now()) == Standing::Fresh)
     }
 
     async fn load<T, E, F, Fut>(&self, fill: &Fill, scope: &Scope, load: F) -> Result<T, Failure<E>>
@@ -607,10 +614,12 @@ impl Call<'_> {
         Err(failure)
     }
 
-    /// For a while nobody waits for this name: each would load for itself in the end.
-    fn remember_not_kept(&self, now: Moment) {
+    /// For a while nobody waits for this name: each would load for itself in the end. What was kept under it before
+    /// stays, and so does single flight where the reason is one of this moment.
+    fn remember_refusal(&self, now: Moment) {
+        let Ok(key) = self.refusal_key() else { return };
         let draft = Draft {
-            key: self.key.clone(),
+            key,
             tags: vec![self.own_tag()],
             lifetime: Lifetime::fresh_for(NOT_KEPT_FOR),
             age: Duration::ZERO,
@@ -731,7 +740,7 @@ impl Call<'_> {
     }
 
     fn fall_back<T: Kept>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
-        let entry = stale?;
+        let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
         let now = self.larder.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
@@ -792,8 +801,6 @@ enum Found<T> {
     Fresh(AnyEntry, Arc<T>),
     Stale(AnyEntry, Arc<T>),
     OnError(AnyEntry),
-    /// A note that what comes under this name is not kept.
-    NotKept,
     /// Something that nobody may be served any more, for this reason.
     Gone(Event),
     Nothing,
@@ -831,5 +838,7 @@ const IN_VARIANT: &[u8] = b" in ";
 const MAX_LOOKS: usize = 4;
 /// How long nobody waits for a name whose value was not kept.
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
+/// Reasons that will be the same the next time.
+const ALWAYS_REFUSED: [&str; 3] = ["private-part", "varied-part", "too-many-tags"];
 /// A limit that is longer is none.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);

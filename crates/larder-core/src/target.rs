@@ -108,7 +108,11 @@ fn path_alone(path: &str) -> Cow<'_, str> {
 
 /// An origin as responses are tagged with it: lower case, without the default port of its scheme.
 fn normal_origin(origin: &str) -> String {
-    let origin = origin.trim_end_matches('/').to_ascii_lowercase();
+    let origin = origin.to_ascii_lowercase();
+    let origin = match origin.split_once("://") {
+        Some((scheme, authority)) => format!("{scheme}://{}", authority.trim_end_matches('/')),
+        None => origin,
+    };
     let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
     origin.strip_suffix(default_port).map(str::to_owned).unwrap_or(origin)
 }

@@ -565,3 +565,44 @@ async fn a_refresh_is_as_old_as_the_request_that_began_it() {
     let served = *ask(2).await.unwrap();
     assert_ne!(served, 1, "what was held from before the invalidation is not kept after it");
 }
+
+/// The error of the first flight was given to those who had waited through a second one that went well.
+#[tokio::test(start_paused = true)]
+async fn an_error_is_not_handed_out_once_a_flight_went_well() {
+    let larder = larder();
+    let turn = Arc::new(AtomicUsize::new(0));
+    let ask = || {
+        let (larder, turn) = (larder.clone(), Arc::clone(&turn));
+        tokio::spawn(async move {
+            let load = move |fill: Fill| async move {
+                let turn = turn.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                fill.no_store();
+                if turn == 0 { Err("down") } else { Ok(7) }
+            };
+            larder.get_or_load("a", MINUTE, load).await.map(|value| *value)
+        })
+    };
+    let answers = futures_util::future::join_all([ask(), ask(), ask()]).await;
+    let well = answers.into_iter().filter(|answer| matches!(answer, Ok(Ok(7)))).count();
+    assert_eq!(well, 2, "all but the one that led into the error");
+}
+
+/// The note that a value was not kept took the place of what was to stand in for an error.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
+    let larder = larder();
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
+    let ask = |answer: Result<u32, &'static str>| {
+        larder.get_or_load("a", lifetime, move |fill: Fill| async move {
+            if answer == Ok(2) {
+                fill.no_store();
+            }
+            answer
+        })
+    };
+    assert_eq!(*ask(Ok(1)).await.unwrap(), 1);
+    tokio::time::advance(2 * MINUTE).await;
+    assert_eq!(*ask(Ok(2)).await.unwrap(), 2, "not to be kept");
+    assert_eq!(*ask(Err("down")).await.unwrap(), 1, "what was kept stands in");
+}

@@ -8,12 +8,13 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser};
 
-/// About how many bytes a value holds beyond itself.
-pub(crate) fn held_by<T: Serialize + ?Sized>(value: &T) -> usize {
+/// About how many bytes a value takes, itself and all that it holds.
+pub(crate) fn of<T: Serialize>(value: &T) -> usize {
     let mut weigher = Weigher(0);
     // What cannot be written is not kept anywhere else either.
     match value.serialize(&mut weigher) {
-        Ok(()) | Err(Unwritable) => weigher.0,
+        // Fields that are not written take their place all the same.
+        Ok(()) | Err(Unwritable) => weigher.0.max(size_of::<T>()),
     }
 }
 
@@ -44,14 +45,6 @@ impl ser::Error for Unwritable {
     }
 }
 
-/// What a `String` or a `Vec` is itself.
-const HANDLE: usize = 3 * size_of::<usize>();
-/// What an allocator keeps beside each piece it gives.
-const PIECE: usize = 2 * size_of::<usize>();
-/// The place of a value that is not there. It may be anything; this is a short one.
-const ABSENT: usize = 2 * size_of::<usize>();
-const DISCRIMINANT: usize = size_of::<usize>();
-
 macro_rules! numbers {
     ($($method:ident $number:ty)*) => {$(
         fn $method(self, _: $number) -> Result<(), Unwritable> {
@@ -70,6 +63,11 @@ impl Serializer for &mut Weigher {
     type SerializeMap = Self;
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
+
+    /// As the bytes that are kept, not as people read them: an address is four numbers and no text.
+    fn is_human_readable(&self) -> bool {
+        false
+    }
 
     numbers!(serialize_bool bool serialize_char char
         serialize_i8 i8 serialize_i16 i16 serialize_i32 i32 serialize_i64 i64 serialize_i128 i128
@@ -233,6 +231,14 @@ impl ser::SerializeMap for &mut Weigher {
     }
 }
 
+/// What a `String` or a `Vec` is itself.
+const HANDLE: usize = 3 * size_of::<usize>();
+/// What an allocator keeps beside each piece it gives.
+const PIECE: usize = 2 * size_of::<usize>();
+/// The place of a value that is not there. It may be anything; this is a short one.
+const ABSENT: usize = 2 * size_of::<usize>();
+const DISCRIMINANT: usize = size_of::<usize>();
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -255,11 +261,13 @@ mod tests {
         let map: HashMap<u32, u64> = (0..1000).map(|n| (n, 1)).collect();
         let text = "x".repeat(1000);
         let found = [
-            (held_by(&numbers), 1000 * 8),
-            (held_by(&nothing), 1000 * size_of::<Option<String>>()),
-            (held_by(&rows), 1000 * (size_of::<Row>() + 9 + PIECE)),
-            (held_by(&map), 1000 * 17 * 8 / 7),
-            (held_by(&text), 1000),
+            (of(&numbers), 1000 * 8),
+            (of(&nothing), 1000 * size_of::<Option<String>>()),
+            (of(&rows), 1000 * (size_of::<Row>() + 9 + PIECE)),
+            (of(&map), 1000 * 17 * 8 / 7),
+            (of(&text), 1000),
+            (of(&[7_u64; 30]), 240),
+            (of(&vec![std::net::Ipv4Addr::LOCALHOST; 1000]), 4000),
         ];
         for (reckoned, held) in found {
             assert!(reckoned >= held * 2 / 3 && reckoned <= held * 2, "{reckoned} for {held}");

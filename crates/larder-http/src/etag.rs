@@ -16,14 +16,6 @@ pub(crate) fn add(headers: &mut HeaderMap, body: &Bytes, version: &str) {
     headers.insert(header::ETAG, of(body, version).to_value());
 }
 
-/// Whether a response has a tag that may be one of these. One of the handler's may look the same.
-pub(crate) fn may_be_ours(headers: &HeaderMap) -> bool {
-    let tag = headers.get(header::ETAG).map(http::HeaderValue::as_bytes);
-    tag.and_then(|tag| tag.strip_prefix(b"\"")?.strip_suffix(b"\"")).is_some_and(|text| {
-        text.len() == 32 && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    })
-}
-
 /// The tag of these bytes.
 pub(crate) fn of(body: &[u8], version: &str) -> EntityTag {
     let hash = xxh3_128_with_seed(body, xxh3_64(version.as_bytes()));

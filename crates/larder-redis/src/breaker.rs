@@ -26,6 +26,17 @@ struct State {
     open: Option<Open>,
 }
 
+/// How the circuit is after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// Closed: it may have been chance.
+    Closed,
+    /// This one opened it.
+    Opened,
+    /// It was open, and the one that tried has failed.
+    StillOpen,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Open {
     pause: Duration,
@@ -65,25 +76,25 @@ impl Breaker {
         state.open.take().is_some()
     }
 
-    /// Notes a failure. `true` when this one opened the circuit.
-    pub(crate) fn failed(&self) -> bool {
+    /// Notes a failure.
+    pub(crate) fn failed(&self) -> Failed {
         let mut state = self.state.lock();
         self.quiet.store(false, Ordering::Relaxed);
         state.failures += 1;
         if state.failures < MOST_FAILURES {
-            return false;
+            return Failed::Closed;
         }
         let now = Instant::now();
         match &mut state.open {
             Some(open) => {
                 open.pause = (open.pause * 2).min(LONGEST_PAUSE);
                 open.until = now + jittered(open.pause);
-                false
+                Failed::StillOpen
             }
             None => {
                 let pause = FIRST_PAUSE;
                 state.open = Some(Open { pause, until: now + jittered(pause) });
-                true
+                Failed::Opened
             }
         }
     }
@@ -101,14 +112,14 @@ mod tests {
     async fn it_opens_after_failures_in_a_row_and_lets_one_try_after_a_pause() {
         let breaker = Breaker::new();
         for _ in 1..MOST_FAILURES {
-            assert!(!breaker.failed() && breaker.allows());
+            assert!(breaker.failed() == Failed::Closed && breaker.allows());
         }
-        assert!(breaker.failed(), "this one opens it");
+        assert_eq!(breaker.failed(), Failed::Opened);
         assert!(!breaker.allows());
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(breaker.allows(), "one tries");
         assert!(!breaker.allows(), "and one alone");
-        assert!(!breaker.failed());
+        assert_eq!(breaker.failed(), Failed::StillOpen);
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(!breaker.allows(), "the pause grows");
         tokio::time::advance(FIRST_PAUSE).await;

@@ -50,7 +50,7 @@ impl RedisBus {
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
-            place: Arc::new(Place::new("log", link)),
+            place: Arc::new(Place::of_log(link)),
             confirmer: Arc::new(Confirmer::new(confirming, keys[0].clone())),
             reader,
             keys: Arc::new(keys),

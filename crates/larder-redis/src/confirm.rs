@@ -5,7 +5,13 @@
 //! question answers for all appends before it, and at most two are waited for: the one under way, which may have
 //! been asked too early, and the one after it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use larder_core::Position;
 use redis::RedisResult;
@@ -22,7 +28,16 @@ pub(crate) struct Confirmer {
     link: Arc<Link>,
     /// A key in the slot of the log, which chooses its server.
     home: String,
-    last: Mutex<Option<Answer>>,
+    last: Mutex<Last>,
+    /// How many questions were begun.
+    begun: AtomicU64,
+}
+
+/// The question before, and what came of it.
+#[derive(Debug)]
+struct Last {
+    begun: u64,
+    answer: Option<Answer>,
 }
 
 /// How far the log of the server had come, and how many replicas have all of that.
@@ -34,20 +49,24 @@ struct Answer {
 
 impl Confirmer {
     pub(crate) fn new(link: Arc<Link>, home: String) -> Self {
-        Self { link, home, last: Mutex::const_new(None) }
+        let last = Mutex::const_new(Last { begun: 0, answer: None });
+        Self { link, home, last, begun: AtomicU64::new(0) }
     }
 
     /// Whether that many replicas have what was appended here. An answer that does not come is none.
     pub(crate) async fn is_on(&self, replicas: u32, appended: Position) -> bool {
+        let came = self.begun.load(Ordering::Acquire);
         let mut last = self.last.lock().await;
         let tells = |answer: &Answer| {
             answer.at.epoch == appended.epoch && answer.at.number >= appended.number
         };
-        if last.as_ref().is_none_or(|answer| !tells(answer)) {
-            *last = self.ask(replicas).await;
+        // One that was begun since would have told, had it been answered: it is not asked once more by each who waited.
+        if last.begun <= came && !last.answer.as_ref().is_some_and(tells) {
+            let begun = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+            *last = Last { begun, answer: self.ask(replicas).await };
         }
         // Another epoch is another server: what it has says nothing of what was appended.
-        last.as_ref().is_some_and(|answer| tells(answer) && answer.copies >= replicas)
+        last.answer.as_ref().is_some_and(|answer| tells(answer) && answer.copies >= replicas)
     }
 
     async fn ask(&self, replicas: u32) -> Option<Answer> {

@@ -12,7 +12,7 @@ use std::{
 use redis::{RedisError, RedisResult};
 
 use crate::{
-    breaker::Breaker,
+    breaker::{Breaker, Failed},
     link::{Connection, Failure, Link},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Place {
     /// all would stay closed while the others answer, and each key of the one that is gone would wait.
     circuits: Box<[Breaker]>,
     open: AtomicUsize,
+    /// Whether each failure is taken for one of the connection.
+    is_impatient: bool,
 }
 
 impl Place {
@@ -35,9 +37,14 @@ impl Place {
         Self::with_circuits(name, link, CIRCUITS)
     }
 
+    /// The server of a log, which is seldom asked: how soon its end is noticed bounds how soon others follow.
+    pub(crate) fn of_log(link: Arc<Link>) -> Self {
+        Self { is_impatient: true, ..Self::with_circuits("log", link, 1) }
+    }
+
     fn with_circuits(name: &'static str, link: Arc<Link>, circuits: usize) -> Self {
         let circuits = (0..circuits).map(|_| Breaker::new()).collect();
-        Self { name, link, circuits, open: AtomicUsize::new(0) }
+        Self { name, link, circuits, open: AtomicUsize::new(0), is_impatient: false }
     }
 
     /// The circuit of a key, which is given in pieces.
@@ -89,12 +96,14 @@ impl Place {
     }
 
     fn note_failure(&self, circuit: &Breaker) {
-        if circuit.failed() {
-            // A server that was stopped keeps its connections open for ever.
+        let failed = circuit.failed();
+        // A server that was stopped keeps its connections open for ever. The client of a cluster finds out by itself,
+        // and a new one would ask all of its servers, with those that answer waiting.
+        if self.circuits.len() == 1 && (failed != Failed::Closed || self.is_impatient) {
             self.link.forget();
-            if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
-                tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
-            }
+        }
+        if failed == Failed::Opened && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
         }
     }
 

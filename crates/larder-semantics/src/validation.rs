@@ -82,15 +82,23 @@ pub struct Validators {
     pub etag: Option<EntityTag>,
     /// When it last changed; seconds are all that HTTP tells apart.
     pub last_modified: Option<SystemTime>,
+    /// Whether there is none: then `If-Match` fails, and a write that must not overwrite anything may go on.
+    pub absent: bool,
 }
 
 impl Validators {
+    /// There is no current representation.
+    pub const fn absent() -> Self {
+        Self { etag: None, last_modified: None, absent: true }
+    }
+
     /// Those of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         let last_modified = headers.get(header::LAST_MODIFIED);
         Self {
             etag: EntityTag::of(headers),
             last_modified: last_modified.and_then(|date| crate::date::parse(date.to_str().ok()?)),
+            absent: false,
         }
     }
 
@@ -102,19 +110,19 @@ impl Validators {
 
 impl From<EntityTag> for Validators {
     fn from(etag: EntityTag) -> Self {
-        Self { etag: Some(etag), last_modified: None }
+        Self { etag: Some(etag), ..Self::default() }
     }
 }
 
 impl From<SystemTime> for Validators {
     fn from(last_modified: SystemTime) -> Self {
-        Self { etag: None, last_modified: Some(last_modified) }
+        Self { last_modified: Some(last_modified), ..Self::default() }
     }
 }
 
 impl From<(EntityTag, SystemTime)> for Validators {
     fn from((etag, last_modified): (EntityTag, SystemTime)) -> Self {
-        Self { etag: Some(etag), last_modified: Some(last_modified) }
+        Self { etag: Some(etag), last_modified: Some(last_modified), ..Self::default() }
     }
 }
 
@@ -295,7 +303,9 @@ fn matches(
     current: &Validators,
     same: fn(&EntityTag, &EntityTag) -> bool,
 ) -> bool {
-    // `*` asks whether there is a current representation; whoever calls this has one.
+    if current.absent {
+        return false;
+    }
     list::members(request, name).any(|member| {
         member == "*"
             || match (&current.etag, EntityTag::parse(member)) {
@@ -375,7 +385,7 @@ mod tests {
     }
 
     fn validators(tag: &str, changed: Option<u64>) -> Validators {
-        Validators { etag: EntityTag::parse(tag), last_modified: changed.map(at) }
+        Validators { etag: EntityTag::parse(tag), last_modified: changed.map(at), absent: false }
     }
 
     #[test]

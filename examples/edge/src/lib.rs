@@ -17,6 +17,7 @@ use larder::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
     time::timeout,
 };
 use tower::ServiceBuilder;
@@ -65,11 +66,28 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Ends when the program is to end: by Ctrl-C, or by whoever runs it.
 async fn interrupted() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        eprintln!("Ctrl-C cannot be heard: {error}");
-        std::future::pending::<()>().await;
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(error) => unheard(&error).await,
+        }
+    };
+    let interrupted = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            unheard(&error).await;
+        }
+    };
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
     }
+}
+
+async fn unheard(error: &std::io::Error) {
+    eprintln!("a signal cannot be heard: {error}");
+    std::future::pending::<()>().await;
 }
 
 /// What the proxy is made of, once its options were found to be allowed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
 use http_body_util::{BodyExt as _, Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -45,7 +45,8 @@ impl Proxy {
         }
     }
 
-    /// Asks the origin. One that is gone is a 502, and one that does not begin to answer a 504.
+    /// Asks the origin. One that is gone is a 502, and one that does not begin to answer a request without content a
+    /// 504.
     pub(crate) async fn forward(
         &self,
         mut request: Request<CacheBody<Incoming>>,
@@ -55,7 +56,9 @@ impl Proxy {
         hyper::ext::on_informational(&mut request, |interim| {
             tracing::debug!(status = %interim.status(), "interim response of the origin");
         });
-        match timeout(HEAD_LIMIT, self.client.request(request)).await {
+        // With content the clock would count what the client takes to send it.
+        let limit = if request.body().is_end_stream() { HEAD_LIMIT } else { Duration::MAX };
+        match timeout(limit, self.client.request(request)).await {
             Ok(Ok(mut response)) => {
                 remove_hop_by_hop(response.headers_mut());
                 *response.version_mut() = Version::HTTP_11;

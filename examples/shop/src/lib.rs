@@ -1,11 +1,15 @@
 //! A small shop on axum, and SQLite or PostgreSQL. Every page is cached; a price that changes shows on the next request.
 //!
-//! `database.rs` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
+//! `database/` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
 
 use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 pub use app::{App, router};
 pub use database::{Database, DatabaseError};
@@ -111,11 +115,28 @@ pub(crate) fn secret() -> u128 {
     u128::from_ne_bytes(bits)
 }
 
+/// Ends when the program is to end: by Ctrl-C, or by whoever runs it.
 async fn interrupted() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        eprintln!("Ctrl-C cannot be heard: {error}");
-        std::future::pending::<()>().await;
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(error) => unheard(&error).await,
+        }
+    };
+    let interrupted = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            unheard(&error).await;
+        }
+    };
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
     }
+}
+
+async fn unheard(error: &std::io::Error) {
+    eprintln!("a signal cannot be heard: {error}");
+    std::future::pending::<()>().await;
 }
 
 /// How long requests that have begun may take once the shop is to end.

@@ -1,6 +1,6 @@
 //! The products of a new shop: made up, the same each time, or read from a file.
 
-use std::{fs::File, io::Read, ops::RangeInclusive, path::Path};
+use std::{fs, ops::RangeInclusive, path::Path};
 
 use serde::Deserialize;
 
@@ -64,11 +64,11 @@ pub(crate) fn reviews(number: u32) -> impl Iterator<Item = (&'static str, i64, &
 /// The products of a CSV file. A line that is broken is reported with its number and skipped.
 pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
     let cannot_read = |error: csv::Error| format!("cannot read {}: {error}", path.display());
-    let file = File::open(path).map_err(|error| cannot_read(error.into()))?;
+    let text = fs::read(path).map_err(|error| cannot_read(error.into()))?;
     let report = |lines: String, why: String| {
         eprintln!("{}:{lines}: skipped: {why}", path.display());
     };
-    let products = products(file, report).map_err(cannot_read)?;
+    let products = products(&text, report).map_err(cannot_read)?;
     if products.is_empty() {
         return Err(format!(
             "{} has no usable line; columns are category,name,description,price_cents,stock",
@@ -80,17 +80,18 @@ pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
 
 /// The products of a CSV text, and a report of each record that is not one: where it stands, and why.
 fn products(
-    text: impl Read,
+    text: &[u8],
     mut report: impl FnMut(String, String),
 ) -> Result<Vec<NewProduct>, csv::Error> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
+    // The reader counts the second half of CRLF with the line that follows.
+    let text = String::from_utf8_lossy(text).replace("\r\n", "\n");
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let headers = reader.headers()?.clone();
     let (mut products, mut record) = (Vec::new(), csv::StringRecord::new());
     loop {
         let read = match reader.read_record(&mut record) {
             Ok(false) => return Ok(products),
             Ok(true) => record.deserialize(Some(&headers)).map_err(|error| why(&error)),
-            Err(error) if error.is_io_error() => return Err(error),
             Err(error) => Err(why(&error)),
         };
         match read.and_then(|product| check(&product).map(|()| product)) {
@@ -102,7 +103,7 @@ fn products(
 
 /// Where a record stands that was just read: a field may span lines, and a `"` that is never closed spans all
 /// that follow.
-fn lines(record: &csv::StringRecord, reader: &csv::Reader<impl Read>) -> String {
+fn lines(record: &csv::StringRecord, reader: &csv::Reader<&[u8]>) -> String {
     let last = reader.position().line().saturating_sub(1);
     match record.position().map(csv::Position::line) {
         Some(first) if first < last => format!("{first} to {last}"),
@@ -177,12 +178,14 @@ mod tests {
                     Books,,nameless,1,1\n\
                     Books,Four,not a number,x,4\n\
                     Books,Five,\"never closed,1,1\nBooks,Six,lost,1,1\n";
-        let mut reports = Vec::new();
-        let found = products(text.as_bytes(), |lines, why| reports.push((lines, why))).unwrap();
-        let names: Vec<_> = found.iter().map(|product| &*product.name).collect();
-        assert_eq!(names, ["One", "Two"]);
-        let lines: Vec<_> = reports.iter().map(|(lines, _)| &**lines).collect();
-        assert_eq!(lines, ["6", "7", "8", "9 to 10"], "{reports:?}");
-        assert!(reports[0].1.contains("allowed is 0 to 1000000000"), "{reports:?}");
+        for text in [text.to_owned(), text.replace('\n', "\r\n")] {
+            let mut reports = Vec::new();
+            let found = products(text.as_bytes(), |lines, why| reports.push((lines, why))).unwrap();
+            let names: Vec<_> = found.iter().map(|product| &*product.name).collect();
+            assert_eq!(names, ["One", "Two"]);
+            let lines: Vec<_> = reports.iter().map(|(lines, _)| &**lines).collect();
+            assert_eq!(lines, ["6", "7", "8", "9 to 10"], "{reports:?}");
+            assert!(reports[0].1.contains("allowed is 0 to 1000000000"), "{reports:?}");
+        }
     }
 }

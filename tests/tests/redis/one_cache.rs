@@ -2,6 +2,10 @@
 
 use std::{
     convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,15 +32,19 @@ async fn redis_is_a_store_and_a_log() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
 async fn redis_is_one_also_while_its_connections_break() {
-    let server = std::sync::Arc::new(Server::start(&[]).await);
-    let cut = std::sync::Arc::clone(&server);
+    let server = Arc::new(Server::start(&[]).await);
+    let (cut, done) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
+    let ended = Arc::clone(&done);
     let cutting = tokio::task::spawn_blocking(move || {
-        for _ in 0..60 {
+        while !ended.load(Ordering::SeqCst) {
             cut.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         }
     });
-    conformance::bus_that_fails(&server.redis().bus()).await;
+    let bus = server.redis().bus();
+    until("some have met a command", || async { conformance::bus_that_fails(&bus).await > 0 })
+        .await;
     conformance::store_that_fails(&server.redis().store()).await;
+    done.store(true, Ordering::SeqCst);
     cutting.await.unwrap();
 }
 

@@ -437,6 +437,11 @@ impl Registry {
         }
     }
 
+    /// Whether an invalidation waits for the log of which this does not hold.
+    pub(crate) fn has_unsent_but(&self, holds: impl Fn(Ticket) -> bool) -> bool {
+        self.writer.lock().pending().any(|(ticket, _)| !holds(*ticket))
+    }
+
     /// How many invalidations wait for the log, and how many for their time.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let writer = self.writer.lock();

@@ -196,7 +196,7 @@ pub(super) fn answer<B, R>(status: StatusCode, request: &Request<B>) -> Response
     tracing::debug!(target: "larder", method = %request.method(), %status, "condition refused");
     let text = match status {
         StatusCode::PRECONDITION_REQUIRED => {
-            "this change has to name what it is based on: If-Match\n"
+            "this change has to name what it is based on: If-Match, or If-None-Match: * for what is new\n"
         }
         _ => "nobody here can check the condition of this change\n",
     };

@@ -51,7 +51,7 @@ impl ConditionalLayer {
     }
 
     /// Asks this function what is current before the handler runs, and answers 304 or 412 without it where
-    /// that is enough. `None` for a request of which it does not know.
+    /// that is enough. [`Validators::absent`] where there is nothing, `None` for a request of which it does not know.
     pub fn validate_with<F, Fut>(mut self, current: F) -> Self
     where
         F: Fn(Head<'_>) -> Fut + Send + Sync + 'static,
@@ -61,8 +61,8 @@ impl ConditionalLayer {
         self
     }
 
-    /// Refuses with 412 a change that is guarded by `If-Match` or `If-Unmodified-Since` where the layer
-    /// itself cannot check it. Without this it goes on, and one that the handler did not check either is
+    /// Refuses with 412 a change that is guarded, by `If-Match`, `If-Unmodified-Since` or `If-None-Match`, where the
+    /// layer itself cannot check it. Without this it goes on, and one that the handler did not check either is
     /// counted.
     pub fn refuse_unchecked(mut self) -> Self {
         self.options.refuse_unchecked = true;

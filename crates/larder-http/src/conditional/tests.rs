@@ -149,6 +149,14 @@ async fn a_write_that_must_not_overwrite_is_guarded() {
     let refusing = ConditionalLayer::new(&larder()).refuse_unchecked().layer(service_fn(hello));
     let refused = refusing.clone().oneshot(create()).await.unwrap();
     assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED, "nobody can check it");
+    let checked = |current: Validators| {
+        let layer = ConditionalLayer::new(&larder()).refuse_unchecked();
+        let layer = layer.validate_with(move |_| std::future::ready(Some(current.clone())));
+        layer.layer(service_fn(hello)).oneshot(create())
+    };
+    assert_eq!(checked(Validators::absent()).await.unwrap().status(), StatusCode::OK);
+    let there = checked(EntityTag::strong("a").unwrap().into()).await.unwrap();
+    assert_eq!(there.status(), StatusCode::PRECONDITION_FAILED);
     let read = request(Method::GET, &[("if-none-match", "*")]);
     assert_ne!(refusing.oneshot(read).await.unwrap().status(), StatusCode::PRECONDITION_FAILED);
 }
@@ -156,9 +164,7 @@ async fn a_write_that_must_not_overwrite_is_guarded() {
 #[tokio::test]
 async fn a_304_of_a_route_that_knows_only_a_date_says_that_date() {
     let changed = std::time::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
-    let validate = move |_: crate::Head<'_>| async move {
-        Some(Validators { etag: None, last_modified: Some(changed) })
-    };
+    let validate = move |_: crate::Head<'_>| async move { Some(Validators::from(changed)) };
     let service = ConditionalLayer::new(&larder()).validate_with(validate).layer(service_fn(hello));
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     let ask = request(Method::GET, &[("if-modified-since", date)]);

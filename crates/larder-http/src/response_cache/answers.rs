@@ -20,6 +20,7 @@ use crate::{body::CacheBody, conditional::not_modified, etag};
 pub(super) fn fitted<R>(
     asked: &HeaderMap,
     head_only: bool,
+    tagged_by: Option<&str>,
     response: Response<CacheBody<R>>,
 ) -> Response<CacheBody<R>> {
     if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {
@@ -29,10 +30,14 @@ pub(super) fn fitted<R>(
         return not_modified(response.headers());
     }
     let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-    if is_part || head_only || !may_have_a_part(asked, response.headers()) {
+    if is_part || head_only || !ranges::if_range_holds(asked, response.headers()) {
         return response;
     }
     let Some(body) = response.body().as_held().cloned() else { return response };
+    if tagged_by.is_some_and(|version| may_have_it_coded(asked, response.headers(), &body, version))
+    {
+        return response;
+    }
     let total = body.len() as u64;
     match ranges::select(asked, total) {
         Selection::Whole => response,
@@ -53,7 +58,7 @@ pub(super) fn fitted_part<R>(
     if client_has_it(asked, response.headers()) {
         return Some(not_modified(response.headers()));
     }
-    if !may_have_a_part(asked, response.headers()) {
+    if !ranges::if_range_holds(asked, response.headers()) {
         return None;
     }
     let Selection::Parts(parts) = ranges::select(asked, kept.total) else { return None };
@@ -75,20 +80,23 @@ fn client_has_it(asked: &HeaderMap, fields: &HeaderMap) -> bool {
     condition == Condition::NotModified
 }
 
-/// Whether what the client has is a part of the same bytes, as far as it says so.
-///
-/// A compression around this cache leaves our tag on bytes of its own: whoever has the beginning of those would
-/// put the end of ours behind it. Such a client gets the whole.
-fn may_have_a_part(asked: &HeaderMap, fields: &HeaderMap) -> bool {
-    let may_be_coded = || {
-        let coded = |member: &str| !member.to_ascii_lowercase().starts_with("identity");
-        let accepted = asked.get_all(header::ACCEPT_ENCODING).iter();
-        let accepts =
-            accepted.filter_map(|line| line.to_str().ok()).flat_map(list::split).any(coded);
-        let by_tag = asked.contains_key(header::IF_RANGE) && etag::may_be_ours(fields);
-        accepts && by_tag && !fields.contains_key(header::CONTENT_ENCODING)
+/// Whether what the client has of this may be a part of other bytes. A compression around this cache leaves our tag
+/// on bytes of its own: whoever has the beginning of those would put the end of ours behind it.
+fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap, body: &Bytes, version: &str) -> bool {
+    let is_coded = |member: &str| {
+        let member = member.to_ascii_lowercase();
+        let (name, weight) = member.split_once(';').unwrap_or((&member, ""));
+        let refused =
+            weight.trim().strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty());
+        name.trim() != "identity" && !refused
     };
-    ranges::if_range_holds(asked, fields) && !may_be_coded()
+    let accepted = asked.get_all(header::ACCEPT_ENCODING).iter();
+    let accepts =
+        accepted.filter_map(|line| line.to_str().ok()).flat_map(list::split).any(is_coded);
+    accepts
+        && asked.contains_key(header::IF_RANGE)
+        && !fields.contains_key(header::CONTENT_ENCODING)
+        && fields.get(header::ETAG) == Some(&etag::of(body, version).to_value())
 }
 
 /// 206 with one part, of bytes that begin at `offset`.
@@ -203,7 +211,7 @@ mod tests {
             (&[("range", "bytes=99-")], 416, "", "RFC 9110 15.5.17"),
         ];
         for (lines, status, content, section) in rows {
-            let answer = fitted(&asked(lines), false, whole());
+            let answer = fitted(&asked(lines), false, None, whole());
             assert_eq!(
                 (answer.status().as_u16(), &*body(&answer)),
                 (*status, *content),
@@ -214,11 +222,11 @@ mod tests {
         *part.status_mut() = StatusCode::PARTIAL_CONTENT;
         let held = asked(&[("if-none-match", "\"a\""), ("range", "bytes=0-9")]);
         assert_eq!(
-            fitted(&held, false, part).status(),
+            fitted(&held, false, None, part).status(),
             304,
             "RFC 9110 13.2.2, of what came as a part"
         );
-        let answer = fitted(&asked(&[("range", "bytes=2-4")]), false, whole());
+        let answer = fitted(&asked(&[("range", "bytes=2-4")]), false, None, whole());
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
     }
@@ -237,17 +245,19 @@ mod tests {
             if let Some(tag) = range_of {
                 asked.insert(header::IF_RANGE, value(tag));
             }
-            fitted(&asked, false, response).status().as_u16()
+            fitted(&asked, false, Some(""), response).status().as_u16()
         };
         assert_eq!(ask(&ours, "gzip, br", Some(&ours)), 200);
-        assert_eq!(ask(&ours, "identity", Some(&ours)), 206);
+        for identical in ["identity", "identity;q=1, *;q=0", "gzip;q=0.0"] {
+            assert_eq!(ask(&ours, identical, Some(&ours)), 206, "{identical}");
+        }
         assert_eq!(ask(&ours, "gzip", None), 206, "it has nothing to join it with");
         assert_eq!(ask("\"mine\"", "gzip", Some("\"mine\"")), 206, "the handler knows its tags");
     }
 
     #[test]
     fn several_parts_say_which_they_are() {
-        let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), false, whole());
+        let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), false, None, whole());
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
         let text = body(&answer);
         let part = |range: &str, content: &str| {

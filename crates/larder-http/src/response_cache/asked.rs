@@ -408,7 +408,7 @@ impl Asked {
 
     /// Judged again: it may have been invalidated meanwhile.
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
-        let entry = fallback?;
+        let entry = fallback.filter(|_| self.is_trusted())?;
         let larder = &self.plan.larder;
         let now = larder.now();
         let welcome = || {
@@ -473,7 +473,7 @@ impl Asked {
         if !self.lookup.facts.narrowed {
             return response;
         }
-        answers::fitted(&self.selecting, self.lookup.head_only, response)
+        answers::fitted(&self.selecting, self.lookup.head_only, self.plan.tagged_by(), response)
     }
 
     pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {

@@ -466,6 +466,10 @@ impl Fill {
             drop(lead);
             return;
         }
+        if response.status().is_client_error() && !is_gone(response.status()) {
+            // It says something of this request and nothing of the page that others ask for.
+            return self.let_go(lead, why);
+        }
         if self.in_part {
             // It says nothing of the whole.
             return self.let_go(lead, why);
@@ -509,7 +513,7 @@ impl Fill {
         if !self.narrowed {
             return response;
         }
-        answers::fitted(&self.selecting, false, response)
+        answers::fitted(&self.selecting, false, self.plan.tagged_by(), response)
     }
 
     pub(super) fn answer<R>(
@@ -568,6 +572,11 @@ pub(super) fn after(time: Duration) -> Instant {
 /// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
 pub(super) fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Statuses that say of the address, and not of a request, that there is nothing.
+pub(super) fn is_gone(status: StatusCode) -> bool {
+    [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
 }
 
 /// Whether a response may not be kept because of who asked for it. What is kept for others stays.

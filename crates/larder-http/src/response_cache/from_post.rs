@@ -69,6 +69,7 @@ impl FromPost {
         let forbidden = facts.identified
             || facts.demands
             || plan.tells_more_apart
+            || plan.passes_by_choice(&head)
             || plan.says_what_is_unkeyed::<U>(&head);
         if forbidden || !requested.is_of(&plan.larder) {
             return None;

@@ -56,7 +56,7 @@ pub(super) struct Options {
     pub(super) keyed_by: Vec<HeaderName>,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
-    pub(super) bypass_if: Option<PassesBy>,
+    pub(super) bypass_if: Vec<PassesBy>,
     pub(super) browser: Option<Arc<str>>,
     pub(super) cdn: Option<Arc<str>>,
     pub(super) per_response: Vec<HeaderName>,
@@ -119,7 +119,8 @@ impl<U: FindUri> ResponseCacheLayer<U> {
 
     /// Requests for which this says yes pass by: nothing of them is looked up or kept, and they keep all their
     /// fields. An exception from a layer that is [`shared`](Self::shared), where a route inside comes too late to
-    /// ask for the fields that were hidden. It is asked for each request, so it should be cheap.
+    /// ask for the fields that were hidden. It is asked for each request, so it should be cheap. Given several times,
+    /// one that says yes is enough.
     ///
     /// ```
     /// use larder_core::Larder;
@@ -135,7 +136,7 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     where
         F: Fn(&Head<'_>) -> bool + Send + Sync + 'static,
     {
-        self.options.bypass_if = Some(Arc::new(passes));
+        self.options.bypass_if.push(Arc::new(passes));
         self
     }
 
@@ -213,8 +214,9 @@ impl<U: FindUri> ResponseCacheLayer<U> {
         })
     }
 
-    /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`,
-    /// `Proxy-Authorization`, `X-Api-Key`, `X-Auth-Token`, `X-Forwarded-User` and `X-Remote-User`.
+    /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`, `Proxy-Authorization`,
+    /// `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, and what proxies that sign in say: `X-Forwarded-User`, `-Email`,
+    /// `-Groups`, `-Preferred-Username`, `-Access-Token` and `-Client-Cert`.
     pub fn identity_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.options.identity_fields = fields.into_iter().collect();
         self
@@ -496,7 +498,7 @@ impl Default for Options {
             keyed_by: Vec::new(),
             identity_fields: Vec::new(),
             identity_types: Vec::new(),
-            bypass_if: None,
+            bypass_if: Vec::new(),
             browser: None,
             cdn: None,
             per_response: Vec::new(),

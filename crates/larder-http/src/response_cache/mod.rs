@@ -17,7 +17,8 @@
 //! 2. what answers a request that says who asks (`Cookie`, `Authorization`, …), unless the response says
 //!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
 //!    [partition](ResponseCacheLayer::partition_by);
-//! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers.
+//! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers;
+//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative) names.
 //!
 //! What is stale and has a validator is revalidated with the inner service, and kept anew where that says 304.
 //! Conditions and ranges of clients are answered from what is kept. HEAD is answered from the entry of a GET. Other methods pass; see
@@ -27,6 +28,10 @@
 //!
 //! Behind a proxy that ends TLS, say so with [`scheme`](ResponseCacheLayer::scheme). Where pages depend on
 //! who asks, decide between `shared` and a partition; until then such requests are simply not cached.
+//!
+//! A handler whose answer may be kept does not see what no key knows of: `X-Forwarded-Host` and the like, unless
+//! [`keyed_by`](ResponseCacheLayer::keyed_by) declares them, and parameters that
+//! [`query`](ResponseCacheLayer::query) leaves out. `X-Forwarded-Proto` it sees as the scheme of the key.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};

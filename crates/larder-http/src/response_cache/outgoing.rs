@@ -17,7 +17,7 @@ use larder_semantics::{
     validation::Validators,
 };
 
-use super::{choices::Chosen, layer::Options};
+use super::{choices::Chosen, fill::is_gone, layer::Options};
 
 /// What the head of a response comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +104,9 @@ pub(super) fn judge(
 /// Whether this is an error that nobody said is to be kept. To the careful what a handler says of it does not
 /// count: many say the same of all that they answer, and what one client upset is not for all.
 fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
-    let gone = [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status);
     options.profile == Profile::Careful
         && (status.is_client_error() || status.is_server_error())
-        && !gone
+        && !is_gone(status)
         && !options.negative.iter().any(|(of, _)| *of == status)
 }
 

@@ -12,7 +12,7 @@ use larder_core::{
 };
 use larder_semantics::{
     reuse::{Aged, Demands},
-    storing::Role,
+    storing::{Profile, Role},
 };
 
 use super::{
@@ -194,6 +194,12 @@ impl Plan {
         Search::new(&base, address.query).map(Box::new)
     }
 
+    /// The version in tags that this cache makes, where a compression around it may leave them on other bytes. By the
+    /// letter that is not ours to know.
+    pub(super) fn tagged_by(&self) -> Option<&str> {
+        (self.options.profile == Profile::Careful).then(|| self.larder.version())
+    }
+
     /// What the shared store has under a key.
     pub(super) async fn fetch(&self, key: &Key) -> Option<AnyEntry> {
         let wanted = Wanted { key, schema: Kept::schema(), tiers: self.options.tiers };
@@ -333,6 +339,11 @@ impl Plan {
         around.map(|around| around.scope().audience()).unwrap_or_default()
     }
 
+    /// Whether the layer was told to let this request pass by.
+    pub(super) fn passes_by_choice(&self, head: &Head<'_>) -> bool {
+        self.options.bypass_if.iter().any(|passes| passes(head))
+    }
+
     fn bypass(
         &self,
         head: &Head<'_>,
@@ -343,7 +354,7 @@ impl Plan {
         if self.options.off {
             return Some(Bypass::Off);
         }
-        if self.options.bypass_if.as_ref().is_some_and(|passes| passes(head)) {
+        if self.passes_by_choice(head) {
             return Some(Bypass::Chosen);
         }
         // The cache around this one has decided on the request; it only has to hear our wishes.
@@ -421,6 +432,11 @@ impl Facts {
             | "x-api-key"
             | "x-auth-token"
             | "x-forwarded-user"
+            | "x-forwarded-email"
+            | "x-forwarded-groups"
+            | "x-forwarded-preferred-username"
+            | "x-forwarded-access-token"
+            | "x-forwarded-client-cert"
             | "x-remote-user"
             | "proxy-authorization" => self.identified = true,
             "authorization" => (self.identified, self.authorized) = (true, true),
@@ -434,13 +450,18 @@ impl Facts {
 }
 
 /// Fields by which requests say who asks, where nothing else is said.
-pub(super) const IDENTITY: [HeaderName; 7] = [
+pub(super) const IDENTITY: [HeaderName; 12] = [
     header::COOKIE,
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-auth-token"),
     HeaderName::from_static("x-forwarded-user"),
+    HeaderName::from_static("x-forwarded-email"),
+    HeaderName::from_static("x-forwarded-groups"),
+    HeaderName::from_static("x-forwarded-preferred-username"),
+    HeaderName::from_static("x-forwarded-access-token"),
+    HeaderName::from_static("x-forwarded-client-cert"),
     HeaderName::from_static("x-remote-user"),
 ];
 

@@ -4,24 +4,23 @@
 //! one client has said into the page of all.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use larder_semantics::storing::Profile;
+use larder_semantics::storing::{Profile, Role};
 
 use super::plan::{IDENTITY, Plan};
-use crate::address::{FindUri, Head, Scheme, with_query};
+use crate::address::{FindUri, Head, with_query};
 
 impl Plan {
     /// Takes out of a request what the key of its answer does not contain.
     pub(super) fn remove_unkeyed<U: FindUri, B>(&self, request: &mut Request<B>) {
-        if self.options.profile == Profile::Careful {
-            let scheme = self.options.scheme.of(&Head::from(&*request));
-            let names = self.unkeyed(request.headers());
-            let headers = request.headers_mut();
-            for name in names {
-                headers.remove(name);
-            }
-            if self.options.scheme == Scheme::TrustForwarded && headers.contains_key(PROTO) {
-                headers.insert(PROTO, HeaderValue::from_static(scheme));
-            }
+        let scheme = self.options.scheme.of(&Head::from(&*request));
+        let names = self.unkeyed(request.headers());
+        let headers = request.headers_mut();
+        for name in names {
+            headers.remove(name);
+        }
+        if self.strips() && headers.contains_key(PROTO) {
+            // The scheme is part of the key: this one is what all who ask have.
+            headers.insert(PROTO, HeaderValue::from_static(scheme));
         }
         let filter = |uri: &mut Uri| {
             if let Some(query) = self.options.query.filtered(uri.query())
@@ -42,16 +41,23 @@ impl Plan {
             || self.options.query.filtered(U::find(head).query()).is_some()
     }
 
+    /// Whether it takes fields out at all. Around a client all that is asked is its own.
+    fn strips(&self) -> bool {
+        self.options.profile == Profile::Careful && self.options.role == Role::Shared
+    }
+
     /// The fields that change what many frameworks answer, and that no key knows of.
     fn unkeyed(&self, headers: &HeaderMap) -> Vec<HeaderName> {
+        if !self.strips() {
+            return Vec::new();
+        }
         let options = &self.options;
         let is_unkeyed = |name: &&HeaderName| {
             let forwarded = name.as_str().starts_with("x-forwarded-") && **name != FORWARDED_FOR;
             let known = (forwarded || UNKEYED.contains(&name.as_str()))
                 && !IDENTITY.contains(name)
                 && !options.identity_fields.contains(name);
-            let is_scheme = **name == PROTO && options.scheme == Scheme::TrustForwarded;
-            known && !is_scheme && !options.keyed_by.contains(name)
+            known && **name != PROTO && !options.keyed_by.contains(name)
         };
         headers.keys().filter(is_unkeyed).cloned().collect()
     }
