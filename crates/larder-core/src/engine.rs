@@ -28,8 +28,8 @@ use crate::{
     lifetime::Phase,
     memory::Memory,
     observe::{LogStats, Observer},
+    orphans::Orphans,
     registry::{Begun, Reach, Registry, writer::Ticket},
-    scope::Orphans,
     shared::Shared,
     target::{Invalidated, Rule},
 };

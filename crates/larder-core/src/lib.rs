@@ -61,6 +61,7 @@ mod lifetime;
 mod memory;
 mod object;
 mod observe;
+mod orphans;
 mod policy;
 mod registry;
 mod schema;

@@ -1,10 +1,7 @@
 //! Cache-aside for values: look, else load once and keep.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, panic, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use parking_lot::Mutex;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -12,7 +9,7 @@ use crate::{
     clock::Moment,
     consistency::Consistency,
     engine::Standing,
-    entry::{AnyEntry, Encoded, Value},
+    entry::AnyEntry,
     flight::{Joined, Landing, Lead, Wait},
     key::{Key, KeyBuf, KeyTooLong, Kind},
     larder::{Draft, Larder},
@@ -24,219 +21,19 @@ use crate::{
     shared::Wanted,
     tag::Tag,
     tiers::Tiers,
-    weight,
 };
 
-/// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Fill(Arc<Mutex<Filling>>);
+pub(crate) use self::value::Kept;
+use self::{
+    error::Failure,
+    fill::{LandsAtLast, Wishes},
+    value::{NotKept, Object},
+};
+pub use self::{error::LoadError, fill::Fill};
 
-#[derive(Debug)]
-struct Filling {
-    wishes: Wishes,
-    /// The place of the flight, while others may wait for what comes.
-    lead: Option<Lead>,
-}
-
-#[derive(Clone, Debug)]
-struct Wishes {
-    lifetime: Lifetime,
-    tags: Vec<Tag>,
-    /// Why it is not to be kept, if it is not.
-    refused: Option<&'static str>,
-}
-
-impl Fill {
-    fn new(policy: &Policy, lead: Option<Lead>) -> Self {
-        let wishes = Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
-        Self(Arc::new(Mutex::new(Filling { wishes, lead })))
-    }
-
-    /// The lifetime of this value, in place of the policy's.
-    pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
-        self.0.lock().wishes.lifetime = lifetime.into();
-    }
-
-    /// Adds a tag.
-    pub fn tag(&self, tag: impl Into<Tag>) {
-        self.0.lock().wishes.tags.push(tag.into());
-    }
-
-    /// This value is not kept, nor is a page it becomes part of. Who waits for it is let go at once, and for a
-    /// while nobody waits for this name any more.
-    pub fn no_store(&self) {
-        self.refuse("no-store");
-    }
-
-    /// As [`Fill::no_store`], with a reason of its own for those who count.
-    pub fn refuse(&self, why: &'static str) {
-        let mut filling = self.0.lock();
-        filling.wishes.refused.get_or_insert(why);
-        let lead = filling.lead.take();
-        drop(filling);
-        if let Some(lead) = lead {
-            lead.land(Landing::Unshared(why));
-        }
-    }
-
-    fn wishes(&self) -> Wishes {
-        self.0.lock().wishes.clone()
-    }
-
-    fn land(&self, landing: Landing) {
-        let lead = self.0.lock().lead.take();
-        if let Some(lead) = lead {
-            lead.land(landing);
-        }
-    }
-}
-
-/// Ends the flight of a fill that ends without a word: the loader may have left its [`Fill`] with somebody who
-/// lives on.
-struct LandsAtLast<'a>(&'a Fill);
-
-impl Drop for LandsAtLast<'_> {
-    fn drop(&mut self) {
-        self.0.land(Landing::Failed);
-    }
-}
-
-/// A value was not loaded.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LoadError<E> {
-    /// The loader failed.
-    Failed(Arc<E>),
-    /// The loader took longer than the policy allows.
-    TimedOut {
-        /// What the policy allows.
-        deadline: Duration,
-    },
-    /// Under this name lies a value of another type.
-    OtherType {
-        /// The name.
-        key: Box<Key>,
-        /// The type of what lies there.
-        kept: &'static str,
-        /// The type that was asked for.
-        asked: &'static str,
-    },
-    /// The runtime that loaded it was shut down.
-    Cancelled,
-}
-
-/// Why a flight brought nothing, for all who waited for it.
-enum Failure<E> {
-    Loader(Arc<E>),
-    Deadline(Duration),
-}
-
-impl<E> Failure<E> {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Loader(_) => "loader",
-            Self::Deadline(_) => "deadline",
-        }
-    }
-}
-
-impl<E> Clone for Failure<E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Loader(error) => Self::Loader(Arc::clone(error)),
-            Self::Deadline(deadline) => Self::Deadline(*deadline),
-        }
-    }
-}
-
-impl<E> From<Failure<E>> for LoadError<E> {
-    fn from(failure: Failure<E>) -> Self {
-        match failure {
-            Failure::Loader(error) => Self::Failed(error),
-            Failure::Deadline(deadline) => Self::TimedOut { deadline },
-        }
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for LoadError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(error) => write!(f, "loading failed: {error}"),
-            Self::TimedOut { deadline } => write!(f, "loading took longer than {deadline:?}"),
-            Self::OtherType { key, kept, asked } => {
-                write!(
-                    f,
-                    "{key} was asked for as {asked}, but is kept as {kept}: one key, one type"
-                )
-            }
-            Self::Cancelled => f.write_str("the runtime was shut down while the value was loaded"),
-        }
-    }
-}
-
-impl<E: std::error::Error + 'static> std::error::Error for LoadError<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Failed(error) => Some(&**error),
-            _ => None,
-        }
-    }
-}
-
-/// A value of the application, kept as it is.
-struct Object<T> {
-    value: Arc<T>,
-    weight: usize,
-}
-
-impl<T: Serialize> Object<T> {
-    fn new(value: T) -> Self {
-        let weight = weight::of(&value);
-        Self { value: Arc::new(value), weight }
-    }
-}
-
-impl<T: Serialize + DeserializeOwned> Object<T> {
-    fn decode(bytes: &Bytes) -> Option<Self> {
-        rmp_serde::from_slice(bytes).ok().map(Self::new)
-    }
-}
-
-impl<T: Kept> Value for Object<T> {
-    fn weight(&self) -> usize {
-        self.weight
-    }
-
-    fn type_name(&self) -> &'static str {
-        std::any::type_name::<T>()
-    }
-
-    fn encode(&self) -> Option<Encoded> {
-        let bytes = rmp_serde::to_vec_named(&*self.value).ok()?;
-        Some(Encoded { schema: Schema::of::<T>(), bytes })
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// Stands under a name whose value is not kept, so that nobody waits there in vain.
-struct NotKept;
-
-impl Value for NotKept {
-    fn weight(&self) -> usize {
-        0
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// What all types that can be kept have in common.
-pub(crate) trait Kept: Serialize + DeserializeOwned + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Kept for T {}
+mod error;
+mod fill;
+mod value;
 
 /// One call of [`Larder::get_or_load`].
 ///

@@ -1,0 +1,86 @@
+//! What a loader may say about its value, and the place of the flight that others wait at meanwhile.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::{
+    flight::{Landing, Lead},
+    lifetime::Lifetime,
+    policy::Policy,
+    tag::Tag,
+};
+
+/// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fill(Arc<Mutex<Filling>>);
+
+#[derive(Debug)]
+struct Filling {
+    wishes: Wishes,
+    /// The place of the flight, while others may wait for what comes.
+    lead: Option<Lead>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Wishes {
+    pub(super) lifetime: Lifetime,
+    pub(super) tags: Vec<Tag>,
+    /// Why it is not to be kept, if it is not.
+    pub(super) refused: Option<&'static str>,
+}
+
+impl Fill {
+    pub(super) fn new(policy: &Policy, lead: Option<Lead>) -> Self {
+        let wishes = Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
+        Self(Arc::new(Mutex::new(Filling { wishes, lead })))
+    }
+
+    /// The lifetime of this value, in place of the policy's.
+    pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
+        self.0.lock().wishes.lifetime = lifetime.into();
+    }
+
+    /// Adds a tag.
+    pub fn tag(&self, tag: impl Into<Tag>) {
+        self.0.lock().wishes.tags.push(tag.into());
+    }
+
+    /// This value is not kept, nor is a page it becomes part of. Who waits for it is let go at once, and for a
+    /// while nobody waits for this name any more.
+    pub fn no_store(&self) {
+        self.refuse("no-store");
+    }
+
+    /// As [`Fill::no_store`], with a reason of its own for those who count.
+    pub fn refuse(&self, why: &'static str) {
+        let mut filling = self.0.lock();
+        filling.wishes.refused.get_or_insert(why);
+        let lead = filling.lead.take();
+        drop(filling);
+        if let Some(lead) = lead {
+            lead.land(Landing::Unshared(why));
+        }
+    }
+
+    pub(super) fn wishes(&self) -> Wishes {
+        self.0.lock().wishes.clone()
+    }
+
+    pub(super) fn land(&self, landing: Landing) {
+        let lead = self.0.lock().lead.take();
+        if let Some(lead) = lead {
+            lead.land(landing);
+        }
+    }
+}
+
+/// Ends the flight of a fill that ends without a word: the loader may have left its [`Fill`] with somebody who
+/// lives on.
+pub(super) struct LandsAtLast<'a>(pub(super) &'a Fill);
+
+impl Drop for LandsAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.land(Landing::Failed);
+    }
+}
