@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{bus::Position, engine::Engine, larder::Larder};
+use crate::{bus::Position, engine::Engine, larder::Larder, scope::Scope};
 
 /// What may be served while this process may be behind the log.
 ///
@@ -30,6 +30,12 @@ impl Larder {
     /// Whether it was proved within `bound` that every invalidation was seen.
     pub fn is_within(&self, bound: Duration) -> bool {
         self.lag() <= bound
+    }
+
+    /// Whether what is kept may be served in a scope: it was proved lately enough for its bound. Asked again after each
+    /// wait.
+    pub fn is_within_bound_of(&self, scope: &Scope) -> bool {
+        scope.bound().is_none_or(|bound| self.is_within(bound))
     }
 
     /// Whether what is kept may be served without a word: within the lease, or with a log of our own.

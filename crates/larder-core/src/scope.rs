@@ -188,7 +188,8 @@ impl Scope {
     }
 
     /// This scope, bounded as another is.
-    pub(crate) fn bounded_as(self, other: &Self) -> Self {
+    #[must_use]
+    pub fn bounded_as(self, other: &Self) -> Self {
         Self { bound: other.bound, ..self }
     }
 

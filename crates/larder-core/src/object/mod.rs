@@ -242,7 +242,7 @@ impl Call<'_> {
 
     /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
     fn is_trusted(&self) -> bool {
-        self.scope.bound().is_none_or(|bound| self.larder.is_within(bound))
+        self.larder.is_within_bound_of(&self.scope)
     }
 
     async fn wait<T: Kept, E: Send + Sync + 'static>(

@@ -323,7 +323,7 @@ impl Asked {
 
     /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
     pub(super) fn is_trusted(&self) -> bool {
-        self.scope.bound().is_none_or(|bound| self.plan.larder.is_within(bound))
+        self.plan.larder.is_within_bound_of(&self.scope)
     }
 
     /// Takes a new stamp, where nothing was read for this request yet: its fill is not overtaken by what has
@@ -331,10 +331,7 @@ impl Asked {
     pub(super) fn stamp_anew(&mut self) {
         if self.is_outermost {
             let opened = self.plan.larder.open_scope().gathering(self.scope.audience());
-            self.scope = match self.scope.bound() {
-                Some(bound) => opened.bounded(bound),
-                None => opened,
-            };
+            self.scope = opened.bounded_as(&self.scope);
         }
     }
 
