@@ -15,9 +15,9 @@ use larder::{
     http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer},
     semantics::fields::remove_hop_by_hop,
 };
+use program::interrupted;
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
     time::timeout,
 };
 use tower::ServiceBuilder;
@@ -64,30 +64,6 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     println!("edge on http://{}, in front of {}", listener.local_addr()?, options.origin);
     edge.serve(listener, interrupted()).await;
     Ok(())
-}
-
-/// Ends when the program is to end: by Ctrl-C, or by whoever runs it.
-async fn interrupted() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(error) => unheard(&error).await,
-        }
-    };
-    let interrupted = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            unheard(&error).await;
-        }
-    };
-    tokio::select! {
-        () = interrupted => {}
-        () = terminated => {}
-    }
-}
-
-async fn unheard(error: &std::io::Error) {
-    eprintln!("a signal cannot be heard: {error}");
-    std::future::pending::<()>().await;
 }
 
 /// What the proxy is made of, once its options were found to be allowed.

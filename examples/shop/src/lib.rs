@@ -5,11 +5,8 @@
 use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use program::interrupted;
+use tokio::{net::TcpListener, sync::oneshot};
 
 pub use app::{App, router};
 pub use database::{Database, DatabaseError};
@@ -113,30 +110,6 @@ pub(crate) fn secret() -> u128 {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).expect("the system has random bits");
     u128::from_ne_bytes(bits)
-}
-
-/// Ends when the program is to end: by Ctrl-C, or by whoever runs it.
-async fn interrupted() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(error) => unheard(&error).await,
-        }
-    };
-    let interrupted = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            unheard(&error).await;
-        }
-    };
-    tokio::select! {
-        () = interrupted => {}
-        () = terminated => {}
-    }
-}
-
-async fn unheard(error: &std::io::Error) {
-    eprintln!("a signal cannot be heard: {error}");
-    std::future::pending::<()>().await;
 }
 
 /// How long requests that have begun may take once the shop is to end.
