@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder::{Fill, Larder, Policy, Target, Tiers};
+use larder::{Fill, Invalidation, Larder, Lifetime, LoadError, Policy, Target, Tiers};
 use larder_testkit::{Dice, FaultyStore, History, MemoryStore, SimulatedCluster, Weather};
 
 const KEYS: u64 = 3;
@@ -71,8 +71,18 @@ impl World {
                 1 => Target::prefix("item"),
                 _ => Target::tag(("item", key)),
             };
-            let _ = self.larders[process].invalidate(target).await;
-            self.history.invalidated(process, key, version);
+            if self.dice.chance(25) {
+                // What is only stale may still be served: nothing is owed for it.
+                let stale = Invalidation::from(target).soft(Duration::from_millis(200));
+                let _acting = self.larders[process].invalidate(stale).await;
+            } else {
+                let _acting = self.larders[process].invalidate(target).await;
+                self.history.invalidated(process, key, version);
+            }
+        }
+        // In the end nobody may serve what was before.
+        for key in 0..KEYS {
+            let _acting = self.larders[0].invalidate(("item", key)).await;
         }
     }
 
@@ -87,6 +97,8 @@ impl World {
             } else {
                 (KEYS + key, self.page(process, key).await)
             };
+            // The origin was down, and nothing could stand in.
+            let Ok(read) = read else { continue };
             self.history.read(process, key, began, read);
             // Where the log is replaced memory is dropped, and the store may have what is older and not yet known to be.
             if !matches!(self.plan, Plan::Stormy) {
@@ -107,23 +119,35 @@ impl World {
             for key in 0..KEYS {
                 let current = self.history.current(key);
                 let place = format!("{plan:?}, LARDER_SEED={seed}: key {key} in process {process}");
-                assert_eq!(self.item(process, key).await, current, "{place}");
-                assert_eq!(self.page(process, key).await, current, "the page, {place}");
+                let item = insist(async || self.item(process, key).await).await;
+                assert_eq!(item, current, "{place}");
+                let page = insist(async || self.page(process, key).await).await;
+                assert_eq!(page, current, "the page, {place}");
             }
         }
     }
 
     /// The origin takes its time before and after it is read.
-    async fn item(self: &Arc<Self>, process: usize, key: u64) -> u64 {
+    async fn item(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
         let load = move |_: Fill| async move {
             world.dice.pause(Duration::from_millis(30)).await;
             let version = world.history.current(key);
             world.dice.pause(Duration::from_millis(30)).await;
-            Ok::<_, std::convert::Infallible>(version)
+            if world.dice.chance(10) { Err(Down) } else { Ok(version) }
         };
-        let policy = self.placed(Policy::ttl(HOUR).tag(("item", key)));
-        *self.larders[process].get_or_load(("item", key), policy, load).await.unwrap()
+        let policy = self.placed(self.lifetime()).tag(("item", key));
+        loaded(self.larders[process].get_or_load(("item", key), policy, load).await)
+    }
+
+    /// What is stale may be of use for a while, or not.
+    fn lifetime(&self) -> Policy {
+        let lifetime = Lifetime::fresh_for(HOUR);
+        Policy::from(match self.dice.roll(3) {
+            0 => lifetime,
+            1 => lifetime.stale_while_revalidate(HOUR),
+            _ => lifetime.stale_if_error(HOUR),
+        })
     }
 
     /// Calls for the same thing may differ in where they keep it, and in whether they wait for others.
@@ -137,16 +161,16 @@ impl World {
     }
 
     /// A page is made of an item and carries no tag of its own.
-    async fn page(self: &Arc<Self>, process: usize, key: u64) -> u64 {
+    async fn page(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
         let load = move |_: Fill| async move {
             world.dice.pause(Duration::from_millis(10)).await;
             let version = world.item(process, key).await;
             world.dice.pause(Duration::from_millis(10)).await;
-            Ok::<_, std::convert::Infallible>(version)
+            version
         };
-        let policy = self.placed(Policy::ttl(HOUR));
-        *self.larders[process].get_or_load(("page", key), policy, load).await.unwrap()
+        let policy = self.placed(self.lifetime());
+        loaded(self.larders[process].get_or_load(("page", key), policy, load).await)
     }
 
     async fn storm(self: Arc<Self>) {
@@ -166,6 +190,27 @@ impl World {
             }
         }
         (0..self.larders.len()).for_each(|process| self.cluster.rejoin(process));
+    }
+}
+
+/// The origin failed.
+#[derive(Clone, Copy, Debug)]
+struct Down;
+
+fn loaded(loaded: Result<Arc<u64>, LoadError<Down>>) -> Result<u64, Down> {
+    match loaded {
+        Ok(version) => Ok(*version),
+        Err(LoadError::Failed(_)) => Err(Down),
+        Err(other) => panic!("the origin fails, and nothing else: {other:?}"),
+    }
+}
+
+/// Asks until the origin answers.
+async fn insist(ask: impl AsyncFn() -> Result<u64, Down>) -> u64 {
+    loop {
+        if let Ok(version) = ask().await {
+            return version;
+        }
     }
 }
 
