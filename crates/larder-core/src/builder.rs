@@ -4,6 +4,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
     bus::{Bus, LocalBus},
+    clock::Clock,
     engine::{Assembly, Engine},
     envelope::Codec,
     larder::Larder,
@@ -231,6 +232,7 @@ impl LarderBuilder {
                 "a store without a shared log: what other processes have written there is never taken"
             );
         }
+        let clock = Clock::start();
         let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
         let registry = Registry::new(Options {
             cells: self.cells,
@@ -240,7 +242,8 @@ impl LarderBuilder {
         });
         Ok(Larder::new(Engine::new(Assembly {
             registry,
-            memory: Memory::new(self.memory.as_bytes(), self.eviction),
+            memory: Memory::new(self.memory.as_bytes(), self.eviction, clock),
+            clock,
             shared: self.store.map(|store| Arc::new(Shared::new(store, Codec::new(self.sealing)))),
             leases: self.leases,
             bus,

@@ -97,6 +97,7 @@ pub enum Standing {
 /// All that the builder hands to the engine.
 #[derive(Debug)]
 pub(crate) struct Assembly {
+    pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) shared: Option<Arc<Shared>>,
@@ -116,7 +117,7 @@ impl Engine {
         let engine = Self {
             origin: Origin::random(),
             bus: Arc::clone(&assembly.bus),
-            clock: Clock::start(),
+            clock: assembly.clock,
             registry: assembly.registry,
             memory: assembly.memory,
             shared: assembly.shared,

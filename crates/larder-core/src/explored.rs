@@ -14,7 +14,7 @@ use shuttle::{
 
 use crate::{
     bus::{Epoch, Origin, Position, Record},
-    clock::Moment,
+    clock::{Clock, Moment},
     entry::{AnyEntry, Entry, Origins, Value},
     flight::{Flights, Joined, Landing, Lead},
     key::{Key, KeyBuf, Kind},
@@ -60,7 +60,7 @@ impl World {
         Arc::new(Self {
             row: AtomicU64::new(0),
             registry: Registry::new(options),
-            memory: Memory::new(1 << 20, Eviction::Lru),
+            memory: Memory::new(1 << 20, Eviction::Lru, Clock::start()),
             flights: Flights::new(),
             origin: Origin::random(),
         })

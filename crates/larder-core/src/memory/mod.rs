@@ -19,7 +19,7 @@ use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 
 use self::doorkeeper::Doorkeeper;
 pub(crate) use self::index::Index;
-use crate::entry::AnyEntry;
+use crate::{clock::Clock, entry::AnyEntry};
 
 mod doorkeeper;
 mod index;
@@ -60,7 +60,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// A tier of at most `capacity` bytes.
-    pub(crate) fn new(capacity: usize, eviction: Eviction) -> Self {
+    pub(crate) fn new(capacity: usize, eviction: Eviction, clock: Clock) -> Self {
         let index = Arc::new(Index::new());
         let causes = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
         let policy = match eviction {
@@ -71,7 +71,7 @@ impl Memory {
             .max_capacity(capacity as u64)
             .eviction_policy(policy)
             .weigher(|_, entry: &AnyEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
-            .expire_after(UntilGone)
+            .expire_after(UntilGone(clock))
             .eviction_listener({
                 let (index, causes) = (Arc::clone(&index), Arc::clone(&causes));
                 move |_, entry, cause| forget(&index, &causes, &entry, cause)
@@ -244,12 +244,12 @@ impl Hasher for AsIs {
     }
 }
 
-/// Frees what nobody may be served any more.
-struct UntilGone;
+/// Frees what nobody may be served any more. What was filled elsewhere, or was old when it came, has less time left.
+struct UntilGone(Clock);
 
 impl moka::Expiry<Slot, AnyEntry> for UntilGone {
     fn expire_after_create(&self, _: &Slot, entry: &AnyEntry, _: Instant) -> Option<Duration> {
-        Some(entry.ends().gone_at().since(entry.ends().filled()))
+        Some(entry.ends().gone_at().since(self.0.now()))
     }
 }
 
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_is_put_is_found_and_replaced_and_counted_once() {
-        let memory = Memory::new(1 << 20, Eviction::TinyLfu);
+        let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let (first, second) = (entry(&memory, "a", 1000), entry(&memory, "a", 3000));
         put(&memory, &first);
         put(&memory, &second);
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn a_scan_stays_within_the_capacity_and_evictions_have_a_cause() {
         for eviction in [Eviction::TinyLfu, Eviction::Lru] {
-            let memory = Memory::new(1 << 20, eviction);
+            let memory = Memory::new(1 << 20, eviction, Clock::start());
             for number in 0..1000 {
                 put(&memory, &entry(&memory, &format!("{number}"), 10_000));
                 assert!(memory.bytes() < (1 << 20) + (1 << 18), "{}", memory.bytes());
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn two_keys_of_one_hash_are_two_entries() {
-        let memory = Memory::new(1 << 20, Eviction::TinyLfu);
+        let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let a = entry(&memory, "a", 10);
         put(&memory, &a);
         assert!(memory.get(a.hash, b"something else").is_none());
@@ -350,10 +350,29 @@ mod tests {
 
     #[test]
     fn the_one_that_is_there_may_keep_its_place() {
-        let memory = Memory::new(1 << 20, Eviction::TinyLfu);
+        let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let (first, second) = (entry(&memory, "a", 10), entry(&memory, "a", 10));
         put(&memory, &first);
         let kept = memory.put(&second, |_| true).unwrap_err();
         assert!(Arc::ptr_eq(&kept, &first));
+    }
+
+    /// It lay there, of use to nobody, for as long as it had been on its way.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_old_when_it_came_is_freed_when_its_time_is_over() {
+        let clock = Clock::start();
+        let memory = Memory::new(1 << 20, Eviction::TinyLfu, clock);
+        // Filled when the clock started, it lives for a minute.
+        let entry = entry(&memory, "a", 1);
+        let held = || {
+            let (until, now) = (UntilGone(clock), Instant::now());
+            moka::Expiry::expire_after_create(&until, &Slot::of(&entry), &entry, now).unwrap()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(held(), 60 * second);
+        tokio::time::advance(50 * second).await;
+        assert_eq!(held(), 10 * second);
+        tokio::time::advance(50 * second).await;
+        assert_eq!(held(), Duration::ZERO);
     }
 }
