@@ -11,7 +11,7 @@ use crate::{
     engine::Standing,
     entry::AnyEntry,
     flight::{Joined, Landing, Lead, Wait},
-    key::{Key, KeyBuf, KeyTooLong, Kind},
+    key::{Key, KeyBuf, Kind},
     larder::{Draft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
@@ -386,12 +386,14 @@ impl Call<'_> {
         }
     }
 
-    fn refusal_key(&self) -> Result<Key, KeyTooLong> {
-        self.key.with_part(b" refused")
+    fn refusal_key(&self) -> KeyBuf {
+        let mut key = KeyBuf::continued(self.key.as_bytes());
+        key.push(b" refused");
+        key
     }
 
     fn was_refused_lately(&self) -> bool {
-        let noted = self.refusal_key().ok().and_then(|key| self.larder.find(key.as_bytes()));
+        let noted = self.larder.find(self.refusal_key().as_bytes());
         noted.is_some_and(|note| self.larder.standing(&note, self.larder.now()) == Standing::Fresh)
     }
 
@@ -414,7 +416,7 @@ impl Call<'_> {
     /// For a while nobody waits for this name: each would load for itself in the end. What was kept under it before
     /// stays, and so does single flight where the reason is one of this moment.
     fn remember_refusal(&self, now: Moment) {
-        let Ok(key) = self.refusal_key() else { return };
+        let Ok(key) = self.refusal_key().finish() else { return };
         let draft = Draft {
             key,
             tags: vec![self.own_tag()],
