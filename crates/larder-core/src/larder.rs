@@ -167,16 +167,21 @@ impl Larder {
         let invalidation = invalidation.into();
         let now = self.tick();
         let records = self.records(invalidation.targets, invalidation.mode);
-        let due = now.after(invalidation.after);
-        let acting = records.into_iter().map(|record| async {
-            match invalidation.after.is_zero() {
-                true => self.engine.invalidate(record).await,
-                false => self.engine.schedule(due, record).await,
+        let due = (!invalidation.after.is_zero()).then(|| now.after(invalidation.after));
+        let act = |record: Record| async move {
+            match due {
+                None => self.engine.invalidate(record).await,
+                Some(due) => self.engine.schedule(due, record).await,
             }
-        });
-        // Most are one. All begin at the first poll, and go on by themselves then.
-        let outcomes = join_all(acting).await;
-        outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
+        };
+        match <[Record; 1]>::try_from(records) {
+            Ok([record]) => act(record).await,
+            Err(several) => {
+                // All begin at the first poll, and go on by themselves then.
+                let outcomes = join_all(several.into_iter().map(act)).await;
+                outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
+            }
+        }
     }
 
     /// Invalidates everything, of this namespace if this is a view of one.
