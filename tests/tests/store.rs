@@ -441,6 +441,82 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
 }
 
+/// A process that finds another log, from when it is told to.
+#[derive(Debug)]
+struct FailingOver {
+    lines: [LogLine; 2],
+    over: Arc<AtomicBool>,
+}
+
+impl FailingOver {
+    fn line(&self) -> &LogLine {
+        &self.lines[usize::from(self.over.load(Ordering::SeqCst))]
+    }
+}
+
+impl Bus for FailingOver {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn keep_for(&self, longest: Duration) {
+        self.lines.iter().for_each(|line| line.keep_for(longest));
+    }
+
+    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
+        self.line().append(record)
+    }
+
+    fn schedule<'a>(
+        &'a self,
+        id: u64,
+        record: &'a Record,
+        after: Duration,
+    ) -> BoxFuture<'a, Result<Position, BusError>> {
+        self.line().schedule(id, record, after)
+    }
+
+    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
+        self.line().end(lost)
+    }
+
+    fn read(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
+        self.line().read(after, wait)
+    }
+
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+        self.line().compacted(after)
+    }
+}
+
+/// An old primary that was cut off goes on to take what the new one never hears of.
+#[tokio::test(start_paused = true)]
+async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
+    let logs = [SharedLog::new(), SharedLog::new()];
+    let process = |seed: u64| {
+        let line = |log: &SharedLog| log.line(Dice::new(seed), 0, Duration::from_micros(10));
+        let over = Arc::new(AtomicBool::new(false));
+        let bus = FailingOver { lines: [line(&logs[0]), line(&logs[1])], over: Arc::clone(&over) };
+        (Larder::builder().cells(1 << 10).bus(bus).build().unwrap(), over)
+    };
+    let ((one, one_over), (other, other_over)) = (process(1), process(2));
+    one.synced().await;
+    other.synced().await;
+    other_over.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(load(&other, 1).await, 1, "filled after it had found the new log");
+    assert_eq!(one.invalidate("t").await, Invalidated::Logged, "by the old one");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(load(&other, 2).await, 1, "which nobody else hears of");
+    one_over.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(load(&other, 3).await, 3);
+}
+
 const LATE: Duration = Duration::from_secs(5);
 
 /// What others have invalidated while the answer was under way is not in it.
