@@ -3,7 +3,7 @@
 use larder::{Consistency, Invalidated, Larder};
 use larder_redis::{ReadFrom, Redis};
 
-use super::server::{PATIENCE, Server, larder, load, synced, until};
+use super::server::{Cluster, PATIENCE, Server, larder, load, synced, until};
 
 struct Pair {
     primary: Server,
@@ -162,4 +162,18 @@ async fn many_invalidations_that_no_replica_has_are_in_the_log_once_each() {
     until("all is applied", || async { one.catch_up(Consistency::Strong).await }).await;
     let stats = one.stats();
     assert_eq!((stats.log.applied, stats.invalidations_pending), (50, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn in_a_cluster_the_replica_of_the_log_is_waited_for() {
+    let cluster = Cluster::start(3, 1).await;
+    let one = larder(cluster.redis().durable(1));
+    synced(&one).await;
+    until("its replica has it", || async { one.invalidate("t").await == Invalidated::Logged })
+        .await;
+    let two = larder(cluster.redis().durable(2));
+    synced(&two).await;
+    assert_eq!(two.invalidate("t").await, Invalidated::Queued, "there is only one");
+    cluster.assert_no_cross_slot();
 }
