@@ -273,10 +273,14 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     assert_eq!(first.await.unwrap(), 1);
 }
 
-/// A log whose stream can be read although nobody may say any more where it ends, or with a hole in it.
+/// A log on which a test can turn: nobody may say any more where it ends, a read has a hole, another log takes its
+/// place.
 #[derive(Debug)]
-struct Endless {
+struct Turned {
     line: LogLine,
+    /// Another log, and whether it is found in place of the first.
+    other: Option<LogLine>,
+    over: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
     /// Whether the first record of the next read that brings several is left out.
     holed: Arc<AtomicBool>,
@@ -284,23 +288,34 @@ struct Endless {
     late: Arc<AtomicBool>,
 }
 
-impl Endless {
+impl Turned {
     fn new(line: LogLine) -> Self {
-        Self { line, deaf: Arc::default(), holed: Arc::default(), late: Arc::default() }
+        Self {
+            line,
+            other: None,
+            over: Arc::default(),
+            deaf: Arc::default(),
+            holed: Arc::default(),
+            late: Arc::default(),
+        }
+    }
+
+    fn line(&self) -> &LogLine {
+        self.other.as_ref().filter(|_| self.over.load(Ordering::SeqCst)).unwrap_or(&self.line)
     }
 }
 
-impl Bus for Endless {
+impl Bus for Turned {
     fn is_shared(&self) -> bool {
         true
     }
 
     fn keep_for(&self, longest: Duration) {
-        self.line.keep_for(longest);
+        self.other.iter().chain([&self.line]).for_each(|line| line.keep_for(longest));
     }
 
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
-        self.line.append(record)
+        self.line().append(record)
     }
 
     fn schedule<'a>(
@@ -309,14 +324,14 @@ impl Bus for Endless {
         record: &'a Record,
         after: Duration,
     ) -> BoxFuture<'a, Result<Position, BusError>> {
-        self.line.schedule(id, record, after)
+        self.line().schedule(id, record, after)
     }
 
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
         match self.deaf.load(Ordering::SeqCst) {
             true => Box::pin(async { Err(BusError::new(BusErrorKind::Refused)) }),
             false => Box::pin(async move {
-                let end = self.line.end(lost).await;
+                let end = self.line().end(lost).await;
                 if self.late.load(Ordering::SeqCst) {
                     tokio::time::sleep(LATE).await;
                 }
@@ -331,7 +346,7 @@ impl Bus for Endless {
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
         Box::pin(async move {
-            let mut records = self.line.read(after, wait).await?;
+            let mut records = self.line().read(after, wait).await?;
             if records.len() > 1 && self.holed.swap(false, Ordering::SeqCst) {
                 records.remove(0);
             }
@@ -340,7 +355,7 @@ impl Bus for Endless {
     }
 
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
-        self.line.compacted(after)
+        self.line().compacted(after)
     }
 }
 
@@ -430,7 +445,7 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_read_that_brings_nothing_proves_nothing() {
     let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
-    let bus = Endless::new(line);
+    let bus = Turned::new(line);
     let deaf = Arc::clone(&bus.deaf);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
@@ -441,58 +456,6 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
 }
 
-/// A process that finds another log, from when it is told to.
-#[derive(Debug)]
-struct FailingOver {
-    lines: [LogLine; 2],
-    over: Arc<AtomicBool>,
-}
-
-impl FailingOver {
-    fn line(&self) -> &LogLine {
-        &self.lines[usize::from(self.over.load(Ordering::SeqCst))]
-    }
-}
-
-impl Bus for FailingOver {
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    fn keep_for(&self, longest: Duration) {
-        self.lines.iter().for_each(|line| line.keep_for(longest));
-    }
-
-    fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
-        self.line().append(record)
-    }
-
-    fn schedule<'a>(
-        &'a self,
-        id: u64,
-        record: &'a Record,
-        after: Duration,
-    ) -> BoxFuture<'a, Result<Position, BusError>> {
-        self.line().schedule(id, record, after)
-    }
-
-    fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>> {
-        self.line().end(lost)
-    }
-
-    fn read(
-        &self,
-        after: Position,
-        wait: Duration,
-    ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
-        self.line().read(after, wait)
-    }
-
-    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
-        self.line().compacted(after)
-    }
-}
-
 /// An old primary that was cut off goes on to take what the new one never hears of.
 #[tokio::test(start_paused = true)]
 async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
@@ -500,7 +463,8 @@ async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
     let process = |seed: u64| {
         let line = |log: &SharedLog| log.line(Dice::new(seed), 0, Duration::from_micros(10));
         let over = Arc::new(AtomicBool::new(false));
-        let bus = FailingOver { lines: [line(&logs[0]), line(&logs[1])], over: Arc::clone(&over) };
+        let other = Some(line(&logs[1]));
+        let bus = Turned { other, over: Arc::clone(&over), ..Turned::new(line(&logs[0])) };
         (Larder::builder().cells(1 << 10).bus(bus).build().unwrap(), over)
     };
     let ((one, one_over), (other, other_over)) = (process(1), process(2));
@@ -523,7 +487,7 @@ const LATE: Duration = Duration::from_secs(5);
 #[tokio::test(start_paused = true)]
 async fn a_proof_is_as_old_as_its_question() {
     let line = SharedLog::new().line(Dice::new(3), 0, Duration::from_micros(10));
-    let bus = Endless::new(line);
+    let bus = Turned::new(line);
     let late = Arc::clone(&bus.late);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
@@ -540,7 +504,7 @@ async fn a_proof_is_as_old_as_its_question() {
 async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     let log = SharedLog::new();
     let line = |seed| log.line(Dice::new(seed), 0, Duration::from_micros(10));
-    let bus = Endless::new(line(1));
+    let bus = Turned::new(line(1));
     let holed = Arc::clone(&bus.holed);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
     let other = Larder::builder().cells(1 << 10).bus(line(2)).build().unwrap();

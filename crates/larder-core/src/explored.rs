@@ -235,17 +235,21 @@ fn who_waits_for_the_fill_of_another_sees_nothing_from_before_an_invalidation() 
     );
 }
 
+/// The registry of a process with a log that others append to.
+fn shared_registry() -> Arc<Registry> {
+    Arc::new(Registry::new(Options {
+        cells: 2,
+        shared: true,
+        longest: Duration::from_secs(60),
+        failover_bound: Duration::ZERO,
+    }))
+}
+
 #[test]
 fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
     check_random(
         || {
-            let options = Options {
-                cells: 2,
-                shared: true,
-                longest: Duration::from_secs(60),
-                failover_bound: Duration::ZERO,
-            };
-            let registry = Arc::new(Registry::new(options));
+            let registry = shared_registry();
             let [old, new] = [(Epoch::random(), 700), (Epoch::random(), 3)]
                 .map(|(epoch, number)| Position { epoch, number });
             registry.open_view(old, 0, &[], Moment::START);
@@ -265,13 +269,7 @@ fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
 fn a_stamp_with_a_number_of_the_log_is_behind_what_that_record_has_done() {
     check_random(
         || {
-            let options = Options {
-                cells: 2,
-                shared: true,
-                longest: Duration::from_secs(60),
-                failover_bound: Duration::ZERO,
-            };
-            let registry = Arc::new(Registry::new(options));
+            let registry = shared_registry();
             let end = Position { epoch: Epoch::random(), number: 7 };
             registry.open_view(end, 0, &[], Moment::START);
             let (key, tags) = (World::key(), World::tags());

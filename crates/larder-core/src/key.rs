@@ -7,6 +7,8 @@ use std::{cell::Cell, fmt};
 
 use smallvec::SmallVec;
 
+use crate::scope::Audience;
+
 /// What kind of thing an entry holds. The first byte of each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -100,6 +102,16 @@ impl KeyBuf {
         self.bytes.extend_from_slice(&prefix.to_le_bytes());
         for piece in pieces {
             self.bytes.extend_from_slice(piece);
+        }
+    }
+
+    /// Appends the part that keeps one audience's entries from another's; nothing where there is none to tell
+    /// apart.
+    pub fn push_audience(&mut self, audience: &Audience) {
+        match audience {
+            Audience::Variant(of) => self.push_pieces([b" in ", of]),
+            Audience::Partition(of) => self.push_pieces([b" for ", of]),
+            Audience::Everyone | Audience::Unknown => {}
         }
     }
 

@@ -267,8 +267,7 @@ impl Larder {
     /// # }
     /// ```
     pub fn scoped<F: Future>(&self, future: F) -> Scoped<F> {
-        let scope = Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope());
-        scope.scoped(future)
+        self.current_or_new_scope().scoped(future)
     }
 
     /// Waits until this process has a view of the log; at once for a log of this process alone.
@@ -429,6 +428,11 @@ impl Larder {
     #[inline]
     pub fn scope(&self) -> Scope {
         self.engine.orphans.note_layer();
+        self.current_or_new_scope()
+    }
+
+    #[inline]
+    fn current_or_new_scope(&self) -> Scope {
         Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope())
     }
 

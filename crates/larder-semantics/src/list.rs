@@ -3,8 +3,22 @@
 use http::{HeaderMap, HeaderName};
 
 /// The members of a list over all lines of the field, trimmed; empty ones are left out. A line that is not
-/// text in ASCII gives its members as far as they are.
-pub(crate) fn members<'a>(
+/// visible ASCII gives none.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::VARY};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.append(VARY, HeaderValue::from_static("Accept, Accept-Language"));
+/// headers.append(VARY, HeaderValue::from_static("Origin"));
+/// let members: Vec<_> = larder_semantics::list::members(&headers, &VARY).collect();
+/// assert_eq!(members, ["Accept", "Accept-Language", "Origin"]);
+/// ```
+///
+/// # Source
+///
+/// [RFC 9110, section 5.3](https://www.rfc-editor.org/rfc/rfc9110#section-5.3)
+pub fn members<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> + 'a {

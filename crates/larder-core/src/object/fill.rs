@@ -54,13 +54,8 @@ impl Fill {
 
     /// As [`Fill::no_store`], with a reason of its own for those who count.
     pub fn refuse(&self, why: &'static str) {
-        let mut filling = self.0.lock();
-        filling.wishes.refused.get_or_insert(why);
-        let lead = filling.lead.take();
-        drop(filling);
-        if let Some(lead) = lead {
-            lead.land(Landing::Unshared(why));
-        }
+        self.0.lock().wishes.refused.get_or_insert(why);
+        self.land(Landing::Unshared(why));
     }
 
     pub(super) fn wishes(&self) -> Wishes {

@@ -107,11 +107,7 @@ where
 fn key(larder: &Larder, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
     let mut key = larder.key(kind, "");
     key.push(name.as_bytes());
-    match audience {
-        Audience::Partition(of) => key.push_pieces([FOR_PARTITION, of]),
-        Audience::Variant(of) => key.push_pieces([IN_VARIANT, of]),
-        Audience::Everyone | Audience::Unknown => {}
-    }
+    key.push_audience(audience);
     key
 }
 
@@ -370,14 +366,15 @@ impl Call<'_> {
         self.metered(|meter| meter.record_fill_time(now.since(self.began)));
         let object = Object::new(value);
         let value = Arc::clone(&object.value);
-        match self.keep(object, &fill.wishes(), &scope, now) {
+        let wishes = fill.wishes();
+        match self.keep(object, &wishes, &scope, now) {
             Ok(entry) => {
                 fill.land(Landing::Landed(entry.clone()));
                 Ok(Brought::Kept(value, entry))
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
-                if fill.wishes().refused.is_some() || ALWAYS_REFUSED.contains(&why) {
+                if wishes.refused.is_some() || ALWAYS_REFUSED.contains(&why) {
                     self.remember_refusal(now);
                 }
                 fill.land(Landing::Unshared(why));
@@ -631,8 +628,6 @@ fn deadline_of(limit: Duration) -> Instant {
 }
 
 /// How the part of a key begins that says for whom the value was made. Those of pages begin alike.
-const FOR_PARTITION: &[u8] = b" for ";
-const IN_VARIANT: &[u8] = b" in ";
 /// How often somebody who waits looks again before loading alone.
 const MAX_LOOKS: usize = 4;
 /// How long nobody waits for a name whose value was not kept.

@@ -90,10 +90,7 @@ fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap, body: &Bytes, versio
             weight.trim().strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty());
         name.trim() != "identity" && !refused
     };
-    let accepted = asked.get_all(header::ACCEPT_ENCODING).iter();
-    let accepts =
-        accepted.filter_map(|line| line.to_str().ok()).flat_map(list::split).any(is_coded);
-    accepts
+    list::members(asked, &header::ACCEPT_ENCODING).any(is_coded)
         && asked.contains_key(header::IF_RANGE)
         && !fields.contains_key(header::CONTENT_ENCODING)
         && fields.get(header::ETAG) == Some(&etag::of(body, version).to_value())

@@ -242,8 +242,7 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     if control.private && !control.public && control.s_maxage.is_none() {
         return;
     }
-    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
-    let kept = lines.flat_map(list::split).filter(|member| {
+    let kept = list::members(headers, &header::CACHE_CONTROL).filter(|member| {
         let name = member.split('=').next().unwrap_or_default();
         let shared = ["public", "s-maxage", "private"];
         !shared.iter().any(|known| name.eq_ignore_ascii_case(known))

@@ -392,11 +392,7 @@ impl Plan {
         if let Some(content) = query_content(head) {
             key.push_pieces([b" of ", content.as_bytes()]);
         }
-        match around {
-            Audience::Variant(of) => key.push_pieces([b" in ", of]),
-            Audience::Partition(of) => key.push_pieces([b" for ", of]),
-            _ => {}
-        }
+        key.push_audience(around);
         key
     }
 
