@@ -1,7 +1,8 @@
 //! `Cache-Control`, of requests and of responses.
 //!
-//! What cannot be read is read as the stricter: an invalid or repeated lifetime makes a response stale,
-//! never fresh.
+//! A member that is not valid counts as the stricter: an invalid or repeated lifetime makes a response stale,
+//! never fresh. `no-store`, `no-cache` and `private` hold wherever they can be recognised in a broken list
+//! (`no-cache; private`), and any other broken member takes the freshness that it might have limited.
 //!
 //! # Source
 //!
@@ -58,6 +59,8 @@ pub struct CacheControl {
     pub is_present: bool,
     /// Whether it was a field that speaks to caches such as this one, in place of `Cache-Control`.
     pub is_targeted: bool,
+    /// Whether a member follows no grammar, so that it may have meant any limit: the response is not fresh.
+    pub is_malformed: bool,
     /// `no-store`
     pub no_store: bool,
     /// `no-cache` without field names.
@@ -129,10 +132,14 @@ impl CacheControl {
     /// [RFC 9111, section 4.2.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.4)
     pub fn forbids_stale(&self, role: Role) -> bool {
         let shared = self.proxy_revalidate || self.s_maxage.is_some();
-        self.must_revalidate || self.no_cache || (role == Role::Shared && shared)
+        let demanded = self.must_revalidate || self.no_cache || self.is_malformed;
+        demanded || (role == Role::Shared && shared)
     }
 
     fn read(&mut self, member: &str) {
+        if !is_directive(member) {
+            return self.read_malformed(member);
+        }
         let (name, value) = match member.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (member, None),
@@ -150,6 +157,24 @@ impl CacheControl {
             ("max-stale", None) => self.max_stale = Some(Seconds::Valid(u64::MAX)),
             _ if self.seconds_of(name).is_some() => self.set_seconds(name, Seconds::parse(value)),
             _ => self.set_flag(name),
+        }
+    }
+
+    /// Reads a member that is no directive: it may have limited anything.
+    fn read_malformed(&mut self, text: &str) {
+        self.is_malformed = true;
+        let name = text.split('=').next().unwrap_or_default();
+        self.set_seconds(&name.trim_ascii().to_ascii_lowercase(), Seconds::Invalid);
+        self.hold_strict_words(text);
+    }
+
+    /// `no-store`, `no-cache` and `private` hold wherever they stand in a text.
+    pub(crate) fn hold_strict_words(&mut self, text: &str) {
+        for word in text.split(|letter: char| !is_token_letter(letter)) {
+            let word = word.to_ascii_lowercase();
+            if ["no-store", "no-cache", "private"].contains(&&*word) {
+                self.set_flag(&word);
+            }
         }
     }
 
@@ -188,6 +213,37 @@ impl CacheControl {
             _ => return None,
         })
     }
+}
+
+/// Whether a member is `token [ "=" ( token / quoted-string ) ]`.
+fn is_directive(member: &str) -> bool {
+    let is_token = |text: &str| !text.is_empty() && text.chars().all(is_token_letter);
+    match member.split_once('=') {
+        None => is_token(member),
+        Some((name, value)) => is_token(name) && (is_token(value) || is_quoted_string(value)),
+    }
+}
+
+/// Source: [RFC 9110, section 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)
+fn is_token_letter(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter)
+}
+
+/// Source: [RFC 9110, section 5.6.4](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.4)
+fn is_quoted_string(value: &str) -> bool {
+    if !is_quoted(value) {
+        return false;
+    }
+    let mut escaped = false;
+    for letter in value[1..value.len() - 1].chars() {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return false,
+            _ => {}
+        }
+    }
+    !escaped
 }
 
 fn is_quoted(value: &str) -> bool {
@@ -263,6 +319,37 @@ mod tests {
         assert_eq!(named.no_cache_fields, ["y"]);
         assert!(!read(&["not-no-store"]).no_store);
         assert_eq!(read(&["max-stale"]).max_stale, Some(Seconds::Valid(u64::MAX)));
+    }
+
+    #[test]
+    fn a_malformed_member_counts_as_the_stricter() {
+        // Line, no-store, private, no-cache, malformed.
+        let rows: &[(&str, [bool; 4])] = &[
+            ("no-cache; private; no-store", [true, true, true, true]),
+            ("private max-age=60", [false, true, false, true]),
+            ("max-age=60 private", [false, true, false, true]),
+            ("max-age=60; no-store", [true, false, false, true]),
+            ("NO-STORE;", [true, false, false, true]),
+            ("\"no-store\"", [true, false, false, true]),
+            ("x=\"no-store", [true, false, false, true]),
+            ("x=\"a\"b\", no-store", [true, false, false, true]),
+            ("no-store =1", [true, false, false, true]),
+            ("=no-store", [true, false, false, true]),
+            ("max age=60", [false, false, false, true]),
+            ("max-age = 60", [false, false, false, true]),
+            ("must-revalidate; x", [false, false, false, true]),
+            ("x=\"no-store; private\"", [false; 4]),
+            ("x=no-store", [false; 4]),
+            ("x='no-store'", [false; 4]),
+            ("not-no-store, no-storex", [false; 4]),
+            ("max-age=60", [false; 4]),
+        ];
+        for (line, expected) in rows {
+            let found = read(&[line]);
+            let found = [found.no_store, found.private, found.no_cache, found.is_malformed];
+            assert_eq!(found, *expected, "{line}");
+        }
+        assert!(read(&["max-age=60; x, stale-if-error=60"]).forbids_stale(Role::Shared));
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub fn lifetime(
     role: Role,
 ) -> Freshness {
     let explicit = |seconds: Seconds| Freshness::Explicit(Duration::from_secs(seconds.or_stale()));
+    if control.is_malformed {
+        // A member that follows no grammar may have been the limit.
+        return Freshness::Explicit(Duration::ZERO);
+    }
     let s_maxage = control.s_maxage.filter(|_| role == Role::Shared);
     if let Some(seconds) = s_maxage.or(control.max_age) {
         return explicit(seconds);
@@ -197,6 +201,12 @@ mod tests {
             (vec![("expires", "0".into())], explicit(0), "5.3: invalid is the past"),
             (vec![("expires", date(9)), ("expires", date(99))], explicit(0), "4.2.1: two lines"),
             (vec![], Freshness::Unknown, "4.2.2"),
+            (vec![("cache-control", "max-age=9, x y".into())], explicit(0), "5.2: malformed"),
+            (
+                vec![("cache-control", "public; x".into()), ("expires", date(99))],
+                explicit(0),
+                "5.2: malformed, before Expires",
+            ),
         ];
         for (lines, expected, section) in rows {
             let headers = headers(&lines);

@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::{cache_control::CacheControl, list};
+use crate::{cache_control::CacheControl, vary};
 
 /// What of the request matters to whether its response may be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum NotStorable {
     Private,
     /// It sets a cookie.
     SetCookie,
-    /// It varies by something that no field of a request says.
+    /// Its `Vary` has `*`, or a member that is no field name: no request is known to select it.
     VaryStar,
     /// It answers a request with `Authorization` and does not say that it may be shared.
     Authorization,
@@ -114,14 +114,15 @@ pub fn check(
     match (control.must_understand, control.no_store) {
         (true, _) if !is_understood(status) => return Err(NotStorable::Status),
         (false, true) => return Err(NotStorable::NoStore),
+        // What loosens it may be what is malformed.
+        (true, true) if control.is_malformed => return Err(NotStorable::NoStore),
         _ => {}
     }
     let private = control.private || (profile == Profile::Careful && is_named_private(control));
     if private && role == Role::Shared && !asker.partitioned {
         return Err(NotStorable::Private);
     }
-    let unreadable = headers.get_all(header::VARY).iter().any(|line| line.to_str().is_err());
-    if unreadable || list::members(headers, &header::VARY).any(|name| name == "*") {
+    if vary::is_unmatchable(headers) {
         return Err(NotStorable::VaryStar);
     }
     match role {
@@ -234,7 +235,18 @@ mod tests {
             (ANYONE, &[(CC, "private=\"x\"")], Careful, Err(No::Private), "ours"),
             (ANYONE, &[(CC, "private=\"x\"")], Conformance, Ok(()), "RFC 9111 5.2.2.7"),
             (ANYONE, &[(CC, "no-store, must-understand")], Careful, Ok(()), "RFC 9111 5.2.2.3"),
+            (
+                ANYONE,
+                &[(CC, "no-store, must-understand, x y")],
+                Careful,
+                Err(No::NoStore),
+                "malformed",
+            ),
             (ANYONE, &[("vary", "a, *")], Careful, Err(No::VaryStar), "RFC 9111 4.1"),
+            (ANYONE, &[("vary", "a b")], Careful, Err(No::VaryStar), "malformed is `*`"),
+            (ANYONE, &[("vary", "a b")], Conformance, Err(No::VaryStar), "malformed is `*`"),
+            (ANYONE, &[(CC, "max-age=9; private")], Careful, Err(No::Private), "malformed"),
+            (ANYONE, &[(CC, "max-age=9 no-store")], Conformance, Err(No::NoStore), "malformed"),
             (ANYONE, &[("set-cookie", "a=b")], Careful, Err(No::SetCookie), "ours"),
             (ANYONE, &[("set-cookie", "a=b")], Conformance, Ok(()), "RFC 9111 7.3"),
             (PARTITION, &[("set-cookie", "a=b")], Careful, Err(No::SetCookie), "ours"),

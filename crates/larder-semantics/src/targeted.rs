@@ -16,27 +16,54 @@ pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-con
 /// What a response tells this cache: the first field of `targets` that is valid and not empty, else
 /// `Cache-Control`.
 ///
+/// A target that is no dictionary is ignored, as the specification demands, but for `no-store`, `no-cache` and
+/// `private` in it: those hold beside `Cache-Control`.
+///
 /// # Source
 ///
 /// [RFC 9213, section 2.2](https://www.rfc-editor.org/rfc/rfc9213#section-2.2)
 pub fn control_of(headers: &HeaderMap, targets: &[HeaderName]) -> CacheControl {
-    let targeted = targets.iter().find_map(|target| targeted(headers, target));
-    targeted.unwrap_or_else(|| CacheControl::of(headers))
+    let mut broken = Vec::new();
+    let mut control = None;
+    for target in targets.iter().filter(|target| headers.contains_key(*target)) {
+        match targeted(headers, target) {
+            Ok(None) => {}
+            Ok(found) => {
+                control = found;
+                break;
+            }
+            Err(NoDictionary) => broken.extend(headers.get_all(target)),
+        }
+    }
+    let mut control = control.unwrap_or_else(|| CacheControl::of(headers));
+    for line in broken {
+        control.hold_strict_words(&String::from_utf8_lossy(line.as_bytes()));
+    }
+    control
 }
 
-fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<CacheControl> {
-    if !headers.contains_key(target) {
-        return None;
-    }
+/// A field is no dictionary.
+struct NoDictionary;
+
+/// The directives of one target, `None` where it has none.
+fn targeted(
+    headers: &HeaderMap,
+    target: &HeaderName,
+) -> Result<Option<CacheControl>, NoDictionary> {
     let lines = headers.get_all(target).iter().map(|line| line.to_str());
-    let text = lines.collect::<Result<Vec<_>, _>>().ok()?.join(", ");
-    let directives: Dictionary = Parser::new(&text).parse().ok()?;
+    let text = lines.collect::<Result<Vec<_>, _>>().map_err(|_| NoDictionary)?.join(", ");
+    let directives: Dictionary = Parser::new(&text).parse().map_err(|_| NoDictionary)?;
     if directives.is_empty() {
-        return None;
+        return Ok(None);
     }
     let mut control = CacheControl { is_present: true, is_targeted: true, ..Default::default() };
     for (name, value) in &directives {
-        let ListEntry::Item(item) = value else { continue };
+        let ListEntry::Item(item) = value else {
+            // A list of field names stands for the whole response, as for the careful everywhere.
+            control.set_seconds(name.as_str(), Seconds::Invalid);
+            control.set_flag(name.as_str());
+            continue;
+        };
         match &item.bare_item {
             BareItem::Integer(seconds) => {
                 let seconds = u64::try_from(i64::from(*seconds));
@@ -51,7 +78,7 @@ fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<CacheControl> {
             }
         }
     }
-    Some(control)
+    Ok(Some(control))
 }
 
 #[cfg(test)]
@@ -109,5 +136,25 @@ mod tests {
         assert!(control(&[(CDN, "private=\"x\"")]).private);
         assert!(!control(&[(CDN, "no-store=?0, max-age=1")]).no_store);
         assert!(control(&[(CDN, "max-age=1")]).is_targeted);
+        assert!(control(&[(CDN, "private=(\"x\" \"y\"), max-age=1")]).private);
+    }
+
+    #[test]
+    fn strict_words_hold_in_a_target_that_is_no_dictionary() {
+        // Fields, no-store, private, the max-age that counts.
+        type Row = (&'static [(&'static str, &'static str)], bool, bool, Option<Seconds>);
+        let sixty = Some(Seconds::Valid(60));
+        let rows: &[Row] = &[
+            (&[(CDN, "no-store, max-age=10,"), (CC, "max-age=60")], true, false, sixty),
+            (&[(CDN, "Private"), (CC, "max-age=60")], false, true, sixty),
+            (&[(CDN, "max-age=5,"), (CC, "max-age=60")], false, false, sixty),
+            (&[("shop-cache-control", "NO-STORE"), (CDN, "max-age=60")], true, false, sixty),
+            (&[(CDN, "max-age=60"), ("unknown-cache-control", "No-Store")], false, false, sixty),
+        ];
+        for (lines, no_store, private, max_age) in rows {
+            let found = control(lines);
+            let found = (found.no_store, found.private, found.max_age);
+            assert_eq!(found, (*no_store, *private, *max_age), "{lines:?}");
+        }
     }
 }

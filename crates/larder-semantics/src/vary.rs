@@ -4,13 +4,29 @@
 //!
 //! [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1)
 
+use std::cmp::Reverse;
+
 use http::{HeaderMap, HeaderName, header};
 
 use crate::list;
 
+/// Whether no request is known to select this response: `Vary` has `*`, or a member that is no field name and
+/// so may have named anything.
+///
+/// # Source
+///
+/// [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1) for `*`; that a malformed member
+/// counts as one is the stricter of two readings.
+pub fn is_unmatchable(headers: &HeaderMap) -> bool {
+    headers.get_all(header::VARY).iter().any(|line| {
+        let is_name = |name: &str| name != "*" && HeaderName::from_bytes(name.as_bytes()).is_ok();
+        line.to_str().map_or(true, |line| !list::split(line).all(is_name))
+    })
+}
+
 /// The names of the fields that a response varies by, sorted, each once. Empty where it does not vary.
 ///
-/// A member that is no name of a field selects nothing and is left out; `*` has to be refused before.
+/// Complete only where the response is not [unmatchable](is_unmatchable).
 pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
     let members = list::members(headers, &header::VARY);
     let mut names: Vec<HeaderName> =
@@ -20,17 +36,28 @@ pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// What a request has of a field, in the form in which two values that mean the same are the same.
-/// `None` where the field is absent, which is not the same as empty.
+/// The value of a request field in a form in which two values that mean the same are the same. `None` where the
+/// field is absent, which is not the same as empty.
 ///
-/// Several lines are one list. In lists of codings and languages neither case nor blanks matter, nor the order
-/// of members with the same weight, nor how a weight is written.
+/// Several lines are one list. Only what is known to be equivalent is folded: blanks around the commas and
+/// semicolons of `Accept`, `Accept-Encoding` and `Accept-Language`; in the last two also case, how a weight is
+/// written, and the order of members of different weights; in `Accept-Encoding` also the order of members of the
+/// same weight. In `Accept-Language` that order is a preference, and stays.
+///
+/// # Source
+///
+/// [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1),
+/// [RFC 9110, section 12.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.4)
 pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
     let readable = headers.get_all(name).iter().all(|line| line.to_str().is_ok());
     if readable && (name == header::ACCEPT_ENCODING || name == header::ACCEPT_LANGUAGE) {
         return Some(normalised_list(headers, name));
+    }
+    if readable && name == header::ACCEPT {
+        let members: Vec<String> = list::members(headers, name).map(without_blanks).collect();
+        return Some(members.join(",").into_bytes());
     }
     let mut value = first.as_bytes().trim_ascii().to_vec();
     for line in lines {
@@ -42,13 +69,45 @@ pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>
 
 fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let mut members: Vec<(u16, String)> = list::members(headers, name).map(weighted).collect();
-    members.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.cmp(other)));
-    members.dedup();
+    // A name with two weights means whichever its reader comes upon: the order stays.
+    if !has_repeated_name(&members) {
+        members.sort_by_key(|(weight, _)| Reverse(*weight));
+        if name == header::ACCEPT_ENCODING {
+            members.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.cmp(other)));
+        }
+    }
     let plain = |(weight, name): (u16, String)| match weight {
         MOST_WEIGHT => name,
         weight => format!("{name};{weight}"),
     };
     members.into_iter().map(plain).collect::<Vec<_>>().join(",").into_bytes()
+}
+
+fn has_repeated_name(members: &[(u16, String)]) -> bool {
+    let mut names: Vec<&str> = members.iter().map(|(_, name)| &**name).collect();
+    names.sort_unstable();
+    names.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+/// A member without the blanks around its semicolons; what is quoted stays as it is.
+fn without_blanks(member: &str) -> String {
+    let (mut text, mut quoted, mut escaped) = (String::new(), false, false);
+    for letter in member.chars() {
+        let separates = letter == ';' && !quoted;
+        if separates {
+            text.truncate(text.trim_ascii_end().len());
+        }
+        let follows = text.ends_with(';') && !quoted;
+        match letter {
+            ' ' | '\t' if follows => continue,
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        text.push(letter);
+    }
+    text
 }
 
 /// A member and its weight in thousandths. What is no weight stays part of the name.
@@ -103,6 +162,28 @@ mod tests {
     }
 
     #[test]
+    fn a_malformed_member_selects_nothing() {
+        let rows: &[(&[&'static str], bool)] = &[
+            (&["*"], true),
+            (&["accept, *"], true),
+            (&["accept", "*"], true),
+            (&["Accept-Language Accept-Encoding"], true),
+            (&["accept; accept-language"], true),
+            (&["\"accept\""], true),
+            (&["accept, x y"], true),
+            (&["accept:"], true),
+            (&["accept, , accept-language,"], false),
+            (&[""], false),
+            (&[], false),
+        ];
+        for (lines, expected) in rows {
+            assert_eq!(is_unmatchable(&headers("vary", lines)), *expected, "{lines:?}");
+        }
+        let line = http::HeaderValue::from_bytes(b"accept\xe9").unwrap();
+        assert!(is_unmatchable(&[(header::VARY, line)].into_iter().collect()));
+    }
+
+    #[test]
     fn values_that_mean_the_same_select_the_same() {
         let rows: &[(&'static str, &[&'static str], &[&'static str], bool)] = &[
             ("accept-encoding", &["gzip, br"], &["GZIP ,br"], true),
@@ -112,6 +193,20 @@ mod tests {
             ("accept-language", &["de;q=2"], &["de"], false),
             ("accept-language", &["de;q=0"], &[""], false),
             ("accept-language", &["d e"], &["de"], false),
+            ("accept-language", &["de, fr"], &["fr, de"], false),
+            ("accept-language", &["de;q=0.5, fr;q=0.5"], &["fr;q=0.5, de;q=0.5"], false),
+            ("accept-language", &["en", "de, fr"], &["en, fr, de"], false),
+            ("accept-language", &["de, fr;q=0.5"], &["fr;q=0.5, de"], true),
+            ("accept-encoding", &["gzip;q=0, gzip"], &["gzip, gzip;q=0"], false),
+            ("accept-encoding", &["gzip;q=0.5, br;q=0.5"], &["br;q=0.5,gzip;q=.5"], false),
+            ("accept-encoding", &["gzip;q=0.5, br;q=0.5"], &["br;q=0.50,gzip;q=0.5"], true),
+            ("accept", &["text/html , */*;q=0.8"], &["text/html,*/* ; q=0.8"], true),
+            ("accept", &["a/b, c/d"], &["c/d, a/b"], false),
+            ("accept", &["a/b;x=\"1; 2\""], &["a/b;x=\"1;2\""], false),
+            ("accept", &["a/b;x=\"\\\"; 2\""], &["a/b;x=\"\\\";2\""], false),
+            ("accept", &["A/b"], &["a/b"], false),
+            ("accept", &["a/b", "c/d"], &["a/b,c/d"], true),
+            ("x-list", &["a,b"], &["a, b"], false),
             ("accept-encoding", &["gzip", "br"], &["gzip, br"], true),
             ("accept-encoding", &["gzip;q=0.5, br"], &["gzip, br"], false),
             ("accept-language", &["de, en;q=0.5"], &["DE,en ; q=0.5"], true),
