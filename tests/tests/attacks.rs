@@ -582,3 +582,95 @@ async fn the_memory_of_what_is_not_kept_is_not_poisoned_by_one_odd_request() {
     ask(&app, "/", &[]).await;
     assert!(ask(&app, "/", &[]).await.is_hit());
 }
+
+/// A handler that sends every other spelling of its host to the canonical one, as many frameworks do.
+async fn canonical(OriginalUri(original): OriginalUri, request: Request) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap().to_owned());
+    let spelt = [
+        host.as_deref(),
+        request.uri().authority().map(http::uri::Authority::as_str),
+        original.authority().map(http::uri::Authority::as_str),
+    ];
+    match spelt.into_iter().flatten().find(|spelt| *spelt != "shop.example") {
+        Some(other) => {
+            let fields = [
+                (header::LOCATION, "http://shop.example/".to_owned()),
+                (header::CACHE_CONTROL, "max-age=60".to_owned()),
+                (HeaderName::from_static("x-host-seen"), other.to_owned()),
+            ];
+            (StatusCode::MOVED_PERMANENTLY, fields).into_response()
+        }
+        None => ([(header::CACHE_CONTROL, "max-age=60")], "the shop").into_response(),
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_loop_by_another_spelling_of_the_host() {
+    let spellings = [
+        "Shop.Example",
+        "shop.example:80",
+        "shop.example:",
+        "SHOP.example:080",
+        "%73hop.example",
+        "user:password@shop.example",
+    ];
+    for host in spellings {
+        for (uri, fields) in [
+            ("/".to_owned(), vec![("host", host)]),
+            (format!("http://{host}/"), vec![("host", host)]),
+            // As HTTP/2 has it, where axum takes the host from the URI.
+            (format!("http://{host}/"), vec![("host", "shop.example")]),
+        ] {
+            if uri.parse::<http::Uri>().is_err() {
+                // What `http` takes for no authority never becomes a request.
+                continue;
+            }
+            let app = cached(Router::new().route("/", any(canonical)));
+            let first = ask(&app, &uri, &fields).await;
+            assert_eq!(first.status, StatusCode::OK, "{uri} {host}: {:?}", first.headers);
+            let second = ask(&app, "/", &[]).await;
+            assert!(second.is_hit() && second.text == "the shop", "{uri} {host}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_spellings_of_a_host_are_invalidated_together() {
+    let larder = larder();
+    let layers = tower::ServiceBuilder::new()
+        .layer(InvalidationLayer::new(&larder))
+        .layer(ResponseCacheLayer::new(&larder));
+    let app = Router::new().route("/", any(canonical)).layer(layers).with_state(());
+    ask(&app, "/", &[("host", "SHOP.example:80")]).await;
+    assert!(ask(&app, "/", &[]).await.is_hit());
+    send(&app, Method::POST, "/", &[("host", "shop.example:")]).await;
+    assert!(!ask(&app, "/", &[("host", "shop.example:80")]).await.is_hit());
+}
+
+#[tokio::test]
+async fn the_scheme_that_a_handler_reads_is_that_of_the_key() {
+    /// Sends everybody to https whose proxy does not say that it is.
+    async fn secure(headers: HeaderMap) -> Response {
+        match headers.get("x-forwarded-proto").map(|proto| proto.as_bytes()) {
+            Some(b"https") => "secure".into_response(),
+            _ => (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, "https://shop.example/")])
+                .into_response(),
+        }
+    }
+    let rows: [(Scheme, &[(&str, &str)], StatusCode); 6] = [
+        (Scheme::Https, &[], StatusCode::OK),
+        (Scheme::Https, &[("x-forwarded-proto", "http")], StatusCode::OK),
+        (Scheme::Https, &[("x-forwarded-proto", "HTTPS")], StatusCode::OK),
+        (Scheme::Http, &[("x-forwarded-proto", "https")], StatusCode::MOVED_PERMANENTLY),
+        (Scheme::TrustForwarded, &[], StatusCode::MOVED_PERMANENTLY),
+        (Scheme::TrustForwarded, &[("x-forwarded-proto", "HTTPS")], StatusCode::OK),
+    ];
+    for (scheme, fields, expected) in rows {
+        let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).scheme(scheme);
+        let app = Router::new().route("/", get(secure)).layer(layer).with_state(());
+        for _ in 0..2 {
+            assert_eq!(ask(&app, "/", fields).await.status, expected, "{scheme:?} {fields:?}");
+        }
+        assert!(ask(&app, "/", fields).await.is_hit());
+    }
+}

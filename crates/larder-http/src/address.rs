@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header, request};
+use larder_semantics::authority::{normalised, without_user};
 
 /// The head of a request, as closures of the layers see it.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +111,7 @@ pub(crate) struct Address<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-/// The request names two hosts, or one that is no text: it cannot be told what it asks for.
+/// The request names two hosts, or one that is no authority: it cannot be told which it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AmbiguousHost;
 
@@ -126,11 +127,12 @@ impl<'a> Address<'a> {
     pub(crate) fn at<U: FindUri>(
         host: Host<'a>,
         head: &Head<'a>,
-        scheme: Scheme,
+        of: Scheme,
     ) -> Result<Self, AmbiguousHost> {
         let uri = U::find(head);
-        let scheme = scheme.of(head);
-        let authority = authority(head.uri, host, scheme)?;
+        let scheme = of.of(head);
+        let keeps_user = of == Scheme::OfUri;
+        let authority = authority(head.uri, host, scheme, keeps_user)?;
         Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
     }
 
@@ -159,41 +161,55 @@ impl<'a> Host<'a> {
     }
 }
 
-/// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts.
+/// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts. User
+/// information is part of no address but that of a client, who asks as that user.
 ///
-/// Source: RFC 9112, section 3.2.
+/// Source: RFC 9112, section 3.2; RFC 9110, section 4.2.4.
 #[inline]
 fn authority<'a>(
     uri: &'a Uri,
     host: Host<'a>,
     scheme: &str,
+    keeps_user: bool,
 ) -> Result<Cow<'a, str>, AmbiguousHost> {
+    let spelt = |text: &'a str| {
+        let text = if keeps_user { text } else { without_user(text) };
+        normalised(text, scheme).ok_or(AmbiguousHost)
+    };
     let in_host = match host {
         Host::Missing => None,
-        Host::Line(line) => Some(normalised(line.to_str().map_err(|_| AmbiguousHost)?, scheme)),
+        Host::Line(line) => Some(spelt(line.to_str().map_err(|_| AmbiguousHost)?)?),
         Host::Several => return Err(AmbiguousHost),
     };
-    let in_uri = uri.authority().map(|authority| normalised(authority.as_str(), scheme));
+    let in_uri = uri.authority().map(|authority| spelt(authority.as_str())).transpose()?;
     match (in_uri, in_host) {
-        (Some(uri), Some(host)) if uri != host => Err(AmbiguousHost),
+        (Some(uri), Some(host)) if without_user(&uri) != host => Err(AmbiguousHost),
         (Some(authority), _) | (None, Some(authority)) => Ok(authority),
         (None, None) => Ok(Cow::Borrowed("")),
     }
 }
 
-/// An authority in lower case and without the port that its scheme implies.
-pub(crate) fn normalised<'a>(authority: &'a str, scheme: &str) -> Cow<'a, str> {
-    // Most are, and one look at each byte tells.
-    let is_normal = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
-    if authority.bytes().all(is_normal) {
-        return Cow::Borrowed(authority);
+/// Gives a request the authority of its key, so that no spelling that one client has chosen reaches a handler
+/// whose response many get.
+pub(crate) fn spell_authority<B>(request: &mut Request<B>, authority: &str) {
+    if let Some(host) = request.headers_mut().get_mut(header::HOST)
+        && host.as_bytes() != authority.as_bytes()
+        && let Ok(spelt) = HeaderValue::from_str(authority)
+    {
+        *host = spelt;
     }
-    let default_port = if scheme == "https" { ":443" } else { ":80" };
-    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-    if authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(authority.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(authority)
+    spell_authority_of(request.uri_mut(), authority);
+}
+
+/// Gives a URI that has an authority this one.
+pub(crate) fn spell_authority_of(uri: &mut Uri, authority: &str) {
+    let differs = uri.authority().is_some_and(|given| given.as_str() != authority);
+    if differs && let Ok(authority) = authority.parse() {
+        let mut parts = uri.clone().into_parts();
+        parts.authority = Some(authority);
+        if let Ok(spelt) = Uri::from_parts(parts) {
+            *uri = spelt;
+        }
     }
 }
 
@@ -284,6 +300,14 @@ mod tests {
             ("/a", &["shop.example", "shop.example"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &["shop.\u{e9}xample"], Scheme::Http, Err(AmbiguousHost)),
             ("/a", &[], Scheme::Http, Ok("http://")),
+            ("/a", &["shop.example:"], Scheme::Http, Ok("http://shop.example")),
+            ("/a", &["%73hop.example:080"], Scheme::Http, Ok("http://shop.example")),
+            ("/a", &["a.example, b.example"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &["a.example/b"], Scheme::Http, Err(AmbiguousHost)),
+            ("/a", &["u:p@a.example"], Scheme::Http, Ok("http://a.example")),
+            ("http://u:p@a.example/x", &["a.example"], Scheme::Http, Ok("http://a.example")),
+            ("http://u:p@a.example/x", &[], Scheme::OfUri, Ok("http://u:p@a.example")),
+            ("http://u:p@a.example/x", &["a.example"], Scheme::OfUri, Ok("http://u:p@a.example")),
         ];
         for (uri, hosts, scheme, expected) in rows {
             assert_eq!(address(uri, hosts, scheme), expected.map(str::to_owned), "{uri} {hosts:?}");

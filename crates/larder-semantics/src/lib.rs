@@ -3,6 +3,7 @@
 //!
 //! Applications depend on `larder`, which has all of this as `larder::semantics`.
 //!
+//! - [`authority`]: hosts and ports in one spelling ([RFC 3986, section 6.2]);
 //! - [`cache_control`]: the directives of a request or a response ([RFC 9111, section 5.2]);
 //! - [`freshness`]: how long a response is fresh, and how old it is ([RFC 9111, section 4.2]);
 //! - [`storing`]: whether a response may be kept, and for whom ([RFC 9111, section 3]);
@@ -17,6 +18,7 @@
 //! - [`groups`]: cache groups ([RFC 9875]);
 //! - [`fields`]: fields that are not the response's own.
 //!
+//! [RFC 3986, section 6.2]: https://www.rfc-editor.org/rfc/rfc3986#section-6.2
 //! [RFC 9110, section 5.6.7]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
 //! [RFC 9110, section 14]: https://www.rfc-editor.org/rfc/rfc9110#section-14
 //! [RFC 9213]: https://www.rfc-editor.org/rfc/rfc9213
@@ -29,6 +31,7 @@
 //! [RFC 9211]: https://www.rfc-editor.org/rfc/rfc9211
 //! [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
 
+pub mod authority;
 pub mod cache_control;
 pub mod cache_status;
 pub mod date;

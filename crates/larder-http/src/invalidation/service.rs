@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, header};
 use larder_core::{Invalidated, Position, Scope, Target};
-use larder_semantics::groups;
+use larder_semantics::{authority::normalised, groups};
 use tower_service::Service;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     requested::{Entered, Requested},
 };
 use crate::{
-    address::{Address, FindUri, Head, normalised},
+    address::{Address, FindUri, Head},
     ready::take_ready,
 };
 
@@ -239,8 +239,9 @@ fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String>
     };
     if let Some(absolute) = absolute {
         let uri: http::Uri = absolute.parse().ok()?;
+        let authority = normalised(uri.authority()?.as_str(), scheme)?;
         let same = uri.scheme_str() == Some(scheme)
-            && origin.ends_with(&*format!("://{}", normalised(uri.authority()?.as_str(), scheme)));
+            && origin.split_once("://").is_some_and(|(_, own)| own == authority);
         return same.then(|| uri.path().to_owned());
     }
     if reference.starts_with('/') {

@@ -160,7 +160,7 @@ where
             Admit::Bypass(why) => return self.forward(request, why),
             Admit::Ambiguous => {
                 self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
-                let text = "the request names more than one host\n";
+                let text = "the request names no single valid host\n";
                 let answer = self.plan.refused(StatusCode::BAD_REQUEST, text, "ambiguous-host");
                 return ResponseFuture::ready(answer);
             }

@@ -3,24 +3,32 @@
 //! A handler that writes a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, writes what
 //! one client has said into the page of all.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
 use super::plan::{IDENTITY, Plan};
-use crate::address::{FindUri, Head, with_query};
+use crate::address::{Address, FindUri, Head, spell_authority, spell_authority_of, with_query};
 
 impl Plan {
     /// Takes out of a request what the key of its answer does not contain.
     pub(super) fn remove_unkeyed<U: FindUri, B>(&self, request: &mut Request<B>) {
-        let scheme = self.options.scheme.of(&Head::from(&*request));
+        let address = Address::of::<U>(&Head::from(&*request), self.options.scheme).ok();
+        let address = address.map(|address| (address.scheme, address.authority.into_owned()));
         let names = self.unkeyed(request.headers());
         let headers = request.headers_mut();
         for name in names {
             headers.remove(name);
         }
-        if self.strips() && headers.contains_key(PROTO) {
-            // The scheme is part of the key: this one is what all who ask have.
-            headers.insert(PROTO, HeaderValue::from_static(scheme));
+        if let Some((scheme, authority)) = address.filter(|_| self.strips()) {
+            // A client that sends none is read as one that says `http`.
+            let may_differ = scheme == "https" || headers.contains_key(PROTO);
+            if may_differ && !self.options.keyed_by.contains(&PROTO) {
+                headers.insert(PROTO, HeaderValue::from_static(scheme));
+            }
+            spell_authority(request, &authority);
+            if let Some(apart) = U::apart(request.extensions_mut()) {
+                spell_authority_of(apart, &authority);
+            }
         }
         let filter = |uri: &mut Uri| {
             if let Some(query) = self.options.query.filtered(uri.query())
@@ -35,10 +43,23 @@ impl Plan {
         }
     }
 
-    /// Whether a request says anything that the key of its answer does not contain.
+    /// Whether a request says anything that the key of its answer does not contain, or spells it in another way.
     pub(super) fn says_what_is_unkeyed<U: FindUri>(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
             || self.options.query.filtered(U::find(head).query()).is_some()
+            || (self.strips() && self.is_spelt_otherwise::<U>(head))
+    }
+
+    /// Whether scheme or authority as a handler reads them are not those of the key.
+    fn is_spelt_otherwise<U: FindUri>(&self, head: &Head<'_>) -> bool {
+        let Ok(address) = Address::of::<U>(head, self.options.scheme) else { return true };
+        let differs = |text: &[u8]| text != address.authority.as_bytes();
+        head.headers.get(header::HOST).is_some_and(|host| differs(host.as_bytes()))
+            || head.uri.authority().is_some_and(|given| differs(given.as_str().as_bytes()))
+            || match head.headers.get(PROTO) {
+                Some(claimed) => claimed.as_bytes() != address.scheme.as_bytes(),
+                None => address.scheme != "http",
+            }
     }
 
     /// Whether it takes fields out at all. Around a client all that is asked is its own.
