@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
     Fill, Larder, Policy, SealingKeys,
-    http::{AsReceived, CacheBody, InvalidationLayer, ReadYourWrites, ResponseCacheLayer},
+    http::{CacheBody, InvalidationLayer, ReadYourWrites, ResponseCacheLayer},
 };
 use larder_testkit::{Dice, LogLine, SharedLog};
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneService};
@@ -57,10 +57,9 @@ impl World {
                 let answer = Response::new(Full::<Bytes>::from(version.to_string()));
                 std::future::ready(Ok::<_, Infallible>(answer))
             });
-            let cached = ResponseCacheLayer::<AsReceived>::new(&larders[at]).ttl(MINUTE);
+            let cached = ResponseCacheLayer::new(&larders[at]).ttl(MINUTE);
             let positions = positions(SealingKeys::new([3; 32]));
-            let layer =
-                InvalidationLayer::<AsReceived>::new(&larders[at]).read_your_writes(positions);
+            let layer = InvalidationLayer::new(&larders[at]).read_your_writes(positions);
             BoxCloneService::new(layer.layer(cached.layer(origin)))
         });
         Self { log, lines, larders, pages }
@@ -220,7 +219,7 @@ async fn a_write_that_reads_first_has_seen_the_write_before_it() {
     let row = Arc::new(AtomicU32::new(0));
     let pages = [0, 1].map(|at: usize| {
         let positions = ReadYourWrites::by_field(SealingKeys::new([3; 32]));
-        let layer = InvalidationLayer::<AsReceived>::new(&larders[at]).read_your_writes(positions);
+        let layer = InvalidationLayer::new(&larders[at]).read_your_writes(positions);
         layer.layer(row_of(&larders[at], &row))
     });
     for round in 1..10_u32 {
@@ -238,8 +237,8 @@ async fn inside_another_layer_a_page_still_depends_on_what_it_was_made_of() {
         World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
     let row = Arc::new(AtomicU32::new(0));
     let positions = ReadYourWrites::by_field(SealingKeys::new([3; 32]));
-    let inner = InvalidationLayer::<AsReceived>::new(&larders[0]).read_your_writes(positions);
-    let cached = ResponseCacheLayer::<AsReceived>::new(&larders[0]).ttl(MINUTE);
+    let inner = InvalidationLayer::new(&larders[0]).read_your_writes(positions);
+    let cached = ResponseCacheLayer::new(&larders[0]).ttl(MINUTE);
     let page = cached.layer(inner.layer(row_of(&larders[0], &row)));
     let written = page.clone().oneshot(asked(Method::PUT, None)).await.unwrap();
     let carried = written.headers()["larder-position"].clone();

@@ -90,7 +90,7 @@ async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
     let open = cluster(|builder| builder).await;
     let refused = Policy::ttl(MINUTE).sealed(open.process(0)).unwrap_err().to_string();
     assert!(refused.contains("without a key"), "{refused}");
-    assert!(ResponseCacheLayer::<larder::http::AsReceived>::new(open.process(0)).sealed().is_err());
+    assert!(ResponseCacheLayer::new(open.process(0)).sealed().is_err());
     let sealed = cluster(|builder| builder.sealed(SealingKeys::new([7; 32]))).await;
     let policy = Policy::ttl(MINUTE).sealed(sealed.process(0)).unwrap();
     assert_eq!(load(sealed.process(0), policy.clone(), 1).await, 1);
@@ -267,9 +267,7 @@ async fn of_all_processes_one_renders_a_page() {
     let calls = Arc::new(AtomicU32::new(0));
     let pages = cluster.processes().iter().map(|larder| {
         let calls = calls.clone();
-        let layer = ResponseCacheLayer::<larder::http::AsReceived>::new(larder)
-            .ttl(MINUTE)
-            .fill_once_per_cluster(10 * SECOND);
+        let layer = ResponseCacheLayer::new(larder).ttl(MINUTE).fill_once_per_cluster(10 * SECOND);
         layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
             let calls = calls.clone();
             async move {

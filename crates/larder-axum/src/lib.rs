@@ -2,8 +2,8 @@
 //!
 //! Applications depend on `larder`, which has all of this as `larder::axum`.
 //!
-//! [`ResponseCacheLayer`] and [`InvalidationLayer`] are those of `larder-http` with the URI that the client
-//! asked for, before nesting stripped its prefix. The extractors are how a handler takes part:
+//! The layers are those of `larder-http`, which with the feature `axum` read the URI that the client asked for,
+//! before nesting stripped its prefix. The extractors are how a handler takes part:
 //!
 //! - [`CachePolicy`]: how long this response is kept, and under which tags;
 //! - [`Invalidate`]: what this write has made untrue;
@@ -49,35 +49,13 @@ pub use self::{
     policy::CachePolicy,
 };
 
-use axum::extract::OriginalUri;
-use http::{Extensions, Uri};
-use larder_http::{FindUri, Head};
+pub use larder_http::{ConditionalLayer, InvalidationLayer, ResponseCacheLayer};
 
 mod conditional;
 mod fragment;
 mod invalidate;
 mod missing;
 mod policy;
-
-/// Finds the URI before any router stripped a prefix from it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BeforeNesting;
-
-impl FindUri for BeforeNesting {
-    fn find<'a>(head: &Head<'a>) -> &'a Uri {
-        head.extensions.get::<OriginalUri>().map_or(head.uri, |OriginalUri(original)| original)
-    }
-
-    fn apart(extensions: &mut Extensions) -> Option<&mut Uri> {
-        extensions.get_mut::<OriginalUri>().map(|OriginalUri(original)| original)
-    }
-}
-
-/// The response cache, for routes of axum. See [`larder_http::ResponseCacheLayer`].
-pub type ResponseCacheLayer = larder_http::ResponseCacheLayer<BeforeNesting>;
-
-/// Invalidation after writes, for routes of axum. See [`larder_http::InvalidationLayer`].
-pub type InvalidationLayer = larder_http::InvalidationLayer<BeforeNesting>;
 
 #[cfg(test)]
 mod tests;

@@ -41,29 +41,28 @@ impl<'a> From<&'a request::Parts> for Head<'a> {
     }
 }
 
-/// Where the URI that the client asked for is found.
+/// The URI that the client asked for.
 ///
-/// A router that nests another strips the prefix from the path; two nested routers would then share keys.
-/// `larder-axum` brings the implementation that knows where axum keeps the original.
-pub trait FindUri: 'static {
-    /// The URI before anything was stripped from it.
-    fn find<'a>(head: &Head<'a>) -> &'a Uri;
-
-    /// That URI where it lies apart from the request's own, so that what a key leaves out of the query is left
-    /// out there too. None where the request has only the one.
-    fn apart(extensions: &mut Extensions) -> Option<&mut Uri>;
+/// A router of axum that nests another strips the prefix from the path, and two nested routers would then share
+/// keys: with the feature `axum` it is the one that axum notes before.
+pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(original)) = head.extensions.get() {
+        return original;
+    }
+    head.uri
 }
 
-/// The URI as it is in the request. Right where nothing rewrites it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AsReceived;
-
-impl FindUri for AsReceived {
-    fn find<'a>(head: &Head<'a>) -> &'a Uri {
-        head.uri
-    }
-
-    fn apart(_: &mut Extensions) -> Option<&mut Uri> {
+/// That URI where it lies apart from the request's own, so that a parameter which the key leaves out is left out
+/// there too. `None` where the request has only the one.
+pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
+    #[cfg(feature = "axum")]
+    return extensions
+        .get_mut::<axum::extract::OriginalUri>()
+        .map(|axum::extract::OriginalUri(original)| original);
+    #[cfg(not(feature = "axum"))]
+    {
+        let _ = extensions;
         None
     }
 }
@@ -116,20 +115,16 @@ pub(crate) struct Address<'a> {
 pub(crate) struct AmbiguousHost;
 
 impl<'a> Address<'a> {
-    pub(crate) fn of<U: FindUri>(head: &Head<'a>, scheme: Scheme) -> Result<Self, AmbiguousHost> {
+    pub(crate) fn of(head: &Head<'a>, scheme: Scheme) -> Result<Self, AmbiguousHost> {
         let mut host = Host::default();
         head.headers.get_all(header::HOST).iter().for_each(|line| host.note(line));
-        Self::at::<U>(host, head, scheme)
+        Self::at(host, head, scheme)
     }
 
     /// The address of a request whose `Host` was found already.
     #[inline]
-    pub(crate) fn at<U: FindUri>(
-        host: Host<'a>,
-        head: &Head<'a>,
-        of: Scheme,
-    ) -> Result<Self, AmbiguousHost> {
-        let uri = U::find(head);
+    pub(crate) fn at(host: Host<'a>, head: &Head<'a>, of: Scheme) -> Result<Self, AmbiguousHost> {
+        let uri = original_uri(head);
         let scheme = of.of(head);
         let keeps_user = of == Scheme::OfUri;
         let authority = authority(head.uri, host, scheme, keeps_user)?;
@@ -282,7 +277,7 @@ mod tests {
         }
         let request = request.body(()).unwrap();
         let head = Head::from(&request);
-        Address::of::<AsReceived>(&head, scheme).map(|address| address.origin())
+        Address::of(&head, scheme).map(|address| address.origin())
     }
 
     #[test]

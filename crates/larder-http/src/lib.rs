@@ -14,7 +14,7 @@
 //! Inside an axum router take the layers of `larder-axum`, which know what nesting strips from a path.
 
 pub use self::{
-    address::{AsReceived, FindUri, Head, QueryRule, Scheme},
+    address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
     conditional::{Conditional, ConditionalLayer, Conditions},
     invalidation::{Invalidation, InvalidationLayer, ReadYourWrites, Requested},

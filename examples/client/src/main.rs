@@ -28,7 +28,7 @@ type Cached = BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Incoming>
 fn client(larder: &Larder) -> Cached {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let service = ServiceBuilder::new()
-        .layer(ResponseCacheLayer::as_received(larder).private_cache().name("rates"))
+        .layer(ResponseCacheLayer::new(larder).private_cache().name("rates"))
         .map_request(|request: Request<Full<Bytes>>| {
             // Everything that comes from there is dropped by one word.
             if let Some(choices) = request.extensions().get::<Choices>() {

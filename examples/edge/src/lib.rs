@@ -92,7 +92,7 @@ impl Edge {
 
     /// Serves on this listener until `until` is done, and then what has begun, for a few seconds.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) {
-        let mut cache = ResponseCacheLayer::as_received(&self.larder).name("edge");
+        let mut cache = ResponseCacheLayer::new(&self.larder).name("edge");
         if self.conformance {
             cache = cache.conformance();
         }
@@ -100,7 +100,7 @@ impl Edge {
         let service = ServiceBuilder::new()
             .map_request(as_all_see_it)
             .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
-            .layer(InvalidationLayer::as_received(&self.larder))
+            .layer(InvalidationLayer::new(&self.larder))
             .layer(cache)
             .service_fn(move |request| {
                 let proxy = proxy.clone();

@@ -1,19 +1,18 @@
 //! The options of invalidation.
 
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use larder_core::{Larder, Target};
 use tower_layer::Layer;
 
 use super::{positions::ReadYourWrites, service::Invalidation};
-use crate::address::{AsReceived, FindUri, Head, Scheme};
+use crate::address::{Head, Scheme};
 
 /// Invalidates after a write, before the client has its answer. See the [module](super).
 #[doc(alias("write-through invalidation", "purge on write", "write-around"))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
-pub struct InvalidationLayer<U = AsReceived> {
+pub struct InvalidationLayer {
     options: Options,
-    uri: PhantomData<fn() -> U>,
 }
 
 type Targets = Arc<dyn Fn(&Head<'_>) -> Vec<Target> + Send + Sync>;
@@ -28,15 +27,7 @@ pub(super) struct Options {
     pub(super) positions: Option<ReadYourWrites>,
 }
 
-impl InvalidationLayer<AsReceived> {
-    /// A layer over this larder that takes URIs as they are. Inside an axum router use the one of
-    /// `larder-axum`, which knows what nesting strips.
-    pub fn as_received(larder: &Larder) -> Self {
-        Self::new(larder)
-    }
-}
-
-impl<U: FindUri> InvalidationLayer<U> {
+impl InvalidationLayer {
     /// A layer over this larder.
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
@@ -47,7 +38,7 @@ impl<U: FindUri> InvalidationLayer<U> {
             cancel_on_drop: false,
             positions: None,
         };
-        Self { options, uri: PhantomData }
+        Self { options }
     }
 
     /// What a successful write on these routes invalidates besides.
@@ -89,21 +80,21 @@ impl<U: FindUri> InvalidationLayer<U> {
     }
 }
 
-impl<S, U: FindUri> Layer<S> for InvalidationLayer<U> {
-    type Service = Invalidation<S, U>;
+impl<S> Layer<S> for InvalidationLayer {
+    type Service = Invalidation<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Invalidation::new(inner, Arc::new(self.options.clone()))
     }
 }
 
-impl<U> Clone for InvalidationLayer<U> {
+impl Clone for InvalidationLayer {
     fn clone(&self) -> Self {
-        Self { options: self.options.clone(), uri: PhantomData }
+        Self { options: self.options.clone() }
     }
 }
 
-impl<U> fmt::Debug for InvalidationLayer<U> {
+impl fmt::Debug for InvalidationLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InvalidationLayer").finish_non_exhaustive()
     }

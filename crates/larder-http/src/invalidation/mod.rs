@@ -35,8 +35,8 @@
 //! #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
 //! # });
 //! let service = ServiceBuilder::new()
-//!     .layer(InvalidationLayer::as_received(&larder))
-//!     .layer(ResponseCacheLayer::as_received(&larder).ttl(Duration::from_secs(60)))
+//!     .layer(InvalidationLayer::new(&larder))
+//!     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
 //!     .service(page);
 //! # let ask = |method| {
 //! #     let request = Request::builder().method(method).uri("/").body(Full::default());

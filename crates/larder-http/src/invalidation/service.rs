@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -20,20 +19,19 @@ use super::{
     requested::{Entered, Requested},
 };
 use crate::{
-    address::{Address, FindUri, Head},
+    address::{Address, Head, original_uri},
     ready::take_ready,
 };
 
 /// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
-pub struct Invalidation<S, U> {
+pub struct Invalidation<S> {
     inner: S,
     options: Arc<Options>,
-    uri: PhantomData<fn() -> U>,
 }
 
-impl<S, U> Invalidation<S, U> {
+impl<S> Invalidation<S> {
     pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
-        Self { inner, options, uri: PhantomData }
+        Self { inner, options }
     }
 
     /// Serves a request whose client has seen the log up to a place, once this process has too; or with nothing
@@ -63,14 +61,13 @@ impl<S, U> Invalidation<S, U> {
     }
 }
 
-impl<S, B, R, U> Service<Request<B>> for Invalidation<S, U>
+impl<S, B, R> Service<Request<B>> for Invalidation<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     B: Send + 'static,
     R: Send + 'static,
-    U: FindUri,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -98,7 +95,7 @@ where
         let larder = &self.options.larder;
         larder.tick();
         let requested = Requested::open(larder);
-        let write = Write::of::<U, B>(&self.options, &request, requested.clone());
+        let write = Write::of(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
         let mut inner = take_ready(&mut self.inner);
@@ -140,18 +137,14 @@ struct Write {
 }
 
 impl Write {
-    fn of<U: FindUri, B>(
-        options: &Arc<Options>,
-        request: &Request<B>,
-        requested: Requested,
-    ) -> Self {
+    fn of<B>(options: &Arc<Options>, request: &Request<B>, requested: Requested) -> Self {
         let head = Head::from(request);
         let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
         let configured = on_success.len();
         let (mut origin, mut path) = (None, String::new());
         if options.implicit {
-            U::find(&head).path().clone_into(&mut path);
-            match Address::of::<U>(&head, options.scheme) {
+            original_uri(&head).path().clone_into(&mut path);
+            match Address::of(&head, options.scheme) {
                 Ok(address) => origin = Some(address.origin()),
                 // Two hosts: the path is meant on all.
                 Err(_) => on_success.push(Target::path(&path)),
@@ -277,13 +270,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
-impl<S: Clone, U> Clone for Invalidation<S, U> {
+impl<S: Clone> Clone for Invalidation<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), options: Arc::clone(&self.options), uri: PhantomData }
+        Self { inner: self.inner.clone(), options: Arc::clone(&self.options) }
     }
 }
 
-impl<S: fmt::Debug, U> fmt::Debug for Invalidation<S, U> {
+impl<S: fmt::Debug> fmt::Debug for Invalidation<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Invalidation").field("inner", &self.inner).finish_non_exhaustive()
     }

@@ -55,7 +55,7 @@ async fn a_service_that_was_polled_ready_is_the_one_that_is_called() {
     let inner = ConcurrencyLimitLayer::new(1).layer(service_fn(|_: Request<Empty<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(()))
     }));
-    let mut service = InvalidationLayer::as_received(&larder()).layer(inner);
+    let mut service = InvalidationLayer::new(&larder()).layer(inner);
     for _ in 0..3 {
         service.ready().await.unwrap().call(put()).await.unwrap();
     }
@@ -98,7 +98,7 @@ async fn targets_of_the_route_act_on_success_only_and_all_is_one_append() {
 async fn a_handler_that_panics_has_invalidated_what_it_asked_for() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
-    let layer = InvalidationLayer::as_received(&larder);
+    let layer = InvalidationLayer::new(&larder);
     let panicked = tokio::spawn(answer(layer, |requested| {
         requested.add("t");
         panic!("after the commit");
@@ -124,7 +124,7 @@ async fn a_client_who_hangs_up_does_not_come_between_commit_and_invalidation() {
             }
         }
     });
-    let service = InvalidationLayer::as_received(&larder).layer(inner);
+    let service = InvalidationLayer::new(&larder).layer(inner);
     let client = tokio::spawn(service.oneshot(put()));
     committed.notified().await;
     client.abort();
@@ -166,7 +166,7 @@ async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterw
             Ok::<_, Infallible>(Response::new(()))
         }
     });
-    let nested = InvalidationLayer::as_received(&inside).layer(inner);
+    let nested = InvalidationLayer::new(&inside).layer(inner);
     let (outer, between) = (outside.clone(), outside.clone());
     let looks = tower::service_fn(move |request: Request<Empty<Bytes>>| {
         let called = nested.clone().call(request);
@@ -180,7 +180,7 @@ async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterw
         })
     });
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
-    let mut answer = Box::pin(InvalidationLayer::as_received(&outer).layer(looks).oneshot(get));
+    let mut answer = Box::pin(InvalidationLayer::new(&outer).layer(looks).oneshot(get));
     while futures_util::poll!(&mut answer).is_pending() {
         assert!(Requested::current().is_none(), "nothing is around a task that waits");
     }
@@ -198,7 +198,7 @@ async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
                 Ok::<_, Infallible>(Response::new(()))
             }
         });
-        let serving = InvalidationLayer::as_received(&larder()).layer(inner).oneshot(get());
+        let serving = InvalidationLayer::new(&larder()).layer(inner).oneshot(get());
         let served = std::panic::AssertUnwindSafe(serving).catch_unwind().await;
         assert!(served.is_err());
         assert!(Requested::current().is_none(), "in the call: {in_call}");
@@ -216,7 +216,7 @@ async fn what_is_asked_for_where_nobody_waits_acts_before_the_call_returns() {
     });
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
     let before = larder.sequence();
-    let service = InvalidationLayer::as_received(&larder).layer(inner);
+    let service = InvalidationLayer::new(&larder).layer(inner);
     service.oneshot(get).now_or_never().unwrap().unwrap();
     assert!(larder.sequence() > before);
     assert!(was_invalid(&larder, "x", "t").await);

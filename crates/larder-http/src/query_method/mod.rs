@@ -28,7 +28,7 @@
 //! });
 //! let service = ServiceBuilder::new()
 //!     .layer(QueryMethodLayer::new())
-//!     .layer(ResponseCacheLayer::as_received(&larder))
+//!     .layer(ResponseCacheLayer::new(&larder))
 //!     .service(search);
 //!
 //! let ask = async |content: &'static str| {

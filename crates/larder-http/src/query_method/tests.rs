@@ -52,8 +52,8 @@ async fn a_query_is_kept_by_its_content_and_type_and_invalidates_nothing() {
     let larder = Larder::builder().cells(1 << 12).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(QueryMethodLayer::new())
-        .layer(InvalidationLayer::as_received(&larder))
-        .layer(ResponseCacheLayer::as_received(&larder))
+        .layer(InvalidationLayer::new(&larder))
+        .layer(ResponseCacheLayer::new(&larder))
         .service(inner);
     let text = async |content, kind| {
         let answer = service.clone().oneshot(ask(content, kind)).await.unwrap();

@@ -27,7 +27,7 @@ use super::{
     stored::{self, aged},
     variants::variant_key,
 };
-use crate::{address::FindUri, body::CacheBody, conditional::Conditions, invalidation::Requested};
+use crate::{body::CacheBody, conditional::Conditions, invalidation::Requested};
 
 /// What was found out about a request.
 pub(super) struct Asked {
@@ -254,16 +254,12 @@ impl Asked {
     }
 
     /// The request as a fill carries it: nothing that only this client has said changes what all get.
-    pub(super) fn for_fill<U: FindUri, B>(
-        &self,
-        mut request: Request<B>,
-        choices: &Choices,
-    ) -> Request<B> {
+    pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
         // A stale answer to HEAD is refreshed by what GET gets.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        self.plan.remove_unkeyed::<U, B>(&mut request);
+        self.plan.remove_unkeyed(&mut request);
         let headers = request.headers_mut();
         for name in GUARDS.iter().chain(&SAVERS) {
             headers.remove(name);

@@ -33,7 +33,7 @@ use super::{
     stored::{self, StoredResponse, Traits},
 };
 use crate::{
-    address::{Address, FindUri, Head},
+    address::{Address, Head},
     body::{BoxError, CacheBody},
     invalidation::Requested,
 };
@@ -54,7 +54,7 @@ pub(super) struct FromPost {
 
 impl FromPost {
     /// For a POST that says nothing of who asks, behind a layer that invalidates what it changes.
-    pub(super) fn of<U: FindUri, B>(
+    pub(super) fn of<B>(
         plan: &Arc<Plan>,
         request: &Request<B>,
         scope: &Scope,
@@ -70,13 +70,13 @@ impl FromPost {
             || facts.demands
             || plan.tells_more_apart
             || plan.passes_by_choice(&head)
-            || plan.says_what_is_unkeyed::<U>(&head);
+            || plan.says_what_is_unkeyed(&head);
         if forbidden || !requested.is_of(&plan.larder) {
             return None;
         }
-        let address = Address::of::<U>(&head, plan.options.scheme).ok()?;
+        let address = Address::of(&head, plan.options.scheme).ok()?;
         let key = plan.key_of_address(&head, &address).finish().ok()?;
-        let (origin, tags) = plan.address_tags::<U>(&head);
+        let (origin, tags) = plan.address_tags(&head);
         let query = address.query.map(|query| format!("?{query}")).unwrap_or_default();
         Some(Box::new(Self {
             plan: Arc::clone(plan),

@@ -1,6 +1,6 @@
 //! The options of a response cache.
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, StatusCode};
@@ -13,7 +13,7 @@ use larder_semantics::{
 use tower_layer::Layer;
 
 use super::{choices::Choices, plan::Plan, service::ResponseCache};
-use crate::address::{AsReceived, FindUri, Head, QueryRule, Scheme};
+use crate::address::{Head, QueryRule, Scheme};
 
 /// Keeps whole responses and answers from them.
 ///
@@ -29,10 +29,9 @@ use crate::address::{AsReceived, FindUri, Head, QueryRule, Scheme};
     "request coalescing"
 ))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
-pub struct ResponseCacheLayer<U = AsReceived> {
+pub struct ResponseCacheLayer {
     pub(super) larder: Larder,
     pub(super) options: Options,
-    uri: PhantomData<fn() -> U>,
 }
 
 pub(super) type Partition = Arc<dyn Fn(&Head<'_>) -> Option<Bytes> + Send + Sync>;
@@ -81,18 +80,10 @@ pub(super) struct Options {
     pub(super) x_cache: bool,
 }
 
-impl ResponseCacheLayer<AsReceived> {
-    /// A layer over this larder that takes URIs as they are. Inside an axum router use the one of
-    /// `larder-axum`, which knows what nesting strips.
-    pub fn as_received(larder: &Larder) -> Self {
-        Self::new(larder)
-    }
-}
-
-impl<U: FindUri> ResponseCacheLayer<U> {
+impl ResponseCacheLayer {
     /// A layer over this larder. By itself it keeps only what responses themselves allow to be kept.
     pub fn new(larder: &Larder) -> Self {
-        Self { larder: larder.clone(), options: Options::default(), uri: PhantomData }
+        Self { larder: larder.clone(), options: Options::default() }
     }
 
     /// How long a response is kept that says nothing about it. Without this it is not kept.
@@ -422,21 +413,21 @@ impl<U: FindUri> ResponseCacheLayer<U> {
     }
 }
 
-impl<S, U: FindUri> Layer<S> for ResponseCacheLayer<U> {
-    type Service = ResponseCache<S, U>;
+impl<S> Layer<S> for ResponseCacheLayer {
+    type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         ResponseCache::new(inner, Plan::new(&self.larder, &self.options))
     }
 }
 
-impl<U> Clone for ResponseCacheLayer<U> {
+impl Clone for ResponseCacheLayer {
     fn clone(&self) -> Self {
-        Self { larder: self.larder.clone(), options: self.options.clone(), uri: PhantomData }
+        Self { larder: self.larder.clone(), options: self.options.clone() }
     }
 }
 
-impl<U> fmt::Debug for ResponseCacheLayer<U> {
+impl fmt::Debug for ResponseCacheLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseCacheLayer")
             .field("name", &self.options.name)

@@ -1,7 +1,7 @@
 //! A request that memory could not answer at first sight: looks closer, waits for another's fill, or leads
 //! one.
 
-use std::{marker::PhantomData, ops::ControlFlow, panic, sync::Arc};
+use std::{ops::ControlFlow, panic, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -23,20 +23,19 @@ use super::{
     stored,
 };
 use crate::{
-    address::{FindUri, Head},
+    address::Head,
     body::{BoxError, CacheBody},
     conditional,
 };
 
 /// The request, and all that was found out about it.
-pub(super) struct Miss<S, B, U> {
+pub(super) struct Miss<S, B> {
     asked: Asked,
     inner: Option<S>,
     request: Option<Request<B>>,
-    uri: PhantomData<fn() -> U>,
 }
 
-impl<S, B, R, U> Miss<S, B, U>
+impl<S, B, R> Miss<S, B>
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
     S::Future: Send + 'static,
@@ -44,7 +43,6 @@ where
     B: Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
-    U: FindUri,
 {
     /// `None` for a key that is too long, which was refused before.
     pub(super) fn new(
@@ -64,8 +62,8 @@ where
             if lookup.facts.demands { Demands::of(head.headers) } else { Demands::default() };
         let hidden = plan.options.shared;
         let scope = larder.scope().gathering(plan.audience(&head, lookup.facts, hidden));
-        let (origin, tags) = plan.address_tags::<U>(&head);
-        let search = plan.search::<U>(&head);
+        let (origin, tags) = plan.address_tags(&head);
+        let search = plan.search(&head);
         let mut selecting = head.headers.clone();
         if plan.options.shared {
             plan.hide_identity(&mut selecting);
@@ -88,7 +86,7 @@ where
             in_part: false,
             is_outermost: larder.current_scope().is_none(),
         };
-        Some(Self { asked, inner: Some(inner), request: Some(request), uri: PhantomData })
+        Some(Self { asked, inner: Some(inner), request: Some(request) })
     }
 
     /// Answers the request.
@@ -266,7 +264,7 @@ where
     ) -> (Fill, S, Request<B>) {
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
-        let mut request = self.asked.for_fill::<U, B>(request, &fill.choices);
+        let mut request = self.asked.for_fill(request, &fill.choices);
         Asked::add_conditions(&mut request, &fill.known, fill.replaces.as_ref());
         (fill, inner, request)
     }
@@ -309,13 +307,13 @@ where
         let fill = self.asked.fill(why, Vec::new());
         let keeps = self.asked.keeps_alone(reason);
         if keeps {
-            request = self.asked.for_fill::<U, B>(request, &fill.choices);
+            request = self.asked.for_fill(request, &fill.choices);
         } else if self.asked.plan.options.shared {
             self.asked.plan.hide_identity(request.headers_mut());
         }
         if self.asked.lookup.head_only {
             // Its answer may confirm what is kept for all.
-            self.asked.plan.remove_unkeyed::<U, B>(&mut request);
+            self.asked.plan.remove_unkeyed(&mut request);
         }
         request.extensions_mut().insert(fill.choices.clone());
         let calling = async move { inner.call(request).await };

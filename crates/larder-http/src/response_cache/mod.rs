@@ -48,7 +48,7 @@
 //!     Ok::<_, Infallible>(Response::new(Full::from("hello")))
 //! });
 //! let service = ServiceBuilder::new()
-//!     .layer(ResponseCacheLayer::as_received(&larder).ttl(Duration::from_secs(60)))
+//!     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
 //!     .service(page);
 //!
 //! let ask = || Request::get("/").body(Full::default()).expect("a valid request");

@@ -24,7 +24,7 @@ use super::{
     template::Alike,
 };
 use crate::{
-    address::{Address, FindUri, Head, Host},
+    address::{Address, Head, Host},
     body::CacheBody,
     query_method::Content,
 };
@@ -149,7 +149,7 @@ impl Plan {
 
     /// Decides what is to be done with a request.
     #[inline]
-    pub(super) fn admit<U: FindUri, B: Body>(&self, request: &Request<B>) -> Admit {
+    pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admit {
         let head = Head::from(request);
         let head_only = *head.method == Method::HEAD;
         let content = query_content(&head);
@@ -164,7 +164,7 @@ impl Plan {
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             return Admit::Bypass(bypass);
         }
-        let Ok(address) = Address::at::<U>(host, &head, self.options.scheme) else {
+        let Ok(address) = Address::at(host, &head, self.options.scheme) else {
             return Admit::Ambiguous;
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
@@ -182,11 +182,11 @@ impl Plan {
     }
 
     /// The address without its query, where queries may mean the same. Only a miss asks for it.
-    pub(super) fn search<U: FindUri>(&self, head: &Head<'_>) -> Option<Box<Search>> {
+    pub(super) fn search(&self, head: &Head<'_>) -> Option<Box<Search>> {
         if !self.options.no_vary_search {
             return None;
         }
-        let address = Address::of::<U>(head, self.options.scheme).ok()?;
+        let address = Address::of(head, self.options.scheme).ok()?;
         let bare = Address { query: None, ..address.clone() };
         let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
         let around = self.audience_around(head);
@@ -277,8 +277,8 @@ impl Plan {
     }
 
     /// The origin of an address, and the tags that each of its responses carries.
-    pub(super) fn address_tags<U: FindUri>(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
-        match Address::of::<U>(head, self.options.scheme) {
+    pub(super) fn address_tags(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
+        match Address::of(head, self.options.scheme) {
             Ok(address) => {
                 let origin = address.origin();
                 let on_origin = Tag::of_origin_path(&origin, address.path);

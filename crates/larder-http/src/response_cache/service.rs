@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -23,7 +22,7 @@ use super::{
     plan::{Admit, Bypass, Lookup, Plan},
 };
 use crate::{
-    address::{FindUri, Head},
+    address::Head,
     body::{BoxError, CacheBody},
     ready::take_ready,
 };
@@ -31,15 +30,14 @@ use crate::{
 /// Serves from the cache, and from the inner service what the cache does not have.
 ///
 /// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
-pub struct ResponseCache<S, U> {
+pub struct ResponseCache<S> {
     inner: S,
     plan: Arc<Plan>,
-    uri: PhantomData<fn() -> U>,
 }
 
-impl<S, U> ResponseCache<S, U> {
+impl<S> ResponseCache<S> {
     pub(super) fn new(inner: S, plan: Arc<Plan>) -> Self {
-        Self { inner, plan, uri: PhantomData }
+        Self { inner, plan }
     }
 
     /// Passes a request on, in a scope of its own.
@@ -55,7 +53,6 @@ impl<S, U> ResponseCache<S, U> {
         S::Error: Send + 'static,
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
-        U: FindUri,
     {
         let plan = &self.plan;
         plan.meter.record(Event::Bypass(why.as_str()), plan.larder.now());
@@ -74,7 +71,7 @@ impl<S, U> ResponseCache<S, U> {
         // `fwd=method` says it already.
         let detail = (why != Bypass::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..said(handling) };
-        let from_post = FromPost::of::<U, B>(&self.plan, &request, &scope);
+        let from_post = FromPost::of(&self.plan, &request, &scope);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
@@ -104,10 +101,9 @@ impl<S, U> ResponseCache<S, U> {
         B: Body + Send + 'static,
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
-        U: FindUri,
     {
         let inner = take_ready(&mut self.inner);
-        match Miss::<_, _, U>::new(&self.plan, inner, request, lookup, began) {
+        match Miss::new(&self.plan, inner, request, lookup, began) {
             Some(miss) => ResponseFuture::waiting(miss.serve()),
             None => {
                 let text = "the address is too long\n";
@@ -135,7 +131,7 @@ impl<S, U> ResponseCache<S, U> {
     }
 }
 
-impl<S, B, R, U> Service<Request<B>> for ResponseCache<S, U>
+impl<S, B, R> Service<Request<B>> for ResponseCache<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -143,7 +139,6 @@ where
     B: Body + Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
-    U: FindUri,
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
@@ -155,7 +150,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let began = self.plan.larder.tick();
-        let lookup = match self.plan.admit::<U, B>(&request) {
+        let lookup = match self.plan.admit(&request) {
             Admit::Lookup(lookup) => lookup,
             Admit::Bypass(why) => return self.forward(request, why),
             Admit::Ambiguous => {
@@ -178,13 +173,13 @@ where
     }
 }
 
-impl<S: Clone, U> Clone for ResponseCache<S, U> {
+impl<S: Clone> Clone for ResponseCache<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan), uri: PhantomData }
+        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan) }
     }
 }
 
-impl<S: fmt::Debug, U> fmt::Debug for ResponseCache<S, U> {
+impl<S: fmt::Debug> fmt::Debug for ResponseCache<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseCache").field("inner", &self.inner).finish_non_exhaustive()
     }

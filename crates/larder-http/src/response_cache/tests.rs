@@ -405,8 +405,8 @@ fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -
         async move { Ok::<_, Infallible>(response.unwrap()) }
     });
     let service = tower::ServiceBuilder::new()
-        .layer(InvalidationLayer::as_received(&larder))
-        .layer(ResponseCacheLayer::as_received(&larder))
+        .layer(InvalidationLayer::new(&larder))
+        .layer(ResponseCacheLayer::new(&larder))
         .service(inner);
     Origin { calls, service: BoxCloneService::new(service) }
 }
@@ -742,8 +742,8 @@ async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
 #[tokio::test]
 async fn a_layer_inside_overrides_the_one_outside_and_nothing_is_kept_twice() {
     let larder = larder();
-    let short = ResponseCacheLayer::<crate::AsReceived>::new(&larder)
-        .override_ttl(Lifetime::fresh_for(Duration::from_secs(5)));
+    let short =
+        ResponseCacheLayer::new(&larder).override_ttl(Lifetime::fresh_for(Duration::from_secs(5)));
     let inner = short.layer(service_fn(|_: Request<Empty<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(text("hello")))
     }));
@@ -770,7 +770,7 @@ async fn a_whole_stack_revalidates_and_invalidates() {
     });
     let service = tower::ServiceBuilder::new()
         .layer(ConditionalLayer::new(&larder))
-        .layer(InvalidationLayer::as_received(&larder))
+        .layer(InvalidationLayer::new(&larder))
         .layer(layer(&larder))
         .service(inner);
     let ask = |request: http::request::Builder| service.clone().oneshot(empty(request));

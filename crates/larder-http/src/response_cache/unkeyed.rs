@@ -7,12 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
 use super::plan::{IDENTITY, Plan};
-use crate::address::{Address, FindUri, Head, spell_authority, spell_authority_of, with_query};
+use crate::address::{
+    Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of, with_query,
+};
 
 impl Plan {
     /// Takes out of a request what the key of its answer does not contain.
-    pub(super) fn remove_unkeyed<U: FindUri, B>(&self, request: &mut Request<B>) {
-        let address = Address::of::<U>(&Head::from(&*request), self.options.scheme).ok();
+    pub(super) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
+        let address = Address::of(&Head::from(&*request), self.options.scheme).ok();
         let address = address.map(|address| (address.scheme, address.authority.into_owned()));
         let names = self.unkeyed(request.headers());
         let headers = request.headers_mut();
@@ -26,7 +28,7 @@ impl Plan {
                 headers.insert(PROTO, HeaderValue::from_static(scheme));
             }
             spell_authority(request, &authority);
-            if let Some(apart) = U::apart(request.extensions_mut()) {
+            if let Some(apart) = original_uri_mut(request.extensions_mut()) {
                 spell_authority_of(apart, &authority);
             }
         }
@@ -38,21 +40,21 @@ impl Plan {
             }
         };
         filter(request.uri_mut());
-        if let Some(apart) = U::apart(request.extensions_mut()) {
+        if let Some(apart) = original_uri_mut(request.extensions_mut()) {
             filter(apart);
         }
     }
 
     /// Whether a request says anything that the key of its answer does not contain, or spells it in another way.
-    pub(super) fn says_what_is_unkeyed<U: FindUri>(&self, head: &Head<'_>) -> bool {
+    pub(super) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
-            || self.options.query.filtered(U::find(head).query()).is_some()
-            || (self.strips() && self.is_spelt_otherwise::<U>(head))
+            || self.options.query.filtered(original_uri(head).query()).is_some()
+            || (self.strips() && self.is_spelt_otherwise(head))
     }
 
     /// Whether scheme or authority as a handler reads them are not those of the key.
-    fn is_spelt_otherwise<U: FindUri>(&self, head: &Head<'_>) -> bool {
-        let Ok(address) = Address::of::<U>(head, self.options.scheme) else { return true };
+    fn is_spelt_otherwise(&self, head: &Head<'_>) -> bool {
+        let Ok(address) = Address::of(head, self.options.scheme) else { return true };
         let differs = |text: &[u8]| text != address.authority.as_bytes();
         head.headers.get(header::HOST).is_some_and(|host| differs(host.as_bytes()))
             || head.uri.authority().is_some_and(|given| differs(given.as_str().as_bytes()))
