@@ -674,3 +674,101 @@ async fn the_scheme_that_a_handler_reads_is_that_of_the_key() {
         assert!(ask(&app, "/", fields).await.is_hit());
     }
 }
+
+#[tokio::test]
+async fn a_write_reaches_what_is_stored_whichever_scheme_its_layer_was_told() {
+    for (stored, written) in [
+        (Scheme::Https, Scheme::Http),
+        (Scheme::Http, Scheme::Https),
+        (Scheme::TrustForwarded, Scheme::Http),
+        (Scheme::Https, Scheme::Https),
+    ] {
+        for host in ["shop.example", "shop.example:443", "shop.example:80"] {
+            let larder = larder();
+            let layers = tower::ServiceBuilder::new()
+                .layer(InvalidationLayer::new(&larder).scheme(written))
+                .layer(ResponseCacheLayer::new(&larder).ttl(MINUTE).scheme(stored));
+            let app = Router::new().route("/p", any(reflecting)).layer(layers).with_state(());
+            let fields = [("host", host), ("x-forwarded-proto", "https")];
+            ask(&app, "/p", &fields).await;
+            assert!(ask(&app, "/p", &fields).await.is_hit());
+            send(&app, Method::POST, "/p", &fields).await;
+            assert!(!ask(&app, "/p", &fields).await.is_hit(), "{stored:?} {written:?} {host}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_schemes_of_one_host_are_two_pages() {
+    let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).scheme(Scheme::TrustForwarded);
+    let app = Router::new().route("/", any(reflecting)).layer(layer).with_state(());
+    let https = [("x-forwarded-proto", "https")];
+    assert_eq!(ask(&app, "/", &https).await.text, "x-forwarded-proto=https\n");
+    let plain = ask(&app, "/", &[]).await;
+    assert!(!plain.is_hit());
+    assert_eq!(plain.text, "");
+    assert!(ask(&app, "/", &https).await.is_hit());
+}
+
+#[tokio::test]
+async fn nested_routers_have_pages_of_their_own_under_every_layer_there_is() {
+    let larder = larder();
+    let nested = |text: &'static str| {
+        Router::new()
+            .route("/p", any(move || async move { text }))
+            .layer(larder::http::ResponseCacheLayer::new(&larder).ttl(MINUTE))
+    };
+    let app = Router::new()
+        .nest("/a", nested("a"))
+        .nest("/b", nested("b"))
+        .layer(larder::http::InvalidationLayer::new(&larder))
+        .with_state(());
+    for _ in 0..2 {
+        assert_eq!(ask(&app, "/a/p", &[]).await.text, "a");
+        assert_eq!(ask(&app, "/b/p", &[]).await.text, "b");
+    }
+    send(&app, Method::POST, "/a/p", &[]).await;
+    assert!(!ask(&app, "/a/p", &[]).await.is_hit());
+    assert!(ask(&app, "/b/p", &[]).await.is_hit());
+}
+
+/// A visitor of a partition named by a field that an authentication has verified.
+fn by_user(larder: &Larder) -> ResponseCacheLayer {
+    ResponseCacheLayer::new(larder)
+        .ttl(MINUTE)
+        .partition_by(|head| head.headers.get("x-verified").map(|user| user.as_bytes().to_vec()))
+}
+
+#[tokio::test]
+async fn a_sign_in_that_redirects_takes_the_page_of_no_other_user_away() {
+    for (reaches_all, status, location) in [
+        (false, StatusCode::SEE_OTHER, "/"),
+        (false, StatusCode::FOUND, "http://shop.example/"),
+        (true, StatusCode::SEE_OTHER, "/"),
+        (true, StatusCode::CREATED, "/"),
+    ] {
+        let larder = larder();
+        let mut invalidation = InvalidationLayer::new(&larder);
+        if reaches_all && status.is_redirection() {
+            invalidation = invalidation.redirects_reach_partitions();
+        }
+        let layers = tower::ServiceBuilder::new().layer(invalidation).layer(by_user(&larder));
+        let login = move || async move { (status, [(header::LOCATION, location)]) };
+        let app = Router::new()
+            .route("/", get(|| async { "home" }))
+            .route("/login", axum::routing::post(login))
+            .layer(layers)
+            .with_state(());
+        let users: [&[(&str, &str)]; 3] =
+            [&[("x-verified", "alice")], &[("x-verified", "bob")], &[]];
+        for user in users {
+            ask(&app, "/", user).await;
+            assert!(ask(&app, "/", user).await.is_hit());
+        }
+        send(&app, Method::POST, "/login", users[1]).await;
+        let stays = [!reaches_all, false, false];
+        for (user, stays) in users.into_iter().zip(stays) {
+            assert_eq!(ask(&app, "/", user).await.is_hit(), stays, "{status} {user:?}");
+        }
+    }
+}

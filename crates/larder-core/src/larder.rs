@@ -608,7 +608,13 @@ impl Larder {
     /// What every entry carries beside the tags it was given: its kind, and its namespace.
     fn with_own_tags(&self, draft: &Draft) -> Vec<Tag> {
         let kind = Tag::of_kind(draft.key.kind());
-        let mut tags: Vec<_> = draft.tags.iter().map(|tag| tag.within(&self.namespace)).collect();
+        let mut tags: Vec<Tag> = Vec::with_capacity(draft.tags.len() + 2);
+        for tag in draft.tags.iter().map(|tag| tag.within(&self.namespace)) {
+            // The name of a value may be among the tags that it was given.
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
         if !self.namespace.is_empty() {
             tags.push(kind.within(&self.namespace));
         }

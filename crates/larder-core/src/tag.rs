@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use smol_str::{SmolStr, format_smolstr};
+use twox_hash::XxHash3_64;
 
 use crate::key::Kind;
 
@@ -66,9 +67,13 @@ impl Tag {
         Self::own('k', kind.letter().encode_utf8(&mut [0; 4]))
     }
 
-    /// The tag of everything that was made under this name.
+    /// The tag of everything that was made under this name. The name of an object or fragment is itself a tag;
+    /// that of a query is no text that an application writes.
     pub(crate) fn of_name(kind: Kind, name: &str) -> Self {
-        Self::own(kind.letter(), name)
+        match kind {
+            Kind::Object | Kind::Fragment => Self::new(name),
+            Kind::Query | Kind::Response => Self::own(kind.letter(), name),
+        }
     }
 
     /// The tag of every response of this path, on all hosts. Two spellings of one path have the same: a router
@@ -77,9 +82,21 @@ impl Tag {
         Self::own('p', &decoded(path))
     }
 
-    /// The tag of every response of this path on one scheme and authority, as `https://shop.example`.
+    /// The tag of the responses of this path on one scheme and authority, as `https://shop.example`, that belong
+    /// to no partition.
     pub fn of_origin_path(origin: &str, path: &str) -> Self {
         Self::own('h', &format!("{origin}{}", decoded(path)))
+    }
+
+    /// The tag of the responses of this path on one scheme and authority that belong to any partition.
+    pub fn of_partitioned_path(origin: &str, path: &str) -> Self {
+        Self::own('H', &format!("{origin}{}", decoded(path)))
+    }
+
+    /// The tag of the responses of this path on one scheme and authority in this partition.
+    pub fn of_path_in_partition(origin: &str, path: &str, partition: &[u8]) -> Self {
+        let partition = XxHash3_64::oneshot(partition);
+        Self::own('i', &format!("{partition:016x} {origin}{}", decoded(path)))
     }
 
     /// The tag of a cache group of RFC 9875 on one scheme and authority.
@@ -87,7 +104,8 @@ impl Tag {
         Self::own('g', &format!("{origin} {group}"))
     }
 
-    /// The name that this tag stands for in the namespace, if it is the tag of a name.
+    /// The text that a pattern over names is matched with: that of a tag which the application gave, or which is
+    /// the name of a value, in this namespace.
     pub(crate) fn name_in(&self, namespace: &str) -> Option<&str> {
         let own = match namespace {
             "" => &self.0[..],
@@ -96,9 +114,10 @@ impl Tag {
                 rest.strip_prefix(NAMESPACED)?
             }
         };
-        let named = own.strip_prefix(OWN)?;
-        let kinds = [Kind::Object, Kind::Fragment, Kind::Query];
-        kinds.iter().find_map(|kind| named.strip_prefix(kind.letter()))
+        match own.strip_prefix(OWN) {
+            Some(named) => named.strip_prefix(Kind::Query.letter()),
+            None => (!own.starts_with(NAMESPACED)).then_some(own),
+        }
     }
 
     /// This tag as the namespace sees it: two namespaces never share one.

@@ -36,10 +36,12 @@ impl Target {
         Self(vec![Selector::Tag(tag.into())])
     }
 
-    /// The object, fragment or query of exactly this name, all its partitions and variants.
+    /// The object, fragment or query of this name, all its partitions and variants.
+    ///
+    /// The name of an object or fragment is a tag of it, so `invalidate(("user", 7))` reaches it as well.
     pub fn name(name: impl IntoName) -> Self {
         let name = name.into_name();
-        let kinds = [Kind::Object, Kind::Fragment, Kind::Query];
+        let kinds = [Kind::Object, Kind::Query];
         Self(kinds.map(|kind| Selector::Tag(Tag::of_name(kind, &name))).into())
     }
 
@@ -53,10 +55,27 @@ impl Target {
 
     /// Every response of this path on one scheme and authority, such as `https://shop.example`.
     ///
-    /// Case, the default port of the scheme and a `/` at the end of the origin do not matter.
+    /// Case, the default port of the scheme, an empty port and a `/` at the end of the origin do not matter.
     pub fn path_on(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
         let (origin, path) = (normal_origin(origin.as_ref()), path_alone(path.as_ref()));
+        let tags = [Tag::of_origin_path(&origin, &path), Tag::of_partitioned_path(&origin, &path)];
+        Self(tags.map(Selector::Tag).into())
+    }
+
+    /// The responses of this path on one scheme and authority that belong to no partition.
+    pub fn path_outside_partitions(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
+        let (origin, path) = (normal_origin(origin.as_ref()), path_alone(path.as_ref()));
         Self(vec![Selector::Tag(Tag::of_origin_path(&origin, &path))])
+    }
+
+    /// The responses of this path on one scheme and authority in one partition.
+    pub fn path_in_partition(
+        origin: impl AsRef<str>,
+        path: impl AsRef<str>,
+        partition: &[u8],
+    ) -> Self {
+        let (origin, path) = (normal_origin(origin.as_ref()), path_alone(path.as_ref()));
+        Self(vec![Selector::Tag(Tag::of_path_in_partition(&origin, &path, partition))])
     }
 
     /// The cache group of RFC 9875 on one scheme and authority.
@@ -74,7 +93,7 @@ impl Target {
     /// Everything whose name matches: `*` stands for any text, `?` for one character.
     ///
     /// The name of an object or fragment is what it was asked for by; that of a response is its address,
-    /// such as `https://shop.example/products/42?page=2`. Costs each entry one match when it is next
+    /// such as `https://shop.example/products/42?page=2`. Tags that the application gave count like names. Costs each entry one match when it is next
     /// looked at; up to 64 patterns are kept apart, more act as [`Target::everything`].
     #[doc(alias("glob", "wildcard", "ban", "regex"))]
     pub fn pattern(pattern: impl Into<String>) -> Self {
@@ -106,15 +125,22 @@ fn path_alone(path: &str) -> Cow<'_, str> {
     }
 }
 
-/// An origin as responses are tagged with it: lower case, without the default port of its scheme.
+/// An origin as responses are tagged with it: lower case, without an empty port or the one that its scheme implies.
 fn normal_origin(origin: &str) -> String {
     let origin = origin.to_ascii_lowercase();
-    let origin = match origin.split_once("://") {
-        Some((scheme, authority)) => format!("{scheme}://{}", authority.trim_end_matches('/')),
-        None => origin,
+    let Some((scheme, authority)) = origin.split_once("://") else { return origin };
+    let authority = authority.trim_end_matches('/');
+    let implied = if scheme == "https" { 443 } else { 80 };
+    let authority = match authority.rsplit_once(':') {
+        Some((host, "")) => host.to_owned(),
+        Some((host, port)) => match port.parse::<u16>() {
+            Ok(port) if port == implied => host.to_owned(),
+            Ok(port) => format!("{host}:{port}"),
+            Err(_) => authority.to_owned(),
+        },
+        None => authority.to_owned(),
     };
-    let default_port = if origin.starts_with("https:") { ":443" } else { ":80" };
-    origin.strip_suffix(default_port).map(str::to_owned).unwrap_or(origin)
+    format!("{scheme}://{authority}")
 }
 
 impl<T: Into<Tag>> From<T> for Target {

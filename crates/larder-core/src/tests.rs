@@ -606,3 +606,48 @@ async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
     assert_eq!(*ask(Ok(2)).await.unwrap(), 2, "not to be kept");
     assert_eq!(*ask(Err("down")).await.unwrap(), 1, "what was kept stands in");
 }
+
+#[tokio::test]
+async fn the_name_of_a_value_is_a_tag_of_it() {
+    type Reach = fn() -> Invalidation;
+    let rows: [(&str, Reach, bool); 8] = [
+        ("the same pair", || ("user", 7).into(), true),
+        ("its text", || "user:7".into(), true),
+        ("a name", || Target::name(("user", 7)).into(), true),
+        ("what it lies below", || Target::prefix("user").into(), true),
+        ("a pattern", || Target::pattern("user:?").into(), true),
+        ("another name", || ("user", 8).into(), false),
+        ("what begins alike", || Target::prefix("use").into(), false),
+        ("what lies below it", || Target::prefix(("user:7", 1)).into(), false),
+    ];
+    for (what, invalidation, reached) in rows {
+        for view in [larder(), larder().namespace("acme")] {
+            let load = |value: u32| {
+                let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+                let larder = view.clone();
+                async move { *larder.get_or_load(("user", 7), MINUTE, load).await.unwrap() }
+            };
+            assert_eq!(load(1).await, 1);
+            let _ = view.invalidate(invalidation()).await;
+            assert_eq!(load(2).await == 2, reached, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_goes_with_the_name_of_a_value_that_it_was_made_of() {
+    let larder = larder();
+    let page = |value: u32| {
+        let inner = larder.clone();
+        let load = move |_: Fill| async move {
+            let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+            inner.get_or_load(("user", 7), MINUTE, load).await.map(|value| *value)
+        };
+        let larder = larder.clone();
+        async move { *larder.get_or_load("page", MINUTE, load).await.unwrap() }
+    };
+    assert_eq!(page(1).await, 1);
+    assert_eq!(page(2).await, 1);
+    let _ = larder.invalidate(("user", 7)).await;
+    assert_eq!(page(3).await, 3);
+}

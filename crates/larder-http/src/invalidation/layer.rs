@@ -25,6 +25,7 @@ pub(super) struct Options {
     pub(super) implicit: bool,
     pub(super) cancel_on_drop: bool,
     pub(super) positions: Option<ReadYourWrites>,
+    pub(super) redirects_reach_partitions: bool,
 }
 
 impl InvalidationLayer {
@@ -37,15 +38,16 @@ impl InvalidationLayer {
             implicit: true,
             cancel_on_drop: false,
             positions: None,
+            redirects_reach_partitions: false,
         };
         Self { options }
     }
 
     /// What a successful write on these routes invalidates besides.
-    pub fn targets<T: Into<Target>>(
-        mut self,
-        targets: impl Fn(&Head<'_>) -> Vec<T> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn targets<I>(mut self, targets: impl Fn(&Head<'_>) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item: Into<Target>>,
+    {
         self.options.targets =
             Some(Arc::new(move |head| targets(head).into_iter().map(Into::into).collect()));
         self
@@ -73,7 +75,21 @@ impl InvalidationLayer {
         self
     }
 
-    /// The scheme of effective URIs; the same as that of the response cache.
+    /// The target of a redirect after a write goes in all partitions, as the target URI does. Off by default: it
+    /// goes where all share it and in the partition of the request, so that one user who signs in and is sent to
+    /// `/` does not take the page of every other user away.
+    ///
+    /// # Source
+    ///
+    /// [RFC 9111, section 4.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.4), which leaves it to the cache
+    #[doc(alias("post redirect get"))]
+    pub fn redirects_reach_partitions(mut self) -> Self {
+        self.options.redirects_reach_partitions = true;
+        self
+    }
+
+    /// The scheme of requests, by which the cookie of [`ReadYourWrites`] is `Secure`. What is invalidated does not
+    /// depend on it.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
         self.options.scheme = scheme;
         self

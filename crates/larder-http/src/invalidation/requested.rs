@@ -1,6 +1,12 @@
 //! What a handler asks to be invalidated.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{
+    cell::RefCell,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
 
 use futures_util::FutureExt as _;
 use larder_core::{Invalidated, Invalidation, Larder, Scope, Target};
@@ -15,6 +21,8 @@ pub struct Requested {
     larder: Larder,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
     afterwards: Arc<Mutex<Option<Afterwards>>>,
+    /// The partition of the request, where a response cache inside knows it.
+    partition: Arc<OnceLock<Bytes>>,
 }
 
 /// What is to be done once a write has been invalidated and nothing else has.
@@ -27,12 +35,18 @@ impl Requested {
             larder: larder.clone(),
             targets: Arc::new(Mutex::new(Some(Vec::new()))),
             afterwards: Arc::default(),
+            partition: Arc::default(),
         }
     }
 
     /// Invalidates at once: for a request that nobody waits for to collect from.
     fn closed(larder: &Larder) -> Self {
-        Self { larder: larder.clone(), targets: Arc::default(), afterwards: Arc::default() }
+        Self {
+            larder: larder.clone(),
+            targets: Arc::default(),
+            afterwards: Arc::default(),
+            partition: Arc::default(),
+        }
     }
 
     /// The one that is around this task, if the layer is.
@@ -71,6 +85,15 @@ impl Requested {
     /// Does this once the write has been invalidated, if nothing else was meanwhile.
     pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
         *self.afterwards.lock() = Some(Box::new(act));
+    }
+
+    /// Notes the partition of the request.
+    pub(crate) fn note_partition(&self, partition: Bytes) {
+        drop(self.partition.set(partition));
+    }
+
+    pub(super) fn partition(&self) -> Option<Bytes> {
+        self.partition.get().cloned()
     }
 
     pub(super) fn take_afterwards(&self) -> Option<Afterwards> {

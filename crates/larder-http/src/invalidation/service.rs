@@ -7,9 +7,12 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use larder_core::{Invalidated, Position, Scope, Target};
-use larder_semantics::{authority::normalised, groups};
+use larder_semantics::{
+    authority::{normalised, without_user},
+    groups,
+};
 use tower_service::Service;
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     requested::{Entered, Requested},
 };
 use crate::{
-    address::{Address, Head, original_uri},
+    address::{Address, Head, Scheme, original_uri},
     ready::take_ready,
 };
 
@@ -129,7 +132,9 @@ struct Write {
     on_success: Vec<Target>,
     /// How many of them were given with the layer; the rest is implied.
     configured: usize,
-    origin: Option<String>,
+    /// The origin of the target URI, by either scheme: which of the two a response cache has in its keys is said
+    /// there, and an invalidation must not miss it for a fact that was said once.
+    origins: Vec<String>,
     path: String,
     /// What the log had taken of this process before.
     before: Option<Position>,
@@ -141,20 +146,21 @@ impl Write {
         let head = Head::from(request);
         let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
         let configured = on_success.len();
-        let (mut origin, mut path) = (None, String::new());
+        let (mut origins, mut path) = (Vec::new(), String::new());
         if options.implicit {
             original_uri(&head).path().clone_into(&mut path);
-            match Address::of(&head, options.scheme) {
-                Ok(address) => origin = Some(address.origin()),
+            let both = [Scheme::Http, Scheme::Https].map(|scheme| Address::of(&head, scheme));
+            match both {
+                [Ok(http), Ok(https)] => origins = vec![http.origin(), https.origin()],
                 // Two hosts: the path is meant on all.
-                Err(_) => on_success.push(Target::path(&path)),
+                _ => on_success.push(Target::path(&path)),
             }
         }
         let before = options.larder.written();
         let is_https = options.scheme.of(&head) == "https";
         let (scope, options) = (options.larder.scope(), Arc::clone(options));
-        on_success.extend(origin.as_ref().map(|origin| Target::path_on(origin, &path)));
-        Self { options, requested, scope, on_success, configured, origin, path, before, is_https }
+        on_success.extend(origins.iter().map(|origin| Target::path_on(origin, &path)));
+        Self { options, requested, scope, on_success, configured, origins, path, before, is_https }
     }
 
     /// Waits for the response, then invalidates, then hands it out.
@@ -170,10 +176,10 @@ impl Write {
             // A call of gRPC names a procedure, not a thing that has changed.
             if is_grpc(response.headers()) {
                 self.on_success.truncate(self.configured);
-                self.origin = None;
+                self.origins.clear();
             }
             targets.append(&mut self.on_success);
-            self.add_named(response.headers(), &mut targets);
+            self.add_named(response.status(), response.headers(), &mut targets);
         }
         if !targets.is_empty() {
             // Queued is no failure: it acts here, and larder goes on to append it.
@@ -203,18 +209,37 @@ impl Write {
     }
 
     /// What the response names of its own origin.
-    fn add_named(&self, headers: &HeaderMap, targets: &mut Vec<Target>) {
-        let Some(origin) = &self.origin else { return };
-        for name in [header::LOCATION, header::CONTENT_LOCATION] {
-            let named = headers.get(name).and_then(|value| value.to_str().ok());
-            if let Some(path) = named.and_then(|named| same_origin_path(named, origin, &self.path))
-            {
-                targets.push(Target::path_on(origin, path));
+    ///
+    /// The target of a redirect is a page to go on to more often than one that has changed, so it goes only where
+    /// all share it, and in the partition of this request.
+    fn add_named(&self, status: StatusCode, headers: &HeaderMap, targets: &mut Vec<Target>) {
+        let partition = self.requested.partition();
+        for origin in &self.origins {
+            let path_of = |name| {
+                let named = headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+                named.and_then(|named| same_origin_path(named, origin, &self.path))
+            };
+            let content = path_of(header::CONTENT_LOCATION);
+            targets.extend(content.map(|path| Target::path_on(origin, path)));
+            match path_of(header::LOCATION) {
+                Some(path) if self.reaches_partitions(status) => {
+                    targets.push(Target::path_on(origin, path));
+                }
+                Some(path) => {
+                    targets.push(Target::path_outside_partitions(origin, &path));
+                    let own = partition.as_ref();
+                    targets.extend(own.map(|own| Target::path_in_partition(origin, &path, own)));
+                }
+                None => {}
             }
+            let groups = groups::names(headers, &groups::CACHE_GROUP_INVALIDATION);
+            targets.extend(groups.into_iter().map(|group| Target::group(origin, group)));
         }
-        for group in groups::names(headers, &groups::CACHE_GROUP_INVALIDATION) {
-            targets.push(Target::group(origin, group));
-        }
+    }
+
+    /// Whether the `Location` of a response of this status is invalidated in all partitions.
+    fn reaches_partitions(&self, status: StatusCode) -> bool {
+        !status.is_redirection() || self.options.redirects_reach_partitions
     }
 }
 
@@ -224,7 +249,7 @@ fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String>
     if reference.is_empty() {
         return Some(base.to_owned());
     }
-    let (scheme, _) = origin.split_once("://")?;
+    let (scheme, own_authority) = origin.split_once("://")?;
     let absolute = match reference.strip_prefix("//") {
         Some(rest) => Some(format!("{scheme}://{rest}")),
         None if reference.starts_with('/') => None,
@@ -232,9 +257,8 @@ fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String>
     };
     if let Some(absolute) = absolute {
         let uri: http::Uri = absolute.parse().ok()?;
-        let authority = normalised(uri.authority()?.as_str(), scheme)?;
-        let same = uri.scheme_str() == Some(scheme)
-            && origin.split_once("://").is_some_and(|(_, own)| own == authority);
+        let authority = normalised(without_user(uri.authority()?.as_str()), scheme)?;
+        let same = uri.scheme_str() == Some(scheme) && authority == own_authority;
         return same.then(|| uri.path().to_owned());
     }
     if reference.starts_with('/') {

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     address::{Address, Head, Host},
     body::CacheBody,
+    invalidation::Requested,
     query_method::Content,
 };
 
@@ -280,11 +281,27 @@ impl Plan {
     pub(super) fn address_tags(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
         match Address::of(head, self.options.scheme) {
             Ok(address) => {
-                let origin = address.origin();
-                let on_origin = Tag::of_origin_path(&origin, address.path);
-                (origin, vec![Tag::of_path(address.path), on_origin])
+                let (origin, path) = (address.origin(), address.path);
+                let mut tags = vec![Tag::of_path(path)];
+                match self.options.partition.as_ref().and_then(|partition| partition(head)) {
+                    Some(partition) => tags.extend([
+                        Tag::of_partitioned_path(&origin, path),
+                        Tag::of_path_in_partition(&origin, path, &partition),
+                    ]),
+                    None => tags.push(Tag::of_origin_path(&origin, path)),
+                }
+                (origin, tags)
             }
             Err(_) => (String::new(), Vec::new()),
+        }
+    }
+
+    /// Tells the invalidation around a write in which partition it was made.
+    pub(super) fn note_partition<B>(&self, request: &Request<B>) {
+        let Some(requested) = request.extensions().get::<Requested>() else { return };
+        let head = Head::from(request);
+        if let Some(partition) = self.options.partition.as_ref().and_then(|of| of(&head)) {
+            requested.note_partition(partition);
         }
     }
 

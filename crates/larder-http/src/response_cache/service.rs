@@ -71,6 +71,9 @@ impl<S> ResponseCache<S> {
         // `fwd=method` says it already.
         let detail = (why != Bypass::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..said(handling) };
+        if why == Bypass::Method {
+            self.plan.note_partition(&request);
+        }
         let from_post = FromPost::of(&self.plan, &request, &scope);
         let entered = scope.enter();
         let future = self.inner.call(request);
