@@ -45,6 +45,44 @@ pub fn remove_named(headers: &mut HeaderMap, control: &CacheControl, role: Role)
     }
 }
 
+/// Whether a field is about the content of one message, so that it does not hold for a part of that content, for
+/// several parts together, or for a message without content: `Content-Digest` and `Content-MD5`.
+///
+/// `Repr-Digest` is about the representation and holds for all of these.
+///
+/// # Source
+///
+/// [RFC 9530, section 2](https://www.rfc-editor.org/rfc/rfc9530#section-2)
+pub fn is_of_content(name: &HeaderName) -> bool {
+    OF_CONTENT.contains(name)
+}
+
+/// Removes the fields that are [about the content of one message](is_of_content).
+pub fn remove_of_content(headers: &mut HeaderMap) {
+    for name in &OF_CONTENT {
+        headers.remove(name);
+    }
+}
+
+/// Whether an error in place of a response carries this field of it: how it may be read by scripts of other
+/// origins, by what it varies, and all else that is neither about the representation nor about storing it.
+pub fn belongs_in_error(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let of_storing = ["cache-control", "expires", "age", "pragma", "etag", "last-modified"];
+    !text.starts_with("content-")
+        && !text.ends_with("-cache-control")
+        && !text.ends_with("-digest")
+        && !of_storing.contains(&text)
+        || OF_SECURITY.contains(&text)
+}
+
+const OF_CONTENT: [HeaderName; 2] =
+    [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
+
+/// Fields about security that are named like those about content.
+const OF_SECURITY: [&str; 2] =
+    ["content-security-policy", "content-security-policy-report-only"];
+
 /// Fields that are meant for everybody on the way, so that `Connection` may not name them: a client that does
 /// wants others to see another request than we do.
 ///

@@ -197,9 +197,13 @@ pub fn may_become_not_modified(status: StatusCode) -> bool {
 /// # Source
 ///
 /// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5); fields about the
-/// representation that the client already has are left out, all others stay.
-pub fn belongs_in_not_modified(name: &HeaderName) -> bool {
-    !matches!(
+/// representation that the client already has are left out, all others stay. `Last-Modified` stays where it is
+/// the only validator (`has_etag` is false), or a recipient could not tell which response it may update.
+pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
+    if *name == header::LAST_MODIFIED {
+        return !has_etag;
+    }
+    !fields::is_of_content(name) && !matches!(
         *name,
         header::CONTENT_LENGTH
             | header::CONTENT_TYPE
@@ -209,7 +213,6 @@ pub fn belongs_in_not_modified(name: &HeaderName) -> bool {
             | header::ACCEPT_RANGES
             | header::TRANSFER_ENCODING
             | header::TRAILER
-            | header::LAST_MODIFIED
     )
 }
 
@@ -267,6 +270,7 @@ pub fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     for name in OF_THE_BYTES {
         update.remove(name);
     }
+    fields::remove_of_content(&mut update);
     let mut fields = stored.clone();
     // How old the stored one was when it came says nothing of the update.
     fields.remove(header::AGE);

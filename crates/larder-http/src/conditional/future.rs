@@ -185,7 +185,9 @@ where
 pub(crate) fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    for (name, value) in fields.iter().filter(|(name, _)| belongs_in_not_modified(name)) {
+    let has_etag = fields.contains_key(header::ETAG);
+    let belongs = |name| belongs_in_not_modified(name, has_etag);
+    for (name, value) in fields.iter().filter(|(name, _)| belongs(name)) {
         response.headers_mut().append(name, value.clone());
     }
     response

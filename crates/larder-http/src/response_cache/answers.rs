@@ -8,34 +8,43 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use larder_semantics::{
-    freshness, list,
+    fields, freshness, list,
     ranges::{self, ByteRange, Selection},
     validation::{self, Condition, Validators},
 };
 
 use super::stored::Part;
-use crate::{body::CacheBody, conditional::not_modified, etag};
+use crate::{body::CacheBody, conditional::not_modified};
+
+/// How an answer is made of a whole response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fit {
+    /// Whether only the head is sent.
+    pub(super) head_only: bool,
+    /// Whether it is a stored response: of any other its origin has judged the conditions already.
+    pub(super) is_stored: bool,
+    /// Whether a part is given only where its client cannot have the bytes of a content coding.
+    pub(super) avoids_coded: bool,
+}
 
 /// The answer to a request with these fields, of a response that is the whole representation.
 pub(super) fn fitted<R>(
     asked: &HeaderMap,
-    head_only: bool,
-    tagged_by: Option<&str>,
+    fit: Fit,
     response: Response<CacheBody<R>>,
 ) -> Response<CacheBody<R>> {
     if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {
         return response;
     }
-    if client_has_it(asked, response.headers()) {
+    if client_has_it(asked, response.headers(), fit.is_stored) {
         return not_modified(response.headers());
     }
     let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-    if is_part || head_only || !ranges::if_range_holds(asked, response.headers()) {
+    if is_part || fit.head_only || !ranges::if_range_holds(asked, response.headers()) {
         return response;
     }
     let Some(body) = response.body().as_held().cloned() else { return response };
-    if tagged_by.is_some_and(|version| may_have_it_coded(asked, response.headers(), &body, version))
-    {
+    if fit.avoids_coded && may_have_it_coded(asked, response.headers()) {
         return response;
     }
     let total = body.len() as u64;
@@ -55,7 +64,7 @@ pub(super) fn fitted_part<R>(
     response: Response<CacheBody<R>>,
     kept: &Part,
 ) -> Option<Response<CacheBody<R>>> {
-    if client_has_it(asked, response.headers()) {
+    if client_has_it(asked, response.headers(), true) {
         return Some(not_modified(response.headers()));
     }
     if !ranges::if_range_holds(asked, response.headers()) {
@@ -72,17 +81,20 @@ pub(super) fn fitted_part<R>(
     }
 }
 
-fn client_has_it(asked: &HeaderMap, fields: &HeaderMap) -> bool {
+fn client_has_it(asked: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool {
     let mut current = Validators::of(fields);
-    // Without one, what is kept was as it is at least when it was made.
-    current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
+    if is_stored {
+        // Without one, a stored response was as it is at least when it was made (RFC 9111, section 4.3.2).
+        current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
+    }
     let condition = validation::evaluate_savers(&Method::GET, asked, &current);
     condition == Condition::NotModified
 }
 
-/// Whether what the client has of this may be a part of other bytes. A compression around this cache leaves our tag
-/// on bytes of its own: whoever has the beginning of those would put the end of ours behind it.
-fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap, body: &Bytes, version: &str) -> bool {
+/// Whether the client may have this representation in a content coding. A compression layer around this cache codes
+/// whole responses and leaves their strong tag on them: a client that has the beginning of those bytes would put
+/// the end of ours behind it, and it compresses several parts as if they were a page.
+fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap) -> bool {
     let is_coded = |member: &str| {
         let member = member.to_ascii_lowercase();
         let (name, weight) = member.split_once(';').unwrap_or((&member, ""));
@@ -90,10 +102,11 @@ fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap, body: &Bytes, versio
             weight.trim().strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty());
         name.trim() != "identity" && !refused
     };
+    let kind = fields.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_image = kind.is_some_and(|kind| kind.starts_with("image/") && !kind.contains("svg"));
     list::members(asked, &header::ACCEPT_ENCODING).any(is_coded)
-        && asked.contains_key(header::IF_RANGE)
         && !fields.contains_key(header::CONTENT_ENCODING)
-        && fields.get(header::ETAG) == Some(&etag::of(body, version).to_value())
+        && !is_image
 }
 
 /// 206 with one part, of bytes that begin at `offset`.
@@ -106,6 +119,9 @@ fn part_of<R>(
     let (mut head, _) = response.into_parts();
     head.status = StatusCode::PARTIAL_CONTENT;
     let bytes = slice(body, &part.range, offset);
+    if bytes.len() != body.len() {
+        fields::remove_of_content(&mut head.headers);
+    }
     head.headers.insert(header::CONTENT_RANGE, value(&ranges::format(&part.range, part.total)));
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     Response::from_parts(head, CacheBody::held(bytes))
@@ -120,6 +136,7 @@ fn several_parts<R>(
     let (mut head, _) = response.into_parts();
     head.status = StatusCode::PARTIAL_CONTENT;
     let kind = head.headers.get(header::CONTENT_TYPE).cloned();
+    fields::remove_of_content(&mut head.headers);
     let mut bytes = BytesMut::new();
     for part in parts {
         bytes.put_slice(format!("\r\n--{BOUNDARY}\r\n").as_bytes());
@@ -143,10 +160,8 @@ fn several_parts<R>(
 fn unsatisfiable<R>(fields: &HeaderMap, total: u64) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-    for name in [header::DATE, header::CACHE_STATUS] {
-        if let Some(value) = fields.get(&name) {
-            response.headers_mut().insert(name, value.clone());
-        }
+    for (name, value) in fields.iter().filter(|(name, _)| fields::belongs_in_error(name)) {
+        response.headers_mut().append(name, value.clone());
     }
     let range = value(&ranges::format_unsatisfied(total));
     response.headers_mut().insert(header::CONTENT_RANGE, range);
@@ -176,6 +191,8 @@ mod tests {
         };
         lines.iter().map(line).collect()
     }
+
+    const STORED: Fit = Fit { head_only: false, is_stored: true, avoids_coded: false };
 
     fn whole() -> Response<CacheBody<String>> {
         let mut response = Response::new(CacheBody::held(Bytes::from_static(b"0123456789")));
@@ -208,7 +225,7 @@ mod tests {
             (&[("range", "bytes=99-")], 416, "", "RFC 9110 15.5.17"),
         ];
         for (lines, status, content, section) in rows {
-            let answer = fitted(&asked(lines), false, None, whole());
+            let answer = fitted(&asked(lines), STORED, whole());
             assert_eq!(
                 (answer.status().as_u16(), &*body(&answer)),
                 (*status, *content),
@@ -219,42 +236,131 @@ mod tests {
         *part.status_mut() = StatusCode::PARTIAL_CONTENT;
         let held = asked(&[("if-none-match", "\"a\""), ("range", "bytes=0-9")]);
         assert_eq!(
-            fitted(&held, false, None, part).status(),
+            fitted(&held, STORED, part).status(),
             304,
             "RFC 9110 13.2.2, of what came as a part"
         );
-        let answer = fitted(&asked(&[("range", "bytes=2-4")]), false, None, whole());
+        let answer = fitted(&asked(&[("range", "bytes=2-4")]), STORED, whole());
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
     }
 
-    /// A compression around the cache leaves our tag on its own bytes, and the client joined the two.
+    /// A compression layer around the cache leaves the tag on bytes of its own, and the client joined the two; or
+    /// it compressed several parts as if they were a page.
     #[test]
-    fn whoever_may_have_compressed_bytes_under_our_tag_gets_no_part_to_join_them_with() {
-        let bytes = Bytes::from_static(b"0123456789");
-        let ours = etag::of(&bytes, "").to_string();
-        let ask = |tag: &str, accepts: &str, range_of: Option<&str>| {
-            let mut response: Response<CacheBody<String>> =
-                Response::new(CacheBody::held(bytes.clone()));
-            response.headers_mut().insert(header::ETAG, value(tag));
-            let mut asked = asked(&[("range", "bytes=5-")]);
+    fn a_client_that_may_have_compressed_bytes_gets_no_part_to_join_them_with() {
+        let ask = |kind: &'static str, accepts: &str, fields: &[(&'static str, &'static str)]| {
+            let mut response = whole();
+            response.headers_mut().insert(header::CONTENT_TYPE, value(kind));
+            let mut asked = asked(fields);
             asked.insert(header::ACCEPT_ENCODING, value(accepts));
-            if let Some(tag) = range_of {
-                asked.insert(header::IF_RANGE, value(tag));
-            }
-            fitted(&asked, false, Some(""), response).status().as_u16()
+            let fit = Fit { avoids_coded: true, ..STORED };
+            fitted(&asked, fit, response).status().as_u16()
         };
-        assert_eq!(ask(&ours, "gzip, br", Some(&ours)), 200);
-        for identical in ["identity", "identity;q=1, *;q=0", "gzip;q=0.0"] {
-            assert_eq!(ask(&ours, identical, Some(&ours)), 206, "{identical}");
+        let rows: [&[(&'static str, &'static str)]; 3] = [
+            &[("range", "bytes=5-")],
+            &[("range", "bytes=5-"), ("if-range", "\"a\"")],
+            &[("range", "bytes=0-1, 5-6")],
+        ];
+        for fields in rows {
+            assert_eq!(ask("text/plain", "gzip, br", fields), 200, "{fields:?}");
+            assert_eq!(ask("image/svg+xml", "*", fields), 200, "{fields:?}");
+            assert_eq!(ask("image/png", "gzip", fields), 206, "{fields:?}: never compressed");
+            for identical in ["identity", "identity;q=1, *;q=0", "gzip;q=0.0", ""] {
+                assert_eq!(ask("text/plain", identical, fields), 206, "{identical} {fields:?}");
+            }
         }
-        assert_eq!(ask(&ours, "gzip", None), 206, "it has nothing to join it with");
-        assert_eq!(ask("\"mine\"", "gzip", Some("\"mine\"")), 206, "the handler knows its tags");
+    }
+
+    #[test]
+    fn what_holds_for_all_of_the_content_is_not_said_of_a_part() {
+        let digests = |mut response: Response<CacheBody<String>>| {
+            for name in ["content-digest", "content-md5", "repr-digest"] {
+                response.headers_mut().insert(name, value("sha-256=:AA==:"));
+            }
+            response
+        };
+        // Fields, which digests are left.
+        type Row = (&'static [(&'static str, &'static str)], [bool; 3]);
+        let rows: &[Row] = &[
+            (&[], [true, true, true]),
+            (&[("range", "bytes=2-4")], [false, false, true]),
+            (&[("range", "bytes=0-9")], [true, true, true]),
+            (&[("range", "bytes=0-1, 8-9")], [false, false, true]),
+            (&[("range", "bytes=99-")], [false, false, false]),
+            (&[("if-none-match", "\"a\"")], [false, false, true]),
+        ];
+        for (lines, left) in rows {
+            let answer = fitted(&asked(lines), STORED, digests(whole()));
+            let found = ["content-digest", "content-md5", "repr-digest"]
+                .map(|name| answer.headers().contains_key(name));
+            assert_eq!(found, *left, "{lines:?} (RFC 9530 2)");
+        }
+    }
+
+    #[test]
+    fn an_error_of_ours_has_the_fields_that_are_not_about_the_content() {
+        let mut response = whole();
+        let fields = [
+            ("access-control-allow-origin", "*"),
+            ("vary", "origin"),
+            ("strict-transport-security", "max-age=1"),
+            ("content-security-policy", "default-src 'self'"),
+            ("cache-control", "max-age=60"),
+            ("cdn-cache-control", "max-age=60"),
+            ("expires", "0"),
+            ("content-language", "de"),
+        ];
+        for (name, text) in fields {
+            response.headers_mut().insert(name, value(text));
+        }
+        let answer = fitted(&asked(&[("range", "bytes=99-")]), STORED, response);
+        let mut names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        let expected = [
+            "access-control-allow-origin",
+            "content-range",
+            "content-security-policy",
+            "strict-transport-security",
+            "vary",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_date_stands_in_for_a_modification_date_of_stored_responses_alone() {
+        let dated = || {
+            let mut response: Response<CacheBody<String>> =
+                Response::new(CacheBody::held(Bytes::from_static(b"0123456789")));
+            let date = value("Thu, 01 Jan 1970 00:00:10 GMT");
+            response.headers_mut().insert(header::DATE, date);
+            response
+        };
+        let since = asked(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
+        let status = |is_stored| fitted(&since, Fit { is_stored, ..STORED }, dated()).status();
+        assert_eq!(status(true), 304, "RFC 9111 4.3.2");
+        assert_eq!(status(false), 200, "RFC 9110 13.1.3: its origin has judged");
+    }
+
+    #[test]
+    fn a_304_keeps_the_only_validator_there_is() {
+        for (has_etag, is_left) in [(true, false), (false, true)] {
+            let mut response = whole();
+            let changed = value("Thu, 01 Jan 1970 00:00:00 GMT");
+            response.headers_mut().insert(header::LAST_MODIFIED, changed);
+            if !has_etag {
+                response.headers_mut().remove(header::ETAG);
+            }
+            let since = asked(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
+            let answer = fitted(&since, STORED, response);
+            assert_eq!(answer.status(), 304);
+            assert_eq!(answer.headers().contains_key(header::LAST_MODIFIED), is_left);
+        }
     }
 
     #[test]
     fn several_parts_say_which_they_are() {
-        let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), false, None, whole());
+        let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), STORED, whole());
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
         let text = body(&answer);
         let part = |range: &str, content: &str| {

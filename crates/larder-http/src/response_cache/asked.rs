@@ -16,7 +16,7 @@ use larder_semantics::{
 };
 
 use super::{
-    answers,
+    answers::{self, Fit},
     choices::Choices,
     fill::{Along, Answer, Fill, is_error, note},
     keep,
@@ -354,8 +354,9 @@ impl Asked {
         response.headers_mut().remove(header::CACHE_STATUS);
         let handling = Handling::Forward { why, stored: true, collapsed: true };
         note(&self.plan, response.headers_mut(), said(handling), "miss");
+        self.plan.alike.add_vary(response.headers_mut());
         self.record(Event::Collapsed);
-        Some(self.fitted(response))
+        Some(answers::fitted(&self.selecting, self.fit(false), response))
     }
 
     /// Whether an entry that landed would be a hit for this request.
@@ -466,7 +467,12 @@ impl Asked {
         if !self.lookup.facts.narrowed {
             return response;
         }
-        answers::fitted(&self.selecting, self.lookup.head_only, self.plan.tagged_by(), response)
+        answers::fitted(&self.selecting, self.fit(true), response)
+    }
+
+    fn fit(&self, is_stored: bool) -> Fit {
+        let avoids_coded = self.plan.avoids_coded();
+        Fit { head_only: self.lookup.head_only, is_stored, avoids_coded }
     }
 
     pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use larder_core::{Larder, Lifetime, Scope, Tag};
 use parking_lot::Mutex;
+
+use super::outgoing;
 
 /// The choices of one request's handler. The response cache puts it into the extensions of every request
 /// that it passes on; without one, choices have no effect.
@@ -25,8 +28,8 @@ pub(super) struct Chosen {
     pub(super) tags: Vec<Tag>,
     pub(super) no_store: Option<&'static str>,
     pub(super) public: bool,
-    pub(super) browser: Option<Arc<str>>,
-    pub(super) cdn: Option<Arc<str>>,
+    pub(super) browser: Option<HeaderValue>,
+    pub(super) cdn: Option<HeaderValue>,
 }
 
 impl Choices {
@@ -69,15 +72,27 @@ impl Choices {
     }
 
     /// What browsers are told: the text of `Cache-Control`.
+    ///
+    /// A text that no field may hold (a line break, a letter outside ASCII) is warned of, and browsers are told
+    /// `no-store` in its place.
     pub fn browser(&self, cache_control: &str) -> &Self {
-        self.0.chosen.lock().browser = Some(cache_control.into());
+        self.tell_browsers(field_value("Cache-Control", cache_control));
         self
     }
 
-    /// What a content delivery network is told: the text of `CDN-Cache-Control`.
+    /// What a content delivery network is told: the text of `CDN-Cache-Control`. What no field may hold becomes
+    /// `no-store`, as for [`browser`](Self::browser).
     pub fn cdn(&self, cache_control: &str) -> &Self {
-        self.0.chosen.lock().cdn = Some(cache_control.into());
+        self.tell_cdn(field_value("CDN-Cache-Control", cache_control));
         self
+    }
+
+    pub(super) fn tell_browsers(&self, cache_control: HeaderValue) {
+        self.0.chosen.lock().browser = Some(cache_control);
+    }
+
+    pub(super) fn tell_cdn(&self, cache_control: HeaderValue) {
+        self.0.chosen.lock().cdn = Some(cache_control);
     }
 
     /// The lifetime that a layer inside adds.
@@ -93,4 +108,13 @@ impl Choices {
     pub(super) fn chosen(&self) -> Chosen {
         self.0.chosen.lock().clone()
     }
+}
+
+/// The text as a field value. A handler cannot be refused when it is built, and to leave the field out would let
+/// downstream caches guess: they are told the strictest.
+fn field_value(name: &str, text: &str) -> HeaderValue {
+    outgoing::field_value(text).unwrap_or_else(|| {
+        tracing::warn!(target: "larder", name, text, "no field may hold this text: no-store in its place");
+        HeaderValue::from_static("no-store")
+    })
 }

@@ -23,7 +23,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    answers,
+    answers::{self, Fit},
     choices::{Choices, Chosen},
     keep::KeptAs,
     lines::{self, said},
@@ -242,6 +242,7 @@ impl Fill {
         let mut response = Response::new(reader);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
         *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
+        self.plan.alike.add_vary(response.headers_mut());
         // Those who read along must not be cut off for want of room.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
         let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
@@ -432,6 +433,13 @@ impl Fill {
         variant_key(base.as_bytes(), names, &self.selecting).finish()
     }
 
+    /// Whether the response may be stored downstream by the client's own cache alone.
+    pub(super) fn is_private(&self) -> bool {
+        self.asker.partitioned
+            || self.scope.gathered().private
+            || self.plan.options.has_hidden_input()
+    }
+
     /// Makes the head ready to leave and to be kept.
     pub(super) fn prepare(&self, heard: &mut Heard) {
         let headers = &mut heard.head.headers;
@@ -440,7 +448,7 @@ impl Fill {
             let date = date::format(self.plan.larder.clock().wall(heard.received));
             headers.insert(header::DATE, value(&date));
         }
-        let private = self.asker.partitioned || self.scope.gathered().private;
+        let private = self.is_private();
         outgoing::tell_others(
             &self.plan.options,
             &heard.chosen,
@@ -497,7 +505,7 @@ impl Fill {
         mut response: Response<CacheBody<R>>,
         why: &str,
     ) -> Response<CacheBody<R>> {
-        if self.scope.gathered().private || self.asker.partitioned {
+        if self.is_private() {
             let chosen = self.choices.chosen();
             let headers = response.headers_mut();
             outgoing::tell_others(&self.plan.options, &chosen, true, false, headers);
@@ -505,6 +513,7 @@ impl Fill {
         let handling = Handling::Forward { why: self.why, stored: false, collapsed: false };
         let status = CacheStatus { detail: Some(why), ..said(handling) };
         note(&self.plan, response.headers_mut(), status, "miss");
+        self.plan.alike.add_vary(response.headers_mut());
         self.fitted(response)
     }
 
@@ -513,7 +522,9 @@ impl Fill {
         if !self.narrowed {
             return response;
         }
-        answers::fitted(&self.selecting, false, self.plan.tagged_by(), response)
+        let avoids_coded = self.plan.avoids_coded();
+        let fit = Fit { head_only: false, is_stored: false, avoids_coded };
+        answers::fitted(&self.selecting, fit, response)
     }
 
     pub(super) fn answer<R>(
@@ -528,6 +539,7 @@ impl Fill {
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
         *response.extensions_mut() = heard.head.extensions.clone();
+        self.plan.alike.add_vary(response.headers_mut());
         self.fitted(response)
     }
 

@@ -202,12 +202,7 @@ impl FromPost {
 /// What this cache has said of the POST is not part of what it keeps.
 fn without_our_word(plan: &Plan, mut headers: HeaderMap) -> HeaderMap {
     if plan.extras.cache_status {
-        let mut lines: Vec<_> = headers.get_all(header::CACHE_STATUS).iter().cloned().collect();
-        lines.pop();
-        headers.remove(header::CACHE_STATUS);
-        for line in lines {
-            headers.append(header::CACHE_STATUS, line);
-        }
+        stored::remove_last_line(&mut headers, &header::CACHE_STATUS);
     }
     headers.remove(stored::X_CACHE);
     headers

@@ -86,6 +86,7 @@ where
                 drop(entered);
                 let mut response = response.map(|body| CacheBody::scoped(body, scope));
                 note(&plan, response.headers_mut(), status, "bypass");
+                plan.alike.add_vary(response.headers_mut());
                 Poll::Ready(Ok(response))
             }
             StateProjection::Waiting { future } => future.as_mut().poll(cx),

@@ -163,7 +163,7 @@ impl Fill {
     }
 
     fn traits(&self, heard: &Heard) -> Traits {
-        let private = self.asker.partitioned || self.scope.gathered().private;
+        let private = self.is_private();
         let options = &self.plan.options;
         let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
         Traits {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderName, StatusCode};
+use http::{Extensions, HeaderName, HeaderValue, StatusCode};
 use larder_core::{ByteSize, Consistency, Larder, Lifetime, NotSealed, Tiers};
 use larder_semantics::{
     freshness::Heuristics,
@@ -12,7 +12,7 @@ use larder_semantics::{
 };
 use tower_layer::Layer;
 
-use super::{choices::Choices, plan::Plan, service::ResponseCache};
+use super::{choices::Choices, outgoing, plan::Plan, service::ResponseCache};
 use crate::address::{Head, QueryRule, Scheme};
 
 /// Keeps whole responses and answers from them.
@@ -38,6 +38,15 @@ pub(super) type Partition = Arc<dyn Fn(&Head<'_>) -> Option<Bytes> + Send + Sync
 pub(super) type PassesBy = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
+/// An input of the key beside the address and the partition.
+#[derive(Clone)]
+pub(super) struct KeyInput {
+    pub(super) name: Arc<str>,
+    /// The request fields that it is derived from. Empty where downstream caches cannot see it.
+    pub(super) fields: Vec<HeaderName>,
+    pub(super) value: VaryBy,
+}
+
 #[derive(Clone)]
 pub(super) struct Options {
     pub(super) name: Arc<str>,
@@ -51,13 +60,13 @@ pub(super) struct Options {
     pub(super) query: QueryRule,
     pub(super) shared: bool,
     pub(super) partition: Option<Partition>,
-    pub(super) vary_by: Vec<(Arc<str>, VaryBy)>,
+    pub(super) vary_by: Vec<KeyInput>,
     pub(super) keyed_by: Vec<HeaderName>,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
     pub(super) bypass_if: Vec<PassesBy>,
-    pub(super) browser: Option<Arc<str>>,
-    pub(super) cdn: Option<Arc<str>>,
+    pub(super) browser: Option<HeaderValue>,
+    pub(super) cdn: Option<HeaderValue>,
     pub(super) per_response: Vec<HeaderName>,
     pub(super) body_limit: usize,
     pub(super) wait_limit: Duration,
@@ -180,23 +189,49 @@ impl ResponseCacheLayer {
     }
 
     /// Keeps an entry for each value, such as a locale or a class of devices. The values should be few.
+    ///
+    /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that caches further
+    /// on tell the same requests apart. Without any, the value depends on something that those caches cannot see,
+    /// such as an extension: then responses leave as `private`, and nothing is told to a CDN.
+    ///
+    /// ```
+    /// use http::header;
+    /// use larder_core::Larder;
+    /// use larder_http::ResponseCacheLayer;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let layer = ResponseCacheLayer::new(&larder).vary_by("device", [header::USER_AGENT], |head| {
+    ///     let agent = head.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    ///     if agent.is_some_and(|agent| agent.contains("Mobile")) { "phone" } else { "desktop" }
+    /// });
+    /// # drop(layer);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("vary by header", "vary by custom"))]
     pub fn vary_by<V: Into<String>>(
         mut self,
         name: &str,
+        fields: impl IntoIterator<Item = HeaderName>,
         value: impl Fn(&Head<'_>) -> V + Send + Sync + 'static,
     ) -> Self {
-        self.options.vary_by.push((name.into(), Arc::new(move |head| value(head).into())));
+        self.options.vary_by.push(KeyInput {
+            name: name.into(),
+            fields: fields.into_iter().collect(),
+            value: Arc::new(move |head| value(head).into()),
+        });
         self
     }
 
     /// Lets a field reach the handler that is taken out of what may be kept, such as `X-Forwarded-Host`, and
-    /// keeps an entry for each of its values. For fields that a proxy in front always sets.
+    /// keeps an entry for each of its values. For fields that a proxy in front always sets. Responses name it in
+    /// `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
     pub fn keyed_by(mut self, field: HeaderName) -> Self {
         self.options.keyed_by.push(field.clone());
         let name = field.as_str().to_owned();
-        self.vary_by(&name, move |head| {
+        self.vary_by(&name, [field.clone()], move |head| {
             // Lengths, so that one line never reads like two.
             let lines = head.headers.get_all(&field).iter();
             lines
@@ -222,15 +257,23 @@ impl ResponseCacheLayer {
 
     /// What browsers are told of responses that live by this layer, in place of `no-cache`: the text of
     /// `Cache-Control`.
-    pub fn browser(mut self, cache_control: impl Into<String>) -> Self {
-        self.options.browser = Some(cache_control.into().into());
+    ///
+    /// # Panics
+    ///
+    /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
+    pub fn browser(mut self, cache_control: impl AsRef<str>) -> Self {
+        self.options.browser = Some(field_value("browser", cache_control.as_ref()));
         self
     }
 
     /// What a content delivery network is told of responses that live by this layer: the text of
     /// `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
-    pub fn cdn(mut self, cache_control: impl Into<String>) -> Self {
-        self.options.cdn = Some(cache_control.into().into());
+    ///
+    /// # Panics
+    ///
+    /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
+    pub fn cdn(mut self, cache_control: impl AsRef<str>) -> Self {
+        self.options.cdn = Some(field_value("cdn", cache_control.as_ref()));
         self
     }
 
@@ -435,7 +478,31 @@ impl fmt::Debug for ResponseCacheLayer {
     }
 }
 
+/// # Panics
+///
+/// For a text that no field may hold.
+fn field_value(setter: &str, text: &str) -> HeaderValue {
+    outgoing::field_value(text).unwrap_or_else(|| {
+        panic!("{setter}({text:?}): a field holds visible ASCII, blanks and tabs, nothing else")
+    })
+}
+
 impl Options {
+    /// The request fields that inputs of the key are derived from, as a `Vary` line.
+    pub(super) fn vary_line(&self) -> Option<HeaderValue> {
+        let mut names: Vec<&str> =
+            self.vary_by.iter().flat_map(|input| &input.fields).map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let line = HeaderValue::from_str(&names.join(", "));
+        line.ok().filter(|line| !line.is_empty())
+    }
+
+    /// Whether the key has an input that no cache further on can see.
+    pub(super) fn has_hidden_input(&self) -> bool {
+        self.vary_by.iter().any(|input| input.fields.is_empty())
+    }
+
     pub(super) fn rules(&self) -> (Profile, Role) {
         (self.profile, self.role)
     }
@@ -463,10 +530,10 @@ impl Options {
             }
         }
         if let Some(browser) = &self.browser {
-            around.browser(browser);
+            around.tell_browsers(browser.clone());
         }
         if let Some(cdn) = &self.cdn {
-            around.cdn(cdn);
+            around.tell_cdn(cdn.clone());
         }
     }
 }

@@ -1,9 +1,6 @@
 //! What a response is told to others, and how long it lives here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_core::Lifetime;
@@ -215,15 +212,15 @@ pub(super) fn tell_others(
 ) {
     let browser = chosen.browser.as_ref().or(options.browser.as_ref().filter(|_| by_us));
     match browser {
-        Some(text) => put(headers, header::CACHE_CONTROL, text),
+        Some(told) => drop(headers.insert(header::CACHE_CONTROL, told.clone())),
         None if by_us && !headers.contains_key(header::CACHE_CONTROL) => {
             let value = if private { "private, no-cache" } else { "no-cache" };
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
         }
         None => {}
     }
-    if let Some(text) = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us)) {
-        put(headers, CDN_CACHE_CONTROL, text);
+    if let Some(told) = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us)) {
+        headers.insert(CDN_CACHE_CONTROL, told.clone());
     }
     if private {
         make_private(&options.targets, headers);
@@ -248,16 +245,8 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
         !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
     });
     let text = std::iter::once("private").chain(kept).collect::<Vec<_>>().join(", ");
-    put(headers, header::CACHE_CONTROL, &Arc::from(text));
-}
-
-fn put(headers: &mut HeaderMap, name: HeaderName, text: &Arc<str>) {
-    match HeaderValue::from_str(text) {
-        Ok(value) => drop(headers.insert(name, value)),
-        Err(_) => {
-            tracing::warn!(target: "larder", %name, text = &**text, "not a field value: left out");
-        }
-    }
+    let value = HeaderValue::from_str(&text).expect("members of a field are text of a field");
+    headers.insert(header::CACHE_CONTROL, value);
 }
 
 #[cfg(test)]
@@ -352,4 +341,11 @@ mod tests {
             assert_eq!(headers[header::CACHE_CONTROL], expected, "{control}");
         }
     }
+}
+
+/// A text as a field value: visible ASCII, blanks and tabs. Other letters are not what all recipients read alike.
+///
+/// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
+pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
 }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use larder_core::{AnyEntry, Key, KeyTooLong, Standing};
 use larder_semantics::{
-    ranges,
+    fields, ranges,
     validation::{self, Validators},
 };
 
@@ -63,7 +63,7 @@ impl Fill {
     /// Source: RFC 9110, section 15.3.7; RFC 9111, section 3.4.
     pub(super) fn joined(
         &self,
-        fields: &mut HeaderMap,
+        headers: &mut HeaderMap,
         part: Part,
         bytes: &Bytes,
     ) -> (Part, Bytes) {
@@ -82,12 +82,13 @@ impl Fill {
             return alone;
         };
         let kept_fields = stored.fields();
-        let [now, then] = [&*fields, &kept_fields].map(|fields| Validators::of(fields).etag);
+        let [now, then] = [&*headers, &kept_fields].map(|fields| Validators::of(fields).etag);
         let same = now.zip(then).is_some_and(|(now, then)| now.is_strongly(&then));
         match kept.range.joined(&part.range).filter(|_| same) {
             Some(range) if range.len() <= self.plan.options.body_limit as u64 => {
                 self.scope.add_piece(&entry);
-                *fields = validation::freshened(&kept_fields, fields);
+                *headers = validation::freshened(&kept_fields, headers);
+                fields::remove_of_content(headers);
                 let bytes = put_together((kept, stored.body()), (&part, bytes));
                 (Part { range, total: part.total }, bytes)
             }

@@ -142,7 +142,7 @@ impl Plan {
             larder: larder.clone(),
             meter: larder.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
-            alike: Alike::default(),
+            alike: Alike::new(options.vary_line()),
             tells_more_apart: options.tells_more_apart(),
             options: options.clone(),
         })
@@ -195,10 +195,10 @@ impl Plan {
         Search::new(&base, address.query).map(Box::new)
     }
 
-    /// The version in tags that this cache makes, where a compression around it may leave them on other bytes. By the
-    /// letter that is not ours to know.
-    pub(super) fn tagged_by(&self) -> Option<&str> {
-        (self.options.profile == Profile::Careful).then(|| self.larder.version())
+    /// Whether a part is given only to a client that cannot have the bytes of a content coding. By the letter of
+    /// the specifications that is the business of the layer that codes.
+    pub(super) fn avoids_coded(&self) -> bool {
+        self.options.profile == Profile::Careful
     }
 
     /// What the shared store has under a key.
@@ -260,8 +260,8 @@ impl Plan {
         if let Some(partition) = &partition {
             put(&mut parts, b"partition", partition);
         }
-        for (name, value) in &self.options.vary_by {
-            put(&mut parts, name.as_bytes(), value(head).as_bytes());
+        for input in &self.options.vary_by {
+            put(&mut parts, input.name.as_bytes(), (input.value)(head).as_bytes());
         }
         let identified =
             facts.identified || self.options.identity_types.iter().any(|is| is(head.extensions));
@@ -431,8 +431,8 @@ impl Plan {
         if let Some(partition) = partition {
             key.push_pieces([b" by ", partition]);
         }
-        for (_, value) in &self.options.vary_by {
-            key.push_pieces([b" as ", value(head).as_bytes()]);
+        for input in &self.options.vary_by {
+            key.push_pieces([b" as ", (input.value)(head).as_bytes()]);
         }
         key
     }
@@ -484,9 +484,9 @@ const ROOM_FOR_SUFFIXES: usize = 64;
 /// the rules of the other.
 fn fingerprint(options: &Options) -> String {
     let mut text = options.name.to_string();
-    for (name, _) in &options.vary_by {
+    for input in &options.vary_by {
         text.push('+');
-        text.push_str(name);
+        text.push_str(&input.name);
     }
     if options.partition.is_some() {
         text.push('@');

@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::{AnyEntry, Entry, Moment};
-use larder_semantics::ranges::ByteRange;
+use larder_semantics::{fields, ranges::ByteRange};
 
 use super::{
     kept::Kept,
@@ -32,6 +32,8 @@ pub(super) struct StoredResponse {
     pub(super) traits: Traits,
     /// Whether `Cache-Status` lines of caches behind us come before ours.
     upstream_status: bool,
+    /// Whether the last line of `Vary` names the fields behind our key, not what the origin said.
+    has_own_vary: bool,
     /// What it is a part of, if it is one.
     pub(super) part: Option<Box<Part>>,
     /// Bytes of fields that are not shared with others.
@@ -99,6 +101,7 @@ impl StoredResponse {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let own = OwnValues::take_from(&mut fields);
+        let has_own_vary = alike.add_vary(&mut fields);
         let upstream_status =
             fields.get_all(header::CACHE_STATUS).iter().any(|line| !line.is_empty());
         if !upstream_status {
@@ -113,7 +116,17 @@ impl StoredResponse {
             fields.insert(X_CACHE, HeaderValue::from_static("hit"));
         }
         let (alike, own_fields) = alike.share(fields);
-        Self { alike, body, own, status, traits, upstream_status, part: None, own_fields }
+        Self {
+            alike,
+            body,
+            own,
+            status,
+            traits,
+            upstream_status,
+            has_own_vary,
+            part: None,
+            own_fields,
+        }
     }
 
     /// Loads a word of each line of memory that an answer reads.
@@ -146,6 +159,9 @@ impl StoredResponse {
         fields.remove(header::CONTENT_LENGTH);
         if !self.upstream_status {
             fields.remove(header::CACHE_STATUS);
+        }
+        if self.has_own_vary {
+            remove_last_line(&mut fields, &header::VARY);
         }
         fields
     }
@@ -235,6 +251,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Removes the last line of a field.
+pub(super) fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
+    let mut lines: Vec<HeaderValue> = fields.get_all(name).iter().cloned().collect();
+    lines.pop();
+    fields.remove(name);
+    for line in lines {
+        fields.append(name, line);
+    }
+}
+
 /// An age is never short of the time that has really passed.
 fn rounded_up(age: Duration) -> u64 {
     age.as_secs() + u64::from(age.subsec_nanos() > 0)
@@ -278,7 +304,10 @@ pub(super) fn answer<R>(
     let stored = of(&entry).expect("only entries that hold responses are answered from");
     // Where only the head is sent, its fields say how long the body would have been.
     let is_empty = head_only || stored.body.is_empty();
-    let (status, fields) = (stored.status, stored.fields_of_answer(age, cache_status));
+    let (status, mut fields) = (stored.status, stored.fields_of_answer(age, cache_status));
+    if head_only {
+        fields::remove_of_content(&mut fields);
+    }
     let body = if is_empty {
         CacheBody::empty()
     } else {

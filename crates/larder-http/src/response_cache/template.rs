@@ -133,14 +133,29 @@ impl OwnValues {
 
 /// Templates that many responses share.
 #[derive(Debug, Default)]
-pub(super) struct Alike(Mutex<HashMap<u64, Arc<Template>>>);
+pub(super) struct Alike {
+    known: Mutex<HashMap<u64, Arc<Template>>>,
+    /// The request fields behind the key, which each response names as its last line of `Vary`.
+    vary: Option<HeaderValue>,
+}
 
 impl Alike {
+    pub(super) fn new(vary: Option<HeaderValue>) -> Self {
+        Self { known: Mutex::default(), vary }
+    }
+
+    /// Adds the `Vary` line of the key to what is sent. `true` where there is one.
+    pub(super) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
+        let Some(line) = self.vary.clone() else { return false };
+        fields.append(header::VARY, line);
+        true
+    }
+
     /// The shared template of these fields, and how many bytes of it are not shared.
     pub(super) fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
         let bytes = map_bytes(&fields);
         let hash = hash_of(&fields);
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         if let Some(found) = known.get(&hash).filter(|found| found.fields == fields) {
             return (Arc::clone(found), 0);
         }

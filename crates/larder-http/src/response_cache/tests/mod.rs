@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use larder_core::{ByteSize, Larder, Lifetime, Target};
@@ -23,6 +23,8 @@ use tower::{
 
 use super::*;
 use crate::{CacheBody, ConditionalLayer, InvalidationLayer, QueryRule};
+
+mod key_inputs;
 
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBody>>, Infallible>;
@@ -832,7 +834,7 @@ async fn a_body_shorter_than_it_said_is_not_kept() {
 #[tokio::test]
 async fn a_cache_inside_that_tells_more_apart_keeps_the_one_outside_from_keeping() {
     let larder = larder();
-    let tenants = layer(&larder).name("tenants").vary_by("tenant", |head| {
+    let tenants = layer(&larder).name("tenants").vary_by("tenant", [HeaderName::from_static("x-tenant")], |head| {
         head.headers.get("x-tenant").map_or("", |value| value.to_str().unwrap_or("")).to_owned()
     });
     let inner = tenants.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
@@ -882,7 +884,7 @@ async fn a_cache_inside_a_partition_stays_inside_it() {
     let user = |head: &crate::Head<'_>| {
         head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
     };
-    let themes = layer(&larder).name("themes").vary_by("theme", |_| "dark");
+    let themes = layer(&larder).name("themes").vary_by("theme", [], |_| "dark");
     let inner = themes.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
         let user = request.headers()["x-user"].clone();
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(user.as_bytes().to_vec())))
