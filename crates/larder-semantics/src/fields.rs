@@ -80,8 +80,7 @@ const OF_CONTENT: [HeaderName; 2] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
 
 /// Fields about security that are named like those about content.
-const OF_SECURITY: [&str; 2] =
-    ["content-security-policy", "content-security-policy-report-only"];
+const OF_SECURITY: [&str; 2] = ["content-security-policy", "content-security-policy-report-only"];
 
 /// Fields that are meant for everybody on the way, so that `Connection` may not name them: a client that does
 /// wants others to see another request than we do.

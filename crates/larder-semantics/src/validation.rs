@@ -203,17 +203,18 @@ pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
     if *name == header::LAST_MODIFIED {
         return !has_etag;
     }
-    !fields::is_of_content(name) && !matches!(
-        *name,
-        header::CONTENT_LENGTH
-            | header::CONTENT_TYPE
-            | header::CONTENT_ENCODING
-            | header::CONTENT_LANGUAGE
-            | header::CONTENT_RANGE
-            | header::ACCEPT_RANGES
-            | header::TRANSFER_ENCODING
-            | header::TRAILER
-    )
+    !fields::is_of_content(name)
+        && !matches!(
+            *name,
+            header::CONTENT_LENGTH
+                | header::CONTENT_TYPE
+                | header::CONTENT_ENCODING
+                | header::CONTENT_LANGUAGE
+                | header::CONTENT_RANGE
+                | header::ACCEPT_RANGES
+                | header::TRANSFER_ENCODING
+                | header::TRAILER
+        )
 }
 
 /// Which of the stored responses a 304 confirms, of those whose validators were sent to get it, the most

@@ -25,7 +25,7 @@ use super::{
     plan::{Lookup, Plan, aged_for},
     search::Search,
     stored::{self, aged},
-    variants::variant_key,
+    variants::{default_key, variant_key},
 };
 use crate::{body::CacheBody, conditional::Conditions, invalidation::Requested};
 
@@ -156,8 +156,8 @@ impl Asked {
         }
     }
 
-    /// The other variants of this address that may still be served to somebody.
-    pub(super) fn other_variants(&self, selected: Option<&AnyEntry>) -> Vec<AnyEntry> {
+    /// The variants of this address that may be served to this client, the one that was used last first.
+    pub(super) fn other_variants(&self) -> Vec<AnyEntry> {
         let larder = &self.plan.larder;
         let list = larder.get(self.lookup.hash, self.lookup.key.as_bytes());
         let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list)) else {
@@ -169,8 +169,7 @@ impl Asked {
             let standing = larder.standing(entry, larder.now());
             fits && !matches!(standing, Standing::Invalid | Standing::Expired)
         };
-        let is_other = |entry: &AnyEntry| selected.is_none_or(|one| !Arc::ptr_eq(one, entry));
-        found.filter(|entry| is_other(entry) && may_be_served(entry)).collect()
+        found.filter(may_be_served).collect()
     }
 
     /// Whether the request asks for a part.
@@ -225,7 +224,7 @@ impl Asked {
             && !by_its_body.contains(&reason)
     }
 
-    pub(super) fn fill(&self, why: Forward, known: Vec<AnyEntry>) -> Fill {
+    pub(super) fn fill(&self, why: Forward, known: Option<AnyEntry>) -> Fill {
         let scope = self.scope.filling(self.queue.clone());
         let hidden = self.plan.options.shared;
         Fill {
@@ -369,7 +368,9 @@ impl Asked {
     }
 
     fn has_key(&self, key: &Key, names: &[http::HeaderName]) -> bool {
-        variant_key(self.key.as_bytes(), names, &self.selecting).as_bytes() == key.as_bytes()
+        let address = self.key.as_bytes();
+        variant_key(address, names, &self.selecting).as_bytes() == key.as_bytes()
+            || (names.is_empty() && default_key(address).as_bytes() == key.as_bytes())
     }
 
     fn is_shared_with(&self, open: bool) -> bool {

@@ -32,7 +32,7 @@ use super::{
     plan::Plan,
     search::Search,
     stored::{self, Part},
-    variants::variant_key,
+    variants::{default_key, variant_key},
 };
 use crate::{
     body::{BoxError, CacheBody},
@@ -58,8 +58,8 @@ pub(super) struct Fill {
     pub(super) began: Moment,
     /// What was kept for this very request until now.
     pub(super) replaces: Option<AnyEntry>,
-    /// What the origin may confirm, by the conditions that this fill carries.
-    pub(super) known: Vec<AnyEntry>,
+    /// What the origin may confirm, by the condition that this fill carries.
+    pub(super) known: Option<AnyEntry>,
     /// The address without its query, where queries may mean the same.
     pub(super) search: Option<Box<Search>>,
     pub(super) wants_etag: bool,
@@ -159,8 +159,10 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        if response.status() == StatusCode::NOT_MODIFIED && !self.known.is_empty() {
-            return self.hear_confirmed(lead, response.headers(), client);
+        if response.status() == StatusCode::NOT_MODIFIED
+            && let Some(known) = self.known.clone()
+        {
+            return self.hear_confirmed(lead, &known, response.headers(), client);
         }
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
@@ -427,8 +429,8 @@ impl Fill {
         base: &Key,
         names: &[HeaderName],
     ) -> Result<Key, larder_core::KeyTooLong> {
-        if names.is_empty() {
-            return Ok(base.clone());
+        if names.is_empty() && self.plan.has_variants(base) {
+            return default_key(base.as_bytes()).finish();
         }
         variant_key(base.as_bytes(), names, &self.selecting).finish()
     }

@@ -24,44 +24,44 @@ use tokio::sync::oneshot;
 use super::{
     asked::Asked,
     fill::{Answer, Fill, Heard, is_of_the_asker},
-    miss::refusal,
     stored,
 };
 use crate::body::CacheBody;
 
 impl Asked {
-    /// What may be confirmed instead of being fetched again: the entry that was selected, if its origin gave
-    /// it a validator, and the other variants of its address.
-    pub(super) fn to_confirm(&self, selected: Option<&AnyEntry>) -> Vec<AnyEntry> {
-        let validated =
+    /// The stored response that may be confirmed instead of being fetched again: the selected one, if its origin
+    /// gave it a validator, else the variant of this address that was used last and has a strong tag.
+    ///
+    /// One alone, so that no 304 leaves open which it means: one without `ETag` would, and then there is nothing
+    /// to answer with.
+    pub(super) fn to_confirm(&self, selected: Option<&AnyEntry>) -> Option<AnyEntry> {
+        let is_validated =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
-        let mut known: Vec<AnyEntry> = selected.cloned().into_iter().collect();
-        known.retain(validated);
-        // Of others only a strong tag says which of them is meant.
-        known.extend(self.other_variants(selected).into_iter().filter(|other| {
-            validated(other) && validators(other).etag.is_some_and(|tag| tag.is_strongly(&tag))
-        }));
-        known
+        let has_strong_tag =
+            |entry: &AnyEntry| validators(entry).etag.is_some_and(|tag| tag.is_strongly(&tag));
+        match selected {
+            Some(selected) => Some(selected).filter(|entry| is_validated(entry)).cloned(),
+            None => {
+                let mut others = self.other_variants().into_iter();
+                others.find(|other| is_validated(other) && has_strong_tag(other))
+            }
+        }
     }
 
-    /// The conditions by which the origin may confirm what is known.
+    /// The conditions by which the origin may confirm a stored response. The date of a variant that was not
+    /// selected says nothing of the one that is asked for.
     pub(super) fn add_conditions<B>(
         request: &mut Request<B>,
-        known: &[AnyEntry],
+        known: Option<&AnyEntry>,
         selected: Option<&AnyEntry>,
     ) {
-        let tags = known.iter().filter_map(|known| Some(validators(known).etag?.to_string()));
-        let mut tags: Vec<String> = tags.collect();
-        tags.dedup();
+        let Some(known) = known else { return };
         let headers = request.headers_mut();
-        if !tags.is_empty()
-            && let Ok(tags) = tags.join(", ").parse()
-        {
-            headers.insert(header::IF_NONE_MATCH, tags);
+        if let Some(tag) = validators(known).etag {
+            headers.insert(header::IF_NONE_MATCH, tag.to_value());
         }
-        if let [only] = known
-            && is_same(selected, only)
-            && let Some(date) = stored::of(only)
+        if is_same(selected, known)
+            && let Some(date) = stored::of(known)
                 .and_then(|stored| stored.fields().get(header::LAST_MODIFIED).cloned())
         {
             headers.insert(header::IF_MODIFIED_SINCE, date);
@@ -96,37 +96,21 @@ impl Asked {
 }
 
 impl Fill {
-    /// The origin says that what is known is current.
+    /// The origin says that the stored response it was asked about is current.
     pub(super) fn hear_confirmed<R, E>(
         self,
         lead: Lead,
+        known: &AnyEntry,
         update: &HeaderMap,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         let larder = &self.plan.larder;
-        let known: Vec<Validators> = self.known.iter().map(validators).collect();
-        let named = if Validators::of(update).etag.is_some() || self.asked_for_one() {
-            validation::confirmed(update, &known)
-        } else {
-            Vec::new()
-        };
-        let now = larder.now();
-        let mut confirmed = named
-            .iter()
-            .map(|at| self.known[*at].clone())
-            .filter(|entry| larder.standing(entry, now) != Standing::Invalid);
-        let Some(first) = confirmed.next() else {
-            let overtaken =
-                named.iter().any(|at| is_same(self.replaces.as_ref(), &self.known[*at]));
-            return self.hear_contradiction(lead, overtaken, client);
-        };
-        for other in confirmed {
-            if let Ok((mut heard, whole)) = self.confirmed(&other, update) {
-                heard.key = other.key().clone();
-                drop(self.keep(&heard, &whole));
-            }
+        let is_named = !validation::confirmed(update, &[validators(known)]).is_empty();
+        let is_overtaken = larder.standing(known, larder.now()) == Standing::Invalid;
+        if !is_named || is_overtaken {
+            return self.hear_of_another(lead, known, client);
         }
-        match self.confirmed(&first, update) {
+        match self.confirmed(known, update) {
             Ok((heard, whole)) => {
                 let kept = self.keep(&heard, &whole);
                 let answer = self.answer(&heard, &kept, CacheBody::held(whole));
@@ -136,11 +120,11 @@ impl Fill {
             Err(why) => {
                 // It is current, and from now on it may not be kept, or not for those who ask like this.
                 if !is_of_the_asker(why) {
-                    larder.remove(&first);
+                    larder.remove(known);
                 }
                 self.remember(why);
                 self.let_go(lead, why);
-                let mut response = whole(&first);
+                let mut response = whole(known);
                 let fields = validation::freshened(response.headers(), update);
                 *response.headers_mut() = fields;
                 drop(client.send(Ok(self.passed_on(response, why))));
@@ -148,40 +132,22 @@ impl Fill {
         }
     }
 
-    /// Whether only what is kept for this very request was asked about.
-    fn asked_for_one(&self) -> bool {
-        matches!(&self.known[..], [only] if is_same(self.replaces.as_ref(), only))
-    }
-
-    /// What is known has been overtaken by an invalidation since it was looked up, or the origin confirms
-    /// what we did not ask about. Whoever comes next asks without a condition. The client that has waited
-    /// came before the invalidation and may have what is kept; what the origin did not confirm it gets only
-    /// where it might have got it stale.
-    fn hear_contradiction<R, E>(
+    /// An invalidation has reached the stored response since it was looked up, or the 304 names another one by
+    /// its tag. Such a 304 updates nothing, and the next request asks without a condition. This client gets the
+    /// stored response: its request came before the invalidation, or its origin has answered that very condition.
+    fn hear_of_another<R, E>(
         self,
         lead: Lead,
-        overtaken: bool,
+        known: &AnyEntry,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         self.record(Event::Failed("revalidation"));
         let larder = &self.plan.larder;
-        self.known.iter().for_each(|known| larder.remove(known));
+        larder.remove(known);
         drop(lead);
-        let allowed = |entry: &&AnyEntry| {
-            overtaken || stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
-        };
-        let response = match self.replaces.as_ref().filter(allowed) {
-            Some(entry) => {
-                let mut response = whole(entry);
-                let (age, _) = stored::aged(entry, larder.now());
-                response.headers_mut().insert(header::AGE, stored::age_line(age));
-                response
-            }
-            None => {
-                let text = "the origin confirmed what it was not asked about\n";
-                refusal(StatusCode::BAD_GATEWAY, text)
-            }
-        };
+        let mut response = whole(known);
+        let (age, _) = stored::aged(known, larder.now());
+        response.headers_mut().insert(header::AGE, stored::age_line(age));
         drop(client.send(Ok(self.passed_on(response, "revalidation"))));
     }
 

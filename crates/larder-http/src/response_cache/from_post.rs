@@ -152,7 +152,8 @@ impl FromPost {
         let clock = self.plan.larder.clock();
         let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
         let gathered = self.scope.gathered();
-        if gathered.private || gathered.stale || gathered.no_store.is_some() {
+        let is_unkept = gathered.private || gathered.stale || gathered.no_store.is_some();
+        if is_unkept || self.plan.has_variants(&self.key) {
             return;
         }
         // Everything that was read for it is part of it.

@@ -31,6 +31,15 @@ impl KeptAs {
 }
 
 impl Plan {
+    /// Whether several responses are stored under this address.
+    pub(super) fn has_variants(&self, address: &Key) -> bool {
+        let list = self.larder.find(address.as_bytes());
+        let is_list = |list: &AnyEntry| matches!(Kept::of(list), Some(Kept::Variants(_)));
+        list.is_some_and(|list| {
+            is_list(&list) && self.larder.standing(&list, self.larder.now()) == Standing::Fresh
+        })
+    }
+
     /// Removes what belongs to one response and to no copy of it.
     pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
         let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
@@ -198,7 +207,7 @@ impl Fill {
 
     /// Puts a variant on the list of its address.
     fn list_variant(&self, heard: &Heard) {
-        if heard.names.is_empty() {
+        if heard.key == heard.base {
             return;
         }
         let larder = &self.plan.larder;

@@ -170,7 +170,7 @@ where
     /// Leads a fill, or waits for the one that runs, a few times over.
     async fn queue(mut self, mut case: Case) -> Answer<R, S::Error> {
         // With nothing to confirm, the origin need not send more than the part that is asked for.
-        self.asked.in_part = case.known.is_empty() && self.asked.asks_for_a_part();
+        self.asked.in_part = case.known.is_none() && self.asked.asks_for_a_part();
         if self.asked.in_part || case.is_for_one() {
             let lead = self.asked.lead_alone();
             return self.lead(lead, case).await;
@@ -248,7 +248,7 @@ where
         &mut self,
         lead: Lead,
         why: Forward,
-        kept: (Option<AnyEntry>, Vec<AnyEntry>),
+        kept: (Option<AnyEntry>, Option<AnyEntry>),
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
         let (fill, inner, request) = self.fill(why, kept);
@@ -260,12 +260,12 @@ where
     fn fill(
         &mut self,
         why: Forward,
-        (replaces, known): (Option<AnyEntry>, Vec<AnyEntry>),
+        (replaces, known): (Option<AnyEntry>, Option<AnyEntry>),
     ) -> (Fill, S, Request<B>) {
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
         let mut request = self.asked.for_fill(request, &fill.choices);
-        Asked::add_conditions(&mut request, &fill.known, fill.replaces.as_ref());
+        Asked::add_conditions(&mut request, fill.known.as_ref(), fill.replaces.as_ref());
         (fill, inner, request)
     }
 
@@ -304,7 +304,7 @@ where
         let Case { why, fallback, selected, .. } = case;
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
-        let fill = self.asked.fill(why, Vec::new());
+        let fill = self.asked.fill(why, None);
         let keeps = self.asked.keeps_alone(reason);
         if keeps {
             request = self.asked.for_fill(request, &fill.choices);
@@ -351,7 +351,7 @@ struct Case {
     fallback: Option<AnyEntry>,
     /// What is kept for this very request, and may not answer it as it is.
     selected: Option<AnyEntry>,
-    known: Vec<AnyEntry>,
+    known: Option<AnyEntry>,
 }
 
 impl Case {

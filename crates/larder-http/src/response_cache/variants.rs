@@ -1,7 +1,8 @@
 //! Several responses under one address.
 //!
 //! Under the address itself lies a list: by which fields its responses vary, and which variants are kept.
-//! Each variant is an entry of its own, under the address and the values of those fields.
+//! Each variant is an entry of its own, under the address and the values of those fields. A response without
+//! `Vary` that comes to such an address is one of them too: it answers requests that no other variant matches.
 
 use http::{HeaderMap, HeaderName};
 use larder_core::{Key, KeyBuf};
@@ -25,10 +26,18 @@ impl Variants {
         Self(Mutex::default())
     }
 
-    /// The keys under which a request may find its variant, the most recent set of names first.
+    /// The keys under which a request may find its variant: the most recent set of names first, the response
+    /// without `Vary` last.
+    ///
+    /// Source: [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1), last paragraph
     pub(super) fn candidates(&self, address: &[u8], headers: &HeaderMap) -> Vec<KeyBuf> {
         let list = self.0.lock();
-        list.names.iter().map(|names| variant_key(address, names, headers)).collect()
+        let named = list.names.iter().filter(|names| !names.is_empty());
+        let mut keys: Vec<_> = named.map(|names| variant_key(address, names, headers)).collect();
+        if list.names.iter().any(Vec::is_empty) {
+            keys.push(default_key(address));
+        }
+        keys
     }
 
     /// The keys of the variants that are kept, the one that was used last first.
@@ -60,6 +69,9 @@ impl Variants {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let names = |line: &str| {
+            if line == NO_NAMES {
+                return Some(Vec::new());
+            }
             line.split(',').map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
         };
         let names = text.lines().map(names).collect::<Option<Vec<Vec<_>>>>()?;
@@ -77,11 +89,21 @@ impl Variants {
     /// The bytes for a shared store.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let line = |names: &Vec<HeaderName>| {
+            if names.is_empty() {
+                return NO_NAMES.to_owned();
+            }
             names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(",")
         };
         let lines: Vec<String> = self.0.lock().names.iter().map(line).collect();
         Some(lines.join("\n").into_bytes())
     }
+}
+
+/// The key of the response without `Vary` at an address that has variants.
+pub(super) fn default_key(address: &[u8]) -> KeyBuf {
+    let mut key = KeyBuf::continued(address);
+    key.push(b" default");
+    key
 }
 
 /// The key of the variant that these fields of a request select.
@@ -98,7 +120,9 @@ pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &Header
     key
 }
 
-const MAX_NAME_SETS: usize = 4;
+/// As a blank is part of no field name, this stands for the response that has none.
+const NO_NAMES: &str = " ";
+const MAX_NAME_SETS: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! Each input of the key that a downstream cache can see is named in `Vary`; one that it cannot see makes the
 //! response private.
 
-
 use super::*;
 
 const REGION: HeaderName = HeaderName::from_static("x-region");
@@ -30,7 +29,9 @@ async fn fields_behind_the_key_are_named_on_all_ways_out() {
     for (configure, expected) in rows {
         let origin = Origin::new(configure(layer(&larder())), |request, call| {
             let mut response = numbered(request, call);
-            response.headers_mut().insert("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT".parse().unwrap());
+            response
+                .headers_mut()
+                .insert("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT".parse().unwrap());
             response
         });
         for way in ["miss", "hit"] {

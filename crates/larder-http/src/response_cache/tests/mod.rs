@@ -834,9 +834,13 @@ async fn a_body_shorter_than_it_said_is_not_kept() {
 #[tokio::test]
 async fn a_cache_inside_that_tells_more_apart_keeps_the_one_outside_from_keeping() {
     let larder = larder();
-    let tenants = layer(&larder).name("tenants").vary_by("tenant", [HeaderName::from_static("x-tenant")], |head| {
-        head.headers.get("x-tenant").map_or("", |value| value.to_str().unwrap_or("")).to_owned()
-    });
+    let tenants = layer(&larder).name("tenants").vary_by(
+        "tenant",
+        [HeaderName::from_static("x-tenant")],
+        |head| {
+            head.headers.get("x-tenant").map_or("", |value| value.to_str().unwrap_or("")).to_owned()
+        },
+    );
     let inner = tenants.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
         let tenant = request.headers()["x-tenant"].clone();
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(tenant.as_bytes().to_vec())))
