@@ -16,7 +16,7 @@ use crate::{
     bus::{Epoch, Origin, Position, Record},
     clock::{Clock, Moment},
     entry::{AnyEntry, Entry, Origins, Value},
-    flight::{Flights, Joined, Landing, Lead},
+    flight::{Flights, Joined, Landing, Lead, Patience},
     key::{Key, KeyBuf, Kind},
     lifetime::Lifetime,
     memory::{Eviction, Memory},
@@ -131,8 +131,11 @@ impl World {
             }
             let scope = Scope::open(self.origin, self.registry.stamp());
             let place = (hash, &key);
-            match self.flights.join(place, &scope, arrived, Moment::START, None) {
-                Joined::Alone => unreachable!("no scope here is inside a fill"),
+            let patience = Patience { wait: Duration::MAX, trusted: None };
+            match self.flights.join(place, &scope, arrived, Moment::START, patience) {
+                Joined::Alone | Joined::Circle(_) => {
+                    unreachable!("no scope here is inside a fill")
+                }
                 Joined::Lead(lead) => return self.lead(lead, scope.stamp()),
                 Joined::Wait(mut wait) => match block_on(wait.landing()) {
                     Landing::Landed(entry) if wait.came_early() => return version(&entry),

@@ -3,15 +3,27 @@
 //! Who may take the answer is decided by two numbers: a request that arrived at `a` may take what a fill
 //! that began at `f` brings without a further look if `a <= f`, since nothing it could know of came in
 //! between. Any other waits for the end and takes it only if it passes as a hit would.
+//!
+//! A fill that takes too long is not the end of single flight. Once it is older than the waiters are patient, one
+//! request starts another fill beside it, and all wait for both; at most [`MOST_AT_ONCE`] run for one key at a
+//! time. So a thousand waiters of a slow origin become one more request each time their patience ends, never a
+//! thousand.
+//!
+//! A fill whose loader waits for a second value holds up whoever waits for the first. Each wait from within a fill
+//! is an edge of a graph, from the keys being filled to the key waited for. A wait that would close a circle is
+//! refused, and its caller loads for itself.
 
 use std::{
     any::Any,
+    collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
+use futures_util::future::select_all;
 use hashbrown::{HashTable, hash_table};
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::{
@@ -55,6 +67,8 @@ impl fmt::Debug for Progress {
 pub(crate) struct Flights {
     /// Each counted by itself: one counter for all would be a line of memory that every flight writes.
     shards: Box<[Arc<Shard>]>,
+    /// Which fills wait for which keys.
+    waits: Arc<Mutex<Edges>>,
 }
 
 type Shard = Mutex<HashTable<Arc<Flight>>>;
@@ -65,75 +79,111 @@ struct Flight {
     hash: u64,
     stamp: Stamp,
     began: Moment,
+    /// Those for the same key that had taken too long when this one began, and may still land.
+    older: Vec<Weak<Flight>>,
     /// Made when there is somebody to tell or something to be told: most flights have neither.
     progress: OnceLock<watch::Sender<Option<Progress>>>,
 }
 
 impl Flight {
-    fn new(key: &Key, hash: u64, scope: &Scope, began: Moment) -> Arc<Self> {
+    fn new(key: &Key, hash: u64, scope: &Scope, began: Moment, older: &[Arc<Self>]) -> Arc<Self> {
         let (key, stamp) = (key.clone(), scope.stamp());
-        Arc::new(Self { key, hash, stamp, began, progress: OnceLock::new() })
+        let older = older.iter().map(Arc::downgrade).collect();
+        Arc::new(Self { key, hash, stamp, began, older, progress: OnceLock::new() })
     }
 
     fn progress(&self) -> &watch::Sender<Option<Progress>> {
         self.progress.get_or_init(|| watch::Sender::new(None))
     }
+
+    /// This flight and the older ones that have not ended, the newest first. One that has ended is held by nothing.
+    fn with_older(self: &Arc<Self>) -> SmallVec<[Arc<Self>; 1]> {
+        let mut all = SmallVec::from_buf([Arc::clone(self)]);
+        all.extend(self.older.iter().filter_map(Weak::upgrade).filter(|older| !older.is_over()));
+        all
+    }
+
+    fn is_over(&self) -> bool {
+        let progress = self.progress.get();
+        progress.is_some_and(|progress| matches!(*progress.borrow(), Some(Progress::Over(_))))
+    }
+}
+
+/// How long a flight is joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Its waiters start another one beside it after this time.
+    pub(crate) wait: Duration,
+    /// What it brings after this time is taken only as a hit would be: a log that others append to is seen with a
+    /// delay, and an old fill may have missed more than is known here.
+    pub(crate) trusted: Option<Duration>,
 }
 
 /// What became of asking for a place in a flight.
 #[derive(Debug)]
 pub enum Joined {
-    /// Nobody flies: this one does.
+    /// None is under way, or the one that is takes too long: this request leads one.
     Lead(Lead),
-    /// Somebody does.
+    /// One is under way.
     Wait(Wait),
-    /// Waiting would be waiting for oneself: the fill that asks is part of that flight.
+    /// Waiting would be waiting for oneself: the fill that asks is part of that flight, or holds it up.
     Alone,
+    /// The fill that asks is part of that flight for the second time: loading again would never end. These are
+    /// the names of the fills, the outermost first.
+    Circle(Vec<String>),
 }
 
 impl Flights {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Arc::default()).collect(), waits: Arc::default() }
     }
 
     /// Leads a flight for the key, or waits for the one under way.
-    ///
-    /// `oldest` is the earliest moment at which a flight may have begun to be joined.
     pub(crate) fn join(
         &self,
         (hash, key): (u64, &Key),
         scope: &Scope,
         arrived: u64,
         now: Moment,
-        oldest: Option<Duration>,
+        patience: Patience,
     ) -> Joined {
-        if scope.is_part_of(key) {
-            return Joined::Alone;
+        let fills = scope.fills();
+        match fills.iter().filter(|fill| *fill == key).count() {
+            0 => {}
+            1 => return Joined::Alone,
+            _ => {
+                let names = fills.iter().rev().chain([key]);
+                return Joined::Circle(names.map(Key::to_string).collect());
+            }
         }
         let shard = self.shard(hash);
         let mut flights = shard.lock();
         let place = flights.entry(hash, |flight| flight.key == *key, |flight| flight.hash);
-        let flight = match place {
-            hash_table::Entry::Occupied(flight)
-                if oldest.is_none_or(|oldest| now.since(flight.get().began) < oldest) =>
-            {
+        let mut older: SmallVec<[Arc<Flight>; 1]> = SmallVec::new();
+        if let hash_table::Entry::Occupied(current) = &place {
+            let current = current.get();
+            let all = current.with_older();
+            let age = now.since(current.began);
+            if age < patience.joins() || all.len() >= MOST_AT_ONCE {
+                let waits = match Waits::add(&self.waits, fills, key) {
+                    Ok(waits) => waits,
+                    Err(WouldWaitForItself) => return Joined::Alone,
+                };
                 // Under the lock: whoever ends the flight finds that somebody waits.
-                return Joined::Wait(Wait::new(flight.get(), arrived));
+                return Joined::Wait(Wait::new(&all, arrived, now, patience, waits));
             }
-            // One that is there is too old to be joined: those who come from now on follow the new one.
-            place => {
-                let flight = Flight::new(key, hash, scope, now);
-                place.insert(Arc::clone(&flight));
-                flight
-            }
-        };
+            older = all;
+        }
+        // Those who come from now on follow the new one, and listen to the older ones too.
+        let flight = Flight::new(key, hash, scope, now, &older);
+        place.insert(Arc::clone(&flight));
         drop(flights);
         Joined::Lead(Lead { shard: Some(Arc::clone(shard)), flight, held: None })
     }
 
     /// Leads a flight that nobody joins.
     pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Lead {
-        let flight = Flight::new(key, 0, scope, now);
+        let flight = Flight::new(key, 0, scope, now, &[]);
         Lead { shard: None, flight, held: None }
     }
 
@@ -220,45 +270,177 @@ impl Drop for Lead {
     }
 }
 
-/// The place of somebody who waits.
+impl Patience {
+    /// For how long a flight is joined rather than replaced.
+    fn joins(self) -> Duration {
+        self.trusted.map_or(self.wait, |trusted| trusted.min(self.wait))
+    }
+}
+
+/// The place of a waiter.
 #[derive(Debug)]
 pub struct Wait {
+    flights: SmallVec<[Awaited; 1]>,
+    /// Whether the flight that was heard of last began after this request arrived.
+    came_early: bool,
+    patience: Duration,
+    _waits: Option<Waits>,
+}
+
+#[derive(Debug)]
+struct Awaited {
     progress: watch::Receiver<Option<Progress>>,
     came_early: bool,
 }
 
 impl Wait {
-    fn new(flight: &Arc<Flight>, arrived: u64) -> Self {
-        Self { progress: flight.progress().subscribe(), came_early: arrived <= flight.stamp.local }
+    fn new(
+        flights: &[Arc<Flight>],
+        arrived: u64,
+        now: Moment,
+        patience: Patience,
+        waits: Option<Waits>,
+    ) -> Self {
+        let awaited = |flight: &Arc<Flight>| {
+            let age = now.since(flight.began);
+            let is_trusted = patience.trusted.is_none_or(|trusted| age < trusted);
+            let came_early = is_trusted && arrived <= flight.stamp.local;
+            Awaited { progress: flight.progress().subscribe(), came_early }
+        };
+        let awaited: SmallVec<[Awaited; 1]> = flights.iter().map(awaited).collect();
+        let left = patience.joins().saturating_sub(now.since(flights[0].began));
+        Self {
+            came_early: awaited[0].came_early,
+            flights: awaited,
+            // With as many under way as may be, there is nothing to do but to look again now and then.
+            patience: if left.is_zero() { patience.wait.max(LEAST_PATIENCE) } else { left },
+            _waits: waits,
+        }
     }
 
-    /// Whether nothing was invalidated between the start of the fill and the arrival of this request: it
-    /// may then take what the fill brings, even if an invalidation overtook it since.
+    /// How long to wait before asking for a place anew: by then the newest flight takes too long.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Whether nothing was invalidated between the start of the fill that was heard of and the arrival of this
+    /// request: it may then take what the fill brings, even if an invalidation overtook it since.
     pub fn came_early(&self) -> bool {
         self.came_early
     }
 
-    /// Waits for an answer to read along, where that is allowed, or for the end.
+    /// Waits for an answer to read along, where that is allowed, or for the end of a flight.
     pub async fn progress(&mut self) -> Progress {
-        let early = self.came_early;
-        let told = self.progress.wait_for(|progress| match progress {
-            Some(Progress::Begun(_)) => early,
-            Some(Progress::Over(_)) => true,
-            None => false,
-        });
-        // A sender that is gone without a word cannot be: `Lead` says so when it is dropped.
-        let progress = told.await.ok().and_then(|progress| progress.clone());
-        progress.unwrap_or(Progress::Over(Landing::Failed))
+        self.hear(|progress, early| match progress {
+            Progress::Begun(_) => early,
+            Progress::Over(_) => true,
+        })
+        .await
     }
 
-    /// Waits for the end.
+    /// Waits for the end of a flight.
     pub async fn landing(&mut self) -> Landing {
-        let told = self.progress.wait_for(|progress| matches!(progress, Some(Progress::Over(_))));
-        match told.await.ok().and_then(|progress| progress.clone()) {
-            Some(Progress::Over(landing)) => landing,
-            _ => Landing::Failed,
+        match self.hear(|progress, _| matches!(progress, Progress::Over(_))).await {
+            Progress::Over(landing) => landing,
+            Progress::Begun(_) => Landing::Failed,
+        }
+    }
+
+    /// Waits for what one of the flights says.
+    async fn hear(&mut self, is_meant: impl Fn(&Progress, bool) -> bool) -> Progress {
+        let (at, progress) = match &mut self.flights[..] {
+            [only] => (0, only.hear(&is_meant).await),
+            several => {
+                let all = several.iter_mut().map(|flight| Box::pin(flight.hear(&is_meant)));
+                let (progress, at, _) = select_all(all).await;
+                (at, progress)
+            }
+        };
+        self.came_early = self.flights[at].came_early;
+        progress
+    }
+}
+
+impl Awaited {
+    async fn hear(&mut self, is_meant: &impl Fn(&Progress, bool) -> bool) -> Progress {
+        let early = self.came_early;
+        let told = self.progress.wait_for(|progress| {
+            progress.as_ref().is_some_and(|progress| is_meant(progress, early))
+        });
+        // A sender that is gone without a word cannot be: `Lead` says so when it is dropped.
+        let told = told.await.ok().and_then(|progress| progress.clone());
+        told.unwrap_or(Progress::Over(Landing::Failed))
+    }
+}
+
+/// From a key that is being filled to the keys that its fill waits for, as often as it does.
+type Edges = HashMap<Key, Vec<Key>>;
+
+/// The edges of one wait. Gone with it.
+#[derive(Debug)]
+struct Waits {
+    edges: Arc<Mutex<Edges>>,
+    from: Vec<Key>,
+    to: Key,
+}
+
+/// The wait would close a circle.
+struct WouldWaitForItself;
+
+impl Waits {
+    /// Adds the wait of these fills for a key. Outside of fills there is nothing to add.
+    fn add(
+        edges: &Arc<Mutex<Edges>>,
+        fills: Vec<Key>,
+        key: &Key,
+    ) -> Result<Option<Self>, WouldWaitForItself> {
+        if fills.is_empty() {
+            return Ok(None);
+        }
+        let mut all = edges.lock();
+        if leads_to(&all, key, &fills) {
+            return Err(WouldWaitForItself);
+        }
+        for fill in &fills {
+            all.entry(fill.clone()).or_default().push(key.clone());
+        }
+        drop(all);
+        Ok(Some(Self { edges: Arc::clone(edges), from: fills, to: key.clone() }))
+    }
+}
+
+/// Whether a fill of `key` waits, itself or through others, for one of `fills`.
+fn leads_to(edges: &Edges, key: &Key, fills: &[Key]) -> bool {
+    let mut seen: HashSet<&Key> = HashSet::new();
+    let mut next = vec![key];
+    while let Some(key) = next.pop() {
+        if fills.contains(key) {
+            return true;
+        }
+        if seen.insert(key) {
+            next.extend(edges.get(key).into_iter().flatten());
+        }
+    }
+    false
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let mut all = self.edges.lock();
+        for fill in &self.from {
+            let Some(waited_for) = all.get_mut(fill) else { continue };
+            if let Some(at) = waited_for.iter().position(|key| *key == self.to) {
+                waited_for.swap_remove(at);
+            }
+            if waited_for.is_empty() {
+                all.remove(fill);
+            }
         }
     }
 }
 
+/// How many fills of one key run at once, where each takes longer than its waiters are patient.
+pub(crate) const MOST_AT_ONCE: usize = 4;
+/// A request that may not start a fill looks again no more often than this, however impatient it is.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 const SHARDS: usize = 64;

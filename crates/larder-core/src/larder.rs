@@ -19,7 +19,7 @@ use crate::{
     clock::{Clock, Moment},
     engine::{Engine, Standing},
     entry::{AnyEntry, Entry, Origins, Value},
-    flight::{Joined, Lead},
+    flight::{Joined, Lead, Patience},
     key::{IntoName, Key, KeyBuf, Kind, escaped},
     lifetime::Lifetime,
     object::{self, Fill, LoadError},
@@ -479,12 +479,18 @@ impl Larder {
         (self.sequence() == local).then(|| Scope::open(self.engine.origin, stamp))
     }
 
-    /// A place in the flight of a key.
-    pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64) -> Joined {
+    /// A place in the flight of a key, for a waiter that is patient for `wait`.
+    pub fn join(
+        &self,
+        key: (u64, &Key),
+        scope: &Scope,
+        arrived: u64,
+        wait: Duration,
+    ) -> Joined {
         let engine = &self.engine;
-        // A log that others append to is seen with a delay: an old fill may have missed more than we know.
-        let oldest = engine.bus.is_shared().then_some(engine.lease);
-        engine.flights.join(key, scope, arrived, engine.clock.now(), oldest)
+        let trusted = engine.bus.is_shared().then_some(engine.lease);
+        let patience = Patience { wait, trusted };
+        engine.flights.join(key, scope, arrived, engine.clock.now(), patience)
     }
 
     /// A flight that nobody joins, for what is of no use to anybody else.

@@ -295,11 +295,19 @@ impl Scope {
         Scoped { future, scope: self }
     }
 
-    /// Whether this is inside the fill of the key.
-    pub(crate) fn is_part_of(&self, key: &Key) -> bool {
+    /// The keys of the fills that this is inside of, the innermost first.
+    pub(crate) fn fills(&self) -> Vec<Key> {
         let around = |parts: &Arc<Parts>| parts.around.clone();
         std::iter::successors(self.parts.clone(), around)
-            .any(|parts| parts.fills.as_ref() == Some(key))
+            .filter_map(|parts| parts.fills.clone())
+            .collect()
+    }
+
+    /// This scope for work that no fill around it waits for.
+    #[must_use]
+    pub fn in_background(&self) -> Self {
+        let outside = Self { parts: None, ..self.clone() };
+        outside.inside(self.audience(), None)
     }
 
     fn inside(&self, audience: Audience, fills: Option<Key>) -> Self {

@@ -24,6 +24,15 @@ pub enum LoadError<E> {
         /// The type that was asked for.
         asked: &'static str,
     },
+    /// The loader panicked, in other calls for this name that this one waited for.
+    Panicked,
+    /// Other calls for this name, which this one waited for, failed with an error of another type.
+    FailedElsewhere,
+    /// The loader asks, directly or through others, for the value that it is to load.
+    Circle {
+        /// The names of the fills, the outermost first; the last is the one that was asked for again.
+        names: Vec<String>,
+    },
     /// The runtime that loaded it was shut down.
     Cancelled,
 }
@@ -32,6 +41,8 @@ pub enum LoadError<E> {
 pub(super) enum Failure<E> {
     Loader(Arc<E>),
     Deadline(Duration),
+    Panic,
+    Elsewhere,
 }
 
 impl<E> Failure<E> {
@@ -39,6 +50,8 @@ impl<E> Failure<E> {
         match self {
             Self::Loader(_) => "loader",
             Self::Deadline(_) => "deadline",
+            Self::Panic => "panic",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }
@@ -48,6 +61,8 @@ impl<E> Clone for Failure<E> {
         match self {
             Self::Loader(error) => Self::Loader(Arc::clone(error)),
             Self::Deadline(deadline) => Self::Deadline(*deadline),
+            Self::Panic => Self::Panic,
+            Self::Elsewhere => Self::Elsewhere,
         }
     }
 }
@@ -57,6 +72,8 @@ impl<E> From<Failure<E>> for LoadError<E> {
         match failure {
             Failure::Loader(error) => Self::Failed(error),
             Failure::Deadline(deadline) => Self::TimedOut { deadline },
+            Failure::Panic => Self::Panicked,
+            Failure::Elsewhere => Self::FailedElsewhere,
         }
     }
 }
@@ -71,6 +88,13 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
                     f,
                     "{key} was asked for as {asked}, but is kept as {kept}: one key, one type"
                 )
+            }
+            Self::Panicked => f.write_str("the loader panicked in another call for this name"),
+            Self::FailedElsewhere => {
+                f.write_str("another call for this name failed with an error of another type")
+            }
+            Self::Circle { names } => {
+                write!(f, "the loaders of these values wait for each other: {}", names.join(" -> "))
             }
             Self::Cancelled => f.write_str("the runtime was shut down while the value was loaded"),
         }

@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
@@ -121,10 +120,10 @@ impl Call<'_> {
     {
         let arrived = self.larder.sequence();
         let mut stale = None;
-        let mut until = None;
         let mut failure = None;
         let mut why = Event::Bypass("overtaken");
-        for looks in 0..MAX_LOOKS {
+        let mut looks = 0;
+        while looks < MAX_LOOKS {
             match self.look()? {
                 Found::Fresh(entry, value) => return Ok(self.hit(&entry, value)),
                 Found::Stale(entry, value) => {
@@ -146,30 +145,34 @@ impl Call<'_> {
                 // Nothing was read yet: one that flies from now on brings what all who wait may take.
                 self.scope = self.larder.open_scope().bounded_as(&self.scope);
             }
-            let wait = match self.larder.join((self.hash, &self.key), &self.scope, arrived) {
+            let place = (self.hash, &self.key);
+            let wait = match self.larder.join(place, &self.scope, arrived, self.policy.wait_limit) {
                 Joined::Lead(lead) => return self.lead(lead, stale, load).await,
                 Joined::Wait(wait) => wait,
                 Joined::Alone => {
                     why = Event::Bypass("self-waiting");
                     break;
                 }
+                Joined::Circle(names) => return Err(LoadError::Circle { names }),
             };
-            let until = *until.get_or_insert_with(|| deadline_of(self.policy.wait_limit));
-            match self.wait(wait, until).await? {
+            match self.wait(wait).await? {
                 Waited::Taken(value) => return Ok(value),
+                // The fill takes long. The next place is one of a new fill beside it, or behind such a one.
+                Waited::Long => continue,
                 Waited::Again => failure = None,
                 Waited::Failed(error) => {
                     if let Some(value) = self.fall_back(stale.as_ref()) {
                         self.record(Event::Miss, self.began);
                         return Ok(value);
                     }
-                    failure = error.or(failure);
+                    failure = Some(error);
                 }
                 Waited::GiveUp(event) => {
                     (why, failure) = (event, None);
                     break;
                 }
             }
+            looks += 1;
         }
         if let Some(failure) = failure {
             // Flight after flight failed. Whoever waited does not ask the same of an origin in trouble.
@@ -244,10 +247,10 @@ impl Call<'_> {
     async fn wait<T: Kept, E: Send + Sync + 'static>(
         &self,
         mut wait: Wait,
-        until: Instant,
     ) -> Result<Waited<T, E>, LoadError<E>> {
-        let Ok(landing) = tokio::time::timeout_at(until, wait.landing()).await else {
-            return Ok(Waited::GiveUp(Event::Bypass("wait-limit")));
+        let patience = wait.patience().min(LONGEST_WAIT);
+        let Ok(landing) = tokio::time::timeout(patience, wait.landing()).await else {
+            return Ok(Waited::Long);
         };
         let now = self.larder.now();
         Ok(match landing {
@@ -262,19 +265,20 @@ impl Call<'_> {
                 Waited::Taken(value)
             }
             Landing::Landed(_) => Waited::Again,
-            Landing::Failed => Waited::Failed(None),
+            Landing::Failed => Waited::Failed(Failure::Panic),
             Landing::FailedWith(error) => {
-                let error = error.downcast_ref::<Failure<E>>();
-                Waited::Failed(error.cloned())
+                let error = error.downcast_ref::<Failure<E>>().cloned();
+                Waited::Failed(error.unwrap_or(Failure::Elsewhere))
             }
             Landing::Unshared(_) => Waited::GiveUp(Event::Miss),
         })
     }
 
-    /// Asks the store, then the origin; that in a task of its own, which whoever hangs up does not stop.
+    /// Asks the store, then the origin, in a task of its own: those who wait do not depend on whether the caller
+    /// is polled on, and a caller that hangs up does not stop it.
     async fn lead<T, E, F, Fut>(
         &self,
-        mut lead: Lead,
+        lead: Lead,
         mut stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
@@ -294,19 +298,8 @@ impl Call<'_> {
             Found::Stale(entry, _) | Found::OnError(entry) => stale = Some(entry),
             Found::Gone(_) | Found::Nothing => {}
         }
-        if let Some(entry) = self.fetch::<T>(&mut lead).await {
-            self.record(Event::SharedHit, self.began);
-            let value = self.value(&entry)?;
-            self.add_to_whole(&entry, false);
-            lead.land(Landing::Landed(entry));
-            return Ok(value);
-        }
-        self.record(Event::Miss, self.began);
-        if self.policy.tiers.in_memory().is_some() {
-            self.larder.note_miss(self.hash);
-        }
         let call = self.detached();
-        let filling = async move { call.fill(lead, load).await };
+        let filling = async move { call.fetch_or_fill(lead, load).await };
         match self.larder.spawn(filling.in_current_span()).await {
             Ok(Ok(Brought::Kept(value, entry))) => {
                 self.add_to_whole(&entry, false);
@@ -316,6 +309,7 @@ impl Call<'_> {
                 self.add_loose(loose);
                 Ok(value)
             }
+            Ok(Ok(Brought::OtherType(kept))) => Err(self.other_type::<T, E>(kept)),
             Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => {
@@ -325,6 +319,33 @@ impl Call<'_> {
                 Err(_) => Err(LoadError::Cancelled),
             },
         }
+    }
+
+    async fn fetch_or_fill<T, E, F, Fut>(
+        &self,
+        mut lead: Lead,
+        load: F,
+    ) -> Result<Brought<T>, (Failure<E>, Loose)>
+    where
+        T: Kept,
+        E: Send + Sync + 'static,
+        F: FnOnce(Fill) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        if let Some(entry) = self.fetch::<T>(&mut lead).await {
+            self.record(Event::SharedHit, self.began);
+            let Some(object) = entry.value::<Object<T>>() else {
+                return Ok(Brought::OtherType(entry.type_name()));
+            };
+            let value = Arc::clone(&object.value);
+            lead.land(Landing::Landed(entry.clone()));
+            return Ok(Brought::Kept(value, entry));
+        }
+        self.record(Event::Miss, self.began);
+        if self.policy.tiers.in_memory().is_some() {
+            self.larder.note_miss(self.hash);
+        }
+        self.fill(lead, load).await
     }
 
     /// What the shared store has, or another process brings while this one waits its turn.
@@ -479,9 +500,12 @@ impl Call<'_> {
             return;
         };
         let arrived = self.scope.stamp().local;
-        let joined = self.larder.join((self.hash, stale.key()), &self.scope, arrived);
+        let place = (self.hash, stale.key());
+        let joined = self.larder.join(place, &self.scope, arrived, self.policy.wait_limit);
         if let Joined::Lead(mut lead) = joined {
-            let call = self.detached();
+            let mut call = self.detached();
+            // No fill around this call waits for it.
+            call.scope = call.scope.in_background();
             let refreshing = async move {
                 // Another process may have renewed it.
                 let fetched = match call.policy.lease {
@@ -553,12 +577,13 @@ impl Call<'_> {
     fn value<T: Kept, E>(&self, entry: &AnyEntry) -> Result<Arc<T>, LoadError<E>> {
         match entry.value::<Object<T>>() {
             Some(object) => Ok(Arc::clone(&object.value)),
-            None => Err(LoadError::OtherType {
-                key: Box::new(self.key.clone()),
-                kept: entry.type_name(),
-                asked: std::any::type_name::<T>(),
-            }),
+            None => Err(self.other_type::<T, E>(entry.type_name())),
         }
+    }
+
+    fn other_type<T, E>(&self, kept: &'static str) -> LoadError<E> {
+        let (key, asked) = (Box::new(self.key.clone()), std::any::type_name::<T>());
+        LoadError::OtherType { key, kept, asked }
     }
 
     /// What a value that is not kept was made of.
@@ -606,8 +631,10 @@ enum Found<T> {
 enum Waited<T, E> {
     Taken(Arc<T>),
     Again,
-    /// It brought nothing, and perhaps the error of this caller's kind.
-    Failed(Option<Failure<E>>),
+    /// Nothing yet.
+    Long,
+    /// It brought nothing, for this reason.
+    Failed(Failure<E>),
     GiveUp(Event),
 }
 
@@ -615,6 +642,8 @@ enum Waited<T, E> {
 enum Brought<T> {
     Kept(Arc<T>, AnyEntry),
     Unkept(Arc<T>, Loose),
+    /// Under this name lies a value of another type, which is this one.
+    OtherType(&'static str),
 }
 
 /// What a value was made of that is not kept, and why it makes its whole not to be kept.
@@ -623,11 +652,6 @@ struct Loose {
     why: &'static str,
 }
 
-fn deadline_of(limit: Duration) -> Instant {
-    Instant::now() + limit.min(LONGEST_WAIT)
-}
-
-/// How the part of a key begins that says for whom the value was made. Those of pages begin alike.
 /// How often somebody who waits looks again before loading alone.
 const MAX_LOOKS: usize = 4;
 /// How long nobody waits for a name whose value was not kept.

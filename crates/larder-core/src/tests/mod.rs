@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+mod herds;
+
 use crate::{Fill, Invalidation, Larder, Lifetime, LoadError, Policy, Target};
 
 const MINUTE: Duration = Duration::from_secs(60);
