@@ -480,13 +480,7 @@ impl Larder {
     }
 
     /// A place in the flight of a key, for a waiter that is patient for `wait`.
-    pub fn join(
-        &self,
-        key: (u64, &Key),
-        scope: &Scope,
-        arrived: u64,
-        wait: Duration,
-    ) -> Joined {
+    pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64, wait: Duration) -> Joined {
         let engine = &self.engine;
         let trusted = engine.bus.is_shared().then_some(engine.lease);
         let patience = Patience { wait, trusted };

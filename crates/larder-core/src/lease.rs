@@ -1,9 +1,9 @@
 //! One fill for all processes: a lease in the shared store.
 //!
 //! Whoever misses takes the lease of the key before the origin is asked. Who finds it taken looks again, with
-//! growing pauses, until the entry is there, the lease is free, or the time of a lease has passed: a holder
-//! that dies delays others by that time and never longer. A lease saves work and decides nothing: what a fill
-//! brings is judged by its stamp, as ever.
+//! growing pauses, until the entry is there or the lease is free. A holder that dies delays others by the time of a
+//! lease; then one of them has it, and the others wait for that one. After [`MOST_HOLDERS`] such times each fills
+//! for itself. A lease saves work and decides nothing: what a fill brings is judged by its stamp, as ever.
 
 use std::{
     fmt,
@@ -127,7 +127,8 @@ impl Larder {
             name: name.clone(),
             holder,
         });
-        let until = Instant::now() + expiry.min(LONGEST_EXPIRY);
+        // Whoever holds it at the end of an expiry has taken it over from one that died.
+        let until = Instant::now() + MOST_HOLDERS * expiry.min(LONGEST_EXPIRY);
         let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
         let mut pause = FIRST_PAUSE;
         loop {
@@ -152,5 +153,7 @@ impl Larder {
 const VAIN: Duration = Duration::from_secs(10);
 /// Nobody waits longer for another process, whatever was asked for.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(86_400);
+/// How many holders in a row may die before each process fills for itself.
+const MOST_HOLDERS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);

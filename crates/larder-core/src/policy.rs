@@ -83,7 +83,8 @@ impl Policy {
         self
     }
 
-    /// How long to wait for another's fill before loading alone; 10 s by default.
+    /// How long to wait for another's fill before one more is started beside it; 10 s by default. One waiter
+    /// starts it, and all wait for both; at most four run at a time for one name.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.wait_limit = limit;
         self
@@ -127,8 +128,8 @@ impl Policy {
     }
 
     /// Of all processes one loads; the others take what it has loaded from the shared store, or serve what is
-    /// stale where they may. One that dies delays the others by `expiry` and never longer: choose a little more
-    /// than the loader takes. Off by default, since each miss costs two round trips more.
+    /// stale where they may. One that dies delays the others by `expiry`, then one of them takes over: choose a
+    /// little more than the loader takes. Off by default, since each miss costs two round trips more.
     ///
     /// Without a shared store that has leases each process loads for itself, as ever.
     #[doc(alias("distributed lock", "cluster lock", "single flight across processes"))]

@@ -51,11 +51,20 @@ pin_project! {
 struct Ahead<R> {
     frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
     rest: Option<Pin<Box<R>>>,
+    /// The scope of its request, in which the rest is polled.
+    scope: Option<Scope>,
 }
 
 impl<R> From<Bytes> for CacheBody<R> {
     fn from(bytes: Bytes) -> Self {
         Self::held(bytes)
+    }
+}
+
+/// A body without content, whatever `R` is: so that layers that make responses of their own can stand around.
+impl<R> Default for CacheBody<R> {
+    fn default() -> Self {
+        Self::empty()
     }
 }
 
@@ -103,7 +112,8 @@ where
     /// Reads all that is there at once. A body that is there whole becomes a held one.
     ///
     /// Whoever reads the rest polls it anew, so a waker that goes nowhere is enough here.
-    pub(crate) fn read_ahead(body: R) -> Self {
+    pub(crate) fn read_ahead(body: R, scope: Option<Scope>) -> Self {
+        let entered = scope.as_ref().map(Scope::enter);
         let mut rest = Box::pin(body);
         let mut frames = VecDeque::new();
         let mut cx = Context::from_waker(Waker::noop());
@@ -120,7 +130,8 @@ where
                 Poll::Pending => break Some(rest),
             }
         };
-        Self::of_frames(frames, rest)
+        drop(entered);
+        Self::of_frames(frames, rest, scope)
     }
 
     /// This body, read to its end. A body without trailers that did not fail becomes a held one.
@@ -134,18 +145,19 @@ where
                 break;
             }
         }
-        Self::of_frames(frames, None)
+        Self::of_frames(frames, None, None)
     }
 
     fn of_frames(
         frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
         rest: Option<Pin<Box<R>>>,
+        scope: Option<Scope>,
     ) -> Self {
         let is_data = |frame: &Result<Frame<Bytes>, _>| frame.as_ref().is_ok_and(Frame::is_data);
         if rest.is_none() && frames.iter().all(is_data) {
             return Self::held(joined(&frames));
         }
-        Self { source: Source::ReadAhead { ahead: Box::new(Ahead { frames, rest }) } }
+        Self { source: Source::ReadAhead { ahead: Box::new(Ahead { frames, rest, scope }) } }
     }
 }
 
@@ -186,10 +198,11 @@ where
             SourceProjection::ReadAhead { ahead } => match ahead.frames.pop_front() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match &mut ahead.rest {
-                    Some(rest) => rest
-                        .as_mut()
-                        .poll_frame(cx)
-                        .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+                    Some(rest) => {
+                        let _entered = ahead.scope.as_ref().map(Scope::enter);
+                        let frame = rest.as_mut().poll_frame(cx);
+                        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+                    }
                     None => Poll::Ready(None),
                 },
             },

@@ -112,6 +112,11 @@ impl<R> Recording<R> {
         whole
     }
 
+    /// Whether nothing was recorded yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().bytes == 0
+    }
+
     /// Takes room for a whole body of this length. `false` when there is none.
     pub(crate) fn reserve(&self, announced: u64) -> bool {
         let mut state = self.state.lock();

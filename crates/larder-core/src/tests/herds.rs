@@ -84,7 +84,11 @@ async fn a_loader_that_takes_longer_than_its_waiters_are_patient_is_joined_by_fe
     let began = tokio::time::Instant::now();
     let ends = join_all(calls).await;
     let soon = ends.iter().filter(|end| **end - began < 26 * SECOND).count();
-    assert_eq!(soon, CALLERS - 2, "all take what the first brings, but for those who load beside it");
+    assert_eq!(
+        soon,
+        CALLERS - 2,
+        "all take what the first brings, but for those who load beside it"
+    );
     assert_eq!((count.all(), count.most()), (3, 3), "one more every ten seconds");
 }
 

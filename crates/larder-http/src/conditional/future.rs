@@ -174,7 +174,7 @@ where
     if !short {
         return Response::from_parts(head, CacheBody::inner(body));
     }
-    let body = CacheBody::read_ahead(body);
+    let body = CacheBody::read_ahead(body, None);
     if let Some(whole) = body.as_held() {
         etag::add(&mut head.headers, whole, version);
     }

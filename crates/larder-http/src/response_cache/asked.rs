@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use larder_core::{
     AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
 };
@@ -15,10 +15,13 @@ use larder_semantics::{
     vary,
 };
 
+use tokio::time::timeout_at;
+
 use super::{
     answers::{self, Fit},
     choices::Choices,
-    fill::{Along, Answer, Fill, is_error, note},
+    failure::Failure,
+    fill::{Along, Answer, Fill, after, is_error, note},
     keep,
     kept::Kept,
     lines::said,
@@ -51,6 +54,8 @@ pub(super) struct Asked {
     pub(super) is_outermost: bool,
     /// Whether only a part is asked for, and the origin is to be asked for that part.
     pub(super) in_part: bool,
+    /// The invalidation around this request, which a task does not see.
+    pub(super) requested: Option<Requested>,
 }
 
 /// What memory has for a request.
@@ -69,6 +74,9 @@ pub(super) const UNSYNCHRONISED: &str = "unsynchronised";
 /// Why waiting for another's fill brought nothing.
 pub(super) enum GiveUp {
     Again,
+    /// The fill takes long: the next place is one of a fill beside it.
+    Long,
+    Failed(Failure),
     Alone(&'static str),
 }
 
@@ -190,7 +198,8 @@ impl Asked {
 
     /// A place in the flight of this queue.
     pub(super) fn join(&self) -> Joined {
-        self.plan.larder.join((self.queue_hash, &self.queue), &self.scope, self.arrived)
+        let place = (self.queue_hash, &self.queue);
+        self.plan.larder.join(place, &self.scope, self.arrived, self.plan.options.wait_limit)
     }
 
     /// A flight that nobody joins.
@@ -276,8 +285,8 @@ impl Asked {
             extensions.insert(Conditions::none());
         }
         // A fill is polled in a task of its own, where the layer around this one is not.
-        if let Some(requested) = Requested::current() {
-            extensions.insert(requested);
+        if let Some(requested) = &self.requested {
+            extensions.insert(requested.clone());
         }
         request
     }
@@ -288,13 +297,20 @@ impl Asked {
         why: Forward,
         fallback: &Option<AnyEntry>,
     ) -> Result<Response<CacheBody<R>>, GiveUp> {
-        let landing = match wait.progress().await {
-            Progress::Over(landing) => landing,
-            Progress::Begun(_) if !self.is_trusted() => return Err(GiveUp::Alone(UNSYNCHRONISED)),
-            Progress::Begun(along) => match self.read_along(along, why) {
+        let until = after(wait.patience());
+        let landing = match timeout_at(until, wait.progress()).await {
+            Ok(Progress::Over(landing)) => landing,
+            Ok(Progress::Begun(_)) if !self.is_trusted() => {
+                return Err(GiveUp::Alone(UNSYNCHRONISED));
+            }
+            Ok(Progress::Begun(along)) => match self.read_along(along, why) {
                 Some(answer) => return Ok(answer),
-                None => wait.landing().await,
+                None => match timeout_at(until, wait.landing()).await {
+                    Ok(landing) => landing,
+                    Err(_) => return Err(GiveUp::Long),
+                },
             },
+            Err(_) => return Err(GiveUp::Long),
         };
         match landing {
             _ if !self.is_trusted() => Err(GiveUp::Alone(UNSYNCHRONISED)),
@@ -306,14 +322,43 @@ impl Asked {
             }
             Landing::Landed(_) => Err(GiveUp::Again),
             Landing::Unshared(why) => Err(GiveUp::Alone(why)),
-            Landing::Failed | Landing::FailedWith(_) => match self.usable(fallback.as_ref()) {
-                Some(entry) => {
-                    self.record(Event::Miss);
-                    Ok(self.stale(&entry, Event::StaleOnError, Some("origin")))
-                }
-                None => Err(GiveUp::Again),
-            },
+            Landing::Failed => self.failed_for_another(Failure::with_status(PANICKED), fallback),
+            Landing::FailedWith(failure) => {
+                let failure = failure.downcast_ref::<Failure>().cloned();
+                let failure = failure.unwrap_or(Failure::with_status(PANICKED));
+                self.failed_for_another(failure, fallback)
+            }
         }
+    }
+
+    /// In place of a fill that failed, what is stale.
+    fn failed_for_another<R>(
+        &self,
+        failure: Failure,
+        fallback: &Option<AnyEntry>,
+    ) -> Result<Response<CacheBody<R>>, GiveUp> {
+        match self.usable(fallback.as_ref()) {
+            Some(entry) => {
+                self.record(Event::Miss);
+                Ok(self.stale(&entry, Event::StaleOnError, Some("origin")))
+            }
+            None => Err(GiveUp::Failed(failure)),
+        }
+    }
+
+    /// The answer after as many fills failed as are tried.
+    pub(super) fn shared_failure<R>(
+        &self,
+        failure: &Failure,
+        why: Forward,
+    ) -> Response<CacheBody<R>> {
+        self.record(Event::Failed("another's"));
+        let mut response = failure.answer(|key, names| self.has_key(key, names));
+        let handling = Handling::Forward { why, stored: false, collapsed: true };
+        let status = CacheStatus { detail: Some("origin"), ..said(handling) };
+        note(&self.plan, response.headers_mut(), status, "miss");
+        self.plan.alike.add_vary(response.headers_mut());
+        response
     }
 
     /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
@@ -518,3 +563,6 @@ impl Asked {
         self.plan.meter.record(event, self.plan.larder.now());
     }
 }
+
+/// What waiters are told of a fill that ended without a word, as by a panic.
+const PANICKED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;

@@ -13,7 +13,7 @@ use larder_core::{AnyEntry, Event, Key, Landing, Lead, Moment, Scope, Tag};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     date, fields,
-    storing::{Asker, NotStorable},
+    storing::{self, Asker, NotStorable},
     vary,
 };
 use tokio::{
@@ -25,8 +25,10 @@ use tower_service::Service;
 use super::{
     answers::{self, Fit},
     choices::{Choices, Chosen},
+    failure::{Failure, LARGEST_SHARED, SharedError},
     keep::KeptAs,
     lines::{self, said},
+    miss::refusal,
     outgoing::{self, Judged, Times},
     parts,
     plan::Plan,
@@ -132,11 +134,13 @@ impl Fill {
             Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
             Ok(Err(error)) => {
                 self.record(Event::Failed("origin"));
-                drop(lead);
+                // The error is its client's alone, and cannot be copied.
+                fail(lead, Failure::with_status(StatusCode::SERVICE_UNAVAILABLE));
                 drop(client.send(Err(error)));
             }
             Err(_) => {
-                self.let_go(lead, "deadline");
+                self.record(Event::Failed("deadline"));
+                fail(lead, Failure::with_status(StatusCode::GATEWAY_TIMEOUT));
                 // From here on the fill is its client's own.
                 tokio::select! {
                     answer = calling => {
@@ -178,6 +182,9 @@ impl Fill {
         };
         let judged = match judged {
             Ok(judged) => judged,
+            Err(why) if is_error(response.status()) => {
+                return self.share_error(lead, response, &chosen, why, client);
+            }
             Err(why) => {
                 self.refuse(lead, &response, why);
                 drop(client.send(Ok(self.passed(response, why))));
@@ -215,7 +222,19 @@ impl Fill {
         let recording = Recording::new(announced, self.scope.clone(), taken);
         let mut body = Box::pin(body);
         let unfinished = BreakOff(&recording);
-        let ready = self.pull(&recording, &mut body, None).await;
+        let mut ready = self.pull(&recording, &mut body, None).await;
+        if ready.is_none() && recording.is_empty() {
+            // A body that breaks off before its first byte is an error of its origin, and no head has left yet.
+            ready = self.pull_first(&recording, &mut body, deadline).await;
+        }
+        if matches!(ready, Some(Recorded::Broken)) && recording.is_empty() {
+            self.record(Event::Failed("body"));
+            fail(lead, Failure::with_status(StatusCode::BAD_GATEWAY));
+            let text = "the response broke off before its first byte\n";
+            let answer = refusal(StatusCode::BAD_GATEWAY, text);
+            drop(client.send(Ok(self.passed_on(answer, "origin"))));
+            return;
+        }
         self.prepare(&mut heard);
         if let Some(Recorded::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
@@ -313,21 +332,57 @@ impl Fill {
                     }
                 }
             };
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                None => return Some(Recorded::Whole(recording.complete(None))),
-                Some(Err(error)) => {
-                    recording.fail(error.into());
-                    return Some(Recorded::Broken);
-                }
-                Some(Ok(Ok(chunk))) => {
-                    if let Err(full) = recording.push(chunk, self.plan.options.body_limit) {
-                        return Some(Recorded::Full(full));
-                    }
-                }
-                Some(Ok(Err(other))) => {
-                    recording.complete(other.into_trailers().ok());
-                    return Some(Recorded::Trailers);
-                }
+            if let Some(recorded) = self.record_frame(recording, frame) {
+                return Some(recorded);
+            }
+        }
+    }
+
+    /// Waits for the first frame, and records what is ready behind it. `None` when there may be more.
+    async fn pull_first<R>(
+        &self,
+        recording: &Recording<R>,
+        body: &mut Pin<Box<R>>,
+        deadline: Instant,
+    ) -> Option<Recorded>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        let next = poll_fn(|cx| {
+            let _entered = self.scope.enter();
+            body.as_mut().poll_frame(cx)
+        });
+        let Ok(frame) = timeout_at(deadline, next).await else { return Some(Recorded::Late) };
+        match self.record_frame(recording, frame) {
+            Some(recorded) => Some(recorded),
+            None => self.pull(recording, body, None).await,
+        }
+    }
+
+    /// Records a frame. `Some` where it is the last that is recorded.
+    fn record_frame<R>(
+        &self,
+        recording: &Recording<R>,
+        frame: Option<Result<Frame<Bytes>, R::Error>>,
+    ) -> Option<Recorded>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            None => Some(Recorded::Whole(recording.complete(None))),
+            Some(Err(error)) => {
+                recording.fail(error.into());
+                Some(Recorded::Broken)
+            }
+            Some(Ok(Ok(chunk))) => {
+                let full = recording.push(chunk, self.plan.options.body_limit).err();
+                full.map(Recorded::Full)
+            }
+            Some(Ok(Err(other))) => {
+                recording.complete(other.into_trailers().ok());
+                Some(Recorded::Trailers)
             }
         }
     }
@@ -468,14 +523,55 @@ impl Fill {
         }
     }
 
+    /// An error of the server. Those who wait try again, or serve what is stale; when fill after fill has brought
+    /// one they get it too, where it may be theirs.
+    fn share_error<R, E>(
+        &self,
+        lead: Lead,
+        response: Response<R>,
+        chosen: &Chosen,
+        why: &'static str,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) where
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        self.record(Event::Failed("origin-status"));
+        let status = response.status();
+        let is_short = announced(&response).is_some_and(|bytes| bytes <= LARGEST_SHARED);
+        let (head, body) = response.into_parts();
+        let body = match is_short {
+            true => CacheBody::read_ahead(body, Some(self.scope.clone())),
+            false => CacheBody::scoped(body, self.scope.clone()),
+        };
+        let names = vary::names(&head.headers);
+        let failure = match (body.as_held(), self.variant(&self.key, &names)) {
+            (Some(body), Ok(key)) if self.may_share_error(status, &head.headers, chosen) => {
+                let mut headers = head.headers.clone();
+                outgoing::remove_unkept(&self.plan.options, &mut headers);
+                self.plan.remove_own_fields(&mut headers);
+                let body = body.clone();
+                Failure::shared(status, SharedError { headers, body, key, names })
+            }
+            _ => Failure::with_status(status),
+        };
+        fail(lead, failure);
+        drop(client.send(Ok(self.passed_on(Response::from_parts(head, body), why))));
+    }
+
+    /// Whether an error may be the answer to all who asked as the leader did: as for a response that is stored,
+    /// but for its lifetime.
+    fn may_share_error(&self, status: StatusCode, headers: &HeaderMap, chosen: &Chosen) -> bool {
+        let options = &self.plan.options;
+        let control = outgoing::control(options, chosen, headers);
+        chosen.no_store.is_none()
+            && !self.scope.gathered().private
+            && !headers.contains_key(header::SET_COOKIE)
+            && storing::check(self.asker, status, headers, &control, options.rules()).is_ok()
+    }
+
     /// Those who wait ask for themselves, and a refreshed entry that may no longer be kept goes.
     fn refuse<R>(&self, lead: Lead, response: &Response<R>, why: &'static str) {
-        if is_error(response.status()) {
-            // An error is nobody's answer but its client's: another may try, or serve what is stale.
-            self.record(Event::Failed("origin-status"));
-            drop(lead);
-            return;
-        }
         if response.status().is_client_error() && !is_gone(response.status()) {
             // It says something of this request and nothing of the page that others ask for.
             return self.let_go(lead, why);
@@ -536,7 +632,8 @@ impl Fill {
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
         // What was overtaken while it came is not served to anybody else, but it was kept as far as told.
-        let stored = kept.stored || matches!(kept.landing, Landing::Landed(_));
+        let stored =
+            kept.stored || (kept.why.is_none() && matches!(kept.landing, Landing::Landed(_)));
         let head = self.head(heard, stored, kept.why);
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
@@ -579,6 +676,11 @@ pub(super) fn note(
 pub(super) fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(366 * 86_400))
+}
+
+/// Ends the flight of a fill that failed.
+fn fail(lead: Lead, failure: Failure) {
+    lead.land(Landing::FailedWith(Arc::new(failure)));
 }
 
 /// Statuses for which a stale response may stand in.

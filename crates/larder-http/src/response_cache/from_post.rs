@@ -163,7 +163,7 @@ impl FromPost {
         let (options, chosen) = (&self.plan.options, self.choices.chosen());
         let asker = Asker::default();
         let judged = outgoing::judge(options, &chosen, asker, status, &headers, times);
-        let Ok(judged) = judged else { return };
+        let Some(judged) = judged.ok().filter(|judged| judged.is_stored) else { return };
         if !headers.contains_key(header::DATE)
             && let Ok(date) = date::format(times.received).parse()
         {

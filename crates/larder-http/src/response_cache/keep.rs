@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lifetime, Moment, Standing, Tag, Tiers};
-use larder_semantics::{groups, storing::Profile};
+use larder_semantics::{
+    groups,
+    storing::{NotStorable, Profile},
+};
 
 use super::{
     fill::{Fill, Heard},
@@ -55,8 +58,11 @@ impl Fill {
         self.plan.meter.record_fill_time(now.since(self.began));
         match self.entry(heard, whole) {
             Ok(entry) => {
-                let stored = self.plan.larder.keep(&entry);
-                if stored {
+                let is_stored = heard.judged.is_stored;
+                let stored = is_stored && self.plan.larder.keep(&entry);
+                if !is_stored {
+                    self.record(Event::Refused(NotStorable::Stale.as_str()));
+                } else if stored {
                     self.note_rule(heard);
                     self.list_variant(heard);
                     self.record(Event::Stored);
@@ -68,7 +74,8 @@ impl Fill {
                 } else {
                     Landing::Unshared("unconfirmed")
                 };
-                KeptAs { landing, stored, why: None }
+                let why = (!is_stored).then_some(NotStorable::Stale.as_str());
+                KeptAs { landing, stored, why }
             }
             Err(why) => {
                 self.remember(why);

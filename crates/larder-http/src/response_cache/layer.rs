@@ -290,14 +290,15 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// How long a request waits for another's fill before it goes on alone; 10 s by default.
+    /// How long a request waits for another's fill before one more is started beside it; 10 s by default. One
+    /// waiter starts it, and all wait for both; at most four run at a time for one address.
     pub fn wait_limit(mut self, limit: Duration) -> Self {
         self.options.wait_limit = limit;
         self
     }
 
-    /// How long a fill may take, its body included, before others stop waiting for it and it becomes its
-    /// client's own; 30 s by default.
+    /// How long a fill may take, its body included, before it becomes its client's own; 30 s by default. Its
+    /// waiters try again, one after the other, and after four such fills get 504.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
@@ -362,8 +363,8 @@ impl ResponseCacheLayer {
     }
 
     /// Of all processes one fills; the others take what it has filled from the shared store, or serve what is
-    /// stale where they may. One that dies delays the others by `expiry` and never longer: choose a little more
-    /// than the handlers take. Off by default, since each miss costs two round trips more.
+    /// stale where they may. One that dies delays the others by `expiry`, then one of them takes over: choose a
+    /// little more than the handlers take. Off by default, since each miss costs two round trips more.
     ///
     /// Without a shared store that has leases each process fills for itself, as ever.
     #[doc(alias("distributed lock", "single flight across processes"))]

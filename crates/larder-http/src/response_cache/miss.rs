@@ -11,7 +11,7 @@ use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     reuse::Demands,
 };
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::sync::oneshot;
 use tower_service::Service;
 use tracing::Instrument as _;
 
@@ -26,6 +26,7 @@ use crate::{
     address::Head,
     body::{BoxError, CacheBody},
     conditional,
+    invalidation::Requested,
 };
 
 /// The request, and all that was found out about it.
@@ -85,6 +86,7 @@ where
             search,
             in_part: false,
             is_outermost: larder.current_scope().is_none(),
+            requested: Requested::current(),
         };
         Some(Self { asked, inner: Some(inner), request: Some(request) })
     }
@@ -175,24 +177,27 @@ where
             let lead = self.asked.lead_alone();
             return self.lead(lead, case).await;
         }
-        let until = after(self.asked.plan.options.wait_limit);
-        for looks in 0..MAX_LOOKS {
+        let mut looks = 0;
+        let mut failure = None;
+        while looks < MAX_LOOKS {
             if looks > 0 {
                 self.asked.stamp_anew();
             }
             let wait = match self.asked.join() {
                 Joined::Lead(lead) => return self.lead(lead, case).await,
-                Joined::Alone => break,
+                Joined::Alone | Joined::Circle(_) => break,
                 // Whoever demands a new answer is not served by a fill that began before.
                 Joined::Wait(_) if case.why == Forward::Request || !self.asked.may_wait() => break,
                 Joined::Wait(wait) => wait,
             };
-            match timeout_at(until, self.asked.wait(wait, case.why, &case.fallback)).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(GiveUp::Again)) => {}
-                Ok(Err(GiveUp::Alone(reason))) => return self.alone(case, reason).await,
-                Err(_) => return self.alone(case, "wait-limit").await,
+            match self.asked.wait(wait, case.why, &case.fallback).await {
+                Ok(answer) => return Ok(answer),
+                Err(GiveUp::Long) => continue,
+                Err(GiveUp::Again) => failure = None,
+                Err(GiveUp::Failed(error)) => failure = Some(error),
+                Err(GiveUp::Alone(reason)) => return self.alone(case, reason).await,
             }
+            looks += 1;
             if !self.asked.is_trusted() {
                 return self.alone(case, UNSYNCHRONISED).await;
             }
@@ -210,37 +215,57 @@ where
                 Look::Nothing(found) => case = Case::of(&self.asked, found, None),
             }
         }
-        self.alone(case, "alone").await
+        match failure {
+            // Fill after fill failed: the others do not ask the same of an origin in trouble.
+            Some(failure) => Ok(self.asked.shared_failure(&failure, case.why)),
+            None => self.alone(case, "alone").await,
+        }
     }
 
-    /// Leads: asks the shared store, then the inner service.
-    async fn lead(mut self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
-        let Case { why, fallback, selected, known } = case;
-        if why != Forward::Request {
+    /// Leads: asks the shared store, then the inner service. Where there is a store, in a task: those who wait do
+    /// not depend on whether this client is polled on.
+    async fn lead(self, lead: Lead, case: Case) -> Answer<R, S::Error> {
+        if case.why != Forward::Request {
             // Somebody may have landed between the look and the lead.
             if let Look::Fresh(entry) = self.asked.look()
                 && self.meets(&entry)
             {
                 self.asked.record(Event::Collapsed);
-                return Ok(self.asked.collapsed(&entry, why));
-            }
-            let fetched = self.asked.fetch(&mut lead).await;
-            if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
                 lead.land(Landing::Landed(entry.clone()));
-                self.asked.record(Event::SharedHit);
-                return Ok(self.asked.answer_from(&entry));
+                return Ok(self.asked.collapsed(&entry, case.why));
+            }
+            let plan = &self.asked.plan;
+            if plan.larder.shares(plan.options.tiers) {
+                let plan = Arc::clone(plan);
+                let leading = plan.larder.spawn(self.fetch_or_fill(lead, case).in_current_span());
+                return ended(leading.await, &plan);
             }
         }
+        self.lead_fill(lead, case).await
+    }
+
+    async fn fetch_or_fill(self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
+        let fetched = self.asked.fetch(&mut lead).await;
+        if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
+            lead.land(Landing::Landed(entry.clone()));
+            self.asked.record(Event::SharedHit);
+            return Ok(self.asked.answer_from(&entry));
+        }
+        self.lead_fill(lead, case).await
+    }
+
+    async fn lead_fill(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {
+        let Case { why, fallback, selected, known } = case;
         self.asked.record(Event::Miss);
         self.asked.plan.larder.note_miss(self.asked.lookup.hash);
         let (client, answer) = oneshot::channel();
         let filling = self.spawn_fill(lead, why, (selected, known), client);
         match answer.await {
             Ok(answer) => self.asked.or_stale(answer, fallback.as_ref()),
-            Err(_) => match filling.await.map_err(tokio::task::JoinError::try_into_panic) {
-                Err(Ok(panic)) => panic::resume_unwind(panic),
-                _ => Ok(shutting_down(&self.asked.plan)),
-            },
+            Err(_) => {
+                let ended = filling.await.map(|()| Ok(shutting_down(&self.asked.plan)));
+                self::ended(ended, &self.asked.plan)
+            }
         }
     }
 
@@ -276,6 +301,8 @@ where
             return;
         };
         let Joined::Lead(mut lead) = self.asked.join() else { return };
+        // No fill around this request waits for it.
+        self.asked.scope = self.asked.scope.in_background();
         let plan = Arc::clone(&self.asked.plan);
         let larder = plan.larder.clone();
         let key = stale.key().clone();
@@ -388,6 +415,15 @@ where
     let hearing = fill.hear(lead, response, after(plan.options.deadline), client);
     drop(plan.larder.spawn(hearing.in_current_span()));
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&plan)))
+}
+
+/// What a task came to; its panic goes on here.
+fn ended<R, E>(outcome: Result<Answer<R, E>, tokio::task::JoinError>, plan: &Plan) -> Answer<R, E> {
+    match outcome.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(answer) => answer,
+        Err(Ok(panic)) => panic::resume_unwind(panic),
+        Err(Err(_)) => Ok(shutting_down(plan)),
+    }
 }
 
 fn shutting_down<R>(plan: &Plan) -> Response<CacheBody<R>> {

@@ -62,6 +62,7 @@
 mod answers;
 mod asked;
 mod choices;
+mod failure;
 mod fill;
 mod freshen;
 mod from_post;

@@ -22,6 +22,10 @@ pub(super) struct Judged {
     pub(super) lifetime: Lifetime,
     /// How old it was when it came.
     pub(super) age: Duration,
+    /// How old it was when it was asked for.
+    pub(super) age_when_asked: Duration,
+    /// Whether it is stored: not where it took longer than it lives.
+    pub(super) is_stored: bool,
     /// Whether its lifetime comes from us alone.
     pub(super) by_us: bool,
     /// Whether a request that says who asks may have it too.
@@ -33,10 +37,13 @@ pub(super) struct Judged {
 }
 
 impl Judged {
-    /// Whether it may answer anybody but its own client: not what has to be confirmed for each.
+    /// Whether it may answer those who waited for it: not what has to be confirmed for each. One that took longer
+    /// than it lives answers them all the same; it was fresh when they asked.
+    ///
+    /// Source: [RFC 9111, section 4](https://www.rfc-editor.org/rfc/rfc9111#section-4), on collapsed requests
     pub(super) fn is_of_use_to_others(&self) -> bool {
         let revalidating = self.lifetime.window_while_revalidating();
-        self.lifetime.fresh().saturating_add(revalidating) > self.age
+        self.lifetime.fresh().saturating_add(revalidating) > self.age_when_asked
     }
 }
 
@@ -80,17 +87,20 @@ pub(super) fn judge(
     if validated {
         lifetime = lifetime.revalidatable_for(options.revalidatable);
     }
-    let age = if by_us {
-        Duration::ZERO
-    } else {
-        freshness::age_on_receipt(headers, times.asked, times.received)
+    let age_at = |received| match by_us {
+        true => Duration::ZERO,
+        false => freshness::age_on_receipt(headers, times.asked, received),
     };
-    if lifetime.total() <= age {
+    let (age, age_when_asked) = (age_at(times.received), age_at(times.asked));
+    let is_stored = lifetime.total() > age;
+    if !is_stored && lifetime.fresh() <= age_when_asked {
         return Err(NotStorable::Stale.as_str());
     }
     Ok(Judged {
         lifetime,
         age,
+        age_when_asked,
+        is_stored,
         by_us,
         open: storing::may_answer_identified(&control, options.profile),
         may_go_stale: !control.forbids_stale(options.role),
@@ -108,7 +118,7 @@ fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
 }
 
 /// What a response tells this cache, with what the handler and the options say of it.
-fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -> CacheControl {
+pub(super) fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -> CacheControl {
     let mut control = targeted::control_of(headers, &options.targets);
     control.public |= chosen.public;
     // To the careful, fields that may not be sent unvalidated stand for the whole response.

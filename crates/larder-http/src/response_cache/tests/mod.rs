@@ -24,6 +24,7 @@ use tower::{
 use super::*;
 use crate::{CacheBody, ConditionalLayer, InvalidationLayer, QueryRule};
 
+mod herds;
 mod key_inputs;
 
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -480,12 +481,12 @@ async fn the_first_byte_leaves_when_it_is_there_and_others_read_along() {
         let body = stream(body.lock().take().unwrap());
         Response::builder().header("content-length", "10").body(body).unwrap()
     });
+    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
     let mut first = origin.send(request("/")).await;
     let waiting = tokio::spawn({
         let origin = origin.clone();
         async move { origin.send(request("/")).await }
     });
-    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
     let chunk = first.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(chunk, "hello");
     let mut second = waiting.await.unwrap();
@@ -511,8 +512,8 @@ async fn who_comes_after_an_invalidation_does_not_read_along_what_began_before_i
         };
         Response::builder().header("content-length", "10").body(stream(body)).unwrap()
     });
-    let first = origin.send(request("/")).await;
     frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    let first = origin.send(request("/")).await;
     let _ = larder.invalidate(Target::path("/")).await;
     let late = tokio::spawn({
         let origin = origin.clone();
