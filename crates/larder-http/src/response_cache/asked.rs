@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use larder_core::{
     AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
 };
@@ -12,7 +12,6 @@ use larder_semantics::{
     reuse::Demands,
     storing::Asker,
     validation::{GUARDS, SAVERS},
-    vary,
 };
 
 use tokio::time::timeout_at;
@@ -54,6 +53,8 @@ pub(super) struct Asked {
     pub(super) is_outermost: bool,
     /// Whether only a part is asked for, and the origin is to be asked for that part.
     pub(super) in_part: bool,
+    /// A field that may have selected a response that was not opted in.
+    pub(super) unknown_field: Option<HeaderName>,
     /// The invalidation around this request, which a task does not see.
     pub(super) requested: Option<Requested>,
 }
@@ -258,6 +259,7 @@ impl Asked {
             wants_etag: self.wants_etag,
             narrowed: self.lookup.facts.narrowed,
             in_part: self.in_part,
+            unknown_field: self.unknown_field.clone(),
         }
     }
 
@@ -387,8 +389,8 @@ impl Asked {
         why: Forward,
     ) -> Option<Response<CacheBody<R>>> {
         let along = along.downcast::<Along<R>>().ok()?;
-        let names = vary::names(&along.head.headers);
-        let mine = self.has_key(&along.key, &names);
+        let mine = self.has_key(&along.key, &along.names)
+            && (along.opted_in || !self.lookup.has_unknown_field);
         if !mine || (self.lookup.facts.identified && !self.is_shared_with(along.open)) {
             return None;
         }
@@ -406,7 +408,7 @@ impl Asked {
     /// Whether an entry that landed would be a hit for this request.
     fn is_mine(&self, entry: &AnyEntry) -> bool {
         let Some(stored) = stored::of(entry) else { return false };
-        let names = vary::names(&stored.fields());
+        let names = self.plan.selecting_names(&stored.fields(), stored.traits.opted_in);
         self.has_key(entry.key(), &names)
             && self.plan.may_have(&self.lookup, stored)
             && self.plan.meets(&self.demands, entry, self.plan.larder.now())

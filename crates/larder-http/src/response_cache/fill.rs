@@ -32,6 +32,7 @@ use super::{
     outgoing::{self, Judged, Times},
     parts,
     plan::Plan,
+    request_fields::{ALL_SELECTING, SELECTING},
     search::Search,
     stored::{self, Part},
     variants::{default_key, variant_key},
@@ -69,6 +70,8 @@ pub(super) struct Fill {
     pub(super) narrowed: bool,
     /// Whether the origin is asked for a part.
     pub(super) in_part: bool,
+    /// A field of the request that may have selected the response and is in no key.
+    pub(super) unknown_field: Option<HeaderName>,
 }
 
 /// The answer of a fill to its client.
@@ -80,7 +83,9 @@ pub(super) struct Along<R> {
     pub(super) head: response::Parts,
     pub(super) recording: Arc<Recording<R>>,
     pub(super) open: bool,
+    pub(super) opted_in: bool,
     pub(super) key: Key,
+    pub(super) names: Vec<HeaderName>,
 }
 
 /// The head of a response that is being kept.
@@ -192,7 +197,7 @@ impl Fill {
             }
         };
         let (head, body) = response.into_parts();
-        let names = vary::names(&head.headers);
+        let names = self.plan.selecting_names(&head.headers, judged.opted_in);
         let base = self.base(&head.headers);
         let Ok(key) = self.variant(&base, &names) else {
             self.let_go(lead, "key-too-long");
@@ -275,7 +280,9 @@ impl Fill {
                 head,
                 recording: Arc::clone(&recording),
                 open: heard.judged.open,
+                opted_in: heard.judged.opted_in,
                 key: heard.key.clone(),
+                names: heard.names.clone(),
             }));
         }
         drop(client.send(Ok(self.fitted(response))));
@@ -452,7 +459,9 @@ impl Fill {
         let headers = response.headers();
         match (response.status(), part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
-                self.judge_fields(StatusCode::OK, headers, chosen, received)
+                let judged = self.judge_fields(StatusCode::OK, headers, chosen, received)?;
+                // Which variant a part belongs to is known only with its key.
+                (judged.opted_in || !self.plan.guards_fields()).then_some(judged).ok_or("part")
             }
             (StatusCode::PARTIAL_CONTENT, _) => Err("part"),
             // An error of the range that was asked for is not one of the whole.
@@ -470,7 +479,16 @@ impl Fill {
     ) -> Result<Judged, &'static str> {
         let clock = self.plan.larder.clock();
         let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
-        outgoing::judge(&self.plan.options, chosen, self.asker, status, headers, times)
+        let options = &self.plan.options;
+        let judged = outgoing::judge(options, chosen, self.asker, status, headers, times)?;
+        match &self.unknown_field {
+            Some(field) if !judged.opted_in && self.plan.guards_fields() => {
+                tracing::debug!(target: "larder", key = %self.key, %field, "{UNKNOWN_FIELD}");
+                self.plan.warn_of_refusal(&self.key, UNKNOWN_FIELD, Some(field));
+                Err(UNKNOWN_FIELD)
+            }
+            _ => Ok(judged),
+        }
     }
 
     /// Where the responses of this address lie: under all of it, or under what its query comes to.
@@ -506,13 +524,18 @@ impl Fill {
             headers.insert(header::DATE, value(&date));
         }
         let private = self.is_private();
-        outgoing::tell_others(
+        let told = outgoing::tell_others(
             &self.plan.options,
             &heard.chosen,
             private,
             heard.judged.by_us,
             headers,
         );
+        if told && heard.names == [ALL_SELECTING] {
+            // Caches further on may store it, and have to tell the same requests apart.
+            let names: Vec<&str> = SELECTING.iter().map(HeaderName::as_str).collect();
+            headers.insert(header::VARY, value(&names.join(", ")));
+        }
     }
 
     /// A validator of our own for a response that has none, so that browsers can revalidate.
@@ -544,7 +567,7 @@ impl Fill {
             true => CacheBody::read_ahead(body, Some(self.scope.clone())),
             false => CacheBody::scoped(body, self.scope.clone()),
         };
-        let names = vary::names(&head.headers);
+        let names = self.plan.selecting_names(&head.headers, false);
         let failure = match (body.as_held(), self.variant(&self.key, &names)) {
             (Some(body), Ok(key)) if self.may_share_error(status, &head.headers, chosen) => {
                 let mut headers = head.headers.clone();
@@ -565,6 +588,7 @@ impl Fill {
         let options = &self.plan.options;
         let control = outgoing::control(options, chosen, headers);
         chosen.no_store.is_none()
+            && self.unknown_field.is_none()
             && !self.scope.gathered().private
             && !headers.contains_key(header::SET_COOKIE)
             && storing::check(self.asker, status, headers, &control, options.rules()).is_ok()
@@ -608,7 +632,8 @@ impl Fill {
             let headers = response.headers_mut();
             outgoing::tell_others(&self.plan.options, &chosen, true, false, headers);
         }
-        let handling = Handling::Forward { why: self.why, stored: false, collapsed: false };
+        let forward = if why == UNKNOWN_FIELD { Forward::Bypass } else { self.why };
+        let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         let status = CacheStatus { detail: Some(why), ..said(handling) };
         note(&self.plan, response.headers_mut(), status, "miss");
         self.plan.alike.add_vary(response.headers_mut());
@@ -715,7 +740,7 @@ fn is_as_announced(whole: &Bytes, announced: Option<u64>) -> bool {
 }
 
 fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("a date is visible ASCII")
+    HeaderValue::from_str(text).expect("dates and names are visible ASCII")
 }
 
 /// Tells those who read a recording that it broke off, should its fill end without a word, as by a panic.
@@ -726,6 +751,9 @@ impl<R> Drop for BreakOff<'_, R> {
         self.0.break_off();
     }
 }
+
+/// Why a request is not answered from, nor stored as, a response that was not opted in.
+pub(super) const UNKNOWN_FIELD: &str = "unknown-field";
 
 /// How often a body that goes on for those who read along looks whether there still are any.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

@@ -17,7 +17,6 @@ use larder_core::{AnyEntry, Event, Lead, Standing};
 use larder_semantics::{
     storing::Profile,
     validation::{self, Validators},
-    vary,
 };
 use tokio::sync::oneshot;
 
@@ -169,7 +168,7 @@ impl Fill {
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
         let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
-        let names = vary::names(&fields);
+        let names = self.plan.selecting_names(&fields, judged.opted_in);
         let base = self.base(&fields);
         let key = self.variant(&base, &names).map_err(|_| "key-too-long")?;
         self.scope.add_tags(entry.tags().iter().cloned());

@@ -177,6 +177,7 @@ impl FromPost {
             told_by_us: false,
             validated: judged.validated,
             may_go_stale: judged.may_go_stale,
+            opted_in: judged.opted_in,
         };
         // What was read may be a piece of something larger.
         let whole = Bytes::copy_from_slice(whole);

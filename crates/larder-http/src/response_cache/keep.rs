@@ -187,6 +187,7 @@ impl Fill {
             told_by_us: heard.judged.by_us || by_choice || private || options.hide_targets,
             validated: heard.judged.validated,
             may_go_stale: heard.judged.may_go_stale,
+            opted_in: heard.judged.opted_in,
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Options {
     pub(super) partition: Option<Partition>,
     pub(super) vary_by: Vec<KeyInput>,
     pub(super) keyed_by: Vec<HeaderName>,
+    pub(super) harmless: Vec<HeaderName>,
+    pub(super) depends_on_url_alone: bool,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
     pub(super) bypass_if: Vec<PassesBy>,
@@ -96,6 +98,13 @@ impl ResponseCacheLayer {
     }
 
     /// How long a response is kept that says nothing about it. Without this it is not kept.
+    ///
+    /// Prefer a lifetime that the handler chooses (`CachePolicy`, `Cache-Control`): it knows what its response
+    /// depends on. One that lives by this alone may depend on any field of its request. So `Accept`,
+    /// `Accept-Language` and the fields of partial pages are part of its key, unless it has a `Vary`, and a request
+    /// with a field that is not known to be harmless passes by (`detail=unknown-field`).
+    /// [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field matters;
+    /// [`harmless_field`](Self::harmless_field) and [`keyed_by`](Self::keyed_by) say it of one.
     ///
     /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since a
     /// browser cannot be invalidated.
@@ -240,9 +249,26 @@ impl ResponseCacheLayer {
         })
     }
 
+    /// A field of requests that selects nothing, such as one of your own for tracing: it is no reason to pass by a
+    /// response that lives by [`ttl`](Self::ttl) alone.
+    pub fn harmless_field(mut self, field: HeaderName) -> Self {
+        self.options.harmless.push(field);
+        self
+    }
+
+    /// Promises that every response of these routes depends on its URL alone, and on fields that it names in
+    /// `Vary`: also one that lives by [`ttl`](Self::ttl) alone, so that a browser, a script and a request with
+    /// fields that larder does not know share it. Credentials still count.
+    #[doc(alias("ignore headers"))]
+    pub fn depends_on_url_alone(mut self) -> Self {
+        self.options.depends_on_url_alone = true;
+        self
+    }
+
     /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`, `Proxy-Authorization`,
     /// `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, and what proxies that sign in say: `X-Forwarded-User`, `-Email`,
-    /// `-Groups`, `-Preferred-Username`, `-Access-Token` and `-Client-Cert`.
+    /// `-Groups`, `-Preferred-Username`, `-Access-Token` and `-Client-Cert`, and any whose name holds `auth`, `token`,
+    /// `secret`, `password`, `session` or `api-key`.
     pub fn identity_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.options.identity_fields = fields.into_iter().collect();
         self
@@ -312,7 +338,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// How many variants of one address are kept; 16 by default. One more replaces the least used.
+    /// How many variants of one address are kept; 32 by default. One more replaces the least used.
     pub fn max_variants(mut self, variants: usize) -> Self {
         self.options.variants = variants.max(1);
         self
@@ -555,6 +581,8 @@ impl Default for Options {
             partition: None,
             vary_by: Vec::new(),
             keyed_by: Vec::new(),
+            harmless: Vec::new(),
+            depends_on_url_alone: false,
             identity_fields: Vec::new(),
             identity_types: Vec::new(),
             bypass_if: Vec::new(),
@@ -565,7 +593,7 @@ impl Default for Options {
             wait_limit: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
             refusal: Duration::from_secs(10),
-            variants: 16,
+            variants: 32,
             demands: true,
             consistency: Consistency::Eventual,
             tiers: Tiers::BOTH,

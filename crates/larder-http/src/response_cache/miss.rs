@@ -50,14 +50,25 @@ where
         plan: &Arc<Plan>,
         inner: S,
         request: Request<B>,
-        lookup: Lookup,
+        mut lookup: Lookup,
         began: Moment,
     ) -> Option<Self> {
         let larder = &plan.larder;
         let arrived = larder.sequence();
         let key = lookup.key.finish().ok()?;
+        let unknown_field = if plan.guards_fields() {
+            plan.unknown_field(request.headers()).cloned()
+        } else {
+            None
+        };
+        lookup.has_unknown_field = unknown_field.is_some();
         let set_apart = lookup.facts.identified && !lookup.partitioned && !plan.options.shared;
-        let queue = if set_apart { key.with_part(b" identified").ok()? } else { key.clone() };
+        let queue = match (set_apart, &unknown_field) {
+            (true, _) => key.with_part(b" identified").ok()?,
+            // What comes for it is for itself alone, unless the handler opts it in.
+            (false, Some(_)) => key.with_part(b" unknown field").ok()?,
+            (false, None) => key.clone(),
+        };
         let head = Head::from(&request);
         let demands =
             if lookup.facts.demands { Demands::of(head.headers) } else { Demands::default() };
@@ -86,6 +97,7 @@ where
             search,
             in_part: false,
             is_outermost: larder.current_scope().is_none(),
+            unknown_field,
             requested: Requested::current(),
         };
         Some(Self { asked, inner: Some(inner), request: Some(request) })

@@ -75,6 +75,7 @@ mod miss;
 mod outgoing;
 mod parts;
 mod plan;
+mod request_fields;
 mod search;
 mod service;
 mod stored;

@@ -34,6 +34,8 @@ pub(super) struct Judged {
     pub(super) may_go_stale: bool,
     /// Whether its origin can be asked whether it is still current.
     pub(super) validated: bool,
+    /// Whether the handler opted it in, by a lifetime of its own or by saying that it is for all.
+    pub(super) opted_in: bool,
 }
 
 impl Judged {
@@ -73,13 +75,17 @@ pub(super) fn judge(
     storing::check(asker, status, headers, &control, options.rules())
         .map_err(NotStorable::as_str)?;
     let validated = !Validators::of(headers).is_empty();
+    let explicit = freshness::lifetime(headers, &control, times.received, options.role);
+    let opted_in = explicit != Freshness::Unknown
+        || chosen.lifetime.is_some()
+        || control.public
+        || control.no_cache;
     let (lifetime, by_us) = if control.no_cache {
         if !validated {
             return Err("no-cache");
         }
         (Lifetime::fresh_for(Duration::ZERO), false)
     } else {
-        let explicit = freshness::lifetime(headers, &control, times.received, options.role);
         let guessed = || options.guesses().lifetime(status, headers, &control, times.received);
         lifetime(options, chosen, status, explicit, guessed)?
     };
@@ -105,6 +111,7 @@ pub(super) fn judge(
         open: storing::may_answer_identified(&control, options.profile),
         may_go_stale: !control.forbids_stale(options.role),
         validated,
+        opted_in,
     })
 }
 
@@ -212,14 +219,14 @@ fn with_windows(
 }
 
 /// What others are told of a response: browsers and delivery networks cannot be invalidated, so a
-/// lifetime that is ours alone is not theirs.
+/// lifetime that is ours alone is not theirs. `true` where a text of the layer or the handler tells them.
 pub(super) fn tell_others(
     options: &Options,
     chosen: &Chosen,
     private: bool,
     by_us: bool,
     headers: &mut HeaderMap,
-) {
+) -> bool {
     let browser = chosen.browser.as_ref().or(options.browser.as_ref().filter(|_| by_us));
     match browser {
         Some(told) => drop(headers.insert(header::CACHE_CONTROL, told.clone())),
@@ -229,7 +236,8 @@ pub(super) fn tell_others(
         }
         None => {}
     }
-    if let Some(told) = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us)) {
+    let cdn = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us));
+    if let Some(told) = cdn {
         headers.insert(CDN_CACHE_CONTROL, told.clone());
     }
     if private {
@@ -238,6 +246,7 @@ pub(super) fn tell_others(
     if options.hide_targets {
         options.targets.iter().for_each(|target| drop(headers.remove(target)));
     }
+    browser.is_some() || cdn.is_some()
 }
 
 /// What was made for one partition never leaves as if it were for all.

@@ -1,7 +1,10 @@
 //! What a response cache decides before it asks anybody: whether a request may be answered from what is
 //! kept, and under which key.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, header};
@@ -13,12 +16,14 @@ use larder_core::{
 use larder_semantics::{
     reuse::{Aged, Demands},
     storing::{Profile, Role},
+    vary,
 };
 
 use super::{
     choices::Choices,
     kept::Kept,
     layer::Options,
+    request_fields::{ALL_SELECTING, SELECTING, is_credentials},
     search::Search,
     stored::{self, Extras, StoredResponse, aged},
     template::Alike,
@@ -41,6 +46,8 @@ pub(super) struct Plan {
     /// Whether a response cache inside another one may keep entries itself, since it tells requests apart
     /// in ways that the one outside does not know.
     pub(super) tells_more_apart: bool,
+    /// Whether it was said that a response is not stored because nobody opted it in.
+    warned: AtomicBool,
     key_start: KeyBuf,
 }
 
@@ -121,6 +128,8 @@ pub(super) struct Lookup {
     pub(super) head_only: bool,
     pub(super) facts: Facts,
     pub(super) partitioned: bool,
+    /// Whether it has a field that may have selected a response that was not opted in. Found out on a miss.
+    pub(super) has_unknown_field: bool,
 }
 
 /// What the fields of a request say, found in one pass over them.
@@ -144,6 +153,7 @@ impl Plan {
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
             alike: Alike::new(options.vary_line()),
             tells_more_apart: options.tells_more_apart(),
+            warned: AtomicBool::new(false),
             options: options.clone(),
         })
     }
@@ -179,7 +189,8 @@ impl Plan {
             return Admit::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.larder.hash(key.as_bytes());
-        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned })
+        let has_unknown_field = false;
+        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned, has_unknown_field })
     }
 
     /// The address without its query, where queries may mean the same. Only a miss asks for it.
@@ -213,17 +224,37 @@ impl Plan {
     pub(super) fn plain_hit<R>(
         &self,
         lookup: &Lookup,
+        headers: &HeaderMap,
         now: Moment,
     ) -> Option<http::Response<CacheBody<R>>> {
         if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
             return None;
         }
-        let entry = self.larder.read(lookup.hash, lookup.key.as_bytes(), |entry| {
-            let stored = stored::of(entry)?;
-            stored.ask_for_all_lines();
-            let may_have = self.may_have(lookup, stored);
-            (may_have && self.larder.standing(entry, now) == Standing::Fresh).then(|| entry.clone())
-        })?;
+        let read = |entry: &AnyEntry| match Kept::of(entry)? {
+            Kept::Response(stored) => {
+                stored.ask_for_all_lines();
+                let may_have = self.may_have(lookup, stored)
+                    && (stored.traits.opted_in || self.unknown_field(headers).is_none());
+                let is_fresh = may_have && self.larder.standing(entry, now) == Standing::Fresh;
+                is_fresh.then(|| entry.clone())
+            }
+            // Fields that the layer hides select no variant: that is for a closer look.
+            Kept::Variants(_) if !self.options.shared => Some(entry.clone()),
+            _ => None,
+        };
+        let key = lookup.key.as_bytes();
+        let mut entry = self.larder.read(lookup.hash, key, read)?;
+        if let Some(Kept::Variants(variants)) = Kept::of(&entry) {
+            let candidates = variants.candidates(key, headers);
+            let (variant, found) = candidates.into_iter().find_map(|candidate| {
+                let bytes = candidate.as_bytes();
+                let found = self.larder.read(self.larder.hash(bytes), bytes, read)?;
+                Some((candidate, found))
+            })?;
+            variants.touch(variant.as_bytes());
+            entry = found;
+        }
+        stored::of(&entry)?;
         let answer = stored::hit(entry, now, self.extras, lookup.head_only);
         self.count_hit(now);
         Some(answer)
@@ -245,6 +276,9 @@ impl Plan {
     /// Whether whoever asks may have this response: a request that says who asks gets only what is for
     /// everyone, or what lies in its own partition.
     pub(super) fn may_have(&self, lookup: &Lookup, stored: &StoredResponse) -> bool {
+        if lookup.has_unknown_field && !stored.traits.opted_in {
+            return false;
+        }
         !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.traits.open
     }
 
@@ -305,6 +339,40 @@ impl Plan {
         }
     }
 
+    /// Whether a response that the handler did not opt in is stored under every field that may have selected it.
+    pub(super) fn guards_fields(&self) -> bool {
+        let options = &self.options;
+        options.rules() == (Profile::Careful, Role::Shared) && !options.depends_on_url_alone
+    }
+
+    /// The request fields that select a response among those of its address.
+    pub(super) fn selecting_names(&self, headers: &HeaderMap, opted_in: bool) -> Vec<HeaderName> {
+        let names = vary::names(headers);
+        let guarded = !opted_in && self.guards_fields();
+        if guarded && (names.is_empty() || names == *SELECTING) {
+            return vec![ALL_SELECTING];
+        }
+        names
+    }
+
+    /// Says once that a response which lives by the layer alone is not stored, and what to do.
+    pub(super) fn warn_of_refusal(&self, key: &Key, why: &str, field: Option<&HeaderName>) {
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let field = field.map(HeaderName::as_str).unwrap_or_default();
+        tracing::warn!(
+            target: "larder",
+            cache = &*self.options.name,
+            route = %key,
+            why,
+            field,
+            "a response that lives by the layer's ttl alone is not stored: give it a lifetime in its handler \
+             (CachePolicy::ttl), or say of the layer what its responses depend on (keyed_by, harmless_field, \
+             depends_on_url_alone). This is said once for each layer"
+        );
+    }
+
     /// The facts of a request's fields.
     pub(super) fn facts(&self, headers: &HeaderMap) -> Facts {
         self.read(headers).0
@@ -341,7 +409,8 @@ impl Plan {
     /// The fields by which a request says who asks.
     pub(super) fn hide_identity(&self, headers: &mut HeaderMap) {
         if self.options.identity_fields.is_empty() {
-            for name in IDENTITY {
+            let names = headers.keys().filter(|name| is_credentials(name.as_str()));
+            for name in names.cloned().collect::<Vec<_>>() {
                 headers.remove(name);
             }
         }
@@ -441,23 +510,16 @@ impl Plan {
 impl Facts {
     fn read(&mut self, name: &HeaderName) {
         match name.as_str() {
-            "cookie"
-            | "x-api-key"
-            | "x-auth-token"
-            | "x-forwarded-user"
-            | "x-forwarded-email"
-            | "x-forwarded-groups"
-            | "x-forwarded-preferred-username"
-            | "x-forwarded-access-token"
-            | "x-forwarded-client-cert"
-            | "x-remote-user"
-            | "proxy-authorization" => self.identified = true,
+            // First those that most requests have.
+            "host" | "user-agent" | "accept" | "accept-encoding" | "accept-language"
+            | "connection" | "referer" => {}
+            "cookie" => self.identified = true,
             "authorization" => (self.identified, self.authorized) = (true, true),
             "cache-control" | "pragma" => self.demands = true,
             "if-none-match" | "if-modified-since" | "range" => self.narrowed = true,
             "if-match" | "if-unmodified-since" => self.guarded = true,
             "upgrade" => self.upgrade = true,
-            _ => {}
+            name => self.identified |= is_credentials(name),
         }
     }
 }

@@ -169,7 +169,7 @@ where
             // This cache tells requests apart in ways that the one around it does not know.
             around.refuse("inner-cache");
         }
-        if let Some(answer) = self.plan.plain_hit(&lookup, began) {
+        if let Some(answer) = self.plan.plain_hit(&lookup, request.headers(), began) {
             return ResponseFuture::ready(answer);
         }
         self.miss(request, lookup, began)

@@ -51,18 +51,21 @@ pub(super) struct Traits {
     pub(super) validated: bool,
     /// Whether it may be served stale to those who say that they take it so.
     pub(super) may_go_stale: bool,
+    /// Whether the handler opted it in: its lifetime is not the layer's alone.
+    pub(super) opted_in: bool,
 }
 
 impl Traits {
     fn to_byte(self) -> u8 {
-        [self.open, self.told_by_us, self.validated, self.may_go_stale]
+        [self.opted_in, self.open, self.told_by_us, self.validated, self.may_go_stale]
             .into_iter()
             .fold(0, |byte, is| byte << 1 | u8::from(is))
     }
 
     fn from_byte(byte: u8) -> Option<Self> {
         let is = |bit: u8| byte >> bit & 1 == 1;
-        (byte < 16).then(|| Self {
+        (byte < 32).then(|| Self {
+            opted_in: is(4),
             open: is(3),
             told_by_us: is(2),
             validated: is(1),

@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
-use super::plan::{IDENTITY, Plan};
+use super::{plan::Plan, request_fields::is_credentials};
 use crate::address::{
     Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of, with_query,
 };
@@ -74,15 +74,16 @@ impl Plan {
         if !self.strips() {
             return Vec::new();
         }
-        let options = &self.options;
-        let is_unkeyed = |name: &&HeaderName| {
-            let forwarded = name.as_str().starts_with("x-forwarded-") && **name != FORWARDED_FOR;
-            let known = (forwarded || UNKEYED.contains(&name.as_str()))
-                && !IDENTITY.contains(name)
-                && !options.identity_fields.contains(name);
-            known && **name != PROTO && !options.keyed_by.contains(name)
-        };
-        headers.keys().filter(is_unkeyed).cloned().collect()
+        headers.keys().filter(|name| **name != PROTO && self.is_unkeyed(name)).cloned().collect()
+    }
+
+    /// Whether a field of this name is taken out of a fill, or agrees with the key in it.
+    pub(super) fn is_unkeyed(&self, name: &HeaderName) -> bool {
+        let forwarded = name.as_str().starts_with("x-forwarded-") && *name != FORWARDED_FOR;
+        (forwarded || UNKEYED.contains(&name.as_str()))
+            && !is_credentials(name.as_str())
+            && !self.options.identity_fields.contains(name)
+            && !self.options.keyed_by.contains(name)
     }
 }
 
@@ -91,15 +92,19 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Besides all that begin with `x-forwarded-`.
-const UNKEYED: [&str; 10] = [
+const UNKEYED: [&str; 14] = [
     "forwarded",
     "front-end-https",
+    "x-envoy-original-path",
     "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-ms-original-url",
     "x-original-host",
     "x-original-url",
     "x-rewrite-url",
+    "x-script-name",
     "x-url-scheme",
 ];

@@ -9,6 +9,8 @@ use larder_core::{Key, KeyBuf};
 use larder_semantics::vary::selecting_value;
 use parking_lot::Mutex;
 
+use super::request_fields::{ALL_SELECTING, SELECTING};
+
 /// By what the responses of an address vary, and which of them are kept.
 #[derive(Debug)]
 pub(super) struct Variants(Mutex<List>);
@@ -111,6 +113,14 @@ pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &Header
     let mut key = KeyBuf::continued(address);
     for name in names {
         key.push(name.as_str().as_bytes());
+        if *name == ALL_SELECTING {
+            for name in SELECTING.iter() {
+                if let Some(value) = selecting_value(headers, name) {
+                    key.push_pieces([name.as_str().as_bytes(), b"=", &value]);
+                }
+            }
+            continue;
+        }
         // Absent is not the same as empty.
         match selecting_value(headers, name) {
             Some(value) => key.push_pieces([b"=", &value]),

@@ -27,7 +27,8 @@ async fn fields_behind_the_key_are_named_on_all_ways_out() {
         (|layer| layer.cdn("max-age=60"), &[]),
     ];
     for (configure, expected) in rows {
-        let origin = Origin::new(configure(layer(&larder())), |request, call| {
+        let layer = configure(layer(&larder())).depends_on_url_alone();
+        let origin = Origin::new(layer, |request, call| {
             let mut response = numbered(request, call);
             response
                 .headers_mut()

@@ -26,6 +26,7 @@ use crate::{CacheBody, ConditionalLayer, InvalidationLayer, QueryRule};
 
 mod herds;
 mod key_inputs;
+mod opt_in;
 
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBody>>, Infallible>;

@@ -1,0 +1,202 @@
+//! What the fields of a request may do to its response, by their names.
+//!
+//! A handler that says how long its response lives knows what selects it. Where the lifetime is the layer's alone,
+//! nobody has said so, and the cache has to assume that any field may: a password in a field of the application's
+//! own, a language, the name of the part of a page. So the fields of every request fall into classes:
+//!
+//! - **credentials** say who the client is; see [`Facts`](super::plan::Facts);
+//! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
+//! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
+//!   client to everybody alike;
+//! - all others are **unknown**: a request that has one is neither answered from nor stored as such a response.
+
+use std::sync::LazyLock;
+
+use http::{HeaderMap, HeaderName};
+
+use super::plan::Plan;
+
+/// The fields that are part of the key of a response that was not opted in, in order.
+pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
+    let mut names: Vec<HeaderName> =
+        SELECTING_NAMES.iter().map(|name| HeaderName::from_static(name)).collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names
+});
+
+/// Stands for all of [`SELECTING`] in the list of an address, so that its keys hold only those that are there.
+pub(super) const ALL_SELECTING: HeaderName = HeaderName::from_static("larder-selecting-fields");
+
+/// Content negotiation, scripts of other origins, and requests for a part of a page.
+const SELECTING_NAMES: [&str; 25] = [
+    "accept",
+    "accept-language",
+    "hx-boosted",
+    "hx-current-url",
+    "hx-history-restore-request",
+    "hx-prompt",
+    "hx-request",
+    "hx-target",
+    "hx-trigger",
+    "hx-trigger-name",
+    "origin",
+    "save-data",
+    "turbo-frame",
+    "x-inertia",
+    "x-inertia-partial-component",
+    "x-inertia-partial-data",
+    "x-inertia-version",
+    "x-pjax",
+    "x-pjax-container",
+    "x-requested-with",
+    "x-up-context",
+    "x-up-mode",
+    "x-up-target",
+    "x-up-validate",
+    "x-up-version",
+];
+
+/// Fields that select nothing. `User-Agent` is one: a handler that reads it says so by `Vary`.
+const HARMLESS: [&str; 66] = [
+    "accept-charset",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "alt-used",
+    "baggage",
+    "cache-control",
+    "cdn-loop",
+    "cf-connecting-ip",
+    "cf-ipcountry",
+    "cf-ray",
+    "cf-visitor",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "dnt",
+    "early-data",
+    "expect",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "fly-forwarded-port",
+    "fly-region",
+    "fly-request-id",
+    "from",
+    "host",
+    "http2-settings",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "nel",
+    "pragma",
+    "priority",
+    "proxy-connection",
+    "purpose",
+    "range",
+    "referer",
+    "report-to",
+    "sentry-trace",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "true-client-ip",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-amz-cf-id",
+    "x-amzn-trace-id",
+    "x-b3-flags",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-spanid",
+    "x-b3-traceid",
+    "x-client-ip",
+    "x-cloud-trace-context",
+    "x-correlation-id",
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-request-id",
+    "x-request-start",
+];
+
+/// Fields of a browser about the circumstances of a request: `Sec-Fetch-Mode`, `Sec-CH-UA`, `Sec-GPC` and the like.
+const HARMLESS_PREFIX: &str = "sec-";
+
+impl Plan {
+    /// The first field of a request that may have selected its response and is in no key, if there is one.
+    pub(super) fn unknown_field<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderName> {
+        headers.keys().find(|name| !self.is_known(name))
+    }
+
+    fn is_known(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        let options = &self.options;
+        text.starts_with(HARMLESS_PREFIX)
+            || HARMLESS.binary_search(&text).is_ok()
+            || SELECTING_NAMES.binary_search(&text).is_ok()
+            || self.is_unkeyed(name)
+            || is_credentials(text)
+            || options.identity_fields.contains(name)
+            || options.keyed_by.contains(name)
+            || options.harmless.contains(name)
+            || options.vary_by.iter().any(|input| input.fields.contains(name))
+    }
+}
+
+/// Whether a name says that its field holds credentials.
+pub(super) fn is_credentials(name: &str) -> bool {
+    super::plan::IDENTITY.iter().any(|known| known == name) || sounds_secret(name)
+}
+
+/// Whether a name holds a word for credentials.
+pub(super) fn sounds_secret(name: &str) -> bool {
+    // One pass over the letters that such a word begins with: every request comes here with each odd name.
+    let bytes = name.as_bytes();
+    bytes.iter().enumerate().any(|(at, first)| match first {
+        b'a' => bytes[at..].starts_with(b"auth") || bytes[at..].starts_with(b"api-key"),
+        b't' => bytes[at..].starts_with(b"token"),
+        b's' => bytes[at..].starts_with(b"secret") || bytes[at..].starts_with(b"session"),
+        b'p' => bytes[at..].starts_with(b"password"),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_in_order() {
+        assert!(HARMLESS.is_sorted() && SELECTING_NAMES.is_sorted());
+        assert!(HARMLESS.iter().all(|name| !SELECTING_NAMES.contains(name)));
+        assert!(HARMLESS.iter().chain(&SELECTING_NAMES).all(|name| !is_credentials(name)));
+    }
+
+    #[test]
+    fn names_that_hold_a_word_for_credentials_are_credentials() {
+        for name in [
+            "authorization",
+            "x-auth",
+            "x-goog-authenticated-user-email",
+            "wastebin-password",
+            "x-csrf-token",
+            "xtoken",
+            "client-secret",
+            "sec-session-id",
+            "my-api-key",
+            "x-api-key-2",
+        ] {
+            assert!(is_credentials(name), "{name}");
+        }
+        for name in ["author", "accept", "x-tok", "x-api", "passkey", "x-theme"] {
+            assert_eq!(is_credentials(name), name == "author", "{name}");
+        }
+    }
+}

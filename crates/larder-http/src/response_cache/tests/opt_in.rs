@@ -1,0 +1,197 @@
+//! A response that lives by the layer alone is stored only under everything that may have selected it.
+
+use super::*;
+
+/// Answers with a field of its request, and these of its own.
+fn reflecting(
+    name: &'static str,
+    fields: &'static [(&'static str, &'static str)],
+) -> impl Fn(Request<Empty<Bytes>>, usize) -> Response<TestBody> + Clone + Send {
+    move |request, _| {
+        let mut response = Response::builder();
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let value = request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        response.body(text(value.unwrap_or_else(|| "none".to_owned()))).unwrap()
+    }
+}
+
+async fn ask(origin: &Origin, fields: &[(&str, &str)]) -> (String, String) {
+    let mut ask = request("/");
+    for (name, value) in fields {
+        ask = ask.header(*name, *value);
+    }
+    read(origin.send(ask).await).await
+}
+
+#[tokio::test]
+async fn no_field_of_one_request_selects_what_another_gets() {
+    // A field, and whether responses to requests that have it are stored.
+    let rows = [
+        ("wastebin-password", false),
+        ("x-theme", false),
+        ("x-tenant", false),
+        ("x-experiment", false),
+        ("accept", true),
+        ("accept-language", true),
+        ("hx-request", true),
+        ("turbo-frame", true),
+        ("x-requested-with", true),
+        ("origin", true),
+        ("save-data", true),
+    ];
+    for (name, is_stored) in rows {
+        let origin = Origin::new(layer(&larder()), reflecting(name, &[]));
+        for _ in 0..2 {
+            for value in ["one", "two"] {
+                assert_eq!(ask(&origin, &[(name, value)]).await.1, value, "{name}");
+            }
+            assert_eq!(ask(&origin, &[]).await.1, "none", "{name}");
+        }
+        let (status, _) = ask(&origin, &[(name, "one")]).await;
+        assert_eq!(status.contains("; hit"), is_stored, "{name}: {status}");
+        assert!(ask(&origin, &[]).await.0.contains("; hit"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_known_is_named_as_the_reason() {
+    let origin = Origin::new(layer(&larder()), reflecting("x-theme", &[]));
+    for _ in 0..3 {
+        let (status, _) = ask(&origin, &[("x-theme", "dark")]).await;
+        assert_eq!(status, "larder; fwd=bypass; detail=unknown-field");
+    }
+    ask(&origin, &[]).await;
+    let (status, _) = ask(&origin, &[("x-theme", "dark")]).await;
+    assert_eq!(status, "larder; fwd=bypass; detail=unknown-field");
+    let (status, _) = ask(&origin, &[("x-my-password", "dark")]).await;
+    assert!(status.contains("detail=identified"), "{status}");
+}
+
+#[tokio::test]
+async fn harmless_fields_share() {
+    let origin = Origin::new(layer(&larder()), numbered);
+    ask(&origin, &[]).await;
+    for field in [
+        "user-agent",
+        "accept-encoding",
+        "referer",
+        "sec-fetch-mode",
+        "sec-ch-ua",
+        "traceparent",
+        "x-request-id",
+        "cf-ray",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "priority",
+        "dnt",
+    ] {
+        let (status, text) = ask(&origin, &[(field, "x")]).await;
+        assert!(status.contains("; hit"), "{field}: {status}");
+        assert_eq!(text, "answer 1");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_was_opted_in_is_for_all_requests() {
+    type Opt = fn(&Choices);
+    let rows: [(&str, &'static [(&'static str, &'static str)], Opt, bool); 7] = [
+        ("by nobody", &[], |_| {}, false),
+        ("a tag is no promise", &[], |choices| drop(choices.tag("t")), false),
+        ("its own lifetime", &[("cache-control", "max-age=60")], |_| {}, true),
+        ("Expires", &[("expires", "Fri, 01 Jan 2100 00:00:00 GMT")], |_| {}, true),
+        ("public", &[("cache-control", "public")], |_| {}, true),
+        ("the policy", &[], |choices| drop(choices.ttl(MINUTE)), true),
+        ("the policy, for all", &[], |choices| drop(choices.public()), true),
+    ];
+    for (what, fields, opt, shared) in rows {
+        let reflect = reflecting("x-theme", fields);
+        let origin = Origin::new(layer(&larder()), move |request, call| {
+            opt(request.extensions().get::<Choices>().unwrap());
+            reflect(request, call)
+        });
+        let first = ask(&origin, &[("x-theme", "dark")]).await.1;
+        let second = ask(&origin, &[("x-theme", "light"), ("accept", "text/html")]).await;
+        assert_eq!(first, "dark");
+        assert_eq!(second.0.contains("; hit"), shared, "{what}: {second:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_call_promises_that_no_field_matters() {
+    let theme = HeaderName::from_static("x-theme");
+    let rows: [(&str, ResponseCacheLayer, bool); 4] = [
+        ("nothing said", layer(&larder()), false),
+        ("all", layer(&larder()).depends_on_url_alone(), true),
+        ("harmless", layer(&larder()).harmless_field(theme.clone()), true),
+        ("by the letter", layer(&larder()).conformance(), true),
+    ];
+    for (what, layer, shared) in rows {
+        let origin = Origin::new(layer, numbered);
+        ask(&origin, &[]).await;
+        let (status, _) = ask(&origin, &[("x-theme", "dark")]).await;
+        assert_eq!(status.contains("; hit"), shared, "{what}: {status}");
+    }
+    let origin = Origin::new(layer(&larder()).keyed_by(theme), reflecting("x-theme", &[]));
+    for _ in 0..2 {
+        for theme in ["dark", "light"] {
+            assert_eq!(ask(&origin, &[("x-theme", theme)]).await.1, theme);
+        }
+    }
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_vary_of_its_own_says_what_selects_a_response() {
+    let fields = &[("vary", "accept-language")];
+    let origin = Origin::new(layer(&larder()), reflecting("accept-language", fields));
+    ask(&origin, &[("accept-language", "de"), ("accept", "a/b")]).await;
+    let (status, text) = ask(&origin, &[("accept-language", "de"), ("accept", "c/d")]).await;
+    assert!(status.contains("; hit"), "{status}");
+    assert_eq!(text, "de");
+    let (status, _) = ask(&origin, &[("accept-language", "de"), ("x-theme", "dark")]).await;
+    assert_eq!(status, "larder; fwd=bypass; detail=unknown-field");
+}
+
+#[tokio::test]
+async fn many_values_of_a_field_are_bounded() {
+    let larder = larder();
+    let origin = Origin::new(layer(&larder).max_variants(4), numbered);
+    for language in 0..100 {
+        ask(&origin, &[("accept-language", &format!("l{language}"))]).await;
+    }
+    assert_eq!(origin.calls(), 100);
+    let entries = larder.stats().memory.entries;
+    assert!(entries <= 4 + 1, "{entries}");
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_response_that_was_not_opted_in_get_their_own() {
+    let go = Arc::new(Notify::new());
+    let origin = {
+        let go = go.clone();
+        let reflect = reflecting("accept-language", &[]);
+        Origin::asynchronous(layer(&larder()), move |request, call| {
+            let (go, reflect) = (go.clone(), reflect.clone());
+            async move {
+                if call == 1 {
+                    go.notified().await;
+                }
+                reflect(request, call)
+            }
+        })
+    };
+    let ask = |language: &'static str| {
+        let answer = origin.send(request("/").header("accept-language", language));
+        tokio::spawn(async move { read(answer.await).await.1 })
+    };
+    let (first, second, third) = (ask("de"), ask("en"), ask("de"));
+    tokio::task::yield_now().await;
+    go.notify_one();
+    assert_eq!(first.await.unwrap(), "de");
+    assert_eq!(second.await.unwrap(), "en");
+    assert_eq!(third.await.unwrap(), "de");
+    assert_eq!(origin.calls(), 2, "one for each language");
+}
