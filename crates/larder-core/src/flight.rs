@@ -38,6 +38,8 @@ pub enum Landing {
     Landed(AnyEntry),
     /// What it brought is for its own client alone, for this reason: each asks for itself.
     Unshared(&'static str),
+    /// What it brought can neither be shared nor refused: another may try.
+    Withdrawn,
     /// It brought nothing, by a panic or for want of a word: another may try.
     Failed,
     /// It brought an error, which those who waited may take when trying again has brought the same.

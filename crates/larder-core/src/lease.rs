@@ -83,7 +83,7 @@ impl Held {
         let (written, vain) = match landing {
             Landing::Landed(entry) => (shared.and_then(|shared| shared.under_way(entry)), None),
             Landing::Unshared(_) => (None, Some(VAIN)),
-            Landing::Failed | Landing::FailedWith(_) => (None, None),
+            Landing::Failed | Landing::FailedWith(_) | Landing::Withdrawn => (None, None),
         };
         engine.tasks.spawn(async move {
             if let Some(mut written) = written {

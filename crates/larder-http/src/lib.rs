@@ -4,11 +4,12 @@
 //!
 //! - [`ResponseCacheLayer`] keeps whole responses and answers from them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
+//! - [`FinalHeadLayer`] lets the response cache know what layers outside of it have added;
 //! - [`QueryMethodLayer`] lets responses to QUERY be kept;
 //! - [`InvalidationLayer`] invalidates after a write, before the client has its answer.
 //!
-//! They go into one `ServiceBuilder`, in this order from the outside: conditional, invalidation, response
-//! cache. Each leaves the error of the inner service as it is; what fails of larder's own costs a hit, never
+//! They go into one `ServiceBuilder`, in this order from the outside: final head, then sessions and
+//! authentication, then conditional, invalidation, response cache. Each leaves the error of the inner service as it is; what fails of larder's own costs a hit, never
 //! a response.
 //!
 //! Inside an axum router take the layers of `larder-axum`, which know what nesting strips from a path.
@@ -17,12 +18,14 @@ pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
     conditional::{Conditional, ConditionalLayer, Conditions},
+    final_head::FinalHeadLayer,
     invalidation::{Invalidation, InvalidationLayer, ReadYourWrites, Requested},
     query_method::{QueryMethod, QueryMethodLayer},
     response_cache::{Choices, ResponseCache, ResponseCacheLayer},
 };
 
 pub mod conditional;
+pub mod final_head;
 pub mod invalidation;
 pub mod query_method;
 pub mod response_cache;

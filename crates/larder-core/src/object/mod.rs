@@ -264,7 +264,7 @@ impl Call<'_> {
                 self.record(Event::Collapsed, now);
                 Waited::Taken(value)
             }
-            Landing::Landed(_) => Waited::Again,
+            Landing::Landed(_) | Landing::Withdrawn => Waited::Again,
             Landing::Failed => Waited::Failed(Failure::Panic),
             Landing::FailedWith(error) => {
                 let error = error.downcast_ref::<Failure<E>>().cloned();

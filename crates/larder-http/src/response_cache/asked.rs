@@ -23,13 +23,16 @@ use super::{
     fill::{Along, Answer, Fill, after, is_error, note},
     keep,
     kept::Kept,
+    layer::Written,
     lines::said,
     plan::{Lookup, Plan, aged_for},
     search::Search,
     stored::{self, aged},
     variants::{default_key, variant_key},
 };
-use crate::{body::CacheBody, conditional::Conditions, invalidation::Requested};
+use crate::{
+    body::CacheBody, conditional::Conditions, final_head::FinalHead, invalidation::Requested,
+};
 
 /// What was found out about a request.
 pub(super) struct Asked {
@@ -55,6 +58,10 @@ pub(super) struct Asked {
     pub(super) in_part: bool,
     /// A field that may have selected a response that was not opted in.
     pub(super) unknown_field: Option<HeaderName>,
+    /// Where it is told with which head the response left.
+    pub(super) final_head: Option<FinalHead>,
+    /// The extensions whose state after the handler decides whether the response is stored.
+    pub(super) written: Arc<[Written]>,
     /// The invalidation around this request, which a task does not see.
     pub(super) requested: Option<Requested>,
 }
@@ -231,6 +238,7 @@ impl Asked {
         !self.lookup.head_only
             && !self.lookup.facts.narrowed
             && !not_trusted
+            && !reason.starts_with("final-")
             && !by_its_body.contains(&reason)
     }
 
@@ -260,6 +268,8 @@ impl Asked {
             narrowed: self.lookup.facts.narrowed,
             in_part: self.in_part,
             unknown_field: self.unknown_field.clone(),
+            final_head: self.final_head.clone(),
+            written: Arc::clone(&self.written),
         }
     }
 
@@ -322,7 +332,7 @@ impl Asked {
                 self.record(Event::Collapsed);
                 Ok(self.collapsed(&entry, why))
             }
-            Landing::Landed(_) => Err(GiveUp::Again),
+            Landing::Landed(_) | Landing::Withdrawn => Err(GiveUp::Again),
             Landing::Unshared(why) => Err(GiveUp::Alone(why)),
             Landing::Failed => self.failed_for_another(Failure::with_status(PANICKED), fallback),
             Landing::FailedWith(failure) => {

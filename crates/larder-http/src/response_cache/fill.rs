@@ -7,6 +7,7 @@
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
 use larder_core::{AnyEntry, Event, Key, Landing, Lead, Moment, Scope, Tag};
@@ -27,6 +28,7 @@ use super::{
     choices::{Choices, Chosen},
     failure::{Failure, LARGEST_SHARED, SharedError},
     keep::KeptAs,
+    layer::Written,
     lines::{self, said},
     miss::refusal,
     outgoing::{self, Judged, Times},
@@ -40,11 +42,11 @@ use super::{
 use crate::{
     body::{BoxError, CacheBody},
     etag,
+    final_head::{FinalHead, Verdict},
     recording::{Full, Recording},
 };
 
 /// What a fill knows of its request.
-#[derive(Debug)]
 pub(super) struct Fill {
     pub(super) plan: Arc<Plan>,
     pub(super) key: Key,
@@ -72,6 +74,10 @@ pub(super) struct Fill {
     pub(super) in_part: bool,
     /// A field of the request that may have selected the response and is in no key.
     pub(super) unknown_field: Option<HeaderName>,
+    /// Where it is told with which head the response left.
+    pub(super) final_head: Option<FinalHead>,
+    /// The extensions whose state after the handler decides whether the response is stored.
+    pub(super) written: Arc<[Written]>,
 }
 
 /// The answer of a fill to its client.
@@ -171,7 +177,8 @@ impl Fill {
         if response.status() == StatusCode::NOT_MODIFIED
             && let Some(known) = self.known.clone()
         {
-            return self.hear_confirmed(lead, &known, response.headers(), client);
+            let update = response.headers().clone();
+            return self.hear_confirmed(lead, &known, &update, client).await;
         }
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
@@ -208,6 +215,62 @@ impl Fill {
         let from = head.status;
         let heard = Heard { head, judged, chosen, base, key, names, received, part, from };
         self.record_body(lead, heard, announced, body, deadline, client).await;
+    }
+
+    /// Keeps a body that is there, and answers the client of the fill. Where a layer outside tells with which head the
+    /// response left, the client comes first.
+    pub(super) async fn keep_whole<R, E>(
+        &self,
+        lead: Lead,
+        heard: &Heard,
+        whole: Bytes,
+        client: oneshot::Sender<Answer<R, E>>,
+    ) {
+        let Some(final_head) = self.final_head.clone() else {
+            let kept = self.keep(heard, &whole);
+            let answer = self.answer(heard, &kept, CacheBody::held(whole));
+            // Waiters first: they were here before the client of the next request.
+            lead.land(kept.landing);
+            drop(client.send(Ok(answer)));
+            return;
+        };
+        let answer = self.answer(heard, &KeptAs::TO_BE, CacheBody::held(whole.clone()));
+        let verdict = final_head.verdict_on(answer.status(), answer.headers());
+        drop(client.send(Ok(answer)));
+        match verdict.await {
+            Verdict::Storable => lead.land(self.keep(heard, &whole).landing),
+            told => self.withhold(lead, told),
+        }
+    }
+
+    /// What is told of a response that leaves with this head, where a layer outside tells.
+    fn verdict(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<BoxFuture<'static, Verdict>> {
+        let final_head = self.final_head.clone()?;
+        Some(Box::pin(final_head.verdict_on(status, headers)))
+    }
+
+    /// The response is not stored for what was added outside, or since that is not known.
+    fn withhold(&self, lead: Lead, told: Verdict) {
+        match told {
+            Verdict::NotStorable(why) => {
+                self.plan.warn_of_refusal(&self.key, why, None);
+                self.remember(why);
+                self.let_go(lead, why);
+            }
+            Verdict::Storable | Verdict::Unknown => {
+                self.record(Event::Refused("final-head-unknown"));
+                lead.land(Landing::Withdrawn);
+            }
+        }
+    }
+
+    /// Whether the handler has written to something outside that belongs to its client.
+    pub(super) fn is_written(&self) -> bool {
+        self.written.iter().any(|is_written| is_written())
     }
 
     /// Reads what is ready at once; what comes later is read while the client reads along.
@@ -251,12 +314,7 @@ impl Fill {
                 return;
             }
             self.add_etag(&mut heard, &whole);
-            let kept = self.keep(&heard, &whole);
-            let answer = self.answer(&heard, &kept, CacheBody::held(whole));
-            // Waiters first: they were here before the client of the next request.
-            lead.land(kept.landing);
-            drop(client.send(Ok(answer)));
-            return;
+            return self.keep_whole(lead, &heard, whole, client).await;
         }
         let unkept = match &ready {
             Some(Recorded::Trailers) => Some("trailers"),
@@ -264,6 +322,7 @@ impl Fill {
             _ => None,
         };
         let head = self.head(&heard, unkept.is_none(), unkept);
+        let mut verdict = self.verdict(head.status, &head.headers);
         let reader = CacheBody::recorded(recording.reader());
         let mut response = Response::new(reader);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
@@ -272,27 +331,58 @@ impl Fill {
         // Those who read along must not be cut off for want of room.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
         let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
-        if room && usable && ready.is_none() && !self.scope.gathered().private {
+        let along = room && usable && ready.is_none() && !self.scope.gathered().private;
+        let mut along = along.then(|| {
             let mut head = head;
             self.plan.remove_own_fields(&mut head.headers);
             outgoing::remove_named(&self.plan.options, &mut head.headers);
-            lead.begin(Arc::new(Along {
+            Along {
                 head,
                 recording: Arc::clone(&recording),
                 open: heard.judged.open,
                 opted_in: heard.judged.opted_in,
                 key: heard.key.clone(),
                 names: heard.names.clone(),
-            }));
+            }
+        });
+        if verdict.is_none()
+            && let Some(along) = along.take()
+        {
+            lead.begin(Arc::new(along));
         }
         drop(client.send(Ok(self.fitted(response))));
-        let recorded = match ready {
-            Some(recorded) => recorded,
-            None => {
-                let pulled = self.pull(&recording, &mut body, Some(deadline)).await;
-                pulled.unwrap_or(Recorded::Late)
+        let mut recorded = ready;
+        while recorded.is_none() {
+            let pulling = self.pull(&recording, &mut body, Some(deadline));
+            let Some(waiting) = &mut verdict else {
+                recorded = Some(pulling.await.unwrap_or(Recorded::Late));
+                break;
+            };
+            tokio::select! {
+                biased;
+                told = waiting => {
+                    verdict = None;
+                    if told != Verdict::Storable {
+                        self.withhold(lead, told);
+                        recording.hand_over(body);
+                        return;
+                    }
+                    if let Some(along) = along.take() {
+                        lead.begin(Arc::new(along));
+                    }
+                }
+                pulled = pulling => recorded = Some(pulled.unwrap_or(Recorded::Late)),
             }
-        };
+        }
+        let recorded = recorded.unwrap_or(Recorded::Late);
+        if let Some(waiting) = verdict
+            && matches!(recorded, Recorded::Whole(_))
+        {
+            let told = waiting.await;
+            if told != Verdict::Storable {
+                return self.withhold(lead, told);
+            }
+        }
         let recorded = match recorded {
             Recorded::Whole(whole) if !is_as_announced(&whole, announced) => Recorded::Broken,
             recorded => recorded,
@@ -479,6 +569,10 @@ impl Fill {
     ) -> Result<Judged, &'static str> {
         let clock = self.plan.larder.clock();
         let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
+        if self.is_written() {
+            self.plan.warn_of_refusal(&self.key, SESSION_WRITTEN, None);
+            return Err(SESSION_WRITTEN);
+        }
         let options = &self.plan.options;
         let judged = outgoing::judge(options, chosen, self.asker, status, headers, times)?;
         match &self.unknown_field {
@@ -754,6 +848,9 @@ impl<R> Drop for BreakOff<'_, R> {
 
 /// Why a request is not answered from, nor stored as, a response that was not opted in.
 pub(super) const UNKNOWN_FIELD: &str = "unknown-field";
+
+/// Why a response is not stored whose handler has written to the session of its client.
+pub(super) const SESSION_WRITTEN: &str = "session-written";
 
 /// How often a body that goes on for those who read along looks whether there still are any.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

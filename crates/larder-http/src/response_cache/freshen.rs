@@ -96,7 +96,7 @@ impl Asked {
 
 impl Fill {
     /// The origin says that the stored response it was asked about is current.
-    pub(super) fn hear_confirmed<R, E>(
+    pub(super) async fn hear_confirmed<R, E>(
         self,
         lead: Lead,
         known: &AnyEntry,
@@ -110,12 +110,7 @@ impl Fill {
             return self.hear_of_another(lead, known, client);
         }
         match self.confirmed(known, update) {
-            Ok((heard, whole)) => {
-                let kept = self.keep(&heard, &whole);
-                let answer = self.answer(&heard, &kept, CacheBody::held(whole));
-                lead.land(kept.landing);
-                drop(client.send(Ok(answer)));
-            }
+            Ok((heard, whole)) => self.keep_whole(lead, &heard, whole, client).await,
             Err(why) => {
                 // It is current, and from now on it may not be kept, or not for those who ask like this.
                 if !is_of_the_asker(why) {

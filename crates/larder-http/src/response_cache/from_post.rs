@@ -35,6 +35,7 @@ use super::{
 use crate::{
     address::{Address, Head},
     body::{BoxError, CacheBody},
+    final_head::{FinalHead, Verdict},
     invalidation::Requested,
 };
 
@@ -50,6 +51,8 @@ pub(super) struct FromPost {
     uri: String,
     origin: String,
     began: Moment,
+    /// Where it is told with which head the response left.
+    final_head: Option<FinalHead>,
 }
 
 impl FromPost {
@@ -88,6 +91,7 @@ impl FromPost {
             uri: format!("{origin}{}{query}", address.path),
             origin,
             began: plan.larder.now(),
+            final_head: request.extensions().get().cloned(),
         }))
     }
 
@@ -126,7 +130,19 @@ impl FromPost {
             let status = response.status();
             let headers = without_our_word(&self.plan, response.headers().clone());
             let requested = self.requested.clone();
-            requested.afterwards(move |scope| self.keep(&scope, status, headers, &whole, received));
+            let final_head = self.final_head.clone();
+            let verdict = final_head.map(|head| head.verdict_on(status, response.headers()));
+            requested.afterwards(move |scope| match verdict {
+                None => self.keep(&scope, status, headers, &whole, received),
+                Some(verdict) => {
+                    let larder = self.plan.larder.clone();
+                    drop(larder.spawn(async move {
+                        if verdict.await == Verdict::Storable {
+                            self.keep(&scope, status, headers, &whole, received);
+                        }
+                    }));
+                }
+            });
         }
         response
     }

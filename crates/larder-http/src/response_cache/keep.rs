@@ -12,7 +12,7 @@ use larder_semantics::{
 };
 
 use super::{
-    fill::{Fill, Heard},
+    fill::{Fill, Heard, SESSION_WRITTEN},
     kept::Kept,
     outgoing, parts,
     plan::Plan,
@@ -30,6 +30,8 @@ pub(super) struct KeptAs {
 }
 
 impl KeptAs {
+    /// It is to be kept once the head has left.
+    pub(super) const TO_BE: Self = Self { landing: Landing::Failed, stored: true, why: None };
     pub(super) const NOT: Self = Self { landing: Landing::Failed, stored: false, why: None };
 }
 
@@ -123,6 +125,9 @@ impl Fill {
         let chosen = self.choices.chosen();
         if let Some(why) = chosen.no_store {
             return Err(why);
+        }
+        if self.is_written() {
+            return Err(SESSION_WRITTEN);
         }
         if self.would_hide_a_good_one(heard) {
             return Err("error");

@@ -34,9 +34,40 @@ pub struct ResponseCacheLayer {
     pub(super) options: Options,
 }
 
-pub(super) type Partition = Arc<dyn Fn(&Head<'_>) -> Option<Bytes> + Send + Sync>;
+pub(super) type Partition =
+    Arc<dyn Fn(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition> + Send + Sync>;
 pub(super) type PassesBy = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
+/// Whether what an extension of a request stands for was written by the handler, asked after it.
+pub(super) type Written = Box<dyn Fn() -> bool + Send + Sync>;
+/// Takes the extension of a request, if it has it.
+pub(super) type RefuseIf = Arc<dyn Fn(&Extensions) -> Option<Written> + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
+
+/// It could not be told to which partition a request belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownPartition;
+
+/// What [`ResponseCacheLayer::partition_by`] takes from its closure: an `Option`, or a `Result` of one.
+pub trait IntoPartition {
+    /// The partition, none for visitors.
+    ///
+    /// # Errors
+    ///
+    /// Where it could not be told.
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
+}
+
+impl<P: Into<Bytes>> IntoPartition for Option<P> {
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
+        Ok(self.map(Into::into))
+    }
+}
+
+impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
+        self.map(|partition| partition.map(Into::into)).map_err(|_| UnknownPartition)
+    }
+}
 
 /// An input of the key beside the address and the partition.
 #[derive(Clone)]
@@ -67,6 +98,7 @@ pub(super) struct Options {
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
     pub(super) bypass_if: Vec<PassesBy>,
+    pub(super) refuse_if: Vec<RefuseIf>,
     pub(super) browser: Option<HeaderValue>,
     pub(super) cdn: Option<HeaderValue>,
     pub(super) per_response: Vec<HeaderName>,
@@ -184,16 +216,44 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Keeps an entry for each partition, such as each user. `None` puts a request with those who have no
-    /// partition. Only with a partition may a `private` response be kept.
+    /// Keeps an entry for each partition, such as each user. Only with a partition may a `private` response be
+    /// kept.
     ///
-    /// What names the partition has to be verified already: the id of a session, not the text of a cookie.
+    /// The closure gives an `Option` or a `Result<Option<_>, _>`: `Some` names the partition, `None` puts a request
+    /// with the visitors who have none, and an `Err` lets it pass by (`detail=identity`). Where finding the user
+    /// may fail, say so by the `Err`: `.ok()` would make a user whose session cannot be read a visitor, and if the
+    /// handler reads it all the same, the page of that user a page for all visitors.
+    ///
+    /// The name of the partition has to be verified already: the id of a session, not the text of a cookie.
+    ///
+    /// ```
+    /// use larder_core::Larder;
+    /// use larder_http::ResponseCacheLayer;
+    ///
+    /// #[derive(Clone)]
+    /// struct SessionUnreadable;
+    /// #[derive(Clone)]
+    /// struct User(u64);
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// // The authentication outside leaves what it found: a user, a visitor, or that it could not tell.
+    /// let layer = ResponseCacheLayer::new(&larder).partition_by(|head| {
+    ///     match head.extensions.get::<Result<Option<User>, SessionUnreadable>>() {
+    ///         Some(Ok(user)) => Ok(user.as_ref().map(|user| user.0.to_string())),
+    ///         Some(Err(_)) | None => Err(SessionUnreadable),
+    ///     }
+    /// });
+    /// # drop(layer);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("vary by user", "private cache"))]
-    pub fn partition_by<P: Into<Bytes>>(
+    pub fn partition_by<P: IntoPartition>(
         mut self,
-        partition: impl Fn(&Head<'_>) -> Option<P> + Send + Sync + 'static,
+        partition: impl Fn(&Head<'_>) -> P + Send + Sync + 'static,
     ) -> Self {
-        self.options.partition = Some(Arc::new(move |head| partition(head).map(Into::into)));
+        self.options.partition = Some(Arc::new(move |head| partition(head).into_partition()));
         self
     }
 
@@ -279,6 +339,49 @@ impl ResponseCacheLayer {
     pub fn identity<T: Send + Sync + 'static>(mut self) -> Self {
         self.options.identity_types.push(|extensions| extensions.get::<T>().is_some());
         self
+    }
+
+    /// A response is not stored (`detail=session-written`) if this says yes of the `T` in the extensions of its
+    /// request, asked after the handler and again at the end of the body: a session that the handler has written
+    /// to. `T` is a handle whose clones share their state.
+    ///
+    /// For session layers that stand outside of the cache, which adds their cookie where the cache does not see it.
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer) finds that cookie for every session layer there is; this finds the
+    /// write where that layer is missing, and in a refresh in the background.
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// use larder_core::Larder;
+    /// use larder_http::ResponseCacheLayer;
+    ///
+    /// #[derive(Clone)]
+    /// struct Session { is_written: Arc<AtomicBool> }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let layer = ResponseCacheLayer::new(&larder)
+    ///     .refuse_if(|session: &Session| session.is_written.load(Ordering::Acquire));
+    /// # drop(layer);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refuse_if<T: Clone + Send + Sync + 'static>(
+        mut self,
+        is_written: impl Fn(&T) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let is_written = Arc::new(is_written);
+        self.options.refuse_if.push(Arc::new(move |extensions| {
+            let (extension, is_written) = (extensions.get::<T>()?.clone(), Arc::clone(&is_written));
+            Some(Box::new(move || is_written(&extension)) as Written)
+        }));
+        self
+    }
+
+    /// A response whose handler has written to its session of `tower-sessions` is not stored. See
+    /// [`refuse_if`](Self::refuse_if).
+    #[cfg(feature = "tower-sessions")]
+    pub fn refuse_written_sessions(self) -> Self {
+        self.refuse_if(tower_sessions_core::Session::is_modified)
     }
 
     /// What browsers are told of responses that live by this layer, in place of `no-cache`: the text of
@@ -586,6 +689,7 @@ impl Default for Options {
             identity_fields: Vec::new(),
             identity_types: Vec::new(),
             bypass_if: Vec::new(),
+            refuse_if: Vec::new(),
             browser: None,
             cdn: None,
             per_response: Vec::new(),

@@ -98,6 +98,8 @@ where
             in_part: false,
             is_outermost: larder.current_scope().is_none(),
             unknown_field,
+            final_head: request.extensions().get().cloned(),
+            written: plan.written(request.extensions()),
             requested: Requested::current(),
         };
         Some(Self { asked, inner: Some(inner), request: Some(request) })
@@ -315,6 +317,8 @@ where
         let Joined::Lead(mut lead) = self.asked.join() else { return };
         // No fill around this request waits for it.
         self.asked.scope = self.asked.scope.in_background();
+        // Its response leaves to nobody.
+        self.asked.final_head = None;
         let plan = Arc::clone(&self.asked.plan);
         let larder = plan.larder.clone();
         let key = stale.key().clone();

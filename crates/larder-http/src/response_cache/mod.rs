@@ -83,10 +83,13 @@ mod template;
 mod unkeyed;
 mod variants;
 
-pub(crate) use self::miss::refusal;
+pub(crate) use self::{miss::refusal, stored::remove_last_line};
 
 pub use self::{
-    choices::Choices, future::ResponseFuture, layer::ResponseCacheLayer, service::ResponseCache,
+    choices::Choices,
+    future::ResponseFuture,
+    layer::{IntoPartition, ResponseCacheLayer, UnknownPartition},
+    service::ResponseCache,
 };
 
 #[cfg(test)]

@@ -167,7 +167,9 @@ fn lifetime(
     if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
         return Ok((lifetime, silent));
     }
-    if let Some(lifetime) = chosen.lifetime.filter(|_| meant) {
+    // But it is meant for a redirect that the handler itself answers.
+    let is_error = status.is_client_error() || status.is_server_error();
+    if let Some(lifetime) = chosen.lifetime.filter(|_| !is_error) {
         return Ok((lifetime, silent));
     }
     if let Freshness::Explicit(fresh) = explicit {

@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, header};
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
     AnyEntry, Audience, Consistency, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter, Moment,
@@ -22,7 +22,7 @@ use larder_semantics::{
 use super::{
     choices::Choices,
     kept::Kept,
-    layer::Options,
+    layer::{Options, UnknownPartition, Written},
     request_fields::{ALL_SELECTING, SELECTING, is_credentials},
     search::Search,
     stored::{self, Extras, StoredResponse, aged},
@@ -168,7 +168,9 @@ impl Plan {
             return Admit::Bypass(Bypass::Method);
         }
         let (facts, host) = self.read(head.headers);
-        let partition = self.options.partition.as_ref().and_then(|partition| partition(&head));
+        let Ok(partition) = self.partition(&head) else {
+            return Admit::Bypass(Bypass::Identity);
+        };
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
         let has_content = content.is_none() && !request.body().is_end_stream();
@@ -200,7 +202,7 @@ impl Plan {
         }
         let address = Address::of(head, self.options.scheme).ok()?;
         let bare = Address { query: None, ..address.clone() };
-        let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
+        let partition = self.partition(head).ok()?;
         let around = self.audience_around(head);
         let base = self.whole_key(head, &bare, partition.as_deref(), &around);
         Search::new(&base, address.query).map(Box::new)
@@ -289,7 +291,7 @@ impl Plan {
 
     /// For whom is made what is made for this request.
     pub(super) fn audience(&self, head: &Head<'_>, facts: Facts, hidden: bool) -> Audience {
-        let partition = self.options.partition.as_ref().and_then(|partition| partition(head));
+        let Ok(partition) = self.partition(head) else { return Audience::Unknown };
         let mut parts: Vec<u8> = Vec::new();
         if let Some(partition) = &partition {
             put(&mut parts, b"partition", partition);
@@ -311,13 +313,18 @@ impl Plan {
         }
     }
 
+    /// The partition of a request; none for those of visitors.
+    fn partition(&self, head: &Head<'_>) -> Result<Option<Bytes>, UnknownPartition> {
+        self.options.partition.as_ref().map_or(Ok(None), |partition| partition(head))
+    }
+
     /// The origin of an address, and the tags that each of its responses carries.
     pub(super) fn address_tags(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
         match Address::of(head, self.options.scheme) {
             Ok(address) => {
                 let (origin, path) = (address.origin(), address.path);
                 let mut tags = vec![Tag::of_path(path)];
-                match self.options.partition.as_ref().and_then(|partition| partition(head)) {
+                match self.partition(head).ok().flatten() {
                     Some(partition) => tags.extend([
                         Tag::of_partitioned_path(&origin, path),
                         Tag::of_path_in_partition(&origin, path, &partition),
@@ -334,7 +341,7 @@ impl Plan {
     pub(super) fn note_partition<B>(&self, request: &Request<B>) {
         let Some(requested) = request.extensions().get::<Requested>() else { return };
         let head = Head::from(request);
-        if let Some(partition) = self.options.partition.as_ref().and_then(|of| of(&head)) {
+        if let Ok(Some(partition)) = self.partition(&head) {
             requested.note_partition(partition);
         }
     }
@@ -371,6 +378,11 @@ impl Plan {
              (CachePolicy::ttl), or say of the layer what its responses depend on (keyed_by, harmless_field, \
              depends_on_url_alone). This is said once for each layer"
         );
+    }
+
+    /// What to ask after the handler of this request.
+    pub(super) fn written(&self, extensions: &Extensions) -> Arc<[Written]> {
+        self.options.refuse_if.iter().filter_map(|take| take(extensions)).collect()
     }
 
     /// The facts of a request's fields.

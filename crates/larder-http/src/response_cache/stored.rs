@@ -255,7 +255,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Removes the last line of a field.
-pub(super) fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
+pub(crate) fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
     let mut lines: Vec<HeaderValue> = fields.get_all(name).iter().cloned().collect();
     lines.pop();
     fields.remove(name);

@@ -99,12 +99,12 @@ async fn a_response_that_was_opted_in_is_for_all_requests() {
     type Opt = fn(&Choices);
     let rows: [(&str, &'static [(&'static str, &'static str)], Opt, bool); 7] = [
         ("by nobody", &[], |_| {}, false),
-        ("a tag is no promise", &[], |choices| drop(choices.tag("t")), false),
+        ("a tag is no promise", &[], |choices| _ = choices.tag("t"), false),
         ("its own lifetime", &[("cache-control", "max-age=60")], |_| {}, true),
         ("Expires", &[("expires", "Fri, 01 Jan 2100 00:00:00 GMT")], |_| {}, true),
         ("public", &[("cache-control", "public")], |_| {}, true),
-        ("the policy", &[], |choices| drop(choices.ttl(MINUTE)), true),
-        ("the policy, for all", &[], |choices| drop(choices.public()), true),
+        ("the policy", &[], |choices| _ = choices.ttl(MINUTE), true),
+        ("the policy, for all", &[], |choices| _ = choices.public(), true),
     ];
     for (what, fields, opt, shared) in rows {
         let reflect = reflecting("x-theme", fields);

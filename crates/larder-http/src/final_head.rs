@@ -1,0 +1,240 @@
+//! The head with which a response leaves, as the response cache cannot see it.
+//!
+//! Sessions and authentication stand outside of the cache, and what they add comes after the cache has its copy: a
+//! session layer sets its cookie on the way out. A handler that has put something of that session into its page has
+//! made a page for one client, and nothing inside tells. So one small layer stands outermost, before everything
+//! that adds to responses, and reports the head that leaves. The cache finds it in the request, and neither stores
+//! a response nor gives it to a waiter before the report:
+//!
+//! 1. a `Set-Cookie` that was added outside of the cache, or `no-store` or `private` in `Cache-Control`, makes the
+//!    response not storable (`detail=final-set-cookie`, `final-no-store`, `final-private`);
+//! 2. so does a response that was replaced by an error (`detail=final-status`);
+//! 3. a client that hangs up before the head leaves leaves no report; then the response is not stored either, and
+//!    the next request fills anew.
+//!
+//! A refresh in the background has no head that leaves. What its handler writes into a session is found by
+//! [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if).
+//!
+//! ```
+//! # use std::{convert::Infallible, time::Duration};
+//! # use http::{HeaderValue, Request, Response, header};
+//! # use http_body_util::Full;
+//! # use bytes::Bytes;
+//! # use larder_core::Larder;
+//! # use larder_http::{FinalHeadLayer, ResponseCacheLayer};
+//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let larder = Larder::builder().build()?;
+//! # let page = service_fn(|_: Request<Full<Bytes>>| async {
+//! #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a token of this session")))
+//! # });
+//! let service = ServiceBuilder::new()
+//!     .layer(FinalHeadLayer::new())
+//!     // In place of a session layer.
+//!     .map_response(|mut response: Response<_>| {
+//!         response.headers_mut().insert(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+//!         response
+//!     })
+//!     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+//!     .service(page);
+//! # let ask = || service.clone().oneshot(Request::get("/").body(Full::<Bytes>::default()).expect("valid"));
+//! ask().await?;
+//! let next = ask().await?;
+//! assert_eq!(next.headers()["cache-status"], "larder; fwd=uri-miss; detail=final-set-cookie");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use larder_semantics::cache_control::CacheControl;
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::sync::watch;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::response_cache::remove_last_line;
+
+/// Reports the head with which each response leaves to the response caches inside. Stands outermost.
+///
+/// Costs a request one allocation. See the [module](self).
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
+pub struct FinalHeadLayer {}
+
+impl FinalHeadLayer {
+    /// The layer. It needs no larder: the caches inside find it in their requests.
+    pub fn new() -> Self {
+        Self {}
+    }
+}
+
+impl<S> Layer<S> for FinalHeadLayer {
+    type Service = FinalHeadService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        FinalHeadService { inner }
+    }
+}
+
+/// The service of [`FinalHeadLayer`].
+#[derive(Clone, Debug)]
+pub struct FinalHeadService<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for FinalHeadService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let (report, left) = watch::channel(None);
+        let sent = Arc::default();
+        // The outermost one sees all that is added.
+        if request.extensions().get::<FinalHead>().is_none() {
+            request.extensions_mut().insert(FinalHead { left, sent: Arc::clone(&sent) });
+        }
+        ResponseFuture { future: self.inner.call(request), report, sent }
+    }
+}
+
+pin_project! {
+    /// The future of a response of [`FinalHeadService`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        future: F,
+        report: watch::Sender<Option<Head>>,
+        sent: Arc<Mutex<Option<Head>>>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<R>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.future.poll(cx))?;
+        // Where no cache waits for the report there was no fill.
+        let Some(sent) = *this.sent.lock() else { return Poll::Ready(Ok(response)) };
+        let left = Head::of(response.status(), response.headers());
+        if let Verdict::NotStorable(why) = Verdict::on(sent, left) {
+            correct_cache_status(response.headers_mut(), why);
+        }
+        this.report.send_replace(Some(left));
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Where a response cache hears with which head its response left. In the extensions of each request inside of
+/// [`FinalHeadLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct FinalHead {
+    left: watch::Receiver<Option<Head>>,
+    /// The head with which the outermost cache sent it.
+    sent: Arc<Mutex<Option<Head>>>,
+}
+
+/// What of a head tells whether its response is for one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
+    status: StatusCode,
+    cookies: usize,
+    no_store: bool,
+    private: bool,
+}
+
+impl Head {
+    fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        let control = CacheControl::of(headers);
+        Self {
+            status,
+            cookies: headers.get_all(header::SET_COOKIE).iter().count(),
+            no_store: control.no_store,
+            private: control.private || !control.private_fields.is_empty(),
+        }
+    }
+}
+
+/// What the layers outside have made of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It left as it was, as far as storing it is concerned.
+    Storable,
+    /// They have made it one for its client alone, for this reason.
+    NotStorable(&'static str),
+    /// Its head did not leave.
+    Unknown,
+}
+
+impl Verdict {
+    fn on(sent: Head, left: Head) -> Self {
+        if left.cookies > sent.cookies {
+            Self::NotStorable("final-set-cookie")
+        } else if left.no_store && !sent.no_store {
+            Self::NotStorable("final-no-store")
+        } else if left.private && !sent.private {
+            Self::NotStorable("final-private")
+        } else if is_error(left.status) && !is_error(sent.status) {
+            Self::NotStorable("final-status")
+        } else {
+            Self::Storable
+        }
+    }
+}
+
+impl FinalHead {
+    /// Notes the head with which the cache is about to send a response, and gives what becomes of it. Called before
+    /// it is sent.
+    pub(crate) fn verdict_on(
+        mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> impl Future<Output = Verdict> + Send + use<> {
+        let sent = Head::of(status, headers);
+        *self.sent.lock() = Some(sent);
+        async move {
+            let left = self.left.wait_for(Option::is_some).await.ok().and_then(|left| *left);
+            left.map_or(Verdict::Unknown, |left| Verdict::on(sent, left))
+        }
+    }
+}
+
+/// The cache has said that it stores the response, before it could know better.
+fn correct_cache_status(headers: &mut HeaderMap, why: &str) {
+    let lines = headers.get_all(header::CACHE_STATUS).iter();
+    let Some(last) = lines.last().and_then(|line| line.to_str().ok()) else { return };
+    let corrected = last.replace("; stored", &format!("; detail={why}"));
+    if let Ok(corrected) = HeaderValue::from_str(&corrected) {
+        remove_last_line(headers, &header::CACHE_STATUS);
+        headers.append(header::CACHE_STATUS, corrected);
+    }
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}

@@ -1,0 +1,256 @@
+//! What layers outside of the cache add to a response counts before it is stored and before a waiter gets it.
+
+use std::sync::atomic::AtomicBool;
+
+use http::HeaderValue;
+use tower::ServiceBuilder;
+
+use super::*;
+use crate::FinalHeadLayer;
+
+/// A session layer as it stands in many applications: it puts a handle into each request, and sets a cookie on the
+/// way out where the handler has written to it.
+#[derive(Clone, Default)]
+struct Session {
+    is_written: Arc<AtomicBool>,
+}
+
+type Change = fn(&mut Response<CacheBody<TestBody>>);
+
+/// What a layer outside adds to the first response.
+#[derive(Clone, Copy)]
+enum Adds {
+    Nothing,
+    This(Change),
+    CookieOfTheSession,
+}
+
+struct App {
+    service: BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBody>>, Infallible>,
+    calls: Arc<AtomicUsize>,
+}
+
+/// A handler in a cache in a session layer, in the layer that tells of the final head or without it.
+fn app(
+    is_told: bool,
+    adds: Adds,
+    cache: ResponseCacheLayer,
+    handler: impl Fn(Request<Empty<Bytes>>, usize) -> Response<TestBody> + Clone + Send + 'static,
+) -> App {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let inner = service_fn(move |request| {
+        let response = handler(request, counted.fetch_add(1, Ordering::SeqCst) + 1);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let cached = cache.layer(inner);
+    let sessions = service_fn(move |mut request: Request<Empty<Bytes>>| {
+        let session = Session::default();
+        request.extensions_mut().insert(session.clone());
+        let answer = cached.clone().oneshot(request);
+        async move {
+            let mut response = answer.await?;
+            let is_first = response.headers()[header::CACHE_STATUS] != "larder; hit; ttl=59";
+            match adds {
+                Adds::This(change) if is_first => change(&mut response),
+                Adds::CookieOfTheSession if session.is_written.load(Ordering::SeqCst) => {
+                    let cookie = HeaderValue::from_static("session=1");
+                    response.headers_mut().insert(header::SET_COOKIE, cookie);
+                }
+                _ => {}
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let service = match is_told {
+        true => BoxCloneService::new(
+            ServiceBuilder::new().layer(FinalHeadLayer::new()).service(sessions),
+        ),
+        false => BoxCloneService::new(sessions),
+    };
+    App { service, calls }
+}
+
+impl App {
+    async fn get(&self) -> (String, String) {
+        read(self.service.clone().oneshot(empty(request("/"))).await.unwrap()).await
+    }
+}
+
+fn add(name: &'static str, value: &'static str) -> impl Fn(&mut Response<CacheBody<TestBody>>) {
+    move |response| drop(response.headers_mut().insert(name, HeaderValue::from_static(value)))
+}
+
+#[tokio::test]
+async fn what_is_added_outside_makes_a_response_not_storable() {
+    let rows: [(&str, Adds, Option<&str>); 8] = [
+        ("nothing", Adds::Nothing, None),
+        ("a cookie", Adds::This(|it| add("set-cookie", "a=b")(it)), Some("final-set-cookie")),
+        ("no-store", Adds::This(|it| add("cache-control", "no-store")(it)), Some("final-no-store")),
+        ("private", Adds::This(|it| add("cache-control", "private")(it)), Some("final-private")),
+        (
+            "a private field",
+            Adds::This(|it| add("cache-control", "private=\"x\"")(it)),
+            Some("final-private"),
+        ),
+        (
+            "an error in its place",
+            Adds::This(|it| *it.status_mut() = StatusCode::FORBIDDEN),
+            Some("final-status"),
+        ),
+        ("a field of security", Adds::This(|it| add("x-frame-options", "DENY")(it)), None),
+        ("a field about storing", Adds::This(|it| add("cache-control", "max-age=9")(it)), None),
+    ];
+    for (what, adds, refused) in rows {
+        let app = app(true, adds, layer(&larder()), numbered);
+        let (status, _) = app.get().await;
+        let expected = match refused {
+            Some(why) => format!("larder; fwd=uri-miss; detail={why}"),
+            None => "larder; fwd=uri-miss; stored".to_owned(),
+        };
+        assert_eq!(status, expected, "{what}");
+        tokio::task::yield_now().await;
+        let (status, text) = app.get().await;
+        let expected = if refused.is_some() { "answer 2" } else { "answer 1" };
+        assert_eq!(text, expected, "{what}: {status}");
+    }
+}
+
+/// A page with a token of a new session, as a form has it.
+fn signup(request: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
+    let session = request.extensions().get::<Session>().unwrap();
+    session.is_written.store(true, Ordering::SeqCst);
+    Response::new(text(format!("token {call}")))
+}
+
+#[tokio::test]
+async fn the_token_of_one_visitor_reaches_no_other() {
+    let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
+    for (what, is_told, cache) in [
+        ("told of the final head", true, layer(&larder())),
+        ("asking the session", false, layer(&larder()).refuse_if(refuses)),
+        ("both", true, layer(&larder()).refuse_if(refuses)),
+    ] {
+        let app = app(is_told, Adds::CookieOfTheSession, cache, signup);
+        let visitors = (0..20).map(|_| app.get());
+        let mut texts: Vec<String> =
+            futures_util::future::join_all(visitors).await.into_iter().map(|it| it.1).collect();
+        texts.push(app.get().await.1);
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), 21, "{what}: each has a token of its own");
+        assert_eq!(app.calls.load(Ordering::SeqCst), 21);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_leaves_the_session_alone_is_shared() {
+    let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
+    let app = app(true, Adds::CookieOfTheSession, layer(&larder()).refuse_if(refuses), numbered);
+    let visitors = futures_util::future::join_all((0..20).map(|_| app.get())).await;
+    assert!(visitors.into_iter().all(|(_, text)| text == "answer 1"));
+    assert!(app.get().await.0.contains("; hit"));
+}
+
+#[tokio::test]
+async fn a_write_to_the_session_in_the_middle_of_a_body_counts_too() {
+    let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
+    let (go, waiting) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handler = {
+        let (go, waiting) = (go.clone(), waiting.clone());
+        move |request: Request<Empty<Bytes>>, call| {
+            let session = request.extensions().get::<Session>().unwrap().clone();
+            let (frames, body) = mpsc::channel(2);
+            let (go, waiting) = (go.clone(), waiting.clone());
+            tokio::spawn(async move {
+                frames.send(Ok(Frame::data(format!("{call}").into()))).await.unwrap();
+                waiting.notify_one();
+                go.notified().await;
+                session.is_written.store(true, Ordering::SeqCst);
+            });
+            Response::new(stream(body))
+        }
+    };
+    let app = app(false, Adds::Nothing, layer(&larder()).refuse_if(refuses), handler);
+    for call in ["1", "2"] {
+        let answer = tokio::spawn(app.service.clone().oneshot(empty(request("/"))));
+        waiting.notified().await;
+        go.notify_one();
+        assert_eq!(read(answer.await.unwrap().unwrap()).await.1, call);
+    }
+}
+
+#[tokio::test]
+async fn waiters_get_nothing_before_the_head_has_left() {
+    // Outside of the cache everything waits until it is told to go on.
+    let go = Arc::new(Notify::new());
+    let cached = layer(&larder()).layer(service_fn(|_: Request<Empty<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(text("one")))
+    }));
+    let slow = {
+        let go = go.clone();
+        service_fn(move |request: Request<Empty<Bytes>>| {
+            let (answer, go) = (cached.clone().oneshot(request), go.clone());
+            async move {
+                let mut response = answer.await?;
+                if !response.headers()[header::CACHE_STATUS].to_str().unwrap().contains("collapsed")
+                {
+                    go.notified().await;
+                    add("set-cookie", "a=b")(&mut response);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        })
+    };
+    let service = FinalHeadLayer::new().layer(slow);
+    let leader = tokio::spawn(service.clone().oneshot(empty(request("/"))));
+    tokio::task::yield_now().await;
+    let waiter = tokio::spawn(service.clone().oneshot(empty(request("/"))));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiter.is_finished(), "it waits for the verdict");
+    go.notify_one();
+    assert!(leader.await.unwrap().unwrap().headers().contains_key(header::SET_COOKIE));
+    go.notify_one();
+    let waiter = waiter.await.unwrap().unwrap();
+    let status = waiter.headers()[header::CACHE_STATUS].to_str().unwrap();
+    assert!(!status.contains("collapsed"), "{status}: it has asked for itself");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_before_its_head_leaves_nothing_behind() {
+    let app = app(true, Adds::Nothing, layer(&larder()), numbered);
+    let answer = app.service.clone().oneshot(empty(request("/")));
+    let mut answer = Box::pin(answer);
+    // As far as the fill, and no further.
+    assert!(futures_util::poll!(&mut answer).is_pending());
+    drop(answer);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(app.calls.load(Ordering::SeqCst), 1);
+    assert_eq!(app.get().await.1, "answer 2", "nobody has told how the first one left");
+    tokio::task::yield_now().await;
+    assert!(app.get().await.0.contains("; hit"));
+}
+
+#[tokio::test]
+async fn a_body_that_comes_slowly_is_read_along_once_the_head_has_left() {
+    let (frames, body) = mpsc::channel(4);
+    let body = Arc::new(parking_lot::Mutex::new(Some(body)));
+    let handler = move |_: Request<Empty<Bytes>>, _| {
+        let body = stream(body.lock().take().expect("one request reaches the handler"));
+        Response::builder().header("content-length", "10").body(body).unwrap()
+    };
+    let app = app(true, Adds::Nothing, layer(&larder()), handler);
+    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    let first = app.service.clone().oneshot(empty(request("/"))).await.unwrap();
+    let second = app.service.clone().oneshot(empty(request("/"))).await.unwrap();
+    frames.send(Ok(Frame::data("world".into()))).await.unwrap();
+    drop(frames);
+    assert_eq!(read(first).await.1, "helloworld");
+    let (status, text) = read(second).await;
+    assert!(status.contains("collapsed") && text == "helloworld", "{status}");
+    assert!(app.get().await.0.contains("; hit"));
+}
