@@ -8,13 +8,16 @@ use http_body_util::BodyExt;
 use larder::{
     Larder,
     axum::{InvalidationLayer, ResponseCacheLayer},
-    http::ConditionalLayer,
+    http::{ConditionalLayer, FinalHeadLayer},
 };
-use tower::ServiceExt;
+use tower::{ServiceBuilder, ServiceExt};
 use tower_http::{
     catch_panic::CatchPanicLayer, compression::CompressionLayer, cors::CorsLayer,
-    timeout::TimeoutLayer, trace::TraceLayer,
+    limit::RequestBodyLimitLayer, normalize_path::NormalizePathLayer,
+    propagate_header::PropagateHeaderLayer, sensitive_headers::SetSensitiveHeadersLayer,
+    set_header::SetResponseHeaderLayer, timeout::TimeoutLayer, trace::TraceLayer,
 };
+use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
 const PAGE: &str = "a page that is long enough to be worth compressing, said over and over. ";
 
@@ -117,7 +120,6 @@ async fn a_time_limit_and_a_panic_reach_the_layers_around() {
 
 #[tokio::test]
 async fn sessions_are_not_shared_on_either_side() {
-    use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
     let visits = |session: Session| async move {
         let visits = session.get::<u32>("visits").await.unwrap().unwrap_or_default() + 1;
         session.insert("visits", visits).await.unwrap();
@@ -145,5 +147,63 @@ async fn sessions_are_not_shared_on_either_side() {
         }
         let again = ask(&app, &[("cookie", cookies[0].split(';').next().unwrap())]).await;
         assert_eq!(again.into_body().collect().await.unwrap().to_bytes(), "visit 2");
+    }
+}
+
+/// The table of the guide, as one `ServiceBuilder`.
+#[tokio::test]
+async fn the_documented_order_is_one_service_builder() {
+    let larder = larder();
+    let layers = ServiceBuilder::new()
+        .layer(FinalHeadLayer::new())
+        .layer(TraceLayer::new_for_http())
+        .layer(CatchPanicLayer::new())
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5)))
+        .layer(CorsLayer::permissive())
+        .layer(CompressionLayer::new())
+        .layer(SessionManagerLayer::new(MemoryStore::default()))
+        .layer(ConditionalLayer::new(&larder))
+        .layer(InvalidationLayer::new(&larder))
+        .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)));
+    let app: Router = page().layer(layers);
+    for hit in [false, true, true] {
+        let answer = ask(&app, &[("accept-encoding", "gzip")]).await;
+        let status = answer.headers()[header::CACHE_STATUS].to_str().unwrap().to_owned();
+        assert_eq!(answer.headers()[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(status.contains("; hit"), hit, "{status}");
+        answer.into_body().collect().await.unwrap();
+    }
+}
+
+/// Layers that put an empty body, or one of their own, in place of the response.
+#[tokio::test]
+async fn layers_that_make_responses_of_their_own_compile_on_both_sides() {
+    let larder = larder();
+    let name = http::HeaderName::from_static("x-any");
+    let limit =
+        || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5));
+    let layers = ServiceBuilder::new()
+        .layer(CorsLayer::permissive())
+        .layer(limit())
+        .layer(SetSensitiveHeadersLayer::new([header::COOKIE]))
+        .layer(PropagateHeaderLayer::new(name.clone()))
+        .layer(NormalizePathLayer::trim_trailing_slash())
+        .layer(ConditionalLayer::new(&larder))
+        .layer(CorsLayer::permissive())
+        .layer(limit())
+        .layer(InvalidationLayer::new(&larder))
+        .layer(CorsLayer::permissive())
+        .layer(limit())
+        .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+        .layer(CorsLayer::permissive())
+        .layer(limit())
+        .layer(SetResponseHeaderLayer::overriding(name, http::HeaderValue::from_static("x")))
+        .layer(CatchPanicLayer::new())
+        .layer(RequestBodyLimitLayer::new(1024));
+    let app: Router = page().layer(layers);
+    for hit in [false, true] {
+        let answer = ask(&app, &[]).await;
+        let status = answer.headers()[header::CACHE_STATUS].to_str().unwrap();
+        assert_eq!(status.contains("; hit"), hit, "{status}");
     }
 }

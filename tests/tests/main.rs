@@ -1,5 +1,6 @@
 //! One binary for all that crosses crates, so that it links once.
 
+mod adoption;
 mod attacks;
 mod drawn_queries;
 mod edge;

@@ -57,7 +57,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use larder_semantics::cache_control::CacheControl;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -104,13 +104,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let (report, left) = watch::channel(None);
-        let sent = Arc::default();
+        let report = Report(FinalHead::default());
         // The outermost one sees all that is added.
         if request.extensions().get::<FinalHead>().is_none() {
-            request.extensions_mut().insert(FinalHead { left, sent: Arc::clone(&sent) });
+            request.extensions_mut().insert(report.0.clone());
         }
-        ResponseFuture { future: self.inner.call(request), report, sent }
+        ResponseFuture { future: self.inner.call(request), report }
     }
 }
 
@@ -119,8 +118,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
-        report: watch::Sender<Option<Head>>,
-        sent: Arc<Mutex<Option<Head>>>,
+        report: Report,
     }
 }
 
@@ -133,13 +131,18 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.future.poll(cx))?;
-        // Where no cache waits for the report there was no fill.
-        let Some(sent) = *this.sent.lock() else { return Poll::Ready(Ok(response)) };
         let left = Head::of(response.status(), response.headers());
-        if let Verdict::NotStorable(why) = Verdict::on(sent, left) {
+        let mut refused = None;
+        for (sent, act) in this.report.0.close() {
+            let verdict = Verdict::on(sent, left);
+            if let Verdict::NotStorable(why) = verdict {
+                refused = Some(why);
+            }
+            act(verdict);
+        }
+        if let Some(why) = refused {
             correct_cache_status(response.headers_mut(), why);
         }
-        this.report.send_replace(Some(left));
         Poll::Ready(Ok(response))
     }
 }
@@ -150,13 +153,29 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// Where a response cache hears with which head its response left. In the extensions of each request inside of
-/// [`FinalHeadLayer`].
-#[derive(Clone, Debug)]
-pub(crate) struct FinalHead {
-    left: watch::Receiver<Option<Head>>,
-    /// The head with which the outermost cache sent it.
-    sent: Arc<Mutex<Option<Head>>>,
+/// Tells the caches inside that no head has left, should it be dropped before.
+struct Report(FinalHead);
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        for (_, act) in self.0.close() {
+            act(Verdict::Unknown);
+        }
+    }
+}
+
+/// Where a response cache says what is to be done once its response has left. In the extensions of each request
+/// inside of [`FinalHeadLayer`].
+#[derive(Clone, Default)]
+pub(crate) struct FinalHead(Arc<Mutex<Waiting>>);
+
+/// What is done once a head has left, before its client has it.
+type Act = Box<dyn FnOnce(Verdict) + Send>;
+
+#[derive(Default)]
+struct Waiting {
+    acts: Vec<(Head, Act)>,
+    is_over: bool,
 }
 
 /// What of a head tells whether its response is for one client.
@@ -208,19 +227,40 @@ impl Verdict {
 }
 
 impl FinalHead {
-    /// Notes the head with which the cache is about to send a response, and gives what becomes of it. Called before
-    /// it is sent.
-    pub(crate) fn verdict_on(
-        mut self,
+    /// Does this once the response that the cache is about to send with this head has left: in the task of its
+    /// client, before that has it. At once where the client is gone already.
+    pub(crate) fn once_left(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        act: impl FnOnce(Verdict) + Send + 'static,
+    ) {
+        let mut waiting = self.0.lock();
+        if waiting.is_over {
+            drop(waiting);
+            return act(Verdict::Unknown);
+        }
+        waiting.acts.push((Head::of(status, headers), Box::new(act)));
+    }
+
+    /// As [`once_left`](Self::once_left), to wait for.
+    pub(crate) fn verdict(
+        &self,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> impl Future<Output = Verdict> + Send + use<> {
-        let sent = Head::of(status, headers);
-        *self.sent.lock() = Some(sent);
-        async move {
-            let left = self.left.wait_for(Option::is_some).await.ok().and_then(|left| *left);
-            left.map_or(Verdict::Unknown, |left| Verdict::on(sent, left))
-        }
+        let (tell, told) = oneshot::channel();
+        self.once_left(status, headers, |verdict| {
+            // Whoever asked may have given up.
+            let _told = tell.send(verdict);
+        });
+        async { told.await.unwrap_or(Verdict::Unknown) }
+    }
+
+    fn close(&self) -> Vec<(Head, Act)> {
+        let mut waiting = self.0.lock();
+        waiting.is_over = true;
+        std::mem::take(&mut waiting.acts)
     }
 }
 

@@ -178,7 +178,7 @@ impl Fill {
             && let Some(known) = self.known.clone()
         {
             let update = response.headers().clone();
-            return self.hear_confirmed(lead, &known, &update, client).await;
+            return self.hear_confirmed(lead, &known, &update, client);
         }
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
@@ -217,30 +217,29 @@ impl Fill {
         self.record_body(lead, heard, announced, body, deadline, client).await;
     }
 
-    /// Keeps a body that is there, and answers the client of the fill. Where a layer outside tells with which head the
-    /// response left, the client comes first.
-    pub(super) async fn keep_whole<R, E>(
-        &self,
+    /// Keeps a body that is there, and answers the client of the fill. Where a layer outside tells with which head
+    /// the response left, it is kept as that leaves.
+    pub(super) fn keep_whole<R, E>(
+        self,
         lead: Lead,
-        heard: &Heard,
+        heard: Heard,
         whole: Bytes,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         let Some(final_head) = self.final_head.clone() else {
-            let kept = self.keep(heard, &whole);
-            let answer = self.answer(heard, &kept, CacheBody::held(whole));
+            let kept = self.keep(&heard, &whole);
+            let answer = self.answer(&heard, &kept, CacheBody::held(whole));
             // Waiters first: they were here before the client of the next request.
             lead.land(kept.landing);
             drop(client.send(Ok(answer)));
             return;
         };
-        let answer = self.answer(heard, &KeptAs::TO_BE, CacheBody::held(whole.clone()));
-        let verdict = final_head.verdict_on(answer.status(), answer.headers());
+        let answer = self.answer(&heard, &KeptAs::TO_BE, CacheBody::held(whole.clone()));
+        final_head.once_left(answer.status(), answer.headers(), move |verdict| match verdict {
+            Verdict::Storable => lead.land(self.keep(&heard, &whole).landing),
+            verdict => self.withhold(lead, verdict),
+        });
         drop(client.send(Ok(answer)));
-        match verdict.await {
-            Verdict::Storable => lead.land(self.keep(heard, &whole).landing),
-            told => self.withhold(lead, told),
-        }
     }
 
     /// What is told of a response that leaves with this head, where a layer outside tells.
@@ -249,8 +248,8 @@ impl Fill {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<BoxFuture<'static, Verdict>> {
-        let final_head = self.final_head.clone()?;
-        Some(Box::pin(final_head.verdict_on(status, headers)))
+        let final_head = self.final_head.as_ref()?;
+        Some(Box::pin(final_head.verdict(status, headers)))
     }
 
     /// The response is not stored for what was added outside, or since that is not known.
@@ -314,7 +313,7 @@ impl Fill {
                 return;
             }
             self.add_etag(&mut heard, &whole);
-            return self.keep_whole(lead, &heard, whole, client).await;
+            return self.keep_whole(lead, heard, whole, client);
         }
         let unkept = match &ready {
             Some(Recorded::Trailers) => Some("trailers"),

@@ -96,7 +96,7 @@ impl Asked {
 
 impl Fill {
     /// The origin says that the stored response it was asked about is current.
-    pub(super) async fn hear_confirmed<R, E>(
+    pub(super) fn hear_confirmed<R, E>(
         self,
         lead: Lead,
         known: &AnyEntry,
@@ -110,7 +110,7 @@ impl Fill {
             return self.hear_of_another(lead, known, client);
         }
         match self.confirmed(known, update) {
-            Ok((heard, whole)) => self.keep_whole(lead, &heard, whole, client).await,
+            Ok((heard, whole)) => self.keep_whole(lead, heard, whole, client),
             Err(why) => {
                 // It is current, and from now on it may not be kept, or not for those who ask like this.
                 if !is_of_the_asker(why) {

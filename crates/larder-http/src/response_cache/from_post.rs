@@ -130,18 +130,14 @@ impl FromPost {
             let status = response.status();
             let headers = without_our_word(&self.plan, response.headers().clone());
             let requested = self.requested.clone();
-            let final_head = self.final_head.clone();
-            let verdict = final_head.map(|head| head.verdict_on(status, response.headers()));
-            requested.afterwards(move |scope| match verdict {
+            let sent = response.headers().clone();
+            requested.afterwards(move |scope| match self.final_head.clone() {
                 None => self.keep(&scope, status, headers, &whole, received),
-                Some(verdict) => {
-                    let larder = self.plan.larder.clone();
-                    drop(larder.spawn(async move {
-                        if verdict.await == Verdict::Storable {
-                            self.keep(&scope, status, headers, &whole, received);
-                        }
-                    }));
-                }
+                Some(final_head) => final_head.once_left(status, &sent, move |verdict| {
+                    if verdict == Verdict::Storable {
+                        self.keep(&scope, status, headers, &whole, received);
+                    }
+                }),
             });
         }
         response
