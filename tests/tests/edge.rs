@@ -14,7 +14,11 @@ use clap::Parser;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 type Calls = Arc<AtomicUsize>;
 
@@ -230,4 +234,136 @@ async fn a_download_that_has_begun_ends_before_the_proxy_does() {
     assert_eq!(body.collect().await.unwrap().to_bytes(), "second");
     drop(client);
     proxy.join_next().await.unwrap().unwrap();
+}
+
+/// An origin that speaks for itself: it answers each request, read to the end of its head, with these bytes, or
+/// closes the connection.
+struct RawOrigin {
+    edge: SocketAddr,
+    requests: Calls,
+    _serving: JoinSet<()>,
+}
+
+impl RawOrigin {
+    async fn open(
+        answer: impl Fn(usize) -> Option<Vec<u8>> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let (behind, front) = (listener().await, listener().await);
+        let (origin, edge) = (behind.local_addr().unwrap(), front.local_addr().unwrap());
+        let requests = Calls::default();
+        let mut serving = JoinSet::new();
+        let counted = requests.clone();
+        serving.spawn(async move {
+            loop {
+                let (mut stream, _) = behind.accept().await.unwrap();
+                let (answer, counted) = (answer.clone(), counted.clone());
+                tokio::spawn(async move {
+                    let mut read = Vec::new();
+                    while stream.read_buf(&mut read).await.is_ok_and(|bytes| bytes > 0) {
+                        if !read.ends_with(b"\r\n\r\n") {
+                            continue;
+                        }
+                        read.clear();
+                        let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
+                        let Some(bytes) = answer(call) else { return };
+                        stream.write_all(&bytes).await.unwrap();
+                    }
+                });
+            }
+        });
+        let flags = ["edge", "--origin", &format!("http://{origin}")].map(str::to_owned);
+        let options = edge::Options::parse_from(flags);
+        serving.spawn(async move {
+            edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
+        });
+        Self { edge, requests, _serving: serving }
+    }
+
+    /// All that comes in answer to these bytes, the client having said that it sends no more.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.edge).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.raw(&format!("GET {path} HTTP/1.1\r\nhost: a.example\r\n\r\n")).await
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_origin_closes_in_place_of_an_answer_is_tried_once_more() {
+    let ok =
+        |call: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{call}").into_bytes();
+    // Every second request finds its connection closed.
+    let origin = RawOrigin::open(move |call| (call % 2 == 1).then(|| ok(call))).await;
+    for at in 0..20 {
+        let answer = origin.get(&format!("/{at}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{at}: {answer}");
+    }
+    // What may have acted is not sent again.
+    let post = "POST / HTTP/1.1\r\nhost: a.example\r\ncontent-length: 0\r\n\r\n";
+    let answers = [origin.raw(post).await, origin.raw(post).await];
+    assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 502")), "{answers:?}");
+    let never = RawOrigin::open(|_| None).await;
+    assert!(never.get("/").await.starts_with("HTTP/1.1 502"));
+    assert_eq!(never.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_framing_of_the_origin_is_the_one_that_was_read() {
+    let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\n";
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    let wrong = format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+    let origin = RawOrigin::open(move |_| Some(wrong.clone().into_bytes())).await;
+    for _ in 0..2 {
+        let answer = origin.get("/").await.to_lowercase();
+        assert!(answer.contains("hello") && !answer.contains("content-length: 3"), "{answer}");
+    }
+    let coded = format!("{head}transfer-encoding: gzip, chunked\r\n\r\n{chunks}");
+    let origin = RawOrigin::open(move |_| Some(coded.clone().into_bytes())).await;
+    for _ in 0..2 {
+        assert!(origin.get("/").await.starts_with("HTTP/1.1 502"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_says_where_it_goes() {
+    let ok =
+        b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok".to_vec();
+    let origin = RawOrigin::open(move |_| Some(ok.clone())).await;
+    for host in ["", "host:\r\n", "host: a.example\r\nhost: b.example\r\n", "host: a b\r\n"] {
+        let answer = origin.raw(&format!("GET / HTTP/1.1\r\n{host}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{host:?}: {answer}");
+    }
+    assert_eq!(origin.requests.load(Ordering::SeqCst), 0);
+    for host in ["a.example", "user:password@a.example", "A.example:80"] {
+        let answer = origin.raw(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+    assert_eq!(origin.requests.load(Ordering::SeqCst), 1, "one key for all");
+}
+
+#[tokio::test]
+async fn the_scheme_of_a_trusted_proxy_stays() {
+    for (flags, expected) in [(&["--trust-forwarded-proto"][..], "https"), (&[], "http")] {
+        let (behind, front) = (listener().await, listener().await);
+        let (origin, address) = (behind.local_addr().unwrap(), front.local_addr().unwrap());
+        let app = Router::new().fallback(any(|headers: HeaderMap| async move {
+            headers["x-forwarded-proto"].to_str().unwrap().to_owned()
+        }));
+        let origin = format!("http://{origin}");
+        let own = ["edge", "--origin", &origin];
+        let options = edge::Options::parse_from(own.iter().chain(flags).copied());
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(behind, app).await.unwrap() });
+        serving.spawn(async move {
+            edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
+        });
+        let edge = Edge { address, calls: Calls::default(), _serving: serving };
+        assert_eq!(edge.text("/", &[("x-forwarded-proto", "https")]).await, expected);
+    }
 }

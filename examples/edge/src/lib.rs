@@ -2,8 +2,9 @@
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use clap::Parser;
-use http::{Request, Uri};
+use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -12,7 +13,7 @@ use hyper_util::{
 };
 use larder::{
     ByteSize, Larder,
-    http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer},
+    http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer, Scheme},
     semantics::fields::remove_hop_by_hop,
 };
 use program::interrupted;
@@ -20,10 +21,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt as _};
 
-use self::proxy::Proxy;
+use self::{framing::Refused, proxy::Proxy};
 
+mod framing;
 mod proxy;
 
 /// The flags of the proxy.
@@ -42,6 +44,9 @@ pub struct Options {
     /// Follow RFC 9111 where larder is stricter by default.
     #[arg(long)]
     pub conformance: bool,
+    /// Take the scheme of requests from X-Forwarded-Proto, behind a proxy that ends TLS and always sets it.
+    #[arg(long)]
+    pub trust_forwarded_proto: bool,
 }
 
 /// The request without what concerns only its connection: before a key is made of it, or a client could
@@ -72,6 +77,7 @@ pub struct Edge {
     larder: Larder,
     proxy: Proxy,
     conformance: bool,
+    scheme: Scheme,
 }
 
 impl Edge {
@@ -87,17 +93,22 @@ impl Edge {
             larder: larder.map_err(|error| format!("--{error}"))?,
             proxy: Proxy::new(&options.origin)?,
             conformance: options.conformance,
+            scheme: match options.trust_forwarded_proto {
+                true => Scheme::TrustForwarded,
+                false => Scheme::Http,
+            },
         })
     }
 
     /// Serves on this listener until `until` is done, and then what has begun, for a few seconds.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) {
-        let mut cache = ResponseCacheLayer::new(&self.larder).name("edge");
+        let mut cache = ResponseCacheLayer::new(&self.larder).name("edge").scheme(self.scheme);
         if self.conformance {
             cache = cache.conformance();
         }
         let proxy = self.proxy;
-        let service = ServiceBuilder::new()
+        let pseudonym = proxy.pseudonym().to_owned();
+        let cached = ServiceBuilder::new()
             .map_request(as_all_see_it)
             .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
             .layer(InvalidationLayer::new(&self.larder))
@@ -106,6 +117,15 @@ impl Edge {
                 let proxy = proxy.clone();
                 async move { Ok::<_, Infallible>(proxy.forward(request).await) }
             });
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+            let (checked, cached) = (framing::check(&mut request, &pseudonym), cached.clone());
+            async move {
+                match checked {
+                    Ok(()) => cached.oneshot(request).await,
+                    Err(refused) => Ok(refusal(refused)),
+                }
+            }
+        });
         let connections = GracefulShutdown::new();
         let mut until = std::pin::pin!(until);
         loop {
@@ -113,7 +133,9 @@ impl Edge {
                 accepted = accept(&listener) => accepted,
                 () = &mut until => break,
             };
-            let server = auto::Builder::new(TokioExecutor::new());
+            let mut server = auto::Builder::new(TokioExecutor::new());
+            // A client may say that it sends no more, and wait for the answer.
+            server.http1().half_close(true);
             let service = TowerToHyperService::new(service.clone());
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = connections.watch(connection);
@@ -126,6 +148,16 @@ impl Edge {
         }
         self.larder.close(GRACE).await;
     }
+}
+
+/// An answer of the proxy's own.
+fn refusal<R>(refused: Refused) -> Response<CacheBody<R>> {
+    let mut response =
+        Response::new(CacheBody::held(Bytes::from_static(refused.text().as_bytes())));
+    *response.status_mut() = refused.status();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }
 
 /// The next connection. One that cannot be taken, as for want of file descriptors, leaves time to others.

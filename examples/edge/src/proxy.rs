@@ -1,6 +1,9 @@
 //! Passes requests on to the origin, and its responses back.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri};
@@ -12,6 +15,8 @@ use hyper_util::{
 };
 use larder::{http::CacheBody, semantics::fields::remove_hop_by_hop};
 use tokio::time::timeout;
+
+use crate::framing::check_response;
 
 /// The body of the origin, or that of an error of ours.
 pub(crate) type ProxyBody = Either<
@@ -25,6 +30,8 @@ pub(crate) struct Proxy {
     client: Client<HttpConnector, CacheBody<Incoming>>,
     scheme: uri::Scheme,
     authority: uri::Authority,
+    /// The name of this process in `Via`, by which it knows its own requests again.
+    pseudonym: String,
 }
 
 impl Proxy {
@@ -34,12 +41,12 @@ impl Proxy {
         let plain = parts.path_and_query.as_ref().is_none_or(|path| path == "/");
         match (parts.scheme, parts.authority) {
             (Some(scheme), Some(authority)) if scheme == uri::Scheme::HTTP && plain => {
-                // What the client of hyper sends again it had not begun to send: the origin sees each
-                // request once.
                 let mut connector = HttpConnector::new();
                 connector.set_connect_timeout(Some(CONNECT_LIMIT));
                 let client = Client::builder(TokioExecutor::new()).build(connector);
-                Ok(Self { client, scheme, authority })
+                let chance = RandomState::new().hash_one(std::process::id());
+                let pseudonym = format!("larder-{:08x}", chance & 0xffff_ffff);
+                Ok(Self { client, scheme, authority, pseudonym })
             }
             _ => Err(format!("--origin is {origin}, allowed is http://HOST:PORT")),
         }
@@ -58,8 +65,11 @@ impl Proxy {
         });
         // With content the clock would count what the client takes to send it.
         let limit = if request.body().is_end_stream() { HEAD_LIMIT } else { Duration::MAX };
-        match timeout(limit, self.client.request(request)).await {
+        match timeout(limit, self.request(request)).await {
             Ok(Ok(mut response)) => {
+                if let Err(refused) = check_response(response.headers_mut()) {
+                    return failure(StatusCode::BAD_GATEWAY, refused.text().to_owned());
+                }
                 remove_hop_by_hop(response.headers_mut());
                 *response.version_mut() = Version::HTTP_11;
                 response.map(Either::Left)
@@ -75,9 +85,39 @@ impl Proxy {
         }
     }
 
+    /// Sends a request, and once more where that is safe and the origin has closed the connection in place of an
+    /// answer: it may have closed it as idle when the request was on its way.
+    ///
+    /// Source: RFC 9110, section 9.2.2
+    async fn request(
+        &self,
+        request: Request<CacheBody<Incoming>>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        let repeatable = request.method().is_safe() && request.body().is_end_stream();
+        let (head, body) = request.into_parts();
+        let again = repeatable.then(|| head.clone());
+        let error = match self.client.request(Request::from_parts(head, body)).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        match again {
+            Some(head) if !error.is_connect() => {
+                tracing::debug!(%error, "the origin closed the connection: once more");
+                self.client.request(Request::from_parts(head, CacheBody::empty())).await
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// The name of this process in `Via`.
+    pub(crate) fn pseudonym(&self) -> &str {
+        &self.pseudonym
+    }
+
     /// Makes the request one to the origin; `Host` stays what the client asked for.
     fn address<B>(&self, request: &mut Request<B>) {
-        request.headers_mut().append(header::VIA, HeaderValue::from_static("1.1 larder"));
+        let via = HeaderValue::from_str(&format!("1.1 {}", self.pseudonym));
+        request.headers_mut().append(header::VIA, via.expect("hexadecimal digits are ASCII"));
         if !request.headers().contains_key(header::HOST)
             && let Some(asked) = request.uri().authority()
             && let Ok(host) = HeaderValue::from_str(asked.as_str())

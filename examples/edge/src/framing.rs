@@ -1,0 +1,159 @@
+//! What a proxy checks of a message before it believes its fields.
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use larder::semantics::{authority::without_user, list};
+
+/// Why a request is answered by the proxy itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It names no host, as HTTP/1.1 demands.
+    NoHost,
+    /// Its content has a coding that the proxy would have to undo.
+    TransferCoding,
+    /// It has passed this proxy before.
+    Loop,
+    /// It was to be forwarded no further.
+    LastHop,
+}
+
+impl Refused {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::LastHop => StatusCode::OK,
+        }
+    }
+
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::NoHost => "a request of HTTP/1.1 has to name its host\n",
+            Self::TransferCoding => "the only transfer coding that is understood here is chunked\n",
+            Self::Loop => "the request has passed here before: the origin is this proxy\n",
+            Self::LastHop => "Max-Forwards ends here\n",
+        }
+    }
+}
+
+/// Checks a request, before anything that belongs to its connection is removed.
+///
+/// # Source
+///
+/// RFC 9112, sections 3.2 and 6.1; RFC 9110, sections 7.6.2 and 7.6.3
+pub(crate) fn check<B>(request: &mut http::Request<B>, pseudonym: &str) -> Result<(), Refused> {
+    let has_host = request.headers().get(header::HOST).is_some_and(|host| !host.is_empty())
+        || request.uri().authority().is_some_and(|authority| !authority.as_str().is_empty());
+    if !has_host && request.version() == Version::HTTP_11 {
+        return Err(Refused::NoHost);
+    }
+    if has_other_coding(request.headers()) {
+        return Err(Refused::TransferCoding);
+    }
+    let passed = |member: &str| member.split_ascii_whitespace().any(|word| word == pseudonym);
+    if list::members(request.headers(), &header::VIA).any(passed) {
+        return Err(Refused::Loop);
+    }
+    if [Method::OPTIONS, Method::TRACE].contains(request.method())
+        && let Some(left) = request.headers().get(header::MAX_FORWARDS)
+        && let Some(left) = left.to_str().ok().and_then(|left| left.parse::<u32>().ok())
+    {
+        let Some(left) = left.checked_sub(1) else { return Err(Refused::LastHop) };
+        request.headers_mut().insert(header::MAX_FORWARDS, left.into());
+    }
+    strip_user(request.headers_mut());
+    Ok(())
+}
+
+/// Whether the content of a response can be believed: its framing is the one that was undone. `Content-Length`
+/// beside `Transfer-Encoding` is none.
+///
+/// # Source
+///
+/// RFC 9112, section 6.3
+pub(crate) fn check_response(headers: &mut HeaderMap) -> Result<(), Refused> {
+    if has_other_coding(headers) {
+        return Err(Refused::TransferCoding);
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(())
+}
+
+fn has_other_coding(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TRANSFER_ENCODING).iter().any(|line| {
+        let chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
+        line.to_str().map_or(true, |line| !list::split(line).all(chunked))
+    })
+}
+
+/// Source: RFC 9110, section 4.2.4
+fn strip_user(headers: &mut HeaderMap) {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if let Some(host) = host
+        && host.contains('@')
+        && let Ok(stripped) = HeaderValue::from_str(without_user(host))
+    {
+        headers.insert(header::HOST, stripped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_checked() {
+        type Fields = &'static [(&'static str, &'static str)];
+        let rows: [(&str, Fields, Result<(), Refused>); 12] = [
+            ("GET", &[("host", "a.example")], Ok(())),
+            ("GET", &[], Err(Refused::NoHost)),
+            ("GET", &[("host", "")], Err(Refused::NoHost)),
+            ("GET", &[("host", "a"), ("via", "1.1 other, 1.1 me")], Err(Refused::Loop)),
+            ("GET", &[("host", "a"), ("via", "1.1 other")], Ok(())),
+            ("POST", &[("host", "a"), ("transfer-encoding", "Chunked")], Ok(())),
+            (
+                "POST",
+                &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
+                Err(Refused::TransferCoding),
+            ),
+            ("OPTIONS", &[("host", "a"), ("max-forwards", "0")], Err(Refused::LastHop)),
+            ("TRACE", &[("host", "a"), ("max-forwards", "0")], Err(Refused::LastHop)),
+            ("OPTIONS", &[("host", "a"), ("max-forwards", "1")], Ok(())),
+            ("OPTIONS", &[("host", "a"), ("max-forwards", "x")], Ok(())),
+            ("GET", &[("host", "a"), ("max-forwards", "0")], Ok(())),
+        ];
+        for (method, fields, expected) in rows {
+            let mut request = Request::builder().method(method).uri("/");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let mut request = request.body(()).expect("a valid request");
+            assert_eq!(check(&mut request, "me"), expected, "{method} {fields:?}");
+        }
+        let mut request = Request::options("/").header("host", "u:p@a.example:8080");
+        request = request.header("max-forwards", "3");
+        let mut request = request.body(()).expect("a valid request");
+        assert_eq!(check(&mut request, "me"), Ok(()));
+        assert_eq!(request.headers()["max-forwards"], "2");
+        assert_eq!(request.headers()["host"], "a.example:8080");
+        let mut old = Request::get("/").version(Version::HTTP_10).body(()).expect("valid");
+        assert_eq!(check(&mut old, "me"), Ok(()), "HTTP/1.0 has no Host");
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_none() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
+        assert_eq!(check_response(&mut headers), Ok(()));
+        assert!(headers.contains_key(header::CONTENT_LENGTH));
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        assert_eq!(check_response(&mut headers), Ok(()));
+        assert!(!headers.contains_key(header::CONTENT_LENGTH));
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
+        assert_eq!(check_response(&mut headers), Err(Refused::TransferCoding));
+    }
+}
