@@ -55,13 +55,13 @@ pub enum Selection {
 /// What the `Range` of a request selects of a representation of `length` bytes.
 ///
 /// A field that is not valid, is there twice, asks for other units or for more than [`MOST_RANGES`] counts
-/// as none: all of it is always a right answer.
+/// as none: all of it is always a right answer. So does one that asks for a part of nothing.
 ///
 /// # Source
 ///
 /// [RFC 9110, section 14.2](https://www.rfc-editor.org/rfc/rfc9110#section-14.2)
 pub fn select(request: &HeaderMap, length: u64) -> Selection {
-    let Some(specs) = specs(request) else { return Selection::Whole };
+    let Some(specs) = specs(request).filter(|_| length > 0) else { return Selection::Whole };
     let parts: Vec<ByteRange> = specs.iter().filter_map(|spec| spec.within(length)).collect();
     if parts.is_empty() {
         return Selection::Unsatisfiable;
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(select(&HeaderMap::new(), 10), Whole);
         let twice = headers(&[("range", "bytes=0-1"), ("range", "bytes=2-3")]);
         assert_eq!(select(&twice, 10), Whole);
-        assert_eq!(select(&headers(&[("range", "bytes=0-")]), 0), Unsatisfiable);
+        assert_eq!(select(&headers(&[("range", "bytes=0-")]), 0), Whole);
     }
 
     #[test]

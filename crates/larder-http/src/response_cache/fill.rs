@@ -182,7 +182,11 @@ impl Fill {
         }
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
-        let part = if self.in_part { parts::told(response.headers()) } else { None };
+        let part = if self.in_part {
+            parts::told(response.headers(), self.plan.options.profile)
+        } else {
+            None
+        };
         let judged = self.judge(&response, part, &chosen, received);
         let announced = announced(&response);
         let limit = self.plan.options.body_limit;

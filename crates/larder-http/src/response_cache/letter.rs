@@ -841,3 +841,91 @@ async fn an_age_is_never_short() {
     )
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_a_stored_response_alone_reaches_no_origin() {
+    for company in ["only-if-cached, no-store", "no-store, only-if-cached, max-age=0"] {
+        let demand = ("cache-control", company);
+        run_both(
+            "RFC 9111 5.2.1.7: with no-store",
+            &[
+                ask(&[demand]).gets(504, "no stored response may answer this request\n"),
+                ask(&[]).origin(200, &[A, MINUTE], "one"),
+                ask(&[demand]).gets(504, "no stored response may answer this request\n"),
+            ],
+        )
+        .await;
+    }
+    let demand = ("cache-control", "only-if-cached");
+    run_both(
+        "RFC 9111 5.2.1.7: with a condition that only the origin judges",
+        &[
+            ask(&[demand, ("if-match", "\"a\"")])
+                .gets(504, "no stored response may answer this request\n"),
+            ask(&[demand, ("if-unmodified-since", PAST.1)])
+                .gets(504, "no stored response may answer this request\n"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_users_expect_beyond_the_letter() {
+    let careful: Changes = |layer| layer.ttl(Duration::from_secs(60));
+    run(
+        "Pragma of a response is no-cache where nothing else is said",
+        careful,
+        &[
+            ask(&[]).origin(200, &[("pragma", "no-cache")], "one").says("detail=no-cache"),
+            ask(&[]).origin(200, &[("pragma", "no-cache"), MINUTE], "two").says("stored"),
+        ],
+    )
+    .await;
+    run(
+        "a coding that a client refuses is not served to it, with or without Vary",
+        careful,
+        &[
+            ask(&[("accept-encoding", "gzip")]).origin(
+                200,
+                &[("content-encoding", "gzip"), MINUTE],
+                "coded",
+            ),
+            ask(&[("accept-encoding", "gzip")]).gets(200, "coded").says("hit"),
+            ask(&[("accept-encoding", "identity")]).origin(200, &[MINUTE], "plain"),
+            ask(&[("accept-encoding", "gzip")]).gets(200, "coded").says("hit"),
+            ask(&[("accept-encoding", "identity")]).gets(200, "plain").says("hit"),
+        ],
+    )
+    .await;
+    run_both(
+        "a part of nothing is all of it",
+        &[
+            ask(&[]).origin(200, &[A, MINUTE], ""),
+            ask(&[("range", "bytes=0-")]).gets(200, "").says("hit"),
+            ask(&[("range", "bytes=-5")]).gets(200, "").says("hit"),
+        ],
+    )
+    .await;
+    let part = ask(&[("range", "bytes=0-4")]).origin(
+        206,
+        &[MINUTE, ("content-range", "bytes 0-4/10")],
+        "01234",
+    );
+    run(
+        "RFC 9111 3.3: a stored part answers ranges within it, also without a validator",
+        ResponseCacheLayer::conformance,
+        &[
+            part.clone(),
+            ask(&[("range", "bytes=1-2")]).gets(206, "12").says("hit"),
+            ask(&[("range", "bytes=5-9")]).origin(
+                206,
+                &[MINUTE, ("content-range", "bytes 5-9/10")],
+                "56789",
+            ),
+            ask(&[]).origin(200, &[MINUTE], "0123456789"),
+        ],
+    )
+    .await;
+    run("but not to the careful", |layer| layer, &[part.clone(), part.saw("range", "bytes=0-4")])
+        .await;
+}

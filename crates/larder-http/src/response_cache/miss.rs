@@ -111,6 +111,10 @@ where
         if consistency != Consistency::Eventual || self.asked.scope.distrusts() {
             let caught_up = self.asked.plan.larder.catch_up(consistency).await;
             if !caught_up || self.asked.scope.distrusts() {
+                if self.asked.demands.only_if_cached {
+                    let now = self.asked.plan.larder.now();
+                    return Ok(self.asked.plan.nothing_stored(now));
+                }
                 self.asked.scope = self.asked.scope.clone().distrusting();
                 let case = Case::of(&self.asked, Forward::Bypass, None);
                 return self.alone(case, UNSYNCHRONISED).await;
@@ -170,10 +174,8 @@ where
             }
         };
         if demands.only_if_cached {
-            self.asked.record(Event::Bypass("only-if-cached"));
-            let text = "nothing fresh is kept\n";
-            let status = StatusCode::GATEWAY_TIMEOUT;
-            return ControlFlow::Break(self.asked.plan.refused(status, text, "only-if-cached"));
+            let now = self.asked.plan.larder.now();
+            return ControlFlow::Break(self.asked.plan.nothing_stored(now));
         }
         ControlFlow::Continue(case)
     }
@@ -447,6 +449,15 @@ fn shutting_down<R>(plan: &Plan) -> Response<CacheBody<R>> {
 }
 
 impl Plan {
+    /// The answer to a request that wants a stored response or none.
+    ///
+    /// Source: [RFC 9111, section 5.2.1.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7)
+    pub(super) fn nothing_stored<R>(&self, now: Moment) -> Response<CacheBody<R>> {
+        self.meter.record(Event::Bypass("only-if-cached"), now);
+        let text = "no stored response may answer this request\n";
+        self.refused(StatusCode::GATEWAY_TIMEOUT, text, "only-if-cached")
+    }
+
     /// An answer of larder's own, which says so.
     pub(super) fn refused<R>(
         &self,

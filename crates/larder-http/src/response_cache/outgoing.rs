@@ -130,6 +130,10 @@ pub(super) fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -
     control.public |= chosen.public;
     // To the careful, fields that may not be sent unvalidated stand for the whole response.
     control.no_cache |= options.profile == Profile::Careful && !control.no_cache_fields.is_empty();
+    // What `Pragma` means in a response is not specified; browsers and authors take it for this.
+    control.no_cache |= options.profile == Profile::Careful
+        && !control.is_present
+        && list::members(headers, &header::PRAGMA).any(|it| it.eq_ignore_ascii_case("no-cache"));
     // Whoever chose a lifetime for this response by hand has validated it by that.
     control.no_cache &= chosen.lifetime.is_none() && !options.overrides;
     control

@@ -76,6 +76,8 @@ pub(super) enum Admit {
     Bypass(Bypass),
     /// It names two hosts: refuse it.
     Ambiguous,
+    /// It wants a stored response or none, and says besides what lets no stored response answer.
+    OnlyIfCached,
 }
 
 /// Why a request is not looked up.
@@ -104,6 +106,11 @@ pub(super) enum Bypass {
 }
 
 impl Bypass {
+    /// Whether it is the request itself that no stored response may answer, not the cache that is out of its way.
+    fn is_of_the_request(self) -> bool {
+        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::Chosen)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -175,6 +182,10 @@ impl Plan {
         let mut partitioned = partition.is_some();
         let has_content = content.is_none() && !request.body().is_end_stream();
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
+            let wants_stored = || facts.demands && Demands::of(head.headers).only_if_cached;
+            if bypass.is_of_the_request() && wants_stored() {
+                return Admit::OnlyIfCached;
+            }
             return Admit::Bypass(bypass);
         }
         let Ok(address) = Address::at(host, &head, self.options.scheme) else {
@@ -354,7 +365,16 @@ impl Plan {
 
     /// The request fields that select a response among those of its address.
     pub(super) fn selecting_names(&self, headers: &HeaderMap, opted_in: bool) -> Vec<HeaderName> {
-        let names = vary::names(headers);
+        let mut names = vary::names(headers);
+        let is_coded = headers.contains_key(header::CONTENT_ENCODING);
+        if self.avoids_coded() && is_coded && !names.contains(&header::ACCEPT_ENCODING) {
+            // Not every client takes this coding, whatever the response says.
+            if names.is_empty() && !opted_in && self.guards_fields() {
+                names.push(ALL_SELECTING);
+            }
+            names.push(header::ACCEPT_ENCODING);
+            return names;
+        }
         let guarded = !opted_in && self.guards_fields();
         if guarded && (names.is_empty() || names == *SELECTING) {
             return vec![ALL_SELECTING];

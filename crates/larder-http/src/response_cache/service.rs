@@ -156,6 +156,7 @@ where
         let lookup = match self.plan.admit(&request) {
             Admit::Lookup(lookup) => lookup,
             Admit::Bypass(why) => return self.forward(request, why),
+            Admit::OnlyIfCached => return ResponseFuture::ready(self.plan.nothing_stored(began)),
             Admit::Ambiguous => {
                 self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
                 let text = "the request names no single valid host\n";
