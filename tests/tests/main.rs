@@ -9,6 +9,7 @@ mod layer_order;
 mod positions;
 mod postgres;
 mod redis;
+mod second_level;
 mod shop;
 mod simulation;
 mod sockets;

@@ -96,6 +96,14 @@ async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     joined(&larders).await;
+    // Whether a type reads what it writes is found out with its first value.
+    let first = |_: Fill| async { Ok::<_, Infallible>(Odd(1)) };
+    let policy = Policy::ttl(Duration::from_millis(1)).tiers(Tiers::SHARED);
+    larders[0].get_or_load("first", policy, first).await.unwrap();
+    settled(&larders).await;
+    for key in store.keys() {
+        store.remove(&key).await.unwrap();
+    }
     let ask = |at: usize, value: u32| {
         let load = move |fill: Fill| async move {
             if at == 1 {

@@ -1,6 +1,11 @@
 //! Building a larder: every option with its default and its limits.
 
-use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     bus::{Bus, LocalBus},
@@ -79,6 +84,7 @@ pub struct LarderBuilder {
     sealing: Option<SealingKeys>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
+    wall_clock: Option<SystemTime>,
 }
 
 impl Default for LarderBuilder {
@@ -99,6 +105,7 @@ impl Default for LarderBuilder {
             sealing: None,
             bus: None,
             rules: Vec::new(),
+            wall_clock: None,
         }
     }
 }
@@ -107,6 +114,12 @@ impl LarderBuilder {
     /// How much memory may hold, keys, tags and bookkeeping included; 64 MiB by default.
     pub fn memory(mut self, size: ByteSize) -> Self {
         self.memory = size;
+        self
+    }
+
+    /// Takes the present for this wall time in place of what the system says: for tests of clocks that are wrong.
+    pub fn wall_clock(mut self, now: SystemTime) -> Self {
+        self.wall_clock = Some(now);
         self
     }
 
@@ -232,7 +245,7 @@ impl LarderBuilder {
                 "a store without a shared log: what other processes have written there is never taken"
             );
         }
-        let clock = Clock::start();
+        let clock = self.wall_clock.map_or_else(Clock::start, Clock::start_at);
         let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
         let registry = Registry::new(Options {
             cells: self.cells,

@@ -8,11 +8,12 @@
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::target::{Mode, Selector};
 
@@ -70,6 +71,13 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         after: Position,
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>>;
+
+    /// What time it was on the server of the log, at a moment of this process: for entries of a shared store, whose
+    /// age no two processes should judge by clocks of their own. `None` where there is no such server; then the
+    /// wall clocks of all processes have to agree within a second.
+    fn server_time(&self) -> Option<(Instant, SystemTime)> {
+        None
+    }
 
     /// One page of the compacted log; the targets of one number are all on one page: for each target the newest record of each mode, in order of number,
     /// beginning after `after`.

@@ -59,7 +59,25 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts now.
     pub fn start() -> Self {
-        Self { start: Instant::now(), wall: SystemTime::now() }
+        Self::start_at(SystemTime::now())
+    }
+
+    /// A clock that starts now and takes it for this wall time.
+    pub fn start_at(wall: SystemTime) -> Self {
+        Self { start: Instant::now(), wall }
+    }
+
+    /// The time at `moment` on another clock, which showed `time` at `at`.
+    pub(crate) fn elsewhere(
+        &self,
+        moment: Moment,
+        (at, time): (Instant, SystemTime),
+    ) -> SystemTime {
+        let known = match at.checked_duration_since(self.start) {
+            Some(later) => Moment::START.after(later),
+            None => Moment::START.before(self.start.duration_since(at)),
+        };
+        time + moment.since(known) - known.since(moment)
     }
 
     /// Now. One read of the system's monotonic clock, about 25 ns.

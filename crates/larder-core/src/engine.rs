@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt as _;
@@ -220,6 +220,15 @@ impl Engine {
             applied: applied.map_or(0, |at| at.number),
             lag,
             synchronised: applied.is_some() && lag <= self.lease,
+        }
+    }
+
+    /// The time at `moment` by which all processes that share a store agree: that of the server of the log, where
+    /// it has one.
+    pub(crate) fn shared_time(&self, moment: Moment) -> SystemTime {
+        match self.bus.server_time() {
+            Some(known) => self.clock.elsewhere(moment, known),
+            None => self.clock.wall(moment),
         }
     }
 

@@ -29,6 +29,11 @@ pub trait Value: Any + Send + Sync {
         None
     }
 
+    /// Whether its bytes would give back another value, so that it stays in this process.
+    fn is_lossy(&self) -> bool {
+        false
+    }
+
     /// This value as something that can be asked for its type.
     fn as_any(&self) -> &dyn Any;
 }
@@ -173,6 +178,10 @@ impl Entry {
     /// The name of the value's type.
     pub fn type_name(&self) -> &'static str {
         self.value.type_name()
+    }
+
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.value.is_lossy()
     }
 
     pub(crate) fn encode_value(&self) -> Option<Encoded> {

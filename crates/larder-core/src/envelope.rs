@@ -263,7 +263,7 @@ impl<'de> Deserialize<'de> for KeyBytes<'de> {
 }
 
 const MAGIC: &[u8] = b"lrdr";
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// Magic, version and checksum come before what is checked.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
 /// And the form.
@@ -384,17 +384,20 @@ mod tests {
     #[test]
     fn what_was_written_by_other_versions_is_told() {
         let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
-        let old: [&[u8]; 2] =
-            [include_bytes!("golden/version-2"), include_bytes!("golden/version-3")];
+        let old: [&[u8]; 3] = [
+            include_bytes!("golden/version-2"),
+            include_bytes!("golden/version-3"),
+            include_bytes!("golden/version-4"),
+        ];
         for old in old {
             assert_eq!(written(old), Err(Unreadable::OtherVersion));
         }
         let filled = Position { epoch: Epoch::from_bits(7), number: 7 };
         let filled_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let expected = Header { filled, filled_at, ..header() };
-        let new = written(include_bytes!("golden/version-4"));
+        let new = written(include_bytes!("golden/version-5"));
         assert_eq!(new, Ok((expected.clone(), Bytes::from_static(b"payload"))));
-        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-4")[..]);
+        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-5")[..]);
     }
 
     #[test]

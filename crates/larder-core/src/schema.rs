@@ -12,6 +12,7 @@ use twox_hash::XxHash3_64;
 use self::recorder::Recorder;
 
 mod recorder;
+pub(crate) mod shape;
 
 /// A fingerprint of a type as it is written to a shared store.
 ///
@@ -24,14 +25,21 @@ impl Schema {
     /// The fingerprint of a type: its name, its fields and variants with their types, and those of all types
     /// in it.
     ///
-    /// Found out once for each type and process, by letting the type read values that are made up. Where a
-    /// type refuses those, as one that checks what it reads, what lies behind is not seen: two versions that differ
-    /// only there need another [`version`](crate::LarderBuilder::version).
+    /// Found out once for each type and process, by letting the type read samples. Where a type refuses all of
+    /// them, or takes anything (`serde_json::Value`, `#[serde(flatten)]`, untagged and internally tagged enums), not
+    /// all of it is seen. Then each value that is read from a store is written once more, and is a miss unless both
+    /// have the same names and kinds of values.
     pub fn of<T: DeserializeOwned + 'static>() -> Self {
-        static KNOWN: LazyLock<Mutex<HashMap<TypeId, Schema>>> = LazyLock::new(Mutex::default);
+        Self::seen::<T>().0
+    }
+
+    /// The fingerprint, and whether all of the type was seen for it.
+    pub(crate) fn seen<T: DeserializeOwned + 'static>() -> (Self, bool) {
+        static KNOWN: LazyLock<Mutex<HashMap<TypeId, (Schema, bool)>>> =
+            LazyLock::new(Mutex::default);
         thread_local! {
             // Each thread has a copy, so that no hit takes a lock for what never changes.
-            static COPY: RefCell<HashMap<TypeId, Schema>> = RefCell::default();
+            static COPY: RefCell<HashMap<TypeId, (Schema, bool)>> = RefCell::default();
         }
         let id = TypeId::of::<T>();
         if let Some(schema) = COPY.with_borrow(|copy| copy.get(&id).copied()) {
@@ -40,7 +48,8 @@ impl Schema {
         let known = KNOWN.lock().get(&id).copied();
         let schema = known.unwrap_or_else(|| {
             // Not under the lock: reading runs code of the type.
-            let schema = Self::named(&described::<T>());
+            let (shape, is_whole) = described::<T>();
+            let schema = (Self::named(&shape), is_whole);
             KNOWN.lock().insert(id, schema);
             schema
         });
@@ -68,25 +77,23 @@ impl fmt::Display for Schema {
     }
 }
 
-/// All that can be seen of a type. Each time it reads, every enum shows its next variant.
-fn described<T: DeserializeOwned>() -> String {
+/// All that can be seen of a type, and whether that is all there is. Each time it reads, every enum shows its next
+/// variant.
+fn described<T: DeserializeOwned>() -> (String, bool) {
     let mut seen = std::any::type_name::<T>().to_owned();
+    let mut is_whole = true;
     let mut most = 1;
     let mut turn = 0;
     while turn < most {
-        let read = catch_unwind(|| {
-            let mut recorder = Recorder::new(turn);
-            // It ends where the type refuses what is made up, or is one without an end.
-            drop(T::deserialize(&mut recorder));
-            recorder.finish()
-        });
-        let Ok((shape, variants)) = read else { break };
+        // It ends where the type panics at what is made up, or is one without an end.
+        let Ok(read) = catch_unwind(|| Recorder::read::<T>(turn)) else { return (seen, false) };
         seen.push('\n');
-        seen.push_str(&shape);
-        most = most.max(variants.min(MOST_VARIANTS));
+        seen.push_str(&read.shape);
+        is_whole &= read.is_whole;
+        most = most.max(read.variants.min(MOST_VARIANTS));
         turn += 1;
     }
-    seen
+    (seen, is_whole)
 }
 
 const MOST_VARIANTS: usize = 256;
@@ -122,7 +129,7 @@ mod tests {
 
     /// The name of the module is all that tells the two apart, besides a type deep inside.
     fn shape<T: DeserializeOwned>() -> String {
-        described::<T>().replace("::before::", "::").replace("::after::", "::")
+        described::<T>().0.replace("::before::", "::").replace("::after::", "::")
     }
 
     #[test]
@@ -158,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_type_that_contains_itself_has_a_schema() {
-        assert!(described::<Sum>().contains("Number"));
-        assert!(described::<Endless>().contains("last"));
+        assert!(described::<Sum>().0.contains("Number"));
+        assert!(described::<Endless>().0.contains("last"));
         assert_ne!(Schema::of::<Sum>(), Schema::of::<Endless>());
     }
 
@@ -180,6 +187,109 @@ mod tests {
             cents: u32,
         }
         assert_ne!(Schema::of::<Picky>(), Schema::of::<serde::de::IgnoredAny>());
-        assert!(described::<Price>().contains("cents"), "{}", described::<Price>());
+        assert!(described::<Price>().0.contains("cents"), "{:?}", described::<Price>());
+        assert!(described::<Price>().1, "a number that is not zero is found");
+        assert!(!described::<Picky>().1);
+    }
+
+    #[test]
+    fn what_lies_behind_a_type_that_checks_what_it_reads_is_seen() {
+        #[derive(Deserialize)]
+        #[allow(dead_code, reason = "only its shape is looked at")]
+        struct Behind<A, B>(A, B);
+        fn is_told_apart<A: DeserializeOwned>() {
+            let [cents, euros] = [described::<Behind<A, u32>>(), described::<Behind<A, f64>>()];
+            let shape = |seen: &str| seen.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+            assert!(cents.1, "{}: not seen to the end", std::any::type_name::<A>());
+            assert_ne!(shape(&cents.0), shape(&euros.0), "{}", std::any::type_name::<A>());
+        }
+        is_told_apart::<std::num::NonZeroU64>();
+        is_told_apart::<std::num::NonZeroI8>();
+        is_told_apart::<std::net::IpAddr>();
+        is_told_apart::<std::net::SocketAddr>();
+        is_told_apart::<std::time::Duration>();
+        is_told_apart::<std::time::SystemTime>();
+        is_told_apart::<Option<std::num::NonZeroU16>>();
+        is_told_apart::<Vec<(String, std::num::NonZeroU16)>>();
+        is_told_apart::<checked::Identifier>();
+        is_told_apart::<checked::Date>();
+        is_told_apart::<checked::Weekday>();
+    }
+
+    /// As crates for identifiers and dates read theirs.
+    mod checked {
+        use serde::{Deserialize, Deserializer, de::Error};
+
+        pub(super) struct Identifier;
+        impl<'de> Deserialize<'de> for Identifier {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Sixteen;
+                impl serde::de::Visitor<'_> for Sixteen {
+                    type Value = Identifier;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("sixteen bytes")
+                    }
+                    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Identifier, E> {
+                        let is_whole = bytes.len() == 16;
+                        is_whole.then_some(Identifier).ok_or_else(|| E::custom("length"))
+                    }
+                }
+                from.deserialize_bytes(Sixteen)
+            }
+        }
+
+        pub(super) struct Date;
+        impl<'de> Deserialize<'de> for Date {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                let parts: Vec<&str> = text.split('-').collect();
+                let is_date = parts.len() == 3 && parts[0].len() == 4 && text.len() == 10;
+                is_date.then_some(Self).ok_or_else(|| D::Error::custom("no date"))
+            }
+        }
+
+        pub(super) struct Weekday;
+        impl<'de> Deserialize<'de> for Weekday {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let (year, day) = <(i32, u16)>::deserialize(from)?;
+                (year > 0 && (1..=7).contains(&day))
+                    .then_some(Self)
+                    .ok_or_else(|| D::Error::custom(""))
+            }
+        }
+    }
+
+    #[test]
+    fn what_takes_anything_is_not_seen_to_its_end() {
+        #[derive(Deserialize)]
+        #[allow(dead_code, reason = "only its shape is looked at")]
+        struct Rest {
+            more: u8,
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code, reason = "only its shape is looked at")]
+        struct Flat {
+            id: u8,
+            #[serde(flatten)]
+            rest: Rest,
+        }
+        #[derive(Deserialize)]
+        #[serde(tag = "kind")]
+        #[allow(dead_code, reason = "only its shape is looked at")]
+        enum Tagged {
+            A { a: u8 },
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        #[allow(dead_code, reason = "only its shape is looked at")]
+        enum Untagged {
+            A(u8),
+            B(String),
+        }
+        assert!(!described::<Flat>().1);
+        assert!(!described::<Tagged>().1);
+        assert!(!described::<Untagged>().1);
+        assert!(!described::<Vec<Tagged>>().1);
+        assert!(described::<Rest>().1);
     }
 }

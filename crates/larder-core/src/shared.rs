@@ -59,9 +59,10 @@ enum Count {
     Error,
     Corrupt,
     Dropped,
+    Lossy,
 }
 
-const COUNTED: usize = Count::Dropped as usize + 1;
+const COUNTED: usize = Count::Lossy as usize + 1;
 
 impl Shared {
     pub(crate) fn new(store: Arc<dyn Store>, codec: Codec) -> Self {
@@ -84,6 +85,7 @@ impl Shared {
             errors: of(Count::Error),
             corrupt: of(Count::Corrupt),
             dropped: of(Count::Dropped),
+            lossy: of(Count::Lossy),
         }
     }
 
@@ -154,7 +156,12 @@ impl Shared {
             return Ok(None);
         }
         let now = engine.clock.now();
-        let age = engine.clock.wall(now).duration_since(header.filled_at).unwrap_or_default();
+        let age = match engine.shared_time(now).duration_since(header.filled_at) {
+            Ok(age) => age,
+            Err(ahead) if ahead.duration() <= MOST_SKEW => Duration::ZERO,
+            // One of the two clocks is wrong, and by more than a lifetime may be.
+            Err(_) => return Ok(None),
+        };
         let filled = now.before(age);
         // Whoever wrote it may allow longer lives than we do.
         let end = |after: Duration| filled.after(after.min(engine.max_lifetime));
@@ -204,7 +211,7 @@ impl Shared {
         if lifetime.is_zero() {
             return;
         }
-        let filled_at = engine.clock.wall(entry.ends().filled);
+        let filled_at = engine.shared_time(entry.ends().filled);
         debug_assert_ne!(entry.id, 0, "what came from the store is not written to it again");
         let (written, under_way) = watch::channel(());
         self.under_way.lock().insert(entry.id, under_way);
@@ -229,6 +236,10 @@ impl Shared {
     }
 
     fn envelope(&self, entry: &AnyEntry, filled_at: SystemTime) -> Option<(String, Bytes)> {
+        if entry.is_lossy() {
+            self.count(Count::Lossy);
+            return None;
+        }
         let Encoded { schema, bytes: payload } = entry.encode_value()?;
         let ends = *entry.ends();
         let header = Header {
@@ -313,6 +324,8 @@ fn place(key: &Key, schema: Schema) -> String {
 
 /// From this weight on an entry is compressed and sealed away from the threads of requests.
 const LARGE: usize = 32 << 10;
+/// By how much the clocks of two processes may differ where the log has no server to ask for the time.
+const MOST_SKEW: Duration = Duration::from_secs(1);
 /// How many entries may be on their way to the store at once.
 const MAX_WRITES: usize = 1024;
 /// How long a write to the store may take before it is given up.

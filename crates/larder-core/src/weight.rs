@@ -8,22 +8,41 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser};
 
-/// About how many bytes a value takes, itself and all that it holds.
-pub(crate) fn of<T: Serialize>(value: &T) -> usize {
-    let mut weigher = Weigher(0);
+/// What is found out about a value by letting it write itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Weighed {
+    /// About how many bytes it takes, itself and all that it holds.
+    pub(crate) bytes: usize,
+    /// Whether its bytes in a store would read as another value: MessagePack writes `Some(None)` and `Some(())` as it
+    /// writes `None`.
+    pub(crate) is_lossy: bool,
+}
+
+/// Weighs a value.
+pub(crate) fn of<T: Serialize>(value: &T) -> Weighed {
+    let mut weigher = Weigher { bytes: 0, wrote_nil: false, is_lossy: false };
     // What cannot be written is not kept anywhere else either.
     match value.serialize(&mut weigher) {
         // Fields that are not written take their place all the same.
-        Ok(()) | Err(Unwritable) => weigher.0.max(size_of::<T>()),
+        Ok(()) | Err(Unwritable) => {
+            let bytes = weigher.bytes.max(size_of::<T>());
+            Weighed { bytes, is_lossy: weigher.is_lossy }
+        }
     }
 }
 
-struct Weigher(usize);
+struct Weigher {
+    bytes: usize,
+    /// Whether the last value is written as nothing.
+    wrote_nil: bool,
+    is_lossy: bool,
+}
 
 impl Weigher {
     #[allow(clippy::unnecessary_wraps, reason = "it is what a serializer gives")]
     fn add(&mut self, bytes: usize) -> Result<(), Unwritable> {
-        self.0 = self.0.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.wrote_nil = false;
         Ok(())
     }
 }
@@ -83,19 +102,24 @@ impl Serializer for &mut Weigher {
     }
 
     fn serialize_none(self) -> Result<(), Unwritable> {
-        self.add(ABSENT)
+        self.add(ABSENT)?;
+        self.wrote_nil = true;
+        Ok(())
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Unwritable> {
-        value.serialize(self)
+        value.serialize(&mut *self)?;
+        self.is_lossy |= self.wrote_nil;
+        Ok(())
     }
 
     fn serialize_unit(self) -> Result<(), Unwritable> {
+        self.wrote_nil = true;
         Ok(())
     }
 
     fn serialize_unit_struct(self, _: &'static str) -> Result<(), Unwritable> {
-        Ok(())
+        self.serialize_unit()
     }
 
     fn serialize_unit_variant(
@@ -182,7 +206,7 @@ macro_rules! elements {
             }
 
             fn end(self) -> Result<(), Unwritable> {
-                Ok(())
+                self.add(0)
             }
         }
     )*};
@@ -205,7 +229,7 @@ macro_rules! fields {
             }
 
             fn end(self) -> Result<(), Unwritable> {
-                Ok(())
+                self.add(0)
             }
         }
     )*};
@@ -227,7 +251,7 @@ impl ser::SerializeMap for &mut Weigher {
     }
 
     fn end(self) -> Result<(), Unwritable> {
-        Ok(())
+        self.add(0)
     }
 }
 
@@ -269,8 +293,44 @@ mod tests {
             (of(&[7_u64; 30]), 240),
             (of(&vec![std::net::Ipv4Addr::LOCALHOST; 1000]), 4000),
         ];
-        for (reckoned, held) in found {
+        for (Weighed { bytes: reckoned, .. }, held) in found {
             assert!(reckoned >= held * 2 / 3 && reckoned <= held * 2, "{reckoned} for {held}");
+        }
+    }
+
+    #[test]
+    fn what_a_store_would_give_back_as_another_value_is_found() {
+        #[derive(Serialize)]
+        struct Unit;
+        #[derive(Serialize)]
+        struct Inside {
+            a: u8,
+            deep: Vec<Option<Option<u8>>>,
+        }
+        #[derive(Serialize)]
+        struct Transparent(Option<u8>);
+        let deep = |deep| Inside { a: 1, deep };
+        assert!(of(&Some(None::<u8>)).is_lossy);
+        assert!(of(&Some(Some(None::<u8>))).is_lossy);
+        assert!(of(&Some(())).is_lossy);
+        assert!(of(&Some(Unit)).is_lossy);
+        assert!(of(&Some(Transparent(None))).is_lossy);
+        assert!(of(&deep(vec![Some(Some(1)), Some(None)])).is_lossy);
+        assert!(of(&(1, Some(None::<u8>))).is_lossy);
+        for is_lossy in [
+            of(&None::<Option<u8>>),
+            of(&Some(Some(1))),
+            of(&()),
+            of(&deep(vec![None, Some(Some(1)), None])),
+            of(&Some(Vec::<u8>::new())),
+            of(&Some(vec![None::<u8>])),
+            of(&Some((None::<u8>, ()))),
+            of(&Some(deep(Vec::new()))),
+            of(&Some(HashMap::<u8, ()>::from([(1, ())]))),
+        ]
+        .map(|weighed| weighed.is_lossy)
+        {
+            assert!(!is_lossy);
         }
     }
 }

@@ -6,14 +6,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
 use larder_core::{
     Bus, BusError, BusErrorKind, Epoch, Mode, Origin, Page, Position, Record, Selector,
 };
+use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};
+use tokio::time::Instant;
 
 use crate::{
     advice::{self, Advice},
@@ -38,6 +40,26 @@ pub struct RedisBus {
     durable: u32,
     /// Whether the settings of the server were looked at.
     advised: Arc<AtomicBool>,
+    time: Arc<Mutex<Option<ServerTime>>>,
+}
+
+/// What time it was on the server at a moment of this process.
+#[derive(Clone, Copy, Debug)]
+struct ServerTime {
+    at: Instant,
+    time: SystemTime,
+    /// How long the answer was under way: it may be wrong by half of it.
+    round_trip: Duration,
+}
+
+impl ServerTime {
+    /// Which of two to believe: the more exact, unless it is old.
+    fn or_better(self, other: Option<Self>) -> Self {
+        let is_better = |other: &Self| {
+            other.round_trip < self.round_trip && self.at.duration_since(other.at) < RENEWED_WITHIN
+        };
+        other.filter(is_better).unwrap_or(self)
+    }
 }
 
 impl RedisBus {
@@ -59,6 +81,7 @@ impl RedisBus {
             longest_millis: Arc::new(AtomicU64::new(0)),
             durable,
             advised: Arc::default(),
+            time: Arc::default(),
         }
     }
 
@@ -88,10 +111,12 @@ impl RedisBus {
                 call.arg(member(record.mode, selector)?);
             }
         }
+        let sent = Instant::now();
         let asked = self.run(|mut connection| async move {
-            call.invoke_async::<(String, u64)>(&mut connection).await
+            call.invoke_async::<(String, u64, u64)>(&mut connection).await
         });
-        let (epoch, number) = asked.await?;
+        let (epoch, number, millis) = asked.await?;
+        self.note_time(sent, millis);
         let epoch = epoch_of(&epoch).ok_or_else(|| BusError::new(BusErrorKind::Refused))?;
         let position = Position { epoch, number };
         let durable = if matches!(act, Act::Append(_)) { self.durable } else { 0 };
@@ -102,6 +127,15 @@ impl RedisBus {
             tokio::spawn(self.clone().warn());
         }
         Ok(position)
+    }
+
+    /// Notes the time of the server, which it had about when half of the round trip was over.
+    fn note_time(&self, sent: Instant, millis: u64) {
+        let round_trip = sent.elapsed();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let new = ServerTime { at: sent + round_trip / 2, time, round_trip };
+        let mut known = self.time.lock();
+        *known = Some(new.or_better(*known));
     }
 
     /// What about the settings of the server is not as it should be.
@@ -227,6 +261,10 @@ impl Bus for RedisBus {
         true
     }
 
+    fn server_time(&self) -> Option<(Instant, SystemTime)> {
+        self.time.lock().map(|known| (known.at, known.time))
+    }
+
     fn keep_for(&self, longest: Duration) {
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         self.longest_millis.fetch_max(millis, Ordering::Relaxed);
@@ -334,6 +372,8 @@ fn bus_error(failure: Failure) -> BusError {
     }
 }
 
+/// A more exact time of the server is believed for this long; clocks drift by less than a millisecond in it.
+const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 /// How long one read waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A hundred years: later is never.

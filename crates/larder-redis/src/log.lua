@@ -112,4 +112,4 @@ if old then
     redis.call('ZREMRANGEBYSCORE', clock, 0, '(' .. redis.call('ZSCORE', clock, old))
   end
 end
-return { epoch, last }
+return { epoch, last, now }

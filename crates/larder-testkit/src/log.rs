@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
@@ -24,6 +24,9 @@ pub struct SharedLog(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     appended: Notify,
+    /// When the server of the log was started, and the time it had then.
+    started: (Instant, SystemTime),
+    tells_time: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -67,8 +70,17 @@ impl State {
 impl SharedLog {
     /// An empty log.
     pub fn new() -> Self {
-        let state = State::new();
-        Self(Arc::new(Inner { state: Mutex::new(state), appended: Notify::new() }))
+        Self(Arc::new(Inner {
+            state: Mutex::new(State::new()),
+            appended: Notify::new(),
+            started: (Instant::now(), SystemTime::now()),
+            tells_time: AtomicBool::new(true),
+        }))
+    }
+
+    /// From now on this log says nothing of the time of its server.
+    pub fn keep_no_time(&self) {
+        self.0.tells_time.store(false, Ordering::Relaxed);
     }
 
     /// The log as one process reaches it: each command takes up to `longest`, and `percent` of them fail,
@@ -143,6 +155,11 @@ impl Bus for LogLine {
     }
 
     /// This log forgets nothing unless it is told to.
+    fn server_time(&self) -> Option<(Instant, SystemTime)> {
+        let inner = &self.log.0;
+        inner.tells_time.load(Ordering::Relaxed).then_some(inner.started)
+    }
+
     fn keep_for(&self, _: Duration) {}
 
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {

@@ -1,38 +1,73 @@
 //! Values of the application as entries: kept as they are, written only for a shared store.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     entry::{Encoded, Value},
-    schema::Schema,
-    weight,
+    schema::{Schema, shape},
+    weight::{self, Weighed},
 };
 
 /// A value of the application, kept as it is.
 pub(super) struct Object<T> {
     pub(super) value: Arc<T>,
-    weight: usize,
+    weighed: Weighed,
 }
 
 impl<T: Serialize> Object<T> {
     pub(super) fn new(value: T) -> Self {
-        let weight = weight::of(&value);
-        Self { value: Arc::new(value), weight }
+        let weighed = weight::of(&value);
+        Self { value: Arc::new(value), weighed }
     }
 }
 
-impl<T: Serialize + DeserializeOwned> Object<T> {
+impl<T: Kept> Object<T> {
+    /// The value of these bytes. `None` where they are those of another type, which this one would misread.
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
-        rmp_serde::from_slice(bytes).ok().map(Self::new)
+        let value: T = rmp_serde::from_slice(bytes).ok()?;
+        let (_, is_whole) = Schema::seen::<T>();
+        (is_whole || is_written_alike(&value, bytes)).then(|| Self::new(value))
     }
+
+    /// Whether the type gives back what it is given: found out with its first value in each process.
+    fn comes_back(&self) -> bool {
+        static KNOWN: LazyLock<Mutex<HashMap<TypeId, bool>>> = LazyLock::new(Mutex::default);
+        let id = TypeId::of::<T>();
+        if let Some(known) = KNOWN.lock().get(&id) {
+            return *known;
+        }
+        let comes_back = rmp_serde::to_vec_named(&*self.value).is_ok_and(|bytes| {
+            rmp_serde::from_slice::<T>(&bytes).is_ok_and(|back| is_written_alike(&back, &bytes))
+        });
+        if !comes_back {
+            tracing::warn!(
+                target: "larder",
+                r#type = std::any::type_name::<T>(),
+                "values of this type do not come back from MessagePack as they were: they stay in this process"
+            );
+        }
+        KNOWN.lock().insert(id, comes_back);
+        comes_back
+    }
+}
+
+/// Whether a value that was read from these bytes is written with the same names and kinds.
+fn is_written_alike<T: Serialize>(value: &T, bytes: &[u8]) -> bool {
+    let Ok(written) = rmp_serde::to_vec_named(value) else { return false };
+    written == bytes || shape::of(&written).is_some_and(|own| shape::of(bytes) == Some(own))
 }
 
 impl<T: Kept> Value for Object<T> {
     fn weight(&self) -> usize {
-        self.weight
+        self.weighed.bytes
     }
 
     fn type_name(&self) -> &'static str {
@@ -42,6 +77,10 @@ impl<T: Kept> Value for Object<T> {
     fn encode(&self) -> Option<Encoded> {
         let bytes = rmp_serde::to_vec_named(&*self.value).ok()?;
         Some(Encoded { schema: Schema::of::<T>(), bytes })
+    }
+
+    fn is_lossy(&self) -> bool {
+        self.weighed.is_lossy || !self.comes_back()
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -65,3 +104,56 @@ impl Value for NotKept {
 /// What all types that can be kept have in common.
 pub(crate) trait Kept: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Kept for T {}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// Two versions of one type, which the schema tells apart only as far as it sees them.
+    macro_rules! version {
+        ($name:ident $price:ident: $kind:ty) => {
+            mod $name {
+                use super::*;
+
+                #[derive(Debug, PartialEq, Serialize, Deserialize)]
+                pub(super) struct Rest {
+                    pub(super) $price: $kind,
+                }
+
+                #[derive(Debug, PartialEq, Serialize, Deserialize)]
+                pub(super) struct Product {
+                    pub(super) id: u32,
+                    #[serde(flatten)]
+                    pub(super) rest: Rest,
+                }
+
+                pub(super) fn product($price: $kind) -> Product {
+                    Product { id: 7, rest: Rest { $price } }
+                }
+            }
+        };
+    }
+    version!(cents price: u32);
+    version!(euros price: f64);
+    version!(renamed cost: u32);
+    version!(wider price: u64);
+    version!(optional price: Option<u32>);
+
+    fn bytes<T: Serialize>(value: &T) -> Bytes {
+        rmp_serde::to_vec_named(value).unwrap().into()
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_never_read_as_something_else() {
+        let written = bytes(&cents::product(1999));
+        assert!(Object::<cents::Product>::decode(&written).is_some());
+        assert!(Object::<euros::Product>::decode(&written).is_none(), "1999.0 in place of 19.99");
+        assert!(Object::<renamed::Product>::decode(&written).is_none());
+        let wider = Object::<wider::Product>::decode(&written).unwrap();
+        assert_eq!(*wider.value, wider::product(1999));
+        let optional = Object::<optional::Product>::decode(&written).unwrap();
+        assert_eq!(*optional.value, optional::product(Some(1999)));
+    }
+}

@@ -71,6 +71,8 @@ pub struct SharedStats {
     pub corrupt: u64,
     /// Writes that were dropped because too many were under way.
     pub dropped: u64,
+    /// Values that were not written because their bytes would give back other ones.
+    pub lossy: u64,
 }
 
 /// The log of invalidations, as far as this process has followed it.

@@ -1,12 +1,13 @@
-//! Notes what a type asks for while it reads, and gives it the simplest that there is.
+//! Notes what a type asks for while it reads, and gives it samples: the simplest there is, and where the type refuses
+//! that, others of the same kind.
 
 use std::fmt;
 
 use serde::{
     Deserializer,
     de::{
-        self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess,
-        Visitor, value::StrDeserializer,
+        self, DeserializeOwned, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess,
+        SeqAccess, VariantAccess, Visitor, value::StrDeserializer,
     },
 };
 
@@ -18,6 +19,21 @@ pub(super) struct Recorder {
     /// The most variants that any enum has.
     variants: usize,
     depth: usize,
+    /// Which sample each scalar is given, in the order of reading; those behind are given their first.
+    choices: Vec<usize>,
+    /// How many samples there are for each scalar that was given one.
+    given: Vec<usize>,
+    /// Whether something was read that does not say what it is.
+    is_opaque: bool,
+}
+
+/// What was seen in a reading.
+pub(super) struct Seen {
+    pub(super) shape: String,
+    /// The most variants that any enum has.
+    pub(super) variants: usize,
+    /// Whether all of it was seen.
+    pub(super) is_whole: bool,
 }
 
 /// The reading ends here.
@@ -39,12 +55,33 @@ impl de::Error for Stop {
 }
 
 impl Recorder {
-    pub(super) fn new(turn: usize) -> Self {
-        Self { seen: String::new(), turn, variants: 1, depth: 0 }
+    fn new(turn: usize, choices: Vec<usize>) -> Self {
+        let (seen, given) = (String::new(), Vec::new());
+        Self { seen, turn, variants: 1, depth: 0, choices, given, is_opaque: false }
     }
 
-    pub(super) fn finish(self) -> (String, usize) {
-        (self.seen, self.variants)
+    /// Reads a type, again and again with another sample in place of the last one that it took, until it takes all
+    /// or there is nothing left to try.
+    pub(super) fn read<T: DeserializeOwned>(turn: usize) -> Seen {
+        let mut choices = Vec::new();
+        for _ in 0..MOST_READINGS {
+            let mut recorder = Self::new(turn, choices);
+            let is_read = T::deserialize(&mut recorder).is_ok();
+            let Self { seen: shape, variants, choices: tried, given, is_opaque, .. } = recorder;
+            let next = (!is_read).then(|| next_choices(tried, &given)).flatten();
+            match next {
+                Some(next) => choices = next,
+                None => return Seen { shape, variants, is_whole: is_read && !is_opaque },
+            }
+        }
+        Seen { shape: String::new(), variants: 1, is_whole: false }
+    }
+
+    /// The sample for the next scalar, of so many.
+    fn choose(&mut self, samples: usize) -> usize {
+        let chosen = self.choices.get(self.given.len()).copied().unwrap_or_default();
+        self.given.push(samples);
+        chosen
     }
 
     fn note(&mut self, what: &str) {
@@ -65,11 +102,26 @@ impl Recorder {
     }
 }
 
+/// The choices after those that a type refused: another sample for the last scalar that has one left.
+fn next_choices(mut tried: Vec<usize>, given: &[usize]) -> Option<Vec<usize>> {
+    tried.resize(given.len(), 0);
+    loop {
+        let last = tried.len().checked_sub(1)?;
+        tried[last] += 1;
+        if tried[last] < given[last] {
+            return Some(tried);
+        }
+        tried.pop();
+    }
+}
+
 macro_rules! scalars {
-    ($($method:ident $visit:ident $value:expr;)*) => {
+    ($($method:ident $visit:ident $samples:expr;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
             self.note(stringify!($method));
-            visitor.$visit($value)
+            let samples = $samples;
+            let chosen = self.choose(samples.len());
+            visitor.$visit(samples[chosen])
         })*
     };
 }
@@ -78,31 +130,42 @@ impl<'de> Deserializer<'de> for &mut Recorder {
     type Error = Stop;
 
     scalars! {
-        deserialize_bool visit_bool false;
-        deserialize_i8 visit_i8 0;
-        deserialize_i16 visit_i16 0;
-        deserialize_i32 visit_i32 0;
-        deserialize_i64 visit_i64 0;
-        deserialize_i128 visit_i128 0;
-        deserialize_u8 visit_u8 0;
-        deserialize_u16 visit_u16 0;
-        deserialize_u32 visit_u32 0;
-        deserialize_u64 visit_u64 0;
-        deserialize_u128 visit_u128 0;
-        deserialize_f32 visit_f32 0.0;
-        deserialize_f64 visit_f64 0.0;
-        deserialize_char visit_char 'a';
-        deserialize_str visit_borrowed_str "";
-        deserialize_string visit_borrowed_str "";
-        deserialize_bytes visit_borrowed_bytes b"";
-        deserialize_byte_buf visit_borrowed_bytes b"";
-        deserialize_identifier visit_borrowed_str "";
+        deserialize_bool visit_bool [false, true];
+        deserialize_i8 visit_i8 [0, 1, 2, 7, -1];
+        deserialize_i16 visit_i16 [0, 1, 2, 7, 2000, -1];
+        deserialize_i32 visit_i32 [0, 1, 2, 7, 2000, -1];
+        deserialize_i64 visit_i64 [0, 1, 2, 7, 2000, -1];
+        deserialize_i128 visit_i128 [0, 1, 2, 7, 2000, -1];
+        deserialize_u8 visit_u8 [0, 1, 2, 7];
+        deserialize_u16 visit_u16 [0, 1, 2, 7, 2000];
+        deserialize_u32 visit_u32 [0, 1, 2, 7, 2000];
+        deserialize_u64 visit_u64 [0, 1, 2, 7, 2000];
+        deserialize_u128 visit_u128 [0, 1, 2, 7, 2000];
+        deserialize_f32 visit_f32 [0.0, 1.0, 0.5];
+        deserialize_f64 visit_f64 [0.0, 1.0, 0.5];
+        deserialize_char visit_char ['a', '0', 'A'];
+        deserialize_str visit_borrowed_str TEXTS;
+        deserialize_string visit_borrowed_str TEXTS;
+        deserialize_bytes visit_borrowed_bytes BYTES;
+        deserialize_byte_buf visit_borrowed_bytes BYTES;
+        deserialize_identifier visit_borrowed_str [""];
+    }
+
+    /// As in a store.
+    fn is_human_readable(&self) -> bool {
+        false
     }
 
     /// What takes anything asks for nothing that could be noted.
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         self.note("any");
-        Err(Stop)
+        self.is_opaque = true;
+        match self.choose(4) {
+            0 => visitor.visit_unit(),
+            1 => visitor.visit_borrowed_str(""),
+            2 => visitor.visit_u64(1),
+            _ => self.within(|inside| visitor.visit_map(Elements { inside, left: 0 })),
+        }
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
@@ -295,5 +358,40 @@ impl<'de> VariantAccess<'de> for Content<'_> {
     }
 }
 
+/// Texts that types which check what they read may take: identifiers, addresses, dates, times, numbers, names.
+const TEXTS: [&str; 26] = [
+    "",
+    "00000000-0000-0000-0000-000000000000",
+    "2000-01-01",
+    "2000-01-01T00:00:00Z",
+    "2000-01-01T00:00:00",
+    "2000-01-01 00:00:00",
+    "2000-01-01T00:00:00+00:00[UTC]",
+    "00:00:00",
+    "P1D",
+    "PT1S",
+    "UTC",
+    "+00:00",
+    "127.0.0.1",
+    "::1",
+    "127.0.0.1:80",
+    "127.0.0.0/8",
+    "0",
+    "1",
+    "1.5",
+    "1.0.0",
+    "a",
+    "A",
+    "en",
+    "/",
+    "http://a.example/",
+    "a@b.example",
+];
+
+/// Bytes of the lengths that identifiers, addresses and hashes have.
+const BYTES: [&[u8]; 8] = [b"", &[0; 16], &[0; 4], &[0; 8], &[0; 12], &[0; 20], &[0; 32], &[0; 64]];
+
+/// A type that refuses more samples than this is not seen to its end.
+const MOST_READINGS: usize = 512;
 const DEEPEST: usize = 48;
 const LONGEST: usize = 64 << 10;

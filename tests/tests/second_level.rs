@@ -1,0 +1,265 @@
+//! The second level gives back what went in, to those who may read it, for as long as it lives; and how it answers
+//! is never the herd's business.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use larder::{Fill, Larder, LarderBuilder, Lifetime, Policy, Store, StoreError};
+use larder_testkit::{Dice, MemoryStore, SharedLog, SimulatedCluster};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn process(
+    log: &SharedLog,
+    store: &(impl Store + Clone),
+    change: impl FnOnce(LarderBuilder) -> LarderBuilder,
+) -> Larder {
+    let line = log.line(Dice::new(7), 0, Duration::from_micros(10));
+    let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+    change(builder).build().unwrap()
+}
+
+/// Until each process has followed the log, and every write has reached the store.
+async fn settled(larders: &[&Larder]) {
+    for larder in larders {
+        larder.synced().await;
+        assert!(larder.close(MINUTE).await);
+    }
+    tokio::time::sleep(SECOND / 10).await;
+}
+
+async fn load<T>(larder: &Larder, policy: impl Into<Policy>, value: T) -> Arc<T>
+where
+    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    larder.get_or_load("a", policy, load).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_come_back_as_another_value_stays_in_its_process() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Answer {
+        found: Option<Option<u32>>,
+    }
+    for (found, shared) in [(Some(None), false), (Some(Some(1)), true), (None, true)] {
+        let (log, store) = (SharedLog::new(), MemoryStore::new());
+        let [one, two] = [1, 2].map(|_| process(&log, &store, |builder| builder));
+        settled(&[&one, &two]).await;
+        let value = Answer { found };
+        assert_eq!(*load(&one, MINUTE, value.clone()).await, value);
+        assert_eq!(*load(&one, MINUTE, Answer { found: None }).await, value, "in memory");
+        settled(&[&one, &two]).await;
+        assert_eq!(one.stats().shared.lossy, u64::from(!shared));
+        assert_eq!(*load(&two, MINUTE, value.clone()).await, value, "elsewhere");
+        assert_eq!(two.stats().shared.hits, u64::from(shared));
+    }
+}
+
+/// Writes itself in one way, and reads another.
+#[derive(Debug, PartialEq)]
+struct Lopsided(u32);
+
+impl Serialize for Lopsided {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Lopsided {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        u32::deserialize(from).map(Self)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_does_not_read_what_it_writes_is_not_written() {
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let one = process(&log, &store, |builder| builder);
+    settled(&[&one]).await;
+    assert_eq!(*load(&one, MINUTE, Lopsided(5)).await, Lopsided(5));
+    settled(&[&one]).await;
+    assert!(store.keys().is_empty());
+    assert_eq!(one.stats().shared.lossy, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_clock_neither_lengthens_a_life_nor_ends_sharing() {
+    let now = SystemTime::now();
+    for (what, clock, tells_time) in [
+        ("behind", now - HOUR, true),
+        ("ahead", now + HOUR, true),
+        ("right", now, true),
+        ("behind, and no server to ask", now - HOUR, false),
+        ("ahead, and no server to ask", now + HOUR, false),
+        ("a little behind, and no server to ask", now - SECOND / 2, false),
+    ] {
+        let (log, store) = (SharedLog::new(), MemoryStore::new());
+        if !tells_time {
+            log.keep_no_time();
+        }
+        let writer = process(&log, &store, |builder| builder.wall_clock(now));
+        let reader = process(&log, &store, |builder| builder.wall_clock(clock));
+        settled(&[&writer, &reader]).await;
+        load(&writer, 6 * SECOND, 1).await;
+        settled(&[&writer, &reader]).await;
+        tokio::time::sleep(3 * SECOND).await;
+        let read = *load(&reader, 6 * SECOND, 2).await;
+        let close = tells_time || what.starts_with("a little");
+        assert_eq!(read, if close { 1 } else { 2 }, "{what}");
+        if close {
+            // Six seconds after the fill, and a second of skew where nobody can be asked.
+            tokio::time::sleep(2 * SECOND).await;
+            assert_eq!(*load(&reader, 6 * SECOND, 3).await, 1, "{what}");
+            tokio::time::sleep(2 * SECOND).await;
+            assert_eq!(*load(&reader, 6 * SECOND, 4).await, 4, "{what}: after its life");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_corrected_does_not_end_sharing() {
+    // Its clock was wrong when the process began; those that began later have the right time.
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let now = SystemTime::now();
+    let early = process(&log, &store, |builder| builder.wall_clock(now - 24 * HOUR));
+    let late = process(&log, &store, |builder| builder.wall_clock(now));
+    settled(&[&early, &late]).await;
+    for (writer, reader, value) in [(&early, &late, 1), (&late, &early, 2)] {
+        let _logged = writer.clear().await;
+        settled(&[writer, reader]).await;
+        load(writer, MINUTE, value).await;
+        settled(&[writer, reader]).await;
+        assert_eq!(*load(reader, MINUTE, 9).await, value);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_versions_of_an_application_do_not_read_each_other() {
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let old = process(&log, &store, |builder| builder.version("1"));
+    let new = process(&log, &store, |builder| builder.version("2"));
+    settled(&[&old, &new]).await;
+    assert_eq!(*load(&old, MINUTE, 1).await, 1);
+    settled(&[&old, &new]).await;
+    assert_eq!(*load(&new, MINUTE, 2).await, 2);
+    settled(&[&old, &new]).await;
+    let third = process(&log, &store, |builder| builder.version("2"));
+    settled(&[&third]).await;
+    assert_eq!(*load(&third, MINUTE, 3).await, 2, "its own");
+    let _logged = old.invalidate("a").await;
+    settled(&[&old, &new, &third]).await;
+    for larder in [&old, &new, &third] {
+        assert_eq!(*load(larder, MINUTE, 4).await, 4, "an invalidation reaches all");
+        let _logged = larder.invalidate("a").await;
+        settled(&[&old, &new, &third]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_another_process_chose_is_no_longer_than_ones_own_longest() {
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let patient = process(&log, &store, |builder| builder.max_lifetime(HOUR));
+    let strict = process(&log, &store, |builder| builder.max_lifetime(MINUTE));
+    settled(&[&patient, &strict]).await;
+    let lifetime = Lifetime::fresh_for(HOUR / 2).stale_if_error(HOUR);
+    load(&patient, lifetime, 1).await;
+    settled(&[&patient, &strict]).await;
+    tokio::time::sleep(30 * SECOND).await;
+    assert_eq!(*load(&strict, lifetime, 2).await, 1, "within its own minute");
+    tokio::time::sleep(31 * SECOND).await;
+    assert_eq!(*load(&strict, lifetime, 3).await, 3, "a minute after the fill");
+    assert_eq!(*load(&patient, lifetime, 4).await, 1);
+}
+
+/// A store whose reads take their time.
+#[derive(Clone, Debug)]
+struct Slow(MemoryStore);
+
+impl Store for Slow {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.0.get(key).await
+        })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        self.0.get_many(keys)
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.set(key, value, lifetime)
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.remove(key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_do_not_depend_on_whether_the_first_is_polled_on() {
+    let log = SharedLog::new();
+    let larder = process(&log, &Slow(MemoryStore::new()), |builder| builder);
+    settled(&[&larder]).await;
+    let mut first = Box::pin(load(&larder, MINUTE, 1));
+    // As in a `select!` whose other branch takes its time.
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let began = Instant::now();
+    let others = join_all((0..10).map(|_| load(&larder, MINUTE, 2))).await;
+    assert!(others.iter().all(|value| **value == 1));
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    assert_eq!(*first.await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_processes_few_load_when_a_holder_dies() {
+    let cluster = SimulatedCluster::new(8);
+    cluster.synced().await;
+    let policy = Policy::ttl(MINUTE).fill_once_per_cluster(2 * SECOND);
+    let hanging = |_: Fill| std::future::pending::<Result<u32, Infallible>>();
+    let (dead, held) = (cluster.process(0).clone(), policy.clone());
+    drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
+    tokio::time::sleep(SECOND / 10).await;
+    let (loads, running, most) = <(Arc<AtomicU32>, Arc<AtomicU32>, Arc<AtomicU32>)>::default();
+    let all = (1..8).map(|at| {
+        let (larder, policy) = (cluster.process(at).clone(), policy.clone());
+        let (loads, running, most) = (loads.clone(), running.clone(), most.clone());
+        tokio::spawn(async move {
+            let load = move |_: Fill| async move {
+                loads.fetch_add(1, Ordering::SeqCst);
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(SECOND).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(7)
+            };
+            *larder.get_or_load("a", policy, load).await.unwrap()
+        })
+    });
+    let began = Instant::now();
+    for value in join_all(all.collect::<Vec<_>>()).await {
+        assert_eq!(value.unwrap(), 7);
+    }
+    assert_eq!((loads.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (1, 1));
+    assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+}
