@@ -1,6 +1,6 @@
 //! A handle that reads like sqlx.
 
-use std::{borrow::Cow, ops::Deref, sync::Arc};
+use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
 use larder_core::{Invalidated, Lifetime, Tag, Target};
 use serde::{Serialize, Serializer};
@@ -41,6 +41,19 @@ impl<S> Db<S> {
         self.cache.learn(catalog);
     }
 
+    /// The tag of a table: what depends on all of it has this tag. To say by hand that something depends on a table, as a
+    /// value that was loaded by another driver: `fill.tag(db.table_tag("products"))`.
+    pub fn table_tag(&self, table: &str) -> Tag {
+        self.cache.plan().tags.table(&folded(table))
+    }
+
+    /// The tag of a row, by the values of its key in their order: what depends on this row and on no other of the table has
+    /// this tag.
+    pub fn row_tag<K: ToString>(&self, table: &str, key: impl IntoIterator<Item = K>) -> Tag {
+        let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
+        self.cache.plan().tags.row(&folded(table), &key)
+    }
+
     /// Invalidates what depends on a table, rows included: for writes that did not come this way.
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
         let plan = self.cache.plan();
@@ -59,9 +72,8 @@ impl<S> Db<S> {
         table: &str,
         key: impl IntoIterator<Item = K>,
     ) -> Invalidated {
-        let (plan, table) = (self.cache.plan(), folded(table));
-        let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
-        let targets = [plan.tags.table(&table), plan.tags.row(&table, &key)].map(Target::tag);
+        let plan = self.cache.plan();
+        let targets = [self.table_tag(table), self.row_tag(table, key)].map(Target::tag);
         plan.larder.invalidate(targets.to_vec()).await
     }
 }
@@ -103,6 +115,18 @@ impl<S: Database> Query<'_, S> {
     /// As [`Fetch::uncached`].
     pub fn uncached(mut self) -> Self {
         self.wishes.uncached = true;
+        self
+    }
+
+    /// As [`Fetch::deadline`].
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.wishes.deadline = Some(deadline);
+        self
+    }
+
+    /// As [`Fetch::wait_limit`].
+    pub fn wait_limit(mut self, limit: Duration) -> Self {
+        self.wishes.wait_limit = Some(limit);
         self
     }
 

@@ -23,12 +23,18 @@ pub enum QueryErrorKind {
     TimedOut,
     /// It cannot be kept: its text or its values are too long.
     TooLong,
-    /// A transaction is ended by `commit` and `rollback`, and not by a statement.
+    /// A statement may not begin or end a transaction: [`Db::begin`](crate::Db) begins one, `begin` of a transaction a nested
+    /// one, and `commit` and `rollback` end them.
     NotAllowed,
     /// The outbox of a database in memory cannot be followed.
     NothingToFollow,
     /// The transaction cannot be committed: a statement in it has failed.
     RolledBack,
+    /// The driver of the database panicked. A write may have been done all the same; what it changes was invalidated.
+    Panicked,
+    /// The statement has written, but what it returned cannot be read: a column is of a type that cannot be fetched, or a
+    /// row is not of the type that was asked for. Running it again writes twice.
+    WrittenUnread,
     /// The runtime was shut down meanwhile.
     Cancelled,
 }
@@ -43,6 +49,11 @@ impl QueryError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self { kind, source: Some(source.into().into()) }
+    }
+
+    /// The same error, as one of this kind.
+    pub(crate) fn of_kind(self, kind: QueryErrorKind) -> Self {
+        Self { kind, ..self }
     }
 
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -67,13 +78,17 @@ impl fmt::Display for QueryError {
                 "the text or the values of the query are too long to be kept"
             }
             QueryErrorKind::NotAllowed => {
-                "a statement may not begin or end a transaction here, allowed are commit() and rollback()"
+                "a statement may not begin or end a transaction: use begin(), commit() and rollback()"
             }
             QueryErrorKind::NothingToFollow => {
                 "a database in memory is written by nobody else: there is nothing to follow"
             }
             QueryErrorKind::RolledBack => {
                 "a statement of the transaction has failed: it was rolled back instead of committed"
+            }
+            QueryErrorKind::Panicked => "the driver of the database panicked",
+            QueryErrorKind::WrittenUnread => {
+                "the statement has written, but what it returned cannot be read: do not run it again"
             }
             QueryErrorKind::Cancelled => "the runtime was shut down while the query ran",
         })

@@ -3,7 +3,7 @@
 use larder_core::{Tag, Target};
 
 use crate::{
-    analysis::Nature,
+    analysis::{Nature, TRANSACTION_CONTROL},
     db::Db,
     plan::{Admit, Plan},
     service::Wishes,
@@ -52,12 +52,15 @@ impl Plan {
     fn explain(&self, statement: &Statement) -> Explanation {
         let known = self.known();
         let analysis = self.analyse(&known, statement.text());
-        let not_kept =
-            match (self.admit::<()>(statement, &analysis, &Wishes::default()), analysis.nature) {
-                (Admit::Cached(_), _) => None,
-                (Admit::Bypass(why), _) | (Admit::Write, Nature::Unknown(why)) => Some(why),
-                (Admit::Write, _) => Some("write"),
-            };
+        let not_kept = match (
+            self.admit::<()>(statement, &known, &analysis, &Wishes::default()),
+            analysis.nature,
+        ) {
+            (Admit::Cached(_), _) => None,
+            (Admit::Refused, _) => Some(TRANSACTION_CONTROL),
+            (Admit::Bypass(why), _) | (Admit::Write, Nature::Unknown(why)) => Some(why),
+            (Admit::Write, _) => Some("write"),
+        };
         Explanation {
             not_kept,
             reads: self.read_by(&known, statement, &analysis),

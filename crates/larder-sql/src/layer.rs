@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) empty_for: Duration,
     pub(crate) max_bytes: usize,
     pub(crate) name: &'static str,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) wait_limit: Option<Duration>,
 }
 
 impl QueryCacheLayer {
@@ -46,12 +48,18 @@ impl QueryCacheLayer {
             empty_for: Duration::from_secs(10),
             max_bytes: 1 << 20,
             name: "queries",
+            deadline: None,
+            wait_limit: None,
         };
         Self { larder: larder.clone(), options }
     }
 
-    /// The name of the database, `main` by default: two databases of one larder need two. Every process has to use the
-    /// same.
+    /// The name of the database in tags and keys, `main` by default. Every process has to use the same for one database.
+    ///
+    /// Two databases never share a result by this name alone where a [`SqlxService`](crate::SqlxService) answers: the key
+    /// has the identity of the database as well (the system identifier and the database of PostgreSQL, the file of SQLite), and
+    /// the settings of the session on which answers depend. Two databases of one name invalidate each other's results,
+    /// though. Before a service of one's own two databases need two names.
     pub fn database(mut self, name: impl Into<String>) -> Self {
         self.options.database = name.into();
         self
@@ -79,6 +87,21 @@ impl QueryCacheLayer {
     /// Results that hold more are not kept; 1 MiB by default.
     pub fn max_bytes(mut self, most: ByteSize) -> Self {
         self.options.max_bytes = most.as_bytes();
+        self
+    }
+
+    /// Gives a query up after this time, with [`QueryErrorKind::TimedOut`](crate::QueryErrorKind::TimedOut). By default
+    /// a query has no deadline, as it has none without the cache.
+    #[doc(alias("hard timeout"))]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.deadline = Some(deadline);
+        self
+    }
+
+    /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
+    /// run at a time for one query and its values.
+    pub fn wait_limit(mut self, limit: Duration) -> Self {
+        self.options.wait_limit = Some(limit);
         self
     }
 

@@ -1,13 +1,15 @@
 //! One query cache: its options made ready, and what it decides before it asks anybody.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use larder_core::{Event, Gathered, Larder, Lifetime, Policy, Schema, Tag, Target};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    analysis::{Analyses, Analysis, Nature, SqlDialect, is_moving_time},
+    analysis::{
+        Analyses, Analysis, Nature, SqlDialect, TRANSACTION_CONTROL, digest, is_moving_time,
+    },
     catalog::Catalog,
     layer::Options,
     service::Wishes,
@@ -50,6 +52,8 @@ pub(crate) enum Admit {
     Bypass(&'static str),
     /// It writes: ask the database, and invalidate.
     Write,
+    /// It begins or ends a transaction: on a connection of a pool, other statements would find themselves in it.
+    Refused,
 }
 
 impl Plan {
@@ -64,9 +68,12 @@ impl Plan {
         }
     }
 
-    /// What is known of the tables from now on.
+    /// What is known of the tables from now on. A catalogue that says nothing of the database it describes describes the
+    /// same database as the one before.
     pub(crate) fn learn(&self, catalog: Catalog) {
-        *self.known.write() = Known::of(Some(catalog));
+        let mut known = self.known.write();
+        let origin = known.catalog().and_then(Catalog::origin).map(str::to_owned);
+        *known = Known::of(Some(catalog.or_origin(origin)));
     }
 
     /// Reads what is known of the tables anew, after a statement that may have changed them. `false` where they cannot be read:
@@ -100,10 +107,12 @@ impl Plan {
     pub(crate) fn admit<T: DeserializeOwned + 'static>(
         &self,
         statement: &Statement,
+        known: &Known,
         analysis: &Analysis,
         wishes: &Wishes,
     ) -> Admit {
         let why = match analysis.nature {
+            Nature::Unknown(TRANSACTION_CONTROL) => return Admit::Refused,
             Nature::Write | Nature::Definition | Nature::Unknown(_) => return Admit::Write,
             _ if wishes.uncached => "uncached",
             // Whoever says for how long wants to have it kept.
@@ -124,9 +133,18 @@ impl Plan {
         let mut name = String::with_capacity(128);
         name.push_str(&self.options.database);
         name.push(':');
+        name.push_str(known.catalog().and_then(Catalog::origin).unwrap_or_default());
+        name.push(':');
         name.push_str(&analysis.fingerprint);
         name.push(':');
+        let values = name.len();
         statement.values().iter().for_each(|value| value.name(&mut name));
+        if name.len() - values > LONGEST_VALUES {
+            // A cryptographic hash in the place of the values: no two lists of values share one, and the name is short.
+            let hash = format!("#{};", digest(&name[values..], 32));
+            name.truncate(values);
+            name.push_str(&hash);
+        }
         write!(name, "{}", Schema::of::<T>()).expect("a string takes whatever is written to it");
         Admit::Cached(name)
     }
@@ -143,6 +161,13 @@ impl Plan {
         let policy = Policy::from(wishes.lifetime.unwrap_or(self.options.lifetime));
         // The data are the same whoever asks: what tells people apart is bound.
         let policy = policy.name(self.options.name).shared();
+        // Without the cache a query may take as long as it takes.
+        let deadline = wishes.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
+        let policy = policy.deadline(deadline);
+        let policy = match wishes.wait_limit.or(self.options.wait_limit) {
+            Some(limit) => policy.wait_limit(limit),
+            None => policy,
+        };
         match wishes.lifetime {
             None => policy.until_invalidated(),
             Some(_) => policy,
@@ -205,3 +230,5 @@ impl Plan {
 }
 
 const MOST_WARNINGS: usize = 1000;
+/// Values that are written out at greater length are hashed.
+const LONGEST_VALUES: usize = 512;

@@ -3,11 +3,13 @@
 use std::{
     fmt,
     marker::PhantomData,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use larder_core::{Fill, Kind, Larder, Lifetime, LoadError, Tag};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
@@ -35,6 +37,8 @@ pub(crate) struct Wishes {
     pub(crate) lifetime: Option<Lifetime>,
     pub(crate) tags: Vec<Tag>,
     pub(crate) uncached: bool,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) wait_limit: Option<Duration>,
 }
 
 impl<T> Fetch<T> {
@@ -59,6 +63,23 @@ impl<T> Fetch<T> {
     #[must_use]
     pub fn uncached(mut self) -> Self {
         self.wishes.uncached = true;
+        self
+    }
+
+    /// Gives the query up after this time, with [`QueryErrorKind::TimedOut`]; without it, and without
+    /// [`QueryCacheLayer::deadline`](crate::QueryCacheLayer::deadline), a query has no deadline, as it has none without the
+    /// cache.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.wishes.deadline = Some(deadline);
+        self
+    }
+
+    /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
+    /// run at a time for one query and its values.
+    #[must_use]
+    pub fn wait_limit(mut self, limit: Duration) -> Self {
+        self.wishes.wait_limit = Some(limit);
         self
     }
 
@@ -131,7 +152,7 @@ impl<S: Database> QueryCache<S> {
     ) -> Result<Arc<Vec<T>>, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, fetch.statement.text());
-        match self.plan.admit::<T>(&fetch.statement, &analysis, &fetch.wishes) {
+        match self.plan.admit::<T>(&fetch.statement, &known, &analysis, &fetch.wishes) {
             Admit::Cached(name) => {
                 let policy = self.plan.policy(&fetch.wishes);
                 let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
@@ -144,7 +165,11 @@ impl<S: Database> QueryCache<S> {
                 let answer = ask(self.inner.clone(), fetch.statement).await?;
                 decoded(&answer)
             }
-            Admit::Write => decoded(&self.write(known, &analysis, fetch.statement).await?),
+            Admit::Write => {
+                let answer = self.write(known, &analysis, fetch.statement).await?;
+                decoded(&answer).map_err(|error| error.of_kind(QueryErrorKind::WrittenUnread))
+            }
+            Admit::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
         }
     }
 
@@ -152,8 +177,9 @@ impl<S: Database> QueryCache<S> {
     pub(crate) async fn run(&self, statement: Statement) -> Result<Answer, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
-        match self.plan.admit::<()>(&statement, &analysis, &Wishes::default()) {
+        match self.plan.admit::<()>(&statement, &known, &analysis, &Wishes::default()) {
             Admit::Write => self.write(known, &analysis, statement).await,
+            Admit::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
             Admit::Cached(_) | Admit::Bypass(_) => {
                 self.plan.note_bypass(&known, &statement, &analysis, "statement");
                 ask(self.inner.clone(), statement).await
@@ -161,7 +187,8 @@ impl<S: Database> QueryCache<S> {
         }
     }
 
-    /// In a task of its own: nobody who hangs up comes between a write and its invalidation.
+    /// In a task of its own: a caller that is dropped does not come between a write and its invalidation, and nor does a panic
+    /// of the driver.
     async fn write(
         &self,
         known: Arc<Known>,
@@ -173,16 +200,18 @@ impl<S: Database> QueryCache<S> {
         let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.larder.spawn(async move {
-            let answer = ask(inner, statement).await;
+            let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
                 plan.relearn().await;
             } else if !plan.is_current(&known) {
                 // A table was defined meanwhile: what changes with this one may be more.
                 targets = vec![plan.tags.everything()];
             }
-            // Also after an error: it may have been written all the same.
+            // Also after an error or a panic: it may have been written all the same.
             let _logged_or_queued = plan.larder.invalidate(targets).await;
             answer
+                .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
+                .map_err(written_unread)
         });
         writing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
     }
@@ -217,6 +246,15 @@ async fn ask<S: Database>(mut inner: S, statement: Statement) -> Result<Answer, 
     inner.call(statement).await.map_err(failed)
 }
 
+/// The same error, of a write: where only its answer could not be read, it has written.
+pub(crate) fn written_unread(error: QueryError) -> QueryError {
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+    match source {
+        Some(sqlx::Error::ColumnDecode { .. }) => error.of_kind(QueryErrorKind::WrittenUnread),
+        _ => error,
+    }
+}
+
 fn decoded<T: FromRow>(answer: &Answer) -> Result<Arc<Vec<T>>, QueryError> {
     let values = answer.rows.decode();
     values.map(Arc::new).map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
@@ -229,6 +267,7 @@ fn unwrapped(error: LoadError<QueryError>) -> QueryError {
             QueryError::because(QueryErrorKind::TimedOut, format!("the deadline is {deadline:?}"))
         }
         LoadError::Cancelled => QueryError::new(QueryErrorKind::Cancelled),
+        LoadError::Panicked => QueryError::new(QueryErrorKind::Panicked),
         // The type is part of the name, so it is the length.
         other => QueryError::because(QueryErrorKind::TooLong, other.to_string()),
     }

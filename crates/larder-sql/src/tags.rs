@@ -67,6 +67,10 @@ impl Tags {
                 _ => tags.push(self.table(table)),
             }
         }
+        if tags.is_empty() {
+            // What depends on no table depends on the definitions of functions and types: "everything" has to reach it.
+            tags.push(Tag::new(self.database.as_str()));
+        }
         tags
     }
 

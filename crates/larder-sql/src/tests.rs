@@ -12,7 +12,10 @@ use std::{
 
 use larder_core::{ByteSize, Fill, Larder, Policy};
 use larder_testkit::Dice;
-use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
 use tower_layer::Layer as _;
 
 use crate::*;
@@ -435,4 +438,219 @@ async fn one_query_asks_the_database_for_all_who_ask_at_once() {
     let all = futures_util::future::join_all(all).await;
     assert!(all.into_iter().all(|n| n.is_ok_and(|n| n == 7)));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+async fn files(count: u32) -> (tempfile::TempDir, Vec<SqlitePool>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pools = Vec::new();
+    for at in 0..count {
+        let options = SqliteConnectOptions::new().filename(folder.path().join(format!("{at}.db")));
+        let options = options.create_if_missing(true).busy_timeout(Duration::from_secs(5));
+        pools
+            .push(SqlitePoolOptions::new().max_connections(3).connect_with(options).await.unwrap());
+    }
+    (folder, pools)
+}
+
+#[tokio::test]
+async fn two_databases_of_one_name_share_no_result() {
+    let (_folder, pools) = files(2).await;
+    let larder = larder();
+    let mut all = pools;
+    all.extend([pool("").await, pool("").await]);
+    for (tenant, pool) in all.into_iter().enumerate() {
+        sqlx::raw_sql("CREATE TABLE t (v INTEGER)").execute(&pool).await.unwrap();
+        sqlx::query("INSERT INTO t VALUES (?)").bind(tenant as i64).execute(&pool).await.unwrap();
+        let db = SqlxService::sqlite(pool.clone()).cached(&larder).await.unwrap();
+        assert_eq!(db.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap(), tenant as i64);
+        // A second handle to one database shares what the first has read, where both can know that it is one.
+        let again = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
+        let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+        let before = hits();
+        again.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap();
+        assert_eq!(hits() - before, u64::from(tenant < 2));
+    }
+}
+
+#[tokio::test]
+async fn settings_of_the_session_that_answers_depend_on_are_part_of_the_key() {
+    let (_folder, pools) = files(1).await;
+    let larder = larder();
+    let url = pools[0].connect_options();
+    for (setting, expected) in [("0", 1), ("1", 0), ("0", 1)] {
+        let options = (*url).clone().pragma("case_sensitive_like", setting);
+        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let db = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
+        let like = db.query("SELECT 'a' LIKE 'A'").fetch_scalar::<i64>().await.unwrap();
+        assert_eq!(like, expected, "case_sensitive_like = {setting}");
+    }
+}
+
+#[tokio::test]
+async fn what_reads_no_table_is_dropped_with_everything() {
+    let (larder, db) = with_rows().await;
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let one = async || db.query("SELECT 'a' LIKE 'A'").fetch_scalar::<i64>().await.unwrap();
+    assert_eq!((one().await, one().await, hits()), (1, 1, 1));
+    db.query("PRAGMA case_sensitive_like = 1").execute().await.unwrap();
+    assert_eq!(one().await, 0, "a setting of the session has changed");
+    let before = hits();
+    let _logged = db.invalidate_all().await;
+    one().await;
+    assert_eq!(hits(), before, "all of the database was invalidated");
+}
+
+#[tokio::test]
+async fn columns_that_another_connection_has_changed_are_read_as_they_are() {
+    let (_folder, pools) = files(1).await;
+    let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
+    db.query("CREATE TABLE t (id INTEGER PRIMARY KEY, x INTEGER, y INTEGER)")
+        .execute()
+        .await
+        .unwrap();
+    db.query("INSERT INTO t VALUES (1, 10, 20)").execute().await.unwrap();
+    let read = async || {
+        let rows = db.query("SELECT * FROM t WHERE id = 1").uncached().fetch_all::<AnyRow>().await;
+        let rows = rows.unwrap();
+        assert_eq!(rows.len(), 1);
+        rows[0]
+            .iter()
+            .map(|(name, value)| format!("{name}={value:?}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    // All connections of the pool have prepared the text.
+    futures_util::future::join_all((0..3).map(|_| read())).await;
+    for (change, expected) in [
+        (
+            "ALTER TABLE t ADD COLUMN z INTEGER",
+            "id=Some(Int(1)) x=Some(Int(10)) y=Some(Int(20)) z=None",
+        ),
+        (
+            "ALTER TABLE t RENAME COLUMN x TO w",
+            "id=Some(Int(1)) w=Some(Int(10)) y=Some(Int(20)) z=None",
+        ),
+        (
+            "ALTER TABLE t RENAME COLUMN y TO x",
+            "id=Some(Int(1)) w=Some(Int(10)) x=Some(Int(20)) z=None",
+        ),
+        ("ALTER TABLE t DROP COLUMN z", "id=Some(Int(1)) w=Some(Int(10)) x=Some(Int(20))"),
+    ] {
+        for pool in &pools {
+            sqlx::query(change).execute(pool).await.unwrap();
+        }
+        for seen in futures_util::future::join_all((0..6).map(|_| read())).await {
+            assert_eq!(seen, expected, "{change}");
+        }
+        let written =
+            db.query("UPDATE t SET id = id WHERE id = 1 RETURNING *").fetch_all::<AnyRow>();
+        assert_eq!(written.await.unwrap().len(), 1, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_driver_panics_invalidates_all_the_same() {
+    let value = Arc::new(AtomicU32::new(1));
+    let held = value.clone();
+    let database = tower::service_fn(move |statement: Statement| {
+        let held = held.clone();
+        async move {
+            if statement.text().starts_with("UPDATE") {
+                held.store(2, Ordering::SeqCst);
+                panic!("the driver");
+            }
+            let v = i64::from(held.load(Ordering::SeqCst));
+            let rows = Rows { columns: vec!["v".to_owned()], rows: vec![vec![v.into()]] };
+            Ok::<_, Infallible>(Answer { rows, affected: 0 })
+        }
+    });
+    let catalog = Catalog::new().table("a", Table::new().key("id", KeyKind::Integer));
+    let layer = QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).catalog(catalog);
+    let db = Db::new(layer.layer(database));
+    let v = || db.query("SELECT v FROM a WHERE id = 1").fetch_scalar::<i64>();
+    assert_eq!(v().await.unwrap(), 1);
+    let error = db.query("UPDATE a SET v = 2 WHERE id = 1").execute().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::Panicked);
+    assert_eq!(v().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_text_that_begins_or_ends_a_transaction_is_refused_everywhere() {
+    let (_larder, db) = with_rows().await;
+    for text in [
+        "BEGIN",
+        " /* now */ begin immediate",
+        "COMMIT",
+        "END TRANSACTION",
+        "ROLLBACK TO a",
+        "SAVEPOINT a",
+        "RELEASE a",
+        "PREPARE TRANSACTION 'x'",
+        "START TRANSACTION",
+        "BEGIN; UPDATE a SET v = 9; ROLLBACK",
+        "UPDATE a SET v = 9; COMMIT",
+        "UPDATE a SET v = 9 WHERE name = 'x;y' ;;\n-- done\ncommit",
+        "CREATE TRIGGER x AFTER UPDATE ON a BEGIN SELECT 1; END; COMMIT",
+    ] {
+        let refused = db.query(text).execute().await.unwrap_err();
+        assert_eq!(refused.kind(), QueryErrorKind::NotAllowed, "{text}");
+        let refused = db.query(text).fetch_all::<AnyRow>().await.unwrap_err();
+        assert_eq!(refused.kind(), QueryErrorKind::NotAllowed, "{text}");
+        let mut transaction = db.begin().await.unwrap();
+        let refused = transaction.query(text).execute().await.unwrap_err();
+        assert_eq!(refused.kind(), QueryErrorKind::NotAllowed, "{text}");
+        transaction.rollback().await.unwrap();
+    }
+    for text in [
+        "CREATE TRIGGER y AFTER INSERT ON a BEGIN SELECT 1; SELECT CASE WHEN 1 THEN 2 END; END",
+        "UPDATE a SET name = 'commit; begin' WHERE id = 1",
+        "DROP TRIGGER y; UPDATE a SET v = 1",
+    ] {
+        db.query(text).execute().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_not_of_the_type_says_that_it_has_written() {
+    let (_larder, db) = with_rows().await;
+    let insert = db.query("INSERT INTO a (id, name, v) VALUES (7, 'seven', 0) RETURNING name");
+    let error = insert.fetch_all::<i64>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::WrittenUnread);
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("seven"), "{error:?}");
+    assert!(a(&db, 7).await.is_none_or(|a| a.id == 7));
+    let kept = db.query("SELECT count(*) FROM a WHERE id = 7").fetch_scalar::<i64>().await.unwrap();
+    assert_eq!(kept, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_has_no_deadline_but_the_one_it_is_given() {
+    let database = tower::service_fn(move |_: Statement| async {
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![7.into()]] };
+        Ok::<_, Infallible>(Answer { rows, affected: 0 })
+    });
+    let larder = larder();
+    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite);
+    let db = Db::new(layer.clone().layer(database));
+    assert_eq!(db.query("SELECT n FROM a").fetch_scalar::<i64>().await.unwrap(), 7);
+    let short = Duration::from_secs(60);
+    let error =
+        db.query("SELECT n FROM b").deadline(short).fetch_scalar::<i64>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::TimedOut);
+    let db = Db::new(layer.deadline(short).layer(database));
+    let error = db.query("SELECT n FROM c").fetch_scalar::<i64>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn long_values_are_cached_under_short_names() {
+    let (larder, db) = with_rows().await;
+    let long = |last: &str| format!("{}{last}", "x".repeat(100_000));
+    for (value, expected) in [("a", 0), ("b", 0), ("a", 1), ("b", 2)] {
+        let text =
+            db.query("SELECT length(?)").bind(long(value)).fetch_scalar::<i64>().await.unwrap();
+        assert_eq!(text, 100_001);
+        let hits = larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+        assert_eq!(hits, expected, "{value}");
+    }
 }

@@ -1,7 +1,8 @@
 //! Transactions: nothing is invalidated before they are committed, and nothing if they are not.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use larder_core::Target;
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
@@ -10,12 +11,12 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
-    analysis::Nature,
+    analysis::{Nature, TRANSACTION_CONTROL},
     db::{Db, One},
     error::{QueryError, QueryErrorKind},
     plan::{Known, Plan},
     rows::Answer,
-    service::FromRow,
+    service::{FromRow, written_unread},
     sqlx_service::{Begun, SqlxService},
     statement::Statement,
     value::SqlValue,
@@ -73,7 +74,11 @@ impl Transaction {
         let known = self.known.take();
         let committing = self.plan.larder.spawn(async move {
             let committed = match inner {
-                Some(inner) => end(inner, uncertain).await,
+                // A driver that panics may have committed all the same.
+                Some(inner) => AssertUnwindSafe(end(inner, uncertain))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked))),
                 None => Ok(()),
             };
             if defines {
@@ -122,7 +127,7 @@ impl Transaction {
     async fn run(&mut self, statement: &Statement) -> Result<Answer, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
-        if analysis.nature == Nature::Unknown("transaction-control") {
+        if analysis.nature == Nature::Unknown(TRANSACTION_CONTROL) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
         self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
@@ -130,9 +135,12 @@ impl Transaction {
         // Before it runs: one that failed may have done a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
         self.plan.note_bypass(&known, statement, &analysis, "transaction");
-        let answer = self.begun().run(statement).await;
-        self.uncertain |= answer.is_err();
-        answer.map_err(QueryError::database)
+        let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
+        self.uncertain |= !matches!(answer, Ok(Ok(_)));
+        let answer = answer.map_err(|_| QueryError::new(QueryErrorKind::Panicked))?;
+        let writes = analysis.nature == Nature::Write;
+        let failed = |error| if writes { written_unread(error) } else { error };
+        answer.map_err(QueryError::database).map_err(failed)
     }
 }
 

@@ -335,13 +335,6 @@ impl Visitor for Collector<'_> {
             Statement::Insert(insert) => self.insert(insert),
             Statement::Update(update) => self.update(update),
             Statement::Delete(delete) => self.delete(delete),
-            Statement::StartTransaction { .. }
-            | Statement::Commit { .. }
-            | Statement::Rollback { .. }
-            | Statement::Savepoint { .. }
-            | Statement::ReleaseSavepoint { .. } => {
-                self.unknown = self.unknown.or(Some("transaction-control"));
-            }
             _ => self.defines = true,
         }
         ControlFlow::Continue(())

@@ -52,6 +52,7 @@ use crate::catalog::Catalog;
 mod collector;
 mod functions;
 mod pins;
+mod transactions;
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::functions::listed;
@@ -122,9 +123,16 @@ impl Analysis {
         let raw = Tokenizer::new(dialect.parser(), text).with_unescape(false).tokenize();
         let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
         let (Ok(raw), Ok(tokens)) = (raw, tokens) else {
-            return Self::unknown(text, "not-understood");
+            let controls = transactions::may_control(text);
+            return Self::unknown(
+                text,
+                if controls { TRANSACTION_CONTROL } else { "not-understood" },
+            );
         };
         let normalised = normalised(&raw);
+        if transactions::controls(&tokens) {
+            return Self::unknown(&normalised, TRANSACTION_CONTROL);
+        }
         if text.len() > LONGEST_TEXT {
             // A condition of a hundred thousand members is deeper than any stack.
             return Self::unknown(&normalised, "too-long");
@@ -187,25 +195,43 @@ pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<Strin
     (analysis.nature == Nature::Query).then(|| analysis.reads.into_keys().collect())
 }
 
-/// All statements that were analysed. When there are too many it begins anew: a program has so many texts, and
-/// whoever writes values into them has more than can be kept.
+/// The statements that were analysed, by their texts. A program has few texts and short ones; one that writes values into
+/// its texts has no end of them. So when there are too many, by number or by bytes, it begins anew, and a long text is
+/// analysed each time.
 #[derive(Debug, Default)]
 pub(crate) struct Analyses {
-    known: RwLock<HashMap<Arc<str>, Arc<Analysis>, RandomState>>,
+    known: RwLock<Texts>,
+}
+
+#[derive(Debug, Default)]
+struct Texts {
+    analyses: HashMap<Arc<str>, Arc<Analysis>, RandomState>,
+    /// Of all texts together.
+    bytes: usize,
 }
 
 impl Analyses {
     pub(crate) fn get(&self, text: &str, make: impl FnOnce() -> Analysis) -> Arc<Analysis> {
-        if let Some(known) = self.known.read().get(text) {
+        if let Some(known) = self.known.read().analyses.get(text) {
             return Arc::clone(known);
         }
         let analysis = Arc::new(make());
-        let mut known = self.known.write();
-        if known.len() >= MOST_TEXTS {
-            known.clear();
+        if text.len() > LONGEST_KNOWN_TEXT {
+            return analysis;
         }
-        known.insert(text.into(), Arc::clone(&analysis));
+        let mut known = self.known.write();
+        if known.analyses.len() >= MOST_TEXTS || known.bytes + text.len() > MOST_TEXT_BYTES {
+            *known = Texts::default();
+        }
+        if known.analyses.insert(text.into(), Arc::clone(&analysis)).is_none() {
+            known.bytes += text.len();
+        }
         analysis
+    }
+
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.known.read().bytes
     }
 }
 
@@ -236,15 +262,25 @@ fn normalised(tokens: &[Token]) -> String {
     text
 }
 
-fn fingerprint(text: &str) -> String {
+pub(crate) fn fingerprint(text: &str) -> String {
+    digest(text, 16)
+}
+
+/// The first so many bytes of the SHA-256 of a text, in hexadecimal digits.
+pub(crate) fn digest(text: &str, bytes: usize) -> String {
     let digest = Sha256::digest(text.as_bytes());
-    digest[..16].iter().fold(String::with_capacity(32), |mut hex, byte| {
+    digest.iter().take(bytes).fold(String::with_capacity(2 * bytes), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("a string takes whatever is written to it");
         hex
     })
 }
 
+/// Why a statement that begins or ends a transaction is refused.
+pub(crate) const TRANSACTION_CONTROL: &str = "transaction-control";
 const MOST_TEXTS: usize = 4096;
+/// A few times as many bytes are kept with them.
+const MOST_TEXT_BYTES: usize = 4 << 20;
+const LONGEST_KNOWN_TEXT: usize = 16 << 10;
 const LONGEST_TEXT: usize = 64 << 10;
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
         ("SELECT * FROM products WHERE id = stock", "products"),
         ("SELECT * FROM products WHERE id + 0 = 7", "products"),
         ("SELECT * FROM products WHERE stock > ?1 AND id = ?", "products"),
-        ("SELECT * FROM other.products WHERE id = 7", "Volatile(\"unknown-relation\") "),
+        ("SELECT * FROM other.products WHERE id = 7", "Volatile(\"unknown-relation\") sql:d"),
         ("SELECT * FROM products p(a, id) WHERE p.id = 7", "products"),
         ("SELECT * FROM categories WHERE slug = 'a'", "categories:a"),
         ("SELECT * FROM categories WHERE slug = 'a' COLLATE NOCASE", "categories"),
@@ -91,7 +91,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
             "SELECT * FROM products p JOIN products q ON true WHERE p.id = 7 AND q.id = 8",
             "products:7 products:8",
         ),
-        ("SELECT * FROM products p ON p.id = 7", "Unknown(\"not-understood\") "),
+        ("SELECT * FROM products p ON p.id = 7", "Unknown(\"not-understood\") sql:d"),
         // Below: subqueries, CTEs, unions, views.
         (
             "SELECT (SELECT count(*) FROM reviews WHERE product = p.id) FROM products p WHERE p.id = 7",
@@ -106,7 +106,10 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
             "WITH products AS (SELECT * FROM products) SELECT * FROM products WHERE id = 7",
             "products",
         ),
-        ("WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT * FROM x", ""),
+        (
+            "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT * FROM x",
+            "sql:d",
+        ),
         (
             "SELECT name FROM products WHERE id = 7 UNION SELECT name FROM products WHERE id = 8",
             "products:7 products:8",
@@ -124,25 +127,25 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
 #[test]
 fn what_is_another_answer_each_time_or_is_not_understood_is_not_kept() {
     let rows = [
-        ("SELECT random()", "Volatile(\"volatile\") "),
+        ("SELECT random()", "Volatile(\"volatile\") sql:d"),
         ("SELECT CURRENT_TIMESTAMP, * FROM products", "Volatile(\"volatile\") products"),
         ("SELECT * FROM products WHERE made < date('now')", "Volatile(\"volatile\") products"),
         ("SELECT * FROM products WHERE made < date(?)", "Volatile(\"volatile\") products"),
-        ("SELECT date('2026-11-21')", ""),
-        ("SELECT strftime('%Y')", "Volatile(\"volatile\") "),
-        ("SELECT unixepoch('subsec')", "Volatile(\"volatile\") "),
-        ("SELECT * FROM sqlite_sequence", "Volatile(\"unknown-relation\") "),
+        ("SELECT date('2026-11-21')", "sql:d"),
+        ("SELECT strftime('%Y')", "Volatile(\"volatile\") sql:d"),
+        ("SELECT unixepoch('subsec')", "Volatile(\"volatile\") sql:d"),
+        ("SELECT * FROM sqlite_sequence", "Volatile(\"unknown-relation\") sql:d"),
         (
             "SELECT 1 UNION SELECT id FROM (WITH cheap AS (SELECT 1 AS id) SELECT id FROM cheap)",
             "products",
         ),
         ("SELECT * FROM products FOR UPDATE", "Volatile(\"for-update\") products"),
-        ("SELECT * FROM nobody_knows", "Volatile(\"unknown-relation\") "),
-        ("SELECT charge_card(7)", "Unknown(\"unknown-function\") "),
-        ("SELECT 1; SELECT 2", "Unknown(\"several-statements\") "),
-        ("SELEC 1", "Unknown(\"not-understood\") "),
-        ("BEGIN", "Unknown(\"transaction-control\") "),
-        ("TABLE products", "Unknown(\"not-understood\") "),
+        ("SELECT * FROM nobody_knows", "Volatile(\"unknown-relation\") sql:d"),
+        ("SELECT charge_card(7)", "Unknown(\"unknown-function\") sql:d"),
+        ("SELECT 1; SELECT 2", "Unknown(\"several-statements\") sql:d"),
+        ("SELEC 1", "Unknown(\"not-understood\") sql:d"),
+        ("BEGIN", "Unknown(\"transaction-control\") sql:d"),
+        ("TABLE products", "Unknown(\"not-understood\") sql:d"),
     ];
     for (text, expected) in rows {
         assert_eq!(read(text, &[]), expected, "{text}");

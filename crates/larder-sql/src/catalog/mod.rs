@@ -1,8 +1,12 @@
 //! What is known of the tables of a database: their keys, what else changes with them, and what views are made of.
 
 use std::collections::{BTreeSet, HashMap};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use std::fmt::Write as _;
 
 use crate::analysis::Purity;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::analysis::fingerprint;
 
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -30,6 +34,8 @@ pub struct Catalog {
     fields: HashMap<String, Purity>,
     /// Operators of users that do not give the same for the same.
     operators: HashMap<String, Purity>,
+    /// Which database this describes, and with which settings of the session: part of the key of each result.
+    origin: Option<String>,
 }
 
 /// A table.
@@ -94,6 +100,30 @@ impl Catalog {
     #[must_use]
     pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
+        self
+    }
+
+    /// Which database this describes, and as seen by which session. `None` where nobody has said so.
+    pub(crate) fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+
+    /// The same, with this origin where it has none.
+    pub(crate) fn or_origin(mut self, origin: Option<String>) -> Self {
+        self.origin = self.origin.or(origin);
+        self
+    }
+
+    /// The same, described for a database and a session of which these are all the facts that answers depend on.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn of_origin(mut self, facts: &[String]) -> Self {
+        let mut written = String::new();
+        for fact in facts {
+            // Behind its length: no two lists of facts are written the same.
+            write!(written, "{}:{fact}", fact.len())
+                .expect("a string takes whatever is written to it");
+        }
+        self.origin = Some(fingerprint(&written));
         self
     }
 

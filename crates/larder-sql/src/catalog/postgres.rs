@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{Catalog, KeyKind, Table, folded};
 use crate::analysis::{self, Purity, SqlDialect};
@@ -14,7 +14,7 @@ use crate::analysis::{self, Purity, SqlDialect};
 /// The tables, views, keys, triggers and functions of the database, as it is now.
 pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     let read = Read::all(pool).await?;
-    let mut catalog = Catalog::new();
+    let mut catalog = Catalog::new().of_origin(&read.origin);
     for relation in &read.relations {
         let name = folded(&relation.name);
         match read.names.get(&relation.oid) {
@@ -60,6 +60,7 @@ struct Read {
     trees: HashMap<i64, BTreeSet<i64>>,
     functions: Vec<Function>,
     operators: Vec<(String, i64)>,
+    origin: Vec<String>,
 }
 
 impl Read {
@@ -72,6 +73,7 @@ impl Read {
         let inherits: Vec<(i64, i64)> =
             sqlx::query_as(INHERITS).fetch_all(&mut *connection).await?;
         let read = Self {
+            origin: origin(&mut *connection).await?,
             names: names(&relations),
             relations,
             columns: sqlx::query_as(COLUMNS).fetch_all(&mut *connection).await?,
@@ -138,6 +140,16 @@ impl Read {
             };
         }
     }
+}
+
+/// Which database this is, and the settings of its session on which answers depend.
+async fn origin(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let mut facts: Vec<String> = sqlx::query_scalar(ORIGIN).fetch_all(&mut *connection).await?;
+    let may_ask: bool = sqlx::query_scalar(MAY_ASK_CONTROL).fetch_one(&mut *connection).await?;
+    if may_ask {
+        facts.push(sqlx::query_scalar(SYSTEM).fetch_one(&mut *connection).await?);
+    }
+    Ok(facts)
 }
 
 #[derive(FromRow)]
@@ -265,6 +277,20 @@ fn purity(volatility: i64) -> Option<Purity> {
         _ => Some(Purity::Unknown),
     }
 }
+
+/// The database, the role, and the settings that the server's documentation names as those by which input is read and
+/// output is written, or names are found. Source: PostgreSQL, section 20.11, "Client Connection Defaults", and 20.13.
+const ORIGIN: &str = "
+    SELECT concat_ws(' ', current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()))
+    UNION ALL SELECT 'role ' || current_user
+    UNION ALL (SELECT name || ' ' || setting FROM pg_settings WHERE name IN (
+        'TimeZone', 'DateStyle', 'IntervalStyle', 'search_path', 'extra_float_digits', 'bytea_output', 'xmlbinary',
+        'xmloption', 'lc_messages', 'lc_monetary', 'lc_numeric', 'lc_time', 'array_nulls', 'backslash_quote',
+        'standard_conforming_strings', 'transform_null_equals', 'default_text_search_config', 'timezone_abbreviations',
+        'quote_all_identifiers', 'row_security', 'client_encoding', 'gin_fuzzy_search_limit', 'geqo_seed')
+        ORDER BY name COLLATE \"C\")";
+const MAY_ASK_CONTROL: &str = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')";
+const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
 
 /// All that a bare name can mean, and of it what is described: plain tables and views of the schema `public`.
 const RELATIONS: &str = "

@@ -13,8 +13,21 @@ use crate::{
 };
 
 /// The tables, views, keys and triggers of the database, as it is now.
-pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
+///
+/// On a connection of the pool, and not on one of its own: a database in memory has no other, and temporary objects and the
+/// settings of the session are seen from there alone.
+pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let mut connection = pool.acquire().await?;
+    let file: Option<String> = sqlx::query_scalar(FILE).fetch_one(&mut *connection).await?;
+    let mut facts = vec![match file.filter(|file| !file.is_empty()) {
+        Some(file) => file,
+        None => format!("in memory {id:032x}"),
+    }];
+    for setting in SESSION {
+        let value: Option<String> =
+            sqlx::query_scalar(setting).fetch_optional(&mut *connection).await?;
+        facts.push(value.unwrap_or_default());
+    }
     let objects = sqlx::query(
         "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema \
          UNION ALL SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_temp_schema",
@@ -27,7 +40,7 @@ pub(crate) async fn read(pool: &SqlitePool) -> sqlx::Result<Catalog> {
     let plain = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let plain: Vec<(String,)> = sqlx::query_as(plain).fetch_all(&mut *connection).await?;
     let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
-    let mut catalog = Catalog::new();
+    let mut catalog = Catalog::new().of_origin(&facts);
     for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
         let definition = sql.to_ascii_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
         let columns = sqlx::query(
@@ -117,3 +130,14 @@ fn body(sql: &str) -> Option<Vec<Token>> {
     let end = tokens.iter().rposition(|token| is(token, "END"))?;
     tokens.get(begin + 1..end).map(<[Token]>::to_vec)
 }
+
+const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+
+/// The settings of a session on which answers depend: how `LIKE` compares, how columns are called, and in which order rows
+/// come that nothing orders.
+const SESSION: [&str; 4] = [
+    "SELECT CAST('a' LIKE 'A' AS TEXT)",
+    "SELECT CAST(full_column_names AS TEXT) FROM pragma_full_column_names",
+    "SELECT CAST(short_column_names AS TEXT) FROM pragma_short_column_names",
+    "SELECT CAST(reverse_unordered_selects AS TEXT) FROM pragma_reverse_unordered_selects",
+];

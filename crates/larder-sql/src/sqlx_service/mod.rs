@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -36,6 +37,8 @@ pub(crate) mod sqlite;
 #[derive(Clone)]
 pub struct SqlxService {
     pool: Pool,
+    /// Stands for a database in memory, of which nothing else can say which it is.
+    id: u128,
 }
 
 /// The pool of one of the databases that come along.
@@ -59,7 +62,7 @@ impl SqlxService {
     /// Over a pool of SQLite connections.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(pool: SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool) }
+        Self { pool: Pool::Sqlite(pool), id: drawn_id() }
     }
 
     /// Over a pool of PostgreSQL connections.
@@ -70,7 +73,7 @@ impl SqlxService {
     /// in RFC 3339; of other types (`interval`, arrays, …) ask for `column::text`.
     #[cfg(feature = "postgres")]
     pub fn postgres(pool: PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool) }
+        Self { pool: Pool::Postgres(pool), id: drawn_id() }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -95,7 +98,7 @@ impl SqlxService {
     pub async fn catalog(&self) -> sqlx::Result<Catalog> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => crate::catalog::sqlite::read(pool).await,
+            Pool::Sqlite(pool) => crate::catalog::sqlite::read(pool, self.id).await,
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => crate::catalog::postgres::read(pool).await,
         }
@@ -150,20 +153,40 @@ impl Pool {
     }
 }
 
+/// A number that no other service has.
+fn drawn_id() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
+}
+
 /// All that a statement brings.
 async fn gathered<D, R>(
     mut brought: BoxStream<'_, sqlx::Result<Either<D, R>>>,
     affected: fn(&D) -> u64,
     add: fn(&R, &mut Rows) -> sqlx::Result<()>,
 ) -> sqlx::Result<Answer> {
-    let mut answer = Answer::default();
+    let (mut answer, mut is_done, mut unread) = (Answer::default(), false, None);
     while let Some(next) = brought.try_next().await? {
         match next {
-            Either::Left(done) => answer.affected += affected(&done),
-            Either::Right(row) => add(&row, &mut answer.rows)?,
+            Either::Left(done) => {
+                answer.affected += affected(&done);
+                is_done = true;
+            }
+            // Read to the end all the same: a statement that writes is to be done when its error is told.
+            Either::Right(row) => unread = unread.or(add(&row, &mut answer.rows).err()),
         }
     }
-    Ok(answer)
+    match unread {
+        Some(error) => Err(error),
+        None if answer.rows.rows.iter().any(|row| row.len() != answer.rows.columns.len()) => {
+            Err(sqlx::Error::Protocol("the columns changed while the rows were read".to_owned()))
+        }
+        // A driver that fails while it reads ends the stream, without an error and without this last word.
+        None if !is_done => {
+            Err(sqlx::Error::Protocol("the answer of the database ended early".to_owned()))
+        }
+        None => Ok(answer),
+    }
 }
 
 impl Begun {
@@ -172,7 +195,7 @@ impl Begun {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(transaction) => sqlite::run(transaction, statement).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(transaction) => postgres::run(transaction, statement).await,
+            Self::Postgres(transaction) => postgres::run_within(transaction, statement).await,
         }
     }
 

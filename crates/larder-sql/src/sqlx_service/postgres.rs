@@ -13,8 +13,8 @@ use sqlx::{
     encode::{Encode, IsNull},
     error::BoxDynError,
     postgres::{
-        PgArgumentBuffer, PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgTypeInfo,
-        PgTypeKind, PgValueRef, types::Oid,
+        PgArgumentBuffer, PgArguments, PgQueryResult, PgRow, PgTypeInfo, PgTypeKind, PgValueRef,
+        types::Oid,
     },
 };
 use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
@@ -34,9 +34,32 @@ pub(crate) async fn run_anew(
     statement: &Statement,
 ) -> sqlx::Result<Answer> {
     match run(connection, statement).await {
-        Err(error) if is_outdated(&error) => {
+        Err(error) if may_be_outdated(&error) => {
             connection.clear_cached_statements().await?;
             run(connection, statement).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Runs a statement to its end within a transaction. Where what was prepared before is no longer what its tables are, the
+/// error is that of the server, which takes no other statement in this transaction; in the next one it is prepared anew.
+pub(crate) async fn run_within(
+    connection: &mut PgConnection,
+    statement: &Statement,
+) -> sqlx::Result<Answer> {
+    match run(connection, statement).await {
+        Err(error @ sqlx::Error::Encode(_)) => {
+            // Nothing was sent: the transaction goes on.
+            connection.clear_cached_statements().await?;
+            match run(connection, statement).await {
+                Err(sqlx::Error::Encode(_)) => Err(error),
+                outcome => outcome,
+            }
+        }
+        Err(error) if may_be_outdated(&error) => {
+            connection.clear_cached_statements().await?;
+            Err(error)
         }
         outcome => outcome,
     }
@@ -103,11 +126,17 @@ async fn kinds(
     Ok(kinds)
 }
 
-/// Whether the server says that what it has prepared is no longer what its tables are.
-fn is_outdated(error: &sqlx::Error) -> bool {
-    let error =
-        error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    error.and_then(PgDatabaseError::routine) == Some("RevalidateCachedQuery")
+/// Whether it may be that what was prepared is no longer what its tables are: the server says so, finds that names or types
+/// do not fit, or a value does not fit the type that was inferred. A statement that failed so has done nothing.
+///
+/// Source: PostgreSQL, appendix A: class 42, syntax error or access rule violation; 0A000, feature not supported ("cached plan
+/// must not change result type"); 22P03 and 08P01, what was sent is not of the type.
+fn may_be_outdated(error: &sqlx::Error) -> bool {
+    if let sqlx::Error::Encode(_) = error {
+        return true;
+    }
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("42") || ["0A000", "22P03", "08P01"].contains(&&*code))
 }
 
 struct Parameter<'a> {

@@ -1,0 +1,54 @@
+//! Whether a text begins or ends a transaction.
+//!
+//! On a connection of a pool such a statement would put the statements of others into a transaction, or end theirs. It is
+//! found in texts of one statement and of several, whether or not the rest of the text is understood.
+
+use sqlparser::tokenizer::Token;
+
+/// Whether one of the statements of a text begins or ends a transaction.
+pub(super) fn controls(tokens: &[Token]) -> bool {
+    let tokens = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_)));
+    let words: Vec<String> = tokens
+        .map(|token| match token {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_uppercase(),
+            Token::SemiColon => ";".to_owned(),
+            _ => String::new(),
+        })
+        .collect();
+    any_controls(&words)
+}
+
+/// The same of a text that is not made of tokens that are known: it may be so.
+pub(super) fn may_control(text: &str) -> bool {
+    let mut words = Vec::new();
+    for statement in text.split_inclusive(';') {
+        let parts = statement.split(|letter: char| !letter.is_ascii_alphabetic() && letter != '_');
+        words.extend(parts.filter(|word| !word.is_empty()).map(str::to_ascii_uppercase));
+        words.push(";".to_owned());
+    }
+    any_controls(&words)
+}
+
+fn any_controls(words: &[String]) -> bool {
+    let mut in_body = false;
+    for statement in words.split(|word| word == ";") {
+        let word = |at: usize| statement.get(at).map_or("", String::as_str);
+        if in_body {
+            // The body of a trigger or a routine: its END ends it, and not a transaction.
+            in_body = word(0) != "END";
+            continue;
+        }
+        let controls = match word(0) {
+            "BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" => true,
+            "START" | "PREPARE" => word(1) == "TRANSACTION",
+            _ => false,
+        };
+        if controls {
+            return true;
+        }
+        let has = |wanted: &str| statement.iter().any(|word| word == wanted);
+        let defines = ["TRIGGER", "FUNCTION", "PROCEDURE"].iter().any(|kind| has(kind));
+        in_body = word(0) == "CREATE" && defines && has("BEGIN");
+    }
+    false
+}
