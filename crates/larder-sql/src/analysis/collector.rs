@@ -1,14 +1,14 @@
 //! Walks over a statement and gathers what the rules ask for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
 };
 
 use sqlparser::ast::{
     Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, ObjectName,
-    OnConflictAction, OnInsert, Query, Select, SetExpr, SqliteOnConflict, Statement, TableFactor,
-    TableObject, Update, UpdateTableFromKind, ValueWithSpan, Visitor,
+    OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr, SqliteOnConflict, Statement,
+    TableFactor, TableObject, Update, UpdateTableFromKind, ValueWithSpan, Visitor,
 };
 
 use super::{
@@ -24,7 +24,13 @@ pub(super) struct Collector<'a> {
     /// How often each relation is named.
     relations: BTreeMap<String, usize>,
     pinned: BTreeMap<String, Vec<Pinned>>,
-    not_relations: BTreeSet<String>,
+    /// The names of CTEs that hide tables, at each query that the walk is in.
+    scopes: Vec<BTreeSet<String>>,
+    /// The same for the queries of CTEs, which the walk has not reached.
+    within_ctes: HashMap<*const Query, BTreeSet<String>>,
+    /// The name of a function that stands where a table stands, and is visited next.
+    not_a_relation: Option<*const ObjectName>,
+    has_unnamed_columns: bool,
     changes: Vec<Change>,
     volatile: Option<&'static str>,
     defines: bool,
@@ -39,7 +45,10 @@ impl<'a> Collector<'a> {
             catalog,
             relations: BTreeMap::new(),
             pinned: BTreeMap::new(),
-            not_relations: BTreeSet::new(),
+            scopes: Vec::new(),
+            within_ctes: HashMap::new(),
+            not_a_relation: None,
+            has_unnamed_columns: false,
             changes: Vec::new(),
             volatile: None,
             defines: false,
@@ -48,7 +57,14 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// Whether a column of the answer may have no name but the text of its expression.
+    pub(super) fn has_unnamed_columns(&self) -> bool {
+        self.has_unnamed_columns
+    }
+
     pub(super) fn finish(mut self, fingerprint: String) -> Analysis {
+        let implied = self.catalog.and_then(Catalog::implied);
+        implied.into_iter().for_each(|purity| self.call(purity));
         let reads = self.reads();
         let nature = match (self.unknown, self.volatile) {
             (Some(why), _) => Nature::Unknown(why),
@@ -65,9 +81,8 @@ impl<'a> Collector<'a> {
     fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pinned>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
-            let is_known = self.catalog.is_none_or(|catalog| catalog.is_relation(&relation));
-            if self.not_relations.contains(&relation) && !is_known {
-                continue;
+            if self.catalog.is_some_and(|catalog| catalog.writes_when_read(&relation)) {
+                self.call(Purity::Unknown);
             }
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
                 reads.entry(relation).or_insert(Some(pinned));
@@ -97,6 +112,14 @@ impl<'a> Collector<'a> {
             Purity::Volatile => self.volatile = self.volatile.or(Some("volatile")),
             Purity::Reads => self.read_unknown(),
             Purity::Unknown => self.unknown = self.unknown.or(Some("unknown-function")),
+        }
+    }
+
+    /// The name by which a function is known: the catalogue of PostgreSQL knows those of all schemas, of one name together.
+    fn function(&self, name: &ObjectName) -> Option<String> {
+        match (self.dialect, self.catalog) {
+            (SqlDialect::Postgres, Some(_)) => pins::relation(name),
+            _ => pins::unqualified(name),
         }
     }
 
@@ -225,10 +248,22 @@ impl Visitor for Collector<'_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let inherited = self.within_ctes.remove(&std::ptr::from_ref(query));
+        let mut scope = inherited.or_else(|| self.scopes.last().cloned()).unwrap_or_default();
         if let Some(with) = &query.with {
+            let outer = scope.clone();
             let names = with.cte_tables.iter().map(|table| folded(&table.alias.name.value));
-            self.not_relations.extend(names);
+            let names: Vec<String> = names.collect();
+            // In SQLite all see each other; in PostgreSQL each sees those before it, unless they recurse.
+            let all_see_all = with.recursive || self.dialect == SqlDialect::Sqlite;
+            for (at, table) in with.cte_tables.iter().enumerate() {
+                let seen = if all_see_all { &names[..] } else { &names[..at] };
+                let seen = outer.iter().chain(seen).cloned().collect();
+                self.within_ctes.insert(std::ptr::from_ref(&*table.query), seen);
+            }
+            scope.extend(names);
         }
+        self.scopes.push(scope);
         if !query.locks.is_empty() {
             self.volatile = self.volatile.or(Some("for-update"));
         }
@@ -238,7 +273,19 @@ impl Visitor for Collector<'_> {
         ControlFlow::Continue(())
     }
 
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.scopes.pop();
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        let is_unnamed = |item: &SelectItem| match item {
+            SelectItem::UnnamedExpr(expr) => {
+                !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+            }
+            _ => false,
+        };
+        self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
         if select.into.is_some() || !select.lateral_views.is_empty() {
             self.unknown = self.unknown.or(Some("not-understood"));
         }
@@ -252,7 +299,15 @@ impl Visitor for Collector<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        if self.not_a_relation.take() == Some(std::ptr::from_ref(relation)) {
+            return ControlFlow::Continue(());
+        }
         match pins::table(relation, self.dialect) {
+            // A CTE; where a table has its name it counts too, since the walk may take one for the other.
+            Some(name)
+                if relation.0.len() == 1
+                    && self.scopes.last().is_some_and(|scope| scope.contains(&name))
+                    && self.catalog.is_none_or(|catalog| !catalog.is_relation(&name)) => {}
             Some(name) => *self.relations.entry(name).or_default() += 1,
             // Of another schema, or of none that stands there.
             None => self.read_unknown(),
@@ -263,12 +318,10 @@ impl Visitor for Collector<'_> {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } => {
-                let Some(name) = pins::unqualified(name) else {
-                    self.call(Purity::Unknown);
-                    return ControlFlow::Continue(());
-                };
-                self.call(functions::of_name(&name, self.catalog));
-                self.not_relations.insert(name);
+                self.not_a_relation = Some(std::ptr::from_ref(name));
+                let purity =
+                    self.function(name).map(|name| functions::of_name(&name, self.catalog));
+                self.call(purity.unwrap_or(Purity::Unknown));
             }
             TableFactor::Table { sample: Some(_), .. } => {
                 self.volatile = self.volatile.or(Some("volatile"));
@@ -284,7 +337,11 @@ impl Visitor for Collector<'_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Function(function) => match pins::unqualified(&function.name) {
+            Expr::Cast { .. } => {
+                let purity = self.catalog.and_then(Catalog::casts);
+                purity.into_iter().for_each(|purity| self.call(purity));
+            }
+            Expr::Function(function) => match self.function(&function.name) {
                 Some(name) => self.call(functions::of(function, &name, self.catalog)),
                 None => self.call(Purity::Unknown),
             },

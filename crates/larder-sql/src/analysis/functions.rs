@@ -6,7 +6,7 @@ use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgum
 use crate::catalog::Catalog;
 
 /// What calling a function means for what it is part of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purity {
     /// The same for the same arguments.
     Pure,
@@ -70,11 +70,12 @@ pub(super) fn needs_no_brackets(name: &str) -> bool {
     name.starts_with("current_") || ["localtime", "localtimestamp", "session_user"].contains(&name)
 }
 
-const OF_TIME: [&str; 5] = ["date", "time", "datetime", "julianday", "unixepoch"];
+pub(crate) const OF_TIME: [&str; 5] = ["date", "time", "datetime", "julianday", "unixepoch"];
 
 const PURE: &[&str] = &[
     "abs",
     "any_value",
+    "array",
     "array_agg",
     "avg",
     "bit_length",
@@ -106,6 +107,7 @@ const PURE: &[&str] = &[
     "generate_series",
     "glob",
     "greatest",
+    "grouping",
     "group_concat",
     "hex",
     "highlight",
@@ -171,6 +173,7 @@ const PURE: &[&str] = &[
     "reverse",
     "right",
     "round",
+    "row",
     "row_number",
     "rpad",
     "rtrim",
@@ -209,7 +212,9 @@ const VOLATILE: &[&str] = &[
     "current_timestamp",
     "current_user",
     "currval",
+    "gen_random_bytes",
     "gen_random_uuid",
+    "gen_salt",
     "inet_client_addr",
     "last_insert_rowid",
     "lastval",
@@ -217,10 +222,27 @@ const VOLATILE: &[&str] = &[
     "localtimestamp",
     "nextval",
     "now",
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_advisory_unlock",
+    "pg_advisory_unlock_all",
+    "pg_advisory_unlock_shared",
+    "pg_advisory_xact_lock",
+    "pg_advisory_xact_lock_shared",
     "pg_backend_pid",
+    "pg_notify",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+    "pg_try_advisory_xact_lock",
+    "pg_try_advisory_xact_lock_shared",
     "random",
     "randomblob",
     "session_user",
+    "setseed",
+    "setval",
     "sqlite_version",
     "statement_timestamp",
     "strftime",
@@ -230,6 +252,8 @@ const VOLATILE: &[&str] = &[
     "transaction_timestamp",
     "txid_current",
     "user",
+    "uuid_generate_v1",
+    "uuid_generate_v1mc",
     "uuid_generate_v4",
     "version",
 ];

@@ -52,9 +52,12 @@ use crate::catalog::Catalog;
 mod collector;
 mod functions;
 mod pins;
+mod reads;
 mod transactions;
 
-#[cfg(feature = "postgres")]
+#[cfg(feature = "sqlite")]
+pub(crate) use self::functions::OF_TIME;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::functions::listed;
 pub(crate) use self::{
     functions::{Purity, is_moving_time},
@@ -119,6 +122,10 @@ pub(crate) struct Change {
 
 impl Analysis {
     pub(crate) fn of(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
+        on_deep_stack(|| Self::of_any_depth(text, dialect, catalog))
+    }
+
+    fn of_any_depth(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
         // Left as they are written: two texts with different quotes are two statements.
         let raw = Tokenizer::new(dialect.parser(), text).with_unescape(false).tokenize();
         let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
@@ -133,20 +140,45 @@ impl Analysis {
         if transactions::controls(&tokens) {
             return Self::unknown(&normalised, TRANSACTION_CONTROL);
         }
-        if text.len() > LONGEST_TEXT {
-            // A condition of a hundred thousand members is deeper than any stack.
-            return Self::unknown(&normalised, "too-long");
+        let analysis = Self::parsed(text, tokens.clone(), &normalised, dialect, catalog);
+        match (analysis.nature, catalog) {
+            (Nature::Unknown(_) | Nature::Definition, Some(catalog))
+                if reads::cannot_write(&tokens, dialect, catalog) =>
+            {
+                let why = match analysis.nature {
+                    Nature::Unknown(why) => why,
+                    _ => "shows-settings",
+                };
+                let nature = Nature::Volatile(why);
+                Self { nature, reads_unknown: true, changes: Vec::new(), ..analysis }
+            }
+            _ => analysis,
         }
-        let mut parser = Parser::new(dialect.parser()).with_tokens(numbered(tokens));
-        let parsed = parser.parse_statements();
+    }
+
+    fn parsed(
+        text: &str,
+        tokens: Vec<Token>,
+        normalised: &str,
+        dialect: SqlDialect,
+        catalog: Option<&Catalog>,
+    ) -> Self {
+        if text.len() > LONGEST_TEXT || tokens.len() > MOST_TOKENS {
+            // A condition of a hundred thousand members is deeper than any stack.
+            return Self::unknown(normalised, "too-long");
+        }
+        let tokens = numbered(cut(tokens, dialect));
+        let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements();
         match parsed.as_deref() {
             Ok([statement]) => {
                 let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
-                collector.finish(fingerprint(&normalised))
+                // SQLite calls a column without a name by the text of its expression.
+                let by_text = dialect == SqlDialect::Sqlite && collector.has_unnamed_columns();
+                collector.finish(fingerprint(if by_text { text } else { normalised }))
             }
-            Ok(_) => Self::unknown(&normalised, "several-statements"),
-            Err(_) => Self::unknown(&normalised, "not-understood"),
+            Ok(_) => Self::unknown(normalised, "several-statements"),
+            Err(_) => Self::unknown(normalised, "not-understood"),
         }
     }
 
@@ -168,6 +200,17 @@ pub(crate) fn written_by(
     dialect: SqlDialect,
     catalog: &Catalog,
 ) -> Option<BTreeSet<String>> {
+    on_deep_stack(|| written_by_any_depth(tokens, dialect, catalog))
+}
+
+fn written_by_any_depth(
+    tokens: Vec<Token>,
+    dialect: SqlDialect,
+    catalog: &Catalog,
+) -> Option<BTreeSet<String>> {
+    if tokens.len() > MOST_TOKENS {
+        return None;
+    }
     let statements = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
     let mut tables = BTreeSet::new();
     for statement in statements {
@@ -187,7 +230,15 @@ pub(crate) fn written_by(
 /// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
-    let parsed = Parser::parse_sql(dialect.parser(), query).ok()?;
+    on_deep_stack(|| read_by_any_depth(query, dialect))
+}
+
+fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
+    let tokens = Tokenizer::new(dialect.parser(), query).tokenize().ok()?;
+    if tokens.len() > MOST_TOKENS {
+        return None;
+    }
+    let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
     let [sqlparser::ast::Statement::CreateView(view)] = &parsed[..] else { return None };
     let mut collector = Collector::new(dialect, None);
     let _unbroken = view.query.visit(&mut collector);
@@ -232,6 +283,29 @@ impl Analyses {
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.known.read().bytes
+    }
+}
+
+/// Runs what recurses into a statement on a stack that holds the deepest one there can be, in builds without optimisation too.
+/// The memory is taken from the system for so long, and only as much of it as is used.
+fn on_deep_stack<T>(run: impl FnOnce() -> T) -> T {
+    stacker::grow(DEEP_STACK, run)
+}
+
+/// PostgreSQL cuts names at 63 bytes, between letters: two that agree so far are one.
+fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
+    let cut = |mut token: Token| {
+        if let Token::Word(word) = &mut token
+            && word.value.len() > LONGEST_NAME
+        {
+            let end = (0..=LONGEST_NAME).rev().find(|at| word.value.is_char_boundary(*at));
+            word.value.truncate(end.unwrap_or_default());
+        }
+        token
+    };
+    match dialect {
+        SqlDialect::Postgres => tokens.into_iter().map(cut).collect(),
+        SqlDialect::Sqlite => tokens,
     }
 }
 
@@ -282,6 +356,10 @@ const MOST_TEXTS: usize = 4096;
 const MOST_TEXT_BYTES: usize = 4 << 20;
 const LONGEST_KNOWN_TEXT: usize = 16 << 10;
 const LONGEST_TEXT: usize = 64 << 10;
+const MOST_TOKENS: usize = 16 << 10;
+const DEEP_STACK: usize = 128 << 20;
+/// `NAMEDATALEN` of PostgreSQL, without the zero at its end.
+const LONGEST_NAME: usize = 63;
 
 #[cfg(test)]
 mod tests;

@@ -141,12 +141,21 @@ pub(super) fn operand(expr: &Expr) -> Option<Operand> {
 
 /// The members of a conjunction that compare something with values.
 fn conjuncts<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) {
-    match condition {
-        Expr::Nested(inner) => conjuncts(inner, members),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            conjuncts(left, members);
-            conjuncts(right, members);
+    let mut next = vec![condition];
+    while let Some(condition) = next.pop() {
+        match condition {
+            Expr::Nested(inner) => next.push(inner),
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                next.extend([&**right, &**left])
+            }
+            other => member(other, members),
         }
+    }
+}
+
+/// A member of a conjunction, if it compares something with values.
+fn member<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) {
+    match condition {
         Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
             let member = operand(right).map(|value| (&**left, value));
             let member = member.or_else(|| operand(left).map(|value| (&**right, value)));

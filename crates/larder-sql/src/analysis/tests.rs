@@ -91,7 +91,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
             "SELECT * FROM products p JOIN products q ON true WHERE p.id = 7 AND q.id = 8",
             "products:7 products:8",
         ),
-        ("SELECT * FROM products p ON p.id = 7", "Unknown(\"not-understood\") sql:d"),
+        ("SELECT * FROM products p ON p.id = 7", "Volatile(\"not-understood\") sql:d"),
         // Below: subqueries, CTEs, unions, views.
         (
             "SELECT (SELECT count(*) FROM reviews WHERE product = p.id) FROM products p WHERE p.id = 7",
@@ -225,4 +225,166 @@ fn whitespace_and_comments_make_no_difference() {
     assert_ne!(one.fingerprint, analysed("SELECT * FROM products WHERE id = 'a  b'").fingerprint);
     let [narrow, wide] = ["SELECT 'a b'", "SELECT 'a  b'"].map(|text| analysed(text).fingerprint);
     assert_ne!(narrow, wide);
+}
+
+#[test]
+fn the_name_of_a_cte_hides_a_table_only_where_the_cte_is_seen() {
+    let rows = [
+        ("WITH x AS (SELECT 1 AS n) SELECT n FROM x", "sql:d"),
+        ("WITH sqlite_master AS (SELECT 1 AS n) SELECT n FROM sqlite_master", "sql:d"),
+        (
+            "SELECT n FROM (WITH sqlite_master AS (SELECT 1 AS n) SELECT n FROM sqlite_master) JOIN sqlite_master",
+            "Volatile(\"unknown-relation\") sql:d",
+        ),
+        (
+            "SELECT (WITH x AS (SELECT 1 AS n) SELECT n FROM x), n FROM x",
+            "Volatile(\"unknown-relation\") sql:d",
+        ),
+        (
+            "WITH x AS (SELECT 1 AS n), y AS (SELECT n FROM x) SELECT (SELECT n FROM x) FROM y",
+            "sql:d",
+        ),
+        ("WITH x AS (SELECT id FROM products WHERE id = 7) SELECT id FROM x", "products:7"),
+        ("WITH x AS (SELECT 1 AS n) SELECT n FROM main.x", "Volatile(\"unknown-relation\") sql:d"),
+        // A function that stands where a table stands is no table elsewhere.
+        ("SELECT value FROM json_each('[1]')", "sql:d"),
+        ("SELECT 1 FROM json_each('[1]') JOIN json_each", "Volatile(\"unknown-relation\") sql:d"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(read(text, &[]), expected, "{text}");
+    }
+    let postgres = |text: &str| Analysis::of(text, SqlDialect::Postgres, Some(&catalog()));
+    let hidden = postgres(
+        "WITH RECURSIVE pg_class AS (SELECT 1 AS n UNION SELECT n FROM pg_class) SELECT n FROM pg_class",
+    );
+    assert_eq!(hidden.nature, Nature::Query);
+    let seen = postgres("WITH pg_class AS (SELECT n FROM pg_class) SELECT n FROM pg_class");
+    assert_eq!(seen.nature, Nature::Volatile("unknown-relation"), "the one inside is the server's");
+}
+
+#[test]
+fn what_is_not_understood_and_cannot_write_bypasses() {
+    let cannot = [
+        "SELECT name FROM products INDEXED BY by_name WHERE id = 7",
+        "WITH x AS MATERIALIZED (SELECT 1) SELECT * FROM x",
+        "SELECT * FROM products WHERE id IN categories",
+        "SELECT 1 << 2 AS n, abs(-1) FROM products WHERE name IS 1 ISNULL NOT NULL",
+        "EXPLAIN QUERY PLAN DELETE FROM products",
+        "PRAGMA table_info(products)",
+        "PRAGMA foreign_keys;",
+    ];
+    for text in cannot {
+        let analysis = analysed(text);
+        let bypasses = matches!(analysis.nature, Nature::Volatile(_) | Nature::Query);
+        assert!(bypasses && analysis.changes.is_empty(), "{text}: {:?}", analysis.nature);
+    }
+    let may = [
+        "SELECT charge_card(1) FROM products INDEXED BY by_name",
+        "SELECT charge_card (1)",
+        "WITH x AS MATERIALIZED (SELECT 1) DELETE FROM products",
+        "SELECT 1 INDEXED BY x; DROP TABLE products",
+        "PRAGMA foreign_keys = 0",
+        "PRAGMA case_sensitive_like(1)",
+        "PRAGMA writable_schema(1)",
+        "REPLACE PRODUCTS SELEC 1",
+        "VACUUM",
+    ];
+    for text in may {
+        let analysis = analysed(text);
+        let writes =
+            matches!(analysis.nature, Nature::Unknown(_) | Nature::Definition | Nature::Write);
+        assert!(writes, "{text}: {:?}", analysis.nature);
+    }
+    let postgres = |text: &str| Analysis::of(text, SqlDialect::Postgres, Some(&catalog())).nature;
+    for text in [
+        "SHOW TimeZone",
+        "EXPLAIN SELECT 1",
+        "TABLE products",
+        "EXPLAIN (COSTS OFF) DELETE FROM products",
+    ] {
+        assert!(matches!(postgres(text), Nature::Volatile(_)), "{text}: {:?}", postgres(text));
+    }
+    for text in [
+        "SELECT ROW(1, 2)",
+        "SELECT ARRAY(SELECT id FROM products)",
+        "SELECT GROUPING(id) FROM products GROUP BY id",
+    ] {
+        assert_eq!(postgres(text), Nature::Query, "{text}");
+    }
+    for text in [
+        "EXPLAIN ANALYZE DELETE FROM products",
+        "EXPLAIN (ANALYZE) SELECT f(1)",
+        "SET TimeZone = 'UTC'",
+    ] {
+        assert!(!matches!(postgres(text), Nature::Volatile(_)), "{text}: {:?}", postgres(text));
+    }
+}
+
+#[test]
+fn a_text_of_any_depth_is_analysed_or_refused_on_a_small_stack() {
+    let deep = |times: usize, before: &str, middle: &str, after: &str| {
+        format!(
+            "SELECT 1 FROM products WHERE {}{middle}{}",
+            before.repeat(times),
+            after.repeat(times)
+        )
+    };
+    let texts = [
+        deep(5_209, "id AND ", "id", ""),
+        deep(8_000, "1+", "id", ""),
+        deep(20_000, "1+", "id", ""),
+        deep(20_000, "(", "id", ")"),
+        deep(5_000, "NOT ", "id", ""),
+        deep(1_000, "NOT EXISTS (SELECT 1 WHERE ", "id", ")"),
+        deep(12, "NOT EXISTS (SELECT 1 WHERE ", "id", ")"),
+        deep(10_000, "id = 1 AND ", "id = 2", ""),
+        deep(3_000, "CASE WHEN id THEN ", "id", " END"),
+        deep(3_000, "", "id", " UNION SELECT 1"),
+    ];
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let analyse = move || texts.iter().for_each(|text| drop(analysed(text)));
+    small.spawn(analyse).unwrap().join().unwrap();
+}
+
+#[test]
+fn texts_are_kept_up_to_so_many_bytes() {
+    let analyses = Analyses::default();
+    for at in 0..2_000 {
+        let text = format!("SELECT {at} -- {}", "x".repeat(8 << 10));
+        analyses.get(&text, || analysed("SELECT 1"));
+        assert!(analyses.bytes() <= MOST_TEXT_BYTES);
+    }
+    assert!(analyses.bytes() > 0);
+    let before = analyses.bytes();
+    analyses.get(&"x".repeat(1 << 20), || analysed("SELECT 1"));
+    assert_eq!(analyses.bytes(), before, "a long text is no key");
+}
+
+#[test]
+fn names_are_cut_where_postgres_cuts_them() {
+    let (long, cut) = (format!("{}äx", "k".repeat(62)), "k".repeat(62));
+    let table = Table::new().key(&cut, KeyKind::Integer);
+    let catalog = Catalog::new().table("t", table);
+    let text = format!("UPDATE t SET {long} = 8 WHERE {cut} = 7");
+    let analysis = Analysis::of(&text, SqlDialect::Postgres, Some(&catalog));
+    assert_eq!(analysis.changes[0].rows, None, "the key is changed");
+    let analysis = Analysis::of(&text, SqlDialect::Sqlite, Some(&catalog));
+    assert!(analysis.changes[0].rows.is_some(), "SQLite takes names as they are");
+}
+
+#[test]
+fn a_text_that_names_columns_is_told_from_one_that_differs_in_blanks() {
+    let same = |one: &str, other: &str| analysed(one).fingerprint == analysed(other).fingerprint;
+    assert!(!same("SELECT id+1 FROM products", "SELECT id + 1 FROM products"));
+    assert!(!same("SELECT x'01'", "SELECT X'01'"));
+    assert!(!same("SELECT id <> 1 FROM products", "SELECT id != 1 FROM products"));
+    assert!(!same(
+        "SELECT * FROM (SELECT id+1 FROM products)",
+        "SELECT * FROM (SELECT id +1 FROM products)"
+    ));
+    assert!(same("SELECT id+1 AS n FROM products", "SELECT id + 1 AS n FROM products"));
+    assert!(same(
+        "SELECT id FROM products WHERE id+1 > 2",
+        "SELECT id FROM products WHERE id + 1 > 2"
+    ));
 }

@@ -34,6 +34,13 @@ pub struct Catalog {
     fields: HashMap<String, Purity>,
     /// Operators of users that do not give the same for the same.
     operators: HashMap<String, Purity>,
+    /// What may be called by any statement, though none names it: implicit casts of users, the checks of their domains, and
+    /// operators that stand behind words as `IN` and `LIKE`.
+    implied: Option<Purity>,
+    /// The same for a statement that casts.
+    casts: Option<Purity>,
+    /// Views that call, when they are read, what may write.
+    writing: BTreeSet<String>,
     /// Which database this describes, and with which settings of the session: part of the key of each result.
     origin: Option<String>,
 }
@@ -45,6 +52,8 @@ pub struct Table {
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
+    /// Rows of it can be written, but what it gives when it is read is not known: a full-text index.
+    is_opaque: bool,
     /// Tables whose rows are also rows of this one, or this one's theirs.
     tree: BTreeSet<String>,
 }
@@ -101,6 +110,27 @@ impl Catalog {
     pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
         self
+    }
+
+    /// What any statement may call though none names it.
+    pub(crate) fn implied(&self) -> Option<Purity> {
+        self.implied
+    }
+
+    /// What a statement that casts may call.
+    pub(crate) fn casts(&self) -> Option<Purity> {
+        self.casts
+    }
+
+    /// Whether to read this relation calls what may write.
+    pub(crate) fn writes_when_read(&self, relation: &str) -> bool {
+        self.writing.contains(relation)
+    }
+
+    /// Whether nothing that has no name in a statement can write: no cast, no operator.
+    pub(crate) fn hides_no_write(&self) -> bool {
+        let hidden = [self.implied, self.casts].into_iter().flatten();
+        !hidden.chain(self.operators.values().copied()).any(|purity| purity == Purity::Unknown)
     }
 
     /// Which database this describes, and as seen by which session. `None` where nobody has said so.
@@ -180,7 +210,10 @@ impl Catalog {
             if !seen.insert(name) {
                 continue;
             }
-            if self.is_table(name) {
+            if let Some(table) = self.tables.get(name) {
+                if table.is_opaque {
+                    return None;
+                }
                 tables.insert(name.to_owned());
             } else {
                 next.extend(self.views.get(name)?.as_ref()?.iter().map(String::as_str));
@@ -274,6 +307,13 @@ impl Table {
     #[must_use]
     pub fn triggers_anything(self) -> Self {
         self.with_effect(Effect::Anything)
+    }
+
+    /// To read it is to read something of which nothing is known; to write it writes nothing else.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn opaque(mut self) -> Self {
+        self.is_opaque = true;
+        self
     }
 
     pub(crate) fn with_effect(mut self, effect: Effect) -> Self {

@@ -4,7 +4,7 @@
 //! a name here are the same table. Names are folded to lower case; of those that differ in nothing but their case none is
 //! described. What is not described is not kept when it is read, and drops everything when it is written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::{FromRow, PgConnection, PgPool};
 
@@ -37,11 +37,14 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
             catalog.functions.insert(function.name.clone(), purity);
         }
     }
-    for (name, volatility) in read.operators {
-        if let Some(purity) = purity(volatility) {
-            catalog.operators.insert(name, purity);
+    for (name, volatility) in &read.operators {
+        let Some(purity) = purity(*volatility) else { continue };
+        if BEHIND_WORDS.contains(&&**name) {
+            catalog.implied = catalog.implied.max(Some(purity));
         }
+        catalog.operators.insert(name.clone(), purity);
     }
+    read.add_casts(&mut catalog);
     Ok(catalog)
 }
 
@@ -60,6 +63,9 @@ struct Read {
     trees: HashMap<i64, BTreeSet<i64>>,
     functions: Vec<Function>,
     operators: Vec<(String, i64)>,
+    /// What runs with statements, though none names it.
+    code: Vec<Code>,
+    casts: Vec<Cast>,
     origin: Vec<String>,
 }
 
@@ -86,6 +92,8 @@ impl Read {
             trees: trees(&inherits),
             functions: sqlx::query_as(FUNCTIONS).fetch_all(&mut *connection).await?,
             operators: sqlx::query_as(OPERATORS).fetch_all(&mut *connection).await?,
+            code: sqlx::query_as(CODE).fetch_all(&mut *connection).await?,
+            casts: sqlx::query_as(CASTS).fetch_all(&mut *connection).await?,
         };
         transaction.rollback().await?;
         Ok(read)
@@ -116,7 +124,9 @@ impl Read {
         let mut table = Table::new().shares_rows_with(tree.collect::<Option<Vec<_>>>()?);
         let own = |trigger: &&Trigger| trigger.relation == relation.oid && !trigger.is_ours;
         let own: Vec<&Trigger> = self.triggers.iter().filter(own).collect();
-        if !own.is_empty() || self.ruled.contains(&(relation.oid,)) {
+        let runs = |code: &Code| code.relation == Some(relation.oid) && code.called.may_write();
+        let runs = self.code.iter().any(runs);
+        if !own.is_empty() || runs || self.ruled.contains(&(relation.oid,)) {
             table = table.triggers_anything();
         }
         // A trigger that runs before may store another key than the one that was given.
@@ -126,6 +136,42 @@ impl Read {
             }
         }
         Some(table)
+    }
+
+    /// What users have put behind conversions: their casts, the checks and defaults of their domains, and the views that call,
+    /// when they are read, what may write.
+    fn add_casts(&self, catalog: &mut Catalog) {
+        for cast in &self.casts {
+            let purity = cast.called.purity();
+            catalog.casts = catalog.casts.max(Some(purity));
+            if cast.is_implicit {
+                catalog.implied = catalog.implied.max(Some(purity));
+            }
+        }
+        let mut writing: BTreeSet<i64> = BTreeSet::new();
+        for code in self.code.iter() {
+            if code.is_of_domain {
+                let purity = code.called.purity();
+                catalog.casts = catalog.casts.max(Some(purity));
+                if purity == Purity::Unknown {
+                    // A value is one of a domain by being stored as well.
+                    catalog.implied = catalog.implied.max(Some(purity));
+                }
+            }
+            writing.extend(code.view.filter(|_| code.called.may_write()));
+        }
+        // And the views that are made of such views.
+        loop {
+            let of = |(view, made_of): &(i64, i64)| writing.contains(made_of).then_some(*view);
+            let more: BTreeSet<i64> = self.made_of.iter().filter_map(of).collect();
+            if more.is_subset(&writing) {
+                break;
+            }
+            writing.extend(more);
+        }
+        let name = |relation: &&Relation| writing.contains(&relation.oid);
+        catalog.writing =
+            self.relations.iter().filter(name).map(|view| folded(&view.name)).collect();
     }
 
     fn add_references(&self, catalog: &mut Catalog) {
@@ -220,8 +266,11 @@ fn key(
 ) -> Option<Vec<(String, KeyKind)>> {
     let names: Vec<&String> =
         keys.iter().filter(|(of, _)| *of == relation).map(|(_, name)| name).collect();
-    let folded: HashSet<String> = names.iter().map(|name| folded(name)).collect();
-    if folded.len() < names.len() {
+    let own = columns.iter().filter(|column| column.relation == relation);
+    let mut times: HashMap<String, u32> = HashMap::new();
+    own.for_each(|column| *times.entry(folded(&column.name)).or_default() += 1);
+    // Names are compared without their case here, and with it by the server: one of two such columns cannot be told.
+    if names.iter().any(|name| times.get(&folded(name)).copied() != Some(1)) {
         return None;
     }
     let kind = |name: &&String| {
@@ -264,9 +313,52 @@ impl Function {
             1 if self.is_of_users || listed == Purity::Unknown => Some(Purity::Reads),
             2.. if self.is_by_hand => Some(Purity::Unknown),
             2.. if self.is_of_users && listed != Purity::Volatile => Some(Purity::Unknown),
+            2.. if listed == Purity::Unknown => Some(Purity::Unknown),
             _ => None,
         }
     }
+}
+
+/// A function of users that is not immutable.
+#[derive(FromRow)]
+struct Called {
+    function: String,
+    is_volatile: bool,
+    is_by_hand: bool,
+}
+
+impl Called {
+    /// As for a function that is called by its name.
+    fn may_write(&self) -> bool {
+        let is_listed = || analysis::listed(&self.function) == Purity::Volatile;
+        self.is_volatile && (self.is_by_hand || !is_listed())
+    }
+
+    fn purity(&self) -> Purity {
+        match (self.may_write(), self.is_volatile) {
+            (true, _) => Purity::Unknown,
+            (false, true) => Purity::Volatile,
+            (false, false) => Purity::Reads,
+        }
+    }
+}
+
+/// What calls a function without being named in a statement.
+#[derive(FromRow)]
+struct Code {
+    /// The table whose writes call it: by a default, a check, a generated column, an index.
+    relation: Option<i64>,
+    view: Option<i64>,
+    is_of_domain: bool,
+    #[sqlx(flatten)]
+    called: Called,
+}
+
+#[derive(FromRow)]
+struct Cast {
+    is_implicit: bool,
+    #[sqlx(flatten)]
+    called: Called,
 }
 
 /// What users have declared. What is stable may read any table; what is immutable need not be known.
@@ -364,6 +456,41 @@ const FUNCTIONS: &str = "
         JOIN pg_proc step ON step.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggmfinalfn)
         WHERE p.oid >= 16384 AND a.aggfnoid = p.oid) s ON true
     WHERE p.prokind IN ('f', 'a', 'w') GROUP BY lower(p.proname)";
+
+/// All objects that call a function of users which is not immutable, by its name or by an operator.
+const CODE: &str = "
+    WITH called AS (
+        SELECT d.classid, d.objid, d.refobjid AS function FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass
+        UNION ALL
+        SELECT d.classid, d.objid, o.oprcode::oid FROM pg_depend d
+        JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass)
+    SELECT coalesce(a.adrelid, nullif(k.conrelid, 0), i.indrelid, c.oid)::int8 AS relation, r.ev_class::int8 AS view,
+        coalesce(k.contypid, t.oid, 0) <> 0 AS is_of_domain,
+        lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile, NOT EXISTS (
+            SELECT 1 FROM pg_depend e
+            WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
+    FROM called JOIN pg_proc p ON p.oid = called.function
+    LEFT JOIN pg_attrdef a ON classid = 'pg_attrdef'::regclass AND a.oid = objid
+    LEFT JOIN pg_constraint k ON classid = 'pg_constraint'::regclass AND k.oid = objid
+    LEFT JOIN pg_index i ON classid = 'pg_class'::regclass AND i.indexrelid = objid
+    LEFT JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid AND c.relkind IN ('r', 'p')
+    LEFT JOIN pg_type t ON classid = 'pg_type'::regclass AND t.oid = objid AND t.typtype = 'd'
+    LEFT JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND r.oid = objid AND r.rulename = '_RETURN'
+    WHERE p.oid >= 16384 AND p.provolatile <> 'i'
+        AND coalesce(a.oid, k.oid, i.indexrelid, c.oid, t.oid, r.oid) IS NOT NULL";
+
+/// Casts of users by functions that are not immutable, and whether an assignment or an expression may imply them.
+const CASTS: &str = "
+    SELECT x.castcontext <> 'e' AS is_implicit, lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile,
+        NOT EXISTS (
+            SELECT 1 FROM pg_depend e
+            WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
+    FROM pg_cast x JOIN pg_proc p ON p.oid = x.castfunc WHERE x.oid >= 16384 AND p.provolatile <> 'i'";
+
+/// The operators that stand behind words: `=` behind `IN`, `USING`, `DISTINCT` and `CASE`, those of order behind `BETWEEN` and
+/// `ORDER BY`, and the others behind `LIKE`, `ILIKE` and `SIMILAR TO`.
+const BEHIND_WORDS: [&str; 12] =
+    ["=", "<>", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"];
 
 const OPERATORS: &str = "
     SELECT o.oprname::text, max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8

@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqlitePool};
 
 use super::{Catalog, Effect, KeyKind, Table, folded};
 use crate::{
-    analysis::{self, SqlDialect},
+    analysis::{self, OF_TIME, Purity, SqlDialect},
     outbox::sqlite as outbox,
 };
 
@@ -42,7 +42,13 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
     let mut catalog = Catalog::new().of_origin(&facts);
     for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
-        let definition = sql.to_ascii_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = words(sql);
+        let has = |wanted: &[&str]| {
+            // What cannot be read may have anything.
+            words
+                .as_ref()
+                .is_none_or(|words| words.windows(wanted.len()).any(|part| part == wanted))
+        };
         let columns = sqlx::query(
             "SELECT c.name, c.type, c.pk, \
              (SELECT x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x \
@@ -51,11 +57,11 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         );
         let columns = columns.bind(name).fetch_all(&mut *connection).await?;
         let mut table = Table::new();
-        if definition.contains("CONFLICT REPLACE") {
+        if has(&["CONFLICT", "REPLACE"]) {
             table = table.replaces_conflicts();
         }
         // Which column has it no pragma says.
-        let collates = definition.contains("COLLATE");
+        let collates = has(&["COLLATE"]);
         let kinds: Option<Vec<_>> = columns
             .iter()
             .map(|row| {
@@ -72,9 +78,32 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         }
         catalog = catalog.table(name, table);
     }
-    for [_, name, ..] in of("table").filter(|table| !is_plain(&table[1])) {
+    for [_, name, _, sql] in of("table").filter(|table| !is_plain(&table[1])) {
         // Known by name alone, so that no CTE is taken for it.
-        catalog.views.insert(folded(name), None);
+        let writes_itself = words(sql).is_some_and(|words| {
+            let module =
+                words.iter().position(|word| word == "USING").and_then(|at| words.get(at + 1));
+            module.is_some_and(|module| WRITING_THEMSELVES.contains(&module.as_str()))
+        });
+        match writes_itself {
+            true => drop(catalog.tables.insert(folded(name), Table::new().opaque())),
+            false => drop(catalog.views.insert(folded(name), None)),
+        }
+    }
+    let functions: Vec<(String, bool, bool)> =
+        sqlx::query_as(FUNCTIONS).fetch_all(&mut *connection).await?;
+    for (name, is_built_in, is_deterministic) in functions {
+        let purity = match (is_built_in, is_deterministic) {
+            _ if analysis::listed(&name) != Purity::Unknown || OF_TIME.contains(&&*name) => {
+                continue;
+            }
+            _ if LOADING.contains(&&*name) => Purity::Unknown,
+            (true, true) => Purity::Pure,
+            (true, false) => Purity::Volatile,
+            // Of the application: it may do anything, whatever its name.
+            (false, _) => Purity::Unknown,
+        };
+        catalog.functions.insert(name, purity);
     }
     for [_, child, ..] in of("table") {
         let keys =
@@ -107,6 +136,18 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     Ok(catalog)
 }
 
+/// The words of a definition in capitals, without blanks and comments. `None` where it is not made of tokens that are known.
+fn words(sql: &str) -> Option<Vec<String>> {
+    let tokens = Tokenizer::new(&SQLiteDialect {}, sql).tokenize().ok()?;
+    let word = |token: Token| match token {
+        Token::Whitespace(_) => None,
+        Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
+        // No word has this name.
+        _ => Some(String::new()),
+    };
+    Some(tokens.into_iter().filter_map(word).collect())
+}
+
 /// How a column of a declared type compares its values; `None` where that is not as they are written.
 ///
 /// Source: [Datatypes in SQLite, section 3.1](https://www.sqlite.org/datatype3.html)
@@ -130,6 +171,16 @@ fn body(sql: &str) -> Option<Vec<Token>> {
     let end = tokens.iter().rposition(|token| is(token, "END"))?;
     tokens.get(begin + 1..end).map(<[Token]>::to_vec)
 }
+
+/// Virtual tables that are written as tables are, and write nothing but what lies behind them.
+const WRITING_THEMSELVES: [&str; 5] = ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY"];
+
+/// Each function that there is, by the worst of its name. 2048 is `SQLITE_DETERMINISTIC`.
+const FUNCTIONS: &str = "
+    SELECT lower(name), min(builtin), min((flags & 2048) <> 0) FROM pragma_function_list GROUP BY lower(name)";
+
+/// Functions that come with SQLite and load what may do anything.
+const LOADING: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
 const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 

@@ -17,7 +17,7 @@ use sqlx::{
         types::Oid,
     },
 };
-use time::{Date, Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
+use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
 use uuid::Uuid;
 
 use super::gathered;
@@ -191,8 +191,18 @@ fn write_text(
         "FLOAT4" => out.extend_from_slice(&f32::from_str(text.trim())?.to_be_bytes()),
         "FLOAT8" => out.extend_from_slice(&f64::from_str(text.trim())?.to_be_bytes()),
         "TIMESTAMPTZ" => {
-            let since = OffsetDateTime::parse(text, &Rfc3339)? - EPOCH.midnight().assume_utc();
-            let micros = i64::try_from(since.whole_microseconds())?;
+            let micros = match text {
+                "infinity" => i64::MAX,
+                "-infinity" => i64::MIN,
+                text => {
+                    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| {
+                        format!(
+                            "{text:?} is no time of RFC 3339 ({error}): write $n::text::timestamptz"
+                        )
+                    })?;
+                    i64::try_from((at - EPOCH.midnight().assume_utc()).whole_microseconds())?
+                }
+            };
             out.extend_from_slice(&micros.to_be_bytes());
         }
         name if is_text(name, kind) || name == "BYTEA" => out.extend_from_slice(text.as_bytes()),
@@ -237,10 +247,10 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
         "JSONB" => SqlValue::Text(std::str::from_utf8(bytes.get(1..).unwrap_or_default())?.into()),
         "UUID" => SqlValue::Text(Uuid::from_slice(bytes)?.to_string()),
         "NUMERIC" => SqlValue::Text(numeric(bytes).ok_or("a numeric that is cut short")?),
-        "TIMESTAMP" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), false)?),
-        "TIMESTAMPTZ" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), true)?),
-        "DATE" => SqlValue::Text(date_text(i32::from_be_bytes(bytes.try_into()?))?),
-        "TIME" => SqlValue::Text(time_text(i64::from_be_bytes(bytes.try_into()?))?),
+        "TIMESTAMP" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), false)),
+        "TIMESTAMPTZ" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), true)),
+        "DATE" => SqlValue::Text(date_text(i32::from_be_bytes(bytes.try_into()?))),
+        "TIME" => SqlValue::Text(time_text(i64::from_be_bytes(bytes.try_into()?))),
         "VOID" => SqlValue::Null,
         name if is_text(name, &kind) => SqlValue::Text(raw.as_str()?.to_owned()),
         // Never a guess at bytes.
@@ -290,37 +300,67 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// A time as in RFC 3339, with a `Z` where its zone is known.
-fn timestamp(micros: i64, in_utc: bool) -> Result<String, BoxDynError> {
-    let at = match micros {
-        i64::MAX => return Ok("infinity".to_owned()),
-        i64::MIN => return Ok("-infinity".to_owned()),
-        micros => EPOCH.midnight().assume_utc().checked_add(Duration::microseconds(micros)),
-    };
-    let mut text = at.ok_or(OUT_OF_RANGE)?.format(&Rfc3339)?;
-    if !in_utc {
-        text.pop();
+/// A time as in RFC 3339, with a `Z` where its zone is known. What RFC 3339 cannot write, a year before 1 or after 9999, is
+/// written as the server writes it: `0044-03-15 12:00:00 BC`, `12000-01-01 00:00:00+00`.
+fn timestamp(micros: i64, in_utc: bool) -> String {
+    match micros {
+        i64::MAX => return "infinity".to_owned(),
+        i64::MIN => return "-infinity".to_owned(),
+        _ => {}
     }
-    Ok(text)
+    let (days, time) = (micros.div_euclid(DAY), time_text(micros.rem_euclid(DAY)));
+    let (date, era) = calendar(days);
+    if era.is_empty() && date.len() == "2000-01-01".len() {
+        return format!("{date}T{time}{}", if in_utc { "Z" } else { "" });
+    }
+    format!("{date} {time}{}{era}", if in_utc { "+00" } else { "" })
 }
 
-fn time_text(micros: i64) -> Result<String, BoxDynError> {
-    let text = timestamp(micros, false)?;
-    Ok(text.split_once('T').map_or(String::new(), |(_, time)| time.to_owned()))
+/// A time of day, from `00:00:00` to `24:00:00`.
+fn time_text(micros: i64) -> String {
+    let (seconds, rest) = (micros / 1_000_000, micros % 1_000_000);
+    let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match rest {
+        0 => time,
+        rest => format!("{time}.{}", format!("{rest:06}").trim_end_matches('0')),
+    }
 }
 
-fn date_text(days: i32) -> Result<String, BoxDynError> {
-    let date: Option<Date> = match days {
-        i32::MAX => return Ok("infinity".to_owned()),
-        i32::MIN => return Ok("-infinity".to_owned()),
-        days => EPOCH.checked_add(Duration::days(days.into())),
-    };
-    Ok(date.ok_or(OUT_OF_RANGE)?.to_string())
+fn date_text(days: i32) -> String {
+    match days {
+        i32::MAX => return "infinity".to_owned(),
+        i32::MIN => return "-infinity".to_owned(),
+        _ => {}
+    }
+    let (date, era) = calendar(days.into());
+    date + era
+}
+
+/// A day of the proleptic Gregorian calendar, counted from [`EPOCH`], and its era where that is before Christ. Of any year: the server has
+/// dates to the year 5,874,897, more than calendars of libraries hold.
+///
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+fn calendar(days: i64) -> (String, &'static str) {
+    // From the first of March of the year 0, in eras of 400 years.
+    let days = days + DAYS_BEFORE_EPOCH;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + i64::from(month <= 2);
+    // There is no year 0.
+    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+    (format!("{year:04}-{month:02}-{day:02}"), era)
 }
 
 /// What the server counts from.
 const EPOCH: Date = date!(2000 - 01 - 01);
-const OUT_OF_RANGE: &str = "a time before the year -9999 or after 9999: write column::text";
+/// From the first of March of the year 0.
+const DAYS_BEFORE_EPOCH: i64 = 730_425;
+/// In microseconds.
+const DAY: i64 = 86_400_000_000;
 const JSONB_VERSION: u8 = 1;
 const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
@@ -331,6 +371,8 @@ const INFERRED: u32 = 0;
 
 #[cfg(test)]
 mod tests {
+    use time::Duration;
+
     use super::*;
 
     fn written(halves: &[i32]) -> Vec<u8> {
@@ -357,18 +399,27 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_by_rfc_3339() {
+    fn times_are_written_by_rfc_3339_and_else_as_the_server_writes_them() {
+        let ides = (date!(-0043 - 03 - 15) - EPOCH).whole_days() * DAY;
         let rows = [
-            (0, "2000-01-01T00:00:00"),
-            (-1, "1999-12-31T23:59:59.999999"),
-            (817_780_215_500_000, "2025-11-30T01:10:15.5"),
-            (i64::MAX, "infinity"),
+            (0, "2000-01-01T00:00:00", "2000-01-01T00:00:00Z"),
+            (-1, "1999-12-31T23:59:59.999999", "1999-12-31T23:59:59.999999Z"),
+            (817_780_215_500_000, "2025-11-30T01:10:15.5", "2025-11-30T01:10:15.5Z"),
+            (i64::MAX, "infinity", "infinity"),
+            (i64::MIN, "-infinity", "-infinity"),
+            (ides, "0044-03-15 00:00:00 BC", "0044-03-15 00:00:00+00 BC"),
+            (315_569_520_000_000_000, "12000-01-01 00:00:00", "12000-01-01 00:00:00+00"),
         ];
-        for (micros, expected) in rows {
-            assert_eq!(timestamp(micros, false).unwrap(), expected);
+        for (micros, expected, in_utc) in rows {
+            assert_eq!(timestamp(micros, false), expected);
+            assert_eq!(timestamp(micros, true), in_utc);
         }
-        assert_eq!(timestamp(0, true).unwrap(), "2000-01-01T00:00:00Z");
-        assert!(timestamp(i64::MAX - 1, true).is_err());
-        assert_eq!(date_text(-1).unwrap(), "1999-12-31");
+        assert_eq!(date_text(-1), "1999-12-31");
+        assert_eq!(time_text(DAY), "24:00:00");
+        // Every day of some centuries, by the calendar of a library.
+        for days in -400_000..400_000 {
+            let date = EPOCH + Duration::days(days);
+            assert_eq!(calendar(days), (date.to_string(), ""));
+        }
     }
 }
