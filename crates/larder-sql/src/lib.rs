@@ -69,7 +69,7 @@ pub use self::{
 pub use self::{
     outbox::{Following, Outbox},
     sqlx_service::SqlxService,
-    transaction::{Transaction, TransactionQuery},
+    transaction::{NestedTransaction, Transaction, TransactionQuery},
 };
 
 mod analysis;

@@ -1,7 +1,15 @@
 //! One query cache: its options made ready, and what it decides before it asks anybody.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures_util::future::BoxFuture;
 use larder_core::{Event, Gathered, Larder, Lifetime, Policy, Schema, Tag, Target};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
@@ -24,6 +32,10 @@ pub(crate) struct Plan {
     pub(crate) tags: Tags,
     known: RwLock<Arc<Known>>,
     relearning: tokio::sync::Mutex<()>,
+    /// Whether a task tries to read the tables again.
+    retrying: AtomicBool,
+    /// Installs the outbox again, where this process has installed it.
+    pub(crate) outbox: Mutex<Option<Install>>,
     warned: Mutex<std::collections::HashSet<String>>,
 }
 
@@ -63,6 +75,8 @@ impl Plan {
             tags: Tags::new(&options.database),
             known: RwLock::new(Known::of(options.catalog.take())),
             relearning: tokio::sync::Mutex::default(),
+            retrying: AtomicBool::new(false),
+            outbox: Mutex::default(),
             warned: Mutex::default(),
             options,
         }
@@ -77,18 +91,38 @@ impl Plan {
     }
 
     /// Reads what is known of the tables anew, after a statement that may have changed them. `false` where they cannot be read:
-    /// then nothing is known.
-    pub(crate) async fn relearn(&self) -> bool {
+    /// then what was known is not trusted, no query is cached and each write invalidates everything, until a later attempt
+    /// succeeds. Attempts are made in the background, at growing intervals.
+    pub(crate) async fn relearn(self: &Arc<Self>) -> bool {
+        let is_read = self.try_relearn().await;
+        if !is_read && !self.retrying.swap(true, Ordering::AcqRel) {
+            let database = &self.options.database;
+            tracing::warn!(target: "larder", database, "the tables cannot be read: until they can, no query is cached");
+            let plan = Arc::downgrade(self);
+            drop(self.larder.spawn(retry(plan)));
+        }
+        is_read
+    }
+
+    async fn try_relearn(&self) -> bool {
         let Some(source) = &self.options.source else { return true };
         // One after the other, so that the newest is what stays.
         let _alone = self.relearning.lock().await;
         let catalog = source().await;
         let is_read = catalog.is_some();
-        if !is_read {
-            tracing::warn!(target: "larder", "the tables cannot be read: until a statement defines one no query is kept");
-        }
         self.learn(catalog.unwrap_or_default());
         is_read
+    }
+
+    /// Defines the triggers of the outbox again where this process has installed it: after a definition there may be other
+    /// tables and other keys.
+    pub(crate) async fn reinstall(&self) {
+        let install = self.outbox.lock().clone();
+        let Some(install) = install else { return };
+        if !install().await {
+            let database = &self.options.database;
+            tracing::warn!(target: "larder", database, "the outbox cannot be installed again after a definition");
+        }
     }
 
     pub(crate) fn known(&self) -> Arc<Known> {
@@ -229,6 +263,29 @@ impl Plan {
     }
 }
 
+/// Installs the outbox, and gives whether that succeeded.
+pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// Tries to read the tables until that succeeds.
+async fn retry(plan: Weak<Plan>) {
+    let mut pause = FIRST_RETRY;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = LAST_RETRY.min(pause * 2);
+        let Some(plan) = plan.upgrade() else { return };
+        if plan.try_relearn().await {
+            plan.retrying.store(false, Ordering::Release);
+            // Results of this time were not cached, but what was made of them may have been.
+            let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
+            let database = &plan.options.database;
+            tracing::info!(target: "larder", database, "the tables are read again: queries are cached");
+            return;
+        }
+    }
+}
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 const MOST_WARNINGS: usize = 1000;
 /// Values that are written out at greater length are hashed.
 const LONGEST_VALUES: usize = 512;

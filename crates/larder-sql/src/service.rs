@@ -197,12 +197,16 @@ impl<S: Database> QueryCache<S> {
     ) -> Result<Answer, QueryError> {
         self.plan.note_bypass(&known, &statement, analysis, "write");
         let mut targets = self.plan.written_by(&known, &statement, analysis);
-        let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        let defines = analysis.nature == Nature::Definition;
+        let redefines = defines || matches!(analysis.nature, Nature::Unknown(_));
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.larder.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
                 plan.relearn().await;
+                if defines {
+                    plan.reinstall().await;
+                }
             } else if !plan.is_current(&known) {
                 // A table was defined meanwhile: what changes with this one may be more.
                 targets = vec![plan.tags.everything()];

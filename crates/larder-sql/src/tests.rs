@@ -654,3 +654,143 @@ async fn long_values_are_cached_under_short_names() {
         assert_eq!(hits, expected, "{value}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_then() {
+    let (fails, asked) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (failing, counted) = (fails.clone(), asked.clone());
+    let database = tower::service_fn(move |_: Statement| {
+        let n = i64::from(counted.fetch_add(1, Ordering::SeqCst));
+        let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![n.into()]] };
+        std::future::ready(Ok::<_, Infallible>(Answer { rows, affected: 0 }))
+    });
+    let catalog = || Catalog::new().table("a", Table::new().key("id", KeyKind::Integer));
+    let mut layer = QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).catalog(catalog());
+    layer.options.source = Some(Arc::new(move || {
+        let fails =
+            failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        Box::pin(std::future::ready(fails.is_err().then(catalog)))
+    }));
+    let db = Db::new(layer.layer(database));
+    let n = async || db.query("SELECT n FROM a WHERE id = 1").fetch_scalar::<i64>().await.unwrap();
+    assert_eq!(n().await, n().await);
+    fails.store(5, Ordering::SeqCst);
+    db.query("CREATE TABLE b (id INTEGER)").execute().await.unwrap();
+    assert_ne!(n().await, n().await, "nothing is known of the tables");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_ne!(n().await, n().await, "five attempts fail");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(n().await, n().await, "the tables are known again, without another definition");
+}
+
+#[tokio::test]
+async fn a_nested_transaction_that_is_taken_back_has_written_nothing() {
+    let (larder, db) = with_rows().await;
+    for id in 1..=3 {
+        a(&db, id).await;
+    }
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let set = async |transaction: &mut NestedTransaction<'_>, id: i64| {
+        let text = format!("UPDATE a SET v = v + 10 WHERE id = {id}");
+        transaction.query(text).execute().await.unwrap();
+    };
+    let mut outer = db.begin().await.unwrap();
+    let mut kept = outer.begin().await.unwrap();
+    set(&mut kept, 1).await;
+    let mut dropped = kept.begin().await.unwrap();
+    set(&mut dropped, 2).await;
+    let mut within = dropped.begin().await.unwrap();
+    set(&mut within, 2).await;
+    drop(within);
+    drop(dropped);
+    kept.commit().await.unwrap();
+    let mut back = outer.begin().await.unwrap();
+    set(&mut back, 3).await;
+    assert!(back.query("SELECT nothing FROM a").fetch_all::<i64>().await.is_err());
+    back.rollback().await.unwrap();
+    let mut last = outer.begin().await.unwrap();
+    set(&mut last, 3).await;
+    drop(last);
+    outer.commit().await.unwrap();
+    let before = hits();
+    assert_eq!(
+        (a(&db, 2).await.unwrap().v, a(&db, 3).await.unwrap().v, hits()),
+        (0, 0, before + 2)
+    );
+    assert_eq!((a(&db, 1).await.unwrap().v, hits()), (10, before + 2));
+    let all = db.query("SELECT v FROM a ORDER BY id").uncached().fetch_all::<i64>().await.unwrap();
+    assert_eq!(*all, [10, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_outbox_follows_definitions_of_its_own_process() {
+    let (_folder, pools) = files(1).await;
+    let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
+    db.outbox().install().await.unwrap();
+    let triggers = async || {
+        let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'fresh' AND sql LIKE ?";
+        let count =
+            |key: &'static str| sqlx::query_scalar::<_, i64>(count).bind(key).fetch_one(&pools[0]);
+        (count("%\"id\"%").await.unwrap(), count("%\"slug\"%").await.unwrap())
+    };
+    db.query("CREATE TABLE fresh (id INTEGER PRIMARY KEY, slug TEXT)").execute().await.unwrap();
+    assert_eq!(triggers().await, (3, 0));
+    let mut transaction = db.begin().await.unwrap();
+    transaction.query("DROP TABLE fresh").execute().await.unwrap();
+    transaction.query("CREATE TABLE fresh (slug TEXT PRIMARY KEY)").execute().await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(triggers().await.0, 0);
+    assert!(triggers().await.1 > 0);
+}
+
+#[tokio::test]
+async fn definitions_are_read_by_their_tokens_and_functions_from_the_database() {
+    let schema = "
+        CREATE TABLE r (id INTEGER PRIMARY KEY, name TEXT UNIQUE ON CONFLICT/**/REPLACE, v INTEGER);
+        CREATE TABLE n (slug TEXT PRIMARY KEY COLLATE/* */NOCASE, v INTEGER);
+        CREATE TABLE plain (id INTEGER PRIMARY KEY, \"collate\" TEXT, note TEXT DEFAULT 'on conflict replace', v INTEGER);
+        CREATE TABLE texts (id INTEGER PRIMARY KEY, body TEXT);
+        CREATE VIRTUAL TABLE found USING fts5 (body, content = 'texts', content_rowid = 'id');
+        CREATE TRIGGER texts_found AFTER INSERT ON texts BEGIN
+            INSERT INTO found (rowid, body) VALUES (new.id, new.body);
+        END;
+        INSERT INTO r VALUES (1, 'x', 1), (2, 'y', 2);
+        INSERT INTO n VALUES ('x', 1);
+        INSERT INTO plain VALUES (1, '', '', 1), (2, '', '', 2);";
+    let larder = larder();
+    let db = SqlxService::sqlite(pool(schema).await).cached(&larder).await.unwrap();
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let rows = async |text: &'static str| db.query(text).fetch_all::<i64>().await.unwrap().to_vec();
+    assert_eq!(rows("SELECT v FROM r WHERE id = 1").await, [1]);
+    db.query("UPDATE r SET name = 'x' WHERE id = 2").execute().await.unwrap();
+    assert_eq!(rows("SELECT v FROM r WHERE id = 1").await, [0; 0], "it was replaced");
+    assert_eq!(rows("SELECT v FROM n WHERE slug = 'x'").await, [1]);
+    db.query("UPDATE n SET v = 2 WHERE slug = 'X'").execute().await.unwrap();
+    assert_eq!(rows("SELECT v FROM n WHERE slug = 'x'").await, [2]);
+    // Neither a name nor a text is a part of the language.
+    assert_eq!(rows("SELECT v FROM plain WHERE id = 1").await, [1]);
+    db.query("UPDATE plain SET v = 3 WHERE id = 2").execute().await.unwrap();
+    let before = hits();
+    assert_eq!(rows("SELECT v FROM plain WHERE id = 1").await, [1]);
+    assert_eq!(hits(), before + 1);
+    // A trigger that fills a full-text index writes nothing that results depend on.
+    db.query("INSERT INTO texts VALUES (1, 'a pear')").execute().await.unwrap();
+    assert_eq!(rows("SELECT v FROM plain WHERE id = 1").await, [1]);
+    assert_eq!(hits(), before + 2);
+    assert_eq!(rows("SELECT rowid FROM found WHERE found MATCH 'pear'").await, [1]);
+    db.query("INSERT INTO texts VALUES (2, 'another pear')").execute().await.unwrap();
+    assert_eq!(
+        rows("SELECT rowid FROM found WHERE found MATCH 'pear' ORDER BY rowid").await,
+        [1, 2]
+    );
+    // Functions that are on no list are known to SQLite itself.
+    let before = hits();
+    for _ in 0..2 {
+        rows("SELECT json_array_length(json_replace('[1]', '$[0]', 2)) AS n").await;
+    }
+    assert_eq!(hits(), before + 1);
+    let invalidations = larder.stats().invalidations;
+    db.query("PRAGMA table_info(plain)").fetch_all::<AnyRow>().await.unwrap();
+    db.query("SELECT v FROM plain INDEXED BY nothing").fetch_all::<i64>().await.unwrap_err();
+    assert_eq!(larder.stats().invalidations, invalidations, "neither can write");
+}

@@ -34,6 +34,10 @@ pub struct Transaction {
     plan: Arc<Plan>,
     targets: Vec<Target>,
     defines: bool,
+    /// How many nested transactions are open, those that were dropped and wait to be taken back among them.
+    depth: usize,
+    /// The outermost nested transaction that was dropped: it is taken back before anything else is done.
+    dropped: Option<Savepoint>,
     /// What was known of the tables when it first wrote.
     known: Option<Arc<Known>>,
 }
@@ -51,6 +55,8 @@ impl Db<SqlxService> {
             plan: Arc::clone(self.cache().plan()),
             targets: Vec::new(),
             defines: false,
+            depth: 0,
+            dropped: None,
             known: None,
         })
     }
@@ -62,13 +68,75 @@ impl Transaction {
         TransactionQuery { transaction: self, statement: Statement::new(text) }
     }
 
-    /// Commits, and invalidates what the transaction has made untrue. Nobody who hangs up comes between the two.
+    /// Begins a nested transaction, a savepoint of the database. Committed, it is part of this one; rolled back or dropped,
+    /// what it has written is taken back, and nothing is invalidated for it.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn order(db: &larder_sql::Db) -> Result<(), larder_sql::QueryError> {
+    /// let mut transaction = db.begin().await?;
+    /// transaction.query("UPDATE stock SET n = n - 1 WHERE id = 7").execute().await?;
+    /// let mut gift = transaction.begin().await?;
+    /// match gift.query("UPDATE gifts SET n = n - 1 WHERE id = 1").execute().await {
+    ///     Ok(_) => gift.commit().await?,
+    ///     Err(_) => gift.rollback().await?,
+    /// }
+    /// transaction.commit().await?;
+    /// # Ok(()) } }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer, or in PostgreSQL after a statement that has failed.
+    #[doc(alias("savepoint"))]
+    pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
+        self.take_back_dropped().await?;
+        let begun = self.savepoint("SAVEPOINT larder_", self.depth + 1).await;
+        self.uncertain |= begun.is_err();
+        begun?;
+        self.depth += 1;
+        let savepoint = Savepoint { depth: self.depth, targets: self.targets.len() };
+        Ok(NestedTransaction { transaction: self, savepoint: Some(savepoint) })
+    }
+
+    async fn savepoint(&mut self, what: &str, depth: usize) -> Result<(), QueryError> {
+        let statement = Statement::new(format!("{what}{depth}"));
+        self.begun().run(&statement).await.map(|_| ()).map_err(QueryError::database)
+    }
+
+    /// Takes back what was written since this savepoint, with those within it. Where the database does not, what was written
+    /// may have been written outside of any transaction, and is invalidated whatever becomes of this one.
+    async fn take_back(&mut self, savepoint: Savepoint) -> Result<(), QueryError> {
+        self.depth = savepoint.depth - 1;
+        let taken_back = async {
+            self.savepoint("ROLLBACK TO SAVEPOINT larder_", savepoint.depth).await?;
+            self.savepoint("RELEASE SAVEPOINT larder_", savepoint.depth).await
+        };
+        let taken_back = taken_back.await;
+        match taken_back {
+            Ok(()) => self.targets.truncate(savepoint.targets),
+            Err(_) => self.uncertain = true,
+        }
+        taken_back
+    }
+
+    async fn take_back_dropped(&mut self) -> Result<(), QueryError> {
+        match self.dropped.take() {
+            Some(savepoint) => self.take_back(savepoint).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Commits, and invalidates what the transaction has made untrue. A caller that is dropped does not come between the two,
+    /// nor does a panic of the driver.
     ///
     /// # Errors
     ///
     /// When the database does not commit. It may have done so all the same, so what was written is invalidated. With
     /// [`QueryErrorKind::RolledBack`] where PostgreSQL would take back what it says it commits, since a statement has failed.
     pub async fn commit(mut self) -> Result<(), QueryError> {
+        // Where it cannot be taken back nothing is committed: what is dropped without that is rolled back.
+        self.take_back_dropped().await?;
         let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let known = self.known.take();
@@ -83,6 +151,7 @@ impl Transaction {
             };
             if defines {
                 plan.relearn().await;
+                plan.reinstall().await;
             } else if known.is_some_and(|known| !plan.is_current(&known)) {
                 // A table was defined meanwhile: what changes with what was written may be more.
                 targets = vec![plan.tags.everything()];
@@ -130,6 +199,7 @@ impl Transaction {
         if analysis.nature == Nature::Unknown(TRANSACTION_CONTROL) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
+        self.take_back_dropped().await?;
         self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
         self.known.get_or_insert_with(|| Arc::clone(&known));
         // Before it runs: one that failed may have done a part.
@@ -166,6 +236,75 @@ impl Drop for Transaction {
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction").field("targets", &self.targets).finish_non_exhaustive()
+    }
+}
+
+/// Where a nested transaction began.
+#[derive(Clone, Copy, Debug)]
+struct Savepoint {
+    depth: usize,
+    /// How many targets there were.
+    targets: usize,
+}
+
+/// A transaction within another: a savepoint. Dropped, it is rolled back, before the next statement of the outer one.
+#[derive(Debug)]
+#[must_use = "dropped, it is rolled back"]
+pub struct NestedTransaction<'a> {
+    transaction: &'a mut Transaction,
+    /// `None` once it has ended.
+    savepoint: Option<Savepoint>,
+}
+
+impl NestedTransaction<'_> {
+    /// A query or another statement within it.
+    pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
+        self.transaction.query(text)
+    }
+
+    /// Begins one within this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transaction::begin`].
+    pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
+        self.transaction.begin().await
+    }
+
+    /// Ends it: what it has written becomes part of the outer transaction, and is invalidated when that is committed.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer, or in PostgreSQL after a statement that has failed; then it is rolled back.
+    pub async fn commit(mut self) -> Result<(), QueryError> {
+        self.transaction.take_back_dropped().await?;
+        let Some(Savepoint { depth, .. }) = self.savepoint else { return Ok(()) };
+        self.transaction.savepoint("RELEASE SAVEPOINT larder_", depth).await?;
+        self.savepoint = None;
+        self.transaction.depth = depth - 1;
+        Ok(())
+    }
+
+    /// Takes back what it has written. The outer transaction goes on, in PostgreSQL also after a statement that has failed.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn rollback(mut self) -> Result<(), QueryError> {
+        self.transaction.dropped = None;
+        match self.savepoint.take() {
+            Some(savepoint) => self.transaction.take_back(savepoint).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for NestedTransaction<'_> {
+    fn drop(&mut self) {
+        // Of one that was dropped within this one too: it began later.
+        if let Some(savepoint) = self.savepoint.take() {
+            self.transaction.dropped = Some(savepoint);
+        }
     }
 }
 

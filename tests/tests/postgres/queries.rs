@@ -162,7 +162,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
         ("SELECT * FROM secret WHERE id = 7", "unknown-relation"),
         ("SELECT * FROM \"Case\"", "unknown-relation"),
         ("SELECT twice(id) FROM a WHERE id = 7", "sql:main:a:7"),
-        ("SELECT upper('x'), cardinality(ARRAY[1])", ""),
+        ("SELECT upper('x'), cardinality(ARRAY[1])", "sql:main"),
         ("SELECT v FROM a WHERE v = 1 AND now() > 'yesterday'", "volatile"),
         ("SELECT date 'today' FROM a", "volatile"),
         ("SELECT looks() FROM a WHERE id = 7", "unknown-relation"),
@@ -264,4 +264,320 @@ async fn a_statement_that_was_prepared_for_other_tables_is_prepared_anew() {
     }
     server.psql("ALTER TABLE a ADD COLUMN w bigint NOT NULL DEFAULT 7");
     assert_eq!(all().await.unwrap()[0]["w"], 7);
+}
+
+/// The row as the server writes it, by no cast of its own type.
+async fn text(db: &Db, expression: &str) -> Result<Option<String>, larder::sql::QueryError> {
+    let text = format!("SELECT {expression} AS value");
+    db.query(text).uncached().fetch_scalar::<Option<String>>().await
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn values_at_the_edges_of_their_types_come_as_they_are() {
+    let (_server, _larder, db) = with("SET TimeZone = 'UTC'").await;
+    // What RFC 3339 can write is written so, all else as the server writes it.
+    let rows = [
+        ("time '24:00:00'", "24:00:00"),
+        ("time '23:59:59.999999'", "23:59:59.999999"),
+        ("time '00:00'", "00:00:00"),
+        ("date '0044-03-15 BC'", "0044-03-15 BC"),
+        ("date '0001-01-01'", "0001-01-01"),
+        ("date '0001-12-31 BC'", "0001-12-31 BC"),
+        ("date '4713-01-01 BC'", "4713-01-01 BC"),
+        ("date '5874897-12-31'", "5874897-12-31"),
+        ("date '2000-02-29'", "2000-02-29"),
+        ("date 'infinity'", "infinity"),
+        ("date '-infinity'", "-infinity"),
+        ("timestamp '0044-03-15 12:30:00.25 BC'", "0044-03-15 12:30:00.25 BC"),
+        ("timestamp '294276-12-31 23:59:59.999999'", "294276-12-31 23:59:59.999999"),
+        ("timestamp '9999-12-31 23:59:59'", "9999-12-31T23:59:59"),
+        ("timestamp 'infinity'", "infinity"),
+        ("timestamptz '0044-03-15 12:00:00+00 BC'", "0044-03-15 12:00:00+00 BC"),
+        ("timestamptz '12000-01-01 00:00:00+00'", "12000-01-01 00:00:00+00"),
+        ("timestamptz '2026-11-30 01:00:00+01'", "2026-11-30T00:00:00Z"),
+        ("numeric 'NaN'", "NaN"),
+        ("numeric '-Infinity'", "-Infinity"),
+        ("numeric '0.0000000000000000000000001'", "0.0000000000000000000000001"),
+    ];
+    for (expression, expected) in rows {
+        assert_eq!(text(&db, expression).await.unwrap().as_deref(), Some(expected), "{expression}");
+        // What comes out goes in again.
+        let kind = expression.split(' ').next().unwrap();
+        let same = format!("SELECT {expression} = $1::text::{kind} AS same");
+        let same = db.query(same).bind(expected).uncached().fetch_scalar::<bool>().await;
+        assert!(same.unwrap(), "{expression}");
+    }
+    let same = db.query("SELECT timestamptz 'infinity' = $1").bind("infinity");
+    assert!(same.uncached().fetch_scalar::<bool>().await.unwrap());
+    let error = db.query("SELECT timestamptz 'now' = $1").bind("tomorrow").fetch_scalar::<bool>();
+    let error = format!("{:?}", error.await.unwrap_err());
+    assert!(error.contains("tomorrow") && error.contains("$n::text::timestamptz"), "{error}");
+    for (expression, remedy) in
+        [("interval '1 day'", "::text"), ("ARRAY[1]", "::text"), ("timetz '12:00+01'", "::text")]
+    {
+        let error = format!("{:?}", text(&db, expression).await.unwrap_err());
+        assert!(error.contains(remedy), "{expression}: {error}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
+    // Each of them writes `counters` when a row of its table is written.
+    let schema = "
+        CREATE TABLE counters (name text PRIMARY KEY, n bigint);
+        INSERT INTO counters VALUES ('n', 0);
+        CREATE FUNCTION next_no() RETURNS bigint LANGUAGE sql AS 'UPDATE counters SET n = n + 1 RETURNING n';
+        CREATE FUNCTION is_counted(bigint) RETURNS bool LANGUAGE sql AS 'SELECT next_no() > 0';
+        CREATE FUNCTION counts(text) RETURNS bigint LANGUAGE sql AS 'SELECT next_no()';
+        CREATE FUNCTION counts_both(bigint, bigint) RETURNS bool LANGUAGE sql AS 'SELECT next_no() > 0';
+        CREATE TABLE by_default (id bigint PRIMARY KEY DEFAULT next_no(), item text);
+        CREATE TABLE by_check (id bigint PRIMARY KEY, item text, CHECK (is_counted(id)));
+        CREATE DOMAIN with_default AS bigint DEFAULT next_no();
+        CREATE TABLE of_domain (id with_default PRIMARY KEY, item text);
+        CREATE TABLE plain (id bigint PRIMARY KEY, item text);
+        CREATE VIEW counting AS SELECT next_no() AS n;
+        CREATE VIEW over_counting AS SELECT n FROM counting;";
+    let (_server, _larder, db) = with(schema).await;
+    let count = async || {
+        let n = || db.query("SELECT n FROM counters WHERE name = 'n'");
+        let kept = n().fetch_scalar::<i64>().await.unwrap();
+        let fresh = n().uncached().fetch_scalar::<i64>().await.unwrap();
+        assert_eq!(kept, fresh);
+        kept
+    };
+    for text in [
+        "INSERT INTO by_default (item) VALUES ('x')",
+        "INSERT INTO by_check (id, item) VALUES (1, 'x')",
+        "UPDATE by_check SET item = 'y' WHERE id = 1",
+        "INSERT INTO of_domain (item) VALUES ('x')",
+        "SELECT n FROM counting",
+        "SELECT n FROM over_counting",
+        "SELECT public.next_no()",
+        "SELECT 1 IS NORMALIZED, next_no()",
+    ] {
+        let before = count().await;
+        let ran = db.query(text).execute().await;
+        let after = count().await;
+        assert!(ran.is_err() || after > before, "{text}: {before} to {after}");
+    }
+    // A domain whose check writes may do so wherever a value becomes one of it, and a cast or an operator wherever it is implied.
+    for (defines, text) in [
+        ("CREATE DOMAIN checked AS bigint CHECK (is_counted(VALUE))", "SELECT CAST(1 AS checked)"),
+        (
+            "CREATE TABLE of_checked (id checked PRIMARY KEY)",
+            "INSERT INTO of_checked (id) VALUES (1)",
+        ),
+        ("DROP TABLE of_checked; DROP DOMAIN checked", ""),
+        ("CREATE TYPE fruit AS (name text)", ""),
+        ("CREATE FUNCTION of_fruit(fruit) RETURNS bigint LANGUAGE sql AS 'SELECT next_no()'", ""),
+        (
+            "CREATE CAST (fruit AS bigint) WITH FUNCTION of_fruit(fruit)",
+            "SELECT CAST(CAST(ROW('x') AS fruit) AS bigint)",
+        ),
+        ("DROP CAST (fruit AS bigint)", ""),
+        (
+            "CREATE FUNCTION eq_fruit(fruit, bigint) RETURNS bool LANGUAGE sql AS 'SELECT next_no() > 0'",
+            "",
+        ),
+        (
+            "CREATE OPERATOR = (LEFTARG = fruit, RIGHTARG = bigint, FUNCTION = eq_fruit)",
+            "SELECT CAST(ROW('x') AS fruit) IN (1::bigint)",
+        ),
+        ("DROP OPERATOR = (fruit, bigint)", ""),
+    ] {
+        for statement in defines.split(';') {
+            db.query(statement.to_owned()).execute().await.unwrap();
+        }
+        if text.is_empty() {
+            continue;
+        }
+        let before = count().await;
+        db.query(text).execute().await.unwrap();
+        assert!(count().await > before, "{text}");
+    }
+    // And what has none of it names its rows still.
+    let writes = db.explain(&Statement::new("INSERT INTO plain (id, item) VALUES (1, 'x')")).writes;
+    assert_eq!(writes, [Target::tag(db.table_tag("plain")), Target::tag(db.row_tag("plain", [1]))]);
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_cast_that_reads_a_table_is_not_cached() {
+    let schema = "
+        CREATE TABLE rates (rate bigint);
+        INSERT INTO rates VALUES (2);
+        CREATE TYPE price AS (cents bigint);
+        CREATE FUNCTION in_euro(price) RETURNS bigint LANGUAGE sql STABLE AS 'SELECT $1.cents * rate FROM rates';
+        CREATE CAST (price AS bigint) WITH FUNCTION in_euro(price);
+        CREATE TABLE things (id bigint PRIMARY KEY, c price);
+        INSERT INTO things VALUES (1, ROW(10));";
+    let (_server, _larder, db) = with(schema).await;
+    for text in [
+        "SELECT c::bigint FROM things WHERE id = 1",
+        "SELECT CAST(c AS bigint) FROM things WHERE id = 1",
+    ] {
+        db.query("UPDATE rates SET rate = 2").execute().await.unwrap();
+        assert_eq!(db.query(text).fetch_scalar::<i64>().await.unwrap(), 20);
+        db.query("UPDATE rates SET rate = 3").execute().await.unwrap();
+        assert_eq!(db.query(text).fetch_scalar::<i64>().await.unwrap(), 30, "{text}");
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn names_that_differ_in_case_alone_name_no_row() {
+    let long = "k".repeat(70);
+    let schema = format!(
+        "CREATE TABLE t (\"Id\" bigint PRIMARY KEY, id bigint, v bigint);
+         INSERT INTO t VALUES (1, 7, 1), (7, 1, 1);
+         CREATE TABLE l ({long} bigint PRIMARY KEY, v bigint);
+         INSERT INTO l VALUES (1, 1);"
+    );
+    let (_server, _larder, db) = with(&schema).await;
+    let v = || db.query("SELECT v FROM t WHERE id = 7").fetch_scalar::<i64>();
+    assert_eq!(v().await.unwrap(), 1);
+    db.query("UPDATE t SET v = 2 WHERE \"Id\" = 1").execute().await.unwrap();
+    assert_eq!(v().await.unwrap(), 2);
+    let v = || db.query(format!("SELECT v FROM l WHERE {long} = 2")).fetch_optional::<i64>();
+    assert!(v().await.unwrap().is_none());
+    db.query(format!("UPDATE l SET {long}x = 2 WHERE {long} = 1")).execute().await.unwrap();
+    assert!(v().await.unwrap().is_some());
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn roles_and_settings_of_the_session_share_no_result() {
+    let (server, larder, db) = with(
+        "CREATE TABLE secrets (v text);
+         INSERT INTO secrets VALUES ('hidden');
+         CREATE TABLE moments (at timestamptz);
+         INSERT INTO moments VALUES ('2026-11-30 00:30:00+00');
+         CREATE ROLE guest LOGIN;
+         GRANT SELECT ON moments TO guest;",
+    )
+    .await;
+    let with = async |setting: &'static str| {
+        let options = sqlx::postgres::PgPoolOptions::new().after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::query(setting).execute(connection).await.map(|_| ()) })
+        });
+        let pool = options.connect(&server.url()).await.unwrap();
+        larder::sql::SqlxService::postgres(pool).cached(&larder).await.unwrap()
+    };
+    let secret = db.query("SELECT v FROM secrets").fetch_scalar::<String>().await.unwrap();
+    assert_eq!(secret, "hidden");
+    let guest = with("SET ROLE guest").await;
+    let refused = guest.query("SELECT v FROM secrets").fetch_scalar::<String>().await.unwrap_err();
+    assert_eq!(refused.kind(), QueryErrorKind::Database);
+    for (setting, expected) in [
+        ("SET TimeZone = 'UTC'", "2026-11-30 00:30:00+00"),
+        ("SET TimeZone = 'Asia/Tokyo'", "2026-11-30 09:30:00+09"),
+        ("SET DateStyle = 'German'", "30.11.2026 00:30:00 "),
+    ] {
+        let db = with(setting).await;
+        let at = db.query("SELECT at::text FROM moments").fetch_scalar::<String>().await.unwrap();
+        assert!(at.starts_with(expected), "{setting}: {at}");
+    }
+    // The same settings are the same session.
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let before = hits();
+    let again = with("SET TimeZone = 'Asia/Tokyo'").await;
+    again.query("SELECT at::text FROM moments").fetch_scalar::<String>().await.unwrap();
+    assert_eq!(hits(), before + 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn statements_are_prepared_anew_after_definitions_also_in_transactions() {
+    let server = Server::start();
+    server.psql("CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1)");
+    let larder = Larder::builder().cells(1 << 12).build().unwrap();
+    // One connection: what it has prepared is what all statements meet.
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&server.url()).await;
+    let db = larder::sql::SqlxService::postgres(pool.unwrap()).cached(&larder).await.unwrap();
+    let all = "SELECT * FROM a";
+    let row = "SELECT v FROM a WHERE v = $1";
+    let columns = async |db: &Db| {
+        let mut transaction = db.begin().await.unwrap();
+        let rows =
+            transaction.query(all).fetch_all::<std::collections::BTreeMap<String, i64>>().await;
+        let columns = rows.map(|rows| rows[0].len());
+        transaction.rollback().await.unwrap();
+        columns
+    };
+    assert_eq!(columns(&db).await.unwrap(), 2);
+    let found = db.query(row).bind("1").uncached().fetch_all::<i64>().await.unwrap();
+    assert_eq!(*found, [1]);
+    server.psql("ALTER TABLE a ADD COLUMN w bigint DEFAULT 7");
+    assert_eq!(columns(&db).await.unwrap_err().kind(), QueryErrorKind::Database);
+    assert_eq!(columns(&db).await.unwrap(), 3, "the next transaction works");
+    server.psql("ALTER TABLE a ALTER COLUMN v TYPE text USING v::text");
+    let found = db.query(row).bind("1").uncached().fetch_all::<String>().await.unwrap();
+    assert_eq!(*found, ["1"]);
+    let found = db.query(row).bind("no number").uncached().fetch_all::<String>().await.unwrap();
+    assert!(found.is_empty());
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_write_that_returns_what_cannot_be_fetched_says_that_it_has_written() {
+    let (server, _larder, db) = with("CREATE TABLE a (id bigint PRIMARY KEY, numbers int[])").await;
+    let count = || db.query("SELECT count(*) FROM a").fetch_scalar::<i64>();
+    assert_eq!(count().await.unwrap(), 0);
+    let insert = db.query("INSERT INTO a VALUES (1, ARRAY[1]), (2, ARRAY[2]) RETURNING *");
+    let error = insert.fetch_all::<(i64, String)>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::WrittenUnread);
+    assert_eq!(
+        (count().await.unwrap(), server.psql("SELECT count(*) FROM a")),
+        (2, "2".to_owned())
+    );
+    let error = db.query("SELECT * FROM a").fetch_all::<(i64, String)>().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::Database, "nothing was written");
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_nested_transaction_outlives_the_error_within_it() {
+    let (_server, _larder, db) =
+        with("CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1)").await;
+    let v = || db.query("SELECT v FROM a WHERE id = 1").fetch_scalar::<i64>();
+    assert_eq!(v().await.unwrap(), 1);
+    let mut outer = db.begin().await.unwrap();
+    outer.query("UPDATE a SET v = 2 WHERE id = 1").execute().await.unwrap();
+    let mut nested = outer.begin().await.unwrap();
+    assert!(nested.query("INSERT INTO a VALUES (1, 9)").execute().await.is_err());
+    assert!(nested.query("UPDATE a SET v = 9").execute().await.is_err(), "it was aborted");
+    nested.rollback().await.unwrap();
+    outer.commit().await.unwrap();
+    assert_eq!(v().await.unwrap(), 2);
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn what_cannot_write_bypasses_and_leaves_the_rest_cached() {
+    let (_server, larder, db) = with(
+        "CREATE EXTENSION pgcrypto;
+         CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1);
+         CREATE FUNCTION twice(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 2 * $1';",
+    )
+    .await;
+    let before = larder.stats().invalidations;
+    for text in [
+        "SELECT ROW(1, 2)::text",
+        "SELECT (ARRAY(SELECT v FROM a))::text",
+        "SELECT v, GROUPING(v) FROM a GROUP BY CUBE (v)",
+        "TABLE a",
+        "SELECT public.twice(2)",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN (COSTS OFF) DELETE FROM a",
+        "SHOW TimeZone",
+        "SELECT length(gen_salt('bf'))",
+        "SELECT pg_sleep(0)::text",
+    ] {
+        let ran = db.query(text).execute().await;
+        assert!(ran.is_ok(), "{text}: {ran:?}");
+        assert_eq!(larder.stats().invalidations, before, "{text}");
+    }
+    assert!(db.is_kept(&Statement::new("SELECT public.twice(2)")));
 }

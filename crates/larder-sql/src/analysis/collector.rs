@@ -123,6 +123,31 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// The operators that stand behind words.
+    ///
+    /// Source: PostgreSQL, section 9.7 on `LIKE` and `SIMILAR TO`, 9.2 on `BETWEEN`, 9.24 on `IN`, 9.18 on `CASE`.
+    fn operators_behind(&mut self, expr: &Expr) {
+        let behind: &[&str] = match expr {
+            Expr::InList { .. }
+            | Expr::InSubquery { .. }
+            | Expr::InUnnest { .. }
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::Case { .. } => &["=", "<>"],
+            Expr::Function(function)
+                if pins::relation(&function.name).as_deref() == Some("nullif") =>
+            {
+                &["="]
+            }
+            Expr::Between { .. } => &[">=", "<=", "<", ">"],
+            Expr::Like { .. } => &["~~", "!~~"],
+            Expr::ILike { .. } => &["~~*", "!~~*"],
+            Expr::SimilarTo { .. } => &["~", "!~"],
+            _ => return,
+        };
+        behind.iter().for_each(|operator| self.operator(operator));
+    }
+
     fn operator(&mut self, operator: &impl ToString) {
         let Some(catalog) = self.catalog.filter(|catalog| catalog.has_operators()) else { return };
         // `OPERATOR(schema.+)` is the last of its parts.
@@ -285,6 +310,10 @@ impl Visitor for Collector<'_> {
             }
             _ => false,
         };
+        if select.from.iter().any(|table| !table.joins.is_empty()) {
+            // By `USING` or `NATURAL`, perhaps.
+            self.operator(&"=");
+        }
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
         if select.into.is_some() || !select.lateral_views.is_empty() {
             self.unknown = self.unknown.or(Some("not-understood"));
@@ -336,6 +365,7 @@ impl Visitor for Collector<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.operators_behind(expr);
         match expr {
             Expr::Cast { .. } => {
                 let purity = self.catalog.and_then(Catalog::casts);

@@ -37,9 +37,10 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
             catalog.functions.insert(function.name.clone(), purity);
         }
     }
-    for (name, volatility) in &read.operators {
+    for (name, volatility, is_of_index) in &read.operators {
         let Some(purity) = purity(*volatility) else { continue };
-        if BEHIND_WORDS.contains(&&**name) {
+        if *is_of_index {
+            // By it rows are sorted, grouped and told from each other, though no statement names it.
             catalog.implied = catalog.implied.max(Some(purity));
         }
         catalog.operators.insert(name.clone(), purity);
@@ -62,7 +63,7 @@ struct Read {
     unsteady: Vec<(i64,)>,
     trees: HashMap<i64, BTreeSet<i64>>,
     functions: Vec<Function>,
-    operators: Vec<(String, i64)>,
+    operators: Vec<(String, i64, bool)>,
     /// What runs with statements, though none names it.
     code: Vec<Code>,
     casts: Vec<Cast>,
@@ -459,13 +460,17 @@ const FUNCTIONS: &str = "
 
 /// All objects that call a function of users which is not immutable, by its name or by an operator.
 const CODE: &str = "
-    WITH called AS (
+    WITH RECURSIVE domains AS (
+        -- The default of a domain is that of the domains made of it, and of the columns of any of them.
+        SELECT oid AS base, oid AS domain FROM pg_type WHERE typtype = 'd'
+        UNION SELECT d.base, t.oid FROM domains d JOIN pg_type t ON t.typbasetype = d.domain),
+    called AS (
         SELECT d.classid, d.objid, d.refobjid AS function FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass
         UNION ALL
         SELECT d.classid, d.objid, o.oprcode::oid FROM pg_depend d
         JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass)
-    SELECT coalesce(a.adrelid, nullif(k.conrelid, 0), i.indrelid, c.oid)::int8 AS relation, r.ev_class::int8 AS view,
-        coalesce(k.contypid, t.oid, 0) <> 0 AS is_of_domain,
+    SELECT coalesce(a.adrelid, nullif(k.conrelid, 0), i.indrelid, c.oid, u.attrelid)::int8 AS relation,
+        r.ev_class::int8 AS view, coalesce(k.contypid, 0) <> 0 AS is_of_domain,
         lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile, NOT EXISTS (
             SELECT 1 FROM pg_depend e
             WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
@@ -474,10 +479,11 @@ const CODE: &str = "
     LEFT JOIN pg_constraint k ON classid = 'pg_constraint'::regclass AND k.oid = objid
     LEFT JOIN pg_index i ON classid = 'pg_class'::regclass AND i.indexrelid = objid
     LEFT JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid AND c.relkind IN ('r', 'p')
-    LEFT JOIN pg_type t ON classid = 'pg_type'::regclass AND t.oid = objid AND t.typtype = 'd'
+    LEFT JOIN domains t ON classid = 'pg_type'::regclass AND t.base = objid
+    LEFT JOIN pg_attribute u ON u.atttypid = t.domain
     LEFT JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND r.oid = objid AND r.rulename = '_RETURN'
     WHERE p.oid >= 16384 AND p.provolatile <> 'i'
-        AND coalesce(a.oid, k.oid, i.indexrelid, c.oid, t.oid, r.oid) IS NOT NULL";
+        AND coalesce(a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL";
 
 /// Casts of users by functions that are not immutable, and whether an assignment or an expression may imply them.
 const CASTS: &str = "
@@ -487,11 +493,7 @@ const CASTS: &str = "
             WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
     FROM pg_cast x JOIN pg_proc p ON p.oid = x.castfunc WHERE x.oid >= 16384 AND p.provolatile <> 'i'";
 
-/// The operators that stand behind words: `=` behind `IN`, `USING`, `DISTINCT` and `CASE`, those of order behind `BETWEEN` and
-/// `ORDER BY`, and the others behind `LIKE`, `ILIKE` and `SIMILAR TO`.
-const BEHIND_WORDS: [&str; 12] =
-    ["=", "<>", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"];
-
 const OPERATORS: &str = "
-    SELECT o.oprname::text, max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8
+    SELECT o.oprname::text, max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8,
+        bool_or(p.provolatile <> 'i' AND EXISTS (SELECT 1 FROM pg_amop m WHERE m.amopopr = o.oid))
     FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE o.oid >= 16384 GROUP BY o.oprname";

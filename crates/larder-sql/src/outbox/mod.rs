@@ -29,7 +29,12 @@
 //! A write of a process that follows is invalidated twice, by itself at once and by its line a little later. That costs a
 //! page made in between, and nothing else.
 
-use std::{collections::BTreeMap, fmt, io, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use larder_core::{Event, Invalidated, Target};
 use tokio::task::JoinSet;
@@ -85,7 +90,7 @@ impl Outbox {
     }
 
     /// Makes the outbox, and the triggers that fill it for each table there is. What is there already stays: run it at each
-    /// start, after migrations.
+    /// start, after migrations. After that it is run again by itself when this handle has run a statement that defines tables.
     ///
     /// PostgreSQL: tables of the schema `public`, by statement, with the keys of up to 64 rows; needs the right to make a
     /// schema (`larder_outbox`) and triggers. SQLite: by row.
@@ -102,6 +107,12 @@ impl Outbox {
             Pool::Postgres(pool) => run_all(pool, &definition).await,
         }
         .map_err(QueryError::database)?;
+        let again = Arc::downgrade(self.plan());
+        let pool = self.pool().clone();
+        *self.plan().outbox.lock() = Some(Arc::new(move || {
+            let (pool, again) = (pool.clone(), again.clone());
+            Box::pin(async move { reinstall(&pool, again).await.is_ok() })
+        }));
         // What it has defined is no change to what was known, but tables may have been made before.
         match self.plan().relearn().await {
             true => Ok(()),
@@ -142,9 +153,23 @@ impl Outbox {
         self.db.cache().inner().pool()
     }
 
-    fn plan(&self) -> &Plan {
+    fn plan(&self) -> &Arc<Plan> {
         self.db.cache().plan()
     }
+}
+
+/// Runs the definition of the outbox once more.
+async fn reinstall(pool: &Pool, plan: Weak<Plan>) -> sqlx::Result<()> {
+    match pool {
+        #[cfg(feature = "sqlite")]
+        Pool::Sqlite(pool) => run_all(pool, &sqlite::definition(pool).await?).await?,
+        #[cfg(feature = "postgres")]
+        Pool::Postgres(pool) => run_all(pool, postgres::DEFINITION).await?,
+    }
+    if let Some(plan) = plan.upgrade() {
+        plan.relearn().await;
+    }
+    Ok(())
 }
 
 /// Somebody follows the outbox. Dropping it ends that.
