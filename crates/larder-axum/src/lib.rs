@@ -31,8 +31,9 @@
 //! let larder = Larder::builder().build().expect("the defaults are valid");
 //! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
 //!     ServiceBuilder::new()
+//!         .layer(FinalHeadLayer::new())
 //!         .layer(InvalidationLayer::new(&larder))
-//!         .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_mins(1)).shared()),
+//!         .layer(ResponseCacheLayer::new(&larder)),
 //! );
 //! let ask = || Request::get("/products/42").body(Body::empty()).expect("a valid request");
 //! app.clone().oneshot(ask()).await.expect("it cannot fail");

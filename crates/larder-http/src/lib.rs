@@ -12,7 +12,8 @@
 //! authentication, then conditional, invalidation, response cache. Each leaves the error of the inner service as it is; what fails of larder's own costs a hit, never
 //! a response.
 //!
-//! Inside an axum router take the layers of `larder-axum`, which know what nesting strips from a path.
+//! With the feature `axum`, which `larder-axum` switches on, the layers read the URI that routers of axum note before
+//! nesting strips its prefix.
 
 pub use self::{
     address::{Head, QueryRule, Scheme},

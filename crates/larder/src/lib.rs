@@ -9,7 +9,7 @@
 //! use larder::{
 //!     ByteSize, Larder,
 //!     axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer},
-//!     http::ConditionalLayer,
+//!     http::{ConditionalLayer, FinalHeadLayer},
 //! };
 //! use tower::{ServiceBuilder, ServiceExt};
 //!
@@ -23,35 +23,42 @@
 //!     invalidate.tag(("product", id));
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let larder = Larder::builder().memory(ByteSize::mib(256)).version("1.0").build().expect("valid");
+//! # type Error = Box<dyn std::error::Error>;
+//! # async fn status(app: &Router, method: &str) -> Result<String, Error> {
+//! #     let request = Request::builder().method(method).uri("/products/42").body(Body::empty())?;
+//! #     let response = app.clone().oneshot(request).await?;
+//! #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+//! # }
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
+//! let larder = Larder::builder().memory(ByteSize::mib(256)).version("1.0").build()?;
 //! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
 //!     ServiceBuilder::new()
+//!         .layer(FinalHeadLayer::new())
 //!         .layer(ConditionalLayer::new(&larder))
 //!         .layer(InvalidationLayer::new(&larder))
-//!         .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_mins(1)).shared()),
+//!         .layer(ResponseCacheLayer::new(&larder)),
 //! );
-//! # let ask = |method: &str| {
-//! #     Request::builder().method(method).uri("/products/42").body(Body::empty()).expect("valid")
-//! # };
-//! # let status = async |method: &str| {
-//! #     let answer = app.clone().oneshot(ask(method)).await.expect("it cannot fail");
-//! #     answer.headers()["cache-status"].to_str().expect("text").to_owned()
-//! # };
-//! assert_eq!(status("GET").await, "larder; fwd=uri-miss; stored");
-//! assert_eq!(status("GET").await, "larder; hit; ttl=299");
-//! assert_eq!(status("PUT").await, "larder; fwd=method");
-//! assert_eq!(status("GET").await, "larder; fwd=stale; stored");
+//! assert_eq!(status(&app, "GET").await?, "larder; fwd=uri-miss; stored");
+//! assert_eq!(status(&app, "GET").await?, "larder; hit; ttl=299");
+//! assert_eq!(status(&app, "PUT").await?, "larder; fwd=method");
+//! assert_eq!(status(&app, "GET").await?, "larder; fwd=stale; stored");
+//! # Ok(())
 //! # }
 //! ```
 //!
+//! The handler says how long its response lives and on what it depends. A request with credentials passes by until the
+//! layer says [what differs by user](guide::identity); a lifetime for all routes at once is
+//! [`ResponseCacheLayer::ttl`](http::ResponseCacheLayer::ttl), and [the guide](guide::lifetimes) says what it means.
+//!
 //! # Where to go on
 //!
-//! - **The guide**: [who gets what](guide::identity), [the order of layers](guide::layers), [values and
-//!   fragments](guide::values), [stampedes](guide::stampede), [invalidation](guide::invalidation), cached queries
-//!   (`guide::queries`), [many processes](guide::many_processes), operating Redis (`guide::redis`), [each header and
-//!   directive](guide::headers).
-//! - **Whole responses**: [`http::response_cache`] says what is kept, what is not, and why.
+//! - **The guide**: [users and credentials](guide::identity), [the order of layers](guide::layers),
+//!   [lifetimes](guide::lifetimes), [values and fragments](guide::values), [stampedes](guide::stampede),
+//!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes),
+//!   operating Redis (`guide::redis`), [each header and directive](guide::headers), [each word of
+//!   `Cache-Status`](guide::cache_status).
+//! - **Whole responses**: [`http::response_cache`] says which responses larder stores, which it does not, and why.
+//! - **Sessions outside of the cache**: [`http::final_head`].
 //! - **Conditional requests**: [`http::conditional`].
 //! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
 //!   named: [`Target`].
@@ -62,7 +69,8 @@
 //!
 //! # Features
 //!
-//! - `axum` (default): the module `axum`.
+//! - `axum` (default): the module `axum`; the layers read the URI that axum notes before nesting strips its prefix.
+//! - `tower-sessions`: `ResponseCacheLayer::refuse_written_sessions`.
 //! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements of that builder, and of SeaORM.
@@ -99,7 +107,7 @@ pub mod sql {
     pub use larder_sql::*;
 }
 
-/// Extractors, and layers that know what nesting strips from a path.
+/// Extractors, and the layers of [`http`](crate::http) under the names that routers of axum use.
 #[cfg(feature = "axum")]
 pub mod axum {
     pub use larder_axum::*;

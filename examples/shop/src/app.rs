@@ -10,7 +10,7 @@ use http::StatusCode;
 use larder::{
     ByteSize, Larder,
     axum::{InvalidationLayer, ResponseCacheLayer},
-    http::{ConditionalLayer, QueryRule},
+    http::{ConditionalLayer, FinalHeadLayer, QueryRule},
     redis::{Redis, WithRedis as _},
 };
 use tower::ServiceBuilder;
@@ -81,9 +81,10 @@ pub fn router(app: App) -> Router {
             ServeDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")),
         )
         .layer(
-            // From the outside: a span, a time limit, then compression, so that what is kept is kept once
-            // and not once for each encoding.
+            // From the outside: the report of the head that leaves, a span, a time limit, then compression, so
+            // that the cache stores a page once and not once for each encoding.
             ServiceBuilder::new()
+                .layer(FinalHeadLayer::new())
                 .layer(TraceLayer::new_for_http())
                 .layer(TimeoutLayer::with_status_code(
                     StatusCode::GATEWAY_TIMEOUT,
@@ -94,12 +95,11 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Pages that are the same for everyone. Visitors have a cookie for their cart; `shared` hides it here.
+/// Pages that are the same for everyone; their handlers say how long they live. Visitors have a cookie for their
+/// cart; `shared` hides it here.
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
     let cache = ResponseCacheLayer::new(&app.larder)
         .name("pages")
-        .ttl(Duration::from_mins(10))
-        .stale_if_error(Duration::from_mins(10))
         .negative([StatusCode::NOT_FOUND], Duration::from_secs(10))
         .query(QueryRule::without_trackers())
         .shared();

@@ -167,7 +167,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
         ("SELECT date 'today' FROM a", "volatile"),
         ("SELECT looks() FROM a WHERE id = 7", "unknown-relation"),
         ("SELECT to_char(1, '9')", "unknown-relation"),
-        ("SELECT pg_catalog.upper('x')", ""),
+        ("SELECT pg_catalog.upper('x')", "sql:main"),
         ("SELECT app.replace(1)", "unknown-function"),
         ("SELECT * FROM app.replace(1)", "unknown-function"),
         ("SELECT * FROM totals", "unknown-relation"),

@@ -18,7 +18,10 @@
 //!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
 //!    [partition](ResponseCacheLayer::partition_by);
 //! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers;
-//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative) names.
+//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative) names;
+//! 5. what lives by [`ttl`](ResponseCacheLayer::ttl) alone and answers a request with a field that is not known to be
+//!    harmless;
+//! 6. what a layer outside has made a response for one client, where a [`FinalHeadLayer`](crate::FinalHeadLayer) tells.
 //!
 //! What is stale and has a validator is revalidated with the inner service, and kept anew where that says 304.
 //! Conditions and ranges of clients are answered from what is kept. HEAD is answered from the entry of a GET. Other methods pass; see

@@ -230,7 +230,6 @@ const VOLATILE: &[&str] = &[
     "pg_advisory_xact_lock",
     "pg_advisory_xact_lock_shared",
     "pg_backend_pid",
-    "pg_notify",
     "pg_sleep",
     "pg_sleep_for",
     "pg_sleep_until",

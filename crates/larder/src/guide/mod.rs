@@ -1,5 +1,8 @@
 //! The guide: a page for each thing that has to be decided.
 
+#[doc = include_str!("cache_status.md")]
+pub mod cache_status {}
+
 #[doc = include_str!("headers.md")]
 pub mod headers {}
 
@@ -12,6 +15,9 @@ pub mod invalidation {}
 #[cfg(feature = "axum")]
 #[doc = include_str!("layers.md")]
 pub mod layers {}
+
+#[doc = include_str!("lifetimes.md")]
+pub mod lifetimes {}
 
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}

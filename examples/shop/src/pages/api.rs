@@ -11,11 +11,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use larder::sql::{One, QueryError};
+use larder::{
+    axum::CachePolicy,
+    sql::{One, QueryError},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Shop, page_of};
+use super::{Shop, fresh, page_of};
 use crate::{
     App,
     admin::Admin,
@@ -66,17 +69,21 @@ fn bad(what: impl Into<String>) -> ApiError {
 }
 
 pub(crate) async fn show(
+    policy: Option<CachePolicy>,
     State(app): Shop,
     id: Result<Path<i64>, PathRejection>,
 ) -> Result<Json<One<Product>>, ApiError> {
+    fresh(policy.as_ref());
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
 }
 
 pub(crate) async fn list(
+    policy: Option<CachePolicy>,
     State(app): Shop,
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    fresh(policy.as_ref());
     let Query(listing) = listing.map_err(|error| bad(error.body_text()))?;
     let page = page_of(&listing.page).map_err(bad)?;
     let category = Some(&*listing.category).filter(|category| !category.is_empty());

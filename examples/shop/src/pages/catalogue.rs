@@ -7,10 +7,14 @@ use axum::{
     extract::{Path, Query, State, rejection::PathRejection},
     response::Html,
 };
-use larder::{LoadError, Policy, axum::FragmentCache, sql::One};
+use larder::{
+    LoadError, Policy,
+    axum::{CachePolicy, FragmentCache},
+    sql::One,
+};
 use serde::Deserialize;
 
-use super::{PageError, Shop, html, page_of};
+use super::{PageError, Shop, fresh, html, page_of};
 use crate::database::{Category, PAGE, Product, Review, Shared};
 
 #[derive(Template)]
@@ -60,9 +64,11 @@ pub(crate) struct Search {
 }
 
 pub(crate) async fn home(
+    policy: Option<CachePolicy>,
     fragments: Option<FragmentCache>,
     State(app): Shop,
 ) -> Result<Html<String>, PageError> {
+    fresh(policy.as_ref());
     let products = app.database.featured().await?;
     let database = app.database.clone();
     let render = move || async move {
@@ -82,10 +88,12 @@ pub(crate) async fn home(
 }
 
 pub(crate) async fn category(
+    policy: Option<CachePolicy>,
     State(app): Shop,
     Path(slug): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Html<String>, PageError> {
+    fresh(policy.as_ref());
     let page = page_of(&paging.page).map_err(PageError::BadInput)?;
     let (products, count) = app.database.list(Some(&slug), page).await?;
     let Some(first) = products.first() else { return Err(PageError::NotFound) };
@@ -99,9 +107,11 @@ pub(crate) async fn category(
 }
 
 pub(crate) async fn product(
+    policy: Option<CachePolicy>,
     State(app): Shop,
     id: Result<Path<i64>, PathRejection>,
 ) -> Result<Html<String>, PageError> {
+    fresh(policy.as_ref());
     // What is no number names nothing here either.
     let Path(id) = id.map_err(|_| PageError::NotFound)?;
     let product = app.database.product(id).await?.ok_or(PageError::NotFound)?;
@@ -110,9 +120,11 @@ pub(crate) async fn product(
 }
 
 pub(crate) async fn search(
+    policy: Option<CachePolicy>,
     State(app): Shop,
     Query(search): Query<Search>,
 ) -> Result<Html<String>, PageError> {
+    fresh(policy.as_ref());
     let words = search.q.trim();
     let products = match words {
         "" => Shared::default(),

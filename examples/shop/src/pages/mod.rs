@@ -1,6 +1,6 @@
 //! The handlers.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -8,7 +8,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
-use larder::sql::QueryError;
+use larder::{Lifetime, axum::CachePolicy, sql::QueryError};
 
 use crate::App;
 
@@ -82,6 +82,16 @@ fn page_of(given: &str) -> Result<i64, String> {
             .ok_or_else(|| format!("page is {given}, allowed is 1 to 1000000")),
     }
 }
+
+/// Says how long a page is fresh if no row that it was rendered from changes, and for how long after that it stands in
+/// for an error. The shop runs without a cache too, and then there is no policy.
+fn fresh(policy: Option<&CachePolicy>) {
+    if let Some(policy) = policy {
+        policy.ttl(Lifetime::fresh_for(PAGE_LIVES).stale_if_error(PAGE_LIVES));
+    }
+}
+
+const PAGE_LIVES: Duration = Duration::from_mins(10);
 
 /// Renders a template.
 fn html(page: &impl Template) -> Result<Html<String>, PageError> {
