@@ -12,7 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use larder::{Fill, Larder, LarderBuilder, Lifetime, Policy, Store, StoreError};
+use larder::{
+    Fill, Larder, LarderBuilder, Leased, Leases, Lifetime, Origin, Policy, Store, StoreError, Tag,
+    Target,
+};
 use larder_testkit::{Dice, MemoryStore, SharedLog, SimulatedCluster};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
@@ -262,4 +265,137 @@ async fn of_many_processes_few_load_when_a_holder_dies() {
     }
     assert_eq!((loads.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (1, 1));
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+}
+
+/// Is there, and answers nobody.
+#[derive(Clone, Debug, Default)]
+struct Frozen {
+    asked: Arc<AtomicU32>,
+}
+
+impl Store for Frozen {
+    fn get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        _: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn set<'a>(
+        &'a self,
+        _: &'a str,
+        _: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Leases for Frozen {
+    fn take<'a>(
+        &'a self,
+        _: &'a str,
+        _: Origin,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn give_back<'a>(
+        &'a self,
+        _: &'a str,
+        _: Origin,
+        _: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_answer() {
+    for limit in [None, Some(5), Some(200)].map(|limit| limit.map(Duration::from_millis)) {
+        let (log, store) = (SharedLog::new(), Frozen::default());
+        let larder = process(&log, &store, |builder| {
+            let builder = builder.leases(store.clone());
+            match limit {
+                Some(limit) => builder.store_wait_limit(limit),
+                None => builder,
+            }
+        });
+        larder.synced().await;
+        let limit = limit.unwrap_or(Duration::from_millis(60));
+        for _ in 0..3 {
+            // A value that is made of twenty others, one after the other, each with a lease.
+            let began = Instant::now();
+            let nested = larder.clone();
+            let load = move |_: Fill| async move {
+                for part in 0..20 {
+                    let part_of = move |_: Fill| async move { Ok::<_, Infallible>(part) };
+                    let policy =
+                        Policy::ttl(MINUTE).fill_once_per_cluster(SECOND).tags([Tag::new("part")]);
+                    nested.get_or_load(("part", part), policy, part_of).await.unwrap();
+                }
+                Ok::<_, Infallible>(1)
+            };
+            let policy = Policy::ttl(MINUTE).fill_once_per_cluster(SECOND);
+            larder.get_or_load("whole", policy, load).await.unwrap();
+            let (took, asked) = (began.elapsed(), store.asked.swap(0, Ordering::SeqCst));
+            assert!(took <= limit + Duration::from_millis(5), "{limit:?}: {took:?}");
+            assert!(asked > 0, "the next request tries again");
+            let _logged_or_queued =
+                larder.invalidate([Target::name("whole"), Target::tag("part")].to_vec()).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_too_large_for_the_store_is_not_written() {
+    #[derive(Clone, Debug)]
+    struct Small(MemoryStore);
+    impl Store for Small {
+        fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+            self.0.get(key)
+        }
+        fn get_many<'a>(
+            &'a self,
+            keys: &'a [&'a str],
+        ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+            self.0.get_many(keys)
+        }
+        fn set<'a>(
+            &'a self,
+            key: &'a str,
+            value: Bytes,
+            lifetime: Duration,
+        ) -> BoxFuture<'a, Result<(), StoreError>> {
+            self.0.set(key, value, lifetime)
+        }
+        fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+            self.0.remove(key)
+        }
+        fn max_value_bytes(&self) -> Option<usize> {
+            Some(1_000)
+        }
+    }
+    let (log, store) = (SharedLog::new(), Small(MemoryStore::new()));
+    let one = process(&log, &store, |builder| builder);
+    settled(&[&one]).await;
+    let noise =
+        |bytes: u32| (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for (bytes, written) in [(5_000, 0), (100, 1)] {
+        let value: Vec<u8> = noise(bytes);
+        assert_eq!(*load(&one, MINUTE, value.clone()).await, value);
+        settled(&[&one]).await;
+        assert_eq!((store.0.keys().len(), one.stats().shared.too_large), (written, 1));
+        let _logged = one.invalidate("a").await;
+    }
 }

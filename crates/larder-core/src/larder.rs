@@ -25,7 +25,7 @@ use crate::{
     object::{self, Fill, LoadError},
     observe::{LogStats, MemoryStats, Meter, Stats},
     policy::Policy,
-    scope::{Opened, Scope, Scoped},
+    scope::{Opened, Scope, Scoped, StoreWaits},
     shared::Wanted,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
@@ -390,14 +390,16 @@ impl Larder {
     }
 
     /// The entry of a key from the shared store, if it is fresh and valid there; promoted into memory, if it
-    /// is to be kept there.
+    /// is to be kept there. The request of `scope` waits for a store that does not answer no longer than
+    /// [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit), in all of its reads together.
     pub async fn fetch<V: Value>(
         &self,
+        scope: &Scope,
         wanted: Wanted<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         match &self.engine.shared {
-            Some(shared) => shared.fetch(&self.engine, wanted, decode).await,
+            Some(shared) => shared.fetch(&self.engine, scope, wanted, decode).await,
             None => None,
         }
     }
@@ -461,7 +463,11 @@ impl Larder {
 
     /// A new scope, for what is read from now on.
     pub fn open_scope(&self) -> Scope {
-        Scope::open(self.engine.origin, self.engine.registry.stamp())
+        let scope = Scope::open(self.engine.origin, self.engine.registry.stamp());
+        match &self.engine.shared {
+            Some(shared) => scope.waiting(StoreWaits::new(shared.wait_limit())),
+            None => scope,
+        }
     }
 
     /// Whether both are handles of the same larder.

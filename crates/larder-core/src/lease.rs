@@ -21,6 +21,7 @@ use crate::{
     entry::AnyEntry,
     flight::{Landing, Lead},
     larder::Larder,
+    scope::{Scope, StoreWaits},
     shared::READ_DEADLINE,
     store::StoreError,
 };
@@ -103,6 +104,7 @@ impl Larder {
     /// what another brings meanwhile is taken. `None` when it is this one that has to fill.
     pub async fn fetch_in_turn<F, Fut>(
         &self,
+        scope: &Scope,
         lead: &mut Lead,
         lease: Option<Duration>,
         fetch: F,
@@ -132,8 +134,17 @@ impl Larder {
         let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
         let mut pause = FIRST_PAUSE;
         loop {
-            let taking = tokio::time::timeout(patience, leases.take(&name, holder, expiry));
-            match taking.await {
+            let left = scope.store_waits().map_or(Duration::MAX, StoreWaits::left);
+            if left.is_zero() {
+                return None;
+            }
+            let began = Instant::now();
+            let taking = leases.take(&name, holder, expiry);
+            let taken = tokio::time::timeout(patience.min(left), taking).await;
+            if let (Ok(Err(_)) | Err(_), Some(waits)) = (&taken, scope.store_waits()) {
+                waits.add(began.elapsed());
+            }
+            match taken {
                 // Somebody may have filled it between the look and the lease.
                 Ok(Ok(Leased::Taken)) => return fetch().await,
                 Ok(Ok(Leased::Held)) if Instant::now() < until => {

@@ -50,6 +50,12 @@ impl Policy {
         self
     }
 
+    /// Adds tags. The loader may add more.
+    pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     /// The name under which this is counted in [`Stats`](crate::Stats); `objects`, `fragments` or `queries` by
     /// default.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {

@@ -12,7 +12,10 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -65,6 +68,33 @@ pub struct Scope {
     distrusts: bool,
     /// What is kept may be served while it was proved within this time that every invalidation was seen.
     bound: Option<Duration>,
+    /// How long the request has waited for a shared store that did not answer. `None` where it may wait for as long as it takes.
+    waits: Option<Arc<StoreWaits>>,
+}
+
+/// What a request has spent on waits for a shared store that brought nothing: one sum for all of its reads and leases.
+#[derive(Debug)]
+pub(crate) struct StoreWaits {
+    limit: Duration,
+    spent_micros: AtomicU64,
+}
+
+impl StoreWaits {
+    pub(crate) fn new(limit: Duration) -> Arc<Self> {
+        Arc::new(Self { limit, spent_micros: AtomicU64::new(0) })
+    }
+
+    /// How long the request may still wait.
+    pub(crate) fn left(&self) -> Duration {
+        let spent = Duration::from_micros(self.spent_micros.load(Ordering::Relaxed));
+        self.limit.saturating_sub(spent)
+    }
+
+    /// Adds a wait that brought nothing.
+    pub(crate) fn add(&self, wait: Duration) {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.spent_micros.fetch_add(micros, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +184,7 @@ pub struct PartOf {
 
 impl Scope {
     pub(crate) fn open(origin: Origin, stamp: Stamp) -> Self {
-        Self { origin, stamp, parts: None, distrusts: false, bound: None }
+        Self { origin, stamp, parts: None, distrusts: false, bound: None, waits: None }
     }
 
     /// The scope that the current task is in, if it is one of the larder of this origin.
@@ -187,10 +217,20 @@ impl Scope {
         self
     }
 
-    /// This scope, bounded as another is.
+    /// This scope, bounded as another is, in what it takes and in how long it waits for a shared store.
     #[must_use]
     pub fn bounded_as(self, other: &Self) -> Self {
-        Self { bound: other.bound, ..self }
+        Self { bound: other.bound, waits: other.waits.clone(), ..self }
+    }
+
+    /// This scope, for a request that waits for a shared store no longer than is left here.
+    pub(crate) fn waiting(self, waits: Arc<StoreWaits>) -> Self {
+        Self { waits: Some(waits), ..self }
+    }
+
+    /// What is left of the time that this request may wait for a shared store. `None` where there is no limit.
+    pub(crate) fn store_waits(&self) -> Option<&StoreWaits> {
+        self.waits.as_deref()
     }
 
     /// Within which time it must have been proved that every invalidation was seen, if there is a bound.
@@ -306,7 +346,7 @@ impl Scope {
     /// This scope for work that no fill around it waits for.
     #[must_use]
     pub fn in_background(&self) -> Self {
-        let outside = Self { parts: None, ..self.clone() };
+        let outside = Self { parts: None, waits: None, ..self.clone() };
         outside.inside(self.audience(), None)
     }
 

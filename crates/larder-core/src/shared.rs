@@ -12,7 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use crate::{
     clock::Moment,
@@ -24,6 +27,7 @@ use crate::{
     observe::{SharedStats, striped::Striped},
     registry::{Marks, Reach},
     schema::Schema,
+    scope::{Scope, StoreWaits},
     store::{Store, StoreError},
     tiers::Tiers,
 };
@@ -48,6 +52,7 @@ pub(crate) struct Shared {
     /// The entries that are on their way, by their numbers; the end of a sender is the end of the write.
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: Striped<COUNTED>,
+    wait_limit: Duration,
 }
 
 /// What is counted.
@@ -60,18 +65,20 @@ enum Count {
     Corrupt,
     Dropped,
     Lossy,
+    TooLarge,
 }
 
-const COUNTED: usize = Count::Lossy as usize + 1;
+const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl Shared {
-    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Duration) -> Self {
         Self {
             store,
             codec,
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             under_way: Mutex::default(),
             counts: Striped::default(),
+            wait_limit,
         }
     }
 
@@ -86,6 +93,7 @@ impl Shared {
             corrupt: of(Count::Corrupt),
             dropped: of(Count::Dropped),
             lossy: of(Count::Lossy),
+            too_large: of(Count::TooLarge),
         }
     }
 
@@ -93,6 +101,7 @@ impl Shared {
     pub(crate) async fn fetch<V: Value>(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
+        scope: &Scope,
         wanted: Wanted<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
@@ -101,7 +110,7 @@ impl Shared {
         let stamp = engine.registry.stamp();
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
-        let found = self.read(&name).await?;
+        let found = self.read(&name, scope.store_waits()).await?;
         let opened = if self.codec.weight_of(&found) < LARGE {
             self.codec.open(found, wanted.key, wanted.schema, &engine.fill_bytes)
         } else {
@@ -253,6 +262,10 @@ impl Shared {
             tags: entry.tags().to_vec(),
         };
         let bytes = self.codec.seal(entry.key(), &header, &payload)?;
+        if self.store.max_value_bytes().is_some_and(|most| bytes.len() > most) {
+            self.count(Count::TooLarge);
+            return None;
+        }
         Some((place(entry.key(), schema), bytes))
     }
 
@@ -269,22 +282,40 @@ impl Shared {
         self.under_way.lock().get(&entry.id).cloned()
     }
 
+    /// How long a request waits for a store that does not answer, in all of its reads together.
+    pub(crate) fn wait_limit(&self) -> Duration {
+        self.wait_limit
+    }
+
     pub(crate) fn seals(&self) -> bool {
         self.codec.seals()
     }
 
-    async fn read(&self, name: &str) -> Option<Bytes> {
+    async fn read(&self, name: &str, waits: Option<&StoreWaits>) -> Option<Bytes> {
+        let left = waits.map_or(Duration::MAX, StoreWaits::left);
+        if left.is_zero() {
+            // The request has waited for as long as it may.
+            self.count(Count::Miss);
+            return None;
+        }
+        let began = Instant::now();
         let reading = self.store.get(name);
         let read = match self.store.deadline() {
             // One timer for a read is enough.
-            Some(_) => Ok(reading.await),
-            None => tokio::time::timeout(READ_DEADLINE, reading).await,
+            Some(deadline) if deadline <= left => Ok(reading.await),
+            _ => tokio::time::timeout(self.deadline().min(left), reading).await,
         };
         match read {
             Ok(Ok(Some(found))) => return Some(found),
-            Ok(Ok(None)) => {}
+            Ok(Ok(None)) => {
+                self.count(Count::Miss);
+                return None;
+            }
             Ok(Err(error)) => self.note(Err(error)),
             Err(_) => self.count(Count::Error),
+        }
+        if let Some(waits) = waits {
+            waits.add(began.elapsed());
         }
         self.count(Count::Miss);
         None

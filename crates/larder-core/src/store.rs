@@ -52,6 +52,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn deadline(&self) -> Option<Duration> {
         None
     }
+
+    /// Values of more bytes than this are not written to the store, and counted in
+    /// [`SharedStats::too_large`](crate::SharedStats::too_large). Without a limit all are.
+    fn max_value_bytes(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A store did not do what it was asked for.

@@ -4,7 +4,7 @@
 //! outcome decides.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 pub(crate) struct Breaker {
     /// Whether it is closed and nothing has failed: then nobody needs the lock.
     quiet: AtomicBool,
+    /// How many commands were answered.
+    answers: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -46,7 +48,7 @@ struct Open {
 
 impl Breaker {
     pub(crate) fn new() -> Self {
-        Self { quiet: AtomicBool::new(true), state: Mutex::default() }
+        Self { quiet: AtomicBool::new(true), answers: AtomicU64::new(0), state: Mutex::default() }
     }
 
     /// Whether a command may go out.
@@ -65,8 +67,14 @@ impl Breaker {
         true
     }
 
+    /// How many commands were answered so far. While this grows the server is there.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
     /// Notes a success. `true` when this one closed the circuit.
     pub(crate) fn succeeded(&self) -> bool {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         if self.quiet.load(Ordering::Relaxed) {
             return false;
         }

@@ -32,7 +32,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use larder_core::LarderBuilder;
+use larder_core::{ByteSize, LarderBuilder};
 
 #[cfg(feature = "tls")]
 pub use self::tls::{CertificateError, CertificateErrorKind, Certificates};
@@ -70,6 +70,7 @@ pub struct Redis {
     read_from: ReadFrom,
     name: String,
     deadline: Duration,
+    max_value: ByteSize,
     durable: u32,
 }
 
@@ -102,6 +103,7 @@ impl Redis {
             read_from: ReadFrom::Primary,
             name: "larder".to_owned(),
             deadline: Duration::from_millis(40),
+            max_value: ByteSize::mib(1),
             durable: 0,
         })
     }
@@ -133,6 +135,18 @@ impl Redis {
     /// on without it after 50 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Values of more bytes than this, compressed, are not written to the store and stay in the memory of their process; 1 MiB
+    /// by default. They are counted in [`SharedStats::too_large`](larder_core::SharedStats::too_large).
+    ///
+    /// A value comes over the same connection as all others, and has to arrive within the [`deadline`](Self::deadline): at 1
+    /// Gbit/s one of 1 MiB takes 9 ms, one of 8 MiB 70 ms, and small ones behind it wait as long. Who raises this raises
+    /// the deadline too.
+    #[doc(alias("large values", "big keys"))]
+    pub fn max_value(mut self, most: ByteSize) -> Self {
+        self.max_value = most;
         self
     }
 
@@ -190,7 +204,14 @@ impl Redis {
             (_, false) => self.replicas.clone(),
         };
         let replicas = replicas.iter().map(|server| place("replica", server));
-        RedisStore::new(primary, replicas.collect(), self.read_from, self.deadline, &self.name)
+        RedisStore::new(
+            primary,
+            replicas.collect(),
+            self.read_from,
+            self.deadline,
+            self.max_value.as_bytes(),
+            &self.name,
+        )
     }
 
     /// What about the settings of the server is not as larder wants it. A log asks by itself when it first

@@ -47,6 +47,7 @@ struct Inner {
     read_from: ReadFrom,
     turn: AtomicUsize,
     deadline: Duration,
+    max_value_bytes: usize,
     name: String,
     take: Script,
     give_back: Script,
@@ -73,6 +74,7 @@ impl RedisStore {
         replicas: Vec<Place>,
         read_from: ReadFrom,
         deadline: Duration,
+        max_value_bytes: usize,
         name: &str,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -81,6 +83,7 @@ impl RedisStore {
             read_from,
             turn: AtomicUsize::new(0),
             deadline,
+            max_value_bytes,
             name: name.to_owned(),
             take: Script::new(include_str!("take.lua")),
             give_back: Script::new(include_str!("give_back.lua")),
@@ -162,6 +165,10 @@ impl Store for RedisStore {
     fn deadline(&self) -> Option<Duration> {
         // One that fails leaves its turn to another.
         Some(self.0.deadline * if self.0.replicas.is_empty() { 1 } else { 2 })
+    }
+
+    fn max_value_bytes(&self) -> Option<usize> {
+        Some(self.0.max_value_bytes)
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {

@@ -355,10 +355,10 @@ impl Call<'_> {
             return None;
         }
         let wanted = Wanted { key: &self.key, schema: Schema::of::<T>(), tiers };
-        let fetch = || self.larder.fetch(wanted, |bytes| Object::<T>::decode(&bytes));
+        let fetch = || self.larder.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
         let young =
             || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
-        self.larder.fetch_in_turn(lead, self.policy.lease, young).await
+        self.larder.fetch_in_turn(&self.scope, lead, self.policy.lease, young).await
     }
 
     /// Loads, keeps what comes, and tells those who wait.

@@ -73,6 +73,8 @@ pub struct SharedStats {
     pub dropped: u64,
     /// Values that were not written because their bytes would give back other ones.
     pub lossy: u64,
+    /// Values that were not written because they hold more bytes than the store takes.
+    pub too_large: u64,
 }
 
 /// The log of invalidations, as far as this process has followed it.

@@ -483,17 +483,17 @@ impl Asked {
         if !plan.larder.shares(plan.options.tiers) {
             return None;
         }
-        plan.larder.fetch_in_turn(lead, plan.options.lease, || self.fetch_once()).await
+        plan.larder.fetch_in_turn(&self.scope, lead, plan.options.lease, || self.fetch_once()).await
     }
 
     async fn fetch_once(&self) -> Option<AnyEntry> {
         let plan = &self.plan;
-        let mut found = plan.fetch(&self.key).await?;
+        let mut found = plan.fetch(&self.scope, &self.key).await?;
         if let Some(Kept::Variants(variants)) = Kept::of(&found) {
             let mut variant = None;
             for candidate in variants.candidates(self.key.as_bytes(), &self.selecting) {
                 let key = candidate.finish().ok()?;
-                variant = plan.fetch(&key).await;
+                variant = plan.fetch(&self.scope, &key).await;
                 if variant.is_some() {
                     break;
                 }

@@ -323,15 +323,15 @@ where
         self.asked.final_head = None;
         let plan = Arc::clone(&self.asked.plan);
         let larder = plan.larder.clone();
-        let key = stale.key().clone();
+        let (key, scope) = (stale.key().clone(), self.asked.scope.clone());
         let known = self.asked.to_confirm(Some(&stale));
         let filling = self.fill(Forward::Stale, (Some(stale), known));
         let refreshing = async move {
             if plan.options.lease.is_some() {
                 // Another process may have renewed it.
-                let fetch = || plan.fetch(&key);
+                let fetch = || plan.fetch(&scope, &key);
                 if let Some(entry) =
-                    plan.larder.fetch_in_turn(&mut lead, plan.options.lease, fetch).await
+                    plan.larder.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
                 {
                     return lead.land(Landing::Landed(entry));
                 }

@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
     AnyEntry, Audience, Consistency, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter, Moment,
-    Standing, Tag, Wanted,
+    Scope, Standing, Tag, Wanted,
 };
 use larder_semantics::{
     reuse::{Aged, Demands},
@@ -226,10 +226,10 @@ impl Plan {
     }
 
     /// What the shared store has under a key.
-    pub(super) async fn fetch(&self, key: &Key) -> Option<AnyEntry> {
+    pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
         let wanted = Wanted { key, schema: Kept::schema(), tiers: self.options.tiers };
         let decode = |bytes: Bytes| Kept::decode(&bytes, self.extras, &self.alike);
-        self.larder.fetch(wanted, decode).await
+        self.larder.fetch(scope, wanted, decode).await
     }
 
     /// The answer, if it is a fresh entry that needs no second look.
