@@ -1,12 +1,15 @@
 //! The baselines, and the services that are measured beside them.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use ahash::RandomState;
 use axum::{
     Router,
     body::Body,
@@ -33,8 +36,8 @@ pub fn limit(body: &Bytes) -> Router {
     Router::new().route("/products/{id}", get(page)).with_state(())
 }
 
-/// The same, with four tags on each page.
-fn tagged(body: &Bytes, tags: usize) -> Router {
+/// The same, with so many tags on each page, and the lifetime that the handler gives it.
+fn tagged(body: &Bytes, tags: usize, lifetime: Option<Duration>) -> Router {
     let body = body.clone();
     let page = move |policy: Option<CachePolicy>, Path(id): Path<u64>| {
         let body = body.clone();
@@ -43,6 +46,9 @@ fn tagged(body: &Bytes, tags: usize) -> Router {
                 if let Some(policy) = &policy {
                     policy.tag(format!("tag{tag}:{id}"));
                 }
+            }
+            if let (Some(policy), Some(lifetime)) = (&policy, lifetime) {
+                policy.ttl(lifetime);
             }
             ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], body)
         }
@@ -59,17 +65,25 @@ pub fn larder() -> Larder {
 }
 
 fn cache(larder: &Larder) -> ResponseCacheLayer {
-    ResponseCacheLayer::new(larder).ttl(Duration::from_secs(3_000))
+    ResponseCacheLayer::new(larder)
 }
+
+/// `ResponseCacheLayer` alone with a lifetime for all that lies inside, to which no handler has agreed.
+pub fn by_layer(larder: &Larder, body: &Bytes) -> Router {
+    let layer = cache(larder).ttl(LIFETIME);
+    tagged(body, 4, None).layer(layer).with_state(())
+}
+
+const LIFETIME: Duration = Duration::from_secs(3_000);
 
 /// `ResponseCacheLayer` alone.
 pub fn one_layer(larder: &Larder, body: &Bytes, tags: usize) -> Router {
-    tagged(body, tags).layer(cache(larder)).with_state(())
+    tagged(body, tags, Some(LIFETIME)).layer(cache(larder)).with_state(())
 }
 
 /// The README's stack in one `ServiceBuilder`.
 pub fn stack(larder: &Larder, body: &Bytes) -> Router {
-    tagged(body, 4)
+    tagged(body, 4, Some(LIFETIME))
         .layer(
             ServiceBuilder::new()
                 .layer(ConditionalLayer::new(larder))
@@ -89,7 +103,56 @@ pub fn around(
     ServiceBuilder::new()
         .map_response(|response: Response<_>| response.map(Body::new))
         .layer(cache(larder))
-        .service(tagged(body, 4).with_state(()))
+        .service(tagged(body, 4, Some(LIFETIME)).with_state(()))
+}
+
+/// LIMIT with a layer on it that does the least that a cache can do: it hashes the path, looks it up in one table, and
+/// clones a prebuilt response. What a hit costs beyond this is what larder does; what this costs beyond BARE LAYER is the price of
+/// having more than one response.
+pub fn floor(body: &Bytes, keys: u64) -> Router {
+    let table = (0..keys).map(|key| {
+        let mut response = Response::new(Bytes::copy_from_slice(body));
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, html);
+        (format!("/products/{key}").into_boxed_str(), Arc::new(response))
+    });
+    limit(body).layer(FloorLayer(Arc::new(table.collect()))).with_state(())
+}
+
+type Table = HashMap<Box<str>, Arc<Response<Bytes>>, RandomState>;
+
+#[derive(Clone, Debug)]
+struct FloorLayer(Arc<Table>);
+
+impl<S> Layer<S> for FloorLayer {
+    type Service = Floor<S>;
+
+    fn layer(&self, inner: S) -> Floor<S> {
+        Floor { _inner: inner, table: Arc::clone(&self.0) }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Floor<S> {
+    _inner: S,
+    table: Arc<Table>,
+}
+
+impl<S> Service<Request<Body>> for Floor<S> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let found = Arc::clone(self.table.get(request.uri().path()).expect("all are there"));
+        let mut response = Response::new(Body::from(found.body().clone()));
+        *response.headers_mut() = found.headers().clone();
+        ready(Ok(response))
+    }
 }
 
 /// LIMIT with [`BareLayer`] on it.

@@ -10,6 +10,7 @@ pub mod baseline;
 use std::{
     hint::black_box,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -65,21 +66,47 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Keys of requests that jump about: every key is as likely as every other.
+/// Keys of requests that jump about.
 #[derive(Clone, Debug)]
-pub struct Keys(u64);
+pub struct Keys {
+    state: u64,
+    /// Up to which share of the requests each rank and those before it come. Empty where every key is as likely as every
+    /// other.
+    shares: Arc<[f64]>,
+}
 
 impl Keys {
-    /// The same keys for each run.
+    /// The same keys for each run, every key as likely as every other.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self { state: seed, shares: Arc::default() }
+    }
+
+    /// The same keys for each run, of `count` by Zipf's law with the exponent 1.0: the second most popular key comes half as
+    /// often as the first, the third a third as often.
+    pub fn zipf(seed: u64, count: u64) -> Self {
+        let mut sum = 0.0;
+        let sums = (1..=count).map(|rank| {
+            sum += 1.0 / rank as f64;
+            sum
+        });
+        let sums: Vec<f64> = sums.collect();
+        Self { state: seed, shares: sums.iter().map(|part| part / sum).collect() }
     }
 
     /// The next of `count` keys.
     pub fn next(&mut self, count: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % count
+        self.state = self
+            .state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let drawn = self.state >> 33;
+        if self.shares.is_empty() {
+            return drawn % count;
+        }
+        let share = drawn as f64 / (1_u64 << 31) as f64;
+        let rank = self.shares.partition_point(|below| *below <= share) as u64;
+        // Popular keys do not lie next to each other.
+        rank.min(count - 1) * 7_919 % count
     }
 }
 
@@ -141,6 +168,35 @@ pub fn round(app: &mut App, keys: &mut Keys, count: u64, requests: usize) -> f64
 pub fn take_turns(apps: &mut [App], count: u64, rounds: usize, requests: usize) -> Vec<(f64, f64)> {
     turns(apps.len(), rounds, |at, keys| round(&mut apps[at], keys, count, requests))
 }
+
+/// The same for these keys. Gives the ratio to the case of index 2 too.
+pub fn take_turns_for(
+    apps: &mut [App],
+    keys: &Keys,
+    count: u64,
+    rounds: usize,
+    requests: usize,
+) -> Vec<(f64, f64, f64)> {
+    let mut keys = keys.clone();
+    let mut floor = vec![Vec::new(); apps.len()];
+    let mut of_turn = vec![0.0; apps.len()];
+    let mut measured = 0;
+    let cases = apps.len();
+    let figures = turns(cases, rounds, |at, _| {
+        of_turn[at] = round(&mut apps[at], &mut keys, count, requests);
+        measured += 1;
+        if measured % cases == 0 && measured > cases {
+            for (at, figure) in of_turn.iter().enumerate() {
+                floor[at].push(figure / of_turn[FLOOR]);
+            }
+        }
+        of_turn[at]
+    });
+    figures.into_iter().zip(floor).map(|((n, r), floor)| (n, r, median(floor))).collect()
+}
+
+/// Which case is the cheapest keyed look-up.
+const FLOOR: usize = 2;
 
 /// Lets all cases take turns; `measure` gives the figure of one.
 pub fn turns(

@@ -22,7 +22,7 @@ pub mod lifetimes {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[doc = include_str!("queries.md")]
 pub mod queries {}
 
