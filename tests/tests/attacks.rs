@@ -661,7 +661,8 @@ async fn the_scheme_that_a_handler_reads_is_that_of_the_key() {
                 .into_response(),
         }
     }
-    let rows: [(Scheme, &[(&str, &str)], StatusCode); 6] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let rows: [(Scheme, Fields, StatusCode); 6] = [
         (Scheme::Https, &[], StatusCode::OK),
         (Scheme::Https, &[("x-forwarded-proto", "http")], StatusCode::OK),
         (Scheme::Https, &[("x-forwarded-proto", "HTTPS")], StatusCode::OK),

@@ -266,8 +266,8 @@ impl FinalHead {
 
 /// The cache has said that it stores the response, before it could know better.
 fn correct_cache_status(headers: &mut HeaderMap, why: &str) {
-    let lines = headers.get_all(header::CACHE_STATUS).iter();
-    let Some(last) = lines.last().and_then(|line| line.to_str().ok()) else { return };
+    let mut lines = headers.get_all(header::CACHE_STATUS).iter();
+    let Some(last) = lines.next_back().and_then(|line| line.to_str().ok()) else { return };
     let corrected = last.replace("; stored", &format!("; detail={why}"));
     if let Ok(corrected) = HeaderValue::from_str(&corrected) {
         remove_last_line(headers, &header::CACHE_STATUS);

@@ -107,7 +107,7 @@ pub mod sql {
     pub use larder_sql::*;
 }
 
-/// Extractors, and the layers of [`http`](crate::http) under the names that routers of axum use.
+/// Extractors, and the layers of [`http`] under the names that routers of axum use.
 #[cfg(feature = "axum")]
 pub mod axum {
     pub use larder_axum::*;

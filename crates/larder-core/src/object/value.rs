@@ -129,6 +129,7 @@ mod tests {
                     pub(super) rest: Rest,
                 }
 
+                #[allow(dead_code)]
                 pub(super) fn product($price: $kind) -> Product {
                     Product { id: 7, rest: Rest { $price } }
                 }

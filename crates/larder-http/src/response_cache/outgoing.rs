@@ -274,6 +274,13 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, value);
 }
 
+/// A text as a field value: visible ASCII, blanks and tabs. Other letters are not what all recipients read alike.
+///
+/// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
+pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,11 +373,4 @@ mod tests {
             assert_eq!(headers[header::CACHE_CONTROL], expected, "{control}");
         }
     }
-}
-
-/// A text as a field value: visible ASCII, blanks and tabs. Other letters are not what all recipients read alike.
-///
-/// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
-pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
 }

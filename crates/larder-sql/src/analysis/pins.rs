@@ -146,7 +146,7 @@ fn conjuncts<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)
         match condition {
             Expr::Nested(inner) => next.push(inner),
             Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                next.extend([&**right, &**left])
+                next.extend([&**right, &**left]);
             }
             other => member(other, members),
         }

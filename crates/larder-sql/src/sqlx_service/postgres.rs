@@ -135,7 +135,7 @@ fn may_be_outdated(error: &sqlx::Error) -> bool {
     if let sqlx::Error::Encode(_) = error {
         return true;
     }
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| code.starts_with("42") || ["0A000", "22P03", "08P01"].contains(&&*code))
 }
 

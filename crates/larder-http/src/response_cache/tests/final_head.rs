@@ -34,7 +34,7 @@ struct App {
 fn app(
     is_told: bool,
     adds: Adds,
-    cache: ResponseCacheLayer,
+    cache: &ResponseCacheLayer,
     handler: impl Fn(Request<Empty<Bytes>>, usize) -> Response<TestBody> + Clone + Send + 'static,
 ) -> App {
     let calls = Arc::new(AtomicUsize::new(0));
@@ -102,7 +102,7 @@ async fn what_is_added_outside_makes_a_response_not_storable() {
         ("a field about storing", Adds::This(|it| add("cache-control", "max-age=9")(it)), None),
     ];
     for (what, adds, refused) in rows {
-        let app = app(true, adds, layer(&larder()), numbered);
+        let app = app(true, adds, &layer(&larder()), numbered);
         let (status, _) = app.get().await;
         let expected = match refused {
             Some(why) => format!("larder; fwd=uri-miss; detail={why}"),
@@ -117,6 +117,7 @@ async fn what_is_added_outside_makes_a_response_not_storable() {
 }
 
 /// A page with a token of a new session, as a form has it.
+#[expect(clippy::needless_pass_by_value, reason = "a handler takes its request")]
 fn signup(request: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
     let session = request.extensions().get::<Session>().unwrap();
     session.is_written.store(true, Ordering::SeqCst);
@@ -127,9 +128,9 @@ fn signup(request: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
 async fn the_token_of_one_visitor_reaches_no_other() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
     for (what, is_told, cache) in [
-        ("told of the final head", true, layer(&larder())),
-        ("asking the session", false, layer(&larder()).refuse_if(refuses)),
-        ("both", true, layer(&larder()).refuse_if(refuses)),
+        ("told of the final head", true, &layer(&larder())),
+        ("asking the session", false, &layer(&larder()).refuse_if(refuses)),
+        ("both", true, &layer(&larder()).refuse_if(refuses)),
     ] {
         let app = app(is_told, Adds::CookieOfTheSession, cache, signup);
         let visitors = (0..20).map(|_| app.get());
@@ -146,7 +147,7 @@ async fn the_token_of_one_visitor_reaches_no_other() {
 #[tokio::test]
 async fn a_page_that_leaves_the_session_alone_is_shared() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
-    let app = app(true, Adds::CookieOfTheSession, layer(&larder()).refuse_if(refuses), numbered);
+    let app = app(true, Adds::CookieOfTheSession, &layer(&larder()).refuse_if(refuses), numbered);
     let visitors = futures_util::future::join_all((0..20).map(|_| app.get())).await;
     assert!(visitors.into_iter().all(|(_, text)| text == "answer 1"));
     assert!(app.get().await.0.contains("; hit"));
@@ -171,7 +172,7 @@ async fn a_write_to_the_session_in_the_middle_of_a_body_counts_too() {
             Response::new(stream(body))
         }
     };
-    let app = app(false, Adds::Nothing, layer(&larder()).refuse_if(refuses), handler);
+    let app = app(false, Adds::Nothing, &layer(&larder()).refuse_if(refuses), handler);
     for call in ["1", "2"] {
         let answer = tokio::spawn(app.service.clone().oneshot(empty(request("/"))));
         waiting.notified().await;
@@ -220,7 +221,7 @@ async fn waiters_get_nothing_before_the_head_has_left() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_before_its_head_leaves_nothing_behind() {
-    let app = app(true, Adds::Nothing, layer(&larder()), numbered);
+    let app = app(true, Adds::Nothing, &layer(&larder()), numbered);
     let answer = app.service.clone().oneshot(empty(request("/")));
     let mut answer = Box::pin(answer);
     // As far as the fill, and no further.
@@ -243,7 +244,7 @@ async fn a_body_that_comes_slowly_is_read_along_once_the_head_has_left() {
         let body = stream(body.lock().take().expect("one request reaches the handler"));
         Response::builder().header("content-length", "10").body(body).unwrap()
     };
-    let app = app(true, Adds::Nothing, layer(&larder()), handler);
+    let app = app(true, Adds::Nothing, &layer(&larder()), handler);
     frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
     let first = app.service.clone().oneshot(empty(request("/"))).await.unwrap();
     let second = app.service.clone().oneshot(empty(request("/"))).await.unwrap();

@@ -56,7 +56,8 @@ async fn an_error_is_asked_for_a_few_times_and_then_shared() {
 #[tokio::test(start_paused = true)]
 async fn an_error_that_may_be_one_clients_alone_is_shared_by_its_status() {
     type Ask = fn(usize) -> http::request::Builder;
-    let rows: [(&str, &[(&str, &str)], Ask); 5] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let rows: [(&str, Fields, Ask); 5] = [
         ("sets a cookie", &[("set-cookie", "a=b")], |_| request("/")),
         ("private", &[("cache-control", "private")], |_| request("/")),
         ("no-store", &[("cache-control", "no-store")], |_| request("/")),

@@ -97,7 +97,8 @@ async fn harmless_fields_share() {
 #[tokio::test]
 async fn a_response_that_was_opted_in_is_for_all_requests() {
     type Opt = fn(&Choices);
-    let rows: [(&str, &'static [(&'static str, &'static str)], Opt, bool); 7] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let rows: [(&str, Fields, Opt, bool); 7] = [
         ("by nobody", &[], |_| {}, false),
         ("a tag is no promise", &[], |choices| _ = choices.tag("t"), false),
         ("its own lifetime", &[("cache-control", "max-age=60")], |_| {}, true),
