@@ -230,9 +230,9 @@ async fn those_who_wait_do_not_depend_on_whether_the_first_is_polled_on() {
     assert!(futures_util::poll!(&mut first).is_pending());
     let began = Instant::now();
     let others = join_all((0..10).map(|_| load(&larder, MINUTE, 2))).await;
-    assert!(others.iter().all(|value| **value == 1));
+    assert!(others.iter().all(|value| **value == 2), "one of them has led another flight");
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
-    assert_eq!(*first.await, 1);
+    first.await;
 }
 
 #[tokio::test(start_paused = true)]

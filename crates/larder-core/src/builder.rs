@@ -85,7 +85,7 @@ pub struct LarderBuilder {
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
     wall_clock: Option<SystemTime>,
-    store_wait_limit: Duration,
+    store_wait_limit: Option<Duration>,
 }
 
 impl Default for LarderBuilder {
@@ -107,7 +107,7 @@ impl Default for LarderBuilder {
             bus: None,
             rules: Vec::new(),
             wall_clock: None,
-            store_wait_limit: Duration::from_millis(60),
+            store_wait_limit: None,
         }
     }
 }
@@ -125,12 +125,12 @@ impl LarderBuilder {
         self
     }
 
-    /// How long one request waits for a shared store that does not answer, in all of its reads and leases together; 60 ms
-    /// by default, allowed are 1 ms to a minute. After that it goes on as if the store had nothing. Waits for a store that
+    /// How long one request waits for a shared store that does not answer, in all of its reads and leases together: 60 ms
+    /// by default, or one deadline of the store where that is longer; allowed are 1 ms to a minute. After that it goes on as if the store had nothing. Waits for a store that
     /// answers do not count, and what is refreshed behind a request has no such limit.
     #[doc(alias("timeout budget"))]
     pub fn store_wait_limit(mut self, limit: Duration) -> Self {
-        self.store_wait_limit = limit;
+        self.store_wait_limit = Some(limit);
         self
     }
 
@@ -296,8 +296,9 @@ impl LarderBuilder {
         let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 86_400));
         within_time("max_lifetime", self.max_lifetime, second..=year)?;
         within_time("lease", self.lease, Duration::from_millis(10)..=60 * second)?;
-        let millisecond = Duration::from_millis(1);
-        within_time("store_wait_limit", self.store_wait_limit, millisecond..=60 * second)?;
+        if let Some(limit) = self.store_wait_limit {
+            within_time("store_wait_limit", limit, Duration::from_millis(1)..=60 * second)?;
+        }
         within_time("failover_bound", self.failover_bound, second..=3600 * second)?;
         if self.version.len() > MAX_VERSION_BYTES {
             let given = format!("{} bytes", self.version.len());

@@ -17,7 +17,10 @@ use std::{
     any::Any,
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,6 +86,8 @@ struct Flight {
     began: Moment,
     /// Those for the same key that had taken too long when this one began, and may still land.
     older: Vec<Weak<Flight>>,
+    /// Whether the leader still looks into the shared store, in the task of its caller: it goes on only while that is polled.
+    is_looking: AtomicBool,
     /// Made when there is somebody to tell or something to be told: most flights have neither.
     progress: OnceLock<watch::Sender<Option<Progress>>>,
 }
@@ -91,7 +96,8 @@ impl Flight {
     fn new(key: &Key, hash: u64, scope: &Scope, began: Moment, older: &[Arc<Self>]) -> Arc<Self> {
         let (key, stamp) = (key.clone(), scope.stamp());
         let older = older.iter().map(Arc::downgrade).collect();
-        Arc::new(Self { key, hash, stamp, began, older, progress: OnceLock::new() })
+        let is_looking = AtomicBool::new(false);
+        Arc::new(Self { key, hash, stamp, began, older, is_looking, progress: OnceLock::new() })
     }
 
     fn progress(&self) -> &watch::Sender<Option<Progress>> {
@@ -103,6 +109,16 @@ impl Flight {
         let mut all = SmallVec::from_buf([Arc::clone(self)]);
         all.extend(self.older.iter().filter_map(Weak::upgrade).filter(|older| !older.is_over()));
         all
+    }
+
+    fn is_looking(&self) -> bool {
+        self.is_looking.load(Ordering::Relaxed)
+    }
+
+    /// For how long this flight is joined rather than replaced.
+    fn joins(&self, patience: Patience) -> Duration {
+        let joins = patience.joins();
+        if self.is_looking() { joins.min(LONGEST_LOOK) } else { joins }
     }
 
     fn is_over(&self) -> bool {
@@ -166,7 +182,7 @@ impl Flights {
             let current = current.get();
             let all = current.with_older();
             let age = now.since(current.began);
-            if age < patience.joins() || all.len() >= MOST_AT_ONCE {
+            if age < current.joins(patience) || all.len() >= MOST_AT_ONCE {
                 let waits = match Waits::add(&self.waits, fills, key) {
                     Ok(waits) => waits,
                     Err(WouldWaitForItself) => return Joined::Alone,
@@ -223,6 +239,17 @@ impl Lead {
         self.held = Some(held);
     }
 
+    /// The leader looks into the shared store in the task of its caller. Waiters do not depend on that being polled: one that
+    /// has waited for 200 ms leads another flight beside this one.
+    pub fn look(&self) {
+        self.flight.is_looking.store(true, Ordering::Relaxed);
+    }
+
+    /// The leader has looked, and goes on in a task of its own.
+    pub fn looked(&self) {
+        self.flight.is_looking.store(false, Ordering::Relaxed);
+    }
+
     /// Lets those who came early enough read along, from what is given here.
     pub fn begin(&self, along: Arc<dyn Any + Send + Sync>) {
         self.flight.progress().send_if_modified(|progress| {
@@ -268,7 +295,9 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.end(Landing::Failed);
+        // A caller that goes while it looks has asked the origin for nothing.
+        let is_looking = self.flight.is_looking();
+        self.end(if is_looking { Landing::Withdrawn } else { Landing::Failed });
     }
 }
 
@@ -310,7 +339,7 @@ impl Wait {
             Awaited { progress: flight.progress().subscribe(), came_early }
         };
         let awaited: SmallVec<[Awaited; 1]> = flights.iter().map(awaited).collect();
-        let left = patience.joins().saturating_sub(now.since(flights[0].began));
+        let left = flights[0].joins(patience).saturating_sub(now.since(flights[0].began));
         Self {
             came_early: awaited[0].came_early,
             flights: awaited,
@@ -443,6 +472,8 @@ impl Drop for Waits {
 
 /// How many fills of one key run at once, where each takes longer than its waiters are patient.
 pub(crate) const MOST_AT_ONCE: usize = 4;
+/// For how long a leader that looks into the shared store is taken for one that is polled: longer than the store may take.
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// A request that may not start a fill looks again no more often than this, however impatient it is.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 const SHARDS: usize = 64;

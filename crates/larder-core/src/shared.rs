@@ -71,7 +71,9 @@ enum Count {
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl Shared {
-    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Duration) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Option<Duration>) -> Self {
+        let deadline = store.deadline().unwrap_or(READ_DEADLINE);
+        let wait_limit = wait_limit.unwrap_or_else(|| WAIT_LIMIT.max(deadline));
         Self {
             store,
             codec,
@@ -359,6 +361,8 @@ const LARGE: usize = 32 << 10;
 const MOST_SKEW: Duration = Duration::from_secs(1);
 /// How many entries may be on their way to the store at once.
 const MAX_WRITES: usize = 1024;
+/// A read that takes its whole deadline, and half of another.
+const WAIT_LIMIT: Duration = Duration::from_millis(60);
 /// How long a write to the store may take before it is given up.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a read of the store may take before it counts as a miss.

@@ -44,11 +44,13 @@ pub(crate) struct Plan {
 pub(crate) struct Known {
     catalog: Option<Catalog>,
     analyses: Analyses,
+    /// The tables could not be read: what is known of them may be wrong.
+    is_distrusted: bool,
 }
 
 impl Known {
     fn of(catalog: Option<Catalog>) -> Arc<Self> {
-        Arc::new(Self { catalog, analyses: Analyses::default() })
+        Arc::new(Self { catalog, ..Self::default() })
     }
 
     pub(crate) fn catalog(&self) -> Option<&Catalog> {
@@ -110,7 +112,15 @@ impl Plan {
         let _alone = self.relearning.lock().await;
         let catalog = source().await;
         let is_read = catalog.is_some();
-        self.learn(catalog.unwrap_or_default());
+        match catalog {
+            Some(catalog) => {
+                self.learn(catalog);
+                self.retrying.store(false, Ordering::Release);
+            }
+            None => {
+                *self.known.write() = Arc::new(Known { is_distrusted: true, ..Known::default() });
+            }
+        }
         is_read
     }
 
@@ -148,6 +158,7 @@ impl Plan {
         let why = match analysis.nature {
             Nature::Unknown(TRANSACTION_CONTROL) => return Admit::Refused,
             Nature::Write | Nature::Definition | Nature::Unknown(_) => return Admit::Write,
+            _ if known.is_distrusted => "no-catalogue",
             _ if wishes.uncached => "uncached",
             // Whoever says for how long wants to have it kept.
             Nature::Volatile("volatile")
@@ -274,7 +285,6 @@ async fn retry(plan: Weak<Plan>) {
         pause = LAST_RETRY.min(pause * 2);
         let Some(plan) = plan.upgrade() else { return };
         if plan.try_relearn().await {
-            plan.retrying.store(false, Ordering::Release);
             // Results of this time were not cached, but what was made of them may have been.
             let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
             let database = &plan.options.database;

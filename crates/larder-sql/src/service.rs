@@ -197,14 +197,17 @@ impl<S: Database> QueryCache<S> {
     ) -> Result<Answer, QueryError> {
         self.plan.note_bypass(&known, &statement, analysis, "write");
         let mut targets = self.plan.written_by(&known, &statement, analysis);
-        let defines = analysis.nature == Nature::Definition;
-        let redefines = defines || matches!(analysis.nature, Nature::Unknown(_));
+        let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        let may_define = redefines && analysis.nature != Nature::Unknown("unknown-function");
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.larder.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
+                // At once, since what follows may wait for locks of others; and again below, for what was read by the
+                // definitions of before.
+                let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
-                if defines {
+                if may_define {
                     plan.reinstall().await;
                 }
             } else if !plan.is_current(&known) {

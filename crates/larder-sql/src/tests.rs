@@ -358,7 +358,7 @@ async fn what_may_write_anything_drops_everything_each_time() {
         let before = larder.stats().invalidations;
         let unknown = db.query("SELECT nobody_knows(1)").fetch_all::<i64>().await;
         assert_eq!(unknown.unwrap_err().kind(), QueryErrorKind::Database);
-        assert_eq!(larder.stats().invalidations, before + 1);
+        assert!(larder.stats().invalidations > before);
     }
 }
 
@@ -591,6 +591,7 @@ async fn a_text_that_begins_or_ends_a_transaction_is_refused_everywhere() {
         "UPDATE a SET v = 9; COMMIT",
         "UPDATE a SET v = 9 WHERE name = 'x;y' ;;\n-- done\ncommit",
         "CREATE TRIGGER x AFTER UPDATE ON a BEGIN SELECT 1; END; COMMIT",
+        "CREATE TABLE t (trigger, begin); COMMIT",
     ] {
         let refused = db.query(text).execute().await.unwrap_err();
         assert_eq!(refused.kind(), QueryErrorKind::NotAllowed, "{text}");
@@ -605,6 +606,8 @@ async fn a_text_that_begins_or_ends_a_transaction_is_refused_everywhere() {
         "CREATE TRIGGER y AFTER INSERT ON a BEGIN SELECT 1; SELECT CASE WHEN 1 THEN 2 END; END",
         "UPDATE a SET name = 'commit; begin' WHERE id = 1",
         "DROP TRIGGER y; UPDATE a SET v = 1",
+        "-- nothing at all",
+        "",
     ] {
         db.query(text).execute().await.unwrap();
     }

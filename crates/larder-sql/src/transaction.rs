@@ -121,10 +121,10 @@ impl Transaction {
     }
 
     async fn take_back_dropped(&mut self) -> Result<(), QueryError> {
-        match self.dropped.take() {
-            Some(savepoint) => self.take_back(savepoint).await,
-            None => Ok(()),
-        }
+        let Some(savepoint) = self.dropped else { return Ok(()) };
+        self.take_back(savepoint).await?;
+        self.dropped = None;
+        Ok(())
     }
 
     /// Commits, and invalidates what the transaction has made untrue. A caller that is dropped does not come between the two,
@@ -150,6 +150,8 @@ impl Transaction {
                 None => Ok(()),
             };
             if defines {
+                // At once, since what follows may wait for locks of others.
+                let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
                 plan.reinstall().await;
             } else if known.is_some_and(|known| !plan.is_current(&known)) {
@@ -205,8 +207,10 @@ impl Transaction {
         // Before it runs: one that failed may have done a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
         self.plan.note_bypass(&known, statement, &analysis, "transaction");
+        // A statement that is dropped while it runs may have ended the transaction as well.
+        let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
-        self.uncertain |= !matches!(answer, Ok(Ok(_)));
+        self.uncertain = was_uncertain || !matches!(answer, Ok(Ok(_)));
         let answer = answer.map_err(|_| QueryError::new(QueryErrorKind::Panicked))?;
         let writes = analysis.nature == Nature::Write;
         let failed = |error| if writes { written_unread(error) } else { error };
@@ -227,8 +231,13 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         let targets = std::mem::take(&mut self.targets);
         if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
-            let larder = self.plan.larder.clone();
-            drop(self.plan.larder.spawn(async move { larder.invalidate(targets).await }));
+            let (plan, defines) = (Arc::clone(&self.plan), self.defines);
+            drop(self.plan.larder.spawn(async move {
+                let _logged_or_queued = plan.larder.invalidate(targets).await;
+                if defines {
+                    plan.relearn().await;
+                }
+            }));
         }
     }
 }
@@ -291,11 +300,12 @@ impl NestedTransaction<'_> {
     ///
     /// When the database does not answer.
     pub async fn rollback(mut self) -> Result<(), QueryError> {
+        let Some(savepoint) = self.savepoint else { return Ok(()) };
         self.transaction.dropped = None;
-        match self.savepoint.take() {
-            Some(savepoint) => self.transaction.take_back(savepoint).await,
-            None => Ok(()),
-        }
+        // Where this fails or is dropped, it is taken back before anything else is done.
+        self.transaction.take_back(savepoint).await?;
+        self.savepoint = None;
+        Ok(())
     }
 }
 

@@ -338,7 +338,14 @@ async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
         CREATE TABLE of_domain (id with_default PRIMARY KEY, item text);
         CREATE TABLE plain (id bigint PRIMARY KEY, item text);
         CREATE VIEW counting AS SELECT next_no() AS n;
-        CREATE VIEW over_counting AS SELECT n FROM counting;";
+        CREATE VIEW over_counting AS SELECT n FROM counting;
+        CREATE SCHEMA s;
+        CREATE VIEW s.counting_elsewhere AS SELECT next_no() AS n;
+        CREATE FUNCTION touch(plain) RETURNS bigint LANGUAGE sql AS 'SELECT next_no()';
+        CREATE FUNCTION step(bigint, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT next_no()';
+        CREATE AGGREGATE stepping(bigint) (SFUNC = step, STYPE = bigint, INITCOND = '0');
+        CREATE VIEW aggregated AS SELECT stepping(v) AS n FROM generate_series(1, 2) AS g (v);
+        INSERT INTO plain VALUES (9, 'x');";
     let (_server, _larder, db) = with(schema).await;
     let count = async || {
         let n = || db.query("SELECT n FROM counters WHERE name = 'n'");
@@ -355,6 +362,11 @@ async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
         "SELECT n FROM counting",
         "SELECT n FROM over_counting",
         "SELECT public.next_no()",
+        "SELECT n FROM s.counting_elsewhere",
+        "SELECT n FROM aggregated",
+        "SELECT (p).touch FROM plain p",
+        "SELECT p.touch FROM plain p",
+        "EXPLAIN ANALYZE SELECT next_no()",
         "SELECT 1 IS NORMALIZED, next_no()",
     ] {
         let before = count().await;

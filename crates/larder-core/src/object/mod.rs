@@ -274,11 +274,11 @@ impl Call<'_> {
         })
     }
 
-    /// Asks the store, then the origin, in a task of its own: those who wait do not depend on whether the caller
-    /// is polled on, and a caller that hangs up does not stop it.
+    /// Asks the store, then the origin in a task of its own: waiters do not depend on whether the caller is polled on, and
+    /// a caller that is dropped does not stop it.
     async fn lead<T, E, F, Fut>(
         &self,
-        lead: Lead,
+        mut lead: Lead,
         mut stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
@@ -298,18 +298,18 @@ impl Call<'_> {
             Found::Stale(entry, _) | Found::OnError(entry) => stale = Some(entry),
             Found::Gone(_) | Found::Nothing => {}
         }
+        if self.policy.lease.is_none() && self.larder.shares(self.policy.tiers) {
+            // Without a task: it is short, and where the caller is not polled a waiter leads another flight.
+            lead.look();
+            if let Some(entry) = self.fetch::<T>(&mut lead).await {
+                return self.taken(self.fetched(lead, &entry));
+            }
+            lead.looked();
+        }
         let call = self.detached();
         let filling = async move { call.fetch_or_fill(lead, load).await };
         match self.larder.spawn(filling.in_current_span()).await {
-            Ok(Ok(Brought::Kept(value, entry))) => {
-                self.add_to_whole(&entry, false);
-                Ok(value)
-            }
-            Ok(Ok(Brought::Unkept(value, loose))) => {
-                self.add_loose(loose);
-                Ok(value)
-            }
-            Ok(Ok(Brought::OtherType(kept))) => Err(self.other_type::<T, E>(kept)),
+            Ok(Ok(brought)) => self.taken(brought),
             Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => {
@@ -332,20 +332,42 @@ impl Call<'_> {
         F: FnOnce(Fill) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        if let Some(entry) = self.fetch::<T>(&mut lead).await {
-            self.record(Event::SharedHit, self.began);
-            let Some(object) = entry.value::<Object<T>>() else {
-                return Ok(Brought::OtherType(entry.type_name()));
-            };
-            let value = Arc::clone(&object.value);
-            lead.land(Landing::Landed(entry.clone()));
-            return Ok(Brought::Kept(value, entry));
+        if self.policy.lease.is_some()
+            && let Some(entry) = self.fetch::<T>(&mut lead).await
+        {
+            return Ok(self.fetched(lead, &entry));
         }
         self.record(Event::Miss, self.began);
         if self.policy.tiers.in_memory().is_some() {
             self.larder.note_miss(self.hash);
         }
         self.fill(lead, load).await
+    }
+
+    /// What a flight brought, as a part of what is made around this call.
+    fn taken<T: Kept, E>(&self, brought: Brought<T>) -> Result<Arc<T>, LoadError<E>> {
+        match brought {
+            Brought::Kept(value, entry) => {
+                self.add_to_whole(&entry, false);
+                Ok(value)
+            }
+            Brought::Unkept(value, loose) => {
+                self.add_loose(loose);
+                Ok(value)
+            }
+            Brought::OtherType(kept) => Err(self.other_type::<T, E>(kept)),
+        }
+    }
+
+    /// Lands with what the shared store had.
+    fn fetched<T: Kept>(&self, lead: Lead, entry: &AnyEntry) -> Brought<T> {
+        self.record(Event::SharedHit, self.began);
+        let Some(object) = entry.value::<Object<T>>() else {
+            return Brought::OtherType(entry.type_name());
+        };
+        let value = Arc::clone(&object.value);
+        lead.land(Landing::Landed(entry.clone()));
+        Brought::Kept(value, entry.clone())
     }
 
     /// What the shared store has, or another process brings while this one waits its turn.

@@ -238,9 +238,9 @@ where
         }
     }
 
-    /// Leads: asks the shared store, then the inner service. Where there is a store, in a task: those who wait do
-    /// not depend on whether this client is polled on.
-    async fn lead(self, lead: Lead, case: Case) -> Answer<R, S::Error> {
+    /// Leads: asks the shared store, then the inner service in a task of its own. A leader that waits for the lease of another
+    /// process waits in a task too: waiters do not depend on whether this client is polled on.
+    async fn lead(self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
         if case.why != Forward::Request {
             // Somebody may have landed between the look and the lead.
             if let Look::Fresh(entry) = self.asked.look()
@@ -251,7 +251,15 @@ where
                 return Ok(self.asked.collapsed(&entry, case.why));
             }
             let plan = &self.asked.plan;
-            if plan.larder.shares(plan.options.tiers) {
+            if plan.options.lease.is_none() && plan.larder.shares(plan.options.tiers) {
+                // Without a task: it is short, and where the client is not polled a waiter leads another flight.
+                lead.look();
+                let fetched = self.asked.fetch(&mut lead).await;
+                if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
+                    return Ok(self.fetched(lead, &entry));
+                }
+                lead.looked();
+            } else if plan.larder.shares(plan.options.tiers) {
                 let plan = Arc::clone(plan);
                 let leading = plan.larder.spawn(self.fetch_or_fill(lead, case).in_current_span());
                 return ended(leading.await, &plan);
@@ -263,11 +271,16 @@ where
     async fn fetch_or_fill(self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
         let fetched = self.asked.fetch(&mut lead).await;
         if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
-            lead.land(Landing::Landed(entry.clone()));
-            self.asked.record(Event::SharedHit);
-            return Ok(self.asked.answer_from(&entry));
+            return Ok(self.fetched(lead, &entry));
         }
         self.lead_fill(lead, case).await
+    }
+
+    /// Lands with what the shared store had.
+    fn fetched(&self, lead: Lead, entry: &AnyEntry) -> Response<CacheBody<R>> {
+        lead.land(Landing::Landed(entry.clone()));
+        self.asked.record(Event::SharedHit);
+        self.asked.answer_from(entry)
     }
 
     async fn lead_fill(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {

@@ -6,9 +6,10 @@ use std::{
 };
 
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, ObjectName,
-    OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr, SqliteOnConflict, Statement,
-    TableFactor, TableObject, Update, UpdateTableFromKind, ValueWithSpan, Visitor,
+    AccessExpr, Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Ident,
+    Insert, ObjectName, ObjectNamePart, OnConflictAction, OnInsert, Query, Select, SelectItem,
+    SetExpr, SqliteOnConflict, Statement, TableFactor, TableObject, Update, UpdateTableFromKind,
+    ValueWithSpan, Visitor,
 };
 
 use super::{
@@ -65,6 +66,10 @@ impl<'a> Collector<'a> {
     pub(super) fn finish(mut self, fingerprint: String) -> Analysis {
         let implied = self.catalog.and_then(Catalog::implied);
         implied.into_iter().for_each(|purity| self.call(purity));
+        if !self.changes.is_empty() {
+            let implied = self.catalog.and_then(Catalog::implied_by_writes);
+            implied.into_iter().for_each(|purity| self.call(purity));
+        }
         let reads = self.reads();
         let nature = match (self.unknown, self.volatile) {
             (Some(why), _) => Nature::Unknown(why),
@@ -81,9 +86,6 @@ impl<'a> Collector<'a> {
     fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pinned>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
-            if self.catalog.is_some_and(|catalog| catalog.writes_when_read(&relation)) {
-                self.call(Purity::Unknown);
-            }
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
                 reads.entry(relation).or_insert(Some(pinned));
                 continue;
@@ -113,6 +115,26 @@ impl<'a> Collector<'a> {
             Purity::Reads => self.read_unknown(),
             Purity::Unknown => self.unknown = self.unknown.or(Some("unknown-function")),
         }
+    }
+
+    /// A name as the server takes it: PostgreSQL tells quoted ones by their case.
+    fn resolved(&self, name: &Ident) -> String {
+        match (self.dialect, name.quote_style) {
+            (SqlDialect::Postgres, Some(_)) => name.value.clone(),
+            _ => folded(&name.value),
+        }
+    }
+
+    /// Whether a relation is a CTE that is seen here.
+    fn is_cte(&self, relation: &ObjectName) -> bool {
+        let [ObjectNamePart::Identifier(name)] = &relation.0[..] else { return false };
+        self.scopes.last().is_some_and(|scope| scope.contains(&self.resolved(name)))
+    }
+
+    /// What users have made of a function that the language has words of its own for.
+    fn overloaded(&mut self, name: &str) {
+        let purity = self.catalog.and_then(|catalog| catalog.purity(name));
+        purity.into_iter().for_each(|purity| self.call(purity));
     }
 
     /// The name by which a function is known: the catalogue of PostgreSQL knows those of all schemas, of one name together.
@@ -277,7 +299,7 @@ impl Visitor for Collector<'_> {
         let mut scope = inherited.or_else(|| self.scopes.last().cloned()).unwrap_or_default();
         if let Some(with) = &query.with {
             let outer = scope.clone();
-            let names = with.cte_tables.iter().map(|table| folded(&table.alias.name.value));
+            let names = with.cte_tables.iter().map(|table| self.resolved(&table.alias.name));
             let names: Vec<String> = names.collect();
             // In SQLite all see each other; in PostgreSQL each sees those before it, unless they recurse.
             let all_see_all = with.recursive || self.dialect == SqlDialect::Sqlite;
@@ -331,11 +353,14 @@ impl Visitor for Collector<'_> {
         if self.not_a_relation.take() == Some(std::ptr::from_ref(relation)) {
             return ControlFlow::Continue(());
         }
+        let last = pins::relation(relation);
+        if self.catalog.zip(last).is_some_and(|(catalog, name)| catalog.writes_when_read(&name)) {
+            self.call(Purity::Unknown);
+        }
         match pins::table(relation, self.dialect) {
             // A CTE; where a table has its name it counts too, since the walk may take one for the other.
             Some(name)
-                if relation.0.len() == 1
-                    && self.scopes.last().is_some_and(|scope| scope.contains(&name))
+                if self.is_cte(relation)
                     && self.catalog.is_none_or(|catalog| !catalog.is_relation(&name)) => {}
             Some(name) => *self.relations.entry(name).or_default() += 1,
             // Of another schema, or of none that stands there.
@@ -388,10 +413,30 @@ impl Visitor for Collector<'_> {
                 let field = last.and_then(|last| self.catalog?.field(&last));
                 field.into_iter().for_each(|purity| self.call(purity));
             }
-            Expr::CompoundFieldAccess { .. }
+            Expr::CompoundFieldAccess { access_chain, .. }
                 if self.catalog.is_some_and(|catalog| !catalog.fields_are_columns()) =>
             {
                 self.call(Purity::Reads);
+                for access in access_chain {
+                    if let AccessExpr::Dot(Expr::Identifier(name)) = access {
+                        let field =
+                            self.catalog.and_then(|catalog| catalog.field(&folded(&name.value)));
+                        field.into_iter().for_each(|purity| self.call(purity));
+                    }
+                }
+            }
+            Expr::Ceil { .. } => ["ceil", "ceiling"].iter().for_each(|name| self.overloaded(name)),
+            Expr::Floor { .. } => self.overloaded("floor"),
+            Expr::Position { .. } => self.overloaded("position"),
+            Expr::Overlay { .. } => self.overloaded("overlay"),
+            Expr::Extract { .. } => {
+                ["extract", "date_part"].iter().for_each(|name| self.overloaded(name));
+            }
+            Expr::Substring { .. } => {
+                ["substring", "substr"].iter().for_each(|name| self.overloaded(name));
+            }
+            Expr::Trim { .. } => {
+                ["btrim", "ltrim", "rtrim"].iter().for_each(|name| self.overloaded(name));
             }
             Expr::BinaryOp { op, .. } => self.operator(op),
             Expr::UnaryOp { op, .. } => self.operator(op),

@@ -143,7 +143,7 @@ impl Analysis {
         let analysis = Self::parsed(text, tokens.clone(), &normalised, dialect, catalog);
         match (analysis.nature, catalog) {
             (Nature::Unknown(_) | Nature::Definition, Some(catalog))
-                if reads::cannot_write(&tokens, dialect, catalog) =>
+                if reads::cannot_write(&cut(tokens.clone(), dialect), dialect, catalog) =>
             {
                 let why = match analysis.nature {
                     Nature::Unknown(why) => why,
@@ -307,6 +307,15 @@ fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
         SqlDialect::Postgres => tokens.into_iter().map(cut).collect(),
         SqlDialect::Sqlite => tokens,
     }
+}
+
+/// Whether a text is nothing but blanks and comments.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn is_empty(text: &str) -> bool {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize();
+    tokens.is_ok_and(|tokens| {
+        tokens.iter().all(|token| matches!(token, Token::Whitespace(_) | Token::SemiColon))
+    })
 }
 
 /// Gives each `?` its number. Where it stands beside others drivers count differently: those name nothing then.

@@ -5,10 +5,7 @@
 //! has no word by which a query writes, and calls no function but those that the database itself says are known: this can
 //! be seen from its tokens.
 
-use sqlparser::{
-    keywords::Keyword,
-    tokenizer::{Token, Word},
-};
+use sqlparser::tokenizer::{Token, Word};
 
 use super::{SqlDialect, functions, functions::Purity};
 use crate::catalog::{Catalog, folded};
@@ -31,14 +28,18 @@ pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Cata
             return true;
         }
         (Some("EXPLAIN"), SqlDialect::Postgres) => {
-            if !has(&tokens, &["ANALYZE", "ANALYSE"]) {
+            let runs = |token: &&&Token| match token {
+                Token::Word(word) => word.value.to_ascii_uppercase().starts_with("ANALY"),
+                _ => false,
+            };
+            if tokens.iter().find(runs).is_none() {
                 return true;
             }
         }
         (Some("PRAGMA"), SqlDialect::Sqlite) => return only_shows(&tokens),
         _ => return false,
     }
-    !has(&tokens, &["INSERT", "UPDATE", "DELETE", "MERGE", "INTO"])
+    !has(&tokens, &WRITING)
         && catalog.hides_no_write()
         && (0..tokens.len()).all(|at| is_harmless(&tokens, at, catalog))
 }
@@ -67,28 +68,104 @@ fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
         return true;
     }
     match functions::of_name(&name, Some(catalog)) {
-        Purity::Unknown if catalog.purity(&name).is_some() => false,
-        // `x (a, b) AS` names columns.
-        Purity::Unknown => word.keyword != Keyword::NoKeyword || is_followed_by_as(tokens, at + 1),
+        // A function that users may have made since, unless the language itself writes brackets here.
+        Purity::Unknown => {
+            let is_word = word.quote_style.is_none() && BEFORE_BRACKETS.contains(&&*name);
+            catalog.purity(&name).is_none() && (is_word || names_columns(tokens, at + 1))
+        }
         _ => true,
     }
 }
 
-fn is_followed_by_as(tokens: &[&Token], open: usize) -> bool {
+/// Whether the brackets that open here hold the columns of a CTE: `x (a, b) AS [NOT] [MATERIALIZED] (SELECT …`. What is
+/// written as `f(a) AS n` is a call.
+fn names_columns(tokens: &[&Token], open: usize) -> bool {
     let close = tokens[open..].iter().position(|token| matches!(token, Token::RParen));
-    let after = close.and_then(|close| tokens.get(open + close + 1));
-    after.and_then(|token| bare(token)).is_some_and(|word| word.value.eq_ignore_ascii_case("AS"))
+    let Some(close) = close else { return false };
+    let is = |token: &Token, words: &[&str]| {
+        let word = bare(token);
+        word.is_some_and(|word| words.iter().any(|other| word.value.eq_ignore_ascii_case(other)))
+    };
+    let mut rest = tokens[open + close + 1..].iter().copied().peekable();
+    if !rest.next().is_some_and(|token| is(token, &["AS"])) {
+        return false;
+    }
+    rest.next_if(|token| is(token, &["NOT"]));
+    rest.next_if(|token| is(token, &["MATERIALIZED"]));
+    let begins = rest.next().is_some_and(|token| matches!(token, Token::LParen));
+    begins && rest.next().is_some_and(|token| is(token, &["SELECT", "VALUES", "WITH", "TABLE"]))
 }
 
 /// Whether a `PRAGMA` sets nothing: it has no value, or is one of those whose value says what to show.
 fn only_shows(tokens: &[&Token]) -> bool {
     let sets = tokens.iter().any(|token| matches!(token, Token::Eq | Token::LParen));
-    let names = tokens.iter().filter_map(|token| bare(token));
+    let open = tokens.iter().position(|token| matches!(token, Token::LParen | Token::Eq));
+    let name = open.and_then(|open| open.checked_sub(1)).and_then(|at| bare(tokens[at]));
     let shows = |word: &Word| SHOWING.iter().any(|name| word.value.eq_ignore_ascii_case(name));
-    !sets
-        || (names.skip(1).take(2).any(shows)
-            && !tokens.iter().any(|token| matches!(token, Token::Eq)))
+    !sets || (name.is_some_and(shows) && !tokens.iter().any(|token| matches!(token, Token::Eq)))
 }
+
+/// Words by which a statement that begins as a query writes, or runs one that does.
+const WRITING: [&str; 9] =
+    ["INSERT", "UPDATE", "DELETE", "MERGE", "INTO", "EXECUTE", "CREATE", "REFRESH", "DECLARE"];
+
+/// Words of the language that stand before brackets, and types that do.
+const BEFORE_BRACKETS: &[&str] = &[
+    "all",
+    "and",
+    "any",
+    "array",
+    "as",
+    "between",
+    "bit",
+    "by",
+    "case",
+    "cast",
+    "char",
+    "character",
+    "cube",
+    "decimal",
+    "distinct",
+    "else",
+    "except",
+    "exists",
+    "filter",
+    "from",
+    "group",
+    "grouping",
+    "having",
+    "ilike",
+    "in",
+    "intersect",
+    "is",
+    "join",
+    "lateral",
+    "like",
+    "limit",
+    "materialized",
+    "not",
+    "numeric",
+    "offset",
+    "on",
+    "or",
+    "over",
+    "rollup",
+    "row",
+    "select",
+    "sets",
+    "some",
+    "then",
+    "time",
+    "timestamp",
+    "union",
+    "using",
+    "values",
+    "varchar",
+    "when",
+    "where",
+    "with",
+    "within",
+];
 
 /// Source: <https://www.sqlite.org/pragma.html>
 const SHOWING: [&str; 12] = [

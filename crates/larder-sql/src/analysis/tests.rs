@@ -258,6 +258,12 @@ fn the_name_of_a_cte_hides_a_table_only_where_the_cte_is_seen() {
         "WITH RECURSIVE pg_class AS (SELECT 1 AS n UNION SELECT n FROM pg_class) SELECT n FROM pg_class",
     );
     assert_eq!(hidden.nature, Nature::Query);
+    let quoted = postgres("WITH \"Pg_Class\" AS (SELECT 1) SELECT count(*) FROM pg_class");
+    assert_eq!(
+        quoted.nature,
+        Nature::Volatile("unknown-relation"),
+        "names in quotes keep their case"
+    );
     let seen = postgres("WITH pg_class AS (SELECT n FROM pg_class) SELECT n FROM pg_class");
     assert_eq!(seen.nature, Nature::Volatile("unknown-relation"), "the one inside is the server's");
 }
@@ -281,10 +287,14 @@ fn what_is_not_understood_and_cannot_write_bypasses() {
     let may = [
         "SELECT charge_card(1) FROM products INDEXED BY by_name",
         "SELECT charge_card (1)",
+        "SELECT charge_card() AS n",
+        "SELECT reset() AS n",
+        "SELECT charge_card(1) AS x INDEXED BY y",
         "WITH x AS MATERIALIZED (SELECT 1) DELETE FROM products",
         "SELECT 1 INDEXED BY x; DROP TABLE products",
         "PRAGMA foreign_keys = 0",
         "PRAGMA case_sensitive_like(1)",
+        "PRAGMA case_sensitive_like(table_info)",
         "PRAGMA writable_schema(1)",
         "REPLACE PRODUCTS SELEC 1",
         "VACUUM",

@@ -46,9 +46,9 @@ fn any_controls(words: &[String]) -> bool {
         if controls {
             return true;
         }
-        let has = |wanted: &str| statement.iter().any(|word| word == wanted);
-        let defines = ["TRIGGER", "FUNCTION", "PROCEDURE"].iter().any(|kind| has(kind));
-        in_body = word(0) == "CREATE" && defines && has("BEGIN");
+        let defines = |word: &String| ["TRIGGER", "FUNCTION", "PROCEDURE"].contains(&word.as_str());
+        let defines = statement.iter().take(4).any(defines);
+        in_body = word(0) == "CREATE" && defines && statement.iter().any(|word| word == "BEGIN");
     }
     false
 }

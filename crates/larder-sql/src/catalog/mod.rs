@@ -37,6 +37,8 @@ pub struct Catalog {
     /// What may be called by any statement, though none names it: implicit casts of users, the checks of their domains, and
     /// operators that stand behind words as `IN` and `LIKE`.
     implied: Option<Purity>,
+    /// The same for any statement that writes.
+    implied_by_writes: Option<Purity>,
     /// The same for a statement that casts.
     casts: Option<Purity>,
     /// Views that call, when they are read, what may write.
@@ -117,6 +119,11 @@ impl Catalog {
         self.implied
     }
 
+    /// What any statement that writes may call though none names it.
+    pub(crate) fn implied_by_writes(&self) -> Option<Purity> {
+        self.implied_by_writes
+    }
+
     /// What a statement that casts may call.
     pub(crate) fn casts(&self) -> Option<Purity> {
         self.casts
@@ -133,7 +140,7 @@ impl Catalog {
         !hidden.chain(self.operators.values().copied()).any(|purity| purity == Purity::Unknown)
     }
 
-    /// Which database this describes, and as seen by which session. `None` where nobody has said so.
+    /// Which database this describes, and as seen by which session. `None` where it is not known.
     pub(crate) fn origin(&self) -> Option<&str> {
         self.origin.as_deref()
     }

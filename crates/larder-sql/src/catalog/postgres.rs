@@ -67,6 +67,8 @@ struct Read {
     /// What runs with statements, though none names it.
     code: Vec<Code>,
     casts: Vec<Cast>,
+    /// Of all relations of all schemas.
+    all_names: Vec<(i64, String)>,
     origin: Vec<String>,
 }
 
@@ -95,6 +97,7 @@ impl Read {
             operators: sqlx::query_as(OPERATORS).fetch_all(&mut *connection).await?,
             code: sqlx::query_as(CODE).fetch_all(&mut *connection).await?,
             casts: sqlx::query_as(CASTS).fetch_all(&mut *connection).await?,
+            all_names: sqlx::query_as(ALL_NAMES).fetch_all(&mut *connection).await?,
         };
         transaction.rollback().await?;
         Ok(read)
@@ -145,8 +148,10 @@ impl Read {
         for cast in &self.casts {
             let purity = cast.called.purity();
             catalog.casts = catalog.casts.max(Some(purity));
-            if cast.is_implicit {
-                catalog.implied = catalog.implied.max(Some(purity));
+            match &*cast.context {
+                "i" => catalog.implied = catalog.implied.max(Some(purity)),
+                "a" => catalog.implied_by_writes = catalog.implied_by_writes.max(Some(purity)),
+                _ => {}
             }
         }
         let mut writing: BTreeSet<i64> = BTreeSet::new();
@@ -154,10 +159,8 @@ impl Read {
             if code.is_of_domain {
                 let purity = code.called.purity();
                 catalog.casts = catalog.casts.max(Some(purity));
-                if purity == Purity::Unknown {
-                    // A value is one of a domain by being stored as well.
-                    catalog.implied = catalog.implied.max(Some(purity));
-                }
+                // A value becomes one of a domain by being stored as well.
+                catalog.implied_by_writes = catalog.implied_by_writes.max(Some(purity));
             }
             writing.extend(code.view.filter(|_| code.called.may_write()));
         }
@@ -170,9 +173,8 @@ impl Read {
             }
             writing.extend(more);
         }
-        let name = |relation: &&Relation| writing.contains(&relation.oid);
-        catalog.writing =
-            self.relations.iter().filter(name).map(|view| folded(&view.name)).collect();
+        let all = self.all_names.iter().filter(|(oid, _)| writing.contains(oid));
+        catalog.writing = all.map(|(_, name)| folded(name)).collect();
     }
 
     fn add_references(&self, catalog: &mut Catalog) {
@@ -357,7 +359,8 @@ struct Code {
 
 #[derive(FromRow)]
 struct Cast {
-    is_implicit: bool,
+    /// `i` where an expression may imply it, `a` where an assignment may, `e` where neither may.
+    context: String,
     #[sqlx(flatten)]
     called: Called,
 }
@@ -450,7 +453,8 @@ const FUNCTIONS: &str = "
         bool_or(p.oid >= 16384 AND NOT EXISTS (
             SELECT 1 FROM pg_depend d
             WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')) AS is_by_hand,
-        bool_or(p.oid >= 16384 AND p.pronargs = 1 AND t.typtype = 'c') AS is_field
+        bool_or(p.oid >= 16384 AND p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1
+            AND t.typtype IN ('c', 'd', 'p')) AS is_field
     FROM pg_proc p LEFT JOIN pg_type t ON t.oid = p.proargtypes[0]
     LEFT JOIN LATERAL (
         SELECT max(step.provolatile::text) AS worst FROM pg_aggregate a
@@ -468,9 +472,14 @@ const CODE: &str = "
         SELECT d.classid, d.objid, d.refobjid AS function FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass
         UNION ALL
         SELECT d.classid, d.objid, o.oprcode::oid FROM pg_depend d
-        JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass)
+        JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass
+        UNION ALL
+        -- An aggregate is what it is computed by.
+        SELECT d.classid, d.objid, step.oid FROM pg_depend d
+        JOIN pg_aggregate g ON g.aggfnoid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
+        JOIN pg_proc step ON step.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggmtransfn, g.aggmfinalfn))
     SELECT coalesce(a.adrelid, nullif(k.conrelid, 0), i.indrelid, c.oid, u.attrelid)::int8 AS relation,
-        r.ev_class::int8 AS view, coalesce(k.contypid, 0) <> 0 AS is_of_domain,
+        coalesce(r.ev_class, y.polrelid)::int8 AS view, coalesce(k.contypid, 0) <> 0 AS is_of_domain,
         lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile, NOT EXISTS (
             SELECT 1 FROM pg_depend e
             WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
@@ -482,12 +491,16 @@ const CODE: &str = "
     LEFT JOIN domains t ON classid = 'pg_type'::regclass AND t.base = objid
     LEFT JOIN pg_attribute u ON u.atttypid = t.domain
     LEFT JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND r.oid = objid AND r.rulename = '_RETURN'
+    LEFT JOIN pg_policy y ON classid = 'pg_policy'::regclass AND y.oid = objid
     WHERE p.oid >= 16384 AND p.provolatile <> 'i'
-        AND coalesce(a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL";
+        AND coalesce(y.oid, a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL";
+
+const ALL_NAMES: &str =
+    "SELECT oid::int8, relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')";
 
 /// Casts of users by functions that are not immutable, and whether an assignment or an expression may imply them.
 const CASTS: &str = "
-    SELECT x.castcontext <> 'e' AS is_implicit, lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile,
+    SELECT x.castcontext::text AS context, lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile,
         NOT EXISTS (
             SELECT 1 FROM pg_depend e
             WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand

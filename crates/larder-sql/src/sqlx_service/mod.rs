@@ -18,7 +18,7 @@ use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::{
-    analysis::SqlDialect,
+    analysis::{SqlDialect, is_empty},
     catalog::Catalog,
     db::Db,
     layer::QueryCacheLayer,
@@ -162,9 +162,11 @@ fn drawn_id() -> u128 {
 /// All that a statement brings.
 async fn gathered<D, R>(
     mut brought: BoxStream<'_, sqlx::Result<Either<D, R>>>,
+    text: &str,
     affected: fn(&D) -> u64,
     add: fn(&R, &mut Rows) -> sqlx::Result<()>,
 ) -> sqlx::Result<Answer> {
+    let is_empty = is_empty(text);
     let (mut answer, mut is_done, mut unread) = (Answer::default(), false, None);
     while let Some(next) = brought.try_next().await? {
         match next {
@@ -182,7 +184,7 @@ async fn gathered<D, R>(
             Err(sqlx::Error::Protocol("the columns changed while the rows were read".to_owned()))
         }
         // A driver that fails while it reads ends the stream, without an error and without this last word.
-        None if !is_done => {
+        None if !is_done && !is_empty => {
             Err(sqlx::Error::Protocol("the answer of the database ended early".to_owned()))
         }
         None => Ok(answer),

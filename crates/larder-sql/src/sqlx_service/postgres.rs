@@ -36,10 +36,20 @@ pub(crate) async fn run_anew(
     match run(connection, statement).await {
         Err(error) if may_be_outdated(&error) => {
             connection.clear_cached_statements().await?;
+            if commits_by_itself(statement.text()) {
+                return Err(error);
+            }
             run(connection, statement).await
         }
         outcome => outcome,
     }
+}
+
+/// Whether a statement may have committed a part before it failed: procedures and anonymous blocks may.
+fn commits_by_itself(text: &str) -> bool {
+    // A comment before the word hides it: then it is taken for one.
+    let word: String = text.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    ["", "CALL", "DO"].iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
 /// Runs a statement to its end within a transaction. Where what was prepared before is no longer what its tables are, the
@@ -77,7 +87,8 @@ pub(crate) async fn run(
         arguments.add(Parameter { value, kind }).map_err(sqlx::Error::Encode)?;
     }
     let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(text), arguments);
-    gathered(connection.fetch_many(query), PgQueryResult::rows_affected, add).await
+    gathered(connection.fetch_many(query), statement.text(), PgQueryResult::rows_affected, add)
+        .await
 }
 
 /// The text, with the types of what is bound behind it: sqlx knows a prepared statement by its text alone, and would send
@@ -129,15 +140,19 @@ async fn kinds(
 /// Whether it may be that what was prepared is no longer what its tables are: the server says so, finds that names or types
 /// do not fit, or a value does not fit the type that was inferred. A statement that failed so has done nothing.
 ///
-/// Source: PostgreSQL, appendix A: class 42, syntax error or access rule violation; 0A000, feature not supported ("cached plan
-/// must not change result type"); 22P03 and 08P01, what was sent is not of the type.
+/// Source: PostgreSQL, appendix A; 0A000 is "cached plan must not change result type".
 fn may_be_outdated(error: &sqlx::Error) -> bool {
     if let sqlx::Error::Encode(_) = error {
         return true;
     }
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.starts_with("42") || ["0A000", "22P03", "08P01"].contains(&&*code))
+    code.is_some_and(|code| OUTDATED.contains(&&*code))
 }
+
+/// Feature not supported, binary data, protocol, no such statement; undefined column, table and function; types, parameter
+/// types and operators that do not fit.
+const OUTDATED: [&str; 9] =
+    ["0A000", "22P03", "08P01", "26000", "42703", "42P01", "42883", "42804", "42P18"];
 
 struct Parameter<'a> {
     value: &'a SqlValue,

@@ -18,9 +18,6 @@ pub(crate) async fn run(
     connection: &mut SqliteConnection,
     statement: &Statement,
 ) -> sqlx::Result<Answer> {
-    if statement.text().trim().is_empty() {
-        return Ok(Answer::default());
-    }
     // SQLite prepares by the schema as this connection has last seen it, and sqlx takes the names and the number of the
     // columns from what was prepared. So the schema is looked at first, and the statement prepared each time.
     sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;
@@ -28,7 +25,8 @@ pub(crate) async fn run(
     for value in statement.values() {
         query = bound(query, value);
     }
-    gathered(connection.fetch_many(query), SqliteQueryResult::rows_affected, add).await
+    gathered(connection.fetch_many(query), statement.text(), SqliteQueryResult::rows_affected, add)
+        .await
 }
 
 /// Reads nothing, but begins to read, by which SQLite finds that another connection has changed the schema.
