@@ -13,6 +13,7 @@
 //! ```
 //! use std::time::Duration;
 //! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
+//! use larder_http::FinalHeadLayer;
 //! use larder_axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer};
 //! use larder_core::Larder;
 //! use tower::{ServiceBuilder, ServiceExt};
