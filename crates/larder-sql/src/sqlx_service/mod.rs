@@ -270,3 +270,46 @@ impl fmt::Debug for SqlxService {
         f.debug_struct("SqlxService").field("dialect", &self.dialect()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+
+    use super::*;
+
+    type Said = sqlx::Result<Either<u64, &'static [i64]>>;
+
+    /// What becomes of a stream that says this.
+    fn gathering(said: Vec<Said>, text: &str) -> sqlx::Result<Answer> {
+        let add = |row: &&'static [i64], rows: &mut Rows| {
+            if row.is_empty() {
+                return Err(sqlx::Error::ColumnNotFound("v".to_owned()));
+            }
+            rows.columns = vec!["v".to_owned()];
+            rows.rows.push(row.iter().map(|value| (*value).into()).collect());
+            Ok(())
+        };
+        let gathered = gathered(stream::iter(said).boxed(), text, |done: &u64| *done, add);
+        gathered.now_or_never().expect("nothing is waited for")
+    }
+
+    #[test]
+    fn an_answer_is_whole_or_an_error() {
+        let whole =
+            gathering(vec![Ok(Either::Right(&[1])), Ok(Either::Left(3))], "SELECT").unwrap();
+        assert_eq!((whole.affected, whole.rows.rows.len()), (3, 1));
+        // A driver that fails while it reads ends the stream.
+        assert!(gathering(vec![], "SELECT 1").is_err());
+        assert!(gathering(vec![Ok(Either::Right(&[1]))], "SELECT 1").is_err());
+        // Columns that changed on the way.
+        assert!(
+            gathering(vec![Ok(Either::Right(&[1, 2])), Ok(Either::Left(0))], "SELECT").is_err()
+        );
+        // A row that cannot be read, in an answer that goes on.
+        let unread = vec![Ok(Either::Right(&[][..])), Ok(Either::Right(&[1])), Ok(Either::Left(1))];
+        assert!(matches!(gathering(unread, "SELECT"), Err(sqlx::Error::ColumnNotFound(_))));
+        for nothing in ["", " ;", "-- nothing", "/* nothing */"] {
+            assert_eq!(gathering(vec![], nothing).unwrap().affected, 0, "{nothing}");
+        }
+    }
+}
