@@ -445,7 +445,8 @@ impl Larder {
             Some(scope) => (scope, Opened::Around),
             None => {
                 self.engine.orphans.note_value();
-                (self.open_scope(), Opened::Here)
+                // A hit waits for no store: a miss counts its waits.
+                (self.bare_scope(), Opened::Here)
             }
         }
     }
@@ -463,7 +464,15 @@ impl Larder {
 
     /// A new scope, for what is read from now on.
     pub fn open_scope(&self) -> Scope {
-        let scope = Scope::open(self.engine.origin, self.engine.registry.stamp());
+        self.counting_waits(self.bare_scope())
+    }
+
+    fn bare_scope(&self) -> Scope {
+        Scope::open(self.engine.origin, self.engine.registry.stamp())
+    }
+
+    /// This scope, with a sum of what is spent in it on waits for a shared store, where there is one.
+    pub(crate) fn counting_waits(&self, scope: Scope) -> Scope {
         match &self.engine.shared {
             Some(shared) => scope.waiting(StoreWaits::new(shared.wait_limit())),
             None => scope,

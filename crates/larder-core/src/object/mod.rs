@@ -136,6 +136,9 @@ impl Call<'_> {
                 Found::Gone(event) if looks == 0 => self.record(event, self.began),
                 Found::Gone(_) | Found::Nothing => {}
             }
+            if looks == 0 && self.opened == Opened::Here {
+                self.scope = self.larder.counting_waits(self.scope.clone());
+            }
             if looks == 0 && self.was_refused_lately() {
                 // Nobody waits for it, and should it be kept after all, it is.
                 let lead = self.larder.lead_alone(&self.key, &self.scope);

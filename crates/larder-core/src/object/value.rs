@@ -129,7 +129,7 @@ mod tests {
                     pub(super) rest: Rest,
                 }
 
-                #[allow(dead_code)]
+                #[allow(dead_code, reason = "not each version is written")]
                 pub(super) fn product($price: $kind) -> Product {
                     Product { id: 7, rest: Rest { $price } }
                 }
