@@ -65,10 +65,10 @@ impl<'a> Collector<'a> {
 
     pub(super) fn finish(mut self, fingerprint: String) -> Analysis {
         let implied = self.catalog.and_then(Catalog::implied);
-        implied.into_iter().for_each(|purity| self.call(purity));
+        self.call_if(implied);
         if !self.changes.is_empty() {
             let implied = self.catalog.and_then(Catalog::implied_by_writes);
-            implied.into_iter().for_each(|purity| self.call(purity));
+            self.call_if(implied);
         }
         let reads = self.reads();
         let nature = match (self.unknown, self.volatile) {
@@ -117,6 +117,13 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// The same for what is called perhaps.
+    fn call_if(&mut self, purity: Option<Purity>) {
+        if let Some(purity) = purity {
+            self.call(purity);
+        }
+    }
+
     /// A name as the server takes it: PostgreSQL tells quoted ones by their case.
     fn resolved(&self, name: &Ident) -> String {
         match (self.dialect, name.quote_style) {
@@ -134,7 +141,7 @@ impl<'a> Collector<'a> {
     /// What users have made of a function that the language has words of its own for.
     fn overloaded(&mut self, name: &str) {
         let purity = self.catalog.and_then(|catalog| catalog.purity(name));
-        purity.into_iter().for_each(|purity| self.call(purity));
+        self.call_if(purity);
     }
 
     /// The name by which a function is known: the catalogue of PostgreSQL knows those of all schemas, of one name together.
@@ -176,7 +183,7 @@ impl<'a> Collector<'a> {
         let written = operator.to_string();
         let name = written.trim_end_matches(')').rsplit('.').next().unwrap_or_default();
         let known = catalog.operator(name);
-        known.into_iter().for_each(|purity| self.call(purity));
+        self.call_if(known);
     }
 
     fn change(&mut self, table: Option<String>, rows: Option<Vec<Pinned>>, what: Touches) {
@@ -394,7 +401,7 @@ impl Visitor for Collector<'_> {
         match expr {
             Expr::Cast { .. } => {
                 let purity = self.catalog.and_then(Catalog::casts);
-                purity.into_iter().for_each(|purity| self.call(purity));
+                self.call_if(purity);
             }
             Expr::Function(function) => match self.function(&function.name) {
                 Some(name) => self.call(functions::of(function, &name, self.catalog)),
@@ -411,7 +418,7 @@ impl Visitor for Collector<'_> {
             Expr::CompoundIdentifier(parts) => {
                 let last = parts.last().map(|part| folded(&part.value));
                 let field = last.and_then(|last| self.catalog?.field(&last));
-                field.into_iter().for_each(|purity| self.call(purity));
+                self.call_if(field);
             }
             Expr::CompoundFieldAccess { access_chain, .. }
                 if self.catalog.is_some_and(|catalog| !catalog.fields_are_columns()) =>
@@ -421,7 +428,7 @@ impl Visitor for Collector<'_> {
                     if let AccessExpr::Dot(Expr::Identifier(name)) = access {
                         let field =
                             self.catalog.and_then(|catalog| catalog.field(&folded(&name.value)));
-                        field.into_iter().for_each(|purity| self.call(purity));
+                        self.call_if(field);
                     }
                 }
             }

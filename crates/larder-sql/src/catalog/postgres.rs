@@ -445,14 +445,20 @@ const UNSTEADY: &str = "
     WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid >= 16384
         AND (d.refclassid = 'pg_operator'::regclass OR p.provolatile <> 'i' OR p.prokind <> 'f')";
 
+/// Whether the function `p` came with no extension.
+macro_rules! by_hand {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM pg_depend e
+            WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')"
+    };
+}
+
 /// Overloads together, in whatever schema. An aggregate is what it is computed by.
-const FUNCTIONS: &str = "
+const FUNCTIONS: &str = concat!("
     SELECT lower(p.proname) AS name,
         max(CASE greatest(p.provolatile::text, s.worst) WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8 AS volatility,
         bool_or(p.oid >= 16384) AS is_of_users,
-        bool_or(p.oid >= 16384 AND NOT EXISTS (
-            SELECT 1 FROM pg_depend d
-            WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')) AS is_by_hand,
+        bool_or(p.oid >= 16384 AND ", by_hand!(), ") AS is_by_hand,
         bool_or(p.oid >= 16384 AND p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1
             AND t.typtype IN ('c', 'd', 'p')) AS is_field
     FROM pg_proc p LEFT JOIN pg_type t ON t.oid = p.proargtypes[0]
@@ -460,10 +466,10 @@ const FUNCTIONS: &str = "
         SELECT max(step.provolatile::text) AS worst FROM pg_aggregate a
         JOIN pg_proc step ON step.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggmfinalfn)
         WHERE p.oid >= 16384 AND a.aggfnoid = p.oid) s ON true
-    WHERE p.prokind IN ('f', 'a', 'w') GROUP BY lower(p.proname)";
+    WHERE p.prokind IN ('f', 'a', 'w') GROUP BY lower(p.proname)");
 
 /// All objects that call a function of users which is not immutable, by its name or by an operator.
-const CODE: &str = "
+const CODE: &str = concat!("
     WITH RECURSIVE domains AS (
         -- The default of a domain is that of the domains made of it, and of the columns of any of them.
         SELECT oid AS base, oid AS domain FROM pg_type WHERE typtype = 'd'
@@ -480,9 +486,7 @@ const CODE: &str = "
         JOIN pg_proc step ON step.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggmtransfn, g.aggmfinalfn))
     SELECT coalesce(a.adrelid, nullif(k.conrelid, 0), i.indrelid, c.oid, u.attrelid)::int8 AS relation,
         coalesce(r.ev_class, y.polrelid)::int8 AS view, coalesce(k.contypid, 0) <> 0 AS is_of_domain,
-        lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile, NOT EXISTS (
-            SELECT 1 FROM pg_depend e
-            WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
+        lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile, ", by_hand!(), " AS is_by_hand
     FROM called JOIN pg_proc p ON p.oid = called.function
     LEFT JOIN pg_attrdef a ON classid = 'pg_attrdef'::regclass AND a.oid = objid
     LEFT JOIN pg_constraint k ON classid = 'pg_constraint'::regclass AND k.oid = objid
@@ -493,18 +497,16 @@ const CODE: &str = "
     LEFT JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND r.oid = objid AND r.rulename = '_RETURN'
     LEFT JOIN pg_policy y ON classid = 'pg_policy'::regclass AND y.oid = objid
     WHERE p.oid >= 16384 AND p.provolatile <> 'i'
-        AND coalesce(y.oid, a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL";
+        AND coalesce(y.oid, a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL");
 
 const ALL_NAMES: &str =
     "SELECT oid::int8, relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')";
 
 /// Casts of users by functions that are not immutable, and whether an assignment or an expression may imply them.
-const CASTS: &str = "
+const CASTS: &str = concat!("
     SELECT x.castcontext::text AS context, lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile,
-        NOT EXISTS (
-            SELECT 1 FROM pg_depend e
-            WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e') AS is_by_hand
-    FROM pg_cast x JOIN pg_proc p ON p.oid = x.castfunc WHERE x.oid >= 16384 AND p.provolatile <> 'i'";
+        ", by_hand!(), " AS is_by_hand
+    FROM pg_cast x JOIN pg_proc p ON p.oid = x.castfunc WHERE x.oid >= 16384 AND p.provolatile <> 'i'");
 
 const OPERATORS: &str = "
     SELECT o.oprname::text, max(CASE p.provolatile WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8,

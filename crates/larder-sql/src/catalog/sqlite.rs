@@ -182,7 +182,8 @@ const FUNCTIONS: &str = "
 /// Functions that come with SQLite and load what may do anything.
 const LOADING: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
-const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+/// The file of the database; the empty text or null for one in memory.
+pub(crate) const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 
 /// The settings of a session on which answers depend: how `LIKE` compares, how columns are called, and in which order rows
 /// come that nothing orders.

@@ -9,7 +9,10 @@ use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
 use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES};
-use crate::error::{QueryError, QueryErrorKind};
+use crate::{
+    catalog::sqlite::FILE,
+    error::{QueryError, QueryErrorKind},
+};
 
 /// What makes the outbox, and the triggers for all tables there are.
 pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
@@ -213,7 +216,6 @@ const OURS: &str = "SELECT name FROM sqlite_schema WHERE type = 'trigger'
     AND (name LIKE 'larder\\_insert\\_%' ESCAPE '\\' OR name LIKE 'larder\\_update\\_%' ESCAPE '\\'
         OR name LIKE 'larder\\_delete\\_%' ESCAPE '\\')";
 const KEY: &str = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
-const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 const BEHIND: &str = "
     SELECT coalesce(s.seq, 0), CAST(strftime('%s') AS INTEGER), l.relation, CAST(l.row_key AS BLOB)
     FROM (SELECT 1) one LEFT JOIN sqlite_sequence s ON s.name = 'larder_outbox' LEFT JOIN larder_outbox l ON l.id > ?
