@@ -15,15 +15,16 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, Request, StatusCode, header};
 use larder::{
     Larder,
     axum::{CachePolicy, ConditionalLayer, InvalidationLayer, ResponseCacheLayer},
     http::FinalHeadLayer,
 };
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+
+use crate::attacks::{Answer, ask};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -31,37 +32,10 @@ fn larder() -> Larder {
     Larder::builder().cells(1 << 12).build().unwrap()
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
-}
-
-impl Answer {
-    fn is_hit(&self) -> bool {
-        self.headers[header::CACHE_STATUS].to_str().unwrap().contains("; hit")
-    }
-
-    fn cookie(&self) -> Option<String> {
-        let cookie = self.headers.get(header::SET_COOKIE)?.to_str().unwrap();
-        Some(cookie.split(';').next().unwrap().to_owned())
-    }
-}
-
-async fn ask(app: &Router, uri: &str, fields: &[(&str, &str)]) -> Answer {
-    send(app, Method::GET, uri, fields).await
-}
-
-async fn send(app: &Router, method: Method, uri: &str, fields: &[(&str, &str)]) -> Answer {
-    let mut request = Request::builder().method(method).uri(uri).header("host", "a.example");
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    let (head, body) = response.into_parts();
-    let text = body.collect().await.unwrap().to_bytes();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Answer { status: head.status, headers: head.headers, text }
+/// The cookie that an answer sets.
+fn cookie(answer: &Answer) -> Option<String> {
+    let cookie = answer.headers.get(header::SET_COOKIE)?.to_str().unwrap();
+    Some(cookie.split(';').next().unwrap().to_owned())
 }
 
 /// A form with a token of the session, as it protects against requests of other sites.
@@ -110,7 +84,7 @@ async fn a_new_session_in_a_page_is_no_other_visitors() {
         for _ in 0..5 {
             let page = ask(&app, "/signup", &[]).await;
             assert!(!tokens.contains(&page.text), "{what}: the token of another");
-            let cookie = page.cookie().expect("each visitor has a session of its own");
+            let cookie = cookie(&page).expect("each visitor has a session of its own");
             let again = ask(&app, "/signup", &[("cookie", &cookie)]).await;
             assert_eq!(again.text, page.text, "{what}: the token stays with its session");
             tokens.push(page.text);

@@ -36,14 +36,15 @@ fn cached(router: Router) -> Router {
     router.layer(ResponseCacheLayer::new(&larder()).ttl(MINUTE)).with_state(())
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
+/// A response, read to its end.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    fn is_hit(&self) -> bool {
+    pub(crate) fn is_hit(&self) -> bool {
         self.headers[header::CACHE_STATUS].to_str().unwrap().contains("; hit")
     }
 }
@@ -63,7 +64,7 @@ async fn send(app: &Router, method: Method, uri: &str, fields: &[(&str, &str)]) 
     Answer { status: head.status, headers: head.headers, text }
 }
 
-async fn ask(app: &Router, uri: &str, fields: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(app: &Router, uri: &str, fields: &[(&str, &str)]) -> Answer {
     send(app, Method::GET, uri, fields).await
 }
 

@@ -52,12 +52,15 @@ async fn origin(State(calls): State<Calls>, request: Request<Body>) -> Response 
 impl Edge {
     async fn open(flags: &[&str]) -> Self {
         let calls = Calls::default();
-        let behind = listener().await;
-        let origin_address = behind.local_addr().unwrap();
         let app = Router::new().fallback(any(origin)).with_state(calls.clone());
-        let front = listener().await;
-        let address = front.local_addr().unwrap();
-        let origin = format!("http://{origin_address}");
+        Self { calls, ..Self::before(app, flags).await }
+    }
+
+    /// Before another origin, whose requests are not counted.
+    async fn before(app: Router, flags: &[&str]) -> Self {
+        let (behind, front) = (listener().await, listener().await);
+        let (origin, address) = (behind.local_addr().unwrap(), front.local_addr().unwrap());
+        let origin = format!("http://{origin}");
         let own = ["edge", "--origin", &origin];
         let options = edge::Options::parse_from(own.iter().chain(flags).copied());
         let mut serving = JoinSet::new();
@@ -65,7 +68,7 @@ impl Edge {
         serving.spawn(async move {
             edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
         });
-        Self { address, calls, _serving: serving }
+        Self { address, calls: Calls::default(), _serving: serving }
     }
 
     async fn send(
@@ -350,20 +353,10 @@ async fn a_request_says_where_it_goes() {
 #[tokio::test]
 async fn the_scheme_of_a_trusted_proxy_stays() {
     for (flags, expected) in [(&["--trust-forwarded-proto"][..], "https"), (&[], "http")] {
-        let (behind, front) = (listener().await, listener().await);
-        let (origin, address) = (behind.local_addr().unwrap(), front.local_addr().unwrap());
         let app = Router::new().fallback(any(|headers: HeaderMap| async move {
             headers["x-forwarded-proto"].to_str().unwrap().to_owned()
         }));
-        let origin = format!("http://{origin}");
-        let own = ["edge", "--origin", &origin];
-        let options = edge::Options::parse_from(own.iter().chain(flags).copied());
-        let mut serving = JoinSet::new();
-        serving.spawn(async move { axum::serve(behind, app).await.unwrap() });
-        serving.spawn(async move {
-            edge::Edge::new(&options).unwrap().serve(front, std::future::pending()).await;
-        });
-        let edge = Edge { address, calls: Calls::default(), _serving: serving };
+        let edge = Edge::before(app, flags).await;
         assert_eq!(edge.text("/", &[("x-forwarded-proto", "https")]).await, expected);
     }
 }

@@ -20,6 +20,8 @@ use larder_testkit::{Dice, MemoryStore, SharedLog, SimulatedCluster};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
+use crate::store::Limited;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -187,43 +189,11 @@ async fn a_lifetime_that_another_process_chose_is_no_longer_than_ones_own_longes
     assert_eq!(*load(&patient, lifetime, 4).await, 1);
 }
 
-/// A store whose reads take their time.
-#[derive(Clone, Debug)]
-struct Slow(MemoryStore);
-
-impl Store for Slow {
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            self.0.get(key).await
-        })
-    }
-
-    fn get_many<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-        self.0.get_many(keys)
-    }
-
-    fn set<'a>(
-        &'a self,
-        key: &'a str,
-        value: Bytes,
-        lifetime: Duration,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.set(key, value, lifetime)
-    }
-
-    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.remove(key)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn those_who_wait_do_not_depend_on_whether_the_first_is_polled_on() {
     let log = SharedLog::new();
-    let larder = process(&log, &Slow(MemoryStore::new()), |builder| builder);
+    let slow = Limited { takes: Duration::from_millis(20), ..Limited::default() };
+    let larder = process(&log, &slow, |builder| builder);
     settled(&[&larder]).await;
     let mut first = Box::pin(load(&larder, MINUTE, 1));
     // As in a `select!` whose other branch takes its time.
@@ -359,34 +329,8 @@ async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_an
 
 #[tokio::test(start_paused = true)]
 async fn a_value_that_is_too_large_for_the_store_is_not_written() {
-    #[derive(Clone, Debug)]
-    struct Small(MemoryStore);
-    impl Store for Small {
-        fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-            self.0.get(key)
-        }
-        fn get_many<'a>(
-            &'a self,
-            keys: &'a [&'a str],
-        ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-            self.0.get_many(keys)
-        }
-        fn set<'a>(
-            &'a self,
-            key: &'a str,
-            value: Bytes,
-            lifetime: Duration,
-        ) -> BoxFuture<'a, Result<(), StoreError>> {
-            self.0.set(key, value, lifetime)
-        }
-        fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-            self.0.remove(key)
-        }
-        fn max_value_bytes(&self) -> Option<usize> {
-            Some(1_000)
-        }
-    }
-    let (log, store) = (SharedLog::new(), Small(MemoryStore::new()));
+    let store = Limited { max_value_bytes: Some(1_000), ..Limited::default() };
+    let log = SharedLog::new();
     let one = process(&log, &store, |builder| builder);
     settled(&[&one]).await;
     let noise =
@@ -395,7 +339,7 @@ async fn a_value_that_is_too_large_for_the_store_is_not_written() {
         let value: Vec<u8> = noise(bytes);
         assert_eq!(*load(&one, MINUTE, value.clone()).await, value);
         settled(&[&one]).await;
-        assert_eq!((store.0.keys().len(), one.stats().shared.too_large), (written, 1));
+        assert_eq!((store.store.keys().len(), one.stats().shared.too_large), (written, 1));
         let _logged = one.invalidate("a").await;
     }
 }

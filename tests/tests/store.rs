@@ -641,17 +641,19 @@ async fn who_falls_behind_is_told_that_something_was_missed() {
     assert!(next.own && !next.missed);
 }
 
-/// A store that takes its time to read.
-#[derive(Clone, Debug)]
-struct Slow {
-    store: MemoryStore,
-    deadline: Option<Duration>,
+/// A store that takes its time to read, with limits of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limited {
+    pub(crate) store: MemoryStore,
+    pub(crate) takes: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) max_value_bytes: Option<usize>,
 }
 
-impl Store for Slow {
+impl Store for Limited {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(80)).await;
+            tokio::time::sleep(self.takes).await;
             self.store.get(key).await
         })
     }
@@ -679,12 +681,16 @@ impl Store for Slow {
     fn deadline(&self) -> Option<Duration> {
         self.deadline
     }
+
+    fn max_value_bytes(&self) -> Option<usize> {
+        self.max_value_bytes
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_has_a_deadline_of_its_own_is_waited_for_and_another_is_not() {
     for (deadline, expected) in [(Some(Duration::from_millis(200)), 1), (None, 2)] {
-        let store = Slow { store: MemoryStore::new(), deadline };
+        let store = Limited { takes: Duration::from_millis(80), deadline, ..Limited::default() };
         let log = SharedLog::new();
         let larders = [1, 2].map(|seed| {
             let line = log.line(Dice::new(seed), 0, Duration::from_micros(10));
