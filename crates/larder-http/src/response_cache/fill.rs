@@ -334,7 +334,9 @@ impl Fill {
         // Those who read along must not be cut off for want of room.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
         let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
-        let along = room && usable && ready.is_none() && !self.scope.gathered().private;
+        // A session may be written until the body ends, and a waiter must not have read that far.
+        let usable = usable && self.written.is_empty() && !self.scope.gathered().private;
+        let along = room && usable && ready.is_none();
         let mut along = along.then(|| {
             let mut head = head;
             self.plan.remove_own_fields(&mut head.headers);

@@ -344,6 +344,7 @@ impl ResponseCacheLayer {
     /// A response is not stored (`detail=session-written`) if this says yes of the `T` in the extensions of its
     /// request, asked after the handler and again at the end of the body: a session that the handler has written
     /// to. `T` is a handle whose clones share their state.
+    /// Until then no waiter gets the response either: requests with a `T` wait for the end of a body.
     ///
     /// For session layers that stand outside of the cache, which adds their cookie where the cache does not see it.
     /// [`FinalHeadLayer`](crate::FinalHeadLayer) finds that cookie for every session layer there is; this finds the

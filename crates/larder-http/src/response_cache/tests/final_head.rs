@@ -175,9 +175,47 @@ async fn a_write_to_the_session_in_the_middle_of_a_body_counts_too() {
     let app = app(false, Adds::Nothing, &layer(&larder()).refuse_if(refuses), handler);
     for call in ["1", "2"] {
         let answer = tokio::spawn(app.service.clone().oneshot(empty(request("/"))));
-        waiting.notified().await;
+        let reached = tokio::time::timeout(Duration::from_secs(5), waiting.notified());
+        assert!(reached.await.is_ok(), "request {call} reaches the handler");
         go.notify_one();
         assert_eq!(read(answer.await.unwrap().unwrap()).await.1, call);
+    }
+}
+
+/// A body of two frames: the second comes when the test lets it, with a token of the session in it.
+#[tokio::test]
+async fn a_waiter_reads_no_body_during_which_a_session_may_still_be_written() {
+    let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
+    let go = Arc::new(Notify::new());
+    let handler = {
+        let go = go.clone();
+        move |request: Request<Empty<Bytes>>, call| {
+            let session = request.extensions().get::<Session>().unwrap().clone();
+            let (frames, body) = mpsc::channel(2);
+            let go = go.clone();
+            tokio::spawn(async move {
+                frames.send(Ok(Frame::data("token ".into()))).await.unwrap();
+                go.notified().await;
+                session.is_written.store(true, Ordering::SeqCst);
+                frames.send(Ok(Frame::data(format!("{call:04}").into()))).await.unwrap();
+            });
+            Response::builder().header("content-length", "10").body(stream(body)).unwrap()
+        }
+    };
+    for is_told in [false, true] {
+        let cache = layer(&larder()).refuse_if(refuses);
+        let app = app(is_told, Adds::Nothing, &cache, handler.clone());
+        let leader = app.service.clone().oneshot(empty(request("/"))).await.unwrap();
+        let waiter = tokio::spawn(app.service.clone().oneshot(empty(request("/"))));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        go.notify_one();
+        assert_eq!(read(leader).await.1, "token 0001");
+        let waiter = tokio::time::timeout(Duration::from_secs(5), waiter).await.unwrap();
+        go.notify_one();
+        let (status, text) = read(waiter.unwrap().unwrap()).await;
+        assert_eq!(text, "token 0002", "{status}");
     }
 }
 
@@ -254,4 +292,30 @@ async fn a_body_that_comes_slowly_is_read_along_once_the_head_has_left() {
     let (status, text) = read(second).await;
     assert!(status.contains("collapsed") && text == "helloworld", "{status}");
     assert!(app.get().await.0.contains("; hit"));
+}
+
+#[tokio::test]
+async fn a_body_that_comes_slowly_under_a_head_that_is_not_storable_is_its_clients_alone() {
+    let (frames, body) = mpsc::channel(4);
+    let bodies = Arc::new(parking_lot::Mutex::new(vec![stream(body)]));
+    let handler = move |_: Request<Empty<Bytes>>, call| {
+        let body = bodies.lock().pop().unwrap_or_else(|| text(format!("answer {call}")));
+        Response::builder().header("content-length", "10").body(body).unwrap()
+    };
+    let cookie = Adds::This(|it| add("set-cookie", "a=b")(it));
+    let app = app(true, cookie, &layer(&larder()), handler);
+    frames.send(Ok(Frame::data("hello".into()))).await.unwrap();
+    let first = app.service.clone().oneshot(empty(request("/"))).await.unwrap();
+    assert_eq!(
+        first.headers()[header::CACHE_STATUS],
+        "larder; fwd=uri-miss; detail=final-set-cookie"
+    );
+    // The first body is in the middle, and nobody may read it along.
+    let (status, text) = app.get().await;
+    assert!(!status.contains("collapsed"), "{status}");
+    assert_eq!(text, "answer 2", "{status}");
+    frames.send(Ok(Frame::data("world".into()))).await.unwrap();
+    drop(frames);
+    assert_eq!(read(first).await.1, "helloworld", "its own client gets all of it");
+    assert_eq!(app.get().await.1, "answer 3", "neither was stored");
 }
