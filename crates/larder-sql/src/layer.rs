@@ -59,7 +59,8 @@ impl QueryCacheLayer {
     /// Two databases never share a result by this name alone where a [`SqlxService`](crate::SqlxService) answers: the key
     /// has the identity of the database as well (the system identifier and the database of PostgreSQL, the file of SQLite), and
     /// the settings of the session on which answers depend. Two databases of one name invalidate each other's results,
-    /// though. Before a service of one's own two databases need two names.
+    /// though. Before a service of one's own two databases need two names, and so do two PostgreSQL servers whose data
+    /// directories are copies of each other (a restored backup, a promoted replica): they have one system identifier.
     pub fn database(mut self, name: impl Into<String>) -> Self {
         self.options.database = name.into();
         self

@@ -32,10 +32,12 @@ pub(crate) struct Plan {
     pub(crate) tags: Tags,
     known: RwLock<Arc<Known>>,
     relearning: tokio::sync::Mutex<()>,
-    /// Whether a task tries to read the tables again.
+    /// Whether a task tries to read the tables, or to install the outbox, again.
     retrying: AtomicBool,
     /// Installs the outbox again, where this process has installed it.
     pub(crate) outbox: Mutex<Option<Install>>,
+    /// Whether the outbox could not be installed again: then tables may have no triggers.
+    lacks_triggers: AtomicBool,
     warned: Mutex<std::collections::HashSet<String>>,
 }
 
@@ -79,6 +81,7 @@ impl Plan {
             relearning: tokio::sync::Mutex::default(),
             retrying: AtomicBool::new(false),
             outbox: Mutex::default(),
+            lacks_triggers: AtomicBool::new(false),
             warned: Mutex::default(),
             options,
         }
@@ -97,13 +100,23 @@ impl Plan {
     /// succeeds. Attempts are made in the background, at growing intervals.
     pub(crate) async fn relearn(self: &Arc<Self>) -> bool {
         let is_read = self.try_relearn().await;
-        if !is_read && !self.retrying.swap(true, Ordering::AcqRel) {
-            let database = &self.options.database;
-            tracing::warn!(target: "larder", database, "the tables cannot be read: until they can, no query is cached");
-            let plan = Arc::downgrade(self);
-            drop(self.larder.spawn(retry(plan)));
+        if !is_read {
+            self.retry_later("the tables cannot be read: until they can, no query is cached");
         }
         is_read
+    }
+
+    fn retry_later(self: &Arc<Self>, warning: &str) {
+        if !self.retrying.swap(true, Ordering::AcqRel) {
+            let database = &self.options.database;
+            tracing::warn!(target: "larder", database, "{warning}");
+            drop(self.larder.spawn(retry(Arc::downgrade(self))));
+        }
+    }
+
+    /// Whether an earlier attempt to read the tables or to install the outbox failed, and no later one succeeded.
+    fn has_to_retry(&self) -> bool {
+        self.known.read().is_distrusted || self.lacks_triggers.load(Ordering::Acquire)
     }
 
     async fn try_relearn(&self) -> bool {
@@ -113,10 +126,7 @@ impl Plan {
         let catalog = source().await;
         let is_read = catalog.is_some();
         match catalog {
-            Some(catalog) => {
-                self.learn(catalog);
-                self.retrying.store(false, Ordering::Release);
-            }
+            Some(catalog) => self.learn(catalog),
             None => {
                 *self.known.write() = Arc::new(Known { is_distrusted: true, ..Known::default() });
             }
@@ -125,14 +135,21 @@ impl Plan {
     }
 
     /// Defines the triggers of the outbox again where this process has installed it: after a definition there may be other
-    /// tables and other keys.
-    pub(crate) async fn reinstall(&self) {
-        let install = self.outbox.lock().clone();
-        let Some(install) = install else { return };
-        if !install().await {
-            let database = &self.options.database;
-            tracing::warn!(target: "larder", database, "the outbox cannot be installed again after a definition");
+    /// tables and other keys. Where that fails, further attempts are made in the background, at growing intervals.
+    pub(crate) async fn reinstall(self: &Arc<Self>) {
+        if !self.try_reinstall().await {
+            self.retry_later("the outbox cannot be installed again after a definition: until it is, writes of others to new tables go unseen");
         }
+    }
+
+    async fn try_reinstall(&self) -> bool {
+        let install = self.outbox.lock().clone();
+        let is_installed = match install {
+            Some(install) => install().await,
+            None => true,
+        };
+        self.lacks_triggers.store(!is_installed, Ordering::Release);
+        is_installed
     }
 
     pub(crate) fn known(&self) -> Arc<Known> {
@@ -277,20 +294,28 @@ impl Plan {
 /// Installs the outbox, and gives whether that succeeded.
 pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Tries to read the tables until that succeeds.
+/// Tries to read the tables and to install the outbox until both succeed.
 async fn retry(plan: Weak<Plan>) {
     let mut pause = FIRST_RETRY;
     loop {
         tokio::time::sleep(pause).await;
         pause = LAST_RETRY.min(pause * 2);
         let Some(plan) = plan.upgrade() else { return };
-        if plan.try_relearn().await {
-            // Results of this time were not cached, but what was made of them may have been.
-            let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
-            let database = &plan.options.database;
-            tracing::info!(target: "larder", database, "the tables are read again: queries are cached");
+        let is_read = !plan.known().is_distrusted || plan.try_relearn().await;
+        let lacks_triggers = plan.lacks_triggers.load(Ordering::Acquire);
+        if !is_read || (lacks_triggers && !plan.try_reinstall().await) {
+            continue;
+        }
+        // Results of this time may not have been cached, but what was made of them may have been.
+        let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
+        let database = &plan.options.database;
+        tracing::info!(target: "larder", database, "the tables are read and the outbox is installed again: queries are cached");
+        plan.retrying.store(false, Ordering::Release);
+        // What failed meanwhile has found this task, and relies on it.
+        if !plan.has_to_retry() || plan.retrying.swap(true, Ordering::AcqRel) {
             return;
         }
+        pause = FIRST_RETRY;
     }
 }
 

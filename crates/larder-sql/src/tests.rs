@@ -686,6 +686,26 @@ async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_t
     assert_eq!(n().await, n().await, "the tables are known again, without another definition");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outbox_that_cannot_be_installed_again_is_tried_until_it_is() {
+    let database = tower::service_fn(move |_: Statement| {
+        std::future::ready(Ok::<_, Infallible>(Answer { rows: Rows::default(), affected: 0 }))
+    });
+    let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = attempts.clone();
+    *db.cache().plan().outbox.lock() = Some(Arc::new(move || {
+        let attempt = counted.fetch_add(1, Ordering::SeqCst) + 1;
+        Box::pin(std::future::ready(attempt % 4 == 0))
+    }));
+    for attempts_until_now in [4, 8] {
+        db.query("CREATE TABLE b (id INTEGER)").execute().await.unwrap();
+        assert_eq!(attempts.load(Ordering::SeqCst), attempts_until_now - 3, "the first fails");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(attempts.load(Ordering::SeqCst), attempts_until_now, "the fourth succeeds");
+    }
+}
+
 #[tokio::test]
 async fn a_nested_transaction_that_is_taken_back_has_written_nothing() {
     let (larder, db) = with_rows().await;
