@@ -311,6 +311,7 @@ mod tests {
     fn flags_are_read_with_and_without_values() {
         assert!(read(&["No-Store"]).no_store);
         assert!(read(&["no-cache=x"]).no_cache, "RFC 9111 5.2.2.4: names are quoted");
+        assert!(read(&["private=x"]).private, "RFC 9111 5.2.2.7: names are quoted");
         assert!(read(&["private=\"\""]).private, "RFC 9111 5.2.2.7: no name is all");
         assert!(read(&["private=\"a b\""]).private, "RFC 9111 5.2.2.7: not a name");
         let named = read(&["private=\"Set-Cookie, x\", no-cache=\"y\""]);
@@ -319,6 +320,51 @@ mod tests {
         assert_eq!(named.no_cache_fields, ["y"]);
         assert!(!read(&["not-no-store"]).no_store);
         assert_eq!(read(&["max-stale"]).max_stale, Some(Seconds::Valid(u64::MAX)));
+    }
+
+    #[test]
+    fn each_directive_sets_its_own_field() {
+        use Seconds::Valid;
+        type Sets = fn(&mut CacheControl);
+        let rows: [(&str, Sets); 15] = [
+            ("no-store", |it| it.no_store = true),
+            ("no-cache", |it| it.no_cache = true),
+            ("private", |it| it.private = true),
+            ("public", |it| it.public = true),
+            ("must-revalidate", |it| it.must_revalidate = true),
+            ("proxy-revalidate", |it| it.proxy_revalidate = true),
+            ("must-understand", |it| it.must_understand = true),
+            ("no-transform", |it| it.no_transform = true),
+            ("only-if-cached", |it| it.only_if_cached = true),
+            ("immutable", |it| it.immutable = true),
+            ("max-age=1", |it| it.max_age = Some(Valid(1))),
+            ("s-maxage=1", |it| it.s_maxage = Some(Valid(1))),
+            ("min-fresh=1", |it| it.min_fresh = Some(Valid(1))),
+            ("stale-while-revalidate=1", |it| it.stale_while_revalidate = Some(Valid(1))),
+            ("stale-if-error=1", |it| it.stale_if_error = Some(Valid(1))),
+        ];
+        for (line, set) in rows {
+            let mut expected = CacheControl { is_present: true, ..CacheControl::default() };
+            set(&mut expected);
+            assert_eq!(read(&[line]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_validated_is_never_served_stale() {
+        // Line, and whether it binds a private and a shared cache.
+        let rows = [
+            ("max-age=60, stale-if-error=60", [false, false], "RFC 5861 4"),
+            ("must-revalidate", [true, true], "RFC 9111 5.2.2.2"),
+            ("no-cache", [true, true], "RFC 9111 5.2.2.4"),
+            ("proxy-revalidate", [false, true], "RFC 9111 5.2.2.8"),
+            ("s-maxage=60", [false, true], "RFC 9111 5.2.2.10"),
+            ("max-age=60; x", [true, true], "a malformed member may have been any of these"),
+        ];
+        for (line, expected, section) in rows {
+            let found = [Role::Private, Role::Shared].map(|role| read(&[line]).forbids_stale(role));
+            assert_eq!(found, expected, "{line} ({section})");
+        }
     }
 
     #[test]
@@ -333,6 +379,10 @@ mod tests {
             ("\"no-store\"", [true, false, false, true]),
             ("x=\"no-store", [true, false, false, true]),
             ("x=\"a\"b\", no-store", [true, false, false, true]),
+            (r#"x="a"b""#, [false, false, false, true]),
+            (r#"x="a\"b""#, [false; 4]),
+            (r#"x="a\\""#, [false; 4]),
+            (r#"x="a\""#, [false, false, false, true]),
             ("no-store =1", [true, false, false, true]),
             ("=no-store", [true, false, false, true]),
             ("max age=60", [false, false, false, true]),
