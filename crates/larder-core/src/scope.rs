@@ -12,16 +12,14 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::{bus::Origin, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
 
@@ -72,28 +70,33 @@ pub struct Scope {
     waits: Option<Arc<StoreWaits>>,
 }
 
-/// What a request has spent on waits for a shared store that brought nothing: one sum for all of its reads and leases.
+/// The time that a request has lost to waits for a shared store that gave no answer: one sum for all its reads and fill
+/// locks.
 #[derive(Debug)]
 pub(crate) struct StoreWaits {
     limit: Duration,
-    spent_micros: AtomicU64,
+    lost: Mutex<(Duration, Option<Instant>)>,
 }
 
 impl StoreWaits {
     pub(crate) fn new(limit: Duration) -> Arc<Self> {
-        Arc::new(Self { limit, spent_micros: AtomicU64::new(0) })
+        Arc::new(Self { limit, lost: Mutex::default() })
     }
 
-    /// How long the request may still wait.
+    /// How long the request may still wait. A task may hold one scope for hours: the sum lapses once no wait was lost for
+    /// ten seconds.
     pub(crate) fn left(&self) -> Duration {
-        let spent = Duration::from_micros(self.spent_micros.load(Ordering::Relaxed));
-        self.limit.saturating_sub(spent)
+        let mut lost = self.lost.lock();
+        if lost.1.is_some_and(|last| last.elapsed() >= LAPSES_AFTER) {
+            *lost = (Duration::ZERO, None);
+        }
+        self.limit.saturating_sub(lost.0)
     }
 
-    /// Adds a wait that brought nothing.
+    /// Adds a wait that gave no answer.
     pub(crate) fn add(&self, wait: Duration) {
-        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-        self.spent_micros.fetch_add(micros, Ordering::Relaxed);
+        let mut lost = self.lost.lock();
+        *lost = (lost.0.saturating_add(wait), Some(Instant::now()));
     }
 }
 
@@ -408,3 +411,23 @@ thread_local! {
 
 /// More tags than any entry may carry are not worth gathering.
 const MOST_TAGS: usize = 10_000;
+/// This long after the last lost wait a request may wait for a shared store anew.
+const LAPSES_AFTER: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_lost_to_a_store_lapses_ten_seconds_after_the_last_wait() {
+        let waits = StoreWaits::new(Duration::from_millis(60));
+        waits.add(Duration::from_millis(40));
+        assert_eq!(waits.left(), Duration::from_millis(20));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        waits.add(Duration::from_millis(40));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(waits.left(), Duration::ZERO, "nine seconds after the last one");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(waits.left(), Duration::from_millis(60));
+    }
+}
