@@ -2,12 +2,12 @@
 
 mod adoption;
 mod attacks;
-mod drawn_queries;
 mod edge;
 mod invariants;
 mod layer_order;
-mod positions;
 mod postgres;
+mod random_queries;
+mod read_your_writes;
 mod redis;
 mod second_level;
 mod shop;

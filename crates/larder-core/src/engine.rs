@@ -21,17 +21,17 @@ use crate::{
     bus::{Bus, Epoch, Origin, Position, Record},
     clock::{Clock, Moment, jittered},
     entry::AnyEntry,
-    feed::{FEED_LENGTH, Told},
+    fill_lock::Leases,
     flight::Flights,
-    follow,
-    lease::Leases,
+    invalidation_feed::{FEED_LENGTH, Told},
     lifetime::Phase,
+    log_follower,
     memory::Memory,
     observe::{LogStats, Observer},
-    orphans::Orphans,
     registry::{Begun, Reach, Registry, writer::Ticket},
-    shared::Shared,
+    second_level::Shared,
     target::{Invalidated, Rule},
+    unscoped::Orphans,
 };
 
 /// The inside of a [`Larder`](crate::Larder).
@@ -63,7 +63,7 @@ pub(crate) struct Engine {
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
-    pub(crate) proof: follow::Proof,
+    pub(crate) proof: log_follower::Proof,
     /// The furthest place of the log that was ever applied.
     pub(crate) seen: parking_lot::Mutex<Option<Position>>,
     /// The furthest place at which the log took a record of ours.
@@ -139,7 +139,7 @@ impl Engine {
             advanced: Notify::new(),
             feed: broadcast::Sender::new(FEED_LENGTH),
             synced: watch::Sender::new(false),
-            proof: follow::Proof::default(),
+            proof: log_follower::Proof::default(),
             seen: parking_lot::Mutex::default(),
             written: parking_lot::Mutex::default(),
             lost: parking_lot::Mutex::default(),
@@ -174,7 +174,7 @@ impl Engine {
             self.send_unsent();
         }
         if !self.following.load(Ordering::Relaxed) {
-            follow::start(self);
+            log_follower::start(self);
         }
         now
     }

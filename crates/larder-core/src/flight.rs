@@ -30,7 +30,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::{
-    clock::Moment, entry::AnyEntry, key::Key, lease::Held, registry::Stamp, scope::Scope,
+    clock::Moment, entry::AnyEntry, fill_lock::Held, key::Key, registry::Stamp, scope::Scope,
     sync::Mutex,
 };
 

@@ -26,7 +26,7 @@ use crate::{
     observe::{LogStats, MemoryStats, Meter, Stats},
     policy::Policy,
     scope::{Opened, Scope, Scoped, StoreWaits},
-    shared::Wanted,
+    second_level::Wanted,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
     tiers::Tiers,

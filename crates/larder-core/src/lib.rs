@@ -20,11 +20,11 @@ pub use self::{
     consistency::Consistency,
     engine::Standing,
     entry::{AnyEntry, Encoded, Entry, Value},
-    feed::{Invalidations, Seen},
+    fill_lock::{Leased, Leases},
     flight::{Joined, Landing, Lead, Progress, Wait},
+    invalidation_feed::{Invalidations, Seen},
     key::{FOR_MANY, IntoName, Key, KeyBuf, KeyTooLong, Kind, MAX_KEY_BYTES},
     larder::{Draft, Larder},
-    lease::{Leased, Leases},
     lifetime::{Ends, Lifetime, Phase},
     memory::{Eviction, Evictions},
     object::{Fill, LoadError},
@@ -36,7 +36,7 @@ pub use self::{
     schema::Schema,
     scope::{Audience, Entered, Gathered, PartOf, Scope, Scoped},
     sealing::{NotSealed, SealingKeys},
-    shared::Wanted,
+    second_level::Wanted,
     store::{Store, StoreError, StoreErrorKind},
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
@@ -51,31 +51,31 @@ mod consistency;
 mod engine;
 mod entry;
 mod envelope;
-mod feed;
+mod fill_lock;
 mod flight;
-mod follow;
+mod invalidation_feed;
 mod key;
 mod larder;
-mod lease;
 mod lifetime;
+mod log_follower;
 mod memory;
 mod object;
 mod observe;
-mod orphans;
 mod policy;
 mod registry;
 mod schema;
 mod scope;
 mod sealing;
-mod shared;
+mod second_level;
 mod store;
 mod sync;
 mod tag;
 mod target;
 mod tiers;
+mod unscoped;
 mod weight;
 
 #[cfg(all(test, larder_shuttle))]
-mod explored;
+mod shuttle_tests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use redis::{RedisResult, cmd};
 
-use crate::link::Connection;
+use crate::connection::Connection;
 
 /// A setting of a server that costs something.
 #[derive(Clone, Debug, PartialEq, Eq)]

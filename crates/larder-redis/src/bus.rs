@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use crate::{
     advice::{self, Advice},
-    confirm::Confirmer,
-    link::{Connection, Failure, Link, is_broken},
-    place::Place,
+    connection::{Connection, Failure, Link, is_broken},
+    guarded_connection::Place,
+    replica_ack::Confirmer,
 };
 
 /// The invalidation log of a [`Redis`](crate::Redis).

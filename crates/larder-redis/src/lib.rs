@@ -42,17 +42,17 @@ pub use self::{
     store::{ReadFrom, RedisStore},
 };
 use self::{
-    link::Link,
-    place::Place,
+    connection::Link,
+    guarded_connection::Place,
     server::{Addresses, Server},
 };
 
 mod advice;
 mod breaker;
 mod bus;
-mod confirm;
-mod link;
-mod place;
+mod connection;
+mod guarded_connection;
+mod replica_ack;
 mod server;
 mod store;
 #[cfg(feature = "tls")]

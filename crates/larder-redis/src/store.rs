@@ -15,8 +15,8 @@ use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
 use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{
-    link::{Connection, Failure, is_broken},
-    place::Place,
+    connection::{Connection, Failure, is_broken},
+    guarded_connection::Place,
 };
 
 /// From whom entries are read. The log and leases are always the primary's.

@@ -52,7 +52,7 @@
 //! `QueryBuilder` of sqlx gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
 
 #[cfg(feature = "sea-query")]
-pub use self::sea::NotBindable;
+pub use self::sea_query::NotBindable;
 pub use self::{
     analysis::SqlDialect,
     catalog::{Catalog, KeyKind, Table},
@@ -83,7 +83,7 @@ mod outbox;
 mod plan;
 mod rows;
 #[cfg(feature = "sea-query")]
-mod sea;
+mod sea_query;
 mod service;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sqlx_service;

@@ -13,8 +13,8 @@ use larder_core::{Larder, LarderBuilder};
 use parking_lot::Mutex;
 
 use crate::{
-    dice::Dice,
     log::{LogLine, SharedLog},
+    seeded_rng::Dice,
     store::{FaultyStore, MemoryStore},
 };
 

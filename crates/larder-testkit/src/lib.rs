@@ -14,9 +14,9 @@
 
 pub use self::{
     cluster::{SimulatedCluster, Source, Weather},
-    dice::Dice,
     history::{Began, History, Violation},
     log::{LogLine, SharedLog},
+    seeded_rng::Dice,
     store::{FaultyStore, MemoryStore},
 };
 
@@ -24,7 +24,7 @@ pub mod conformance;
 pub mod invariants;
 
 mod cluster;
-mod dice;
 mod history;
 mod log;
+mod seeded_rng;
 mod store;

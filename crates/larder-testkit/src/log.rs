@@ -14,7 +14,7 @@ use larder_core::{Bus, BusError, BusErrorKind, Epoch, Page, Position, Record};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::dice::Dice;
+use crate::seeded_rng::Dice;
 
 /// The log itself. A clone is the same log.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::dice::Dice;
+use crate::seeded_rng::Dice;
 
 /// A store in memory. A clone is the same store, so that several larders can share it.
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ use crate::{
     policy::Policy,
     schema::Schema,
     scope::{Audience, Gathered, Opened, PartOf, Scope},
-    shared::Wanted,
+    second_level::Wanted,
     tag::Tag,
     tiers::Tiers,
 };

@@ -20,8 +20,8 @@ use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
 use self::{
-    cells::{Cells, Side},
-    fence::{Fence, Floor},
+    bans::{Fence, Floor},
+    tag_versions::{Cells, Side},
     writer::{Due, MAX_DUE, Ticket, Writer},
 };
 use crate::{
@@ -33,8 +33,8 @@ use crate::{
     target::{Glob, Mode, Selector},
 };
 
-mod cells;
-mod fence;
+mod bans;
+mod tag_versions;
 pub(crate) mod writer;
 
 /// When a fill began to read, in the numbers of this process and of the log.

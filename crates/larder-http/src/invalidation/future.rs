@@ -12,7 +12,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
-use super::{layer::Options, requested::Entered};
+use super::{layer::Options, pending::Entered};
 
 pin_project! {
     /// The response of an [`Invalidation`](super::Invalidation).

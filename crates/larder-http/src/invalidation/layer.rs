@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use larder_core::{Larder, Target};
 use tower_layer::Layer;
 
-use super::{positions::ReadYourWrites, service::Invalidation};
+use super::{read_your_writes::ReadYourWrites, service::Invalidation};
 use crate::address::{Head, Scheme};
 
 /// Invalidates after a write, before the client has its answer. See the [module](super).

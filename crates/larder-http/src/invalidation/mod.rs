@@ -51,13 +51,13 @@
 
 mod future;
 mod layer;
-mod positions;
-mod requested;
+mod pending;
+mod read_your_writes;
 mod service;
 
 pub use self::{
-    future::ResponseFuture, layer::InvalidationLayer, positions::ReadYourWrites,
-    requested::Requested, service::Invalidation,
+    future::ResponseFuture, layer::InvalidationLayer, pending::Requested,
+    read_your_writes::ReadYourWrites, service::Invalidation,
 };
 
 #[cfg(test)]

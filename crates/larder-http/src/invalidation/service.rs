@@ -18,8 +18,8 @@ use tower_service::Service;
 use super::{
     future::ResponseFuture,
     layer::Options,
-    positions::ReadYourWrites,
-    requested::{Entered, Requested},
+    pending::{Entered, Requested},
+    read_your_writes::ReadYourWrites,
 };
 use crate::{
     address::{Address, Head, Scheme, original_uri},

@@ -24,18 +24,18 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    answers::{self, Fit},
-    choices::{Choices, Chosen},
-    failure::{Failure, LARGEST_SHARED, SharedError},
-    keep::KeptAs,
+    conditional_range::{self, Fit},
     layer::Written,
-    lines::{self, said},
     miss::refusal,
+    no_vary_search::Search,
     outgoing::{self, Judged, Times},
-    parts,
+    overrides::{Choices, Chosen},
+    partial,
     plan::Plan,
     request_fields::{ALL_SELECTING, SELECTING},
-    search::Search,
+    shared_error::{Failure, LARGEST_SHARED, SharedError},
+    status_header::{self, said},
+    store::KeptAs,
     stored::{self, Part},
     variants::{default_key, variant_key},
 };
@@ -183,7 +183,7 @@ impl Fill {
         let received = self.plan.larder.now();
         let chosen = self.choices.chosen();
         let part = if self.in_part {
-            parts::told(response.headers(), self.plan.options.profile)
+            partial::told(response.headers(), self.plan.options.profile)
         } else {
             None
         };
@@ -746,7 +746,7 @@ impl Fill {
         }
         let avoids_coded = self.plan.avoids_coded();
         let fit = Fit { head_only: false, is_stored: false, avoids_coded };
-        answers::fitted(&self.selecting, fit, response)
+        conditional_range::fitted(&self.selecting, fit, response)
     }
 
     pub(super) fn answer<R>(
@@ -789,7 +789,7 @@ pub(super) fn note(
     plain: &'static str,
 ) {
     if plan.extras.cache_status {
-        headers.append(header::CACHE_STATUS, lines::status_value(&status));
+        headers.append(header::CACHE_STATUS, status_header::status_value(&status));
     }
     if plan.extras.x_cache {
         headers.insert(stored::X_CACHE, HeaderValue::from_static(plain));

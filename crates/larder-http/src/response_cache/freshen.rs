@@ -21,8 +21,8 @@ use larder_semantics::{
 use tokio::sync::oneshot;
 
 use super::{
-    asked::Asked,
     fill::{Answer, Fill, Heard, is_of_the_asker},
+    lookup::Asked,
     stored,
 };
 use crate::body::CacheBody;

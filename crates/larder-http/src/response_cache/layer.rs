@@ -12,7 +12,7 @@ use larder_semantics::{
 };
 use tower_layer::Layer;
 
-use super::{choices::Choices, outgoing, plan::Plan, service::ResponseCache};
+use super::{outgoing, overrides::Choices, plan::Plan, service::ResponseCache};
 use crate::address::{Head, QueryRule, Scheme};
 
 /// Keeps whole responses and answers from them.

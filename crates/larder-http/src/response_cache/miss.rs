@@ -16,10 +16,10 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    asked::{Asked, GiveUp, Look, UNSYNCHRONISED},
     fill::{Answer, Fill, after, is_error, note},
-    lines::said,
+    lookup::{Asked, GiveUp, Look, UNSYNCHRONISED},
     plan::{Lookup, Plan},
+    status_header::said,
     stored,
 };
 use crate::{

@@ -62,40 +62,40 @@
 //! # }
 //! ```
 
-mod answers;
-mod asked;
-mod choices;
-mod failure;
+mod conditional_range;
 mod fill;
 mod freshen;
-mod from_post;
 mod future;
-mod keep;
-mod kept;
+mod header_template;
 mod layer;
-mod lines;
+mod lookup;
 mod miss;
+mod no_vary_search;
 mod outgoing;
-mod parts;
+mod overrides;
+mod partial;
 mod plan;
+mod post_as_get;
+mod record;
 mod request_fields;
-mod search;
 mod service;
+mod shared_error;
+mod status_header;
+mod store;
 mod stored;
-mod template;
 mod unkeyed;
 mod variants;
 
 pub(crate) use self::{miss::refusal, stored::remove_last_line};
 
 pub use self::{
-    choices::Choices,
     future::ResponseFuture,
     layer::{IntoPartition, ResponseCacheLayer, UnknownPartition},
+    overrides::Choices,
     service::ResponseCache,
 };
 
 #[cfg(test)]
-mod letter;
+mod rfc_tests;
 #[cfg(test)]
 mod tests;

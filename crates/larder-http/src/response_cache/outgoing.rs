@@ -14,7 +14,7 @@ use larder_semantics::{
     validation::Validators,
 };
 
-use super::{choices::Chosen, fill::is_gone, layer::Options};
+use super::{fill::is_gone, layer::Options, overrides::Chosen};
 
 /// What the head of a response comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,13 +20,13 @@ use larder_semantics::{
 };
 
 use super::{
-    choices::Choices,
-    kept::Kept,
+    header_template::Alike,
     layer::{Options, UnknownPartition, Written},
+    no_vary_search::Search,
+    overrides::Choices,
+    record::Kept,
     request_fields::{ALL_SELECTING, SELECTING, is_credentials},
-    search::Search,
     stored::{self, Extras, StoredResponse, aged},
-    template::Alike,
 };
 use crate::{
     address::{Address, Head, Host},

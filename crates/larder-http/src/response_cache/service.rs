@@ -14,12 +14,12 @@ use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
 use super::{
-    choices::Choices,
-    from_post::FromPost,
     future::ResponseFuture,
-    lines::said,
     miss::Miss,
+    overrides::Choices,
     plan::{Admit, Bypass, Lookup, Plan},
+    post_as_get::FromPost,
+    status_header::said,
 };
 use crate::{
     address::Head,

@@ -8,9 +8,9 @@ use larder_core::{AnyEntry, Entry, Moment};
 use larder_semantics::{fields, ranges::ByteRange};
 
 use super::{
-    kept::Kept,
-    lines,
-    template::{Alike, OwnValues, Template},
+    header_template::{Alike, OwnValues, Template},
+    record::Kept,
+    status_header,
 };
 use crate::body::CacheBody;
 
@@ -271,7 +271,7 @@ fn rounded_up(age: Duration) -> u64 {
 
 /// `Age` of something this old.
 pub(super) fn age_line(age: Duration) -> HeaderValue {
-    lines::age(rounded_up(age))
+    status_header::age(rounded_up(age))
 }
 
 /// The response of an entry, if it is one.
@@ -292,7 +292,7 @@ pub(super) fn hit<R>(
     head_only: bool,
 ) -> Response<CacheBody<R>> {
     let (age, fresh_for) = aged(&entry, now);
-    let status = extras.cache_status.then(|| lines::hit(fresh_for.as_secs()));
+    let status = extras.cache_status.then(|| status_header::hit(fresh_for.as_secs()));
     answer(entry, age, status, head_only)
 }
 
@@ -371,7 +371,7 @@ mod tests {
         let stored = stored(&Alike::default());
         assert_eq!(stored.fields(), fields());
         let seconds = Duration::from_secs;
-        let fields = stored.fields_of_answer(seconds(3), Some(lines::hit(57)));
+        let fields = stored.fields_of_answer(seconds(3), Some(status_header::hit(57)));
         assert_eq!(fields["age"], "3");
         assert_eq!(fields["cache-status"], "larder; hit; ttl=57");
         assert_eq!(fields.get_all("link").iter().count(), 2);

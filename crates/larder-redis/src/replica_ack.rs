@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     bus::epoch_of,
-    link::{Connection, Link},
+    connection::{Connection, Link},
 };
 
 /// Asks how many replicas have what was appended.

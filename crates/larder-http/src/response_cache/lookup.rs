@@ -17,16 +17,16 @@ use larder_semantics::{
 use tokio::time::timeout_at;
 
 use super::{
-    answers::{self, Fit},
-    choices::Choices,
-    failure::Failure,
+    conditional_range::{self, Fit},
     fill::{Along, Answer, Fill, after, is_error, note},
-    keep,
-    kept::Kept,
     layer::Written,
-    lines::said,
+    no_vary_search::Search,
+    overrides::Choices,
     plan::{Lookup, Plan, aged_for},
-    search::Search,
+    record::Kept,
+    shared_error::Failure,
+    status_header::said,
+    store,
     stored::{self, aged},
     variants::{default_key, variant_key},
 };
@@ -217,7 +217,7 @@ impl Asked {
 
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
         let larder = &self.plan.larder;
-        let key = keep::refusal_key(&self.queue).ok()?;
+        let key = store::refusal_key(&self.queue).ok()?;
         let entry = larder.find(key.as_bytes())?;
         match Kept::of(&entry) {
             Some(Kept::Refusal(why))
@@ -412,7 +412,7 @@ impl Asked {
         note(&self.plan, response.headers_mut(), said(handling), "miss");
         self.plan.alike.add_vary(response.headers_mut());
         self.record(Event::Collapsed);
-        Some(answers::fitted(&self.selecting, self.fit(false), response))
+        Some(conditional_range::fitted(&self.selecting, self.fit(false), response))
     }
 
     /// Whether an entry that landed would be a hit for this request.
@@ -525,7 +525,7 @@ impl Asked {
         if !self.lookup.facts.narrowed {
             return response;
         }
-        answers::fitted(&self.selecting, self.fit(true), response)
+        conditional_range::fitted(&self.selecting, self.fit(true), response)
     }
 
     fn fit(&self, is_stored: bool) -> Fit {

@@ -15,9 +15,9 @@ use larder_semantics::{
 };
 
 use super::{
-    answers,
-    asked::Asked,
+    conditional_range,
     fill::Fill,
+    lookup::Asked,
     stored::{self, Part},
 };
 use crate::body::CacheBody;
@@ -51,7 +51,7 @@ impl Asked {
             return None;
         }
         let kept = stored.part.as_deref()?;
-        let answer = answers::fitted_part(&self.selecting, self.hit(&entry), kept)?;
+        let answer = conditional_range::fitted_part(&self.selecting, self.hit(&entry), kept)?;
         Some((entry, answer))
     }
 }

@@ -25,11 +25,11 @@ use larder_semantics::{
 };
 
 use super::{
-    choices::Choices,
     fill::announced,
-    kept::Kept,
     outgoing::{self, Times},
+    overrides::Choices,
     plan::Plan,
+    record::Kept,
     stored::{self, StoredResponse, Traits},
 };
 use crate::{

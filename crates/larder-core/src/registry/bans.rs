@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{
     clock::Moment,
     key::Key,
-    registry::{Reach, cells::Side},
+    registry::{Reach, tag_versions::Side},
     tag::Tag,
     target::Glob,
 };

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use larder_core::{AnyEntry, Encoded, Schema, Value};
 
 use super::{
-    search::Rules,
+    header_template::Alike,
+    no_vary_search::Rules,
     stored::{Extras, StoredResponse},
-    template::Alike,
     variants::Variants,
 };
 

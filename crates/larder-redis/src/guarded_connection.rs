@@ -13,7 +13,7 @@ use redis::{RedisError, RedisResult};
 
 use crate::{
     breaker::{Breaker, Failed},
-    link::{Connection, Failure, Link},
+    connection::{Connection, Failure, Link},
 };
 
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Place {
 
 /// Whether the server is there, and only will not.
 fn is_an_answer(error: &RedisError) -> bool {
-    !(error.is_timeout() || crate::link::is_broken(error))
+    !(error.is_timeout() || crate::connection::is_broken(error))
 }
 
 /// Whether this server is no longer the one to ask, or lets us in no longer: a new connection may lead to the one

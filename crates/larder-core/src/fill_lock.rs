@@ -22,7 +22,7 @@ use crate::{
     flight::{Landing, Lead},
     larder::Larder,
     scope::{Scope, StoreWaits},
-    shared::READ_DEADLINE,
+    second_level::READ_DEADLINE,
     store::StoreError,
 };
 

@@ -18,7 +18,7 @@ use crate::{
     bus::{Bus, BusError, BusErrorKind, Origin, Position, Record},
     clock::{Moment, jittered},
     engine::Engine,
-    feed::Told,
+    invalidation_feed::Told,
     target::{Mode, Selector},
 };
 

@@ -13,10 +13,10 @@ use larder_semantics::{
 
 use super::{
     fill::{Fill, Heard, SESSION_WRITTEN},
-    kept::Kept,
-    outgoing, parts,
+    no_vary_search::Rules,
+    outgoing, partial,
     plan::Plan,
-    search::Rules,
+    record::Kept,
     stored::{self, Part, StoredResponse, Traits},
     variants::Variants,
 };
@@ -179,7 +179,7 @@ impl Fill {
         if part.range.len() == part.total {
             return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
         }
-        let key = parts::part_key(&heard.key).map_err(|_| "key-too-long")?;
+        let key = partial::part_key(&heard.key).map_err(|_| "key-too-long")?;
         Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
     }
 
