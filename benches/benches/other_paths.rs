@@ -19,11 +19,11 @@ use axum::{
 use benches::{Row, app, ask, baseline, fill, median, now, report, request, take_turns, turns};
 use bytes::Bytes;
 use larder::{
-    Fill, Larder, Policy,
+    Larder, Loading, Policy,
     axum::{InvalidationLayer, ResponseCacheLayer},
     semantics::{
         freshness,
-        storing::{self, Asker, Profile, Role},
+        storing::{self, Profile, RequestIdentity, Role},
         targeted,
         validation::Validators,
         vary,
@@ -65,7 +65,8 @@ fn judging() -> Row {
         let control = targeted::control_of(&fields, &[targeted::CDN_CACHE_CONTROL]);
         let rules = (Profile::Careful, Role::Shared);
         let stored =
-            storing::check(Asker::default(), StatusCode::OK, &fields, &control, rules).is_ok();
+            storing::check(RequestIdentity::default(), StatusCode::OK, &fields, &control, rules)
+                .is_ok();
         let fresh = freshness::lifetime(&fields, &control, now, Role::Shared);
         let age = freshness::age_on_receipt(&fields, now, now);
         black_box((stored, fresh, age, Validators::of(&fields), vary::names(&fields)))
@@ -154,7 +155,7 @@ fn invalidating() -> Vec<Row> {
             Larder::builder().memory(larder::ByteSize::gib(4)).build().expect("valid options");
         now(async {
             for number in 0..entries {
-                let load = |_: Fill| async { Ok::<_, Infallible>(7_u8) };
+                let load = |_: Loading| async { Ok::<_, Infallible>(7_u8) };
                 let policy = Policy::ttl(Duration::from_secs(3_000)).tag("all");
                 let loaded = larder.get_or_load(("n", number), policy, load).await;
                 loaded.expect("it cannot fail");

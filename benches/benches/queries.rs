@@ -21,7 +21,7 @@ use larder::{
     Larder,
     sql::{Db, SqlxService, Statement},
 };
-use larder_testkit::Dice;
+use larder_testkit::SeededRng;
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
 
@@ -218,7 +218,7 @@ async fn traffic() -> [Row; 2] {
         let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("it comes");
         String::from_utf8_lossy(&body).into_owned()
     };
-    let dice = Dice::new(5);
+    let dice = SeededRng::new(5);
     // The k-th most popular of n comes up about 1/k as often as the first.
     let harmonic: f64 = (1..=PRODUCTS).map(|rank| 1.0 / rank as f64).sum();
     let drawn = || {

@@ -6,7 +6,7 @@ use larder::{
     Larder,
     sql::{Db, SqlValue, SqlxService, Statement},
 };
-use larder_testkit::Dice;
+use larder_testkit::SeededRng;
 use sqlx::{AssertSqlSafe, sqlite::SqlitePoolOptions};
 
 use tests::postgres::Server;
@@ -40,12 +40,12 @@ enum Dialect {
     Postgres,
 }
 
-fn pick<T: Copy>(dice: &Dice, from: &[T]) -> T {
+fn pick<T: Copy>(dice: &SeededRng, from: &[T]) -> T {
     from[dice.roll(from.len() as u64) as usize]
 }
 
 impl Schema {
-    fn drawn(dice: &Dice, dialect: Dialect) -> Self {
+    fn drawn(dice: &SeededRng, dialect: Dialect) -> Self {
         let mut schema = Self { tables: Vec::new(), views: Vec::new(), definition: String::new() };
         for at in 0..2 + dice.roll(3) as usize {
             schema.add_table(at, dice, dialect);
@@ -59,7 +59,7 @@ impl Schema {
         schema
     }
 
-    fn add_table(&mut self, at: usize, dice: &Dice, dialect: Dialect) {
+    fn add_table(&mut self, at: usize, dice: &SeededRng, dialect: Dialect) {
         let key = pick(
             dice,
             &[Key::Number, Key::Number, Key::Word, Key::Folded, Key::Folded, Key::Pair, Key::None],
@@ -101,7 +101,7 @@ impl Schema {
         self.tables.push(Table { name: format!("t{at}"), key, has_unique });
     }
 
-    fn add_view(&mut self, at: u64, dice: &Dice) {
+    fn add_view(&mut self, at: u64, dice: &SeededRng) {
         let of = self.relation(dice);
         let view = match dice.roll(3) {
             0 => format!("SELECT k, s, v, w FROM {of} WHERE v < 3"),
@@ -118,7 +118,7 @@ impl Schema {
         self.views.push(format!("view{at}"));
     }
 
-    fn add_trigger(&mut self, dice: &Dice, dialect: Dialect) {
+    fn add_trigger(&mut self, dice: &SeededRng, dialect: Dialect) {
         let [on, of] = [0, 1].map(|_| dice.roll(self.tables.len() as u64));
         let event = pick(dice, &["INSERT", "UPDATE", "DELETE"]);
         let act = match dice.roll(3) {
@@ -137,12 +137,12 @@ impl Schema {
         writeln!(self.definition, "{trigger}").unwrap();
     }
 
-    fn table(&self, dice: &Dice) -> &Table {
+    fn table(&self, dice: &SeededRng) -> &Table {
         &self.tables[dice.roll(self.tables.len() as u64) as usize]
     }
 
     /// The name of a table or a view.
-    fn relation(&self, dice: &Dice) -> String {
+    fn relation(&self, dice: &SeededRng) -> String {
         match self.views.is_empty() || dice.chance(70) {
             true => self.table(dice).name.clone(),
             false => self.views[dice.roll(self.views.len() as u64) as usize].clone(),
@@ -152,13 +152,13 @@ impl Schema {
 
 /// A statement in the making.
 struct Text<'a> {
-    dice: &'a Dice,
+    dice: &'a SeededRng,
     text: String,
     values: Vec<SqlValue>,
 }
 
 impl<'a> Text<'a> {
-    fn new(dice: &'a Dice) -> Self {
+    fn new(dice: &'a SeededRng) -> Self {
         Self { dice, text: String::new(), values: Vec::new() }
     }
 
@@ -217,7 +217,7 @@ impl<'a> Text<'a> {
 const ALL: &str = "SELECT k, s, v, w FROM ";
 const ORDERED: &str = " ORDER BY 1, 2, 3, 4";
 
-fn read(schema: &Schema, dice: &Dice) -> Statement {
+fn read(schema: &Schema, dice: &SeededRng) -> Statement {
     let mut text = Text::new(dice);
     let (one, other) = (schema.relation(dice), schema.relation(dice));
     match dice.roll(11) {
@@ -293,7 +293,7 @@ fn read(schema: &Schema, dice: &Dice) -> Statement {
     text.finish()
 }
 
-fn write(schema: &Schema, dice: &Dice, dialect: Dialect) -> Statement {
+fn write(schema: &Schema, dice: &SeededRng, dialect: Dialect) -> Statement {
     let mut text = Text::new(dice);
     let table = schema.table(dice);
     match dice.roll(8) {
@@ -364,7 +364,7 @@ async fn compare(
     db: &Db,
     larder: &Larder,
     schema: &Schema,
-    dice: &Dice,
+    dice: &SeededRng,
     seed: u64,
     dialect: Dialect,
 ) -> u64 {
@@ -410,7 +410,7 @@ fn larder() -> Larder {
 async fn in_sqlite_the_cached_answer_is_always_the_uncached_one() {
     let (mut hits, seeds) = (0, seeds(60));
     for seed in seeds.clone() {
-        let (dice, larder) = (Dice::new(seed), larder());
+        let (dice, larder) = (SeededRng::new(seed), larder());
         let schema = Schema::drawn(&dice, Dialect::Sqlite);
         let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:");
         let pool = pool.await.unwrap();
@@ -427,7 +427,7 @@ async fn in_postgres_the_cached_answer_is_always_the_uncached_one() {
     let server = Server::start();
     let (mut hits, seeds) = (0, seeds(30));
     for seed in seeds.clone() {
-        let (dice, larder) = (Dice::new(seed), larder());
+        let (dice, larder) = (SeededRng::new(seed), larder());
         let schema = Schema::drawn(&dice, Dialect::Postgres);
         server.psql(&format!(
             "SET client_min_messages = warning; DROP SCHEMA public CASCADE; CREATE SCHEMA public; {}",

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
-    Fill, Larder, Policy, SealingKeys,
+    Larder, Loading, Policy, SealingKeys,
     http::{CacheBody, InvalidationLayer, ReadYourWrites, ResponseCacheLayer},
 };
-use larder_testkit::{Dice, LogLine, SharedLog};
+use larder_testkit::{LogLine, SeededRng, SharedLog};
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneService};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ impl World {
         let mut seeds = 0;
         let lines = [Duration::from_micros(10), slow].map(|slow| {
             seeds += 1;
-            log.line(Dice::new(seeds), 0, slow)
+            log.line(SeededRng::new(seeds), 0, slow)
         });
         let larders = [0, 1].map(|at: usize| {
             Larder::builder().cells(1 << 10).bus(lines[at].clone()).build().unwrap()
@@ -189,7 +189,7 @@ fn row_of(
                 let _logged = larder.invalidate("row").await;
             }
             let load =
-                move |_: Fill| async move { Ok::<_, Infallible>(row.load(Ordering::SeqCst)) };
+                move |_: Loading| async move { Ok::<_, Infallible>(row.load(Ordering::SeqCst)) };
             let policy = Policy::ttl(MINUTE).tag("row");
             let read = larder.get_or_load("row", policy, load).await.unwrap();
             Ok(Response::new(Full::<Bytes>::from(read.to_string())))

@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder::{
-    Fill, Larder, LarderBuilder, Leased, Leases, Lifetime, Origin, Policy, Store, StoreError, Tag,
-    Target,
+    FillLockState, FillLocks, Larder, LarderBuilder, Lifetime, Loading, Policy, Store, StoreError,
+    Tag, Target, WriterId,
 };
-use larder_testkit::{Dice, MemoryStore, SharedLog, SimulatedCluster};
+use larder_testkit::{MemoryStore, SeededRng, SharedLog, SimulatedCluster};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ fn process(
     store: &(impl Store + Clone),
     change: impl FnOnce(LarderBuilder) -> LarderBuilder,
 ) -> Larder {
-    let line = log.line(Dice::new(7), 0, Duration::from_micros(10));
+    let line = log.line(SeededRng::new(7), 0, Duration::from_micros(10));
     let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
     change(builder).build().unwrap()
 }
@@ -49,7 +49,7 @@ async fn load<T>(larder: &Larder, policy: impl Into<Policy>, value: T) -> Arc<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
     larder.get_or_load("a", policy, load).await.unwrap()
 }
 
@@ -210,7 +210,7 @@ async fn of_many_processes_few_load_when_a_holder_dies() {
     let cluster = SimulatedCluster::new(8);
     cluster.synced().await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(2 * SECOND);
-    let hanging = |_: Fill| std::future::pending::<Result<u32, Infallible>>();
+    let hanging = |_: Loading| std::future::pending::<Result<u32, Infallible>>();
     let (dead, held) = (cluster.process(0).clone(), policy.clone());
     drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
     tokio::time::sleep(SECOND / 10).await;
@@ -219,7 +219,7 @@ async fn of_many_processes_few_load_when_a_holder_dies() {
         let (larder, policy) = (cluster.process(at).clone(), policy.clone());
         let (loads, running, most) = (loads.clone(), running.clone(), most.clone());
         tokio::spawn(async move {
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 loads.fetch_add(1, Ordering::SeqCst);
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::time::sleep(SECOND).await;
@@ -270,20 +270,20 @@ impl Store for Frozen {
     }
 }
 
-impl Leases for Frozen {
+impl FillLocks for Frozen {
     fn take<'a>(
         &'a self,
         _: &'a str,
-        _: Origin,
+        _: WriterId,
         _: Duration,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>> {
         Box::pin(std::future::pending())
     }
 
     fn give_back<'a>(
         &'a self,
         _: &'a str,
-        _: Origin,
+        _: WriterId,
         _: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(std::future::pending())
@@ -307,9 +307,9 @@ async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_an
             // A value that is made of twenty others, one after the other, each with a lease.
             let began = Instant::now();
             let nested = larder.clone();
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 for part in 0..20 {
-                    let part_of = move |_: Fill| async move { Ok::<_, Infallible>(part) };
+                    let part_of = move |_: Loading| async move { Ok::<_, Infallible>(part) };
                     let policy =
                         Policy::ttl(MINUTE).fill_once_per_cluster(SECOND).tags([Tag::new("part")]);
                     nested.get_or_load(("part", part), policy, part_of).await.unwrap();

@@ -5,8 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder::{Fill, Invalidation, Larder, Lifetime, LoadError, Policy, Target, Tiers};
-use larder_testkit::{Dice, FaultyStore, History, MemoryStore, SimulatedCluster, Weather};
+use larder::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target, Tiers};
+use larder_testkit::{
+    FaultyStore, History, MemoryStore, NetworkConditions, SeededRng, SimulatedCluster,
+};
 
 const KEYS: u64 = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,20 +34,20 @@ struct World {
     cluster: SimulatedCluster,
     larders: Vec<Larder>,
     history: History,
-    dice: Dice,
+    dice: SeededRng,
     plan: Plan,
 }
 
 impl World {
     fn new(plan: Plan, seed: u64) -> Arc<Self> {
-        let dice = Dice::new(seed);
+        let dice = SeededRng::new(seed);
         let (failing_percent, bound) = match plan {
             Plan::Alone | Plan::Calm => (0, Some(BOUND)),
             // Under failures other processes follow when the log lets them.
             Plan::Lossy | Plan::Stormy => (10, None),
         };
         let longest = Duration::from_millis(20);
-        let weather = Weather { dice: dice.clone(), failing_percent, longest };
+        let weather = NetworkConditions { dice: dice.clone(), failing_percent, longest };
         let cluster = SimulatedCluster::under(&weather, 3, |builder| builder.lease(LEASE));
         let larders = match plan {
             Plan::Alone => {
@@ -130,7 +132,7 @@ impl World {
     /// The origin takes its time before and after it is read.
     async fn item(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             world.dice.pause(Duration::from_millis(30)).await;
             let version = world.history.current(key);
             world.dice.pause(Duration::from_millis(30)).await;
@@ -163,7 +165,7 @@ impl World {
     /// A page is made of an item and carries no tag of its own.
     async fn page(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             world.dice.pause(Duration::from_millis(10)).await;
             let version = world.item(process, key).await;
             world.dice.pause(Duration::from_millis(10)).await;

@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder::{
-    Bus, BusError, BusErrorKind, Consistency, Epoch, Fill, Invalidated, Invalidation, Larder, Page,
-    Policy, Position, Record, Store, StoreError, Tiers,
+    Bus, BusError, BusErrorKind, Consistency, Epoch, Invalidated, Invalidation, Larder, Loading,
+    LogPage, Policy, Position, Record, Store, StoreError, Tiers,
 };
 use larder_testkit::{
-    Dice, FaultyStore, LogLine, MemoryStore, SharedLog, SimulatedCluster, Weather,
+    FaultyStore, LogLine, MemoryStore, NetworkConditions, SeededRng, SharedLog, SimulatedCluster,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,14 +25,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn pair(store: &MemoryStore) -> [Larder; 2] {
     let log = SharedLog::new();
     [1, 2].map(|seed| {
-        let line = log.line(Dice::new(seed), 0, Duration::from_micros(10));
+        let line = log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
         let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
         builder.build().unwrap()
     })
 }
 
 async fn load(larder: &Larder, value: u32) -> u32 {
-    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
 }
 
@@ -97,7 +97,7 @@ async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
     let larders = pair(&store);
     joined(&larders).await;
     // Whether a type reads what it writes is found out with its first value.
-    let first = |_: Fill| async { Ok::<_, Infallible>(Odd(1)) };
+    let first = |_: Loading| async { Ok::<_, Infallible>(Odd(1)) };
     let policy = Policy::ttl(Duration::from_millis(1)).tiers(Tiers::SHARED);
     larders[0].get_or_load("first", policy, first).await.unwrap();
     settled(&larders).await;
@@ -105,7 +105,7 @@ async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
         store.remove(&key).await.unwrap();
     }
     let ask = |at: usize, value: u32| {
-        let load = move |fill: Fill| async move {
+        let load = move |fill: Loading| async move {
             if at == 1 {
                 fill.no_store();
             }
@@ -132,7 +132,7 @@ async fn an_older_fill_does_not_take_the_place_of_a_newer_one_that_is_only_stale
     let lifetime = larder::Lifetime::fresh_for(second).stale_while_revalidate(MINUTE);
     let ask = |value: u32, takes: Duration| {
         let larder = larder.clone();
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             tokio::time::sleep(takes).await;
             Ok::<_, Infallible>(value)
         };
@@ -155,7 +155,7 @@ async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
     let larder = Larder::builder().cells(1 << 10).build().unwrap();
     let lifetime = larder::Lifetime::fresh_for(MINUTE * 60).stale_while_revalidate(MINUTE * 60);
     let ask = |value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         let policy = Policy::from(lifetime).tag("t").tiers(Tiers::BOTH.memory_for(MINUTE));
         larder.get_or_load("a", policy, load)
     };
@@ -168,7 +168,7 @@ async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
     for (percent, slow) in [(100, Duration::ZERO), (0, Duration::from_secs(60))] {
-        let faulty = FaultyStore::new(MemoryStore::new(), Dice::new(7), percent, slow);
+        let faulty = FaultyStore::new(MemoryStore::new(), SeededRng::new(7), percent, slow);
         let larder = Larder::builder().cells(1 << 10).store(faulty).build().unwrap();
         let began = tokio::time::Instant::now();
         assert_eq!(load(&larder, 1).await, 1);
@@ -190,14 +190,17 @@ async fn what_was_made_stale_is_not_promoted_as_fresh() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_to_other_questions_and_writes_that_come_again_are_never_served() {
-    let weather =
-        Weather { dice: Dice::new(11), failing_percent: 40, longest: Duration::from_millis(9) };
+    let weather = NetworkConditions {
+        dice: SeededRng::new(11),
+        failing_percent: 40,
+        longest: Duration::from_millis(9),
+    };
     let cluster = SimulatedCluster::under(&weather, 2, |builder| builder);
     cluster.synced().await;
     for turn in 0..600_u32 {
         let (name, round) = (turn % 7, turn / 70);
         let larder = cluster.process(turn as usize % 2);
-        let load = move |_: Fill| async move { Ok::<_, Infallible>((name, round)) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>((name, round)) };
         let policy = Policy::ttl(MINUTE).tag(("round", round)).tiers(Tiers::SHARED);
         let served = *larder.get_or_load(name, policy, load).await.unwrap();
         assert_eq!(served, (name, round), "{turn}");
@@ -245,7 +248,7 @@ async fn what_is_invalidated_while_it_is_promoted_is_not_served() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     let load = async |larder: &Larder, value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(Hooked(value)) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(Hooked(value)) };
         larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap().0
     };
     joined(&larders).await;
@@ -266,7 +269,7 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     let first = tokio::spawn({
         let larder = larders[0].clone();
         async move {
-            let slow = |_: Fill| async {
+            let slow = |_: Loading| async {
                 tokio::time::sleep(Duration::from_secs(20)).await;
                 Ok::<_, Infallible>(1)
             };
@@ -276,7 +279,7 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     // Past the bound of other processes, and far from the end of the fill.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let began = tokio::time::Instant::now();
-    let load = |_: Fill| async { Ok::<_, Infallible>(2) };
+    let load = |_: Loading| async { Ok::<_, Infallible>(2) };
     assert_eq!(*larders[0].get_or_load("a", Policy::ttl(MINUTE), load).await.unwrap(), 2);
     assert!(began.elapsed() < Duration::from_secs(1), "it did not wait");
     assert_eq!(first.await.unwrap(), 1);
@@ -363,7 +366,7 @@ impl Bus for Turned {
         })
     }
 
-    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {
         self.line().compacted(after)
     }
 }
@@ -373,13 +376,13 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     let log = SharedLog::new();
     // One line is as slow as a lease allows, the other is not.
     let lines = [Duration::from_millis(400), Duration::from_micros(10)];
-    let lines = lines.map(|slow| log.line(Dice::new(3), 0, slow));
+    let lines = lines.map(|slow| log.line(SeededRng::new(3), 0, slow));
     let cut = lines[0].clone();
     let larders = lines.map(|line| Larder::builder().cells(1 << 10).bus(line).build().unwrap());
     joined(&larders).await;
     let load = async |consistency: Consistency, value: u32| {
         let policy = Policy::ttl(MINUTE).tag("t").consistency(consistency);
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         *larders[0].get_or_load("a", policy, load).await.unwrap()
     };
     assert_eq!(load(Consistency::Eventual, 1).await, 1);
@@ -397,8 +400,8 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     cut.cut(true);
     assert_eq!(load(Consistency::Strong, 7).await, 7, "nobody can say");
     let outer = larders[0].clone();
-    let page = move |_: Fill| async move {
-        let part = |_: Fill| async { Ok::<_, Infallible>(77) };
+    let page = move |_: Loading| async move {
+        let part = |_: Loading| async { Ok::<_, Infallible>(77) };
         let part = outer.get_or_load("a", Policy::ttl(MINUTE).tag("t"), part).await;
         Ok::<_, Infallible>(*part.unwrap())
     };
@@ -419,7 +422,7 @@ async fn a_call_may_bound_the_age_of_what_it_takes() {
     let larder = Larder::builder().cells(1 << 10).build().unwrap();
     let load = async |longest: u64, value: u32| {
         let policy = Policy::ttl(MINUTE).max_age(Duration::from_secs(longest));
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         *larder.get_or_load("a", policy, load).await.unwrap()
     };
     assert_eq!(load(10, 1).await, 1);
@@ -453,7 +456,7 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_brings_nothing_proves_nothing() {
-    let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_micros(10));
+    let line = SharedLog::new().line(SeededRng::new(1), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let deaf = Arc::clone(&bus.deaf);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
@@ -470,7 +473,7 @@ async fn a_read_that_brings_nothing_proves_nothing() {
 async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
     let logs = [SharedLog::new(), SharedLog::new()];
     let process = |seed: u64| {
-        let line = |log: &SharedLog| log.line(Dice::new(seed), 0, Duration::from_micros(10));
+        let line = |log: &SharedLog| log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
         let over = Arc::new(AtomicBool::new(false));
         let other = Some(line(&logs[1]));
         let bus = Turned { other, over: Arc::clone(&over), ..Turned::new(line(&logs[0])) };
@@ -495,7 +498,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// What others have invalidated while the answer was under way is not in it.
 #[tokio::test(start_paused = true)]
 async fn a_proof_is_as_old_as_its_question() {
-    let line = SharedLog::new().line(Dice::new(3), 0, Duration::from_micros(10));
+    let line = SharedLog::new().line(SeededRng::new(3), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let late = Arc::clone(&bus.late);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
@@ -512,7 +515,7 @@ async fn a_proof_is_as_old_as_its_question() {
 #[tokio::test(start_paused = true)]
 async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     let log = SharedLog::new();
-    let line = |seed| log.line(Dice::new(seed), 0, Duration::from_micros(10));
+    let line = |seed| log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
     let bus = Turned::new(line(1));
     let holed = Arc::clone(&bus.holed);
     let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
@@ -520,7 +523,7 @@ async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     larder.synced().await;
     other.synced().await;
     let ask = async |tag: &'static str, value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         *larder.get_or_load(tag, Policy::ttl(MINUTE).tag(tag), load).await.unwrap()
     };
     for tag in ["hidden", "seen", "untouched"] {
@@ -545,7 +548,7 @@ async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn a_small_bound_is_proved_often_enough() {
     let log = SharedLog::new();
-    let line = log.line(Dice::new(3), 0, Duration::from_micros(10));
+    let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
     let larder = Larder::builder().cells(1 << 10).bus(line).build().unwrap();
     larder.synced().await;
     let bound = Consistency::Bounded(Duration::from_millis(100));
@@ -560,12 +563,12 @@ async fn a_small_bound_is_proved_often_enough() {
 #[tokio::test(start_paused = true)]
 async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     let log = SharedLog::new();
-    let line = log.line(Dice::new(3), 0, Duration::from_micros(10));
+    let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
     let larder = Larder::builder().cells(1 << 10).bus(line.clone()).build().unwrap();
     larder.synced().await;
     let second = Duration::from_secs(1);
     let ask = async |value: u32| {
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             tokio::time::sleep(10 * second).await;
             Ok::<_, Infallible>(value)
         };
@@ -578,7 +581,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     tokio::time::sleep(5 * second).await;
     assert_eq!(ask(3).await, 1, "eventually is good enough for others");
     assert_eq!(strict().scoped(ask(4)).await, 4, "though the value itself asks for no more");
-    let failing = move |_: Fill| async move {
+    let failing = move |_: Loading| async move {
         tokio::time::sleep(10 * second).await;
         Err::<u32, _>("down")
     };
@@ -586,7 +589,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     tokio::time::sleep(5 * second).await;
     // Nor does what is stale stand in for an error, once the proof has grown old meanwhile.
     let lifetime = larder::Lifetime::fresh_for(second).stale_if_error(MINUTE);
-    let first = |_: Fill| async { Ok::<u32, &str>(1) };
+    let first = |_: Loading| async { Ok::<u32, &str>(1) };
     larder.get_or_load("b", lifetime, first).await.unwrap();
     tokio::time::sleep(2 * second).await;
     let asking = strict().scoped(larder.get_or_load("b", lifetime, failing));
@@ -612,7 +615,7 @@ async fn many_targets_are_several_records_and_all_of_them_act() {
     let larders = pair(&MemoryStore::new());
     joined(&larders).await;
     let ask = async |larder: &Larder, value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         let policy = Policy::ttl(MINUTE).tag(("t", 11_999)).tiers(Tiers::MEMORY);
         *larder.get_or_load("a", policy, load).await.unwrap()
     };
@@ -694,7 +697,7 @@ async fn a_store_that_has_a_deadline_of_its_own_is_waited_for_and_another_is_not
         let store = Limited { takes: Duration::from_millis(80), deadline, ..Limited::default() };
         let log = SharedLog::new();
         let larders = [1, 2].map(|seed| {
-            let line = log.line(Dice::new(seed), 0, Duration::from_micros(10));
+            let line = log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
             let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
             builder.build().unwrap()
         });

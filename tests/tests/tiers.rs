@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
-    Fill, Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, Policy, SealingKeys, Tiers,
-    http::ResponseCacheLayer,
+    Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, Loading, Policy, SealingKeys,
+    Tiers, http::ResponseCacheLayer,
 };
-use larder_testkit::{Dice, SimulatedCluster, Weather};
+use larder_testkit::{NetworkConditions, SeededRng, SimulatedCluster};
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -24,13 +24,13 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn cluster(options: impl Fn(LarderBuilder) -> LarderBuilder) -> SimulatedCluster {
-    let cluster = SimulatedCluster::under(&Weather::calm(), 3, options);
+    let cluster = SimulatedCluster::under(&NetworkConditions::calm(), 3, options);
     cluster.synced().await;
     cluster
 }
 
 async fn load(larder: &Larder, policy: Policy, value: u32) -> u32 {
-    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", policy, load).await.unwrap()
 }
 
@@ -119,20 +119,20 @@ async fn two_types_under_one_name_do_not_read_each_other() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).tag("t");
     for round in 0..2 {
-        let old = |_: Fill| async { Ok::<_, Infallible>(Old { price: 1 }) };
-        let new = |_: Fill| async { Ok::<_, Infallible>(New { price: 2 }) };
+        let old = |_: Loading| async { Ok::<_, Infallible>(Old { price: 1 }) };
+        let new = |_: Loading| async { Ok::<_, Infallible>(New { price: 2 }) };
         // The two versions of a rolling deploy, one after the other.
         assert_eq!(cluster.process(0).get_or_load("a", policy(), old).await.unwrap().price, 1);
         assert_eq!(cluster.process(1).get_or_load("a", policy(), new).await.unwrap().price, 2);
         cluster.settled().await;
         let shared = cluster.process(1).stats().shared;
         assert_eq!((shared.corrupt, cluster.store().keys().len()), (0, 2), "each has its own");
-        let again = |_: Fill| async { Ok::<_, Infallible>(New { price: 3 }) };
+        let again = |_: Loading| async { Ok::<_, Infallible>(New { price: 3 }) };
         let third = cluster.process(2).get_or_load("a", policy(), again).await.unwrap();
         assert_eq!(third.price, 2, "{round}: a third process reads its own");
         let _logged = cluster.process(0).invalidate("t").await;
         cluster.settled().await;
-        let after = |_: Fill| async { Ok::<_, Infallible>(New { price: 4 }) };
+        let after = |_: Loading| async { Ok::<_, Infallible>(New { price: 4 }) };
         let after = cluster.process(2).get_or_load("a", policy(), after).await.unwrap();
         assert_eq!(after.price, 4, "an invalidation reaches both");
         let _logged = cluster.process(0).invalidate("t").await;
@@ -142,12 +142,12 @@ async fn two_types_under_one_name_do_not_read_each_other() {
 
 /// Counts how often a loader runs, and takes its time.
 #[derive(Clone, Default)]
-struct Origin(Arc<AtomicU32>);
+struct WriterId(Arc<AtomicU32>);
 
-impl Origin {
+impl WriterId {
     async fn load(self, larder: Larder, policy: Policy) -> Result<u32, String> {
         let calls = self.0;
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             tokio::time::sleep(SECOND).await;
             Ok::<_, String>(call)
@@ -160,7 +160,7 @@ impl Origin {
     }
 }
 
-async fn all_at_once(cluster: &SimulatedCluster, origin: &Origin, policy: &Policy) -> Vec<u32> {
+async fn all_at_once(cluster: &SimulatedCluster, origin: &WriterId, policy: &Policy) -> Vec<u32> {
     let loads = (0..30).map(|number| {
         let larder = cluster.process(number % 3).clone();
         tokio::spawn(origin.clone().load(larder, policy.clone()))
@@ -177,7 +177,7 @@ async fn all_at_once(cluster: &SimulatedCluster, origin: &Origin, policy: &Polic
 async fn of_all_processes_one_loads() {
     let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).tag("t").fill_once_per_cluster(10 * SECOND);
-    let origin = Origin::default();
+    let origin = WriterId::default();
     assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30]);
     assert_eq!(origin.calls(), 1);
     let _logged = cluster.process(1).invalidate("t").await;
@@ -196,11 +196,11 @@ async fn whoever_takes_the_lease_next_finds_what_was_written() {
     // Writes are on their way for a while, and a lease that is given back before them says too much.
     for seed in 0..300 {
         let longest = Duration::from_millis(20);
-        let weather = Weather { dice: Dice::new(seed), failing_percent: 0, longest };
+        let weather = NetworkConditions { dice: SeededRng::new(seed), failing_percent: 0, longest };
         let cluster = SimulatedCluster::under(&weather, 3, |builder| builder);
         cluster.synced().await;
         let policy = Policy::ttl(MINUTE).fill_once_per_cluster(10 * SECOND);
-        let origin = Origin::default();
+        let origin = WriterId::default();
         assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30], "{seed}");
     }
 }
@@ -210,7 +210,7 @@ async fn whoever_refreshes_first_refreshes_for_all() {
     let cluster = cluster(|builder| builder).await;
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let policy = Policy::from(lifetime).fill_once_per_cluster(10 * SECOND);
-    let origin = Origin::default();
+    let origin = WriterId::default();
     all_at_once(&cluster, &origin, &policy).await;
     tokio::time::sleep(MINUTE).await;
     let began = Instant::now();
@@ -226,9 +226,9 @@ async fn whoever_refreshes_first_refreshes_for_all() {
 async fn a_holder_that_dies_delays_others_by_its_expiry_and_never_longer() {
     let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(5 * SECOND);
-    let origin = Origin::default();
+    let origin = WriterId::default();
     // It takes the lease, and nothing is ever heard of it again.
-    let hanging = |_: Fill| std::future::pending::<Result<u32, String>>();
+    let hanging = |_: Loading| std::future::pending::<Result<u32, String>>();
     let dead = cluster.process(0).clone();
     let held = policy.clone();
     drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
@@ -245,7 +245,7 @@ async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).fill_once_per_cluster(30 * SECOND);
     let slow = |larder: Larder, outcome: Result<u32, String>| async move {
-        let load = move |fill: Fill| async move {
+        let load = move |fill: Loading| async move {
             tokio::time::sleep(SECOND).await;
             fill.no_store();
             outcome

@@ -5,7 +5,7 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use http::request::Parts;
-use larder_http::{Conditions, conditional::Unmet};
+use larder_http::{Conditions, conditional::FailedPrecondition};
 use larder_semantics::validation::Validators;
 
 use crate::missing::MissingLayer;
@@ -41,7 +41,7 @@ impl Conditional {
 
 /// The answer to a request whose conditions are not met. Turns into 304 or 412.
 #[derive(Clone, Debug)]
-pub struct ConditionUnmet(Unmet);
+pub struct ConditionUnmet(FailedPrecondition);
 
 impl IntoResponse for ConditionUnmet {
     fn into_response(self) -> Response {

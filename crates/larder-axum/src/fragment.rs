@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt::Display, future::Future, sync::Arc};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 use larder_core::{Kind, LoadError, Policy};
-use larder_http::Choices;
+use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
@@ -31,7 +31,7 @@ use crate::missing::MissingLayer;
 /// ```
 #[doc(alias("fragment cache", "partial caching", "donut caching", "russian doll caching", "ESI"))]
 #[derive(Clone, Debug)]
-pub struct FragmentCache(Choices);
+pub struct FragmentCache(ResponseOverrides);
 
 impl FragmentCache {
     /// The fragment `name` of `key`, kept or rendered now.

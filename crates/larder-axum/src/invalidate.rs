@@ -3,7 +3,7 @@
 use axum_core::extract::FromRequestParts;
 use http::request::Parts;
 use larder_core::{IntoName, Invalidated, Invalidation, Tag, Target};
-use larder_http::Requested;
+use larder_http::PendingInvalidations;
 
 use crate::missing::MissingLayer;
 
@@ -13,7 +13,7 @@ use crate::missing::MissingLayer;
 /// panics; what is said later acts at once. Say it after the commit.
 #[doc(alias("purge", "cache busting", "event invalidation"))]
 #[derive(Clone, Debug)]
-pub struct Invalidate(Requested);
+pub struct Invalidate(PendingInvalidations);
 
 impl Invalidate {
     /// All that carries this tag.
@@ -53,7 +53,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Invalidate {
     type Rejection = MissingLayer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
-        let requested = parts.extensions.get().cloned().or_else(Requested::current);
+        let requested = parts.extensions.get().cloned().or_else(PendingInvalidations::current);
         requested
             .map(Self)
             .ok_or(MissingLayer { extractor: "Invalidate", layer: "InvalidationLayer" })

@@ -3,7 +3,7 @@
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 use larder_core::{Lifetime, Tag};
-use larder_http::Choices;
+use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
@@ -14,7 +14,7 @@ use crate::missing::MissingLayer;
 /// is concerned.
 #[doc(alias("surrogate control", "output cache policy", "page cache"))]
 #[derive(Clone, Debug)]
-pub struct CachePolicy(Choices);
+pub struct CachePolicy(ResponseOverrides);
 
 impl CachePolicy {
     /// How long the response is kept.

@@ -26,12 +26,12 @@ impl ByteBudget {
 
 /// What one fill has taken. Gives it back when dropped.
 #[derive(Debug)]
-pub struct TakenBytes {
+pub struct ReservedBytes {
     budget: Arc<ByteBudget>,
     bytes: usize,
 }
 
-impl TakenBytes {
+impl ReservedBytes {
     pub(crate) fn none(budget: &Arc<ByteBudget>) -> Self {
         Self { budget: Arc::clone(budget), bytes: 0 }
     }
@@ -47,7 +47,7 @@ impl TakenBytes {
     }
 }
 
-impl Drop for TakenBytes {
+impl Drop for ReservedBytes {
     fn drop(&mut self) {
         self.budget.left.fetch_add(self.bytes, Ordering::AcqRel);
     }
@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn what_is_taken_comes_back_when_the_fill_is_dropped() {
         let budget = ByteBudget::new(10);
-        let mut first = TakenBytes::none(&budget);
+        let mut first = ReservedBytes::none(&budget);
         assert!(first.take(6));
-        let mut second = TakenBytes::none(&budget);
+        let mut second = ReservedBytes::none(&budget);
         assert!(!second.take(5));
         assert!(second.take(4));
         drop(first);

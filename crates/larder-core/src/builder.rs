@@ -10,14 +10,14 @@ use std::{
 use crate::{
     bus::{Bus, LocalBus},
     clock::Clock,
-    engine::{Assembly, Engine},
+    engine::{Engine, EngineParts},
     envelope::Codec,
-    fill_lock::Leases,
+    fill_lock::FillLocks,
     larder::Larder,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
     sealing::SealingKeys,
-    second_level::Shared,
+    second_level::SecondLevel,
     store::Store,
     tag::Tag,
     target::Rule,
@@ -80,7 +80,7 @@ pub struct LarderBuilder {
     lease: Duration,
     failover_bound: Duration,
     store: Option<Arc<dyn Store>>,
-    leases: Option<Arc<dyn Leases>>,
+    leases: Option<Arc<dyn FillLocks>>,
     sealing: Option<SealingKeys>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
@@ -193,7 +193,7 @@ impl LarderBuilder {
 
     /// Where the leases of [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster) are taken. None by
     /// default: then each process fills for itself.
-    pub fn leases(mut self, leases: impl Leases) -> Self {
+    pub fn leases(mut self, leases: impl FillLocks) -> Self {
         self.leases = Some(Arc::new(leases));
         self
     }
@@ -264,12 +264,12 @@ impl LarderBuilder {
             longest: self.max_lifetime,
             failover_bound,
         });
-        Ok(Larder::new(Engine::new(Assembly {
+        Ok(Larder::new(Engine::new(EngineParts {
             registry,
             memory: Memory::new(self.memory.as_bytes(), self.eviction, clock),
             clock,
             shared: self.store.map(|store| {
-                Arc::new(Shared::new(store, Codec::new(self.sealing), self.store_wait_limit))
+                Arc::new(SecondLevel::new(store, Codec::new(self.sealing), self.store_wait_limit))
             }),
             leases: self.leases,
             bus,

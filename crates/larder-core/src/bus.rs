@@ -85,12 +85,12 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`Bus::end`].
-    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>>;
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>>;
 }
 
 /// A page of the compacted log.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct LogPage {
     /// The epoch and the last number, both as they stood when the page was read.
     pub end: Position,
     /// Nothing is known of what came up to this number: what was filled before is invalid.
@@ -133,9 +133,9 @@ pub struct Position {
 
 /// Who appended a record: drawn once for each [`Larder`](crate::Larder).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Origin(u128);
+pub struct WriterId(u128);
 
-impl Origin {
+impl WriterId {
     /// An origin that nobody else has.
     pub fn random() -> Self {
         Self(random_bits())
@@ -151,7 +151,7 @@ impl Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Who appended it.
-    pub origin: Origin,
+    pub origin: WriterId,
     /// Hard or soft.
     pub mode: Mode,
     /// What it reaches.
@@ -221,9 +221,9 @@ impl Bus for LocalBus {
         })
     }
 
-    fn compacted(&self, _: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+    fn compacted(&self, _: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {
         let end = self.at(self.last.load(Ordering::Acquire));
-        let page = Page { end, horizon: end.number, records: Vec::new(), more: false };
+        let page = LogPage { end, horizon: end.number, records: Vec::new(), more: false };
         Box::pin(std::future::ready(Ok(page)))
     }
 }

@@ -18,34 +18,34 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     budget::ByteBudget,
-    bus::{Bus, Epoch, Origin, Position, Record},
+    bus::{Bus, Epoch, Position, Record, WriterId},
     clock::{Clock, Moment, jittered},
     entry::AnyEntry,
-    fill_lock::Leases,
+    fill_lock::FillLocks,
     flight::Flights,
-    invalidation_feed::{FEED_LENGTH, Told},
+    invalidation_feed::{FEED_LENGTH, FeedMessage},
     lifetime::Phase,
     log_follower,
     memory::Memory,
     observe::{LogStats, Observer},
-    registry::{Begun, Reach, Registry, writer::Ticket},
-    second_level::Shared,
+    registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
+    second_level::SecondLevel,
     target::{Invalidated, Rule},
-    unscoped::Orphans,
+    unscoped::UnscopedLoads,
 };
 
 /// The inside of a [`Larder`](crate::Larder).
 #[derive(Debug)]
 pub(crate) struct Engine {
-    pub(crate) origin: Origin,
+    pub(crate) origin: WriterId,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
-    pub(crate) shared: Option<Arc<Shared>>,
-    pub(crate) leases: Option<Arc<dyn Leases>>,
+    pub(crate) shared: Option<Arc<SecondLevel>>,
+    pub(crate) leases: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Flights,
-    pub(crate) orphans: Orphans,
+    pub(crate) orphans: UnscopedLoads,
     pub(crate) observer: Observer,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Arc<Semaphore>,
@@ -58,7 +58,7 @@ pub(crate) struct Engine {
     /// Whether others append to the log too.
     pub(crate) follows_others: bool,
     /// What acted here, for the application.
-    pub(crate) feed: broadcast::Sender<Told>,
+    pub(crate) feed: broadcast::Sender<FeedMessage>,
     /// Told whenever more of the log was applied.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
@@ -79,7 +79,7 @@ pub(crate) struct Engine {
 
 /// How an entry stands, by the log and by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum EntryState {
     /// It may answer.
     Fresh,
     /// It may answer while one refresh runs.
@@ -96,12 +96,12 @@ pub enum Standing {
 
 /// All that the builder hands to the engine.
 #[derive(Debug)]
-pub(crate) struct Assembly {
+pub(crate) struct EngineParts {
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
-    pub(crate) shared: Option<Arc<Shared>>,
-    pub(crate) leases: Option<Arc<dyn Leases>>,
+    pub(crate) shared: Option<Arc<SecondLevel>>,
+    pub(crate) leases: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) version: String,
@@ -113,9 +113,9 @@ pub(crate) struct Assembly {
 }
 
 impl Engine {
-    pub(crate) fn new(assembly: Assembly) -> Self {
+    pub(crate) fn new(assembly: EngineParts) -> Self {
         let engine = Self {
-            origin: Origin::random(),
+            origin: WriterId::random(),
             bus: Arc::clone(&assembly.bus),
             clock: assembly.clock,
             registry: assembly.registry,
@@ -123,7 +123,7 @@ impl Engine {
             shared: assembly.shared,
             leases: assembly.leases,
             flights: Flights::new(),
-            orphans: Orphans::default(),
+            orphans: UnscopedLoads::default(),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Arc::new(Semaphore::new(assembly.refreshes)),
@@ -183,7 +183,7 @@ impl Engine {
     /// back, in its order.
     fn tell_of_own(&self, record: &Record) {
         if !self.follows_others && self.feed.receiver_count() > 0 {
-            drop(self.feed.send(Told { record: record.clone(), missed: false }));
+            drop(self.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
     }
 
@@ -234,18 +234,18 @@ impl Engine {
 
     /// How an entry stands.
     #[inline]
-    pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
+    pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         match self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) {
-            Reach::Clean => by_time(entry.phase(now)),
-            Reach::Soft => as_stale(entry, now),
-            Reach::Hard => Standing::Invalid,
+            Verdict::Valid => by_time(entry.phase(now)),
+            Verdict::Stale => as_stale(entry, now),
+            Verdict::Invalid => EntryState::Invalid,
         }
     }
 
     /// Keeps an entry in memory if it belongs there, unless an invalidation reached it meanwhile or a newer one
     /// has its place.
     pub(crate) fn keep_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
-        if self.standing(entry, now) == Standing::Invalid {
+        if self.standing(entry, now) == EntryState::Invalid {
             return false;
         }
         if entry.tiers().in_memory().is_none() {
@@ -254,7 +254,7 @@ impl Engine {
         let is_newer = |there: &AnyEntry| {
             let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
             filled(there) > filled(entry)
-                && !matches!(self.standing(there, now), Standing::Invalid | Standing::Expired)
+                && !matches!(self.standing(there, now), EntryState::Invalid | EntryState::Expired)
         };
         // The one that kept its place is newer and answers as well.
         drop(self.memory.put(entry, is_newer));
@@ -315,18 +315,18 @@ impl Engine {
         }
     }
 
-    async fn carry(self: Arc<Self>, begun: Begun) -> Invalidated {
+    async fn carry(self: Arc<Self>, begun: StartedInvalidation) -> Invalidated {
         if begun.collapsed {
             tracing::error!(target: "larder", "too many invalidations wait for the log: all is dropped");
         }
         let appended = {
-            let _carried = Carried::new(&self, begun.ticket);
+            let _carried = CarryGuard::new(&self, begun.ticket);
             self.append(begun.ticket, &begun.record).await
         };
         let outcome = match appended {
-            Appended::Confirmed => Invalidated::Logged,
-            Appended::Unconfirmed => Invalidated::Queued,
-            Appended::Not => {
+            AppendOutcome::Confirmed => Invalidated::Logged,
+            AppendOutcome::Unconfirmed => Invalidated::Queued,
+            AppendOutcome::Not => {
                 self.send_unsent();
                 Invalidated::Queued
             }
@@ -336,26 +336,26 @@ impl Engine {
         outcome
     }
 
-    async fn append(&self, ticket: Ticket, record: &Record) -> Appended {
+    async fn append(&self, ticket: Ticket, record: &Record) -> AppendOutcome {
         let before = self.registry.applied();
         let (at, appended) = match self.bus.append(record).await {
-            Ok(at) => (at, Appended::Confirmed),
+            Ok(at) => (at, AppendOutcome::Confirmed),
             Err(error) => {
                 tracing::debug!(target: "larder", %error, "the log did not take an invalidation");
                 match error.appended_at() {
                     // In the log it is; should its server be lost, what is retained is appended again.
-                    Some(at) => (at, Appended::Unconfirmed),
-                    None => return Appended::Not,
+                    Some(at) => (at, AppendOutcome::Unconfirmed),
+                    None => return AppendOutcome::Not,
                 }
             }
         };
         if before.is_some_and(|before| is_given_again(at, before)) {
             // The log has lost its tail. It stays pending until the log has become another one.
             *self.lost.lock() = Some(at.epoch);
-            return Appended::Not;
+            return AppendOutcome::Not;
         }
         if !self.registry.settle(ticket, record, at, self.clock.now()) {
-            return Appended::Not;
+            return AppendOutcome::Not;
         }
         match self.follows_others {
             true => self.note_written(at),
@@ -397,7 +397,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            let sending = Sending(&engine);
+            let sending = SendGuard(&engine);
             let mut pause = FIRST_PAUSE;
             while !engine.send_all().await {
                 tokio::time::sleep(jittered(pause)).await;
@@ -412,7 +412,7 @@ impl Engine {
 
     async fn send_all(&self) -> bool {
         for (ticket, record) in self.left_behind() {
-            if self.append(ticket, &record).await == Appended::Not {
+            if self.append(ticket, &record).await == AppendOutcome::Not {
                 return false;
             }
         }
@@ -422,7 +422,7 @@ impl Engine {
 
 /// What became of appending a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Appended {
+enum AppendOutcome {
     Confirmed,
     /// The log has it, but may lose it with its server.
     Unconfirmed,
@@ -435,55 +435,55 @@ fn is_given_again(at: Position, before: Position) -> bool {
 }
 
 /// Says that an invalidation is on its way, until that has come to its end or was given up.
-struct Carried<'a>(&'a Engine, Ticket);
+struct CarryGuard<'a>(&'a Engine, Ticket);
 
-impl<'a> Carried<'a> {
+impl<'a> CarryGuard<'a> {
     fn new(engine: &'a Engine, ticket: Ticket) -> Self {
         engine.carried.lock().insert(ticket);
         Self(engine, ticket)
     }
 }
 
-impl Drop for Carried<'_> {
+impl Drop for CarryGuard<'_> {
     fn drop(&mut self) {
         self.0.carried.lock().remove(&self.1);
     }
 }
 
 /// Says that somebody sends, also if that task ends before its time.
-struct Sending<'a>(&'a Engine);
+struct SendGuard<'a>(&'a Engine);
 
-impl Drop for Sending<'_> {
+impl Drop for SendGuard<'_> {
     fn drop(&mut self) {
         self.0.sending.store(false, Ordering::Release);
     }
 }
 
-fn by_time(phase: Phase) -> Standing {
+fn by_time(phase: Phase) -> EntryState {
     match phase {
-        Phase::Fresh => Standing::Fresh,
-        Phase::WhileRevalidating => Standing::WhileRevalidating,
-        Phase::OnError => Standing::OnError,
-        Phase::ToRevalidate => Standing::ToRevalidate,
-        Phase::Gone => Standing::Expired,
+        Phase::Fresh => EntryState::Fresh,
+        Phase::WhileRevalidating => EntryState::WhileRevalidating,
+        Phase::OnError => EntryState::OnError,
+        Phase::ToRevalidate => EntryState::ToRevalidate,
+        Phase::Gone => EntryState::Expired,
     }
 }
 
 /// What a soft invalidation reached is stale from then on: it may do what its windows allow, and an entry
 /// without a window is gone.
-fn as_stale(entry: &AnyEntry, now: Moment) -> Standing {
+fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     let ends = entry.ends();
     if now >= ends.leaves {
-        return Standing::Expired;
+        return EntryState::Expired;
     }
     if ends.revalidate > ends.fresh && now < ends.revalidate {
-        Standing::WhileRevalidating
+        EntryState::WhileRevalidating
     } else if ends.on_error > ends.fresh && now < ends.on_error {
-        Standing::OnError
+        EntryState::OnError
     } else if ends.held > ends.fresh && now < ends.held {
-        Standing::ToRevalidate
+        EntryState::ToRevalidate
     } else {
-        Standing::Invalid
+        EntryState::Invalid
     }
 }
 

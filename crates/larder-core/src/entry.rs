@@ -6,7 +6,7 @@ use crate::{
     clock::Moment,
     key::Key,
     lifetime::{Ends, Phase},
-    registry::{Marks, Stamp},
+    registry::{Stamp, TagMarks},
     schema::Schema,
     sync::{AtomicU64, Ordering},
     tag::Tag,
@@ -54,17 +54,17 @@ pub struct Encoded {
 #[repr(C)]
 pub struct Entry<V: ?Sized = dyn Value> {
     key: Key,
-    pub(crate) marks: Marks,
+    pub(crate) marks: TagMarks,
     ends: Ends,
     touches: AtomicU64,
     pub(crate) hash: u64,
     pub(crate) id: u64,
-    cold: Box<Cold>,
+    cold: Box<ColdFields>,
     value: V,
 }
 
 #[derive(Debug)]
-struct Cold {
+struct ColdFields {
     stamp: Stamp,
     tags: Box<[Tag]>,
     cost: Duration,
@@ -77,22 +77,22 @@ pub type AnyEntry = Arc<Entry>;
 
 /// All that makes an entry besides its value and its key.
 #[derive(Debug)]
-pub(crate) struct Origins {
+pub(crate) struct EntryMetadata {
     pub(crate) hash: u64,
     pub(crate) id: u64,
     pub(crate) ends: Ends,
     pub(crate) stamp: Stamp,
-    pub(crate) marks: Marks,
+    pub(crate) marks: TagMarks,
     pub(crate) tags: Vec<Tag>,
     pub(crate) cost: Duration,
     pub(crate) tiers: Tiers,
 }
 
 impl<V: Value> Entry<V> {
-    pub(crate) fn new(key: Key, origins: Origins, value: V) -> Self {
+    pub(crate) fn new(key: Key, origins: EntryMetadata, value: V) -> Self {
         let tags = origins.tags.into_boxed_slice();
         let weight = size_of::<Self>()
-            + size_of::<Cold>()
+            + size_of::<ColdFields>()
             + BOOKKEEPING_BYTES
             + key.heap_bytes()
             + origins.marks.heap_bytes()
@@ -104,7 +104,7 @@ impl<V: Value> Entry<V> {
             ends: origins.ends,
             marks: origins.marks,
             touches: AtomicU64::new(0),
-            cold: Box::new(Cold {
+            cold: Box::new(ColdFields {
                 stamp: origins.stamp,
                 tags,
                 cost: origins.cost,

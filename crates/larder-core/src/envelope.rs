@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twox_hash::XxHash3_64;
 
 use crate::{
-    budget::{ByteBudget, TakenBytes},
+    budget::{ByteBudget, ReservedBytes},
     bus::Position,
     key::Key,
     schema::Schema,
@@ -40,7 +40,7 @@ pub(crate) struct Header {
 
 /// Why bytes are not an entry that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unreadable {
+pub(crate) enum EnvelopeError {
     /// Not what we wrote.
     Corrupt,
     /// Written by a larder of another version, or for another type, who may still want it.
@@ -53,11 +53,11 @@ pub(crate) enum Unreadable {
 
 /// What was in an envelope.
 #[derive(Debug)]
-pub(crate) struct Contents {
+pub(crate) struct EnvelopeContents {
     pub(crate) header: Header,
     pub(crate) payload: Bytes,
     /// What a payload that was compressed takes of the budget, until it has become a value.
-    pub(crate) room: Option<TakenBytes>,
+    pub(crate) room: Option<ReservedBytes>,
 }
 
 /// How envelopes are written, and which are read.
@@ -117,53 +117,53 @@ impl Codec {
         key: &Key,
         schema: Schema,
         budget: &Arc<ByteBudget>,
-    ) -> Result<Contents, Unreadable> {
-        let prefix = bytes.get(..PREFIX_BYTES).ok_or(Unreadable::Corrupt)?;
+    ) -> Result<EnvelopeContents, EnvelopeError> {
+        let prefix = bytes.get(..PREFIX_BYTES).ok_or(EnvelopeError::Corrupt)?;
         let (magic, rest) = prefix.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(Unreadable::Corrupt);
+            return Err(EnvelopeError::Corrupt);
         }
         if rest[0] != VERSION {
-            return Err(Unreadable::OtherVersion);
+            return Err(EnvelopeError::OtherVersion);
         }
         if rest[1..9] != XxHash3_64::oneshot(&bytes[CHECKED_FROM..]).to_le_bytes() {
-            return Err(Unreadable::Corrupt);
+            return Err(EnvelopeError::Corrupt);
         }
         let form = rest[9];
-        let compression = Compression::named_by(form).ok_or(Unreadable::OtherVersion)?;
+        let compression = Compression::named_by(form).ok_or(EnvelopeError::OtherVersion)?;
         // Moved along, not sliced: the first slice of bytes that nobody shares costs an allocation.
         bytes.advance(PREFIX_BYTES);
         let mut content = match (&self.sealing, form & SEALED != 0) {
-            (Some(keys), true) => {
-                Bytes::from(keys.open(&bytes, &associated(form, key)).ok_or(Unreadable::Corrupt)?)
-            }
+            (Some(keys), true) => Bytes::from(
+                keys.open(&bytes, &associated(form, key)).ok_or(EnvelopeError::Corrupt)?,
+            ),
             (None, false) => bytes,
             // Whoever has a key trusts nothing without one, and whoever has none cannot read it.
-            _ => return Err(Unreadable::OtherVersion),
+            _ => return Err(EnvelopeError::OtherVersion),
         };
-        let length = content.get(..LENGTH_BYTES).ok_or(Unreadable::Corrupt)?;
+        let length = content.get(..LENGTH_BYTES).ok_or(EnvelopeError::Corrupt)?;
         let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
-        let end = LENGTH_BYTES.checked_add(length as usize).ok_or(Unreadable::Corrupt)?;
-        let header = content.get(LENGTH_BYTES..end).ok_or(Unreadable::Corrupt)?;
+        let end = LENGTH_BYTES.checked_add(length as usize).ok_or(EnvelopeError::Corrupt)?;
+        let header = content.get(LENGTH_BYTES..end).ok_or(EnvelopeError::Corrupt)?;
         let read = postcard::from_bytes::<(KeyBytes<'_>, Header)>(header);
-        let (written_for, header) = read.map_err(|_| Unreadable::Corrupt)?;
+        let (written_for, header) = read.map_err(|_| EnvelopeError::Corrupt)?;
         if written_for.0 != key.as_bytes() {
-            return Err(Unreadable::OtherKey);
+            return Err(EnvelopeError::OtherKey);
         }
         if header.schema != schema {
-            return Err(Unreadable::OtherVersion);
+            return Err(EnvelopeError::OtherVersion);
         }
         content.advance(end);
         let Some(compression) = compression else {
-            return Ok(Contents { header, payload: content, room: None });
+            return Ok(EnvelopeContents { header, payload: content, room: None });
         };
-        let length = Compression::claimed(&content).ok_or(Unreadable::Corrupt)?;
-        let mut room = TakenBytes::none(budget);
+        let length = Compression::claimed(&content).ok_or(EnvelopeError::Corrupt)?;
+        let mut room = ReservedBytes::none(budget);
         if !room.take(length) {
-            return Err(Unreadable::NoRoom);
+            return Err(EnvelopeError::NoRoom);
         }
-        let payload = compression.undone(&content).ok_or(Unreadable::Corrupt)?;
-        Ok(Contents { header, payload, room: Some(room) })
+        let payload = compression.undone(&content).ok_or(EnvelopeError::Corrupt)?;
+        Ok(EnvelopeContents { header, payload, room: Some(room) })
     }
 
     /// Whether what is written can be neither read nor forged without a key.
@@ -320,13 +320,13 @@ mod tests {
         bytes: &Bytes,
         key: &Key,
         schema: Schema,
-    ) -> Result<(Header, Bytes), Unreadable> {
+    ) -> Result<(Header, Bytes), EnvelopeError> {
         let budget = ByteBudget::new(1 << 20);
         let opened = codec.open(bytes.clone(), key, schema, &budget)?;
         Ok((opened.header, opened.payload))
     }
 
-    fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), Unreadable> {
+    fn open(bytes: &Bytes, key: &Key) -> Result<(Header, Bytes), EnvelopeError> {
         opened(&Codec::default(), bytes, key, schema())
     }
 
@@ -362,7 +362,7 @@ mod tests {
     fn what_there_is_no_room_for_is_not_made() {
         let bytes = seal(&header(), &b"the same again. ".repeat(80_000)).unwrap();
         assert!(bytes.len() < 10_000);
-        assert_eq!(open(&bytes, &key("a")), Err(Unreadable::NoRoom), "more than a mebibyte");
+        assert_eq!(open(&bytes, &key("a")), Err(EnvelopeError::NoRoom), "more than a mebibyte");
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
             include_bytes!("golden/version-4"),
         ];
         for old in old {
-            assert_eq!(written(old), Err(Unreadable::OtherVersion));
+            assert_eq!(written(old), Err(EnvelopeError::OtherVersion));
         }
         let filled = Position { epoch: Epoch::from_bits(7), number: 7 };
         let filled_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -404,12 +404,12 @@ mod tests {
     fn an_entry_of_another_type_or_form_stays_for_those_who_can_read_it() {
         let bytes = seal(&header(), b"payload").unwrap();
         let other = opened(&Codec::default(), &bytes, &key("a"), Schema::named("other"));
-        assert_eq!(other, Err(Unreadable::OtherVersion));
+        assert_eq!(other, Err(EnvelopeError::OtherVersion));
         let mut bytes = bytes.to_vec();
         bytes[PREFIX_BYTES - 1] = 128;
         let checksum = XxHash3_64::oneshot(&bytes[CHECKED_FROM..]);
         bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(open(&bytes.into(), &key("a")), Err(Unreadable::OtherVersion));
+        assert_eq!(open(&bytes.into(), &key("a")), Err(EnvelopeError::OtherVersion));
     }
 
     #[test]
@@ -418,13 +418,16 @@ mod tests {
         let bytes = codec.seal(&key("a"), &header(), b"secret words").unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
         assert_eq!(opened(&codec, &bytes, &key("a"), schema()).unwrap().1, &b"secret words"[..]);
-        assert_eq!(opened(&codec, &bytes, &key("b"), schema()), Err(Unreadable::Corrupt));
-        assert_eq!(opened(&sealing(&[2]), &bytes, &key("a"), schema()), Err(Unreadable::Corrupt));
-        assert_eq!(open(&bytes, &key("a")), Err(Unreadable::OtherVersion), "without a key");
+        assert_eq!(opened(&codec, &bytes, &key("b"), schema()), Err(EnvelopeError::Corrupt));
+        assert_eq!(
+            opened(&sealing(&[2]), &bytes, &key("a"), schema()),
+            Err(EnvelopeError::Corrupt)
+        );
+        assert_eq!(open(&bytes, &key("a")), Err(EnvelopeError::OtherVersion), "without a key");
         let plain = seal(&header(), b"plain").unwrap();
         assert_eq!(
             opened(&codec, &plain, &key("a"), schema()),
-            Err(Unreadable::OtherVersion),
+            Err(EnvelopeError::OtherVersion),
             "with a key"
         );
         // While keys are being changed, both are read.
@@ -441,15 +444,15 @@ mod tests {
     #[test]
     fn the_entry_of_another_key_is_not_served() {
         let bytes = seal(&header(), b"payload").unwrap();
-        assert_eq!(open(&bytes, &key("b")), Err(Unreadable::OtherKey));
+        assert_eq!(open(&bytes, &key("b")), Err(EnvelopeError::OtherKey));
     }
 
     #[test]
     fn another_version_is_told_from_garbage() {
         let mut bytes = seal(&header(), b"payload").unwrap().to_vec();
         bytes[4] = 9;
-        assert_eq!(open(&bytes.into(), &key("a")), Err(Unreadable::OtherVersion));
-        assert_eq!(open(&Bytes::from_static(b"hello"), &key("a")), Err(Unreadable::Corrupt));
+        assert_eq!(open(&bytes.into(), &key("a")), Err(EnvelopeError::OtherVersion));
+        assert_eq!(open(&Bytes::from_static(b"hello"), &key("a")), Err(EnvelopeError::Corrupt));
     }
 
     proptest! {

@@ -16,10 +16,10 @@ use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    bus::Origin,
+    bus::WriterId,
     engine::Engine,
     entry::AnyEntry,
-    flight::{Landing, Lead},
+    flight::{FlightResult, Leader},
     larder::Larder,
     scope::{Scope, StoreWaits},
     second_level::READ_DEADLINE,
@@ -29,7 +29,7 @@ use crate::{
 /// Leases that all processes see. A further trait for a [`Store`](crate::Store) that can.
 ///
 /// What it owes is tested by the conformance suite of `larder-testkit`.
-pub trait Leases: fmt::Debug + Send + Sync + 'static {
+pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
     /// Takes the lease of a key for `holder`, for at most `expiry`.
     ///
     /// # Errors
@@ -38,9 +38,9 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     fn take<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         expiry: Duration,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>>;
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>>;
 
     /// Gives a lease back, if `holder` still has it. With `vain` nobody has to wait for the key for that long,
     /// since what comes is not kept.
@@ -51,40 +51,44 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     fn give_back<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         vain: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// What became of asking for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leased {
+pub enum FillLockState {
     /// It is taken for whoever asked.
-    Taken,
+    Acquired,
     /// Another has it.
     Held,
     /// There is nothing to wait for: what the last holder brought was not kept.
-    Vain,
+    NotStorable,
 }
 
 /// The lease that a flight holds. Given back when it lands.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldFillLock {
     engine: Weak<Engine>,
-    leases: Arc<dyn Leases>,
+    leases: Arc<dyn FillLocks>,
     name: String,
-    holder: Origin,
+    holder: WriterId,
 }
 
-impl Held {
+impl HeldFillLock {
     /// Gives it back, behind the request: once what landed is written, so that whoever takes it next finds that.
-    pub(crate) fn give_back(self, landing: &Landing) {
+    pub(crate) fn give_back(self, landing: &FlightResult) {
         let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
         let shared = engine.shared.as_ref();
         let (written, vain) = match landing {
-            Landing::Landed(entry) => (shared.and_then(|shared| shared.under_way(entry)), None),
-            Landing::Unshared(_) => (None, Some(VAIN)),
-            Landing::Failed | Landing::FailedWith(_) | Landing::Withdrawn => (None, None),
+            FlightResult::Filled(entry) => {
+                (shared.and_then(|shared| shared.under_way(entry)), None)
+            }
+            FlightResult::NotShared(_) => (None, Some(VAIN)),
+            FlightResult::Abandoned | FlightResult::Failed(_) | FlightResult::Withdrawn => {
+                (None, None)
+            }
         };
         engine.tasks.spawn(async move {
             if let Some(mut written) = written {
@@ -105,7 +109,7 @@ impl Larder {
     pub async fn fetch_in_turn<F, Fut>(
         &self,
         scope: &Scope,
-        lead: &mut Lead,
+        lead: &mut Leader,
         lease: Option<Duration>,
         fetch: F,
     ) -> Option<AnyEntry>
@@ -121,9 +125,9 @@ impl Larder {
         // What is of use to nobody else is nobody's to wait for. And without a place in the log nothing can be
         // written for others, nor read from them.
         engine.registry.applied().filter(|_| !lead.is_alone())?;
-        let (name, holder) = (lead.key().store_key(), Origin::random());
+        let (name, holder) = (lead.key().store_key(), WriterId::random());
         // Before it is asked for: it may be taken although no answer comes, or nobody waits for one.
-        lead.hold(Held {
+        lead.hold(HeldFillLock {
             engine: self.downgraded(),
             leases: Arc::clone(leases),
             name: name.clone(),
@@ -146,15 +150,17 @@ impl Larder {
             }
             match taken {
                 // Somebody may have filled it between the look and the lease.
-                Ok(Ok(Leased::Taken)) => return fetch().await,
-                Ok(Ok(Leased::Held)) if Instant::now() < until => {
+                Ok(Ok(FillLockState::Acquired)) => return fetch().await,
+                Ok(Ok(FillLockState::Held)) if Instant::now() < until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     if let Some(entry) = fetch().await {
                         return Some(entry);
                     }
                 }
-                Ok(Ok(Leased::Held | Leased::Vain)) | Ok(Err(_)) | Err(_) => return None,
+                Ok(Ok(FillLockState::Held | FillLockState::NotStorable)) | Ok(Err(_)) | Err(_) => {
+                    return None;
+                }
             }
         }
     }

@@ -30,39 +30,39 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::{
-    clock::Moment, entry::AnyEntry, fill_lock::Held, key::Key, registry::Stamp, scope::Scope,
-    sync::Mutex,
+    clock::Moment, entry::AnyEntry, fill_lock::HeldFillLock, key::Key, registry::Stamp,
+    scope::Scope, sync::Mutex,
 };
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
-pub enum Landing {
+pub enum FlightResult {
     /// It brought an entry, which may have been kept or overtaken by an invalidation.
-    Landed(AnyEntry),
+    Filled(AnyEntry),
     /// What it brought is for its own client alone, for this reason: each asks for itself.
-    Unshared(&'static str),
+    NotShared(&'static str),
     /// What it brought can neither be shared nor refused: another may try.
     Withdrawn,
     /// It brought nothing, by a panic or for want of a word: another may try.
-    Failed,
+    Abandoned,
     /// It brought an error, which those who waited may take when trying again has brought the same.
-    FailedWith(Arc<dyn Any + Send + Sync>),
+    Failed(Arc<dyn Any + Send + Sync>),
 }
 
 /// What those who wait are told.
 #[derive(Clone)]
 pub enum Progress {
     /// The answer has begun; those who came early enough may read along.
-    Begun(Arc<dyn Any + Send + Sync>),
+    Streaming(Arc<dyn Any + Send + Sync>),
     /// It is over.
-    Over(Landing),
+    Done(FlightResult),
 }
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Begun(_) => f.write_str("Begun"),
-            Self::Over(landing) => f.debug_tuple("Over").field(landing).finish(),
+            Self::Streaming(_) => f.write_str("Streaming"),
+            Self::Done(landing) => f.debug_tuple("Done").field(landing).finish(),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Flight {
 
     fn is_over(&self) -> bool {
         let progress = self.progress.get();
-        progress.is_some_and(|progress| matches!(*progress.borrow(), Some(Progress::Over(_))))
+        progress.is_some_and(|progress| matches!(*progress.borrow(), Some(Progress::Done(_))))
     }
 }
 
@@ -139,11 +139,11 @@ pub(crate) struct Patience {
 
 /// What became of asking for a place in a flight.
 #[derive(Debug)]
-pub enum Joined {
+pub enum FlightRole {
     /// None is under way, or the one that is takes too long: this request leads one.
-    Lead(Lead),
+    Leader(Leader),
     /// One is under way.
-    Wait(Wait),
+    Waiter(Waiter),
     /// Waiting would be waiting for oneself: the fill that asks is part of that flight, or holds it up.
     Alone,
     /// The fill that asks is part of that flight for the second time: loading again would never end. These are
@@ -164,14 +164,14 @@ impl Flights {
         arrived: u64,
         now: Moment,
         patience: Patience,
-    ) -> Joined {
+    ) -> FlightRole {
         let fills = scope.fills();
         match fills.iter().filter(|fill| *fill == key).count() {
             0 => {}
-            1 => return Joined::Alone,
+            1 => return FlightRole::Alone,
             _ => {
                 let names = fills.iter().rev().chain([key]);
-                return Joined::Circle(names.map(Key::to_string).collect());
+                return FlightRole::Circle(names.map(Key::to_string).collect());
             }
         }
         let shard = self.shard(hash);
@@ -183,12 +183,12 @@ impl Flights {
             let all = current.with_older();
             let age = now.since(current.began);
             if age < current.joins(patience) || all.len() >= MOST_AT_ONCE {
-                let waits = match Waits::add(&self.waits, fills, key) {
+                let waits = match WaitEdges::add(&self.waits, fills, key) {
                     Ok(waits) => waits,
-                    Err(WouldWaitForItself) => return Joined::Alone,
+                    Err(CircularWait) => return FlightRole::Alone,
                 };
                 // Under the lock: whoever ends the flight finds that somebody waits.
-                return Joined::Wait(Wait::new(&all, arrived, now, patience, waits));
+                return FlightRole::Waiter(Waiter::new(&all, arrived, now, patience, waits));
             }
             older = all;
         }
@@ -196,13 +196,13 @@ impl Flights {
         let flight = Flight::new(key, hash, scope, now, &older);
         place.insert(Arc::clone(&flight));
         drop(flights);
-        Joined::Lead(Lead { shard: Some(Arc::clone(shard)), flight, held: None })
+        FlightRole::Leader(Leader { shard: Some(Arc::clone(shard)), flight, held: None })
     }
 
     /// Leads a flight that nobody joins.
-    pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Lead {
+    pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Leader {
         let flight = Flight::new(key, 0, scope, now, &[]);
-        Lead { shard: None, flight, held: None }
+        Leader { shard: None, flight, held: None }
     }
 
     fn shard(&self, hash: u64) -> &Arc<Shard> {
@@ -217,15 +217,15 @@ impl Flights {
 
 /// The place of whoever asks the origin. Dropping it lets all who wait try again.
 #[derive(Debug)]
-pub struct Lead {
+pub struct Leader {
     /// Where others find the flight; none for one that nobody joins, and once it has ended.
     shard: Option<Arc<Shard>>,
     flight: Arc<Flight>,
     /// The lease by which no other process fills the same.
-    held: Option<Held>,
+    held: Option<HeldFillLock>,
 }
 
-impl Lead {
+impl Leader {
     pub(crate) fn key(&self) -> &Key {
         &self.flight.key
     }
@@ -235,7 +235,7 @@ impl Lead {
         self.shard.is_none()
     }
 
-    pub(crate) fn hold(&mut self, held: Held) {
+    pub(crate) fn hold(&mut self, held: HeldFillLock) {
         self.held = Some(held);
     }
 
@@ -255,14 +255,14 @@ impl Lead {
         self.flight.progress().send_if_modified(|progress| {
             let first = progress.is_none();
             if first {
-                *progress = Some(Progress::Begun(along));
+                *progress = Some(Progress::Streaming(along));
             }
             first
         });
     }
 
     /// Ends the flight.
-    pub fn land(mut self, landing: Landing) {
+    pub fn land(mut self, landing: FlightResult) {
         self.end(landing);
     }
 
@@ -276,7 +276,7 @@ impl Lead {
         }
     }
 
-    fn end(&mut self, landing: Landing) {
+    fn end(&mut self, landing: FlightResult) {
         if let Some(held) = self.held.take() {
             held.give_back(&landing);
         }
@@ -284,20 +284,20 @@ impl Lead {
         // Nobody is there to be told, and nobody can come any more.
         let Some(progress) = self.flight.progress.get() else { return };
         progress.send_if_modified(|progress| {
-            let flying = !matches!(progress, Some(Progress::Over(_)));
+            let flying = !matches!(progress, Some(Progress::Done(_)));
             if flying {
-                *progress = Some(Progress::Over(landing));
+                *progress = Some(Progress::Done(landing));
             }
             flying
         });
     }
 }
 
-impl Drop for Lead {
+impl Drop for Leader {
     fn drop(&mut self) {
         // A caller that goes while it looks has asked the origin for nothing.
         let is_looking = self.flight.is_looking();
-        self.end(if is_looking { Landing::Withdrawn } else { Landing::Failed });
+        self.end(if is_looking { FlightResult::Withdrawn } else { FlightResult::Abandoned });
     }
 }
 
@@ -310,35 +310,35 @@ impl Patience {
 
 /// The place of a waiter.
 #[derive(Debug)]
-pub struct Wait {
-    flights: SmallVec<[Awaited; 1]>,
+pub struct Waiter {
+    flights: SmallVec<[AwaitedFlight; 1]>,
     /// Whether the flight that was heard of last began after this request arrived.
     came_early: bool,
     patience: Duration,
-    _waits: Option<Waits>,
+    _waits: Option<WaitEdges>,
 }
 
 #[derive(Debug)]
-struct Awaited {
+struct AwaitedFlight {
     progress: watch::Receiver<Option<Progress>>,
     came_early: bool,
 }
 
-impl Wait {
+impl Waiter {
     fn new(
         flights: &[Arc<Flight>],
         arrived: u64,
         now: Moment,
         patience: Patience,
-        waits: Option<Waits>,
+        waits: Option<WaitEdges>,
     ) -> Self {
         let awaited = |flight: &Arc<Flight>| {
             let age = now.since(flight.began);
             let is_trusted = patience.trusted.is_none_or(|trusted| age < trusted);
             let came_early = is_trusted && arrived <= flight.stamp.local;
-            Awaited { progress: flight.progress().subscribe(), came_early }
+            AwaitedFlight { progress: flight.progress().subscribe(), came_early }
         };
-        let awaited: SmallVec<[Awaited; 1]> = flights.iter().map(awaited).collect();
+        let awaited: SmallVec<[AwaitedFlight; 1]> = flights.iter().map(awaited).collect();
         let left = flights[0].joins(patience).saturating_sub(now.since(flights[0].began));
         Self {
             came_early: awaited[0].came_early,
@@ -363,17 +363,17 @@ impl Wait {
     /// Waits for an answer to read along, where that is allowed, or for the end of a flight.
     pub async fn progress(&mut self) -> Progress {
         self.hear(|progress, early| match progress {
-            Progress::Begun(_) => early,
-            Progress::Over(_) => true,
+            Progress::Streaming(_) => early,
+            Progress::Done(_) => true,
         })
         .await
     }
 
     /// Waits for the end of a flight.
-    pub async fn landing(&mut self) -> Landing {
-        match self.hear(|progress, _| matches!(progress, Progress::Over(_))).await {
-            Progress::Over(landing) => landing,
-            Progress::Begun(_) => Landing::Failed,
+    pub async fn landing(&mut self) -> FlightResult {
+        match self.hear(|progress, _| matches!(progress, Progress::Done(_))).await {
+            Progress::Done(landing) => landing,
+            Progress::Streaming(_) => FlightResult::Abandoned,
         }
     }
 
@@ -392,15 +392,15 @@ impl Wait {
     }
 }
 
-impl Awaited {
+impl AwaitedFlight {
     async fn hear(&mut self, is_meant: &impl Fn(&Progress, bool) -> bool) -> Progress {
         let early = self.came_early;
         let told = self.progress.wait_for(|progress| {
             progress.as_ref().is_some_and(|progress| is_meant(progress, early))
         });
-        // A sender that is gone without a word cannot be: `Lead` says so when it is dropped.
+        // A sender that is gone without a word cannot be: `Leader` says so when it is dropped.
         let told = told.await.ok().and_then(|progress| progress.clone());
-        told.unwrap_or(Progress::Over(Landing::Failed))
+        told.unwrap_or(Progress::Done(FlightResult::Abandoned))
     }
 }
 
@@ -409,28 +409,28 @@ type Edges = HashMap<Key, Vec<Key>>;
 
 /// The edges of one wait. Gone with it.
 #[derive(Debug)]
-struct Waits {
+struct WaitEdges {
     edges: Arc<Mutex<Edges>>,
     from: Vec<Key>,
     to: Key,
 }
 
 /// The wait would close a circle.
-struct WouldWaitForItself;
+struct CircularWait;
 
-impl Waits {
+impl WaitEdges {
     /// Adds the wait of these fills for a key. Outside of fills there is nothing to add.
     fn add(
         edges: &Arc<Mutex<Edges>>,
         fills: Vec<Key>,
         key: &Key,
-    ) -> Result<Option<Self>, WouldWaitForItself> {
+    ) -> Result<Option<Self>, CircularWait> {
         if fills.is_empty() {
             return Ok(None);
         }
         let mut all = edges.lock();
         if leads_to(&all, key, &fills) {
-            return Err(WouldWaitForItself);
+            return Err(CircularWait);
         }
         for fill in &fills {
             all.entry(fill.clone()).or_default().push(key.clone());
@@ -455,7 +455,7 @@ fn leads_to(edges: &Edges, key: &Key, fills: &[Key]) -> bool {
     false
 }
 
-impl Drop for Waits {
+impl Drop for WaitEdges {
     fn drop(&mut self) {
         let mut all = self.edges.lock();
         for fill in &self.from {

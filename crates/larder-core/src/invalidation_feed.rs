@@ -3,14 +3,14 @@
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
-    bus::{Origin, Record},
+    bus::{Record, WriterId},
     larder::Larder,
     target::{Mode, Selector},
 };
 
 /// What was invalidated, by whom, in the order of the log.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct InvalidationEvent {
     /// Hard or soft.
     pub mode: Mode,
     /// What was named, with what the rules added.
@@ -24,35 +24,35 @@ pub struct Seen {
 
 /// What is told, and whether it stands for more than one.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct FeedMessage {
     pub(crate) record: Record,
     pub(crate) missed: bool,
 }
 
 /// The invalidations from now on.
 #[derive(Debug)]
-pub struct Invalidations {
-    records: broadcast::Receiver<Told>,
-    origin: Origin,
+pub struct InvalidationFeed {
+    records: broadcast::Receiver<FeedMessage>,
+    origin: WriterId,
 }
 
 impl Larder {
     /// The invalidations of all processes that share the log, from now on, as they act here: to drop what the
     /// application keeps elsewhere, or to tell a delivery network.
     #[doc(alias("subscribe", "invalidation events", "change feed"))]
-    pub fn invalidations(&self) -> Invalidations {
+    pub fn invalidations(&self) -> InvalidationFeed {
         let engine = self.engine();
-        Invalidations { records: engine.feed.subscribe(), origin: engine.origin }
+        InvalidationFeed { records: engine.feed.subscribe(), origin: engine.origin }
     }
 }
 
-impl Invalidations {
+impl InvalidationFeed {
     /// The next one. `None` once the larder is gone.
     ///
     /// Whoever is more than a thousand behind has missed some, and is told that everything was invalidated.
-    pub async fn next(&mut self) -> Option<Seen> {
+    pub async fn next(&mut self) -> Option<InvalidationEvent> {
         match self.records.recv().await {
-            Ok(Told { record, missed }) => Some(Seen {
+            Ok(FeedMessage { record, missed }) => Some(InvalidationEvent {
                 mode: record.mode,
                 what: record.what,
                 own: record.origin == self.origin,
@@ -60,7 +60,7 @@ impl Invalidations {
             }),
             Err(RecvError::Lagged(_)) => {
                 let what = vec![Selector::Everything];
-                Some(Seen { mode: Mode::Hard, what, own: false, missed: true })
+                Some(InvalidationEvent { mode: Mode::Hard, what, own: false, missed: true })
             }
             Err(RecvError::Closed) => None,
         }

@@ -129,10 +129,10 @@ impl KeyBuf {
     ///
     /// # Errors
     ///
-    /// [`KeyTooLong`] where the parts together are longer than [`MAX_KEY_BYTES`].
-    pub fn finish(&self) -> Result<Key, KeyTooLong> {
+    /// [`KeyTooLongError`] where the parts together are longer than [`MAX_KEY_BYTES`].
+    pub fn finish(&self) -> Result<Key, KeyTooLongError> {
         if self.is_too_long() {
-            return Err(KeyTooLong { bytes: self.bytes.len() + self.missing });
+            return Err(KeyTooLongError { bytes: self.bytes.len() + self.missing });
         }
         Ok(Key { bytes: SmallVec::from_slice(&self.bytes) })
     }
@@ -206,8 +206,8 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyTooLong`] where there is no room for it.
-    pub fn with_part(&self, part: &[u8]) -> Result<Self, KeyTooLong> {
+    /// [`KeyTooLongError`] where there is no room for it.
+    pub fn with_part(&self, part: &[u8]) -> Result<Self, KeyTooLongError> {
         let mut key = KeyBuf::continued(self.as_bytes());
         key.push(part);
         key.finish()
@@ -291,17 +291,17 @@ fn escape(part: &[u8], out: &mut String) {
 
 /// A key was longer than [`MAX_KEY_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyTooLong {
+pub struct KeyTooLongError {
     bytes: usize,
 }
 
-impl fmt::Display for KeyTooLong {
+impl fmt::Display for KeyTooLongError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the key has {} bytes, at most {MAX_KEY_BYTES} are allowed", self.bytes)
     }
 }
 
-impl std::error::Error for KeyTooLong {}
+impl std::error::Error for KeyTooLongError {}
 
 /// What names an object: a text, a number, or up to four of them.
 ///

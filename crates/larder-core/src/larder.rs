@@ -13,20 +13,20 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use crate::{
-    budget::TakenBytes,
+    budget::ReservedBytes,
     builder::LarderBuilder,
     bus::Record,
     clock::{Clock, Moment},
-    engine::{Engine, Standing},
-    entry::{AnyEntry, Entry, Origins, Value},
-    flight::{Joined, Lead, Patience},
+    engine::{Engine, EntryState},
+    entry::{AnyEntry, Entry, EntryMetadata, Value},
+    flight::{FlightRole, Leader, Patience},
     key::{IntoName, Key, KeyBuf, Kind, escaped},
     lifetime::Lifetime,
-    object::{self, Fill, LoadError},
+    object::{self, LoadError, Loading},
     observe::{LogStats, MemoryStats, Meter, Stats},
     policy::Policy,
-    scope::{Opened, Scope, Scoped, StoreWaits},
-    second_level::Wanted,
+    scope::{Scope, ScopeOwner, Scoped, StoreWaits},
+    second_level::StoreLookup,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
     tiers::Tiers,
@@ -61,7 +61,7 @@ pub struct Larder {
 
 /// An entry that is about to be made, before its scope has its say.
 #[derive(Debug)]
-pub struct Draft {
+pub struct EntryDraft {
     /// Its name.
     pub key: Key,
     /// Its own tags, the most important first.
@@ -122,7 +122,7 @@ impl Larder {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         self.get_or_fill(Kind::Object, name, policy, load).await
@@ -147,7 +147,7 @@ impl Larder {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         object::get_or_fill(self, kind, name.into_name(), policy.into(), load).await
@@ -395,7 +395,7 @@ impl Larder {
     pub async fn fetch<V: Value>(
         &self,
         scope: &Scope,
-        wanted: Wanted<'_>,
+        wanted: StoreLookup<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         match &self.engine.shared {
@@ -422,7 +422,7 @@ impl Larder {
 
     /// How an entry stands.
     #[inline]
-    pub fn standing(&self, entry: &AnyEntry, now: Moment) -> Standing {
+    pub fn standing(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         self.engine.standing(entry, now)
     }
 
@@ -440,13 +440,13 @@ impl Larder {
 
     /// The scope in which a value is asked for. Where requests have scopes, one that is asked for in none is
     /// most likely asked for in a task of a handler that left its scope behind.
-    pub(crate) fn scope_of_value(&self) -> (Scope, Opened) {
+    pub(crate) fn scope_of_value(&self) -> (Scope, ScopeOwner) {
         match Scope::current(self.engine.origin) {
-            Some(scope) => (scope, Opened::Around),
+            Some(scope) => (scope, ScopeOwner::Enclosing),
             None => {
                 self.engine.orphans.note_value();
                 // A hit waits for no store: a miss counts its waits.
-                (self.bare_scope(), Opened::Here)
+                (self.bare_scope(), ScopeOwner::ThisCall)
             }
         }
     }
@@ -495,7 +495,13 @@ impl Larder {
     }
 
     /// A place in the flight of a key, for a waiter that is patient for `wait`.
-    pub fn join(&self, key: (u64, &Key), scope: &Scope, arrived: u64, wait: Duration) -> Joined {
+    pub fn join(
+        &self,
+        key: (u64, &Key),
+        scope: &Scope,
+        arrived: u64,
+        wait: Duration,
+    ) -> FlightRole {
         let engine = &self.engine;
         let trusted = engine.bus.is_shared().then_some(engine.lease);
         let patience = Patience { wait, trusted };
@@ -503,7 +509,7 @@ impl Larder {
     }
 
     /// A flight that nobody joins, for what is of no use to anybody else.
-    pub fn lead_alone(&self, key: &Key, scope: &Scope) -> Lead {
+    pub fn lead_alone(&self, key: &Key, scope: &Scope) -> Leader {
         self.engine.flights.alone(key, scope, self.engine.clock.now())
     }
 
@@ -514,7 +520,7 @@ impl Larder {
     /// Why it cannot be one, by name.
     pub fn entry<V: Value>(
         &self,
-        draft: Draft,
+        draft: EntryDraft,
         scope: &Scope,
         value: V,
     ) -> Result<AnyEntry, &'static str> {
@@ -543,7 +549,7 @@ impl Larder {
         }
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
         let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
-        let origins = Origins {
+        let origins = EntryMetadata {
             hash,
             id,
             ends,
@@ -587,8 +593,8 @@ impl Larder {
     }
 
     /// Nothing yet of the bytes that all running fills share.
-    pub fn fill_bytes(&self) -> TakenBytes {
-        TakenBytes::none(&self.engine.fill_bytes)
+    pub fn fill_bytes(&self) -> ReservedBytes {
+        ReservedBytes::none(&self.engine.fill_bytes)
     }
 
     /// Leave to run one more refresh, unless as many as allowed run.
@@ -621,7 +627,7 @@ impl Larder {
     }
 
     /// What every entry carries beside the tags it was given: its kind, and its namespace.
-    fn with_own_tags(&self, draft: &Draft) -> Vec<Tag> {
+    fn with_own_tags(&self, draft: &EntryDraft) -> Vec<Tag> {
         let kind = Tag::of_kind(draft.key.kind());
         let mut tags: Vec<Tag> = Vec::with_capacity(draft.tags.len() + 2);
         for tag in draft.tags.iter().map(|tag| tag.within(&self.namespace)) {

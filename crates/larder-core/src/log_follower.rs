@@ -15,10 +15,10 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    bus::{Bus, BusError, BusErrorKind, Origin, Position, Record},
+    bus::{Bus, BusError, BusErrorKind, Position, Record, WriterId},
     clock::{Moment, jittered},
     engine::Engine,
-    invalidation_feed::Told,
+    invalidation_feed::FeedMessage,
     target::{Mode, Selector},
 };
 
@@ -103,9 +103,9 @@ impl Follower {
             let engine = self.engine.upgrade()?;
             let empty = match read {
                 Ok(records) => match apply(&engine, at, &records) {
-                    Applied::All => records.is_empty(),
-                    Applied::Gap => return None,
-                    Applied::Other => {
+                    ApplyOutcome::All => records.is_empty(),
+                    ApplyOutcome::Gap => return None,
+                    ApplyOutcome::Other => {
                         *engine.lost.lock() = Some(at.epoch);
                         return None;
                     }
@@ -141,70 +141,70 @@ impl Follower {
             engine.register_scheduled().await;
             engine.observer.followed(&engine.log_stats(), engine.registry.waiting().0);
             match self.compare(&engine, now, empty).await {
-                End::Fits => {}
-                End::Ahead(end) => owed = owed.or(Some((now, end))),
-                End::Behind => return None,
+                LogEnd::Fits => {}
+                LogEnd::Ahead(end) => owed = owed.or(Some((now, end))),
+                LogEnd::Behind => return None,
             }
         }
     }
 
     /// Asks for the end of the log. Only an end that was asked for proves anything: a read that brings
     /// nothing is what an emptied log answers for ever.
-    async fn compare(&self, engine: &Engine, asked: Moment, read_nothing: bool) -> End {
-        let Ok(end) = self.bus.end(None).await else { return End::Fits };
-        let Some(applied) = engine.registry.applied() else { return End::Behind };
+    async fn compare(&self, engine: &Engine, asked: Moment, read_nothing: bool) -> LogEnd {
+        let Ok(end) = self.bus.end(None).await else { return LogEnd::Fits };
+        let Some(applied) = engine.registry.applied() else { return LogEnd::Behind };
         if end.epoch != applied.epoch {
-            return End::Behind;
+            return LogEnd::Behind;
         }
         if end.number < applied.number || *engine.lost.lock() == Some(end.epoch) {
-            return End::Behind;
+            return LogEnd::Behind;
         }
         if end.number == applied.number {
             engine.proof.renew(asked);
-            return End::Fits;
+            return LogEnd::Fits;
         }
         // More is there, yet a read brought nothing: they were trimmed, or the read is deaf. One more read
         // tells, since the end may simply have moved since.
         if read_nothing && self.bus.read(applied, Duration::ZERO).await.is_ok_and(|r| r.is_empty())
         {
-            return End::Behind;
+            return LogEnd::Behind;
         }
-        End::Ahead(end)
+        LogEnd::Ahead(end)
     }
 }
 
-enum End {
+enum LogEnd {
     Fits,
     /// More is there, and on its way.
     Ahead(Position),
     Behind,
 }
 
-enum Applied {
+enum ApplyOutcome {
     All,
     Gap,
     /// The log has another record where it took one of ours.
     Other,
 }
 
-fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> Applied {
+fn apply(engine: &Engine, at: Position, records: &[(u64, crate::Record)]) -> ApplyOutcome {
     let mut expected = at.number;
     for (number, record) in records {
         expected += 1;
         if *number != expected {
-            return Applied::Gap;
+            return ApplyOutcome::Gap;
         }
         if engine.registry.contradicts(Position { number: *number, ..at }, record) {
-            return Applied::Other;
+            return ApplyOutcome::Other;
         }
         engine.registry.apply(*number, record, engine.clock.now());
         if engine.feed.receiver_count() > 0 {
-            drop(engine.feed.send(Told { record: record.clone(), missed: false }));
+            drop(engine.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
     }
     note_seen(engine, Position { number: expected, ..at });
     engine.advanced.notify_waiters();
-    Applied::All
+    ApplyOutcome::All
 }
 
 fn note_seen(engine: &Engine, at: Position) {
@@ -216,7 +216,7 @@ fn note_seen(engine: &Engine, at: Position) {
 
 /// Who said it, and how often, is not known any more.
 fn tell_of_missed(engine: &Engine, record: Record) {
-    drop(engine.feed.send(Told { record, missed: true }));
+    drop(engine.feed.send(FeedMessage { record, missed: true }));
 }
 
 /// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends again what
@@ -264,7 +264,7 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             engine.registry.open_view(end, horizon, &records, engine.clock.now());
             if before.is_some() {
                 let what = vec![Selector::Everything];
-                let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+                let record = Record { origin: WriterId::random(), mode: Mode::Hard, what };
                 tell_of_missed(engine, record);
             }
         }

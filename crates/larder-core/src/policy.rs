@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    consistency::Consistency, key::Kind, larder::Larder, lifetime::Lifetime, sealing::NotSealed,
+    consistency::Consistency, key::Kind, larder::Larder, lifetime::Lifetime, sealing::SealError,
     tag::Tag, tiers::Tiers,
 };
 
@@ -128,7 +128,7 @@ impl Policy {
     ///
     /// When this larder has a shared store and no key to seal with. A policy that is later used with another
     /// such larder keeps its values in memory alone.
-    pub fn sealed(mut self, larder: &Larder) -> Result<Self, NotSealed> {
+    pub fn sealed(mut self, larder: &Larder) -> Result<Self, SealError> {
         self.tiers = self.tiers.sealed(larder)?;
         Ok(self)
     }

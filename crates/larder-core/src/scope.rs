@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::{bus::Origin, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
+use crate::{bus::WriterId, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
 
 /// For whom what is made in a scope is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Audience {
 /// Where things are read and gathered. Cheap to clone; a clone is the same scope.
 #[derive(Clone)]
 pub struct Scope {
-    origin: Origin,
+    origin: WriterId,
     stamp: Stamp,
     parts: Option<Arc<Parts>>,
     /// Whether nothing that is kept may be served here, since it may have been invalidated elsewhere.
@@ -105,13 +105,13 @@ struct Parts {
     around: Option<Arc<Parts>>,
     fills: Option<Key>,
     audience: Audience,
-    gathered: Mutex<Gathered>,
+    gathered: Mutex<ScopeContents>,
 }
 
 /// What a scope has gathered.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Gathered {
+pub struct ScopeContents {
     /// The tags of all parts and of the application, each once.
     pub tags: Vec<Tag>,
     /// When the first part ends that ends by itself.
@@ -128,7 +128,7 @@ pub struct Gathered {
     pub(crate) oldest: Option<Stamp>,
 }
 
-impl Default for Gathered {
+impl Default for ScopeContents {
     fn default() -> Self {
         Self {
             tags: Vec::new(),
@@ -142,7 +142,7 @@ impl Default for Gathered {
     }
 }
 
-impl Gathered {
+impl ScopeContents {
     fn add_tags(&mut self, tags: impl IntoIterator<Item = Tag>) {
         for tag in tags {
             if self.tags.len() >= MOST_TAGS {
@@ -165,16 +165,16 @@ impl Gathered {
 
 /// Who opened the scope in which a value is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opened {
+pub(crate) enum ScopeOwner {
     /// Somebody around, who may have read something already.
-    Around,
+    Enclosing,
     /// The call itself.
-    Here,
+    ThisCall,
 }
 
 /// How a part acts on the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartOf {
+pub struct PartTraits {
     /// Whether the end of its freshness ends that of the whole.
     pub cuts: bool,
     /// Whether it was made for one partition only.
@@ -186,18 +186,18 @@ pub struct PartOf {
 }
 
 impl Scope {
-    pub(crate) fn open(origin: Origin, stamp: Stamp) -> Self {
+    pub(crate) fn open(origin: WriterId, stamp: Stamp) -> Self {
         Self { origin, stamp, parts: None, distrusts: false, bound: None, waits: None }
     }
 
     /// The scope that the current task is in, if it is one of the larder of this origin.
-    pub(crate) fn current(origin: Origin) -> Option<Self> {
+    pub(crate) fn current(origin: WriterId) -> Option<Self> {
         CURRENT
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
     }
 
     /// Whether the current scope of the larder of this origin, if there is one, takes nothing that is kept.
-    pub(crate) fn is_distrusted(origin: Origin) -> bool {
+    pub(crate) fn is_distrusted(origin: WriterId) -> bool {
         CURRENT.with_borrow(|scopes| {
             let own = scopes.iter().rev().find(|scope| scope.origin == origin);
             own.is_some_and(|scope| scope.distrusts)
@@ -275,7 +275,7 @@ impl Scope {
     }
 
     /// Adds an entry as a part.
-    pub fn add_part<V: ?Sized>(&self, entry: &Entry<V>, part: PartOf) {
+    pub fn add_part<V: ?Sized>(&self, entry: &Entry<V>, part: PartTraits) {
         self.add_tags(entry.tags().iter().cloned());
         self.gather(|gathered| {
             if part.cuts {
@@ -299,7 +299,7 @@ impl Scope {
     }
 
     /// Adds what was gathered for a part that is not kept, for this reason: then neither is the whole.
-    pub fn add_unkept(&self, part: Gathered, why: &'static str) {
+    pub fn add_unkept(&self, part: ScopeContents, why: &'static str) {
         self.gather(|gathered| {
             gathered.add_tags(part.tags);
             gathered.until = gathered.until.min(part.until);
@@ -322,14 +322,14 @@ impl Scope {
     }
 
     /// What was gathered so far.
-    pub fn gathered(&self) -> Gathered {
+    pub fn gathered(&self) -> ScopeContents {
         self.parts.as_ref().map(|parts| parts.gathered.lock().clone()).unwrap_or_default()
     }
 
     /// Makes this the current scope of the thread until the guard is dropped.
-    pub fn enter(&self) -> Entered {
+    pub fn enter(&self) -> ScopeGuard {
         CURRENT.with_borrow_mut(|scopes| scopes.push(self.clone()));
-        Entered(PhantomData)
+        ScopeGuard(PhantomData)
     }
 
     /// Polls `future` inside this scope, wherever it is polled. A task that is spawned by hand takes its
@@ -359,7 +359,7 @@ impl Scope {
         Self { parts: Some(Arc::new(parts)), ..self.clone() }
     }
 
-    fn gather(&self, change: impl FnOnce(&mut Gathered)) {
+    fn gather(&self, change: impl FnOnce(&mut ScopeContents)) {
         if let Some(parts) = &self.parts {
             change(&mut parts.gathered.lock());
         }
@@ -375,9 +375,9 @@ impl fmt::Debug for Scope {
 /// Gives the thread its former scope back when dropped. It stays on its thread: held over an `.await` it could
 /// take a scope from another.
 #[derive(Debug)]
-pub struct Entered(PhantomData<*const ()>);
+pub struct ScopeGuard(PhantomData<*const ()>);
 
-impl Drop for Entered {
+impl Drop for ScopeGuard {
     fn drop(&mut self) {
         // Dropped after the borrow has ended: what a scope holds may be anything.
         drop(CURRENT.with_borrow_mut(Vec::pop));

@@ -59,9 +59,9 @@ impl SealingKeys {
 
 /// What may be shared only under seal was to be kept by a larder whose store has no keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotSealed(pub(crate) ());
+pub struct SealError(pub(crate) ());
 
-impl fmt::Display for NotSealed {
+impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "what has to be sealed would reach a store without a key: give `LarderBuilder::sealed` one, or \
@@ -70,7 +70,7 @@ impl fmt::Display for NotSealed {
     }
 }
 
-impl std::error::Error for NotSealed {}
+impl std::error::Error for SealError {}
 
 impl fmt::Debug for SealingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,12 +20,12 @@ use tokio::{
 use crate::{
     clock::Moment,
     engine::Engine,
-    entry::{AnyEntry, Encoded, Entry, Origins, Value},
-    envelope::{Codec, Contents, Header, Unreadable},
+    entry::{AnyEntry, Encoded, Entry, EntryMetadata, Value},
+    envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
     lifetime::Ends,
-    observe::{SharedStats, striped::Striped},
-    registry::{Marks, Reach},
+    observe::{SecondLevelStats, striped::Striped},
+    registry::{TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},
     store::{Store, StoreError},
@@ -34,7 +34,7 @@ use crate::{
 
 /// What is asked for in the store.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct StoreLookup<'a> {
     /// Its name.
     pub key: &'a Key,
     /// What it has to look like.
@@ -45,7 +45,7 @@ pub struct Wanted<'a> {
 
 /// The store and what is counted for it.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SecondLevel {
     store: Arc<dyn Store>,
     codec: Codec,
     writes: Arc<Semaphore>,
@@ -70,7 +70,7 @@ enum Count {
 
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
-impl Shared {
+impl SecondLevel {
     pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Option<Duration>) -> Self {
         let deadline = store.deadline().unwrap_or(READ_DEADLINE);
         let wait_limit = wait_limit.unwrap_or_else(|| WAIT_LIMIT.max(deadline));
@@ -84,10 +84,10 @@ impl Shared {
         }
     }
 
-    pub(crate) fn stats(&self) -> SharedStats {
+    pub(crate) fn stats(&self) -> SecondLevelStats {
         let sums = self.counts.sums();
         let of = |what: Count| sums[what as usize];
-        SharedStats {
+        SecondLevelStats {
             hits: of(Count::Hit),
             misses: of(Count::Miss),
             writes: of(Count::Write),
@@ -104,7 +104,7 @@ impl Shared {
         self: &Arc<Self>,
         engine: &Arc<Engine>,
         scope: &Scope,
-        wanted: Wanted<'_>,
+        wanted: StoreLookup<'_>,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         wanted.tiers.in_shared(self.seals())?;
@@ -118,17 +118,17 @@ impl Shared {
         } else {
             self.opened_apart(engine, found, wanted).await
         };
-        let judged = opened.and_then(|Contents { header, payload, room: _room }| {
+        let judged = opened.and_then(|EnvelopeContents { header, payload, room: _room }| {
             self.judge(engine, wanted, header, payload, stamp, decode)
         });
         let entry = match judged {
             Ok(entry) => entry,
-            Err(Unreadable::OtherVersion) => None,
-            Err(Unreadable::NoRoom) => {
+            Err(EnvelopeError::OtherVersion) => None,
+            Err(EnvelopeError::NoRoom) => {
                 self.count(Count::Dropped);
                 None
             }
-            Err(Unreadable::Corrupt | Unreadable::OtherKey) => {
+            Err(EnvelopeError::Corrupt | EnvelopeError::OtherKey) => {
                 self.count(Count::Corrupt);
                 self.forget(&name).await;
                 None
@@ -143,27 +143,28 @@ impl Shared {
         self: &Arc<Self>,
         engine: &Arc<Engine>,
         found: Bytes,
-        wanted: Wanted<'_>,
-    ) -> Result<Contents, Unreadable> {
+        wanted: StoreLookup<'_>,
+    ) -> Result<EnvelopeContents, EnvelopeError> {
         let (shared, engine) = (Arc::clone(self), Arc::clone(engine));
         let (key, schema) = (wanted.key.clone(), wanted.schema);
         let opening = move || shared.codec.open(found, &key, schema, &engine.fill_bytes);
         // An error is the end of the runtime.
-        tokio::task::spawn_blocking(opening).await.unwrap_or(Err(Unreadable::NoRoom))
+        tokio::task::spawn_blocking(opening).await.unwrap_or(Err(EnvelopeError::NoRoom))
     }
 
     fn judge<V: Value>(
         &self,
         engine: &Arc<Engine>,
-        wanted: Wanted<'_>,
+        wanted: StoreLookup<'_>,
         header: Header,
         payload: Bytes,
         stamp: crate::Stamp,
         decode: impl FnOnce(Bytes) -> Option<V>,
-    ) -> Result<Option<AnyEntry>, Unreadable> {
-        let Wanted { key, tiers, .. } = wanted;
+    ) -> Result<Option<AnyEntry>, EnvelopeError> {
+        let StoreLookup { key, tiers, .. } = wanted;
         let places = engine.registry.places(&header.tags);
-        if engine.registry.reach_shared(key, &header.tags, &places, header.filled) != Reach::Clean {
+        if engine.registry.reach_shared(key, &header.tags, &places, header.filled) != Verdict::Valid
+        {
             return Ok(None);
         }
         let now = engine.clock.now();
@@ -188,17 +189,17 @@ impl Shared {
         if now >= ends.fresh {
             return Ok(None);
         }
-        let value = decode(payload).ok_or(Unreadable::Corrupt)?;
+        let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
         // The log's number stays that of the fill; ours is that of this promotion.
         let stamp = crate::Stamp { log: Some(header.filled), ..stamp };
-        let origins = Origins {
+        let origins = EntryMetadata {
             hash: engine.memory.hash(key.as_bytes()),
             // A number tells apart what memory holds and what is on its way to the store; what comes from there and
             // stays out of memory is neither.
             id: if tiers.in_memory().is_some() { engine.memory.next_id() } else { 0 },
             ends,
             stamp,
-            marks: Marks::new(stamp, &places),
+            marks: TagMarks::new(stamp, &places),
             tags: header.tags,
             cost: header.cost,
             tiers,

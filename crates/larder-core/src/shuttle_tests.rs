@@ -13,14 +13,14 @@ use shuttle::{
 };
 
 use crate::{
-    bus::{Epoch, Origin, Position, Record},
+    bus::{Epoch, Position, Record, WriterId},
     clock::{Clock, Moment},
-    entry::{AnyEntry, Entry, Origins, Value},
-    flight::{Flights, Joined, Landing, Lead, Patience},
+    entry::{AnyEntry, Entry, EntryMetadata, Value},
+    flight::{FlightResult, FlightRole, Flights, Leader, Patience},
     key::{Key, KeyBuf, Kind},
     lifetime::Lifetime,
     memory::{Eviction, Memory},
-    registry::{Options, Reach, Registry, Stamp},
+    registry::{Options, Registry, Stamp, Verdict},
     scope::Scope,
     tag::Tag,
     target::{Mode, Selector},
@@ -46,7 +46,7 @@ struct World {
     registry: Registry,
     memory: Memory,
     flights: Flights,
-    origin: Origin,
+    origin: WriterId,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
             registry: Registry::new(options),
             memory: Memory::new(1 << 20, Eviction::Lru, Clock::start()),
             flights: Flights::new(),
-            origin: Origin::random(),
+            origin: WriterId::random(),
         })
     }
 
@@ -79,7 +79,7 @@ impl World {
     fn entry(&self, stamp: Stamp, version: u64) -> AnyEntry {
         let key = Self::key();
         let ends = Lifetime::fresh_for(Duration::from_secs(60));
-        let origins = Origins {
+        let origins = EntryMetadata {
             hash: self.memory.hash(key.as_bytes()),
             id: self.memory.next_id(),
             ends: ends.ends(Moment::START, Duration::from_secs(60), 0),
@@ -93,7 +93,7 @@ impl World {
     }
 
     fn is_valid(&self, entry: &AnyEntry) -> bool {
-        self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) == Reach::Clean
+        self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) == Verdict::Valid
     }
 
     /// Reads through the cache, as a request does.
@@ -133,21 +133,21 @@ impl World {
             let place = (hash, &key);
             let patience = Patience { wait: Duration::MAX, trusted: None };
             match self.flights.join(place, &scope, arrived, Moment::START, patience) {
-                Joined::Alone | Joined::Circle(_) => {
+                FlightRole::Alone | FlightRole::Circle(_) => {
                     unreachable!("no scope here is inside a fill")
                 }
-                Joined::Lead(lead) => return self.lead(lead, scope.stamp()),
-                Joined::Wait(mut wait) => match block_on(wait.landing()) {
-                    Landing::Landed(entry) if wait.came_early() => return version(&entry),
+                FlightRole::Leader(lead) => return self.lead(lead, scope.stamp()),
+                FlightRole::Waiter(mut wait) => match block_on(wait.landing()) {
+                    FlightResult::Filled(entry) if wait.came_early() => return version(&entry),
                     _ => {}
                 },
             }
         }
     }
 
-    fn lead(&self, lead: Lead, stamp: Stamp) -> u64 {
+    fn lead(&self, lead: Leader, stamp: Stamp) -> u64 {
         let entry = self.fill(stamp);
-        lead.land(Landing::Landed(entry.clone()));
+        lead.land(FlightResult::Filled(entry.clone()));
         version(&entry)
     }
 
@@ -155,7 +155,7 @@ impl World {
     fn write(&self, version: u64) {
         self.row.store(version, Ordering::SeqCst);
         let what = vec![Selector::Tag(Tag::new("row"))];
-        let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+        let record = Record { origin: WriterId::random(), mode: Mode::Hard, what };
         drop(self.registry.begin(record, Moment::START));
     }
 }
@@ -280,13 +280,13 @@ fn a_stamp_with_a_number_of_the_log_is_behind_what_that_record_has_done() {
             let applying = Arc::clone(&registry);
             let applies = thread::spawn(move || {
                 let what = World::tags().into_iter().map(Selector::Tag).collect();
-                let record = Record { origin: Origin::random(), mode: Mode::Hard, what };
+                let record = Record { origin: WriterId::random(), mode: Mode::Hard, what };
                 applying.apply(8, &record, Moment::START);
             });
             let stamp = registry.stamp();
             let reach = registry.reach(&part, || (&key, &tags));
             let follows = stamp.log.is_some_and(|at| at.number == 8);
-            assert!(!follows || reach == Reach::Hard, "{stamp:?}: {reach:?}");
+            assert!(!follows || reach == Verdict::Invalid, "{stamp:?}: {reach:?}");
             applies.join().expect("it does not panic");
         },
         SCHEDULES,

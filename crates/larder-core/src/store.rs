@@ -54,7 +54,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Values of more bytes than this are not written to the store, and counted in
-    /// [`SharedStats::too_large`](crate::SharedStats::too_large). Without a limit all are.
+    /// [`SecondLevelStats::too_large`](crate::SecondLevelStats::too_large). Without a limit all are.
     fn max_value_bytes(&self) -> Option<usize> {
         None
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{larder::Larder, sealing::NotSealed};
+use crate::{larder::Larder, sealing::SealError};
 
 /// The tiers in which something is kept, and for how long in each.
 ///
@@ -57,9 +57,9 @@ impl Tiers {
     /// # Errors
     ///
     /// When the larder has a store and no key to seal with.
-    pub fn sealed(mut self, larder: &Larder) -> Result<Self, NotSealed> {
+    pub fn sealed(mut self, larder: &Larder) -> Result<Self, SealError> {
         if self.shared.is_some() && larder.has_store() && !larder.seals() {
-            return Err(NotSealed(()));
+            return Err(SealError(()));
         }
         self.sealed = true;
         Ok(self)

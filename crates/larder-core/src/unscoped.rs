@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counts values that were asked for outside of every scope although requests have scopes.
 #[derive(Debug, Default)]
-pub(crate) struct Orphans {
+pub(crate) struct UnscopedLoads {
     /// Whether a layer has opened a scope.
     layered: AtomicBool,
     values: AtomicU64,
 }
 
-impl Orphans {
+impl UnscopedLoads {
     #[inline]
     pub(crate) fn note_layer(&self) {
         // Read before it is written: all threads come here, once for each request.

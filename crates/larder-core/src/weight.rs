@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer, ser};
 
 /// What is found out about a value by letting it write itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Weighed {
+pub(crate) struct ValueWeight {
     /// About how many bytes it takes, itself and all that it holds.
     pub(crate) bytes: usize,
     /// Whether its bytes in a store would read as another value: MessagePack writes `Some(None)` and `Some(())` as it
@@ -19,28 +19,28 @@ pub(crate) struct Weighed {
 }
 
 /// Weighs a value.
-pub(crate) fn of<T: Serialize>(value: &T) -> Weighed {
-    let mut weigher = Weigher { bytes: 0, wrote_nil: false, is_lossy: false };
+pub(crate) fn of<T: Serialize>(value: &T) -> ValueWeight {
+    let mut weigher = WeighingSerializer { bytes: 0, wrote_nil: false, is_lossy: false };
     // What cannot be written is not kept anywhere else either.
     match value.serialize(&mut weigher) {
         // Fields that are not written take their place all the same.
-        Ok(()) | Err(Unwritable) => {
+        Ok(()) | Err(NotSerializable) => {
             let bytes = weigher.bytes.max(size_of::<T>());
-            Weighed { bytes, is_lossy: weigher.is_lossy }
+            ValueWeight { bytes, is_lossy: weigher.is_lossy }
         }
     }
 }
 
-struct Weigher {
+struct WeighingSerializer {
     bytes: usize,
     /// Whether the last value is written as nothing.
     wrote_nil: bool,
     is_lossy: bool,
 }
 
-impl Weigher {
+impl WeighingSerializer {
     #[allow(clippy::unnecessary_wraps, reason = "it is what a serializer gives")]
-    fn add(&mut self, bytes: usize) -> Result<(), Unwritable> {
+    fn add(&mut self, bytes: usize) -> Result<(), NotSerializable> {
         self.bytes = self.bytes.saturating_add(bytes);
         self.wrote_nil = false;
         Ok(())
@@ -48,17 +48,17 @@ impl Weigher {
 }
 
 #[derive(Debug)]
-struct Unwritable;
+struct NotSerializable;
 
-impl fmt::Display for Unwritable {
+impl fmt::Display for NotSerializable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the value does not let itself be written")
     }
 }
 
-impl std::error::Error for Unwritable {}
+impl std::error::Error for NotSerializable {}
 
-impl ser::Error for Unwritable {
+impl ser::Error for NotSerializable {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self
     }
@@ -66,15 +66,15 @@ impl ser::Error for Unwritable {
 
 macro_rules! numbers {
     ($($method:ident $number:ty)*) => {$(
-        fn $method(self, _: $number) -> Result<(), Unwritable> {
+        fn $method(self, _: $number) -> Result<(), NotSerializable> {
             self.add(size_of::<$number>())
         }
     )*};
 }
 
-impl Serializer for &mut Weigher {
+impl Serializer for &mut WeighingSerializer {
     type Ok = ();
-    type Error = Unwritable;
+    type Error = NotSerializable;
     type SerializeSeq = Self;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
@@ -93,32 +93,32 @@ impl Serializer for &mut Weigher {
         serialize_u8 u8 serialize_u16 u16 serialize_u32 u32 serialize_u64 u64 serialize_u128 u128
         serialize_f32 f32 serialize_f64 f64);
 
-    fn serialize_str(self, text: &str) -> Result<(), Unwritable> {
+    fn serialize_str(self, text: &str) -> Result<(), NotSerializable> {
         self.serialize_bytes(text.as_bytes())
     }
 
-    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Unwritable> {
+    fn serialize_bytes(self, bytes: &[u8]) -> Result<(), NotSerializable> {
         self.add(HANDLE + if bytes.is_empty() { 0 } else { PIECE + bytes.len() })
     }
 
-    fn serialize_none(self) -> Result<(), Unwritable> {
+    fn serialize_none(self) -> Result<(), NotSerializable> {
         self.add(ABSENT)?;
         self.wrote_nil = true;
         Ok(())
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Unwritable> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), NotSerializable> {
         value.serialize(&mut *self)?;
         self.is_lossy |= self.wrote_nil;
         Ok(())
     }
 
-    fn serialize_unit(self) -> Result<(), Unwritable> {
+    fn serialize_unit(self) -> Result<(), NotSerializable> {
         self.wrote_nil = true;
         Ok(())
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Unwritable> {
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), NotSerializable> {
         self.serialize_unit()
     }
 
@@ -127,7 +127,7 @@ impl Serializer for &mut Weigher {
         _: &'static str,
         _: u32,
         _: &'static str,
-    ) -> Result<(), Unwritable> {
+    ) -> Result<(), NotSerializable> {
         self.add(DISCRIMINANT)
     }
 
@@ -135,7 +135,7 @@ impl Serializer for &mut Weigher {
         self,
         _: &'static str,
         value: &T,
-    ) -> Result<(), Unwritable> {
+    ) -> Result<(), NotSerializable> {
         value.serialize(self)
     }
 
@@ -145,21 +145,21 @@ impl Serializer for &mut Weigher {
         _: u32,
         _: &'static str,
         value: &T,
-    ) -> Result<(), Unwritable> {
+    ) -> Result<(), NotSerializable> {
         self.add(DISCRIMINANT)?;
         value.serialize(self)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Self, Unwritable> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self, NotSerializable> {
         self.add(HANDLE + PIECE)?;
         Ok(self)
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Self, Unwritable> {
+    fn serialize_tuple(self, _: usize) -> Result<Self, NotSerializable> {
         Ok(self)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Unwritable> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, NotSerializable> {
         Ok(self)
     }
 
@@ -169,17 +169,17 @@ impl Serializer for &mut Weigher {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Self, Unwritable> {
+    ) -> Result<Self, NotSerializable> {
         self.add(DISCRIMINANT)?;
         Ok(self)
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Self, Unwritable> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Self, NotSerializable> {
         self.add(2 * HANDLE + PIECE)?;
         Ok(self)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Unwritable> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, NotSerializable> {
         Ok(self)
     }
 
@@ -189,7 +189,7 @@ impl Serializer for &mut Weigher {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Self, Unwritable> {
+    ) -> Result<Self, NotSerializable> {
         self.add(DISCRIMINANT)?;
         Ok(self)
     }
@@ -197,15 +197,15 @@ impl Serializer for &mut Weigher {
 
 macro_rules! elements {
     ($($trait:ident $method:ident)*) => {$(
-        impl ser::$trait for &mut Weigher {
+        impl ser::$trait for &mut WeighingSerializer {
             type Ok = ();
-            type Error = Unwritable;
+            type Error = NotSerializable;
 
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unwritable> {
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotSerializable> {
                 value.serialize(&mut **self)
             }
 
-            fn end(self) -> Result<(), Unwritable> {
+            fn end(self) -> Result<(), NotSerializable> {
                 self.add(0)
             }
         }
@@ -216,19 +216,19 @@ elements!(SerializeSeq serialize_element SerializeTuple serialize_element
 
 macro_rules! fields {
     ($($trait:ident)*) => {$(
-        impl ser::$trait for &mut Weigher {
+        impl ser::$trait for &mut WeighingSerializer {
             type Ok = ();
-            type Error = Unwritable;
+            type Error = NotSerializable;
 
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 _: &'static str,
                 value: &T,
-            ) -> Result<(), Unwritable> {
+            ) -> Result<(), NotSerializable> {
                 value.serialize(&mut **self)
             }
 
-            fn end(self) -> Result<(), Unwritable> {
+            fn end(self) -> Result<(), NotSerializable> {
                 self.add(0)
             }
         }
@@ -236,21 +236,21 @@ macro_rules! fields {
 }
 fields!(SerializeStruct SerializeStructVariant);
 
-impl ser::SerializeMap for &mut Weigher {
+impl ser::SerializeMap for &mut WeighingSerializer {
     type Ok = ();
-    type Error = Unwritable;
+    type Error = NotSerializable;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Unwritable> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), NotSerializable> {
         // A table keeps room for more than it has.
         self.add(DISCRIMINANT)?;
         key.serialize(&mut **self)
     }
 
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unwritable> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotSerializable> {
         value.serialize(&mut **self)
     }
 
-    fn end(self) -> Result<(), Unwritable> {
+    fn end(self) -> Result<(), NotSerializable> {
         self.add(0)
     }
 }
@@ -293,7 +293,7 @@ mod tests {
             (of(&[7_u64; 30]), 240),
             (of(&vec![std::net::Ipv4Addr::LOCALHOST; 1000]), 4000),
         ];
-        for (Weighed { bytes: reckoned, .. }, held) in found {
+        for (ValueWeight { bytes: reckoned, .. }, held) in found {
             assert!(reckoned >= held * 2 / 3 && reckoned <= held * 2, "{reckoned} for {held}");
         }
     }

@@ -40,15 +40,15 @@ pin_project! {
     #[derive(Debug)]
     enum Source<R> {
         Held { left: Option<Bytes> },
-        Recorded { reader: Pin<Box<Reader<R>>> },
+        RecordingOutcome { reader: Pin<Box<Reader<R>>> },
         Inner { #[pin] body: R, scope: Option<Box<Scope>> },
-        ReadAhead { ahead: Box<Ahead<R>> },
+        ReadAhead { ahead: Box<ReadAheadBody<R>> },
     }
 }
 
 /// What was read ahead, and the rest, which has been polled and so may not move.
 #[derive(Debug)]
-struct Ahead<R> {
+struct ReadAheadBody<R> {
     frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
     rest: Option<Pin<Box<R>>>,
     /// The scope of its request, in which the rest is polled.
@@ -91,7 +91,7 @@ impl<R> CacheBody<R> {
     }
 
     pub(crate) fn recorded(reader: Reader<R>) -> Self {
-        Self { source: Source::Recorded { reader: Box::pin(reader) } }
+        Self { source: Source::RecordingOutcome { reader: Box::pin(reader) } }
     }
 
     /// The bytes, where they are all there already.
@@ -157,7 +157,9 @@ where
         if rest.is_none() && frames.iter().all(is_data) {
             return Self::held(joined(&frames));
         }
-        Self { source: Source::ReadAhead { ahead: Box::new(Ahead { frames, rest, scope }) } }
+        Self {
+            source: Source::ReadAhead { ahead: Box::new(ReadAheadBody { frames, rest, scope }) },
+        }
     }
 }
 
@@ -194,7 +196,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().source.project() {
             SourceProjection::Held { left } => Poll::Ready(left.take().map(|b| Ok(Frame::data(b)))),
-            SourceProjection::Recorded { reader } => reader.as_mut().poll_frame(cx),
+            SourceProjection::RecordingOutcome { reader } => reader.as_mut().poll_frame(cx),
             SourceProjection::ReadAhead { ahead } => match ahead.frames.pop_front() {
                 Some(frame) => Poll::Ready(Some(frame)),
                 None => match &mut ahead.rest {
@@ -216,7 +218,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Held { left } => left.is_none(),
-            Source::Recorded { reader } => reader.is_end_stream(),
+            Source::RecordingOutcome { reader } => reader.is_end_stream(),
             Source::Inner { body, .. } => body.is_end_stream(),
             Source::ReadAhead { ahead } => {
                 let over = ahead.rest.as_ref().is_none_or(http_body::Body::is_end_stream);
@@ -230,7 +232,7 @@ where
             Source::Held { left } => {
                 SizeHint::with_exact(left.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Source::Recorded { reader } => reader.size_hint(),
+            Source::RecordingOutcome { reader } => reader.size_hint(),
             Source::Inner { body, .. } => body.size_hint(),
             Source::ReadAhead { ahead } => {
                 let read: usize = data(&ahead.frames).map(Bytes::len).sum();

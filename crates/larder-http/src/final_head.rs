@@ -104,7 +104,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let report = Report(FinalHead::default());
+        let report = HeadReport(FinalHead::default());
         // The outermost one sees all that is added.
         if request.extensions().get::<FinalHead>().is_none() {
             request.extensions_mut().insert(report.0.clone());
@@ -118,7 +118,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
-        report: Report,
+        report: HeadReport,
     }
 }
 
@@ -134,8 +134,8 @@ where
         let left = Head::of(response.status(), response.headers());
         let mut refused = None;
         for (sent, act) in this.report.0.close() {
-            let verdict = Verdict::on(sent, left);
-            if let Verdict::NotStorable(why) = verdict {
+            let verdict = HeadVerdict::on(sent, left);
+            if let HeadVerdict::NotStorable(why) = verdict {
                 refused = Some(why);
             }
             act(verdict);
@@ -154,12 +154,12 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 /// Tells the caches inside that no head has left, should it be dropped before.
-struct Report(FinalHead);
+struct HeadReport(FinalHead);
 
-impl Drop for Report {
+impl Drop for HeadReport {
     fn drop(&mut self) {
         for (_, act) in self.0.close() {
-            act(Verdict::Unknown);
+            act(HeadVerdict::Unknown);
         }
     }
 }
@@ -167,13 +167,13 @@ impl Drop for Report {
 /// Where a response cache says what is to be done once its response has left. In the extensions of each request
 /// inside of [`FinalHeadLayer`].
 #[derive(Clone, Default)]
-pub(crate) struct FinalHead(Arc<Mutex<Waiting>>);
+pub(crate) struct FinalHead(Arc<Mutex<HeadWaiters>>);
 
 /// What is done once a head has left, before its client has it.
-type Act = Box<dyn FnOnce(Verdict) + Send>;
+type Act = Box<dyn FnOnce(HeadVerdict) + Send>;
 
 #[derive(Default)]
-struct Waiting {
+struct HeadWaiters {
     acts: Vec<(Head, Act)>,
     is_over: bool,
 }
@@ -201,7 +201,7 @@ impl Head {
 
 /// What the layers outside have made of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum HeadVerdict {
     /// It left as it was, as far as storing it is concerned.
     Storable,
     /// They have made it one for its client alone, for this reason.
@@ -210,7 +210,7 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl HeadVerdict {
     fn on(sent: Head, left: Head) -> Self {
         if left.cookies > sent.cookies {
             Self::NotStorable("final-set-cookie")
@@ -233,12 +233,12 @@ impl FinalHead {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-        act: impl FnOnce(Verdict) + Send + 'static,
+        act: impl FnOnce(HeadVerdict) + Send + 'static,
     ) {
         let mut waiting = self.0.lock();
         if waiting.is_over {
             drop(waiting);
-            return act(Verdict::Unknown);
+            return act(HeadVerdict::Unknown);
         }
         waiting.acts.push((Head::of(status, headers), Box::new(act)));
     }
@@ -248,13 +248,13 @@ impl FinalHead {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> impl Future<Output = Verdict> + Send + use<> {
+    ) -> impl Future<Output = HeadVerdict> + Send + use<> {
         let (tell, told) = oneshot::channel();
         self.once_left(status, headers, |verdict| {
             // Whoever asked may have given up.
             let _told = tell.send(verdict);
         });
-        async { told.await.unwrap_or(Verdict::Unknown) }
+        async { told.await.unwrap_or(HeadVerdict::Unknown) }
     }
 
     fn close(&self) -> Vec<(Head, Act)> {

@@ -18,11 +18,11 @@
 pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
-    conditional::{Conditional, ConditionalLayer, Conditions},
+    conditional::{ConditionalLayer, ConditionalService, Conditions},
     final_head::FinalHeadLayer,
-    invalidation::{Invalidation, InvalidationLayer, ReadYourWrites, Requested},
+    invalidation::{InvalidationLayer, InvalidationService, PendingInvalidations, ReadYourWrites},
     query_method::{QueryMethod, QueryMethodLayer},
-    response_cache::{Choices, ResponseCache, ResponseCacheLayer},
+    response_cache::{ResponseCache, ResponseCacheLayer, ResponseOverrides},
 };
 
 pub mod conditional;

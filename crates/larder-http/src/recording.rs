@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use larder_core::{Scope, TakenBytes};
+use larder_core::{ReservedBytes, Scope};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
@@ -31,15 +31,15 @@ pub(crate) struct Recording<R> {
 struct State<R> {
     chunks: Vec<Bytes>,
     bytes: usize,
-    end: End<R>,
+    end: RecordingEnd<R>,
     waiting: Vec<Waker>,
     reserved: usize,
     /// Given back when the last reader is gone.
-    taken: TakenBytes,
+    taken: ReservedBytes,
 }
 
 #[derive(Debug)]
-enum End<R> {
+enum RecordingEnd<R> {
     Open,
     /// All is there; trailers, if any, are still to be read by the first reader.
     Complete(Option<HeaderMap>),
@@ -50,14 +50,14 @@ enum End<R> {
 
 /// A chunk that did not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum BodyTooLarge {
     /// The limit of one body.
     Limit,
     /// The budget of all fills.
     Budget,
 }
 
-impl Full {
+impl BodyTooLarge {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Limit => "too-large",
@@ -67,11 +67,11 @@ impl Full {
 }
 
 impl<R> Recording<R> {
-    pub(crate) fn new(announced: Option<u64>, scope: Scope, taken: TakenBytes) -> Arc<Self> {
+    pub(crate) fn new(announced: Option<u64>, scope: Scope, taken: ReservedBytes) -> Arc<Self> {
         let state = State {
             chunks: Vec::new(),
             bytes: 0,
-            end: End::Open,
+            end: RecordingEnd::Open,
             waiting: Vec::new(),
             reserved: 0,
             taken,
@@ -80,17 +80,17 @@ impl<R> Recording<R> {
     }
 
     /// Adds a chunk. It is there for all who read, even when it says that it was too much.
-    pub(crate) fn push(&self, chunk: Bytes, limit: usize) -> Result<(), Full> {
+    pub(crate) fn push(&self, chunk: Bytes, limit: usize) -> Result<(), BodyTooLarge> {
         let mut state = self.state.lock();
         let bytes = chunk.len();
         state.bytes += bytes;
         state.chunks.push(chunk);
         let fits = if state.bytes > limit {
-            Err(Full::Limit)
+            Err(BodyTooLarge::Limit)
         } else if state.bytes <= state.reserved || state.taken.take(bytes) {
             Ok(())
         } else {
-            Err(Full::Budget)
+            Err(BodyTooLarge::Budget)
         };
         wake(state);
         fits
@@ -99,7 +99,7 @@ impl<R> Recording<R> {
     /// The body is complete: all of it, in one piece.
     pub(crate) fn complete(&self, trailers: Option<HeaderMap>) -> Bytes {
         let mut state = self.state.lock();
-        state.end = End::Complete(trailers);
+        state.end = RecordingEnd::Complete(trailers);
         let whole = match &state.chunks[..] {
             [] => Bytes::new(),
             chunks => {
@@ -143,8 +143,8 @@ impl<R> Recording<R> {
     /// The fill is gone: what is still open stays so for nobody.
     pub(crate) fn break_off(&self) {
         let mut state = self.state.lock();
-        if matches!(state.end, End::Open) {
-            state.end = End::Broken(Some(BrokenOff(None).into()));
+        if matches!(state.end, RecordingEnd::Open) {
+            state.end = RecordingEnd::Broken(Some(BrokenOff(None).into()));
             wake(state);
         }
     }
@@ -152,14 +152,14 @@ impl<R> Recording<R> {
     /// The body broke off.
     pub(crate) fn fail(&self, error: BoxError) {
         let mut state = self.state.lock();
-        state.end = End::Broken(Some(error));
+        state.end = RecordingEnd::Broken(Some(error));
         wake(state);
     }
 
     /// Recording is given up; the first reader reads on from the body itself.
     pub(crate) fn hand_over(&self, rest: Pin<Box<R>>) {
         let mut state = self.state.lock();
-        state.end = End::Rest(Some(rest));
+        state.end = RecordingEnd::Rest(Some(rest));
         wake(state);
     }
 
@@ -189,10 +189,10 @@ pin_project! {
     }
 }
 
-enum Step<R> {
+enum NextFrame<R> {
     Chunk(Bytes),
     Trailers(HeaderMap),
-    End,
+    RecordingEnd,
     Rest(Pin<Box<R>>),
     Broken(BoxError),
     Wait,
@@ -210,17 +210,17 @@ where
         let this = self.project();
         if let Some(recording) = this.recording {
             match step(recording, this.at, cx) {
-                Step::Chunk(chunk) => {
+                NextFrame::Chunk(chunk) => {
                     *this.read += chunk.len() as u64;
                     return Poll::Ready(Some(Ok(Frame::data(chunk))));
                 }
-                Step::Trailers(trailers) => {
+                NextFrame::Trailers(trailers) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Step::End => return Poll::Ready(None),
-                Step::Broken(error) => return Poll::Ready(Some(Err(error))),
-                Step::Wait => return Poll::Pending,
-                Step::Rest(rest) => {
+                NextFrame::RecordingEnd => return Poll::Ready(None),
+                NextFrame::Broken(error) => return Poll::Ready(Some(Err(error))),
+                NextFrame::Wait => return Poll::Pending,
+                NextFrame::Rest(rest) => {
                     *this.rest = Some((rest, recording.scope.clone()));
                     *this.recording = None;
                 }
@@ -237,7 +237,7 @@ where
         }
         let Some(recording) = &self.recording else { return true };
         let state = recording.state.lock();
-        self.at >= state.chunks.len() && matches!(state.end, End::Complete(None))
+        self.at >= state.chunks.len() && matches!(state.end, RecordingEnd::Complete(None))
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -248,31 +248,33 @@ where
     }
 }
 
-fn step<R>(recording: &Recording<R>, at: &mut usize, cx: &Context<'_>) -> Step<R> {
+fn step<R>(recording: &Recording<R>, at: &mut usize, cx: &Context<'_>) -> NextFrame<R> {
     let mut state = recording.state.lock();
     if let Some(chunk) = state.chunks.get(*at) {
         *at += 1;
-        return Step::Chunk(chunk.clone());
+        return NextFrame::Chunk(chunk.clone());
     }
     match &mut state.end {
-        End::Complete(trailers) => trailers.take().map_or(Step::End, Step::Trailers),
-        End::Rest(rest) => match rest.take() {
-            Some(rest) => Step::Rest(rest),
-            None => Step::Broken(BrokenOff(None).into()),
+        RecordingEnd::Complete(trailers) => {
+            trailers.take().map_or(NextFrame::RecordingEnd, NextFrame::Trailers)
+        }
+        RecordingEnd::Rest(rest) => match rest.take() {
+            Some(rest) => NextFrame::Rest(rest),
+            None => NextFrame::Broken(BrokenOff(None).into()),
         },
-        End::Broken(error) => match error.take() {
+        RecordingEnd::Broken(error) => match error.take() {
             Some(error) => {
                 let told = BrokenOff(Some(error.to_string().into()));
-                state.end = End::Broken(Some(told.into()));
-                Step::Broken(error)
+                state.end = RecordingEnd::Broken(Some(told.into()));
+                NextFrame::Broken(error)
             }
-            None => Step::Broken(BrokenOff(None).into()),
+            None => NextFrame::Broken(BrokenOff(None).into()),
         },
-        End::Open => {
+        RecordingEnd::Open => {
             if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 state.waiting.push(cx.waker().clone());
             }
-            Step::Wait
+            NextFrame::Wait
         }
     }
 }

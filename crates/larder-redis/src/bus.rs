@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Bus, BusError, BusErrorKind, Epoch, Mode, Origin, Page, Position, Record, Selector,
+    Bus, BusError, BusErrorKind, Epoch, LogPage, Mode, Position, Record, Selector, WriterId,
 };
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};
@@ -19,19 +19,19 @@ use tokio::time::Instant;
 
 use crate::{
     advice::{self, Advice},
-    connection::{Connection, Failure, Link, is_broken},
-    guarded_connection::Place,
-    replica_ack::Confirmer,
+    connection::{Connection, Failure, SharedConnection, is_broken},
+    guarded_connection::GuardedConnection,
+    replica_ack::ReplicaAck,
 };
 
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
 pub struct RedisBus {
     /// For commands that answer at once.
-    place: Arc<Place>,
-    confirmer: Arc<Confirmer>,
+    place: Arc<GuardedConnection>,
+    confirmer: Arc<ReplicaAck>,
     /// For reads that wait: they would hold up everybody else's answers.
-    reader: Arc<Link>,
+    reader: Arc<SharedConnection>,
     keys: Arc<[String; 5]>,
     log: Arc<Script>,
     page: Arc<Script>,
@@ -64,7 +64,7 @@ impl ServerTime {
 
 impl RedisBus {
     pub(crate) fn new(
-        [link, confirming, reader]: [Arc<Link>; 3],
+        [link, confirming, reader]: [Arc<SharedConnection>; 3],
         name: &str,
         durable: u32,
     ) -> Self {
@@ -72,8 +72,8 @@ impl RedisBus {
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
-            place: Arc::new(Place::of_log(link)),
-            confirmer: Arc::new(Confirmer::new(confirming, keys[0].clone())),
+            place: Arc::new(GuardedConnection::of_log(link)),
+            confirmer: Arc::new(ReplicaAck::new(confirming, keys[0].clone())),
             reader,
             keys: Arc::new(keys),
             log: Arc::new(Script::new(include_str!("log.lua"))),
@@ -213,7 +213,7 @@ impl RedisBus {
             .collect()
     }
 
-    async fn page_after(&self, after: u64) -> Result<Page, BusError> {
+    async fn page_after(&self, after: u64) -> Result<LogPage, BusError> {
         let mut call = self.page.prepare_invoke();
         call.key(&self.keys[..]);
         call.arg(after).arg(PAGE);
@@ -233,13 +233,13 @@ impl RedisBus {
                 _ => (Mode::Hard, Selector::Everything),
             };
             let record = records.entry((number, letter)).or_insert_with(|| Record {
-                origin: Origin::random(),
+                origin: WriterId::random(),
                 mode,
                 what: Vec::new(),
             });
             record.what.push(selector);
         }
-        Ok(Page {
+        Ok(LogPage {
             end: Position { epoch, number: last },
             horizon,
             records: records.into_iter().map(|((number, _), record)| (number, record)).collect(),
@@ -295,7 +295,7 @@ impl Bus for RedisBus {
         Box::pin(self.read_after(after, wait))
     }
 
-    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {
         Box::pin(self.page_after(after))
     }
 }
@@ -350,7 +350,7 @@ fn mode_of(letter: u8) -> Option<Mode> {
 }
 
 fn anything() -> Record {
-    Record { origin: Origin::random(), mode: Mode::Hard, what: vec![Selector::Everything] }
+    Record { origin: WriterId::random(), mode: Mode::Hard, what: vec![Selector::Everything] }
 }
 
 fn bus_error(failure: Failure) -> BusError {

@@ -74,7 +74,7 @@ pub(crate) fn is_broken(error: &RedisError) -> bool {
 }
 
 /// One connection, shared by all who use this link.
-pub(crate) struct Link {
+pub(crate) struct SharedConnection {
     server: Server,
     /// How long a connection waits for an answer at the longest; none where a command itself waits.
     patience: Option<Duration>,
@@ -84,13 +84,13 @@ pub(crate) struct Link {
     connecting: Mutex<Option<watch::Receiver<()>>>,
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for SharedConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").finish_non_exhaustive()
+        f.debug_struct("SharedConnection").finish_non_exhaustive()
     }
 }
 
-impl Link {
+impl SharedConnection {
     pub(crate) fn new(server: Server, patience: Option<Duration>) -> Arc<Self> {
         let (ready, connecting) = (ArcSwapOption::empty(), Mutex::new(None));
         Arc::new(Self { server, patience, ready, connecting })
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     /// A server that says OK to each command, and how many connections it has had.
-    async fn agreeable() -> (Arc<Link>, Arc<AtomicUsize>) {
+    async fn agreeable() -> (Arc<SharedConnection>, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let link = link_to(listener.local_addr().unwrap().port());
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -224,12 +224,12 @@ mod tests {
         (link, accepted)
     }
 
-    fn link_to(port: u16) -> Arc<Link> {
+    fn link_to(port: u16) -> Arc<SharedConnection> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-        Link::new(Server::Single(Box::new(client)), None)
+        SharedConnection::new(Server::Single(Box::new(client)), None)
     }
 
-    async fn ping(link: &Arc<Link>) -> Result<String, Failure> {
+    async fn ping(link: &Arc<SharedConnection>) -> Result<String, Failure> {
         let ping =
             |mut connection| async move { redis::cmd("PING").query_async(&mut connection).await };
         link.run(CONNECT_LIMIT, ping).await

@@ -13,13 +13,13 @@ use redis::{RedisError, RedisResult};
 
 use crate::{
     breaker::{Breaker, Failed},
-    connection::{Connection, Failure, Link},
+    connection::{Connection, Failure, SharedConnection},
 };
 
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct GuardedConnection {
     name: &'static str,
-    link: Arc<Link>,
+    link: Arc<SharedConnection>,
     /// One for a server. Of a cluster each has a range of slots, since its servers fail one by one: one circuit for
     /// all would stay closed while the others answer, and each key of the one that is gone would wait.
     circuits: Box<[Breaker]>,
@@ -28,21 +28,21 @@ pub(crate) struct Place {
     is_impatient: bool,
 }
 
-impl Place {
-    pub(crate) fn new(name: &'static str, link: Arc<Link>) -> Self {
+impl GuardedConnection {
+    pub(crate) fn new(name: &'static str, link: Arc<SharedConnection>) -> Self {
         Self::with_circuits(name, link, 1)
     }
 
-    pub(crate) fn of_cluster(name: &'static str, link: Arc<Link>) -> Self {
+    pub(crate) fn of_cluster(name: &'static str, link: Arc<SharedConnection>) -> Self {
         Self::with_circuits(name, link, CIRCUITS)
     }
 
     /// The server of a log, which is seldom asked: how soon its end is noticed bounds how soon others follow.
-    pub(crate) fn of_log(link: Arc<Link>) -> Self {
+    pub(crate) fn of_log(link: Arc<SharedConnection>) -> Self {
         Self { is_impatient: true, ..Self::with_circuits("log", link, 1) }
     }
 
-    fn with_circuits(name: &'static str, link: Arc<Link>, circuits: usize) -> Self {
+    fn with_circuits(name: &'static str, link: Arc<SharedConnection>, circuits: usize) -> Self {
         let circuits = (0..circuits).map(|_| Breaker::new()).collect();
         Self { name, link, circuits, open: AtomicUsize::new(0), is_impatient: false }
     }
@@ -149,7 +149,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-        let place = Place::new("test", Link::new(Server::Single(Box::new(client)), None));
+        let place = GuardedConnection::new(
+            "test",
+            SharedConnection::new(Server::Single(Box::new(client)), None),
+        );
         let ask = || {
             let ping = |mut connection| async move {
                 redis::cmd("PING").query_async::<String>(&mut connection).await
@@ -178,7 +181,10 @@ mod tests {
             }
         });
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-        let place = Place::new("test", Link::new(Server::Single(Box::new(client)), None));
+        let place = GuardedConnection::new(
+            "test",
+            SharedConnection::new(Server::Single(Box::new(client)), None),
+        );
         let ping = || {
             let ping = |mut connection| async move {
                 redis::cmd("PING").query_async::<String>(&mut connection).await
@@ -206,8 +212,8 @@ mod tests {
     #[tokio::test]
     async fn of_a_cluster_only_the_keys_that_fail_are_not_asked_for() {
         let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
-        let link = Link::new(Server::Single(Box::new(client)), None);
-        let place = Place::of_cluster("test", link);
+        let link = SharedConnection::new(Server::Single(Box::new(client)), None);
+        let place = GuardedConnection::of_cluster("test", link);
         // Slots 12,182 and 866, as in the specification: foo and hello.
         let [foo, hello] = ["foo", "hello"].map(|key| place.circuit_of(&[key]));
         assert_eq!((foo, hello), (12_182 / 256, 866 / 256));

@@ -42,8 +42,8 @@ pub use self::{
     store::{ReadFrom, RedisStore},
 };
 use self::{
-    connection::Link,
-    guarded_connection::Place,
+    connection::SharedConnection,
+    guarded_connection::GuardedConnection,
     server::{Addresses, Server},
 };
 
@@ -139,7 +139,7 @@ impl Redis {
     }
 
     /// Values of more bytes than this, compressed, are not written to the store and stay in the memory of their process; 1 MiB
-    /// by default. They are counted in [`SharedStats::too_large`](larder_core::SharedStats::too_large).
+    /// by default. They are counted in [`SecondLevelStats::too_large`](larder_core::SecondLevelStats::too_large).
     ///
     /// A value comes over the same connection as all others, and has to arrive within the [`deadline`](Self::deadline): at 1
     /// Gbit/s one of 1 MiB takes 9 ms, one of 8 MiB 70 ms, and small ones behind it wait as long. Who raises this raises
@@ -191,9 +191,9 @@ impl Redis {
         let place = |name, server| {
             let link = self.link(server, None);
             if self.addresses.is_cluster {
-                Place::of_cluster(name, link)
+                GuardedConnection::of_cluster(name, link)
             } else {
-                Place::new(name, link)
+                GuardedConnection::new(name, link)
             }
         };
         let primary = place("store", &self.server);
@@ -230,8 +230,8 @@ impl Redis {
         RedisBus::new(links, &self.name, self.durable)
     }
 
-    fn link(&self, server: &Server, patience: Option<Duration>) -> Arc<Link> {
-        Link::new(server.clone(), patience)
+    fn link(&self, server: &Server, patience: Option<Duration>) -> Arc<SharedConnection> {
+        SharedConnection::new(server.clone(), patience)
     }
 }
 
@@ -253,7 +253,7 @@ impl fmt::Debug for Redis {
 }
 
 /// Gives a larder a Redis as its second level and as its log.
-pub trait WithRedis: sealed::Sealed {
+pub trait WithRedis: sealed::SealedTrait {
     /// Shares entries and invalidations through this Redis.
     #[must_use]
     fn redis(self, redis: Redis) -> Self;
@@ -267,8 +267,8 @@ impl WithRedis for LarderBuilder {
 }
 
 mod sealed {
-    pub trait Sealed {}
-    impl Sealed for larder_core::LarderBuilder {}
+    pub trait SealedTrait {}
+    impl SealedTrait for larder_core::LarderBuilder {}
 }
 
 /// A text that is no URL of a Redis server.

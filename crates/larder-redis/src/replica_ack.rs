@@ -19,13 +19,13 @@ use tokio::sync::Mutex;
 
 use crate::{
     bus::epoch_of,
-    connection::{Connection, Link},
+    connection::{Connection, SharedConnection},
 };
 
 /// Asks how many replicas have what was appended.
 #[derive(Debug)]
-pub(crate) struct Confirmer {
-    link: Arc<Link>,
+pub(crate) struct ReplicaAck {
+    link: Arc<SharedConnection>,
     /// A key in the slot of the log, which chooses its server.
     home: String,
     last: Mutex<Last>,
@@ -47,8 +47,8 @@ struct Answer {
     copies: u32,
 }
 
-impl Confirmer {
-    pub(crate) fn new(link: Arc<Link>, home: String) -> Self {
+impl ReplicaAck {
+    pub(crate) fn new(link: Arc<SharedConnection>, home: String) -> Self {
         let last = Mutex::const_new(Last { begun: 0, answer: None });
         Self { link, home, last, begun: AtomicU64::new(0) }
     }

@@ -11,12 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
-use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
+use larder_core::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
 use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{
     connection::{Connection, Failure, is_broken},
-    guarded_connection::Place,
+    guarded_connection::GuardedConnection,
 };
 
 /// From whom entries are read. The log and leases are always the primary's.
@@ -42,8 +42,8 @@ pub struct RedisStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    primary: Place,
-    replicas: Vec<Place>,
+    primary: GuardedConnection,
+    replicas: Vec<GuardedConnection>,
     read_from: ReadFrom,
     turn: AtomicUsize,
     deadline: Duration,
@@ -54,13 +54,17 @@ struct Inner {
 }
 
 impl Inner {
-    async fn ask(&self, place: &Place, name: Name<'_>) -> Result<Option<Bytes>, Failure> {
+    async fn ask(
+        &self,
+        place: &GuardedConnection,
+        name: Name<'_>,
+    ) -> Result<Option<Bytes>, Failure> {
         let circuit = place.circuit_of(&name.pieces());
         place.run(circuit, self.deadline, |connection| get(connection, name)).await
     }
 
     /// The replica whose turn it is, if there is one.
-    fn next_replica(&self) -> Option<&Place> {
+    fn next_replica(&self) -> Option<&GuardedConnection> {
         match self.replicas.len() {
             0 => None,
             replicas => self.replicas.get(self.turn.fetch_add(1, Ordering::Relaxed) % replicas),
@@ -70,8 +74,8 @@ impl Inner {
 
 impl RedisStore {
     pub(crate) fn new(
-        primary: Place,
-        replicas: Vec<Place>,
+        primary: GuardedConnection,
+        replicas: Vec<GuardedConnection>,
         read_from: ReadFrom,
         deadline: Duration,
         max_value_bytes: usize,
@@ -179,13 +183,13 @@ impl Store for RedisStore {
     }
 }
 
-impl Leases for RedisStore {
+impl FillLocks for RedisStore {
     fn take<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         expiry: Duration,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>> {
         let mut take = self.0.take.prepare_invoke();
         take.key(self.lease(key)).arg(text_of(holder)).arg(millis(expiry));
         Box::pin(async move {
@@ -194,9 +198,9 @@ impl Leases for RedisStore {
                     take.invoke_async::<u8>(&mut connection).await
                 });
             Ok(match taken.await? {
-                0 => Leased::Held,
-                1 => Leased::Taken,
-                _ => Leased::Vain,
+                0 => FillLockState::Held,
+                1 => FillLockState::Acquired,
+                _ => FillLockState::NotStorable,
             })
         })
     }
@@ -204,7 +208,7 @@ impl Leases for RedisStore {
     fn give_back<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         vain: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let mut give_back = self.0.give_back.prepare_invoke();
@@ -215,7 +219,7 @@ impl Leases for RedisStore {
     }
 }
 
-fn text_of(holder: Origin) -> String {
+fn text_of(holder: WriterId) -> String {
     format!("{:032x}", holder.to_bits())
 }
 

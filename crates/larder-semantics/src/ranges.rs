@@ -77,7 +77,7 @@ pub fn select(request: &HeaderMap, length: u64) -> Selection {
 /// The one range that a request asks for, where that can be told without knowing the length.
 pub fn single(request: &HeaderMap) -> Option<ByteRange> {
     match specs(request)?[..] {
-        [Spec::From(first, Some(last))] => Some(ByteRange { first, last }),
+        [RangeSpec::From(first, Some(last))] => Some(ByteRange { first, last }),
         _ => None,
     }
 }
@@ -146,12 +146,12 @@ pub fn format_unsatisfied(length: u64) -> String {
 }
 
 #[derive(Clone, Copy)]
-enum Spec {
+enum RangeSpec {
     From(u64, Option<u64>),
     Last(u64),
 }
 
-impl Spec {
+impl RangeSpec {
     fn parse(text: &str) -> Option<Self> {
         match text.split_once('-')? {
             ("", last) => Some(Self::Last(number(last)?)),
@@ -176,7 +176,7 @@ impl Spec {
     }
 }
 
-fn specs(request: &HeaderMap) -> Option<Vec<Spec>> {
+fn specs(request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     let mut lines = request.get_all(header::RANGE).iter();
     let text = lines.next()?.to_str().ok()?;
     if lines.next().is_some() {
@@ -187,7 +187,7 @@ fn specs(request: &HeaderMap) -> Option<Vec<Spec>> {
         return None;
     }
     let members = crate::list::split(set);
-    let specs = members.map(Spec::parse).take(MOST_RANGES + 1).collect::<Option<Vec<_>>>()?;
+    let specs = members.map(RangeSpec::parse).take(MOST_RANGES + 1).collect::<Option<Vec<_>>>()?;
     (1..=MOST_RANGES).contains(&specs.len()).then_some(specs)
 }
 

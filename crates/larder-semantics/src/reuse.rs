@@ -12,7 +12,7 @@ use crate::cache_control::{CacheControl, Seconds};
 
 /// What a request demands of a stored response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demands {
+pub struct RequestDirectives {
     /// A new answer, whatever is stored.
     pub no_cache: bool,
     /// The answer may not be stored.
@@ -31,7 +31,7 @@ pub struct Demands {
 
 /// A stored response, in the two numbers that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Aged {
+pub struct StoredAge {
     /// How old it is.
     pub age: Duration,
     /// For how much longer it is fresh, zero when it is stale.
@@ -40,7 +40,7 @@ pub struct Aged {
     pub stale_for: Duration,
 }
 
-impl Demands {
+impl RequestDirectives {
     /// Reads the demands of a request. An invalid number is no demand, except that `max-age` is read as 0.
     pub fn of(headers: &HeaderMap) -> Self {
         let control = CacheControl::of_request(headers);
@@ -63,7 +63,7 @@ impl Demands {
     ///
     /// An answer of the very second in which it was asked for meets `max-age=0` no more than one of a
     /// minute ago: the client wants it validated.
-    pub fn are_met_by(&self, stored: Aged) -> bool {
+    pub fn satisfied_by(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.max_age.is_none_or(|most| stored.age < most)
             && self.min_fresh.is_none_or(|least| stored.fresh_for >= least)
@@ -75,7 +75,7 @@ impl Demands {
     }
 
     /// Whether a stale response is welcome as it is. Whether the response allows it is another question.
-    pub fn welcome_stale(&self, stored: Aged) -> bool {
+    pub fn accept_stale(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.min_fresh.is_none()
             && self.max_age.is_none_or(|most| stored.age < most)
@@ -108,8 +108,8 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
             let [age, fresh_for] = [age, fresh_for].map(Duration::from_secs);
-            let stored = Aged { age, fresh_for, stale_for: Duration::ZERO };
-            let met = Demands::of(&headers).are_met_by(stored);
+            let stored = StoredAge { age, fresh_for, stale_for: Duration::ZERO };
+            let met = RequestDirectives::of(&headers).satisfied_by(stored);
             assert_eq!(met, expected, "{control}");
         }
     }
@@ -131,8 +131,8 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
             let [age, stale_for] = [age, stale_for].map(Duration::from_secs);
-            let stored = Aged { age, fresh_for: Duration::ZERO, stale_for };
-            let found = Demands::of(&headers).welcome_stale(stored);
+            let stored = StoredAge { age, fresh_for: Duration::ZERO, stale_for };
+            let found = RequestDirectives::of(&headers).accept_stale(stored);
             assert_eq!(found, expected, "{control} (RFC 9111 5.2.1.2)");
         }
     }

@@ -10,7 +10,7 @@ use crate::{cache_control::CacheControl, vary};
 
 /// What of the request matters to whether its response may be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asker {
+pub struct RequestIdentity {
     /// It has `Authorization`.
     pub authorized: bool,
     /// It says who asks, by a field that the cache counts as an identity.
@@ -62,7 +62,7 @@ pub enum NotStorable {
     /// It was stale when it came and cannot be revalidated.
     Stale,
     /// It is an event stream, a gRPC response or another that has no end of its own.
-    Endless,
+    Streaming,
 }
 
 impl NotStorable {
@@ -78,7 +78,7 @@ impl NotStorable {
             Self::Status => "status",
             Self::NoLifetime => "no-lifetime",
             Self::Stale => "stale",
-            Self::Endless => "endless",
+            Self::Streaming => "endless",
         }
     }
 }
@@ -99,7 +99,7 @@ impl NotStorable {
 ///
 /// The first reason against it.
 pub fn check(
-    asker: Asker,
+    asker: RequestIdentity,
     status: StatusCode,
     headers: &HeaderMap,
     control: &CacheControl,
@@ -109,7 +109,7 @@ pub fn check(
         return Err(NotStorable::Status);
     }
     if is_endless(headers) {
-        return Err(NotStorable::Endless);
+        return Err(NotStorable::Streaming);
     }
     match (control.must_understand, control.no_store) {
         (true, _) if !is_understood(status) => return Err(NotStorable::Status),
@@ -141,7 +141,7 @@ fn is_named_private(control: &CacheControl) -> bool {
 }
 
 fn check_asker(
-    asker: Asker,
+    asker: RequestIdentity,
     headers: &HeaderMap,
     control: &CacheControl,
     profile: Profile,
@@ -210,18 +210,22 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
-    const ANYONE: Asker = Asker { authorized: false, identified: false, partitioned: false };
-    const BEARER: Asker = Asker { authorized: true, identified: true, partitioned: false };
-    const COOKIE: Asker = Asker { authorized: false, identified: true, partitioned: false };
+    const ANYONE: RequestIdentity =
+        RequestIdentity { authorized: false, identified: false, partitioned: false };
+    const BEARER: RequestIdentity =
+        RequestIdentity { authorized: true, identified: true, partitioned: false };
+    const COOKIE: RequestIdentity =
+        RequestIdentity { authorized: false, identified: true, partitioned: false };
     const CC: &str = "cache-control";
-    const PARTITION: Asker = Asker { authorized: true, identified: true, partitioned: true };
+    const PARTITION: RequestIdentity =
+        RequestIdentity { authorized: true, identified: true, partitioned: true };
 
     #[test]
     fn who_asks_and_what_the_response_says_decide() {
         use NotStorable as No;
         use Profile::{Careful, Conformance};
         type Row = (
-            Asker,
+            RequestIdentity,
             &'static [(&'static str, &'static str)],
             Profile,
             Result<(), NotStorable>,
@@ -259,7 +263,7 @@ mod tests {
             (COOKIE, &[(CC, "max-age=5")], Careful, Err(No::Identified), "ours"),
             (COOKIE, &[(CC, "max-age=5")], Conformance, Ok(()), "RFC 9111 3"),
             (COOKIE, &[(CC, "public")], Careful, Ok(()), "ours"),
-            (ANYONE, &[("content-type", "Text/Event-Stream")], Careful, Err(No::Endless), "ours"),
+            (ANYONE, &[("content-type", "Text/Event-Stream")], Careful, Err(No::Streaming), "ours"),
         ];
         for (asker, lines, profile, expected, section) in rows {
             let headers = headers(lines);

@@ -138,10 +138,10 @@ pub enum Condition {
 }
 
 /// The conditions that guard a change: `If-Match` and `If-Unmodified-Since`.
-pub const GUARDS: [HeaderName; 2] = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
+pub const WRITE_PRECONDITIONS: [HeaderName; 2] = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
 
 /// The conditions that save a transfer: `If-None-Match` and `If-Modified-Since`.
-pub const SAVERS: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
+pub const CACHE_VALIDATION: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
 
 /// Evaluates all conditions of a request against the current representation, in their order of precedence.
 ///
@@ -150,7 +150,7 @@ pub const SAVERS: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_
 /// [RFC 9110, section 13.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-13.2.2)
 pub fn evaluate(method: &Method, request: &HeaderMap, current: &Validators) -> Condition {
     match evaluate_guards(request, current) {
-        Condition::Proceed => evaluate_savers(method, request, current),
+        Condition::Proceed => evaluate_not_modified(method, request, current),
         failed => failed,
     }
 }
@@ -169,7 +169,11 @@ pub fn evaluate_guards(request: &HeaderMap, current: &Validators) -> Condition {
 }
 
 /// Steps 3 and 4 of the order: `If-None-Match`, else `If-Modified-Since` on GET and HEAD.
-pub fn evaluate_savers(method: &Method, request: &HeaderMap, current: &Validators) -> Condition {
+pub fn evaluate_not_modified(
+    method: &Method,
+    request: &HeaderMap,
+    current: &Validators,
+) -> Condition {
     let reads = method == Method::GET || method == Method::HEAD;
     if request.contains_key(header::IF_NONE_MATCH) {
         return match matches(request, &header::IF_NONE_MATCH, current, EntityTag::is_weakly) {

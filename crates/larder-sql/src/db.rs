@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     catalog::{Catalog, folded},
     error::{QueryError, QueryErrorKind},
-    service::{Database, Fetch, FromRow, QueryCache, Wishes},
+    service::{CacheableRow, Database, Fetch, QueryCache, QueryOptions},
     statement::Statement,
     value::SqlValue,
 };
@@ -86,7 +86,7 @@ impl<S: Database> Db<S> {
 
     /// A statement that was made elsewhere.
     pub fn statement(&self, statement: Statement) -> Query<'_, S> {
-        Query { db: self, statement, wishes: Wishes::default() }
+        Query { db: self, statement, wishes: QueryOptions::default() }
     }
 }
 
@@ -96,7 +96,7 @@ impl<S: Database> Db<S> {
 pub struct Query<'a, S = DefaultDatabase> {
     db: &'a Db<S>,
     statement: Statement,
-    wishes: Wishes,
+    wishes: QueryOptions,
 }
 
 impl<S: Database> Query<'_, S> {
@@ -142,7 +142,7 @@ impl<S: Database> Query<'_, S> {
     /// # Errors
     ///
     /// When the database fails, or a row is not of the type.
-    pub async fn fetch_all<T: FromRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
+    pub async fn fetch_all<T: CacheableRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
         self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
     }
 
@@ -152,8 +152,8 @@ impl<S: Database> Query<'_, S> {
     /// # Errors
     ///
     /// As [`Query::fetch_all`].
-    pub async fn fetch_optional<T: FromRow>(self) -> Result<Option<One<T>>, QueryError> {
-        Ok(One::of(self.fetch_all().await?))
+    pub async fn fetch_optional<T: CacheableRow>(self) -> Result<Option<SharedRow<T>>, QueryError> {
+        Ok(SharedRow::of(self.fetch_all().await?))
     }
 
     /// The first row. As with [`Query::fetch_optional`], all of them are read.
@@ -161,7 +161,7 @@ impl<S: Database> Query<'_, S> {
     /// # Errors
     ///
     /// As [`Query::fetch_all`], and with [`QueryErrorKind::NoRow`] where there is none.
-    pub async fn fetch_one<T: FromRow>(self) -> Result<One<T>, QueryError> {
+    pub async fn fetch_one<T: CacheableRow>(self) -> Result<SharedRow<T>, QueryError> {
         self.fetch_optional().await?.ok_or_else(|| QueryError::new(QueryErrorKind::NoRow))
     }
 
@@ -170,7 +170,7 @@ impl<S: Database> Query<'_, S> {
     /// # Errors
     ///
     /// As [`Query::fetch_one`].
-    pub async fn fetch_scalar<T: FromRow + Clone>(self) -> Result<T, QueryError> {
+    pub async fn fetch_scalar<T: CacheableRow + Clone>(self) -> Result<T, QueryError> {
         self.fetch_one::<T>().await.map(|one| T::clone(&one))
     }
 
@@ -186,15 +186,15 @@ impl<S: Database> Query<'_, S> {
 
 /// One row, shared with everybody who asked the same.
 #[derive(Debug)]
-pub struct One<T>(Arc<Vec<T>>);
+pub struct SharedRow<T>(Arc<Vec<T>>);
 
-impl<T> One<T> {
+impl<T> SharedRow<T> {
     pub(crate) fn of(rows: Arc<Vec<T>>) -> Option<Self> {
         (!rows.is_empty()).then_some(Self(rows))
     }
 }
 
-impl<T> Deref for One<T> {
+impl<T> Deref for SharedRow<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -202,13 +202,13 @@ impl<T> Deref for One<T> {
     }
 }
 
-impl<T> Clone for One<T> {
+impl<T> Clone for SharedRow<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T: Serialize> Serialize for One<T> {
+impl<T: Serialize> Serialize for SharedRow<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         T::serialize(self, serializer)
     }

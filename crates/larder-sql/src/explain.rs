@@ -3,10 +3,10 @@
 use larder_core::{Tag, Target};
 
 use crate::{
-    analysis::{Nature, TRANSACTION_CONTROL},
+    analysis::{StatementKind, TRANSACTION_CONTROL},
     db::Db,
-    plan::{Admit, Plan},
-    service::Wishes,
+    plan::{QueryAdmission, QueryContext},
+    service::QueryOptions,
     statement::Statement,
 };
 
@@ -44,22 +44,23 @@ impl<S> Db<S> {
     /// Whether the rows of a statement are kept. Costs an analysis at first sight of a text, and a look-up after that.
     pub fn is_kept(&self, statement: &Statement) -> bool {
         let plan = self.cache().plan();
-        plan.analyse(&plan.known(), statement.text()).nature == Nature::Query
+        plan.analyse(&plan.known(), statement.text()).nature == StatementKind::Query
     }
 }
 
-impl Plan {
+impl QueryContext {
     fn explain(&self, statement: &Statement) -> Explanation {
         let known = self.known();
         let analysis = self.analyse(&known, statement.text());
         let not_kept = match (
-            self.admit::<()>(statement, &known, &analysis, &Wishes::default()),
+            self.admit::<()>(statement, &known, &analysis, &QueryOptions::default()),
             analysis.nature,
         ) {
-            (Admit::Cached(_), _) => None,
-            (Admit::Refused, _) => Some(TRANSACTION_CONTROL),
-            (Admit::Bypass(why), _) | (Admit::Write, Nature::Unknown(why)) => Some(why),
-            (Admit::Write, _) => Some("write"),
+            (QueryAdmission::Cached(_), _) => None,
+            (QueryAdmission::Refused, _) => Some(TRANSACTION_CONTROL),
+            (QueryAdmission::Bypass(why), _)
+            | (QueryAdmission::Write, StatementKind::Unknown(why)) => Some(why),
+            (QueryAdmission::Write, _) => Some("write"),
         };
         Explanation {
             not_kept,

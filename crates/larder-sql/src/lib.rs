@@ -52,22 +52,22 @@
 //! `QueryBuilder` of sqlx gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
 
 #[cfg(feature = "sea-query")]
-pub use self::sea_query::NotBindable;
+pub use self::sea_query::BindError;
 pub use self::{
     analysis::SqlDialect,
     catalog::{Catalog, KeyKind, Table},
-    db::{Db, DefaultDatabase, One, Query},
+    db::{Db, DefaultDatabase, Query, SharedRow},
     error::{QueryError, QueryErrorKind},
     explain::Explanation,
     layer::QueryCacheLayer,
-    rows::{Answer, DecodeError, Rows},
-    service::{Database, Fetch, FromRow, QueryCache},
+    rows::{DecodeError, Rows, StatementOutcome},
+    service::{CacheableRow, Database, Fetch, QueryCache},
     statement::Statement,
     value::SqlValue,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use self::{
-    outbox::{Following, Outbox},
+    outbox::{Outbox, OutboxFollower},
     sqlx_service::SqlxService,
     transaction::{NestedTransaction, Transaction, TransactionQuery},
 };

@@ -10,27 +10,27 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use larder_core::{Event, Gathered, Larder, Lifetime, Policy, Schema, Tag, Target};
+use larder_core::{Event, Larder, Lifetime, Policy, Schema, ScopeContents, Tag, Target};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::{
     analysis::{
-        Analyses, Analysis, Nature, SqlDialect, TRANSACTION_CONTROL, digest, is_moving_time,
+        Analyses, Analysis, SqlDialect, StatementKind, TRANSACTION_CONTROL, digest, is_moving_time,
     },
     catalog::Catalog,
     layer::Options,
-    service::Wishes,
+    service::QueryOptions,
     statement::Statement,
     tags::Tags,
     value::SqlValue,
 };
 
-pub(crate) struct Plan {
+pub(crate) struct QueryContext {
     pub(crate) larder: Larder,
     pub(crate) options: Options,
     pub(crate) tags: Tags,
-    known: RwLock<Arc<Known>>,
+    known: RwLock<Arc<SchemaSnapshot>>,
     relearning: tokio::sync::Mutex<()>,
     /// Whether a task tries to read the tables, or to install the outbox, again.
     retrying: AtomicBool,
@@ -43,14 +43,14 @@ pub(crate) struct Plan {
 
 /// What is known of the tables, and of the statements that were analysed by it. Replaced as a whole.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct SchemaSnapshot {
     catalog: Option<Catalog>,
     analyses: Analyses,
     /// The tables could not be read: what is known of them may be wrong.
     is_distrusted: bool,
 }
 
-impl Known {
+impl SchemaSnapshot {
     fn of(catalog: Option<Catalog>) -> Arc<Self> {
         Arc::new(Self { catalog, ..Self::default() })
     }
@@ -61,7 +61,7 @@ impl Known {
 }
 
 /// What is to be done with a query.
-pub(crate) enum Admit {
+pub(crate) enum QueryAdmission {
     /// Look it up under this name.
     Cached(String),
     /// Ask the database, for this reason.
@@ -72,12 +72,12 @@ pub(crate) enum Admit {
     Refused,
 }
 
-impl Plan {
+impl QueryContext {
     pub(crate) fn new(larder: &Larder, mut options: Options) -> Self {
         Self {
             larder: larder.clone(),
             tags: Tags::new(&options.database),
-            known: RwLock::new(Known::of(options.catalog.take())),
+            known: RwLock::new(SchemaSnapshot::of(options.catalog.take())),
             relearning: tokio::sync::Mutex::default(),
             retrying: AtomicBool::new(false),
             outbox: Mutex::default(),
@@ -92,7 +92,7 @@ impl Plan {
     pub(crate) fn learn(&self, catalog: Catalog) {
         let mut known = self.known.write();
         let origin = known.catalog().and_then(Catalog::origin).map(str::to_owned);
-        *known = Known::of(Some(catalog.or_origin(origin)));
+        *known = SchemaSnapshot::of(Some(catalog.or_origin(origin)));
     }
 
     /// Reads what is known of the tables anew, after a statement that may have changed them. `false` where they cannot be read:
@@ -128,7 +128,8 @@ impl Plan {
         match catalog {
             Some(catalog) => self.learn(catalog),
             None => {
-                *self.known.write() = Arc::new(Known { is_distrusted: true, ..Known::default() });
+                *self.known.write() =
+                    Arc::new(SchemaSnapshot { is_distrusted: true, ..SchemaSnapshot::default() });
             }
         }
         is_read
@@ -152,45 +153,49 @@ impl Plan {
         is_installed
     }
 
-    pub(crate) fn known(&self) -> Arc<Known> {
+    pub(crate) fn known(&self) -> Arc<SchemaSnapshot> {
         Arc::clone(&self.known.read())
     }
 
     /// Whether this is what is known now.
-    pub(crate) fn is_current(&self, known: &Arc<Known>) -> bool {
+    pub(crate) fn is_current(&self, known: &Arc<SchemaSnapshot>) -> bool {
         Arc::ptr_eq(known, &self.known.read())
     }
 
-    pub(crate) fn analyse(&self, known: &Known, text: &str) -> Arc<Analysis> {
+    pub(crate) fn analyse(&self, known: &SchemaSnapshot, text: &str) -> Arc<Analysis> {
         known.analyses.get(text, || Analysis::of(text, self.options.dialect, known.catalog()))
     }
 
     pub(crate) fn admit<T: DeserializeOwned + 'static>(
         &self,
         statement: &Statement,
-        known: &Known,
+        known: &SchemaSnapshot,
         analysis: &Analysis,
-        wishes: &Wishes,
-    ) -> Admit {
+        wishes: &QueryOptions,
+    ) -> QueryAdmission {
         let why = match analysis.nature {
-            Nature::Unknown(TRANSACTION_CONTROL) => return Admit::Refused,
-            Nature::Write | Nature::Definition | Nature::Unknown(_) => return Admit::Write,
+            StatementKind::Unknown(TRANSACTION_CONTROL) => return QueryAdmission::Refused,
+            StatementKind::Write | StatementKind::Definition | StatementKind::Unknown(_) => {
+                return QueryAdmission::Write;
+            }
             _ if known.is_distrusted => "no-catalogue",
             _ if wishes.uncached => "uncached",
             // Whoever says for how long wants to have it kept.
-            Nature::Volatile("volatile")
+            StatementKind::Volatile("volatile")
                 if wishes.lifetime.is_some() && !analysis.reads_unknown =>
             {
                 ""
             }
-            Nature::Volatile(why) => why,
-            Nature::Query if wishes.lifetime.is_none() && self.moves_with_time(statement) => {
+            StatementKind::Volatile(why) => why,
+            StatementKind::Query
+                if wishes.lifetime.is_none() && self.moves_with_time(statement) =>
+            {
                 "volatile"
             }
-            Nature::Query => "",
+            StatementKind::Query => "",
         };
         if !why.is_empty() {
-            return Admit::Bypass(why);
+            return QueryAdmission::Bypass(why);
         }
         let mut name = String::with_capacity(128);
         name.push_str(&self.options.database);
@@ -208,7 +213,7 @@ impl Plan {
             name.push_str(&hash);
         }
         write!(name, "{}", Schema::of::<T>()).expect("a string takes whatever is written to it");
-        Admit::Cached(name)
+        QueryAdmission::Cached(name)
     }
 
     /// Whether a value is bound that the database may take for another time each day.
@@ -219,7 +224,7 @@ impl Plan {
     }
 
     /// How the result of a query is kept.
-    pub(crate) fn policy(&self, wishes: &Wishes) -> Policy {
+    pub(crate) fn policy(&self, wishes: &QueryOptions) -> Policy {
         let policy = Policy::from(wishes.lifetime.unwrap_or(self.options.lifetime));
         // The data are the same whoever asks: what tells people apart is bound.
         let policy = policy.name(self.options.name).shared();
@@ -239,7 +244,7 @@ impl Plan {
     /// What a query depends on.
     pub(crate) fn read_by(
         &self,
-        known: &Known,
+        known: &SchemaSnapshot,
         statement: &Statement,
         analysis: &Analysis,
     ) -> Vec<Tag> {
@@ -249,11 +254,11 @@ impl Plan {
     /// What a statement makes untrue.
     pub(crate) fn written_by(
         &self,
-        known: &Known,
+        known: &SchemaSnapshot,
         statement: &Statement,
         analysis: &Analysis,
     ) -> Vec<Target> {
-        if let Nature::Unknown(why) = analysis.nature
+        if let StatementKind::Unknown(why) = analysis.nature
             && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
@@ -271,7 +276,7 @@ impl Plan {
     /// A query that is not kept leaves what it depends on to what it becomes part of.
     pub(crate) fn note_bypass(
         &self,
-        known: &Known,
+        known: &SchemaSnapshot,
         statement: &Statement,
         analysis: &Analysis,
         why: &'static str,
@@ -282,7 +287,7 @@ impl Plan {
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
             // Nobody can say what it depends on.
-            scope.add_unkept(Gathered::default(), "unknown-query");
+            scope.add_unkept(ScopeContents::default(), "unknown-query");
         }
     }
 
@@ -295,7 +300,7 @@ impl Plan {
 pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Tries to read the tables and to install the outbox until both succeed.
-async fn retry(plan: Weak<Plan>) {
+async fn retry(plan: Weak<QueryContext>) {
     let mut pause = FIRST_RETRY;
     loop {
         tokio::time::sleep(pause).await;

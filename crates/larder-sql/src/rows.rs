@@ -1,6 +1,6 @@
 //! What comes back from a database, the same for all of them, and made into values of the application.
 //!
-//! Rows become types by `serde`, not by sqlx's `FromRow`: what is kept must be writable to a shared store, and one
+//! Rows become types by `serde`, not by sqlx's `CacheableRow`: what is kept must be writable to a shared store, and one
 //! query must give the same for each database.
 
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::value::SqlValue;
 
 /// What a statement brought.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
+pub struct StatementOutcome {
     /// The rows, none for a statement that gives none.
     pub rows: Rows,
     /// How many rows it has changed. PostgreSQL counts those that a query gives, too.

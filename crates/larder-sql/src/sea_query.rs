@@ -20,22 +20,22 @@ use crate::{statement::Statement, value::SqlValue};
 /// let statement = Statement::try_from(select)?;
 /// assert_eq!(statement.text(), r#"SELECT "name" FROM "products" WHERE "id" = ?"#);
 /// assert_eq!(statement.values(), [42.into()]);
-/// # Ok::<(), larder_sql::NotBindable>(())
+/// # Ok::<(), larder_sql::BindError>(())
 /// ```
 ///
 /// # Errors
 ///
 /// When a value is of a type that is none here: bind it as text.
 impl TryFrom<(String, Values)> for Statement {
-    type Error = NotBindable;
+    type Error = BindError;
 
-    fn try_from((text, values): (String, Values)) -> Result<Self, NotBindable> {
+    fn try_from((text, values): (String, Values)) -> Result<Self, BindError> {
         let values: Result<Vec<SqlValue>, _> = values.into_iter().map(value).collect();
         Ok(values?.into_iter().fold(Self::new(Cow::Owned(text)), Self::bind))
     }
 }
 
-fn value(value: Value) -> Result<SqlValue, NotBindable> {
+fn value(value: Value) -> Result<SqlValue, BindError> {
     Ok(match value {
         Value::Bool(value) => value.into(),
         Value::TinyInt(value) => value.into(),
@@ -46,7 +46,7 @@ fn value(value: Value) -> Result<SqlValue, NotBindable> {
         Value::SmallUnsigned(value) => value.into(),
         Value::Unsigned(value) => value.into(),
         Value::BigUnsigned(Some(value)) => {
-            i64::try_from(value).map_err(|_| NotBindable(value.to_string()))?.into()
+            i64::try_from(value).map_err(|_| BindError(value.to_string()))?.into()
         }
         Value::BigUnsigned(None) => SqlValue::Null,
         Value::Float(value) => value.into(),
@@ -56,22 +56,22 @@ fn value(value: Value) -> Result<SqlValue, NotBindable> {
         Value::Bytes(value) => value.into(),
         // Which others there are depends on the features of sea-query.
         #[allow(unreachable_patterns, reason = "they do not have to be there")]
-        other => return Err(NotBindable(format!("{other:?}"))),
+        other => return Err(BindError(format!("{other:?}"))),
     })
 }
 
 /// A value of sea-query that is none of a [`SqlValue`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotBindable(String);
+pub struct BindError(String);
 
-impl fmt::Display for NotBindable {
+impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let allowed = "allowed are truth values, whole numbers of 64 bits with a sign, floating-point numbers, texts and bytes";
         write!(f, "{} cannot be bound, {allowed}: bind it as text", self.0)
     }
 }
 
-impl std::error::Error for NotBindable {}
+impl std::error::Error for BindError {}
 
 #[cfg(test)]
 mod tests {

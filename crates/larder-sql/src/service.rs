@@ -10,30 +10,30 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use larder_core::{Fill, Kind, Larder, Lifetime, LoadError, Tag};
+use larder_core::{Kind, Larder, Lifetime, LoadError, Loading, Tag};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
 use crate::{
-    analysis::{Analysis, Nature},
+    analysis::{Analysis, StatementKind},
     catalog::Catalog,
     error::{QueryError, QueryErrorKind},
     layer::Options,
-    plan::{Admit, Known, Plan},
-    rows::Answer,
+    plan::{QueryAdmission, QueryContext, SchemaSnapshot},
+    rows::StatementOutcome,
     statement::Statement,
 };
 
 /// A query whose rows are to become values of `T`: the other request of a [`QueryCache`].
 pub struct Fetch<T> {
     statement: Statement,
-    wishes: Wishes,
+    wishes: QueryOptions,
     rows: PhantomData<fn() -> T>,
 }
 
 /// What a single query may say.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wishes {
+pub(crate) struct QueryOptions {
     pub(crate) lifetime: Option<Lifetime>,
     pub(crate) tags: Vec<Tag>,
     pub(crate) uncached: bool,
@@ -44,10 +44,10 @@ pub(crate) struct Wishes {
 impl<T> Fetch<T> {
     /// The rows of this statement.
     pub fn new(statement: Statement) -> Self {
-        Self::wishing(statement, Wishes::default())
+        Self::wishing(statement, QueryOptions::default())
     }
 
-    pub(crate) fn wishing(statement: Statement, wishes: Wishes) -> Self {
+    pub(crate) fn wishing(statement: Statement, wishes: QueryOptions) -> Self {
         Self { statement, wishes, rows: PhantomData }
     }
 
@@ -92,12 +92,12 @@ impl<T> Fetch<T> {
 }
 
 /// What rows can become: they are kept as they are, and written to a shared store.
-pub trait FromRow: Serialize + DeserializeOwned + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> FromRow for T {}
+pub trait CacheableRow: Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> CacheableRow for T {}
 
 /// What answers statements: a database, or whatever stands for one.
 pub trait Database:
-    Service<Statement, Response = Answer, Error: Into<BoxError>, Future: Send + 'static>
+    Service<Statement, Response = StatementOutcome, Error: Into<BoxError>, Future: Send + 'static>
     + Clone
     + Send
     + Sync
@@ -105,8 +105,12 @@ pub trait Database:
 {
 }
 impl<S> Database for S where
-    S: Service<Statement, Response = Answer, Error: Into<BoxError>, Future: Send + 'static>
-        + Clone
+    S: Service<
+            Statement,
+            Response = StatementOutcome,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        > + Clone
         + Send
         + Sync
         + 'static
@@ -121,15 +125,15 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// copied; a [`Statement`] always goes to the database.
 pub struct QueryCache<S> {
     inner: S,
-    plan: Arc<Plan>,
+    plan: Arc<QueryContext>,
 }
 
 impl<S> QueryCache<S> {
     pub(crate) fn new(inner: S, larder: &Larder, options: Options) -> Self {
-        Self { inner, plan: Arc::new(Plan::new(larder, options)) }
+        Self { inner, plan: Arc::new(QueryContext::new(larder, options)) }
     }
 
-    pub(crate) fn plan(&self) -> &Arc<Plan> {
+    pub(crate) fn plan(&self) -> &Arc<QueryContext> {
         &self.plan
     }
 
@@ -146,41 +150,41 @@ impl<S> QueryCache<S> {
 
 impl<S: Database> QueryCache<S> {
     /// The rows of a query, from the cache where that is possible.
-    pub(crate) async fn fetch<T: FromRow>(
+    pub(crate) async fn fetch<T: CacheableRow>(
         &self,
         fetch: Fetch<T>,
     ) -> Result<Arc<Vec<T>>, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, fetch.statement.text());
         match self.plan.admit::<T>(&fetch.statement, &known, &analysis, &fetch.wishes) {
-            Admit::Cached(name) => {
+            QueryAdmission::Cached(name) => {
                 let policy = self.plan.policy(&fetch.wishes);
                 let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
                 let load = move |fill| load::<S, T>(inner, plan, (known, analysis), fetch, fill);
                 let larder = &self.plan.larder;
                 larder.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
             }
-            Admit::Bypass(why) => {
+            QueryAdmission::Bypass(why) => {
                 self.plan.note_bypass(&known, &fetch.statement, &analysis, why);
                 let answer = ask(self.inner.clone(), fetch.statement).await?;
                 decoded(&answer)
             }
-            Admit::Write => {
+            QueryAdmission::Write => {
                 let answer = self.write(known, &analysis, fetch.statement).await?;
                 decoded(&answer).map_err(|error| error.of_kind(QueryErrorKind::WrittenUnread))
             }
-            Admit::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
+            QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
         }
     }
 
     /// Runs a statement, and invalidates what it may have changed.
-    pub(crate) async fn run(&self, statement: Statement) -> Result<Answer, QueryError> {
+    pub(crate) async fn run(&self, statement: Statement) -> Result<StatementOutcome, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
-        match self.plan.admit::<()>(&statement, &known, &analysis, &Wishes::default()) {
-            Admit::Write => self.write(known, &analysis, statement).await,
-            Admit::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
-            Admit::Cached(_) | Admit::Bypass(_) => {
+        match self.plan.admit::<()>(&statement, &known, &analysis, &QueryOptions::default()) {
+            QueryAdmission::Write => self.write(known, &analysis, statement).await,
+            QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
+            QueryAdmission::Cached(_) | QueryAdmission::Bypass(_) => {
                 self.plan.note_bypass(&known, &statement, &analysis, "statement");
                 ask(self.inner.clone(), statement).await
             }
@@ -191,14 +195,15 @@ impl<S: Database> QueryCache<S> {
     /// of the driver.
     async fn write(
         &self,
-        known: Arc<Known>,
+        known: Arc<SchemaSnapshot>,
         analysis: &Analysis,
         statement: Statement,
-    ) -> Result<Answer, QueryError> {
+    ) -> Result<StatementOutcome, QueryError> {
         self.plan.note_bypass(&known, &statement, analysis, "write");
         let mut targets = self.plan.written_by(&known, &statement, analysis);
-        let redefines = matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
-        let may_define = redefines && analysis.nature != Nature::Unknown("unknown-function");
+        let redefines =
+            matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
+        let may_define = redefines && analysis.nature != StatementKind::Unknown("unknown-function");
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.larder.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
@@ -224,12 +229,12 @@ impl<S: Database> QueryCache<S> {
     }
 }
 
-async fn load<S: Database, T: FromRow>(
+async fn load<S: Database, T: CacheableRow>(
     inner: S,
-    plan: Arc<Plan>,
-    (known, analysis): (Arc<Known>, Arc<Analysis>),
+    plan: Arc<QueryContext>,
+    (known, analysis): (Arc<SchemaSnapshot>, Arc<Analysis>),
     fetch: Fetch<T>,
-    fill: Fill,
+    fill: Loading,
 ) -> Result<Vec<T>, QueryError> {
     if !plan.is_current(&known) {
         // A table was defined between the look at the statement and the stamp of this fill.
@@ -247,7 +252,10 @@ async fn load<S: Database, T: FromRow>(
     rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
 }
 
-async fn ask<S: Database>(mut inner: S, statement: Statement) -> Result<Answer, QueryError> {
+async fn ask<S: Database>(
+    mut inner: S,
+    statement: Statement,
+) -> Result<StatementOutcome, QueryError> {
     let failed = |error: S::Error| QueryError::because(QueryErrorKind::Database, error);
     std::future::poll_fn(|cx| inner.poll_ready(cx)).await.map_err(failed)?;
     inner.call(statement).await.map_err(failed)
@@ -262,7 +270,7 @@ pub(crate) fn written_unread(error: QueryError) -> QueryError {
     }
 }
 
-fn decoded<T: FromRow>(answer: &Answer) -> Result<Arc<Vec<T>>, QueryError> {
+fn decoded<T: CacheableRow>(answer: &StatementOutcome) -> Result<Arc<Vec<T>>, QueryError> {
     let values = answer.rows.decode();
     values.map(Arc::new).map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
 }
@@ -281,9 +289,9 @@ fn unwrapped(error: LoadError<QueryError>) -> QueryError {
 }
 
 impl<S: Database> Service<Statement> for QueryCache<S> {
-    type Response = Answer;
+    type Response = StatementOutcome;
     type Error = QueryError;
-    type Future = BoxFuture<'static, Result<Answer, QueryError>>;
+    type Future = BoxFuture<'static, Result<StatementOutcome, QueryError>>;
 
     /// Always ready: what answers from the cache need not wait for the database. A clone of the inner service is made
     /// ready for each request that reaches it.
@@ -297,7 +305,7 @@ impl<S: Database> Service<Statement> for QueryCache<S> {
     }
 }
 
-impl<S: Database, T: FromRow> Service<Fetch<T>> for QueryCache<S> {
+impl<S: Database, T: CacheableRow> Service<Fetch<T>> for QueryCache<S> {
     type Response = Arc<Vec<T>>;
     type Error = QueryError;
     type Future = BoxFuture<'static, Result<Arc<Vec<T>>, QueryError>>;

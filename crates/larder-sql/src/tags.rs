@@ -10,7 +10,7 @@ use larder_core::{Tag, Target};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    analysis::{Analysis, Nature, Operand, Pinned},
+    analysis::{Analysis, Operand, PinnedKey, StatementKind},
     catalog::{Catalog, KeyColumn, KeyKind},
     value::SqlValue,
 };
@@ -82,9 +82,11 @@ impl Tags {
         values: &[SqlValue],
     ) -> Vec<Target> {
         match analysis.nature {
-            Nature::Query | Nature::Volatile(_) => return Vec::new(),
-            Nature::Write => {}
-            Nature::Definition | Nature::Unknown(_) => return vec![self.everything()],
+            StatementKind::Query | StatementKind::Volatile(_) => return Vec::new(),
+            StatementKind::Write => {}
+            StatementKind::Definition | StatementKind::Unknown(_) => {
+                return vec![self.everything()];
+            }
         }
         let mut targets = Vec::new();
         for change in &analysis.changes {
@@ -116,7 +118,7 @@ impl Tags {
     fn rows(
         &self,
         table: &str,
-        all: &[Pinned],
+        all: &[PinnedKey],
         catalog: Option<&Catalog>,
         values: &[SqlValue],
     ) -> Option<Vec<Tag>> {

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{ByteSize, Fill, Larder, Policy};
-use larder_testkit::Dice;
+use larder_core::{ByteSize, Larder, Loading, Policy};
+use larder_testkit::SeededRng;
 use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
@@ -122,7 +122,7 @@ fn larder() -> Larder {
 }
 
 /// A statement of this form: its values are drawn, and bound or written into it.
-fn drawn(form: &str, dice: &Dice) -> Statement {
+fn drawn(form: &str, dice: &SeededRng) -> Statement {
     let (mut text, mut values) = (String::new(), Vec::new());
     for (at, part) in form.split(['{', '}']).enumerate() {
         if at % 2 == 0 {
@@ -164,7 +164,7 @@ async fn the_cached_answer_is_always_the_uncached_one() {
     let seeds = std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let mut hits = 0;
     for seed in 0..seeds {
-        let (dice, larder) = (Dice::new(seed), larder());
+        let (dice, larder) = (SeededRng::new(seed), larder());
         let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
         // A few forms for each seed, so that what belongs together meets.
         let some = |forms: &[&'static str], most: u64| {
@@ -220,7 +220,7 @@ async fn with_rows() -> (Larder, Db) {
     (larder, db)
 }
 
-async fn a(db: &Db, id: i64) -> Option<One<A>> {
+async fn a(db: &Db, id: i64) -> Option<SharedRow<A>> {
     db.query("SELECT * FROM a WHERE id = ?").bind(id).fetch_optional().await.unwrap()
 }
 
@@ -255,7 +255,7 @@ async fn a_page_is_made_of_the_rows_it_was_made_with() {
     let rendered = Arc::new(AtomicU32::new(0));
     let page = async || {
         let (db, rendered) = (db.clone(), rendered.clone());
-        let render = move |_: Fill| async move {
+        let render = move |_: Loading| async move {
             rendered.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Infallible>(a(&db, 1).await.map_or(-1, |a| a.v))
         };
@@ -335,7 +335,7 @@ async fn what_is_made_of_a_query_that_is_not_kept_depends_on_it_all_the_same() {
         for uncached in [false, true] {
             let page = async || {
                 let db = db.clone();
-                let render = move |_: Fill| async move {
+                let render = move |_: Loading| async move {
                     let query = db.query(text);
                     let query = if uncached { query.uncached() } else { query };
                     Ok::<_, Infallible>(query.fetch_scalar::<i64>().await.unwrap_or(-1))
@@ -407,7 +407,7 @@ async fn a_result_without_rows_is_kept_for_less_long() {
     let counted = asked.clone();
     let database = tower::service_fn(move |_: Statement| {
         counted.fetch_add(1, Ordering::SeqCst);
-        std::future::ready(Ok::<_, Infallible>(Answer::default()))
+        std::future::ready(Ok::<_, Infallible>(StatementOutcome::default()))
     });
     let larder = larder();
     let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).empty_for(Duration::from_secs(5));
@@ -430,7 +430,7 @@ async fn one_query_asks_the_database_for_all_who_ask_at_once() {
         async {
             tokio::task::yield_now().await;
             let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![7.into()]] };
-            Ok::<_, Infallible>(Answer { rows, affected: 0 })
+            Ok::<_, Infallible>(StatementOutcome { rows, affected: 0 })
         }
     });
     let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
@@ -561,7 +561,7 @@ async fn a_write_whose_driver_panics_invalidates_all_the_same() {
             }
             let v = i64::from(held.load(Ordering::SeqCst));
             let rows = Rows { columns: vec!["v".to_owned()], rows: vec![vec![v.into()]] };
-            Ok::<_, Infallible>(Answer { rows, affected: 0 })
+            Ok::<_, Infallible>(StatementOutcome { rows, affected: 0 })
         }
     });
     let catalog = Catalog::new().table("a", Table::new().key("id", KeyKind::Integer));
@@ -630,7 +630,7 @@ async fn a_query_has_no_deadline_but_the_one_it_is_given() {
     let database = tower::service_fn(move |_: Statement| async {
         tokio::time::sleep(Duration::from_secs(7200)).await;
         let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![7.into()]] };
-        Ok::<_, Infallible>(Answer { rows, affected: 0 })
+        Ok::<_, Infallible>(StatementOutcome { rows, affected: 0 })
     });
     let larder = larder();
     let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite);
@@ -665,7 +665,7 @@ async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_t
     let database = tower::service_fn(move |_: Statement| {
         let n = i64::from(counted.fetch_add(1, Ordering::SeqCst));
         let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![n.into()]] };
-        std::future::ready(Ok::<_, Infallible>(Answer { rows, affected: 0 }))
+        std::future::ready(Ok::<_, Infallible>(StatementOutcome { rows, affected: 0 }))
     });
     let catalog = || Catalog::new().table("a", Table::new().key("id", KeyKind::Integer));
     let mut layer = QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).catalog(catalog());
@@ -689,14 +689,17 @@ async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_t
 #[tokio::test(start_paused = true)]
 async fn an_outbox_that_cannot_be_installed_again_is_tried_until_it_is() {
     let database = tower::service_fn(move |_: Statement| {
-        std::future::ready(Ok::<_, Infallible>(Answer { rows: Rows::default(), affected: 0 }))
+        std::future::ready(Ok::<_, Infallible>(StatementOutcome {
+            rows: Rows::default(),
+            affected: 0,
+        }))
     });
     let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
     let attempts = Arc::new(AtomicU32::new(0));
     let counted = attempts.clone();
     *db.cache().plan().outbox.lock() = Some(Arc::new(move || {
         let attempt = counted.fetch_add(1, Ordering::SeqCst) + 1;
-        Box::pin(std::future::ready(attempt % 4 == 0))
+        Box::pin(std::future::ready(attempt.is_multiple_of(4)))
     }));
     for attempts_until_now in [4, 8] {
         db.query("CREATE TABLE b (id INTEGER)").execute().await.unwrap();

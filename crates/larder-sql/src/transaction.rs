@@ -11,13 +11,13 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
-    analysis::{Nature, TRANSACTION_CONTROL},
-    db::{Db, One},
+    analysis::{StatementKind, TRANSACTION_CONTROL},
+    db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
-    plan::{Known, Plan},
-    rows::Answer,
-    service::{FromRow, written_unread},
-    sqlx_service::{Begun, SqlxService},
+    plan::{QueryContext, SchemaSnapshot},
+    rows::StatementOutcome,
+    service::{CacheableRow, written_unread},
+    sqlx_service::{SqlxService, SqlxTransaction},
     statement::Statement,
     value::SqlValue,
 };
@@ -29,9 +29,9 @@ use crate::{
 /// PostgreSQL it can only be rolled back after that.
 pub struct Transaction {
     /// None once it has ended.
-    inner: Option<Begun>,
+    inner: Option<SqlxTransaction>,
     uncertain: bool,
-    plan: Arc<Plan>,
+    plan: Arc<QueryContext>,
     targets: Vec<Target>,
     defines: bool,
     /// How many nested transactions are open, those that were dropped and wait to be taken back among them.
@@ -39,7 +39,7 @@ pub struct Transaction {
     /// The outermost nested transaction that was dropped: it is taken back before anything else is done.
     dropped: Option<Savepoint>,
     /// What was known of the tables when it first wrote.
-    known: Option<Arc<Known>>,
+    known: Option<Arc<SchemaSnapshot>>,
 }
 
 impl Db<SqlxService> {
@@ -191,18 +191,19 @@ impl Transaction {
         self.begun().postgres()
     }
 
-    fn begun(&mut self) -> &mut Begun {
+    fn begun(&mut self) -> &mut SqlxTransaction {
         self.inner.as_mut().expect("only what takes the transaction itself ends it")
     }
 
-    async fn run(&mut self, statement: &Statement) -> Result<Answer, QueryError> {
+    async fn run(&mut self, statement: &Statement) -> Result<StatementOutcome, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
-        if analysis.nature == Nature::Unknown(TRANSACTION_CONTROL) {
+        if analysis.nature == StatementKind::Unknown(TRANSACTION_CONTROL) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
         self.take_back_dropped().await?;
-        self.defines |= matches!(analysis.nature, Nature::Definition | Nature::Unknown(_));
+        self.defines |=
+            matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         self.known.get_or_insert_with(|| Arc::clone(&known));
         // Before it runs: one that failed may have done a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
@@ -212,14 +213,14 @@ impl Transaction {
         let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
         self.uncertain = was_uncertain || !matches!(answer, Ok(Ok(_)));
         let answer = answer.map_err(|_| QueryError::new(QueryErrorKind::Panicked))?;
-        let writes = analysis.nature == Nature::Write;
+        let writes = analysis.nature == StatementKind::Write;
         let failed = |error| if writes { written_unread(error) } else { error };
         answer.map_err(QueryError::database).map_err(failed)
     }
 }
 
 /// Commits what can be committed.
-async fn end(mut inner: Begun, uncertain: bool) -> Result<(), QueryError> {
+async fn end(mut inner: SqlxTransaction, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
         return Err(QueryError::new(QueryErrorKind::RolledBack));
@@ -338,7 +339,7 @@ impl TransactionQuery<'_> {
     /// # Errors
     ///
     /// When the database fails, or a row is not of the type.
-    pub async fn fetch_all<T: FromRow>(self) -> Result<Vec<T>, QueryError> {
+    pub async fn fetch_all<T: CacheableRow>(self) -> Result<Vec<T>, QueryError> {
         let rows = self.transaction.run(&self.statement).await?.rows;
         rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
     }
@@ -348,8 +349,8 @@ impl TransactionQuery<'_> {
     /// # Errors
     ///
     /// As [`TransactionQuery::fetch_all`].
-    pub async fn fetch_optional<T: FromRow>(self) -> Result<Option<One<T>>, QueryError> {
-        Ok(One::of(Arc::new(self.fetch_all().await?)))
+    pub async fn fetch_optional<T: CacheableRow>(self) -> Result<Option<SharedRow<T>>, QueryError> {
+        Ok(SharedRow::of(Arc::new(self.fetch_all().await?)))
     }
 
     /// Runs it, and gives the number of rows it has changed.

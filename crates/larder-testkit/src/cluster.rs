@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     log::{LogLine, SharedLog},
-    seeded_rng::Dice,
+    seeded_rng::SeededRng,
     store::{FaultyStore, MemoryStore},
 };
 
@@ -68,9 +68,9 @@ pub struct SimulatedCluster {
 
 /// How slow and how reliable everything between the processes is.
 #[derive(Clone, Debug)]
-pub struct Weather {
+pub struct NetworkConditions {
     /// Chance, from a seed.
-    pub dice: Dice,
+    pub dice: SeededRng,
     /// How many commands in a hundred fail, half of them after they were carried out. Of as many the store
     /// repeats an old write or gives the answer to another question.
     pub failing_percent: u64,
@@ -78,17 +78,17 @@ pub struct Weather {
     pub longest: Duration,
 }
 
-impl Weather {
+impl NetworkConditions {
     /// Nothing fails, and nothing takes longer than ten microseconds.
     pub fn calm() -> Self {
-        Self { dice: Dice::new(0), failing_percent: 0, longest: Duration::from_micros(10) }
+        Self { dice: SeededRng::new(0), failing_percent: 0, longest: Duration::from_micros(10) }
     }
 }
 
 impl SimulatedCluster {
     /// This many processes, with the defaults of larder but for small tables.
     pub fn new(processes: usize) -> Self {
-        Self::under(&Weather::calm(), processes, |builder| builder)
+        Self::under(&NetworkConditions::calm(), processes, |builder| builder)
     }
 
     /// Processes under this weather, each built with these options.
@@ -97,12 +97,12 @@ impl SimulatedCluster {
     ///
     /// When the options are not valid.
     pub fn under(
-        weather: &Weather,
+        weather: &NetworkConditions,
         processes: usize,
         options: impl Fn(LarderBuilder) -> LarderBuilder,
     ) -> Self {
         let (log, store) = (SharedLog::new(), MemoryStore::new());
-        let Weather { dice, failing_percent, longest } = weather;
+        let NetworkConditions { dice, failing_percent, longest } = weather;
         let lines: Vec<_> =
             (0..processes).map(|_| log.line(dice.clone(), *failing_percent, *longest)).collect();
         let larders = lines.iter().map(|line| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_core::{Bus, Leased, Leases, Mode, Origin, Record, Selector, Store, Tag};
+use larder_core::{Bus, FillLockState, FillLocks, Mode, Record, Selector, Store, Tag, WriterId};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -42,8 +42,8 @@ pub async fn store(store: &dyn Store) {
 /// # Panics
 ///
 /// When they do not conform, with what they did.
-pub async fn leases(leases: &dyn Leases) {
-    let [one, other] = [Origin::random(), Origin::random()];
+pub async fn leases(leases: &dyn FillLocks) {
+    let [one, other] = [WriterId::random(), WriterId::random()];
     let key = "larder:o:a";
     let take = async |holder, expiry| {
         leases.take(key, holder, expiry).await.expect("healthy leases answer")
@@ -51,20 +51,32 @@ pub async fn leases(leases: &dyn Leases) {
     let give_back = async |holder, vain| {
         leases.give_back(key, holder, vain).await.expect("healthy leases answer");
     };
-    assert_eq!(take(one, MINUTE).await, Leased::Taken, "the first takes it");
-    assert_eq!(take(other, MINUTE).await, Leased::Held, "and nobody else");
+    assert_eq!(take(one, MINUTE).await, FillLockState::Acquired, "the first takes it");
+    assert_eq!(take(other, MINUTE).await, FillLockState::Held, "and nobody else");
     give_back(other, None).await;
-    assert_eq!(take(other, MINUTE).await, Leased::Held, "nobody gives back what another has");
+    assert_eq!(
+        take(other, MINUTE).await,
+        FillLockState::Held,
+        "nobody gives back what another has"
+    );
     give_back(one, None).await;
-    assert_eq!(take(other, MINUTE).await, Leased::Taken, "what was given back is free");
+    assert_eq!(take(other, MINUTE).await, FillLockState::Acquired, "what was given back is free");
     give_back(other, Some(Duration::from_millis(20))).await;
-    assert_eq!(take(one, MINUTE).await, Leased::Vain, "there is nothing to wait for");
+    assert_eq!(take(one, MINUTE).await, FillLockState::NotStorable, "there is nothing to wait for");
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(take(one, Duration::from_millis(20)).await, Leased::Taken, "for a while");
+    assert_eq!(take(one, Duration::from_millis(20)).await, FillLockState::Acquired, "for a while");
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(take(other, MINUTE).await, Leased::Taken, "a holder that died holds it no longer");
+    assert_eq!(
+        take(other, MINUTE).await,
+        FillLockState::Acquired,
+        "a holder that died holds it no longer"
+    );
     give_back(one, None).await;
-    assert_eq!(take(one, MINUTE).await, Leased::Held, "nor gives it back for whoever has it now");
+    assert_eq!(
+        take(one, MINUTE).await,
+        FillLockState::Held,
+        "nor gives it back for whoever has it now"
+    );
     give_back(other, None).await;
 }
 
@@ -75,7 +87,7 @@ pub async fn leases(leases: &dyn Leases) {
 /// When the log does not conform, with what it did.
 pub async fn bus(bus: &dyn Bus) {
     let record = |tag: &str| Record {
-        origin: Origin::random(),
+        origin: WriterId::random(),
         mode: Mode::Hard,
         what: vec![Selector::Tag(Tag::new(tag))],
     };
@@ -172,7 +184,7 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
     let (mut taken, mut failed) = (Vec::new(), 0);
     for number in 0..50 {
         let record = Record {
-            origin: Origin::random(),
+            origin: WriterId::random(),
             mode: Mode::Hard,
             what: vec![Selector::Tag(Tag::new(format!("t:{number}")))],
         };
@@ -223,7 +235,7 @@ async fn insist(mut act: impl AsyncFnMut() -> bool, what: &str) {
 mod tests {
     use larder_core::LocalBus;
 
-    use crate::{Dice, FaultyStore, MemoryStore, SharedLog};
+    use crate::{FaultyStore, MemoryStore, SeededRng, SharedLog};
 
     use super::*;
 
@@ -232,9 +244,9 @@ mod tests {
         store(&MemoryStore::new()).await;
         leases(&MemoryStore::new()).await;
         let slow = Duration::from_millis(3);
-        store(&FaultyStore::new(MemoryStore::new(), Dice::new(1), 0, slow)).await;
+        store(&FaultyStore::new(MemoryStore::new(), SeededRng::new(1), 0, slow)).await;
         for seed in 0..20 {
-            let faulty = FaultyStore::new(MemoryStore::new(), Dice::new(seed), 30, slow);
+            let faulty = FaultyStore::new(MemoryStore::new(), SeededRng::new(seed), 30, slow);
             store_that_fails(&faulty).await;
         }
     }
@@ -242,10 +254,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn logs_of_the_testkit_conform() {
         bus(&LocalBus::new()).await;
-        let line = SharedLog::new().line(Dice::new(1), 0, Duration::from_millis(1));
+        let line = SharedLog::new().line(SeededRng::new(1), 0, Duration::from_millis(1));
         bus(&line).await;
         for seed in 0..20 {
-            let line = SharedLog::new().line(Dice::new(seed), 30, Duration::from_millis(1));
+            let line = SharedLog::new().line(SeededRng::new(seed), 30, Duration::from_millis(1));
             assert!(bus_that_fails(&line).await > 0);
         }
     }

@@ -24,12 +24,12 @@ struct State {
     order: u64,
     /// The newest version that a client has read of something in a process.
     seen: HashMap<(u64, usize, u64), u64>,
-    invalidated: Vec<Invalidated>,
+    invalidated: Vec<InvalidationOutcome>,
     violations: Vec<Violation>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Invalidated {
+struct InvalidationOutcome {
     at: Instant,
     order: u64,
     /// Whether the log has it, so that others can know.
@@ -41,7 +41,7 @@ struct Invalidated {
 
 /// When a read began.
 #[derive(Clone, Copy, Debug)]
-pub struct Began {
+pub struct OperationStart {
     at: Instant,
     order: u64,
 }
@@ -97,14 +97,14 @@ impl History {
         let (at, mut state) = (Instant::now(), self.state.lock());
         state.order += 1;
         let order = state.order;
-        state.invalidated.push(Invalidated { at, order, logged, process, key, version });
+        state.invalidated.push(InvalidationOutcome { at, order, logged, process, key, version });
     }
 
     /// A read begins now.
-    pub fn begin(&self) -> Began {
+    pub fn begin(&self) -> OperationStart {
         let mut state = self.state.lock();
         state.order += 1;
-        Began { at: Instant::now(), order: state.order }
+        OperationStart { at: Instant::now(), order: state.order }
     }
 
     /// A client has read this version of something, which may be a key or what was made of it, one read after the
@@ -122,7 +122,7 @@ impl History {
     }
 
     /// A read that began at `began` gave this version.
-    pub fn read(&self, process: usize, key: u64, began: Began, version: u64) {
+    pub fn read(&self, process: usize, key: u64, began: OperationStart, version: u64) {
         self.read_within(self.bound, process, key, began, version);
     }
 
@@ -133,11 +133,11 @@ impl History {
         bound: Option<Duration>,
         process: usize,
         key: u64,
-        began: Began,
+        began: OperationStart,
         version: u64,
     ) {
         let mut state = self.state.lock();
-        let owed_by = |promise, matters: &dyn Fn(&Invalidated) -> bool| {
+        let owed_by = |promise, matters: &dyn Fn(&InvalidationOutcome) -> bool| {
             let owed = state.invalidated.iter().filter(|known| known.key == key && matters(known));
             let owed = owed.map(|known| known.version).max().unwrap_or_default();
             (version < owed).then_some(Violation { promise, key, process, read: version, owed })

@@ -10,8 +10,8 @@ use larder_semantics::{
     freshness::{self, Freshness, Heuristics},
     groups,
     ranges::{self, Selection},
-    reuse::Demands,
-    storing::{self, Asker, Profile, Role},
+    reuse::RequestDirectives,
+    storing::{self, Profile, RequestIdentity, Role},
     targeted,
     validation::{self, Condition, EntityTag, Validators},
     vary,
@@ -81,7 +81,7 @@ pub fn parsers_do_not_panic(bytes: &[u8]) {
     let control = targeted::control_of(&headers, &[targeted::CDN_CACHE_CONTROL]);
     freshness::lifetime(&headers, &control, SystemTime::UNIX_EPOCH, Role::Shared);
     freshness::age_field(&headers);
-    Demands::of(&headers);
+    RequestDirectives::of(&headers);
     vary::names(&headers);
     vary::selecting_value(&headers, &header::ACCEPT_LANGUAGE);
     groups::names(&headers, &groups::CACHE_GROUPS);
@@ -104,7 +104,7 @@ pub fn decisions_hold(exchange: &Exchange) {
 
 fn storing_holds(Exchange { request, status, response }: &Exchange) {
     let control = CacheControl::of(response);
-    let asker = Asker {
+    let asker = RequestIdentity {
         authorized: request.contains_key(header::AUTHORIZATION),
         identified: request.contains_key(header::AUTHORIZATION)
             || request.contains_key(header::COOKIE),
@@ -163,8 +163,8 @@ fn reuse_holds(Exchange { request, response, .. }: &Exchange) {
         }
     }
     let current = Validators::of(response);
-    if !validation::SAVERS.iter().any(|name| request.contains_key(name)) {
-        let condition = validation::evaluate_savers(&Method::GET, request, &current);
+    if !validation::CACHE_VALIDATION.iter().any(|name| request.contains_key(name)) {
+        let condition = validation::evaluate_not_modified(&Method::GET, request, &current);
         assert_eq!(condition, Condition::Proceed, "a condition from nowhere: {request:?}");
     }
     let freshened = validation::freshened(response, request);

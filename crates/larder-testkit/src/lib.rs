@@ -4,19 +4,19 @@
 //! - [`Source`] counts what reaches an origin, and [`assert_fresh!`] compares with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
-//! - [`conformance`] is what every [`Store`](larder_core::Store), [`Leases`](larder_core::Leases) and
+//! - [`conformance`] is what every [`Store`](larder_core::Store), [`FillLocks`](larder_core::FillLocks) and
 //!   [`Bus`](larder_core::Bus) owes;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] is what holds of the semantics for any request and response;
-//! - [`Dice`] is chance from a seed, so that a failure replays.
+//! - [`SeededRng`] is chance from a seed, so that a failure replays.
 //!
 //! All of it follows tokio's clock: with paused time a simulated minute takes no time.
 
 pub use self::{
-    cluster::{SimulatedCluster, Source, Weather},
-    history::{Began, History, Violation},
+    cluster::{NetworkConditions, SimulatedCluster, Source},
+    history::{History, OperationStart, Violation},
     log::{LogLine, SharedLog},
-    seeded_rng::Dice,
+    seeded_rng::SeededRng,
     store::{FaultyStore, MemoryStore},
 };
 

@@ -10,11 +10,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use larder_core::{Bus, BusError, BusErrorKind, Epoch, Page, Position, Record};
+use larder_core::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::seeded_rng::Dice;
+use crate::seeded_rng::SeededRng;
 
 /// The log itself. A clone is the same log.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ impl SharedLog {
 
     /// The log as one process reaches it: each command takes up to `longest`, and `percent` of them fail,
     /// half of those after they were carried out.
-    pub fn line(&self, dice: Dice, percent: u64, longest: Duration) -> LogLine {
+    pub fn line(&self, dice: SeededRng, percent: u64, longest: Duration) -> LogLine {
         let cut = Arc::new(AtomicBool::new(false));
         LogLine { log: self.clone(), dice, percent, longest, cut }
     }
@@ -124,7 +124,7 @@ impl Default for SharedLog {
 #[derive(Clone, Debug)]
 pub struct LogLine {
     log: SharedLog,
-    dice: Dice,
+    dice: SeededRng,
     percent: u64,
     longest: Duration,
     cut: Arc<AtomicBool>,
@@ -245,13 +245,13 @@ impl Bus for LogLine {
         })
     }
 
-    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<Page, BusError>> {
+    fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {
         const PAGE: usize = 3;
         Box::pin(async move {
             self.travel().await?;
             let state = self.log.0.state.lock();
             let later: Vec<_> = state.records.iter().filter(|(n, _)| *n > after).cloned().collect();
-            Ok(Page {
+            Ok(LogPage {
                 end: Position { epoch: state.epoch, number: state.last },
                 horizon: state.horizon,
                 more: later.len() > PAGE,

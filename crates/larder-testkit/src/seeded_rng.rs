@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 
 /// Random numbers that are the same for the same seed. A clone draws from the same sequence.
 #[derive(Clone, Debug)]
-pub struct Dice(Arc<Mutex<u64>>);
+pub struct SeededRng(Arc<Mutex<u64>>);
 
-impl Dice {
+impl SeededRng {
     /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(seed)))

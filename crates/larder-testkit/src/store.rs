@@ -4,11 +4,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use larder_core::{Leased, Leases, Origin, Store, StoreError, StoreErrorKind};
+use larder_core::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::seeded_rng::Dice;
+use crate::seeded_rng::SeededRng;
 
 /// A store in memory. A clone is the same store, so that several larders can share it.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Lease {
     /// None where there is nothing to wait for.
-    holder: Option<Origin>,
+    holder: Option<WriterId>,
     until: Instant,
 }
 
@@ -81,23 +81,23 @@ impl Store for MemoryStore {
     }
 }
 
-impl Leases for MemoryStore {
+impl FillLocks for MemoryStore {
     fn take<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         expiry: Duration,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>> {
         Box::pin(async move {
             let now = Instant::now();
             let mut leases = self.leases.lock();
             Ok(match leases.get(key).filter(|lease| now < lease.until) {
-                Some(Lease { holder: Some(_), .. }) => Leased::Held,
-                Some(Lease { holder: None, .. }) => Leased::Vain,
+                Some(Lease { holder: Some(_), .. }) => FillLockState::Held,
+                Some(Lease { holder: None, .. }) => FillLockState::NotStorable,
                 None => {
                     let lease = Lease { holder: Some(holder), until: now + expiry };
                     leases.insert(key.to_owned(), lease);
-                    Leased::Taken
+                    FillLockState::Acquired
                 }
             })
         })
@@ -106,7 +106,7 @@ impl Leases for MemoryStore {
     fn give_back<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         vain: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
@@ -129,7 +129,7 @@ impl Leases for MemoryStore {
 #[derive(Clone, Debug)]
 pub struct FaultyStore<S> {
     inner: S,
-    dice: Dice,
+    dice: SeededRng,
     percent: u64,
     longest: Duration,
     before: Arc<Mutex<Before>>,
@@ -145,7 +145,7 @@ struct Before {
 impl<S: Store + Clone> FaultyStore<S> {
     /// Fails `percent` of all commands, repeats as many writes, confuses as many answers, and takes up to
     /// `longest` for each command.
-    pub fn new(inner: S, dice: Dice, percent: u64, longest: Duration) -> Self {
+    pub fn new(inner: S, dice: SeededRng, percent: u64, longest: Duration) -> Self {
         Self { inner, dice, percent, longest, before: Arc::default() }
     }
 
@@ -229,13 +229,13 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
     }
 }
 
-impl<S: Store + Leases + Clone> Leases for FaultyStore<S> {
+impl<S: Store + FillLocks + Clone> FillLocks for FaultyStore<S> {
     fn take<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         expiry: Duration,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>> {
         Box::pin(async move {
             let stalled = self.stall().await;
             if stalled.is_ok() || self.dice.chance(50) {
@@ -249,7 +249,7 @@ impl<S: Store + Leases + Clone> Leases for FaultyStore<S> {
     fn give_back<'a>(
         &'a self,
         key: &'a str,
-        holder: Origin,
+        holder: WriterId,
         vain: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {

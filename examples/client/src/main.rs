@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use larder::{
     Larder,
-    http::{CacheBody, ResponseCacheLayer, response_cache::Choices},
+    http::{CacheBody, ResponseCacheLayer, response_cache::ResponseOverrides},
 };
 use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneService};
 
@@ -31,7 +31,7 @@ fn client(larder: &Larder) -> Cached {
         .layer(ResponseCacheLayer::new(larder).private_cache().name("rates"))
         .map_request(|request: Request<Full<Bytes>>| {
             // Everything that comes from there is dropped by one word.
-            if let Some(choices) = request.extensions().get::<Choices>() {
+            if let Some(choices) = request.extensions().get::<ResponseOverrides>() {
                 choices.tag("rates");
             }
             request

@@ -9,7 +9,7 @@ use std::{
 use larder::{
     Larder,
     redis::{Redis, WithRedis as _},
-    sql::{Answer, Db, QueryCacheLayer, SqlxService, Statement},
+    sql::{Db, QueryCacheLayer, SqlxService, Statement, StatementOutcome},
 };
 use tower::{Layer as _, Service};
 
@@ -18,9 +18,10 @@ use tower::{Layer as _, Service};
 struct LastWords(SqlxService);
 
 impl Service<Statement> for LastWords {
-    type Response = Answer;
+    type Response = StatementOutcome;
     type Error = sqlx::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Answer, sqlx::Error>> + Send>>;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<StatementOutcome, sqlx::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), sqlx::Error>> {
         self.0.poll_ready(cx)

@@ -34,7 +34,7 @@ async fn sum(db: &Db) -> i64 {
     db.query("SELECT sum(v) FROM b").fetch_scalar().await.unwrap_or(-1)
 }
 
-async fn followed() -> (Server, Larder, Db, larder::sql::Following) {
+async fn followed() -> (Server, Larder, Db, larder::sql::OutboxFollower) {
     let server = Server::start();
     server.psql(SCHEMA);
     let larder = larder();

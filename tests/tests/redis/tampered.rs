@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use larder::{Fill, Larder, Policy, SealingKeys, Tiers};
+use larder::{Larder, Loading, Policy, SealingKeys, Tiers};
 use redis::AsyncCommands as _;
 use twox_hash::XxHash3_64;
 
@@ -15,7 +15,7 @@ fn page(number: u64) -> String {
 
 async fn ask(larder: &Larder, name: u64, loads: &str) -> String {
     let page = page(name) + loads;
-    let load = move |fill: Fill| async move {
+    let load = move |fill: Loading| async move {
         if loads_by_force(&page) {
             fill.no_store();
         }

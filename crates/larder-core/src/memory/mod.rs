@@ -261,7 +261,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Moment,
-        entry::{Entry, Origins, Value},
+        entry::{Entry, EntryMetadata, Value},
         key::{KeyBuf, Kind},
         lifetime::Lifetime,
         registry::{Options, Registry},
@@ -290,7 +290,7 @@ mod tests {
         key.push(name.as_bytes());
         let key = key.finish().unwrap();
         let stamp = registry.stamp();
-        let origins = Origins {
+        let origins = EntryMetadata {
             hash: memory.hash(key.as_bytes()),
             id: memory.next_id(),
             ends: Lifetime::fresh_for(Duration::from_secs(60)).ends(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::{
-    flight::{Landing, Lead},
+    flight::{FlightResult, Leader},
     lifetime::Lifetime,
     policy::Policy,
     tag::Tag,
@@ -13,27 +13,28 @@ use crate::{
 
 /// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Fill(Arc<Mutex<Filling>>);
+pub struct Loading(Arc<Mutex<LoadingState>>);
 
 #[derive(Debug)]
-struct Filling {
-    wishes: Wishes,
+struct LoadingState {
+    wishes: LoadOptions,
     /// The place of the flight, while others may wait for what comes.
-    lead: Option<Lead>,
+    lead: Option<Leader>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Wishes {
+pub(super) struct LoadOptions {
     pub(super) lifetime: Lifetime,
     pub(super) tags: Vec<Tag>,
     /// Why it is not to be kept, if it is not.
     pub(super) refused: Option<&'static str>,
 }
 
-impl Fill {
-    pub(super) fn new(policy: &Policy, lead: Option<Lead>) -> Self {
-        let wishes = Wishes { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
-        Self(Arc::new(Mutex::new(Filling { wishes, lead })))
+impl Loading {
+    pub(super) fn new(policy: &Policy, lead: Option<Leader>) -> Self {
+        let wishes =
+            LoadOptions { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
+        Self(Arc::new(Mutex::new(LoadingState { wishes, lead })))
     }
 
     /// The lifetime of this value, in place of the policy's.
@@ -52,17 +53,17 @@ impl Fill {
         self.refuse("no-store");
     }
 
-    /// As [`Fill::no_store`], with a reason of its own for those who count.
+    /// As [`Loading::no_store`], with a reason of its own for those who count.
     pub fn refuse(&self, why: &'static str) {
         self.0.lock().wishes.refused.get_or_insert(why);
-        self.land(Landing::Unshared(why));
+        self.land(FlightResult::NotShared(why));
     }
 
-    pub(super) fn wishes(&self) -> Wishes {
+    pub(super) fn wishes(&self) -> LoadOptions {
         self.0.lock().wishes.clone()
     }
 
-    pub(super) fn land(&self, landing: Landing) {
+    pub(super) fn land(&self, landing: FlightResult) {
         let lead = self.0.lock().lead.take();
         if let Some(lead) = lead {
             lead.land(landing);
@@ -70,12 +71,12 @@ impl Fill {
     }
 }
 
-/// Ends the flight of a fill that ends without a word: the loader may have left its [`Fill`] with somebody who
+/// Ends the flight of a fill that ends without a word: the loader may have left its [`Loading`] with somebody who
 /// lives on.
-pub(super) struct LandsAtLast<'a>(pub(super) &'a Fill);
+pub(super) struct FinishOnDrop<'a>(pub(super) &'a Loading);
 
-impl Drop for LandsAtLast<'_> {
+impl Drop for FinishOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.land(Landing::Failed);
+        self.0.land(FlightResult::Abandoned);
     }
 }

@@ -7,28 +7,28 @@ use tracing::Instrument as _;
 use crate::{
     clock::Moment,
     consistency::Consistency,
-    engine::Standing,
+    engine::EntryState,
     entry::AnyEntry,
-    flight::{Joined, Landing, Lead, Wait},
+    flight::{FlightResult, FlightRole, Leader, Waiter},
     key::{Key, KeyBuf, Kind},
-    larder::{Draft, Larder},
+    larder::{EntryDraft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
     schema::Schema,
-    scope::{Audience, Gathered, Opened, PartOf, Scope},
-    second_level::Wanted,
+    scope::{Audience, PartTraits, Scope, ScopeContents, ScopeOwner},
+    second_level::StoreLookup,
     tag::Tag,
     tiers::Tiers,
 };
 
-pub(crate) use self::value::Kept;
+pub(crate) use self::value::CacheValue;
 use self::{
     error::Failure,
-    fill::{LandsAtLast, Wishes},
-    value::{NotKept, Object},
+    fill::{FinishOnDrop, LoadOptions},
+    value::{Object, RefusalNote},
 };
-pub use self::{error::LoadError, fill::Fill};
+pub use self::{error::LoadError, fill::Loading};
 
 mod error;
 mod fill;
@@ -47,7 +47,7 @@ struct Call<'a> {
     kind: Kind,
     name: String,
     scope: Scope,
-    opened: Opened,
+    opened: ScopeOwner,
     began: Moment,
 }
 
@@ -59,9 +59,9 @@ pub(crate) async fn get_or_fill<T, E, F, Fut>(
     load: F,
 ) -> Result<Arc<T>, LoadError<E>>
 where
-    T: Kept,
+    T: CacheValue,
     E: Send + Sync + 'static,
-    F: FnOnce(Fill) -> Fut + Send + 'static,
+    F: FnOnce(Loading) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
     let began = larder.tick();
@@ -113,9 +113,9 @@ fn key(larder: &Larder, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
 impl Call<'_> {
     async fn answer<T, E, F, Fut>(&mut self, load: F) -> Result<Arc<T>, LoadError<E>>
     where
-        T: Kept,
+        T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let arrived = self.larder.sequence();
@@ -125,18 +125,18 @@ impl Call<'_> {
         let mut looks = 0;
         while looks < MAX_LOOKS {
             match self.look()? {
-                Found::Fresh(entry, value) => return Ok(self.hit(&entry, value)),
-                Found::Stale(entry, value) => {
+                LookupResult::Fresh(entry, value) => return Ok(self.hit(&entry, value)),
+                LookupResult::Stale(entry, value) => {
                     self.add_to_whole(&entry, true);
                     self.record(Event::StaleHit, self.began);
                     self.refresh(&entry, load);
                     return Ok(value);
                 }
-                Found::OnError(entry) => stale = Some(entry),
-                Found::Gone(event) if looks == 0 => self.record(event, self.began),
-                Found::Gone(_) | Found::Nothing => {}
+                LookupResult::OnError(entry) => stale = Some(entry),
+                LookupResult::Gone(event) if looks == 0 => self.record(event, self.began),
+                LookupResult::Gone(_) | LookupResult::Nothing => {}
             }
-            if looks == 0 && self.opened == Opened::Here {
+            if looks == 0 && self.opened == ScopeOwner::ThisCall {
                 self.scope = self.larder.counting_waits(self.scope.clone());
             }
             if looks == 0 && self.was_refused_lately() {
@@ -144,33 +144,33 @@ impl Call<'_> {
                 let lead = self.larder.lead_alone(&self.key, &self.scope);
                 return self.lead(lead, stale, load).await;
             }
-            if looks > 0 && self.opened == Opened::Here {
+            if looks > 0 && self.opened == ScopeOwner::ThisCall {
                 // Nothing was read yet: one that flies from now on brings what all who wait may take.
                 self.scope = self.larder.open_scope().bounded_as(&self.scope);
             }
             let place = (self.hash, &self.key);
             let wait = match self.larder.join(place, &self.scope, arrived, self.policy.wait_limit) {
-                Joined::Lead(lead) => return self.lead(lead, stale, load).await,
-                Joined::Wait(wait) => wait,
-                Joined::Alone => {
+                FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
+                FlightRole::Waiter(wait) => wait,
+                FlightRole::Alone => {
                     why = Event::Bypass("self-waiting");
                     break;
                 }
-                Joined::Circle(names) => return Err(LoadError::Circle { names }),
+                FlightRole::Circle(names) => return Err(LoadError::Circle { names }),
             };
             match self.wait(wait).await? {
-                Waited::Taken(value) => return Ok(value),
+                WaitOutcome::Taken(value) => return Ok(value),
                 // The fill takes long. The next place is one of a new fill beside it, or behind such a one.
-                Waited::Long => continue,
-                Waited::Again => failure = None,
-                Waited::Failed(error) => {
+                WaitOutcome::Long => continue,
+                WaitOutcome::Again => failure = None,
+                WaitOutcome::Failed(error) => {
                     if let Some(value) = self.fall_back(stale.as_ref()) {
                         self.record(Event::Miss, self.began);
                         return Ok(value);
                     }
                     failure = Some(error);
                 }
-                Waited::GiveUp(event) => {
+                WaitOutcome::GiveUp(event) => {
                     (why, failure) = (event, None);
                     break;
                 }
@@ -180,7 +180,7 @@ impl Call<'_> {
         if let Some(failure) = failure {
             // Flight after flight failed. Whoever waited does not ask the same of an origin in trouble.
             self.record(Event::Failed("another's"), self.began);
-            self.scope.add_unkept(Gathered::default(), "failed-part");
+            self.scope.add_unkept(ScopeContents::default(), "failed-part");
             return Err(failure.into());
         }
         self.record(why, self.began);
@@ -203,29 +203,29 @@ impl Call<'_> {
     }
 
     /// What memory has. Nothing is counted or gathered until it is used.
-    fn look<T: Kept, E>(&self) -> Result<Found<T>, LoadError<E>> {
+    fn look<T: CacheValue, E>(&self) -> Result<LookupResult<T>, LoadError<E>> {
         let Some(entry) = self.larder.get(self.hash, self.key.as_bytes()) else {
-            return Ok(Found::Nothing);
+            return Ok(LookupResult::Nothing);
         };
         if !self.is_young(&entry) || !self.is_trusted() {
-            return Ok(Found::Nothing);
+            return Ok(LookupResult::Nothing);
         }
         Ok(match self.larder.standing(&entry, self.larder.now()) {
-            Standing::Fresh => {
+            EntryState::Fresh => {
                 let value = self.value(&entry)?;
-                Found::Fresh(entry, value)
+                LookupResult::Fresh(entry, value)
             }
-            Standing::WhileRevalidating => {
+            EntryState::WhileRevalidating => {
                 let value = self.value(&entry)?;
-                Found::Stale(entry, value)
+                LookupResult::Stale(entry, value)
             }
-            Standing::OnError => Found::OnError(entry),
-            Standing::Invalid => {
+            EntryState::OnError => LookupResult::OnError(entry),
+            EntryState::Invalid => {
                 self.larder.remove(&entry);
-                Found::Gone(Event::Invalid)
+                LookupResult::Gone(Event::Invalid)
             }
             // Loaders are not asked whether a value is still current.
-            Standing::ToRevalidate | Standing::Expired => Found::Gone(Event::Expired),
+            EntryState::ToRevalidate | EntryState::Expired => LookupResult::Gone(Event::Expired),
         })
     }
 
@@ -247,33 +247,33 @@ impl Call<'_> {
         self.larder.is_within_bound_of(&self.scope)
     }
 
-    async fn wait<T: Kept, E: Send + Sync + 'static>(
+    async fn wait<T: CacheValue, E: Send + Sync + 'static>(
         &self,
-        mut wait: Wait,
-    ) -> Result<Waited<T, E>, LoadError<E>> {
+        mut wait: Waiter,
+    ) -> Result<WaitOutcome<T, E>, LoadError<E>> {
         let patience = wait.patience().min(LONGEST_WAIT);
         let Ok(landing) = tokio::time::timeout(patience, wait.landing()).await else {
-            return Ok(Waited::Long);
+            return Ok(WaitOutcome::Long);
         };
         let now = self.larder.now();
         Ok(match landing {
-            _ if !self.is_trusted() => Waited::GiveUp(Event::Bypass("unsynchronised")),
-            Landing::Landed(entry) if !self.is_young(&entry) => Waited::Again,
-            Landing::Landed(entry)
-                if wait.came_early() || self.larder.standing(&entry, now) == Standing::Fresh =>
+            _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass("unsynchronised")),
+            FlightResult::Filled(entry) if !self.is_young(&entry) => WaitOutcome::Again,
+            FlightResult::Filled(entry)
+                if wait.came_early() || self.larder.standing(&entry, now) == EntryState::Fresh =>
             {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
                 self.record(Event::Collapsed, now);
-                Waited::Taken(value)
+                WaitOutcome::Taken(value)
             }
-            Landing::Landed(_) | Landing::Withdrawn => Waited::Again,
-            Landing::Failed => Waited::Failed(Failure::Panic),
-            Landing::FailedWith(error) => {
+            FlightResult::Filled(_) | FlightResult::Withdrawn => WaitOutcome::Again,
+            FlightResult::Abandoned => WaitOutcome::Failed(Failure::Panic),
+            FlightResult::Failed(error) => {
                 let error = error.downcast_ref::<Failure<E>>().cloned();
-                Waited::Failed(error.unwrap_or(Failure::Elsewhere))
+                WaitOutcome::Failed(error.unwrap_or(Failure::Elsewhere))
             }
-            Landing::Unshared(_) => Waited::GiveUp(Event::Miss),
+            FlightResult::NotShared(_) => WaitOutcome::GiveUp(Event::Miss),
         })
     }
 
@@ -281,25 +281,25 @@ impl Call<'_> {
     /// a caller that is dropped does not stop it.
     async fn lead<T, E, F, Fut>(
         &self,
-        mut lead: Lead,
+        mut lead: Leader,
         mut stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
     where
-        T: Kept,
+        T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         // Somebody may have landed between our look and our lead.
         match self.look()? {
-            Found::Fresh(entry, value) => {
+            LookupResult::Fresh(entry, value) => {
                 let value = self.hit(&entry, value);
-                lead.land(Landing::Landed(entry));
+                lead.land(FlightResult::Filled(entry));
                 return Ok(value);
             }
-            Found::Stale(entry, _) | Found::OnError(entry) => stale = Some(entry),
-            Found::Gone(_) | Found::Nothing => {}
+            LookupResult::Stale(entry, _) | LookupResult::OnError(entry) => stale = Some(entry),
+            LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
         if self.policy.lease.is_none() && self.larder.shares(self.policy.tiers) {
             // Without a task: it is short, and where the caller is not polled a waiter leads another flight.
@@ -326,13 +326,13 @@ impl Call<'_> {
 
     async fn fetch_or_fill<T, E, F, Fut>(
         &self,
-        mut lead: Lead,
+        mut lead: Leader,
         load: F,
-    ) -> Result<Brought<T>, (Failure<E>, Loose)>
+    ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
     where
-        T: Kept,
+        T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         if self.policy.lease.is_some()
@@ -348,38 +348,38 @@ impl Call<'_> {
     }
 
     /// What a flight brought, as a part of what is made around this call.
-    fn taken<T: Kept, E>(&self, brought: Brought<T>) -> Result<Arc<T>, LoadError<E>> {
+    fn taken<T: CacheValue, E>(&self, brought: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
         match brought {
-            Brought::Kept(value, entry) => {
+            FillOutcome::CacheValue(value, entry) => {
                 self.add_to_whole(&entry, false);
                 Ok(value)
             }
-            Brought::Unkept(value, loose) => {
+            FillOutcome::Unkept(value, loose) => {
                 self.add_loose(loose);
                 Ok(value)
             }
-            Brought::OtherType(kept) => Err(self.other_type::<T, E>(kept)),
+            FillOutcome::OtherType(kept) => Err(self.other_type::<T, E>(kept)),
         }
     }
 
     /// Lands with what the shared store had.
-    fn fetched<T: Kept>(&self, lead: Lead, entry: &AnyEntry) -> Brought<T> {
+    fn fetched<T: CacheValue>(&self, lead: Leader, entry: &AnyEntry) -> FillOutcome<T> {
         self.record(Event::SharedHit, self.began);
         let Some(object) = entry.value::<Object<T>>() else {
-            return Brought::OtherType(entry.type_name());
+            return FillOutcome::OtherType(entry.type_name());
         };
         let value = Arc::clone(&object.value);
-        lead.land(Landing::Landed(entry.clone()));
-        Brought::Kept(value, entry.clone())
+        lead.land(FlightResult::Filled(entry.clone()));
+        FillOutcome::CacheValue(value, entry.clone())
     }
 
     /// What the shared store has, or another process brings while this one waits its turn.
-    async fn fetch<T: Kept>(&self, lead: &mut Lead) -> Option<AnyEntry> {
+    async fn fetch<T: CacheValue>(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
         if !self.larder.shares(tiers) || lead.is_alone() {
             return None;
         }
-        let wanted = Wanted { key: &self.key, schema: Schema::of::<T>(), tiers };
+        let wanted = StoreLookup { key: &self.key, schema: Schema::of::<T>(), tiers };
         let fetch = || self.larder.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
         let young =
             || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
@@ -389,22 +389,22 @@ impl Call<'_> {
     /// Loads, keeps what comes, and tells those who wait.
     async fn fill<T, E, F, Fut>(
         &self,
-        lead: Lead,
+        lead: Leader,
         load: F,
-    ) -> Result<Brought<T>, (Failure<E>, Loose)>
+    ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
     where
-        T: Kept,
+        T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let fill = Fill::new(&self.policy, Some(lead));
-        let _lands = LandsAtLast(&fill);
+        let fill = Loading::new(&self.policy, Some(lead));
+        let _lands = FinishOnDrop(&fill);
         let scope = self.scope.filling(self.key.clone());
         let value = match self.load(&fill, &scope, load).await {
             Ok(value) => value,
             Err(failure) => {
-                fill.land(Landing::FailedWith(Arc::new(failure.clone())));
+                fill.land(FlightResult::Failed(Arc::new(failure.clone())));
                 return Err((failure, self.loose(&fill, &scope, "failed-part")));
             }
         };
@@ -415,16 +415,16 @@ impl Call<'_> {
         let wishes = fill.wishes();
         match self.keep(object, &wishes, &scope, now) {
             Ok(entry) => {
-                fill.land(Landing::Landed(entry.clone()));
-                Ok(Brought::Kept(value, entry))
+                fill.land(FlightResult::Filled(entry.clone()));
+                Ok(FillOutcome::CacheValue(value, entry))
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
                 if wishes.refused.is_some() || ALWAYS_REFUSED.contains(&why) {
                     self.remember_refusal(now);
                 }
-                fill.land(Landing::Unshared(why));
-                Ok(Brought::Unkept(value, self.loose(&fill, &scope, "unkept-part")))
+                fill.land(FlightResult::NotShared(why));
+                Ok(FillOutcome::Unkept(value, self.loose(&fill, &scope, "unkept-part")))
             }
         }
     }
@@ -437,12 +437,18 @@ impl Call<'_> {
 
     fn was_refused_lately(&self) -> bool {
         let noted = self.larder.find(self.refusal_key().as_bytes());
-        noted.is_some_and(|note| self.larder.standing(&note, self.larder.now()) == Standing::Fresh)
+        noted
+            .is_some_and(|note| self.larder.standing(&note, self.larder.now()) == EntryState::Fresh)
     }
 
-    async fn load<T, E, F, Fut>(&self, fill: &Fill, scope: &Scope, load: F) -> Result<T, Failure<E>>
+    async fn load<T, E, F, Fut>(
+        &self,
+        fill: &Loading,
+        scope: &Scope,
+        load: F,
+    ) -> Result<T, Failure<E>>
     where
-        F: FnOnce(Fill) -> Fut,
+        F: FnOnce(Loading) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
         let deadline = self.policy.deadline;
@@ -460,7 +466,7 @@ impl Call<'_> {
     /// stays, and so does single flight where the reason is one of this moment.
     fn remember_refusal(&self, now: Moment) {
         let Ok(key) = self.refusal_key().finish() else { return };
-        let draft = Draft {
+        let draft = EntryDraft {
             key,
             tags: vec![self.own_tag()],
             lifetime: Lifetime::fresh_for(NOT_KEPT_FOR),
@@ -469,15 +475,15 @@ impl Call<'_> {
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
         };
-        if let Ok(entry) = self.larder.entry(draft, &self.larder.open_scope(), NotKept) {
+        if let Ok(entry) = self.larder.entry(draft, &self.larder.open_scope(), RefusalNote) {
             self.larder.keep(&entry);
         }
     }
 
-    fn keep<T: Kept>(
+    fn keep<T: CacheValue>(
         &self,
         object: Object<T>,
-        wishes: &Wishes,
+        wishes: &LoadOptions,
         scope: &Scope,
         now: Moment,
     ) -> Result<AnyEntry, &'static str> {
@@ -494,7 +500,7 @@ impl Call<'_> {
         }
         let mut tags = vec![self.own_tag()];
         tags.extend(wishes.tags.iter().cloned());
-        let draft = Draft {
+        let draft = EntryDraft {
             key: self.key.clone(),
             tags,
             lifetime: wishes.lifetime,
@@ -515,9 +521,9 @@ impl Call<'_> {
     /// One refresh behind the request; none when one runs already or the budget is used up.
     fn refresh<T, E, F, Fut>(&self, stale: &AnyEntry, load: F)
     where
-        T: Kept,
+        T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Fill) -> Fut + Send + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some(permit) = self.larder.refresh_permit() else {
@@ -527,7 +533,7 @@ impl Call<'_> {
         let arrived = self.scope.stamp().local;
         let place = (self.hash, stale.key());
         let joined = self.larder.join(place, &self.scope, arrived, self.policy.wait_limit);
-        if let Joined::Lead(mut lead) = joined {
+        if let FlightRole::Leader(mut lead) = joined {
             let mut call = self.detached();
             // No fill around this call waits for it.
             call.scope = call.scope.in_background();
@@ -538,7 +544,7 @@ impl Call<'_> {
                     None => None,
                 };
                 match fetched {
-                    Some(entry) => lead.land(Landing::Landed(entry)),
+                    Some(entry) => lead.land(FlightResult::Filled(entry)),
                     None => drop(call.fill(lead, load).await),
                 }
                 drop(permit);
@@ -554,11 +560,11 @@ impl Call<'_> {
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
     where
-        T: Kept,
-        F: FnOnce(Fill) -> Fut,
+        T: CacheValue,
+        F: FnOnce(Loading) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let fill = Fill::new(&self.policy, None);
+        let fill = Loading::new(&self.policy, None);
         let scope = self.scope.filling(self.key.clone());
         let loaded = self.load(&fill, &scope, load).await;
         let loose = |why| self.loose(&fill, &scope, why);
@@ -571,11 +577,11 @@ impl Call<'_> {
         }
     }
 
-    fn fall_back_or_fail<T: Kept, E>(
+    fn fall_back_or_fail<T: CacheValue, E>(
         &self,
         stale: Option<&AnyEntry>,
         failure: Failure<E>,
-        loose: Loose,
+        loose: UnstoredValue,
     ) -> Result<Arc<T>, LoadError<E>> {
         if let Some(value) = self.fall_back(stale) {
             return Ok(value);
@@ -584,13 +590,13 @@ impl Call<'_> {
         Err(failure.into())
     }
 
-    fn fall_back<T: Kept>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
+    fn fall_back<T: CacheValue>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
         let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
         let now = self.larder.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
             self.larder.standing(entry, now),
-            Standing::WhileRevalidating | Standing::OnError
+            EntryState::WhileRevalidating | EntryState::OnError
         ) {
             return None;
         }
@@ -599,7 +605,7 @@ impl Call<'_> {
         entry.value::<Object<T>>().map(|object| Arc::clone(&object.value))
     }
 
-    fn value<T: Kept, E>(&self, entry: &AnyEntry) -> Result<Arc<T>, LoadError<E>> {
+    fn value<T: CacheValue, E>(&self, entry: &AnyEntry) -> Result<Arc<T>, LoadError<E>> {
         match entry.value::<Object<T>>() {
             Some(object) => Ok(Arc::clone(&object.value)),
             None => Err(self.other_type::<T, E>(entry.type_name())),
@@ -612,16 +618,16 @@ impl Call<'_> {
     }
 
     /// What a value that is not kept was made of.
-    fn loose(&self, fill: &Fill, scope: &Scope, why: &'static str) -> Loose {
+    fn loose(&self, fill: &Loading, scope: &Scope, why: &'static str) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.larder.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
-        Loose { gathered, why }
+        UnstoredValue { gathered, why }
     }
 
     /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
-    fn add_loose(&self, Loose { gathered, why }: Loose) {
+    fn add_loose(&self, UnstoredValue { gathered, why }: UnstoredValue) {
         self.scope.add_unkept(gathered, why);
     }
 
@@ -632,7 +638,7 @@ impl Call<'_> {
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {
         let audience = self.scope.audience();
-        let part = PartOf {
+        let part = PartTraits {
             cuts: !self.policy.until_invalidated,
             private: !self.policy.shared && matches!(audience, Audience::Partition(_)),
             varied: !self.policy.shared && matches!(audience, Audience::Variant(_)),
@@ -643,7 +649,7 @@ impl Call<'_> {
 }
 
 /// What memory has under a name.
-enum Found<T> {
+enum LookupResult<T> {
     Fresh(AnyEntry, Arc<T>),
     Stale(AnyEntry, Arc<T>),
     OnError(AnyEntry),
@@ -653,7 +659,7 @@ enum Found<T> {
 }
 
 /// What became of waiting for another's fill.
-enum Waited<T, E> {
+enum WaitOutcome<T, E> {
     Taken(Arc<T>),
     Again,
     /// Nothing yet.
@@ -664,16 +670,16 @@ enum Waited<T, E> {
 }
 
 /// What a fill brought.
-enum Brought<T> {
-    Kept(Arc<T>, AnyEntry),
-    Unkept(Arc<T>, Loose),
+enum FillOutcome<T> {
+    CacheValue(Arc<T>, AnyEntry),
+    Unkept(Arc<T>, UnstoredValue),
     /// Under this name lies a value of another type, which is this one.
     OtherType(&'static str),
 }
 
 /// What a value was made of that is not kept, and why it makes its whole not to be kept.
-struct Loose {
-    gathered: Gathered,
+struct UnstoredValue {
+    gathered: ScopeContents,
     why: &'static str,
 }
 

@@ -13,13 +13,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     entry::{Encoded, Value},
     schema::{Schema, shape},
-    weight::{self, Weighed},
+    weight::{self, ValueWeight},
 };
 
 /// A value of the application, kept as it is.
 pub(super) struct Object<T> {
     pub(super) value: Arc<T>,
-    weighed: Weighed,
+    weighed: ValueWeight,
 }
 
 impl<T: Serialize> Object<T> {
@@ -29,7 +29,7 @@ impl<T: Serialize> Object<T> {
     }
 }
 
-impl<T: Kept> Object<T> {
+impl<T: CacheValue> Object<T> {
     /// The value of these bytes. `None` where they are those of another type, which this one would misread.
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
         let value: T = rmp_serde::from_slice(bytes).ok()?;
@@ -65,7 +65,7 @@ fn is_written_alike<T: Serialize>(value: &T, bytes: &[u8]) -> bool {
     written == bytes || shape::of(&written).is_some_and(|own| shape::of(bytes) == Some(own))
 }
 
-impl<T: Kept> Value for Object<T> {
+impl<T: CacheValue> Value for Object<T> {
     fn weight(&self) -> usize {
         self.weighed.bytes
     }
@@ -89,9 +89,9 @@ impl<T: Kept> Value for Object<T> {
 }
 
 /// Stands under a name whose value is not kept, so that nobody waits there in vain.
-pub(super) struct NotKept;
+pub(super) struct RefusalNote;
 
-impl Value for NotKept {
+impl Value for RefusalNote {
     fn weight(&self) -> usize {
         0
     }
@@ -102,8 +102,8 @@ impl Value for NotKept {
 }
 
 /// What all types that can be kept have in common.
-pub(crate) trait Kept: Serialize + DeserializeOwned + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Kept for T {}
+pub(crate) trait CacheValue: Serialize + DeserializeOwned + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> CacheValue for T {}
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,9 @@ use self::{
     window::{Reading, Window},
 };
 use crate::clock::Moment;
-pub use stats::{CacheStats, Counted, Latency, LogStats, MemoryStats, SharedStats, Stats};
+pub use stats::{
+    CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats,
+};
 
 mod histogram;
 mod stats;

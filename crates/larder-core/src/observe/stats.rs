@@ -14,7 +14,7 @@ pub struct Stats {
     /// The memory tier.
     pub memory: MemoryStats,
     /// The shared store, all zeros without one.
-    pub shared: SharedStats,
+    pub shared: SecondLevelStats,
     /// The log of invalidations.
     pub log: LogStats,
     /// Invalidations since the start.
@@ -58,7 +58,7 @@ pub struct MemoryStats {
 /// The shared store, the second level.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
-pub struct SharedStats {
+pub struct SecondLevelStats {
     /// Reads that found an entry which was still valid.
     pub hits: u64,
     /// Reads that found none, or one that was not valid.
@@ -106,9 +106,9 @@ pub struct CacheStats {
     /// The name given to the layer or the policy.
     pub name: String,
     /// Since the start.
-    pub total: Counted,
+    pub total: CacheCounters,
     /// Within the last minute, give or take five seconds.
-    pub last_minute: Counted,
+    pub last_minute: CacheCounters,
     /// Why larder was not asked, and how often.
     pub bypasses: BTreeMap<&'static str, u64>,
     /// Why answers were not kept, and how often.
@@ -120,7 +120,7 @@ pub struct CacheStats {
 /// Counts of one cache over some time.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
-pub struct Counted {
+pub struct CacheCounters {
     /// Fresh answers from memory or the shared store.
     pub hits: u64,
     /// Fresh answers from the shared store, also counted as hits.
@@ -178,8 +178,8 @@ impl CacheStats {
         };
         Self {
             name: name.to_owned(),
-            total: Counted::new(total),
-            last_minute: Counted::new(last_minute),
+            total: CacheCounters::new(total),
+            last_minute: CacheCounters::new(last_minute),
             bypasses: of(Event::Bypass("")),
             refusals: of(Event::Refused("")),
             errors: of(Event::Failed("")),
@@ -187,7 +187,7 @@ impl CacheStats {
     }
 }
 
-impl Counted {
+impl CacheCounters {
     fn new(reading: &Reading) -> Self {
         let of = |event: Event| reading.events[event.place()];
         let shared_hits = of(Event::SharedHit);

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::{
     clock::Moment,
     key::Key,
-    registry::{Reach, tag_versions::Side},
+    registry::{Verdict, tag_versions::Severity},
     tag::Tag,
     target::Glob,
 };
 
 /// Both numbers of one invalidation: that of this process and that of the log.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Floor {
+pub(crate) struct Watermark {
     /// The number in this process.
     pub(crate) local: u64,
     /// The number in the log.
@@ -24,25 +24,25 @@ pub(crate) struct Floor {
 #[derive(Clone, Debug)]
 struct Ban {
     glob: Glob,
-    side: Side,
-    at: Floor,
+    side: Severity,
+    at: Watermark,
     made: Moment,
 }
 
 /// Floors and bans.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fence {
-    floors: [Floor; 2],
+pub(crate) struct Bans {
+    floors: [Watermark; 2],
     bans: Vec<Ban>,
 }
 
 /// How many patterns are kept apart.
 pub(crate) const MAX_BANS: usize = 64;
 
-impl Fence {
+impl Bans {
     /// With everything invalidated at `at`.
     #[must_use]
-    pub(crate) fn with_floor(mut self, side: Side, at: Floor) -> Self {
+    pub(crate) fn with_floor(mut self, side: Severity, at: Watermark) -> Self {
         let floor = &mut self.floors[side as usize];
         floor.local = floor.local.max(at.local);
         floor.log = floor.log.max(at.log);
@@ -55,8 +55,8 @@ impl Fence {
     pub(crate) fn with_ban(
         mut self,
         glob: Glob,
-        side: Side,
-        at: Floor,
+        side: Severity,
+        at: Watermark,
         now: Moment,
         longest: Duration,
     ) -> Self {
@@ -76,24 +76,24 @@ impl Fence {
     }
 
     /// What reaches an entry that was right when this process stood at `after`.
-    pub(crate) fn reach(&self, key: &Key, tags: &[Tag], after: u64) -> Reach {
+    pub(crate) fn reach(&self, key: &Key, tags: &[Tag], after: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.local > after)
     }
 
     /// What reaches an entry of the shared store that was filled at number `filled` of the log.
-    pub(crate) fn reach_in_log(&self, key: &Key, tags: &[Tag], filled: u64) -> Reach {
+    pub(crate) fn reach_in_log(&self, key: &Key, tags: &[Tag], filled: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.log > filled)
     }
 
-    fn reach_by(&self, key: &Key, tags: &[Tag], is_later: impl Fn(Floor) -> bool) -> Reach {
+    fn reach_by(&self, key: &Key, tags: &[Tag], is_later: impl Fn(Watermark) -> bool) -> Verdict {
         // Bans first: one that collapses is in the floor before it leaves the list.
-        let mut reach = Reach::Clean;
+        let mut reach = Verdict::Valid;
         for ban in &self.bans {
             if is_later(ban.at) && ban.glob.matches(key, tags) {
                 reach = reach.max(ban.side.into());
             }
         }
-        for side in [Side::Hard, Side::Soft] {
+        for side in [Severity::Hard, Severity::Soft] {
             if is_later(self.floors[side as usize]) {
                 reach = reach.max(side.into());
             }
@@ -102,11 +102,11 @@ impl Fence {
     }
 }
 
-impl From<Side> for Reach {
-    fn from(side: Side) -> Self {
+impl From<Severity> for Verdict {
+    fn from(side: Severity) -> Self {
         match side {
-            Side::Hard => Self::Hard,
-            Side::Soft => Self::Soft,
+            Severity::Hard => Self::Invalid,
+            Severity::Soft => Self::Stale,
         }
     }
 }
@@ -124,29 +124,29 @@ mod tests {
         key.finish().unwrap()
     }
 
-    fn at(number: u64) -> Floor {
-        Floor { local: number, log: number }
+    fn at(number: u64) -> Watermark {
+        Watermark { local: number, log: number }
     }
 
     #[test]
     fn too_many_patterns_collapse_towards_missing() {
-        let mut fence = Fence::default();
+        let mut fence = Bans::default();
         for number in 1..=65 {
             let glob = Glob::new("", &format!("user:{number}"));
-            fence = fence.with_ban(glob, Side::Hard, at(number), Moment::START, DAY);
+            fence = fence.with_ban(glob, Severity::Hard, at(number), Moment::START, DAY);
         }
-        assert_eq!(fence.reach(&key("something else"), &[], 64), Reach::Hard);
-        assert_eq!(fence.reach(&key("something else"), &[], 65), Reach::Clean);
+        assert_eq!(fence.reach(&key("something else"), &[], 64), Verdict::Invalid);
+        assert_eq!(fence.reach(&key("something else"), &[], 65), Verdict::Valid);
     }
 
     #[test]
     fn a_pattern_older_than_any_entry_is_dropped() {
         let glob = |text| Glob::new("", text);
         let later = Moment::START.after(2 * DAY);
-        let fence = Fence::default()
-            .with_ban(glob("a*"), Side::Hard, at(1), Moment::START, DAY)
-            .with_ban(glob("b*"), Side::Soft, at(2), later, DAY);
-        assert_eq!(fence.reach(&key("abc"), &[], 0), Reach::Clean);
-        assert_eq!(fence.reach(&key("bcd"), &[], 0), Reach::Soft);
+        let fence = Bans::default()
+            .with_ban(glob("a*"), Severity::Hard, at(1), Moment::START, DAY)
+            .with_ban(glob("b*"), Severity::Soft, at(2), later, DAY);
+        assert_eq!(fence.reach(&key("abc"), &[], 0), Verdict::Valid);
+        assert_eq!(fence.reach(&key("bcd"), &[], 0), Verdict::Stale);
     }
 }

@@ -20,8 +20,8 @@ use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
 use self::{
-    bans::{Fence, Floor},
-    tag_versions::{Cells, Side},
+    bans::{Bans, Watermark},
+    tag_versions::{Severity, TagVersions},
     writer::{Due, MAX_DUE, Ticket, Writer},
 };
 use crate::{
@@ -68,24 +68,24 @@ impl Stamp {
 
 /// Whether an entry is still true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum Verdict {
     /// No invalidation reaches it.
-    Clean,
+    Valid,
     /// It was made stale.
-    Soft,
+    Stale,
     /// It is gone.
-    Hard,
+    Invalid,
 }
 
 /// What the registry has to know of an entry.
 #[derive(Debug)]
-pub(crate) struct Marks {
+pub(crate) struct TagMarks {
     /// The newest `lc` at which the entry was found clean; at first that of its stamp.
     checked: AtomicU64,
     tags: Box<[u64]>,
 }
 
-impl Marks {
+impl TagMarks {
     /// The marks of an entry whose tags lie at these places and that was filled under `stamp`.
     pub(crate) fn new(stamp: Stamp, places: &[u64]) -> Self {
         Self { checked: AtomicU64::new(stamp.local), tags: places.into() }
@@ -102,7 +102,7 @@ struct View {
     epoch: Epoch,
     applied: AtomicU64,
     /// The newest log number for each tag, for entries of the shared store. None without such a store.
-    globals: Option<Cells>,
+    globals: Option<TagVersions>,
 }
 
 /// The local picture of the log.
@@ -110,8 +110,8 @@ struct View {
 pub(crate) struct Registry {
     lc: CachePadded<AtomicU64>,
     next_due: AtomicU64,
-    cells: Cells,
-    fence: ArcSwap<Fence>,
+    cells: TagVersions,
+    fence: ArcSwap<Bans>,
     view: ArcSwapOption<View>,
     writer: Mutex<Writer>,
     /// How many wait for the log. Changed under the lock of the writer.
@@ -138,7 +138,7 @@ impl Registry {
         Self {
             lc: CachePadded::new(AtomicU64::new(0)),
             next_due: AtomicU64::new(Moment::NEVER.as_nanos()),
-            cells: Cells::new(options.cells),
+            cells: TagVersions::new(options.cells),
             fence: ArcSwap::default(),
             view: ArcSwapOption::empty(),
             writer: Mutex::new(Writer::default()),
@@ -168,8 +168,8 @@ impl Registry {
     }
 
     /// The marks of an entry of these tags that was filled under `stamp`.
-    pub(crate) fn marks(&self, stamp: Stamp, tags: &[Tag]) -> Marks {
-        Marks::new(stamp, &self.places(tags))
+    pub(crate) fn marks(&self, stamp: Stamp, tags: &[Tag]) -> TagMarks {
+        TagMarks::new(stamp, &self.places(tags))
     }
 
     /// The verdict over an entry in memory.
@@ -179,13 +179,13 @@ impl Registry {
     #[inline]
     pub(crate) fn reach<'a>(
         &self,
-        marks: &Marks,
+        marks: &TagMarks,
         names: impl FnOnce() -> (&'a Key, &'a [Tag]),
-    ) -> Reach {
+    ) -> Verdict {
         let now = self.sequence();
         let clean_as_of = marks.checked.load(Ordering::Relaxed);
         if now <= clean_as_of {
-            return Reach::Clean;
+            return Verdict::Valid;
         }
         let (key, tags) = names();
         self.reach_since(clean_as_of, now, marks, key, tags)
@@ -196,15 +196,15 @@ impl Registry {
         &self,
         clean_as_of: u64,
         now: u64,
-        marks: &Marks,
+        marks: &TagMarks,
         key: &Key,
         tags: &[Tag],
-    ) -> Reach {
+    ) -> Verdict {
         let reach = match self.fence.load().reach(key, tags, clean_as_of) {
-            Reach::Hard => Reach::Hard,
+            Verdict::Invalid => Verdict::Invalid,
             by_fence => by_fence.max(self.cells.reach(&marks.tags, clean_as_of)),
         };
-        if reach == Reach::Clean {
+        if reach == Verdict::Valid {
             marks.checked.fetch_max(now, Ordering::Relaxed);
         }
         reach
@@ -219,30 +219,30 @@ impl Registry {
         tags: &[Tag],
         places: &[u64],
         filled: Position,
-    ) -> Reach {
+    ) -> Verdict {
         // What leaves this list was written to the cells before.
         if self.pending.load(Ordering::Acquire) > 0
             && self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, places))
         {
-            return Reach::Hard;
+            return Verdict::Invalid;
         }
         let view = self.view.load();
         let Some(view) = view.as_ref().filter(|view| view.epoch == filled.epoch) else {
-            return Reach::Hard;
+            return Verdict::Invalid;
         };
         if filled.number > view.applied.load(Ordering::Acquire) {
             // Whoever filled it has seen records that we have not, and one of them may stand where the log
             // has lost one of ours. A moment later we know.
-            return Reach::Hard;
+            return Verdict::Invalid;
         }
         let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
         view.globals
             .as_ref()
-            .map_or(Reach::Hard, |globals| by_fence.max(globals.reach(places, filled.number)))
+            .map_or(Verdict::Invalid, |globals| by_fence.max(globals.reach(places, filled.number)))
     }
 
     /// Acts in this process, and notes the record for the log: step 1 of an invalidation.
-    pub(crate) fn begin(&self, record: Record, now: Moment) -> Begun {
+    pub(crate) fn begin(&self, record: Record, now: Moment) -> StartedInvalidation {
         self.begin_locked(&mut self.writer.lock(), record, now)
     }
 
@@ -251,13 +251,13 @@ impl Registry {
         writer: &mut MutexGuard<'_, Writer>,
         record: Record,
         now: Moment,
-    ) -> Begun {
+    ) -> StartedInvalidation {
         // On the list before `lc` moves: whoever sees the new `lc` also sees what is pending.
         let (ticket, record, collapsed) = writer.add_pending(record);
         self.count_pending(writer);
         let local = self.publish(writer, &record, 0, now);
         self.start_grace(writer, &record, local, None, now);
-        Begun { ticket, record, collapsed }
+        StartedInvalidation { ticket, record, collapsed }
     }
 
     /// The log has the record: step 3.
@@ -329,11 +329,11 @@ impl Registry {
         let mut writer = self.writer.lock();
         let view = self.view_of(end, records);
         let next = self.sequence() + 1;
-        let floor = Floor { local: next, log: horizon };
-        let mut fence = Fence::default().with_floor(Side::Hard, floor);
+        let floor = Watermark { local: next, log: horizon };
+        let mut fence = Bans::default().with_floor(Severity::Hard, floor);
         for (number, record) in records {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
-            fence = self.fenced(fence, &record, Floor { local: 0, log: *number }, now);
+            fence = self.fenced(fence, &record, Watermark { local: 0, log: *number }, now);
         }
         // The floor covers the patterns of this process that the new fence no longer has.
         self.fence.store(Arc::new(fence));
@@ -357,8 +357,8 @@ impl Registry {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
             self.publish(&mut writer, &record, *number, now);
         }
-        let floor = Floor { local: 0, log: horizon };
-        let fence = Fence::clone(&self.fence.load()).with_floor(Side::Hard, floor);
+        let floor = Watermark { local: 0, log: horizon };
+        let fence = Bans::clone(&self.fence.load()).with_floor(Severity::Hard, floor);
         self.fence.store(Arc::new(fence));
         // Last: a scope that sees its end has a local number behind the publishes above.
         self.view.store(Some(Arc::new(view)));
@@ -366,7 +366,7 @@ impl Registry {
 
     /// A view at `end`, of what the compacted log says.
     fn view_of(&self, end: Position, records: &[(u64, Record)]) -> View {
-        let globals = self.options.shared.then(|| Cells::new(self.options.cells));
+        let globals = self.options.shared.then(|| TagVersions::new(self.options.cells));
         let view = View { epoch: end.epoch, applied: AtomicU64::new(end.number), globals };
         for (number, record) in records {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
@@ -463,7 +463,7 @@ impl Registry {
                 self.cells.raise(self.place(tag), side, next);
             }
         }
-        self.fence_off(record, Floor { local: next, log }, now);
+        self.fence_off(record, Watermark { local: next, log }, now);
         self.announce(writer, next);
         next
     }
@@ -472,16 +472,16 @@ impl Registry {
         self.lc.store(next, Ordering::Release);
     }
 
-    fn fence_off(&self, record: &Record, at: Floor, now: Moment) {
+    fn fence_off(&self, record: &Record, at: Watermark, now: Moment) {
         if record.what.iter().all(|selector| matches!(selector, Selector::Tag(_))) {
             return;
         }
-        let fence = Fence::clone(&self.fence.load());
+        let fence = Bans::clone(&self.fence.load());
         self.fence.store(Arc::new(self.fenced(fence, record, at, now)));
     }
 
     /// `fence` with what the record names by other means than tags.
-    fn fenced(&self, fence: Fence, record: &Record, at: Floor, now: Moment) -> Fence {
+    fn fenced(&self, fence: Bans, record: &Record, at: Watermark, now: Moment) -> Bans {
         let side = side(record.mode);
         record.what.iter().fold(fence, |fence, selector| match selector {
             Selector::Tag(_) => fence,
@@ -536,15 +536,18 @@ impl Registry {
         let log = log.map_or(0, |at| at.number);
         for selector in what {
             if let Selector::Tag(tag) = selector {
-                self.cells.raise(self.place(tag), Side::Hard, local);
+                self.cells.raise(self.place(tag), Severity::Hard, local);
                 if let Some(globals) = view.as_ref().and_then(|view| view.globals.as_ref()) {
-                    globals.raise(self.place(tag), Side::Hard, log);
+                    globals.raise(self.place(tag), Severity::Hard, log);
                 }
             }
         }
-        let record =
-            Record { origin: crate::bus::Origin::random(), mode: Mode::Hard, what: what.to_vec() };
-        self.fence_off(&record, Floor { local, log }, now);
+        let record = Record {
+            origin: crate::bus::WriterId::random(),
+            mode: Mode::Hard,
+            what: what.to_vec(),
+        };
+        self.fence_off(&record, Watermark { local, log }, now);
         let next = self.sequence() + 1;
         self.announce(writer, next);
     }
@@ -587,7 +590,7 @@ impl Registry {
 
 /// An invalidation that acts in this process and is on its way into the log.
 #[derive(Clone, Debug)]
-pub(crate) struct Begun {
+pub(crate) struct StartedInvalidation {
     pub(crate) ticket: Ticket,
     /// What has to be appended: the invalidation, or everything.
     pub(crate) record: Record,
@@ -603,10 +606,10 @@ fn without_grace(mode: Mode) -> Mode {
     }
 }
 
-fn side(mode: Mode) -> Side {
+fn side(mode: Mode) -> Severity {
     match mode {
-        Mode::Hard => Side::Hard,
-        Mode::Soft { .. } => Side::Soft,
+        Mode::Hard => Severity::Hard,
+        Mode::Soft { .. } => Severity::Soft,
     }
 }
 

@@ -11,13 +11,13 @@
 //! looked at, its cells have not either, and no cold line is touched.
 
 use crate::{
-    registry::Reach,
+    registry::Verdict,
     sync::{AtomicU64, Ordering, zeros},
 };
 
 /// Which of the two numbers of a cell is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum Severity {
     Hard = 0,
     Soft = 1,
 }
@@ -27,14 +27,14 @@ pub(crate) enum Side {
 /// Only one thread writes at a time (the registry's lock); reading needs no lock. The order between a
 /// cell and the counter that announces it is the registry's business.
 #[derive(Debug)]
-pub(crate) struct Cells {
+pub(crate) struct TagVersions {
     tables: [Box<[AtomicU64]>; 2],
     summary: Box<[AtomicU64]>,
     mask: usize,
     block_shift: u32,
 }
 
-impl Cells {
+impl TagVersions {
     /// Two tables of `cells` cells, a power of two. 32 bytes a cell, resident where they were written to.
     pub(crate) fn new(cells: usize) -> Self {
         debug_assert!(cells.is_power_of_two(), "the builder allows powers of two only");
@@ -48,7 +48,7 @@ impl Cells {
     }
 
     /// Writes `number` for this tag. Called under the registry's lock, before the number is announced.
-    pub(crate) fn raise(&self, tag: u64, side: Side, number: u64) {
+    pub(crate) fn raise(&self, tag: u64, side: Severity, number: u64) {
         let [first, second] = self.places(tag);
         raise(&self.tables[0][2 * first + side as usize], number);
         raise(&self.tables[1][2 * second + side as usize], number);
@@ -56,24 +56,24 @@ impl Cells {
     }
 
     /// What reaches an entry of these tags that was right when the counter stood at `after`.
-    pub(crate) fn reach(&self, tags: &[u64], after: u64) -> Reach {
-        let mut reach = Reach::Clean;
+    pub(crate) fn reach(&self, tags: &[u64], after: u64) -> Verdict {
+        let mut reach = Verdict::Valid;
         for &tag in tags {
             let [first, second] = self.places(tag);
             if load(&self.summary[first >> self.block_shift]) <= after {
                 continue;
             }
-            if self.is_later([first, second], Side::Hard, after) {
-                return Reach::Hard;
+            if self.is_later([first, second], Severity::Hard, after) {
+                return Verdict::Invalid;
             }
-            if self.is_later([first, second], Side::Soft, after) {
-                reach = Reach::Soft;
+            if self.is_later([first, second], Severity::Soft, after) {
+                reach = Verdict::Stale;
             }
         }
         reach
     }
 
-    fn is_later(&self, [first, second]: [usize; 2], side: Side, after: u64) -> bool {
+    fn is_later(&self, [first, second]: [usize; 2], side: Severity, after: u64) -> bool {
         load(&self.tables[0][2 * first + side as usize]) > after
             && load(&self.tables[1][2 * second + side as usize]) > after
     }
@@ -102,32 +102,32 @@ mod tests {
 
     #[test]
     fn a_tag_is_reached_by_its_own_number_and_not_by_an_older_one() {
-        let cells = Cells::new(1 << 10);
-        cells.raise(7 << 32 | 7, Side::Hard, 5);
-        assert_eq!(cells.reach(&[7 << 32 | 7], 4), Reach::Hard);
-        assert_eq!(cells.reach(&[7 << 32 | 7], 5), Reach::Clean);
+        let cells = TagVersions::new(1 << 10);
+        cells.raise(7 << 32 | 7, Severity::Hard, 5);
+        assert_eq!(cells.reach(&[7 << 32 | 7], 4), Verdict::Invalid);
+        assert_eq!(cells.reach(&[7 << 32 | 7], 5), Verdict::Valid);
     }
 
     #[test]
     fn sharing_a_cell_in_one_table_is_not_enough() {
-        let cells = Cells::new(1 << 10);
-        cells.raise(1 << 32 | 7, Side::Hard, 5);
-        assert_eq!(cells.reach(&[2 << 32 | 7], 0), Reach::Clean);
+        let cells = TagVersions::new(1 << 10);
+        cells.raise(1 << 32 | 7, Severity::Hard, 5);
+        assert_eq!(cells.reach(&[2 << 32 | 7], 0), Verdict::Valid);
     }
 
     #[test]
     fn hard_is_seen_behind_a_later_soft_number() {
-        let cells = Cells::new(1 << 10);
-        cells.raise(9, Side::Hard, 5);
-        cells.raise(9, Side::Soft, 6);
-        assert_eq!(cells.reach(&[9], 4), Reach::Hard);
-        assert_eq!(cells.reach(&[9], 5), Reach::Soft);
+        let cells = TagVersions::new(1 << 10);
+        cells.raise(9, Severity::Hard, 5);
+        cells.raise(9, Severity::Soft, 6);
+        assert_eq!(cells.reach(&[9], 4), Verdict::Invalid);
+        assert_eq!(cells.reach(&[9], 5), Verdict::Stale);
     }
 
     #[test]
     fn a_table_smaller_than_the_summary_works() {
-        let cells = Cells::new(2);
-        cells.raise(u64::MAX, Side::Soft, 1);
-        assert_eq!(cells.reach(&[u64::MAX], 0), Reach::Soft);
+        let cells = TagVersions::new(2);
+        cells.raise(u64::MAX, Severity::Soft, 1);
+        assert_eq!(cells.reach(&[u64::MAX], 0), Verdict::Stale);
     }
 }

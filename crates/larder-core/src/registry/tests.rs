@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    bus::Origin,
+    bus::WriterId,
     key::{KeyBuf, Kind},
 };
 
@@ -22,7 +22,7 @@ fn key() -> Key {
 }
 
 fn record(mode: Mode, what: Selector) -> Record {
-    Record { origin: Origin::random(), mode, what: vec![what] }
+    Record { origin: WriterId::random(), mode, what: vec![what] }
 }
 
 fn tag(text: &str) -> Selector {
@@ -41,8 +41,8 @@ fn a_fill_that_began_before_an_invalidation_is_invalid_when_it_lands_after() {
     registry.begin(record(Mode::Hard, tag("a")), NOW);
     let late = registry.marks(stamp, &[Tag::new("a")]);
     let other = registry.marks(stamp, &[Tag::new("b")]);
-    assert_eq!(registry.reach(&late, || (&key, &[])), Reach::Hard);
-    assert_eq!(registry.reach(&other, || (&key, &[])), Reach::Clean);
+    assert_eq!(registry.reach(&late, || (&key, &[])), Verdict::Invalid);
+    assert_eq!(registry.reach(&other, || (&key, &[])), Verdict::Valid);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_clean_check_moves_the_mark_and_the_next_one_is_a_comparison() {
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("b")]);
     registry.begin(record(Mode::Hard, tag("a")), NOW);
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Valid);
     assert_eq!(marks.checked.load(Ordering::Relaxed), registry.sequence());
     registry.reach(&marks, || unreachable!("nothing was invalidated since"));
 }
@@ -65,7 +65,7 @@ fn hard_beats_soft_in_either_order() {
         for mode in modes {
             registry.begin(record(mode, tag("a")), NOW);
         }
-        assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
+        assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Invalid);
     }
 }
 
@@ -76,12 +76,12 @@ fn what_is_soft_becomes_hard_when_its_grace_ends_and_what_was_filled_since_does_
     let old = registry.marks(registry.stamp(), &[Tag::new("a")]);
     registry.begin(record(soft(5), tag("a")), NOW);
     let new = registry.marks(registry.stamp(), &[Tag::new("a")]);
-    assert_eq!(registry.reach(&old, || (&key, &[])), Reach::Soft);
+    assert_eq!(registry.reach(&old, || (&key, &[])), Verdict::Stale);
     let later = NOW.after(Duration::from_secs(5));
     assert!(registry.is_due(later));
     registry.run_due(later);
-    assert_eq!(registry.reach(&old, || (&key, &[])), Reach::Hard);
-    assert_eq!(registry.reach(&new, || (&key, &[])), Reach::Clean);
+    assert_eq!(registry.reach(&old, || (&key, &[])), Verdict::Invalid);
+    assert_eq!(registry.reach(&new, || (&key, &[])), Verdict::Valid);
 }
 
 #[test]
@@ -92,14 +92,14 @@ fn a_prefix_reaches_what_lies_below_and_a_pattern_what_it_matches() {
     for selector in crate::Target::prefix("product").selectors() {
         registry.begin(record(Mode::Hard, selector), NOW);
     }
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Invalid);
 
     let marks = registry.marks(registry.stamp(), &[]);
     let pattern = |glob: &str| Selector::Pattern { namespace: String::new(), glob: glob.into() };
     registry.begin(record(Mode::Hard, pattern("product:*")), NOW);
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Valid);
     registry.begin(record(Mode::Hard, pattern("user:*")), NOW);
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Invalid);
 }
 
 #[test]
@@ -110,9 +110,9 @@ fn what_waits_for_its_time_acts_when_somebody_looks() {
     let at = NOW.after(Duration::from_secs(10));
     registry.schedule(at, record(Mode::Hard, tag("a")));
     registry.run_due(NOW);
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Clean);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Valid);
     registry.run_due(at);
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Invalid);
     assert_eq!(registry.unsent().len(), 1, "it still has to reach the log");
 }
 
@@ -124,7 +124,7 @@ fn too_many_that_wait_for_the_log_become_everything_and_none_is_lost() {
     for number in 0..=writer::MAX_PENDING {
         registry.begin(record(Mode::Hard, tag(&format!("t:{number}"))), NOW);
     }
-    assert_eq!(registry.reach(&marks, || (&key, &[])), Reach::Hard);
+    assert_eq!(registry.reach(&marks, || (&key, &[])), Verdict::Invalid);
     let unsent = registry.unsent();
     assert_eq!(unsent.len(), 1);
     assert_eq!(unsent[0].1.what, [Selector::Everything]);
@@ -137,26 +137,26 @@ fn a_shared_entry_is_judged_by_the_numbers_of_the_log() {
     let tags = [Tag::new("a")];
     assert_eq!(
         registry.reach_shared(&key(), &tags, &registry.places(&tags), end),
-        Reach::Hard,
+        Verdict::Invalid,
         "there is no view yet"
     );
     registry.open_view(end, 3, &[(5, record(Mode::Hard, tag("a")))], NOW);
     let filled = |number| Position { number, ..end };
     assert_eq!(
         registry.reach_shared(&key(), &tags, &registry.places(&tags), filled(4)),
-        Reach::Hard
+        Verdict::Invalid
     );
     assert_eq!(
         registry.reach_shared(&key(), &tags, &registry.places(&tags), filled(5)),
-        Reach::Clean
+        Verdict::Valid
     );
     assert_eq!(
         registry.reach_shared(&key(), &[], &[], filled(2)),
-        Reach::Hard,
+        Verdict::Invalid,
         "behind the horizon"
     );
     let other = Position { epoch: Epoch::random(), number: 7 };
-    assert_eq!(registry.reach_shared(&key(), &[], &[], other), Reach::Hard, "another epoch");
+    assert_eq!(registry.reach_shared(&key(), &[], &[], other), Verdict::Invalid, "another epoch");
 }
 
 #[test]
@@ -166,18 +166,27 @@ fn what_the_log_does_not_have_yet_hides_entries_of_the_shared_store() {
     registry.open_view(end, 0, &[], NOW);
     let begun = registry.begin(record(Mode::Hard, tag("a")), NOW);
     let tags = [Tag::new("a")];
-    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), end),
+        Verdict::Invalid
+    );
     let other = Position { epoch: Epoch::random(), number: 9 };
     assert!(!registry.settle(begun.ticket, &begun.record, other, NOW), "appended to another log");
-    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), end),
+        Verdict::Invalid
+    );
     let at = Position { number: 2, ..end };
     assert!(registry.settle(begun.ticket, &begun.record, at, NOW));
-    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), end), Reach::Hard);
+    assert_eq!(
+        registry.reach_shared(&key(), &tags, &registry.places(&tags), end),
+        Verdict::Invalid
+    );
     assert_eq!(
         registry.reach_shared(&key(), &tags, &registry.places(&tags), at),
-        Reach::Hard,
+        Verdict::Invalid,
         "ahead of what we applied"
     );
     registry.advance_local(at);
-    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), at), Reach::Clean);
+    assert_eq!(registry.reach_shared(&key(), &tags, &registry.places(&tags), at), Verdict::Valid);
 }

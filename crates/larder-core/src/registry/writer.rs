@@ -44,24 +44,24 @@ pub(crate) enum Due {
 }
 
 #[derive(Debug)]
-struct Scheduled {
+struct ScheduledRecord {
     at: Moment,
     order: u64,
     due: Due,
 }
 
-impl PartialEq for Scheduled {
+impl PartialEq for ScheduledRecord {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
+impl Eq for ScheduledRecord {}
+impl PartialOrd for ScheduledRecord {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl Ord for Scheduled {
+impl Ord for ScheduledRecord {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }
@@ -72,7 +72,7 @@ impl Ord for Scheduled {
 pub(crate) struct Writer {
     pending: VecDeque<(Ticket, Record)>,
     retained: VecDeque<(Moment, Record)>,
-    schedule: BinaryHeap<Reverse<Scheduled>>,
+    schedule: BinaryHeap<Reverse<ScheduledRecord>>,
     own: VecDeque<(Position, Record)>,
     /// In which epoch the log keeps what this process has scheduled, if it does.
     registered: HashMap<u64, Option<Epoch>>,
@@ -148,7 +148,7 @@ impl Writer {
         if matches!(due, Due::Publish(_)) {
             self.registered.insert(self.next, None);
         }
-        self.schedule.push(Reverse(Scheduled { at, order: self.next, due }));
+        self.schedule.push(Reverse(ScheduledRecord { at, order: self.next, due }));
         self.next
     }
 
@@ -162,7 +162,7 @@ impl Writer {
 
     /// Some of the invalidations that act later and that the log of this epoch does not keep.
     pub(crate) fn unregistered(&self, epoch: Epoch) -> Vec<(u64, Moment, Record)> {
-        let of = |scheduled: &Scheduled| match &scheduled.due {
+        let of = |scheduled: &ScheduledRecord| match &scheduled.due {
             Due::Publish(record) if self.registered.get(&scheduled.order) != Some(&Some(epoch)) => {
                 Some((scheduled.order, scheduled.at, record.clone()))
             }

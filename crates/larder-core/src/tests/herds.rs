@@ -47,7 +47,7 @@ async fn a_loader_that_panics_is_tried_a_few_times_and_not_by_all() {
     let calls = (0..CALLERS).map(|_| {
         let (larder, count) = (larder.clone(), count.clone());
         tokio::spawn(async move {
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 let _running = count.begin();
                 tokio::time::sleep(SECOND).await;
                 panic!("the loader is broken");
@@ -71,7 +71,7 @@ async fn a_loader_that_takes_longer_than_its_waiters_are_patient_is_joined_by_fe
         let (larder, count) = (larder.clone(), count.clone());
         async move {
             tokio::time::sleep(Duration::from_millis(at as u64)).await;
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 let _running = count.begin();
                 tokio::time::sleep(25 * SECOND).await;
                 Ok::<_, Infallible>(7)
@@ -101,7 +101,7 @@ async fn loads_that_never_end_are_few_however_many_come() {
         let (larder, count, release) = (larder.clone(), count.clone(), release.clone());
         async move {
             tokio::time::sleep(SECOND / 10 * at as u32).await;
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 let _running = count.begin();
                 while !release.load(Ordering::SeqCst) {
                     tokio::time::sleep(SECOND).await;
@@ -124,12 +124,12 @@ async fn a_refresh_that_hangs_does_not_let_all_load_at_once() {
     let (larder, count) = (larder(), Count::default());
     let lifetime = Lifetime::fresh_for(SECOND).stale_while_revalidate(SECOND);
     let policy = || Policy::from(lifetime).deadline(Duration::MAX);
-    let first = |_: Fill| async { Ok::<_, Infallible>(1) };
+    let first = |_: Loading| async { Ok::<_, Infallible>(1) };
     larder.get_or_load("a", policy(), first).await.unwrap();
     tokio::time::advance(SECOND + SECOND / 2).await;
     let hangs = {
         let count = count.clone();
-        move |_: Fill| async move {
+        move |_: Loading| async move {
             let _running = count.begin();
             std::future::pending::<()>().await;
             Ok::<_, Infallible>(2)
@@ -139,7 +139,7 @@ async fn a_refresh_that_hangs_does_not_let_all_load_at_once() {
     tokio::time::advance(SECOND).await;
     let calls = (0..50).map(|_| {
         let count = count.clone();
-        let load = move |_: Fill| async move {
+        let load = move |_: Loading| async move {
             let _running = count.begin();
             tokio::time::sleep(SECOND).await;
             Ok::<_, Infallible>(3)
@@ -158,7 +158,7 @@ async fn errors_of_another_type_are_not_a_reason_to_load_all_at_once() {
         let (larder, count) = (larder.clone(), count.clone());
         async move {
             if error {
-                let load = move |_: Fill| async move {
+                let load = move |_: Loading| async move {
                     let _running = count.begin();
                     tokio::time::sleep(SECOND).await;
                     Err::<u32, _>("one type")
@@ -168,7 +168,7 @@ async fn errors_of_another_type_are_not_a_reason_to_load_all_at_once() {
                     Err(LoadError::Failed(_) | LoadError::FailedElsewhere)
                 )
             } else {
-                let load = move |_: Fill| async move {
+                let load = move |_: Loading| async move {
                     let _running = count.begin();
                     tokio::time::sleep(SECOND).await;
                     Err::<u32, _>(500)
@@ -193,7 +193,7 @@ fn needing<'a>(
     count: &'a Count,
 ) -> futures_util::future::BoxFuture<'a, Result<Arc<u32>, LoadError<String>>> {
     let (inner, counted) = (larder.clone(), count.clone());
-    let load = move |_: Fill| async move {
+    let load = move |_: Loading| async move {
         let _running = counted.begin();
         tokio::time::sleep(SECOND / 100).await;
         let next = needing(&inner, names, (at + 1) % names.len(), &counted).await;
@@ -225,7 +225,7 @@ async fn a_wait_that_looks_like_a_circle_and_is_none_costs_one_load() {
     let (larder, count) = (larder(), Count::default());
     let load = |value: u32, seconds: u32| {
         let count = count.clone();
-        move |_: Fill| async move {
+        move |_: Loading| async move {
             let _running = count.begin();
             tokio::time::sleep(SECOND * seconds).await;
             Ok::<_, Infallible>(value)
@@ -234,7 +234,7 @@ async fn a_wait_that_looks_like_a_circle_and_is_none_costs_one_load() {
     // Both need `c`, which needs nothing.
     let both = ["a", "b"].map(|name| {
         let (inner, load) = (larder.clone(), load(3, 5));
-        let outer = move |_: Fill| async move {
+        let outer = move |_: Loading| async move {
             inner.get_or_load("c", MINUTE, load).await.map(|value| *value)
         };
         larder.get_or_load(name, MINUTE, outer)

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 mod herds;
 
-use crate::{Fill, Invalidation, Larder, Lifetime, LoadError, Policy, Target};
+use crate::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,7 +23,7 @@ fn larder() -> Larder {
 
 async fn load(larder: &Larder, name: &str, value: u32) -> u32 {
     let policy = Policy::ttl(MINUTE).tag("t");
-    let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load(name, policy, load).await.unwrap()
 }
 
@@ -44,7 +44,7 @@ async fn a_fill_that_an_invalidation_overtakes_is_not_served_to_who_comes_later(
         let (larder, read, commit) = (larder.clone(), read.clone(), commit.clone());
         async move {
             let policy = Policy::ttl(MINUTE).tag("t");
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 read.notify_one();
                 commit.notified().await;
                 Ok::<_, Infallible>("old".to_owned())
@@ -57,7 +57,7 @@ async fn a_fill_that_an_invalidation_overtakes_is_not_served_to_who_comes_later(
     let later = tokio::spawn({
         let larder = larder.clone();
         async move {
-            let load = |_: Fill| async { Ok::<_, Infallible>("new".to_owned()) };
+            let load = |_: Loading| async { Ok::<_, Infallible>("new".to_owned()) };
             larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await
         }
     });
@@ -76,7 +76,7 @@ async fn ten_thousand_misses_of_one_key_are_one_load() {
         .map(|_| {
             let (larder, loads) = (larder.clone(), loads.clone());
             tokio::spawn(async move {
-                let load = move |_: Fill| async move {
+                let load = move |_: Loading| async move {
                     loads.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                     Ok::<_, Infallible>(7)
@@ -99,7 +99,7 @@ async fn a_caller_who_hangs_up_does_not_stop_the_load() {
     let leader = tokio::spawn({
         let (larder, began) = (larder.clone(), began.clone());
         async move {
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 began.notify_one();
                 gate.await.unwrap();
                 Ok::<_, Infallible>(1_u32)
@@ -123,7 +123,7 @@ async fn a_panic_goes_on_in_the_caller_and_frees_those_who_wait() {
     let larder = larder();
     let call = larder.clone();
     let panicked = tokio::spawn(async move {
-        let load = |_: Fill| async {
+        let load = |_: Loading| async {
             if true {
                 panic!("the loader fell over");
             }
@@ -138,7 +138,7 @@ async fn a_panic_goes_on_in_the_caller_and_frees_those_who_wait() {
 #[tokio::test]
 async fn an_error_is_handed_out_and_not_kept() {
     let larder = larder();
-    let failing = |_: Fill| async { Err::<u32, _>("no database") };
+    let failing = |_: Loading| async { Err::<u32, _>("no database") };
     let error = larder.get_or_load("a", MINUTE, failing).await.unwrap_err();
     assert!(matches!(error, LoadError::Failed(error) if *error == "no database"));
     assert_eq!(load(&larder, "a", 2).await, 2);
@@ -149,7 +149,7 @@ async fn a_stale_value_answers_at_once_while_one_refresh_runs() {
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE));
     let ask = |value: u32| {
-        let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
         larder.get_or_load("a", policy(), load)
     };
     assert_eq!(*ask(1).await.unwrap(), 1);
@@ -164,7 +164,7 @@ async fn a_stale_value_answers_for_a_loader_that_fails_but_not_when_it_was_inval
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_if_error(MINUTE)).tag("t");
     let ask = |value: Result<u32, &'static str>| {
-        larder.get_or_load("a", policy(), move |_: Fill| async move { value })
+        larder.get_or_load("a", policy(), move |_: Loading| async move { value })
     };
     assert_eq!(*ask(Ok(1)).await.unwrap(), 1);
     tokio::time::advance(MINUTE).await;
@@ -177,7 +177,7 @@ async fn a_stale_value_answers_for_a_loader_that_fails_but_not_when_it_was_inval
 async fn one_key_with_two_types_is_an_error_that_names_both() {
     let larder = larder();
     load(&larder, "a", 1).await;
-    let other = |_: Fill| async { Ok::<_, Infallible>(String::new()) };
+    let other = |_: Loading| async { Ok::<_, Infallible>(String::new()) };
     let error = larder.get_or_load("a", MINUTE, other).await.unwrap_err().to_string();
     assert!(error.contains("u32") && error.contains("String"), "{error}");
 }
@@ -187,9 +187,9 @@ async fn a_value_is_made_of_what_was_loaded_inside_it() {
     let larder = larder();
     let outer = |value: u32| {
         let inside = larder.clone();
-        larder.get_or_load("outer", MINUTE, move |_: Fill| async move {
+        larder.get_or_load("outer", MINUTE, move |_: Loading| async move {
             let part = Policy::ttl(MINUTE).tag("part");
-            let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+            let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
             inside.get_or_load("inner", part, load).await.map(|part| *part * 10)
         })
     };
@@ -207,12 +207,12 @@ async fn a_part_that_ends_earlier_ends_the_whole_unless_it_lives_until_invalidat
         let larder = larder();
         let outer = |value: u32| {
             let inside = larder.clone();
-            larder.get_or_load("outer", MINUTE, move |_: Fill| async move {
+            larder.get_or_load("outer", MINUTE, move |_: Loading| async move {
                 let mut part = Policy::ttl(MINUTE / 2).tag("part");
                 if until_invalidated {
                     part = part.until_invalidated();
                 }
-                let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+                let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
                 inside.get_or_load("inner", part, load).await.map(|part| *part)
             })
         };
@@ -226,7 +226,7 @@ async fn a_part_that_ends_earlier_ends_the_whole_unless_it_lives_until_invalidat
 async fn a_load_that_asks_for_itself_does_not_wait_for_itself() {
     let larder = larder();
     let inside = larder.clone();
-    let outer = move |_: Fill| async move { Ok::<_, Infallible>(load(&inside, "a", 5).await) };
+    let outer = move |_: Loading| async move { Ok::<_, Infallible>(load(&inside, "a", 5).await) };
     assert_eq!(*larder.get_or_load("a", MINUTE, outer).await.unwrap(), 5);
 }
 
@@ -260,7 +260,7 @@ async fn an_invalidation_for_later_acts_then_and_not_before() {
 async fn what_the_loader_wishes_is_done() {
     let larder = larder();
     let ask = |value: u32| {
-        larder.get_or_load("a", MINUTE, move |fill: Fill| async move {
+        larder.get_or_load("a", MINUTE, move |fill: Loading| async move {
             if value == 1 {
                 fill.no_store();
             }
@@ -306,8 +306,8 @@ async fn a_whole_with_a_part_that_is_not_kept_is_not_kept_either() {
     let outer = |value: u32| {
         let inside = larder.clone();
         let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
-        larder.get_or_load("outer", lifetime, move |_: Fill| async move {
-            let load = move |fill: Fill| async move {
+        larder.get_or_load("outer", lifetime, move |_: Loading| async move {
+            let load = move |fill: Loading| async move {
                 fill.no_store();
                 Ok::<_, Infallible>(value)
             };
@@ -325,7 +325,7 @@ async fn three_loads_of_what_is_not_kept(larder: &Larder, at_once: bool) -> Dura
     let ask = || {
         let larder = larder.clone();
         tokio::spawn(async move {
-            let load = move |fill: Fill| async move {
+            let load = move |fill: Loading| async move {
                 if at_once {
                     fill.no_store();
                 }
@@ -366,7 +366,7 @@ async fn failing(
 ) -> Result<u32, LoadError<&'static str>> {
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let loads = Arc::clone(loads);
-    let load = move |_: Fill| async move {
+    let load = move |_: Loading| async move {
         loads.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(1)).await;
         Err("down")
@@ -392,7 +392,7 @@ async fn a_herd_that_waits_for_an_origin_in_trouble_does_not_fall_upon_it() {
 async fn all_who_wait_take_what_is_stale_when_the_fill_fails() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
-    let load = |_: Fill| async { Ok::<_, &str>(7_u32) };
+    let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
     let answers = futures_util::future::join_all((0..20).map(|_| failing(&larder, &loads))).await;
@@ -408,7 +408,7 @@ async fn all_who_wait_take_what_is_stale_when_the_fill_fails() {
 async fn a_whole_with_a_part_that_stands_in_for_an_error_is_stale_and_not_lost() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
-    let load = |_: Fill| async { Ok::<_, &str>(7_u32) };
+    let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
     let page = larder.open_scope().gathering(crate::Audience::Everyone);
@@ -426,7 +426,7 @@ async fn who_waits_through_invalidations_shares_one_flight_in_the_end() {
         let (larder, loads) = (larder.clone(), Arc::clone(&loads));
         async move {
             tokio::time::sleep(step / 10 * at).await;
-            let load = move |_: Fill| async move {
+            let load = move |_: Loading| async move {
                 loads.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(2 * step).await;
                 Ok::<_, Infallible>(at)
@@ -500,7 +500,7 @@ async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
     let whole = |value: u32| {
         let inside = larder.clone();
         let policy = Policy::ttl(MINUTE).shared();
-        larder.get_or_load("whole", policy, move |_: Fill| async move {
+        larder.get_or_load("whole", policy, move |_: Loading| async move {
             Ok::<_, Infallible>(load(&inside, "part", value).await)
         })
     };
@@ -527,9 +527,12 @@ async fn who_listens_hears_of_what_was_scheduled_and_of_each_only_when_it_acts()
 async fn a_target_means_what_it_looks_like() {
     let larder = larder();
     let policy = || Policy::ttl(MINUTE).tag(("product", 42));
-    let ask = |value: u32| {
-        larder.get_or_load("a", policy(), move |_: Fill| async move { Ok::<_, Infallible>(value) })
-    };
+    let ask =
+        |value: u32| {
+            larder.get_or_load("a", policy(), move |_: Loading| async move {
+                Ok::<_, Infallible>(value)
+            })
+        };
     assert_eq!(*ask(1).await.unwrap(), 1);
     let _ = larder.invalidate(Target::prefix("product:")).await;
     assert_eq!(*ask(2).await.unwrap(), 2);
@@ -547,13 +550,13 @@ async fn a_refresh_is_as_old_as_the_request_that_began_it() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let ask = |held: u32| {
-        let load = move |fill: Fill| async move {
+        let load = move |fill: Loading| async move {
             fill.tag("source");
             Ok::<_, Infallible>(held)
         };
         larder.get_or_load("a", lifetime, load)
     };
-    let first = |_: Fill| async { Ok::<_, Infallible>(0_u32) };
+    let first = |_: Loading| async { Ok::<_, Infallible>(0_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, first).await.unwrap(), 0);
     tokio::time::advance(MINUTE).await;
     let request = larder.open_scope().gathering(crate::Audience::Everyone);
@@ -576,7 +579,7 @@ async fn an_error_is_not_handed_out_once_a_flight_went_well() {
     let ask = || {
         let (larder, turn) = (larder.clone(), Arc::clone(&turn));
         tokio::spawn(async move {
-            let load = move |fill: Fill| async move {
+            let load = move |fill: Loading| async move {
                 let turn = turn.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 fill.no_store();
@@ -596,7 +599,7 @@ async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let ask = |answer: Result<u32, &'static str>| {
-        larder.get_or_load("a", lifetime, move |fill: Fill| async move {
+        larder.get_or_load("a", lifetime, move |fill: Loading| async move {
             if answer == Ok(2) {
                 fill.no_store();
             }
@@ -611,8 +614,8 @@ async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
 
 #[tokio::test]
 async fn the_name_of_a_value_is_a_tag_of_it() {
-    type Reach = fn() -> Invalidation;
-    let rows: [(&str, Reach, bool); 8] = [
+    type Verdict = fn() -> Invalidation;
+    let rows: [(&str, Verdict, bool); 8] = [
         ("the same pair", || ("user", 7).into(), true),
         ("its text", || "user:7".into(), true),
         ("a name", || Target::name(("user", 7)).into(), true),
@@ -625,7 +628,7 @@ async fn the_name_of_a_value_is_a_tag_of_it() {
     for (what, invalidation, reached) in rows {
         for view in [larder(), larder().namespace("acme")] {
             let load = |value: u32| {
-                let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+                let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
                 let larder = view.clone();
                 async move { *larder.get_or_load(("user", 7), MINUTE, load).await.unwrap() }
             };
@@ -641,8 +644,8 @@ async fn a_page_goes_with_the_name_of_a_value_that_it_was_made_of() {
     let larder = larder();
     let page = |value: u32| {
         let inner = larder.clone();
-        let load = move |_: Fill| async move {
-            let load = move |_: Fill| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: Loading| async move {
+            let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
             inner.get_or_load(("user", 7), MINUTE, load).await.map(|value| *value)
         };
         let larder = larder.clone();

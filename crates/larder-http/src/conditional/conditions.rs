@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use larder_semantics::{
     date,
-    validation::{self, Condition, GUARDS, SAVERS, Validators},
+    validation::{self, CACHE_VALIDATION, Condition, Validators, WRITE_PRECONDITIONS},
 };
 
 /// The conditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into its
@@ -28,14 +28,14 @@ struct Inner {
 
 /// The answer to a request whose conditions are not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unmet {
+pub enum FailedPrecondition {
     /// 304: the client has what is current.
     NotModified(Validators),
     /// 412: the client acts on something that is no longer so.
     PreconditionFailed,
 }
 
-impl Unmet {
+impl FailedPrecondition {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -66,7 +66,7 @@ impl Conditions {
     /// The conditions of a request.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         let mut fields = HeaderMap::new();
-        for name in GUARDS.iter().chain(&SAVERS) {
+        for name in WRITE_PRECONDITIONS.iter().chain(&CACHE_VALIDATION) {
             for value in headers.get_all(name) {
                 fields.append(name, value.clone());
             }
@@ -96,13 +96,13 @@ impl Conditions {
     /// # Source
     ///
     /// [RFC 9110, section 13.2.2](https://www.rfc-editor.org/rfc/rfc9110#section-13.2.2)
-    pub fn check(&self, current: impl Into<Validators>) -> Result<(), Unmet> {
+    pub fn check(&self, current: impl Into<Validators>) -> Result<(), FailedPrecondition> {
         self.0.checked.store(true, Ordering::Release);
         let current = current.into();
         match validation::evaluate(&self.0.method, &self.0.fields, &current) {
             Condition::Proceed => Ok(()),
-            Condition::NotModified => Err(Unmet::NotModified(current)),
-            Condition::Failed => Err(Unmet::PreconditionFailed),
+            Condition::NotModified => Err(FailedPrecondition::NotModified(current)),
+            Condition::Failed => Err(FailedPrecondition::PreconditionFailed),
         }
     }
 
@@ -114,15 +114,16 @@ impl Conditions {
     /// [RFC 9110, section 13.1.2](https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2)
     pub fn has_guards(&self) -> bool {
         let guards = |name: &HeaderName| self.0.fields.contains_key(name);
-        GUARDS.iter().any(guards) || (!self.0.method.is_safe() && guards(&header::IF_NONE_MATCH))
+        WRITE_PRECONDITIONS.iter().any(guards)
+            || (!self.0.method.is_safe() && guards(&header::IF_NONE_MATCH))
     }
 
     pub(super) fn were_checked(&self) -> bool {
         self.0.checked.load(Ordering::Acquire)
     }
 
-    pub(super) fn evaluate_savers(&self, current: &Validators) -> Condition {
-        validation::evaluate_savers(&self.0.method, &self.0.fields, current)
+    pub(super) fn evaluate_not_modified(&self, current: &Validators) -> Condition {
+        validation::evaluate_not_modified(&self.0.method, &self.0.fields, current)
     }
 }
 
@@ -132,15 +133,15 @@ pub(crate) fn is_around() -> bool {
 }
 
 /// Says so until it is dropped.
-pub(super) struct Around(bool);
+pub(super) struct InsideConditional(bool);
 
-impl Around {
+impl InsideConditional {
     pub(super) fn enter() -> Self {
         Self(AROUND.replace(true))
     }
 }
 
-impl Drop for Around {
+impl Drop for InsideConditional {
     fn drop(&mut self) {
         AROUND.set(self.0);
     }

@@ -19,7 +19,7 @@ use larder_semantics::{
 use pin_project_lite::pin_project;
 
 use super::{
-    conditions::{Around, Conditions, Unmet},
+    conditions::{Conditions, FailedPrecondition, InsideConditional},
     layer::Options,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The response of a [`Conditional`](super::Conditional).
+    /// The response of a [`ConditionalService`](super::ConditionalService).
     pub struct ResponseFuture<F, R, E> {
         #[pin]
         state: State<F, R, E>,
@@ -40,7 +40,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
         Ready { response: Option<Response<CacheBody<R>>> },
-        Plain { #[pin] future: F, finish: Finish },
+        Plain { #[pin] future: F, finish: ResponseFinish },
         Waiting { future: Waiting<R, E> },
     }
 }
@@ -50,7 +50,7 @@ impl<F, R, E> ResponseFuture<F, R, E> {
         Self { state: State::Ready { response: Some(response) } }
     }
 
-    pub(super) fn plain(future: F, finish: Finish) -> Self {
+    pub(super) fn plain(future: F, finish: ResponseFinish) -> Self {
         Self { state: State::Plain { future, finish } }
     }
 
@@ -76,7 +76,7 @@ where
                 Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
             }
             StateProjection::Plain { future, finish } => {
-                let around = Around::enter();
+                let around = InsideConditional::enter();
                 let response = ready!(future.poll(cx))?;
                 drop(around);
                 Poll::Ready(Ok(finish.finish(response)))
@@ -88,14 +88,14 @@ where
 
 /// What is to be done with the response.
 #[derive(Debug)]
-pub(super) struct Finish {
+pub(super) struct ResponseFinish {
     options: Arc<Options>,
     conditions: Option<Conditions>,
     is_get: bool,
     is_safe: bool,
 }
 
-impl Finish {
+impl ResponseFinish {
     pub(super) fn new(
         options: &Arc<Options>,
         method: &Method,
@@ -119,7 +119,7 @@ impl Finish {
         self.options.refuse_unchecked && !self.is_safe && guarded
     }
 
-    pub(super) fn check(&self, current: Validators) -> Result<(), Unmet> {
+    pub(super) fn check(&self, current: Validators) -> Result<(), FailedPrecondition> {
         self.conditions.as_ref().map_or(Ok(()), |conditions| conditions.check(current))
     }
 
@@ -137,7 +137,7 @@ impl Finish {
         match &self.conditions {
             Some(conditions) if self.is_safe && may_become_not_modified(response.status()) => {
                 let current = Validators::of(response.headers());
-                match conditions.evaluate_savers(&current) {
+                match conditions.evaluate_not_modified(&current) {
                     Condition::NotModified => not_modified(response.headers()),
                     _ => response,
                 }

@@ -6,7 +6,7 @@ use larder_core::{Larder, Meter};
 use larder_semantics::validation::Validators;
 use tower_layer::Layer;
 
-use super::service::Conditional;
+use super::service::ConditionalService;
 use crate::address::Head;
 
 /// Adds validators and answers conditional requests. See the [module](super).
@@ -81,9 +81,9 @@ impl ConditionalLayer {
 }
 
 impl<S> Layer<S> for ConditionalLayer {
-    type Service = Conditional<S>;
+    type Service = ConditionalService<S>;
 
-    fn layer(&self, inner: S) -> Conditional<S> {
-        Conditional::new(inner, Arc::new(self.options.clone()))
+    fn layer(&self, inner: S) -> ConditionalService<S> {
+        ConditionalService::new(inner, Arc::new(self.options.clone()))
     }
 }

@@ -6,7 +6,7 @@
 //! 2. A GET or HEAD with `If-None-Match` or `If-Modified-Since` that names the current representation is
 //!    answered by 304, with the fields that belong there.
 //! 3. `If-Match` and `If-Unmodified-Since` guard changes. They are checked against what the handler says is
-//!    current ([`Conditions::check`], the `Conditional` extractor), or by a function given with the route
+//!    current ([`Conditions::check`], the `ConditionalService` extractor), or by a function given with the route
 //!    ([`ConditionalLayer::validate_with`]), never against a kept response. One that nobody checked is
 //!    counted as `unchecked-condition`; [`ConditionalLayer::refuse_unchecked`] refuses it.
 //!
@@ -45,10 +45,10 @@ mod service;
 
 pub(crate) use self::{conditions::is_around, future::not_modified};
 pub use self::{
-    conditions::{Conditions, Unmet},
+    conditions::{Conditions, FailedPrecondition},
     future::ResponseFuture,
     layer::ConditionalLayer,
-    service::Conditional,
+    service::ConditionalService,
 };
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use larder_semantics::validation::{GUARDS, SAVERS};
+use larder_semantics::validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS};
 use tower_service::Service;
 
 use super::{
-    conditions::{Around, Conditions, Unmet},
-    future::{Finish, ResponseFuture, answer},
+    conditions::{Conditions, FailedPrecondition, InsideConditional},
+    future::{ResponseFinish, ResponseFuture, answer},
     layer::Options,
 };
 use crate::{
@@ -26,18 +26,18 @@ use crate::{
 ///
 /// Made by [`ConditionalLayer`](super::ConditionalLayer).
 #[derive(Clone)]
-pub struct Conditional<S> {
+pub struct ConditionalService<S> {
     inner: S,
     options: Arc<Options>,
 }
 
-impl<S> Conditional<S> {
+impl<S> ConditionalService<S> {
     pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
         Self { inner, options }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Conditional<S>
+impl<S, B, R> Service<Request<B>> for ConditionalService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -63,17 +63,17 @@ where
         if let Some(status) = self.refused(request.method(), conditions.as_ref()) {
             return ResponseFuture::ready(answer(status, &request));
         }
-        let finish = Finish::new(&self.options, request.method(), conditions);
+        let finish = ResponseFinish::new(&self.options, request.method(), conditions);
         if finish.has_conditions() && self.options.validate.is_some() {
             let inner = crate::ready::take_ready(&mut self.inner);
             return self.validate(inner, request, finish);
         }
-        let _around = Around::enter();
+        let _around = InsideConditional::enter();
         ResponseFuture::plain(self.inner.call(request), finish)
     }
 }
 
-impl<S> Conditional<S> {
+impl<S> ConditionalService<S> {
     fn refused(&self, method: &Method, conditions: Option<&Conditions>) -> Option<StatusCode> {
         if method.is_safe() {
             return None;
@@ -92,7 +92,7 @@ impl<S> Conditional<S> {
         &self,
         mut inner: S,
         request: Request<B>,
-        finish: Finish,
+        finish: ResponseFinish,
     ) -> ResponseFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Send + 'static,
@@ -115,7 +115,7 @@ impl<S> Conditional<S> {
             if let Some(unmet) = current.and_then(|current| finish.check(current).err()) {
                 return Ok(unmet_answer(&unmet));
             }
-            let around = Around::enter();
+            let around = InsideConditional::enter();
             let called = inner.call(request);
             drop(around);
             ResponseFuture::plain(called, finish).await
@@ -123,7 +123,7 @@ impl<S> Conditional<S> {
     }
 }
 
-fn unmet_answer<R>(unmet: &Unmet) -> Response<CacheBody<R>> {
+fn unmet_answer<R>(unmet: &FailedPrecondition) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = unmet.status();
     unmet.add_fields(response.headers_mut());
@@ -131,11 +131,11 @@ fn unmet_answer<R>(unmet: &Unmet) -> Response<CacheBody<R>> {
 }
 
 fn has_conditions(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| GUARDS.contains(name) || SAVERS.contains(name))
+    headers.keys().any(|name| WRITE_PRECONDITIONS.contains(name) || CACHE_VALIDATION.contains(name))
 }
 
-impl<S: fmt::Debug> fmt::Debug for Conditional<S> {
+impl<S: fmt::Debug> fmt::Debug for ConditionalService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Conditional").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("ConditionalService").field("inner", &self.inner).finish_non_exhaustive()
     }
 }

@@ -12,7 +12,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
-use super::{layer::Options, pending::Entered};
+use super::{layer::Options, pending::PendingGuard};
 
 pin_project! {
     /// The response of an [`Invalidation`](super::Invalidation).
@@ -25,11 +25,11 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
-        // While it is polled, `around` is what was around before: see `Entered`.
+        // While it is polled, `around` is what was around before: see `PendingGuard`.
         Safe { #[pin] future: F, around: Option<Arc<Options>> },
         // A safe request that waits for what its client has seen.
         Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, around: Option<Arc<Options>> },
-        Write { following: Following<R, E> },
+        Write { following: PendingWrite<R, E> },
     }
 }
 
@@ -54,7 +54,7 @@ where
         options: Arc<Options>,
     ) -> Self {
         let write: Option<Pin<Box<dyn Task<R, E>>>> = Some(Box::pin(write));
-        Self { state: State::Write { following: Following { write, options } } }
+        Self { state: State::Write { following: PendingWrite { write, options } } }
     }
 }
 
@@ -67,11 +67,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProjection::Safe { future, around } => {
-                let _entered = Entered::new(around);
+                let _entered = PendingGuard::new(around);
                 future.poll(cx)
             }
             StateProjection::Waiting { waiting, around } => {
-                let _entered = Entered::new(around);
+                let _entered = PendingGuard::new(around);
                 waiting.as_mut().poll(cx)
             }
             StateProjection::Write { following } => following.poll(cx),
@@ -80,12 +80,12 @@ where
 }
 
 /// A write, polled in place for as long as its client stays.
-struct Following<R, E> {
+struct PendingWrite<R, E> {
     write: Option<Pin<Box<dyn Task<R, E>>>>,
     options: Arc<Options>,
 }
 
-impl<R, E> Following<R, E> {
+impl<R, E> PendingWrite<R, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<R>, E>> {
         // Taken out while it is polled: one that panics is not polled again from `drop`.
         let mut write = self.write.take().expect("a future is not polled after it was ready");
@@ -97,7 +97,7 @@ impl<R, E> Following<R, E> {
     }
 }
 
-impl<R, E> Drop for Following<R, E> {
+impl<R, E> Drop for PendingWrite<R, E> {
     fn drop(&mut self) {
         let Some(write) = self.write.take() else { return };
         if self.options.cancel_on_drop || Handle::try_current().is_err() {

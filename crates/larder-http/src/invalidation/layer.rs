@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use larder_core::{Larder, Target};
 use tower_layer::Layer;
 
-use super::{read_your_writes::ReadYourWrites, service::Invalidation};
+use super::{read_your_writes::ReadYourWrites, service::InvalidationService};
 use crate::address::{Head, Scheme};
 
 /// Invalidates after a write, before the client has its answer. See the [module](super).
@@ -97,10 +97,10 @@ impl InvalidationLayer {
 }
 
 impl<S> Layer<S> for InvalidationLayer {
-    type Service = Invalidation<S>;
+    type Service = InvalidationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Invalidation::new(inner, Arc::new(self.options.clone()))
+        InvalidationService::new(inner, Arc::new(self.options.clone()))
     }
 }
 

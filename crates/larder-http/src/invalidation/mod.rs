@@ -3,11 +3,11 @@
 //! An unsafe request (POST, PUT, PATCH, DELETE, and any method that is not known to be safe) is followed by
 //! one append to the log, with
 //!
-//! 1. what the handler asked for through [`Requested`] (the `Invalidate` extractor) before the head left,
+//! 1. what the handler asked for through [`PendingInvalidations`] (the `Invalidate` extractor) before the head left,
 //!    whatever the status, and also when the handler panics: the write may be committed;
 //! 2. after 2xx and 3xx, the target URI and a `Location` and `Content-Location` of the same origin
 //!    ([RFC 9111, section 4.4]), the targets given with the layer, and the groups of
-//!    `Cache-Group-Invalidation` ([RFC 9875]).
+//!    `Cache-Group-InvalidationService` ([RFC 9875]).
 //!
 //! What is asked for later, from a task that outlives the response, is invalidated at once by itself.
 //!
@@ -56,8 +56,8 @@ mod read_your_writes;
 mod service;
 
 pub use self::{
-    future::ResponseFuture, layer::InvalidationLayer, pending::Requested,
-    read_your_writes::ReadYourWrites, service::Invalidation,
+    future::ResponseFuture, layer::InvalidationLayer, pending::PendingInvalidations,
+    read_your_writes::ReadYourWrites, service::InvalidationService,
 };
 
 #[cfg(test)]

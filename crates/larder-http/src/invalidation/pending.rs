@@ -17,18 +17,18 @@ use super::layer::Options;
 /// Where a handler says what its write has made untrue. [`InvalidationLayer`](super::InvalidationLayer)
 /// puts it into the extensions of a request.
 #[derive(Clone)]
-pub struct Requested {
+pub struct PendingInvalidations {
     larder: Larder,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
-    afterwards: Arc<Mutex<Option<Afterwards>>>,
+    afterwards: Arc<Mutex<Option<AfterCommit>>>,
     /// The partition of the request, where a response cache inside knows it.
     partition: Arc<OnceLock<Bytes>>,
 }
 
 /// What is to be done once a write has been invalidated and nothing else has.
-type Afterwards = Box<dyn FnOnce(Scope) + Send>;
+type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 
-impl Requested {
+impl PendingInvalidations {
     /// Collects until it is closed.
     pub(super) fn open(larder: &Larder) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl Requested {
         self.partition.get().cloned()
     }
 
-    pub(super) fn take_afterwards(&self) -> Option<Afterwards> {
+    pub(super) fn take_afterwards(&self) -> Option<AfterCommit> {
         self.afterwards.lock().take()
     }
 
@@ -106,25 +106,27 @@ impl Requested {
     }
 }
 
-impl fmt::Debug for Requested {
+impl fmt::Debug for PendingInvalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Requested").field("targets", &self.targets).finish_non_exhaustive()
+        f.debug_struct("PendingInvalidations")
+            .field("targets", &self.targets)
+            .finish_non_exhaustive()
     }
 }
 
 /// The layer that is around what this thread polls, until it is dropped: then the one around that is again.
 ///
 /// It swaps places with the other one. A clone for each poll would cost every hit four locked instructions.
-pub(super) struct Entered<'a>(&'a mut Option<Arc<Options>>);
+pub(super) struct PendingGuard<'a>(&'a mut Option<Arc<Options>>);
 
-impl<'a> Entered<'a> {
+impl<'a> PendingGuard<'a> {
     pub(super) fn new(options: &'a mut Option<Arc<Options>>) -> Self {
         AROUND.with_borrow_mut(|around| std::mem::swap(around, options));
         Self(options)
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
         AROUND.with_borrow_mut(|around| std::mem::swap(around, self.0));
     }

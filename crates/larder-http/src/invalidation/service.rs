@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::{
     future::ResponseFuture,
     layer::Options,
-    pending::{Entered, Requested},
+    pending::{PendingGuard, PendingInvalidations},
     read_your_writes::ReadYourWrites,
 };
 use crate::{
@@ -27,12 +27,12 @@ use crate::{
 };
 
 /// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
-pub struct Invalidation<S> {
+pub struct InvalidationService<S> {
     inner: S,
     options: Arc<Options>,
 }
 
-impl<S> Invalidation<S> {
+impl<S> InvalidationService<S> {
     pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
         Self { inner, options }
     }
@@ -64,7 +64,7 @@ impl<S> Invalidation<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Invalidation<S>
+impl<S, B, R> Service<Request<B>> for InvalidationService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -90,14 +90,14 @@ where
                 return self.after(position, request);
             }
             let mut around = Some(Arc::clone(&self.options));
-            let entered = Entered::new(&mut around);
+            let entered = PendingGuard::new(&mut around);
             let future = self.inner.call(request);
             drop(entered);
             return ResponseFuture::safe(future, around);
         }
         let larder = &self.options.larder;
         larder.tick();
-        let requested = Requested::open(larder);
+        let requested = PendingInvalidations::open(larder);
         let write = Write::of(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
@@ -127,7 +127,7 @@ impl Options {
 /// A write under way: what it invalidates when it is done.
 struct Write {
     options: Arc<Options>,
-    requested: Requested,
+    requested: PendingInvalidations,
     scope: Scope,
     on_success: Vec<Target>,
     /// How many of them were given with the layer; the rest is implied.
@@ -142,7 +142,11 @@ struct Write {
 }
 
 impl Write {
-    fn of<B>(options: &Arc<Options>, request: &Request<B>, requested: Requested) -> Self {
+    fn of<B>(
+        options: &Arc<Options>,
+        request: &Request<B>,
+        requested: PendingInvalidations,
+    ) -> Self {
         let head = Head::from(request);
         let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
         let configured = on_success.len();
@@ -294,15 +298,15 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
-impl<S: Clone> Clone for Invalidation<S> {
+impl<S: Clone> Clone for InvalidationService<S> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), options: Arc::clone(&self.options) }
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Invalidation<S> {
+impl<S: fmt::Debug> fmt::Debug for InvalidationService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Invalidation").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("InvalidationService").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 

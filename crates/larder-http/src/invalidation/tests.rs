@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
-use larder_core::{Fill, Larder, Policy, Target};
+use larder_core::{Larder, Loading, Policy, Target};
 use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
 
@@ -30,7 +30,7 @@ fn put() -> Request<Empty<Bytes>> {
 async fn was_invalid(larder: &Larder, name: &str, tag: &str) -> bool {
     let loaded = Arc::new(AtomicBool::new(false));
     let noted = loaded.clone();
-    let load = move |_: Fill| async move {
+    let load = move |_: Loading| async move {
         noted.store(true, Ordering::SeqCst);
         Ok::<_, Infallible>(())
     };
@@ -41,10 +41,10 @@ async fn was_invalid(larder: &Larder, name: &str, tag: &str) -> bool {
 
 async fn answer(
     layer: InvalidationLayer,
-    handler: impl Fn(Requested) -> Result<Response<()>, Infallible> + Clone + Send + 'static,
+    handler: impl Fn(PendingInvalidations) -> Result<Response<()>, Infallible> + Clone + Send + 'static,
 ) -> Response<()> {
     let inner = service_fn(move |request: Request<Empty<Bytes>>| {
-        let requested = request.extensions().get::<Requested>().unwrap().clone();
+        let requested = request.extensions().get::<PendingInvalidations>().unwrap().clone();
         std::future::ready(handler(requested))
     });
     layer.layer(inner).oneshot(put()).await.unwrap()
@@ -119,7 +119,7 @@ async fn a_client_who_hangs_up_does_not_come_between_commit_and_invalidation() {
             async move {
                 committed.notify_one();
                 go.notified().await;
-                request.extensions().get::<Requested>().unwrap().add("t");
+                request.extensions().get::<PendingInvalidations>().unwrap().add("t");
                 Ok::<_, Infallible>(Response::new(()))
             }
         }
@@ -155,7 +155,8 @@ async fn what_is_asked_for_after_the_head_acts_by_itself() {
 async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterwards() {
     let [outside, inside] = [larder(), larder()];
     let expected = inside.clone();
-    let is_around = move |larder: &Larder| Requested::current().is_some_and(|it| it.is_of(larder));
+    let is_around =
+        move |larder: &Larder| PendingInvalidations::current().is_some_and(|it| it.is_of(larder));
     let inner = service_fn(move |_: Request<Empty<Bytes>>| {
         assert!(is_around(&expected), "in the call");
         let expected = expected.clone();
@@ -182,9 +183,9 @@ async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterw
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
     let mut answer = Box::pin(InvalidationLayer::new(&outer).layer(looks).oneshot(get));
     while futures_util::poll!(&mut answer).is_pending() {
-        assert!(Requested::current().is_none(), "nothing is around a task that waits");
+        assert!(PendingInvalidations::current().is_none(), "nothing is around a task that waits");
     }
-    assert!(Requested::current().is_none());
+    assert!(PendingInvalidations::current().is_none());
 }
 
 #[tokio::test]
@@ -201,7 +202,7 @@ async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
         let serving = InvalidationLayer::new(&larder()).layer(inner).oneshot(get());
         let served = std::panic::AssertUnwindSafe(serving).catch_unwind().await;
         assert!(served.is_err());
-        assert!(Requested::current().is_none(), "in the call: {in_call}");
+        assert!(PendingInvalidations::current().is_none(), "in the call: {in_call}");
     }
 }
 
@@ -211,7 +212,7 @@ async fn what_is_asked_for_where_nobody_waits_acts_before_the_call_returns() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let inner = service_fn(|_: Request<Empty<Bytes>>| async {
-        Requested::current().expect("the layer is around").add("t");
+        PendingInvalidations::current().expect("the layer is around").add("t");
         Ok::<_, Infallible>(Response::new(()))
     });
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();

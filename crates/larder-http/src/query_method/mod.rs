@@ -46,7 +46,7 @@ mod future;
 mod layer;
 mod service;
 
-pub(crate) use self::service::Content;
+pub(crate) use self::service::PostContent;
 pub use self::{future::ResponseFuture, layer::QueryMethodLayer, service::QueryMethod};
 
 #[cfg(test)]

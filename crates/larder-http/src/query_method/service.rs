@@ -63,9 +63,9 @@ where
 
 /// What tells one QUERY of an address from another.
 #[derive(Clone, Debug)]
-pub(crate) struct Content(Vec<u8>);
+pub(crate) struct PostContent(Vec<u8>);
 
-impl Content {
+impl PostContent {
     /// A digest that nobody can find two contents for, and what says how the content is to be read.
     fn of(headers: &HeaderMap, content: &[u8]) -> Self {
         let mut told = Sha256::digest(content).to_vec();
@@ -101,6 +101,6 @@ where
             return Err(refusal(StatusCode::BAD_REQUEST, "the content of this QUERY broke off\n"));
         }
     };
-    head.extensions.insert(Content::of(&head.headers, &content));
+    head.extensions.insert(PostContent::of(&head.headers, &content));
     Ok(Request::from_parts(head, B::from(content)))
 }

@@ -18,7 +18,7 @@ use crate::{body::CacheBody, conditional::not_modified};
 
 /// How an answer is made of a whole response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fit {
+pub(super) struct ConditionsAndRange {
     /// Whether only the head is sent.
     pub(super) head_only: bool,
     /// Whether it is a stored response: of any other its origin has judged the conditions already.
@@ -30,7 +30,7 @@ pub(super) struct Fit {
 /// The answer to a request with these fields, of a response that is the whole representation.
 pub(super) fn fitted<R>(
     asked: &HeaderMap,
-    fit: Fit,
+    fit: ConditionsAndRange,
     response: Response<CacheBody<R>>,
 ) -> Response<CacheBody<R>> {
     if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {
@@ -87,7 +87,7 @@ fn client_has_it(asked: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool
         // Without one, a stored response was as it is at least when it was made (RFC 9111, section 4.3.2).
         current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     }
-    let condition = validation::evaluate_savers(&Method::GET, asked, &current);
+    let condition = validation::evaluate_not_modified(&Method::GET, asked, &current);
     condition == Condition::NotModified
 }
 
@@ -192,7 +192,8 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
-    const STORED: Fit = Fit { head_only: false, is_stored: true, avoids_coded: false };
+    const STORED: ConditionsAndRange =
+        ConditionsAndRange { head_only: false, is_stored: true, avoids_coded: false };
 
     fn whole() -> Response<CacheBody<String>> {
         let mut response = Response::new(CacheBody::held(Bytes::from_static(b"0123456789")));
@@ -254,7 +255,7 @@ mod tests {
             response.headers_mut().insert(header::CONTENT_TYPE, value(kind));
             let mut asked = asked(fields);
             asked.insert(header::ACCEPT_ENCODING, value(accepts));
-            let fit = Fit { avoids_coded: true, ..STORED };
+            let fit = ConditionsAndRange { avoids_coded: true, ..STORED };
             fitted(&asked, fit, response).status().as_u16()
         };
         let rows: [&[(&'static str, &'static str)]; 3] = [
@@ -337,7 +338,9 @@ mod tests {
             response
         };
         let since = asked(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
-        let status = |is_stored| fitted(&since, Fit { is_stored, ..STORED }, dated()).status();
+        let status = |is_stored| {
+            fitted(&since, ConditionsAndRange { is_stored, ..STORED }, dated()).status()
+        };
         assert_eq!(status(true), 304, "RFC 9111 4.3.2");
         assert_eq!(status(false), 200, "RFC 9110 13.1.3: its origin has judged");
     }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
-use larder_core::{AnyEntry, Event, Key, Landing, Lead, Moment, Scope, Tag};
+use larder_core::{AnyEntry, Event, FlightResult, Key, Leader, Moment, Scope, Tag};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     date, fields,
-    storing::{self, Asker, NotStorable},
+    storing::{self, NotStorable, RequestIdentity},
     vary,
 };
 use tokio::{
@@ -24,31 +24,31 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    conditional_range::{self, Fit},
-    layer::Written,
+    conditional_range::{self, ConditionsAndRange},
+    layer::WriteCheck,
     miss::refusal,
-    no_vary_search::Search,
-    outgoing::{self, Judged, Times},
-    overrides::{Choices, Chosen},
+    no_vary_search::SearchKey,
+    outgoing::{self, ResponseTimes, StorageDecision},
+    overrides::{OverrideValues, ResponseOverrides},
     partial,
-    plan::Plan,
+    plan::CacheContext,
     request_fields::{ALL_SELECTING, SELECTING},
-    shared_error::{Failure, LARGEST_SHARED, SharedError},
+    shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
     status_header::{self, said},
-    store::KeptAs,
+    store::StoreOutcome,
     stored::{self, Part},
     variants::{default_key, variant_key},
 };
 use crate::{
     body::{BoxError, CacheBody},
     etag,
-    final_head::{FinalHead, Verdict},
-    recording::{Full, Recording},
+    final_head::{FinalHead, HeadVerdict},
+    recording::{BodyTooLarge, Recording},
 };
 
 /// What a fill knows of its request.
 pub(super) struct Fill {
-    pub(super) plan: Arc<Plan>,
+    pub(super) plan: Arc<CacheContext>,
     pub(super) key: Key,
     /// Where refusals of this queue are remembered.
     pub(super) queue: Key,
@@ -56,9 +56,9 @@ pub(super) struct Fill {
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) selecting: HeaderMap,
-    pub(super) asker: Asker,
+    pub(super) asker: RequestIdentity,
     pub(super) scope: Scope,
-    pub(super) choices: Choices,
+    pub(super) choices: ResponseOverrides,
     pub(super) why: Forward,
     pub(super) began: Moment,
     /// What was kept for this very request until now.
@@ -66,7 +66,7 @@ pub(super) struct Fill {
     /// What the origin may confirm, by the condition that this fill carries.
     pub(super) known: Option<AnyEntry>,
     /// The address without its query, where queries may mean the same.
-    pub(super) search: Option<Box<Search>>,
+    pub(super) search: Option<Box<SearchKey>>,
     pub(super) wants_etag: bool,
     /// Whether the client of this fill wants less than all.
     pub(super) narrowed: bool,
@@ -77,7 +77,7 @@ pub(super) struct Fill {
     /// Where it is told with which head the response left.
     pub(super) final_head: Option<FinalHead>,
     /// The extensions whose state after the handler decides whether the response is stored.
-    pub(super) written: Arc<[Written]>,
+    pub(super) written: Arc<[WriteCheck]>,
 }
 
 /// The answer of a fill to its client.
@@ -85,7 +85,7 @@ pub(super) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
 
 /// What those who read along need.
 #[derive(Debug)]
-pub(super) struct Along<R> {
+pub(super) struct InFlightResponse<R> {
     pub(super) head: response::Parts,
     pub(super) recording: Arc<Recording<R>>,
     pub(super) open: bool,
@@ -95,10 +95,10 @@ pub(super) struct Along<R> {
 }
 
 /// The head of a response that is being kept.
-pub(super) struct Heard {
+pub(super) struct ReceivedHead {
     pub(super) head: response::Parts,
-    pub(super) judged: Judged,
-    pub(super) chosen: Chosen,
+    pub(super) judged: StorageDecision,
+    pub(super) chosen: OverrideValues,
     /// The address, or what is left of it.
     pub(super) base: Key,
     /// That, and what it varies by.
@@ -112,11 +112,11 @@ pub(super) struct Heard {
 }
 
 /// How recording a body came out.
-enum Recorded {
+enum RecordingOutcome {
     Whole(Bytes),
     /// It is complete, but what ends it cannot be kept.
     Trailers,
-    Full(Full),
+    BodyTooLarge(BodyTooLarge),
     Late,
     Broken,
 }
@@ -125,7 +125,7 @@ impl Fill {
     /// Runs the fill to its end, whatever becomes of its client.
     pub(super) async fn run<S, B, R>(
         self,
-        lead: Lead,
+        lead: Leader,
         inner: S,
         request: Request<B>,
         client: oneshot::Sender<Answer<R, S::Error>>,
@@ -146,12 +146,12 @@ impl Fill {
             Ok(Err(error)) => {
                 self.record(Event::Failed("origin"));
                 // The error is its client's alone, and cannot be copied.
-                fail(lead, Failure::with_status(StatusCode::SERVICE_UNAVAILABLE));
+                fail(lead, SharedFailure::with_status(StatusCode::SERVICE_UNAVAILABLE));
                 drop(client.send(Err(error)));
             }
             Err(_) => {
                 self.record(Event::Failed("deadline"));
-                fail(lead, Failure::with_status(StatusCode::GATEWAY_TIMEOUT));
+                fail(lead, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
                 // From here on the fill is its client's own.
                 tokio::select! {
                     answer = calling => {
@@ -166,7 +166,7 @@ impl Fill {
 
     pub(super) async fn hear<R, E>(
         self,
-        lead: Lead,
+        lead: Leader,
         response: Response<R>,
         deadline: Instant,
         client: oneshot::Sender<Answer<R, E>>,
@@ -192,7 +192,7 @@ impl Fill {
         let limit = self.plan.options.body_limit;
         let judged = match judged {
             Ok(_) if announced.is_some_and(|bytes| bytes > limit as u64) => {
-                Err(Full::Limit.as_str())
+                Err(BodyTooLarge::Limit.as_str())
             }
             judged => judged,
         };
@@ -217,7 +217,7 @@ impl Fill {
             return;
         };
         let from = head.status;
-        let heard = Heard { head, judged, chosen, base, key, names, received, part, from };
+        let heard = ReceivedHead { head, judged, chosen, base, key, names, received, part, from };
         self.record_body(lead, heard, announced, body, deadline, client).await;
     }
 
@@ -225,8 +225,8 @@ impl Fill {
     /// the response left, it is kept as that leaves.
     pub(super) fn keep_whole<R, E>(
         self,
-        lead: Lead,
-        heard: Heard,
+        lead: Leader,
+        heard: ReceivedHead,
         whole: Bytes,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
@@ -238,9 +238,9 @@ impl Fill {
             drop(client.send(Ok(answer)));
             return;
         };
-        let answer = self.answer(&heard, &KeptAs::TO_BE, CacheBody::held(whole.clone()));
+        let answer = self.answer(&heard, &StoreOutcome::TO_BE, CacheBody::held(whole.clone()));
         final_head.once_left(answer.status(), answer.headers(), move |verdict| match verdict {
-            Verdict::Storable => lead.land(self.keep(&heard, &whole).landing),
+            HeadVerdict::Storable => lead.land(self.keep(&heard, &whole).landing),
             verdict => self.withhold(lead, verdict),
         });
         drop(client.send(Ok(answer)));
@@ -251,22 +251,22 @@ impl Fill {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Option<BoxFuture<'static, Verdict>> {
+    ) -> Option<BoxFuture<'static, HeadVerdict>> {
         let final_head = self.final_head.as_ref()?;
         Some(Box::pin(final_head.verdict(status, headers)))
     }
 
     /// The response is not stored for what was added outside, or since that is not known.
-    fn withhold(&self, lead: Lead, told: Verdict) {
+    fn withhold(&self, lead: Leader, told: HeadVerdict) {
         match told {
-            Verdict::NotStorable(why) => {
+            HeadVerdict::NotStorable(why) => {
                 self.plan.warn_of_refusal(&self.key, why, None);
                 self.remember(why);
                 self.let_go(lead, why);
             }
-            Verdict::Storable | Verdict::Unknown => {
+            HeadVerdict::Storable | HeadVerdict::Unknown => {
                 self.record(Event::Refused("final-head-unknown"));
-                lead.land(Landing::Withdrawn);
+                lead.land(FlightResult::Withdrawn);
             }
         }
     }
@@ -279,8 +279,8 @@ impl Fill {
     /// Reads what is ready at once; what comes later is read while the client reads along.
     async fn record_body<R, E>(
         self,
-        lead: Lead,
-        mut heard: Heard,
+        lead: Leader,
+        mut heard: ReceivedHead,
         announced: Option<u64>,
         body: R,
         deadline: Instant,
@@ -292,27 +292,27 @@ impl Fill {
         let taken = self.plan.larder.fill_bytes();
         let recording = Recording::new(announced, self.scope.clone(), taken);
         let mut body = Box::pin(body);
-        let unfinished = BreakOff(&recording);
+        let unfinished = FailRecordingOnDrop(&recording);
         let mut ready = self.pull(&recording, &mut body, None).await;
         if ready.is_none() && recording.is_empty() {
             // A body that breaks off before its first byte is an error of its origin, and no head has left yet.
             ready = self.pull_first(&recording, &mut body, deadline).await;
         }
-        if matches!(ready, Some(Recorded::Broken)) && recording.is_empty() {
+        if matches!(ready, Some(RecordingOutcome::Broken)) && recording.is_empty() {
             self.record(Event::Failed("body"));
-            fail(lead, Failure::with_status(StatusCode::BAD_GATEWAY));
+            fail(lead, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
             let text = "the response broke off before its first byte\n";
             let answer = refusal(StatusCode::BAD_GATEWAY, text);
             drop(client.send(Ok(self.passed_on(answer, "origin"))));
             return;
         }
         self.prepare(&mut heard);
-        if let Some(Recorded::Whole(whole)) = ready {
+        if let Some(RecordingOutcome::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
                 // Shorter or longer than it said: its client gets it as it came, nobody else does.
                 self.record(Event::Failed("length"));
                 let body = CacheBody::recorded(recording.reader());
-                let answer = self.answer(&heard, &KeptAs::NOT, body);
+                let answer = self.answer(&heard, &StoreOutcome::NOT, body);
                 drop((lead, client.send(Ok(answer))));
                 return;
             }
@@ -320,8 +320,8 @@ impl Fill {
             return self.keep_whole(lead, heard, whole, client);
         }
         let unkept = match &ready {
-            Some(Recorded::Trailers) => Some("trailers"),
-            Some(Recorded::Full(full)) => Some(full.as_str()),
+            Some(RecordingOutcome::Trailers) => Some("trailers"),
+            Some(RecordingOutcome::BodyTooLarge(full)) => Some(full.as_str()),
             _ => None,
         };
         let head = self.head(&heard, unkept.is_none(), unkept);
@@ -341,7 +341,7 @@ impl Fill {
             let mut head = head;
             self.plan.remove_own_fields(&mut head.headers);
             outgoing::remove_named(&self.plan.options, &mut head.headers);
-            Along {
+            InFlightResponse {
                 head,
                 recording: Arc::clone(&recording),
                 open: heard.judged.open,
@@ -360,14 +360,14 @@ impl Fill {
         while recorded.is_none() {
             let pulling = self.pull(&recording, &mut body, Some(deadline));
             let Some(waiting) = &mut verdict else {
-                recorded = Some(pulling.await.unwrap_or(Recorded::Late));
+                recorded = Some(pulling.await.unwrap_or(RecordingOutcome::Late));
                 break;
             };
             tokio::select! {
                 biased;
                 told = waiting => {
                     verdict = None;
-                    if told != Verdict::Storable {
+                    if told != HeadVerdict::Storable {
                         self.withhold(lead, told);
                         recording.hand_over(body);
                         return;
@@ -376,29 +376,31 @@ impl Fill {
                         lead.begin(Arc::new(along));
                     }
                 }
-                pulled = pulling => recorded = Some(pulled.unwrap_or(Recorded::Late)),
+                pulled = pulling => recorded = Some(pulled.unwrap_or(RecordingOutcome::Late)),
             }
         }
-        let recorded = recorded.unwrap_or(Recorded::Late);
+        let recorded = recorded.unwrap_or(RecordingOutcome::Late);
         if let Some(waiting) = verdict
-            && matches!(recorded, Recorded::Whole(_))
+            && matches!(recorded, RecordingOutcome::Whole(_))
         {
             let told = waiting.await;
-            if told != Verdict::Storable {
+            if told != HeadVerdict::Storable {
                 return self.withhold(lead, told);
             }
         }
         let recorded = match recorded {
-            Recorded::Whole(whole) if !is_as_announced(&whole, announced) => Recorded::Broken,
+            RecordingOutcome::Whole(whole) if !is_as_announced(&whole, announced) => {
+                RecordingOutcome::Broken
+            }
             recorded => recorded,
         };
-        if matches!(recorded, Recorded::Late) && recording.has_company() {
+        if matches!(recorded, RecordingOutcome::Late) && recording.has_company() {
             // Nothing is kept any more, but those who read along get the rest.
             self.let_go(lead, "deadline");
             while recording.is_read() {
                 let soon = Instant::now() + LOOK_FOR_READERS;
                 match self.pull(&recording, &mut body, Some(soon)).await {
-                    Some(Recorded::Late) | None => {}
+                    Some(RecordingOutcome::Late) | None => {}
                     Some(_) => break,
                 }
             }
@@ -415,7 +417,7 @@ impl Fill {
         recording: &Recording<R>,
         body: &mut Pin<Box<R>>,
         deadline: Option<Instant>,
-    ) -> Option<Recorded>
+    ) -> Option<RecordingOutcome>
     where
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
@@ -430,7 +432,7 @@ impl Fill {
                     });
                     match timeout_at(deadline, next).await {
                         Ok(frame) => frame,
-                        Err(_) => return Some(Recorded::Late),
+                        Err(_) => return Some(RecordingOutcome::Late),
                     }
                 }
             };
@@ -446,7 +448,7 @@ impl Fill {
         recording: &Recording<R>,
         body: &mut Pin<Box<R>>,
         deadline: Instant,
-    ) -> Option<Recorded>
+    ) -> Option<RecordingOutcome>
     where
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
@@ -455,7 +457,9 @@ impl Fill {
             let _entered = self.scope.enter();
             body.as_mut().poll_frame(cx)
         });
-        let Ok(frame) = timeout_at(deadline, next).await else { return Some(Recorded::Late) };
+        let Ok(frame) = timeout_at(deadline, next).await else {
+            return Some(RecordingOutcome::Late);
+        };
         match self.record_frame(recording, frame) {
             Some(recorded) => Some(recorded),
             None => self.pull(recording, body, None).await,
@@ -467,24 +471,24 @@ impl Fill {
         &self,
         recording: &Recording<R>,
         frame: Option<Result<Frame<Bytes>, R::Error>>,
-    ) -> Option<Recorded>
+    ) -> Option<RecordingOutcome>
     where
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
         match frame.map(|frame| frame.map(Frame::into_data)) {
-            None => Some(Recorded::Whole(recording.complete(None))),
+            None => Some(RecordingOutcome::Whole(recording.complete(None))),
             Some(Err(error)) => {
                 recording.fail(error.into());
-                Some(Recorded::Broken)
+                Some(RecordingOutcome::Broken)
             }
             Some(Ok(Ok(chunk))) => {
                 let full = recording.push(chunk, self.plan.options.body_limit).err();
-                full.map(Recorded::Full)
+                full.map(RecordingOutcome::BodyTooLarge)
             }
             Some(Ok(Err(other))) => {
                 recording.complete(other.into_trailers().ok());
-                Some(Recorded::Trailers)
+                Some(RecordingOutcome::Trailers)
             }
         }
     }
@@ -505,33 +509,33 @@ impl Fill {
 
     fn finish<R>(
         self,
-        lead: Lead,
-        heard: Heard,
+        lead: Leader,
+        heard: ReceivedHead,
         recording: &Recording<R>,
         body: Pin<Box<R>>,
-        recorded: Recorded,
+        recorded: RecordingOutcome,
     ) {
         match recorded {
-            Recorded::Whole(whole) => {
+            RecordingOutcome::Whole(whole) => {
                 let mut heard = heard;
                 self.add_etag(&mut heard, &whole);
                 lead.land(self.keep(&heard, &whole).landing);
             }
-            Recorded::Trailers => {
+            RecordingOutcome::Trailers => {
                 self.remember("trailers");
                 self.let_go(lead, "trailers");
             }
-            Recorded::Full(full) => {
+            RecordingOutcome::BodyTooLarge(full) => {
                 self.remember(full.as_str());
                 self.let_go(lead, full.as_str());
                 recording.hand_over(body);
             }
-            Recorded::Late => {
+            RecordingOutcome::Late => {
                 self.remember("deadline");
                 self.let_go(lead, "deadline");
                 recording.hand_over(body);
             }
-            Recorded::Broken => {
+            RecordingOutcome::Broken => {
                 self.record(Event::Failed("body"));
                 drop(lead);
             }
@@ -548,9 +552,9 @@ impl Fill {
         &self,
         response: &Response<R>,
         part: Option<Part>,
-        chosen: &Chosen,
+        chosen: &OverrideValues,
         received: Moment,
-    ) -> Result<Judged, &'static str> {
+    ) -> Result<StorageDecision, &'static str> {
         let headers = response.headers();
         match (response.status(), part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
@@ -569,11 +573,11 @@ impl Fill {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-        chosen: &Chosen,
+        chosen: &OverrideValues,
         received: Moment,
-    ) -> Result<Judged, &'static str> {
+    ) -> Result<StorageDecision, &'static str> {
         let clock = self.plan.larder.clock();
-        let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
+        let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         if self.is_written() {
             self.plan.warn_of_refusal(&self.key, SESSION_WRITTEN, None);
             return Err(SESSION_WRITTEN);
@@ -600,7 +604,7 @@ impl Fill {
         &self,
         base: &Key,
         names: &[HeaderName],
-    ) -> Result<Key, larder_core::KeyTooLong> {
+    ) -> Result<Key, larder_core::KeyTooLongError> {
         if names.is_empty() && self.plan.has_variants(base) {
             return default_key(base.as_bytes()).finish();
         }
@@ -615,7 +619,7 @@ impl Fill {
     }
 
     /// Makes the head ready to leave and to be kept.
-    pub(super) fn prepare(&self, heard: &mut Heard) {
+    pub(super) fn prepare(&self, heard: &mut ReceivedHead) {
         let headers = &mut heard.head.headers;
         fields::remove_hop_by_hop(headers);
         if !headers.contains_key(header::DATE) {
@@ -638,7 +642,7 @@ impl Fill {
     }
 
     /// A validator of our own for a response that has none, so that browsers can revalidate.
-    fn add_etag(&self, heard: &mut Heard, whole: &Bytes) {
+    fn add_etag(&self, heard: &mut ReceivedHead, whole: &Bytes) {
         let wanted = self.wants_etag || heard.judged.by_us;
         if wanted && heard.head.status == StatusCode::OK {
             etag::add(&mut heard.head.headers, whole, self.plan.larder.version());
@@ -649,9 +653,9 @@ impl Fill {
     /// one they get it too, where it may be theirs.
     fn share_error<R, E>(
         &self,
-        lead: Lead,
+        lead: Leader,
         response: Response<R>,
-        chosen: &Chosen,
+        chosen: &OverrideValues,
         why: &'static str,
         client: oneshot::Sender<Answer<R, E>>,
     ) where
@@ -673,9 +677,9 @@ impl Fill {
                 outgoing::remove_unkept(&self.plan.options, &mut headers);
                 self.plan.remove_own_fields(&mut headers);
                 let body = body.clone();
-                Failure::shared(status, SharedError { headers, body, key, names })
+                SharedFailure::shared(status, SharedError { headers, body, key, names })
             }
-            _ => Failure::with_status(status),
+            _ => SharedFailure::with_status(status),
         };
         fail(lead, failure);
         drop(client.send(Ok(self.passed_on(Response::from_parts(head, body), why))));
@@ -683,7 +687,12 @@ impl Fill {
 
     /// Whether an error may be the answer to all who asked as the leader did: as for a response that is stored,
     /// but for its lifetime.
-    fn may_share_error(&self, status: StatusCode, headers: &HeaderMap, chosen: &Chosen) -> bool {
+    fn may_share_error(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        chosen: &OverrideValues,
+    ) -> bool {
         let options = &self.plan.options;
         let control = outgoing::control(options, chosen, headers);
         chosen.no_store.is_none()
@@ -694,7 +703,7 @@ impl Fill {
     }
 
     /// Those who wait ask for themselves, and a refreshed entry that may no longer be kept goes.
-    fn refuse<R>(&self, lead: Lead, response: &Response<R>, why: &'static str) {
+    fn refuse<R>(&self, lead: Leader, response: &Response<R>, why: &'static str) {
         if response.status().is_client_error() && !is_gone(response.status()) {
             // It says something of this request and nothing of the page that others ask for.
             return self.let_go(lead, why);
@@ -710,9 +719,9 @@ impl Fill {
         self.let_go(lead, why);
     }
 
-    pub(super) fn let_go(&self, lead: Lead, why: &'static str) {
+    pub(super) fn let_go(&self, lead: Leader, why: &'static str) {
         self.record(Event::Refused(why));
-        lead.land(Landing::Unshared(why));
+        lead.land(FlightResult::NotShared(why));
     }
 
     /// A response that goes to its client as it came.
@@ -745,19 +754,19 @@ impl Fill {
             return response;
         }
         let avoids_coded = self.plan.avoids_coded();
-        let fit = Fit { head_only: false, is_stored: false, avoids_coded };
+        let fit = ConditionsAndRange { head_only: false, is_stored: false, avoids_coded };
         conditional_range::fitted(&self.selecting, fit, response)
     }
 
     pub(super) fn answer<R>(
         &self,
-        heard: &Heard,
-        kept: &KeptAs,
+        heard: &ReceivedHead,
+        kept: &StoreOutcome,
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
         // What was overtaken while it came is not served to anybody else, but it was kept as far as told.
         let stored =
-            kept.stored || (kept.why.is_none() && matches!(kept.landing, Landing::Landed(_)));
+            kept.stored || (kept.why.is_none() && matches!(kept.landing, FlightResult::Filled(_)));
         let head = self.head(heard, stored, kept.why);
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
@@ -766,7 +775,7 @@ impl Fill {
         self.fitted(response)
     }
 
-    fn head(&self, heard: &Heard, stored: bool, why: Option<&str>) -> response::Parts {
+    fn head(&self, heard: &ReceivedHead, stored: bool, why: Option<&str>) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (heard.head.status, heard.head.headers.clone());
         let handling = Handling::Forward { why: self.why, stored, collapsed: false };
@@ -783,7 +792,7 @@ impl Fill {
 
 /// Says in the fields of a response what the cache did.
 pub(super) fn note(
-    plan: &Plan,
+    plan: &CacheContext,
     headers: &mut HeaderMap,
     status: CacheStatus<'_>,
     plain: &'static str,
@@ -803,8 +812,8 @@ pub(super) fn after(time: Duration) -> Instant {
 }
 
 /// Ends the flight of a fill that failed.
-fn fail(lead: Lead, failure: Failure) {
-    lead.land(Landing::FailedWith(Arc::new(failure)));
+fn fail(lead: Leader, failure: SharedFailure) {
+    lead.land(FlightResult::Failed(Arc::new(failure)));
 }
 
 /// Statuses for which a stale response may stand in.
@@ -843,9 +852,9 @@ fn value(text: &str) -> HeaderValue {
 }
 
 /// Tells those who read a recording that it broke off, should its fill end without a word, as by a panic.
-struct BreakOff<'a, R>(&'a Recording<R>);
+struct FailRecordingOnDrop<'a, R>(&'a Recording<R>);
 
-impl<R> Drop for BreakOff<'_, R> {
+impl<R> Drop for FailRecordingOnDrop<'_, R> {
     fn drop(&mut self) {
         self.0.break_off();
     }

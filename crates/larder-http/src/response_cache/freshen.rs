@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use larder_core::{AnyEntry, Event, Lead, Standing};
+use larder_core::{AnyEntry, EntryState, Event, Leader};
 use larder_semantics::{
     storing::Profile,
     validation::{self, Validators},
@@ -21,13 +21,13 @@ use larder_semantics::{
 use tokio::sync::oneshot;
 
 use super::{
-    fill::{Answer, Fill, Heard, is_of_the_asker},
-    lookup::Asked,
+    fill::{Answer, Fill, ReceivedHead, is_of_the_asker},
+    lookup::Lookup,
     stored,
 };
 use crate::body::CacheBody;
 
-impl Asked {
+impl Lookup {
     /// The stored response that may be confirmed instead of being fetched again: the selected one, if its origin
     /// gave it a validator, else the variant of this address that was used last and has a strong tag.
     ///
@@ -83,7 +83,7 @@ impl Asked {
             larder.remove(kept);
             return;
         }
-        if larder.standing(kept, larder.now()) == Standing::Invalid {
+        if larder.standing(kept, larder.now()) == EntryState::Invalid {
             return;
         }
         match fill.confirmed(kept, response.headers()) {
@@ -98,14 +98,14 @@ impl Fill {
     /// The origin says that the stored response it was asked about is current.
     pub(super) fn hear_confirmed<R, E>(
         self,
-        lead: Lead,
+        lead: Leader,
         known: &AnyEntry,
         update: &HeaderMap,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         let larder = &self.plan.larder;
         let is_named = !validation::confirmed(update, &[validators(known)]).is_empty();
-        let is_overtaken = larder.standing(known, larder.now()) == Standing::Invalid;
+        let is_overtaken = larder.standing(known, larder.now()) == EntryState::Invalid;
         if !is_named || is_overtaken {
             return self.hear_of_another(lead, known, client);
         }
@@ -131,7 +131,7 @@ impl Fill {
     /// stored response: its request came before the invalidation, or its origin has answered that very condition.
     fn hear_of_another<R, E>(
         self,
-        lead: Lead,
+        lead: Leader,
         known: &AnyEntry,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
@@ -150,7 +150,7 @@ impl Fill {
         &self,
         entry: &AnyEntry,
         update: &HeaderMap,
-    ) -> Result<(Heard, Bytes), &'static str> {
+    ) -> Result<(ReceivedHead, Bytes), &'static str> {
         let stored = stored::of(entry).expect("only responses are confirmed");
         let mut fields = stored.fields();
         if stored.traits.told_by_us {
@@ -169,7 +169,7 @@ impl Fill {
         self.scope.add_tags(entry.tags().iter().cloned());
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (stored.status(), fields);
-        let mut heard = Heard {
+        let mut heard = ReceivedHead {
             head,
             judged,
             chosen,

@@ -13,7 +13,7 @@ use larder_core::Scope;
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
-use super::{fill::note, plan::Plan};
+use super::{fill::note, plan::CacheContext};
 use crate::body::{CacheBody, Waiting};
 
 pin_project! {
@@ -39,7 +39,7 @@ pin_project! {
         #[pin]
         future: F,
         scope: Scope,
-        plan: Arc<Plan>,
+        plan: Arc<CacheContext>,
         status: CacheStatus<'static>,
     }
 }
@@ -52,7 +52,7 @@ impl<F, R, E> ResponseFuture<F, R, E> {
     pub(super) fn forward(
         future: F,
         scope: Scope,
-        plan: Arc<Plan>,
+        plan: Arc<CacheContext>,
         status: CacheStatus<'static>,
     ) -> Self {
         let forward = Box::pin(Forward { future, scope, plan, status });

@@ -133,13 +133,13 @@ impl OwnValues {
 
 /// Templates that many responses share.
 #[derive(Debug, Default)]
-pub(super) struct Alike {
+pub(super) struct HeaderInterner {
     known: Mutex<HashMap<u64, Arc<Template>>>,
     /// The request fields behind the key, which each response names as its last line of `Vary`.
     vary: Option<HeaderValue>,
 }
 
-impl Alike {
+impl HeaderInterner {
     pub(super) fn new(vary: Option<HeaderValue>) -> Self {
         Self { known: Mutex::default(), vary }
     }
@@ -217,7 +217,7 @@ mod tests {
             if has_status {
                 fields.insert(header::CACHE_STATUS, HeaderValue::from_static(""));
             }
-            let (template, _) = Alike::default().share(fields);
+            let (template, _) = HeaderInterner::default().share(fields);
             let [age, status] =
                 ["7", "larder; hit"].map(|text| Some(HeaderValue::from_static(text)));
             let mut filled = template.filled_in(&own, age, status);

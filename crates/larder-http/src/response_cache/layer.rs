@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, HeaderValue, StatusCode};
-use larder_core::{ByteSize, Consistency, Larder, Lifetime, NotSealed, Tiers};
+use larder_core::{ByteSize, Consistency, Larder, Lifetime, SealError, Tiers};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -12,7 +12,7 @@ use larder_semantics::{
 };
 use tower_layer::Layer;
 
-use super::{outgoing, overrides::Choices, plan::Plan, service::ResponseCache};
+use super::{outgoing, overrides::ResponseOverrides, plan::CacheContext, service::ResponseCache};
 use crate::address::{Head, QueryRule, Scheme};
 
 /// Keeps whole responses and answers from them.
@@ -36,11 +36,11 @@ pub struct ResponseCacheLayer {
 
 pub(super) type Partition =
     Arc<dyn Fn(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition> + Send + Sync>;
-pub(super) type PassesBy = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
+pub(super) type BypassPredicate = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
 /// Whether what an extension of a request stands for was written by the handler, asked after it.
-pub(super) type Written = Box<dyn Fn() -> bool + Send + Sync>;
+pub(super) type WriteCheck = Box<dyn Fn() -> bool + Send + Sync>;
 /// Takes the extension of a request, if it has it.
-pub(super) type RefuseIf = Arc<dyn Fn(&Extensions) -> Option<Written> + Send + Sync>;
+pub(super) type RefusalRule = Arc<dyn Fn(&Extensions) -> Option<WriteCheck> + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
 /// It could not be told to which partition a request belongs.
@@ -97,8 +97,8 @@ pub(super) struct Options {
     pub(super) depends_on_url_alone: bool,
     pub(super) identity_fields: Vec<HeaderName>,
     pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
-    pub(super) bypass_if: Vec<PassesBy>,
-    pub(super) refuse_if: Vec<RefuseIf>,
+    pub(super) bypass_if: Vec<BypassPredicate>,
+    pub(super) refuse_if: Vec<RefusalRule>,
     pub(super) browser: Option<HeaderValue>,
     pub(super) cdn: Option<HeaderValue>,
     pub(super) per_response: Vec<HeaderName>,
@@ -373,7 +373,7 @@ impl ResponseCacheLayer {
         let is_written = Arc::new(is_written);
         self.options.refuse_if.push(Arc::new(move |extensions| {
             let (extension, is_written) = (extensions.get::<T>()?.clone(), Arc::clone(&is_written));
-            Some(Box::new(move || is_written(&extension)) as Written)
+            Some(Box::new(move || is_written(&extension)) as WriteCheck)
         }));
         self
     }
@@ -487,7 +487,7 @@ impl ResponseCacheLayer {
     /// # Errors
     ///
     /// When the larder has a shared store and no key to seal with.
-    pub fn sealed(mut self) -> Result<Self, NotSealed> {
+    pub fn sealed(mut self) -> Result<Self, SealError> {
         self.options.tiers = self.options.tiers.sealed(&self.larder)?;
         Ok(self)
     }
@@ -543,7 +543,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Follows `No-Vary-Search`: addresses whose queries mean the same by what a response has said share it.
+    /// Follows `No-Vary-SearchKey`: addresses whose queries mean the same by what a response has said share it.
     ///
     /// The handler sees each query as it was sent, so whoever says so must mean it. Costs a second look on
     /// a miss.
@@ -591,7 +591,7 @@ impl<S> Layer<S> for ResponseCacheLayer {
     type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ResponseCache::new(inner, Plan::new(&self.larder, &self.options))
+        ResponseCache::new(inner, CacheContext::new(&self.larder, &self.options))
     }
 }
 
@@ -647,7 +647,7 @@ impl Options {
 
     /// What a layer inside another one wants: its lifetime and what browsers are told, for the response
     /// that the one outside keeps.
-    pub(super) fn pass_on_to(&self, around: &Choices) {
+    pub(super) fn pass_on_to(&self, around: &ResponseOverrides) {
         if let Some(lifetime) = self.lifetime {
             let revalidate = lifetime.window_while_revalidating();
             let on_error = lifetime.window_on_error();

@@ -4,40 +4,42 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use larder_core::{
-    AnyEntry, Event, Joined, Key, Landing, Lead, Moment, Progress, Scope, Standing, Tag, Wait,
+    AnyEntry, EntryState, Event, FlightResult, FlightRole, Key, Leader, Moment, Progress, Scope,
+    Tag, Waiter,
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     ranges,
-    reuse::Demands,
-    storing::Asker,
-    validation::{GUARDS, SAVERS},
+    reuse::RequestDirectives,
+    storing::RequestIdentity,
+    validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS},
 };
 
 use tokio::time::timeout_at;
 
 use super::{
-    conditional_range::{self, Fit},
-    fill::{Along, Answer, Fill, after, is_error, note},
-    layer::Written,
-    no_vary_search::Search,
-    overrides::Choices,
-    plan::{Lookup, Plan, aged_for},
-    record::Kept,
-    shared_error::Failure,
+    conditional_range::{self, ConditionsAndRange},
+    fill::{Answer, Fill, InFlightResponse, after, is_error, note},
+    layer::WriteCheck,
+    no_vary_search::SearchKey,
+    overrides::ResponseOverrides,
+    plan::{CacheContext, RequestKey, aged_for},
+    record::CacheRecord,
+    shared_error::SharedFailure,
     status_header::said,
     store,
     stored::{self, aged},
     variants::{default_key, variant_key},
 };
 use crate::{
-    body::CacheBody, conditional::Conditions, final_head::FinalHead, invalidation::Requested,
+    body::CacheBody, conditional::Conditions, final_head::FinalHead,
+    invalidation::PendingInvalidations,
 };
 
 /// What was found out about a request.
-pub(super) struct Asked {
-    pub(super) plan: Arc<Plan>,
-    pub(super) lookup: Lookup,
+pub(super) struct Lookup {
+    pub(super) plan: Arc<CacheContext>,
+    pub(super) lookup: RequestKey,
     pub(super) key: Key,
     /// Requests that say who asks queue among themselves.
     pub(super) queue: Key,
@@ -45,13 +47,13 @@ pub(super) struct Asked {
     pub(super) scope: Scope,
     pub(super) arrived: u64,
     pub(super) began: Moment,
-    pub(super) demands: Demands,
+    pub(super) demands: RequestDirectives,
     pub(super) selecting: http::HeaderMap,
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) wants_etag: bool,
     /// The address without its query, where queries may mean the same.
-    pub(super) search: Option<Box<Search>>,
+    pub(super) search: Option<Box<SearchKey>>,
     /// Whether nothing was read for this request before it came here.
     pub(super) is_outermost: bool,
     /// Whether only a part is asked for, and the origin is to be asked for that part.
@@ -61,13 +63,13 @@ pub(super) struct Asked {
     /// Where it is told with which head the response left.
     pub(super) final_head: Option<FinalHead>,
     /// The extensions whose state after the handler decides whether the response is stored.
-    pub(super) written: Arc<[Written]>,
+    pub(super) written: Arc<[WriteCheck]>,
     /// The invalidation around this request, which a task does not see.
-    pub(super) requested: Option<Requested>,
+    pub(super) requested: Option<PendingInvalidations>,
 }
 
 /// What memory has for a request.
-pub(super) enum Look {
+pub(super) enum LookupResult {
     Fresh(AnyEntry),
     Stale(AnyEntry),
     OnError(AnyEntry),
@@ -80,49 +82,51 @@ pub(super) enum Look {
 pub(super) const UNSYNCHRONISED: &str = "unsynchronised";
 
 /// Why waiting for another's fill brought nothing.
-pub(super) enum GiveUp {
+pub(super) enum WaitFailure {
     Again,
     /// The fill takes long: the next place is one of a fill beside it.
     Long,
-    Failed(Failure),
+    Failed(SharedFailure),
     Alone(&'static str),
 }
 
-impl Asked {
+impl Lookup {
     /// What memory has for this request.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> LookupResult {
         match self.look_under(self.lookup.hash, self.lookup.key.as_bytes()) {
-            Look::Nothing(Forward::UriMiss) => self.look_by_search(),
+            LookupResult::Nothing(Forward::UriMiss) => self.look_by_search(),
             found => found,
         }
     }
 
     /// What memory has for a query that means the same.
-    fn look_by_search(&self) -> Look {
+    fn look_by_search(&self) -> LookupResult {
         let larder = &self.plan.larder;
-        let Some(search) = &self.search else { return Look::Nothing(Forward::UriMiss) };
+        let Some(search) = &self.search else { return LookupResult::Nothing(Forward::UriMiss) };
         let rules = search.rules_key().ok().and_then(|key| larder.find(key.as_bytes()));
-        let Some(Kept::Rules(rules)) = rules.as_ref().and_then(|rules| Kept::of(rules)) else {
-            return Look::Nothing(Forward::UriMiss);
+        let Some(CacheRecord::SearchRules(rules)) =
+            rules.as_ref().and_then(|rules| CacheRecord::of(rules))
+        else {
+            return LookupResult::Nothing(Forward::UriMiss);
         };
         let found = rules.all().iter().find_map(|variance| {
             let key = search.key(variance).ok()?;
             match self.look_under(larder.hash(key.as_bytes()), key.as_bytes()) {
-                Look::Nothing(_) => None,
+                LookupResult::Nothing(_) => None,
                 found => Some(found),
             }
         });
-        found.unwrap_or(Look::Nothing(Forward::UriMiss))
+        found.unwrap_or(LookupResult::Nothing(Forward::UriMiss))
     }
 
-    fn look_under(&self, hash: u64, key: &[u8]) -> Look {
+    fn look_under(&self, hash: u64, key: &[u8]) -> LookupResult {
         let larder = &self.plan.larder;
         let Some(entry) = larder.get(hash, key) else {
-            return Look::Nothing(Forward::UriMiss);
+            return LookupResult::Nothing(Forward::UriMiss);
         };
-        match Kept::of(&entry) {
-            Some(Kept::Response(_)) => self.judge(entry),
-            Some(Kept::Variants(variants)) => {
+        match CacheRecord::of(&entry) {
+            Some(CacheRecord::Response(_)) => self.judge(entry),
+            Some(CacheRecord::Variants(variants)) => {
                 let candidates = variants.candidates(key, &self.selecting);
                 for candidate in candidates {
                     if let Some(found) = larder.find(candidate.as_bytes()) {
@@ -130,31 +134,33 @@ impl Asked {
                         return self.judge(found);
                     }
                 }
-                Look::Nothing(Forward::VaryMiss)
+                LookupResult::Nothing(Forward::VaryMiss)
             }
-            _ => Look::Nothing(Forward::UriMiss),
+            _ => LookupResult::Nothing(Forward::UriMiss),
         }
     }
 
-    fn judge(&self, entry: AnyEntry) -> Look {
+    fn judge(&self, entry: AnyEntry) -> LookupResult {
         let larder = &self.plan.larder;
-        let Some(stored) = stored::of(&entry) else { return Look::Nothing(Forward::UriMiss) };
+        let Some(stored) = stored::of(&entry) else {
+            return LookupResult::Nothing(Forward::UriMiss);
+        };
         if !self.plan.may_have(&self.lookup, stored) {
-            return Look::Nothing(Forward::UriMiss);
+            return LookupResult::Nothing(Forward::UriMiss);
         }
         match larder.standing(&entry, larder.now()) {
-            Standing::Fresh => Look::Fresh(entry),
-            Standing::WhileRevalidating => Look::Stale(entry),
-            Standing::OnError => Look::OnError(entry),
-            Standing::ToRevalidate => Look::ToRevalidate(entry),
-            Standing::Invalid => {
+            EntryState::Fresh => LookupResult::Fresh(entry),
+            EntryState::WhileRevalidating => LookupResult::Stale(entry),
+            EntryState::OnError => LookupResult::OnError(entry),
+            EntryState::ToRevalidate => LookupResult::ToRevalidate(entry),
+            EntryState::Invalid => {
                 self.record(Event::Invalid);
                 larder.remove(&entry);
-                Look::Nothing(Forward::Stale)
+                LookupResult::Nothing(Forward::Stale)
             }
-            Standing::Expired => {
+            EntryState::Expired => {
                 self.record(Event::Expired);
-                Look::Nothing(Forward::Stale)
+                LookupResult::Nothing(Forward::Stale)
             }
         }
     }
@@ -164,7 +170,7 @@ impl Asked {
     pub(super) fn queue_by_variant(&mut self) {
         let larder = &self.plan.larder;
         let Some(list) = larder.get(self.lookup.hash, self.key.as_bytes()) else { return };
-        let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
+        let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
         let candidates = variants.candidates(self.queue.as_bytes(), &self.selecting);
         if let Some(queue) = candidates.first().and_then(|queue| queue.finish().ok()) {
             self.queue_hash = larder.hash(queue.as_bytes());
@@ -176,14 +182,16 @@ impl Asked {
     pub(super) fn other_variants(&self) -> Vec<AnyEntry> {
         let larder = &self.plan.larder;
         let list = larder.get(self.lookup.hash, self.lookup.key.as_bytes());
-        let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list)) else {
+        let Some(CacheRecord::Variants(variants)) =
+            list.as_ref().and_then(|list| CacheRecord::of(list))
+        else {
             return Vec::new();
         };
         let found = variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
         let may_be_served = |entry: &AnyEntry| {
             let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
             let standing = larder.standing(entry, larder.now());
-            fits && !matches!(standing, Standing::Invalid | Standing::Expired)
+            fits && !matches!(standing, EntryState::Invalid | EntryState::Expired)
         };
         found.filter(may_be_served).collect()
     }
@@ -201,17 +209,17 @@ impl Asked {
     /// Whether a stale answer is welcome as it is, and may be given.
     pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
         stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
-            && self.demands.welcome_stale(aged_for(entry, self.plan.larder.now()))
+            && self.demands.accept_stale(aged_for(entry, self.plan.larder.now()))
     }
 
     /// A place in the flight of this queue.
-    pub(super) fn join(&self) -> Joined {
+    pub(super) fn join(&self) -> FlightRole {
         let place = (self.queue_hash, &self.queue);
         self.plan.larder.join(place, &self.scope, self.arrived, self.plan.options.wait_limit)
     }
 
     /// A flight that nobody joins.
-    pub(super) fn lead_alone(&self) -> Lead {
+    pub(super) fn lead_alone(&self) -> Leader {
         self.plan.larder.lead_alone(&self.queue, &self.scope)
     }
 
@@ -219,9 +227,9 @@ impl Asked {
         let larder = &self.plan.larder;
         let key = store::refusal_key(&self.queue).ok()?;
         let entry = larder.find(key.as_bytes())?;
-        match Kept::of(&entry) {
-            Some(Kept::Refusal(why))
-                if larder.standing(&entry, larder.now()) == Standing::Fresh =>
+        match CacheRecord::of(&entry) {
+            Some(CacheRecord::Refusal(why))
+                if larder.standing(&entry, larder.now()) == EntryState::Fresh =>
             {
                 Some(why)
             }
@@ -252,12 +260,12 @@ impl Asked {
             origin: self.origin.clone(),
             tags: self.tags.clone(),
             selecting: self.selecting.clone(),
-            asker: Asker {
+            asker: RequestIdentity {
                 authorized: self.lookup.facts.authorized && !self.plan.hides_authorization(),
                 identified: self.lookup.facts.identified && !hidden,
                 partitioned: self.lookup.partitioned,
             },
-            choices: Choices::new(&self.plan.larder, &scope),
+            choices: ResponseOverrides::new(&self.plan.larder, &scope),
             scope,
             why,
             began: self.began,
@@ -274,14 +282,18 @@ impl Asked {
     }
 
     /// The request as a fill carries it: nothing that only this client has said changes what all get.
-    pub(super) fn for_fill<B>(&self, mut request: Request<B>, choices: &Choices) -> Request<B> {
+    pub(super) fn for_fill<B>(
+        &self,
+        mut request: Request<B>,
+        choices: &ResponseOverrides,
+    ) -> Request<B> {
         // A stale answer to HEAD is refreshed by what GET gets.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
         self.plan.remove_unkeyed(&mut request);
         let headers = request.headers_mut();
-        for name in GUARDS.iter().chain(&SAVERS) {
+        for name in WRITE_PRECONDITIONS.iter().chain(&CACHE_VALIDATION) {
             headers.remove(name);
         }
         if !self.in_part {
@@ -305,39 +317,41 @@ impl Asked {
 
     pub(super) async fn wait<R: Send + 'static>(
         &self,
-        mut wait: Wait,
+        mut wait: Waiter,
         why: Forward,
         fallback: &Option<AnyEntry>,
-    ) -> Result<Response<CacheBody<R>>, GiveUp> {
+    ) -> Result<Response<CacheBody<R>>, WaitFailure> {
         let until = after(wait.patience());
         let landing = match timeout_at(until, wait.progress()).await {
-            Ok(Progress::Over(landing)) => landing,
-            Ok(Progress::Begun(_)) if !self.is_trusted() => {
-                return Err(GiveUp::Alone(UNSYNCHRONISED));
+            Ok(Progress::Done(landing)) => landing,
+            Ok(Progress::Streaming(_)) if !self.is_trusted() => {
+                return Err(WaitFailure::Alone(UNSYNCHRONISED));
             }
-            Ok(Progress::Begun(along)) => match self.read_along(along, why) {
+            Ok(Progress::Streaming(along)) => match self.read_along(along, why) {
                 Some(answer) => return Ok(answer),
                 None => match timeout_at(until, wait.landing()).await {
                     Ok(landing) => landing,
-                    Err(_) => return Err(GiveUp::Long),
+                    Err(_) => return Err(WaitFailure::Long),
                 },
             },
-            Err(_) => return Err(GiveUp::Long),
+            Err(_) => return Err(WaitFailure::Long),
         };
         match landing {
-            _ if !self.is_trusted() => Err(GiveUp::Alone(UNSYNCHRONISED)),
-            Landing::Landed(entry)
+            _ if !self.is_trusted() => Err(WaitFailure::Alone(UNSYNCHRONISED)),
+            FlightResult::Filled(entry)
                 if (wait.came_early() || self.is_fresh(&entry)) && self.is_mine(&entry) =>
             {
                 self.record(Event::Collapsed);
                 Ok(self.collapsed(&entry, why))
             }
-            Landing::Landed(_) | Landing::Withdrawn => Err(GiveUp::Again),
-            Landing::Unshared(why) => Err(GiveUp::Alone(why)),
-            Landing::Failed => self.failed_for_another(Failure::with_status(PANICKED), fallback),
-            Landing::FailedWith(failure) => {
-                let failure = failure.downcast_ref::<Failure>().cloned();
-                let failure = failure.unwrap_or(Failure::with_status(PANICKED));
+            FlightResult::Filled(_) | FlightResult::Withdrawn => Err(WaitFailure::Again),
+            FlightResult::NotShared(why) => Err(WaitFailure::Alone(why)),
+            FlightResult::Abandoned => {
+                self.failed_for_another(SharedFailure::with_status(PANICKED), fallback)
+            }
+            FlightResult::Failed(failure) => {
+                let failure = failure.downcast_ref::<SharedFailure>().cloned();
+                let failure = failure.unwrap_or(SharedFailure::with_status(PANICKED));
                 self.failed_for_another(failure, fallback)
             }
         }
@@ -346,22 +360,22 @@ impl Asked {
     /// In place of a fill that failed, what is stale.
     fn failed_for_another<R>(
         &self,
-        failure: Failure,
+        failure: SharedFailure,
         fallback: &Option<AnyEntry>,
-    ) -> Result<Response<CacheBody<R>>, GiveUp> {
+    ) -> Result<Response<CacheBody<R>>, WaitFailure> {
         match self.usable(fallback.as_ref()) {
             Some(entry) => {
                 self.record(Event::Miss);
                 Ok(self.stale(&entry, Event::StaleOnError, Some("origin")))
             }
-            None => Err(GiveUp::Failed(failure)),
+            None => Err(WaitFailure::Failed(failure)),
         }
     }
 
     /// The answer after as many fills failed as are tried.
     pub(super) fn shared_failure<R>(
         &self,
-        failure: &Failure,
+        failure: &SharedFailure,
         why: Forward,
     ) -> Response<CacheBody<R>> {
         self.record(Event::Failed("another's"));
@@ -389,7 +403,7 @@ impl Asked {
 
     fn is_fresh(&self, entry: &AnyEntry) -> bool {
         let larder = &self.plan.larder;
-        larder.standing(entry, larder.now()) == Standing::Fresh
+        larder.standing(entry, larder.now()) == EntryState::Fresh
     }
 
     /// An answer that has begun: the same bytes, as they come.
@@ -398,7 +412,7 @@ impl Asked {
         along: Arc<dyn std::any::Any + Send + Sync>,
         why: Forward,
     ) -> Option<Response<CacheBody<R>>> {
-        let along = along.downcast::<Along<R>>().ok()?;
+        let along = along.downcast::<InFlightResponse<R>>().ok()?;
         let mine = self.has_key(&along.key, &along.names)
             && (along.opted_in || !self.lookup.has_unknown_field);
         if !mine || (self.lookup.facts.identified && !self.is_shared_with(along.open)) {
@@ -469,16 +483,16 @@ impl Asked {
             may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
         };
         let usable = match larder.standing(entry, now) {
-            Standing::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
-            Standing::OnError => true,
-            Standing::ToRevalidate => welcome(),
+            EntryState::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
+            EntryState::OnError => true,
+            EntryState::ToRevalidate => welcome(),
             _ => false,
         };
         usable.then(|| entry.clone())
     }
 
     /// From the shared store: the response of this address, or of the variant that the request selects.
-    pub(super) async fn fetch(&self, lead: &mut Lead) -> Option<AnyEntry> {
+    pub(super) async fn fetch(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let plan = &self.plan;
         if !plan.larder.shares(plan.options.tiers) {
             return None;
@@ -489,7 +503,7 @@ impl Asked {
     async fn fetch_once(&self) -> Option<AnyEntry> {
         let plan = &self.plan;
         let mut found = plan.fetch(&self.scope, &self.key).await?;
-        if let Some(Kept::Variants(variants)) = Kept::of(&found) {
+        if let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&found) {
             let mut variant = None;
             for candidate in variants.candidates(self.key.as_bytes(), &self.selecting) {
                 let key = candidate.finish().ok()?;
@@ -528,9 +542,9 @@ impl Asked {
         conditional_range::fitted(&self.selecting, self.fit(true), response)
     }
 
-    fn fit(&self, is_stored: bool) -> Fit {
+    fn fit(&self, is_stored: bool) -> ConditionsAndRange {
         let avoids_coded = self.plan.avoids_coded();
-        Fit { head_only: self.lookup.head_only, is_stored, avoids_coded }
+        ConditionsAndRange { head_only: self.lookup.head_only, is_stored, avoids_coded }
     }
 
     pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {

@@ -6,10 +6,10 @@ use std::{ops::ControlFlow, panic, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{AnyEntry, Consistency, Event, Joined, Landing, Lead, Moment};
+use larder_core::{AnyEntry, Consistency, Event, FlightResult, FlightRole, Leader, Moment};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
-    reuse::Demands,
+    reuse::RequestDirectives,
 };
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -17,8 +17,8 @@ use tracing::Instrument as _;
 
 use super::{
     fill::{Answer, Fill, after, is_error, note},
-    lookup::{Asked, GiveUp, Look, UNSYNCHRONISED},
-    plan::{Lookup, Plan},
+    lookup::{Lookup, LookupResult, UNSYNCHRONISED, WaitFailure},
+    plan::{CacheContext, RequestKey},
     status_header::said,
     stored,
 };
@@ -26,17 +26,17 @@ use crate::{
     address::Head,
     body::{BoxError, CacheBody},
     conditional,
-    invalidation::Requested,
+    invalidation::PendingInvalidations,
 };
 
 /// The request, and all that was found out about it.
-pub(super) struct Miss<S, B> {
-    asked: Asked,
+pub(super) struct CacheMiss<S, B> {
+    asked: Lookup,
     inner: Option<S>,
     request: Option<Request<B>>,
 }
 
-impl<S, B, R> Miss<S, B>
+impl<S, B, R> CacheMiss<S, B>
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
     S::Future: Send + 'static,
@@ -47,10 +47,10 @@ where
 {
     /// `None` for a key that is too long, which was refused before.
     pub(super) fn new(
-        plan: &Arc<Plan>,
+        plan: &Arc<CacheContext>,
         inner: S,
         request: Request<B>,
-        mut lookup: Lookup,
+        mut lookup: RequestKey,
         began: Moment,
     ) -> Option<Self> {
         let larder = &plan.larder;
@@ -70,8 +70,11 @@ where
             (false, None) => key.clone(),
         };
         let head = Head::from(&request);
-        let demands =
-            if lookup.facts.demands { Demands::of(head.headers) } else { Demands::default() };
+        let demands = if lookup.facts.demands {
+            RequestDirectives::of(head.headers)
+        } else {
+            RequestDirectives::default()
+        };
         let hidden = plan.options.shared;
         let scope = larder.scope().gathering(plan.audience(&head, lookup.facts, hidden));
         let (origin, tags) = plan.address_tags(&head);
@@ -80,7 +83,7 @@ where
         if plan.options.shared {
             plan.hide_identity(&mut selecting);
         }
-        let asked = Asked {
+        let asked = Lookup {
             plan: Arc::clone(plan),
             queue_hash: larder.hash(queue.as_bytes()),
             lookup,
@@ -100,7 +103,7 @@ where
             unknown_field,
             final_head: request.extensions().get().cloned(),
             written: plan.written(request.extensions()),
-            requested: Requested::current(),
+            requested: PendingInvalidations::current(),
         };
         Some(Self { asked, inner: Some(inner), request: Some(request) })
     }
@@ -116,7 +119,7 @@ where
                     return Ok(self.asked.plan.nothing_stored(now));
                 }
                 self.asked.scope = self.asked.scope.clone().distrusting();
-                let case = Case::of(&self.asked, Forward::Bypass, None);
+                let case = ForwardPlan::of(&self.asked, Forward::Bypass, None);
                 return self.alone(case, UNSYNCHRONISED).await;
             }
             if let Consistency::Bounded(bound) = consistency {
@@ -141,28 +144,32 @@ where
     }
 
     /// Answers from memory, fresh or stale, or says that nothing may be asked for.
-    fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, Case> {
+    fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, ForwardPlan> {
         let demands = self.asked.demands;
         let case = match self.asked.look() {
-            Look::Fresh(entry) if self.meets(&entry) => {
+            LookupResult::Fresh(entry) if self.meets(&entry) => {
                 let answer = self.asked.answer_from(&entry);
                 self.asked.plan.larder.note_hit(&entry);
                 self.asked.plan.count_hit(self.asked.began);
                 return ControlFlow::Break(answer);
             }
-            Look::Fresh(entry) => Case::of(&self.asked, Forward::Request, Some(entry)),
-            Look::Stale(entry) if demands.allow_refreshing() => {
+            LookupResult::Fresh(entry) => {
+                ForwardPlan::of(&self.asked, Forward::Request, Some(entry))
+            }
+            LookupResult::Stale(entry) if demands.allow_refreshing() => {
                 let answer = self.asked.stale(&entry, Event::StaleHit, None);
                 self.refresh(entry);
                 return ControlFlow::Break(answer);
             }
-            Look::Stale(entry) | Look::OnError(entry) | Look::ToRevalidate(entry) => {
+            LookupResult::Stale(entry)
+            | LookupResult::OnError(entry)
+            | LookupResult::ToRevalidate(entry) => {
                 if self.asked.welcomes(&entry) {
                     return ControlFlow::Break(self.asked.stale(&entry, Event::StaleHit, None));
                 }
-                Case::of(&self.asked, Forward::Stale, Some(entry))
+                ForwardPlan::of(&self.asked, Forward::Stale, Some(entry))
             }
-            Look::Nothing(why) => {
+            LookupResult::Nothing(why) => {
                 if self.asked.asks_for_a_part()
                     && let Some((entry, answer)) = self.asked.answer_from_part()
                 {
@@ -170,7 +177,7 @@ where
                     self.asked.plan.count_hit(self.asked.began);
                     return ControlFlow::Break(answer);
                 }
-                Case::of(&self.asked, why, None)
+                ForwardPlan::of(&self.asked, why, None)
             }
         };
         if demands.only_if_cached {
@@ -186,7 +193,7 @@ where
     }
 
     /// Leads a fill, or waits for the one that runs, a few times over.
-    async fn queue(mut self, mut case: Case) -> Answer<R, S::Error> {
+    async fn queue(mut self, mut case: ForwardPlan) -> Answer<R, S::Error> {
         // With nothing to confirm, the origin need not send more than the part that is asked for.
         self.asked.in_part = case.known.is_none() && self.asked.asks_for_a_part();
         if self.asked.in_part || case.is_for_one() {
@@ -200,35 +207,37 @@ where
                 self.asked.stamp_anew();
             }
             let wait = match self.asked.join() {
-                Joined::Lead(lead) => return self.lead(lead, case).await,
-                Joined::Alone | Joined::Circle(_) => break,
+                FlightRole::Leader(lead) => return self.lead(lead, case).await,
+                FlightRole::Alone | FlightRole::Circle(_) => break,
                 // Whoever demands a new answer is not served by a fill that began before.
-                Joined::Wait(_) if case.why == Forward::Request || !self.asked.may_wait() => break,
-                Joined::Wait(wait) => wait,
+                FlightRole::Waiter(_) if case.why == Forward::Request || !self.asked.may_wait() => {
+                    break;
+                }
+                FlightRole::Waiter(wait) => wait,
             };
             match self.asked.wait(wait, case.why, &case.fallback).await {
                 Ok(answer) => return Ok(answer),
-                Err(GiveUp::Long) => continue,
-                Err(GiveUp::Again) => failure = None,
-                Err(GiveUp::Failed(error)) => failure = Some(error),
-                Err(GiveUp::Alone(reason)) => return self.alone(case, reason).await,
+                Err(WaitFailure::Long) => continue,
+                Err(WaitFailure::Again) => failure = None,
+                Err(WaitFailure::Failed(error)) => failure = Some(error),
+                Err(WaitFailure::Alone(reason)) => return self.alone(case, reason).await,
             }
             looks += 1;
             if !self.asked.is_trusted() {
                 return self.alone(case, UNSYNCHRONISED).await;
             }
             match self.asked.look() {
-                Look::Fresh(entry) if self.meets(&entry) => {
+                LookupResult::Fresh(entry) if self.meets(&entry) => {
                     self.asked.record(Event::Collapsed);
                     return Ok(self.asked.collapsed(&entry, case.why));
                 }
-                Look::Fresh(entry)
-                | Look::Stale(entry)
-                | Look::OnError(entry)
-                | Look::ToRevalidate(entry) => {
-                    case = Case::of(&self.asked, case.why, Some(entry));
+                LookupResult::Fresh(entry)
+                | LookupResult::Stale(entry)
+                | LookupResult::OnError(entry)
+                | LookupResult::ToRevalidate(entry) => {
+                    case = ForwardPlan::of(&self.asked, case.why, Some(entry));
                 }
-                Look::Nothing(found) => case = Case::of(&self.asked, found, None),
+                LookupResult::Nothing(found) => case = ForwardPlan::of(&self.asked, found, None),
             }
         }
         match failure {
@@ -240,14 +249,14 @@ where
 
     /// Leads: asks the shared store, then the inner service in a task of its own. A leader that waits for the lease of another
     /// process waits in a task too: waiters do not depend on whether this client is polled on.
-    async fn lead(self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
+    async fn lead(self, mut lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
         if case.why != Forward::Request {
             // Somebody may have landed between the look and the lead.
-            if let Look::Fresh(entry) = self.asked.look()
+            if let LookupResult::Fresh(entry) = self.asked.look()
                 && self.meets(&entry)
             {
                 self.asked.record(Event::Collapsed);
-                lead.land(Landing::Landed(entry.clone()));
+                lead.land(FlightResult::Filled(entry.clone()));
                 return Ok(self.asked.collapsed(&entry, case.why));
             }
             let plan = &self.asked.plan;
@@ -268,7 +277,7 @@ where
         self.lead_fill(lead, case).await
     }
 
-    async fn fetch_or_fill(self, mut lead: Lead, case: Case) -> Answer<R, S::Error> {
+    async fn fetch_or_fill(self, mut lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
         let fetched = self.asked.fetch(&mut lead).await;
         if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
             return Ok(self.fetched(lead, &entry));
@@ -277,14 +286,14 @@ where
     }
 
     /// Lands with what the shared store had.
-    fn fetched(&self, lead: Lead, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        lead.land(Landing::Landed(entry.clone()));
+    fn fetched(&self, lead: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
+        lead.land(FlightResult::Filled(entry.clone()));
         self.asked.record(Event::SharedHit);
         self.asked.answer_from(entry)
     }
 
-    async fn lead_fill(mut self, lead: Lead, case: Case) -> Answer<R, S::Error> {
-        let Case { why, fallback, selected, known } = case;
+    async fn lead_fill(mut self, lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
+        let ForwardPlan { why, fallback, selected, known } = case;
         self.asked.record(Event::Miss);
         self.asked.plan.larder.note_miss(self.asked.lookup.hash);
         let (client, answer) = oneshot::channel();
@@ -300,7 +309,7 @@ where
 
     fn spawn_fill(
         &mut self,
-        lead: Lead,
+        lead: Leader,
         why: Forward,
         kept: (Option<AnyEntry>, Option<AnyEntry>),
         client: oneshot::Sender<Answer<R, S::Error>>,
@@ -319,7 +328,7 @@ where
         let (inner, request) = self.take();
         let fill = Fill { replaces, ..self.asked.fill(why, known) };
         let mut request = self.asked.for_fill(request, &fill.choices);
-        Asked::add_conditions(&mut request, fill.known.as_ref(), fill.replaces.as_ref());
+        Lookup::add_conditions(&mut request, fill.known.as_ref(), fill.replaces.as_ref());
         (fill, inner, request)
     }
 
@@ -329,7 +338,7 @@ where
             self.asked.record(Event::Failed("refresh-budget"));
             return;
         };
-        let Joined::Lead(mut lead) = self.asked.join() else { return };
+        let FlightRole::Leader(mut lead) = self.asked.join() else { return };
         // No fill around this request waits for it.
         self.asked.scope = self.asked.scope.in_background();
         // Its response leaves to nobody.
@@ -346,7 +355,7 @@ where
                 if let Some(entry) =
                     plan.larder.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
                 {
-                    return lead.land(Landing::Landed(entry));
+                    return lead.land(FlightResult::Filled(entry));
                 }
             }
             let (client, _) = oneshot::channel();
@@ -358,8 +367,8 @@ where
     }
 
     /// Passes the request on for itself: nothing is shared, nothing is kept.
-    async fn alone(mut self, case: Case, reason: &'static str) -> Answer<R, S::Error> {
-        let Case { why, fallback, selected, .. } = case;
+    async fn alone(mut self, case: ForwardPlan, reason: &'static str) -> Answer<R, S::Error> {
+        let ForwardPlan { why, fallback, selected, .. } = case;
         self.asked.record(Event::Miss);
         let (mut inner, mut request) = self.take();
         let fill = self.asked.fill(why, None);
@@ -404,7 +413,7 @@ where
 }
 
 /// Why a request goes on, what its origin may confirm, and what may stand in if it fails.
-struct Case {
+struct ForwardPlan {
     why: Forward,
     fallback: Option<AnyEntry>,
     /// What is kept for this very request, and may not answer it as it is.
@@ -412,8 +421,8 @@ struct Case {
     known: Option<AnyEntry>,
 }
 
-impl Case {
-    fn of(asked: &Asked, why: Forward, selected: Option<AnyEntry>) -> Self {
+impl ForwardPlan {
+    fn of(asked: &Lookup, why: Forward, selected: Option<AnyEntry>) -> Self {
         let is_good =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| !is_error(stored.status()));
         let in_place = why != Forward::Request
@@ -435,7 +444,7 @@ impl Case {
 }
 
 /// Keeps what came although nobody else waits for it.
-async fn keep_alone<R, E>(fill: Fill, lead: Lead, response: Response<R>) -> Answer<R, E>
+async fn keep_alone<R, E>(fill: Fill, lead: Leader, response: Response<R>) -> Answer<R, E>
 where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
@@ -449,7 +458,10 @@ where
 }
 
 /// What a task came to; its panic goes on here.
-fn ended<R, E>(outcome: Result<Answer<R, E>, tokio::task::JoinError>, plan: &Plan) -> Answer<R, E> {
+fn ended<R, E>(
+    outcome: Result<Answer<R, E>, tokio::task::JoinError>,
+    plan: &CacheContext,
+) -> Answer<R, E> {
     match outcome.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(answer) => answer,
         Err(Ok(panic)) => panic::resume_unwind(panic),
@@ -457,11 +469,11 @@ fn ended<R, E>(outcome: Result<Answer<R, E>, tokio::task::JoinError>, plan: &Pla
     }
 }
 
-fn shutting_down<R>(plan: &Plan) -> Response<CacheBody<R>> {
+fn shutting_down<R>(plan: &CacheContext) -> Response<CacheBody<R>> {
     plan.refused(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n", "shutting-down")
 }
 
-impl Plan {
+impl CacheContext {
     /// The answer to a request that wants a stored response or none.
     ///
     /// Source: [RFC 9111, section 5.2.1.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7)

@@ -91,7 +91,7 @@ pub(crate) use self::{miss::refusal, stored::remove_last_line};
 pub use self::{
     future::ResponseFuture,
     layer::{IntoPartition, ResponseCacheLayer, UnknownPartition},
-    overrides::Choices,
+    overrides::ResponseOverrides,
     service::ResponseCache,
 };
 

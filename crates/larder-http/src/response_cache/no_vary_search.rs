@@ -1,38 +1,38 @@
 //! Queries that mean the same: under the address without its query lies a list of what its responses have said
-//! by `No-Vary-Search`; a response that says so lies under what is left of its query.
+//! by `No-Vary-SearchKey`; a response that says so lies under what is left of its query.
 //!
 //! # Source
 //!
 //! [draft-ietf-httpbis-no-vary-search](https://datatracker.ietf.org/doc/draft-ietf-httpbis-no-vary-search/)
 
 use http::HeaderMap;
-use larder_core::{FOR_MANY, Key, KeyBuf, KeyTooLong};
+use larder_core::{FOR_MANY, Key, KeyBuf, KeyTooLongError};
 use larder_semantics::no_vary_search::SearchVariance;
 use parking_lot::Mutex;
 
 /// An address without its query, and the query.
 #[derive(Clone, Debug)]
-pub(super) struct Search {
+pub(super) struct SearchKey {
     base: Key,
     query: Option<String>,
 }
 
 /// What the responses of an address have said of its queries, the latest first.
 #[derive(Debug, Default)]
-pub(super) struct Rules(Mutex<Vec<SearchVariance>>);
+pub(super) struct SearchRules(Mutex<Vec<SearchVariance>>);
 
-impl Search {
+impl SearchKey {
     pub(super) fn new(base: &KeyBuf, query: Option<&str>) -> Option<Self> {
         Some(Self { base: base.finish().ok()?, query: query.map(str::to_owned) })
     }
 
     /// Where the rules of this address lie.
-    pub(super) fn rules_key(&self) -> Result<Key, KeyTooLong> {
+    pub(super) fn rules_key(&self) -> Result<Key, KeyTooLongError> {
         self.base.with_part(b" rules")
     }
 
     /// Where a response lies that says this of its query.
-    pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLong> {
+    pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLongError> {
         let mut key = KeyBuf::continued(self.base.as_bytes());
         key.push_pieces([FOR_MANY, format!("{variance:?}").as_bytes()]);
         key.push(&variance.normalised(self.query.as_deref()));
@@ -47,7 +47,7 @@ impl Search {
     }
 }
 
-impl Rules {
+impl SearchRules {
     pub(super) fn all(&self) -> Vec<SearchVariance> {
         self.0.lock().clone()
     }

@@ -9,16 +9,16 @@ use larder_semantics::{
     fields,
     freshness::{self, Freshness},
     list,
-    storing::{self, Asker, NotStorable, Profile},
+    storing::{self, NotStorable, Profile, RequestIdentity},
     targeted::{self, CDN_CACHE_CONTROL},
     validation::Validators,
 };
 
-use super::{fill::is_gone, layer::Options, overrides::Chosen};
+use super::{fill::is_gone, layer::Options, overrides::OverrideValues};
 
 /// What the head of a response comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Judged {
+pub(super) struct StorageDecision {
     pub(super) lifetime: Lifetime,
     /// How old it was when it came.
     pub(super) age: Duration,
@@ -38,7 +38,7 @@ pub(super) struct Judged {
     pub(super) opted_in: bool,
 }
 
-impl Judged {
+impl StorageDecision {
     /// Whether it may answer those who waited for it: not what has to be confirmed for each. One that took longer
     /// than it lives answers them all the same; it was fresh when they asked.
     ///
@@ -51,7 +51,7 @@ impl Judged {
 
 /// When a response was asked for and when it came.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct ResponseTimes {
     pub(super) asked: SystemTime,
     pub(super) received: SystemTime,
 }
@@ -59,12 +59,12 @@ pub(super) struct Times {
 /// Whether a response is kept, and for how long.
 pub(super) fn judge(
     options: &Options,
-    chosen: &Chosen,
-    asker: Asker,
+    chosen: &OverrideValues,
+    asker: RequestIdentity,
     status: StatusCode,
     headers: &HeaderMap,
-    times: Times,
-) -> Result<Judged, &'static str> {
+    times: ResponseTimes,
+) -> Result<StorageDecision, &'static str> {
     if let Some(why) = chosen.no_store {
         return Err(why);
     }
@@ -102,7 +102,7 @@ pub(super) fn judge(
     if !is_stored && lifetime.fresh() <= age_when_asked {
         return Err(NotStorable::Stale.as_str());
     }
-    Ok(Judged {
+    Ok(StorageDecision {
         lifetime,
         age,
         age_when_asked,
@@ -125,7 +125,11 @@ fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
 }
 
 /// What a response tells this cache, with what the handler and the options say of it.
-pub(super) fn control(options: &Options, chosen: &Chosen, headers: &HeaderMap) -> CacheControl {
+pub(super) fn control(
+    options: &Options,
+    chosen: &OverrideValues,
+    headers: &HeaderMap,
+) -> CacheControl {
     let mut control = targeted::control_of(headers, &options.targets);
     control.public |= chosen.public;
     // To the careful, fields that may not be sent unvalidated stand for the whole response.
@@ -156,7 +160,7 @@ pub(super) fn remove_named(options: &Options, headers: &mut HeaderMap) {
 /// response says, what the layer adds, what is guessed.
 fn lifetime(
     options: &Options,
-    chosen: &Chosen,
+    chosen: &OverrideValues,
     status: StatusCode,
     explicit: Freshness,
     guessed: impl FnOnce() -> Option<Duration>,
@@ -193,7 +197,7 @@ fn lifetime(
 fn with_windows(
     lifetime: Lifetime,
     options: &Options,
-    chosen: &Chosen,
+    chosen: &OverrideValues,
     control: &CacheControl,
 ) -> Lifetime {
     if control.forbids_stale(options.role) {
@@ -228,7 +232,7 @@ fn with_windows(
 /// lifetime that is ours alone is not theirs. `true` where a text of the layer or the handler tells them.
 pub(super) fn tell_others(
     options: &Options,
-    chosen: &Chosen,
+    chosen: &OverrideValues,
     private: bool,
     by_us: bool,
     headers: &mut HeaderMap,
@@ -304,18 +308,22 @@ mod tests {
         }
     }
 
-    fn judged(chosen: &Chosen, status: u16, control: &'static str) -> Result<Judged, &'static str> {
+    fn judged(
+        chosen: &OverrideValues,
+        status: u16,
+        control: &'static str,
+    ) -> Result<StorageDecision, &'static str> {
         let now = SystemTime::now();
-        let times = Times { asked: now, received: now };
+        let times = ResponseTimes { asked: now, received: now };
         let status = StatusCode::from_u16(status).unwrap();
-        judge(&options(), chosen, Asker::default(), status, &headers(control), times)
+        judge(&options(), chosen, RequestIdentity::default(), status, &headers(control), times)
     }
 
     #[test]
     fn lifetimes_come_from_the_first_that_speaks() {
         let ttl = Some(Lifetime::fresh_for(7 * SECOND));
-        let chosen = Chosen { lifetime: ttl, ..Chosen::default() };
-        let none = Chosen::default();
+        let chosen = OverrideValues { lifetime: ttl, ..OverrideValues::default() };
+        let none = OverrideValues::default();
         let rows = [
             (&none, 200, "", Ok((60, true))),
             (&none, 200, "max-age=9", Ok((9, false))),
@@ -345,7 +353,7 @@ mod tests {
     #[test]
     fn a_response_that_forbids_it_has_no_stale_window() {
         let window = |control| {
-            let judged = judged(&Chosen::default(), 200, control).unwrap();
+            let judged = judged(&OverrideValues::default(), 200, control).unwrap();
             judged.lifetime.window_while_revalidating().as_secs()
         };
         assert_eq!(window("max-age=9"), 5);
@@ -356,7 +364,7 @@ mod tests {
 
     #[test]
     fn others_are_told_what_is_theirs() {
-        let none = Chosen::default();
+        let none = OverrideValues::default();
         // Cache-Control of the handler, private, by us, what leaves.
         let rows = [
             ("", false, true, "no-cache"),

@@ -11,17 +11,17 @@ use super::outgoing;
 /// The choices of one request's handler. The response cache puts it into the extensions of every request
 /// that it passes on; without one, choices have no effect.
 #[derive(Clone, Debug)]
-pub struct Choices(Arc<Inner>);
+pub struct ResponseOverrides(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     larder: Larder,
     scope: Scope,
-    chosen: Mutex<Chosen>,
+    chosen: Mutex<OverrideValues>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Chosen {
+pub(super) struct OverrideValues {
     pub(super) lifetime: Option<Lifetime>,
     /// What a layer inside the one that keeps the response adds, where the response says nothing.
     pub(super) added: Option<Lifetime>,
@@ -32,7 +32,7 @@ pub(super) struct Chosen {
     pub(super) cdn: Option<HeaderValue>,
 }
 
-impl Choices {
+impl ResponseOverrides {
     pub(super) fn new(larder: &Larder, scope: &Scope) -> Self {
         let (larder, scope) = (larder.clone(), scope.clone());
         Self(Arc::new(Inner { larder, scope, chosen: Mutex::default() }))
@@ -105,7 +105,7 @@ impl Choices {
         self
     }
 
-    pub(super) fn chosen(&self) -> Chosen {
+    pub(super) fn chosen(&self) -> OverrideValues {
         self.0.chosen.lock().clone()
     }
 }

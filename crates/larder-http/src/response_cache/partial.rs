@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
-use larder_core::{AnyEntry, Key, KeyTooLong, Standing};
+use larder_core::{AnyEntry, EntryState, Key, KeyTooLongError};
 use larder_semantics::{
     fields, ranges,
     storing::Profile,
@@ -17,13 +17,13 @@ use larder_semantics::{
 use super::{
     conditional_range,
     fill::Fill,
-    lookup::Asked,
+    lookup::Lookup,
     stored::{self, Part},
 };
 use crate::body::CacheBody;
 
 /// Where the part of a response lies.
-pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLong> {
+pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLongError> {
     key.with_part(b" part")
 }
 
@@ -36,7 +36,7 @@ pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
     is_enough.then_some(Part { range, total: total? })
 }
 
-impl Asked {
+impl Lookup {
     /// The answer to a request for a part, from a part that is kept.
     pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
         let larder = &self.plan.larder;
@@ -45,7 +45,7 @@ impl Asked {
         let stored = stored::of(&entry)?;
         let now = larder.now();
         let usable = self.plan.may_have(&self.lookup, stored)
-            && larder.standing(&entry, now) == Standing::Fresh
+            && larder.standing(&entry, now) == EntryState::Fresh
             && self.plan.meets(&self.demands, &entry, now);
         if !usable {
             return None;
@@ -76,7 +76,7 @@ impl Fill {
             return alone;
         };
         let standing = larder.standing(&entry, larder.now());
-        if matches!(standing, Standing::Invalid | Standing::Expired) {
+        if matches!(standing, EntryState::Invalid | EntryState::Expired) {
             return alone;
         }
         let Some(stored) = stored::of(&entry) else { return alone };

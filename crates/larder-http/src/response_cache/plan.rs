@@ -10,38 +10,38 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
-    AnyEntry, Audience, Consistency, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter, Moment,
-    Scope, Standing, Tag, Wanted,
+    AnyEntry, Audience, Consistency, EntryState, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter,
+    Moment, Scope, StoreLookup, Tag,
 };
 use larder_semantics::{
-    reuse::{Aged, Demands},
+    reuse::{RequestDirectives, StoredAge},
     storing::{Profile, Role},
     vary,
 };
 
 use super::{
-    header_template::Alike,
-    layer::{Options, UnknownPartition, Written},
-    no_vary_search::Search,
-    overrides::Choices,
-    record::Kept,
+    header_template::HeaderInterner,
+    layer::{Options, UnknownPartition, WriteCheck},
+    no_vary_search::SearchKey,
+    overrides::ResponseOverrides,
+    record::CacheRecord,
     request_fields::{ALL_SELECTING, SELECTING, is_credentials},
     stored::{self, Extras, StoredResponse, aged},
 };
 use crate::{
     address::{Address, Head, Host},
     body::CacheBody,
-    invalidation::Requested,
-    query_method::Content,
+    invalidation::PendingInvalidations,
+    query_method::PostContent,
 };
 
 /// One response cache: its options, made ready.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct CacheContext {
     pub(super) larder: Larder,
     pub(super) meter: Arc<Meter>,
     pub(super) options: Options,
-    pub(super) alike: Alike,
+    pub(super) alike: HeaderInterner,
     pub(super) extras: Extras,
     /// Whether a response cache inside another one may keep entries itself, since it tells requests apart
     /// in ways that the one outside does not know.
@@ -69,9 +69,9 @@ impl Options {
 
 /// What is to be done with a request.
 #[derive(Debug)]
-pub(super) enum Admit {
+pub(super) enum Admission {
     /// Look it up.
-    Lookup(Lookup),
+    RequestKey(RequestKey),
     /// Pass it on, for this reason.
     Bypass(Bypass),
     /// It names two hosts: refuse it.
@@ -100,15 +100,15 @@ pub(super) enum Bypass {
     /// This cache is switched off.
     Off,
     /// The layer was told to let it pass by.
-    Chosen,
+    OverrideValues,
     /// Its address is longer than a key may be.
-    KeyTooLong,
+    KeyTooLongError,
 }
 
 impl Bypass {
     /// Whether it is the request itself that no stored response may answer, not the cache that is out of its way.
     fn is_of_the_request(self) -> bool {
-        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::Chosen)
+        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::OverrideValues)
     }
 
     pub(super) const fn as_str(self) -> &'static str {
@@ -121,19 +121,19 @@ impl Bypass {
             Self::Guarded => "guarded",
             Self::Nested => "nested",
             Self::Off => "off",
-            Self::Chosen => "by-choice",
-            Self::KeyTooLong => "key-too-long",
+            Self::OverrideValues => "by-choice",
+            Self::KeyTooLongError => "key-too-long",
         }
     }
 }
 
 /// A request that is looked up.
 #[derive(Debug)]
-pub(super) struct Lookup {
+pub(super) struct RequestKey {
     pub(super) key: KeyBuf,
     pub(super) hash: u64,
     pub(super) head_only: bool,
-    pub(super) facts: Facts,
+    pub(super) facts: RequestFacts,
     pub(super) partitioned: bool,
     /// Whether it has a field that may have selected a response that was not opted in. Found out on a miss.
     pub(super) has_unknown_field: bool,
@@ -141,7 +141,7 @@ pub(super) struct Lookup {
 
 /// What the fields of a request say, found in one pass over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct RequestFacts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
     pub(super) demands: bool,
@@ -151,14 +151,14 @@ pub(super) struct Facts {
     upgrade: bool,
 }
 
-impl Plan {
+impl CacheContext {
     pub(super) fn new(larder: &Larder, options: &Options) -> Arc<Self> {
         Arc::new(Self {
             key_start: larder.key(Kind::Response, &fingerprint(options)),
             larder: larder.clone(),
             meter: larder.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
-            alike: Alike::new(options.vary_line()),
+            alike: HeaderInterner::new(options.vary_line()),
             tells_more_apart: options.tells_more_apart(),
             warned: AtomicBool::new(false),
             options: options.clone(),
@@ -167,47 +167,55 @@ impl Plan {
 
     /// Decides what is to be done with a request.
     #[inline]
-    pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admit {
+    pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admission {
         let head = Head::from(request);
         let head_only = *head.method == Method::HEAD;
         let content = query_content(&head);
         if *head.method != Method::GET && !head_only && content.is_none() {
-            return Admit::Bypass(Bypass::Method);
+            return Admission::Bypass(Bypass::Method);
         }
         let (facts, host) = self.read(head.headers);
         let Ok(partition) = self.partition(&head) else {
-            return Admit::Bypass(Bypass::Identity);
+            return Admission::Bypass(Bypass::Identity);
         };
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
         let has_content = content.is_none() && !request.body().is_end_stream();
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
-            let wants_stored = || facts.demands && Demands::of(head.headers).only_if_cached;
+            let wants_stored =
+                || facts.demands && RequestDirectives::of(head.headers).only_if_cached;
             if bypass.is_of_the_request() && wants_stored() {
-                return Admit::OnlyIfCached;
+                return Admission::OnlyIfCached;
             }
-            return Admit::Bypass(bypass);
+            return Admission::Bypass(bypass);
         }
         let Ok(address) = Address::at(host, &head, self.options.scheme) else {
-            return Admit::Ambiguous;
+            return Admission::Ambiguous;
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
             // Whoever is around us could not tell who asks, and neither can we.
-            return Admit::Bypass(Bypass::Identity);
+            return Admission::Bypass(Bypass::Identity);
         }
         let key = self.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
         // Queues and variants append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
-            return Admit::Bypass(Bypass::KeyTooLong);
+            return Admission::Bypass(Bypass::KeyTooLongError);
         }
         let hash = self.larder.hash(key.as_bytes());
         let has_unknown_field = false;
-        Admit::Lookup(Lookup { key, hash, head_only, facts, partitioned, has_unknown_field })
+        Admission::RequestKey(RequestKey {
+            key,
+            hash,
+            head_only,
+            facts,
+            partitioned,
+            has_unknown_field,
+        })
     }
 
     /// The address without its query, where queries may mean the same. Only a miss asks for it.
-    pub(super) fn search(&self, head: &Head<'_>) -> Option<Box<Search>> {
+    pub(super) fn search(&self, head: &Head<'_>) -> Option<Box<SearchKey>> {
         if !self.options.no_vary_search {
             return None;
         }
@@ -216,7 +224,7 @@ impl Plan {
         let partition = self.partition(head).ok()?;
         let around = self.audience_around(head);
         let base = self.whole_key(head, &bare, partition.as_deref(), &around);
-        Search::new(&base, address.query).map(Box::new)
+        SearchKey::new(&base, address.query).map(Box::new)
     }
 
     /// Whether a part is given only to a client that cannot have the bytes of a content coding. By the letter of
@@ -227,8 +235,8 @@ impl Plan {
 
     /// What the shared store has under a key.
     pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
-        let wanted = Wanted { key, schema: Kept::schema(), tiers: self.options.tiers };
-        let decode = |bytes: Bytes| Kept::decode(&bytes, self.extras, &self.alike);
+        let wanted = StoreLookup { key, schema: CacheRecord::schema(), tiers: self.options.tiers };
+        let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.alike);
         self.larder.fetch(scope, wanted, decode).await
     }
 
@@ -236,28 +244,28 @@ impl Plan {
     #[inline]
     pub(super) fn plain_hit<R>(
         &self,
-        lookup: &Lookup,
+        lookup: &RequestKey,
         headers: &HeaderMap,
         now: Moment,
     ) -> Option<http::Response<CacheBody<R>>> {
         if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
             return None;
         }
-        let read = |entry: &AnyEntry| match Kept::of(entry)? {
-            Kept::Response(stored) => {
+        let read = |entry: &AnyEntry| match CacheRecord::of(entry)? {
+            CacheRecord::Response(stored) => {
                 stored.ask_for_all_lines();
                 let may_have = self.may_have(lookup, stored)
                     && (stored.traits.opted_in || self.unknown_field(headers).is_none());
-                let is_fresh = may_have && self.larder.standing(entry, now) == Standing::Fresh;
+                let is_fresh = may_have && self.larder.standing(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
             // Fields that the layer hides select no variant: that is for a closer look.
-            Kept::Variants(_) if !self.options.shared => Some(entry.clone()),
+            CacheRecord::Variants(_) if !self.options.shared => Some(entry.clone()),
             _ => None,
         };
         let key = lookup.key.as_bytes();
         let mut entry = self.larder.read(lookup.hash, key, read)?;
-        if let Some(Kept::Variants(variants)) = Kept::of(&entry) {
+        if let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&entry) {
             let candidates = variants.candidates(key, headers);
             let (variant, found) = candidates.into_iter().find_map(|candidate| {
                 let bytes = candidate.as_bytes();
@@ -288,7 +296,7 @@ impl Plan {
 
     /// Whether whoever asks may have this response: a request that says who asks gets only what is for
     /// everyone, or what lies in its own partition.
-    pub(super) fn may_have(&self, lookup: &Lookup, stored: &StoredResponse) -> bool {
+    pub(super) fn may_have(&self, lookup: &RequestKey, stored: &StoredResponse) -> bool {
         if lookup.has_unknown_field && !stored.traits.opted_in {
             return false;
         }
@@ -296,12 +304,12 @@ impl Plan {
     }
 
     /// Whether an entry meets what the request demands.
-    pub(super) fn meets(&self, demands: &Demands, entry: &AnyEntry, now: Moment) -> bool {
-        demands.are_met_by(aged_for(entry, now))
+    pub(super) fn meets(&self, demands: &RequestDirectives, entry: &AnyEntry, now: Moment) -> bool {
+        demands.satisfied_by(aged_for(entry, now))
     }
 
     /// For whom is made what is made for this request.
-    pub(super) fn audience(&self, head: &Head<'_>, facts: Facts, hidden: bool) -> Audience {
+    pub(super) fn audience(&self, head: &Head<'_>, facts: RequestFacts, hidden: bool) -> Audience {
         let Ok(partition) = self.partition(head) else { return Audience::Unknown };
         let mut parts: Vec<u8> = Vec::new();
         if let Some(partition) = &partition {
@@ -350,7 +358,7 @@ impl Plan {
 
     /// Tells the invalidation around a write in which partition it was made.
     pub(super) fn note_partition<B>(&self, request: &Request<B>) {
-        let Some(requested) = request.extensions().get::<Requested>() else { return };
+        let Some(requested) = request.extensions().get::<PendingInvalidations>() else { return };
         let head = Head::from(request);
         if let Ok(Some(partition)) = self.partition(&head) {
             requested.note_partition(partition);
@@ -401,19 +409,19 @@ impl Plan {
     }
 
     /// What to ask after the handler of this request.
-    pub(super) fn written(&self, extensions: &Extensions) -> Arc<[Written]> {
+    pub(super) fn written(&self, extensions: &Extensions) -> Arc<[WriteCheck]> {
         self.options.refuse_if.iter().filter_map(|take| take(extensions)).collect()
     }
 
     /// The facts of a request's fields.
-    pub(super) fn facts(&self, headers: &HeaderMap) -> Facts {
+    pub(super) fn facts(&self, headers: &HeaderMap) -> RequestFacts {
         self.read(headers).0
     }
 
     /// The facts of a request's fields, and its host, found in one pass over them.
     #[inline]
-    fn read<'a>(&self, headers: &'a HeaderMap) -> (Facts, Host<'a>) {
-        let (mut facts, mut host) = (Facts::default(), Host::default());
+    fn read<'a>(&self, headers: &'a HeaderMap) -> (RequestFacts, Host<'a>) {
+        let (mut facts, mut host) = (RequestFacts::default(), Host::default());
         for (name, line) in headers {
             facts.read(name);
             if name == header::HOST {
@@ -453,7 +461,8 @@ impl Plan {
 
     /// For whom the response cache around this one makes its response.
     fn audience_around(&self, head: &Head<'_>) -> Audience {
-        let around = self.tells_more_apart.then(|| head.extensions.get::<Choices>()).flatten();
+        let around =
+            self.tells_more_apart.then(|| head.extensions.get::<ResponseOverrides>()).flatten();
         around.map(|around| around.scope().audience()).unwrap_or_default()
     }
 
@@ -465,7 +474,7 @@ impl Plan {
     fn bypass(
         &self,
         head: &Head<'_>,
-        facts: Facts,
+        facts: RequestFacts,
         partitioned: bool,
         has_content: bool,
     ) -> Option<Bypass> {
@@ -473,10 +482,10 @@ impl Plan {
             return Some(Bypass::Off);
         }
         if self.passes_by_choice(head) {
-            return Some(Bypass::Chosen);
+            return Some(Bypass::OverrideValues);
         }
         // The cache around this one has decided on the request; it only has to hear our wishes.
-        if !self.tells_more_apart && head.extensions.get::<Choices>().is_some() {
+        if !self.tells_more_apart && head.extensions.get::<ResponseOverrides>().is_some() {
             return Some(Bypass::Nested);
         }
         if facts.upgrade {
@@ -492,7 +501,7 @@ impl Plan {
         if !partitioned && options.identity_types.iter().any(|is| is(head.extensions)) {
             return Some(Bypass::Identity);
         }
-        if facts.demands && Demands::of(head.headers).no_store {
+        if facts.demands && RequestDirectives::of(head.headers).no_store {
             return Some(Bypass::NoStore);
         }
         None
@@ -539,7 +548,7 @@ impl Plan {
     }
 }
 
-impl Facts {
+impl RequestFacts {
     fn read(&mut self, name: &HeaderName) {
         match name.as_str() {
             // First those that most requests have.
@@ -592,7 +601,7 @@ fn fingerprint(options: &Options) -> String {
 }
 
 /// What a QUERY asks for, where the layer for it has read it.
-fn query_content<'a>(head: &Head<'a>) -> Option<&'a Content> {
+fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
     if *head.method != Method::QUERY {
         return None;
     }
@@ -600,9 +609,9 @@ fn query_content<'a>(head: &Head<'a>) -> Option<&'a Content> {
 }
 
 /// How old an entry is, and how far from the end of its freshness.
-pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> Aged {
+pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> StoredAge {
     let (age, fresh_for) = aged(entry, now);
-    Aged { age, fresh_for, stale_for: now.since(entry.ends().fresh_until()) }
+    StoredAge { age, fresh_for, stale_for: now.since(entry.ends().fresh_until()) }
 }
 
 fn put(parts: &mut Vec<u8>, name: &[u8], value: &[u8]) {

@@ -14,36 +14,36 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{Audience, Draft, Key, Moment, Scope, Tag};
+use larder_core::{Audience, EntryDraft, Key, Moment, Scope, Tag};
 use larder_semantics::{
     cache_control::CacheControl,
     date,
     freshness::{self, Freshness},
     groups,
-    storing::Asker,
+    storing::RequestIdentity,
     vary,
 };
 
 use super::{
     fill::announced,
-    outgoing::{self, Times},
-    overrides::Choices,
-    plan::Plan,
-    record::Kept,
+    outgoing::{self, ResponseTimes},
+    overrides::ResponseOverrides,
+    plan::CacheContext,
+    record::CacheRecord,
     stored::{self, StoredResponse, Traits},
 };
 use crate::{
     address::{Address, Head},
     body::{BoxError, CacheBody},
-    final_head::{FinalHead, Verdict},
-    invalidation::Requested,
+    final_head::{FinalHead, HeadVerdict},
+    invalidation::PendingInvalidations,
 };
 
 /// A POST whose response may be kept for a GET of its address.
 pub(super) struct FromPost {
-    plan: Arc<Plan>,
-    requested: Requested,
-    choices: Choices,
+    plan: Arc<CacheContext>,
+    requested: PendingInvalidations,
+    choices: ResponseOverrides,
     /// What was read while the POST was answered.
     scope: Scope,
     key: Key,
@@ -58,15 +58,15 @@ pub(super) struct FromPost {
 impl FromPost {
     /// For a POST that says nothing of who asks, behind a layer that invalidates what it changes.
     pub(super) fn of<B>(
-        plan: &Arc<Plan>,
+        plan: &Arc<CacheContext>,
         request: &Request<B>,
         scope: &Scope,
     ) -> Option<Box<Self>> {
         if *request.method() != Method::POST || plan.options.off {
             return None;
         }
-        let requested = request.extensions().get::<Requested>()?.clone();
-        let choices = request.extensions().get::<Choices>()?.clone();
+        let requested = request.extensions().get::<PendingInvalidations>()?.clone();
+        let choices = request.extensions().get::<ResponseOverrides>()?.clone();
         let head = Head::from(request);
         let facts = plan.facts(head.headers);
         let forbidden = facts.identified
@@ -134,7 +134,7 @@ impl FromPost {
             requested.afterwards(move |scope| match self.final_head.clone() {
                 None => self.keep(&scope, status, headers, &whole, received),
                 Some(final_head) => final_head.once_left(status, &sent, move |verdict| {
-                    if verdict == Verdict::Storable {
+                    if verdict == HeadVerdict::Storable {
                         self.keep(&scope, status, headers, &whole, received);
                     }
                 }),
@@ -162,7 +162,7 @@ impl FromPost {
         received: Moment,
     ) {
         let clock = self.plan.larder.clock();
-        let times = Times { asked: clock.wall(self.began), received: clock.wall(received) };
+        let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         let gathered = self.scope.gathered();
         let is_unkept = gathered.private || gathered.stale || gathered.no_store.is_some();
         if is_unkept || self.plan.has_variants(&self.key) {
@@ -173,7 +173,7 @@ impl FromPost {
         scope.add_tags(gathered.tags);
         scope.cut(gathered.until);
         let (options, chosen) = (&self.plan.options, self.choices.chosen());
-        let asker = Asker::default();
+        let asker = RequestIdentity::default();
         let judged = outgoing::judge(options, &chosen, asker, status, &headers, times);
         let Some(judged) = judged.ok().filter(|judged| judged.is_stored) else { return };
         if !headers.contains_key(header::DATE)
@@ -198,7 +198,7 @@ impl FromPost {
         let mut tags = self.tags.clone();
         tags.extend(chosen.tags);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
-        let draft = Draft {
+        let draft = EntryDraft {
             key: self.key.clone(),
             tags,
             lifetime: judged.lifetime,
@@ -207,14 +207,14 @@ impl FromPost {
             cost: Duration::ZERO,
             tiers: larder_core::Tiers::MEMORY,
         };
-        if let Ok(entry) = self.plan.larder.entry(draft, &scope, Kept::Response(stored)) {
+        if let Ok(entry) = self.plan.larder.entry(draft, &scope, CacheRecord::Response(stored)) {
             self.plan.larder.keep(&entry);
         }
     }
 }
 
 /// What this cache has said of the POST is not part of what it keeps.
-fn without_our_word(plan: &Plan, mut headers: HeaderMap) -> HeaderMap {
+fn without_our_word(plan: &CacheContext, mut headers: HeaderMap) -> HeaderMap {
     if plan.extras.cache_status {
         stored::remove_last_line(&mut headers, &header::CACHE_STATUS);
     }

@@ -6,24 +6,24 @@ use bytes::Bytes;
 use larder_core::{AnyEntry, Encoded, Schema, Value};
 
 use super::{
-    header_template::Alike,
-    no_vary_search::Rules,
+    header_template::HeaderInterner,
+    no_vary_search::SearchRules,
     stored::{Extras, StoredResponse},
     variants::Variants,
 };
 
 /// A response, the list of an address that has several, or that there is nothing to keep.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(super) enum CacheRecord {
     Response(StoredResponse),
     Variants(Variants),
     /// What the responses of an address say of its queries.
-    Rules(Rules),
+    SearchRules(SearchRules),
     /// The last response was not to be kept, for this reason.
     Refusal(&'static str),
 }
 
-impl Kept {
+impl CacheRecord {
     pub(super) fn of(entry: &AnyEntry) -> Option<&Self> {
         entry.value()
     }
@@ -33,7 +33,7 @@ impl Kept {
         Schema::named("response cache, 1")
     }
 
-    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &Alike) -> Option<Self> {
+    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &HeaderInterner) -> Option<Self> {
         let rest = bytes.slice(1.min(bytes.len())..);
         match bytes.first()? {
             b'r' => StoredResponse::decode(&rest, extras, alike).map(Self::Response),
@@ -43,13 +43,13 @@ impl Kept {
     }
 }
 
-impl Value for Kept {
+impl Value for CacheRecord {
     fn weight(&self) -> usize {
         match self {
             Self::Response(response) => response.weight(),
             Self::Variants(variants) => variants.weight(),
             // Counted as full, since it grows after it was weighed.
-            Self::Rules(_) => 1024,
+            Self::SearchRules(_) => 1024,
             Self::Refusal(_) => 0,
         }
     }
@@ -59,7 +59,7 @@ impl Value for Kept {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
             // Each process finds out for itself.
-            Self::Rules(_) | Self::Refusal(_) => return None,
+            Self::SearchRules(_) | Self::Refusal(_) => return None,
         };
         let mut all = vec![letter];
         all.extend(bytes?);

@@ -4,7 +4,7 @@
 //! nobody has said so, and the cache has to assume that any field may: a password in a field of the application's
 //! own, a language, the name of the part of a page. So the fields of every request fall into classes:
 //!
-//! - **credentials** say who the client is; see [`Facts`](super::plan::Facts);
+//! - **credentials** say who the client is; see [`RequestFacts`](super::plan::RequestFacts);
 //! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
 //! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
 //!   client to everybody alike;
@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName};
 
-use super::plan::Plan;
+use super::plan::CacheContext;
 
 /// The fields that are part of the key of a response that was not opted in, in order.
 pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
@@ -129,7 +129,7 @@ const HARMLESS: [&str; 66] = [
 /// Fields of a browser about the circumstances of a request: `Sec-Fetch-Mode`, `Sec-CH-UA`, `Sec-GPC` and the like.
 const HARMLESS_PREFIX: &str = "sec-";
 
-impl Plan {
+impl CacheContext {
     /// The first field of a request that may have selected its response and is in no key, if there is one.
     pub(super) fn unknown_field<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderName> {
         headers.keys().find(|name| !self.is_known(name))

@@ -15,9 +15,9 @@ use tower_service::Service;
 
 use super::{
     future::ResponseFuture,
-    miss::Miss,
-    overrides::Choices,
-    plan::{Admit, Bypass, Lookup, Plan},
+    miss::CacheMiss,
+    overrides::ResponseOverrides,
+    plan::{Admission, Bypass, CacheContext, RequestKey},
     post_as_get::FromPost,
     status_header::said,
 };
@@ -32,11 +32,11 @@ use crate::{
 /// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
 pub struct ResponseCache<S> {
     inner: S,
-    plan: Arc<Plan>,
+    plan: Arc<CacheContext>,
 }
 
 impl<S> ResponseCache<S> {
-    pub(super) fn new(inner: S, plan: Arc<Plan>) -> Self {
+    pub(super) fn new(inner: S, plan: Arc<CacheContext>) -> Self {
         Self { inner, plan }
     }
 
@@ -94,7 +94,7 @@ impl<S> ResponseCache<S> {
     fn miss<B, R>(
         &mut self,
         request: Request<B>,
-        lookup: Lookup,
+        lookup: RequestKey,
         began: Moment,
     ) -> ResponseFuture<S::Future, R, S::Error>
     where
@@ -106,7 +106,7 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         let inner = take_ready(&mut self.inner);
-        match Miss::new(&self.plan, inner, request, lookup, began) {
+        match CacheMiss::new(&self.plan, inner, request, lookup, began) {
             Some(miss) => ResponseFuture::waiting(miss.serve()),
             None => {
                 let text = "the address is too long\n";
@@ -122,8 +122,8 @@ impl<S> ResponseCache<S> {
     /// Tells the handler where to leave its choices, and the cache around this one what this one wants.
     fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass, scope: &Scope) {
         let extensions = request.extensions_mut();
-        let Some(around) = extensions.get::<Choices>() else {
-            extensions.insert(Choices::new(&self.plan.larder, scope));
+        let Some(around) = extensions.get::<ResponseOverrides>() else {
+            extensions.insert(ResponseOverrides::new(&self.plan.larder, scope));
             return;
         };
         match why {
@@ -154,10 +154,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let began = self.plan.larder.tick();
         let lookup = match self.plan.admit(&request) {
-            Admit::Lookup(lookup) => lookup,
-            Admit::Bypass(why) => return self.forward(request, why),
-            Admit::OnlyIfCached => return ResponseFuture::ready(self.plan.nothing_stored(began)),
-            Admit::Ambiguous => {
+            Admission::RequestKey(lookup) => lookup,
+            Admission::Bypass(why) => return self.forward(request, why),
+            Admission::OnlyIfCached => {
+                return ResponseFuture::ready(self.plan.nothing_stored(began));
+            }
+            Admission::Ambiguous => {
                 self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
                 let text = "the request names no single valid host\n";
                 let answer = self.plan.refused(StatusCode::BAD_REQUEST, text, "ambiguous-host");
@@ -165,7 +167,7 @@ where
             }
         };
         if self.plan.tells_more_apart
-            && let Some(around) = request.extensions().get::<Choices>()
+            && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
             // This cache tells requests apart in ways that the one around it does not know.
             around.refuse("inner-cache");

@@ -11,7 +11,7 @@ use crate::body::CacheBody;
 
 /// Why a fill brought nothing that can be stored.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(super) struct SharedFailure {
     status: StatusCode,
     /// The response itself, where others may have it too.
     response: Option<Arc<SharedError>>,
@@ -27,7 +27,7 @@ pub(super) struct SharedError {
     pub(super) names: Vec<HeaderName>,
 }
 
-impl Failure {
+impl SharedFailure {
     /// Of which only the status may be told.
     pub(super) fn with_status(status: StatusCode) -> Self {
         Self { status, response: None }

@@ -5,43 +5,48 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use larder_core::{AnyEntry, Draft, Event, Key, Landing, Lifetime, Moment, Standing, Tag, Tiers};
+use larder_core::{
+    AnyEntry, EntryDraft, EntryState, Event, FlightResult, Key, Lifetime, Moment, Tag, Tiers,
+};
 use larder_semantics::{
     groups,
     storing::{NotStorable, Profile},
 };
 
 use super::{
-    fill::{Fill, Heard, SESSION_WRITTEN},
-    no_vary_search::Rules,
+    fill::{Fill, ReceivedHead, SESSION_WRITTEN},
+    no_vary_search::SearchRules,
     outgoing, partial,
-    plan::Plan,
-    record::Kept,
+    plan::CacheContext,
+    record::CacheRecord,
     stored::{self, Part, StoredResponse, Traits},
     variants::Variants,
 };
 
 /// What became of keeping a response.
 #[derive(Debug)]
-pub(super) struct KeptAs {
-    pub(super) landing: Landing,
+pub(super) struct StoreOutcome {
+    pub(super) landing: FlightResult,
     pub(super) stored: bool,
     pub(super) why: Option<&'static str>,
 }
 
-impl KeptAs {
+impl StoreOutcome {
     /// It is to be kept once the head has left.
-    pub(super) const TO_BE: Self = Self { landing: Landing::Failed, stored: true, why: None };
-    pub(super) const NOT: Self = Self { landing: Landing::Failed, stored: false, why: None };
+    pub(super) const TO_BE: Self =
+        Self { landing: FlightResult::Abandoned, stored: true, why: None };
+    pub(super) const NOT: Self =
+        Self { landing: FlightResult::Abandoned, stored: false, why: None };
 }
 
-impl Plan {
+impl CacheContext {
     /// Whether several responses are stored under this address.
     pub(super) fn has_variants(&self, address: &Key) -> bool {
         let list = self.larder.find(address.as_bytes());
-        let is_list = |list: &AnyEntry| matches!(Kept::of(list), Some(Kept::Variants(_)));
+        let is_list =
+            |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
         list.is_some_and(|list| {
-            is_list(&list) && self.larder.standing(&list, self.larder.now()) == Standing::Fresh
+            is_list(&list) && self.larder.standing(&list, self.larder.now()) == EntryState::Fresh
         })
     }
 
@@ -55,7 +60,7 @@ impl Plan {
 }
 
 impl Fill {
-    pub(super) fn keep(&self, heard: &Heard, whole: &Bytes) -> KeptAs {
+    pub(super) fn keep(&self, heard: &ReceivedHead, whole: &Bytes) -> StoreOutcome {
         let now = self.plan.larder.now();
         self.plan.meter.record_fill_time(now.since(self.began));
         match self.entry(heard, whole) {
@@ -72,30 +77,34 @@ impl Fill {
                     self.record(Event::Refused("overtaken"));
                 }
                 let landing = if heard.part.is_none() && heard.judged.is_of_use_to_others() {
-                    Landing::Landed(entry)
+                    FlightResult::Filled(entry)
                 } else {
-                    Landing::Unshared("unconfirmed")
+                    FlightResult::NotShared("unconfirmed")
                 };
                 let why = (!is_stored).then_some(NotStorable::Stale.as_str());
-                KeptAs { landing, stored, why }
+                StoreOutcome { landing, stored, why }
             }
             Err(why) => {
                 self.remember(why);
                 self.record(Event::Refused(why));
-                KeptAs { landing: Landing::Unshared(why), stored: false, why: Some(why) }
+                StoreOutcome {
+                    landing: FlightResult::NotShared(why),
+                    stored: false,
+                    why: Some(why),
+                }
             }
         }
     }
 
     /// Whether an error would take the place of a good response, which only what some client has said can have
     /// brought about: of one that is fresh, and an error of the server also of one that may stand in for it.
-    fn would_hide_a_good_one(&self, heard: &Heard) -> bool {
+    fn would_hide_a_good_one(&self, heard: &ReceivedHead) -> bool {
         let status = heard.head.status;
         let larder = &self.plan.larder;
         let is_good = |entry: &AnyEntry| {
             let of_use = match larder.standing(entry, larder.now()) {
-                Standing::Fresh => true,
-                Standing::WhileRevalidating | Standing::OnError => status.is_server_error(),
+                EntryState::Fresh => true,
+                EntryState::WhileRevalidating | EntryState::OnError => status.is_server_error(),
                 _ => false,
             };
             of_use && stored::of(entry).is_some_and(|stored| stored.status().is_success())
@@ -104,7 +113,8 @@ impl Fill {
         // Without a `Vary` of its own it would lie where the list of all variants lies.
         let hides_variants = || {
             let list = larder.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
-            let Some(Kept::Variants(variants)) = list.as_ref().and_then(|list| Kept::of(list))
+            let Some(CacheRecord::Variants(variants)) =
+                list.as_ref().and_then(|list| CacheRecord::of(list))
             else {
                 return false;
             };
@@ -117,7 +127,7 @@ impl Fill {
             && (hides_one() || hides_variants())
     }
 
-    fn entry(&self, heard: &Heard, whole: &Bytes) -> Result<AnyEntry, &'static str> {
+    fn entry(&self, heard: &ReceivedHead, whole: &Bytes) -> Result<AnyEntry, &'static str> {
         if self.scope.gathered().private && !self.asker.partitioned {
             return Err("private-part");
         }
@@ -149,7 +159,7 @@ impl Fill {
         tags.extend(chosen.tags);
         let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
-        let draft = Draft {
+        let draft = EntryDraft {
             key,
             tags,
             lifetime: heard.judged.lifetime,
@@ -158,13 +168,13 @@ impl Fill {
             cost: heard.received.since(self.began),
             tiers: self.plan.options.tiers,
         };
-        self.plan.larder.entry(draft, &self.scope, Kept::Response(stored))
+        self.plan.larder.entry(draft, &self.scope, CacheRecord::Response(stored))
     }
 
     /// What is kept of a part: it, or what it makes with a part that is there already.
     fn pieced_together(
         &self,
-        heard: &Heard,
+        heard: &ReceivedHead,
         headers: &mut HeaderMap,
         whole: &Bytes,
     ) -> Result<(Key, StatusCode, Option<Part>, Bytes), &'static str> {
@@ -183,7 +193,7 @@ impl Fill {
         Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
     }
 
-    fn traits(&self, heard: &Heard) -> Traits {
+    fn traits(&self, heard: &ReceivedHead) -> Traits {
         let private = self.is_private();
         let options = &self.plan.options;
         let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
@@ -197,7 +207,7 @@ impl Fill {
     }
 
     /// Notes what a response says of the queries of its address.
-    fn note_rule(&self, heard: &Heard) {
+    fn note_rule(&self, heard: &ReceivedHead) {
         let Some(search) = &self.search else { return };
         let Some((variance, _)) = search.told(&heard.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
@@ -207,19 +217,22 @@ impl Fill {
             larder.remove(&older);
         }
         let known = larder.find(key.as_bytes());
-        if let Some(Kept::Rules(rules)) = known.as_ref().and_then(|known| Kept::of(known)) {
+        if let Some(CacheRecord::SearchRules(rules)) =
+            known.as_ref().and_then(|known| CacheRecord::of(known))
+        {
             return rules.note(variance);
         }
-        let rules = Rules::default();
+        let rules = SearchRules::default();
         rules.note(variance);
-        let entry = self.bookkeeping(key, Duration::MAX, heard.received, Kept::Rules(rules));
+        let entry =
+            self.bookkeeping(key, Duration::MAX, heard.received, CacheRecord::SearchRules(rules));
         if let Some(entry) = entry {
             larder.keep(&entry);
         }
     }
 
     /// Puts a variant on the list of its address.
-    fn list_variant(&self, heard: &Heard) {
+    fn list_variant(&self, heard: &ReceivedHead) {
         if heard.key == heard.base {
             return;
         }
@@ -228,12 +241,12 @@ impl Fill {
             .find(heard.base.as_bytes())
             .filter(|entry| {
                 // One that a reset of the log has reached is not written to the store any more.
-                matches!(Kept::of(entry), Some(Kept::Variants(_)))
-                    && larder.standing(entry, larder.now()) == Standing::Fresh
+                matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
+                    && larder.standing(entry, larder.now()) == EntryState::Fresh
             })
             .or_else(|| self.new_list(heard));
         let Some(list) = list else { return };
-        let Some(Kept::Variants(variants)) = Kept::of(&list) else { return };
+        let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
         let most = self.plan.options.variants;
         for surplus in variants.add(&heard.names, &heard.key, most) {
             if let Some(entry) = larder.find(surplus.as_bytes()) {
@@ -246,8 +259,8 @@ impl Fill {
         }
     }
 
-    fn new_list(&self, heard: &Heard) -> Option<AnyEntry> {
-        let kept = Kept::Variants(Variants::new());
+    fn new_list(&self, heard: &ReceivedHead) -> Option<AnyEntry> {
+        let kept = CacheRecord::Variants(Variants::new());
         let entry = self.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
         self.plan.larder.keep(&entry).then_some(entry)
     }
@@ -258,10 +271,10 @@ impl Fill {
         key: Key,
         lives: Duration,
         filled: Moment,
-        kept: Kept,
+        kept: CacheRecord,
     ) -> Option<AnyEntry> {
         let larder = &self.plan.larder;
-        let draft = Draft {
+        let draft = EntryDraft {
             key,
             tags: Vec::new(),
             lifetime: Lifetime::fresh_for(lives),
@@ -278,14 +291,14 @@ impl Fill {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
         let now = self.plan.larder.now();
-        if let Some(entry) = self.bookkeeping(key, time, now, Kept::Refusal(why)) {
+        if let Some(entry) = self.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
             self.plan.larder.keep(&entry);
         }
     }
 }
 
 /// Where it is remembered that there is nothing to wait for.
-pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLong> {
+pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLongError> {
     queue.with_part(b" refused")
 }
 

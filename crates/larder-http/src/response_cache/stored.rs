@@ -8,8 +8,8 @@ use larder_core::{AnyEntry, Entry, Moment};
 use larder_semantics::{fields, ranges::ByteRange};
 
 use super::{
-    header_template::{Alike, OwnValues, Template},
-    record::Kept,
+    header_template::{HeaderInterner, OwnValues, Template},
+    record::CacheRecord,
     status_header,
 };
 use crate::body::CacheBody;
@@ -96,7 +96,7 @@ impl StoredResponse {
         body: Bytes,
         traits: Traits,
         extras: Extras,
-        alike: &Alike,
+        alike: &HeaderInterner,
     ) -> Self {
         // Said here, so that nobody has to make room for it on every hit.
         fields.remove(header::CONTENT_LENGTH);
@@ -190,7 +190,7 @@ impl StoredResponse {
     }
 
     /// The kept response of a shared store.
-    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &Alike) -> Option<Self> {
+    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &HeaderInterner) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
         let traits = Traits::from_byte(at.take(1)?[0])?;
@@ -277,8 +277,8 @@ pub(super) fn age_line(age: Duration) -> HeaderValue {
 /// The response of an entry, if it is one.
 #[inline]
 pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
-    match Kept::of(entry)? {
-        Kept::Response(stored) => Some(stored),
+    match CacheRecord::of(entry)? {
+        CacheRecord::Response(stored) => Some(stored),
         _ => None,
     }
 }
@@ -360,7 +360,7 @@ mod tests {
         fields
     }
 
-    fn stored(alike: &Alike) -> StoredResponse {
+    fn stored(alike: &HeaderInterner) -> StoredResponse {
         let body = Bytes::from_static(b"hello");
         let traits = Traits { open: true, validated: true, ..Traits::default() };
         StoredResponse::new(StatusCode::OK, fields(), body, traits, EXTRAS, alike)
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_with_all_its_fields() {
-        let stored = stored(&Alike::default());
+        let stored = stored(&HeaderInterner::default());
         assert_eq!(stored.fields(), fields());
         let seconds = Duration::from_secs;
         let fields = stored.fields_of_answer(seconds(3), Some(status_header::hit(57)));
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_stored_response_survives_being_written_and_read() {
-        let alike = Alike::default();
+        let alike = HeaderInterner::default();
         let bytes = Bytes::from(stored(&alike).encode().unwrap());
         let read = StoredResponse::decode(&bytes, EXTRAS, &alike).unwrap();
         assert_eq!((read.fields(), read.traits), (fields(), stored(&alike).traits));
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn responses_with_the_same_fields_share_one_map() {
-        let alike = Alike::default();
+        let alike = HeaderInterner::default();
         let (a, b) = (stored(&alike), stored(&alike));
         assert!(Arc::ptr_eq(&a.alike, &b.alike));
     }

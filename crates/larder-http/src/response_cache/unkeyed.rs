@@ -6,12 +6,12 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
-use super::{plan::Plan, request_fields::is_credentials};
+use super::{plan::CacheContext, request_fields::is_credentials};
 use crate::address::{
     Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of, with_query,
 };
 
-impl Plan {
+impl CacheContext {
     /// Takes out of a request what the key of its answer does not contain.
     pub(super) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
         let address = Address::of(&Head::from(&*request), self.options.scheme).ok();

@@ -13,9 +13,9 @@ use sqlparser::ast::{
 };
 
 use super::{
-    Analysis, Change, Nature, SqlDialect,
+    Analysis, SqlDialect, StatementKind, TableChange,
     functions::{self, Purity},
-    pins::{self, Occurrence, Pinned},
+    pins::{self, Occurrence, PinnedKey},
 };
 use crate::catalog::{Catalog, folded};
 
@@ -24,7 +24,7 @@ pub(super) struct Collector<'a> {
     catalog: Option<&'a Catalog>,
     /// How often each relation is named.
     relations: BTreeMap<String, usize>,
-    pinned: BTreeMap<String, Vec<Pinned>>,
+    pinned: BTreeMap<String, Vec<PinnedKey>>,
     /// The names of CTEs that hide tables, at each query that the walk is in.
     scopes: Vec<BTreeSet<String>>,
     /// The same for the queries of CTEs, which the walk has not reached.
@@ -32,7 +32,7 @@ pub(super) struct Collector<'a> {
     /// The name of a function that stands where a table stands, and is visited next.
     not_a_relation: Option<*const ObjectName>,
     has_unnamed_columns: bool,
-    changes: Vec<Change>,
+    changes: Vec<TableChange>,
     volatile: Option<&'static str>,
     defines: bool,
     unknown: Option<&'static str>,
@@ -72,18 +72,18 @@ impl<'a> Collector<'a> {
         }
         let reads = self.reads();
         let nature = match (self.unknown, self.volatile) {
-            (Some(why), _) => Nature::Unknown(why),
-            _ if self.defines => Nature::Definition,
-            _ if !self.changes.is_empty() => Nature::Write,
-            (_, Some(why)) => Nature::Volatile(why),
-            _ => Nature::Query,
+            (Some(why), _) => StatementKind::Unknown(why),
+            _ if self.defines => StatementKind::Definition,
+            _ if !self.changes.is_empty() => StatementKind::Write,
+            (_, Some(why)) => StatementKind::Volatile(why),
+            _ => StatementKind::Query,
         };
         let reads_unknown = self.reads_unknown || self.unknown.is_some();
         Analysis { fingerprint, nature, reads, reads_unknown, changes: self.changes }
     }
 
     /// Rules 1 and 3.
-    fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pinned>>> {
+    fn reads(&mut self) -> BTreeMap<String, Option<Vec<PinnedKey>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
@@ -186,7 +186,7 @@ impl<'a> Collector<'a> {
         self.call_if(known);
     }
 
-    fn change(&mut self, table: Option<String>, rows: Option<Vec<Pinned>>, what: Touches) {
+    fn change(&mut self, table: Option<String>, rows: Option<Vec<PinnedKey>>, what: RowEffects) {
         let Some(table) = table else {
             self.unknown = self.unknown.or(Some("unknown-table"));
             return;
@@ -198,7 +198,7 @@ impl<'a> Collector<'a> {
             // A view, a table that has been made since, or all that is known is nothing.
             _ => None,
         };
-        self.changes.push(Change { table, rows, with });
+        self.changes.push(TableChange { table, rows, with });
     }
 
     fn insert(&mut self, insert: &Insert) {
@@ -227,7 +227,7 @@ impl<'a> Collector<'a> {
             Some(_) if !replaces => inserted(insert, &key),
             _ => None,
         };
-        let what = Touches { deletes: replaces, updates: updates != Some(false) };
+        let what = RowEffects { deletes: replaces, updates: updates != Some(false) };
         self.change(table, rows, what);
     }
 
@@ -246,7 +246,7 @@ impl<'a> Collector<'a> {
             matches!(update.or, Some(SqliteOnConflict::Replace)) || self.replaces(table.as_deref());
         let names_rows = !replaces && !touches(&update.assignments, &key);
         let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
-        let what = Touches { deletes: replaces, updates: true };
+        let what = RowEffects { deletes: replaces, updates: true };
         self.change(table, rows.filter(|_| names_rows), what);
     }
 
@@ -261,7 +261,7 @@ impl<'a> Collector<'a> {
         occurrences.extend(Occurrence::all(using, self.dialect));
         let table = table_of(&target.relation, self.dialect);
         let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
-        self.change(table, rows, Touches { deletes: true, updates: false });
+        self.change(table, rows, RowEffects { deletes: true, updates: false });
     }
 
     /// The rows of the written table that a condition leaves. The table itself is the first occurrence.
@@ -270,7 +270,7 @@ impl<'a> Collector<'a> {
         occurrences: &[Occurrence],
         condition: Option<&Expr>,
         table: Option<&str>,
-    ) -> Option<Vec<Pinned>> {
+    ) -> Option<Vec<PinnedKey>> {
         let pinned = pins::pinned(occurrences, condition, self.catalog?);
         // The same table once more in a `FROM` may be the one that is pinned.
         let mut own = pinned.into_iter().filter(|(name, _)| Some(&**name) == table);
@@ -293,7 +293,7 @@ impl<'a> Collector<'a> {
 
 /// What a write may do to rows besides bringing new ones.
 #[derive(Clone, Copy)]
-struct Touches {
+struct RowEffects {
     deletes: bool,
     updates: bool,
 }
@@ -521,7 +521,7 @@ fn is_row_number(name: &str) -> bool {
 }
 
 /// The rows that an `INSERT` names by the values it has for the key.
-fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<Pinned>> {
+fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<PinnedKey>> {
     if key.is_empty() {
         return None;
     }
@@ -538,7 +538,7 @@ fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<Pinned>> {
     let SetExpr::Values(values) = &*insert.source.as_ref()?.body else { return None };
     let row = |row: &Vec<Expr>| {
         let value = |place: &usize| Some(vec![pins::operand(row.get(*place)?)?]);
-        places.iter().map(value).collect::<Option<Pinned>>()
+        places.iter().map(value).collect::<Option<PinnedKey>>()
     };
     values.rows.iter().map(|parens| row(parens)).collect()
 }

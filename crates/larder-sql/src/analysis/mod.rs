@@ -61,7 +61,7 @@ pub(crate) use self::functions::OF_TIME;
 pub(crate) use self::functions::listed;
 pub(crate) use self::{
     functions::{Purity, is_moving_time},
-    pins::{Operand, Pinned},
+    pins::{Operand, PinnedKey},
 };
 
 /// How a database writes SQL.
@@ -84,7 +84,7 @@ impl SqlDialect {
 
 /// What a statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nature {
+pub(crate) enum StatementKind {
     /// It only reads, and gives the same while nothing is written.
     Query,
     /// It only reads, but what it gives is not to be kept, for this reason.
@@ -102,20 +102,20 @@ pub(crate) enum Nature {
 pub(crate) struct Analysis {
     /// Stands for its text, whitespace and comments aside.
     pub(crate) fingerprint: String,
-    pub(crate) nature: Nature,
+    pub(crate) nature: StatementKind,
     /// What it reads: of each table the rows that it is pinned to, or all.
-    pub(crate) reads: BTreeMap<String, Option<Vec<Pinned>>>,
+    pub(crate) reads: BTreeMap<String, Option<Vec<PinnedKey>>>,
     /// Whether it reads something of which nothing is known.
     pub(crate) reads_unknown: bool,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<TableChange>,
 }
 
 /// What a statement writes of one table.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Change {
+pub(crate) struct TableChange {
     pub(crate) table: String,
     /// The rows that it names; any where it names none.
-    pub(crate) rows: Option<Vec<Pinned>>,
+    pub(crate) rows: Option<Vec<PinnedKey>>,
     /// All that changes with it, as a whole. `None` when it may be anything.
     pub(crate) with: Option<BTreeSet<String>>,
 }
@@ -142,14 +142,14 @@ impl Analysis {
         }
         let analysis = Self::parsed(text, tokens.clone(), &normalised, dialect, catalog);
         match (analysis.nature, catalog) {
-            (Nature::Unknown(_) | Nature::Definition, Some(catalog))
+            (StatementKind::Unknown(_) | StatementKind::Definition, Some(catalog))
                 if reads::cannot_write(&cut(tokens.clone(), dialect), dialect, catalog) =>
             {
                 let why = match analysis.nature {
-                    Nature::Unknown(why) => why,
+                    StatementKind::Unknown(why) => why,
                     _ => "shows-settings",
                 };
-                let nature = Nature::Volatile(why);
+                let nature = StatementKind::Volatile(why);
                 Self { nature, reads_unknown: true, changes: Vec::new(), ..analysis }
             }
             _ => analysis,
@@ -185,7 +185,7 @@ impl Analysis {
     fn unknown(text: &str, why: &'static str) -> Self {
         Self {
             fingerprint: fingerprint(text),
-            nature: Nature::Unknown(why),
+            nature: StatementKind::Unknown(why),
             reads: BTreeMap::new(),
             reads_unknown: true,
             changes: Vec::new(),
@@ -218,10 +218,10 @@ fn written_by_any_depth(
         let _unbroken = statement.visit(&mut collector);
         let analysis = collector.finish(String::new());
         match analysis.nature {
-            Nature::Query | Nature::Volatile(_) | Nature::Write => {
+            StatementKind::Query | StatementKind::Volatile(_) | StatementKind::Write => {
                 tables.extend(analysis.changes.into_iter().map(|change| change.table));
             }
-            Nature::Definition | Nature::Unknown(_) => return None,
+            StatementKind::Definition | StatementKind::Unknown(_) => return None,
         }
     }
     Some(tables)
@@ -243,7 +243,7 @@ fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String
     let mut collector = Collector::new(dialect, None);
     let _unbroken = view.query.visit(&mut collector);
     let analysis = collector.finish(String::new());
-    (analysis.nature == Nature::Query).then(|| analysis.reads.into_keys().collect())
+    (analysis.nature == StatementKind::Query).then(|| analysis.reads.into_keys().collect())
 }
 
 /// The statements that were analysed, by their texts. A program has few texts and short ones; one that writes values into

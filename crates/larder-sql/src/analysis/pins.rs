@@ -9,7 +9,7 @@ use super::SqlDialect;
 use crate::catalog::{Catalog, KeyColumn, folded};
 
 /// The rows of a table whose key is one of these: for each column of the key its alternatives.
-pub(crate) type Pinned = Vec<Vec<Operand>>;
+pub(crate) type PinnedKey = Vec<Vec<Operand>>;
 
 /// A value of a key, as it stands in a statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +64,7 @@ pub(super) fn pinned(
     occurrences: &[Occurrence],
     condition: Option<&Expr>,
     catalog: &Catalog,
-) -> Vec<(String, Pinned)> {
+) -> Vec<(String, PinnedKey)> {
     let mut members = Vec::new();
     if let Some(condition) = condition {
         conjuncts(condition, &mut members);
@@ -82,7 +82,7 @@ pub(super) fn pinned(
                 .map(|(_, values)| values.clone());
             found.next()
         };
-        let pinned: Option<Pinned> = key.iter().map(values).collect();
+        let pinned: Option<PinnedKey> = key.iter().map(values).collect();
         Some((table.clone(), pinned?))
     };
     occurrences.iter().filter_map(of).collect()

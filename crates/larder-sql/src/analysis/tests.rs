@@ -31,7 +31,7 @@ fn read(text: &str, values: &[SqlValue]) -> String {
     let mut texts: Vec<_> = texts.collect();
     texts.sort();
     match analysis.nature {
-        Nature::Query => texts.join(" "),
+        StatementKind::Query => texts.join(" "),
         other => format!("{other:?} {}", texts.join(" ")),
     }
 }
@@ -257,15 +257,19 @@ fn the_name_of_a_cte_hides_a_table_only_where_the_cte_is_seen() {
     let hidden = postgres(
         "WITH RECURSIVE pg_class AS (SELECT 1 AS n UNION SELECT n FROM pg_class) SELECT n FROM pg_class",
     );
-    assert_eq!(hidden.nature, Nature::Query);
+    assert_eq!(hidden.nature, StatementKind::Query);
     let quoted = postgres("WITH \"Pg_Class\" AS (SELECT 1) SELECT count(*) FROM pg_class");
     assert_eq!(
         quoted.nature,
-        Nature::Volatile("unknown-relation"),
+        StatementKind::Volatile("unknown-relation"),
         "names in quotes keep their case"
     );
     let seen = postgres("WITH pg_class AS (SELECT n FROM pg_class) SELECT n FROM pg_class");
-    assert_eq!(seen.nature, Nature::Volatile("unknown-relation"), "the one inside is the server's");
+    assert_eq!(
+        seen.nature,
+        StatementKind::Volatile("unknown-relation"),
+        "the one inside is the server's"
+    );
 }
 
 #[test]
@@ -281,7 +285,7 @@ fn what_is_not_understood_and_cannot_write_bypasses() {
     ];
     for text in cannot {
         let analysis = analysed(text);
-        let bypasses = matches!(analysis.nature, Nature::Volatile(_) | Nature::Query);
+        let bypasses = matches!(analysis.nature, StatementKind::Volatile(_) | StatementKind::Query);
         assert!(bypasses && analysis.changes.is_empty(), "{text}: {:?}", analysis.nature);
     }
     let may = [
@@ -301,8 +305,10 @@ fn what_is_not_understood_and_cannot_write_bypasses() {
     ];
     for text in may {
         let analysis = analysed(text);
-        let writes =
-            matches!(analysis.nature, Nature::Unknown(_) | Nature::Definition | Nature::Write);
+        let writes = matches!(
+            analysis.nature,
+            StatementKind::Unknown(_) | StatementKind::Definition | StatementKind::Write
+        );
         assert!(writes, "{text}: {:?}", analysis.nature);
     }
     let postgres = |text: &str| Analysis::of(text, SqlDialect::Postgres, Some(&catalog())).nature;
@@ -312,21 +318,29 @@ fn what_is_not_understood_and_cannot_write_bypasses() {
         "TABLE products",
         "EXPLAIN (COSTS OFF) DELETE FROM products",
     ] {
-        assert!(matches!(postgres(text), Nature::Volatile(_)), "{text}: {:?}", postgres(text));
+        assert!(
+            matches!(postgres(text), StatementKind::Volatile(_)),
+            "{text}: {:?}",
+            postgres(text)
+        );
     }
     for text in [
         "SELECT ROW(1, 2)",
         "SELECT ARRAY(SELECT id FROM products)",
         "SELECT GROUPING(id) FROM products GROUP BY id",
     ] {
-        assert_eq!(postgres(text), Nature::Query, "{text}");
+        assert_eq!(postgres(text), StatementKind::Query, "{text}");
     }
     for text in [
         "EXPLAIN ANALYZE DELETE FROM products",
         "EXPLAIN (ANALYZE) SELECT f(1)",
         "SET TimeZone = 'UTC'",
     ] {
-        assert!(!matches!(postgres(text), Nature::Volatile(_)), "{text}: {:?}", postgres(text));
+        assert!(
+            !matches!(postgres(text), StatementKind::Volatile(_)),
+            "{text}: {:?}",
+            postgres(text)
+        );
     }
 }
 

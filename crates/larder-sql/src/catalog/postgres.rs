@@ -13,7 +13,7 @@ use crate::analysis::{self, Purity, SqlDialect};
 
 /// The tables, views, keys, triggers and functions of the database, as it is now.
 pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
-    let read = Read::all(pool).await?;
+    let read = CatalogRows::all(pool).await?;
     let mut catalog = Catalog::new().of_origin(&read.origin);
     for relation in &read.relations {
         let name = folded(&relation.name);
@@ -50,7 +50,7 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
 }
 
 /// All that the database says of itself, at one moment.
-struct Read {
+struct CatalogRows {
     relations: Vec<Relation>,
     /// The names of those that are described.
     names: BTreeMap<i64, String>,
@@ -72,7 +72,7 @@ struct Read {
     origin: Vec<String>,
 }
 
-impl Read {
+impl CatalogRows {
     async fn all(pool: &PgPool) -> sqlx::Result<Self> {
         let mut transaction =
             pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -324,13 +324,13 @@ impl Function {
 
 /// A function of users that is not immutable.
 #[derive(FromRow)]
-struct Called {
+struct FunctionUse {
     function: String,
     is_volatile: bool,
     is_by_hand: bool,
 }
 
-impl Called {
+impl FunctionUse {
     /// As for a function that is called by its name.
     fn may_write(&self) -> bool {
         let is_listed = || analysis::listed(&self.function) == Purity::Volatile;
@@ -354,7 +354,7 @@ struct Code {
     view: Option<i64>,
     is_of_domain: bool,
     #[sqlx(flatten)]
-    called: Called,
+    called: FunctionUse,
 }
 
 #[derive(FromRow)]
@@ -362,7 +362,7 @@ struct Cast {
     /// `i` where an expression may imply it, `a` where an assignment may, `e` where neither may.
     context: String,
     #[sqlx(flatten)]
-    called: Called,
+    called: FunctionUse,
 }
 
 /// What users have declared. What is stable may read any table; what is immutable need not be known.

@@ -4,7 +4,7 @@
 //!
 //! Triggers of the database leave a line in a table, the *outbox*, for each statement that changes another table, in the
 //! transaction of that statement. What is committed has left its line, whoever wrote it and whatever became of him; what is
-//! rolled back has left none. A [`Following`] reads the lines and invalidates what they name. So between a commit and its
+//! rolled back has left none. A [`OutboxFollower`] reads the lines and invalidates what they name. So between a commit and its
 //! invalidation nothing can be lost: at worst it is late.
 //!
 //! # Who reads what
@@ -43,7 +43,7 @@ use crate::{
     catalog::{Catalog, folded},
     db::Db,
     error::{QueryError, QueryErrorKind},
-    plan::Plan,
+    plan::QueryContext,
     sqlx_service::Pool,
 };
 
@@ -131,35 +131,35 @@ impl Outbox {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub async fn follow(&self) -> Result<Following, QueryError> {
+    pub async fn follow(&self) -> Result<OutboxFollower, QueryError> {
         let mut tasks = JoinSet::new();
         match self.pool() {
             #[cfg(feature = "sqlite")]
             Pool::Sqlite(pool) => {
                 let reader = sqlite::Reader::open(pool).await?;
-                tasks.spawn(Follower::begin(self.db.clone(), reader).await?.run());
+                tasks.spawn(OutboxReader::begin(self.db.clone(), reader).await?.run());
             }
             #[cfg(feature = "postgres")]
             Pool::Postgres(pool) => {
                 let reader =
                     postgres::Reader::open(pool, &mut tasks).await.map_err(QueryError::database)?;
-                tasks.spawn(Follower::begin(self.db.clone(), reader).await?.run());
+                tasks.spawn(OutboxReader::begin(self.db.clone(), reader).await?.run());
             }
         }
-        Ok(Following { _tasks: tasks })
+        Ok(OutboxFollower { _tasks: tasks })
     }
 
     fn pool(&self) -> &Pool {
         self.db.cache().inner().pool()
     }
 
-    fn plan(&self) -> &Arc<Plan> {
+    fn plan(&self) -> &Arc<QueryContext> {
         self.db.cache().plan()
     }
 }
 
 /// Runs the definition of the outbox once more.
-async fn reinstall(pool: &Pool, plan: Weak<Plan>) -> sqlx::Result<()> {
+async fn reinstall(pool: &Pool, plan: Weak<QueryContext>) -> sqlx::Result<()> {
     match pool {
         #[cfg(feature = "sqlite")]
         Pool::Sqlite(pool) => run_all(pool, &sqlite::definition(pool).await?).await?,
@@ -174,19 +174,19 @@ async fn reinstall(pool: &Pool, plan: Weak<Plan>) -> sqlx::Result<()> {
 
 /// Somebody follows the outbox. Dropping it ends that.
 #[must_use = "dropped, nobody follows any more"]
-pub struct Following {
+pub struct OutboxFollower {
     _tasks: JoinSet<()>,
 }
 
-impl fmt::Debug for Following {
+impl fmt::Debug for OutboxFollower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Following").finish_non_exhaustive()
+        f.debug_struct("OutboxFollower").finish_non_exhaustive()
     }
 }
 
 /// Who has a place in the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Reading {
+enum ReadPosition {
     /// This process, behind this place.
     Alone(String),
     /// Those who share a log, under this name.
@@ -195,8 +195,8 @@ enum Reading {
 
 /// What was found behind a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Found {
-    lines: Vec<Line>,
+struct OutboxBatch {
+    lines: Vec<OutboxRow>,
     /// Where the next look begins.
     place: String,
     /// Whether lines may have been missed: then anything may have changed.
@@ -205,7 +205,7 @@ struct Found {
     ages: bool,
 }
 
-impl Found {
+impl OutboxBatch {
     fn is_nothing(&self) -> bool {
         self.lines.is_empty() && !self.gap && !self.ages
     }
@@ -213,13 +213,13 @@ impl Found {
 
 /// A line of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
+struct OutboxRow {
     table: String,
     /// The keys of the rows; any row where there are none.
     keys: Option<Vec<Vec<Option<String>>>>,
 }
 
-impl Line {
+impl OutboxRow {
     fn new(table: String, keys: Option<&str>) -> Self {
         // What cannot be read names any row.
         Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
@@ -234,13 +234,13 @@ trait Reader: Send + 'static {
         Self: 'a;
 
     /// What is behind a place. Behind nowhere, the empty one, there is a gap.
-    fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<Found>> + Send;
+    fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<OutboxBatch>> + Send;
 
     /// What is behind a shared place, unless somebody else is at it. One that is not there is made, and is nowhere.
     fn claim(
         &mut self,
         name: &str,
-    ) -> impl Future<Output = sqlx::Result<Option<(Found, Self::Claim<'_>)>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Option<(OutboxBatch, Self::Claim<'_>)>>> + Send;
 
     /// Removes what all have had an hour to read.
     fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -254,17 +254,17 @@ trait Claim {
     fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
-struct Follower<R> {
+struct OutboxReader<R> {
     db: Db,
     reader: R,
-    reading: Reading,
+    reading: ReadPosition,
     /// Up to where this process has told the log what it could not take yet.
     told: Option<String>,
     cleaned: tokio::time::Instant,
     failing: bool,
 }
 
-impl<R: Reader> Follower<R> {
+impl<R: Reader> OutboxReader<R> {
     async fn begin(db: Db, mut reader: R) -> Result<Self, QueryError> {
         let here = reader.behind("").await.map_err(QueryError::database)?.place;
         let reading = shared_place(&db);
@@ -272,7 +272,7 @@ impl<R: Reader> Follower<R> {
             // What was kept before this place may have missed a line.
             let _logged_or_queued = db.invalidate_all().await;
         }
-        let reading = reading.unwrap_or(Reading::Alone(here));
+        let reading = reading.unwrap_or(ReadPosition::Alone(here));
         let cleaned = tokio::time::Instant::now();
         Ok(Self { db, reader, reading, told: None, cleaned, failing: false })
     }
@@ -302,8 +302,8 @@ impl<R: Reader> Follower<R> {
             (self.reading, self.told) = (shared, None);
         }
         match &mut self.reading {
-            Reading::Alone(place) => Self::tell(&self.db, &mut self.reader, place).await?,
-            Reading::Shared(name) => {
+            ReadPosition::Alone(place) => Self::tell(&self.db, &mut self.reader, place).await?,
+            ReadPosition::Shared(name) => {
                 let pending = self.db.cache().plan().larder.invalidations_pending();
                 match self.told.as_mut().filter(|_| pending > 0) {
                     // The log takes nothing: what this process has told itself it tells no second time.
@@ -354,21 +354,21 @@ impl<R: Reader> Follower<R> {
 }
 
 /// The place of those who share a log: another for each epoch. `None` where none is shared, or it is out of reach.
-fn shared_place(db: &Db) -> Option<Reading> {
+fn shared_place(db: &Db) -> Option<ReadPosition> {
     let plan = db.cache().plan();
     let log = plan.larder.log();
     let epoch = log.epoch.filter(|_| log.shared)?;
-    Some(Reading::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
+    Some(ReadPosition::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
 }
 
 /// Invalidates all that was found, as one append. `None` where there was nothing.
-async fn invalidate(db: &Db, found: &Found) -> sqlx::Result<Option<Invalidated>> {
+async fn invalidate(db: &Db, found: &OutboxBatch) -> sqlx::Result<Option<Invalidated>> {
     if found.gap {
         return Ok(Some(db.invalidate_all().await));
     }
     let plan = db.cache().plan();
     let known = plan.known();
-    let is_known = |line: &Line| {
+    let is_known = |line: &OutboxRow| {
         known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
     };
     // A table was made since. Where the tables cannot be read the lines are taken another time.
@@ -383,7 +383,7 @@ async fn invalidate(db: &Db, found: &Found) -> sqlx::Result<Option<Invalidated>>
 }
 
 /// What these lines make untrue.
-fn targets(plan: &Plan, catalog: Option<&Catalog>, lines: &[Line]) -> Vec<Target> {
+fn targets(plan: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) -> Vec<Target> {
     let mut changed: BTreeMap<String, Option<Vec<Vec<String>>>> = BTreeMap::new();
     for line in lines {
         let table = folded(&line.table);

@@ -8,7 +8,7 @@ use sqlx::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES};
+use super::{Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
 
 /// What makes the outbox.
 pub(super) const DEFINITION: &str = include_str!("postgres.sql");
@@ -51,13 +51,13 @@ async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
 }
 
 impl super::Reader for Reader {
-    type Claim<'a> = Claimed;
+    type Claim<'a> = ClaimedPosition;
 
-    async fn behind(&mut self, place: &str) -> sqlx::Result<Found> {
+    async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
         found(&sqlx::query(BEHIND).bind(place).fetch_all(&self.pool).await?)
     }
 
-    async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed)>> {
+    async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition)>> {
         let mut transaction = self.pool.begin().await?;
         // Who is stopped or cut off while he has it does not keep it from the others.
         sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
@@ -70,8 +70,8 @@ impl super::Reader for Reader {
         }
         let Some((place, ages)) = place else { return Ok(None) };
         let rows = sqlx::query(BEHIND).bind(&place).fetch_all(&mut *transaction).await?;
-        let found = Found { ages, ..found(&rows)? };
-        Ok(Some((found, Claimed { transaction, name: name.to_owned() })))
+        let found = OutboxBatch { ages, ..found(&rows)? };
+        Ok(Some((found, ClaimedPosition { transaction, name: name.to_owned() })))
     }
 
     async fn clean(&mut self) -> sqlx::Result<()> {
@@ -97,12 +97,12 @@ impl super::Reader for Reader {
     }
 }
 
-pub(super) struct Claimed {
+pub(super) struct ClaimedPosition {
     transaction: Transaction<'static, Postgres>,
     name: String,
 }
 
-impl Claim for Claimed {
+impl Claim for ClaimedPosition {
     async fn move_to(mut self, place: &str) -> sqlx::Result<()> {
         let moved = sqlx::query(MOVE).bind(place).bind(&self.name);
         moved.execute(&mut *self.transaction).await?;
@@ -110,14 +110,14 @@ impl Claim for Claimed {
     }
 }
 
-fn found(rows: &[PgRow]) -> sqlx::Result<Found> {
-    let mut found = Found { gap: rows.len() > MOST_LINES, ..Found::default() };
+fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
+    let mut found = OutboxBatch { gap: rows.len() > MOST_LINES, ..OutboxBatch::default() };
     for row in rows {
         found.place = row.try_get(0)?;
         found.gap |= row.try_get::<bool, _>(1)?;
         // One row comes in any case, without a line where there is none.
         if let Some(table) = row.try_get(2)? {
-            found.lines.push(Line::new(table, row.try_get(3)?));
+            found.lines.push(OutboxRow::new(table, row.try_get(3)?));
         }
     }
     Ok(found)

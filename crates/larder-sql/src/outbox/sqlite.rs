@@ -8,7 +8,7 @@ use std::{fmt::Write as _, time::Duration};
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::{Claim, Found, LONGEST_WAIT, Line, MOST_LINES};
+use super::{Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
 use crate::{
     catalog::sqlite::FILE,
     error::{QueryError, QueryErrorKind},
@@ -116,14 +116,14 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
 }
 
 impl super::Reader for Reader {
-    type Claim<'a> = Claimed<'a>;
+    type Claim<'a> = ClaimedPosition<'a>;
 
-    async fn behind(&mut self, place: &str) -> sqlx::Result<Found> {
+    async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
         let (seen, seen_at) = place.split_once(' ').unwrap_or_default();
         let (seen, seen_at): (i64, i64) =
             (seen.parse().unwrap_or(i64::MAX), seen_at.parse().unwrap_or_default());
         let rows = sqlx::query(BEHIND).bind(seen).fetch_all(&mut self.connection).await?;
-        let mut found = Found { gap: rows.len() > MOST_LINES, ..Found::default() };
+        let mut found = OutboxBatch { gap: rows.len() > MOST_LINES, ..OutboxBatch::default() };
         for row in rows {
             let (end, now): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             found.place = format!("{end} {now}");
@@ -133,12 +133,15 @@ impl super::Reader for Reader {
             // A key of bytes is no text, and names any row.
             let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
             let key = key.and_then(|key| String::from_utf8(key).ok()).map(|key| format!("[{key}]"));
-            found.lines.push(Line::new(table, key.as_deref()));
+            found.lines.push(OutboxRow::new(table, key.as_deref()));
         }
         Ok(found)
     }
 
-    async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(Found, Claimed<'_>)>> {
+    async fn claim(
+        &mut self,
+        name: &str,
+    ) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition<'_>)>> {
         let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
         let (place, ages) = match claim().fetch_optional(&mut self.connection).await? {
             Some(place) => place,
@@ -147,9 +150,9 @@ impl super::Reader for Reader {
                 claim().fetch_one(&mut self.connection).await?
             }
         };
-        let found = Found { ages, ..self.behind(&place).await? };
+        let found = OutboxBatch { ages, ..self.behind(&place).await? };
         let connection = &mut self.connection;
-        Ok(Some((found, Claimed { connection, name: name.to_owned(), from: place })))
+        Ok(Some((found, ClaimedPosition { connection, name: name.to_owned(), from: place })))
     }
 
     async fn clean(&mut self) -> sqlx::Result<()> {
@@ -171,13 +174,13 @@ impl super::Reader for Reader {
 
 /// No lock: there is one writer at a time, and the database should not wait for a log. Two who read the same invalidate it
 /// twice.
-pub(super) struct Claimed<'a> {
+pub(super) struct ClaimedPosition<'a> {
     connection: &'a mut SqliteConnection,
     name: String,
     from: String,
 }
 
-impl Claim for Claimed<'_> {
+impl Claim for ClaimedPosition<'_> {
     async fn move_to(self, place: &str) -> sqlx::Result<()> {
         let moved = sqlx::query(MOVE).bind(place).bind(&self.name).bind(&self.from);
         moved.execute(self.connection).await.map(|_| ())

@@ -22,7 +22,7 @@ use crate::{
     catalog::Catalog,
     db::Db,
     layer::QueryCacheLayer,
-    rows::{Answer, Rows},
+    rows::{Rows, StatementOutcome},
     statement::Statement,
 };
 
@@ -51,7 +51,7 @@ pub(crate) enum Pool {
 }
 
 /// A transaction in one of them.
-pub(crate) enum Begun {
+pub(crate) enum SqlxTransaction {
     #[cfg(feature = "sqlite")]
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
     #[cfg(feature = "postgres")]
@@ -132,16 +132,16 @@ impl SqlxService {
 }
 
 impl Pool {
-    pub(crate) async fn begin(&self) -> sqlx::Result<Begun> {
+    pub(crate) async fn begin(&self) -> sqlx::Result<SqlxTransaction> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => pool.begin().await.map(Begun::Sqlite),
+            Self::Sqlite(pool) => pool.begin().await.map(SqlxTransaction::Sqlite),
             #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => pool.begin().await.map(Begun::Postgres),
+            Self::Postgres(pool) => pool.begin().await.map(SqlxTransaction::Postgres),
         }
     }
 
-    async fn run(&self, statement: &Statement) -> sqlx::Result<Answer> {
+    async fn run(&self, statement: &Statement) -> sqlx::Result<StatementOutcome> {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => sqlite::run(&mut *pool.acquire().await?, statement).await,
@@ -165,9 +165,9 @@ async fn gathered<D, R>(
     text: &str,
     affected: fn(&D) -> u64,
     add: fn(&R, &mut Rows) -> sqlx::Result<()>,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<StatementOutcome> {
     let is_empty = is_empty(text);
-    let (mut answer, mut is_done, mut unread) = (Answer::default(), false, None);
+    let (mut answer, mut is_done, mut unread) = (StatementOutcome::default(), false, None);
     while let Some(next) = brought.try_next().await? {
         match next {
             Either::Left(done) => {
@@ -191,8 +191,8 @@ async fn gathered<D, R>(
     }
 }
 
-impl Begun {
-    pub(crate) async fn run(&mut self, statement: &Statement) -> sqlx::Result<Answer> {
+impl SqlxTransaction {
+    pub(crate) async fn run(&mut self, statement: &Statement) -> sqlx::Result<StatementOutcome> {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(transaction) => sqlite::run(transaction, statement).await,
@@ -251,9 +251,9 @@ impl Begun {
 }
 
 impl Service<Statement> for SqlxService {
-    type Response = Answer;
+    type Response = StatementOutcome;
     type Error = sqlx::Error;
-    type Future = BoxFuture<'static, sqlx::Result<Answer>>;
+    type Future = BoxFuture<'static, sqlx::Result<StatementOutcome>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<sqlx::Result<()>> {
         Poll::Ready(Ok(()))
@@ -280,7 +280,7 @@ mod tests {
     type Said = sqlx::Result<Either<u64, &'static [i64]>>;
 
     /// What becomes of a stream that says this.
-    fn gathering(said: Vec<Said>, text: &str) -> sqlx::Result<Answer> {
+    fn gathering(said: Vec<Said>, text: &str) -> sqlx::Result<StatementOutcome> {
         let add = |row: &&'static [i64], rows: &mut Rows| {
             if row.is_empty() {
                 return Err(sqlx::Error::ColumnNotFound("v".to_owned()));

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::gathered;
 use crate::{
-    rows::{Answer, Rows},
+    rows::{Rows, StatementOutcome},
     statement::Statement,
     value::SqlValue,
 };
@@ -32,7 +32,7 @@ use crate::{
 pub(crate) async fn run_anew(
     connection: &mut PgConnection,
     statement: &Statement,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<StatementOutcome> {
     match run(connection, statement).await {
         Err(error) if may_be_outdated(&error) => {
             connection.clear_cached_statements().await?;
@@ -57,7 +57,7 @@ fn commits_by_itself(text: &str) -> bool {
 pub(crate) async fn run_within(
     connection: &mut PgConnection,
     statement: &Statement,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<StatementOutcome> {
     match run(connection, statement).await {
         Err(error @ sqlx::Error::Encode(_)) => {
             // Nothing was sent: the transaction goes on.
@@ -79,7 +79,7 @@ pub(crate) async fn run_within(
 pub(crate) async fn run(
     connection: &mut PgConnection,
     statement: &Statement,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<StatementOutcome> {
     let text: Arc<str> = marked(statement).into();
     let kinds = kinds(connection, &text, statement.values()).await?;
     let mut arguments = PgArguments::default();

@@ -8,7 +8,7 @@ use sqlx::{
 
 use super::gathered;
 use crate::{
-    rows::{Answer, Rows},
+    rows::{Rows, StatementOutcome},
     statement::Statement,
     value::SqlValue,
 };
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn run(
     connection: &mut SqliteConnection,
     statement: &Statement,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<StatementOutcome> {
     // SQLite prepares by the schema as this connection has last seen it, and sqlx takes the names and the number of the
     // columns from what was prepared. So the schema is looked at first, and the statement prepared each time.
     sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;

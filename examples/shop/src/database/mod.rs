@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use larder::{
     Larder,
-    sql::{Db, Following, One, Query, QueryError},
+    sql::{Db, OutboxFollower, Query, QueryError, SharedRow},
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub struct Database {
     db: Db,
     cached: bool,
     /// Writes of others, as by `psql`, are seen while this lives.
-    _following: Option<Arc<Following>>,
+    _following: Option<Arc<OutboxFollower>>,
 }
 
 /// Rows that are shared with everybody who asks the same.
@@ -115,7 +115,7 @@ impl Database {
         self.query(text).fetch_all().await
     }
 
-    pub(crate) async fn product(&self, id: i64) -> Result<Option<One<Product>>, QueryError> {
+    pub(crate) async fn product(&self, id: i64) -> Result<Option<SharedRow<Product>>, QueryError> {
         let text = "SELECT p.*, c.name AS category FROM products p \
              JOIN categories c ON c.slug = p.category_slug WHERE p.id = $1";
         self.query(text).bind(id).fetch_optional().await
@@ -156,7 +156,7 @@ impl Database {
         id: i64,
         price_cents: Option<i64>,
         stock: Option<i64>,
-    ) -> Result<Option<One<Product>>, QueryError> {
+    ) -> Result<Option<SharedRow<Product>>, QueryError> {
         let text = "UPDATE products SET price_cents = coalesce($1, price_cents), \
              stock = coalesce($2, stock) WHERE id = $3";
         self.query(text).bind(price_cents).bind(stock).bind(id).execute().await?;

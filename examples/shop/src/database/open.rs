@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use larder::sql::{Db, Following, QueryError, SqlxService};
+use larder::sql::{Db, OutboxFollower, QueryError, SqlxService};
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection,
     postgres::PgPoolOptions,
@@ -42,7 +42,7 @@ pub(super) async fn connect(given: &str) -> Result<SqlxService, DatabaseError> {
 }
 
 /// Triggers leave a line for what anybody writes, and this shop reads them.
-pub(super) async fn follow(db: &Db, given: &str) -> Result<Following, DatabaseError> {
+pub(super) async fn follow(db: &Db, given: &str) -> Result<OutboxFollower, DatabaseError> {
     let failed = |error: QueryError| DatabaseError::new(given, error);
     db.outbox().install().await.map_err(failed)?;
     db.outbox().follow().await.map_err(failed)

@@ -13,7 +13,7 @@ use axum::{
 use http::StatusCode;
 use larder::{
     axum::CachePolicy,
-    sql::{One, QueryError},
+    sql::{QueryError, SharedRow},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub(crate) async fn show(
     policy: Option<CachePolicy>,
     State(app): Shop,
     id: Result<Path<i64>, PathRejection>,
-) -> Result<Json<One<Product>>, ApiError> {
+) -> Result<Json<SharedRow<Product>>, ApiError> {
     fresh(policy.as_ref());
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
@@ -96,7 +96,7 @@ pub(crate) async fn update(
     State(app): Shop,
     id: Result<Path<i64>, PathRejection>,
     change: Result<Json<Change>, JsonRejection>,
-) -> Result<Json<One<Product>>, ApiError> {
+) -> Result<Json<SharedRow<Product>>, ApiError> {
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     let Json(change) = change.map_err(|error| bad(error.body_text()))?;
     for (name, value) in [("price_cents", change.price_cents), ("stock", change.stock)] {

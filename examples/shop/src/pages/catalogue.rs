@@ -10,7 +10,7 @@ use axum::{
 use larder::{
     LoadError, Policy,
     axum::{CachePolicy, FragmentCache},
-    sql::One,
+    sql::SharedRow,
 };
 use serde::Deserialize;
 
@@ -45,7 +45,7 @@ struct List {
 #[template(path = "product.html")]
 struct ProductPage {
     title: String,
-    product: One<Product>,
+    product: SharedRow<Product>,
     reviews: Shared<Review>,
 }
 

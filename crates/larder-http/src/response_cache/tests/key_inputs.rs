@@ -124,7 +124,7 @@ fn a_text_that_no_field_may_hold_is_refused_where_it_is_given() {
 #[tokio::test]
 async fn a_text_that_no_field_may_hold_from_a_handler_leaves_the_strictest() {
     let origin = Origin::new(layer(&larder()), |request, call| {
-        let choices = request.extensions().get::<Choices>().unwrap();
+        let choices = request.extensions().get::<ResponseOverrides>().unwrap();
         choices.browser("max-age=60\nx").cdn("max-age=60\nx");
         numbered(request, call)
     });

@@ -816,7 +816,7 @@ async fn a_stale_answer_to_head_is_refreshed_by_what_get_gets() {
 #[tokio::test]
 async fn an_error_is_not_kept_by_a_lifetime_that_was_chosen_for_a_page() {
     let origin = Origin::new(layer(&larder()), |request, call| {
-        request.extensions().get::<Choices>().unwrap().ttl(MINUTE);
+        request.extensions().get::<ResponseOverrides>().unwrap().ttl(MINUTE);
         Response::builder().status(500).body(text(call.to_string())).unwrap()
     });
     assert_eq!(origin.get("/").await.1, "1");

@@ -96,7 +96,7 @@ async fn harmless_fields_share() {
 
 #[tokio::test]
 async fn a_response_that_was_opted_in_is_for_all_requests() {
-    type Opt = fn(&Choices);
+    type Opt = fn(&ResponseOverrides);
     type Fields = &'static [(&'static str, &'static str)];
     let rows: [(&str, Fields, Opt, bool); 7] = [
         ("by nobody", &[], |_| {}, false),
@@ -110,7 +110,7 @@ async fn a_response_that_was_opted_in_is_for_all_requests() {
     for (what, fields, opt, shared) in rows {
         let reflect = reflecting("x-theme", fields);
         let origin = Origin::new(layer(&larder()), move |request, call| {
-            opt(request.extensions().get::<Choices>().unwrap());
+            opt(request.extensions().get::<ResponseOverrides>().unwrap());
             reflect(request, call)
         });
         let first = ask(&origin, &[("x-theme", "dark")]).await.1;
