@@ -132,7 +132,7 @@ fn analysis(db: &Db) -> [Row; 2] {
         (0..TURNS).map(|number| Statement::new(text(number)).bind(1).bind(2)).collect();
     let of = |statement: &Statement| {
         let began = Instant::now();
-        std::hint::black_box(db.is_kept(statement));
+        std::hint::black_box(db.is_cached(statement));
         began.elapsed().as_secs_f64() * 1e6
     };
     let first = median(statements.iter().map(of).collect());
@@ -140,7 +140,7 @@ fn analysis(db: &Db) -> [Row; 2] {
         let began = Instant::now();
         for _ in 0..100 {
             for statement in &statements[..100] {
-                std::hint::black_box(db.is_kept(statement));
+                std::hint::black_box(db.is_cached(statement));
             }
         }
         began.elapsed().as_secs_f64() * 1e6 / 10_000.0

@@ -29,7 +29,7 @@ use crate::attacks::{Answer, ask};
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 /// The cookie that an answer sets.

@@ -29,7 +29,7 @@ use tower::ServiceExt;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 fn cached(router: Router) -> Router {
@@ -108,7 +108,7 @@ async fn poisoning_through_fields_that_no_key_knows_of() {
 #[tokio::test]
 async fn a_field_that_is_declared_reaches_the_handler_and_is_keyed() {
     let field = HeaderName::from_static("x-forwarded-host");
-    let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).keyed_by(field);
+    let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).vary_by_header(field);
     let app = Router::new().route("/", any(reflecting)).layer(layer).with_state(());
     for _ in 0..2 {
         for host in ["one.example", "two.example"] {
@@ -268,8 +268,8 @@ async fn an_outage_does_not_take_the_place_of_what_stands_in_for_it() {
         async move { (status, [(header::CACHE_CONTROL, "max-age=60, stale-if-error=600")], "page") }
     };
     let negative = larder::Lifetime::fresh_for(MINUTE);
-    let layer =
-        ResponseCacheLayer::new(&larder()).negative([StatusCode::SERVICE_UNAVAILABLE], negative);
+    let layer = ResponseCacheLayer::new(&larder())
+        .negative_ttl([StatusCode::SERVICE_UNAVAILABLE], negative);
     let app = Router::new().route("/", get(page)).layer(layer).with_state(());
     ask(&app, "/", &[]).await;
     tokio::time::advance(MINUTE + Duration::from_secs(10)).await;
@@ -286,7 +286,7 @@ async fn poisoning_through_parameters_that_the_key_leaves_out() {
         format!("{original} {}", request.uri())
     };
     let rule = QueryRule::without_trackers();
-    let layer = || ResponseCacheLayer::new(&larder()).ttl(MINUTE).query(rule.clone());
+    let layer = || ResponseCacheLayer::new(&larder()).ttl(MINUTE).query_params(rule.clone());
     for app in [
         Router::new().route("/", get(reflecting)).layer(layer()).with_state(()),
         Router::new().nest("/in", Router::new().route("/", get(reflecting)).layer(layer())),
@@ -375,7 +375,8 @@ async fn ten_thousand_user_agents_take_no_more_room_than_a_few() {
 
 #[tokio::test]
 async fn unique_addresses_take_no_more_room_than_they_may() {
-    let larder = Larder::builder().cells(1 << 12).memory(ByteSize::mib(1)).build().unwrap();
+    let larder =
+        Larder::builder().tag_table_slots(1 << 12).memory(ByteSize::mib(1)).build().unwrap();
     let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
     let page = || async { "page ".repeat(100) };
     let app = Router::new().route("/{*any}", get(page)).layer(layer).with_state(());
@@ -412,7 +413,8 @@ async fn two_users_in_every_combination() {
 async fn fields_that_were_tampered_with_in_the_store_do_not_split_a_response() {
     let store = MemoryStore::new();
     let open = || {
-        let larder = Larder::builder().cells(1 << 12).store(store.clone()).build().unwrap();
+        let larder =
+            Larder::builder().tag_table_slots(1 << 12).store(store.clone()).build().unwrap();
         let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE).depends_on_url_alone();
         let page = || async { ([("x-mark", "0123456789")], "page") };
         (larder, Router::new().route("/", get(page)).layer(layer).with_state(()))

@@ -36,7 +36,7 @@ fn page() -> Router {
 }
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 fn stack(router: Router, larder: &Larder) -> Router {
@@ -132,7 +132,7 @@ async fn sessions_are_not_shared_on_either_side() {
         let cache = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60));
         let app = if outside {
             // The cookie is set where the cache cannot see it: the type of the session says who asks.
-            page.layer(cache.identity::<Session>()).layer(sessions)
+            page.layer(cache.credential_extension::<Session>()).layer(sessions)
         } else {
             page.layer(sessions).layer(cache)
         };

@@ -403,7 +403,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 }
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 #[tokio::test]

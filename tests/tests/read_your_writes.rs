@@ -40,7 +40,7 @@ impl World {
             log.line(SeededRng::new(seeds), 0, slow)
         });
         let larders = [0, 1].map(|at: usize| {
-            Larder::builder().cells(1 << 10).bus(lines[at].clone()).build().unwrap()
+            Larder::builder().tag_table_slots(1 << 10).bus(lines[at].clone()).build().unwrap()
         });
         for larder in &larders {
             larder.synced().await;

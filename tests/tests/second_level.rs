@@ -32,7 +32,7 @@ fn process(
     change: impl FnOnce(LarderBuilder) -> LarderBuilder,
 ) -> Larder {
     let line = log.line(SeededRng::new(7), 0, Duration::from_micros(10));
-    let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+    let builder = Larder::builder().tag_table_slots(1 << 10).store(store.clone()).bus(line);
     change(builder).build().unwrap()
 }
 
@@ -295,7 +295,7 @@ async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_an
     for limit in [None, Some(5), Some(200)].map(|limit| limit.map(Duration::from_millis)) {
         let (log, store) = (SharedLog::new(), Frozen::default());
         let larder = process(&log, &store, |builder| {
-            let builder = builder.leases(store.clone());
+            let builder = builder.fill_locks(store.clone());
             match limit {
                 Some(limit) => builder.store_wait_limit(limit),
                 None => builder,

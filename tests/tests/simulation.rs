@@ -48,12 +48,13 @@ impl World {
         };
         let longest = Duration::from_millis(20);
         let weather = NetworkConditions { dice: dice.clone(), failing_percent, longest };
-        let cluster = SimulatedCluster::under(&weather, 3, |builder| builder.lease(LEASE));
+        let cluster = SimulatedCluster::under(&weather, 3, |builder| builder.max_lag(LEASE));
         let larders = match plan {
             Plan::Alone => {
                 let store =
                     FaultyStore::new(MemoryStore::new(), dice.clone(), failing_percent, longest);
-                let builder = Larder::builder().cells(1 << 10).lease(LEASE).store(store);
+                let builder =
+                    Larder::builder().tag_table_slots(1 << 10).max_lag(LEASE).store(store);
                 vec![builder.build().unwrap()]
             }
             _ => cluster.processes().to_vec(),

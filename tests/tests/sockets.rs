@@ -123,7 +123,7 @@ type Caller = Client<HttpConnector, Full<Bytes>>;
 
 impl Site {
     async fn open(http2: bool) -> Self {
-        let larder = Larder::builder().cells(1 << 12).build().unwrap();
+        let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
         let stage = Arc::new(Stage::default());
         let app = Router::new()
             .route("/slow", get(slow))

@@ -26,7 +26,7 @@ fn pair(store: &MemoryStore) -> [Larder; 2] {
     let log = SharedLog::new();
     [1, 2].map(|seed| {
         let line = log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
-        let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+        let builder = Larder::builder().tag_table_slots(1 << 10).store(store.clone()).bus(line);
         builder.build().unwrap()
     })
 }
@@ -152,7 +152,7 @@ async fn an_older_fill_does_not_take_the_place_of_a_newer_one_that_is_only_stale
 
 #[tokio::test(start_paused = true)]
 async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
-    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let lifetime = larder::Lifetime::fresh_for(MINUTE * 60).stale_while_revalidate(MINUTE * 60);
     let ask = |value: u32| {
         let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
@@ -169,7 +169,7 @@ async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
 async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
     for (percent, slow) in [(100, Duration::ZERO), (0, Duration::from_secs(60))] {
         let faulty = FaultyStore::new(MemoryStore::new(), SeededRng::new(7), percent, slow);
-        let larder = Larder::builder().cells(1 << 10).store(faulty).build().unwrap();
+        let larder = Larder::builder().tag_table_slots(1 << 10).store(faulty).build().unwrap();
         let began = tokio::time::Instant::now();
         assert_eq!(load(&larder, 1).await, 1);
         assert!(began.elapsed() < Duration::from_millis(100), "the read has a deadline");
@@ -378,7 +378,8 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     let lines = [Duration::from_millis(400), Duration::from_micros(10)];
     let lines = lines.map(|slow| log.line(SeededRng::new(3), 0, slow));
     let cut = lines[0].clone();
-    let larders = lines.map(|line| Larder::builder().cells(1 << 10).bus(line).build().unwrap());
+    let larders =
+        lines.map(|line| Larder::builder().tag_table_slots(1 << 10).bus(line).build().unwrap());
     joined(&larders).await;
     let load = async |consistency: Consistency, value: u32| {
         let policy = Policy::ttl(MINUTE).tag("t").consistency(consistency);
@@ -419,7 +420,7 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_may_bound_the_age_of_what_it_takes() {
-    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let load = async |longest: u64, value: u32| {
         let policy = Policy::ttl(MINUTE).max_age(Duration::from_secs(longest));
         let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
@@ -443,7 +444,7 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
         assert_eq!(seen.own, at == 0);
         assert_eq!(seen.what, [larder::Selector::Tag(tag.into())]);
     }
-    let alone = Larder::builder().cells(1 << 10).build().unwrap();
+    let alone = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let mut heard = alone.invalidations();
     let _logged = alone.invalidate("a").await;
     assert!(heard.next().await.unwrap().own);
@@ -459,7 +460,7 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     let line = SharedLog::new().line(SeededRng::new(1), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let deaf = Arc::clone(&bus.deaf);
-    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
     tokio::time::sleep(MINUTE).await;
     assert!(larder.lag() < Duration::from_secs(2), "{:?}", larder.lag());
@@ -477,7 +478,7 @@ async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
         let over = Arc::new(AtomicBool::new(false));
         let other = Some(line(&logs[1]));
         let bus = Turned { other, over: Arc::clone(&over), ..Turned::new(line(&logs[0])) };
-        (Larder::builder().cells(1 << 10).bus(bus).build().unwrap(), over)
+        (Larder::builder().tag_table_slots(1 << 10).bus(bus).build().unwrap(), over)
     };
     let ((one, one_over), (other, other_over)) = (process(1), process(2));
     one.synced().await;
@@ -501,7 +502,7 @@ async fn a_proof_is_as_old_as_its_question() {
     let line = SharedLog::new().line(SeededRng::new(3), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let late = Arc::clone(&bus.late);
-    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).bus(bus).build().unwrap();
     larder.synced().await;
     late.store(true, Ordering::SeqCst);
     tokio::time::sleep(LATE).await;
@@ -518,8 +519,8 @@ async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     let line = |seed| log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
     let bus = Turned::new(line(1));
     let holed = Arc::clone(&bus.holed);
-    let larder = Larder::builder().cells(1 << 10).bus(bus).build().unwrap();
-    let other = Larder::builder().cells(1 << 10).bus(line(2)).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).bus(bus).build().unwrap();
+    let other = Larder::builder().tag_table_slots(1 << 10).bus(line(2)).build().unwrap();
     larder.synced().await;
     other.synced().await;
     let ask = async |tag: &'static str, value: u32| {
@@ -549,7 +550,7 @@ async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
 async fn a_small_bound_is_proved_often_enough() {
     let log = SharedLog::new();
     let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
-    let larder = Larder::builder().cells(1 << 10).bus(line).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).bus(line).build().unwrap();
     larder.synced().await;
     let bound = Consistency::Bounded(Duration::from_millis(100));
     larder.catch_up(bound).await;
@@ -564,7 +565,7 @@ async fn a_small_bound_is_proved_often_enough() {
 async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     let log = SharedLog::new();
     let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
-    let larder = Larder::builder().cells(1 << 10).bus(line.clone()).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).bus(line.clone()).build().unwrap();
     larder.synced().await;
     let second = Duration::from_secs(1);
     let ask = async |value: u32| {
@@ -634,7 +635,7 @@ async fn many_targets_are_several_records_and_all_of_them_act() {
 /// The relay of the guide forgot what it had not heard.
 #[tokio::test(start_paused = true)]
 async fn who_falls_behind_is_told_that_something_was_missed() {
-    let larder = Larder::builder().cells(1 << 10).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let mut heard = larder.invalidations();
     for number in 0..1_500 {
         let _logged = larder.invalidate(("t", number)).await;
@@ -698,7 +699,7 @@ async fn a_store_that_has_a_deadline_of_its_own_is_waited_for_and_another_is_not
         let log = SharedLog::new();
         let larders = [1, 2].map(|seed| {
             let line = log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
-            let builder = Larder::builder().cells(1 << 10).store(store.clone()).bus(line);
+            let builder = Larder::builder().tag_table_slots(1 << 10).store(store.clone()).bus(line);
             builder.build().unwrap()
         });
         joined(&larders).await;

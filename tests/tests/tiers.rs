@@ -88,11 +88,13 @@ async fn each_tier_has_a_lifetime_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
     let open = cluster(|builder| builder).await;
-    let refused = Policy::ttl(MINUTE).sealed(open.process(0)).unwrap_err().to_string();
-    assert!(refused.contains("without a key"), "{refused}");
-    assert!(ResponseCacheLayer::new(open.process(0)).sealed().is_err());
-    let sealed = cluster(|builder| builder.sealed(SealingKeys::new([7; 32]))).await;
-    let policy = Policy::ttl(MINUTE).sealed(sealed.process(0)).unwrap();
+    let larder = open.process(0).clone();
+    let require = || ResponseCacheLayer::new(&larder).require_sealing();
+    let unsealed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(require));
+    let refused = *unsealed.unwrap_err().downcast::<&str>().unwrap();
+    assert!(refused.contains("LarderBuilder::seal_with"), "{refused}");
+    let sealed = cluster(|builder| builder.seal_with(SealingKeys::new([7; 32]))).await;
+    let policy = Policy::ttl(MINUTE).require_sealing();
     assert_eq!(load(sealed.process(0), policy.clone(), 1).await, 1);
     sealed.settled().await;
     assert_eq!(sealed.store().keys().len(), 1);
@@ -102,8 +104,9 @@ async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
     open.settled().await;
     assert!(open.store().keys().is_empty());
     // Nor is there anything to refuse where nothing leaves the process.
-    let alone = Larder::builder().cells(1 << 10).build().unwrap();
-    assert!(Policy::ttl(MINUTE).sealed(&alone).is_ok());
+    let alone = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
+    assert!(!alone.has_store());
+    drop(ResponseCacheLayer::new(&alone).require_sealing());
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,14 +50,14 @@ impl CachePolicy {
     }
 
     /// What browsers are told: the text of `Cache-Control`. `no-cache` without it.
-    pub fn browser(&self, cache_control: &str) -> &Self {
-        self.0.browser(cache_control);
+    pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
+        self.0.browser_cache_control(cache_control);
         self
     }
 
     /// What a content delivery network is told: the text of `CDN-Cache-Control`.
-    pub fn cdn(&self, cache_control: &str) -> &Self {
-        self.0.cdn(cache_control);
+    pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
+        self.0.cdn_cache_control(cache_control);
         self
     }
 }

@@ -20,7 +20,7 @@ use super::*;
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 async fn ask(app: &Router, request: http::request::Builder) -> (u16, String) {

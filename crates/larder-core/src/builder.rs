@@ -159,7 +159,7 @@ impl LarderBuilder {
 
     /// The size of each of the two tables of the registry, a power of two; 2^20 by default. 32 bytes a
     /// cell, resident where tags were invalidated.
-    pub fn cells(mut self, cells: usize) -> Self {
+    pub fn tag_table_slots(mut self, cells: usize) -> Self {
         self.cells = cells;
         self
     }
@@ -193,14 +193,14 @@ impl LarderBuilder {
 
     /// Where the leases of [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster) are taken. None by
     /// default: then each process fills for itself.
-    pub fn leases(mut self, leases: impl FillLocks) -> Self {
+    pub fn fill_locks(mut self, leases: impl FillLocks) -> Self {
         self.leases = Some(Arc::new(leases));
         self
     }
 
     /// Seals what goes to the second level, and takes nothing from there that is not sealed. Without it whoever
     /// can write to the store can write pages.
-    pub fn sealed(mut self, keys: SealingKeys) -> Self {
+    pub fn seal_with(mut self, keys: SealingKeys) -> Self {
         self.sealing = Some(keys);
         self
     }
@@ -214,7 +214,7 @@ impl LarderBuilder {
 
     /// For how long this process may be behind a shared log before what it serves counts as not known to
     /// be up to date; 2 s by default.
-    pub fn lease(mut self, lease: Duration) -> Self {
+    pub fn max_lag(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
@@ -370,7 +370,7 @@ mod tests {
     fn an_option_outside_its_limits_is_named_with_what_is_allowed() {
         let cases = [
             (Larder::builder().memory(ByteSize::bytes(1)), "memory is 1 bytes, allowed is 65536 "),
-            (Larder::builder().cells(1500), "cells is 1500, allowed is a power of two"),
+            (Larder::builder().tag_table_slots(1500), "cells is 1500, allowed is a power of two"),
             (Larder::builder().max_tags(0), "max_tags is 0, allowed is 8 to 10000"),
             (Larder::builder().max_lifetime(Duration::ZERO), "max_lifetime is 0ns, allowed is 1s"),
         ];

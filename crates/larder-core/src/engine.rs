@@ -45,7 +45,7 @@ pub(crate) struct Engine {
     pub(crate) leases: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Flights,
-    pub(crate) orphans: UnscopedLoads,
+    pub(crate) unscoped: UnscopedLoads,
     pub(crate) observer: Observer,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Arc<Semaphore>,
@@ -123,7 +123,7 @@ impl Engine {
             shared: assembly.shared,
             leases: assembly.leases,
             flights: Flights::new(),
-            orphans: UnscopedLoads::default(),
+            unscoped: UnscopedLoads::default(),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Arc::new(Semaphore::new(assembly.refreshes)),
@@ -234,7 +234,7 @@ impl Engine {
 
     /// How an entry stands.
     #[inline]
-    pub(crate) fn standing(&self, entry: &AnyEntry, now: Moment) -> EntryState {
+    pub(crate) fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         match self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) {
             Verdict::Valid => by_time(entry.phase(now)),
             Verdict::Stale => as_stale(entry, now),
@@ -245,7 +245,7 @@ impl Engine {
     /// Keeps an entry in memory if it belongs there, unless an invalidation reached it meanwhile or a newer one
     /// has its place.
     pub(crate) fn keep_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
-        if self.standing(entry, now) == EntryState::Invalid {
+        if self.entry_state(entry, now) == EntryState::Invalid {
             return false;
         }
         if entry.tiers().in_memory().is_none() {
@@ -254,7 +254,10 @@ impl Engine {
         let is_newer = |there: &AnyEntry| {
             let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
             filled(there) > filled(entry)
-                && !matches!(self.standing(there, now), EntryState::Invalid | EntryState::Expired)
+                && !matches!(
+                    self.entry_state(there, now),
+                    EntryState::Invalid | EntryState::Expired
+                )
         };
         // The one that kept its place is newer and answers as well.
         drop(self.memory.put(entry, is_newer));

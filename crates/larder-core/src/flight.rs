@@ -313,7 +313,7 @@ impl Patience {
 pub struct Waiter {
     flights: SmallVec<[AwaitedFlight; 1]>,
     /// Whether the flight that was heard of last began after this request arrived.
-    came_early: bool,
+    arrived_before_fill: bool,
     patience: Duration,
     _waits: Option<WaitEdges>,
 }
@@ -321,7 +321,7 @@ pub struct Waiter {
 #[derive(Debug)]
 struct AwaitedFlight {
     progress: watch::Receiver<Option<Progress>>,
-    came_early: bool,
+    arrived_before_fill: bool,
 }
 
 impl Waiter {
@@ -335,13 +335,13 @@ impl Waiter {
         let awaited = |flight: &Arc<Flight>| {
             let age = now.since(flight.began);
             let is_trusted = patience.trusted.is_none_or(|trusted| age < trusted);
-            let came_early = is_trusted && arrived <= flight.stamp.local;
-            AwaitedFlight { progress: flight.progress().subscribe(), came_early }
+            let arrived_before_fill = is_trusted && arrived <= flight.stamp.local;
+            AwaitedFlight { progress: flight.progress().subscribe(), arrived_before_fill }
         };
         let awaited: SmallVec<[AwaitedFlight; 1]> = flights.iter().map(awaited).collect();
         let left = flights[0].joins(patience).saturating_sub(now.since(flights[0].began));
         Self {
-            came_early: awaited[0].came_early,
+            arrived_before_fill: awaited[0].arrived_before_fill,
             flights: awaited,
             // With as many under way as may be, there is nothing to do but to look again now and then.
             patience: if left.is_zero() { patience.wait.max(LEAST_PATIENCE) } else { left },
@@ -356,8 +356,8 @@ impl Waiter {
 
     /// Whether nothing was invalidated between the start of the fill that was heard of and the arrival of this
     /// request: it may then take what the fill brings, even if an invalidation overtook it since.
-    pub fn came_early(&self) -> bool {
-        self.came_early
+    pub fn arrived_before_fill(&self) -> bool {
+        self.arrived_before_fill
     }
 
     /// Waits for an answer to read along, where that is allowed, or for the end of a flight.
@@ -387,14 +387,14 @@ impl Waiter {
                 (at, progress)
             }
         };
-        self.came_early = self.flights[at].came_early;
+        self.arrived_before_fill = self.flights[at].arrived_before_fill;
         progress
     }
 }
 
 impl AwaitedFlight {
     async fn hear(&mut self, is_meant: &impl Fn(&Progress, bool) -> bool) -> Progress {
-        let early = self.came_early;
+        let early = self.arrived_before_fill;
         let told = self.progress.wait_for(|progress| {
             progress.as_ref().is_some_and(|progress| is_meant(progress, early))
         });

@@ -230,7 +230,7 @@ impl Larder {
             invalidations_pending,
             invalidations_scheduled,
             fills_running: engine.flights.running(),
-            values_outside_scopes: engine.orphans.count(),
+            values_outside_scopes: engine.unscoped.count(),
             caches: engine.observer.stats(engine.clock.now()),
         }
     }
@@ -369,12 +369,12 @@ impl Larder {
         self.engine.memory.read(hash, key, read)
     }
 
-    /// The entry of a key, whatever its standing.
+    /// The entry of a key, whether or not it is valid.
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
         self.engine.memory.get(hash, key)
     }
 
-    /// The entry of a key whose hash is not at hand, whatever its standing.
+    /// The entry of a key whose hash is not at hand, whether or not it is valid.
     pub fn find(&self, key: &[u8]) -> Option<AnyEntry> {
         self.get(self.hash(key), key)
     }
@@ -422,14 +422,14 @@ impl Larder {
 
     /// How an entry stands.
     #[inline]
-    pub fn standing(&self, entry: &AnyEntry, now: Moment) -> EntryState {
-        self.engine.standing(entry, now)
+    pub fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
+        self.engine.entry_state(entry, now)
     }
 
     /// The current scope, or a new one for the request of a layer.
     #[inline]
     pub fn scope(&self) -> Scope {
-        self.engine.orphans.note_layer();
+        self.engine.unscoped.note_layer();
         self.current_or_new_scope()
     }
 
@@ -444,7 +444,7 @@ impl Larder {
         match Scope::current(self.engine.origin) {
             Some(scope) => (scope, ScopeOwner::Enclosing),
             None => {
-                self.engine.orphans.note_value();
+                self.engine.unscoped.note_value();
                 // A hit waits for no store: a miss counts its waits.
                 (self.bare_scope(), ScopeOwner::ThisCall)
             }

@@ -36,7 +36,7 @@ pub use self::{
     registry::{Stamp, Verdict},
     schema::Schema,
     scope::{Audience, PartTraits, Scope, ScopeContents, ScopeGuard, Scoped},
-    sealing::{SealError, SealingKeys},
+    sealing::SealingKeys,
     second_level::StoreLookup,
     store::{Store, StoreError, StoreErrorKind},
     tag::{MAX_TAG_BYTES, Tag},

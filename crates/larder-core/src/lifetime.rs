@@ -61,17 +61,22 @@ impl Lifetime {
     /// For how long after that it is held only to be revalidated: it answers nobody until its origin has
     /// said that it is still current.
     #[must_use]
-    pub const fn revalidatable_for(mut self, window: Duration) -> Self {
+    pub const fn keep_for_revalidation(mut self, window: Duration) -> Self {
         self.revalidatable = window;
         self
     }
 
     /// Takes up to this many hundredths off the fresh time, by chance, so that entries which were filled
-    /// together do not expire together. At most 100; 0 is the default.
+    /// together do not expire together. 0 is the default.
+    ///
+    /// # Panics
+    ///
+    /// If it is more than 100.
     #[must_use]
     #[doc(alias("avalanche", "randomised TTL"))]
     pub const fn jitter_percent(mut self, percent: u8) -> Self {
-        self.jitter_percent = if percent > 100 { 100 } else { percent };
+        assert!(percent <= 100, "jitter_percent is above 100, allowed is 0 to 100");
+        self.jitter_percent = percent;
         self
     }
 
@@ -90,7 +95,7 @@ impl Lifetime {
         self.stale_if_error
     }
 
-    /// The window of [`Lifetime::revalidatable_for`].
+    /// The window of [`Lifetime::keep_for_revalidation`].
     pub const fn window_to_revalidate(&self) -> Duration {
         self.revalidatable
     }
@@ -241,7 +246,7 @@ mod tests {
         let ends = Lifetime::fresh_for(10 * SECOND)
             .stale_while_revalidate(5 * SECOND)
             .stale_if_error(20 * SECOND)
-            .revalidatable_for(25 * SECOND)
+            .keep_for_revalidation(25 * SECOND)
             .ends(at(0), 100 * SECOND, 0);
         let phases = [9, 10, 14, 15, 29, 30, 34, 35].map(|seconds| ends.phase(at(seconds)));
         use Phase::{Fresh, Gone, OnError, ToRevalidate, WhileRevalidating};
@@ -278,5 +283,11 @@ mod tests {
             .ends(at(0), 100 * SECOND, 0)
             .cut(at(4));
         assert_eq!((ends.fresh_until(), ends.gone_at()), (at(4), at(9)));
+    }
+
+    #[test]
+    #[should_panic(expected = "allowed is 0 to 100")]
+    fn more_jitter_than_the_lifetime_is_refused() {
+        let _lifetime = Lifetime::fresh_for(SECOND).jitter_percent(101);
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::{
-    consistency::Consistency, key::Kind, larder::Larder, lifetime::Lifetime, sealing::SealError,
-    tag::Tag, tiers::Tiers,
-};
+use crate::{consistency::Consistency, key::Kind, lifetime::Lifetime, tag::Tag, tiers::Tiers};
 
 /// How long a value is kept, under which tags, and for whom.
 ///
@@ -30,7 +27,7 @@ pub struct Policy {
     pub(crate) tags: Vec<Tag>,
     pub(crate) shared: bool,
     pub(crate) until_invalidated: bool,
-    pub(crate) wait_limit: Duration,
+    pub(crate) coalesce_timeout: Duration,
     pub(crate) deadline: Duration,
     pub(crate) consistency: Consistency,
     pub(crate) max_age: Option<Duration>,
@@ -91,14 +88,14 @@ impl Policy {
 
     /// How long to wait for another's fill before one more is started beside it; 10 s by default. One waiter
     /// starts it, and all wait for both; at most four run at a time for one name.
-    pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.wait_limit = limit;
+    pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
+        self.coalesce_timeout = limit;
         self
     }
 
     /// How long the loader may take before it is given up; 30 s by default.
     #[doc(alias("hard timeout"))]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
+    pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
@@ -122,15 +119,10 @@ impl Policy {
         self
     }
 
-    /// Keeps the value where all processes see it only if it is sealed there.
-    ///
-    /// # Errors
-    ///
-    /// When this larder has a shared store and no key to seal with. A policy that is later used with another
-    /// such larder keeps its values in memory alone.
-    pub fn sealed(mut self, larder: &Larder) -> Result<Self, SealError> {
-        self.tiers = self.tiers.sealed(larder)?;
-        Ok(self)
+    /// Lets the value reach the second level only sealed: see [`Tiers::require_sealing`].
+    pub fn require_sealing(mut self) -> Self {
+        self.tiers = self.tiers.require_sealing();
+        self
     }
 
     /// Of all processes one loads; the others take what it has loaded from the shared store, or serve what is
@@ -153,7 +145,7 @@ impl From<Lifetime> for Policy {
             tags: Vec::new(),
             shared: false,
             until_invalidated: false,
-            wait_limit: Duration::from_secs(10),
+            coalesce_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
             consistency: Consistency::Eventual,
             max_age: None,

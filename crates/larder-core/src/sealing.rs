@@ -57,21 +57,6 @@ impl SealingKeys {
     }
 }
 
-/// What may be shared only under seal was to be kept by a larder whose store has no keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SealError(pub(crate) ());
-
-impl fmt::Display for SealError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "what has to be sealed would reach a store without a key: give `LarderBuilder::sealed` one, or \
-             keep it in memory alone",
-        )
-    }
-}
-
-impl std::error::Error for SealError {}
-
 impl fmt::Debug for SealingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealingKeys").field("opening", &self.opens.len()).finish_non_exhaustive()

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Once},
     time::{Duration, SystemTime},
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct SecondLevel {
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: Striped<COUNTED>,
     wait_limit: Duration,
+    /// Whether it was logged that entries which require sealing stay in memory.
+    warned_of_keys: Once,
 }
 
 /// What is counted.
@@ -68,6 +70,8 @@ enum Count {
     TooLarge,
 }
 
+const NO_KEYS: &str = "entries that require sealing stay in memory: the second level has no keys. Give `LarderBuilder::seal_with` \
+                       the keys. (logged once)";
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl SecondLevel {
@@ -81,6 +85,7 @@ impl SecondLevel {
             under_way: Mutex::default(),
             counts: Striped::default(),
             wait_limit,
+            warned_of_keys: Once::new(),
         }
     }
 
@@ -210,7 +215,12 @@ impl SecondLevel {
 
     /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
     pub(crate) fn write_behind(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
-        let Some(longest) = entry.tiers().in_shared(self.seals()) else { return };
+        let Some(longest) = entry.tiers().in_shared(self.seals()) else {
+            if entry.tiers().requires_sealing() {
+                self.warned_of_keys.call_once(|| tracing::warn!(target: "larder", "{NO_KEYS}"));
+            }
+            return;
+        };
         if entry.stamp().log.is_none() {
             return;
         }

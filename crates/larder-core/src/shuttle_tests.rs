@@ -138,7 +138,9 @@ impl World {
                 }
                 FlightRole::Leader(lead) => return self.lead(lead, scope.stamp()),
                 FlightRole::Waiter(mut wait) => match block_on(wait.landing()) {
-                    FlightResult::Filled(entry) if wait.came_early() => return version(&entry),
+                    FlightResult::Filled(entry) if wait.arrived_before_fill() => {
+                        return version(&entry);
+                    }
                     _ => {}
                 },
             }

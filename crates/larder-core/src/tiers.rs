@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::{larder::Larder, sealing::SealError};
-
 /// The tiers in which something is kept, and for how long in each.
 ///
 /// ```
@@ -52,17 +50,12 @@ impl Tiers {
         self
     }
 
-    /// These tiers for what may reach the shared store of this larder only under seal.
-    ///
-    /// # Errors
-    ///
-    /// When the larder has a store and no key to seal with.
-    pub fn sealed(mut self, larder: &Larder) -> Result<Self, SealError> {
-        if self.shared.is_some() && larder.has_store() && !larder.seals() {
-            return Err(SealError(()));
-        }
+    /// Lets entries reach the second level only sealed. A larder whose second level has no keys
+    /// ([`LarderBuilder::seal_with`](crate::LarderBuilder::seal_with)) keeps them in memory alone, and logs that once.
+    #[must_use]
+    pub const fn require_sealing(mut self) -> Self {
         self.sealed = true;
-        Ok(self)
+        self
     }
 
     /// For how long it is held in memory, if it is.
@@ -70,10 +63,14 @@ impl Tiers {
         self.memory
     }
 
-    /// For how long it lies in the shared store, if it does. What has to be sealed does not go where nothing
-    /// is.
+    /// For how long an entry may lie in a second level that `seals` entries or not. `None` where it may not.
     pub(crate) fn in_shared(&self, seals: bool) -> Option<Duration> {
         self.shared.filter(|_| seals || !self.sealed)
+    }
+
+    /// Whether entries may reach the second level only sealed.
+    pub(crate) fn requires_sealing(&self) -> bool {
+        self.sealed && self.shared.is_some()
     }
 }
 

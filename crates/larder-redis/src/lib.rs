@@ -123,11 +123,19 @@ impl Redis {
         Ok(self)
     }
 
-    /// The name of the log, and what keys of entries begin with; `larder` by default, and for an empty text.
+    /// The name of the log, and the prefix of the keys of entries; `larder` by default.
     /// Larders with the same name on one server share entries and invalidations.
+    ///
+    /// # Panics
+    ///
+    /// If the name is empty, or has a `{` or `}`: Redis Cluster takes those for a hash tag.
     pub fn name(mut self, name: &str) -> Self {
-        let name = if name.is_empty() { "larder" } else { name };
-        self.name = name.replace(['{', '}'], "_");
+        let is_valid = !name.is_empty() && !name.contains(['{', '}']);
+        assert!(
+            is_valid,
+            "the name of a Redis level is {name:?}, allowed is a text without braces that is not empty"
+        );
+        name.clone_into(&mut self.name);
         self
     }
 
@@ -262,7 +270,7 @@ pub trait WithRedis: sealed::SealedTrait {
 impl WithRedis for LarderBuilder {
     fn redis(self, redis: Redis) -> Self {
         let store = redis.store();
-        self.store(store.clone()).leases(store).bus(redis.bus())
+        self.store(store.clone()).fill_locks(store).bus(redis.bus())
     }
 }
 
@@ -327,5 +335,15 @@ mod tests {
         let urls = ["redis://u:secret@one", "redis://u:secret", "u:secret@["];
         let error = Redis::cluster(urls).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn names_that_would_be_hash_tags_are_refused() {
+        for name in ["", "a{b}", "}"] {
+            let named = || Redis::open("redis://localhost").unwrap().name(name);
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(named)).unwrap_err();
+            let text = panic.downcast_ref::<String>().unwrap();
+            assert!(text.contains(&format!("{name:?}")), "{text}");
+        }
     }
 }

@@ -124,9 +124,9 @@ impl<S: Database> Query<'_, S> {
         self
     }
 
-    /// As [`Fetch::wait_limit`].
-    pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.wishes.wait_limit = Some(limit);
+    /// As [`Fetch::coalesce_timeout`].
+    pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
+        self.wishes.coalesce_timeout = Some(limit);
         self
     }
 

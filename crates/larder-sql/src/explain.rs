@@ -42,7 +42,7 @@ impl<S> Db<S> {
     }
 
     /// Whether the rows of a statement are kept. Costs an analysis at first sight of a text, and a look-up after that.
-    pub fn is_kept(&self, statement: &Statement) -> bool {
+    pub fn is_cached(&self, statement: &Statement) -> bool {
         let plan = self.cache().plan();
         plan.analyse(&plan.known(), statement.text()).nature == StatementKind::Query
     }

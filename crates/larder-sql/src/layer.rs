@@ -29,11 +29,11 @@ pub(crate) struct Options {
     pub(crate) catalog: Option<Catalog>,
     pub(crate) source: Option<CatalogSource>,
     pub(crate) lifetime: Lifetime,
-    pub(crate) empty_for: Duration,
+    pub(crate) empty_ttl: Duration,
     pub(crate) max_bytes: usize,
     pub(crate) name: &'static str,
     pub(crate) deadline: Option<Duration>,
-    pub(crate) wait_limit: Option<Duration>,
+    pub(crate) coalesce_timeout: Option<Duration>,
 }
 
 impl QueryCacheLayer {
@@ -45,11 +45,11 @@ impl QueryCacheLayer {
             catalog: None,
             source: None,
             lifetime: Lifetime::fresh_for(Duration::from_secs(600)),
-            empty_for: Duration::from_secs(10),
+            empty_ttl: Duration::from_secs(10),
             max_bytes: 1 << 20,
             name: "queries",
             deadline: None,
-            wait_limit: None,
+            coalesce_timeout: None,
         };
         Self { larder: larder.clone(), options }
     }
@@ -80,8 +80,8 @@ impl QueryCacheLayer {
 
     /// How long a result without rows is kept, ten seconds by default, and never longer than any other.
     #[doc(alias("negative caching"))]
-    pub fn empty_for(mut self, time: Duration) -> Self {
-        self.options.empty_for = time;
+    pub fn empty_ttl(mut self, time: Duration) -> Self {
+        self.options.empty_ttl = time;
         self
     }
 
@@ -101,8 +101,8 @@ impl QueryCacheLayer {
 
     /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
     /// run at a time for one query and its values.
-    pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.options.wait_limit = Some(limit);
+    pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
+        self.options.coalesce_timeout = Some(limit);
         self
     }
 

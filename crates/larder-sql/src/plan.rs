@@ -230,9 +230,9 @@ impl QueryContext {
         let policy = policy.name(self.options.name).shared();
         // Without the cache a query may take as long as it takes.
         let deadline = wishes.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
-        let policy = policy.deadline(deadline);
-        let policy = match wishes.wait_limit.or(self.options.wait_limit) {
-            Some(limit) => policy.wait_limit(limit),
+        let policy = policy.fill_timeout(deadline);
+        let policy = match wishes.coalesce_timeout.or(self.options.coalesce_timeout) {
+            Some(limit) => policy.coalesce_timeout(limit),
             None => policy,
         };
         match wishes.lifetime {
@@ -291,8 +291,8 @@ impl QueryContext {
         }
     }
 
-    pub(crate) fn empty_for(&self, policy: Lifetime) -> Lifetime {
-        Lifetime::fresh_for(self.options.empty_for.min(policy.fresh()))
+    pub(crate) fn empty_ttl(&self, policy: Lifetime) -> Lifetime {
+        Lifetime::fresh_for(self.options.empty_ttl.min(policy.fresh()))
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct QueryOptions {
     pub(crate) tags: Vec<Tag>,
     pub(crate) uncached: bool,
     pub(crate) deadline: Option<Duration>,
-    pub(crate) wait_limit: Option<Duration>,
+    pub(crate) coalesce_timeout: Option<Duration>,
 }
 
 impl<T> Fetch<T> {
@@ -78,8 +78,8 @@ impl<T> Fetch<T> {
     /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
     /// run at a time for one query and its values.
     #[must_use]
-    pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.wishes.wait_limit = Some(limit);
+    pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
+        self.wishes.coalesce_timeout = Some(limit);
         self
     }
 
@@ -244,7 +244,7 @@ async fn load<S: Database, T: CacheableRow>(
     tags.into_iter().chain(fetch.wishes.tags).for_each(|tag| fill.tag(tag));
     let rows = ask(inner, fetch.statement).await?.rows;
     if rows.rows.is_empty() {
-        fill.ttl(plan.empty_for(fetch.wishes.lifetime.unwrap_or(plan.options.lifetime)));
+        fill.ttl(plan.empty_ttl(fetch.wishes.lifetime.unwrap_or(plan.options.lifetime)));
     }
     if rows.weight() > plan.options.max_bytes {
         fill.refuse("too-large");

@@ -118,7 +118,7 @@ async fn pool(schema: &str) -> SqlitePool {
 }
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 /// A statement of this form: its values are drawn, and bound or written into it.
@@ -410,7 +410,7 @@ async fn a_result_without_rows_is_kept_for_less_long() {
         std::future::ready(Ok::<_, Infallible>(StatementOutcome::default()))
     });
     let larder = larder();
-    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).empty_for(Duration::from_secs(5));
+    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).empty_ttl(Duration::from_secs(5));
     let db = Db::new(layer.layer(database));
     let ask = async || {
         assert!(db.query("SELECT * FROM a").fetch_all::<i64>().await.unwrap().is_empty());

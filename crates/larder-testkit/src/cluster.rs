@@ -107,8 +107,8 @@ impl SimulatedCluster {
             (0..processes).map(|_| log.line(dice.clone(), *failing_percent, *longest)).collect();
         let larders = lines.iter().map(|line| {
             let faulty = FaultyStore::new(store.clone(), dice.clone(), *failing_percent, *longest);
-            let builder = Larder::builder().cells(1 << 10).bus(line.clone());
-            let builder = options(builder.store(faulty.clone()).leases(faulty));
+            let builder = Larder::builder().tag_table_slots(1 << 10).bus(line.clone());
+            let builder = options(builder.store(faulty.clone()).fill_locks(faulty));
             builder.build().expect("the options are valid")
         });
         Self { larders: larders.collect(), lines, log, store }

@@ -100,8 +100,8 @@ pub fn router(app: App) -> Router {
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
     let cache = ResponseCacheLayer::new(&app.larder)
         .name("pages")
-        .negative([StatusCode::NOT_FOUND], Duration::from_secs(10))
-        .query(QueryRule::without_trackers())
+        .negative_ttl([StatusCode::NOT_FOUND], Duration::from_secs(10))
+        .query_params(QueryRule::without_trackers())
         .shared();
     let pages = Router::new()
         .route("/", get(catalogue::home))

@@ -22,7 +22,7 @@ const SCHEMA: &str = "
 ";
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 async fn v(db: &Db, id: i64) -> i64 {

@@ -10,7 +10,7 @@ use tests::postgres::Server;
 async fn with(schema: &str) -> (Server, Larder, Db) {
     let server = Server::start();
     server.psql(schema);
-    let larder = Larder::builder().cells(1 << 12).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     let db = server.db(&larder).await;
     (server, larder, db)
 }
@@ -504,7 +504,7 @@ async fn roles_and_settings_of_the_session_share_no_result() {
 async fn statements_are_prepared_anew_after_definitions_also_in_transactions() {
     let server = Server::start();
     server.psql("CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1)");
-    let larder = Larder::builder().cells(1 << 12).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     // One connection: what it has prepared is what all statements meet.
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&server.url()).await;
     let db = larder::sql::SqlxService::postgres(pool.unwrap()).cached(&larder).await.unwrap();
@@ -591,5 +591,5 @@ async fn what_cannot_write_bypasses_and_leaves_the_rest_cached() {
         assert!(ran.is_ok(), "{text}: {ran:?}");
         assert_eq!(larder.stats().invalidations, before, "{text}");
     }
-    assert!(db.is_kept(&Statement::new("SELECT public.twice(2)")));
+    assert!(db.is_cached(&Statement::new("SELECT public.twice(2)")));
 }

@@ -162,7 +162,12 @@ fn spawn(port: u16, directory: &PathBuf, flags: &[String]) -> Child {
 }
 
 pub(crate) fn larder(redis: Redis) -> Larder {
-    Larder::builder().cells(1 << 18).lease(Duration::from_millis(300)).redis(redis).build().unwrap()
+    Larder::builder()
+        .tag_table_slots(1 << 18)
+        .max_lag(Duration::from_millis(300))
+        .redis(redis)
+        .build()
+        .unwrap()
 }
 
 pub(crate) async fn load(larder: &Larder, value: u32) -> u32 {

@@ -81,7 +81,8 @@ async fn what_an_attacker_has_written_is_a_counted_miss() {
         // One that took its time is a miss as well, and none of these.
         let redis = server.redis().deadline(PATIENCE);
         let larder = if sealed {
-            let builder = Larder::builder().cells(1 << 12).sealed(SealingKeys::new([7; 32]));
+            let builder =
+                Larder::builder().tag_table_slots(1 << 12).seal_with(SealingKeys::new([7; 32]));
             larder::redis::WithRedis::redis(builder, redis).build().unwrap()
         } else {
             larder(redis)

@@ -149,15 +149,16 @@ impl Call<'_> {
                 self.scope = self.larder.open_scope().bounded_as(&self.scope);
             }
             let place = (self.hash, &self.key);
-            let wait = match self.larder.join(place, &self.scope, arrived, self.policy.wait_limit) {
-                FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
-                FlightRole::Waiter(wait) => wait,
-                FlightRole::Alone => {
-                    why = Event::Bypass("self-waiting");
-                    break;
-                }
-                FlightRole::Circle(names) => return Err(LoadError::Circle { names }),
-            };
+            let wait =
+                match self.larder.join(place, &self.scope, arrived, self.policy.coalesce_timeout) {
+                    FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
+                    FlightRole::Waiter(wait) => wait,
+                    FlightRole::Alone => {
+                        why = Event::Bypass("self-waiting");
+                        break;
+                    }
+                    FlightRole::Circle(names) => return Err(LoadError::Circle { names }),
+                };
             match self.wait(wait).await? {
                 WaitOutcome::Taken(value) => return Ok(value),
                 // The fill takes long. The next place is one of a new fill beside it, or behind such a one.
@@ -210,7 +211,7 @@ impl Call<'_> {
         if !self.is_young(&entry) || !self.is_trusted() {
             return Ok(LookupResult::Nothing);
         }
-        Ok(match self.larder.standing(&entry, self.larder.now()) {
+        Ok(match self.larder.entry_state(&entry, self.larder.now()) {
             EntryState::Fresh => {
                 let value = self.value(&entry)?;
                 LookupResult::Fresh(entry, value)
@@ -260,7 +261,8 @@ impl Call<'_> {
             _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass("unsynchronised")),
             FlightResult::Filled(entry) if !self.is_young(&entry) => WaitOutcome::Again,
             FlightResult::Filled(entry)
-                if wait.came_early() || self.larder.standing(&entry, now) == EntryState::Fresh =>
+                if wait.arrived_before_fill()
+                    || self.larder.entry_state(&entry, now) == EntryState::Fresh =>
             {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
@@ -437,8 +439,9 @@ impl Call<'_> {
 
     fn was_refused_lately(&self) -> bool {
         let noted = self.larder.find(self.refusal_key().as_bytes());
-        noted
-            .is_some_and(|note| self.larder.standing(&note, self.larder.now()) == EntryState::Fresh)
+        noted.is_some_and(|note| {
+            self.larder.entry_state(&note, self.larder.now()) == EntryState::Fresh
+        })
     }
 
     async fn load<T, E, F, Fut>(
@@ -532,7 +535,7 @@ impl Call<'_> {
         };
         let arrived = self.scope.stamp().local;
         let place = (self.hash, stale.key());
-        let joined = self.larder.join(place, &self.scope, arrived, self.policy.wait_limit);
+        let joined = self.larder.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
         if let FlightRole::Leader(mut lead) = joined {
             let mut call = self.detached();
             // No fill around this call waits for it.
@@ -595,7 +598,7 @@ impl Call<'_> {
         let now = self.larder.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
-            self.larder.standing(entry, now),
+            self.larder.entry_state(entry, now),
             EntryState::WhileRevalidating | EntryState::OnError
         ) {
             return None;

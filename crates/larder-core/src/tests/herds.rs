@@ -96,7 +96,7 @@ async fn a_loader_that_takes_longer_than_its_waiters_are_patient_is_joined_by_fe
 async fn loads_that_never_end_are_few_however_many_come() {
     let (larder, count) = (larder(), Count::default());
     let release = Arc::new(AtomicBool::new(false));
-    let policy = || Policy::ttl(MINUTE).deadline(Duration::MAX).wait_limit(SECOND);
+    let policy = || Policy::ttl(MINUTE).fill_timeout(Duration::MAX).coalesce_timeout(SECOND);
     let calls = (0..CALLERS).map(|at| {
         let (larder, count, release) = (larder.clone(), count.clone(), release.clone());
         async move {
@@ -123,7 +123,7 @@ async fn loads_that_never_end_are_few_however_many_come() {
 async fn a_refresh_that_hangs_does_not_let_all_load_at_once() {
     let (larder, count) = (larder(), Count::default());
     let lifetime = Lifetime::fresh_for(SECOND).stale_while_revalidate(SECOND);
-    let policy = || Policy::from(lifetime).deadline(Duration::MAX);
+    let policy = || Policy::from(lifetime).fill_timeout(Duration::MAX);
     let first = |_: Loading| async { Ok::<_, Infallible>(1) };
     larder.get_or_load("a", policy(), first).await.unwrap();
     tokio::time::advance(SECOND + SECOND / 2).await;

@@ -18,7 +18,7 @@ use crate::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target};
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 async fn load(larder: &Larder, name: &str, value: u32) -> u32 {

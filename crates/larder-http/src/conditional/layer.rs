@@ -74,7 +74,7 @@ impl ConditionalLayer {
     /// # Source
     ///
     /// [RFC 6585, section 3](https://www.rfc-editor.org/rfc/rfc6585#section-3)
-    pub fn require_guards(mut self) -> Self {
+    pub fn require_preconditions(mut self) -> Self {
         self.options.require = true;
         self
     }

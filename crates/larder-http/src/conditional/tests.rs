@@ -12,7 +12,7 @@ use super::*;
 use crate::BoxError;
 
 fn larder() -> Larder {
-    Larder::builder().version("1").cells(1 << 12).build().unwrap()
+    Larder::builder().version("1").tag_table_slots(1 << 12).build().unwrap()
 }
 
 fn request(method: Method, fields: &[(&str, &str)]) -> Request<Empty<Bytes>> {
@@ -78,7 +78,7 @@ async fn a_streamed_body_is_not_held_back_for_a_tag() {
 #[tokio::test]
 async fn another_build_has_another_tag() {
     let tag = async |version: &str| {
-        let larder = Larder::builder().version(version).cells(1 << 12).build().unwrap();
+        let larder = Larder::builder().version(version).tag_table_slots(1 << 12).build().unwrap();
         let service = ConditionalLayer::new(&larder).layer(service_fn(hello));
         let answer = service.oneshot(request(Method::GET, &[])).await.unwrap();
         answer.headers()[header::ETAG].clone()
@@ -120,7 +120,7 @@ async fn a_guard_that_nobody_checked_is_counted_or_refused() {
     assert_eq!(stats.cache("conditional").unwrap().errors["unchecked-condition"], 1);
     let refusing = ConditionalLayer::new(&larder).refuse_unchecked().layer(service_fn(hello));
     assert_eq!(refusing.oneshot(guarded()).await.unwrap().status(), 412);
-    let requiring = ConditionalLayer::new(&larder).require_guards().layer(service_fn(hello));
+    let requiring = ConditionalLayer::new(&larder).require_preconditions().layer(service_fn(hello));
     assert_eq!(requiring.oneshot(request(Method::PUT, &[])).await.unwrap().status(), 428);
 }
 
@@ -144,7 +144,8 @@ async fn a_function_of_the_route_answers_without_the_handler() {
 #[tokio::test]
 async fn a_write_that_must_not_overwrite_is_guarded() {
     let create = || request(Method::PUT, &[("if-none-match", "*")]);
-    let required = ConditionalLayer::new(&larder()).require_guards().layer(service_fn(hello));
+    let required =
+        ConditionalLayer::new(&larder()).require_preconditions().layer(service_fn(hello));
     assert_eq!(required.oneshot(create()).await.unwrap().status(), StatusCode::OK);
     let refusing = ConditionalLayer::new(&larder()).refuse_unchecked().layer(service_fn(hello));
     let refused = refusing.clone().oneshot(create()).await.unwrap();

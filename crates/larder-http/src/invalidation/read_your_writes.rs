@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_place_is_forgotten_after_its_time() {
         let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
-        let larder = Larder::builder().cells(1 << 10).build().unwrap();
+        let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
         let now = seconds(larder.clock());
         // Two processes do not agree on the time; on a log that both follow they do.

@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer, service_fn
 use super::*;
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 fn put() -> Request<Empty<Bytes>> {

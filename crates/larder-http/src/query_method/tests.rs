@@ -49,7 +49,7 @@ async fn a_query_is_kept_by_its_content_and_type_and_invalidates_nothing() {
             Ok::<_, Infallible>(response.body(Full::<Bytes>::from(text)).unwrap())
         }
     });
-    let larder = Larder::builder().cells(1 << 12).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(QueryMethodLayer::new())
         .layer(InvalidationLayer::new(&larder))

@@ -83,7 +83,7 @@ impl Lookup {
             larder.remove(kept);
             return;
         }
-        if larder.standing(kept, larder.now()) == EntryState::Invalid {
+        if larder.entry_state(kept, larder.now()) == EntryState::Invalid {
             return;
         }
         match fill.confirmed(kept, response.headers()) {
@@ -105,7 +105,7 @@ impl Fill {
     ) {
         let larder = &self.plan.larder;
         let is_named = !validation::confirmed(update, &[validators(known)]).is_empty();
-        let is_overtaken = larder.standing(known, larder.now()) == EntryState::Invalid;
+        let is_overtaken = larder.entry_state(known, larder.now()) == EntryState::Invalid;
         if !is_named || is_overtaken {
             return self.hear_of_another(lead, known, client);
         }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, HeaderValue, StatusCode};
-use larder_core::{ByteSize, Consistency, Larder, Lifetime, SealError, Tiers};
+use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -92,18 +92,18 @@ pub(super) struct Options {
     pub(super) shared: bool,
     pub(super) partition: Option<Partition>,
     pub(super) vary_by: Vec<KeyInput>,
-    pub(super) keyed_by: Vec<HeaderName>,
+    pub(super) vary_by_header: Vec<HeaderName>,
     pub(super) harmless: Vec<HeaderName>,
     pub(super) depends_on_url_alone: bool,
-    pub(super) identity_fields: Vec<HeaderName>,
-    pub(super) identity_types: Vec<fn(&Extensions) -> bool>,
+    pub(super) credential_headers: Vec<HeaderName>,
+    pub(super) credential_extensions: Vec<fn(&Extensions) -> bool>,
     pub(super) bypass_if: Vec<BypassPredicate>,
     pub(super) refuse_if: Vec<RefusalRule>,
     pub(super) browser: Option<HeaderValue>,
     pub(super) cdn: Option<HeaderValue>,
-    pub(super) per_response: Vec<HeaderName>,
+    pub(super) never_store_header: Vec<HeaderName>,
     pub(super) body_limit: usize,
-    pub(super) wait_limit: Duration,
+    pub(super) coalesce_timeout: Duration,
     pub(super) deadline: Duration,
     pub(super) refusal: Duration,
     pub(super) variants: usize,
@@ -116,10 +116,10 @@ pub(super) struct Options {
     pub(super) heuristics: Option<Heuristics>,
     pub(super) revalidatable: Duration,
     pub(super) targets: Vec<HeaderName>,
-    pub(super) hide_targets: bool,
+    pub(super) strip_targeted_fields: bool,
     pub(super) no_vary_search: bool,
     pub(super) cache_status: bool,
-    pub(super) cache_status_key: bool,
+    pub(super) cache_status_with_key: bool,
     pub(super) x_cache: bool,
 }
 
@@ -136,7 +136,7 @@ impl ResponseCacheLayer {
     /// `Accept-Language` and the fields of partial pages are part of its key, unless it has a `Vary`, and a request
     /// with a field that is not known to be harmless passes by (`detail=unknown-field`).
     /// [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field matters;
-    /// [`harmless_field`](Self::harmless_field) and [`keyed_by`](Self::keyed_by) say it of one.
+    /// [`harmless_field`](Self::harmless_field) and [`vary_by_header`](Self::vary_by_header) say it of one.
     ///
     /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since a
     /// browser cannot be invalidated.
@@ -153,7 +153,7 @@ impl ResponseCacheLayer {
     }
 
     /// Nothing is kept. On a route inside another response cache: an exception.
-    pub fn off(mut self) -> Self {
+    pub fn disabled(mut self) -> Self {
         self.options.off = true;
         self
     }
@@ -199,7 +199,7 @@ impl ResponseCacheLayer {
     /// Keeps responses of these statuses for `lifetime`, unless they say otherwise. None by default: an
     /// error that is kept hides a page from everybody.
     #[doc(alias("negative caching", "cache penetration"))]
-    pub fn negative(
+    pub fn negative_ttl(
         mut self,
         statuses: impl IntoIterator<Item = StatusCode>,
         lifetime: impl Into<Lifetime>,
@@ -297,8 +297,8 @@ impl ResponseCacheLayer {
     /// keeps an entry for each of its values. For fields that a proxy in front always sets. Responses name it in
     /// `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
-    pub fn keyed_by(mut self, field: HeaderName) -> Self {
-        self.options.keyed_by.push(field.clone());
+    pub fn vary_by_header(mut self, field: HeaderName) -> Self {
+        self.options.vary_by_header.push(field.clone());
         let name = field.as_str().to_owned();
         self.vary_by(&name, [field.clone()], move |head| {
             // Lengths, so that one line never reads like two.
@@ -329,15 +329,15 @@ impl ResponseCacheLayer {
     /// `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, and what proxies that sign in say: `X-Forwarded-User`, `-Email`,
     /// `-Groups`, `-Preferred-Username`, `-Access-Token` and `-Client-Cert`, and any whose name holds `auth`, `token`,
     /// `secret`, `password`, `session` or `api-key`.
-    pub fn identity_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.options.identity_fields = fields.into_iter().collect();
+    pub fn credential_headers(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.options.credential_headers = fields.into_iter().collect();
         self
     }
 
     /// A type that a session or auth layer puts into the extensions of a request to say who asks. Such a
     /// request is not answered from the cache, unless there is a partition.
-    pub fn identity<T: Send + Sync + 'static>(mut self) -> Self {
-        self.options.identity_types.push(|extensions| extensions.get::<T>().is_some());
+    pub fn credential_extension<T: Send + Sync + 'static>(mut self) -> Self {
+        self.options.credential_extensions.push(|extensions| extensions.get::<T>().is_some());
         self
     }
 
@@ -391,8 +391,8 @@ impl ResponseCacheLayer {
     /// # Panics
     ///
     /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
-    pub fn browser(mut self, cache_control: impl AsRef<str>) -> Self {
-        self.options.browser = Some(field_value("browser", cache_control.as_ref()));
+    pub fn browser_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
+        self.options.browser = Some(field_value("browser_cache_control", cache_control.as_ref()));
         self
     }
 
@@ -402,15 +402,15 @@ impl ResponseCacheLayer {
     /// # Panics
     ///
     /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
-    pub fn cdn(mut self, cache_control: impl AsRef<str>) -> Self {
-        self.options.cdn = Some(field_value("cdn", cache_control.as_ref()));
+    pub fn cdn_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
+        self.options.cdn = Some(field_value("cdn_cache_control", cache_control.as_ref()));
         self
     }
 
     /// A field that belongs to one response and not to the copy that is kept, beside `X-Request-Id` and
     /// `Server-Timing`.
-    pub fn per_response(mut self, field: HeaderName) -> Self {
-        self.options.per_response.push(field);
+    pub fn never_store_header(mut self, field: HeaderName) -> Self {
+        self.options.never_store_header.push(field);
         self
     }
 
@@ -422,14 +422,14 @@ impl ResponseCacheLayer {
 
     /// How long a request waits for another's fill before one more is started beside it; 10 s by default. One
     /// waiter starts it, and all wait for both; at most four run at a time for one address.
-    pub fn wait_limit(mut self, limit: Duration) -> Self {
-        self.options.wait_limit = limit;
+    pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
+        self.options.coalesce_timeout = limit;
         self
     }
 
     /// How long a fill may take, its body included, before it becomes its client's own; 30 s by default. Its
     /// waiters try again, one after the other, and after four such fills get 504.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
+    pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
     }
@@ -437,20 +437,25 @@ impl ResponseCacheLayer {
     /// For how long it is remembered that the response of an address was not to be kept, so that requests
     /// for it do not queue; 10 s by default.
     #[doc(alias("hit-for-miss", "hit-for-pass"))]
-    pub fn remember_refusals(mut self, time: Duration) -> Self {
+    pub fn hit_for_miss_ttl(mut self, time: Duration) -> Self {
         self.options.refusal = time;
         self
     }
 
-    /// How many variants of one address are kept; 32 by default. One more replaces the least used.
+    /// The most variants of one URL that larder stores; 32 by default. One more replaces the least recently used.
+    ///
+    /// # Panics
+    ///
+    /// If it is 0.
     pub fn max_variants(mut self, variants: usize) -> Self {
-        self.options.variants = variants.max(1);
+        assert!(variants > 0, "max_variants is 0, allowed is 1 or more");
+        self.options.variants = variants;
         self
     }
 
     /// Which parameters of a query tell addresses apart; all by default.
     #[doc(alias("vary by query"))]
-    pub fn query(mut self, rule: QueryRule) -> Self {
+    pub fn query_params(mut self, rule: QueryRule) -> Self {
         self.options.query = rule;
         self
     }
@@ -463,7 +468,7 @@ impl ResponseCacheLayer {
 
     /// Ignores what requests demand by `Cache-Control` and `Pragma`: nobody can make the origin work by
     /// asking for `no-cache`.
-    pub fn ignore_demands(mut self) -> Self {
+    pub fn ignore_request_cache_control(mut self) -> Self {
         self.options.demands = false;
         self
     }
@@ -482,14 +487,19 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Keeps responses where all processes see them only if they are sealed there.
+    /// Lets responses reach the second level only sealed.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// When the larder has a shared store and no key to seal with.
-    pub fn sealed(mut self) -> Result<Self, SealError> {
-        self.options.tiers = self.options.tiers.sealed(&self.larder)?;
-        Ok(self)
+    /// When the larder has a second level and no keys to seal with
+    /// ([`LarderBuilder::seal_with`](larder_core::LarderBuilder::seal_with)).
+    pub fn require_sealing(mut self) -> Self {
+        assert!(
+            !self.larder.has_store() || self.larder.seals(),
+            "require_sealing needs LarderBuilder::seal_with: this larder has a second level and no keys"
+        );
+        self.options.tiers = self.options.tiers.require_sealing();
+        self
     }
 
     /// Of all processes one fills; the others take what it has filled from the shared store, or serve what is
@@ -531,14 +541,14 @@ impl ResponseCacheLayer {
     /// For how long after its freshness a response with a validator is held, to be revalidated with its
     /// origin instead of being fetched again; a day by default. Costs memory that nothing else asks for.
     #[doc(alias("revalidation", "conditional request", "304"))]
-    pub fn revalidatable_for(mut self, window: Duration) -> Self {
+    pub fn keep_for_revalidation(mut self, window: Duration) -> Self {
         self.options.revalidatable = window;
         self
     }
 
     /// The targeted fields that speak to this cache, the most specific first, in place of
     /// `CDN-Cache-Control` alone ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
-    pub fn targets(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+    pub fn targeted_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.options.targets = fields.into_iter().collect();
         self
     }
@@ -557,8 +567,8 @@ impl ResponseCacheLayer {
     }
 
     /// Takes the targeted fields out of what leaves. By default they pass, for caches further on.
-    pub fn hide_targets(mut self) -> Self {
-        self.options.hide_targets = true;
+    pub fn strip_targeted_fields(mut self) -> Self {
+        self.options.strip_targeted_fields = true;
         self
     }
 
@@ -575,8 +585,8 @@ impl ResponseCacheLayer {
     }
 
     /// Adds the key of the entry to `Cache-Status`. It names the address, and nothing of who asks.
-    pub fn cache_status_key(mut self) -> Self {
-        self.options.cache_status_key = true;
+    pub fn cache_status_with_key(mut self) -> Self {
+        self.options.cache_status_with_key = true;
         self
     }
 
@@ -684,18 +694,18 @@ impl Default for Options {
             shared: false,
             partition: None,
             vary_by: Vec::new(),
-            keyed_by: Vec::new(),
+            vary_by_header: Vec::new(),
             harmless: Vec::new(),
             depends_on_url_alone: false,
-            identity_fields: Vec::new(),
-            identity_types: Vec::new(),
+            credential_headers: Vec::new(),
+            credential_extensions: Vec::new(),
             bypass_if: Vec::new(),
             refuse_if: Vec::new(),
             browser: None,
             cdn: None,
-            per_response: Vec::new(),
+            never_store_header: Vec::new(),
             body_limit: 1 << 20,
-            wait_limit: Duration::from_secs(10),
+            coalesce_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
             refusal: Duration::from_secs(10),
             variants: 32,
@@ -708,10 +718,10 @@ impl Default for Options {
             heuristics: None,
             revalidatable: Duration::from_secs(86_400),
             targets: vec![targeted::CDN_CACHE_CONTROL],
-            hide_targets: false,
+            strip_targeted_fields: false,
             no_vary_search: false,
             cache_status: true,
-            cache_status_key: false,
+            cache_status_with_key: false,
             x_cache: false,
         }
     }

@@ -148,7 +148,7 @@ impl Lookup {
         if !self.plan.may_have(&self.lookup, stored) {
             return LookupResult::Nothing(Forward::UriMiss);
         }
-        match larder.standing(&entry, larder.now()) {
+        match larder.entry_state(&entry, larder.now()) {
             EntryState::Fresh => LookupResult::Fresh(entry),
             EntryState::WhileRevalidating => LookupResult::Stale(entry),
             EntryState::OnError => LookupResult::OnError(entry),
@@ -190,8 +190,8 @@ impl Lookup {
         let found = variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
         let may_be_served = |entry: &AnyEntry| {
             let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
-            let standing = larder.standing(entry, larder.now());
-            fits && !matches!(standing, EntryState::Invalid | EntryState::Expired)
+            let entry_state = larder.entry_state(entry, larder.now());
+            fits && !matches!(entry_state, EntryState::Invalid | EntryState::Expired)
         };
         found.filter(may_be_served).collect()
     }
@@ -215,7 +215,7 @@ impl Lookup {
     /// A place in the flight of this queue.
     pub(super) fn join(&self) -> FlightRole {
         let place = (self.queue_hash, &self.queue);
-        self.plan.larder.join(place, &self.scope, self.arrived, self.plan.options.wait_limit)
+        self.plan.larder.join(place, &self.scope, self.arrived, self.plan.options.coalesce_timeout)
     }
 
     /// A flight that nobody joins.
@@ -229,7 +229,7 @@ impl Lookup {
         let entry = larder.find(key.as_bytes())?;
         match CacheRecord::of(&entry) {
             Some(CacheRecord::Refusal(why))
-                if larder.standing(&entry, larder.now()) == EntryState::Fresh =>
+                if larder.entry_state(&entry, larder.now()) == EntryState::Fresh =>
             {
                 Some(why)
             }
@@ -339,7 +339,8 @@ impl Lookup {
         match landing {
             _ if !self.is_trusted() => Err(WaitFailure::Alone(UNSYNCHRONISED)),
             FlightResult::Filled(entry)
-                if (wait.came_early() || self.is_fresh(&entry)) && self.is_mine(&entry) =>
+                if (wait.arrived_before_fill() || self.is_fresh(&entry))
+                    && self.is_mine(&entry) =>
             {
                 self.record(Event::Collapsed);
                 Ok(self.collapsed(&entry, why))
@@ -403,7 +404,7 @@ impl Lookup {
 
     fn is_fresh(&self, entry: &AnyEntry) -> bool {
         let larder = &self.plan.larder;
-        larder.standing(entry, larder.now()) == EntryState::Fresh
+        larder.entry_state(entry, larder.now()) == EntryState::Fresh
     }
 
     /// An answer that has begun: the same bytes, as they come.
@@ -482,7 +483,7 @@ impl Lookup {
             let may = stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale);
             may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
         };
-        let usable = match larder.standing(entry, now) {
+        let usable = match larder.entry_state(entry, now) {
             EntryState::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
             EntryState::OnError => true,
             EntryState::ToRevalidate => welcome(),
@@ -522,7 +523,7 @@ impl Lookup {
     /// The answer to this request, of a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
         let detail = (!self.plan.larder.is_synchronised()).then_some("unsynchronised");
-        if self.plan.options.cache_status_key || detail.is_some() {
+        if self.plan.options.cache_status_with_key || detail.is_some() {
             return self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "hit");
         }
         self.fitted(self.hit(entry))
@@ -579,7 +580,7 @@ impl Lookup {
             response.headers_mut().remove(header::CACHE_STATUS);
         }
         let name = entry.key().name();
-        let key = self.plan.options.cache_status_key.then_some(&*name);
+        let key = self.plan.options.cache_status_with_key.then_some(&*name);
         let status = CacheStatus { ttl: Some(ttl), key, ..status };
         note(&self.plan, response.headers_mut(), status, plain);
         self.fitted(response)

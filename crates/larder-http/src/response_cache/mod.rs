@@ -18,7 +18,7 @@
 //!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
 //!    [partition](ResponseCacheLayer::partition_by);
 //! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers;
-//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative) names;
+//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative_ttl) names;
 //! 5. what lives by [`ttl`](ResponseCacheLayer::ttl) alone and answers a request with a field that is not known to be
 //!    harmless;
 //! 6. what a layer outside has made a response for one client, where a [`FinalHeadLayer`](crate::FinalHeadLayer) tells.
@@ -33,7 +33,7 @@
 //! who asks, decide between `shared` and a partition; until then such requests are simply not cached.
 //!
 //! A handler whose answer may be kept does not see what no key knows of: `X-Forwarded-Host` and the like, unless
-//! [`keyed_by`](ResponseCacheLayer::keyed_by) declares them, and parameters that
+//! [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and parameters that
 //! [`query`](ResponseCacheLayer::query) leaves out. `X-Forwarded-Proto` it sees as the scheme of the key.
 //!
 //! ```

@@ -91,7 +91,7 @@ pub(super) fn judge(
     };
     let mut lifetime = with_windows(lifetime, options, chosen, &control);
     if validated {
-        lifetime = lifetime.revalidatable_for(options.revalidatable);
+        lifetime = lifetime.keep_for_revalidation(options.revalidatable);
     }
     let age_at = |received| match by_us {
         true => Duration::ZERO,
@@ -253,7 +253,7 @@ pub(super) fn tell_others(
     if private {
         make_private(&options.targets, headers);
     }
-    if options.hide_targets {
+    if options.strip_targeted_fields {
         options.targets.iter().for_each(|target| drop(headers.remove(target)));
     }
     browser.is_some() || cdn.is_some()

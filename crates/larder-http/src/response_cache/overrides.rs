@@ -75,14 +75,14 @@ impl ResponseOverrides {
     ///
     /// A text that no field may hold (a line break, a letter outside ASCII) is warned of, and browsers are told
     /// `no-store` in its place.
-    pub fn browser(&self, cache_control: &str) -> &Self {
+    pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
         self.tell_browsers(field_value("Cache-Control", cache_control));
         self
     }
 
     /// What a content delivery network is told: the text of `CDN-Cache-Control`. What no field may hold becomes
     /// `no-store`, as for [`browser`](Self::browser).
-    pub fn cdn(&self, cache_control: &str) -> &Self {
+    pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
         self.tell_cdn(field_value("CDN-Cache-Control", cache_control));
         self
     }

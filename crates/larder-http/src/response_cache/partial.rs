@@ -45,7 +45,7 @@ impl Lookup {
         let stored = stored::of(&entry)?;
         let now = larder.now();
         let usable = self.plan.may_have(&self.lookup, stored)
-            && larder.standing(&entry, now) == EntryState::Fresh
+            && larder.entry_state(&entry, now) == EntryState::Fresh
             && self.plan.meets(&self.demands, &entry, now);
         if !usable {
             return None;
@@ -75,8 +75,8 @@ impl Fill {
         let Some(entry) = larder.find(key.as_bytes()) else {
             return alone;
         };
-        let standing = larder.standing(&entry, larder.now());
-        if matches!(standing, EntryState::Invalid | EntryState::Expired) {
+        let entry_state = larder.entry_state(&entry, larder.now());
+        if matches!(entry_state, EntryState::Invalid | EntryState::Expired) {
             return alone;
         }
         let Some(stored) = stored::of(&entry) else { return alone };

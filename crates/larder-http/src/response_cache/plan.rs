@@ -62,8 +62,8 @@ impl Options {
         self.partition.is_some()
             || !self.vary_by.is_empty()
             || self.shared
-            || !self.identity_fields.is_empty()
-            || !self.identity_types.is_empty()
+            || !self.credential_headers.is_empty()
+            || !self.credential_extensions.is_empty()
     }
 }
 
@@ -256,7 +256,7 @@ impl CacheContext {
                 stored.ask_for_all_lines();
                 let may_have = self.may_have(lookup, stored)
                     && (stored.traits.opted_in || self.unknown_field(headers).is_none());
-                let is_fresh = may_have && self.larder.standing(entry, now) == EntryState::Fresh;
+                let is_fresh = may_have && self.larder.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
             // Fields that the layer hides select no variant: that is for a closer look.
@@ -285,7 +285,7 @@ impl CacheContext {
     #[inline]
     fn is_plain(&self) -> bool {
         self.options.consistency == Consistency::Eventual
-            && !self.options.cache_status_key
+            && !self.options.cache_status_with_key
             && self.larder.is_synchronised()
             && !self.larder.is_distrusted()
     }
@@ -318,8 +318,8 @@ impl CacheContext {
         for input in &self.options.vary_by {
             put(&mut parts, input.name.as_bytes(), (input.value)(head).as_bytes());
         }
-        let identified =
-            facts.identified || self.options.identity_types.iter().any(|is| is(head.extensions));
+        let identified = facts.identified
+            || self.options.credential_extensions.iter().any(|is| is(head.extensions));
         if identified && partition.is_none() && !hidden {
             return Audience::Unknown;
         }
@@ -403,7 +403,7 @@ impl CacheContext {
             why,
             field,
             "a response that lives by the layer's ttl alone is not stored: give it a lifetime in its handler \
-             (CachePolicy::ttl), or say of the layer what its responses depend on (keyed_by, harmless_field, \
+             (CachePolicy::ttl), or say of the layer what its responses depend on (vary_by_header, harmless_field, \
              depends_on_url_alone). This is said once for each layer"
         );
     }
@@ -428,7 +428,7 @@ impl CacheContext {
                 host.note(line);
             }
         }
-        let custom = &self.options.identity_fields;
+        let custom = &self.options.credential_headers;
         if !custom.is_empty() {
             facts.identified = custom.iter().any(|name| headers.contains_key(name));
         }
@@ -442,19 +442,19 @@ impl CacheContext {
 
     /// Whether a layer that hides who asks hides `Authorization` too.
     pub(super) fn hides_authorization(&self) -> bool {
-        let fields = &self.options.identity_fields;
+        let fields = &self.options.credential_headers;
         self.options.shared && (fields.is_empty() || fields.contains(&header::AUTHORIZATION))
     }
 
     /// The fields by which a request says who asks.
     pub(super) fn hide_identity(&self, headers: &mut HeaderMap) {
-        if self.options.identity_fields.is_empty() {
+        if self.options.credential_headers.is_empty() {
             let names = headers.keys().filter(|name| is_credentials(name.as_str()));
             for name in names.cloned().collect::<Vec<_>>() {
                 headers.remove(name);
             }
         }
-        for name in &self.options.identity_fields {
+        for name in &self.options.credential_headers {
             headers.remove(name);
         }
     }
@@ -498,7 +498,7 @@ impl CacheContext {
             return Some(Bypass::RequestBody);
         }
         let options = &self.options;
-        if !partitioned && options.identity_types.iter().any(|is| is(head.extensions)) {
+        if !partitioned && options.credential_extensions.iter().any(|is| is(head.extensions)) {
             return Some(Bypass::Identity);
         }
         if facts.demands && RequestDirectives::of(head.headers).no_store {

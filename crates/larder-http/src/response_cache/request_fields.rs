@@ -143,8 +143,8 @@ impl CacheContext {
             || SELECTING_NAMES.binary_search(&text).is_ok()
             || self.is_unkeyed(name)
             || is_credentials(text)
-            || options.identity_fields.contains(name)
-            || options.keyed_by.contains(name)
+            || options.credential_headers.contains(name)
+            || options.vary_by_header.contains(name)
             || options.harmless.contains(name)
             || options.vary_by.iter().any(|input| input.fields.contains(name))
     }

@@ -124,7 +124,7 @@ type Changes = fn(ResponseCacheLayer) -> ResponseCacheLayer;
 
 /// Runs a script against a layer of its own.
 async fn run(name: &str, change: Changes, steps: &[Step]) {
-    let larder = Larder::builder().cells(1 << 12).build().unwrap();
+    let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     let script = Arc::new(Script::default());
     let inner = service_fn({
         let script = Arc::clone(&script);
@@ -724,7 +724,7 @@ async fn lifetimes_come_from_where_the_letter_says() {
     .await;
     run(
         "RFC 9213 2.2: hidden on request, and still obeyed",
-        ResponseCacheLayer::hide_targets,
+        ResponseCacheLayer::strip_targeted_fields,
         &[
             ask(&[])
                 .origin(200, &[("cdn-cache-control", "max-age=60")], "one")
@@ -735,7 +735,7 @@ async fn lifetimes_come_from_where_the_letter_says() {
     .await;
     run(
         "RFC 9211 2.7: the key on request",
-        ResponseCacheLayer::cache_status_key,
+        ResponseCacheLayer::cache_status_with_key,
         &[
             ask(&[]).origin(200, &[MINUTE], "one"),
             ask(&[]).gets(200, "one").says("larder; hit; ttl=60; key=\"http://a.example/a\""),

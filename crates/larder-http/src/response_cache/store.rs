@@ -46,14 +46,14 @@ impl CacheContext {
         let is_list =
             |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
         list.is_some_and(|list| {
-            is_list(&list) && self.larder.standing(&list, self.larder.now()) == EntryState::Fresh
+            is_list(&list) && self.larder.entry_state(&list, self.larder.now()) == EntryState::Fresh
         })
     }
 
     /// Removes what belongs to one response and to no copy of it.
     pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
         let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
-        for name in ours.chain(&self.options.per_response) {
+        for name in ours.chain(&self.options.never_store_header) {
             headers.remove(name);
         }
     }
@@ -102,7 +102,7 @@ impl Fill {
         let status = heard.head.status;
         let larder = &self.plan.larder;
         let is_good = |entry: &AnyEntry| {
-            let of_use = match larder.standing(entry, larder.now()) {
+            let of_use = match larder.entry_state(entry, larder.now()) {
                 EntryState::Fresh => true,
                 EntryState::WhileRevalidating | EntryState::OnError => status.is_server_error(),
                 _ => false,
@@ -199,7 +199,7 @@ impl Fill {
         let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
         Traits {
             open: heard.judged.open,
-            told_by_us: heard.judged.by_us || by_choice || private || options.hide_targets,
+            told_by_us: heard.judged.by_us || by_choice || private || options.strip_targeted_fields,
             validated: heard.judged.validated,
             may_go_stale: heard.judged.may_go_stale,
             opted_in: heard.judged.opted_in,
@@ -242,7 +242,7 @@ impl Fill {
             .filter(|entry| {
                 // One that a reset of the log has reached is not written to the store any more.
                 matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
-                    && larder.standing(entry, larder.now()) == EntryState::Fresh
+                    && larder.entry_state(entry, larder.now()) == EntryState::Fresh
             })
             .or_else(|| self.new_list(heard));
         let Some(list) = list else { return };

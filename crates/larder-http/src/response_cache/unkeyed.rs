@@ -24,7 +24,7 @@ impl CacheContext {
         if let Some((scheme, authority)) = address.filter(|_| self.strips()) {
             // A client that sends none is read as one that says `http`.
             let may_differ = scheme == "https" || headers.contains_key(PROTO);
-            if may_differ && !self.options.keyed_by.contains(&PROTO) {
+            if may_differ && !self.options.vary_by_header.contains(&PROTO) {
                 headers.insert(PROTO, HeaderValue::from_static(scheme));
             }
             spell_authority(request, &authority);
@@ -82,8 +82,8 @@ impl CacheContext {
         let forwarded = name.as_str().starts_with("x-forwarded-") && *name != FORWARDED_FOR;
         (forwarded || UNKEYED.contains(&name.as_str()))
             && !is_credentials(name.as_str())
-            && !self.options.identity_fields.contains(name)
-            && !self.options.keyed_by.contains(name)
+            && !self.options.credential_headers.contains(name)
+            && !self.options.vary_by_header.contains(name)
     }
 }
 

@@ -21,10 +21,10 @@ fn device(layer: ResponseCacheLayer) -> ResponseCacheLayer {
 async fn fields_behind_the_key_are_named_on_all_ways_out() {
     type Configure = fn(ResponseCacheLayer) -> ResponseCacheLayer;
     let rows: [(Configure, &[&str]); 4] = [
-        (|layer| layer.keyed_by(REGION).cdn("max-age=60"), &["x-region"]),
+        (|layer| layer.vary_by_header(REGION).cdn_cache_control("max-age=60"), &["x-region"]),
         (device, &["user-agent"]),
-        (|layer| device(layer).keyed_by(REGION), &["user-agent, x-region"]),
-        (|layer| layer.cdn("max-age=60"), &[]),
+        (|layer| device(layer).vary_by_header(REGION), &["user-agent, x-region"]),
+        (|layer| layer.cdn_cache_control("max-age=60"), &[]),
     ];
     for (configure, expected) in rows {
         let layer = configure(layer(&larder())).depends_on_url_alone();
@@ -80,7 +80,7 @@ async fn the_fields_behind_the_key_do_not_make_more_variants() {
 
 #[tokio::test]
 async fn an_input_that_no_downstream_cache_can_see_makes_the_response_private() {
-    let layer = layer(&larder()).cdn("max-age=60").vary_by("theme", [], |_| "dark");
+    let layer = layer(&larder()).cdn_cache_control("max-age=60").vary_by("theme", [], |_| "dark");
     let origin = Origin::new(layer, with(&[("cache-control", "public, max-age=60")]));
     for _ in 0..2 {
         let answer = origin.send(request("/")).await;
@@ -93,7 +93,7 @@ async fn an_input_that_no_downstream_cache_can_see_makes_the_response_private() 
 async fn those_who_read_along_are_told_the_fields_behind_the_key() {
     let (frames, body) = mpsc::channel(4);
     let body = Arc::new(parking_lot::Mutex::new(Some(body)));
-    let origin = Origin::new(layer(&larder()).keyed_by(REGION), move |_, _| {
+    let origin = Origin::new(layer(&larder()).vary_by_header(REGION), move |_, _| {
         let body = body.lock().take().expect("one request reaches the origin");
         Response::builder().header("content-length", "4").body(stream(body)).unwrap()
     });
@@ -112,8 +112,8 @@ async fn those_who_read_along_are_told_the_fields_behind_the_key() {
 fn a_text_that_no_field_may_hold_is_refused_where_it_is_given() {
     for text in ["max-age=60\nx", "max-age=60\r\nset-cookie: a", "täglich", "\u{0}"] {
         for refused in [
-            std::panic::catch_unwind(|| drop(layer(&larder()).browser(text))),
-            std::panic::catch_unwind(|| drop(layer(&larder()).cdn(text))),
+            std::panic::catch_unwind(|| drop(layer(&larder()).browser_cache_control(text))),
+            std::panic::catch_unwind(|| drop(layer(&larder()).cdn_cache_control(text))),
         ] {
             let panic = *refused.unwrap_err().downcast::<String>().unwrap();
             assert!(panic.contains(&format!("{text:?}")), "{panic}");
@@ -125,7 +125,7 @@ fn a_text_that_no_field_may_hold_is_refused_where_it_is_given() {
 async fn a_text_that_no_field_may_hold_from_a_handler_leaves_the_strictest() {
     let origin = Origin::new(layer(&larder()), |request, call| {
         let choices = request.extensions().get::<ResponseOverrides>().unwrap();
-        choices.browser("max-age=60\nx").cdn("max-age=60\nx");
+        choices.browser_cache_control("max-age=60\nx").cdn_cache_control("max-age=60\nx");
         numbered(request, call)
     });
     for _ in 0..2 {

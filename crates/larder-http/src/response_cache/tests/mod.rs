@@ -35,7 +35,7 @@ type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBod
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn larder() -> Larder {
-    Larder::builder().cells(1 << 12).build().unwrap()
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
 fn text(text: impl Into<Bytes>) -> TestBody {
@@ -238,7 +238,7 @@ async fn a_partition_keeps_an_entry_for_each_and_it_leaves_as_private() {
 async fn an_extension_that_says_who_asks_bypasses() {
     #[derive(Clone)]
     struct Session;
-    let origin = Origin::new(layer(&larder()).identity::<Session>(), numbered);
+    let origin = Origin::new(layer(&larder()).credential_extension::<Session>(), numbered);
     assert_eq!(origin.get("/").await.1, "answer 1");
     let mut with_session = empty(request("/"));
     with_session.extensions_mut().insert(Session);
@@ -687,7 +687,7 @@ async fn errors_are_kept_only_where_that_was_asked_for() {
     let origin = Origin::new(layer(&larder()), missing);
     origin.get("/").await;
     assert_eq!(origin.get("/").await.1, "answer 2");
-    let negative = layer(&larder()).negative([StatusCode::NOT_FOUND], Duration::from_secs(5));
+    let negative = layer(&larder()).negative_ttl([StatusCode::NOT_FOUND], Duration::from_secs(5));
     let origin = Origin::new(negative, missing);
     origin.get("/").await;
     assert_eq!(origin.get("/").await.1, "answer 1");
@@ -719,7 +719,7 @@ async fn what_is_this_responses_own_is_not_replayed() {
 
 #[tokio::test]
 async fn parameters_that_do_not_count_are_not_seen_by_the_handler() {
-    let layer = layer(&larder()).query(QueryRule::without_trackers());
+    let layer = layer(&larder()).query_params(QueryRule::without_trackers());
     let origin = Origin::new(layer, |request, call| {
         Response::new(text(format!("{} {call}", request.uri())))
     });
@@ -738,7 +738,7 @@ async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
     assert_eq!(read(ask("no-cache").await).await.0, "larder; fwd=request; stored");
     assert_eq!(origin.get("/").await.1, "answer 2");
     assert_eq!(read(ask("no-store").await).await.1, "answer 3");
-    let deaf = Origin::new(layer(&larder()).ignore_demands(), numbered);
+    let deaf = Origin::new(layer(&larder()).ignore_request_cache_control(), numbered);
     deaf.get("/").await;
     let ask = request("/").header("cache-control", "no-cache");
     assert_eq!(read(deaf.send(ask).await).await.1, "answer 1");
@@ -908,7 +908,7 @@ async fn a_cache_inside_a_partition_stays_inside_it() {
 async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_know_him() {
     #[derive(Clone)]
     struct Session;
-    let layer = layer(&larder()).identity::<Session>().partition_by(|_| None::<Bytes>);
+    let layer = layer(&larder()).credential_extension::<Session>().partition_by(|_| None::<Bytes>);
     let origin = Origin::new(layer, numbered);
     let mut with_session = empty(request("/"));
     with_session.extensions_mut().insert(Session);
@@ -919,7 +919,7 @@ async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_k
 
 #[tokio::test]
 async fn limits_without_end_are_limits() {
-    let layer = layer(&larder()).wait_limit(Duration::MAX).deadline(Duration::MAX);
+    let layer = layer(&larder()).coalesce_timeout(Duration::MAX).fill_timeout(Duration::MAX);
     let origin = Origin::new(layer, numbered);
     assert_eq!(origin.get("/").await.1, "answer 1");
 }
@@ -950,4 +950,20 @@ async fn what_is_known_to_be_too_long_is_not_said_to_be_stored() {
     });
     let (status, body) = origin.get("/").await;
     assert_eq!((&*status, body.len()), ("larder; fwd=uri-miss; detail=too-large", 2048));
+}
+
+#[test]
+fn setters_refuse_values_that_they_cannot_hold() {
+    let layer = || ResponseCacheLayer::new(&larder());
+    let rows: [(&str, Box<dyn Fn()>); 3] = [
+        ("max_variants is 0", Box::new(|| drop(layer().max_variants(0)))),
+        ("browser_cache_control", Box::new(|| drop(layer().browser_cache_control("a\nb")))),
+        ("cdn_cache_control", Box::new(|| drop(layer().cdn_cache_control("\u{e9}")))),
+    ];
+    for (expected, set) in rows {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(set)).unwrap_err();
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap();
+        assert!(text.contains(expected), "{text}");
+    }
 }

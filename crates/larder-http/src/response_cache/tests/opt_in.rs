@@ -135,7 +135,7 @@ async fn one_call_promises_that_no_field_matters() {
         let (status, _) = ask(&origin, &[("x-theme", "dark")]).await;
         assert_eq!(status.contains("; hit"), shared, "{what}: {status}");
     }
-    let origin = Origin::new(layer(&larder()).keyed_by(theme), reflecting("x-theme", &[]));
+    let origin = Origin::new(layer(&larder()).vary_by_header(theme), reflecting("x-theme", &[]));
     for _ in 0..2 {
         for theme in ["dark", "light"] {
             assert_eq!(ask(&origin, &[("x-theme", theme)]).await.1, theme);
