@@ -213,6 +213,47 @@ mod tests {
         assert!(last > first);
     }
 
+    #[test]
+    fn each_month_has_its_days() {
+        // Year, month, its last day.
+        let rows = [
+            (1900, "Feb", 28),
+            (1996, "Feb", 29),
+            (2000, "Feb", 29),
+            (2001, "Feb", 28),
+            (2001, "Jan", 31),
+            (2001, "Mar", 31),
+            (2001, "Apr", 30),
+            (2001, "May", 31),
+            (2001, "Jun", 30),
+            (2001, "Jul", 31),
+            (2001, "Aug", 31),
+            (2001, "Sep", 30),
+            (2001, "Oct", 31),
+            (2001, "Nov", 30),
+            (2001, "Dec", 31),
+        ];
+        for (year, month, last) in rows {
+            for (day, is_date) in [(0, false), (1, true), (last, true), (last + 1, false)] {
+                let text = format!("Sun, {day:02} {month} {year} 00:00:00 GMT");
+                assert_eq!(parse(&text).is_some(), is_date, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_of_day_end_at_a_leap_second() {
+        for (time, is_time) in [
+            ("23:59:59", true),
+            ("23:59:60", true),
+            ("23:59:61", false),
+            ("23:60:00", false),
+            ("24:00:00", false),
+        ] {
+            assert_eq!(parse(&format!("Sun, 06 Nov 1994 {time} GMT")).is_some(), is_time, "{time}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_sent_is_read(seconds in 0_u64..250_000_000_000) {

@@ -118,4 +118,59 @@ mod tests {
         remove_not_stored(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag", "host"]);
     }
+
+    fn of(names: &[&'static str]) -> HeaderMap {
+        let value = HeaderValue::from_static("a");
+        names.iter().map(|name| (HeaderName::from_static(name), value.clone())).collect()
+    }
+
+    #[test]
+    fn fields_named_by_cache_control_are_removed_by_role() {
+        let control = CacheControl {
+            private_fields: vec![header::SET_COOKIE],
+            no_cache_fields: vec![header::WARNING],
+            ..CacheControl::default()
+        };
+        // A private cache may store the fields of one user, RFC 9111 5.2.2.7.
+        for (role, left) in
+            [(Role::Shared, &["etag"][..]), (Role::Private, &["set-cookie", "etag"])]
+        {
+            let mut headers = of(&["set-cookie", "warning", "etag"]);
+            remove_named(&mut headers, &control, role);
+            assert_eq!(headers, of(left), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn digests_of_one_message_do_not_hold_for_its_parts() {
+        let mut headers = of(&["content-digest", "content-md5", "repr-digest", "content-type"]);
+        let of_content: Vec<_> = headers.keys().filter(|name| is_of_content(name)).collect();
+        assert_eq!(of_content, ["content-digest", "content-md5"]);
+        remove_of_content(&mut headers);
+        assert_eq!(headers, of(&["repr-digest", "content-type"]));
+    }
+
+    #[test]
+    fn an_error_keeps_fields_that_describe_neither_content_nor_storing() {
+        // Field, whether an error carries it.
+        for (name, belongs) in [
+            ("access-control-allow-origin", true),
+            ("vary", true),
+            ("x-frame-options", true),
+            ("content-security-policy", true),
+            ("content-security-policy-report-only", true),
+            ("content-type", false),
+            ("content-encoding", false),
+            ("cache-control", false),
+            ("cdn-cache-control", false),
+            ("repr-digest", false),
+            ("expires", false),
+            ("age", false),
+            ("pragma", false),
+            ("etag", false),
+            ("last-modified", false),
+        ] {
+            assert_eq!(belongs_in_error(&HeaderName::from_static(name)), belongs, "{name}");
+        }
+    }
 }
