@@ -21,13 +21,13 @@ use bytes::Bytes;
 use larder::{
     Larder, Loading, Policy,
     axum::{InvalidationLayer, ResponseCacheLayer},
-    semantics::{
-        freshness,
-        storing::{self, Profile, RequestIdentity, Role},
-        targeted,
-        validation::Validators,
-        vary,
-    },
+};
+use larder_semantics::{
+    freshness,
+    storing::{self, Profile, RequestIdentity, Role},
+    targeted,
+    validation::Validators,
+    vary,
 };
 
 fn main() {

@@ -154,7 +154,7 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
         .query_async::<()>(&mut bare)
         .await
         .expect("it may");
-    larder.catch_up(larder::Consistency::Strong).await;
+    larder.kernel().catch_up(larder::Consistency::Strong).await;
     // Twice: what is filled before the record of `clear` has come back is not shared.
     for _ in 0..2 {
         for key in 0..KEYS {
@@ -283,7 +283,7 @@ async fn catch_up(server: &Server, one: &Larder) -> Row {
         user(&["on"]).await;
         heard.next().await;
         let first = Instant::now();
-        let end = one.written();
+        let end = one.kernel().written();
         while cut.stats().log.applied < end.map_or(0, |end| end.number) {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder::{
-    FillLockState, FillLocks, Larder, LarderBuilder, Lifetime, Loading, Policy, Store, StoreError,
-    Tag, Target, WriterId,
+    Larder, LarderBuilder, Lifetime, Loading, Policy, Tag, Target,
+    store::{FillLockState, FillLocks, Store, StoreError, WriterId},
 };
 use larder_testkit::{MemoryStore, SeededRng, SharedLog, SimulatedCluster};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

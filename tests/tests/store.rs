@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder::{
-    Bus, BusError, BusErrorKind, Consistency, Epoch, Invalidated, Invalidation, Larder, Loading,
-    LogPage, Policy, Position, Record, Store, StoreError, Tiers,
+    Consistency, Invalidated, Invalidation, Larder, Loading, Policy, Tiers,
+    store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, Store, StoreError},
 };
 use larder_testkit::{
     FaultyStore, LogLine, MemoryStore, NetworkConditions, SeededRng, SharedLog, SimulatedCluster,
@@ -553,10 +553,10 @@ async fn a_small_bound_is_proved_often_enough() {
     let larder = Larder::builder().tag_table_slots(1 << 10).bus(line).build().unwrap();
     larder.synced().await;
     let bound = Consistency::Bounded(Duration::from_millis(100));
-    larder.catch_up(bound).await;
+    larder.kernel().catch_up(bound).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..100 {
-        assert!(larder.catch_up(bound).await);
+        assert!(larder.kernel().catch_up(bound).await);
         tokio::time::sleep(Duration::from_millis(37)).await;
     }
 }
@@ -576,7 +576,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
         *larder.get_or_load("a", Policy::ttl(60 * MINUTE), load).await.unwrap()
     };
     assert_eq!(ask(1).await, 1);
-    let strict = || larder.open_scope().bounded(second);
+    let strict = || larder.kernel().open_scope().bounded(second);
     assert_eq!(strict().scoped(ask(2)).await, 1, "proved lately");
     line.cut(true);
     tokio::time::sleep(5 * second).await;

@@ -105,7 +105,7 @@ async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
     assert!(open.store().keys().is_empty());
     // Nor is there anything to refuse where nothing leaves the process.
     let alone = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
-    assert!(!alone.has_store());
+    assert!(!alone.kernel().has_store());
     drop(ResponseCacheLayer::new(&alone).require_sealing());
 }
 

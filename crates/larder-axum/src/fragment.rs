@@ -1,10 +1,10 @@
 //! `FragmentCache`: parts of a page that are kept by themselves.
 
-use std::{convert::Infallible, fmt::Display, future::Future, sync::Arc};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
-use larder_core::{Kind, LoadError, Policy};
+use larder_core::{IntoName, Kind, LoadError, Policy};
 use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
@@ -23,7 +23,7 @@ use crate::missing::MissingLayer;
 /// async fn page(fragments: FragmentCache) -> String {
 ///     let policy = Policy::ttl(Duration::from_mins(10)).tag(("product", 42)).shared();
 ///     let render = || async { Ok::<_, Infallible>("<b>product 42</b>".to_owned()) };
-///     match fragments.get_or_render("card", 42, policy, render).await {
+///     match fragments.get_or_render(("card", 42), policy, render).await {
 ///         Ok(card) => format!("<main>{card}</main>"),
 ///         Err(_) => "<main></main>".to_owned(),
 ///     }
@@ -44,8 +44,7 @@ impl FragmentCache {
     /// When rendering fails; see [`LoadError`].
     pub async fn get_or_render<E, F, Fut>(
         &self,
-        name: &str,
-        key: impl Display,
+        name: impl IntoName,
         policy: impl Into<Policy>,
         render: F,
     ) -> Result<Arc<String>, LoadError<E>>
@@ -54,11 +53,11 @@ impl FragmentCache {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<String, E>> + Send + 'static,
     {
-        let larder = self.0.larder();
-        let filled = larder.get_or_fill(Kind::Fragment, (name, key), policy, |_| render());
+        let kernel = self.0.kernel();
+        let filled = kernel.get_or_fill(Kind::Fragment, name, policy, |_| render());
         // Inside another fragment this one is a part of that. In a task that was spawned by hand there is no
         // current scope, and it is a part of the page.
-        let scope = larder.current_scope().unwrap_or_else(|| self.0.scope().clone());
+        let scope = kernel.current_scope().unwrap_or_else(|| self.0.scope().clone());
         scope.scoped(filled).await
     }
 }

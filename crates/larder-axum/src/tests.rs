@@ -106,13 +106,13 @@ async fn a_page_is_made_of_its_fragments() {
             let nested = fragments.clone();
             let policy = Policy::ttl(MINUTE).tag(("product", 1));
             let outer =
-                fragments.get_or_render("list", "all", Policy::ttl(MINUTE), move || async move {
+                fragments.get_or_render(("list", "all"), Policy::ttl(MINUTE), move || async move {
                     let render = move || async move {
                         let number = renders.fetch_add(1, Ordering::SeqCst);
                         Ok::<_, Infallible>(format!("card {number}"))
                     };
                     nested
-                        .get_or_render("card", 1, policy, render)
+                        .get_or_render(("card", 1), policy, render)
                         .await
                         .map(|card| format!("[{card}]"))
                 });
@@ -135,7 +135,7 @@ async fn a_fragment_of_one_user_does_not_reach_another() {
     let page = |fragments: FragmentCache, headers: http::HeaderMap| async move {
         let user = headers["cookie"].to_str().unwrap().to_owned();
         let render = move || async move { Ok::<_, Infallible>(user) };
-        fragments.get_or_render("hello", "", MINUTE, render).await.unwrap().to_string()
+        fragments.get_or_render("hello", MINUTE, render).await.unwrap().to_string()
     };
     let app: Router =
         Router::new().route("/", get(page)).layer(ResponseCacheLayer::new(&larder).ttl(MINUTE));

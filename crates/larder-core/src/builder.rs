@@ -13,6 +13,7 @@ use crate::{
     engine::{Engine, EngineParts},
     envelope::Codec,
     fill_lock::FillLocks,
+    kernel::Kernel,
     larder::Larder,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
@@ -264,7 +265,7 @@ impl LarderBuilder {
             longest: self.max_lifetime,
             failover_bound,
         });
-        Ok(Larder::new(Engine::new(EngineParts {
+        Ok(Larder::of(Kernel::new(Engine::new(EngineParts {
             registry,
             memory: Memory::new(self.memory.as_bytes(), self.eviction, clock),
             clock,
@@ -280,7 +281,7 @@ impl LarderBuilder {
             lease: self.lease,
             fill_bytes: self.fill_budget.as_bytes(),
             refreshes: self.refreshes,
-        })))
+        }))))
     }
 
     fn check(&self) -> Result<(), BuildError> {

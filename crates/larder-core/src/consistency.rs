@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{bus::Position, engine::Engine, larder::Larder, scope::Scope};
+use crate::{bus::Position, engine::Engine, kernel::Kernel, scope::Scope};
 
 /// What may be served while this process may be behind the log.
 ///
@@ -26,10 +26,10 @@ pub enum Consistency {
     Strong,
 }
 
-impl Larder {
+impl Kernel {
     /// Whether it was proved within `bound` that every invalidation was seen.
     pub fn is_within(&self, bound: Duration) -> bool {
-        self.lag() <= bound
+        self.engine().lag() <= bound
     }
 
     /// Whether what is kept may be served in a scope: it was proved lately enough for its bound. Asked again after each

@@ -13,7 +13,7 @@ use crate::{
     tiers::Tiers,
 };
 
-/// Something an entry can hold. In memory it is kept as it is; only for a [`Store`](crate::Store) is it
+/// Something an entry can hold. In memory it is kept as it is; only for a [`Store`](crate::store::Store) is it
 /// ever turned into bytes.
 pub trait Value: Any + Send + Sync {
     /// All bytes it holds, on the heap and off it.

@@ -20,13 +20,13 @@ use crate::{
     engine::Engine,
     entry::AnyEntry,
     flight::{FlightResult, Leader},
-    larder::Larder,
+    kernel::Kernel,
     scope::{Scope, StoreWaits},
     second_level::READ_DEADLINE,
     store::StoreError,
 };
 
-/// Leases that all processes see. A further trait for a [`Store`](crate::Store) that can.
+/// Leases that all processes see. A further trait for a [`Store`](crate::store::Store) that can.
 ///
 /// What it owes is tested by the conformance suite of `larder-testkit`.
 pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
@@ -103,7 +103,7 @@ impl HeldFillLock {
     }
 }
 
-impl Larder {
+impl Kernel {
     /// Asks the shared store for what a flight is about. With `lease`, no two processes fill it at once:
     /// what another brings meanwhile is taken. `None` when it is this one that has to fill.
     pub async fn fetch_in_turn<F, Fut>(

@@ -41,7 +41,7 @@ impl Larder {
     /// application keeps elsewhere, or to tell a delivery network.
     #[doc(alias("subscribe", "invalidation events", "change feed"))]
     pub fn invalidations(&self) -> InvalidationFeed {
-        let engine = self.engine();
+        let engine = self.kernel().engine();
         InvalidationFeed { records: engine.feed.subscribe(), origin: engine.origin }
     }
 }

@@ -225,7 +225,7 @@ impl Key {
         self.parts().any(|part| part.starts_with(FOR_MANY))
     }
 
-    /// The key under which a [`Store`](crate::Store) keeps the entry: printable ASCII, `:` between parts.
+    /// The key under which a [`Store`](crate::store::Store) keeps the entry: printable ASCII, `:` between parts.
     ///
     /// Whatever could steer a store (braces choose a slot in Redis Cluster) or be taken for a separator is
     /// written as `%XX`, so that no text of a request decides where an entry lies.

@@ -13,36 +13,25 @@
 //! Most people want the `larder` crate, which brings the layers and extractors along.
 
 pub use self::{
-    budget::ReservedBytes,
     builder::{BuildError, ByteSize, LarderBuilder},
-    bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId},
-    clock::{Clock, Moment, jittered},
     consistency::Consistency,
-    engine::EntryState,
-    entry::{AnyEntry, Encoded, Entry, Value},
-    fill_lock::{FillLockState, FillLocks},
-    flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     invalidation_feed::{InvalidationEvent, InvalidationFeed},
-    key::{FOR_MANY, IntoName, Key, KeyBuf, KeyTooLongError, Kind, MAX_KEY_BYTES},
-    larder::{EntryDraft, Larder},
-    lifetime::{Ends, Lifetime, Phase},
+    key::{IntoName, Key, Kind},
+    larder::Larder,
+    lifetime::Lifetime,
     memory::{Eviction, Evictions},
     object::{LoadError, Loading},
-    observe::{
-        CacheCounters, CacheStats, Event, Latency, LogStats, MemoryStats, Meter, SecondLevelStats,
-        Stats,
-    },
+    observe::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
     policy::Policy,
-    registry::{Stamp, Verdict},
-    schema::Schema,
-    scope::{Audience, PartTraits, Scope, ScopeContents, ScopeGuard, Scoped},
+    scope::Scoped,
     sealing::SealingKeys,
-    second_level::StoreLookup,
-    store::{Store, StoreError, StoreErrorKind},
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
     tiers::Tiers,
 };
+
+pub mod kernel;
+pub mod store;
 
 mod budget;
 mod builder;
@@ -68,7 +57,6 @@ mod schema;
 mod scope;
 mod sealing;
 mod second_level;
-mod store;
 mod sync;
 mod tag;
 mod target;

@@ -163,7 +163,7 @@ impl SecondLevel {
         wanted: StoreLookup<'_>,
         header: Header,
         payload: Bytes,
-        stamp: crate::Stamp,
+        stamp: crate::kernel::Stamp,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Result<Option<AnyEntry>, EnvelopeError> {
         let StoreLookup { key, tiers, .. } = wanted;
@@ -196,7 +196,7 @@ impl SecondLevel {
         }
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
         // The log's number stays that of the fill; ours is that of this promotion.
-        let stamp = crate::Stamp { log: Some(header.filled), ..stamp };
+        let stamp = crate::kernel::Stamp { log: Some(header.filled), ..stamp };
         let origins = EntryMetadata {
             hash: engine.memory.hash(key.as_bytes()),
             // A number tells apart what memory holds and what is on its way to the store; what comes from there and

@@ -1,5 +1,10 @@
 //! The second level: bytes that several processes share.
 
+pub use crate::{
+    bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId},
+    fill_lock::{FillLockState, FillLocks},
+};
+
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
-use larder_core::Scope;
+use larder_core::kernel::Scope;
 use pin_project_lite::pin_project;
 
 use crate::recording::Reader;

@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use larder_core::{ReservedBytes, Scope};
+use larder_core::kernel::{ReservedBytes, Scope};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use larder_core::jittered;
+use larder_core::kernel::jittered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

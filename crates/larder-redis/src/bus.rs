@@ -11,7 +11,8 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Bus, BusError, BusErrorKind, Epoch, LogPage, Mode, Position, Record, Selector, WriterId,
+    Mode, Selector,
+    store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, WriterId},
 };
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};

@@ -228,7 +228,7 @@ impl Redis {
     /// # Errors
     ///
     /// When the server does not answer.
-    pub async fn advice(&self) -> Result<Vec<Advice>, larder_core::BusError> {
+    pub async fn advice(&self) -> Result<Vec<Advice>, larder_core::store::BusError> {
         self.bus().advice().await
     }
 

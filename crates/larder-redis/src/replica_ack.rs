@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use larder_core::Position;
+use larder_core::store::Position;
 use redis::RedisResult;
 use tokio::sync::Mutex;
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
-use larder_core::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
+use larder_core::store::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
 use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{

@@ -57,13 +57,13 @@ impl<S> Db<S> {
     /// Invalidates what depends on a table, rows included: for writes that did not come this way.
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
         let plan = self.cache.plan();
-        plan.larder.invalidate(plan.tags.any_row(&folded(table))).await
+        plan.kernel.invalidate(plan.tags.any_row(&folded(table))).await
     }
 
     /// Invalidates what depends on anything of this database.
     pub async fn invalidate_all(&self) -> Invalidated {
         let plan = self.cache.plan();
-        plan.larder.invalidate(plan.tags.everything()).await
+        plan.kernel.invalidate(plan.tags.everything()).await
     }
 
     /// Invalidates what depends on a row, by the values of its key in their order, and on its table as a whole.
@@ -74,7 +74,7 @@ impl<S> Db<S> {
     ) -> Invalidated {
         let plan = self.cache.plan();
         let targets = [self.table_tag(table), self.row_tag(table, key)].map(Target::tag);
-        plan.larder.invalidate(targets.to_vec()).await
+        plan.kernel.invalidate(targets.to_vec()).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use larder_core::{ByteSize, Larder, Lifetime};
+use larder_core::{ByteSize, Larder, Lifetime, kernel::Kernel};
 use tower_layer::Layer;
 
 use crate::{analysis::SqlDialect, catalog::Catalog, service::QueryCache};
@@ -15,7 +15,7 @@ use crate::{analysis::SqlDialect, catalog::Catalog, service::QueryCache};
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given to a service"]
 pub struct QueryCacheLayer {
-    pub(crate) larder: Larder,
+    pub(crate) kernel: Kernel,
     pub(crate) options: Options,
 }
 
@@ -51,7 +51,7 @@ impl QueryCacheLayer {
             deadline: None,
             coalesce_timeout: None,
         };
-        Self { larder: larder.clone(), options }
+        Self { kernel: larder.kernel().clone(), options }
     }
 
     /// The name of the database in tags and keys, `main` by default. Every process has to use the same for one database.
@@ -117,7 +117,7 @@ impl<S> Layer<S> for QueryCacheLayer {
     type Service = QueryCache<S>;
 
     fn layer(&self, inner: S) -> QueryCache<S> {
-        QueryCache::new(inner, &self.larder, self.options.clone())
+        QueryCache::new(inner, &self.kernel, self.options.clone())
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use larder_core::{Event, Larder, Lifetime, Policy, Schema, ScopeContents, Tag, Target};
+use larder_core::{
+    Lifetime, Policy, Tag, Target,
+    kernel::{Event, Kernel, Schema, ScopeContents},
+};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
@@ -27,7 +30,7 @@ use crate::{
 };
 
 pub(crate) struct QueryContext {
-    pub(crate) larder: Larder,
+    pub(crate) kernel: Kernel,
     pub(crate) options: Options,
     pub(crate) tags: Tags,
     known: RwLock<Arc<SchemaSnapshot>>,
@@ -73,9 +76,9 @@ pub(crate) enum QueryAdmission {
 }
 
 impl QueryContext {
-    pub(crate) fn new(larder: &Larder, mut options: Options) -> Self {
+    pub(crate) fn new(kernel: &Kernel, mut options: Options) -> Self {
         Self {
-            larder: larder.clone(),
+            kernel: kernel.clone(),
             tags: Tags::new(&options.database),
             known: RwLock::new(SchemaSnapshot::of(options.catalog.take())),
             relearning: tokio::sync::Mutex::default(),
@@ -110,7 +113,7 @@ impl QueryContext {
         if !self.retrying.swap(true, Ordering::AcqRel) {
             let database = &self.options.database;
             tracing::warn!(target: "larder", database, "{warning}");
-            drop(self.larder.spawn(retry(Arc::downgrade(self))));
+            drop(self.kernel.spawn(retry(Arc::downgrade(self))));
         }
     }
 
@@ -281,9 +284,9 @@ impl QueryContext {
         analysis: &Analysis,
         why: &'static str,
     ) {
-        let meter = self.larder.meter(self.options.name);
-        meter.record(Event::Bypass(why), self.larder.now());
-        let Some(scope) = self.larder.current_scope() else { return };
+        let meter = self.kernel.meter(self.options.name);
+        meter.record(Event::Bypass(why), self.kernel.now());
+        let Some(scope) = self.kernel.current_scope() else { return };
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
             // Nobody can say what it depends on.
@@ -312,7 +315,7 @@ async fn retry(plan: Weak<QueryContext>) {
             continue;
         }
         // Results of this time may not have been cached, but what was made of them may have been.
-        let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
+        let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
         let database = &plan.options.database;
         tracing::info!(target: "larder", database, "the tables are read and the outbox is installed again: queries are cached");
         plan.retrying.store(false, Ordering::Release);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use larder_core::{Kind, Larder, Lifetime, LoadError, Loading, Tag};
+use larder_core::{Kind, Lifetime, LoadError, Loading, Tag, kernel::Kernel};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
@@ -129,8 +129,8 @@ pub struct QueryCache<S> {
 }
 
 impl<S> QueryCache<S> {
-    pub(crate) fn new(inner: S, larder: &Larder, options: Options) -> Self {
-        Self { inner, plan: Arc::new(QueryContext::new(larder, options)) }
+    pub(crate) fn new(inner: S, kernel: &Kernel, options: Options) -> Self {
+        Self { inner, plan: Arc::new(QueryContext::new(kernel, options)) }
     }
 
     pub(crate) fn plan(&self) -> &Arc<QueryContext> {
@@ -161,8 +161,8 @@ impl<S: Database> QueryCache<S> {
                 let policy = self.plan.policy(&fetch.wishes);
                 let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
                 let load = move |fill| load::<S, T>(inner, plan, (known, analysis), fetch, fill);
-                let larder = &self.plan.larder;
-                larder.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
+                let kernel = &self.plan.kernel;
+                kernel.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
             }
             QueryAdmission::Bypass(why) => {
                 self.plan.note_bypass(&known, &fetch.statement, &analysis, why);
@@ -205,12 +205,12 @@ impl<S: Database> QueryCache<S> {
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         let may_define = redefines && analysis.nature != StatementKind::Unknown("unknown-function");
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
-        let writing = self.plan.larder.spawn(async move {
+        let writing = self.plan.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
                 // At once, since what follows may wait for locks of others; and again below, for what was read by the
                 // definitions of before.
-                let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
+                let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
                 if may_define {
                     plan.reinstall().await;
@@ -220,7 +220,7 @@ impl<S: Database> QueryCache<S> {
                 targets = vec![plan.tags.everything()];
             }
             // Also after an error or a panic: it may have been written all the same.
-            let _logged_or_queued = plan.larder.invalidate(targets).await;
+            let _logged_or_queued = plan.kernel.invalidate(targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
                 .map_err(written_unread)

@@ -140,7 +140,7 @@ impl Transaction {
         let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let known = self.known.take();
-        let committing = self.plan.larder.spawn(async move {
+        let committing = self.plan.kernel.spawn(async move {
             let committed = match inner {
                 // A driver that panics may have committed all the same.
                 Some(inner) => AssertUnwindSafe(end(inner, uncertain))
@@ -151,7 +151,7 @@ impl Transaction {
             };
             if defines {
                 // At once, since what follows may wait for locks of others.
-                let _logged_or_queued = plan.larder.invalidate(plan.tags.everything()).await;
+                let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
                 plan.reinstall().await;
             } else if known.is_some_and(|known| !plan.is_current(&known)) {
@@ -159,7 +159,7 @@ impl Transaction {
                 targets = vec![plan.tags.everything()];
             }
             if !targets.is_empty() {
-                let _logged_or_queued = plan.larder.invalidate(targets).await;
+                let _logged_or_queued = plan.kernel.invalidate(targets).await;
             }
             committed
         });
@@ -233,8 +233,8 @@ impl Drop for Transaction {
         let targets = std::mem::take(&mut self.targets);
         if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
             let (plan, defines) = (Arc::clone(&self.plan), self.defines);
-            drop(self.plan.larder.spawn(async move {
-                let _logged_or_queued = plan.larder.invalidate(targets).await;
+            drop(self.plan.kernel.spawn(async move {
+                let _logged_or_queued = plan.kernel.invalidate(targets).await;
                 if defines {
                     plan.relearn().await;
                 }

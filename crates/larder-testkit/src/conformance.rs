@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_core::{Bus, FillLockState, FillLocks, Mode, Record, Selector, Store, Tag, WriterId};
+use larder_core::{
+    Mode, Selector, Tag,
+    store::{Bus, FillLockState, FillLocks, Record, Store, WriterId},
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -233,7 +236,7 @@ async fn insist(mut act: impl AsyncFnMut() -> bool, what: &str) {
 
 #[cfg(test)]
 mod tests {
-    use larder_core::LocalBus;
+    use larder_core::store::LocalBus;
 
     use crate::{FaultyStore, MemoryStore, SeededRng, SharedLog};
 

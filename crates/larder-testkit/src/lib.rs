@@ -4,8 +4,8 @@
 //! - [`Source`] counts what reaches an origin, and [`assert_fresh!`] compares with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
-//! - [`conformance`] is what every [`Store`](larder_core::Store), [`FillLocks`](larder_core::FillLocks) and
-//!   [`Bus`](larder_core::Bus) owes;
+//! - [`conformance`] is what every [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
+//!   [`Bus`](larder_core::store::Bus) owes;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] is what holds of the semantics for any request and response;
 //! - [`SeededRng`] is chance from a seed, so that a failure replays.

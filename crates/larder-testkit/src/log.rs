@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use larder_core::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record};
+use larder_core::store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use larder_core::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
+use larder_core::store::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

@@ -76,7 +76,12 @@
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements of that builder, and of SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
-pub use larder_core::*;
+pub use larder_core::{
+    BuildError, ByteSize, CacheCounters, CacheStats, Consistency, Eviction, Evictions, IntoName,
+    Invalidated, Invalidation, InvalidationEvent, InvalidationFeed, Key, Kind, Larder,
+    LarderBuilder, Latency, Lifetime, LoadError, Loading, LogStats, MAX_TAG_BYTES, MemoryStats,
+    Mode, Policy, Scoped, SealingKeys, SecondLevelStats, Selector, Stats, Tag, Target, Tiers, tag,
+};
 
 pub mod guide;
 
@@ -90,9 +95,9 @@ pub mod http {
     pub use larder_http::*;
 }
 
-/// What the HTTP specifications say, as pure functions.
-pub mod semantics {
-    pub use larder_semantics::*;
+/// For authors of second levels and of logs: the traits that a store and a bus implement.
+pub mod store {
+    pub use larder_core::store::*;
 }
 
 /// Many processes as one cache, over Redis, Valkey or Redis Cluster.

@@ -1,7 +1,7 @@
 //! What a proxy checks of a message before it believes its fields.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
-use larder::semantics::{authority::without_user, list};
+use larder_semantics::{authority::without_user, list};
 
 /// Why a request is answered by the proxy itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

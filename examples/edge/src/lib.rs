@@ -14,8 +14,8 @@ use hyper_util::{
 use larder::{
     ByteSize, Larder,
     http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer, Scheme},
-    semantics::fields::remove_hop_by_hop,
 };
+use larder_semantics::fields::remove_hop_by_hop;
 use program::interrupted;
 use tokio::{
     net::{TcpListener, TcpStream},

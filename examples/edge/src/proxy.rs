@@ -13,7 +13,8 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use larder::{http::CacheBody, semantics::fields::remove_hop_by_hop};
+use larder::http::CacheBody;
+use larder_semantics::fields::remove_hop_by_hop;
 use tokio::time::timeout;
 
 use crate::framing::check_response;

@@ -216,7 +216,7 @@ async fn a_death_between_commit_and_invalidation(url: &str, open: impl AsyncFn(&
     dies_after_its_commit(url, &log, 2);
     until("who lives hears of it", || async { v(&db, 1).await == 2 }).await;
     // Kept once more, now that its own record has come back to it.
-    assert!(lives.catch_up(larder::Consistency::Strong).await);
+    assert!(lives.kernel().catch_up(larder::Consistency::Strong).await);
     assert_eq!(v(&db, 1).await, 2);
     // Nobody lives: what lies in the shared store is not true any more.
     lives.close(Duration::from_secs(10)).await;

@@ -84,8 +84,10 @@ async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
     // It still answers, and hears of nothing any more.
     pair.replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(one.invalidate("t").await, Invalidated::Logged);
-    until("its own record has come back", || async { one.catch_up(Consistency::Strong).await })
-        .await;
+    until("its own record has come back", || async {
+        one.kernel().catch_up(Consistency::Strong).await
+    })
+    .await;
     assert_eq!(load(&one, 2).await, 2);
     assert!(one.close(PATIENCE).await);
     let from_replica = larder(pair.redis(ReadFrom::AnyReplica));
@@ -109,7 +111,7 @@ async fn where_one_of_the_two_is_stopped_the_other_answers() {
         let store = pair.redis(from).store();
         let key = pair.replica.cli(&["KEYS", "larder:larder:o:*"]);
         let key = key.trim().strip_prefix("larder:").unwrap().to_owned();
-        let get = async || larder::Store::get(&store, &key).await;
+        let get = async || larder::store::Store::get(&store, &key).await;
         assert!(get().await.unwrap().is_some());
         match stopped {
             "replica" => pair.replica.signal("STOP"),
@@ -141,7 +143,7 @@ async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
     let before = one.stats().log.applied;
     assert_eq!(one.invalidate("t").await, Invalidated::Queued);
     // It is in the log once, and acts everywhere.
-    until("it comes back", || async { one.catch_up(Consistency::Strong).await }).await;
+    until("it comes back", || async { one.kernel().catch_up(Consistency::Strong).await }).await;
     assert_eq!(one.stats().log.applied, before + 1);
     assert_eq!(one.stats().invalidations_pending, 0);
     pair.replica.cli(&["REPLICAOF", "127.0.0.1", &pair.primary.port.to_string()]);
@@ -159,7 +161,7 @@ async fn many_invalidations_that_no_replica_has_are_in_the_log_once_each() {
     let all = (0..50).map(|number| one.invalidate(("t", number)));
     let outcomes = futures_util::future::join_all(all).await;
     assert!(outcomes.iter().all(|outcome| *outcome == Invalidated::Queued), "{outcomes:?}");
-    until("all is applied", || async { one.catch_up(Consistency::Strong).await }).await;
+    until("all is applied", || async { one.kernel().catch_up(Consistency::Strong).await }).await;
     let stats = one.stats();
     assert_eq!((stats.log.applied, stats.invalidations_pending), (50, 0));
 }

@@ -10,8 +10,8 @@ use crate::{
     engine::EntryState,
     entry::AnyEntry,
     flight::{FlightResult, FlightRole, Leader, Waiter},
+    kernel::{EntryDraft, Kernel},
     key::{Key, KeyBuf, Kind},
-    larder::{EntryDraft, Larder},
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
@@ -40,7 +40,7 @@ mod value;
 /// and a hit should not touch what they fight over.
 #[derive(Clone)]
 struct Call<'a> {
-    larder: Cow<'a, Larder>,
+    kernel: Cow<'a, Kernel>,
     key: Key,
     hash: u64,
     policy: Policy,
@@ -52,7 +52,7 @@ struct Call<'a> {
 }
 
 pub(crate) async fn get_or_fill<T, E, F, Fut>(
-    larder: &Larder,
+    kernel: &Kernel,
     kind: Kind,
     name: String,
     policy: Policy,
@@ -64,25 +64,25 @@ where
     F: FnOnce(Loading) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
-    let began = larder.tick();
-    let caught_up = larder.catch_up(policy.consistency).await;
+    let began = kernel.tick();
+    let caught_up = kernel.catch_up(policy.consistency).await;
     // After that: what is read from now on has seen what was waited for.
-    let (mut scope, opened) = larder.scope_of_value();
+    let (mut scope, opened) = kernel.scope_of_value();
     if let Consistency::Bounded(bound) = policy.consistency {
         scope = scope.bounded(bound);
     }
     let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
-    let finished = key(larder, kind, &name, &audience).finish();
+    let finished = key(kernel, kind, &name, &audience).finish();
     let is_too_long = finished.is_err();
     // It names nothing that is kept, only the fill that runs.
     let key = finished.unwrap_or_else(|_| {
         let mut short = KeyBuf::new(kind, "", "", "");
-        short.push(&larder.hash(name.as_bytes()).to_le_bytes());
+        short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
         short.finish().expect("eight bytes are not too long")
     });
-    let hash = larder.hash(key.as_bytes());
-    let larder = Cow::Borrowed(larder);
-    let mut call = Call { larder, key, hash, policy, kind, name, scope, opened, began };
+    let hash = kernel.hash(key.as_bytes());
+    let kernel = Cow::Borrowed(kernel);
+    let mut call = Call { kernel, key, hash, policy, kind, name, scope, opened, began };
     let bypass = if is_too_long {
         Some("key-too-long")
     } else if audience == Audience::Unknown {
@@ -103,8 +103,8 @@ where
 }
 
 /// What a value lies under: its name, and for whom it was made.
-fn key(larder: &Larder, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
-    let mut key = larder.key(kind, "");
+fn key(kernel: &Kernel, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
+    let mut key = kernel.key(kind, "");
     key.push(name.as_bytes());
     key.push_audience(audience);
     key
@@ -118,7 +118,7 @@ impl Call<'_> {
         F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let arrived = self.larder.sequence();
+        let arrived = self.kernel.sequence();
         let mut stale = None;
         let mut failure = None;
         let mut why = Event::Bypass("overtaken");
@@ -137,20 +137,20 @@ impl Call<'_> {
                 LookupResult::Gone(_) | LookupResult::Nothing => {}
             }
             if looks == 0 && self.opened == ScopeOwner::ThisCall {
-                self.scope = self.larder.counting_waits(self.scope.clone());
+                self.scope = self.kernel.counting_waits(self.scope.clone());
             }
             if looks == 0 && self.was_refused_lately() {
                 // Nobody waits for it, and should it be kept after all, it is.
-                let lead = self.larder.lead_alone(&self.key, &self.scope);
+                let lead = self.kernel.lead_alone(&self.key, &self.scope);
                 return self.lead(lead, stale, load).await;
             }
             if looks > 0 && self.opened == ScopeOwner::ThisCall {
                 // Nothing was read yet: one that flies from now on brings what all who wait may take.
-                self.scope = self.larder.open_scope().bounded_as(&self.scope);
+                self.scope = self.kernel.open_scope().bounded_as(&self.scope);
             }
             let place = (self.hash, &self.key);
             let wait =
-                match self.larder.join(place, &self.scope, arrived, self.policy.coalesce_timeout) {
+                match self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout) {
                     FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
                     FlightRole::Waiter(wait) => wait,
                     FlightRole::Alone => {
@@ -190,13 +190,13 @@ impl Call<'_> {
 
     /// This call, for a task that may outlive its caller.
     fn detached(&self) -> Call<'static> {
-        let Self { larder, key, hash, policy, kind, name, scope, opened, began } = self.clone();
-        let larder = Cow::Owned(larder.into_owned());
-        Call { larder, key, hash, policy, kind, name, scope, opened, began }
+        let Self { kernel, key, hash, policy, kind, name, scope, opened, began } = self.clone();
+        let kernel = Cow::Owned(kernel.into_owned());
+        Call { kernel, key, hash, policy, kind, name, scope, opened, began }
     }
 
     fn metered<R>(&self, act: impl FnOnce(&Meter) -> R) -> R {
-        self.larder.with_meter(self.policy.cache_name(self.kind), act)
+        self.kernel.with_meter(self.policy.cache_name(self.kind), act)
     }
 
     fn record(&self, event: Event, now: Moment) {
@@ -205,13 +205,13 @@ impl Call<'_> {
 
     /// What memory has. Nothing is counted or gathered until it is used.
     fn look<T: CacheValue, E>(&self) -> Result<LookupResult<T>, LoadError<E>> {
-        let Some(entry) = self.larder.get(self.hash, self.key.as_bytes()) else {
+        let Some(entry) = self.kernel.get(self.hash, self.key.as_bytes()) else {
             return Ok(LookupResult::Nothing);
         };
         if !self.is_young(&entry) || !self.is_trusted() {
             return Ok(LookupResult::Nothing);
         }
-        Ok(match self.larder.entry_state(&entry, self.larder.now()) {
+        Ok(match self.kernel.entry_state(&entry, self.kernel.now()) {
             EntryState::Fresh => {
                 let value = self.value(&entry)?;
                 LookupResult::Fresh(entry, value)
@@ -222,7 +222,7 @@ impl Call<'_> {
             }
             EntryState::OnError => LookupResult::OnError(entry),
             EntryState::Invalid => {
-                self.larder.remove(&entry);
+                self.kernel.remove(&entry);
                 LookupResult::Gone(Event::Invalid)
             }
             // Loaders are not asked whether a value is still current.
@@ -232,20 +232,20 @@ impl Call<'_> {
 
     fn hit<T>(&self, entry: &AnyEntry, value: Arc<T>) -> Arc<T> {
         self.add_to_whole(entry, false);
-        self.larder.note_hit(entry);
-        self.metered(|meter| meter.record_hit(self.began, || self.larder.now()));
+        self.kernel.note_hit(entry);
+        self.metered(|meter| meter.record_hit(self.began, || self.kernel.now()));
         value
     }
 
     /// Whether a value is no older than this call takes.
     fn is_young(&self, entry: &AnyEntry) -> bool {
-        let age = || self.larder.now().since(entry.ends().filled());
+        let age = || self.kernel.now().since(entry.ends().filled());
         self.policy.max_age.is_none_or(|longest| age() <= longest)
     }
 
     /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
     fn is_trusted(&self) -> bool {
-        self.larder.is_within_bound_of(&self.scope)
+        self.kernel.is_within_bound_of(&self.scope)
     }
 
     async fn wait<T: CacheValue, E: Send + Sync + 'static>(
@@ -256,13 +256,13 @@ impl Call<'_> {
         let Ok(landing) = tokio::time::timeout(patience, wait.landing()).await else {
             return Ok(WaitOutcome::Long);
         };
-        let now = self.larder.now();
+        let now = self.kernel.now();
         Ok(match landing {
             _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass("unsynchronised")),
             FlightResult::Filled(entry) if !self.is_young(&entry) => WaitOutcome::Again,
             FlightResult::Filled(entry)
                 if wait.arrived_before_fill()
-                    || self.larder.entry_state(&entry, now) == EntryState::Fresh =>
+                    || self.kernel.entry_state(&entry, now) == EntryState::Fresh =>
             {
                 let value = self.value(&entry)?;
                 self.add_to_whole(&entry, false);
@@ -303,7 +303,7 @@ impl Call<'_> {
             LookupResult::Stale(entry, _) | LookupResult::OnError(entry) => stale = Some(entry),
             LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
-        if self.policy.lease.is_none() && self.larder.shares(self.policy.tiers) {
+        if self.policy.lease.is_none() && self.kernel.shares(self.policy.tiers) {
             // Without a task: it is short, and where the caller is not polled a waiter leads another flight.
             lead.look();
             if let Some(entry) = self.fetch::<T>(&mut lead).await {
@@ -313,12 +313,12 @@ impl Call<'_> {
         }
         let call = self.detached();
         let filling = async move { call.fetch_or_fill(lead, load).await };
-        match self.larder.spawn(filling.in_current_span()).await {
+        match self.kernel.spawn(filling.in_current_span()).await {
             Ok(Ok(brought)) => self.taken(brought),
             Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => {
-                    self.record(Event::Failed("panic"), self.larder.now());
+                    self.record(Event::Failed("panic"), self.kernel.now());
                     panic::resume_unwind(panic)
                 }
                 Err(_) => Err(LoadError::Cancelled),
@@ -344,7 +344,7 @@ impl Call<'_> {
         }
         self.record(Event::Miss, self.began);
         if self.policy.tiers.in_memory().is_some() {
-            self.larder.note_miss(self.hash);
+            self.kernel.note_miss(self.hash);
         }
         self.fill(lead, load).await
     }
@@ -378,14 +378,14 @@ impl Call<'_> {
     /// What the shared store has, or another process brings while this one waits its turn.
     async fn fetch<T: CacheValue>(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
-        if !self.larder.shares(tiers) || lead.is_alone() {
+        if !self.kernel.shares(tiers) || lead.is_alone() {
             return None;
         }
         let wanted = StoreLookup { key: &self.key, schema: Schema::of::<T>(), tiers };
-        let fetch = || self.larder.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
+        let fetch = || self.kernel.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
         let young =
             || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
-        self.larder.fetch_in_turn(&self.scope, lead, self.policy.lease, young).await
+        self.kernel.fetch_in_turn(&self.scope, lead, self.policy.lease, young).await
     }
 
     /// Loads, keeps what comes, and tells those who wait.
@@ -410,7 +410,7 @@ impl Call<'_> {
                 return Err((failure, self.loose(&fill, &scope, "failed-part")));
             }
         };
-        let now = self.larder.now();
+        let now = self.kernel.now();
         self.metered(|meter| meter.record_fill_time(now.since(self.began)));
         let object = Object::new(value);
         let value = Arc::clone(&object.value);
@@ -438,9 +438,9 @@ impl Call<'_> {
     }
 
     fn was_refused_lately(&self) -> bool {
-        let noted = self.larder.find(self.refusal_key().as_bytes());
+        let noted = self.kernel.find(self.refusal_key().as_bytes());
         noted.is_some_and(|note| {
-            self.larder.entry_state(&note, self.larder.now()) == EntryState::Fresh
+            self.kernel.entry_state(&note, self.kernel.now()) == EntryState::Fresh
         })
     }
 
@@ -461,7 +461,7 @@ impl Call<'_> {
             Ok(Err(error)) => Failure::Loader(Arc::new(error)),
             Err(_) => Failure::Deadline(deadline),
         };
-        self.record(Event::Failed(failure.name()), self.larder.now());
+        self.record(Event::Failed(failure.name()), self.kernel.now());
         Err(failure)
     }
 
@@ -478,8 +478,8 @@ impl Call<'_> {
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
         };
-        if let Ok(entry) = self.larder.entry(draft, &self.larder.open_scope(), RefusalNote) {
-            self.larder.keep(&entry);
+        if let Ok(entry) = self.kernel.entry(draft, &self.kernel.open_scope(), RefusalNote) {
+            self.kernel.keep(&entry);
         }
     }
 
@@ -512,8 +512,8 @@ impl Call<'_> {
             cost: now.since(self.began),
             tiers: self.policy.tiers,
         };
-        let entry = self.larder.entry(draft, scope, object)?;
-        let event = match self.larder.keep(&entry) {
+        let entry = self.kernel.entry(draft, scope, object)?;
+        let event = match self.kernel.keep(&entry) {
             true => Event::Stored,
             false => Event::Refused("overtaken"),
         };
@@ -529,13 +529,13 @@ impl Call<'_> {
         F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let Some(permit) = self.larder.refresh_permit() else {
+        let Some(permit) = self.kernel.refresh_permit() else {
             self.record(Event::Failed("refresh-budget"), self.began);
             return;
         };
         let arrived = self.scope.stamp().local;
         let place = (self.hash, stale.key());
-        let joined = self.larder.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
+        let joined = self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
         if let FlightRole::Leader(mut lead) = joined {
             let mut call = self.detached();
             // No fill around this call waits for it.
@@ -552,7 +552,7 @@ impl Call<'_> {
                 }
                 drop(permit);
             };
-            drop(self.larder.spawn(refreshing.in_current_span()));
+            drop(self.kernel.spawn(refreshing.in_current_span()));
         }
     }
 
@@ -595,10 +595,10 @@ impl Call<'_> {
 
     fn fall_back<T: CacheValue>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
         let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
-        let now = self.larder.tick();
+        let now = self.kernel.tick();
         // Judged again: it may have been invalidated while the loader ran.
         if !matches!(
-            self.larder.entry_state(entry, now),
+            self.kernel.entry_state(entry, now),
             EntryState::WhileRevalidating | EntryState::OnError
         ) {
             return None;
@@ -624,7 +624,7 @@ impl Call<'_> {
     fn loose(&self, fill: &Loading, scope: &Scope, why: &'static str) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
         let mut gathered = scope.gathered();
-        gathered.tags.extend(own.map(|tag| self.larder.own_tag(&tag)));
+        gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
         UnstoredValue { gathered, why }
     }

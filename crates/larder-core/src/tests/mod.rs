@@ -290,7 +290,7 @@ async fn a_rule_carries_an_invalidation_on() {
 #[tokio::test]
 async fn what_a_handler_already_held_is_not_kept_as_if_it_were_read_now() {
     let larder = larder();
-    let scope = larder.open_scope().gathering(crate::Audience::Everyone);
+    let scope = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
     let handler = async {
         let held_since_before = 1;
         let _ = larder.invalidate("t").await;
@@ -411,7 +411,7 @@ async fn a_whole_with_a_part_that_stands_in_for_an_error_is_stale_and_not_lost()
     let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
-    let page = larder.open_scope().gathering(crate::Audience::Everyone);
+    let page = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
     assert_eq!(page.clone().scoped(failing(&larder, &loads)).await.unwrap(), 7);
     let gathered = page.gathered();
     assert!(gathered.stale && gathered.no_store.is_none(), "{gathered:?}");
@@ -480,7 +480,8 @@ async fn no_name_of_a_namespace_reaches_another() {
 #[tokio::test]
 async fn a_task_takes_its_scope_along_or_is_counted() {
     let larder = larder();
-    let request = larder.scope().gathering(crate::Audience::Partition(b"ada"[..].into()));
+    let request =
+        larder.kernel().scope().gathering(crate::kernel::Audience::Partition(b"ada"[..].into()));
     let own = larder.clone();
     let handler = async {
         let carried = own.clone();
@@ -496,7 +497,10 @@ async fn a_task_takes_its_scope_along_or_is_counted() {
 #[tokio::test]
 async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
     let larder = larder();
-    let variant = larder.open_scope().gathering(crate::Audience::Variant(b"acme"[..].into()));
+    let variant = larder
+        .kernel()
+        .open_scope()
+        .gathering(crate::kernel::Audience::Variant(b"acme"[..].into()));
     let whole = |value: u32| {
         let inside = larder.clone();
         let policy = Policy::ttl(MINUTE).shared();
@@ -507,7 +511,10 @@ async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
     assert_eq!(*variant.clone().scoped(whole(1)).await.unwrap(), 1);
     assert_eq!(*whole(2).await.unwrap(), 2, "nobody else gets the part of acme");
     assert_eq!(larder.stats().cache("objects").unwrap().refusals["varied-part"], 1);
-    let partition = larder.open_scope().gathering(crate::Audience::Partition(b"acme"[..].into()));
+    let partition = larder
+        .kernel()
+        .open_scope()
+        .gathering(crate::kernel::Audience::Partition(b"acme"[..].into()));
     assert_eq!(partition.scoped(load(&larder, "part", 3)).await, 3, "a partition is no variant");
 }
 
@@ -559,7 +566,7 @@ async fn a_refresh_is_as_old_as_the_request_that_began_it() {
     let first = |_: Loading| async { Ok::<_, Infallible>(0_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, first).await.unwrap(), 0);
     tokio::time::advance(MINUTE).await;
-    let request = larder.open_scope().gathering(crate::Audience::Everyone);
+    let request = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
     let handler = async {
         let held = 1;
         let _ = larder.invalidate("source").await;

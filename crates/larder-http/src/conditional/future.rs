@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::Event;
+use larder_core::kernel::Event;
 use larder_semantics::{
     cache_control::CacheControl,
     validation::{Condition, Validators, belongs_in_not_modified, may_become_not_modified},
@@ -150,7 +150,7 @@ impl ResponseFinish {
         let unchecked =
             |conditions: &Conditions| conditions.has_guards() && !conditions.were_checked();
         if !self.is_safe && self.conditions.as_ref().is_some_and(unchecked) {
-            let now = self.options.larder.now();
+            let now = self.options.kernel.now();
             self.options.meter.record(Event::Failed("unchecked-condition"), now);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use larder_core::{Larder, Meter};
+use larder_core::{Larder, kernel::Kernel, kernel::Meter};
 use larder_semantics::validation::Validators;
 use tower_layer::Layer;
 
@@ -24,7 +24,7 @@ pub(super) type Validate =
 pub(super) struct Options {
     pub(super) version: Arc<str>,
     pub(super) meter: Arc<Meter>,
-    pub(super) larder: Larder,
+    pub(super) kernel: Kernel,
     pub(super) validate: Option<Validate>,
     pub(super) refuse_unchecked: bool,
     pub(super) require: bool,
@@ -40,9 +40,9 @@ impl ConditionalLayer {
     /// A layer whose tags carry the version of this larder.
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
-            version: larder.version().into(),
-            meter: larder.meter("conditional"),
-            larder: larder.clone(),
+            version: larder.kernel().version().into(),
+            meter: larder.kernel().meter("conditional"),
+            kernel: larder.kernel().clone(),
             validate: None,
             refuse_unchecked: false,
             require: false,

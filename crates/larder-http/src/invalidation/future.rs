@@ -119,7 +119,7 @@ where
     E: Send + 'static,
 {
     fn hand_over(self: Pin<Box<Self>>, options: &Options) {
-        drop(options.larder.spawn(async move { drop(self.await) }));
+        drop(options.kernel.spawn(async move { drop(self.await) }));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use larder_core::{Larder, Target};
+use larder_core::{Larder, Target, kernel::Kernel};
 use tower_layer::Layer;
 
 use super::{read_your_writes::ReadYourWrites, service::InvalidationService};
@@ -19,7 +19,7 @@ type Targets = Arc<dyn Fn(&Head<'_>) -> Vec<Target> + Send + Sync>;
 
 #[derive(Clone)]
 pub(super) struct Options {
-    pub(super) larder: Larder,
+    pub(super) kernel: Kernel,
     pub(super) targets: Option<Targets>,
     pub(super) scheme: Scheme,
     pub(super) implicit: bool,
@@ -32,7 +32,7 @@ impl InvalidationLayer {
     /// A layer over this larder.
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
-            larder: larder.clone(),
+            kernel: larder.kernel().clone(),
             targets: None,
             scheme: Scheme::default(),
             implicit: true,

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 
 use futures_util::FutureExt as _;
-use larder_core::{Invalidated, Invalidation, Larder, Scope, Target};
+use larder_core::{
+    Invalidated, Invalidation, Target,
+    kernel::{Kernel, Scope},
+};
 use parking_lot::Mutex;
 
 use super::layer::Options;
@@ -18,7 +21,7 @@ use super::layer::Options;
 /// puts it into the extensions of a request.
 #[derive(Clone)]
 pub struct PendingInvalidations {
-    larder: Larder,
+    kernel: Kernel,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
     afterwards: Arc<Mutex<Option<AfterCommit>>>,
     /// The partition of the request, where a response cache inside knows it.
@@ -30,9 +33,9 @@ type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 
 impl PendingInvalidations {
     /// Collects until it is closed.
-    pub(super) fn open(larder: &Larder) -> Self {
+    pub(super) fn open(kernel: &Kernel) -> Self {
         Self {
-            larder: larder.clone(),
+            kernel: kernel.clone(),
             targets: Arc::new(Mutex::new(Some(Vec::new()))),
             afterwards: Arc::default(),
             partition: Arc::default(),
@@ -40,9 +43,9 @@ impl PendingInvalidations {
     }
 
     /// Invalidates at once: for a request that nobody waits for to collect from.
-    fn closed(larder: &Larder) -> Self {
+    fn closed(kernel: &Kernel) -> Self {
         Self {
-            larder: larder.clone(),
+            kernel: kernel.clone(),
             targets: Arc::default(),
             afterwards: Arc::default(),
             partition: Arc::default(),
@@ -51,7 +54,7 @@ impl PendingInvalidations {
 
     /// The one that is around this task, if the layer is.
     pub fn current() -> Option<Self> {
-        AROUND.with_borrow(|options| options.as_ref().map(|options| Self::closed(&options.larder)))
+        AROUND.with_borrow(|options| options.as_ref().map(|options| Self::closed(&options.kernel)))
     }
 
     /// Invalidates this with the response. Once the head of the response has left, and where no response is waited
@@ -70,16 +73,16 @@ impl PendingInvalidations {
             None => target,
         };
         // It acts when it is first polled, and what is left of it runs on by itself.
-        let _acting = self.larder.invalidate(late).now_or_never();
+        let _acting = self.kernel.invalidate(late).now_or_never();
     }
 
     /// Invalidates now, and returns when it has acted here.
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
-        self.larder.invalidate(invalidation).await
+        self.kernel.invalidate(invalidation).await
     }
 
-    pub(crate) fn is_of(&self, larder: &Larder) -> bool {
-        self.larder.is_same_as(larder)
+    pub(crate) fn is_of(&self, kernel: &Kernel) -> bool {
+        self.kernel.is_same_as(kernel)
     }
 
     /// Does this once the write has been invalidated, if nothing else was meanwhile.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use larder_core::{Clock, Epoch, Larder, Position, SealingKeys};
+use larder_core::{
+    SealingKeys,
+    kernel::{Clock, Kernel},
+    store::{Epoch, Position},
+};
 
 /// After a write its client carries the place of its invalidation in the log. Whichever process he comes to next
 /// waits a moment until it has seen that place; where that takes too long, or the log is not the one that it
@@ -57,15 +61,15 @@ impl ReadYourWrites {
 
     /// Takes the place off a request, if it carries one of ours: of the log that is followed here, or of another one
     /// and given out lately.
-    pub(super) fn taken_from(&self, headers: &mut HeaderMap, larder: &Larder) -> Option<Position> {
+    pub(super) fn taken_from(&self, headers: &mut HeaderMap, kernel: &Kernel) -> Option<Position> {
         let carried = match self.carrier {
             Carrier::Cookie => take_cookie(headers),
             Carrier::Field => headers.remove(FIELD).map(|carried| carried.as_bytes().to_vec()),
         };
         let (position, given_at) = self.read(&carried?)?;
         // Whether that place was reached is known, whatever time it is here and there.
-        let known = larder.log().epoch == Some(position.epoch);
-        let age = seconds(larder.clock()).saturating_sub(given_at);
+        let known = kernel.log().epoch == Some(position.epoch);
+        let age = seconds(kernel.clock()).saturating_sub(given_at);
         (known || age <= self.lasts.as_secs()).then_some(position)
     }
 
@@ -75,17 +79,17 @@ impl ReadYourWrites {
     pub(super) fn give(
         &self,
         headers: &mut HeaderMap,
-        larder: &Larder,
+        kernel: &Kernel,
         before: Option<Position>,
         secure: bool,
     ) {
-        let position = match larder.written() {
+        let position = match kernel.written() {
             // Nobody can have seen what no log has: until then he is passed by what is kept.
-            _ if larder.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
+            _ if kernel.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
             Some(written) if before != Some(written) => written,
             _ => return,
         };
-        let Some(token) = self.write(position, seconds(larder.clock())) else { return };
+        let Some(token) = self.write(position, seconds(kernel.clock())) else { return };
         let (name, value) = match self.carrier {
             Carrier::Cookie => (
                 header::SET_COOKIE,
@@ -214,11 +218,12 @@ mod tests {
     #[test]
     fn a_place_is_forgotten_after_its_time() {
         let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
-        let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
+        let larder = larder_core::Larder::builder().tag_table_slots(1 << 10).build().unwrap();
+        let kernel = larder.kernel();
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
-        let now = seconds(larder.clock());
+        let now = seconds(kernel.clock());
         // Two processes do not agree on the time; on a log that both follow they do.
-        let known = Position { epoch: larder.log().epoch.unwrap(), number: 7 };
+        let known = Position { epoch: kernel.log().epoch.unwrap(), number: 7 };
         for (position, given_at, expected) in [
             (position, now, Some(position)),
             (position, now - 61, None),
@@ -227,7 +232,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             let token = ours.write(position, given_at).unwrap();
             headers.insert(FIELD, token.parse().unwrap());
-            assert_eq!(ours.taken_from(&mut headers, &larder), expected);
+            assert_eq!(ours.taken_from(&mut headers, kernel), expected);
             assert!(headers.is_empty(), "nobody inside sees it");
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use larder_core::{Invalidated, Position, Scope, Target};
+use larder_core::{Invalidated, Target, kernel::Scope, store::Position};
 use larder_semantics::{
     authority::{normalised, without_user},
     groups,
@@ -56,7 +56,7 @@ impl<S> InvalidationService<S> {
             let reached = options.reach(position).await;
             // After that: what is read from now on has seen what was waited for. Inside another layer it is part of
             // what that one makes.
-            let scope = options.larder.scope();
+            let scope = options.kernel.scope();
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
@@ -83,7 +83,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let positions = self.options.positions.as_ref();
         let carried = positions.and_then(|positions| {
-            positions.taken_from(request.headers_mut(), &self.options.larder)
+            positions.taken_from(request.headers_mut(), &self.options.kernel)
         });
         if request.method().is_safe() {
             if let Some(position) = carried {
@@ -95,9 +95,9 @@ where
             drop(entered);
             return ResponseFuture::safe(future, around);
         }
-        let larder = &self.options.larder;
-        larder.tick();
-        let requested = PendingInvalidations::open(larder);
+        let kernel = &self.options.kernel;
+        kernel.tick();
+        let requested = PendingInvalidations::open(kernel);
         let write = Write::of(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
@@ -120,7 +120,7 @@ impl Options {
     /// Waits until this process has seen what its client has, for as long as it may.
     async fn reach(&self, position: Position) -> bool {
         let patience = self.positions.as_ref().map(ReadYourWrites::patience);
-        self.larder.reach(position, patience.unwrap_or_default()).await
+        self.kernel.reach(position, patience.unwrap_or_default()).await
     }
 }
 
@@ -160,9 +160,9 @@ impl Write {
                 _ => on_success.push(Target::path(&path)),
             }
         }
-        let before = options.larder.written();
+        let before = options.kernel.written();
         let is_https = options.scheme.of(&head) == "https";
-        let (scope, options) = (options.larder.scope(), Arc::clone(options));
+        let (scope, options) = (options.kernel.scope(), Arc::clone(options));
         on_success.extend(origins.iter().map(|origin| Target::path_on(origin, &path)));
         Self { options, requested, scope, on_success, configured, origins, path, before, is_https }
     }
@@ -187,12 +187,12 @@ impl Write {
         }
         if !targets.is_empty() {
             // Queued is no failure: it acts here, and larder goes on to append it.
-            let outcome = self.options.larder.invalidate(targets).await;
+            let outcome = self.options.kernel.invalidate(targets).await;
             self.go_on(outcome);
         }
         if let (Some(positions), Ok(Ok(response))) = (&self.options.positions, &mut outcome) {
-            let larder = &self.options.larder;
-            positions.give(response.headers_mut(), larder, self.before, self.is_https);
+            let kernel = &self.options.kernel;
+            positions.give(response.headers_mut(), kernel, self.before, self.is_https);
         }
         match outcome {
             Ok(response) => response,
@@ -206,7 +206,7 @@ impl Write {
         let Some(afterwards) = self.requested.take_afterwards() else { return };
         let since = self.scope.stamp().number();
         if outcome == Invalidated::Logged
-            && let Some(scope) = self.options.larder.scope_after_own(since, STEPS)
+            && let Some(scope) = self.options.kernel.scope_after_own(since, STEPS)
         {
             afterwards(scope);
         }

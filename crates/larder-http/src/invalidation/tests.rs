@@ -155,8 +155,9 @@ async fn what_is_asked_for_after_the_head_acts_by_itself() {
 async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterwards() {
     let [outside, inside] = [larder(), larder()];
     let expected = inside.clone();
-    let is_around =
-        move |larder: &Larder| PendingInvalidations::current().is_some_and(|it| it.is_of(larder));
+    let is_around = move |larder: &Larder| {
+        PendingInvalidations::current().is_some_and(|it| it.is_of(larder.kernel()))
+    };
     let inner = service_fn(move |_: Request<Empty<Bytes>>| {
         assert!(is_around(&expected), "in the call");
         let expected = expected.clone();
@@ -216,9 +217,9 @@ async fn what_is_asked_for_where_nobody_waits_acts_before_the_call_returns() {
         Ok::<_, Infallible>(Response::new(()))
     });
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
-    let before = larder.sequence();
+    let before = larder.kernel().sequence();
     let service = InvalidationLayer::new(&larder).layer(inner);
     service.oneshot(get).now_or_never().unwrap().unwrap();
-    assert!(larder.sequence() > before);
+    assert!(larder.kernel().sequence() > before);
     assert!(was_invalid(&larder, "x", "t").await);
 }

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
-use larder_core::{AnyEntry, Event, FlightResult, Key, Leader, Moment, Scope, Tag};
+use larder_core::{
+    Key, Tag,
+    kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Scope},
+};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     date, fields,
@@ -180,7 +183,7 @@ impl Fill {
             let update = response.headers().clone();
             return self.hear_confirmed(lead, &known, &update, client);
         }
-        let received = self.plan.larder.now();
+        let received = self.plan.kernel.now();
         let chosen = self.choices.chosen();
         let part = if self.in_part {
             partial::told(response.headers(), self.plan.options.profile)
@@ -289,7 +292,7 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let taken = self.plan.larder.fill_bytes();
+        let taken = self.plan.kernel.fill_bytes();
         let recording = Recording::new(announced, self.scope.clone(), taken);
         let mut body = Box::pin(body);
         let unfinished = FailRecordingOnDrop(&recording);
@@ -544,7 +547,7 @@ impl Fill {
 
     /// Whether the head of a response allows it to be kept.
     pub(super) fn would_keep<R>(&self, response: &Response<R>) -> bool {
-        let now = self.plan.larder.now();
+        let now = self.plan.kernel.now();
         self.judge(response, None, &self.choices.chosen(), now).is_ok()
     }
 
@@ -576,7 +579,7 @@ impl Fill {
         chosen: &OverrideValues,
         received: Moment,
     ) -> Result<StorageDecision, &'static str> {
-        let clock = self.plan.larder.clock();
+        let clock = self.plan.kernel.clock();
         let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         if self.is_written() {
             self.plan.warn_of_refusal(&self.key, SESSION_WRITTEN, None);
@@ -604,7 +607,7 @@ impl Fill {
         &self,
         base: &Key,
         names: &[HeaderName],
-    ) -> Result<Key, larder_core::KeyTooLongError> {
+    ) -> Result<Key, larder_core::kernel::KeyTooLongError> {
         if names.is_empty() && self.plan.has_variants(base) {
             return default_key(base.as_bytes()).finish();
         }
@@ -623,7 +626,7 @@ impl Fill {
         let headers = &mut heard.head.headers;
         fields::remove_hop_by_hop(headers);
         if !headers.contains_key(header::DATE) {
-            let date = date::format(self.plan.larder.clock().wall(heard.received));
+            let date = date::format(self.plan.kernel.clock().wall(heard.received));
             headers.insert(header::DATE, value(&date));
         }
         let private = self.is_private();
@@ -645,7 +648,7 @@ impl Fill {
     fn add_etag(&self, heard: &mut ReceivedHead, whole: &Bytes) {
         let wanted = self.wants_etag || heard.judged.by_us;
         if wanted && heard.head.status == StatusCode::OK {
-            etag::add(&mut heard.head.headers, whole, self.plan.larder.version());
+            etag::add(&mut heard.head.headers, whole, self.plan.kernel.version());
         }
     }
 
@@ -713,7 +716,7 @@ impl Fill {
             return self.let_go(lead, why);
         }
         if let Some(replaced) = self.replaces.as_ref().filter(|_| !is_of_the_asker(why)) {
-            self.plan.larder.remove(replaced);
+            self.plan.kernel.remove(replaced);
         }
         self.remember(why);
         self.let_go(lead, why);
@@ -786,7 +789,7 @@ impl Fill {
     }
 
     pub(super) fn record(&self, event: Event) {
-        self.plan.meter.record(event, self.plan.larder.now());
+        self.plan.meter.record(event, self.plan.kernel.now());
     }
 }
 

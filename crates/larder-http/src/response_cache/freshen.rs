@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use larder_core::{AnyEntry, EntryState, Event, Leader};
+use larder_core::kernel::{AnyEntry, EntryState, Event, Leader};
 use larder_semantics::{
     storing::Profile,
     validation::{self, Validators},
@@ -70,7 +70,7 @@ impl Lookup {
     /// A HEAD has been answered for itself: by a validator it confirms what is kept for GET, or shows that it is no
     /// more. Without one it says nothing: a handler that has none would confirm whatever is kept.
     pub(super) fn note_head<R>(&self, fill: &Fill, response: &Response<R>, kept: &AnyEntry) {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let Some(stored) = stored::of(kept) else { return };
         let whole = [response.status(), stored.status()] == [StatusCode::OK; 2];
         let proven = self.plan.options.profile == Profile::Conformance
@@ -80,15 +80,15 @@ impl Lookup {
         }
         let length = stored.body().len() as u64;
         if !validation::head_confirms(response.headers(), &stored.fields(), length) {
-            larder.remove(kept);
+            kernel.remove(kept);
             return;
         }
-        if larder.entry_state(kept, larder.now()) == EntryState::Invalid {
+        if kernel.entry_state(kept, kernel.now()) == EntryState::Invalid {
             return;
         }
         match fill.confirmed(kept, response.headers()) {
             Ok((heard, whole)) => drop(fill.keep(&heard, &whole)),
-            Err(why) if !is_of_the_asker(why) => larder.remove(kept),
+            Err(why) if !is_of_the_asker(why) => kernel.remove(kept),
             Err(_) => {}
         }
     }
@@ -103,9 +103,9 @@ impl Fill {
         update: &HeaderMap,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let is_named = !validation::confirmed(update, &[validators(known)]).is_empty();
-        let is_overtaken = larder.entry_state(known, larder.now()) == EntryState::Invalid;
+        let is_overtaken = kernel.entry_state(known, kernel.now()) == EntryState::Invalid;
         if !is_named || is_overtaken {
             return self.hear_of_another(lead, known, client);
         }
@@ -114,7 +114,7 @@ impl Fill {
             Err(why) => {
                 // It is current, and from now on it may not be kept, or not for those who ask like this.
                 if !is_of_the_asker(why) {
-                    larder.remove(known);
+                    kernel.remove(known);
                 }
                 self.remember(why);
                 self.let_go(lead, why);
@@ -136,11 +136,11 @@ impl Fill {
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         self.record(Event::Failed("revalidation"));
-        let larder = &self.plan.larder;
-        larder.remove(known);
+        let kernel = &self.plan.kernel;
+        kernel.remove(known);
         drop(lead);
         let mut response = whole(known);
-        let (age, _) = stored::aged(known, larder.now());
+        let (age, _) = stored::aged(known, kernel.now());
         response.headers_mut().insert(header::AGE, stored::age_line(age));
         drop(client.send(Ok(self.passed_on(response, "revalidation"))));
     }
@@ -160,7 +160,7 @@ impl Fill {
         // Without a date the update is of now, not of when the stored one was made.
         fields.remove(header::DATE);
         let fields = validation::freshened(&fields, update);
-        let received = self.plan.larder.now();
+        let received = self.plan.kernel.now();
         let chosen = self.choices.chosen();
         let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
         let names = self.plan.selecting_names(&fields, judged.opted_in);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::Response;
-use larder_core::Scope;
+use larder_core::kernel::Scope;
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, HeaderValue, StatusCode};
-use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers};
+use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers, kernel::Kernel};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -30,7 +30,7 @@ use crate::address::{Head, QueryRule, Scheme};
 ))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct ResponseCacheLayer {
-    pub(super) larder: Larder,
+    pub(super) kernel: Kernel,
     pub(super) options: Options,
 }
 
@@ -126,7 +126,7 @@ pub(super) struct Options {
 impl ResponseCacheLayer {
     /// A layer over this larder. By itself it keeps only what responses themselves allow to be kept.
     pub fn new(larder: &Larder) -> Self {
-        Self { larder: larder.clone(), options: Options::default() }
+        Self { kernel: larder.kernel().clone(), options: Options::default() }
     }
 
     /// How long a response is kept that says nothing about it. Without this it is not kept.
@@ -495,7 +495,7 @@ impl ResponseCacheLayer {
     /// ([`LarderBuilder::seal_with`](larder_core::LarderBuilder::seal_with)).
     pub fn require_sealing(mut self) -> Self {
         assert!(
-            !self.larder.has_store() || self.larder.seals(),
+            !self.kernel.has_store() || self.kernel.seals(),
             "require_sealing needs LarderBuilder::seal_with: this larder has a second level and no keys"
         );
         self.options.tiers = self.options.tiers.require_sealing();
@@ -601,13 +601,13 @@ impl<S> Layer<S> for ResponseCacheLayer {
     type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ResponseCache::new(inner, CacheContext::new(&self.larder, &self.options))
+        ResponseCache::new(inner, CacheContext::new(&self.kernel, &self.options))
     }
 }
 
 impl Clone for ResponseCacheLayer {
     fn clone(&self) -> Self {
-        Self { larder: self.larder.clone(), options: self.options.clone() }
+        Self { kernel: self.kernel.clone(), options: self.options.clone() }
     }
 }
 

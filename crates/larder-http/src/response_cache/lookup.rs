@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use larder_core::{
-    AnyEntry, EntryState, Event, FlightResult, FlightRole, Key, Leader, Moment, Progress, Scope,
-    Tag, Waiter,
+    Key, Tag,
+    kernel::{
+        AnyEntry, EntryState, Event, FlightResult, FlightRole, Leader, Moment, Progress, Scope,
+        Waiter,
+    },
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -101,9 +104,9 @@ impl Lookup {
 
     /// What memory has for a query that means the same.
     fn look_by_search(&self) -> LookupResult {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let Some(search) = &self.search else { return LookupResult::Nothing(Forward::UriMiss) };
-        let rules = search.rules_key().ok().and_then(|key| larder.find(key.as_bytes()));
+        let rules = search.rules_key().ok().and_then(|key| kernel.find(key.as_bytes()));
         let Some(CacheRecord::SearchRules(rules)) =
             rules.as_ref().and_then(|rules| CacheRecord::of(rules))
         else {
@@ -111,7 +114,7 @@ impl Lookup {
         };
         let found = rules.all().iter().find_map(|variance| {
             let key = search.key(variance).ok()?;
-            match self.look_under(larder.hash(key.as_bytes()), key.as_bytes()) {
+            match self.look_under(kernel.hash(key.as_bytes()), key.as_bytes()) {
                 LookupResult::Nothing(_) => None,
                 found => Some(found),
             }
@@ -120,8 +123,8 @@ impl Lookup {
     }
 
     fn look_under(&self, hash: u64, key: &[u8]) -> LookupResult {
-        let larder = &self.plan.larder;
-        let Some(entry) = larder.get(hash, key) else {
+        let kernel = &self.plan.kernel;
+        let Some(entry) = kernel.get(hash, key) else {
             return LookupResult::Nothing(Forward::UriMiss);
         };
         match CacheRecord::of(&entry) {
@@ -129,7 +132,7 @@ impl Lookup {
             Some(CacheRecord::Variants(variants)) => {
                 let candidates = variants.candidates(key, &self.selecting);
                 for candidate in candidates {
-                    if let Some(found) = larder.find(candidate.as_bytes()) {
+                    if let Some(found) = kernel.find(candidate.as_bytes()) {
                         variants.touch(candidate.as_bytes());
                         return self.judge(found);
                     }
@@ -141,21 +144,21 @@ impl Lookup {
     }
 
     fn judge(&self, entry: AnyEntry) -> LookupResult {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let Some(stored) = stored::of(&entry) else {
             return LookupResult::Nothing(Forward::UriMiss);
         };
         if !self.plan.may_have(&self.lookup, stored) {
             return LookupResult::Nothing(Forward::UriMiss);
         }
-        match larder.entry_state(&entry, larder.now()) {
+        match kernel.entry_state(&entry, kernel.now()) {
             EntryState::Fresh => LookupResult::Fresh(entry),
             EntryState::WhileRevalidating => LookupResult::Stale(entry),
             EntryState::OnError => LookupResult::OnError(entry),
             EntryState::ToRevalidate => LookupResult::ToRevalidate(entry),
             EntryState::Invalid => {
                 self.record(Event::Invalid);
-                larder.remove(&entry);
+                kernel.remove(&entry);
                 LookupResult::Nothing(Forward::Stale)
             }
             EntryState::Expired => {
@@ -168,29 +171,29 @@ impl Lookup {
     /// Once it is known by what an address varies, only those who ask for the same variant wait for each
     /// other.
     pub(super) fn queue_by_variant(&mut self) {
-        let larder = &self.plan.larder;
-        let Some(list) = larder.get(self.lookup.hash, self.key.as_bytes()) else { return };
+        let kernel = &self.plan.kernel;
+        let Some(list) = kernel.get(self.lookup.hash, self.key.as_bytes()) else { return };
         let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
         let candidates = variants.candidates(self.queue.as_bytes(), &self.selecting);
         if let Some(queue) = candidates.first().and_then(|queue| queue.finish().ok()) {
-            self.queue_hash = larder.hash(queue.as_bytes());
+            self.queue_hash = kernel.hash(queue.as_bytes());
             self.queue = queue;
         }
     }
 
     /// The variants of this address that may be served to this client, the one that was used last first.
     pub(super) fn other_variants(&self) -> Vec<AnyEntry> {
-        let larder = &self.plan.larder;
-        let list = larder.get(self.lookup.hash, self.lookup.key.as_bytes());
+        let kernel = &self.plan.kernel;
+        let list = kernel.get(self.lookup.hash, self.lookup.key.as_bytes());
         let Some(CacheRecord::Variants(variants)) =
             list.as_ref().and_then(|list| CacheRecord::of(list))
         else {
             return Vec::new();
         };
-        let found = variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
+        let found = variants.kept().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
         let may_be_served = |entry: &AnyEntry| {
             let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
-            let entry_state = larder.entry_state(entry, larder.now());
+            let entry_state = kernel.entry_state(entry, kernel.now());
             fits && !matches!(entry_state, EntryState::Invalid | EntryState::Expired)
         };
         found.filter(may_be_served).collect()
@@ -209,27 +212,27 @@ impl Lookup {
     /// Whether a stale answer is welcome as it is, and may be given.
     pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
         stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
-            && self.demands.accept_stale(aged_for(entry, self.plan.larder.now()))
+            && self.demands.accept_stale(aged_for(entry, self.plan.kernel.now()))
     }
 
     /// A place in the flight of this queue.
     pub(super) fn join(&self) -> FlightRole {
         let place = (self.queue_hash, &self.queue);
-        self.plan.larder.join(place, &self.scope, self.arrived, self.plan.options.coalesce_timeout)
+        self.plan.kernel.join(place, &self.scope, self.arrived, self.plan.options.coalesce_timeout)
     }
 
     /// A flight that nobody joins.
     pub(super) fn lead_alone(&self) -> Leader {
-        self.plan.larder.lead_alone(&self.queue, &self.scope)
+        self.plan.kernel.lead_alone(&self.queue, &self.scope)
     }
 
     pub(super) fn refused_lately(&self) -> Option<&'static str> {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let key = store::refusal_key(&self.queue).ok()?;
-        let entry = larder.find(key.as_bytes())?;
+        let entry = kernel.find(key.as_bytes())?;
         match CacheRecord::of(&entry) {
             Some(CacheRecord::Refusal(why))
-                if larder.entry_state(&entry, larder.now()) == EntryState::Fresh =>
+                if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
             {
                 Some(why)
             }
@@ -265,7 +268,7 @@ impl Lookup {
                 identified: self.lookup.facts.identified && !hidden,
                 partitioned: self.lookup.partitioned,
             },
-            choices: ResponseOverrides::new(&self.plan.larder, &scope),
+            choices: ResponseOverrides::new(&self.plan.kernel, &scope),
             scope,
             why,
             began: self.began,
@@ -390,21 +393,21 @@ impl Lookup {
 
     /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
     pub(super) fn is_trusted(&self) -> bool {
-        self.plan.larder.is_within_bound_of(&self.scope)
+        self.plan.kernel.is_within_bound_of(&self.scope)
     }
 
     /// Takes a new stamp, where nothing was read for this request yet: its fill is not overtaken by what has
     /// come until now.
     pub(super) fn stamp_anew(&mut self) {
         if self.is_outermost {
-            let opened = self.plan.larder.open_scope().gathering(self.scope.audience());
+            let opened = self.plan.kernel.open_scope().gathering(self.scope.audience());
             self.scope = opened.bounded_as(&self.scope);
         }
     }
 
     fn is_fresh(&self, entry: &AnyEntry) -> bool {
-        let larder = &self.plan.larder;
-        larder.entry_state(entry, larder.now()) == EntryState::Fresh
+        let kernel = &self.plan.kernel;
+        kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
     }
 
     /// An answer that has begun: the same bytes, as they come.
@@ -436,7 +439,7 @@ impl Lookup {
         let names = self.plan.selecting_names(&stored.fields(), stored.traits.opted_in);
         self.has_key(entry.key(), &names)
             && self.plan.may_have(&self.lookup, stored)
-            && self.plan.meets(&self.demands, entry, self.plan.larder.now())
+            && self.plan.meets(&self.demands, entry, self.plan.kernel.now())
     }
 
     fn has_key(&self, key: &Key, names: &[http::HeaderName]) -> bool {
@@ -476,14 +479,14 @@ impl Lookup {
     /// Judged again: it may have been invalidated meanwhile.
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
         let entry = fallback.filter(|_| self.is_trusted())?;
-        let larder = &self.plan.larder;
-        let now = larder.now();
+        let kernel = &self.plan.kernel;
+        let now = kernel.now();
         let welcome = || {
             let stale_for = aged_for(entry, now).stale_for;
             let may = stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale);
             may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
         };
-        let usable = match larder.entry_state(entry, now) {
+        let usable = match kernel.entry_state(entry, now) {
             EntryState::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
             EntryState::OnError => true,
             EntryState::ToRevalidate => welcome(),
@@ -495,10 +498,10 @@ impl Lookup {
     /// From the shared store: the response of this address, or of the variant that the request selects.
     pub(super) async fn fetch(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let plan = &self.plan;
-        if !plan.larder.shares(plan.options.tiers) {
+        if !plan.kernel.shares(plan.options.tiers) {
             return None;
         }
-        plan.larder.fetch_in_turn(&self.scope, lead, plan.options.lease, || self.fetch_once()).await
+        plan.kernel.fetch_in_turn(&self.scope, lead, plan.options.lease, || self.fetch_once()).await
     }
 
     async fn fetch_once(&self) -> Option<AnyEntry> {
@@ -522,7 +525,7 @@ impl Lookup {
 
     /// The answer to this request, of a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        let detail = (!self.plan.larder.is_synchronised()).then_some("unsynchronised");
+        let detail = (!self.plan.kernel.is_synchronised()).then_some("unsynchronised");
         if self.plan.options.cache_status_with_key || detail.is_some() {
             return self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "hit");
         }
@@ -531,7 +534,7 @@ impl Lookup {
 
     /// All of a fresh entry.
     pub(super) fn hit<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        let now = self.plan.larder.now();
+        let now = self.plan.kernel.now();
         stored::hit(Arc::clone(entry), now, self.plan.extras, self.lookup.head_only)
     }
 
@@ -570,7 +573,7 @@ impl Lookup {
         plain: &'static str,
     ) -> Response<CacheBody<R>> {
         let stored = stored::of(entry).expect("only entries that hold responses are answered from");
-        let now = self.plan.larder.now();
+        let now = self.plan.kernel.now();
         let (age, fresh_for) = aged(entry, now);
         let late = now.since(entry.ends().fresh_until());
         let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
@@ -587,7 +590,7 @@ impl Lookup {
     }
 
     pub(super) fn record(&self, event: Event) {
-        self.plan.meter.record(event, self.plan.larder.now());
+        self.plan.meter.record(event, self.plan.kernel.now());
     }
 }
 

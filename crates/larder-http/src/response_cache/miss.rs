@@ -6,7 +6,10 @@ use std::{ops::ControlFlow, panic, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{AnyEntry, Consistency, Event, FlightResult, FlightRole, Leader, Moment};
+use larder_core::{
+    Consistency,
+    kernel::{AnyEntry, Event, FlightResult, FlightRole, Leader, Moment},
+};
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     reuse::RequestDirectives,
@@ -53,8 +56,8 @@ where
         mut lookup: RequestKey,
         began: Moment,
     ) -> Option<Self> {
-        let larder = &plan.larder;
-        let arrived = larder.sequence();
+        let kernel = &plan.kernel;
+        let arrived = kernel.sequence();
         let key = lookup.key.finish().ok()?;
         let unknown_field = if plan.guards_fields() {
             plan.unknown_field(request.headers()).cloned()
@@ -76,7 +79,7 @@ where
             RequestDirectives::default()
         };
         let hidden = plan.options.shared;
-        let scope = larder.scope().gathering(plan.audience(&head, lookup.facts, hidden));
+        let scope = kernel.scope().gathering(plan.audience(&head, lookup.facts, hidden));
         let (origin, tags) = plan.address_tags(&head);
         let search = plan.search(&head);
         let mut selecting = head.headers.clone();
@@ -85,7 +88,7 @@ where
         }
         let asked = Lookup {
             plan: Arc::clone(plan),
-            queue_hash: larder.hash(queue.as_bytes()),
+            queue_hash: kernel.hash(queue.as_bytes()),
             lookup,
             key,
             queue,
@@ -99,7 +102,7 @@ where
             wants_etag: conditional::is_around(),
             search,
             in_part: false,
-            is_outermost: larder.current_scope().is_none(),
+            is_outermost: kernel.current_scope().is_none(),
             unknown_field,
             final_head: request.extensions().get().cloned(),
             written: plan.written(request.extensions()),
@@ -112,10 +115,10 @@ where
     pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
         let consistency = self.asked.plan.options.consistency;
         if consistency != Consistency::Eventual || self.asked.scope.distrusts() {
-            let caught_up = self.asked.plan.larder.catch_up(consistency).await;
+            let caught_up = self.asked.plan.kernel.catch_up(consistency).await;
             if !caught_up || self.asked.scope.distrusts() {
                 if self.asked.demands.only_if_cached {
-                    let now = self.asked.plan.larder.now();
+                    let now = self.asked.plan.kernel.now();
                     return Ok(self.asked.plan.nothing_stored(now));
                 }
                 self.asked.scope = self.asked.scope.clone().distrusting();
@@ -127,7 +130,7 @@ where
             }
             // What was invalidated until here has been seen: no fill from before it will do, and one from
             // now on is not overtaken by it.
-            self.asked.arrived = self.asked.plan.larder.sequence();
+            self.asked.arrived = self.asked.plan.kernel.sequence();
             self.asked.stamp_anew();
         }
         let case = match self.answer_at_once() {
@@ -149,7 +152,7 @@ where
         let case = match self.asked.look() {
             LookupResult::Fresh(entry) if self.meets(&entry) => {
                 let answer = self.asked.answer_from(&entry);
-                self.asked.plan.larder.note_hit(&entry);
+                self.asked.plan.kernel.note_hit(&entry);
                 self.asked.plan.count_hit(self.asked.began);
                 return ControlFlow::Break(answer);
             }
@@ -173,7 +176,7 @@ where
                 if self.asked.asks_for_a_part()
                     && let Some((entry, answer)) = self.asked.answer_from_part()
                 {
-                    self.asked.plan.larder.note_hit(&entry);
+                    self.asked.plan.kernel.note_hit(&entry);
                     self.asked.plan.count_hit(self.asked.began);
                     return ControlFlow::Break(answer);
                 }
@@ -181,7 +184,7 @@ where
             }
         };
         if demands.only_if_cached {
-            let now = self.asked.plan.larder.now();
+            let now = self.asked.plan.kernel.now();
             return ControlFlow::Break(self.asked.plan.nothing_stored(now));
         }
         ControlFlow::Continue(case)
@@ -260,7 +263,7 @@ where
                 return Ok(self.asked.collapsed(&entry, case.why));
             }
             let plan = &self.asked.plan;
-            if plan.options.lease.is_none() && plan.larder.shares(plan.options.tiers) {
+            if plan.options.lease.is_none() && plan.kernel.shares(plan.options.tiers) {
                 // Without a task: it is short, and where the client is not polled a waiter leads another flight.
                 lead.look();
                 let fetched = self.asked.fetch(&mut lead).await;
@@ -268,9 +271,9 @@ where
                     return Ok(self.fetched(lead, &entry));
                 }
                 lead.looked();
-            } else if plan.larder.shares(plan.options.tiers) {
+            } else if plan.kernel.shares(plan.options.tiers) {
                 let plan = Arc::clone(plan);
-                let leading = plan.larder.spawn(self.fetch_or_fill(lead, case).in_current_span());
+                let leading = plan.kernel.spawn(self.fetch_or_fill(lead, case).in_current_span());
                 return ended(leading.await, &plan);
             }
         }
@@ -295,7 +298,7 @@ where
     async fn lead_fill(mut self, lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
         let ForwardPlan { why, fallback, selected, known } = case;
         self.asked.record(Event::Miss);
-        self.asked.plan.larder.note_miss(self.asked.lookup.hash);
+        self.asked.plan.kernel.note_miss(self.asked.lookup.hash);
         let (client, answer) = oneshot::channel();
         let filling = self.spawn_fill(lead, why, (selected, known), client);
         match answer.await {
@@ -315,8 +318,8 @@ where
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
         let (fill, inner, request) = self.fill(why, kept);
-        let larder = self.asked.plan.larder.clone();
-        larder.spawn(fill.run(lead, inner, request, client).in_current_span())
+        let kernel = self.asked.plan.kernel.clone();
+        kernel.spawn(fill.run(lead, inner, request, client).in_current_span())
     }
 
     /// A fill and the request that it sends.
@@ -334,7 +337,7 @@ where
 
     /// Behind the request: one refresh, unless one runs or as many as allowed.
     fn refresh(&mut self, stale: AnyEntry) {
-        let Some(permit) = self.asked.plan.larder.refresh_permit() else {
+        let Some(permit) = self.asked.plan.kernel.refresh_permit() else {
             self.asked.record(Event::Failed("refresh-budget"));
             return;
         };
@@ -344,7 +347,7 @@ where
         // Its response leaves to nobody.
         self.asked.final_head = None;
         let plan = Arc::clone(&self.asked.plan);
-        let larder = plan.larder.clone();
+        let kernel = plan.kernel.clone();
         let (key, scope) = (stale.key().clone(), self.asked.scope.clone());
         let known = self.asked.to_confirm(Some(&stale));
         let filling = self.fill(Forward::Stale, (Some(stale), known));
@@ -353,7 +356,7 @@ where
                 // Another process may have renewed it.
                 let fetch = || plan.fetch(&scope, &key);
                 if let Some(entry) =
-                    plan.larder.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
+                    plan.kernel.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
                 {
                     return lead.land(FlightResult::Filled(entry));
                 }
@@ -363,7 +366,7 @@ where
             fill.run(lead, inner, request, client).await;
             drop(permit);
         };
-        drop(larder.spawn(refreshing.in_current_span()));
+        drop(kernel.spawn(refreshing.in_current_span()));
     }
 
     /// Passes the request on for itself: nothing is shared, nothing is kept.
@@ -402,7 +405,7 @@ where
     }
 
     fn meets(&self, entry: &AnyEntry) -> bool {
-        self.asked.plan.meets(&self.asked.demands, entry, self.asked.plan.larder.now())
+        self.asked.plan.meets(&self.asked.demands, entry, self.asked.plan.kernel.now())
     }
 
     fn take(&mut self) -> (S, Request<B>) {
@@ -453,7 +456,7 @@ where
     let plan = Arc::clone(&fill.plan);
     let (client, answer) = oneshot::channel();
     let hearing = fill.hear(lead, response, after(plan.options.deadline), client);
-    drop(plan.larder.spawn(hearing.in_current_span()));
+    drop(plan.kernel.spawn(hearing.in_current_span()));
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&plan)))
 }
 

@@ -6,7 +6,10 @@
 //! [draft-ietf-httpbis-no-vary-search](https://datatracker.ietf.org/doc/draft-ietf-httpbis-no-vary-search/)
 
 use http::HeaderMap;
-use larder_core::{FOR_MANY, Key, KeyBuf, KeyTooLongError};
+use larder_core::{
+    Key,
+    kernel::{FOR_MANY, KeyBuf, KeyTooLongError},
+};
 use larder_semantics::no_vary_search::SearchVariance;
 use parking_lot::Mutex;
 

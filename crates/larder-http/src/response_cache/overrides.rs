@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use larder_core::{Larder, Lifetime, Scope, Tag};
+use larder_core::{
+    Lifetime, Tag,
+    kernel::{Kernel, Scope},
+};
 use parking_lot::Mutex;
 
 use super::outgoing;
@@ -15,7 +18,7 @@ pub struct ResponseOverrides(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    larder: Larder,
+    kernel: Kernel,
     scope: Scope,
     chosen: Mutex<OverrideValues>,
 }
@@ -33,14 +36,14 @@ pub(super) struct OverrideValues {
 }
 
 impl ResponseOverrides {
-    pub(super) fn new(larder: &Larder, scope: &Scope) -> Self {
-        let (larder, scope) = (larder.clone(), scope.clone());
-        Self(Arc::new(Inner { larder, scope, chosen: Mutex::default() }))
+    pub(super) fn new(kernel: &Kernel, scope: &Scope) -> Self {
+        let (kernel, scope) = (kernel.clone(), scope.clone());
+        Self(Arc::new(Inner { kernel, scope, chosen: Mutex::default() }))
     }
 
     /// The larder of the response cache.
-    pub fn larder(&self) -> &Larder {
-        &self.0.larder
+    pub fn kernel(&self) -> &Kernel {
+        &self.0.kernel
     }
 
     /// The scope of the request: what is read in it becomes part of the response.

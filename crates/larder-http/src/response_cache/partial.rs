@@ -7,7 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
-use larder_core::{AnyEntry, EntryState, Key, KeyTooLongError};
+use larder_core::{
+    Key,
+    kernel::{AnyEntry, EntryState, KeyTooLongError},
+};
 use larder_semantics::{
     fields, ranges,
     storing::Profile,
@@ -39,13 +42,13 @@ pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
 impl Lookup {
     /// The answer to a request for a part, from a part that is kept.
     pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let key = part_key(&self.key).ok()?;
-        let entry = larder.find(key.as_bytes())?;
+        let entry = kernel.find(key.as_bytes())?;
         let stored = stored::of(&entry)?;
-        let now = larder.now();
+        let now = kernel.now();
         let usable = self.plan.may_have(&self.lookup, stored)
-            && larder.entry_state(&entry, now) == EntryState::Fresh
+            && kernel.entry_state(&entry, now) == EntryState::Fresh
             && self.plan.meets(&self.demands, &entry, now);
         if !usable {
             return None;
@@ -70,12 +73,12 @@ impl Fill {
         bytes: &Bytes,
     ) -> (Part, Bytes) {
         let alone = (part, bytes.clone());
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let Ok(key) = part_key(&self.key) else { return alone };
-        let Some(entry) = larder.find(key.as_bytes()) else {
+        let Some(entry) = kernel.find(key.as_bytes()) else {
             return alone;
         };
-        let entry_state = larder.entry_state(&entry, larder.now());
+        let entry_state = kernel.entry_state(&entry, kernel.now());
         if matches!(entry_state, EntryState::Invalid | EntryState::Expired) {
             return alone;
         }

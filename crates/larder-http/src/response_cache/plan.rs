@@ -10,8 +10,11 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
-    AnyEntry, Audience, Consistency, EntryState, Key, KeyBuf, Kind, Larder, MAX_KEY_BYTES, Meter,
-    Moment, Scope, StoreLookup, Tag,
+    Consistency, Key, Kind, Tag,
+    kernel::{
+        AnyEntry, Audience, EntryState, Kernel, KeyBuf, MAX_KEY_BYTES, Meter, Moment, Scope,
+        StoreLookup,
+    },
 };
 use larder_semantics::{
     reuse::{RequestDirectives, StoredAge},
@@ -38,7 +41,7 @@ use crate::{
 /// One response cache: its options, made ready.
 #[derive(Debug)]
 pub(super) struct CacheContext {
-    pub(super) larder: Larder,
+    pub(super) kernel: Kernel,
     pub(super) meter: Arc<Meter>,
     pub(super) options: Options,
     pub(super) alike: HeaderInterner,
@@ -152,11 +155,11 @@ pub(super) struct RequestFacts {
 }
 
 impl CacheContext {
-    pub(super) fn new(larder: &Larder, options: &Options) -> Arc<Self> {
+    pub(super) fn new(kernel: &Kernel, options: &Options) -> Arc<Self> {
         Arc::new(Self {
-            key_start: larder.key(Kind::Response, &fingerprint(options)),
-            larder: larder.clone(),
-            meter: larder.meter(&options.name),
+            key_start: kernel.key(Kind::Response, &fingerprint(options)),
+            kernel: kernel.clone(),
+            meter: kernel.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
             alike: HeaderInterner::new(options.vary_line()),
             tells_more_apart: options.tells_more_apart(),
@@ -202,7 +205,7 @@ impl CacheContext {
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admission::Bypass(Bypass::KeyTooLongError);
         }
-        let hash = self.larder.hash(key.as_bytes());
+        let hash = self.kernel.hash(key.as_bytes());
         let has_unknown_field = false;
         Admission::RequestKey(RequestKey {
             key,
@@ -237,7 +240,7 @@ impl CacheContext {
     pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
         let wanted = StoreLookup { key, schema: CacheRecord::schema(), tiers: self.options.tiers };
         let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.alike);
-        self.larder.fetch(scope, wanted, decode).await
+        self.kernel.fetch(scope, wanted, decode).await
     }
 
     /// The answer, if it is a fresh entry that needs no second look.
@@ -256,7 +259,7 @@ impl CacheContext {
                 stored.ask_for_all_lines();
                 let may_have = self.may_have(lookup, stored)
                     && (stored.traits.opted_in || self.unknown_field(headers).is_none());
-                let is_fresh = may_have && self.larder.entry_state(entry, now) == EntryState::Fresh;
+                let is_fresh = may_have && self.kernel.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
             // Fields that the layer hides select no variant: that is for a closer look.
@@ -264,12 +267,12 @@ impl CacheContext {
             _ => None,
         };
         let key = lookup.key.as_bytes();
-        let mut entry = self.larder.read(lookup.hash, key, read)?;
+        let mut entry = self.kernel.read(lookup.hash, key, read)?;
         if let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&entry) {
             let candidates = variants.candidates(key, headers);
             let (variant, found) = candidates.into_iter().find_map(|candidate| {
                 let bytes = candidate.as_bytes();
-                let found = self.larder.read(self.larder.hash(bytes), bytes, read)?;
+                let found = self.kernel.read(self.kernel.hash(bytes), bytes, read)?;
                 Some((candidate, found))
             })?;
             variants.touch(variant.as_bytes());
@@ -286,12 +289,12 @@ impl CacheContext {
     fn is_plain(&self) -> bool {
         self.options.consistency == Consistency::Eventual
             && !self.options.cache_status_with_key
-            && self.larder.is_synchronised()
-            && !self.larder.is_distrusted()
+            && self.kernel.is_synchronised()
+            && !self.kernel.is_distrusted()
     }
 
     pub(super) fn count_hit(&self, began: Moment) {
-        self.meter.record_hit(began, || self.larder.now());
+        self.meter.record_hit(began, || self.kernel.now());
     }
 
     /// Whether whoever asks may have this response: a request that says who asks gets only what is for

@@ -14,7 +14,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::{Audience, EntryDraft, Key, Moment, Scope, Tag};
+use larder_core::{
+    Key, Tag,
+    kernel::{Audience, EntryDraft, Moment, Scope},
+};
 use larder_semantics::{
     cache_control::CacheControl,
     date,
@@ -74,7 +77,7 @@ impl FromPost {
             || plan.tells_more_apart
             || plan.passes_by_choice(&head)
             || plan.says_what_is_unkeyed(&head);
-        if forbidden || !requested.is_of(&plan.larder) {
+        if forbidden || !requested.is_of(&plan.kernel) {
             return None;
         }
         let address = Address::of(&head, plan.options.scheme).ok()?;
@@ -90,7 +93,7 @@ impl FromPost {
             tags,
             uri: format!("{origin}{}{query}", address.path),
             origin,
-            began: plan.larder.now(),
+            began: plan.kernel.now(),
             final_head: request.extensions().get().cloned(),
         }))
     }
@@ -108,8 +111,8 @@ impl FromPost {
             return response;
         }
         let control = CacheControl::of(response.headers());
-        let received = self.plan.larder.now();
-        let wall = |at| self.plan.larder.clock().wall(at);
+        let received = self.plan.kernel.now();
+        let wall = |at| self.plan.kernel.clock().wall(at);
         let told = freshness::lifetime(
             response.headers(),
             &control,
@@ -161,7 +164,7 @@ impl FromPost {
         whole: &Bytes,
         received: Moment,
     ) {
-        let clock = self.plan.larder.clock();
+        let clock = self.plan.kernel.clock();
         let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         let gathered = self.scope.gathered();
         let is_unkept = gathered.private || gathered.stale || gathered.no_store.is_some();
@@ -207,8 +210,8 @@ impl FromPost {
             cost: Duration::ZERO,
             tiers: larder_core::Tiers::MEMORY,
         };
-        if let Ok(entry) = self.plan.larder.entry(draft, &scope, CacheRecord::Response(stored)) {
-            self.plan.larder.keep(&entry);
+        if let Ok(entry) = self.plan.kernel.entry(draft, &scope, CacheRecord::Response(stored)) {
+            self.plan.kernel.keep(&entry);
         }
     }
 }

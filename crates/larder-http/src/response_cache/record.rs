@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use bytes::Bytes;
-use larder_core::{AnyEntry, Encoded, Schema, Value};
+use larder_core::kernel::{AnyEntry, Encoded, Schema, Value};
 
 use super::{
     header_template::HeaderInterner,

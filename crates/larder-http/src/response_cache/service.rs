@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use larder_core::{Event, Moment, Scope};
+use larder_core::kernel::{Event, Moment, Scope};
 use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
@@ -55,14 +55,14 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         let plan = &self.plan;
-        plan.meter.record(Event::Bypass(why.as_str()), plan.larder.now());
+        plan.meter.record(Event::Bypass(why.as_str()), plan.kernel.now());
         let facts = plan.facts(request.headers());
         let scope = match why {
             // What is read inside is part of what the cache around this one keeps.
-            Bypass::Nested => plan.larder.scope(),
+            Bypass::Nested => plan.kernel.scope(),
             _ => {
                 // What passes by keeps the fields that say who asks, whatever the layer hides elsewhere.
-                plan.larder.scope().gathering(plan.audience(&Head::from(&request), facts, false))
+                plan.kernel.scope().gathering(plan.audience(&Head::from(&request), facts, false))
             }
         };
         self.leave_word(&mut request, why, &scope);
@@ -123,7 +123,7 @@ impl<S> ResponseCache<S> {
     fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {
-            extensions.insert(ResponseOverrides::new(&self.plan.larder, scope));
+            extensions.insert(ResponseOverrides::new(&self.plan.kernel, scope));
             return;
         };
         match why {
@@ -152,7 +152,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let began = self.plan.larder.tick();
+        let began = self.plan.kernel.tick();
         let lookup = match self.plan.admit(&request) {
             Admission::RequestKey(lookup) => lookup,
             Admission::Bypass(why) => return self.forward(request, why),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use larder_core::{
-    AnyEntry, EntryDraft, EntryState, Event, FlightResult, Key, Lifetime, Moment, Tag, Tiers,
+    Key, Lifetime, Tag, Tiers,
+    kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult, Moment},
 };
 use larder_semantics::{
     groups,
@@ -42,11 +43,11 @@ impl StoreOutcome {
 impl CacheContext {
     /// Whether several responses are stored under this address.
     pub(super) fn has_variants(&self, address: &Key) -> bool {
-        let list = self.larder.find(address.as_bytes());
+        let list = self.kernel.find(address.as_bytes());
         let is_list =
             |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
         list.is_some_and(|list| {
-            is_list(&list) && self.larder.entry_state(&list, self.larder.now()) == EntryState::Fresh
+            is_list(&list) && self.kernel.entry_state(&list, self.kernel.now()) == EntryState::Fresh
         })
     }
 
@@ -61,12 +62,12 @@ impl CacheContext {
 
 impl Fill {
     pub(super) fn keep(&self, heard: &ReceivedHead, whole: &Bytes) -> StoreOutcome {
-        let now = self.plan.larder.now();
+        let now = self.plan.kernel.now();
         self.plan.meter.record_fill_time(now.since(self.began));
         match self.entry(heard, whole) {
             Ok(entry) => {
                 let is_stored = heard.judged.is_stored;
-                let stored = is_stored && self.plan.larder.keep(&entry);
+                let stored = is_stored && self.plan.kernel.keep(&entry);
                 if !is_stored {
                     self.record(Event::Refused(NotStorable::Stale.as_str()));
                 } else if stored {
@@ -100,26 +101,26 @@ impl Fill {
     /// brought about: of one that is fresh, and an error of the server also of one that may stand in for it.
     fn would_hide_a_good_one(&self, heard: &ReceivedHead) -> bool {
         let status = heard.head.status;
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let is_good = |entry: &AnyEntry| {
-            let of_use = match larder.entry_state(entry, larder.now()) {
+            let of_use = match kernel.entry_state(entry, kernel.now()) {
                 EntryState::Fresh => true,
                 EntryState::WhileRevalidating | EntryState::OnError => status.is_server_error(),
                 _ => false,
             };
             of_use && stored::of(entry).is_some_and(|stored| stored.status().is_success())
         };
-        let hides_one = || larder.find(heard.key.as_bytes()).as_ref().is_some_and(is_good);
+        let hides_one = || kernel.find(heard.key.as_bytes()).as_ref().is_some_and(is_good);
         // Without a `Vary` of its own it would lie where the list of all variants lies.
         let hides_variants = || {
-            let list = larder.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
+            let list = kernel.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
             let Some(CacheRecord::Variants(variants)) =
                 list.as_ref().and_then(|list| CacheRecord::of(list))
             else {
                 return false;
             };
             let mut kept =
-                variants.kept().into_iter().filter_map(|key| larder.find(key.as_bytes()));
+                variants.kept().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
             kept.any(|entry| is_good(&entry))
         };
         self.plan.options.profile == Profile::Careful
@@ -168,7 +169,7 @@ impl Fill {
             cost: heard.received.since(self.began),
             tiers: self.plan.options.tiers,
         };
-        self.plan.larder.entry(draft, &self.scope, CacheRecord::Response(stored))
+        self.plan.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
     }
 
     /// What is kept of a part: it, or what it makes with a part that is there already.
@@ -211,12 +212,12 @@ impl Fill {
         let Some(search) = &self.search else { return };
         let Some((variance, _)) = search.told(&heard.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         // What lies under the whole query is older, and would hide what all share.
-        if let Some(older) = larder.find(self.key.as_bytes()) {
-            larder.remove(&older);
+        if let Some(older) = kernel.find(self.key.as_bytes()) {
+            kernel.remove(&older);
         }
-        let known = larder.find(key.as_bytes());
+        let known = kernel.find(key.as_bytes());
         if let Some(CacheRecord::SearchRules(rules)) =
             known.as_ref().and_then(|known| CacheRecord::of(known))
         {
@@ -227,7 +228,7 @@ impl Fill {
         let entry =
             self.bookkeeping(key, Duration::MAX, heard.received, CacheRecord::SearchRules(rules));
         if let Some(entry) = entry {
-            larder.keep(&entry);
+            kernel.keep(&entry);
         }
     }
 
@@ -236,33 +237,33 @@ impl Fill {
         if heard.key == heard.base {
             return;
         }
-        let larder = &self.plan.larder;
-        let list = larder
+        let kernel = &self.plan.kernel;
+        let list = kernel
             .find(heard.base.as_bytes())
             .filter(|entry| {
                 // One that a reset of the log has reached is not written to the store any more.
                 matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
-                    && larder.entry_state(entry, larder.now()) == EntryState::Fresh
+                    && kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
             })
             .or_else(|| self.new_list(heard));
         let Some(list) = list else { return };
         let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
         let most = self.plan.options.variants;
         for surplus in variants.add(&heard.names, &heard.key, most) {
-            if let Some(entry) = larder.find(surplus.as_bytes()) {
-                larder.remove(&entry);
+            if let Some(entry) = kernel.find(surplus.as_bytes()) {
+                kernel.remove(&entry);
             }
         }
-        if larder.has_store() {
+        if kernel.has_store() {
             // The list changed: the store gets it again.
-            larder.keep(&list);
+            kernel.keep(&list);
         }
     }
 
     fn new_list(&self, heard: &ReceivedHead) -> Option<AnyEntry> {
         let kept = CacheRecord::Variants(Variants::new());
         let entry = self.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
-        self.plan.larder.keep(&entry).then_some(entry)
+        self.plan.kernel.keep(&entry).then_some(entry)
     }
 
     /// An entry that is not a response and depends on none.
@@ -273,7 +274,7 @@ impl Fill {
         filled: Moment,
         kept: CacheRecord,
     ) -> Option<AnyEntry> {
-        let larder = &self.plan.larder;
+        let kernel = &self.plan.kernel;
         let draft = EntryDraft {
             key,
             tags: Vec::new(),
@@ -281,24 +282,24 @@ impl Fill {
             age: Duration::ZERO,
             filled,
             cost: Duration::ZERO,
-            tiers: if larder.shares(self.plan.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
+            tiers: if kernel.shares(self.plan.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
         };
-        larder.entry(draft, &larder.open_scope(), kept).ok()
+        kernel.entry(draft, &kernel.open_scope(), kept).ok()
     }
 
     /// Remembers for a while that there is nothing to wait for under this key.
     pub(super) fn remember(&self, why: &'static str) {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
-        let now = self.plan.larder.now();
+        let now = self.plan.kernel.now();
         if let Some(entry) = self.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
-            self.plan.larder.keep(&entry);
+            self.plan.kernel.keep(&entry);
         }
     }
 }
 
 /// Where it is remembered that there is nothing to wait for.
-pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::KeyTooLongError> {
+pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::kernel::KeyTooLongError> {
     queue.with_part(b" refused")
 }
 

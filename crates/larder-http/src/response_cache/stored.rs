@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use larder_core::{AnyEntry, Entry, Moment};
+use larder_core::kernel::{AnyEntry, Entry, Moment};
 use larder_semantics::{fields, ranges::ByteRange};
 
 use super::{

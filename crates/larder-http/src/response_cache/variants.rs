@@ -5,7 +5,7 @@
 //! `Vary` that comes to such an address is one of them too: it answers requests that no other variant matches.
 
 use http::{HeaderMap, HeaderName};
-use larder_core::{Key, KeyBuf};
+use larder_core::{Key, kernel::KeyBuf};
 use larder_semantics::vary::selecting_value;
 use parking_lot::Mutex;
 

@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{Event, Invalidated, Target};
+use larder_core::{Invalidated, Target, kernel::Event};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -304,7 +304,7 @@ impl<R: Reader> OutboxReader<R> {
         match &mut self.reading {
             ReadPosition::Alone(place) => Self::tell(&self.db, &mut self.reader, place).await?,
             ReadPosition::Shared(name) => {
-                let pending = self.db.cache().plan().larder.invalidations_pending();
+                let pending = self.db.cache().plan().kernel.invalidations_pending();
                 match self.told.as_mut().filter(|_| pending > 0) {
                     // The log takes nothing: what this process has told itself it tells no second time.
                     Some(place) => Self::tell(&self.db, &mut self.reader, place).await?,
@@ -346,7 +346,7 @@ impl<R: Reader> OutboxReader<R> {
 
     fn note(&mut self, error: &sqlx::Error) {
         let plan = self.db.cache().plan();
-        plan.larder.meter(plan.options.name).record(Event::Failed("outbox"), plan.larder.now());
+        plan.kernel.meter(plan.options.name).record(Event::Failed("outbox"), plan.kernel.now());
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(target: "larder", %error, "the outbox cannot be read: what others write is seen late");
         }
@@ -356,7 +356,7 @@ impl<R: Reader> OutboxReader<R> {
 /// The place of those who share a log: another for each epoch. `None` where none is shared, or it is out of reach.
 fn shared_place(db: &Db) -> Option<ReadPosition> {
     let plan = db.cache().plan();
-    let log = plan.larder.log();
+    let log = plan.kernel.log();
     let epoch = log.epoch.filter(|_| log.shared)?;
     Some(ReadPosition::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
 }
@@ -379,7 +379,7 @@ async fn invalidate(db: &Db, found: &OutboxBatch) -> sqlx::Result<Option<Invalid
     if targets.is_empty() {
         return Ok(None);
     }
-    Ok(Some(plan.larder.invalidate(targets).await))
+    Ok(Some(plan.kernel.invalidate(targets).await))
 }
 
 /// What these lines make untrue.

@@ -438,7 +438,7 @@ async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_
     // What was read for it is part of it.
     let with_part = larder();
     let part = form(&with_part, |larder| {
-        larder.current_scope().unwrap().add_tags([larder_core::Tag::new("part")]);
+        larder.kernel().current_scope().unwrap().add_tags([larder_core::Tag::new("part")]);
     });
     assert_eq!(read(part.send(post("/form")).await).await.1, "answer 1");
     assert_eq!(part.get("/form").await.1, "answer 1");
@@ -955,7 +955,8 @@ async fn what_is_known_to_be_too_long_is_not_said_to_be_stored() {
 #[test]
 fn setters_refuse_values_that_they_cannot_hold() {
     let layer = || ResponseCacheLayer::new(&larder());
-    let rows: [(&str, Box<dyn Fn()>); 3] = [
+    type Set = Box<dyn Fn()>;
+    let rows: [(&str, Set); 3] = [
         ("max_variants is 0", Box::new(|| drop(layer().max_variants(0)))),
         ("browser_cache_control", Box::new(|| drop(layer().browser_cache_control("a\nb")))),
         ("cdn_cache_control", Box::new(|| drop(layer().cdn_cache_control("\u{e9}")))),
