@@ -208,4 +208,37 @@ mod tests {
             SearchVariance::parse("key-order").unwrap().normalised(Some(&query));
         }
     }
+
+    #[test]
+    fn the_field_is_read_from_all_its_lines() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(SearchVariance::of(&headers), None);
+        headers.append(NO_VARY_SEARCH, http::HeaderValue::from_static("key-order"));
+        assert_eq!(SearchVariance::of(&headers), SearchVariance::parse("key-order"));
+        headers.append(NO_VARY_SEARCH, http::HeaderValue::from_static("params=(\"a\")"));
+        let both = SearchVariance::of(&headers).unwrap();
+        assert_eq!(both, SearchVariance::parse("key-order, params=(\"a\")").unwrap());
+        headers.append(NO_VARY_SEARCH, http::HeaderValue::from_static("params=("));
+        assert_eq!(SearchVariance::of(&headers), None);
+    }
+
+    #[test]
+    fn an_exception_needs_a_list_and_something_to_except_from() {
+        for text in [
+            "except=(\"a\")",
+            "params=?0, except=(\"a\")",
+            "params, except",
+            "params=(\"b\"), except=(\"a\")",
+        ] {
+            assert_eq!(SearchVariance::parse(text), None, "{text}");
+        }
+        assert!(SearchVariance::parse("params, except=(\"a\")").is_some());
+    }
+
+    #[test]
+    fn a_sign_is_no_digit_of_an_escape() {
+        assert_eq!(decoded("%+5"), "% 5");
+        assert_eq!(decoded("%-5"), "%-5");
+        assert_eq!(decoded("%4a+%4A%"), "J J%");
+    }
 }

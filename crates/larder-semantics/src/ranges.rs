@@ -316,4 +316,66 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_range_has_a_length_and_covers_ranges_within_it() {
+        assert_eq!(range(0, 0).len(), 1);
+        assert_eq!(range(5, 9).len(), 5);
+        let rows = [
+            (5, 9, true),
+            (6, 8, true),
+            (4, 9, false),
+            (5, 10, false),
+            (0, 4, false),
+            (10, 11, false),
+        ];
+        for (first, last, is_covered) in rows {
+            assert_eq!(range(5, 9).covers(&range(first, last)), is_covered, "{first}-{last}");
+        }
+    }
+
+    #[test]
+    fn one_range_with_both_ends_is_known_without_the_length() {
+        let rows = [
+            ("bytes=5-9", Some(range(5, 9)), true),
+            ("bytes=5-", None, true),
+            ("bytes=-5", None, true),
+            ("bytes=0-1, 5-9", None, true),
+            ("lines=0-1", None, false),
+            ("bytes=9-5", None, false),
+        ];
+        for (text, expected, asks) in rows {
+            let request = headers(&[("range", text)]);
+            assert_eq!(single(&request), expected, "{text}");
+            assert_eq!(is_asked(&request), asks, "{text}");
+        }
+        assert!(!is_asked(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn content_ranges_are_sent_as_the_specification_writes_them() {
+        assert_eq!(format(&range(5, 9), 20), "bytes 5-9/20");
+        assert_eq!(format_unsatisfied(20), "bytes */20");
+    }
+
+    #[test]
+    fn sixteen_ranges_count_and_seventeen_are_the_whole() {
+        let text = |count: u64| {
+            let ranges: Vec<_> = (0..count).map(|at| format!("{at}-{at}")).collect();
+            format!("bytes={}", ranges.join(","))
+        };
+        let selected = select(&headers(&[("range", &text(16))]), 100);
+        assert_eq!(selected, Selection::Parts((0..16).map(|at| range(at, at)).collect()));
+        assert_eq!(select(&headers(&[("range", &text(17))]), 100), Selection::Whole);
+    }
+
+    #[test]
+    fn parts_that_add_up_to_the_whole_are_parts() {
+        let request = headers(&[("range", "bytes=0-4,5-9")]);
+        assert_eq!(select(&request, 10), Selection::Parts(vec![range(0, 4), range(5, 9)]));
+        assert_eq!(select(&request, 9), Selection::Parts(vec![range(0, 4), range(5, 8)]));
+        let last = headers(&[("range", "bytes=9-")]);
+        assert_eq!(select(&last, 10), Selection::Parts(vec![range(9, 9)]));
+        assert_eq!(select(&last, 9), Selection::Unsatisfiable);
+    }
 }

@@ -136,4 +136,29 @@ mod tests {
             assert_eq!(found, expected, "{control} (RFC 9111 5.2.1.2)");
         }
     }
+
+    #[test]
+    fn stale_responses_answer_requests_that_accept_them() {
+        // Cache-Control of the request, age, stale for, accepted as it is?, while it is refreshed?
+        let rows = [
+            ("", 60, 10, false, true),
+            ("max-stale", 60, 10, true, true),
+            ("max-stale=10", 60, 10, true, true),
+            ("max-stale=9", 60, 10, false, true),
+            ("max-stale, no-cache", 60, 10, false, false),
+            ("max-stale, min-fresh=0", 60, 10, false, false),
+            ("max-stale, max-age=61", 60, 10, true, false),
+            ("max-stale, max-age=60", 60, 10, false, false),
+            ("max-stale, max-age=59", 60, 10, false, false),
+        ];
+        for (control, age, stale_for, accepted, refreshed) in rows {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+            let [age, stale_for] = [age, stale_for].map(Duration::from_secs);
+            let stored = StoredAge { age, fresh_for: Duration::ZERO, stale_for };
+            let directives = RequestDirectives::of(&headers);
+            assert_eq!(directives.accept_stale(stored), accepted, "{control}");
+            assert_eq!(directives.allow_refreshing(), refreshed, "{control}");
+        }
+    }
 }

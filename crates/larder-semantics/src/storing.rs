@@ -303,4 +303,45 @@ mod tests {
             assert_eq!(found, Err(NotStorable::Status));
         }
     }
+
+    #[test]
+    fn a_default_lifetime_is_for_few_statuses() {
+        let taking: Vec<u16> = (100..600)
+            .filter(|status| takes_default_lifetime(StatusCode::from_u16(*status).unwrap()))
+            .collect();
+        assert_eq!(taking, [200, 203, 204, 300, 301, 308]);
+    }
+
+    #[test]
+    fn each_reason_has_a_token_of_its_own() {
+        use NotStorable::{
+            Authorization, Identified, NoLifetime, NoStore, Private, SetCookie, Stale, Status,
+            Streaming, VaryStar,
+        };
+        let all = [
+            NoStore,
+            Private,
+            SetCookie,
+            VaryStar,
+            Authorization,
+            Identified,
+            Status,
+            NoLifetime,
+            Stale,
+            Streaming,
+        ];
+        let tokens = [
+            "no-store",
+            "private",
+            "set-cookie",
+            "vary-star",
+            "authorization",
+            "identified",
+            "status",
+            "no-lifetime",
+            "stale",
+            "endless",
+        ];
+        assert_eq!(all.map(NotStorable::as_str), tokens);
+    }
 }

@@ -484,4 +484,51 @@ mod tests {
         let given = request(&[(header::IF_MATCH, "\"a\"".into())]);
         assert_eq!(evaluate_guards(&given, &none), Condition::Failed);
     }
+
+    #[test]
+    fn validators_are_made_of_a_tag_a_date_or_both() {
+        let tag = EntityTag::strong("a").unwrap();
+        let by_tag = Validators::from(tag.clone());
+        assert_eq!((by_tag.etag.as_ref(), by_tag.last_modified), (Some(&tag), None));
+        let by_date = Validators::from(at(7));
+        assert_eq!((by_date.etag.as_ref(), by_date.last_modified), (None, Some(at(7))));
+        let both = Validators::from((tag.clone(), at(7)));
+        assert_eq!((both.etag.as_ref(), both.last_modified), (Some(&tag), Some(at(7))));
+        for validators in [by_tag, by_date, both] {
+            assert!(!validators.is_empty() && !validators.absent);
+        }
+        assert!(Validators::default().is_empty() && Validators::absent().is_empty());
+    }
+
+    #[test]
+    fn weak_tags_are_written_and_read_as_weak() {
+        let weak = EntityTag::weak("a").unwrap();
+        assert_eq!(weak.to_string(), "W/\"a\"");
+        assert_eq!(EntityTag::parse("W/\"a\""), Some(weak.clone()));
+        assert!(!weak.is_strongly(&weak) && weak.is_weakly(&EntityTag::strong("a").unwrap()));
+        assert_eq!(EntityTag::weak("a b"), None);
+    }
+
+    #[test]
+    fn a_304_carries_no_field_about_the_representation() {
+        // Field, whether a 304 carries it beside an ETag, and without one (RFC 9110 15.4.5).
+        for (name, with_etag, without) in [
+            ("cache-control", true, true),
+            ("etag", true, true),
+            ("vary", true, true),
+            ("content-location", true, true),
+            ("last-modified", false, true),
+            ("content-type", false, false),
+            ("content-length", false, false),
+            ("content-encoding", false, false),
+            ("content-digest", false, false),
+        ] {
+            let name = HeaderName::from_static(name);
+            assert_eq!(belongs_in_not_modified(&name, true), with_etag, "{name}");
+            assert_eq!(belongs_in_not_modified(&name, false), without, "{name}");
+        }
+        let becoming = (100..600)
+            .filter(|status| may_become_not_modified(StatusCode::from_u16(*status).unwrap()));
+        assert_eq!(becoming.collect::<Vec<_>>(), [200]);
+    }
 }
