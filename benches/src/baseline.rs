@@ -20,8 +20,7 @@ use axum::{
 use bytes::Bytes;
 use larder::{
     Larder, Target,
-    axum::{CachePolicy, InvalidationLayer, ResponseCacheLayer},
-    http::ConditionalLayer,
+    axum::{CachePolicy, HttpCache, ResponseCacheLayer},
 };
 use tower::{Layer, Service, ServiceBuilder};
 
@@ -81,15 +80,10 @@ pub fn one_layer(larder: &Larder, body: &Bytes, tags: usize) -> Router {
     tagged(body, tags, Some(LIFETIME)).layer(cache(larder)).with_state(())
 }
 
-/// The README's stack in one `ServiceBuilder`.
+/// The README's `HttpCache`.
 pub fn stack(larder: &Larder, body: &Bytes) -> Router {
     tagged(body, 4, Some(LIFETIME))
-        .layer(
-            ServiceBuilder::new()
-                .layer(ConditionalLayer::new(larder))
-                .layer(InvalidationLayer::new(larder))
-                .layer(cache(larder)),
-        )
+        .layer(HttpCache::new(larder).responses(|_| cache(larder)))
         .with_state(())
 }
 

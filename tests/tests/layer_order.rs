@@ -7,7 +7,7 @@ use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use larder::{
     Larder,
-    axum::{InvalidationLayer, ResponseCacheLayer},
+    axum::{HttpCache, InvalidationLayer, ResponseCacheLayer},
     http::{ConditionalLayer, FinalHeadLayer},
 };
 use tower::{ServiceBuilder, ServiceExt};
@@ -40,12 +40,7 @@ fn larder() -> Larder {
 }
 
 fn stack(router: Router, larder: &Larder) -> Router {
-    router.layer(
-        tower::ServiceBuilder::new()
-            .layer(ConditionalLayer::new(larder))
-            .layer(InvalidationLayer::new(larder))
-            .layer(ResponseCacheLayer::new(larder).ttl(Duration::from_secs(60))),
-    )
+    router.layer(HttpCache::new(larder).ttl(Duration::from_secs(60)))
 }
 
 async fn ask(app: &Router, fields: &[(&str, &str)]) -> http::Response<Body> {

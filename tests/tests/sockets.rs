@@ -25,11 +25,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use larder::{
-    Larder,
-    axum::{InvalidationLayer, ResponseCacheLayer},
-    http::ConditionalLayer,
-};
+use larder::{Larder, axum::HttpCache};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -132,12 +128,7 @@ impl Site {
             .route("/endless", get(endless))
             .route("/drip", get(drip))
             .route("/upgrade", get(upgrade))
-            .layer(
-                tower::ServiceBuilder::new()
-                    .layer(ConditionalLayer::new(&larder))
-                    .layer(InvalidationLayer::new(&larder))
-                    .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60))),
-            )
+            .layer(HttpCache::new(&larder).ttl(Duration::from_secs(60)))
             .with_state(Arc::clone(&stage));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -13,10 +13,9 @@
 //! ```
 //! use std::time::Duration;
 //! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
-//! use larder_http::FinalHeadLayer;
-//! use larder_axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer};
+//! use larder_axum::{CachePolicy, HttpCache, Invalidate};
 //! use larder_core::Larder;
-//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower::ServiceExt;
 //!
 //! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
 //!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
@@ -28,18 +27,16 @@
 //!     invalidate.tag(("product", id));
 //! }
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let larder = Larder::builder().build().expect("the defaults are valid");
-//! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
-//!     ServiceBuilder::new()
-//!         .layer(FinalHeadLayer::new())
-//!         .layer(InvalidationLayer::new(&larder))
-//!         .layer(ResponseCacheLayer::new(&larder)),
-//! );
-//! let ask = || Request::get("/products/42").body(Body::empty()).expect("a valid request");
-//! app.clone().oneshot(ask()).await.expect("it cannot fail");
-//! let hit = app.oneshot(ask()).await.expect("it cannot fail");
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let larder = Larder::builder().build()?;
+//! let app: Router = Router::new()
+//!     .route("/products/{id}", get(show).put(update))
+//!     .layer(HttpCache::new(&larder));
+//! let request = || Request::get("/products/42").body(Body::empty());
+//! app.clone().oneshot(request()?).await?;
+//! let hit = app.oneshot(request()?).await?;
 //! assert_eq!(hit.headers()["cache-status"], "larder; hit; ttl=299");
+//! # Ok(())
 //! # }
 //! ```
 
@@ -51,7 +48,10 @@ pub use self::{
     policy::CachePolicy,
 };
 
-pub use larder_http::{ConditionalLayer, InvalidationLayer, ResponseCacheLayer};
+pub use larder_http::{
+    ConditionalLayer, FinalHeadLayer, Head, HttpCache, InvalidationLayer, QueryRule,
+    ReadYourWrites, ResponseCacheLayer, Scheme,
+};
 
 mod conditional;
 mod fragment;

@@ -30,6 +30,7 @@ use crate::{
     observe::{LogStats, Observer},
     registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
     second_level::SecondLevel,
+    settings::Settings,
     target::{Invalidated, Rule},
     unscoped::UnscopedLoads,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Engine {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Flights,
     pub(crate) unscoped: UnscopedLoads,
+    pub(crate) settings: Settings,
     pub(crate) observer: Observer,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Arc<Semaphore>,
@@ -124,6 +126,7 @@ impl Engine {
             leases: assembly.leases,
             flights: Flights::new(),
             unscoped: UnscopedLoads::default(),
+            settings: Settings::default(),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Arc::new(Semaphore::new(assembly.refreshes)),

@@ -398,9 +398,9 @@ impl AwaitedFlight {
         let told = self.progress.wait_for(|progress| {
             progress.as_ref().is_some_and(|progress| is_meant(progress, early))
         });
-        // A sender that is gone without a word cannot be: `Leader` says so when it is dropped.
         let told = told.await.ok().and_then(|progress| progress.clone());
-        told.unwrap_or(Progress::Done(FlightResult::Abandoned))
+        // A sender that is gone without a result: the fill ended just before this waiter subscribed to it.
+        told.unwrap_or(Progress::Done(FlightResult::Withdrawn))
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    fmt::Debug,
     future::Future,
     sync::{Arc, Weak},
     time::Duration,
@@ -439,6 +440,14 @@ impl Kernel {
         match self.namespace.is_empty() {
             true => Cow::Borrowed(name),
             false => Cow::Owned(format!("{}/{name}", self.namespace)),
+        }
+    }
+
+    /// Notes a setting that all layers of this larder have to agree on, as a layer is put around a service. Where an
+    /// earlier layer noted another value, both are logged as a warning.
+    pub fn note_setting(&self, name: impl Into<String>, value: &dyn Debug, layer: &'static str) {
+        if let Some(warning) = self.engine.settings.note(name.into(), format!("{value:?}"), layer) {
+            tracing::warn!(target: "larder", "{warning}");
         }
     }
 

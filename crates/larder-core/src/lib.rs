@@ -57,6 +57,7 @@ mod schema;
 mod scope;
 mod sealing;
 mod second_level;
+mod settings;
 mod sync;
 mod tag;
 mod target;

@@ -20,6 +20,7 @@ pub use self::{
     body::{BoxError, CacheBody},
     conditional::{ConditionalLayer, ConditionalService, Conditions},
     final_head::FinalHeadLayer,
+    http_cache::HttpCache,
     invalidation::{InvalidationLayer, InvalidationService, PendingInvalidations, ReadYourWrites},
     query_method::{QueryMethod, QueryMethodLayer},
     response_cache::{ResponseCache, ResponseCacheLayer, ResponseOverrides},
@@ -27,6 +28,7 @@ pub use self::{
 
 pub mod conditional;
 pub mod final_head;
+pub mod http_cache;
 pub mod invalidation;
 pub mod query_method;
 pub mod response_cache;

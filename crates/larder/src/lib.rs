@@ -8,10 +8,9 @@
 //! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
 //! use larder::{
 //!     ByteSize, Larder,
-//!     axum::{CachePolicy, Invalidate, InvalidationLayer, ResponseCacheLayer},
-//!     http::{ConditionalLayer, FinalHeadLayer},
+//!     axum::{CachePolicy, HttpCache, Invalidate},
 //! };
-//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower::ServiceExt;
 //!
 //! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
 //!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
@@ -31,13 +30,9 @@
 //! # }
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
 //! let larder = Larder::builder().memory(ByteSize::mib(256)).version("1.0").build()?;
-//! let app: Router = Router::new().route("/products/{id}", get(show).put(update)).layer(
-//!     ServiceBuilder::new()
-//!         .layer(FinalHeadLayer::new())
-//!         .layer(ConditionalLayer::new(&larder))
-//!         .layer(InvalidationLayer::new(&larder))
-//!         .layer(ResponseCacheLayer::new(&larder)),
-//! );
+//! let app: Router = Router::new()
+//!     .route("/products/{id}", get(show).put(update))
+//!     .layer(HttpCache::new(&larder));
 //! assert_eq!(status(&app, "GET").await?, "larder; fwd=uri-miss; stored");
 //! assert_eq!(status(&app, "GET").await?, "larder; hit; ttl=299");
 //! assert_eq!(status(&app, "PUT").await?, "larder; fwd=method");

@@ -9,8 +9,8 @@ use axum::{
 use http::StatusCode;
 use larder::{
     ByteSize, Larder,
-    axum::{InvalidationLayer, ResponseCacheLayer},
-    http::{ConditionalLayer, FinalHeadLayer, QueryRule},
+    axum::{HttpCache, InvalidationLayer},
+    http::{FinalHeadLayer, QueryRule},
     redis::{Redis, WithRedis as _},
 };
 use tower::ServiceBuilder;
@@ -98,11 +98,12 @@ pub fn router(app: App) -> Router {
 /// Pages that are the same for everyone; their handlers say how long they live. Visitors have a cookie for their
 /// cart; `shared` hides it here.
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
-    let cache = ResponseCacheLayer::new(&app.larder)
-        .name("pages")
-        .negative_ttl([StatusCode::NOT_FOUND], Duration::from_secs(10))
+    let cache = HttpCache::new(&app.larder)
+        .shared()
         .query_params(QueryRule::without_trackers())
-        .shared();
+        .responses(|cache| {
+            cache.name("pages").negative_ttl([StatusCode::NOT_FOUND], Duration::from_secs(10))
+        });
     let pages = Router::new()
         .route("/", get(catalogue::home))
         .route("/category/{slug}", get(catalogue::category))
@@ -113,12 +114,7 @@ fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
     if !app.cached {
         return pages;
     }
-    pages.layer(
-        ServiceBuilder::new()
-            .layer(ConditionalLayer::new(&app.larder))
-            .layer(InvalidationLayer::new(&app.larder))
-            .layer(cache),
-    )
+    pages.layer(cache)
 }
 
 /// Pages that belong to one visitor, and those that tell how the shop is doing: never cached.

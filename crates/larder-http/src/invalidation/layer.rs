@@ -100,6 +100,10 @@ impl<S> Layer<S> for InvalidationLayer {
     type Service = InvalidationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        if self.options.positions.is_some() {
+            // The scheme decides about its cookie alone.
+            self.options.kernel.note_setting("scheme", &self.options.scheme, "InvalidationLayer");
+        }
         InvalidationService::new(inner, Arc::new(self.options.clone()))
     }
 }

@@ -601,7 +601,12 @@ impl<S> Layer<S> for ResponseCacheLayer {
     type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ResponseCache::new(inner, CacheContext::new(&self.kernel, &self.options))
+        let options = &self.options;
+        self.kernel.note_setting("scheme", &options.scheme, "ResponseCacheLayer");
+        // Caches of different names serve different routes.
+        let query_params = format!("query_params of cache {}", options.name);
+        self.kernel.note_setting(query_params, &options.query, "ResponseCacheLayer");
+        ResponseCache::new(inner, CacheContext::new(&self.kernel, options))
     }
 }
 

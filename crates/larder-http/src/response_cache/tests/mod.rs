@@ -954,12 +954,13 @@ async fn what_is_known_to_be_too_long_is_not_said_to_be_stored() {
 
 #[test]
 fn setters_refuse_values_that_they_cannot_hold() {
-    let layer = || ResponseCacheLayer::new(&larder());
-    type Set = Box<dyn Fn()>;
-    let rows: [(&str, Set); 3] = [
-        ("max_variants is 0", Box::new(|| drop(layer().max_variants(0)))),
-        ("browser_cache_control", Box::new(|| drop(layer().browser_cache_control("a\nb")))),
-        ("cdn_cache_control", Box::new(|| drop(layer().cdn_cache_control("\u{e9}")))),
+    fn layer() -> ResponseCacheLayer {
+        ResponseCacheLayer::new(&larder())
+    }
+    let rows: [(&str, fn()); 3] = [
+        ("max_variants is 0", || drop(layer().max_variants(0))),
+        ("browser_cache_control", || drop(layer().browser_cache_control("a\nb"))),
+        ("cdn_cache_control", || drop(layer().cdn_cache_control("\u{e9}"))),
     ];
     for (expected, set) in rows {
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(set)).unwrap_err();

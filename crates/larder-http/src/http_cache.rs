@@ -1,0 +1,142 @@
+//! `HttpCache`: the conditional, invalidation and response cache layers as one, in the order in which they have to stand.
+//!
+//! From the outside: [`ConditionalLayer`] answers 304 and 412, [`InvalidationLayer`] invalidates after a write and before
+//! its response, [`ResponseCacheLayer`] stores responses. Settings that two of them share are given once here.
+//!
+//! A [`FinalHeadLayer`](crate::FinalHeadLayer) is its companion. It stands outermost, outside of sessions and
+//! authentication, and reports the cookies that those add to responses:
+//!
+//! ```
+//! # use std::{convert::Infallible, time::Duration};
+//! # use bytes::Bytes;
+//! # use http::{Request, Response};
+//! # use http_body_util::Full;
+//! # use larder_core::Larder;
+//! # use larder_http::{FinalHeadLayer, HttpCache, Scheme};
+//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let page = service_fn(|_: Request<Full<Bytes>>| async {
+//! #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page")))
+//! # });
+//! # let request = || Request::get("/").body(Full::<Bytes>::default());
+//! let larder = Larder::builder().build()?;
+//! let service = ServiceBuilder::new()
+//!     .layer(FinalHeadLayer::new())
+//!     // sessions and authentication
+//!     .layer(
+//!         HttpCache::new(&larder)
+//!             .scheme(Scheme::Https)
+//!             .responses(|cache| cache.ttl(Duration::from_secs(60)).stale_if_error(Duration::from_secs(600))),
+//!     )
+//!     .service(page);
+//! service.clone().oneshot(request()?).await?;
+//! let hit = service.oneshot(request()?).await?;
+//! assert_eq!(hit.headers()["cache-status"], "larder; hit; ttl=59");
+//! # Ok(())
+//! # }
+//! ```
+
+use larder_core::{Larder, Lifetime};
+use tower_layer::Layer;
+
+use crate::{
+    address::{Head, QueryRule, Scheme},
+    conditional::{ConditionalLayer, ConditionalService},
+    invalidation::{InvalidationLayer, InvalidationService, ReadYourWrites},
+    response_cache::{IntoPartition, ResponseCache, ResponseCacheLayer},
+};
+
+/// [`ConditionalLayer`], [`InvalidationLayer`] and [`ResponseCacheLayer`] as one layer. See the [module](self).
+///
+/// A hit costs as much as with the three layers one by one.
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
+#[doc(alias("page cache", "output cache", "full page cache", "reverse proxy cache"))]
+pub struct HttpCache {
+    conditional: ConditionalLayer,
+    invalidation: InvalidationLayer,
+    responses: ResponseCacheLayer,
+}
+
+impl HttpCache {
+    /// The three layers over this larder, with their defaults.
+    pub fn new(larder: &Larder) -> Self {
+        Self {
+            conditional: ConditionalLayer::new(larder),
+            invalidation: InvalidationLayer::new(larder),
+            responses: ResponseCacheLayer::new(larder),
+        }
+    }
+
+    /// The lifetime of responses that say nothing themselves: see [`ResponseCacheLayer::ttl`].
+    #[doc(alias("max-age", "expiry"))]
+    pub fn ttl(self, lifetime: impl Into<Lifetime>) -> Self {
+        self.responses(|layer| layer.ttl(lifetime))
+    }
+
+    /// Declares that these routes render the same response for every user: see [`ResponseCacheLayer::shared`].
+    pub fn shared(self) -> Self {
+        self.responses(ResponseCacheLayer::shared)
+    }
+
+    /// Stores responses per user or tenant: see [`ResponseCacheLayer::partition_by`].
+    #[doc(alias("per user", "tenant"))]
+    pub fn partition_by<P: IntoPartition>(
+        self,
+        partition: impl Fn(&Head<'_>) -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.responses(|layer| layer.partition_by(partition))
+    }
+
+    /// The scheme of URIs in keys, by which the cookie of [`ReadYourWrites`] is `Secure`, too. [`Scheme::Http`] by default:
+    /// say [`Scheme::Https`] also behind a proxy that ends TLS.
+    pub fn scheme(mut self, scheme: Scheme) -> Self {
+        self.invalidation = self.invalidation.scheme(scheme);
+        self.responses(|layer| layer.scheme(scheme))
+    }
+
+    /// The query parameters that are part of keys; all by default: see [`ResponseCacheLayer::query_params`].
+    pub fn query_params(self, rule: QueryRule) -> Self {
+        self.responses(|layer| layer.query_params(rule))
+    }
+
+    /// Lets a client see its own writes in every process: see [`InvalidationLayer::read_your_writes`].
+    pub fn read_your_writes(self, positions: ReadYourWrites) -> Self {
+        self.invalidation(|layer| layer.read_your_writes(positions))
+    }
+
+    /// Changes the [`ResponseCacheLayer`].
+    pub fn responses(
+        mut self,
+        change: impl FnOnce(ResponseCacheLayer) -> ResponseCacheLayer,
+    ) -> Self {
+        self.responses = change(self.responses);
+        self
+    }
+
+    /// Changes the [`InvalidationLayer`].
+    pub fn invalidation(
+        mut self,
+        change: impl FnOnce(InvalidationLayer) -> InvalidationLayer,
+    ) -> Self {
+        self.invalidation = change(self.invalidation);
+        self
+    }
+
+    /// Changes the [`ConditionalLayer`].
+    pub fn conditional(
+        mut self,
+        change: impl FnOnce(ConditionalLayer) -> ConditionalLayer,
+    ) -> Self {
+        self.conditional = change(self.conditional);
+        self
+    }
+}
+
+impl<S> Layer<S> for HttpCache {
+    type Service = ConditionalService<InvalidationService<ResponseCache<S>>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.conditional.layer(self.invalidation.layer(self.responses.layer(inner)))
+    }
+}
