@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Bytes that may be taken and are given back when what took them is dropped.
+/// The budget itself. [`ReservedBytes`] takes bytes from it and gives them back when dropped.
 #[derive(Debug)]
 pub(crate) struct ByteBudget {
     left: AtomicUsize,
@@ -24,7 +24,7 @@ impl ByteBudget {
     }
 }
 
-/// What one fill has taken. Gives it back when dropped.
+/// The bytes that one fill has reserved. Gives them back to the budget when dropped.
 #[derive(Debug)]
 pub struct ReservedBytes {
     budget: Arc<ByteBudget>,
@@ -36,7 +36,7 @@ impl ReservedBytes {
         Self { budget: Arc::clone(budget), bytes: 0 }
     }
 
-    /// Takes `bytes` more. `false` when they are not left, and nothing is taken.
+    /// Reserves `bytes` more. Returns `false`, and reserves nothing, if the budget has fewer left.
     #[must_use]
     pub fn take(&mut self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes);
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_comes_back_when_the_fill_is_dropped() {
+    fn a_dropped_fill_gives_its_bytes_back_to_the_budget() {
         let budget = ByteBudget::new(10);
         let mut first = ReservedBytes::none(&budget);
         assert!(first.take(6));

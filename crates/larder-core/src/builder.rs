@@ -1,4 +1,4 @@
-//! Building a larder: every option with its default and its limits.
+//! The builder of a larder: every option with its default and its limits.
 
 use std::{
     fmt,
@@ -54,7 +54,7 @@ impl ByteSize {
         Self(gib.saturating_mul(1 << 30))
     }
 
-    /// The number.
+    /// The number of bytes.
     pub const fn as_bytes(self) -> usize {
         self.0
     }
@@ -66,7 +66,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Builds a [`Larder`].
+/// The builder of a [`Larder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct LarderBuilder {
@@ -114,121 +114,124 @@ impl Default for LarderBuilder {
 }
 
 impl LarderBuilder {
-    /// How much memory may hold, keys, tags and bookkeeping included; 64 MiB by default.
+    /// The size of the first level (process memory), keys, tags and bookkeeping included; 64 MiB by default, 64 KiB
+    /// to 1 TiB allowed.
     pub fn memory(mut self, size: ByteSize) -> Self {
         self.memory = size;
         self
     }
 
-    /// Takes the present for this wall time in place of what the system says: for tests of clocks that are wrong.
+    /// Uses this wall time as the present in place of the system clock: for tests of clocks that are wrong.
     pub fn wall_clock(mut self, now: SystemTime) -> Self {
         self.wall_clock = Some(now);
         self
     }
 
-    /// How long one request waits for a shared store that does not answer, in all of its reads and leases together: 60 ms
-    /// by default, or one deadline of the store where that is longer; allowed are 1 ms to a minute. After that it goes on as if the store had nothing. Waits for a store that
-    /// answers do not count, and what is refreshed behind a request has no such limit.
+    /// How long one request waits for a second level that does not answer, all of its reads and fill locks
+    /// together: 60 ms by default, or one deadline of the store if that is longer; 1 ms to 1 minute allowed. After
+    /// that the request goes on as if the store had nothing. Waits for a store that answers do not count, and
+    /// background refreshes have no such limit.
     #[doc(alias("timeout budget"))]
     pub fn store_wait_limit(mut self, limit: Duration) -> Self {
         self.store_wait_limit = Some(limit);
         self
     }
 
-    /// What goes when memory is full; [`Eviction::TinyLfu`] by default.
+    /// The eviction policy of the first level; [`Eviction::TinyLfu`] by default.
     #[doc(alias("LRU", "LFU", "TinyLFU", "eviction policy"))]
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
         self
     }
 
-    /// The longest lifetime of an entry, stale windows included, whatever anybody says; 7 days by default.
-    /// The log keeps its records that long.
+    /// The longest lifetime of an entry, stale windows included, regardless of its policy or response; 7 days by
+    /// default, 1 s to 366 days allowed. A shared log retains its records that long.
     #[doc(alias("max age"))]
     pub fn max_lifetime(mut self, longest: Duration) -> Self {
         self.max_lifetime = longest;
         self
     }
 
-    /// The version of the application: a deploy with another version never serves what the old one made.
-    /// It is part of every key and of generated validators. Empty by default.
+    /// The version of the application: a deploy with another version never serves entries of the old one. It is
+    /// part of every key and of generated validators. Empty by default, at most 256 bytes.
     #[doc(alias("version invalidation", "cache busting", "build id"))]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// The size of each of the two tables of the registry, a power of two; 2^20 by default. 32 bytes a
-    /// cell, resident where tags were invalidated.
+    /// The number of slots in each of the two tag tables, a power of two from 2^10 to 2^28; 2^20 by default. A slot
+    /// takes 32 bytes in both tables together, 64 bytes with a second level; memory is resident only where tags
+    /// were invalidated.
     pub fn tag_table_slots(mut self, cells: usize) -> Self {
         self.cells = cells;
         self
     }
 
-    /// How many tags an entry may carry, larder's own and those of its parts included; 128 by default.
-    /// With more it is not kept.
+    /// The most tags that an entry may carry, larder's own and those of its parts included; 128 by default, 8 to
+    /// 10,000 allowed. An entry with more is not stored.
     pub fn max_tags(mut self, tags: usize) -> Self {
         self.max_tags = tags;
         self
     }
 
-    /// How many bytes all running fills together may hold; 64 MiB by default. A fill for which nothing is
-    /// left goes to its client and is not kept.
+    /// The most bytes that all running fills together may hold; 64 MiB by default, 64 KiB to 1 TiB allowed. A fill
+    /// beyond the budget goes to its client and is not stored.
     pub fn fill_budget(mut self, size: ByteSize) -> Self {
         self.fill_budget = size;
         self
     }
 
-    /// How many refreshes of stale entries may run at once; 64 by default.
+    /// The most refreshes of stale entries that may run at once; 64 by default, 1 to 100,000 allowed.
     pub fn refresh_budget(mut self, refreshes: usize) -> Self {
         self.refreshes = refreshes;
         self
     }
 
-    /// The second level. None by default.
+    /// The second level, a store that several processes share. None by default.
     #[doc(alias("L2", "distributed cache", "second level cache"))]
     pub fn store(mut self, store: impl Store) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// Where the leases of [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster) are taken. None by
-    /// default: then each process fills for itself.
+    /// The fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster). None by default: then
+    /// each process fills for itself.
     pub fn fill_locks(mut self, leases: impl FillLocks) -> Self {
         self.leases = Some(Arc::new(leases));
         self
     }
 
-    /// Seals what goes to the second level, and takes nothing from there that is not sealed. Without it whoever
-    /// can write to the store can write pages.
+    /// Seals entries in the second level (encrypts and authenticates them), and refuses unsealed ones from there.
+    /// Without keys, anyone with write access to the store can forge pages.
     pub fn seal_with(mut self, keys: SealingKeys) -> Self {
         self.sealing = Some(keys);
         self
     }
 
-    /// What carries invalidations between processes; a [`LocalBus`] by default.
+    /// The log that carries invalidations between processes; a [`LocalBus`] by default.
     #[doc(alias("backplane", "cache coherence", "pub/sub"))]
     pub fn bus(mut self, bus: impl Bus) -> Self {
         self.bus = Some(Arc::new(bus));
         self
     }
 
-    /// For how long this process may be behind a shared log before what it serves counts as not known to
-    /// be up to date; 2 s by default.
+    /// The longest lag behind a shared log at which this process counts as up to date; 2 s by default, 10 ms to 1
+    /// minute allowed.
     pub fn max_lag(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// For how long invalidations are kept to be appended again should a shared log be replaced by one
-    /// that forgot them; 60 s by default.
+    /// How long this process retains its invalidations, to append them again if a shared log is replaced by one
+    /// that lost them; 60 s by default, 1 s to 1 hour allowed.
     pub fn failover_bound(mut self, bound: Duration) -> Self {
         self.failover_bound = bound;
         self
     }
 
-    /// A rule: whoever invalidates `when` invalidates `also` too. A `when` that ends in `*` stands for
-    /// all tags that begin so. Rules follow each other. Every process has to have the same.
+    /// Adds a rule: invalidating `when` invalidates `also` too. A `when` that ends in `*` stands for all tags with
+    /// that prefix. Rules also apply to tags that rules have added. Every process must have the same rules.
     ///
     /// ```
     /// # use larder_core::Larder;
@@ -245,16 +248,17 @@ impl LarderBuilder {
     ///
     /// # Errors
     ///
-    /// When an option is outside its limits: the error names it, what was given and what is allowed.
+    /// If an option is outside its limits: the error names the option, the value given and the values allowed.
     pub fn build(self) -> Result<Larder, BuildError> {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
         bus.keep_for(self.max_lifetime);
         if self.store.is_some() && !bus.is_shared() {
-            // A log of its own is another one in each process, and at each start.
+            // A local log has an epoch of its own in each process, and a new one at each start.
             tracing::warn!(
                 target: "larder",
-                "a store without a shared log: what other processes have written there is never taken"
+                "a second level without a shared log: entries that other processes have written are never used. \
+                 Give `LarderBuilder::bus` a log that the processes share."
             );
         }
         let clock = self.wall_clock.map_or_else(Clock::start, Clock::start_at);
@@ -288,15 +292,15 @@ impl LarderBuilder {
         let (kib, tib) = (1_usize << 10, 1_usize << 40);
         within("memory", self.memory.as_bytes(), 64 * kib..=tib, " bytes")?;
         within("fill_budget", self.fill_budget.as_bytes(), 64 * kib..=tib, " bytes")?;
-        within("cells", self.cells, 1 << 10..=1 << 28, "")?;
+        within("tag_table_slots", self.cells, 1 << 10..=1 << 28, "")?;
         if !self.cells.is_power_of_two() {
-            return Err(BuildError::new("cells", self.cells, "a power of two"));
+            return Err(BuildError::new("tag_table_slots", self.cells, "a power of two"));
         }
         within("max_tags", self.max_tags, 8..=10_000, "")?;
         within("refresh_budget", self.refreshes, 1..=100_000, "")?;
         let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 86_400));
         within_time("max_lifetime", self.max_lifetime, second..=year)?;
-        within_time("lease", self.lease, Duration::from_millis(10)..=60 * second)?;
+        within_time("max_lag", self.lease, Duration::from_millis(10)..=60 * second)?;
         if let Some(limit) = self.store_wait_limit {
             within_time("store_wait_limit", limit, Duration::from_millis(1)..=60 * second)?;
         }
@@ -347,7 +351,7 @@ impl BuildError {
         Self { option, given: format!("{given}"), allowed: format!("{allowed}") }
     }
 
-    /// The name of the option.
+    /// The name of the option, as of its method of [`LarderBuilder`].
     pub fn option(&self) -> &'static str {
         self.option
     }
@@ -368,10 +372,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_option_outside_its_limits_is_named_with_what_is_allowed() {
+    fn build_error_names_the_option_and_its_limits() {
         let cases = [
             (Larder::builder().memory(ByteSize::bytes(1)), "memory is 1 bytes, allowed is 65536 "),
-            (Larder::builder().tag_table_slots(1500), "cells is 1500, allowed is a power of two"),
+            (
+                Larder::builder().tag_table_slots(1500),
+                "tag_table_slots is 1500, allowed is a power",
+            ),
             (Larder::builder().max_tags(0), "max_tags is 0, allowed is 8 to 10000"),
             (Larder::builder().max_lifetime(Duration::ZERO), "max_lifetime is 0ns, allowed is 1s"),
         ];

@@ -1,9 +1,9 @@
-//! The log of invalidations, and what carries it.
+//! The log of invalidations, and the [`Bus`] that carries it between processes.
 //!
-//! A [`Bus`] appends records, each with the next number of an *epoch*, and gives them back in order. The
-//! epoch is drawn at random whenever the log cannot be known to be the one it was (a server that came back
-//! empty, a fail-over that lost its tail): numbers of two epochs are never compared, so a log that forgot
-//! makes larder forget too.
+//! A [`Bus`] appends records, each with the next number of an *epoch*, and returns them in order. A new epoch is
+//! drawn at random whenever the log may no longer be the same (a server that came back empty, a fail-over that lost
+//! the last records). Numbers of two epochs are never compared, so a log that lost records invalidates all entries
+//! that were filled before.
 
 use std::{
     fmt,
@@ -19,31 +19,31 @@ use crate::target::{Mode, Selector};
 
 /// Carries invalidations between the processes that share a cache.
 ///
-/// What each method owes is tested by the conformance suite of `larder-testkit`.
+/// The conformance suite of `larder-testkit` tests the contract of each method.
 pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Whether other processes append to this log too, so that it has to be followed.
     fn is_shared(&self) -> bool;
 
-    /// Told once, before anything is appended: no entry lives longer, so no record matters for longer.
+    /// Sets how long records matter: no entry lives longer than `longest`. Called once, before the first append.
     fn keep_for(&self, longest: Duration);
 
-    /// Appends a record and gives its place.
+    /// Appends a record and returns its position.
     ///
     /// Returns only when the record is in the log. Appending a record twice is harmless.
     ///
     /// # Errors
     ///
-    /// Any error means *not known to be appended*, and the caller appends again, unless it says where it was
-    /// [appended](BusError::appended_at).
+    /// Any error means *not known to be appended*, and the caller appends again, unless the error carries the
+    /// [position](BusError::appended_at) of the record.
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>>;
 
-    /// Keeps a record, to be appended after a time by whoever comes next, also when the author is gone by then.
-    /// Gives the end of the log in whose epoch it is kept. A record that is kept twice under the same `id` of the
-    /// same author is kept once.
+    /// Schedules a record: the next process that calls the log after the delay `after` appends it, even if its
+    /// writer has ended by then. Returns the end of the log, with the epoch in which the record is scheduled. A
+    /// record that the same writer schedules twice under the same `id` is scheduled once.
     ///
     /// # Errors
     ///
-    /// As [`Bus::append`]. A log that goes with its process has nothing to keep.
+    /// As [`Bus::append`]. A local log ends with its process, so it stores nothing and returns its end.
     fn schedule<'a>(
         &'a self,
         id: u64,
@@ -51,36 +51,38 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         after: Duration,
     ) -> BoxFuture<'a, Result<Position, BusError>>;
 
-    /// The end of the log: the place of its last record.
+    /// Returns the end of the log: the position of its last record.
     ///
-    /// `lost` names an epoch in which the caller saw records that this log no longer has: if the log is
-    /// still of that epoch, a new one is drawn first.
+    /// `lost` names an epoch in which the caller saw records that this log no longer has: if the log still has that
+    /// epoch, it draws a new one first.
     ///
     /// # Errors
     ///
-    /// When the log, or whoever may say that it is the current one, does not answer.
+    /// If the log does not answer, or cannot prove that it is the current one (a replica, a primary without
+    /// quorum).
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>>;
 
-    /// The records after `after`, in order. Waits up to `wait` for the first; an empty answer proves nothing.
+    /// Returns the records after `after`, in order. Waits up to `wait` for the first; an empty result proves
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// [`BusErrorKind::Gone`] when the log is of another epoch or has dropped records after `after`.
+    /// [`BusErrorKind::Gone`] if the log has another epoch or has dropped records after `after`.
     fn read(
         &self,
         after: Position,
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>>;
 
-    /// What time it was on the server of the log, at a moment of this process: for entries of a shared store, whose
-    /// age no two processes should judge by clocks of their own. `None` where there is no such server; then the
-    /// wall clocks of all processes have to agree within a second.
+    /// The time on the log's server, with the instant of this process at which it was read. All processes compute
+    /// the age of second-level entries from it, since their own clocks may differ. `None` without such a server;
+    /// then the wall clocks of all processes have to agree within a second.
     fn server_time(&self) -> Option<(Instant, SystemTime)> {
         None
     }
 
-    /// One page of the compacted log; the targets of one number are all on one page: for each target the newest record of each mode, in order of number,
-    /// beginning after `after`.
+    /// Returns one page of the compacted log after number `after`: for each target the newest record of each mode,
+    /// in order of number. All targets of one number are on the same page.
     ///
     /// # Errors
     ///
@@ -93,7 +95,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 pub struct LogPage {
     /// The epoch and the last number, both as they stood when the page was read.
     pub end: Position,
-    /// Nothing is known of what came up to this number: what was filled before is invalid.
+    /// Records up to this number may be missing: second-level entries that were filled before it are invalid.
     pub horizon: u64,
     /// Numbers and records.
     pub records: Vec<(u64, Record)>,
@@ -106,37 +108,38 @@ pub struct LogPage {
 pub struct Epoch(u128);
 
 impl Epoch {
-    /// An epoch that nobody has drawn before.
+    /// Draws a random epoch of 128 bits.
     pub fn random() -> Self {
         Self(random_bits())
     }
 
-    /// The epoch of these bits, as a log has kept them.
+    /// The epoch with these bits, as read from a log.
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// Its bits, for a log to keep.
+    /// Its bits, to be stored in a log.
     pub const fn to_bits(self) -> u128 {
         self.0
     }
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// The life of the log.
+    /// The epoch of the log.
     pub epoch: Epoch,
     /// The number of a record, 0 before the first.
     pub number: u64,
 }
 
-/// Who appended a record: drawn once for each [`Larder`](crate::Larder).
+/// The identity of a writer of the log, drawn once for each [`Larder`](crate::Larder); also that of a fill lock's
+/// holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WriterId(u128);
 
 impl WriterId {
-    /// An origin that nobody else has.
+    /// Draws a random identity of 128 bits.
     pub fn random() -> Self {
         Self(random_bits())
     }
@@ -147,14 +150,14 @@ impl WriterId {
     }
 }
 
-/// One record of the log: an invalidation, with what the rules added to it.
+/// One record of the log: an invalidation, including the targets that rules added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Who appended it.
+    /// The larder that appended it.
     pub origin: WriterId,
     /// Hard or soft.
     pub mode: Mode,
-    /// What it reaches.
+    /// The targets that it invalidates.
     pub what: Vec<Selector>,
 }
 
@@ -187,7 +190,7 @@ impl Bus for LocalBus {
         false
     }
 
-    /// Entries that are older than a record judge it by the registry; this log keeps none.
+    /// Does nothing: this log stores no records. The registry of the process decides which entries they reach.
     fn keep_for(&self, _: Duration) {}
 
     fn append<'a>(&'a self, _: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
@@ -195,7 +198,7 @@ impl Bus for LocalBus {
         Box::pin(std::future::ready(Ok(self.at(number))))
     }
 
-    /// It is kept for as long as the process is there, by whoever schedules it.
+    /// Stores nothing: the process that schedules a record holds it for as long as it runs.
     fn schedule<'a>(
         &'a self,
         _: u64,
@@ -214,7 +217,7 @@ impl Bus for LocalBus {
         _: Position,
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>> {
-        // Whoever appended has applied the record itself; there is nobody else.
+        // The larder applied its own records when it appended them, and no other process appends here.
         Box::pin(async move {
             tokio::time::sleep(wait).await;
             Ok(Vec::new())
@@ -228,7 +231,7 @@ impl Bus for LocalBus {
     }
 }
 
-/// The log did not do what it was asked for.
+/// A failed call to the log.
 #[derive(Debug)]
 pub struct BusError {
     kind: BusErrorKind,
@@ -236,7 +239,7 @@ pub struct BusError {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Why the log failed.
+/// The kind of a failure of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BusErrorKind {
@@ -244,11 +247,11 @@ pub enum BusErrorKind {
     Timeout,
     /// The log cannot be reached.
     Unreachable,
-    /// The log is of another epoch, or has dropped the records that were asked for.
+    /// The log has another epoch, or has dropped the records asked for.
     Gone,
-    /// The log refused, being a replica, without a quorum or out of memory.
+    /// The log refused the command: it is a replica, has no quorum or is out of memory.
     Refused,
-    /// It is in the log, but not on as many servers as was asked for.
+    /// The record is in the log, but fewer servers have acknowledged it than required.
     Unconfirmed,
 }
 
@@ -258,25 +261,25 @@ impl BusError {
         Self { kind, appended_at: None, source: None }
     }
 
-    /// The record is in the log, but not on as many servers as was asked for: it may be lost with the one that has
-    /// it, and is appended again should that be replaced.
+    /// The record is in the log at `at`, but fewer servers have acknowledged it than required. It may be lost with
+    /// its server; larder appends it again if that server is replaced.
     pub fn unconfirmed(at: Position) -> Self {
         Self { appended_at: Some(at), ..Self::new(BusErrorKind::Unconfirmed) }
     }
 
-    /// With what caused it.
+    /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Where the record is, if it is in the log all the same.
+    /// The position of the record, if it is in the log despite this error.
     pub fn appended_at(&self) -> Option<Position> {
         self.appended_at
     }
 
-    /// Why it failed.
+    /// The kind of the failure.
     pub fn kind(&self) -> BusErrorKind {
         self.kind
     }
@@ -288,10 +291,10 @@ impl fmt::Display for BusError {
             BusErrorKind::Timeout => "the invalidation log did not answer in time",
             BusErrorKind::Unreachable => "the invalidation log cannot be reached",
             BusErrorKind::Gone => {
-                "the invalidation log is another one, or has dropped those records"
+                "the invalidation log has another epoch, or has dropped the records asked for"
             }
-            BusErrorKind::Refused => "the invalidation log refused the record",
-            BusErrorKind::Unconfirmed => "too few servers have the record",
+            BusErrorKind::Refused => "the invalidation log refused the command",
+            BusErrorKind::Unconfirmed => "too few servers have acknowledged the record",
         })
     }
 }

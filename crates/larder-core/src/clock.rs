@@ -1,4 +1,4 @@
-//! The one clock of a larder: a monotonic line for lifetimes, and the wall time that HTTP dates need.
+//! The clock of a larder: monotonic moments for lifetimes, and wall time for HTTP dates.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 /// A point on the monotonic clock of one [`Larder`](crate::Larder), in nanoseconds.
 ///
-/// Eight bytes instead of the sixteen of an `Instant`, so that it fits an atomic and an entry stays small.
-/// The larder was built a hundred years after zero: what was filled before that, in another process, has a
-/// moment too. Moments of two larders cannot be compared.
+/// Eight bytes instead of the sixteen of an `Instant`: it fits an atomic, and entries stay small. Zero is a hundred
+/// years before the larder was built, so that values filled earlier, in another process, have a moment too. Moments
+/// of two larders cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
@@ -40,16 +40,16 @@ impl Moment {
         Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// How long this is after `earlier`; zero when it is not.
+    /// The time from `earlier` to this moment; zero if this moment is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The clock a larder reads. It follows tokio's, so that tests with paused time pause the cache too.
+/// The clock that a larder reads. It follows tokio's, so that tests with paused time pause the cache too.
 ///
-/// Wall time is the wall time of the start plus what has passed on the monotonic clock: a step of the
-/// system's clock can then neither revive an entry nor kill one.
+/// Wall time is the wall time of the start plus the time elapsed on the monotonic clock: a step of the system clock
+/// neither revives an entry nor expires one.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -62,12 +62,12 @@ impl Clock {
         Self::start_at(SystemTime::now())
     }
 
-    /// A clock that starts now and takes it for this wall time.
+    /// A clock that starts now, at this wall time.
     pub fn start_at(wall: SystemTime) -> Self {
         Self { start: Instant::now(), wall }
     }
 
-    /// The time at `moment` on another clock, which showed `time` at `at`.
+    /// The time that another clock shows at `moment`, if it showed `time` at `at`.
     pub(crate) fn elsewhere(
         &self,
         moment: Moment,
@@ -80,7 +80,7 @@ impl Clock {
         time + moment.since(known) - known.since(moment)
     }
 
-    /// Now. One read of the system's monotonic clock, about 25 ns.
+    /// The current moment. Reads the system's monotonic clock once, about 25 ns.
     pub fn now(&self) -> Moment {
         Moment::START.after(self.start.elapsed())
     }
@@ -99,7 +99,7 @@ impl Clock {
     }
 }
 
-/// Up to a quarter less than `pause`, by chance, so that many who wait for the same do not come back at once.
+/// Shortens `pause` by a random share of up to a quarter, so that many waiters do not retry at once.
 pub fn jittered(pause: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let chance = RandomState::new().hash_one(std::process::id()) % 256;

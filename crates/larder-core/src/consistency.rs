@@ -1,65 +1,68 @@
-//! How sure a request has to be that it has seen every invalidation.
+//! The lag behind the invalidations of other processes that a request accepts.
 //!
-//! This bounds what of other processes has not been seen yet. The age of the data itself is bounded by
-//! lifetimes; what this process invalidates is always seen at once.
+//! It bounds the invalidations of other processes that this one has not seen yet. Lifetimes bound the age of the
+//! data itself; invalidations of this process act at once.
 
 use std::time::Duration;
 
 use crate::{bus::Position, engine::Engine, kernel::Kernel, scope::Scope};
 
-/// What may be served while this process may be behind the log.
+/// The condition for serving entries while this process may lag behind the log.
 ///
-/// Without a shared log all are the same: nobody else invalidates anything.
+/// Without a shared log all conditions are the same: no other process invalidates anything.
 #[doc(alias("read-your-writes", "linearizable", "staleness bound"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// What is kept. While the log is out of reach for longer than the lease, responses say so. The default.
+    /// Serves entries at any lag. While the lag exceeds [`max_lag`](crate::LarderBuilder::max_lag), responses say
+    /// so. The default.
     #[default]
     Eventual,
-    /// What is kept, if it was proved within this time that every invalidation was seen; else the origin is
-    /// asked and nothing is kept of it. From its first use on the log is asked three times within the smallest
-    /// such bound, though not more often than every 10 ms: a bound below 30 ms passes most of what is kept by.
+    /// Serves entries if this process was proved, within this time, to have applied every invalidation; otherwise
+    /// the request goes to the origin and nothing of it is stored. From the first use on, larder requests the end
+    /// of the log three times within the smallest such bound, but at most every 10 ms: a bound below 30 ms makes
+    /// most requests bypass the cache.
     Bounded(Duration),
-    /// What is kept, once the end of the log was asked for and reached: one round trip to it each time. Where
-    /// that takes longer than the lease, the origin is asked and nothing is kept of it.
+    /// Serves entries once this process has applied the log up to its current end: one round trip to the log each
+    /// time. If that fails or takes longer than [`max_lag`](crate::LarderBuilder::max_lag), the request goes to the
+    /// origin and nothing of it is stored.
     Strong,
 }
 
 impl Kernel {
-    /// Whether it was proved within `bound` that every invalidation was seen.
+    /// Whether the lag is at most `bound`: within that time, every invalidation was proved to be applied.
     pub fn is_within(&self, bound: Duration) -> bool {
         self.engine().lag() <= bound
     }
 
-    /// Whether what is kept may be served in a scope: it was proved lately enough for its bound. Asked again after each
-    /// wait.
+    /// Whether entries may be served in a scope: the lag is within its bound. To be checked again after each wait.
     pub fn is_within_bound_of(&self, scope: &Scope) -> bool {
         scope.bound().is_none_or(|bound| self.is_within(bound))
     }
 
-    /// Whether what is kept may be served without a word: within the lease, or with a log of our own.
+    /// Whether entries may be served without `unsynchronised` in the response: the lag is within `max_lag`, or the
+    /// log is local.
     #[inline]
     pub fn is_synchronised(&self) -> bool {
         let engine = self.engine();
         !engine.follows_others || self.is_within(engine.lease)
     }
 
-    /// The place of the newest invalidation that the log has taken from this process, for a client to carry
-    /// from one process to the next. None for a log of its own.
+    /// The position of the newest invalidation that the log has taken from this process, for a client to carry from
+    /// one process to the next. `None` before the first, and with a local log.
     pub fn written(&self) -> Option<Position> {
         *self.engine().written.lock()
     }
 
-    /// Whether invalidations of this process wait for the log to take them.
+    /// Whether invalidations of this process are not in the log yet.
     pub fn has_unsent(&self) -> bool {
         self.engine().registry.waiting().0 > 0
     }
 
-    /// Makes sure that this process has seen all up to a place of the log, within `wait`. `false` when that
-    /// cannot be, and at once for a place in a log that this process does not know.
+    /// Waits until this process has applied the log up to `position`, for at most `wait`. Returns `false` on a
+    /// timeout, and at once for a position in an epoch that this process does not follow.
     ///
-    /// With a log of its own a process has always seen it all.
+    /// With a local log it returns `true` at once.
     #[doc(alias("read-your-writes", "session consistency", "causal consistency"))]
     pub async fn reach(&self, position: Position, wait: Duration) -> bool {
         let engine = self.engine();
@@ -77,10 +80,9 @@ impl Kernel {
         tokio::time::timeout(wait, reaching).await.unwrap_or(false)
     }
 
-    /// Makes sure of what `consistency` asks for. `false` when that cannot be: then nothing that is kept may
-    /// be served.
+    /// Establishes `consistency`. Returns `false` if that fails: then no entry may be served.
     ///
-    /// A request notes when it arrived after this.
+    /// A request takes its arrival number ([`Kernel::sequence`]) after this.
     pub async fn catch_up(&self, consistency: Consistency) -> bool {
         let engine = self.engine();
         match consistency {
@@ -98,22 +100,23 @@ impl Kernel {
     }
 }
 
-/// Asks for the end of the log, and waits until it has been applied.
+/// Requests the end of the log, and waits until it has been applied. Returns `false` if the log does not answer.
 async fn reach_the_end(engine: &Engine) -> bool {
     let Ok(end) = engine.bus.end(None).await else { return false };
     while !has_applied(engine, end).await {}
     true
 }
 
-/// Whether all up to `end` has been applied; if not, after the log has moved on.
+/// Returns `true` if the log has been applied up to `end`. Otherwise waits until more of it is applied and returns
+/// `false`.
 async fn has_applied(engine: &Engine, end: Position) -> bool {
-    // Before the look: what comes between the two is not missed.
+    // Subscribed before the check, so that no notification in between is missed.
     let advanced = engine.advanced.notified();
     let applied = engine.registry.applied();
     if applied.is_some_and(|at| at.epoch == end.epoch && at.number >= end.number) {
         return true;
     }
-    // Another log, or none yet: whoever follows it will find out.
+    // Records are missing, the epoch is another one, or there is no view yet: the follower will notify.
     advanced.await;
     false
 }

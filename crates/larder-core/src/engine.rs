@@ -1,4 +1,4 @@
-//! What all handles of one larder share: the tiers, the log, the flights and the background work.
+//! The engine that all handles of one larder share: its levels, log, fills and background work.
 
 use std::{
     collections::HashSet,
@@ -35,7 +35,7 @@ use crate::{
     unscoped::UnscopedLoads,
 };
 
-/// The inside of a [`Larder`](crate::Larder).
+/// The shared state of a [`Larder`](crate::Larder).
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) origin: WriterId,
@@ -57,46 +57,46 @@ pub(crate) struct Engine {
     pub(crate) max_lifetime: Duration,
     pub(crate) max_tags: usize,
     pub(crate) lease: Duration,
-    /// Whether others append to the log too.
+    /// Whether other processes append to the log too.
     pub(crate) follows_others: bool,
-    /// What acted here, for the application.
+    /// Sends the invalidations that acted in this process to the application.
     pub(crate) feed: broadcast::Sender<FeedMessage>,
-    /// Told whenever more of the log was applied.
+    /// Notified whenever more of the log was applied.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
     pub(crate) proof: log_follower::Proof,
-    /// The furthest place of the log that was ever applied.
+    /// The furthest position of the log that was ever applied.
     pub(crate) seen: parking_lot::Mutex<Option<Position>>,
-    /// The furthest place at which the log took a record of ours.
+    /// The furthest position at which the log took a record of this process.
     pub(crate) written: parking_lot::Mutex<Option<Position>>,
     /// An epoch in which the log is known to have lost records.
     pub(crate) lost: parking_lot::Mutex<Option<Epoch>>,
     sending: AtomicBool,
-    /// The invalidations that are on their way to the log by whoever began them.
+    /// The pending invalidations that the tasks that started them are appending.
     carried: parking_lot::Mutex<HashSet<Ticket>>,
-    /// The smallest bound that any request has set on what it may not have seen, in nanoseconds.
+    /// The smallest bound of [`Consistency::Bounded`](crate::Consistency::Bounded) used so far, in nanoseconds.
     smallest_bound: AtomicU64,
 }
 
-/// How an entry stands, by the log and by time.
+/// The state of an entry, by the log and by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
-    /// It may answer.
+    /// It may be served.
     Fresh,
-    /// It may answer while one refresh runs.
+    /// It may be served while one refresh runs.
     WhileRevalidating,
-    /// It may answer when a fill fails.
+    /// It may be served if a fill fails.
     OnError,
-    /// It may answer once its origin has said that it is current.
+    /// It may be served once its origin has confirmed it.
     ToRevalidate,
-    /// An invalidation reached it: nothing may serve it.
+    /// It was invalidated and may not be served.
     Invalid,
-    /// Its time has run out.
+    /// Its lifetime, stale windows included, is over.
     Expired,
 }
 
-/// All that the builder hands to the engine.
+/// The parts that the builder hands to the engine.
 #[derive(Debug)]
 pub(crate) struct EngineParts {
     pub(crate) clock: Clock,
@@ -136,7 +136,7 @@ impl Engine {
             max_lifetime: assembly.max_lifetime,
             max_tags: assembly.max_tags,
             lease: assembly.lease,
-            // A log of this process alone has nobody to be followed.
+            // A local log needs no follower.
             follows_others: assembly.bus.is_shared(),
             following: AtomicBool::new(!assembly.bus.is_shared()),
             advanced: Notify::new(),
@@ -154,7 +154,7 @@ impl Engine {
         engine
     }
 
-    /// A log of this process alone is there at once, and nobody else writes to it.
+    /// Opens the view of a local log, which is complete at once: no other process appends to it.
     fn open_local_log(&self) {
         if self.bus.is_shared() {
             return;
@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Now, after everything whose time has come has acted. Each request passes here first.
+    /// Applies all invalidations that are due, and returns the current moment. Each request calls this first.
     #[inline]
     pub(crate) fn tick(self: &Arc<Self>) -> Moment {
         let now = self.clock.now();
@@ -182,15 +182,15 @@ impl Engine {
         now
     }
 
-    /// Tells the application of an invalidation of its own that acts from now on. A log of others brings it
-    /// back, in its order.
+    /// Sends an invalidation of this process to the feeds, if the log is local. A shared log returns the record in
+    /// its order, and the follower sends it then.
     fn tell_of_own(&self, record: &Record) {
         if !self.follows_others && self.feed.receiver_count() > 0 {
             drop(self.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
     }
 
-    /// How long ago it was proved that nothing is missing.
+    /// The time since this process was last proved to have applied every invalidation.
     pub(crate) fn lag(&self) -> Duration {
         match self.follows_others {
             true => self.clock.now().since(self.proof.at()),
@@ -198,9 +198,9 @@ impl Engine {
         }
     }
 
-    /// From now on it is proved often enough for a request with this bound.
+    /// Notes the bound of a request: from now on the lag is proved often enough for it.
     pub(crate) fn note_bound(&self, bound: Duration) {
-        // A smaller one than can be proved is not worth to be asked for.
+        // A smaller bound cannot be proved, so asking the log more often would not help.
         let bound = bound.max(3 * SHORTEST_STEP);
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         if nanos < self.smallest_bound.load(Ordering::Relaxed) {
@@ -208,7 +208,7 @@ impl Engine {
         }
     }
 
-    /// How often it is proved that nothing is missing: three times in the lease, or in the smallest bound.
+    /// The interval between two proofs of the lag: a third of `max_lag` or of the smallest bound, at least 10 ms.
     pub(crate) fn step(&self) -> Duration {
         let bound = Duration::from_nanos(self.smallest_bound.load(Ordering::Relaxed));
         (self.lease.min(bound) / 3).max(SHORTEST_STEP)
@@ -226,8 +226,8 @@ impl Engine {
         }
     }
 
-    /// The time at `moment` by which all processes that share a store agree: that of the server of the log, where
-    /// it has one.
+    /// The time at `moment` on which all processes that share a store agree: that of the log's server, or this
+    /// process's wall time if the log has none.
     pub(crate) fn shared_time(&self, moment: Moment) -> SystemTime {
         match self.bus.server_time() {
             Some(known) => self.clock.elsewhere(moment, known),
@@ -235,7 +235,7 @@ impl Engine {
         }
     }
 
-    /// How an entry stands.
+    /// The state of an entry, by the log and by time.
     #[inline]
     pub(crate) fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         match self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) {
@@ -245,8 +245,8 @@ impl Engine {
         }
     }
 
-    /// Keeps an entry in memory if it belongs there, unless an invalidation reached it meanwhile or a newer one
-    /// has its place.
+    /// Stores an entry in the first level, if its placement includes that and no newer usable entry is there.
+    /// Returns `false` only if the entry was invalidated meanwhile.
     pub(crate) fn keep_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
         if self.entry_state(entry, now) == EntryState::Invalid {
             return false;
@@ -262,12 +262,12 @@ impl Engine {
                     EntryState::Invalid | EntryState::Expired
                 )
         };
-        // The one that kept its place is newer and answers as well.
+        // The entry that stayed is newer and serves as well.
         drop(self.memory.put(entry, is_newer));
         true
     }
 
-    /// Keeps what a fill brought, in its tiers.
+    /// Stores a filled entry in its levels. Returns `false` if it was invalidated meanwhile.
     pub(crate) fn keep(self: &Arc<Self>, entry: &AnyEntry) -> bool {
         let kept = self.keep_in_memory(entry, self.clock.now());
         if let (true, Some(shared)) = (kept, &self.shared) {
@@ -276,7 +276,8 @@ impl Engine {
         kept
     }
 
-    /// Steps 1 to 3 of an invalidation. Once polled, dropping the future stops nothing.
+    /// Runs steps 1 to 3 of an invalidation: apply it here, append it to the log, settle it. Once polled, dropping
+    /// the future stops nothing.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
         let begun = self.registry.begin(record, self.clock.now());
         self.tell_of_own(&begun.record);
@@ -289,7 +290,7 @@ impl Engine {
         }
     }
 
-    /// Notes an invalidation that acts later, here and in the log.
+    /// Schedules an invalidation, in this process and in the log.
     pub(crate) async fn schedule(&self, due: Moment, record: Record) -> Invalidated {
         let id = self.registry.schedule(due, record.clone());
         match self.register(id, due, &record).await {
@@ -298,7 +299,7 @@ impl Engine {
         }
     }
 
-    /// Hands what acts later to the log, which keeps it should this process end.
+    /// Hands scheduled invalidations to the log, which appends them when due even if this process has ended.
     pub(crate) async fn register_scheduled(&self) {
         for (id, due, record) in self.registry.unregistered() {
             if !self.register(id, due, &record).await {
@@ -315,7 +316,7 @@ impl Engine {
                 true
             }
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "the log does not keep an invalidation yet");
+                tracing::debug!(target: "larder", %error, "the log did not take a scheduled invalidation yet");
                 false
             }
         }
@@ -323,7 +324,11 @@ impl Engine {
 
     async fn carry(self: Arc<Self>, begun: StartedInvalidation) -> Invalidated {
         if begun.collapsed {
-            tracing::error!(target: "larder", "too many invalidations wait for the log: all is dropped");
+            tracing::error!(
+                target: "larder",
+                "too many invalidations wait for the log: one of everything replaces them and invalidates all entries. \
+                 Check that the log is reachable."
+            );
         }
         let appended = {
             let _carried = CarryGuard::new(&self, begun.ticket);
@@ -337,7 +342,7 @@ impl Engine {
                 Invalidated::Queued
             }
         };
-        // Here, since nobody may wait for it any more.
+        // Counted here, since the caller may have dropped its future.
         self.observer.invalidated(outcome, begun.record.what.len());
         outcome
     }
@@ -347,16 +352,16 @@ impl Engine {
         let (at, appended) = match self.bus.append(record).await {
             Ok(at) => (at, AppendOutcome::Confirmed),
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "the log did not take an invalidation");
+                tracing::debug!(target: "larder", %error, "the log did not confirm an invalidation; it acts here");
                 match error.appended_at() {
-                    // In the log it is; should its server be lost, what is retained is appended again.
+                    // It is in the log; if the server is lost, the retained record is appended again.
                     Some(at) => (at, AppendOutcome::Unconfirmed),
                     None => return AppendOutcome::Not,
                 }
             }
         };
         if before.is_some_and(|before| is_given_again(at, before)) {
-            // The log has lost its tail. It stays pending until the log has become another one.
+            // The log has lost its last records. This one stays pending until the log has another epoch.
             *self.lost.lock() = Some(at.epoch);
             return AppendOutcome::Not;
         }
@@ -377,7 +382,7 @@ impl Engine {
         }
     }
 
-    /// What waits for the log and nobody carries there: whoever did has failed, or has gone with his runtime.
+    /// The pending invalidations that no task is appending: its task failed, or ended with its runtime.
     fn left_behind(&self) -> Vec<(Ticket, Record)> {
         let mut unsent = self.registry.unsent();
         let carried = self.carried.lock();
@@ -385,16 +390,16 @@ impl Engine {
         unsent
     }
 
-    /// Whether there is anything that nobody carries to the log.
+    /// Whether there is a pending invalidation that no task is appending.
     pub(crate) fn has_left_behind(&self) -> bool {
         let carried = self.carried.lock();
         self.registry.has_unsent_but(|ticket| carried.contains(&ticket))
     }
 
-    /// Appends what the log does not have yet, in the background, until it has it all.
+    /// Appends the pending invalidations in the background, and retries until the log has all of them.
     pub(crate) fn send_unsent(self: &Arc<Self>) {
         if !self.bus.is_shared() {
-            // A log of this process takes records at once.
+            // A local log takes records at once.
             self.send_all().now_or_never();
             return;
         }
@@ -426,21 +431,21 @@ impl Engine {
     }
 }
 
-/// What became of appending a record.
+/// The outcome of an append.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AppendOutcome {
     Confirmed,
-    /// The log has it, but may lose it with its server.
+    /// The record is in the log, but may be lost with its server.
     Unconfirmed,
     Not,
 }
 
-/// Whether a number is one that was applied before its record was appended.
+/// Whether the log gave a record a number that this process had applied before: the log has lost records.
 fn is_given_again(at: Position, before: Position) -> bool {
     at.epoch == before.epoch && at.number <= before.number
 }
 
-/// Says that an invalidation is on its way, until that has come to its end or was given up.
+/// Marks an invalidation as being appended, until the append ends or its future is dropped.
 struct CarryGuard<'a>(&'a Engine, Ticket);
 
 impl<'a> CarryGuard<'a> {
@@ -456,7 +461,7 @@ impl Drop for CarryGuard<'_> {
     }
 }
 
-/// Says that somebody sends, also if that task ends before its time.
+/// Clears `sending` when dropped, also if the sending task ends early.
 struct SendGuard<'a>(&'a Engine);
 
 impl Drop for SendGuard<'_> {
@@ -475,8 +480,8 @@ fn by_time(phase: Phase) -> EntryState {
     }
 }
 
-/// What a soft invalidation reached is stale from then on: it may do what its windows allow, and an entry
-/// without a window is gone.
+/// The state of an entry after a soft invalidation: stale from then on, so it may be used as its windows allow;
+/// without an open window it is invalid.
 fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     let ends = entry.ends();
     if now >= ends.leaves {
@@ -493,7 +498,7 @@ fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     }
 }
 
-/// More often than this the log is not asked, however small a bound is.
+/// Larder requests the end of the log no more often than this, however small a bound is.
 const SHORTEST_STEP: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

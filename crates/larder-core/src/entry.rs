@@ -1,4 +1,4 @@
-//! What is kept: a value with what it takes to know whether it may still be served.
+//! Entries: a value with the metadata that decides whether it may still be served.
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
@@ -13,44 +13,44 @@ use crate::{
     tiers::Tiers,
 };
 
-/// Something an entry can hold. In memory it is kept as it is; only for a [`Store`](crate::store::Store) is it
-/// ever turned into bytes.
+/// A value that an entry can hold. The first level stores it as it is; it is encoded only for a
+/// [`Store`](crate::store::Store).
 pub trait Value: Any + Send + Sync {
     /// All bytes it holds, on the heap and off it.
     fn weight(&self) -> usize;
 
-    /// The name of its type, for errors that have to name it.
+    /// The name of its type, for error messages.
     fn type_name(&self) -> &'static str {
         std::any::type_name::<Self>()
     }
 
-    /// Its bytes for a shared store; `None` for what stays in this process.
+    /// Encodes it for the second level; `None` for a value that stays in this process.
     fn encode(&self) -> Option<Encoded> {
         None
     }
 
-    /// Whether its bytes would give back another value, so that it stays in this process.
+    /// Whether decoding its bytes would give another value; then it stays in this process.
     fn is_lossy(&self) -> bool {
         false
     }
 
-    /// This value as something that can be asked for its type.
+    /// This value as [`Any`], for a downcast.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// A value as it lies in a shared store.
+/// A value as it is stored in the second level.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// Who can read it.
+    /// The schema that a reader must have.
     pub schema: Schema,
-    /// What is written.
+    /// The encoded value.
     pub bytes: Vec<u8>,
 }
 
-/// An entry: one allocation with the value and all that a hit looks at.
+/// An entry: one allocation with the value and all that a hit reads.
 ///
-/// What only fills and invalidations need lies apart, and what a hit reads lies in the order in which it
-/// reads it, so that it touches as few cache lines as it can.
+/// Fields that only fills and invalidations need are in a separate allocation, and the others are in the order in
+/// which a hit reads them, so that it touches as few cache lines as possible.
 #[repr(C)]
 pub struct Entry<V: ?Sized = dyn Value> {
     key: Key,
@@ -72,10 +72,10 @@ struct ColdFields {
     tiers: Tiers,
 }
 
-/// An entry of any type, as the tiers hold it.
+/// An entry of any type, as the levels hold it.
 pub type AnyEntry = Arc<Entry>;
 
-/// All that makes an entry besides its value and its key.
+/// The parts of an entry besides its key and its value.
 #[derive(Debug)]
 pub(crate) struct EntryMetadata {
     pub(crate) hash: u64,
@@ -118,7 +118,7 @@ impl<V: Value> Entry<V> {
 }
 
 impl<V: ?Sized> Entry<V> {
-    /// The name.
+    /// Its key.
     pub fn key(&self) -> &Key {
         &self.key
     }
@@ -133,22 +133,22 @@ impl<V: ?Sized> Entry<V> {
         self.ends.phase(now)
     }
 
-    /// Everything it was made of, larder's own tags included.
+    /// All of its tags, larder's own included.
     pub fn tags(&self) -> &[Tag] {
         &self.cold.tags
     }
 
-    /// When its fill began to read.
+    /// The stamp of its fill.
     pub fn stamp(&self) -> Stamp {
         self.cold.stamp
     }
 
-    /// What the fill took.
+    /// How long the fill took.
     pub fn cost(&self) -> Duration {
         self.cold.cost
     }
 
-    /// Where it is kept.
+    /// Its level placement.
     pub(crate) fn tiers(&self) -> Tiers {
         self.cold.tiers
     }
@@ -158,8 +158,8 @@ impl<V: ?Sized> Entry<V> {
         self.cold.weight
     }
 
-    /// Counts a hit, and says whether the policy of the memory tier should hear of it: of the
-    /// first, second, third, fifth, ninth and so on, so that an entry earns its place, and then of one in 64.
+    /// Counts a hit. Returns whether to report it to the eviction policy of the first level: the first, second,
+    /// third, fifth, ninth hit and so on, so that a new entry gains frequency, and then one in 64.
     pub(crate) fn touch(&self) -> bool {
         // Two hits that race may count as one: this only steers a sample.
         let touches = self.touches.load(Ordering::Relaxed);
@@ -199,7 +199,7 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
     }
 }
 
-/// What the index and the policy of the memory tier hold for each entry: a slot of the table, and the
-/// policy's key, queue nodes and timer.
+/// The bytes that the index and the eviction policy of the first level hold for each entry: a slot of the table,
+/// and the policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
 const TOUCHES_BETWEEN: u64 = 64;

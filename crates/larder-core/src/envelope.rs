@@ -1,9 +1,9 @@
-//! The bytes of an entry in the shared store.
+//! The envelope: the encoding of an entry in the second level.
 //!
-//! `magic, version, checksum, form, header length, header, payload`; all behind the form is one sealed content
-//! where there is a key to seal with. The header carries the whole key, so that a
-//! store which answers with another entry's bytes cannot make us serve them; tags are texts, never cells,
-//! since each process hashes them with a secret of its own. The checksum finds accidents, not attackers.
+//! `magic, version, checksum, form, header length, header, payload`, where `form` is a byte of flags; with a
+//! sealing key, all that follows it is one sealed content. The header carries the whole key, so that larder refuses
+//! the entry of another key if a store returns it. Tags are stored as text, not as hashes, since each process
+//! hashes them with a secret of its own. The checksum detects accidents, not attackers.
 
 use std::{
     io::Read as _,
@@ -24,11 +24,11 @@ use crate::{
     tag::Tag,
 };
 
-/// What the header says.
+/// The header of an envelope.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) schema: Schema,
-    /// The place of the log before anything was read for it.
+    /// The log position before anything was read for the fill.
     pub(crate) filled: Position,
     pub(crate) filled_at: SystemTime,
     pub(crate) fresh: Duration,
@@ -38,29 +38,30 @@ pub(crate) struct Header {
     pub(crate) tags: Vec<Tag>,
 }
 
-/// Why bytes are not an entry that can be used.
+/// The reason that bytes cannot be used as an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EnvelopeError {
-    /// Not what we wrote.
+    /// Damaged, forged, or not written by larder: removed from the store.
     Corrupt,
-    /// Written by a larder of another version, or for another type, who may still want it.
+    /// Of another version, form or schema, or sealed where this process has no key, or the reverse: left in the
+    /// store for the processes that can read it.
     OtherVersion,
-    /// The entry of another key.
+    /// The entry of another key: removed from the store.
     OtherKey,
-    /// It would become more than there is room for now.
+    /// The fill budget has no room for the decompressed payload.
     NoRoom,
 }
 
-/// What was in an envelope.
+/// The content of an envelope.
 #[derive(Debug)]
 pub(crate) struct EnvelopeContents {
     pub(crate) header: Header,
     pub(crate) payload: Bytes,
-    /// What a payload that was compressed takes of the budget, until it has become a value.
+    /// The bytes of the fill budget for a decompressed payload, until it has become a value.
     pub(crate) room: Option<ReservedBytes>,
 }
 
-/// How envelopes are written, and which are read.
+/// Writes and opens envelopes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Codec {
     sealing: Option<SealingKeys>,
@@ -71,7 +72,7 @@ impl Codec {
         Self { sealing }
     }
 
-    /// The bytes of an entry. `None` for one that cannot be written.
+    /// Encodes an entry. `None` if it cannot be encoded.
     pub(crate) fn seal(&self, key: &Key, header: &Header, payload: &[u8]) -> Option<Bytes> {
         let written = postcard::to_allocvec(&(KeyBytes(key.as_bytes()), header)).ok()?;
         let length = u32::try_from(written.len()).ok()?;
@@ -99,17 +100,17 @@ impl Codec {
         Some(bytes.into())
     }
 
-    /// How much work it is to open these bytes, in bytes: how many there are, and how many more they may become.
+    /// Estimates the work of opening these bytes, as the larger of their number and the decompressed size.
     pub(crate) fn weight_of(&self, bytes: &[u8]) -> usize {
         match bytes.get(PREFIX_BYTES - 1).map(|form| form & !SEALED) {
-            // What is sealed does not tell before it is opened; zstd is for what is large.
+            // The exact size may be sealed, so it is estimated. zstd is used from 32 KiB on only.
             Some(LZ4) => bytes.len().saturating_mul(TYPICAL_LZ4_RATIO),
             Some(ZSTD) => bytes.len().max(LARGE),
             _ => bytes.len(),
         }
     }
 
-    /// The header and the payload, which is not copied unless it was compressed or sealed. What it grows to is taken
+    /// Opens an envelope. The payload is copied only if it was compressed or sealed; the decompressed size is taken
     /// from the budget.
     pub(crate) fn open(
         &self,
@@ -131,14 +132,14 @@ impl Codec {
         }
         let form = rest[9];
         let compression = Compression::named_by(form).ok_or(EnvelopeError::OtherVersion)?;
-        // Moved along, not sliced: the first slice of bytes that nobody shares costs an allocation.
+        // `advance` instead of `slice`: the first slice of unshared bytes costs an allocation.
         bytes.advance(PREFIX_BYTES);
         let mut content = match (&self.sealing, form & SEALED != 0) {
             (Some(keys), true) => Bytes::from(
                 keys.open(&bytes, &associated(form, key)).ok_or(EnvelopeError::Corrupt)?,
             ),
             (None, false) => bytes,
-            // Whoever has a key trusts nothing without one, and whoever has none cannot read it.
+            // With a key, unsealed bytes are not trusted; without one, sealed bytes cannot be opened.
             _ => return Err(EnvelopeError::OtherVersion),
         };
         let length = content.get(..LENGTH_BYTES).ok_or(EnvelopeError::Corrupt)?;
@@ -166,37 +167,37 @@ impl Codec {
         Ok(EnvelopeContents { header, payload, room: Some(room) })
     }
 
-    /// Whether what is written can be neither read nor forged without a key.
+    /// Whether envelopes are sealed, and so can be neither read nor forged without a key.
     pub(crate) fn seals(&self) -> bool {
         self.sealing.is_some()
     }
 }
 
-/// What is bound to a sealed content without being part of it: its form and its key, namespace included.
+/// The associated data of a sealed content: version, form and key, namespace included.
 fn associated(form: u8, key: &Key) -> Vec<u8> {
     let mut associated = vec![VERSION, form];
     associated.extend_from_slice(key.as_bytes());
     associated
 }
 
-/// How a payload is made smaller. It lies behind its length.
+/// The compression of a payload. The length of the original precedes the compressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compression {
-    /// Little work for whoever reads.
+    /// Fast to decompress: for payloads from 1 KiB to less than 32 KiB.
     Lz4,
-    /// Smaller, for what is large.
+    /// Smaller: for payloads from 32 KiB to 64 MiB.
     Zstd,
 }
 
 impl Compression {
-    /// A payload that is worth it, compressed.
+    /// Compresses a payload. `None` if its size is out of these limits or compression saves less than a tenth.
     fn of(payload: &[u8]) -> Option<(Self, Vec<u8>)> {
         let (by, compressed) = match payload.len() {
             WORTH_COMPRESSING..LARGE => (Self::Lz4, lz4_flex::compress(payload)),
             LARGE..=MOST_PAYLOAD => (Self::Zstd, zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?),
             _ => return None,
         };
-        // Less than a tenth is not worth the time of every reader.
+        // Saving less than a tenth is not worth the time of every reader.
         if compressed.len() >= payload.len() / 10 * 9 {
             return None;
         }
@@ -211,7 +212,7 @@ impl Compression {
         }
     }
 
-    /// The one that a form names, if it names one. `None` for a form that is not known.
+    /// The compression that a form names: `Some(None)` for no compression, `None` for an unknown form.
     fn named_by(form: u8) -> Option<Option<Self>> {
         match form & !SEALED {
             0 => Some(None),
@@ -221,22 +222,22 @@ impl Compression {
         }
     }
 
-    /// How long a payload says that it is. One that claims to be longer than any of ours is none.
+    /// The length that a compressed payload claims for its original. `None` if that is above 64 MiB.
     fn claimed(bytes: &[u8]) -> Option<usize> {
         let (length, _) = bytes.split_first_chunk::<4>()?;
         Some(u32::from_le_bytes(*length) as usize).filter(|length| *length <= MOST_PAYLOAD)
     }
 
-    /// The payload.
+    /// Decompresses a payload. `None` if the result does not have the claimed length.
     fn undone(self, bytes: &[u8]) -> Option<Bytes> {
         let length = Self::claimed(bytes)?;
         let block = &bytes[4..];
         let raw = match self {
-            // Nothing is allocated before the length is known to be one that these bytes can come to.
+            // Checked before allocating: LZ4 cannot expand these bytes to the claimed length.
             Self::Lz4 if length > block.len().saturating_mul(MOST_LZ4_RATIO) => return None,
             Self::Lz4 => lz4_flex::decompress(block, length).ok()?,
             Self::Zstd => {
-                // Grows with what comes, since no ratio is too high.
+                // Allocated as output arrives, up to the claimed length and one byte: zstd has no largest ratio.
                 let mut raw = Vec::new();
                 let decoder = zstd::stream::read::Decoder::with_buffer(block).ok()?;
                 decoder.take(length as u64 + 1).read_to_end(&mut raw).ok()?;
@@ -247,7 +248,7 @@ impl Compression {
     }
 }
 
-/// The bytes of a key, not copied to be compared.
+/// The bytes of a key, borrowed for the comparison.
 struct KeyBytes<'a>(&'a [u8]);
 
 impl Serialize for KeyBytes<'_> {
@@ -264,9 +265,9 @@ impl<'de> Deserialize<'de> for KeyBytes<'de> {
 
 const MAGIC: &[u8] = b"lrdr";
 const VERSION: u8 = 5;
-/// Magic, version and checksum come before what is checked.
+/// The offset of the checked bytes: magic, version and checksum precede them.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
-/// And the form.
+/// The bytes before the content: those and the form.
 const PREFIX_BYTES: usize = CHECKED_FROM + 1;
 const LENGTH_BYTES: usize = 4;
 const LZ4: u8 = 1;
@@ -275,11 +276,11 @@ const ZSTD: u8 = 4;
 const WORTH_COMPRESSING: usize = 1024;
 const LARGE: usize = 32 << 10;
 const ZSTD_LEVEL: i32 = 3;
-/// A larger payload is kept as it is, and one that claims to become larger is not ours.
+/// The largest payload that is compressed. A larger claim is refused as corrupt.
 const MOST_PAYLOAD: usize = 64 << 20;
-/// What LZ4 makes of one byte of a page.
+/// How many bytes of a page LZ4 typically compresses to one.
 const TYPICAL_LZ4_RATIO: usize = 8;
-/// LZ4 makes at most 255 bytes of one.
+/// How many bytes LZ4 compresses to one at most.
 const MOST_LZ4_RATIO: usize = 255;
 
 #[cfg(test)]
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worth_it_is_compressed_and_comes_back() {
+    fn compressible_payloads_are_compressed_and_all_payloads_round_trip() {
         for (times, form) in [(200, LZ4), (2000, ZSTD)] {
             let payload = b"the same words again and again. ".repeat(times);
             let bytes = seal(&header(), &payload).unwrap();
@@ -359,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_room_for_is_not_made() {
+    fn a_payload_beyond_the_fill_budget_is_not_decompressed() {
         let bytes = seal(&header(), &b"the same again. ".repeat(80_000)).unwrap();
         assert!(bytes.len() < 10_000);
         assert_eq!(open(&bytes, &key("a")), Err(EnvelopeError::NoRoom), "more than a mebibyte");
     }
 
     #[test]
-    fn a_bomb_is_not_lit() {
+    fn a_decompression_bomb_is_refused() {
         let most = u32::try_from(MOST_PAYLOAD).unwrap();
         let claims = |length: u32, block: &[u8]| [&length.to_le_bytes()[..], block].concat();
         assert!(Compression::Lz4.undone(&claims(most, &[0; 1000])).is_none());
@@ -379,10 +380,11 @@ mod tests {
         }
     }
 
-    /// Written by the code of their time. A change that makes larder read the newest differently, or an old one
-    /// as anything but another version, is a change of format: it needs a version and a file of its own.
+    /// Each golden file was written by the larder of its version. A change that makes larder read the newest file
+    /// differently, or an older one as anything but another version, changes the format: it needs a new version and
+    /// a golden file of its own.
     #[test]
-    fn what_was_written_by_other_versions_is_told() {
+    fn golden_files_of_other_versions_are_recognised() {
         let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
         let old: [&[u8]; 3] = [
             include_bytes!("golden/version-2"),
@@ -401,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_another_type_or_form_stays_for_those_who_can_read_it() {
+    fn an_entry_of_another_type_or_form_is_not_corrupt() {
         let bytes = seal(&header(), b"payload").unwrap();
         let other = opened(&Codec::default(), &bytes, &key("a"), Schema::named("other"));
         assert_eq!(other, Err(EnvelopeError::OtherVersion));
@@ -413,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_opened_with_its_key_for_its_name_alone() {
+    fn a_sealed_entry_opens_only_with_its_sealing_key_and_under_its_own_key() {
         let codec = sealing(&[1]);
         let bytes = codec.seal(&key("a"), &header(), b"secret words").unwrap();
         assert!(!bytes.windows(6).any(|window| window == b"secret" || window == b"produc"));
@@ -430,12 +432,12 @@ mod tests {
             Err(EnvelopeError::OtherVersion),
             "with a key"
         );
-        // While keys are being changed, both are read.
+        // While keys are being changed, both open.
         assert!(opened(&sealing(&[2, 1]), &bytes, &key("a"), schema()).is_ok());
     }
 
     #[test]
-    fn an_entry_comes_back_as_it_was() {
+    fn an_entry_round_trips() {
         let header = header();
         let bytes = seal(&header, b"payload").unwrap();
         assert_eq!(open(&bytes, &key("a")), Ok((header, Bytes::from_static(b"payload"))));
@@ -448,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_from_garbage() {
+    fn another_version_is_distinguished_from_garbage() {
         let mut bytes = seal(&header(), b"payload").unwrap().to_vec();
         bytes[4] = 9;
         assert_eq!(open(&bytes.into(), &key("a")), Err(EnvelopeError::OtherVersion));
@@ -457,7 +459,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_or_cut_byte_is_found(at in 0_usize..300, flip in 1_u8..) {
+        fn a_changed_or_truncated_envelope_is_refused(at in 0_usize..300, flip in 1_u8..) {
             let bytes = seal(&header(), b"payload").unwrap().to_vec();
             let at = at % bytes.len();
             prop_assert!(open(&bytes[..at].to_vec().into(), &key("a")).is_err());
@@ -467,12 +469,12 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(noise: Vec<u8>) {
+        fn opening_arbitrary_bytes_does_not_panic(noise: Vec<u8>) {
             let mut bytes = MAGIC.to_vec();
             bytes.push(VERSION);
             bytes.extend(&noise);
             drop(open(&bytes.into(), &key("a")));
-            // Whoever can write to a store can make a checksum too: then the header is what has to stand it.
+            // A writer of the store can forge a checksum too: then the header parser must not panic either.
             let start = postcard::to_allocvec(&(KeyBytes(key("a").as_bytes()), schema())).unwrap();
             let header = [&start[..], &noise].concat();
             let length = u32::try_from(header.len()).unwrap().to_le_bytes();

@@ -1,9 +1,10 @@
-//! One fill for all processes: a lease in the shared store.
+//! Fill locks: one fill of a key across all processes, by a lock with expiry in the second level.
 //!
-//! Whoever misses takes the lease of the key before the origin is asked. Who finds it taken looks again, with
-//! growing pauses, until the entry is there or the lease is free. A holder that dies delays others by the time of a
-//! lease; then one of them has it, and the others wait for that one. After [`MOST_HOLDERS`] such times each fills
-//! for itself. A lease saves work and decides nothing: what a fill brings is judged by its stamp, as ever.
+//! A process that misses takes the fill lock of the key before it sends a request to the origin. If another process
+//! holds the lock, it reads the second level again, with growing pauses, until the entry is there or the lock is
+//! free. A holder that dies delays the other processes by one expiry; then one of them takes the lock and the
+//! others wait for that one. After [`MOST_HOLDERS`] dead holders each process fills for itself. A fill lock saves
+//! work and decides nothing: entries are judged by their stamps either way.
 
 use std::{
     fmt,
@@ -26,15 +27,15 @@ use crate::{
     store::StoreError,
 };
 
-/// Leases that all processes see. A further trait for a [`Store`](crate::store::Store) that can.
+/// Fill locks that all processes see: a further trait for a [`Store`](crate::store::Store) that supports them.
 ///
-/// What it owes is tested by the conformance suite of `larder-testkit`.
+/// The conformance suite of `larder-testkit` tests the contract of each method.
 pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
-    /// Takes the lease of a key for `holder`, for at most `expiry`.
+    /// Takes the fill lock of a key for `holder`, for at most `expiry`.
     ///
     /// # Errors
     ///
-    /// When it is not known whether it was taken: it may be, until it expires.
+    /// If it is not known whether the lock was taken: it may be, until it expires.
     fn take<'a>(
         &'a self,
         key: &'a str,
@@ -42,12 +43,12 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
         expiry: Duration,
     ) -> BoxFuture<'a, Result<FillLockState, StoreError>>;
 
-    /// Gives a lease back, if `holder` still has it. With `vain` nobody has to wait for the key for that long,
-    /// since what comes is not kept.
+    /// Releases a fill lock, if `holder` still has it. With `vain` the value was not storable: for that long
+    /// [`FillLocks::take`] answers [`FillLockState::NotStorable`], so that no process waits for the key.
     ///
     /// # Errors
     ///
-    /// When it is not known whether it was given back; it expires.
+    /// If it is not known whether the lock was released; it expires.
     fn give_back<'a>(
         &'a self,
         key: &'a str,
@@ -56,18 +57,18 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// What became of asking for a lease.
+/// The result of taking a fill lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FillLockState {
-    /// It is taken for whoever asked.
+    /// The caller has taken it.
     Acquired,
-    /// Another has it.
+    /// Another holder has it.
     Held,
-    /// There is nothing to wait for: what the last holder brought was not kept.
+    /// The value of the last holder was not storable: there is no entry to wait for.
     NotStorable,
 }
 
-/// The lease that a flight holds. Given back when it lands.
+/// The fill lock of a leader, released when its fill ends.
 #[derive(Debug)]
 pub(crate) struct HeldFillLock {
     engine: Weak<Engine>,
@@ -77,7 +78,8 @@ pub(crate) struct HeldFillLock {
 }
 
 impl HeldFillLock {
-    /// Gives it back, behind the request: once what landed is written, so that whoever takes it next finds that.
+    /// Releases the lock in the background, once the entry is written to the second level: the next holder finds it
+    /// there.
     pub(crate) fn give_back(self, landing: &FlightResult) {
         let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
         let shared = engine.shared.as_ref();
@@ -92,20 +94,21 @@ impl HeldFillLock {
         };
         engine.tasks.spawn(async move {
             if let Some(mut written) = written {
-                // An error is the end of the write.
+                // The sender is dropped when the write ends, which is an error here.
                 drop(written.changed().await);
             }
             let giving = self.leases.give_back(&self.name, self.holder, vain);
             if let Err(error) = giving.await {
-                tracing::debug!(target: "larder", %error, "a lease is left to expire");
+                tracing::debug!(target: "larder", %error, "a fill lock was not released; it expires");
             }
         });
     }
 }
 
 impl Kernel {
-    /// Asks the shared store for what a flight is about. With `lease`, no two processes fill it at once:
-    /// what another brings meanwhile is taken. `None` when it is this one that has to fill.
+    /// Reads the entry of a leader's key from the second level. With `lease`, the expiry of a fill lock, the
+    /// processes fill one after the other, and this returns the entry if another process stores it meanwhile.
+    /// `None` if this process has to fill.
     pub async fn fetch_in_turn<F, Fut>(
         &self,
         scope: &Scope,
@@ -122,18 +125,18 @@ impl Kernel {
         }
         let engine = self.engine();
         let (expiry, leases) = (lease?, engine.leases.as_ref()?);
-        // What is of use to nobody else is nobody's to wait for. And without a place in the log nothing can be
-        // written for others, nor read from them.
+        // No process waits for a fill that cannot be shared. And without a log position, entries can be neither
+        // written to the second level nor read from it.
         engine.registry.applied().filter(|_| !lead.is_alone())?;
         let (name, holder) = (lead.key().store_key(), WriterId::random());
-        // Before it is asked for: it may be taken although no answer comes, or nobody waits for one.
+        // Registered before the lock is taken: it may be taken even if no answer comes or this future is dropped.
         lead.hold(HeldFillLock {
             engine: self.downgraded(),
             leases: Arc::clone(leases),
             name: name.clone(),
             holder,
         });
-        // Whoever holds it at the end of an expiry has taken it over from one that died.
+        // A lock that is still held after an expiry has a new holder: the one before has died.
         let until = Instant::now() + MOST_HOLDERS * expiry.min(LONGEST_EXPIRY);
         let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
         let mut pause = FIRST_PAUSE;
@@ -149,7 +152,7 @@ impl Kernel {
                 waits.add(began.elapsed());
             }
             match taken {
-                // Somebody may have filled it between the look and the lease.
+                // Another process may have stored the entry between the read and the lock.
                 Ok(Ok(FillLockState::Acquired)) => return fetch().await,
                 Ok(Ok(FillLockState::Held)) if Instant::now() < until => {
                     tokio::time::sleep(pause).await;
@@ -166,9 +169,9 @@ impl Kernel {
     }
 }
 
-/// How long nobody waits for a key after what came for it was not kept.
+/// How long no process waits for a key whose value was not storable.
 const VAIN: Duration = Duration::from_secs(10);
-/// Nobody waits longer for another process, whatever was asked for.
+/// The longest expiry that counts: a process waits for at most [`MOST_HOLDERS`] times this.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(86_400);
 /// How many holders in a row may die before each process fills for itself.
 const MOST_HOLDERS: u32 = 3;

@@ -1,16 +1,16 @@
-//! Single flight: of many who miss the same key, one asks the origin.
+//! Single flight: of many requests that miss the same key, one fills it.
 //!
-//! Who may take the answer is decided by two numbers: a request that arrived at `a` may take what a fill
-//! that began at `f` brings without a further look if `a <= f`, since nothing it could know of came in
-//! between. Any other waits for the end and takes it only if it passes as a hit would.
+//! Two numbers decide which waiters may take the result: a request that arrived at invalidation number `a` takes
+//! the result of a fill with stamp `f` without a further check if `a <= f`, since no invalidation that it could
+//! know of came in between. Any other waiter waits for the end of the fill, and takes the entry only if it would be
+//! a hit.
 //!
-//! A fill that takes too long is not the end of single flight. Once it is older than the waiters are patient, one
-//! request starts another fill beside it, and all wait for both; at most [`MOST_AT_ONCE`] run for one key at a
-//! time. So a thousand waiters of a slow origin become one more request each time their patience ends, never a
-//! thousand.
+//! A slow fill does not end single flight. Once it is older than its waiters are willing to wait, one request leads
+//! another fill beside it, and all wait for both; at most [`MOST_AT_ONCE`] fills of one key run at a time. So a
+//! thousand waiters of a slow origin cause one more request each time their patience ends, not a thousand.
 //!
-//! A fill whose loader waits for a second value holds up whoever waits for the first. Each wait from within a fill
-//! is an edge of a graph, from the keys being filled to the key waited for. A wait that would close a circle is
+//! A fill whose loader waits for a second value holds up the waiters of the first. Each wait from within a fill is
+//! an edge of a graph, from the keys being filled to the key waited for. A wait that would close a cycle is
 //! refused, and its caller loads for itself.
 
 use std::{
@@ -34,27 +34,28 @@ use crate::{
     scope::Scope, sync::Mutex,
 };
 
-/// How a flight ended.
+/// The result of a fill.
 #[derive(Clone, Debug)]
 pub enum FlightResult {
-    /// It brought an entry, which may have been kept or overtaken by an invalidation.
+    /// An entry. It may have been stored, or invalidated during the fill.
     Filled(AnyEntry),
-    /// What it brought is for its own client alone, for this reason: each asks for itself.
+    /// Not storable, for this reason: only the leader's client gets the result, and each waiter fills for itself.
     NotShared(&'static str),
-    /// What it brought can neither be shared nor refused: another may try.
+    /// It is unknown whether the result may be shared, or the leader was dropped before it filled: another request
+    /// may lead.
     Withdrawn,
-    /// It brought nothing, by a panic or for want of a word: another may try.
+    /// The leader panicked or was dropped: another request may lead.
     Abandoned,
-    /// It brought an error, which those who waited may take when trying again has brought the same.
+    /// An error. A waiter returns it if its further attempts fail too.
     Failed(Arc<dyn Any + Send + Sync>),
 }
 
-/// What those who wait are told.
+/// A message of a leader to its waiters.
 #[derive(Clone)]
 pub enum Progress {
-    /// The answer has begun; those who came early enough may read along.
+    /// The response has begun: waiters that arrived early enough may read it while it streams.
     Streaming(Arc<dyn Any + Send + Sync>),
-    /// It is over.
+    /// The fill has ended.
     Done(FlightResult),
 }
 
@@ -67,12 +68,12 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// All flights of a larder.
+/// All fills of a larder that are in flight.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    /// Each counted by itself: one counter for all would be a line of memory that every flight writes.
+    /// Each shard counts its own fills: a counter for all would be a cache line that every fill writes.
     shards: Box<[Arc<Shard>]>,
-    /// Which fills wait for which keys.
+    /// The keys that each fill waits for.
     waits: Arc<Mutex<Edges>>,
 }
 
@@ -84,11 +85,12 @@ struct Flight {
     hash: u64,
     stamp: Stamp,
     began: Moment,
-    /// Those for the same key that had taken too long when this one began, and may still land.
+    /// Older fills of the same key that had taken too long when this one began, and may still end.
     older: Vec<Weak<Flight>>,
-    /// Whether the leader still looks into the shared store, in the task of its caller: it goes on only while that is polled.
+    /// Whether the leader is reading the second level in the task of its caller: it goes on only while that is
+    /// polled.
     is_looking: AtomicBool,
-    /// Made when there is somebody to tell or something to be told: most flights have neither.
+    /// Created by the first waiter or by the first message: most fills have neither.
     progress: OnceLock<watch::Sender<Option<Progress>>>,
 }
 
@@ -104,7 +106,8 @@ impl Flight {
         self.progress.get_or_init(|| watch::Sender::new(None))
     }
 
-    /// This flight and the older ones that have not ended, the newest first. One that has ended is held by nothing.
+    /// This fill and the older ones that have not ended, the newest first. An older fill is held by its leader
+    /// alone, until it ends.
     fn with_older(self: &Arc<Self>) -> SmallVec<[Arc<Self>; 1]> {
         let mut all = SmallVec::from_buf([Arc::clone(self)]);
         all.extend(self.older.iter().filter_map(Weak::upgrade).filter(|older| !older.is_over()));
@@ -115,7 +118,7 @@ impl Flight {
         self.is_looking.load(Ordering::Relaxed)
     }
 
-    /// For how long this flight is joined rather than replaced.
+    /// The age up to which requests join this fill instead of leading another one.
     fn joins(&self, patience: Patience) -> Duration {
         let joins = patience.joins();
         if self.is_looking() { joins.min(LONGEST_LOOK) } else { joins }
@@ -127,27 +130,28 @@ impl Flight {
     }
 }
 
-/// How long a flight is joined.
+/// How long requests wait for a fill, and trust it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// Its waiters start another one beside it after this time.
+    /// The age of a fill after which one of its waiters leads another one beside it.
     pub(crate) wait: Duration,
-    /// What it brings after this time is taken only as a hit would be: a log that others append to is seen with a
-    /// delay, and an old fill may have missed more than is known here.
+    /// The age of a fill after which new waiters take its entry only if it would be a hit: a shared log is followed
+    /// with a lag, so an old fill may have missed more invalidations than this process knows of. `None` with a
+    /// local log.
     pub(crate) trusted: Option<Duration>,
 }
 
-/// What became of asking for a place in a flight.
+/// The role of a request that asks to join a fill.
 #[derive(Debug)]
 pub enum FlightRole {
-    /// None is under way, or the one that is takes too long: this request leads one.
+    /// No fill is in flight, or the newest takes too long: this request leads one.
     Leader(Leader),
-    /// One is under way.
+    /// A fill is in flight: this request waits for it.
     Waiter(Waiter),
-    /// Waiting would be waiting for oneself: the fill that asks is part of that flight, or holds it up.
+    /// Waiting would be a deadlock: this request comes from within that fill, or from a fill that it waits for.
     Alone,
-    /// The fill that asks is part of that flight for the second time: loading again would never end. These are
-    /// the names of the fills, the outermost first.
+    /// This request comes from within that fill for the second time: loading again would never end. These are the
+    /// names of the fills, the outermost first.
     Circle(Vec<String>),
 }
 
@@ -156,7 +160,7 @@ impl Flights {
         Self { shards: (0..SHARDS).map(|_| Arc::default()).collect(), waits: Arc::default() }
     }
 
-    /// Leads a flight for the key, or waits for the one under way.
+    /// Makes the request the leader of a fill of the key, or a waiter for the one in flight.
     pub(crate) fn join(
         &self,
         (hash, key): (u64, &Key),
@@ -187,26 +191,26 @@ impl Flights {
                     Ok(waits) => waits,
                     Err(CircularWait) => return FlightRole::Alone,
                 };
-                // Under the lock: whoever ends the flight finds that somebody waits.
+                // Subscribed under the lock, so that the leader finds this waiter when its fill ends.
                 return FlightRole::Waiter(Waiter::new(&all, arrived, now, patience, waits));
             }
             older = all;
         }
-        // Those who come from now on follow the new one, and listen to the older ones too.
+        // Later requests join the new fill, and listen to the older ones too.
         let flight = Flight::new(key, hash, scope, now, &older);
         place.insert(Arc::clone(&flight));
         drop(flights);
         FlightRole::Leader(Leader { shard: Some(Arc::clone(shard)), flight, held: None })
     }
 
-    /// Leads a flight that nobody joins.
+    /// Leads a fill that no request joins.
     pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Leader {
         let flight = Flight::new(key, 0, scope, now, &[]);
         Leader { shard: None, flight, held: None }
     }
 
     fn shard(&self, hash: u64) -> &Arc<Shard> {
-        // The table itself goes by the low bits and the topmost seven.
+        // The table itself uses the low bits and the topmost seven.
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 
@@ -215,13 +219,13 @@ impl Flights {
     }
 }
 
-/// The place of whoever asks the origin. Dropping it lets all who wait try again.
+/// The handle of the request that runs a fill. If it is dropped, the waiters try again.
 #[derive(Debug)]
 pub struct Leader {
-    /// Where others find the flight; none for one that nobody joins, and once it has ended.
+    /// The shard in which requests find the fill; `None` for one that no request joins, and once it has ended.
     shard: Option<Arc<Shard>>,
     flight: Arc<Flight>,
-    /// The lease by which no other process fills the same.
+    /// The fill lock that stops other processes from filling the key.
     held: Option<HeldFillLock>,
 }
 
@@ -230,7 +234,7 @@ impl Leader {
         &self.flight.key
     }
 
-    /// Whether nobody may join.
+    /// Whether no request can join this fill.
     pub(crate) fn is_alone(&self) -> bool {
         self.shard.is_none()
     }
@@ -239,18 +243,18 @@ impl Leader {
         self.held = Some(held);
     }
 
-    /// The leader looks into the shared store in the task of its caller. Waiters do not depend on that being polled: one that
-    /// has waited for 200 ms leads another flight beside this one.
+    /// Notes that the leader reads the second level, in the task of its caller. Waiters do not depend on that task
+    /// being polled: once the fill is 200 ms old, one of them leads another beside it.
     pub fn look(&self) {
         self.flight.is_looking.store(true, Ordering::Relaxed);
     }
 
-    /// The leader has looked, and goes on in a task of its own.
+    /// Notes that the leader has read the second level, and goes on in a task of its own.
     pub fn looked(&self) {
         self.flight.is_looking.store(false, Ordering::Relaxed);
     }
 
-    /// Lets those who came early enough read along, from what is given here.
+    /// Lets the waiters that arrived early enough read the response while it streams, from `along`.
     pub fn begin(&self, along: Arc<dyn Any + Send + Sync>) {
         self.flight.progress().send_if_modified(|progress| {
             let first = progress.is_none();
@@ -261,12 +265,12 @@ impl Leader {
         });
     }
 
-    /// Ends the flight.
+    /// Ends the fill with this result.
     pub fn land(mut self, landing: FlightResult) {
         self.end(landing);
     }
 
-    /// Takes the flight out of its place, unless another has taken it.
+    /// Removes the fill from its shard, unless a newer one has replaced it there.
     fn leave(&mut self) {
         let Some(shard) = self.shard.take() else { return };
         let mut flights = shard.lock();
@@ -281,7 +285,7 @@ impl Leader {
             held.give_back(&landing);
         }
         self.leave();
-        // Nobody is there to be told, and nobody can come any more.
+        // No request waits for this fill.
         let Some(progress) = self.flight.progress.get() else { return };
         progress.send_if_modified(|progress| {
             let flying = !matches!(progress, Some(Progress::Done(_)));
@@ -295,24 +299,24 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        // A caller that goes while it looks has asked the origin for nothing.
+        // A leader that is dropped while it reads the second level has sent no request to the origin.
         let is_looking = self.flight.is_looking();
         self.end(if is_looking { FlightResult::Withdrawn } else { FlightResult::Abandoned });
     }
 }
 
 impl Patience {
-    /// For how long a flight is joined rather than replaced.
+    /// The age up to which requests join a fill instead of leading another one.
     fn joins(self) -> Duration {
         self.trusted.map_or(self.wait, |trusted| trusted.min(self.wait))
     }
 }
 
-/// The place of a waiter.
+/// The handle of a request that waits for a fill.
 #[derive(Debug)]
 pub struct Waiter {
     flights: SmallVec<[AwaitedFlight; 1]>,
-    /// Whether the flight that was heard of last began after this request arrived.
+    /// Whether no invalidation came between the start of the fill that sent the last message and this request.
     arrived_before_fill: bool,
     patience: Duration,
     _waits: Option<WaitEdges>,
@@ -343,24 +347,25 @@ impl Waiter {
         Self {
             arrived_before_fill: awaited[0].arrived_before_fill,
             flights: awaited,
-            // With as many under way as may be, there is nothing to do but to look again now and then.
+            // At the limit of fills for one key this request cannot lead: it checks again from time to time.
             patience: if left.is_zero() { patience.wait.max(LEAST_PATIENCE) } else { left },
             _waits: waits,
         }
     }
 
-    /// How long to wait before asking for a place anew: by then the newest flight takes too long.
+    /// How long to wait before joining again: by then the newest fill takes too long.
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// Whether nothing was invalidated between the start of the fill that was heard of and the arrival of this
-    /// request: it may then take what the fill brings, even if an invalidation overtook it since.
+    /// Whether nothing was invalidated between the start of the fill that sent the last message and the arrival of
+    /// this request, and the fill was young enough to be trusted: the request may then take the entry, even if it
+    /// was invalidated since.
     pub fn arrived_before_fill(&self) -> bool {
         self.arrived_before_fill
     }
 
-    /// Waits for an answer to read along, where that is allowed, or for the end of a flight.
+    /// Waits for a response that this request may read while it streams, or for the end of a fill.
     pub async fn progress(&mut self) -> Progress {
         self.hear(|progress, early| match progress {
             Progress::Streaming(_) => early,
@@ -369,7 +374,7 @@ impl Waiter {
         .await
     }
 
-    /// Waits for the end of a flight.
+    /// Waits for the end of a fill.
     pub async fn landing(&mut self) -> FlightResult {
         match self.hear(|progress, _| matches!(progress, Progress::Done(_))).await {
             Progress::Done(landing) => landing,
@@ -377,7 +382,7 @@ impl Waiter {
         }
     }
 
-    /// Waits for what one of the flights says.
+    /// Waits for a message from any of the fills that `is_meant` accepts.
     async fn hear(&mut self, is_meant: impl Fn(&Progress, bool) -> bool) -> Progress {
         let (at, progress) = match &mut self.flights[..] {
             [only] => (0, only.hear(&is_meant).await),
@@ -404,10 +409,10 @@ impl AwaitedFlight {
     }
 }
 
-/// From a key that is being filled to the keys that its fill waits for, as often as it does.
+/// From each key being filled to the keys that its fill waits for, one element for each wait.
 type Edges = HashMap<Key, Vec<Key>>;
 
-/// The edges of one wait. Gone with it.
+/// The edges of one wait, removed when it is dropped.
 #[derive(Debug)]
 struct WaitEdges {
     edges: Arc<Mutex<Edges>>,
@@ -415,11 +420,11 @@ struct WaitEdges {
     to: Key,
 }
 
-/// The wait would close a circle.
+/// The wait would close a cycle.
 struct CircularWait;
 
 impl WaitEdges {
-    /// Adds the wait of these fills for a key. Outside of fills there is nothing to add.
+    /// Adds the wait of these fills for a key. `None` outside of fills: there are no edges to add.
     fn add(
         edges: &Arc<Mutex<Edges>>,
         fills: Vec<Key>,
@@ -440,7 +445,7 @@ impl WaitEdges {
     }
 }
 
-/// Whether a fill of `key` waits, itself or through others, for one of `fills`.
+/// Whether a fill of `key` waits for one of `fills`, directly or through other fills.
 fn leads_to(edges: &Edges, key: &Key, fills: &[Key]) -> bool {
     let mut seen: HashSet<&Key> = HashSet::new();
     let mut next = vec![key];
@@ -470,10 +475,11 @@ impl Drop for WaitEdges {
     }
 }
 
-/// How many fills of one key run at once, where each takes longer than its waiters are patient.
+/// How many fills of one key run at once, if each takes longer than its waiters wait.
 pub(crate) const MOST_AT_ONCE: usize = 4;
-/// For how long a leader that looks into the shared store is taken for one that is polled: longer than the store may take.
+/// The age up to which a leader that reads the second level counts as polled: longer than a store may take by
+/// default (50 ms a read, 60 ms a request).
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
-/// A request that may not start a fill looks again no more often than this, however impatient it is.
+/// The shortest time after which a request that cannot lead checks again, however impatient it is.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 const SHARDS: usize = 64;

@@ -1,4 +1,4 @@
-//! The invalidations as they act in this process, for the application.
+//! A feed of the invalidations that act in this process, for the application.
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -8,28 +8,28 @@ use crate::{
     target::{Mode, Selector},
 };
 
-/// What was invalidated, by whom, in the order of the log.
+/// An invalidation as the feed reports it, in the order of the log.
 #[derive(Clone, Debug)]
 pub struct InvalidationEvent {
     /// Hard or soft.
     pub mode: Mode,
-    /// What was named, with what the rules added.
+    /// The invalidated targets, including those that rules added.
     pub what: Vec<Selector>,
-    /// Whether this process said so.
+    /// Whether this larder appended it.
     pub own: bool,
-    /// Whether this stands for what was not heard one by one: it names at least as much, and anybody may have said
-    /// it, this process too.
+    /// Whether this stands for invalidations that were missed one by one: it names at least their targets, and any
+    /// process may have appended them, this one too.
     pub missed: bool,
 }
 
-/// What is told, and whether it stands for more than one.
+/// A record for the feeds, and whether it stands for missed ones.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedMessage {
     pub(crate) record: Record,
     pub(crate) missed: bool,
 }
 
-/// The invalidations from now on.
+/// A receiver of invalidations, by [`Larder::invalidations`].
 #[derive(Debug)]
 pub struct InvalidationFeed {
     records: broadcast::Receiver<FeedMessage>,
@@ -37,8 +37,8 @@ pub struct InvalidationFeed {
 }
 
 impl Larder {
-    /// The invalidations of all processes that share the log, from now on, as they act here: to drop what the
-    /// application keeps elsewhere, or to tell a delivery network.
+    /// Subscribes to the invalidations of all processes that share the log, from now on, as they act here: to drop
+    /// values that the application caches elsewhere, or to purge a delivery network.
     #[doc(alias("subscribe", "invalidation events", "change feed"))]
     pub fn invalidations(&self) -> InvalidationFeed {
         let engine = self.kernel().engine();
@@ -47,9 +47,10 @@ impl Larder {
 }
 
 impl InvalidationFeed {
-    /// The next one. `None` once the larder is gone.
+    /// Waits for the next invalidation. `None` once the larder is gone.
     ///
-    /// Whoever is more than a thousand behind has missed some, and is told that everything was invalidated.
+    /// A receiver that is more than 1,024 behind has missed some: it then gets one event that invalidates
+    /// everything.
     pub async fn next(&mut self) -> Option<InvalidationEvent> {
         match self.records.recv().await {
             Ok(FeedMessage { record, missed }) => Some(InvalidationEvent {
@@ -67,5 +68,5 @@ impl InvalidationFeed {
     }
 }
 
-/// How far behind a reader may be.
+/// How many invalidations a receiver may be behind.
 pub(crate) const FEED_LENGTH: usize = 1024;

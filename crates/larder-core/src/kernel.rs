@@ -1,6 +1,7 @@
-//! The engine as layers and other kinds of caches see it.
+//! The engine as layers and other kinds of caches use it.
 //!
-//! Everything in this module is for authors of layers: an application needs none of it, and the facade does not show it.
+//! Everything in this module is for authors of layers: an application needs none of it, and the facade does not
+//! show it.
 
 use std::{
     borrow::Cow,
@@ -54,22 +55,22 @@ pub struct Kernel {
     namespace: Arc<str>,
 }
 
-/// An entry that is about to be made, before its scope has its say.
+/// The parts of an entry that its fill decides, before the contents of its scope are added.
 #[derive(Debug)]
 pub struct EntryDraft {
-    /// Its name.
+    /// Its key.
     pub key: Key,
     /// Its own tags, the most important first.
     pub tags: Vec<Tag>,
-    /// How long it may live.
+    /// Its lifetime.
     pub lifetime: Lifetime,
-    /// How old it already was when it was filled.
+    /// Its age when it was filled.
     pub age: Duration,
     /// When it was filled.
     pub filled: Moment,
-    /// What the fill took.
+    /// How long the fill took.
     pub cost: Duration,
-    /// Where it is kept.
+    /// Its level placement.
     pub tiers: Tiers,
 }
 
@@ -78,12 +79,12 @@ impl Kernel {
         Self { engine: Arc::new(engine), namespace: "".into() }
     }
 
-    /// The handle of applications on this engine.
+    /// The handle of this engine for applications.
     pub fn larder(&self) -> Larder {
         Larder::of(self.clone())
     }
 
-    /// Invalidates: see [`Larder::invalidate`].
+    /// Invalidates targets: see [`Larder::invalidate`].
     ///
     /// # Panics
     ///
@@ -102,14 +103,14 @@ impl Kernel {
         match <[Record; 1]>::try_from(records) {
             Ok([record]) => act(record).await,
             Err(several) => {
-                // All begin at the first poll, and go on by themselves then.
+                // All start at the first poll, and then continue by themselves.
                 let outcomes = join_all(several.into_iter().map(act)).await;
                 outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
             }
         }
     }
 
-    /// As [`Larder::get_or_load`], for a thing of another kind. Two kinds never share a name.
+    /// As [`Larder::get_or_load`], for a value of another kind. Names of two kinds never collide.
     ///
     /// # Errors
     ///
@@ -140,7 +141,7 @@ impl Kernel {
 
     pub(crate) fn namespaced(&self, name: &str) -> Self {
         let own = match name {
-            // `%` alone is written for no other name.
+            // No other name is written as `%` alone.
             "" => "%".to_owned(),
             name => escaped(name, |letter| letter == '/' || letter.is_control()),
         };
@@ -151,12 +152,12 @@ impl Kernel {
         Self { engine: Arc::clone(&self.engine), namespace }
     }
 
-    /// How the log is doing: as in [`Stats::log`], without counting anything else.
+    /// The state of the log, as in [`Stats::log`](crate::Stats::log), without reading other counters.
     pub fn log(&self) -> LogStats {
         self.engine.log_stats()
     }
 
-    /// How many invalidations wait for the log to take them.
+    /// The number of invalidations that are not in the log yet.
     pub fn invalidations_pending(&self) -> usize {
         self.engine.registry.waiting().0
     }
@@ -165,14 +166,14 @@ impl Kernel {
         Arc::downgrade(&self.engine)
     }
 
-    /// Now, after all invalidations that are due have acted. Every request comes here before it looks
-    /// anything up.
+    /// Applies all invalidations that are due, and returns the current moment. Each request calls this before it
+    /// looks an entry up.
     #[inline]
     pub fn tick(&self) -> Moment {
         self.engine.tick()
     }
 
-    /// Now.
+    /// The current moment.
     pub fn now(&self) -> Moment {
         self.engine.clock.now()
     }
@@ -182,7 +183,7 @@ impl Kernel {
         &self.engine.clock
     }
 
-    /// The number of the newest invalidation, to note when a request arrived.
+    /// The number of the newest invalidation in this process; a request notes it on arrival.
     pub fn sequence(&self) -> u64 {
         self.engine.registry.sequence()
     }
@@ -192,7 +193,7 @@ impl Kernel {
         &self.namespace
     }
 
-    /// The beginning of a key of this namespace and version.
+    /// Starts a key in this namespace and version.
     pub fn key(&self, kind: Kind, policy: &str) -> KeyBuf {
         KeyBuf::new(kind, &self.namespace, &self.engine.version, policy)
     }
@@ -202,14 +203,14 @@ impl Kernel {
         &self.engine.version
     }
 
-    /// The hash of a key in the memory tier.
+    /// The hash of a key in the first level.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
         self.engine.memory.hash(key)
     }
 
-    /// Reads an entry under a guard. What `read` answers with `Some` counts as a hit for the policy;
-    /// `read` must not use this larder's memory again.
+    /// Reads an entry of the first level under a lock. A `Some` from `read` counts as a hit for the eviction
+    /// policy; `read` must not access the first level of this larder again.
     #[inline]
     pub fn read<R>(
         &self,
@@ -220,29 +221,30 @@ impl Kernel {
         self.engine.memory.read(hash, key, read)
     }
 
-    /// The entry of a key, whether or not it is valid.
+    /// The entry of a key in the first level, valid or not.
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
         self.engine.memory.get(hash, key)
     }
 
-    /// The entry of a key whose hash is not at hand, whether or not it is valid.
+    /// As [`Kernel::get`], for a key whose hash is not at hand.
     pub fn find(&self, key: &[u8]) -> Option<AnyEntry> {
         self.get(self.hash(key), key)
     }
 
-    /// Counts a hit that was answered from an entry of [`Larder::get`].
+    /// Counts a hit that was served from an entry of [`Kernel::get`].
     pub fn note_hit(&self, entry: &AnyEntry) {
         self.engine.memory.note_hit(entry);
     }
 
-    /// Counts that a key was asked for and not there; once for each request.
+    /// Counts a miss of a key in the first level; once for each request.
     pub fn note_miss(&self, hash: u64) {
         self.engine.memory.note_miss(hash);
     }
 
-    /// The entry of a key from the shared store, if it is fresh and valid there; promoted into memory, if it
-    /// is to be kept there. The request of `scope` waits for a store that does not answer no longer than
-    /// [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit), in all of its reads together.
+    /// Reads the entry of a key from the second level, if it is fresh and valid there, and promotes it to the first
+    /// level if its placement includes that. The request of `scope` waits for a store that does not answer no
+    /// longer than [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit), all of its reads
+    /// together.
     pub async fn fetch<V: Value>(
         &self,
         scope: &Scope,
@@ -255,23 +257,23 @@ impl Kernel {
         }
     }
 
-    /// Whether there is a shared store.
+    /// Whether there is a second level.
     pub fn has_store(&self) -> bool {
         self.engine.shared.is_some()
     }
 
-    /// Whether what is kept in these tiers reaches a shared store.
+    /// Whether entries of this placement reach a second level.
     pub fn shares(&self, tiers: Tiers) -> bool {
         let shared = self.engine.shared.as_ref();
         shared.is_some_and(|shared| tiers.in_shared(shared.seals()).is_some())
     }
 
-    /// Whether what lies in the shared store is sealed.
+    /// Whether entries in the second level are sealed.
     pub fn seals(&self) -> bool {
         self.engine.shared.as_ref().is_some_and(|shared| shared.seals())
     }
 
-    /// How an entry stands.
+    /// The state of an entry, by the log and by time.
     #[inline]
     pub fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         self.engine.entry_state(entry, now)
@@ -289,14 +291,14 @@ impl Kernel {
         Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope())
     }
 
-    /// The scope in which a value is asked for. Where requests have scopes, one that is asked for in none is
-    /// most likely asked for in a task of a handler that left its scope behind.
+    /// The scope for the load of a value. If layers open scopes and this call has none, it is counted: most likely
+    /// a handler spawned a task that left its scope behind.
     pub(crate) fn scope_of_value(&self) -> (Scope, ScopeOwner) {
         match Scope::current(self.engine.origin) {
             Some(scope) => (scope, ScopeOwner::Enclosing),
             None => {
                 self.engine.unscoped.note_value();
-                // A hit waits for no store: a miss counts its waits.
+                // A hit does not wait for a store; after a miss the wait limit is added.
                 (self.bare_scope(), ScopeOwner::ThisCall)
             }
         }
@@ -307,13 +309,13 @@ impl Kernel {
         Scope::current(self.engine.origin)
     }
 
-    /// Whether nothing that is kept may be served in the current scope.
+    /// Whether no entry may be served in the current scope, since this process may have missed invalidations.
     #[inline]
     pub fn is_distrusted(&self) -> bool {
         Scope::is_distrusted(self.engine.origin)
     }
 
-    /// A new scope, for what is read from now on.
+    /// Opens a scope with a new stamp, for values that are read from now on.
     pub fn open_scope(&self) -> Scope {
         self.counting_waits(self.bare_scope())
     }
@@ -322,7 +324,7 @@ impl Kernel {
         Scope::open(self.engine.origin, self.engine.registry.stamp())
     }
 
-    /// This scope, with a sum of what is spent in it on waits for a shared store, where there is one.
+    /// Adds to a scope the limit of its waits for the second level, if there is one.
     pub(crate) fn counting_waits(&self, scope: Scope) -> Scope {
         match &self.engine.shared {
             Some(shared) => scope.waiting(StoreWaits::new(shared.wait_limit())),
@@ -335,17 +337,17 @@ impl Kernel {
         Arc::ptr_eq(&self.engine, &other.engine)
     }
 
-    /// A scope for what a write of our own has brought, if since `since` nothing was invalidated but by that
-    /// write, which has acted in `own` steps.
+    /// A scope for the response to a write of this process. `None` if anything else was invalidated since number
+    /// `since`: the write itself accounts for `own` numbers.
     ///
-    /// What is kept under it stays in this process: other processes know the write by its invalidation alone.
+    /// Entries stored under it stay in this process: other processes know of the write by its invalidation only.
     pub fn scope_after_own(&self, since: u64, own: u64) -> Option<Scope> {
         let local = since + own;
         let stamp = crate::kernel::Stamp { local, log: None };
         (self.sequence() == local).then(|| Scope::open(self.engine.origin, stamp))
     }
 
-    /// A place in the flight of a key, for a waiter that is patient for `wait`.
+    /// Joins the fill of a key, or leads one. After `wait`, one of the waiters leads another fill beside it.
     pub fn join(
         &self,
         key: (u64, &Key),
@@ -359,16 +361,16 @@ impl Kernel {
         engine.flights.join(key, scope, arrived, engine.clock.now(), patience)
     }
 
-    /// A flight that nobody joins, for what is of no use to anybody else.
+    /// Leads a fill that no request joins, for a result that cannot be shared.
     pub fn lead_alone(&self, key: &Key, scope: &Scope) -> Leader {
         self.engine.flights.alone(key, scope, self.engine.clock.now())
     }
 
-    /// Makes an entry of a value and of all that its scope gathered.
+    /// Builds an entry from a value and the contents of its scope.
     ///
     /// # Errors
     ///
-    /// Why it cannot be one, by name.
+    /// The reason that the value is not storable, such as `too-many-tags`.
     pub fn entry<V: Value>(
         &self,
         draft: EntryDraft,
@@ -392,7 +394,7 @@ impl Kernel {
         let id = self.engine.memory.next_id();
         let chance = id.wrapping_mul(hash | 1);
         let filled = draft.filled.before(draft.age);
-        // What is old when it comes may still be held for as long as anything else.
+        // A value that was old when it arrived may still be stored for the whole `max_lifetime`.
         let longest = self.engine.max_lifetime.saturating_add(draft.age);
         let mut ends = draft.lifetime.ends(filled, longest, chance);
         if let Some(longest) = draft.tiers.in_memory() {
@@ -413,12 +415,12 @@ impl Kernel {
         Ok(Arc::new(Entry::new(draft.key, origins, value)))
     }
 
-    /// Keeps an entry in the tiers. `false` when an invalidation overtook it.
+    /// Stores an entry in its levels. Returns `false` if it was invalidated meanwhile.
     pub fn keep(&self, entry: &AnyEntry) -> bool {
         self.engine.keep(entry)
     }
 
-    /// Drops this very entry from memory.
+    /// Drops this very entry from the first level.
     pub fn remove(&self, entry: &AnyEntry) {
         self.engine.memory.remove(entry);
     }
@@ -428,13 +430,13 @@ impl Kernel {
         self.engine.observer.meter(&self.own_name(name))
     }
 
-    /// Counts with the meter of a named cache.
+    /// Passes the counters of a named cache to `act`.
     #[inline]
     pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
         self.engine.observer.with_meter(&self.own_name(name), act)
     }
 
-    /// The name of a cache as this namespace sees it.
+    /// The name of a cache, within this namespace.
     #[inline]
     fn own_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         match self.namespace.is_empty() {
@@ -451,12 +453,12 @@ impl Kernel {
         }
     }
 
-    /// Nothing yet of the bytes that all running fills share.
+    /// An empty reservation of the bytes that all running fills share.
     pub fn fill_bytes(&self) -> ReservedBytes {
         ReservedBytes::none(&self.engine.fill_bytes)
     }
 
-    /// Leave to run one more refresh, unless as many as allowed run.
+    /// A permit to run one more refresh; `None` if as many as allowed are running.
     pub fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.engine.refreshes).try_acquire_owned().ok()
     }
@@ -475,22 +477,22 @@ impl Kernel {
     }
 
     fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
-        // Rules know nothing of namespaces: what they add belongs to that of the invalidation.
+        // Rules apply before the namespace: the tags that they add get the namespace of the invalidation.
         let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
         let all = expand(&self.engine.rules, named);
         let own: Vec<_> =
             all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
-        // A log carries out one record at a time, and whoever starts reads it whole.
+        // The log appends one record at a time, and a process that starts reads each one whole.
         let parts = own.chunks(MOST_SELECTORS);
         parts.map(|what| Record { origin: self.engine.origin, mode, what: what.to_vec() }).collect()
     }
 
-    /// What every entry carries beside the tags it was given: its kind, and its namespace.
+    /// The tags of an entry: those of its draft, its kind and its namespaces.
     fn with_own_tags(&self, draft: &EntryDraft) -> Vec<Tag> {
         let kind = Tag::of_kind(draft.key.kind());
         let mut tags: Vec<Tag> = Vec::with_capacity(draft.tags.len() + 2);
         for tag in draft.tags.iter().map(|tag| tag.within(&self.namespace)) {
-            // The name of a value may be among the tags that it was given.
+            // The tags of a draft may repeat the name of the value.
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
@@ -498,7 +500,7 @@ impl Kernel {
         if !self.namespace.is_empty() {
             tags.push(kind.within(&self.namespace));
         }
-        // A namespace and all that it lies in.
+        // The namespace and those that enclose it.
         let ends = self.namespace.match_indices('/').map(|(at, _)| at);
         for end in ends.chain(std::iter::once(self.namespace.len()).filter(|end| *end > 0)) {
             tags.push(Tag::of_namespace(&self.namespace[..end]));
@@ -507,11 +509,11 @@ impl Kernel {
         tags
     }
 
-    /// A tag as this namespace sees it.
+    /// A tag, within this namespace.
     pub(crate) fn own_tag(&self, tag: &Tag) -> Tag {
         tag.within(&self.namespace)
     }
 }
 
-/// How much one record of the log names at most.
+/// The most targets in one record of the log.
 const MOST_SELECTORS: usize = 5_000;

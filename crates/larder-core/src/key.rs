@@ -1,7 +1,7 @@
-//! Keys: the parts of an entry's name, joined so that two different lists of parts never meet.
+//! Keys: the parts of an entry's name, joined so that two different lists of parts never collide.
 //!
-//! Each part is preceded by its length. A separator could be typed by an attacker into a URL; a length
-//! cannot. What is compared on a hit is the whole key, never only its hash.
+//! Each part is preceded by its length. An attacker could type a separator into a URL, but not a length. A hit
+//! compares the whole key, never only its hash.
 
 use std::{cell::Cell, fmt};
 
@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::scope::Audience;
 
-/// What kind of thing an entry holds. The first byte of each key.
+/// The kind of an entry. Its letter is the first byte of each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds there are.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Response, Self::Fragment, Self::Query, Self::Object];
 
     /// The letter that stands for this kind in keys.
@@ -42,31 +42,31 @@ impl Kind {
     }
 }
 
-/// The longest key that larder keeps, in bytes, parts and lengths included.
+/// The longest key that is stored, in bytes, parts and lengths included.
 pub const MAX_KEY_BYTES: usize = 16 * 1024;
 
-/// How the part of a key begins that stands for several addresses in place of one.
+/// The beginning of a key part that stands for several URLs in place of one (`No-Vary-Search`).
 pub const FOR_MANY: &[u8] = b" search ";
 
 const LENGTH_BYTES: usize = 2;
-/// Parts that say where a key belongs (namespace, version, policy) come before those that say what it names.
+/// Namespace, version and policy precede the parts that name the entry.
 const PLACE_PARTS: usize = 3;
 /// Origin, path and query name a response.
 const ADDRESS_PARTS: usize = 3;
 
-/// A key that is being put together, to look entries up with.
+/// A key under construction, for lookups.
 ///
-/// Its buffer comes from the thread and goes back there, so that a look-up allocates nothing and moves no
+/// Its buffer is a spare one of the thread and goes back there, so that a lookup allocates nothing and moves no
 /// more than a pointer.
 #[derive(Debug)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
-    /// The bytes of parts that had no room.
+    /// The bytes of parts that were too long to append.
     missing: usize,
 }
 
 impl KeyBuf {
-    /// Starts a key of `kind` at a place: a namespace, a version of the application and a policy.
+    /// Starts a key of `kind` with a namespace, a version of the application and a policy.
     pub fn new(kind: Kind, namespace: &str, version: &str, policy: &str) -> Self {
         let mut key = Self::continued(&[]);
         key.bytes.push(kind.letter() as u8);
@@ -76,7 +76,7 @@ impl KeyBuf {
         key
     }
 
-    /// Goes on from a start that was made before.
+    /// Starts a key with bytes that were encoded before.
     pub fn continued(start: &[u8]) -> Self {
         let mut bytes = SPARE.take();
         bytes.clear();
@@ -90,7 +90,7 @@ impl KeyBuf {
         self.push_pieces([part]);
     }
 
-    /// Appends one part that lies in several pieces.
+    /// Appends one part, given in several pieces.
     #[inline]
     pub fn push_pieces<const N: usize>(&mut self, pieces: [&[u8]; N]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -105,8 +105,8 @@ impl KeyBuf {
         }
     }
 
-    /// Appends the part that keeps one audience's entries from another's; nothing where there is none to tell
-    /// apart.
+    /// Appends the part that separates the entries of one variant or partition from the others; nothing for
+    /// `Everyone` and `Unknown`.
     pub fn push_audience(&mut self, audience: &Audience) {
         match audience {
             Audience::Variant(of) => self.push_pieces([b" in ", of]),
@@ -115,21 +115,21 @@ impl KeyBuf {
         }
     }
 
-    /// The encoded parts, to look an entry up with.
+    /// The encoded parts, for a lookup.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Whether this is longer than [`MAX_KEY_BYTES`] and so names nothing that is kept.
+    /// Whether this is longer than [`MAX_KEY_BYTES`], so that no entry is stored under it.
     pub fn is_too_long(&self) -> bool {
         self.bytes.len() + self.missing > MAX_KEY_BYTES
     }
 
-    /// The key to store under.
+    /// The key to store an entry under.
     ///
     /// # Errors
     ///
-    /// [`KeyTooLongError`] where the parts together are longer than [`MAX_KEY_BYTES`].
+    /// [`KeyTooLongError`] if the parts together are longer than [`MAX_KEY_BYTES`].
     pub fn finish(&self) -> Result<Key, KeyTooLongError> {
         if self.is_too_long() {
             return Err(KeyTooLongError { bytes: self.bytes.len() + self.missing });
@@ -149,7 +149,7 @@ impl Clone for KeyBuf {
 impl Drop for KeyBuf {
     fn drop(&mut self) {
         if self.bytes.capacity() <= LARGEST_SPARE {
-            // A thread that is ending has no place for it any more.
+            // A thread that is ending no longer has the spare.
             let _dropped = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.bytes)));
         }
     }
@@ -161,9 +161,9 @@ thread_local! {
 
 const LARGEST_SPARE: usize = 4 * 1024;
 
-/// The name of an entry. Cheap to compare; owned.
+/// The key of an entry, owned. Cheap to compare.
 ///
-/// `Display` shows it readable, as `o:user:42` or `r:https://shop.example/products/42?page=2`.
+/// `Display` writes it readably, as `o:user:42` or `r:https://shop.example/products/42?page=2`.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; 88]>,
@@ -171,7 +171,7 @@ pub struct Key {
 
 impl Clone for Key {
     fn clone(&self) -> Self {
-        // As a whole: `SmallVec::clone` goes byte by byte.
+        // Copied as a whole: `SmallVec::clone` goes byte by byte.
         Self { bytes: SmallVec::from_slice(&self.bytes) }
     }
 }
@@ -182,9 +182,9 @@ impl Key {
         &self.bytes
     }
 
-    /// Takes encoded parts back, as read from a store.
+    /// Decodes a key from the bytes of [`Key::as_bytes`], as read from a store.
     ///
-    /// Gives `None` for what [`Key::as_bytes`] never gave.
+    /// `None` for any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let key = Self { bytes: SmallVec::from_slice(bytes) };
         Kind::from_letter(*bytes.first()?)?;
@@ -192,12 +192,12 @@ impl Key {
         (whole && bytes.len() <= MAX_KEY_BYTES).then_some(key)
     }
 
-    /// What kind of thing this names.
+    /// The kind of the entry.
     pub fn kind(&self) -> Kind {
         Kind::from_letter(self.bytes[0]).expect("every constructor writes the letter of a kind")
     }
 
-    /// The namespace this belongs to, empty for the larder itself.
+    /// The namespace of the key, empty for the larder itself.
     pub fn namespace(&self) -> &[u8] {
         self.parts().next().unwrap_or_default()
     }
@@ -206,29 +206,29 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyTooLongError`] where there is no room for it.
+    /// [`KeyTooLongError`] if the new key would be longer than [`MAX_KEY_BYTES`].
     pub fn with_part(&self, part: &[u8]) -> Result<Self, KeyTooLongError> {
         let mut key = KeyBuf::continued(self.as_bytes());
         key.push(part);
         key.finish()
     }
 
-    /// The text that patterns are matched against: what the key names, without its place, and without what
-    /// tells partitions and variants of it apart. A response is named by its address.
+    /// The text that patterns are matched against: the name of the object, fragment or query, or the URL of a
+    /// response, without namespace, version, policy, partition and variant.
     pub fn name(&self) -> String {
         let naming = if self.kind() == Kind::Response { ADDRESS_PARTS } else { 1 };
         self.parts().skip(PLACE_PARTS).take(naming).map(String::from_utf8_lossy).collect()
     }
 
-    /// Whether this answers several addresses, whose names it does not have.
+    /// Whether the entry serves several URLs, whose names the key does not have.
     pub(crate) fn is_for_many(&self) -> bool {
         self.parts().any(|part| part.starts_with(FOR_MANY))
     }
 
-    /// The key under which a [`Store`](crate::store::Store) keeps the entry: printable ASCII, `:` between parts.
+    /// The key under which a [`Store`](crate::store::Store) holds the entry: printable ASCII, `:` between parts.
     ///
-    /// Whatever could steer a store (braces choose a slot in Redis Cluster) or be taken for a separator is
-    /// written as `%XX`, so that no text of a request decides where an entry lies.
+    /// Bytes that a store could interpret (braces choose a slot in Redis Cluster) or that look like a separator are
+    /// written as `%XX`, so that no text of a request decides where an entry is stored.
     pub fn store_key(&self) -> String {
         let mut text = String::with_capacity(self.bytes.len() * 2 + 32);
         text.push_str("larder:");
@@ -240,7 +240,7 @@ impl Key {
         text
     }
 
-    /// Bytes on the heap beyond the key itself.
+    /// The bytes on the heap beyond the key itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.bytes.spilled() { self.bytes.capacity() } else { 0 }
     }
@@ -303,11 +303,11 @@ impl fmt::Display for KeyTooLongError {
 
 impl std::error::Error for KeyTooLongError {}
 
-/// What names an object: a text, a number, or up to four of them.
+/// The name of an object: a text, a number, or a tuple of up to four of them.
 ///
-/// A tuple is joined by `:`; `("user", 42)` and `"user:42"` are the same name, so that whoever invalidates
-/// it by text reaches it. A `:` or `%` within a member is written as `%3A` or `%25`: no member, wherever it
-/// comes from, can reach into the next.
+/// A tuple is joined by `:`; `("user", 42)` and `"user:42"` are the same name, so an invalidation by text reaches
+/// it. A `:` or `%` within a member is written as `%3A` or `%25`: no member, wherever it comes from, can reach into
+/// the next.
 ///
 /// ```
 /// use larder_core::IntoName;
@@ -365,7 +365,7 @@ fn escaped_member(member: &str) -> String {
     escaped(member, |letter| letter == ':')
 }
 
-/// A text in which none of the letters that are `special` stands: those, and `%`, are written as their bytes.
+/// Percent-encodes each `special` character, and `%`.
 pub(crate) fn escaped(text: &str, special: impl Fn(char) -> bool) -> String {
     use fmt::Write as _;
     let mut out = String::with_capacity(text.len());
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(text, "larder:o::::/p?%7Ba%7D%3Ab");
     }
 
-    /// Source: the cluster specification of Redis: CRC-16/XMODEM of what stands between the first braces.
+    /// Source: the cluster specification of Redis: CRC-16/XMODEM of the text between the first braces.
     fn slot(name: &str) -> u16 {
         let hashed = name.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
         let hashed = hashed.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(name);
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_too_long_names_nothing() {
+    fn a_key_beyond_the_limit_is_refused() {
         let mut long = KeyBuf::new(Kind::Response, "", "", "");
         long.push(&vec![b'x'; 70_000]);
         assert!(long.is_too_long());
@@ -447,9 +447,9 @@ mod tests {
         assert_eq!(7_u8.into_name(), "7");
     }
 
-    /// Joined by a `:` as they were, two customers who choose their names shared one profile.
+    /// When members were joined by `:` unescaped, two customers with names of their choice shared one profile.
     #[test]
-    fn a_member_cannot_reach_into_the_next() {
+    fn a_separator_in_a_tuple_member_does_not_join_two_names() {
         assert_ne!(
             ("profile", "acme:eu", "7").into_name(),
             ("profile", "acme", "eu:7").into_name()
@@ -467,7 +467,7 @@ mod tests {
         }
 
         #[test]
-        fn a_key_comes_back_from_its_bytes(parts: Vec<Vec<u8>>, noise: Vec<u8>) {
+        fn a_key_round_trips_through_its_bytes(parts: Vec<Vec<u8>>, noise: Vec<u8>) {
             let key = key(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
             prop_assert_eq!(Key::from_bytes(key.as_bytes()), Some(key));
             if let Some(key) = Key::from_bytes(&noise) {

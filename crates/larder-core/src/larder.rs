@@ -1,4 +1,4 @@
-//! The handle that everything else holds.
+//! The handle of a cache: [`Larder`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::{
     target::{Invalidated, Invalidation},
 };
 
-/// A cache: the tiers, the log of invalidations and the background work. Cheap to clone; a clone is the
-/// same cache.
+/// A cache: its levels, the log of invalidations and the background work. Cheap to clone; a clone is the same
+/// cache.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -54,11 +54,11 @@ impl Larder {
         &self.0
     }
 
-    /// The value of this name: from memory, from the shared store, from a fill that runs, or from `load`.
+    /// Returns the value of this name: from the first level, the second level, a fill in flight, or `load`.
     ///
-    /// Of all who ask at once, in this process, one loads. The loader runs in a task of its own: dropping
-    /// this future does not stop it. A panic of the loader goes on here; an error is handed out as it is
-    /// and never kept.
+    /// Concurrent calls for a name in this process are coalesced: one of them loads. A coalesced loader runs in a
+    /// task of its own, which dropping this future does not stop; on a bypass it runs in that of the caller. A
+    /// panic of the loader resumes in the call that leads; an error is returned as it is and never stored.
     ///
     /// # Errors
     ///
@@ -94,11 +94,12 @@ impl Larder {
         self.0.get_or_fill(Kind::Object, name, policy, load).await
     }
 
-    /// Invalidates: when this returns, nothing that was read before is served in this process any more,
-    /// not even by a fill that was under way. Call it after the write is committed.
+    /// Invalidates targets: when this returns, nothing that was read before is served in this process any more, not
+    /// even by a fill in flight. Call it after the write is committed.
     ///
-    /// Costs the same for one entry and a million: one append to the log, one more for each 5,000 targets beyond
-    /// the first 5,000. Once polled, dropping the future stops nothing.
+    /// Costs the same for one entry and a million: one append to the log, and one more for each 5,000 tags and
+    /// patterns beyond the first 5,000 (a target names one or two; rules add more). Once polled, dropping the
+    /// future stops nothing.
     ///
     /// # Panics
     ///
@@ -108,7 +109,7 @@ impl Larder {
         self.0.invalidate(invalidation).await
     }
 
-    /// Invalidates everything, of this namespace if this is a view of one.
+    /// Invalidates everything; in a view of a namespace, everything of that namespace.
     ///
     /// Costs as little as invalidating a tag.
     #[doc(alias("flush", "remove_all"))]
@@ -116,16 +117,16 @@ impl Larder {
         self.invalidate(crate::Target::everything()).await
     }
 
-    /// A view with keys and tags of its own, such as one for each tenant. A view of a view is below it.
+    /// Returns a view with keys and tags of its own, such as one for each tenant. A view of a view is nested in it.
     ///
-    /// Any text names one, also an empty one: no name reaches another view, nor this larder itself.
+    /// Any text is a valid name, also an empty one: no name collides with another view or with this larder itself.
     #[must_use]
     #[doc(alias("partition", "named cache", "region", "tenant"))]
     pub fn namespace(&self, name: &str) -> Self {
         Self(self.0.namespaced(name))
     }
 
-    /// Everything that is counted, as of now.
+    /// Returns all counters, as of now.
     #[doc(alias("metrics", "hit ratio"))]
     pub fn stats(&self) -> Stats {
         let engine = self.0.engine();
@@ -150,13 +151,13 @@ impl Larder {
         }
     }
 
-    /// Takes the scope of the current request along into a task of its own.
+    /// Carries the scope of the current request into a task of its own.
     ///
-    /// Inside a request larder knows for whom a value is loaded, and what a page is made of. A task that is
-    /// spawned leaves that behind: its values would be everybody's, and the page would not have their tags. Such
-    /// calls are counted ([`Stats::values_outside_scopes`]) and warned of once. A task that has nothing to
-    /// do with a request says so in the same way, where it is begun outside of any: then it has a scope of its
-    /// own, and what it reads is as old as that.
+    /// Inside a request, larder knows the audience of a loaded value and gathers the tags of the page. A spawned
+    /// task leaves the scope behind: its values would be shared by all users, and the page would lack their tags.
+    /// Such calls are counted ([`Stats::values_outside_scopes`]) and logged once. Called outside of any request,
+    /// this opens a scope of its own, with a stamp of this moment: for tasks that have nothing to do with a
+    /// request.
     ///
     /// ```
     /// # use std::{convert::Infallible, time::Duration};
@@ -175,9 +176,9 @@ impl Larder {
         self.0.current_or_new_scope().scoped(future)
     }
 
-    /// Waits until this process has a view of the log; at once for a log of this process alone.
+    /// Waits until this process has a view of the log; returns at once with a local log.
     ///
-    /// For start-up and tests: until then larder serves from memory only.
+    /// For start-up and tests: until then larder serves from the first level only.
     pub async fn synced(&self) {
         self.0.tick();
         let mut synced = self.0.engine().synced.subscribe();
@@ -185,19 +186,18 @@ impl Larder {
         drop(synced.wait_for(|synced| *synced).await);
     }
 
-    /// How long ago it was proved that this process has seen every invalidation; zero when the log is its
-    /// own.
+    /// The time since this process was last proved to have applied every invalidation; zero with a local log.
     pub fn lag(&self) -> Duration {
         self.0.engine().lag()
     }
 
-    /// Waits for what runs in the background, invalidations that wait for the log first, for at most
-    /// `deadline`. `false` when something was still under way then.
+    /// Appends the invalidations that are not in the log yet, and waits for all background work, for at most
+    /// `deadline`. Returns `false` if some of it was still running then.
     ///
-    /// What is scheduled for later is not waited for. A shared log keeps what it has taken
-    /// ([`Invalidated::Scheduled`]); without one it is lost when the process ends.
+    /// Scheduled invalidations are not waited for. A shared log stores those that it has taken
+    /// ([`Invalidated::Scheduled`]); without a shared log they are lost when the process ends.
     ///
-    /// Afterwards the larder goes on to answer; whoever closes it stops using it.
+    /// The larder still answers afterwards; the caller should stop using it.
     pub async fn close(&self, deadline: Duration) -> bool {
         let engine = self.0.engine();
         engine.send_unsent();

@@ -1,16 +1,17 @@
-//! The engine of larder: what is kept, how long, and whether it is still true.
+//! The engine of larder: stores entries, and decides how long they are fresh and whether they are valid.
 //!
-//! Every invalidation is appended to a log and so gets a number. Every fill notes where the log stood
-//! before anything was read for it. An entry is valid while no matching invalidation is later than that.
-//! The rest of this crate is in service of that comparison:
+//! Every invalidation is appended to a log and so gets a number. Every fill notes the log position before it reads
+//! anything. An entry is valid while no matching invalidation is newer than that. The rest of this crate serves
+//! that comparison:
 //!
 //! - [`Larder`] is the handle: [`get_or_load`](Larder::get_or_load), [`invalidate`](Larder::invalidate),
 //!   [`stats`](Larder::stats);
-//! - [`Key`], [`Tag`], [`Lifetime`] and [`Target`] name and bound what is kept;
-//! - [`Scope`] gathers what a page, a fragment or a value was made of;
-//! - [`Store`] and [`Bus`] are what a second level and a log of several processes implement.
+//! - [`Key`], [`Tag`], [`Lifetime`] and [`Target`] name entries, bound their lifetimes and invalidate them;
+//! - [`Scope`](kernel::Scope) gathers the tags, lifetimes and audience of a page, a fragment or a value;
+//! - [`Store`](store::Store) and [`Bus`](store::Bus) are the traits of a second level and of a log that processes
+//!   share.
 //!
-//! Most people want the `larder` crate, which brings the layers and extractors along.
+//! Most applications use the `larder` crate, which adds the layers and extractors.
 
 pub use self::{
     builder::{BuildError, ByteSize, LarderBuilder},

@@ -1,12 +1,12 @@
-//! How long an entry is fresh, and for what it may still serve afterwards.
+//! The lifetime of an entry: how long it is fresh, and how it may be served when stale.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 
-/// The lifetime of an entry: fresh, then stale but of use, then gone.
+/// The lifetime of an entry: fresh, then stale but usable, then gone.
 ///
-/// All parts are relative to the fill. The stale windows begin when freshness ends.
+/// Freshness begins with the fill, the stale windows when freshness ends.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +42,7 @@ impl Lifetime {
         }
     }
 
-    /// For how long after that it may be served while one refresh runs.
+    /// Sets how long a stale entry may be served while one refresh runs.
     #[must_use]
     #[doc(alias("background refresh", "SWR"))]
     pub const fn stale_while_revalidate(mut self, window: Duration) -> Self {
@@ -50,7 +50,7 @@ impl Lifetime {
         self
     }
 
-    /// For how long after that it may be served when a fill fails.
+    /// Sets how long a stale entry may be served if a fill fails.
     #[must_use]
     #[doc(alias("fail-safe"))]
     pub const fn stale_if_error(mut self, window: Duration) -> Self {
@@ -58,16 +58,16 @@ impl Lifetime {
         self
     }
 
-    /// For how long after that it is held only to be revalidated: it answers nobody until its origin has
-    /// said that it is still current.
+    /// Sets how long a stale entry is stored for revalidation only: it may be served once its origin has confirmed
+    /// it.
     #[must_use]
     pub const fn keep_for_revalidation(mut self, window: Duration) -> Self {
         self.revalidatable = window;
         self
     }
 
-    /// Takes up to this many hundredths off the fresh time, by chance, so that entries which were filled
-    /// together do not expire together. 0 is the default.
+    /// Shortens freshness by a random share of up to this many percent, so that entries filled together do not
+    /// expire together. 0 by default.
     ///
     /// # Panics
     ///
@@ -100,13 +100,13 @@ impl Lifetime {
         self.revalidatable
     }
 
-    /// From the fill until it is of no more use.
+    /// The time from the fill to the end of the last window.
     pub fn total(&self) -> Duration {
         let windows = [self.stale_while_revalidate, self.stale_if_error, self.revalidatable];
         self.fresh.saturating_add(windows.into_iter().max().unwrap_or_default())
     }
 
-    /// The ends of this lifetime for an entry that was filled at `filled` and may live for `longest`.
+    /// Computes the ends of this lifetime for an entry that was filled at `filled` and may live for `longest`.
     ///
     /// `chance` decides the jitter; any number will do.
     pub fn ends(&self, filled: Moment, longest: Duration, chance: u64) -> Ends {
@@ -132,7 +132,7 @@ impl From<Duration> for Lifetime {
     }
 }
 
-/// When the phases of an entry end.
+/// The moments at which the phases of an entry end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     pub(crate) filled: Moment,
@@ -140,7 +140,7 @@ pub struct Ends {
     pub(crate) revalidate: Moment,
     pub(crate) on_error: Moment,
     pub(crate) held: Moment,
-    /// When it leaves memory, though it may live on in the shared store.
+    /// When it leaves the first level, though it may live on in the second.
     pub(crate) leaves: Moment,
 }
 
@@ -155,27 +155,27 @@ impl Ends {
         self.fresh
     }
 
-    /// Until when it may stand in for an error.
+    /// When it may no longer be served in place of an error.
     pub fn on_error_until(&self) -> Moment {
         self.on_error
     }
 
-    /// Until when it answers whoever asks, fresh or while it is refreshed.
+    /// When it may no longer be served at once, fresh or while it is refreshed.
     pub fn refreshed_until(&self) -> Moment {
         self.fresh.max(self.revalidate)
     }
 
-    /// When nothing may serve it any more without asking its origin.
+    /// When it may no longer be served without revalidation by its origin.
     pub fn served_until(&self) -> Moment {
         self.revalidate.max(self.on_error)
     }
 
-    /// When it is of no more use.
+    /// When it can be dropped: all windows are over, or it leaves the first level.
     pub fn gone_at(&self) -> Moment {
         self.served_until().max(self.held).min(self.leaves)
     }
 
-    /// These ends for an entry that leaves memory `longest` after `now`, whatever its lifetime.
+    /// These ends for an entry that leaves the first level `longest` after `now`, regardless of its lifetime.
     pub(crate) fn leaving(self, now: Moment, longest: Duration) -> Self {
         Self { leaves: now.after(longest), ..self }
     }
@@ -216,7 +216,7 @@ impl Ends {
     }
 }
 
-/// Where in its lifetime an entry stands.
+/// The phase of an entry within its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// May be served.
@@ -225,7 +225,7 @@ pub enum Phase {
     WhileRevalidating,
     /// Stale; may be served when a fill fails.
     OnError,
-    /// Stale; may be served once its origin has said that it is current.
+    /// Stale; may be served once its origin has confirmed it.
     ToRevalidate,
     /// May not be served.
     Gone,
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_only_shortens_and_by_no_more_than_it_says() {
+    fn jitter_shortens_freshness_by_at_most_its_percentage() {
         let lifetime = Lifetime::fresh_for(100 * SECOND).jitter_percent(10);
         for chance in [0, 1, 7_000_000_000, u64::MAX] {
             let fresh = lifetime.ends(at(0), 1000 * SECOND, chance).fresh_until();
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "allowed is 0 to 100")]
-    fn more_jitter_than_the_lifetime_is_refused() {
+    fn jitter_above_100_percent_panics() {
         let _lifetime = Lifetime::fresh_for(SECOND).jitter_percent(101);
     }
 }

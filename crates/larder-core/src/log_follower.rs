@@ -1,8 +1,8 @@
 //! Follows a log that other processes append to.
 //!
-//! One task: it installs a view from the compacted log, then reads record after record, and every third of
-//! the lease asks for the end of the log, which proves how far this process is up to date. Whatever does
-//! not fit (a gap, another epoch, an end that went back) installs a new view.
+//! One task installs a view from the compacted log, and then reads record after record. Every third of `max_lag`,
+//! or of a smaller bound that a request has set, it requests the end of the log, which proves how far this process
+//! is up to date. After a mismatch (a gap, another epoch, an end that went back) it installs a new view.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     target::{Mode, Selector},
 };
 
-/// When this process was last known to have applied everything, in nanoseconds of its clock.
+/// When this process was last proved to have applied every invalidation, in nanoseconds of its clock.
 #[derive(Debug, Default)]
 pub(crate) struct Proof(AtomicU64);
 
@@ -36,14 +36,14 @@ impl Proof {
     }
 }
 
-/// Starts following, unless somebody does or there is no runtime to do it on. If the runtime goes away,
-/// the next request starts anew on its own.
+/// Starts the follower, unless it runs already or there is no runtime. If its runtime ends, the next request starts
+/// it again on its own.
 pub(crate) fn start(engine: &Arc<Engine>) {
     if Handle::try_current().is_err() || engine.following.swap(true, Ordering::AcqRel) {
         return;
     }
     let follower = Follower { engine: Arc::downgrade(engine), bus: Arc::clone(&engine.bus) };
-    // Not one of the tasks that closing waits for: it ends with the larder.
+    // `close` does not wait for this task: it ends with the larder.
     tokio::spawn(follower.run());
 }
 
@@ -62,13 +62,13 @@ impl Drop for Follower {
 
 impl Follower {
     async fn run(self) {
-        // How often in a row a view did not last.
+        // How many views in a row lasted less than `max_lag`.
         let mut in_vain = 0_u32;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
             let lease = engine.lease;
             if let Err(error) = install(&engine).await {
-                tracing::debug!(target: "larder", %error, "the log cannot be read");
+                tracing::debug!(target: "larder", %error, "the invalidation log cannot be read; trying again");
                 drop(engine);
                 tokio::time::sleep(jittered(lease / 3)).await;
                 continue;
@@ -78,22 +78,22 @@ impl Follower {
             self.tail().await;
             let Some(engine) = self.engine.upgrade() else { return };
             let lasted = engine.clock.now().since(installed);
-            // Until the next one there is none: this one is of a log that is another by now.
+            // No view until the next one is installed: the log of this one may have been replaced.
             engine.registry.close_view();
             drop(engine);
             in_vain = if lasted < lease { in_vain.saturating_add(1) } else { 0 };
             if in_vain > 1 {
-                // Perhaps two servers disagree on which log it is. A view of another epoch empties memory.
+                // Two servers may disagree on the epoch. Each view of another epoch invalidates the first level.
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(in_vain.min(10));
                 tokio::time::sleep(jittered(pause.min(lease))).await;
             }
         }
     }
 
-    /// Reads on until something does not fit, or the larder is gone.
+    /// Reads records until there is a mismatch, or the larder is gone.
     async fn tail(&self) -> Option<()> {
         let mut asked = Moment::START;
-        // An end that was asked for and is not reached yet.
+        // An end of the log that was requested and is not reached yet.
         let mut owed: Option<(Moment, Position)> = None;
         loop {
             let engine = self.engine.upgrade()?;
@@ -112,8 +112,8 @@ impl Follower {
                 },
                 Err(error) if error.kind() == BusErrorKind::Gone => return None,
                 Err(error) => {
-                    // Whoever cannot read may still be told that there is more.
-                    tracing::debug!(target: "larder", %error, "the log cannot be read on");
+                    // A read may fail where a request for the end succeeds, and tells that there is more.
+                    tracing::debug!(target: "larder", %error, "reading the invalidation log failed; trying again");
                     let pause = engine.lease / 12;
                     drop(engine);
                     tokio::time::sleep(pause).await;
@@ -129,7 +129,7 @@ impl Follower {
                 engine.proof.renew(asked);
                 owed = None;
             }
-            // Also what is due while no request comes.
+            // Also applies invalidations that are due while no request comes.
             let now = engine.tick();
             if now.since(asked) < step && !empty {
                 continue;
@@ -148,8 +148,8 @@ impl Follower {
         }
     }
 
-    /// Asks for the end of the log. Only an end that was asked for proves anything: a read that brings
-    /// nothing is what an emptied log answers for ever.
+    /// Requests the end of the log. Only that proves that this process is up to date: an emptied log also answers
+    /// every read with no records.
     async fn compare(&self, engine: &Engine, asked: Moment, read_nothing: bool) -> LogEnd {
         let Ok(end) = self.bus.end(None).await else { return LogEnd::Fits };
         let Some(applied) = engine.registry.applied() else { return LogEnd::Behind };
@@ -163,8 +163,8 @@ impl Follower {
             engine.proof.renew(asked);
             return LogEnd::Fits;
         }
-        // More is there, yet a read brought nothing: they were trimmed, or the read is deaf. One more read
-        // tells, since the end may simply have moved since.
+        // There are more records, yet a read returned none: they were trimmed, or reading is broken. One more read
+        // decides, since the end may have moved in the meantime.
         if read_nothing && self.bus.read(applied, Duration::ZERO).await.is_ok_and(|r| r.is_empty())
         {
             return LogEnd::Behind;
@@ -175,7 +175,7 @@ impl Follower {
 
 enum LogEnd {
     Fits,
-    /// More is there, and on its way.
+    /// There are more records, still to be read.
     Ahead(Position),
     Behind,
 }
@@ -183,7 +183,7 @@ enum LogEnd {
 enum ApplyOutcome {
     All,
     Gap,
-    /// The log has another record where it took one of ours.
+    /// The log has another record at the position of one of this process.
     Other,
 }
 
@@ -214,13 +214,14 @@ fn note_seen(engine: &Engine, at: Position) {
     }
 }
 
-/// Who said it, and how often, is not known any more.
+/// Sends a record of the compacted log to the feeds. Its writers, and how often it was appended, are unknown.
 fn tell_of_missed(engine: &Engine, record: Record) {
     drop(engine.feed.send(FeedMessage { record, missed: true }));
 }
 
-/// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends again what
-/// the log may have lost.
+/// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends the invalidations
+/// again that the log may have lost. If the log is the same and still has all records since the old view, only the
+/// newer ones are applied; otherwise the first level is invalidated.
 async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     let before = *engine.seen.lock();
     engine.registry.close_view();
@@ -230,8 +231,8 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
         before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number);
     let lost = *engine.lost.lock() == Some(end.epoch);
     if went_back || lost {
-        // It has lost records that we saw. Their numbers would be given out again: it has to become
-        // another log first.
+        // The log has lost records that this process saw, and would give their numbers again: it needs a new epoch
+        // first.
         end = engine.bus.end(Some(end.epoch)).await?;
     }
     let mut records = Vec::new();
@@ -253,13 +254,13 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     });
     match goes_on {
         Some(seen) => {
-            // Only what came since is news, and the compacted log has all of it.
+            // Only records since then are new, and the compacted log has all of them.
             engine.registry.go_on(end, horizon, &records, seen.number, engine.clock.now());
             records.retain(|(number, _)| *number > seen.number);
             records.into_iter().for_each(|(_, record)| tell_of_missed(engine, record));
         }
         None => {
-            // Before the view opens: nothing is promoted that they reach.
+            // Before the view opens, so that no entry that they reach is promoted from the second level.
             engine.registry.resend_retained(engine.clock.now());
             engine.registry.open_view(end, horizon, &records, engine.clock.now());
             if before.is_some() {

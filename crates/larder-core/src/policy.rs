@@ -1,12 +1,12 @@
-//! How an object, fragment or query is kept.
+//! [`Policy`]: how an object, fragment or query is stored.
 
 use std::{borrow::Cow, time::Duration};
 
 use crate::{consistency::Consistency, key::Kind, lifetime::Lifetime, tag::Tag, tiers::Tiers};
 
-/// How long a value is kept, under which tags, and for whom.
+/// The policy for a value: its lifetime, tags, audience, levels and limits.
 ///
-/// A `Duration` or a [`Lifetime`] becomes a policy of its own.
+/// A `Duration` or a [`Lifetime`] converts into a policy.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Fresh for `fresh`.
+    /// Creates a policy with this freshness lifetime and no stale windows.
     pub fn ttl(fresh: Duration) -> Self {
         Self::from(fresh)
     }
@@ -53,7 +53,7 @@ impl Policy {
         self
     }
 
-    /// The name under which this is counted in [`Stats`](crate::Stats); `objects`, `fragments` or `queries` by
+    /// Sets the cache name under which [`Stats`](crate::Stats) counts this; `objects`, `fragments` or `queries` by
     /// default.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
@@ -70,66 +70,67 @@ impl Policy {
         self.name.as_deref().unwrap_or(by_kind)
     }
 
-    /// The value does not depend on who asks: requests that say who they are share it too.
+    /// Declares that the value does not depend on the user: authenticated requests share it too.
     ///
-    /// Without this, a value that is made inside a partition belongs to the partition, and one that is
-    /// made for a request with an identity but without a partition is not kept.
+    /// Without this, a value that is built inside a partition belongs to that partition, and one that is built for an
+    /// authenticated request without a partition is not stored.
     pub fn shared(mut self) -> Self {
         self.shared = true;
         self
     }
 
-    /// The lifetime does not cut that of a page which the value becomes part of: tags will tell when the
-    /// value is no longer true.
+    /// Keeps the lifetime of the value from shortening that of a page that includes it: for values that are
+    /// invalidated by tag whenever they change.
     pub fn until_invalidated(mut self) -> Self {
         self.until_invalidated = true;
         self
     }
 
-    /// How long to wait for another's fill before one more is started beside it; 10 s by default. One waiter
-    /// starts it, and all wait for both; at most four run at a time for one name.
+    /// Sets how long a call waits for the fill of another before one more fill is started beside it; 10 s by default.
+    /// One waiter starts it, and all wait for both; at most four fills run at a time for one name.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.coalesce_timeout = limit;
         self
     }
 
-    /// How long the loader may take before it is given up; 30 s by default.
+    /// Sets how long the loader may run before it is cancelled; 30 s by default.
     #[doc(alias("hard timeout"))]
     pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How sure this call has to be that it has seen what other processes have invalidated.
+    /// Sets how current this call must be with respect to invalidations by other processes.
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.consistency = consistency;
         self
     }
 
-    /// A value that was loaded longer ago than this is loaded anew for this call, however long it may be kept
-    /// for others.
+    /// Loads a value anew for this call if it was loaded longer ago than `longest`; other calls may still be served
+    /// it.
     pub fn max_age(mut self, longest: Duration) -> Self {
         self.max_age = Some(longest);
         self
     }
 
-    /// Where the value is kept, and for how long in each tier; [`Tiers::BOTH`] by default.
+    /// Sets the levels that store the value, and for how long each does; [`Tiers::BOTH`] by default.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.tiers = tiers;
         self
     }
 
-    /// Lets the value reach the second level only sealed: see [`Tiers::require_sealing`].
+    /// Stores the value in the second level only sealed: see [`Tiers::require_sealing`].
     pub fn require_sealing(mut self) -> Self {
         self.tiers = self.tiers.require_sealing();
         self
     }
 
-    /// Of all processes one loads; the others take what it has loaded from the shared store, or serve what is
-    /// stale where they may. One that dies delays the others by `expiry`, then one of them takes over: choose a
-    /// little more than the loader takes. Off by default, since each miss costs two round trips more.
+    /// Takes a fill lock, so that one process loads; the others take its value from the second level, or serve a
+    /// stale one where they may. A process that dies delays the others by `expiry`, then one of them takes over:
+    /// choose a little more than the loader takes. Off by default, since each miss costs two round trips more.
     ///
-    /// Without a shared store that has leases each process loads for itself, as ever.
+    /// Without a second level and [`LarderBuilder::fill_locks`](crate::LarderBuilder::fill_locks) each process loads
+    /// for itself.
     #[doc(alias("distributed lock", "cluster lock", "single flight across processes"))]
     pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
         self.lease = Some(expiry);

@@ -1,4 +1,4 @@
-//! What the bytes of a value look like, so that two programs never read each other's by mistake.
+//! Schemas: fingerprints of types, so that two programs never read each other's values by mistake.
 
 use std::{
     any::TypeId, array, cell::RefCell, collections::HashMap, fmt, panic::catch_unwind,
@@ -14,31 +14,31 @@ use self::recorder::Recorder;
 mod recorder;
 pub(crate) mod shape;
 
-/// A fingerprint of a type as it is written to a shared store.
+/// The fingerprint of a type in its serialised form.
 ///
-/// Entries of another schema lie under another name there: while two versions of a program run side by side
-/// each reads its own, and an invalidation reaches both.
+/// The second level stores entries of another schema under another key: while two versions of a program run side by
+/// side each reads its own entries, and an invalidation reaches both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Schema(u64);
 
 impl Schema {
-    /// The fingerprint of a type: its name, its fields and variants with their types, and those of all types
+    /// Returns the fingerprint of a type: its name, its fields and variants with their types, and those of all types
     /// in it.
     ///
-    /// Found out once for each type and process, by letting the type read samples. Where a type refuses all of
-    /// them, or takes anything (`serde_json::Value`, `#[serde(flatten)]`, untagged and internally tagged enums), not
-    /// all of it is seen. Then each value that is read from a store is written once more, and is a miss unless both
-    /// have the same names and kinds of values.
+    /// Computed once per type and process, by letting the type deserialise samples. If a type refuses all of them, or
+    /// accepts anything (`serde_json::Value`, `#[serde(flatten)]`, untagged and internally tagged enums), the
+    /// fingerprint does not cover all of it. Then each value that is read from a store is serialised once more, and
+    /// is a miss unless both serialisations have the same names and kinds of values.
     pub fn of<T: DeserializeOwned + 'static>() -> Self {
         Self::seen::<T>().0
     }
 
-    /// The fingerprint, and whether all of the type was seen for it.
+    /// Returns the fingerprint, and whether it covers the whole type.
     pub(crate) fn seen<T: DeserializeOwned + 'static>() -> (Self, bool) {
         static KNOWN: LazyLock<Mutex<HashMap<TypeId, (Schema, bool)>>> =
             LazyLock::new(Mutex::default);
         thread_local! {
-            // Each thread has a copy, so that no hit takes a lock for what never changes.
+            // Each thread has a copy, so that no hit takes a lock for a constant.
             static COPY: RefCell<HashMap<TypeId, (Schema, bool)>> = RefCell::default();
         }
         let id = TypeId::of::<T>();
@@ -57,13 +57,13 @@ impl Schema {
         schema
     }
 
-    /// The fingerprint of a format that has a name of its own.
+    /// Returns the fingerprint of a format that has a name of its own.
     pub fn named(name: &str) -> Self {
         Self(XxHash3_64::oneshot(name.as_bytes()))
     }
 
-    /// What stands for it in the names of a store: sixteen digits. Not through a formatter, since each read of a
-    /// store makes a name.
+    /// Appends the fingerprint to a store key, as sixteen hexadecimal digits. Without a formatter, since each read of
+    /// a store builds a key.
     pub(crate) fn add_digits(self, name: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digits: [u8; 16] = array::from_fn(|at| DIGITS[(self.0 >> (60 - 4 * at)) as usize & 15]);
@@ -77,15 +77,15 @@ impl fmt::Display for Schema {
     }
 }
 
-/// All that can be seen of a type, and whether that is all there is. Each time it reads, every enum shows its next
-/// variant.
+/// Describes a type as far as it can be read, and returns whether that covers the whole type. In each reading every
+/// enum is given its next variant.
 fn described<T: DeserializeOwned>() -> (String, bool) {
     let mut seen = std::any::type_name::<T>().to_owned();
     let mut is_whole = true;
     let mut most = 1;
     let mut turn = 0;
     while turn < most {
-        // It ends where the type panics at what is made up, or is one without an end.
+        // A type that panics at a sample ends the description.
         let Ok(read) = catch_unwind(|| Recorder::read::<T>(turn)) else { return (seen, false) };
         seen.push('\n');
         seen.push_str(&read.shape);
@@ -127,13 +127,13 @@ mod tests {
         }
     }
 
-    /// The name of the module is all that tells the two apart, besides a type deep inside.
+    /// Returns the shape of a type without the module names, which otherwise would tell the two versions apart.
     fn shape<T: DeserializeOwned>() -> String {
         described::<T>().0.replace("::before::", "::").replace("::after::", "::")
     }
 
     #[test]
-    fn the_digits_are_those_of_the_number() {
+    fn the_digits_equal_the_formatted_fingerprint() {
         let schema = Schema(0x0123_4567_89ab_cdef);
         let mut name = String::from("a:");
         schema.add_digits(&mut name);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_refuses_what_is_made_up_has_its_name_and_its_fields() {
+    fn a_type_that_refuses_samples_still_contributes_its_name_and_fields() {
         struct Picky;
         impl<'de> Deserialize<'de> for Picky {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_a_type_that_checks_what_it_reads_is_seen() {
+    fn fields_after_a_validating_type_are_part_of_the_schema() {
         #[derive(Deserialize)]
         #[allow(dead_code, reason = "only its shape is looked at")]
         struct Behind<A, B>(A, B);
@@ -216,7 +216,7 @@ mod tests {
         is_told_apart::<checked::Weekday>();
     }
 
-    /// As crates for identifiers and dates read theirs.
+    /// Types that deserialise as those of crates for identifiers and dates do.
     mod checked {
         use serde::{Deserialize, Deserializer, de::Error};
 
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_anything_is_not_seen_to_its_end() {
+    fn a_type_that_accepts_anything_is_not_covered_as_a_whole() {
         #[derive(Deserialize)]
         #[allow(dead_code, reason = "only its shape is looked at")]
         struct Rest {

@@ -1,10 +1,10 @@
-//! Scopes: what a request, and each fill inside it, is made of.
+//! Scopes: gather tags, lifetimes and audience of a request, and of each fill inside it.
 //!
-//! The outermost larder layer opens a scope for every request. It carries the stamp that every fill inside
-//! takes, never a newer one, since the handler may already hold data when a fill begins. A fill opens a
-//! scope of its own inside; what it brings becomes a part of the scope around it: its tags, its name, the
-//! end of its lifetime, whether it was private or stale. So a page carries the tags of all its queries and
-//! fragments, and nobody writes them twice.
+//! The outermost larder layer opens a scope for every request. It carries the stamp that every fill inside takes,
+//! never a newer one, since the handler may already hold data when a fill starts. A fill opens a scope of its own
+//! inside; its value becomes a part of the enclosing scope: its tags, its name, the end of its lifetime, whether it
+//! was private or stale. So a page carries the tags of all its queries and fragments, and the handler does not repeat
+//! them.
 
 use std::{
     cell::RefCell,
@@ -23,23 +23,23 @@ use tokio::time::Instant;
 
 use crate::{bus::WriterId, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
 
-/// For whom what is made in a scope is meant.
+/// The audience of a value that is built in a scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Audience {
-    /// For everyone: nothing in the request says who asks.
+    /// All clients: the request carries no credentials.
     #[default]
     Everyone,
-    /// For everyone who asks in this way, such as in this language.
+    /// All clients that get the same variant, such as one language.
     Variant(Arc<[u8]>),
-    /// For those who share this partition, and nobody else.
+    /// The user or tenant of this partition only.
     Partition(Arc<[u8]>),
-    /// The request says who asks, but nobody said how to tell them apart: nothing is shared.
+    /// The request is authenticated, but no partition is known for its user: nothing is shared.
     Unknown,
 }
 
 impl Audience {
-    /// Those who belong to both. Who is unknown in one is unknown in both.
+    /// Returns the intersection of both audiences; unknown if either is.
     fn and(self, inner: Self) -> Self {
         let joined = |a: &[u8], b: &[u8]| {
             let length = (a.len() as u64).to_le_bytes();
@@ -56,22 +56,24 @@ impl Audience {
     }
 }
 
-/// Where things are read and gathered. Cheap to clone; a clone is the same scope.
+/// The context of the reads of a request or fill: stamp, audience, bounds and gathered parts. Cheap to clone; a clone
+/// is the same scope.
 #[derive(Clone)]
 pub struct Scope {
     origin: WriterId,
     stamp: Stamp,
     parts: Option<Arc<Parts>>,
-    /// Whether nothing that is kept may be served here, since it may have been invalidated elsewhere.
+    /// Whether no stored entry may be served here, since another process may have invalidated it.
     distrusts: bool,
-    /// What is kept may be served while it was proved within this time that every invalidation was seen.
+    /// The maximum lag of this process at which stored entries may be served here. `None` for no bound.
     bound: Option<Duration>,
-    /// How long the request has waited for a shared store that did not answer. `None` where it may wait for as long as it takes.
+    /// The time that the request has spent on waits for a second level that did not answer. `None` where there is no
+    /// limit.
     waits: Option<Arc<StoreWaits>>,
 }
 
-/// The time that a request has lost to waits for a shared store that gave no answer: one sum for all its reads and fill
-/// locks.
+/// The time that a request has spent on waits for a second level that gave no answer: one sum for all its reads and
+/// fill locks.
 #[derive(Debug)]
 pub(crate) struct StoreWaits {
     limit: Duration,
@@ -83,8 +85,8 @@ impl StoreWaits {
         Arc::new(Self { limit, lost: Mutex::default() })
     }
 
-    /// How long the request may still wait. A task may hold one scope for hours: the sum lapses once no wait was lost for
-    /// ten seconds.
+    /// Returns how long the request may still wait. A task may hold one scope for hours, so the sum lapses ten
+    /// seconds after the last wait without an answer.
     pub(crate) fn left(&self) -> Duration {
         let mut lost = self.lost.lock();
         if lost.1.is_some_and(|last| last.elapsed() >= LAPSES_AFTER) {
@@ -93,7 +95,7 @@ impl StoreWaits {
         self.limit.saturating_sub(lost.0)
     }
 
-    /// Adds a wait that gave no answer.
+    /// Adds a wait without an answer.
     pub(crate) fn add(&self, wait: Duration) {
         let mut lost = self.lost.lock();
         *lost = (lost.0.saturating_add(wait), Some(Instant::now()));
@@ -108,23 +110,24 @@ struct Parts {
     gathered: Mutex<ScopeContents>,
 }
 
-/// What a scope has gathered.
+/// The contents that a scope has gathered.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ScopeContents {
     /// The tags of all parts and of the application, each once.
     pub tags: Vec<Tag>,
-    /// When the first part ends that ends by itself.
+    /// The earliest end of freshness of the parts that limit the freshness of the value built here.
     pub until: Moment,
-    /// Whether a part was made for one partition only.
+    /// Whether a part belongs to one partition only.
     pub private: bool,
-    /// Whether a part was made for one variant only.
+    /// Whether a part belongs to one variant only.
     pub varied: bool,
-    /// Whether a part was stale when it was taken.
+    /// Whether a part was stale when it was added.
     pub stale: bool,
-    /// Why what is made here may not be kept, if it may not.
+    /// Why the value built here is not storable, if it is not.
     pub no_store: Option<&'static str>,
-    /// The oldest stamp of a part that was stale: what ends its grace ends that of the whole.
+    /// The oldest stamp of the stale parts and of all pieces. The value built here takes it, so that the end of a
+    /// part's grace also reaches this value.
     pub(crate) oldest: Option<Stamp>,
 }
 
@@ -163,25 +166,25 @@ impl ScopeContents {
     }
 }
 
-/// Who opened the scope in which a value is asked for.
+/// The opener of the scope in which a value is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScopeOwner {
-    /// Somebody around, who may have read something already.
+    /// An enclosing layer, fill or task, which may have read data already.
     Enclosing,
     /// The call itself.
     ThisCall,
 }
 
-/// How a part acts on the whole.
+/// The effects of a part on the value that includes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartTraits {
-    /// Whether the end of its freshness ends that of the whole.
+    /// Whether the end of its freshness ends that of the value that includes it.
     pub cuts: bool,
-    /// Whether it was made for one partition only.
+    /// Whether it belongs to one partition only.
     pub private: bool,
-    /// Whether it was made for one variant only.
+    /// Whether it belongs to one variant only.
     pub varied: bool,
-    /// Whether it was stale when it was taken.
+    /// Whether it was stale when it was added.
     pub stale: bool,
 }
 
@@ -190,13 +193,13 @@ impl Scope {
         Self { origin, stamp, parts: None, distrusts: false, bound: None, waits: None }
     }
 
-    /// The scope that the current task is in, if it is one of the larder of this origin.
+    /// Returns the innermost current scope of the larder with this origin, if there is one.
     pub(crate) fn current(origin: WriterId) -> Option<Self> {
         CURRENT
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
     }
 
-    /// Whether the current scope of the larder of this origin, if there is one, takes nothing that is kept.
+    /// Whether the current scope of the larder with this origin, if there is one, serves no stored entries.
     pub(crate) fn is_distrusted(origin: WriterId) -> bool {
         CURRENT.with_borrow(|scopes| {
             let own = scopes.iter().rev().find(|scope| scope.origin == origin);
@@ -204,72 +207,71 @@ impl Scope {
         })
     }
 
-    /// This scope, for a request that could not be made sure of what others have invalidated: what is made in
-    /// it takes nothing that is kept.
+    /// Returns this scope for a request that could not catch up with the invalidations of other processes: no stored
+    /// entry is served in it.
     #[must_use]
     pub fn distrusting(mut self) -> Self {
         self.distrusts = true;
         self
     }
 
-    /// This scope, for a request that takes what is kept only while it was proved within `bound` that every
-    /// invalidation was seen. The stricter of two bounds holds.
+    /// Returns this scope with a bound on the lag: stored entries are served only if this process was known within
+    /// `bound` to have applied every invalidation. The stricter of two bounds holds.
     #[must_use]
     pub fn bounded(mut self, bound: Duration) -> Self {
         self.bound = Some(self.bound.map_or(bound, |before| before.min(bound)));
         self
     }
 
-    /// This scope, bounded as another is, in what it takes and in how long it waits for a shared store.
+    /// Returns this scope with the lag bound of another, and with its limit on waits for the second level.
     #[must_use]
     pub fn bounded_as(self, other: &Self) -> Self {
         Self { bound: other.bound, waits: other.waits.clone(), ..self }
     }
 
-    /// This scope, for a request that waits for a shared store no longer than is left here.
+    /// Returns this scope for a request that waits for the second level no longer than `waits` has left.
     pub(crate) fn waiting(self, waits: Arc<StoreWaits>) -> Self {
         Self { waits: Some(waits), ..self }
     }
 
-    /// What is left of the time that this request may wait for a shared store. `None` where there is no limit.
+    /// Returns the account of waits for the second level. `None` where there is no limit.
     pub(crate) fn store_waits(&self) -> Option<&StoreWaits> {
         self.waits.as_deref()
     }
 
-    /// Within which time it must have been proved that every invalidation was seen, if there is a bound.
+    /// Returns the maximum lag at which stored entries may be served here, if there is a bound.
     pub fn bound(&self) -> Option<Duration> {
         self.bound
     }
 
-    /// Whether nothing that is kept may be served here.
+    /// Whether no stored entry may be served here.
     pub fn distrusts(&self) -> bool {
         self.distrusts
     }
 
-    /// The stamp that every fill inside takes.
+    /// Returns the stamp that every fill inside takes.
     pub fn stamp(&self) -> Stamp {
         self.stamp
     }
 
-    /// A scope inside this one that gathers parts. What is made in it is for no more people than what is
-    /// made around it.
+    /// Returns a scope inside this one that gathers parts. Its audience is never wider than that of this scope.
     #[must_use]
     pub fn gathering(&self, audience: Audience) -> Self {
         self.inside(self.audience().and(audience), None)
     }
 
-    /// A scope inside this one for the fill of a key, for the same audience.
+    /// Returns a scope inside this one for the fill of a key, with the same audience.
     #[must_use]
     pub fn filling(&self, key: Key) -> Self {
         self.inside(self.audience(), Some(key))
     }
 
-    /// For whom is made what is made here.
+    /// Returns the audience of values that are built in this scope.
     pub fn audience(&self) -> Audience {
         self.parts.as_ref().map(|parts| parts.audience.clone()).unwrap_or_default()
     }
 
-    /// Adds tags. Each is kept once.
+    /// Adds tags, each once.
     pub fn add_tags(&self, tags: impl IntoIterator<Item = Tag>) {
         self.gather(|gathered| gathered.add_tags(tags));
     }
@@ -288,8 +290,8 @@ impl Scope {
         });
     }
 
-    /// Adds an entry as a piece of the same thing: what is put together of both is no younger, no longer
-    /// fresh, and depends on no less.
+    /// Adds an entry as a piece of the same response: a combination of pieces has the oldest stamp, the earliest end
+    /// of freshness, and all the tags.
     pub fn add_piece<V: ?Sized>(&self, entry: &Entry<V>) {
         self.add_tags(entry.tags().iter().cloned());
         self.gather(|gathered| {
@@ -298,7 +300,8 @@ impl Scope {
         });
     }
 
-    /// Adds what was gathered for a part that is not kept, for this reason: then neither is the whole.
+    /// Adds the contents of a part that is not stored, for this reason: the value built in this scope is then not
+    /// storable either.
     pub fn add_unkept(&self, part: ScopeContents, why: &'static str) {
         self.gather(|gathered| {
             gathered.add_tags(part.tags);
@@ -311,17 +314,17 @@ impl Scope {
         });
     }
 
-    /// Says that what is made here depends on who asks.
+    /// Marks values that are built in this scope as dependent on the user.
     pub fn note_private(&self) {
         self.gather(|gathered| gathered.private = true);
     }
 
-    /// Ends the freshness of what is made here at `until` at the latest.
+    /// Ends the freshness of values that are built in this scope at `until` at the latest.
     pub fn cut(&self, until: Moment) {
         self.gather(|gathered| gathered.until = gathered.until.min(until));
     }
 
-    /// What was gathered so far.
+    /// Returns the contents gathered so far.
     pub fn gathered(&self) -> ScopeContents {
         self.parts.as_ref().map(|parts| parts.gathered.lock().clone()).unwrap_or_default()
     }
@@ -332,13 +335,12 @@ impl Scope {
         ScopeGuard(PhantomData)
     }
 
-    /// Polls `future` inside this scope, wherever it is polled. A task that is spawned by hand takes its
-    /// scope along this way.
+    /// Wraps `future` so that each poll runs inside this scope. A spawned task takes its scope along this way.
     pub fn scoped<F: Future>(self, future: F) -> Scoped<F> {
         Scoped { future, scope: self }
     }
 
-    /// The keys of the fills that this is inside of, the innermost first.
+    /// Returns the keys of the enclosing fills, the innermost first.
     pub(crate) fn fills(&self) -> Vec<Key> {
         let around = |parts: &Arc<Parts>| parts.around.clone();
         std::iter::successors(self.parts.clone(), around)
@@ -346,7 +348,7 @@ impl Scope {
             .collect()
     }
 
-    /// This scope for work that no fill around it waits for.
+    /// Returns this scope for background work, for which no enclosing fill waits.
     #[must_use]
     pub fn in_background(&self) -> Self {
         let outside = Self { parts: None, waits: None, ..self.clone() };
@@ -372,14 +374,14 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Gives the thread its former scope back when dropped. It stays on its thread: held over an `.await` it could
-/// take a scope from another.
+/// Restores the former scope of the thread when dropped. Not `Send`: held over an `.await` it could remove the scope
+/// of another task.
 #[derive(Debug)]
 pub struct ScopeGuard(PhantomData<*const ()>);
 
 impl Drop for ScopeGuard {
     fn drop(&mut self) {
-        // Dropped after the borrow has ended: what a scope holds may be anything.
+        // Dropped after the borrow has ended, since the drop of a scope may run any code.
         drop(CURRENT.with_borrow_mut(Vec::pop));
     }
 }
@@ -405,13 +407,13 @@ impl<F: Future> Future for Scoped<F> {
 }
 
 thread_local! {
-    /// The scopes that are entered, the innermost last: those of several larders lie among each other.
+    /// The entered scopes of all larders, the innermost last.
     static CURRENT: RefCell<Vec<Scope>> = const { RefCell::new(Vec::new()) };
 }
 
-/// More tags than any entry may carry are not worth gathering.
+/// Maximum number of gathered tags, more than any entry may carry; beyond it the value is not storable.
 const MOST_TAGS: usize = 10_000;
-/// This long after the last lost wait a request may wait for a shared store anew.
+/// How long after the last wait without an answer a request may wait for the second level anew.
 const LAPSES_AFTER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

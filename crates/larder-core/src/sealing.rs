@@ -1,5 +1,5 @@
-//! Keys by which what lies in the shared store is sealed, so that whoever can read or write the store can
-//! neither read nor forge entries.
+//! Sealing: encrypts and authenticates the entries of the second level, so that a party with access to the store can
+//! neither read nor forge them.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use chacha20poly1305::{
     aead::{Aead as _, OsRng, Payload},
 };
 
-/// The keys of a shared store: one that seals, and all that open.
+/// The keys of a second level: one that seals, and all that open.
 ///
-/// XChaCha20-Poly1305 with a random nonce; the key of the entry, its namespace included, is associated data,
-/// so that an entry that was put under another name does not open. To change keys, first let every process
-/// open the new one, then seal with it, and drop the old one when the longest lifetime has passed.
+/// XChaCha20-Poly1305 with a random nonce; the key of the entry, its namespace included, is associated data, so that
+/// an entry that was moved to another key does not open. To change keys, first let every process open the new one,
+/// then seal with it, and drop the old one when the longest lifetime has passed.
 ///
 /// # Source
 ///
@@ -25,21 +25,21 @@ pub struct SealingKeys {
 }
 
 impl SealingKeys {
-    /// One key that seals and opens: 256 bits that nobody can guess.
+    /// Creates keys with one that seals and opens: 256 bits that cannot be guessed.
     pub fn new(key: [u8; 32]) -> Self {
         let seals = XChaCha20Poly1305::new(&key.into());
         Self { opens: vec![seals.clone()], seals }
     }
 
-    /// A key that only opens: the one before, or the one to come.
+    /// Adds a key that only opens: the previous one, or the next one.
     #[must_use]
     pub fn also_opens(mut self, key: [u8; 32]) -> Self {
         self.opens.push(XChaCha20Poly1305::new(&key.into()));
         self
     }
 
-    /// The content under the first key, bound to what it is associated with. 40 bytes longer. `None` for what no
-    /// cipher can hold.
+    /// Seals the content, bound to its associated data. The result is 40 bytes longer. `None` if the content is too
+    /// long for the cipher.
     pub fn seal(&self, content: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
         let payload = Payload { msg: content, aad: associated };
@@ -48,7 +48,7 @@ impl SealingKeys {
         Some(sealed)
     }
 
-    /// The content, if one of the keys has sealed it and it is associated with the same.
+    /// Opens sealed content. `None` unless one of the keys sealed it with the same associated data.
     pub fn open(&self, sealed: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         let (nonce, content) = sealed.split_first_chunk::<24>()?;
         let nonce = XNonce::from_slice(nonce);

@@ -1,8 +1,8 @@
-//! How the memory tier and the shared store work together.
+//! The second level: reads entries from the shared store and writes them to it.
 //!
-//! A read that misses memory asks the store; what is there and valid by the numbers of the log is
-//! *promoted* into memory, under a stamp that was taken before the store was asked. Writes go out behind
-//! the request. The store is never trusted: whoever reads a late or stale write refuses it by its stamp.
+//! A miss in the first level reads the store; an entry that is fresh, and valid by the numbers of the log, is
+//! *promoted* into the first level, under a stamp that was taken before the read. Writes run in the background. The
+//! store is never trusted: a reader refuses a late or outdated write by its stamp.
 
 use std::{
     collections::HashMap,
@@ -32,32 +32,32 @@ use crate::{
     tiers::Tiers,
 };
 
-/// What is asked for in the store.
+/// A lookup in the second level.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreLookup<'a> {
-    /// Its name.
+    /// The key of the entry.
     pub key: &'a Key,
-    /// What it has to look like.
+    /// The schema that its value must have.
     pub schema: Schema,
-    /// Where it is kept once it is found.
+    /// The levels that store it once it is found.
     pub tiers: Tiers,
 }
 
-/// The store and what is counted for it.
+/// The store, its codec and its counters.
 #[derive(Debug)]
 pub(crate) struct SecondLevel {
     store: Arc<dyn Store>,
     codec: Codec,
     writes: Arc<Semaphore>,
-    /// The entries that are on their way, by their numbers; the end of a sender is the end of the write.
+    /// The entries that are being written, by their ids; the write has ended when the sender is dropped.
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: Striped<COUNTED>,
     wait_limit: Duration,
-    /// Whether it was logged that entries which require sealing stay in memory.
+    /// Logs once that entries which require sealing are stored in the first level only.
     warned_of_keys: Once,
 }
 
-/// What is counted.
+/// The counters of the second level.
 #[derive(Clone, Copy, Debug)]
 enum Count {
     Hit,
@@ -70,8 +70,8 @@ enum Count {
     TooLarge,
 }
 
-const NO_KEYS: &str = "entries that require sealing stay in memory: the second level has no keys. Give `LarderBuilder::seal_with` \
-                       the keys. (logged once)";
+const NO_KEYS: &str = "entries that require sealing are stored in the first level only, since the \
+                       second level has no keys: pass them to `LarderBuilder::seal_with`. (logged once)";
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl SecondLevel {
@@ -104,7 +104,7 @@ impl SecondLevel {
         }
     }
 
-    /// The entry of a key, promoted into memory, if the store has one that is fresh and valid.
+    /// Reads the entry of a key and promotes it into the first level, if the store has one that is fresh and valid.
     pub(crate) async fn fetch<V: Value>(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
@@ -113,7 +113,7 @@ impl SecondLevel {
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         wanted.tiers.in_shared(self.seals())?;
-        // Before the store is asked: what is invalidated while it answers must reach what it answers.
+        // Taken before the read: an invalidation during the read must reach the entry that it returns.
         let stamp = engine.registry.stamp();
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
@@ -143,7 +143,7 @@ impl SecondLevel {
         entry
     }
 
-    /// Opens what takes a while, while others have work for this thread.
+    /// Opens a large entry on a blocking thread, so that it does not hold up the other tasks of this one.
     async fn opened_apart(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
@@ -153,7 +153,7 @@ impl SecondLevel {
         let (shared, engine) = (Arc::clone(self), Arc::clone(engine));
         let (key, schema) = (wanted.key.clone(), wanted.schema);
         let opening = move || shared.codec.open(found, &key, schema, &engine.fill_bytes);
-        // An error is the end of the runtime.
+        // Fails only if the runtime is shut down or the task panics.
         tokio::task::spawn_blocking(opening).await.unwrap_or(Err(EnvelopeError::NoRoom))
     }
 
@@ -176,18 +176,18 @@ impl SecondLevel {
         let age = match engine.shared_time(now).duration_since(header.filled_at) {
             Ok(age) => age,
             Err(ahead) if ahead.duration() <= MOST_SKEW => Duration::ZERO,
-            // One of the two clocks is wrong, and by more than a lifetime may be.
+            // One of the two clocks is off by more than the tolerance.
             Err(_) => return Ok(None),
         };
         let filled = now.before(age);
-        // Whoever wrote it may allow longer lives than we do.
+        // The process that wrote it may allow longer lifetimes than this one.
         let end = |after: Duration| filled.after(after.min(engine.max_lifetime));
         let ends = Ends {
             filled,
             fresh: end(header.fresh),
             revalidate: end(header.revalidate),
             on_error: end(header.on_error),
-            // What lies in the store and is stale is not promoted, so there is nothing to revalidate.
+            // A stale entry of the store is not promoted, so there is nothing to revalidate.
             held: filled,
             leaves: tiers.in_memory().map_or(Moment::NEVER, |longest| now.after(longest)),
         };
@@ -195,12 +195,12 @@ impl SecondLevel {
             return Ok(None);
         }
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
-        // The log's number stays that of the fill; ours is that of this promotion.
+        // The log position stays that of the fill; the sequence number is that of this promotion.
         let stamp = crate::kernel::Stamp { log: Some(header.filled), ..stamp };
         let origins = EntryMetadata {
             hash: engine.memory.hash(key.as_bytes()),
-            // A number tells apart what memory holds and what is on its way to the store; what comes from there and
-            // stays out of memory is neither.
+            // The id identifies entries in the first level and writes under way; an entry that is read from the store
+            // and not promoted is neither.
             id: if tiers.in_memory().is_some() { engine.memory.next_id() } else { 0 },
             ends,
             stamp,
@@ -213,7 +213,7 @@ impl SecondLevel {
         Ok(engine.keep_in_memory(&entry, now).then_some(entry))
     }
 
-    /// Writes an entry, behind the request. When too many writes are under way this one is dropped.
+    /// Writes an entry in the background. Drops the write if 1,024 are under way.
     pub(crate) fn write_behind(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
         let Some(longest) = entry.tiers().in_shared(self.seals()) else {
             if entry.tiers().requires_sealing() {
@@ -228,13 +228,16 @@ impl SecondLevel {
             self.count(Count::Dropped);
             return;
         };
-        // Whoever reads it takes it only while it is fresh.
+        // Readers take it only while it is fresh.
         let lifetime = entry.ends().fresh_until().since(engine.clock.now()).min(longest);
         if lifetime.is_zero() {
             return;
         }
         let filled_at = engine.shared_time(entry.ends().filled);
-        debug_assert_ne!(entry.id, 0, "what came from the store is not written to it again");
+        debug_assert_ne!(
+            entry.id, 0,
+            "an entry that came from the store is not written to it again"
+        );
         let (written, under_way) = watch::channel(());
         self.under_way.lock().insert(entry.id, under_way);
         let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
@@ -247,12 +250,12 @@ impl SecondLevel {
         });
     }
 
-    /// Where an entry lies and its bytes; `None` for one that is not for a store.
+    /// Returns the store key of an entry and its bytes; `None` for an entry that is not written to a store.
     async fn sealed(self: &Arc<Self>, entry: &AnyEntry, at: SystemTime) -> Option<(String, Bytes)> {
         if entry.weight() < LARGE {
             return self.envelope(entry, at);
         }
-        // Others have work for this thread meanwhile.
+        // On a blocking thread, so that it does not hold up the other tasks of this one.
         let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
         tokio::task::spawn_blocking(move || shared.envelope(&entry, at)).await.ok()?
     }
@@ -290,7 +293,7 @@ impl SecondLevel {
         self.count(Count::Write);
     }
 
-    /// The end of the write of an entry, if it is on its way.
+    /// Returns a receiver that ends with the write of this entry, if one is under way.
     pub(crate) fn under_way(&self, entry: &AnyEntry) -> Option<watch::Receiver<()>> {
         self.under_way.lock().get(&entry.id).cloned()
     }
@@ -307,14 +310,14 @@ impl SecondLevel {
     async fn read(&self, name: &str, waits: Option<&StoreWaits>) -> Option<Bytes> {
         let left = waits.map_or(Duration::MAX, StoreWaits::left);
         if left.is_zero() {
-            // The request has waited for as long as it may.
+            // The request has used up its limit on waits.
             self.count(Count::Miss);
             return None;
         }
         let began = Instant::now();
         let reading = self.store.get(name);
         let read = match self.store.deadline() {
-            // One timer for a read is enough.
+            // The store limits the read itself: a second timer is not needed.
             Some(deadline) if deadline <= left => Ok(reading.await),
             _ => tokio::time::timeout(self.deadline().min(left), reading).await,
         };
@@ -341,7 +344,7 @@ impl SecondLevel {
         }
     }
 
-    /// How long the store may take to answer.
+    /// Returns how long a read of the store may take.
     pub(crate) fn deadline(&self) -> Duration {
         self.store.deadline().unwrap_or(READ_DEADLINE)
     }
@@ -353,12 +356,13 @@ impl SecondLevel {
     fn note(&self, done: Result<(), StoreError>) {
         if let Err(error) = done {
             self.count(Count::Error);
-            tracing::debug!(target: "larder", %error, "the shared store failed");
+            tracing::debug!(target: "larder", %error, "a command to the second level failed");
         }
     }
 }
 
-/// Where an entry lies: what another type has written under the same key lies elsewhere.
+/// Returns the store key of an entry. It includes the schema, so that another type under the same key has an entry of
+/// its own.
 fn place(key: &Key, schema: Schema) -> String {
     let mut place = key.store_key();
     place.push(':');
@@ -366,13 +370,14 @@ fn place(key: &Key, schema: Schema) -> String {
     place
 }
 
-/// From this weight on an entry is compressed and sealed away from the threads of requests.
+/// From this weight on an entry is compressed and sealed, or opened, on a blocking thread.
 const LARGE: usize = 32 << 10;
-/// By how much the clocks of two processes may differ where the log has no server to ask for the time.
+/// How far the fill time of an entry may lie in the future of this process: two clocks may differ by that much.
 const MOST_SKEW: Duration = Duration::from_secs(1);
-/// How many entries may be on their way to the store at once.
+/// Maximum number of writes under way at once.
 const MAX_WRITES: usize = 1024;
-/// A read that takes its whole deadline, and half of another.
+/// The default limit on waits of one request: a read that takes the whole 40 ms of the Redis level, and half of
+/// another.
 const WAIT_LIMIT: Duration = Duration::from_millis(60);
 /// How long a write to the store may take before it is given up.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Promise 1 over every order in which two threads can meet, as far as chance explores them.
+//! Promise 1 (fresh: no read after an invalidation returns an older value) under random schedules of threads.
 //!
 //! Built only with `--cfg larder_shuttle`, under which each atomic and lock of the registry and of the
 //! index is a point where the explorer may switch. `scripts/test` runs them.
@@ -40,7 +40,7 @@ impl Value for Version {
     }
 }
 
-/// A row, a cache of it, and what its cache knows.
+/// A row, a cache of it, and the registry of that cache.
 struct World {
     row: AtomicU64,
     registry: Registry,
@@ -106,7 +106,7 @@ impl World {
         kept.unwrap_or_else(|| version(&self.fill(self.registry.stamp())))
     }
 
-    /// Asks the row, and keeps what it says.
+    /// Reads the row and stores its value.
     fn fill(&self, stamp: Stamp) -> AnyEntry {
         let entry = self.entry(stamp, self.row.load(Ordering::SeqCst));
         if self.is_valid(&entry) {
@@ -117,7 +117,7 @@ impl World {
         entry
     }
 
-    /// Reads as a request does that waits for the fill of another.
+    /// Reads as a request that may wait for the fill of another.
     fn read_together(&self) -> u64 {
         let key = Self::key();
         let hash = self.memory.hash(key.as_bytes());
@@ -153,7 +153,7 @@ impl World {
         version(&entry)
     }
 
-    /// Writes the row, then invalidates what was made of it.
+    /// Writes the row, then invalidates the entries that depend on it.
     fn write(&self, version: u64) {
         self.row.store(version, Ordering::SeqCst);
         let what = vec![Selector::Tag(Tag::new("row"))];
@@ -167,7 +167,7 @@ fn version(entry: &AnyEntry) -> u64 {
 }
 
 #[test]
-fn a_read_after_an_invalidation_never_sees_what_was_before() {
+fn a_read_after_an_invalidation_never_sees_an_older_value() {
     check_random(
         || {
             let world = World::new();
@@ -217,7 +217,7 @@ fn two_writers_leave_nothing_stale_behind() {
 }
 
 #[test]
-fn who_waits_for_the_fill_of_another_sees_nothing_from_before_an_invalidation() {
+fn a_waiter_sees_nothing_from_before_an_invalidation() {
     check_random(
         || {
             let world = World::new();
@@ -240,7 +240,7 @@ fn who_waits_for_the_fill_of_another_sees_nothing_from_before_an_invalidation() 
     );
 }
 
-/// The registry of a process with a log that others append to.
+/// The registry of a process that shares its log with others.
 fn shared_registry() -> Arc<Registry> {
     Arc::new(Registry::new(Options {
         cells: 2,
@@ -251,7 +251,7 @@ fn shared_registry() -> Arc<Registry> {
 }
 
 #[test]
-fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
+fn a_stamp_never_mixes_two_views_of_the_log() {
     check_random(
         || {
             let registry = shared_registry();
@@ -268,10 +268,10 @@ fn a_stamp_is_of_one_view_of_the_log_and_never_of_two() {
     );
 }
 
-/// Whoever reads on under a number of the log reads nothing that its record has reached: what he makes would lie in
-/// the shared store as if it were newer than the record.
+/// A fill under a log number must not read an entry that the record of this number reaches: its own value would be
+/// stored in the second level as if it were newer than the record.
 #[test]
-fn a_stamp_with_a_number_of_the_log_is_behind_what_that_record_has_done() {
+fn a_stamp_with_a_log_number_sees_the_effect_of_that_record() {
     check_random(
         || {
             let registry = shared_registry();

@@ -10,34 +10,34 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-/// Keeps bytes under a text for a time. What it keeps need not be right: larder judges every entry that
-/// comes back by its stamp, so a store may lose, repeat, delay or reorder writes.
+/// A shared store: holds bytes under a key for a time. It need not be reliable: larder checks every entry that it
+/// reads by its stamp, so a store may lose, repeat, delay or reorder writes.
 ///
-/// Each method may fail; a failure costs a hit, never a response. What it owes is tested by the
-/// conformance suite of `larder-testkit`.
+/// Each method may fail; a failure costs a hit, never a response. The conformance suite of `larder-testkit` tests the
+/// requirements.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// The bytes under a key, if there are any.
+    /// Returns the bytes under a key, if there are any.
     ///
     /// # Errors
     ///
-    /// When it is not known whether there are.
+    /// If it is unknown whether there are any.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 
-    /// The bytes under each of these keys, in the order asked for.
+    /// Returns the bytes under each of these keys, in the order of `keys`.
     ///
     /// # Errors
     ///
-    /// As [`Store::get`], when it is not known for one of them.
+    /// As [`Store::get`], if it is unknown for one of them.
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>>;
 
-    /// Keeps bytes under a key for `lifetime`, in place of what is there.
+    /// Stores bytes under a key for `lifetime`, in place of those that are there.
     ///
     /// # Errors
     ///
-    /// When it is not known whether they are kept.
+    /// If it is unknown whether they are stored.
     fn set<'a>(
         &'a self,
         key: &'a str,
@@ -45,27 +45,27 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Removes what is under a key.
+    /// Removes the bytes under a key.
     ///
     /// # Errors
     ///
-    /// When it is not known whether it is gone.
+    /// If it is unknown whether they are removed.
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// How long a read takes at the longest, where the store itself sees to that. Where it does not, larder gives a read up
+    /// Returns how long a read takes at most, if the store enforces such a limit. If not, larder gives up on a read
     /// after 50 ms.
     fn deadline(&self) -> Option<Duration> {
         None
     }
 
-    /// Values of more bytes than this are not written to the store, and counted in
-    /// [`SecondLevelStats::too_large`](crate::SecondLevelStats::too_large). Without a limit all are.
+    /// Returns the size limit of a value in bytes. Larger ones are not written to the store, and counted in
+    /// [`SecondLevelStats::too_large`](crate::SecondLevelStats::too_large). `None` for no limit.
     fn max_value_bytes(&self) -> Option<usize> {
         None
     }
 }
 
-/// A store did not do what it was asked for.
+/// The error of a store.
 #[derive(Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
@@ -80,24 +80,24 @@ pub enum StoreErrorKind {
     Timeout,
     /// The store cannot be reached.
     Unreachable,
-    /// The store answered that it would not.
+    /// The store refused the command.
     Refused,
 }
 
 impl StoreError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub fn new(kind: StoreErrorKind) -> Self {
         Self { kind, source: None }
     }
 
-    /// With what caused it.
+    /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Why it failed.
+    /// Returns why it failed.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
@@ -108,7 +108,7 @@ impl fmt::Display for StoreError {
         f.write_str(match self.kind {
             StoreErrorKind::Timeout => "the store did not answer in time",
             StoreErrorKind::Unreachable => "the store cannot be reached",
-            StoreErrorKind::Refused => "the store refused",
+            StoreErrorKind::Refused => "the store refused the command",
         })
     }
 }

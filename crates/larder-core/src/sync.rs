@@ -1,4 +1,4 @@
-//! The primitives of the registry and the memory tier, so that `shuttle` can take their place.
+//! The synchronisation primitives of the registry and the first level, which `shuttle` replaces to explore schedules.
 //!
 //! With `--cfg larder_shuttle` each atomic and lock is a point at which the explorer may switch threads.
 
@@ -10,7 +10,7 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(larder_shuttle)]
 pub(crate) use shuttle_tests::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
-/// A boxed slice of zeros. The allocator hands out untouched pages, so only what is written to is resident.
+/// Returns a boxed slice of zeros. The allocator hands out untouched pages, so only written ones are resident.
 #[cfg(not(larder_shuttle))]
 pub(crate) fn zeros(length: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(length)

@@ -1,4 +1,4 @@
-//! Tags: what an entry was made of, and so what makes it invalid.
+//! Tags (surrogate keys): the names by which entries are invalidated.
 
 use std::{borrow::Cow, fmt};
 
@@ -7,13 +7,13 @@ use twox_hash::XxHash3_64;
 
 use crate::key::Kind;
 
-/// The longest tag, in bytes.
+/// Maximum length of an application's tag, in bytes; larder's own tags may be longer.
 pub const MAX_TAG_BYTES: usize = 512;
 
-/// A short text that an entry depends on, hierarchical by `:`, such as `product:42`.
+/// A tag: a short text that names data an entry depends on, hierarchical by `:`, such as `product:42`.
 ///
-/// Invalidating the tag drops each entry that carries it; invalidating the prefix `product` drops those
-/// that carry `product` or anything below it.
+/// Invalidating a tag reaches each entry that carries it; invalidating the prefix `product` reaches those that carry
+/// `product` or any tag below it.
 ///
 /// ```
 /// use larder_core::{Tag, tag};
@@ -33,11 +33,11 @@ macro_rules! tag {
 }
 
 impl Tag {
-    /// A tag of this text.
+    /// Creates a tag of this text.
     ///
-    /// A text longer than [`MAX_TAG_BYTES`] is cut there, at a boundary of characters: two tags that only
-    /// differ beyond are one, which can make an entry go too early, never too late. Control characters
-    /// become `?`, since larder uses them for tags of its own.
+    /// A text longer than [`MAX_TAG_BYTES`] is cut there, at a character boundary: two tags that differ only beyond
+    /// it are one, so that an entry may be invalidated needlessly, but is never missed. Control characters become
+    /// `?`, since larder uses them in tags of its own.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
         let cut = &text[..text.floor_char_boundary(MAX_TAG_BYTES)];
@@ -57,18 +57,18 @@ impl Tag {
         !self.0.contains(OWN)
     }
 
-    /// The tag every entry of the namespace carries.
+    /// Returns the tag that every entry of the namespace carries.
     pub(crate) fn of_namespace(namespace: &str) -> Self {
         Self::own('n', namespace)
     }
 
-    /// The tag every entry of the kind carries.
+    /// Returns the tag that every entry of the kind carries.
     pub(crate) fn of_kind(kind: Kind) -> Self {
         Self::own('k', kind.letter().encode_utf8(&mut [0; 4]))
     }
 
-    /// The tag of everything that was made under this name. The name of an object or fragment is itself a tag;
-    /// that of a query is no text that an application writes.
+    /// Returns the tag of all entries of this name. The name of an object or fragment is itself a tag; that of a
+    /// query is not a text that an application writes, so it becomes a tag of larder's own.
     pub(crate) fn of_name(kind: Kind, name: &str) -> Self {
         match kind {
             Kind::Object | Kind::Fragment => Self::new(name),
@@ -76,8 +76,8 @@ impl Tag {
         }
     }
 
-    /// The tag of every response of this path, on all hosts. Two spellings of one path have the same: a router
-    /// leads both to the same handler.
+    /// Returns the tag of every response of this path, on all hosts. Two spellings of one path have the same tag,
+    /// since a router leads both to the same handler.
     pub fn of_path(path: &str) -> Self {
         Self::own('p', &decoded(path))
     }
@@ -104,7 +104,7 @@ impl Tag {
         Self::own('g', &format!("{origin} {group}"))
     }
 
-    /// The text that a pattern over names is matched with: that of a tag which the application gave, or which is
+    /// Returns the text of this tag that a pattern over names is matched against: that of an application's tag, or of
     /// the name of a value, in this namespace.
     pub(crate) fn name_in(&self, namespace: &str) -> Option<&str> {
         let own = match namespace {
@@ -120,7 +120,7 @@ impl Tag {
         }
     }
 
-    /// This tag as the namespace sees it: two namespaces never share one.
+    /// Returns this tag inside the namespace: two namespaces never share a tag.
     pub(crate) fn within(&self, namespace: &str) -> Self {
         if namespace.is_empty() {
             return self.clone();
@@ -128,12 +128,12 @@ impl Tag {
         Self(format_smolstr!("{NAMESPACED}{namespace}{NAMESPACED}{}", self.0))
     }
 
-    /// The tag that stands for everything below this one.
+    /// Returns the tag that stands for everything below this one.
     pub(crate) fn below(&self) -> Self {
         Self(format_smolstr!("{}:*", self.0))
     }
 
-    /// This tag without the colons it ends in, which name nothing.
+    /// Returns this tag without its trailing colons, which name nothing.
     pub(crate) fn without_last_colons(self) -> Self {
         match self.0.strip_suffix(':') {
             Some(_) => Self(self.0.trim_end_matches(':').into()),
@@ -141,7 +141,8 @@ impl Tag {
         }
     }
 
-    /// The tags that stand for everything below an ancestor of this one, and below this one itself.
+    /// Returns the tags that stand for everything below each ancestor of this one: `shop:*` and `shop:product:*` for
+    /// `shop:product:42`.
     ///
     /// Larder's own tags have none: the `:` of an address is no hierarchy.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
@@ -155,15 +156,16 @@ impl Tag {
     }
 
     fn own(class: char, text: &str) -> Self {
-        // A path may be longer than a tag of the application; cutting it would join neighbours.
+        // Not cut: a path may be longer than a tag of the application, and two paths cut alike would share a tag.
         Self(format_smolstr!("{OWN}{class}{text}"))
     }
 }
 
-/// A path in which nothing is written as `%XX` that a router would take for the letter itself.
+/// Decodes each `%XX` of a path that a router would take for the character itself: printable ASCII, except `/`, `%`,
+/// `?` and `#`.
 ///
-/// Source: RFC 3986, section 6.2.2.2, and what it leaves to those who know their routes: two paths that are one tag
-/// cost a needless miss, two tags of one page would keep it.
+/// Source: RFC 3986, section 6.2.2.2, which asks this of unreserved characters and leaves the others to the scheme:
+/// two paths that share a tag cost a needless miss, while two tags of one page would leave it unreached.
 fn decoded(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
@@ -174,12 +176,12 @@ fn decoded(path: &str) -> Cow<'_, str> {
         out.push_str(before);
         let code = after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match code {
-            // A `/` that is written so is no `/`, and a `%` would begin something else.
+            // An encoded `/` does not separate segments, and a decoded `%` would begin another escape.
             Some(byte @ 0x21..=0x7E) if !b"/%?#".contains(&byte) => {
                 out.push(char::from(byte));
                 rest = &after[2..];
             }
-            // The digits of what stays have one case.
+            // Any other escape stays, with its digits in upper case.
             Some(byte) => {
                 out.push_str(&format!("%{byte:02X}"));
                 rest = &after[2..];
@@ -245,8 +247,8 @@ impl<'de> serde::Deserialize<'de> for Tag {
     }
 }
 
-/// Takes a text as it is, not through [`Tag::new`]: what a store gives back carries larder's own tags too. And
-/// without a `String` in between, which serde makes of every text that could be one.
+/// A visitor that takes a text as it is, not through [`Tag::new`], since stored entries carry larder's own tags too;
+/// and without the intermediate `String` that serde would allocate for each text.
 struct AnyText;
 
 impl serde::de::Visitor<'_> for AnyText {
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn ancestors_are_what_lies_before_each_colon() {
+    fn ancestors_end_before_each_colon() {
         let below: Vec<_> = Tag::new("shop:product:42").ancestors().collect();
         assert_eq!(below, [Tag("shop:*".into()), Tag("shop:product:*".into())]);
         assert_eq!(Tag::of_origin_path("http://a:1", "/x:y").ancestors().count(), 0);

@@ -1,4 +1,4 @@
-//! What an invalidation reaches, and how.
+//! Invalidations: their targets, their mode and their outcome.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     tag::Tag,
 };
 
-/// What an invalidation names: a tag, an exact name, a path, a prefix, a pattern, a kind or everything.
+/// A target of an invalidation: a tag, an exact name, a path, a prefix, a pattern, a kind or everything.
 ///
 /// ```
 /// use larder_core::{Kind, Target};
 ///
 /// let targets = [
-///     Target::tag(("product", 42)),          // what was made of product 42
+///     Target::tag(("product", 42)),          // entries that depend on product 42
 ///     Target::name("user:7"),                // the object or fragment of that name
 ///     Target::path("/products/42"),          // every variant, query and method of the path, on all hosts
 ///     Target::prefix("product"),             // product and all below it
@@ -31,12 +31,12 @@ use crate::{
 pub struct Target(Vec<Selector>);
 
 impl Target {
-    /// All that carries this tag.
+    /// All entries that carry this tag.
     pub fn tag(tag: impl Into<Tag>) -> Self {
         Self(vec![Selector::Tag(tag.into())])
     }
 
-    /// The object, fragment or query of this name, all its partitions and variants.
+    /// The object, fragment or query of this name, in all its partitions and variants.
     ///
     /// The name of an object or fragment is a tag of it, so `invalidate(("user", 7))` reaches it as well.
     pub fn name(name: impl IntoName) -> Self {
@@ -47,7 +47,7 @@ impl Target {
 
     /// Every response of this path: all hosts, queries, methods, partitions and variants.
     ///
-    /// It means the path alone: a `/` is put before one that has none, and a query is left out.
+    /// Only the path counts: a `/` is put before one that has none, and a query is left out.
     #[doc(alias("purge URL"))]
     pub fn path(path: impl AsRef<str>) -> Self {
         Self(vec![Selector::Tag(Tag::of_path(&path_alone(path.as_ref())))])
@@ -83,18 +83,19 @@ impl Target {
         Self(vec![Selector::Tag(Tag::of_group(&normal_origin(origin.as_ref()), group.as_ref()))])
     }
 
-    /// All that carries this tag or one below it: `product` reaches `product:42`, and so does `product:`.
+    /// All entries that carry this tag or one below it: `product` reaches `product:42`, and so does `product:`.
     #[doc(alias("prefix invalidation", "wildcard"))]
     pub fn prefix(tag: impl Into<Tag>) -> Self {
         let tag = tag.into().without_last_colons();
         Self(vec![Selector::Tag(tag.below()), Selector::Tag(tag)])
     }
 
-    /// Everything whose name matches: `*` stands for any text, `?` for one character.
+    /// All entries whose name matches: `*` stands for any text, `?` for one character.
     ///
-    /// The name of an object or fragment is what it was asked for by; that of a response is its address,
-    /// such as `https://shop.example/products/42?page=2`. Tags that the application gave count like names. Costs each entry one match when it is next
-    /// looked at; up to 64 patterns are kept apart, more act as [`Target::everything`].
+    /// The name of an object or fragment is the one it was requested by; that of a response is its address, such as
+    /// `https://shop.example/products/42?page=2`. Tags of the application count like names. Costs each entry one
+    /// match at its next lookup; up to 64 patterns are told apart, one more makes all of them act as
+    /// [`Target::everything`].
     #[doc(alias("glob", "wildcard", "ban", "regex"))]
     pub fn pattern(pattern: impl Into<String>) -> Self {
         Self(vec![Selector::Pattern { namespace: String::new(), glob: pattern.into() }])
@@ -116,7 +117,7 @@ impl Target {
     }
 }
 
-/// A path as responses are tagged with it.
+/// Returns a path as the tags of responses have it.
 fn path_alone(path: &str) -> Cow<'_, str> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     match path.starts_with('/') {
@@ -125,7 +126,8 @@ fn path_alone(path: &str) -> Cow<'_, str> {
     }
 }
 
-/// An origin as responses are tagged with it: lower case, without an empty port or the one that its scheme implies.
+/// Returns an origin as the tags of responses have it: lower case, without an empty port or the one that its scheme
+/// implies.
 fn normal_origin(origin: &str) -> String {
     let origin = origin.to_ascii_lowercase();
     let Some((scheme, authority)) = origin.split_once("://") else { return origin };
@@ -149,20 +151,20 @@ impl<T: Into<Tag>> From<T> for Target {
     }
 }
 
-/// One thing that a record of the log names.
+/// One selector of a record of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Selector {
-    /// All that carries the tag.
+    /// All entries that carry the tag.
     Tag(Tag),
-    /// All whose name matches, in one namespace.
+    /// All entries whose name matches, in one namespace.
     Pattern {
         /// The namespace, empty for none.
         namespace: String,
         /// The pattern over names.
         glob: String,
     },
-    /// All.
+    /// All entries.
     Everything,
 }
 
@@ -179,7 +181,7 @@ impl Selector {
     }
 }
 
-/// A pattern that is ready to be matched.
+/// A compiled pattern.
 #[derive(Clone, Debug)]
 pub(crate) struct Glob {
     namespace: String,
@@ -201,7 +203,7 @@ impl Glob {
 
     /// Whether it matches the name of an entry, or that of one of its parts.
     pub(crate) fn matches(&self, key: &Key, tags: &[Tag]) -> bool {
-        // What answers many queries has no one name: any pattern may mean one of them.
+        // An entry that serves many queries has no one name: any pattern may mean one of them.
         let own = key.namespace() == self.namespace.as_bytes()
             && (key.is_for_many() || self.matcher.matches(&key.name()));
         own || tags
@@ -211,21 +213,21 @@ impl Glob {
     }
 }
 
-/// Whether what is invalidated is gone, or only stale.
+/// The mode of an invalidation: hard or soft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
-    /// Gone: nothing may serve it, no stale window, no error, no revalidation.
+    /// Entries may not be served any more, not in a stale window, not on errors, not after revalidation.
     Hard,
-    /// Stale: may be served while it is refreshed and on errors, where the entry has such windows.
+    /// Entries are stale: they may be served while they are refreshed and on errors, if they have such windows.
     Soft {
-        /// After this long it is gone.
+        /// After this time the invalidation becomes hard.
         grace: Option<Duration>,
     },
 }
 
-/// An invalidation: targets, how they are invalidated, and when.
+/// An invalidation: its targets, its mode and its delay.
 ///
-/// Whatever becomes a [`Target`] becomes an invalidation that is hard and immediate.
+/// A value that converts into a [`Target`] converts into a hard and immediate invalidation.
 ///
 /// ```
 /// use std::time::Duration;
@@ -245,7 +247,8 @@ pub struct Invalidation {
 }
 
 impl Invalidation {
-    /// A hard invalidation of all these targets, now: one append to the log for up to 5,000 of them.
+    /// Creates a hard invalidation of all these targets, now: one append to the log per 5,000 selectors, of which a
+    /// target has one or two.
     pub fn of<T: Into<Target>>(targets: impl IntoIterator<Item = T>) -> Self {
         Self {
             targets: targets.into_iter().map(Into::into).collect(),
@@ -254,15 +257,15 @@ impl Invalidation {
         }
     }
 
-    /// Makes stale what would be gone, for `grace` at the longest. An entry without a stale window is gone
-    /// all the same.
+    /// Makes the invalidation soft: entries become stale, for `grace` at the longest. An entry without a stale window
+    /// is not served any more all the same.
     #[doc(alias("soft purge", "grace", "mark stale", "logical expiration"))]
     pub fn soft(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.mode = Mode::Soft { grace: grace.into() };
         self
     }
 
-    /// Acts only when `delay` has passed.
+    /// Delays the invalidation by `delay`.
     #[doc(alias("scheduled invalidation", "delayed invalidation"))]
     pub fn after(mut self, delay: Duration) -> Self {
         self.after = delay;
@@ -294,22 +297,24 @@ impl<const N: usize> From<[Target; N]> for Invalidation {
     }
 }
 
-/// What became of an invalidation. In this process it acts in either case.
+/// The outcome of an invalidation. In this process it acts in every case, at once or after its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a queued invalidation has not reached other processes yet"]
 pub enum Invalidated {
-    /// It is in the log: other processes will see it.
+    /// It is in the log: other processes will apply it.
     Logged,
-    /// The log is out of reach, or too few of its servers have it. It acts here, now or after its delay, is kept,
-    /// and will be appended as soon as that is needed and possible. Should the process end before, it is lost.
+    /// The log is unreachable, or too few of its servers have the record. It acts in this process, now or after its
+    /// delay, is queued, and will be appended as soon as that is needed and possible. If the process ends before, it
+    /// is lost.
     Queued,
-    /// It will act after its delay. A shared log keeps it, also if this process ends before: then it acts as
-    /// soon as another one asks the log for its end, which each does three times in a lease.
+    /// It will act after its delay. A shared log has registered it, so it acts even if this process ends before: as
+    /// soon as another process asks the log for its end, which each does three times per
+    /// [`max_lag`](crate::LarderBuilder::max_lag).
     Scheduled,
 }
 
 impl Invalidated {
-    /// What is true of both.
+    /// Returns the worse of two outcomes: `Queued` if either is.
     pub(crate) fn worse(self, other: Self) -> Self {
         if self == Self::Queued { self } else { other }
     }
@@ -325,7 +330,7 @@ impl fmt::Display for Invalidated {
     }
 }
 
-/// A rule of the builder: when the first is invalidated, the second is as well.
+/// A rule of the builder: an invalidation of `when` also invalidates `also`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) when: Tag,
@@ -334,7 +339,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn applies_to(&self, tag: &Tag) -> bool {
-        // A whole branch is invalidated: rules for what lies on it apply.
+        // A prefix is invalidated: the rules for tags below it apply.
         if let Some(branch) = tag.as_str().strip_suffix('*')
             && self.when.as_str().starts_with(branch)
         {
@@ -347,7 +352,7 @@ impl Rule {
     }
 }
 
-/// Adds what the rules say, again and again until nothing is new. Each tag is added once, so a circle ends.
+/// Adds the selectors that follow from the rules, until none is new. Each tag is added once, so a circle ends.
 pub(crate) fn expand(rules: &[Rule], mut selectors: Vec<Selector>) -> Vec<Selector> {
     let mut at = 0;
     while at < selectors.len() {
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_follow_each_other_and_a_circle_ends() {
+    fn rules_chain_and_a_circle_of_rules_ends() {
         let rules =
             [rule("product:*", "catalog"), rule("catalog", "home"), rule("home", "catalog")];
         let all = expand(&rules, vec![Selector::Tag(Tag::new("product:1"))]);
@@ -382,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn invalidating_a_branch_fires_the_rules_of_its_leaves() {
+    fn invalidating_a_prefix_applies_the_rules_of_tags_below_it() {
         let rules = [rule("product:42", "home")];
         let all = expand(&rules, vec![Selector::Tag(Tag::new("product").below())]);
         assert!(all.contains(&Selector::Tag(Tag::new("home"))));

@@ -1,8 +1,8 @@
-//! Where something is kept.
+//! Level placement: which levels store an entry, and for how long.
 
 use std::time::Duration;
 
-/// The tiers in which something is kept, and for how long in each.
+/// The levels that store an entry, and for how long each does.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,17 +22,17 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// In memory and, where there is one, in the shared store. The default.
+    /// First level and, where there is one, second level. The default.
     pub const BOTH: Self =
         Self { memory: Some(Duration::MAX), shared: Some(Duration::MAX), sealed: false };
-    /// In the memory of this process alone.
+    /// First level only.
     pub const MEMORY: Self = Self { shared: None, ..Self::BOTH };
-    /// In the shared store alone: each hit is a round trip, and nothing is served stale. Without a store it is
-    /// not kept.
+    /// Second level only: each hit is a round trip, and no stale entry is served. Without a second level the entry is
+    /// not stored.
     pub const SHARED: Self = Self { memory: None, ..Self::BOTH };
 
-    /// Serves it from memory for no longer than this, counted from when it came there; whoever asks later takes
-    /// it from the shared store, if it is still fresh there: a stale window that outlasts this is lost.
+    /// Limits the time in the first level, counted from when the entry was stored there. Later requests read it from
+    /// the second level, if it is still fresh there: a stale window that outlasts this limit is lost.
     #[must_use]
     pub const fn memory_for(mut self, longest: Duration) -> Self {
         if self.memory.is_some() {
@@ -41,7 +41,7 @@ impl Tiers {
         self
     }
 
-    /// Leaves it in the shared store for no longer than this.
+    /// Limits the time in the second level.
     #[must_use]
     pub const fn shared_for(mut self, longest: Duration) -> Self {
         if self.shared.is_some() {
@@ -50,25 +50,27 @@ impl Tiers {
         self
     }
 
-    /// Lets entries reach the second level only sealed. A larder whose second level has no keys
-    /// ([`LarderBuilder::seal_with`](crate::LarderBuilder::seal_with)) keeps them in memory alone, and logs that once.
+    /// Stores entries in the second level only sealed. A larder whose second level has no keys
+    /// ([`LarderBuilder::seal_with`](crate::LarderBuilder::seal_with)) stores them in the first level only, and logs
+    /// that once.
     #[must_use]
     pub const fn require_sealing(mut self) -> Self {
         self.sealed = true;
         self
     }
 
-    /// For how long it is held in memory, if it is.
+    /// Returns the limit of the time in the first level. `None` if it does not store the entry.
     pub fn in_memory(&self) -> Option<Duration> {
         self.memory
     }
 
-    /// For how long an entry may lie in a second level that `seals` entries or not. `None` where it may not.
+    /// Returns the limit of the time in a second level that `seals` entries or not. `None` if it may not store the
+    /// entry.
     pub(crate) fn in_shared(&self, seals: bool) -> Option<Duration> {
         self.shared.filter(|_| seals || !self.sealed)
     }
 
-    /// Whether entries may reach the second level only sealed.
+    /// Whether the second level may store the entry only sealed.
     pub(crate) fn requires_sealing(&self) -> bool {
         self.sealed && self.shared.is_some()
     }

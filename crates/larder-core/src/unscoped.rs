@@ -1,8 +1,8 @@
-//! Values that were asked for where no request is.
+//! Counts values that are requested outside of every scope.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Counts values that were asked for outside of every scope although requests have scopes.
+/// The counter of values that were requested outside of every scope although a layer opens scopes for requests.
 #[derive(Debug, Default)]
 pub(crate) struct UnscopedLoads {
     /// Whether a layer has opened a scope.
@@ -13,7 +13,7 @@ pub(crate) struct UnscopedLoads {
 impl UnscopedLoads {
     #[inline]
     pub(crate) fn note_layer(&self) {
-        // Read before it is written: all threads come here, once for each request.
+        // Read before it is written: all threads run this, once for each request.
         if !self.layered.load(Ordering::Relaxed) {
             self.layered.store(true, Ordering::Relaxed);
         }
@@ -24,8 +24,9 @@ impl UnscopedLoads {
         {
             tracing::warn!(
                 target: "larder",
-                "a value was asked for outside of every request: it is everybody's, and no page has its tags. \
-                 A task that a handler spawns takes its scope along by `Larder::scoped`. Said once; counted."
+                "a value was requested outside of every scope: all clients share it, and no page gets its tags. \
+                 Wrap the tasks that a handler spawns in `Larder::scoped`. \
+                 (logged once; counted in `values_outside_scopes`)"
             );
         }
     }

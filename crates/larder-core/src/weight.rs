@@ -1,29 +1,29 @@
-//! What a value of the application holds, as far as that can be seen from outside.
+//! The estimated memory of an application value, found by serialising it.
 //!
-//! A type that we have not seen can only be asked to write itself. What it writes tells its texts, its numbers and how
-//! many of each; what they take in memory is reckoned from that: a number its width, a text or a list the three words
-//! of its handle and what lies behind. Written out, a million small numbers are a million bytes; held, they are eight.
+//! Of an unknown type larder can use nothing but its `Serialize`. That shows its texts, its numbers and how many of
+//! each; their memory is estimated from it: a number takes its width, a text or a list the three words of its handle
+//! and its content. Serialised, a million small numbers are a million bytes; in memory, eight million.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser};
 
-/// What is found out about a value by letting it write itself.
+/// The properties of a value that are found by serialising it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueWeight {
-    /// About how many bytes it takes, itself and all that it holds.
+    /// The estimated bytes of the value and of everything it holds.
     pub(crate) bytes: usize,
-    /// Whether its bytes in a store would read as another value: MessagePack writes `Some(None)` and `Some(())` as it
-    /// writes `None`.
+    /// Whether its bytes in a store would deserialise to another value: MessagePack writes `Some(None)` and
+    /// `Some(())` as it writes `None`.
     pub(crate) is_lossy: bool,
 }
 
 /// Weighs a value.
 pub(crate) fn of<T: Serialize>(value: &T) -> ValueWeight {
     let mut weigher = WeighingSerializer { bytes: 0, wrote_nil: false, is_lossy: false };
-    // What cannot be written is not kept anywhere else either.
+    // A value that cannot be serialised stays in the first level.
     match value.serialize(&mut weigher) {
-        // Fields that are not written take their place all the same.
+        // Fields that are not serialised take memory all the same.
         Ok(()) | Err(NotSerializable) => {
             let bytes = weigher.bytes.max(size_of::<T>());
             ValueWeight { bytes, is_lossy: weigher.is_lossy }
@@ -33,7 +33,7 @@ pub(crate) fn of<T: Serialize>(value: &T) -> ValueWeight {
 
 struct WeighingSerializer {
     bytes: usize,
-    /// Whether the last value is written as nothing.
+    /// Whether the last value was serialised as nil.
     wrote_nil: bool,
     is_lossy: bool,
 }
@@ -52,7 +52,7 @@ struct NotSerializable;
 
 impl fmt::Display for NotSerializable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the value does not let itself be written")
+        f.write_str("the value cannot be serialised")
     }
 }
 
@@ -83,7 +83,7 @@ impl Serializer for &mut WeighingSerializer {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
-    /// As the bytes that are kept, not as people read them: an address is four numbers and no text.
+    /// As in MessagePack, not as text for people: an IP address is four numbers.
     fn is_human_readable(&self) -> bool {
         false
     }
@@ -241,7 +241,7 @@ impl ser::SerializeMap for &mut WeighingSerializer {
     type Error = NotSerializable;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), NotSerializable> {
-        // A table keeps room for more than it has.
+        // A hash table has room for more entries than it holds.
         self.add(DISCRIMINANT)?;
         key.serialize(&mut **self)
     }
@@ -255,11 +255,11 @@ impl ser::SerializeMap for &mut WeighingSerializer {
     }
 }
 
-/// What a `String` or a `Vec` is itself.
+/// The size of a `String` or a `Vec` without its content.
 const HANDLE: usize = 3 * size_of::<usize>();
-/// What an allocator keeps beside each piece it gives.
+/// The overhead of the allocator for each allocation.
 const PIECE: usize = 2 * size_of::<usize>();
-/// The place of a value that is not there. It may be anything; this is a short one.
+/// The assumed size of an absent value. Its type is unknown; this is a small one.
 const ABSENT: usize = 2 * size_of::<usize>();
 const DISCRIMINANT: usize = size_of::<usize>();
 
@@ -269,9 +269,9 @@ mod tests {
 
     use super::*;
 
-    /// A weight may be a third too little, or twice too much; it was a twenty-fourth.
+    /// An estimate may be a third too low, or twice too high; it once was a twenty-fourth of the real size.
     #[test]
-    fn what_is_reckoned_is_about_what_is_held() {
+    fn the_estimate_is_close_to_the_memory_held() {
         #[derive(Serialize)]
         struct Row {
             id: u64,
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_would_give_back_as_another_value_is_found() {
+    fn values_that_messagepack_would_change_are_lossy() {
         #[derive(Serialize)]
         struct Unit;
         #[derive(Serialize)]

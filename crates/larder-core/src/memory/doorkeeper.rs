@@ -1,11 +1,10 @@
-//! Who asks for the first time is not yet popular.
+//! The doorkeeper: keeps the first miss of a key out of moka's frequency counts.
 //!
-//! moka admits a new entry when its key was asked for more often than the one that would have to go. A scan
-//! asks for each key once; were that once counted, it would push out whatever was asked for once in a
-//! while. So a first miss is only noted here, in two bits, and counted from the second on.
+//! moka admits a new entry if its key was requested more often than the key of the entry that would be evicted. A
+//! scan requests each key once; if that counted, the scan would evict entries that are requested once in a while. So
+//! the first miss of a key is only noted here, in two bits, and misses count from the second on.
 //!
-//! What was noted is forgotten a word at a time, as new notes come: there is no moment at which all is
-//! forgotten, and none at which a request has to clear it all.
+//! Notes are cleared one word at a time as new notes arrive: no request ever has to clear all of them.
 //!
 //! # Source
 //!
@@ -13,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// A set of hashes that forgets the oldest before it is too full to tell them apart.
+/// An approximate set of hashes, which forgets the oldest before it is too full to tell hashes apart.
 #[derive(Debug)]
 pub(crate) struct Doorkeeper {
     bits: Box<[AtomicU64]>,
@@ -21,14 +20,14 @@ pub(crate) struct Doorkeeper {
 }
 
 impl Doorkeeper {
-    /// One for a tier of this many bytes: a bit for every 8 of them, from 8 KiB to 16 MiB of bits, resident
-    /// where touched.
+    /// Creates a doorkeeper for a level of `capacity` bytes: one bit per 8 of them, rounded up to a power of two,
+    /// from 8 KiB to 16 MiB of bits, resident only where touched.
     pub(crate) fn new(capacity: usize) -> Self {
         let bits = (capacity / 8).next_power_of_two().clamp(1 << 16, 1 << 27);
         Self { bits: bytemuck::zeroed_slice_box(bits / 64), noted: AtomicUsize::new(0) }
     }
 
-    /// Whether this hash was noted before; it is from now on.
+    /// Notes a hash. Returns whether it was noted before.
     pub(crate) fn knows(&self, hash: u64) -> bool {
         let known = [hash, hash.rotate_left(32).wrapping_mul(ODD)].map(|hash| self.note(hash));
         if known == [true, true] {
@@ -42,7 +41,7 @@ impl Doorkeeper {
         false
     }
 
-    /// Sets the bit of this hash, and says whether it was set.
+    /// Sets the bit of a hash. Returns whether it was set before.
     fn note(&self, hash: u64) -> bool {
         let place = (hash >> 6) as usize % self.bits.len();
         let bit = 1 << (hash & 63);
@@ -50,11 +49,11 @@ impl Doorkeeper {
     }
 }
 
-/// After as many notes a word of 64 bits is cleared: at most a quarter of all is set, an eighth on average,
-/// so that one in sixty is taken for known that is not.
+/// One word of 64 bits is cleared per this many notes: at most a quarter of all bits is set, an eighth on average, so
+/// that one new hash in sixty is taken for a known one.
 const NOTES_A_WORD: usize = 8;
 
-/// Makes a second hash of the first.
+/// The multiplier that derives a second hash from the first.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_time_is_told_from_the_first_until_it_is_forgotten() {
+    fn a_noted_hash_is_known_until_it_is_forgotten() {
         let door = Doorkeeper::new(0);
         for hash in hashes(1..100) {
             door.knows(hash);
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn few_that_are_new_are_taken_for_known() {
+    fn fewer_than_one_new_hash_in_twenty_is_taken_for_known() {
         let door = Doorkeeper::new(0);
         let mistaken = hashes(1..1 << 16).filter(|hash| door.knows(*hash)).count();
         assert!(mistaken < (1 << 16) / 20, "{mistaken}");

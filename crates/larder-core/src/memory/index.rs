@@ -1,4 +1,5 @@
-//! The index: from a key to its entry, looked up without an allocation and judged under the guard.
+//! The index of the first level: maps keys to entries. A lookup allocates nothing and reads the entry under the lock
+//! of its shard.
 
 use std::sync::{
     Arc,
@@ -11,7 +12,7 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{entry::AnyEntry, sync::RwLock};
 
-/// A table in shards, each behind a lock that readers share.
+/// A hash table in shards, each behind a reader-writer lock.
 #[derive(Debug)]
 pub(crate) struct Index {
     shards: Box<[CachePadded<RwLock<HashTable<AnyEntry>>>]>,
@@ -35,7 +36,7 @@ impl Index {
         self.hashing.hash_one(key)
     }
 
-    /// Reads an entry under the guard of its shard. `read` must not touch the memory tier again.
+    /// Calls `read` with the entry of a key, under the lock of its shard. `read` must not use the first level again.
     #[inline]
     pub(crate) fn read<R>(
         &self,
@@ -47,7 +48,7 @@ impl Index {
         shard.find(hash, |entry| entry.key().as_bytes() == key).map(read)
     }
 
-    /// Puts an entry in its place, unless `keep` prefers the one that is there.
+    /// Stores an entry and returns the one that it replaced. The error is the present entry, if `keep` preferred it.
     pub(crate) fn replace(
         &self,
         entry: AnyEntry,
@@ -81,7 +82,7 @@ impl Index {
         Ok(before)
     }
 
-    /// Removes this very entry; one that took its place stays.
+    /// Removes exactly this entry; an entry that replaced it stays. Returns whether it was present.
     pub(crate) fn remove(&self, entry: &AnyEntry) -> bool {
         let mut shard = self.shard(entry.hash).write();
         let removed = shard
@@ -95,7 +96,7 @@ impl Index {
         true
     }
 
-    /// Whether this very entry is in its place.
+    /// Whether the index holds exactly this entry.
     pub(crate) fn holds(&self, entry: &AnyEntry) -> bool {
         self.shard(entry.hash).read().find(entry.hash, |other| other.id == entry.id).is_some()
     }
@@ -109,7 +110,7 @@ impl Index {
     }
 
     fn shard(&self, hash: u64) -> &RwLock<HashTable<AnyEntry>> {
-        // The table itself goes by the low bits and the topmost seven.
+        // The table itself uses the low bits and the topmost seven.
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 }

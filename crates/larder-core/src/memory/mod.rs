@@ -1,10 +1,10 @@
-//! The memory tier: live values, weighed in bytes.
+//! The first level: live values in process memory, weighed in bytes.
 //!
-//! moka decides what stays (weight, admission, expiry); an index of our own answers look-ups. A look-up in
-//! moka itself follows five pointers and writes to a channel, several times the budget of a whole hit;
-//! the index follows one. Each entry is one slot of moka's, under the hash of its key (so that its
-//! frequency survives replacement) and a number of its own (so that replacing is never confused with
-//! evicting). moka tells us what it drops, and the index drops it too.
+//! moka decides which entries stay (weight, admission, expiry); an index of larder's own serves the lookups. A lookup
+//! in moka itself follows five pointers and writes to a channel, several times the budget of a whole hit; the index
+//! follows one. Each entry has one slot in moka, under the hash of its key (so that its frequency survives
+//! replacement) and an id of its own (so that a replacement is never confused with an eviction). moka reports each
+//! entry that it evicts, and the index drops it too.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -24,29 +24,29 @@ use crate::{clock::Clock, entry::AnyEntry};
 mod doorkeeper;
 mod index;
 
-/// How the memory tier chooses what goes when it is full.
+/// How the first level chooses the entries that it evicts when it is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Eviction {
-    /// What is asked for often stays, and a scan passes through without harm. The default.
+    /// Keeps frequently requested entries; a scan does not displace them. The default.
     ///
     /// Source: Einziger, Friedman and Manes, *TinyLFU: A Highly Efficient Cache Admission Policy*, 2017.
     #[default]
     TinyLfu,
-    /// What was asked for longest ago goes first; of what is asked for often, one hit in 64 tells.
+    /// Evicts the least recently used entry first. Of the hits of a popular entry only one in 64 updates its recency.
     Lru,
 }
 
-/// How often the memory tier dropped an entry by itself, by cause.
+/// Number of entries that the first level evicted, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Evictions {
-    /// There was no room, or the policy did not admit it.
+    /// Evicted for want of room, or not admitted by the policy.
     pub size: u64,
-    /// Its time had run out.
+    /// Removed because their lifetime had ended.
     pub expired: u64,
 }
 
-/// The memory tier.
+/// The first level: the index for lookups, and moka for eviction.
 #[derive(Debug)]
 pub(crate) struct Memory {
     index: Arc<Index>,
@@ -59,7 +59,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// A tier of at most `capacity` bytes.
+    /// Creates a first level of at most `capacity` bytes.
     pub(crate) fn new(capacity: usize, eviction: Eviction, clock: Clock) -> Self {
         let index = Arc::new(Index::new());
         let causes = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
@@ -92,14 +92,15 @@ impl Memory {
         self.index.hash(key)
     }
 
-    /// A number that no other entry of this tier has.
+    /// Returns an id that no other entry of this level has.
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Reads the entry of a key, if there is one, under a guard: `read` must not touch this tier again.
+    /// Calls `read` with the entry of a key, if there is one, under the lock of its shard: `read` must not use the
+    /// first level again.
     ///
-    /// What `read` answers with `Some` counts as a hit for the policy.
+    /// A `Some` from `read` counts as a hit for the eviction policy.
     #[inline]
     pub(crate) fn read<R>(
         &self,
@@ -118,31 +119,31 @@ impl Memory {
         answer
     }
 
-    /// The entry of a key as it lies there.
+    /// Returns the entry of a key, without checking whether it is valid or fresh.
     pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
         self.index.read(hash, key, Arc::clone)
     }
 
-    /// Counts a hit that was answered from an entry taken out by [`Memory::get`].
+    /// Counts a hit that was served from an entry that [`Memory::get`] returned.
     pub(crate) fn note_hit(&self, entry: &AnyEntry) {
         if entry.touch() {
             drop(self.keeper.get(&Slot::of(entry)));
         }
     }
 
-    /// Tells the policy that a key was asked for and not there, so that what is often asked for is
-    /// admitted when it is stored. Once for each request: a scan must not look popular.
+    /// Counts a miss of a key for the admission policy, so that a frequently requested key is admitted when it is
+    /// stored. To be called once per request: a scan must not look popular.
     pub(crate) fn note_miss(&self, hash: u64) {
         if self.doorkeeper.knows(hash) {
             drop(self.keeper.get(&Slot { hash, id: 0 }));
         }
     }
 
-    /// Keeps an entry, unless `keep` prefers the one that has its place.
+    /// Stores an entry, unless `keep` prefers the present entry of the same key.
     ///
     /// # Errors
     ///
-    /// The entry that kept its place.
+    /// The present entry, if `keep` preferred it.
     pub(crate) fn put(
         &self,
         entry: &AnyEntry,
@@ -153,14 +154,14 @@ impl Memory {
         }
         self.keeper.insert(Slot::of(entry), Arc::clone(entry));
         if !self.index.holds(entry) {
-            // Replaced before moka knew of it: whoever replaced it could not take it out.
+            // Another thread replaced it before it was inserted into moka, and so could not remove it there.
             self.keeper.invalidate(&Slot::of(entry));
         }
         self.keep_to_capacity(entry.weight());
         Ok(())
     }
 
-    /// Drops this very entry; one that took its place stays.
+    /// Removes exactly this entry; an entry that replaced it stays.
     pub(crate) fn remove(&self, entry: &AnyEntry) {
         if self.index.remove(entry) {
             self.keeper.invalidate(&Slot::of(entry));
@@ -184,7 +185,8 @@ impl Memory {
         Evictions { size, expired }
     }
 
-    /// moka evicts a batch at a time, when it sees fit. Large bodies would pile up meanwhile.
+    /// Runs moka's pending evictions each time 1/64 of the capacity was stored: moka evicts in batches at times of
+    /// its own choice, and large bodies would accumulate meanwhile.
     fn keep_to_capacity(&self, stored: usize) {
         let since = self.stored_since_upkeep.fetch_add(stored, Ordering::Relaxed) + stored;
         if since > self.capacity / UPKEEP_SHARE {
@@ -194,12 +196,12 @@ impl Memory {
     }
 }
 
-/// moka dropped an entry: so does the index, and outside every lock of ours the value goes too.
+/// Removes an entry that moka evicted from the index. The value is dropped outside of all locks of larder.
 fn forget(index: &Index, causes: &[AtomicU64; 2], entry: &AnyEntry, cause: RemovalCause) {
     let cause = match cause {
         RemovalCause::Size => 0,
         RemovalCause::Expired => 1,
-        // Ours: the index was changed first.
+        // Caused by larder itself, which changed the index first.
         RemovalCause::Explicit | RemovalCause::Replaced => return,
     };
     if index.remove(entry) {
@@ -207,7 +209,7 @@ fn forget(index: &Index, causes: &[AtomicU64; 2], entry: &AnyEntry, cause: Remov
     }
 }
 
-/// The place of one entry in moka. Its hash is that of the entry's key.
+/// The key of an entry in moka. Its hash is the hash of the entry's own key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slot {
     hash: u64,
@@ -226,7 +228,7 @@ impl Hash for Slot {
     }
 }
 
-/// Passes a hash on: keys were hashed already, with a secret of this process.
+/// A hasher that returns its input: keys are already hashed, with a secret of this process.
 #[derive(Debug, Default)]
 struct AsIs(u64);
 
@@ -244,7 +246,8 @@ impl Hasher for AsIs {
     }
 }
 
-/// Frees what nobody may be served any more. What was filled elsewhere, or was old when it came, has less time left.
+/// The expiry for moka: frees an entry once it can neither be served nor revalidated. An entry that was filled in
+/// another process, or that was already old when it was stored, has less time left.
 struct UntilGone(Clock);
 
 impl moka::Expiry<Slot, AnyEntry> for UntilGone {
@@ -253,7 +256,7 @@ impl moka::Expiry<Slot, AnyEntry> for UntilGone {
     }
 }
 
-/// After storing this share of its capacity the tier is brought down to its capacity.
+/// Each time this share of the capacity (1/64) was stored, pending evictions bring the level down to its capacity.
 const UPKEEP_SHARE: usize = 64;
 
 #[cfg(test)]
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_is_found_and_replaced_and_counted_once() {
+    fn put_replaces_the_entry_of_a_key_and_counts_it_once() {
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let (first, second) = (entry(&memory, "a", 1000), entry(&memory, "a", 3000));
         put(&memory, &first);
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_stays_within_the_capacity_and_evictions_have_a_cause() {
+    fn a_scan_stays_within_the_capacity_and_its_evictions_are_counted() {
         for eviction in [Eviction::TinyLfu, Eviction::Lru] {
             let memory = Memory::new(1 << 20, eviction, Clock::start());
             for number in 0..1000 {
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_of_one_hash_are_two_entries() {
+    fn another_key_with_the_same_hash_is_a_miss() {
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let a = entry(&memory, "a", 10);
         put(&memory, &a);
@@ -349,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_is_there_may_keep_its_place() {
+    fn put_returns_the_present_entry_if_keep_prefers_it() {
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let (first, second) = (entry(&memory, "a", 10), entry(&memory, "a", 10));
         put(&memory, &first);
@@ -357,12 +360,12 @@ mod tests {
         assert!(Arc::ptr_eq(&kept, &first));
     }
 
-    /// It lay there, of use to nobody, for as long as it had been on its way.
+    /// Regression: an entry that was old when it was stored was freed too late, by as much as that age.
     #[tokio::test(start_paused = true)]
-    async fn what_was_old_when_it_came_is_freed_when_its_time_is_over() {
+    async fn expiry_counts_from_the_fill_and_not_from_the_insertion() {
         let clock = Clock::start();
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, clock);
-        // Filled when the clock started, it lives for a minute.
+        // Filled when the clock started, with a lifetime of a minute.
         let entry = entry(&memory, "a", 1);
         let held = || {
             let (until, now) = (UntilGone(clock), Instant::now());

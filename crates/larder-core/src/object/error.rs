@@ -1,43 +1,43 @@
-//! Why there is no value.
+//! Errors of loading a value.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::key::Key;
 
-/// A value was not loaded.
+/// The error of a call that has no value to return.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError<E> {
-    /// The loader failed.
+    /// The loader returned this error.
     Failed(Arc<E>),
     /// The loader took longer than the policy allows.
     TimedOut {
-        /// What the policy allows.
+        /// The limit that the policy sets.
         deadline: Duration,
     },
-    /// Under this name lies a value of another type.
+    /// The value that is stored under this name has another type.
     OtherType {
-        /// The name.
+        /// The key of the value.
         key: Box<Key>,
-        /// The type of what lies there.
+        /// The type of the stored value.
         kept: &'static str,
-        /// The type that was asked for.
+        /// The requested type.
         asked: &'static str,
     },
-    /// The loader panicked, in other calls for this name that this one waited for.
+    /// This call waited for other calls for the same name, and their loaders panicked.
     Panicked,
-    /// Other calls for this name, which this one waited for, failed with an error of another type.
+    /// This call waited for other calls for the same name, and they failed with an error of another type.
     FailedElsewhere,
-    /// The loader asks, directly or through others, for the value that it is to load.
+    /// The loader requests, directly or through other loaders, the value that it is loading.
     Circle {
-        /// The names of the fills, the outermost first; the last is the one that was asked for again.
+        /// The names of the nested fills, the outermost first; the last is the one that was requested again.
         names: Vec<String>,
     },
-    /// The runtime that loaded it was shut down.
+    /// The runtime that ran the loader was shut down.
     Cancelled,
 }
 
-/// Why a flight brought nothing, for all who waited for it.
+/// Why a fill produced no value, for all of its waiters.
 pub(super) enum Failure<E> {
     Loader(Arc<E>),
     Deadline(Duration),
@@ -82,11 +82,13 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => write!(f, "loading failed: {error}"),
-            Self::TimedOut { deadline } => write!(f, "loading took longer than {deadline:?}"),
+            Self::TimedOut { deadline } => {
+                write!(f, "the loader took longer than the fill timeout of {deadline:?}")
+            }
             Self::OtherType { key, kept, asked } => {
                 write!(
                     f,
-                    "{key} was asked for as {asked}, but is kept as {kept}: one key, one type"
+                    "{key} was requested as {asked}, but is stored as {kept}: use one type per key"
                 )
             }
             Self::Panicked => f.write_str("the loader panicked in another call for this name"),

@@ -1,4 +1,5 @@
-//! What a loader may say about its value, and the place of the flight that others wait at meanwhile.
+//! [`Loading`]: the handle by which a loader sets the lifetime and tags of its value or refuses storing, and by which
+//! the fill ends for its waiters.
 
 use std::sync::Arc;
 
@@ -11,14 +12,14 @@ use crate::{
     tag::Tag,
 };
 
-/// What a loader may say about the value it loads. Handed to the loader; cheap to clone.
+/// The options of a value that is being loaded: lifetime, tags, no-store. Passed to the loader; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Loading(Arc<Mutex<LoadingState>>);
 
 #[derive(Debug)]
 struct LoadingState {
     wishes: LoadOptions,
-    /// The place of the flight, while others may wait for what comes.
+    /// The leader of the fill, while requests may wait for it; `None` once the fill has ended.
     lead: Option<Leader>,
 }
 
@@ -26,7 +27,7 @@ struct LoadingState {
 pub(super) struct LoadOptions {
     pub(super) lifetime: Lifetime,
     pub(super) tags: Vec<Tag>,
-    /// Why it is not to be kept, if it is not.
+    /// Why the value is not storable, if it is not.
     pub(super) refused: Option<&'static str>,
 }
 
@@ -37,7 +38,7 @@ impl Loading {
         Self(Arc::new(Mutex::new(LoadingState { wishes, lead })))
     }
 
-    /// The lifetime of this value, in place of the policy's.
+    /// Sets the lifetime of this value, in place of the policy's.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
         self.0.lock().wishes.lifetime = lifetime.into();
     }
@@ -47,13 +48,13 @@ impl Loading {
         self.0.lock().wishes.tags.push(tag.into());
     }
 
-    /// This value is not kept, nor is a page it becomes part of. Who waits for it is let go at once, and for a
-    /// while nobody waits for this name any more.
+    /// Makes this value not storable, and with it any page that includes it. Its waiters stop waiting and load for
+    /// themselves at once, and for 10 s calls for this name do not coalesce (hit-for-miss).
     pub fn no_store(&self) {
         self.refuse("no-store");
     }
 
-    /// As [`Loading::no_store`], with a reason of its own for those who count.
+    /// Like [`Loading::no_store`], with a reason of its own for the statistics. The first reason counts.
     pub fn refuse(&self, why: &'static str) {
         self.0.lock().wishes.refused.get_or_insert(why);
         self.land(FlightResult::NotShared(why));
@@ -71,8 +72,8 @@ impl Loading {
     }
 }
 
-/// Ends the flight of a fill that ends without a word: the loader may have left its [`Loading`] with somebody who
-/// lives on.
+/// Ends a fill as abandoned, if nothing has ended it before: the loader may have passed its [`Loading`] to a task
+/// that outlives it.
 pub(super) struct FinishOnDrop<'a>(pub(super) &'a Loading);
 
 impl Drop for FinishOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! Cache-aside for values: look, else load once and keep.
+//! Cache-aside for values: look up, otherwise load once and store.
 
 use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
 
@@ -34,10 +34,10 @@ mod error;
 mod fill;
 mod value;
 
-/// One call of [`Larder::get_or_load`].
+/// One call of [`Larder::get_or_load`](crate::Larder::get_or_load).
 ///
-/// It borrows its larder until it has to outlive its caller: the counters of a handle are shared by all threads,
-/// and a hit should not touch what they fight over.
+/// It borrows its kernel and clones it only for a task that may outlive the caller: a clone changes reference counts
+/// for which all threads contend, and a hit avoids that.
 #[derive(Clone)]
 struct Call<'a> {
     kernel: Cow<'a, Kernel>,
@@ -66,7 +66,7 @@ where
 {
     let began = kernel.tick();
     let caught_up = kernel.catch_up(policy.consistency).await;
-    // After that: what is read from now on has seen what was waited for.
+    // Only now, so that the stamp of the scope covers the invalidations that the call has just waited for.
     let (mut scope, opened) = kernel.scope_of_value();
     if let Consistency::Bounded(bound) = policy.consistency {
         scope = scope.bounded(bound);
@@ -74,7 +74,7 @@ where
     let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
     let finished = key(kernel, kind, &name, &audience).finish();
     let is_too_long = finished.is_err();
-    // It names nothing that is kept, only the fill that runs.
+    // This short key identifies the running fill only; nothing is stored under it.
     let key = finished.unwrap_or_else(|_| {
         let mut short = KeyBuf::new(kind, "", "", "");
         short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
@@ -102,7 +102,7 @@ where
     }
 }
 
-/// What a value lies under: its name, and for whom it was made.
+/// Builds the key of a value from its name and its audience.
 fn key(kernel: &Kernel, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
     let mut key = kernel.key(kind, "");
     key.push(name.as_bytes());
@@ -140,12 +140,13 @@ impl Call<'_> {
                 self.scope = self.kernel.counting_waits(self.scope.clone());
             }
             if looks == 0 && self.was_refused_lately() {
-                // Nobody waits for it, and should it be kept after all, it is.
+                // Hit-for-miss: no call waits for this fill. If its value is storable after all, it is stored.
                 let lead = self.kernel.lead_alone(&self.key, &self.scope);
                 return self.lead(lead, stale, load).await;
             }
             if looks > 0 && self.opened == ScopeOwner::ThisCall {
-                // Nothing was read yet: one that flies from now on brings what all who wait may take.
+                // This call has read nothing yet, so it may take a newer stamp: all waiters may take the value of a
+                // fill under it.
                 self.scope = self.kernel.open_scope().bounded_as(&self.scope);
             }
             let place = (self.hash, &self.key);
@@ -161,7 +162,7 @@ impl Call<'_> {
                 };
             match self.wait(wait).await? {
                 WaitOutcome::Taken(value) => return Ok(value),
-                // The fill takes long. The next place is one of a new fill beside it, or behind such a one.
+                // The fill is slow: the next `join` leads a second fill beside it, or waits for such a one.
                 WaitOutcome::Long => continue,
                 WaitOutcome::Again => failure = None,
                 WaitOutcome::Failed(error) => {
@@ -179,7 +180,7 @@ impl Call<'_> {
             looks += 1;
         }
         if let Some(failure) = failure {
-            // Flight after flight failed. Whoever waited does not ask the same of an origin in trouble.
+            // Several fills in a row failed. A waiter does not add one more load to an origin in trouble.
             self.record(Event::Failed("another's"), self.began);
             self.scope.add_unkept(ScopeContents::default(), "failed-part");
             return Err(failure.into());
@@ -188,7 +189,7 @@ impl Call<'_> {
         self.alone(stale, load).await
     }
 
-    /// This call, for a task that may outlive its caller.
+    /// Clones this call for a task that may outlive its caller.
     fn detached(&self) -> Call<'static> {
         let Self { kernel, key, hash, policy, kind, name, scope, opened, began } = self.clone();
         let kernel = Cow::Owned(kernel.into_owned());
@@ -203,7 +204,8 @@ impl Call<'_> {
         self.metered(|meter| meter.record(event, now));
     }
 
-    /// What memory has. Nothing is counted or gathered until it is used.
+    /// Looks the key up in the first level. Records no event and adds nothing to the scope: the caller does, if it
+    /// uses the entry.
     fn look<T: CacheValue, E>(&self) -> Result<LookupResult<T>, LoadError<E>> {
         let Some(entry) = self.kernel.get(self.hash, self.key.as_bytes()) else {
             return Ok(LookupResult::Nothing);
@@ -225,7 +227,7 @@ impl Call<'_> {
                 self.kernel.remove(&entry);
                 LookupResult::Gone(Event::Invalid)
             }
-            // Loaders are not asked whether a value is still current.
+            // Loaders cannot revalidate a value.
             EntryState::ToRevalidate | EntryState::Expired => LookupResult::Gone(Event::Expired),
         })
     }
@@ -237,13 +239,13 @@ impl Call<'_> {
         value
     }
 
-    /// Whether a value is no older than this call takes.
+    /// Whether an entry is no older than the policy's `max_age`.
     fn is_young(&self, entry: &AnyEntry) -> bool {
         let age = || self.kernel.now().since(entry.ends().filled());
         self.policy.max_age.is_none_or(|longest| age() <= longest)
     }
 
-    /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
+    /// Whether the lag of this process is within the bound of the scope. Checked again after each wait.
     fn is_trusted(&self) -> bool {
         self.kernel.is_within_bound_of(&self.scope)
     }
@@ -279,8 +281,8 @@ impl Call<'_> {
         })
     }
 
-    /// Asks the store, then the origin in a task of its own: waiters do not depend on whether the caller is polled on, and
-    /// a caller that is dropped does not stop it.
+    /// Reads the second level, then runs the loader in a task of its own: waiters do not depend on the caller being
+    /// polled, and dropping the caller does not stop the fill.
     async fn lead<T, E, F, Fut>(
         &self,
         mut lead: Leader,
@@ -293,7 +295,7 @@ impl Call<'_> {
         F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        // Somebody may have landed between our look and our lead.
+        // Another fill may have ended between the lookup of this call and its lead.
         match self.look()? {
             LookupResult::Fresh(entry, value) => {
                 let value = self.hit(&entry, value);
@@ -304,7 +306,8 @@ impl Call<'_> {
             LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
         if self.policy.lease.is_none() && self.kernel.shares(self.policy.tiers) {
-            // Without a task: it is short, and where the caller is not polled a waiter leads another flight.
+            // In the caller's task: the read is short, and if the caller is not polled for 200 ms a waiter leads
+            // another fill.
             lead.look();
             if let Some(entry) = self.fetch::<T>(&mut lead).await {
                 return self.taken(self.fetched(lead, &entry));
@@ -349,7 +352,7 @@ impl Call<'_> {
         self.fill(lead, load).await
     }
 
-    /// What a flight brought, as a part of what is made around this call.
+    /// Returns the value of a fill, and adds it to the enclosing scope as a part.
     fn taken<T: CacheValue, E>(&self, brought: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
         match brought {
             FillOutcome::CacheValue(value, entry) => {
@@ -364,7 +367,7 @@ impl Call<'_> {
         }
     }
 
-    /// Lands with what the shared store had.
+    /// Ends the fill with the entry from the second level.
     fn fetched<T: CacheValue>(&self, lead: Leader, entry: &AnyEntry) -> FillOutcome<T> {
         self.record(Event::SharedHit, self.began);
         let Some(object) = entry.value::<Object<T>>() else {
@@ -375,7 +378,8 @@ impl Call<'_> {
         FillOutcome::CacheValue(value, entry.clone())
     }
 
-    /// What the shared store has, or another process brings while this one waits its turn.
+    /// Reads the entry from the second level. With a fill lock, waits while another process holds it, and takes the
+    /// entry that the other process stores.
     async fn fetch<T: CacheValue>(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
         if !self.kernel.shares(tiers) || lead.is_alone() {
@@ -388,7 +392,7 @@ impl Call<'_> {
         self.kernel.fetch_in_turn(&self.scope, lead, self.policy.lease, young).await
     }
 
-    /// Loads, keeps what comes, and tells those who wait.
+    /// Runs the loader, stores its value, and ends the fill for its waiters.
     async fn fill<T, E, F, Fut>(
         &self,
         lead: Leader,
@@ -465,8 +469,9 @@ impl Call<'_> {
         Err(failure)
     }
 
-    /// For a while nobody waits for this name: each would load for itself in the end. What was kept under it before
-    /// stays, and so does single flight where the reason is one of this moment.
+    /// Stores a hit-for-miss note: for 10 s each call for this key leads a fill of its own, since a waiter would have
+    /// to load for itself in the end. A value stored before stays. Not used for reasons that may not hold for the
+    /// next value: single flight then goes on.
     fn remember_refusal(&self, now: Moment) {
         let Ok(key) = self.refusal_key().finish() else { return };
         let draft = EntryDraft {
@@ -521,7 +526,7 @@ impl Call<'_> {
         Ok(entry)
     }
 
-    /// One refresh behind the request; none when one runs already or the budget is used up.
+    /// Starts a background refresh, unless one is in flight or the refresh budget is used up.
     fn refresh<T, E, F, Fut>(&self, stale: &AnyEntry, load: F)
     where
         T: CacheValue,
@@ -538,10 +543,10 @@ impl Call<'_> {
         let joined = self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
         if let FlightRole::Leader(mut lead) = joined {
             let mut call = self.detached();
-            // No fill around this call waits for it.
+            // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
             let refreshing = async move {
-                // Another process may have renewed it.
+                // Another process may have refreshed it.
                 let fetched = match call.policy.lease {
                     Some(_) => call.fetch::<T>(&mut lead).await,
                     None => None,
@@ -556,7 +561,7 @@ impl Call<'_> {
         }
     }
 
-    /// Loads for this caller alone: nothing is shared, nothing is kept.
+    /// Runs the loader for this caller alone: the value is neither shared with other calls nor stored.
     async fn alone<T, E, F, Fut>(
         &self,
         stale: Option<AnyEntry>,
@@ -596,7 +601,7 @@ impl Call<'_> {
     fn fall_back<T: CacheValue>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
         let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
         let now = self.kernel.tick();
-        // Judged again: it may have been invalidated while the loader ran.
+        // Checked again: it may have been invalidated while the loader ran.
         if !matches!(
             self.kernel.entry_state(entry, now),
             EntryState::WhileRevalidating | EntryState::OnError
@@ -620,7 +625,7 @@ impl Call<'_> {
         LoadError::OtherType { key, kept, asked }
     }
 
-    /// What a value that is not kept was made of.
+    /// Returns the contents of a value that is not stored, for the enclosing scope.
     fn loose(&self, fill: &Loading, scope: &Scope, why: &'static str) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
         let mut gathered = scope.gathered();
@@ -629,12 +634,12 @@ impl Call<'_> {
         UnstoredValue { gathered, why }
     }
 
-    /// A value that is not kept leaves its whole with all that it was made of, and not to be kept either.
+    /// Adds the contents of a value that is not stored to the enclosing scope, which thereby is not storable either.
     fn add_loose(&self, UnstoredValue { gathered, why }: UnstoredValue) {
         self.scope.add_unkept(gathered, why);
     }
 
-    /// The tag of everything under this name.
+    /// Returns the tag that all entries of this name carry.
     fn own_tag(&self) -> Tag {
         Tag::of_name(self.kind, &self.name)
     }
@@ -651,46 +656,47 @@ impl Call<'_> {
     }
 }
 
-/// What memory has under a name.
+/// The result of a lookup in the first level.
 enum LookupResult<T> {
     Fresh(AnyEntry, Arc<T>),
     Stale(AnyEntry, Arc<T>),
     OnError(AnyEntry),
-    /// Something that nobody may be served any more, for this reason.
+    /// An entry that may not be served any more, for this reason.
     Gone(Event),
     Nothing,
 }
 
-/// What became of waiting for another's fill.
+/// The result of waiting for the fill of another call.
 enum WaitOutcome<T, E> {
     Taken(Arc<T>),
     Again,
-    /// Nothing yet.
+    /// The fill has not ended within the wait.
     Long,
-    /// It brought nothing, for this reason.
+    /// The fill failed, for this reason.
     Failed(Failure<E>),
     GiveUp(Event),
 }
 
-/// What a fill brought.
+/// The result of a fill.
 enum FillOutcome<T> {
     CacheValue(Arc<T>, AnyEntry),
     Unkept(Arc<T>, UnstoredValue),
-    /// Under this name lies a value of another type, which is this one.
+    /// The value that is stored under this name has another type, this one.
     OtherType(&'static str),
 }
 
-/// What a value was made of that is not kept, and why it makes its whole not to be kept.
+/// The contents of a value that is not stored, and why the enclosing scope is not storable either.
 struct UnstoredValue {
     gathered: ScopeContents,
     why: &'static str,
 }
 
-/// How often somebody who waits looks again before loading alone.
+/// How many times a call looks up and waits before it loads alone, or fails with the error of the fills that it
+/// waited for.
 const MAX_LOOKS: usize = 4;
-/// How long nobody waits for a name whose value was not kept.
+/// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
-/// Reasons that will be the same the next time.
+/// Reasons that will hold for the next value too.
 const ALWAYS_REFUSED: [&str; 3] = ["private-part", "varied-part", "too-many-tags"];
-/// A limit that is longer is none.
+/// The longest wait with a timer; a longer limit means no limit.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);

@@ -1,4 +1,4 @@
-//! Values of the application as entries: kept as they are, written only for a shared store.
+//! Application values as entries: stored as they are in the first level, serialised for the second level only.
 
 use std::{
     any::{Any, TypeId},
@@ -16,7 +16,7 @@ use crate::{
     weight::{self, ValueWeight},
 };
 
-/// A value of the application, kept as it is.
+/// An application value, stored without serialisation.
 pub(super) struct Object<T> {
     pub(super) value: Arc<T>,
     weighed: ValueWeight,
@@ -30,14 +30,14 @@ impl<T: Serialize> Object<T> {
 }
 
 impl<T: CacheValue> Object<T> {
-    /// The value of these bytes. `None` where they are those of another type, which this one would misread.
+    /// Deserialises a value. `None` for bytes of another type, which `T` would misread.
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
         let value: T = rmp_serde::from_slice(bytes).ok()?;
         let (_, is_whole) = Schema::seen::<T>();
         (is_whole || is_written_alike(&value, bytes)).then(|| Self::new(value))
     }
 
-    /// Whether the type gives back what it is given: found out with its first value in each process.
+    /// Whether values of the type survive a MessagePack round trip, tested with the first value in each process.
     fn comes_back(&self) -> bool {
         static KNOWN: LazyLock<Mutex<HashMap<TypeId, bool>>> = LazyLock::new(Mutex::default);
         let id = TypeId::of::<T>();
@@ -51,7 +51,7 @@ impl<T: CacheValue> Object<T> {
             tracing::warn!(
                 target: "larder",
                 r#type = std::any::type_name::<T>(),
-                "values of this type do not come back from MessagePack as they were: they stay in this process"
+                "values of this type do not survive a MessagePack round trip: they are stored in the first level only"
             );
         }
         KNOWN.lock().insert(id, comes_back);
@@ -59,7 +59,7 @@ impl<T: CacheValue> Object<T> {
     }
 }
 
-/// Whether a value that was read from these bytes is written with the same names and kinds.
+/// Whether a value that was read from these bytes serialises to the same names and kinds.
 fn is_written_alike<T: Serialize>(value: &T, bytes: &[u8]) -> bool {
     let Ok(written) = rmp_serde::to_vec_named(value) else { return false };
     written == bytes || shape::of(&written).is_some_and(|own| shape::of(bytes) == Some(own))
@@ -88,7 +88,7 @@ impl<T: CacheValue> Value for Object<T> {
     }
 }
 
-/// Stands under a name whose value is not kept, so that nobody waits there in vain.
+/// A hit-for-miss note: stored for a key whose value is not storable, so that calls do not wait in vain.
 pub(super) struct RefusalNote;
 
 impl Value for RefusalNote {
@@ -101,7 +101,7 @@ impl Value for RefusalNote {
     }
 }
 
-/// What all types that can be kept have in common.
+/// The bounds of all types that can be stored.
 pub(crate) trait CacheValue: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> CacheValue for T {}
 
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Two versions of one type, which the schema tells apart only as far as it sees them.
+    /// Two versions of one type, which the schema distinguishes only as far as it covers them.
     macro_rules! version {
         ($name:ident $price:ident: $kind:ty) => {
             mod $name {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_wrote_is_never_read_as_something_else() {
+    fn bytes_of_another_version_never_decode_to_another_value() {
         let written = bytes(&cents::product(1999));
         assert!(Object::<cents::Product>::decode(&written).is_some());
         assert!(Object::<euros::Product>::decode(&written).is_none(), "1999.0 in place of 19.99");

@@ -1,4 +1,4 @@
-//! Durations in buckets, counted without a lock.
+//! A histogram of durations that is counted without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -26,18 +26,18 @@ impl Histogram {
     }
 }
 
-/// What a histogram had counted at some time.
+/// The counts of a histogram at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts(Box<[u64]>);
 
 impl Counts {
-    /// What was counted since `earlier`.
+    /// Returns the counts since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let earlier = earlier.0.iter().copied().chain(std::iter::repeat(0));
         Self(self.0.iter().zip(earlier).map(|(now, then)| now.saturating_sub(then)).collect())
     }
 
-    /// The duration that this share of what was counted does not exceed. Zero where nothing was.
+    /// Returns the duration that this share of the counted durations does not exceed; zero if none was counted.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let total: u64 = self.0.iter().sum();
         let mut left = ((total as f64 * share).ceil() as u64).clamp(1, total.max(1));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_look_at_what_was_counted_since() {
+    fn quantiles_of_a_difference_leave_out_earlier_counts() {
         let histogram = Histogram::new();
         (0..100).for_each(|_| histogram.record(Duration::from_millis(1)));
         let before = histogram.counts();

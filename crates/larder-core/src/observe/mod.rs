@@ -1,7 +1,7 @@
-//! The one seam where larder tells what happened: counters, `tracing` and `metrics` all hang on it.
+//! The observer: counts and logs all events, in [`Stats`], `tracing` and `metrics`.
 //!
-//! The logic names an [`Event`]; what becomes of it is decided here, so no other file knows of a feature
-//! or of a counter.
+//! All other modules only name an [`Event`]; the rest is decided here, so that no other file depends on a cargo
+//! feature or on a counter.
 
 use std::{
     collections::BTreeMap,
@@ -30,38 +30,38 @@ mod stats;
 pub(crate) mod striped;
 mod window;
 
-/// What can happen to a request for an entry, and to an entry.
+/// An observer event: an outcome of a request, or a change of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A fresh entry answered, from memory.
+    /// A fresh entry was served from the first level.
     Hit,
-    /// A fresh entry answered, from the shared store.
+    /// A fresh entry was served from the second level.
     SharedHit,
-    /// A stale entry answered while a refresh runs.
+    /// A stale entry was served while a refresh runs.
     StaleHit,
-    /// A stale entry answered because the fill failed.
+    /// A stale entry was served because the fill failed.
     StaleOnError,
-    /// Nothing could answer; the origin was asked.
+    /// No entry could be served; the request went to the origin or the loader.
     Miss,
-    /// The answer of a fill that somebody else had begun was taken.
+    /// The request was coalesced: it was served by the fill of another request.
     Collapsed,
-    /// Larder was not to be asked, for the reason that follows.
+    /// The request bypassed the cache, for this reason.
     Bypass(&'static str),
-    /// An answer was kept.
+    /// A response or value was stored.
     Stored,
-    /// An answer was not kept, for the reason that follows.
+    /// A response or value was not stored, for this reason.
     Refused(&'static str),
-    /// An entry was looked at that an invalidation had reached.
+    /// A lookup found an entry that an invalidation had reached.
     Invalid,
-    /// An entry was looked at whose time had run out.
+    /// A lookup found an entry whose lifetime had ended.
     Expired,
-    /// Something of larder's own failed and cost a hit: the reason follows.
+    /// A fill, a refresh or another step failed, for this reason.
     Failed(&'static str),
 }
 
 impl Event {
-    /// The name in counters and logs.
+    /// Returns the name of the event in counters and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -106,7 +106,7 @@ impl Event {
 
 const EVENTS: usize = 12;
 
-/// The counters of one named cache. Counting a hit is one addition to a line of the thread's own.
+/// The counters of one named cache. Counting a hit is one addition to a cache line that few threads share.
 #[derive(Debug)]
 pub struct Meter {
     name: Arc<str>,
@@ -147,7 +147,7 @@ impl Meter {
         }
     }
 
-    /// Counts a hit, and of one in 64 how long it took: a look at the clock costs as much as the look-up.
+    /// Counts a hit, and measures the duration of one in 64: reading the clock costs as much as the lookup.
     #[inline]
     pub fn record_hit(&self, began: Moment, now: impl FnOnce() -> Moment) {
         self.record(Event::Hit, began);
@@ -156,7 +156,7 @@ impl Meter {
         }
     }
 
-    /// Counts how long a fill took.
+    /// Records the duration of a fill.
     pub fn record_fill_time(&self, took: Duration) {
         self.fills.record(took);
     }
@@ -205,28 +205,28 @@ fn exported(name: &str) -> [metrics::Counter; EVENTS] {
     NAMES.map(|event| metrics::counter!("larder_events_total", "cache" => name.to_owned(), "event" => event))
 }
 
-/// All meters of a larder, and what is counted for it as a whole.
+/// The meters of all named caches, and the counters of the larder as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    /// Replaced as a whole when a name is new: to look one up is no lock that threads would fight over.
+    /// Replaced as a whole for each new name, so that looking a meter up takes no lock.
     meters: ArcSwap<Meters>,
     naming: Mutex<()>,
     invalidations: AtomicU64,
     queued: AtomicU64,
-    /// Whether the last one had to wait for the log.
+    /// Whether the last invalidation was queued for the log.
     queueing: AtomicBool,
 }
 
 impl Observer {
-    /// The meter of a cache; the same for the same name. A thousand names are told apart, the rest share
-    /// one: names are meant for layers and call sites, not for users.
+    /// Returns the meter of a cache, the same one for the same name. The first 1,000 names have a meter each, all
+    /// others share the meter `(other)`: names are meant for layers and call sites, not for users.
     pub(crate) fn meter(&self, name: &str) -> Arc<Meter> {
         let known = self.meters.load().of(name).map(Arc::clone);
         known.unwrap_or_else(|| self.named(name))
     }
 
-    /// Counts with the meter of a cache, whose own counter stays untouched: on a hit it is one that all
-    /// threads share.
+    /// Calls `act` with the meter of a cache, without cloning its `Arc`: on a hit all threads would contend for that
+    /// reference count.
     #[inline]
     pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
         match self.meters.load().of(name) {
@@ -239,7 +239,7 @@ impl Observer {
     fn named(&self, name: &str) -> Arc<Meter> {
         let _naming = self.naming.lock();
         let known = self.meters.load_full();
-        // Another may have named it meanwhile, or the last name there was room for.
+        // Another thread may have added this name meanwhile, or the last name with a meter of its own.
         if let Some(meter) = known.of(name) {
             return Arc::clone(meter);
         }
@@ -255,32 +255,36 @@ impl Observer {
         if queued {
             self.queued.fetch_add(1, Ordering::Relaxed);
         }
-        // A line for each change: a log that is away would fill those of the application.
+        // Logs changes only: while the log is unreachable, one line per invalidation would flood the application's
+        // log.
         match (self.queueing.swap(queued, Ordering::Relaxed), queued) {
             (false, true) => tracing::warn!(
                 target: "larder",
-                "the log does not take invalidations: they act here, and wait to be sent"
+                "the invalidation log accepts no records: invalidations act here, and are queued for others"
             ),
-            (true, false) => tracing::info!(target: "larder", "the log takes invalidations again"),
+            (true, false) => {
+                tracing::info!(target: "larder", "the invalidation log accepts invalidations again")
+            }
             _ => {}
         }
         tracing::debug!(target: "larder", targets, %outcome, "invalidated");
     }
 
-    /// Counts one that was scheduled, now that it acts.
+    /// Counts a scheduled invalidation when it acts.
     pub(crate) fn acted_when_due(&self, targets: usize) {
         self.invalidations.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(target: "larder", targets, "a scheduled invalidation acts");
     }
 
-    /// Tells how far the log was followed, three times in a lease.
+    /// Exports how far this process has followed the log. The follower calls this each time it asks for the end of
+    /// the log: three times per maximum lag, or per smaller bound of a request.
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
     pub(crate) fn followed(&self, log: &LogStats, pending: usize) {
         #[cfg(feature = "metrics")]
         {
             metrics::gauge!("larder_log_lag_seconds").set(log.lag.as_secs_f64());
             metrics::gauge!("larder_log_applied").set(log.applied as f64);
-            // Its bits mean nothing: that they change says that the log has become another one.
+            // The bits have no meaning of their own: a change of the gauge shows that the log was replaced.
             let epoch = log.epoch.map_or(0, |epoch| epoch.to_bits() as u32);
             metrics::gauge!("larder_log_epoch").set(f64::from(epoch));
             metrics::gauge!("larder_invalidations_pending").set(pending as f64);
@@ -300,7 +304,7 @@ impl Observer {
 #[derive(Debug, Default)]
 struct Meters {
     named: BTreeMap<Arc<str>, Arc<Meter>>,
-    /// That of all names for which there was no room.
+    /// The meter of all names beyond the first 1,000.
     others: Option<Arc<Meter>>,
 }
 
@@ -313,7 +317,7 @@ impl Meters {
         self.named.values().chain(&self.others)
     }
 
-    /// These and one more. With the last that there is room for comes the one of all others.
+    /// Returns these meters and one more. The last one with room also adds the meter of all other names.
     fn with(&self, name: &str, meter: &Arc<Meter>) -> Self {
         let mut named = self.named.clone();
         named.insert(name.into(), Arc::clone(meter));
@@ -329,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_beyond_those_there_is_room_for_share_a_meter_and_cost_no_new_map() {
+    fn names_beyond_the_limit_share_a_meter_and_cost_no_new_map() {
         let observer = Observer::default();
         let meter = |number: usize| observer.meter(&format!("cache {number}"));
         let first = meter(0);
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_name_caches_at_once_lose_none() {
+    fn threads_that_add_names_at_once_lose_no_meter() {
         let observer = Observer::default();
         let name_all = || {
             let names = (0..100).map(|number| format!("cache {number}"));

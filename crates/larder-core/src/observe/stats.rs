@@ -1,4 +1,4 @@
-//! What [`Larder::stats`](crate::Larder::stats) gives: numbers in types, ready to be shown or serialised.
+//! The types that [`Larder::stats`](crate::Larder::stats) returns: counters, ready to be serialised.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,113 +7,116 @@ use serde::{Serialize, Serializer};
 use super::{Event, window::Reading};
 use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts};
 
-/// A snapshot of everything a larder counts.
+/// All counters of a larder at one moment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The memory tier.
+    /// The first level.
     pub memory: MemoryStats,
-    /// The shared store, all zeros without one.
+    /// The second level; all zeros without one.
     pub shared: SecondLevelStats,
-    /// The log of invalidations.
+    /// The invalidation log.
     pub log: LogStats,
     /// Invalidations since the start.
     pub invalidations: u64,
-    /// How many of them the log could not take at once.
+    /// Invalidations that the log did not confirm at once.
     pub invalidations_queued: u64,
-    /// How many wait for the log now.
+    /// Invalidations that are queued for the log now.
     pub invalidations_pending: usize,
-    /// How many wait for their time now.
+    /// Scheduled invalidations, and ends of graces, that are not due yet.
     pub invalidations_scheduled: usize,
-    /// Fills that run now.
+    /// Fills that are in flight now.
     pub fills_running: usize,
-    /// Values that were asked for outside of every request although layers serve requests: see
+    /// Values that were requested outside of every scope although a layer opens scopes: see
     /// [`Larder::scoped`](crate::Larder::scoped).
     pub values_outside_scopes: u64,
-    /// Each named cache.
+    /// The counters of each named cache.
     pub caches: Vec<CacheStats>,
 }
 
 impl Stats {
-    /// The numbers of one cache, if it was used.
+    /// Returns the counters of one cache, if it was used.
     pub fn cache(&self, name: &str) -> Option<&CacheStats> {
         self.caches.iter().find(|cache| cache.name == name)
     }
 }
 
-/// The memory tier.
+/// Counters of the first level.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct MemoryStats {
-    /// How many entries it holds.
+    /// Entries that it holds.
     pub entries: usize,
-    /// All bytes they hold.
+    /// Bytes that these entries take.
     pub bytes: usize,
-    /// How many bytes it may hold.
+    /// The limit of these bytes.
     pub capacity_bytes: usize,
-    /// What it dropped by itself.
+    /// Entries that it evicted, by cause.
     pub evictions: Evictions,
 }
 
-/// The shared store, the second level.
+/// Counters of the second level.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct SecondLevelStats {
-    /// Reads that found an entry which was still valid.
+    /// Reads that found a fresh and valid entry.
     pub hits: u64,
-    /// Reads that found none, or one that was not valid.
+    /// Reads that found no fresh and valid entry, or that failed.
     pub misses: u64,
-    /// Entries written.
+    /// Writes of entries, failed ones included.
     pub writes: u64,
-    /// Commands that failed.
+    /// Commands that failed or timed out.
     pub errors: u64,
-    /// What was there but could not be understood.
+    /// Reads of bytes that could not be opened or decoded; such an entry is removed from the store.
     pub corrupt: u64,
-    /// Writes that were dropped because too many were under way.
+    /// Writes that were dropped because 1,024 were under way, and reads that were dropped because the fill budget was
+    /// used up.
     pub dropped: u64,
-    /// Values that were not written because their bytes would give back other ones.
+    /// Values that were not written because their bytes would deserialise to another value.
     pub lossy: u64,
-    /// Values that were not written because they hold more bytes than the store takes.
+    /// Values that were not written because they exceed
+    /// [`Store::max_value_bytes`](crate::store::Store::max_value_bytes).
     pub too_large: u64,
 }
 
-/// The log of invalidations, as far as this process has followed it.
+/// State of the invalidation log, as far as this process has followed it.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LogStats {
     /// Whether other processes append to it too.
     pub shared: bool,
-    /// Its life, written as hexadecimal digits; none while this process has no view of it.
+    /// Its epoch, serialised as hexadecimal digits; `None` while this process has no view of the log.
     #[serde(serialize_with = "in_digits")]
     pub epoch: Option<Epoch>,
-    /// The number of the last record that acts here.
+    /// The number of the last record that this process has applied.
     pub applied: u64,
-    /// How long ago it was proved that nothing is missing.
+    /// How long ago it was last known that this process had applied every record.
     pub lag: Duration,
-    /// Whether that is within the lease.
+    /// Whether this process has a view of the log, and `lag` is within
+    /// [`LarderBuilder::max_lag`](crate::LarderBuilder::max_lag).
     pub synchronised: bool,
 }
 
-/// Of 128 bits most readers of JSON would keep 53.
+/// Serialises an epoch as text: of a number of 128 bits most JSON readers would keep 53.
 fn in_digits<S: Serializer>(epoch: &Option<Epoch>, serializer: S) -> Result<S::Ok, S::Error> {
     epoch.map(|epoch| format!("{:032x}", epoch.to_bits())).serialize(serializer)
 }
 
-/// One named cache.
+/// Counters of one named cache.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// The name given to the layer or the policy.
     pub name: String,
-    /// Since the start.
+    /// Counts since the start.
     pub total: CacheCounters,
-    /// Within the last minute, give or take five seconds.
+    /// Counts of the last minute, give or take five seconds.
     pub last_minute: CacheCounters,
-    /// Why larder was not asked, and how often.
+    /// Bypasses, by reason.
     pub bypasses: BTreeMap<&'static str, u64>,
-    /// Why answers were not kept, and how often.
+    /// Responses and values that were not stored, by reason.
     pub refusals: BTreeMap<&'static str, u64>,
-    /// What failed of larder's own, and how often.
+    /// Failures, by reason.
     pub errors: BTreeMap<&'static str, u64>,
 }
 
@@ -121,35 +124,35 @@ pub struct CacheStats {
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CacheCounters {
-    /// Fresh answers from memory or the shared store.
+    /// Fresh hits in either level.
     pub hits: u64,
-    /// Fresh answers from the shared store, also counted as hits.
+    /// Fresh hits in the second level, also counted in `hits`.
     pub shared_hits: u64,
-    /// Stale answers while a refresh ran.
+    /// Stale hits, served while a refresh ran.
     pub stale_hits: u64,
-    /// Stale answers because a fill failed.
+    /// Stale entries that were served because a fill failed.
     pub stale_on_error: u64,
-    /// Requests for which the origin was asked.
+    /// Requests that went to the origin or the loader.
     pub misses: u64,
-    /// Requests that took the answer of another's fill.
+    /// Coalesced requests: served by the fill of another request.
     pub collapsed: u64,
-    /// Requests that passed by.
+    /// Requests that bypassed the cache.
     pub bypassed: u64,
-    /// Answers that were kept.
+    /// Responses and values that were stored.
     pub stored: u64,
-    /// Answers that were not.
+    /// Responses and values that were not stored.
     pub refused: u64,
-    /// Entries found invalidated.
+    /// Lookups that found an invalidated entry.
     pub invalid: u64,
-    /// Entries found expired.
+    /// Lookups that found an expired entry.
     pub expired: u64,
-    /// Failures of larder's own.
+    /// Failures of fills, refreshes and other steps.
     pub failed: u64,
-    /// Answers that did not cost the origin anything, of all that could have been: 0 to 1.
+    /// `hits`, `stale_hits` and `collapsed` as a share of these and `misses`: 0 to 1. Bypasses do not count.
     pub hit_ratio: f64,
-    /// How long hits took; one in 64 is measured.
+    /// Durations of hits in the first level; one in 64 is measured.
     pub hit_time: Latency,
-    /// How long fills took.
+    /// Durations of fills.
     pub fill_time: Latency,
 }
 
@@ -195,7 +198,7 @@ impl CacheCounters {
         let (stale_hits, stale_on_error) = (of(Event::StaleHit), of(Event::StaleOnError));
         let (misses, collapsed) = (of(Event::Miss), of(Event::Collapsed));
         let saved = hits + stale_hits + collapsed;
-        // What stands in for an error was a miss first.
+        // `stale_on_error` is left out: each was counted as a miss or a bypass as well.
         let all = saved + misses;
         Self {
             hits,

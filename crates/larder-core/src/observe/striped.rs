@@ -1,4 +1,4 @@
-//! Counters that threads do not fight over.
+//! Striped counters, for which threads do not contend.
 
 use std::{
     array,
@@ -8,8 +8,8 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-/// `N` counters, each in several lines of memory. Counting is one addition to a line of the thread's own;
-/// only who reads them looks at all lines.
+/// `N` counters, each in 8 stripes of memory. Counting is one addition to the stripe of the thread; only a reader of
+/// the sums visits all stripes.
 #[derive(Debug)]
 pub(crate) struct Striped<const N: usize>([CachePadded<[AtomicU64; N]>; STRIPES]);
 
@@ -26,13 +26,13 @@ impl<const N: usize> Striped<N> {
         self.mine()[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What this thread, and those that share its line, have counted at `place`.
+    /// Returns the count at `place` of this thread and of those that share its stripe.
     #[inline]
     pub(crate) fn of_this_thread(&self, place: usize) -> u64 {
         self.mine()[place].load(Ordering::Relaxed)
     }
 
-    /// What all have counted.
+    /// Returns the counts of all threads.
     pub(crate) fn sums(&self) -> [u64; N] {
         array::from_fn(|place| {
             self.0.iter().map(|stripe| stripe[place].load(Ordering::Relaxed)).sum()
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_between_threads() {
+    fn no_count_is_lost_between_threads() {
         let counters = Striped::<3>::default();
         std::thread::scope(|scope| {
             for _ in 0..2 * STRIPES {

@@ -1,7 +1,7 @@
-//! The last minute, as the difference between what is counted now and what was counted then.
+//! The counts of the last minute: the difference between the counters now and a minute ago.
 //!
-//! Counters only ever grow. Every five seconds whoever counts next notes what they showed, so that a count
-//! costs one addition and not one for each window.
+//! Counters only ever grow. Every five seconds the next count saves a reading of all counters, so that a count costs
+//! one addition and not one for each window.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use crate::clock::Moment;
 const STEP: Duration = Duration::from_secs(5);
 const STEPS: usize = 12;
 
-/// What the counters showed at some time.
+/// The values of the counters at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     pub(crate) events: [u64; EVENTS],
@@ -55,7 +55,7 @@ impl Window {
         now.as_nanos() >= self.ends.load(Ordering::Relaxed)
     }
 
-    /// Notes a reading, unless somebody else just did.
+    /// Saves a reading, unless another thread just did.
     pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> Reading) {
         let mut noted = self.noted.lock();
         if !self.is_over(now) {
@@ -70,7 +70,7 @@ impl Window {
         noted.push_back((now, reading()));
     }
 
-    /// The reading of a minute ago, or of the start.
+    /// Returns the reading of a minute ago; zeros within the first minute.
     pub(crate) fn a_minute_ago(&self) -> Reading {
         let noted = self.noted.lock();
         let Some((latest, _)) = noted.back() else { return Reading::default() };

@@ -1,6 +1,6 @@
-//! What reaches entries by other means than a tag: "everything", and patterns over names.
+//! Bans: invalidations that reach entries by other means than a tag: of everything, and by patterns over names.
 //!
-//! The fence is one object that is replaced as a whole, so that a reader never sees half of a change.
+//! [`Bans`] is one object that is replaced as a whole, so that a reader never sees half of a change.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     target::Glob,
 };
 
-/// Both numbers of one invalidation: that of this process and that of the log.
+/// Both numbers of one invalidation: the sequence number of this process, and the number in the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Watermark {
-    /// The number in this process.
+    /// The sequence number of this process.
     pub(crate) local: u64,
     /// The number in the log.
     pub(crate) log: u64,
@@ -29,18 +29,18 @@ struct Ban {
     made: Moment,
 }
 
-/// Floors and bans.
+/// The floors, one each for hard and soft invalidations of everything, and the bans by pattern.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bans {
     floors: [Watermark; 2],
     bans: Vec<Ban>,
 }
 
-/// How many patterns are kept apart.
+/// Maximum number of patterns; one more collapses all of them into the floors.
 pub(crate) const MAX_BANS: usize = 64;
 
 impl Bans {
-    /// With everything invalidated at `at`.
+    /// Returns these bans with everything invalidated at `at`.
     #[must_use]
     pub(crate) fn with_floor(mut self, side: Severity, at: Watermark) -> Self {
         let floor = &mut self.floors[side as usize];
@@ -49,8 +49,8 @@ impl Bans {
         self
     }
 
-    /// With what matches `glob` invalidated at `at`. When there are too many patterns, all of this side
-    /// collapse into its floor. Patterns older than any entry can be are dropped.
+    /// Returns these bans with all matches of `glob` invalidated at `at`. When there are too many patterns, all of
+    /// them, hard and soft, collapse into the floors. Patterns older than any entry can be are dropped.
     #[must_use]
     pub(crate) fn with_ban(
         mut self,
@@ -75,18 +75,18 @@ impl Bans {
         all.into_iter().fold(self, |fence, ban| fence.with_floor(ban.side, ban.at))
     }
 
-    /// What reaches an entry that was right when this process stood at `after`.
+    /// Returns the verdict over an entry that was valid at sequence number `after` of this process.
     pub(crate) fn reach(&self, key: &Key, tags: &[Tag], after: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.local > after)
     }
 
-    /// What reaches an entry of the shared store that was filled at number `filled` of the log.
+    /// Returns the verdict over an entry of the second level that was filled at number `filled` of the log.
     pub(crate) fn reach_in_log(&self, key: &Key, tags: &[Tag], filled: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.log > filled)
     }
 
     fn reach_by(&self, key: &Key, tags: &[Tag], is_later: impl Fn(Watermark) -> bool) -> Verdict {
-        // Bans first: one that collapses is in the floor before it leaves the list.
+        // The worst verdict of all later bans and floors.
         let mut reach = Verdict::Valid;
         for ban in &self.bans {
             if is_later(ban.at) && ban.glob.matches(key, tags) {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_patterns_collapse_towards_missing() {
+    fn more_than_64_patterns_collapse_into_an_invalidation_of_everything() {
         let mut fence = Bans::default();
         for number in 1..=65 {
             let glob = Glob::new("", &format!("user:{number}"));

@@ -1,16 +1,16 @@
-//! The local picture of the log of invalidations, and the verdict over an entry.
+//! The registry: this process's picture of the invalidation log, and the verdict over an entry.
 //!
-//! Every invalidation gets a number of this process, `lc`. Every fill notes the number before it reads
-//! anything. An entry is valid while no invalidation that reaches it has a later one. Log numbers do
-//! the same between processes, for entries of the shared store.
+//! Every invalidation gets a sequence number of this process, `lc`. Every fill takes the current number into its
+//! stamp before it reads anything. An entry is valid while no invalidation that reaches it has a later number. Log
+//! numbers do the same between processes, for entries of the second level.
 //!
 //! # Order
 //!
-//! [`Registry::publish`] writes cells and fence first and `lc` last, with release. A reader loads `lc` first,
-//! with acquire: it then sees every cell of every number up to that one. A mark *clean as of lc* is set to
-//! the `lc` that was loaded before the cells were read, so it never covers an invalidation whose cells
-//! were not looked at. Whatever moves from one place to another is written at the new place before it
-//! leaves the old one, and readers look at the old place first.
+//! [`Registry::publish`] writes tag versions and bans first and `lc` last, with release. A reader loads `lc` first,
+//! with acquire: it then sees every tag version of every number up to that one. A mark *clean as of lc* is set to the
+//! `lc` that was loaded before the tag versions were read, so it never covers an invalidation whose tag versions were
+//! not read. A record that moves from one place to another is written at the new place before it leaves the old one,
+//! and readers read the old place first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,10 +37,11 @@ mod bans;
 mod tag_versions;
 pub(crate) mod writer;
 
-/// When a fill began to read, in the numbers of this process and of the log.
+/// The start of a fill: the sequence number of this process, and the position in the log where there is a second
+/// level.
 ///
-/// Taken before anything is read, it decides every race with an invalidation: what the fill brings is
-/// valid only while nothing later reaches it.
+/// A fill takes it before it reads anything, and so it decides every race with an invalidation: the filled entry is
+/// valid only while no later invalidation reaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub(crate) local: u64,
@@ -48,12 +49,13 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The newest invalidation of this process that it has seen.
+    /// Returns the sequence number of the newest invalidation that it covers.
     pub fn number(self) -> u64 {
         self.local
     }
 
-    /// The older of two stamps, in each of their parts. Without a log number on either side there is none.
+    /// Returns the older of two stamps, part by part. The log position is `None` unless both have one of the same
+    /// epoch.
     #[must_use]
     pub fn older(self, other: Self) -> Self {
         let log = match (self.log, other.log) {
@@ -66,27 +68,27 @@ impl Stamp {
     }
 }
 
-/// Whether an entry is still true.
+/// Whether an entry is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// No invalidation reaches it.
     Valid,
-    /// It was made stale.
+    /// A soft invalidation reaches it: it is stale.
     Stale,
-    /// It is gone.
+    /// A hard invalidation reaches it: it may not be served.
     Invalid,
 }
 
-/// What the registry has to know of an entry.
+/// The registry's data of an entry: the hashes of its tags, and when it was last found valid.
 #[derive(Debug)]
 pub(crate) struct TagMarks {
-    /// The newest `lc` at which the entry was found clean; at first that of its stamp.
+    /// The newest `lc` at which the entry was found valid; at first that of its stamp.
     checked: AtomicU64,
     tags: Box<[u64]>,
 }
 
 impl TagMarks {
-    /// The marks of an entry whose tags lie at these places and that was filled under `stamp`.
+    /// Creates the marks of an entry that was filled under `stamp` and whose tags have these hashes.
     pub(crate) fn new(stamp: Stamp, places: &[u64]) -> Self {
         Self { checked: AtomicU64::new(stamp.local), tags: places.into() }
     }
@@ -96,16 +98,16 @@ impl TagMarks {
     }
 }
 
-/// The log as far as this process has applied it. Replaced as a whole for each epoch.
+/// A view of the log, as far as this process has applied it. Replaced as a whole when a new view is opened.
 #[derive(Debug)]
 struct View {
     epoch: Epoch,
     applied: AtomicU64,
-    /// The newest log number for each tag, for entries of the shared store. None without such a store.
+    /// Tag versions by log number, for entries of the second level. `None` without one.
     globals: Option<TagVersions>,
 }
 
-/// The local picture of the log.
+/// This process's picture of the log: tag versions, bans, and invalidations that are pending or scheduled.
 #[derive(Debug)]
 pub(crate) struct Registry {
     lc: CachePadded<AtomicU64>,
@@ -114,22 +116,22 @@ pub(crate) struct Registry {
     fence: ArcSwap<Bans>,
     view: ArcSwapOption<View>,
     writer: Mutex<Writer>,
-    /// How many wait for the log. Changed under the lock of the writer.
+    /// Number of invalidations that are pending for the log. Changed under the lock of the writer.
     pending: AtomicU64,
     hashing: RandomState,
     options: Options,
 }
 
-/// What the builder decides about the registry.
+/// Options of the registry, set by the builder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// Cells in each table, a power of two.
+    /// Slots in each tag table, a power of two.
     pub(crate) cells: usize,
-    /// Whether entries are shared through a store, so that log numbers of tags are kept.
+    /// Whether there is a second level, so that tag versions by log number are needed.
     pub(crate) shared: bool,
     /// The longest lifetime of an entry.
     pub(crate) longest: Duration,
-    /// For how long our own invalidations are kept to be appended again.
+    /// How long own invalidations are retained, to be appended again if the log is replaced.
     pub(crate) failover_bound: Duration,
 }
 
@@ -148,34 +150,34 @@ impl Registry {
         }
     }
 
-    /// The number of the newest invalidation.
+    /// Returns the sequence number of the newest invalidation.
     pub(crate) fn sequence(&self) -> u64 {
         self.lc.load(Ordering::Acquire)
     }
 
-    /// A stamp for what is read from now on: first the number of this process, then that of the log.
+    /// Takes a stamp for all later reads: first the sequence number of this process, then the position in the log.
     pub(crate) fn stamp(&self) -> Stamp {
         let local = self.sequence();
         let log = if self.options.shared { self.applied() } else { None };
         Stamp { local, log }
     }
 
-    /// How far the log has been applied. None while there is no view of it.
+    /// Returns the position up to which the log has been applied; `None` while there is no view of it.
     pub(crate) fn applied(&self) -> Option<Position> {
         let view = self.view.load();
         let view = view.as_ref()?;
         Some(Position { epoch: view.epoch, number: view.applied.load(Ordering::Acquire) })
     }
 
-    /// The marks of an entry of these tags that was filled under `stamp`.
+    /// Creates the marks of an entry with these tags that was filled under `stamp`.
     pub(crate) fn marks(&self, stamp: Stamp, tags: &[Tag]) -> TagMarks {
         TagMarks::new(stamp, &self.places(tags))
     }
 
-    /// The verdict over an entry in memory.
+    /// Returns the verdict over an entry of the first level.
     ///
-    /// One comparison when nothing at all was invalidated since it was last found clean; what names the entry
-    /// lies elsewhere and is then not looked at.
+    /// One comparison if nothing at all was invalidated since the entry was last found valid: `names`, its key and
+    /// tags, lie in other cache lines and are read only otherwise.
     #[inline]
     pub(crate) fn reach<'a>(
         &self,
@@ -210,9 +212,9 @@ impl Registry {
         reach
     }
 
-    /// The verdict over an entry of the shared store, by the numbers of the log.
+    /// Returns the verdict over an entry of the second level, by log numbers.
     ///
-    /// What cannot be decided (no view, another epoch) is invalid.
+    /// An entry that cannot be judged (no view, another epoch) is invalid.
     pub(crate) fn reach_shared(
         &self,
         key: &Key,
@@ -220,7 +222,7 @@ impl Registry {
         places: &[u64],
         filled: Position,
     ) -> Verdict {
-        // What leaves this list was written to the cells before.
+        // Read first: a record is in the tag versions before it leaves this list.
         if self.pending.load(Ordering::Acquire) > 0
             && self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, places))
         {
@@ -231,8 +233,8 @@ impl Registry {
             return Verdict::Invalid;
         };
         if filled.number > view.applied.load(Ordering::Acquire) {
-            // Whoever filled it has seen records that we have not, and one of them may stand where the log
-            // has lost one of ours. A moment later we know.
+            // The process that filled it has applied records that this one has not, and one of them may stand where
+            // the log has lost one of ours. The follower will tell shortly.
             return Verdict::Invalid;
         }
         let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
@@ -241,7 +243,7 @@ impl Registry {
             .map_or(Verdict::Invalid, |globals| by_fence.max(globals.reach(places, filled.number)))
     }
 
-    /// Acts in this process, and notes the record for the log: step 1 of an invalidation.
+    /// Step 1 of an invalidation: acts in this process, and adds the record to the pending ones.
     pub(crate) fn begin(&self, record: Record, now: Moment) -> StartedInvalidation {
         self.begin_locked(&mut self.writer.lock(), record, now)
     }
@@ -252,7 +254,7 @@ impl Registry {
         record: Record,
         now: Moment,
     ) -> StartedInvalidation {
-        // On the list before `lc` moves: whoever sees the new `lc` also sees what is pending.
+        // On the list before `lc` moves: a reader that sees the new `lc` also sees the pending record.
         let (ticket, record, collapsed) = writer.add_pending(record);
         self.count_pending(writer);
         let local = self.publish(writer, &record, 0, now);
@@ -260,10 +262,10 @@ impl Registry {
         StartedInvalidation { ticket, record, collapsed }
     }
 
-    /// The log has the record: step 3.
+    /// Step 3 of an invalidation: the log has the record.
     ///
-    /// Published a second time, since something may have been promoted from the shared store in between.
-    /// Where the view is of another epoch the record stays pending, to be appended again: `false`.
+    /// Publishes it a second time, since an entry may have been promoted from the second level in between. Returns
+    /// `false` if there is no view of that epoch: the record then stays pending, to be appended again.
     pub(crate) fn settle(
         &self,
         ticket: Ticket,
@@ -288,19 +290,20 @@ impl Registry {
         true
     }
 
-    /// A log nobody else appends to is applied as soon as its record is published.
+    /// Marks a record of a log of this process alone as applied: it is published already.
     pub(crate) fn advance_local(&self, at: Position) {
         if let Some(view) = self.view.load().as_ref() {
             view.applied.fetch_max(at.number, Ordering::AcqRel);
         }
     }
 
-    /// Whether the log has another record where it once took one of ours: it has lost its tail since.
+    /// Whether the log has another record at a position where it once took one of ours: then it has lost its tail
+    /// since.
     pub(crate) fn contradicts(&self, at: Position, record: &Record) -> bool {
         self.writer.lock().contradicts(at, record)
     }
 
-    /// A record that the log brought, the next one in order.
+    /// Applies the next record of the log.
     pub(crate) fn apply(&self, number: u64, record: &Record, now: Moment) {
         let mut writer = self.writer.lock();
         let Some(view) = self.view.load_full() else { return };
@@ -308,17 +311,18 @@ impl Registry {
         let local = self.publish(&mut writer, record, number, now);
         let log = Some(Position { epoch: view.epoch, number });
         self.start_grace(&mut writer, record, local, log, now);
-        // Last: a scope that sees this number has a local number behind the publish above.
+        // Last: a stamp with this log number then has a sequence number that covers the publish above.
         view.applied.fetch_max(number, Ordering::AcqRel);
     }
 
-    /// Closes the view: the shared store is neither read nor written, and stamps carry no log number.
+    /// Closes the view: the second level is then neither read nor written, and stamps carry no log position.
     pub(crate) fn close_view(&self) {
         self.view.store(None);
     }
 
-    /// Opens a view at `end`, from the compacted log. What this process holds is dropped, since it may
-    /// have missed anything up to here; of what lies in the shared store, what the log vouches for stays.
+    /// Opens a view at `end`, from the compacted log. Invalidates all entries of the first level, since this process
+    /// may have missed records up to `end`; entries of the second level stay valid as far as the log vouches for
+    /// them.
     pub(crate) fn open_view(
         &self,
         end: Position,
@@ -335,14 +339,14 @@ impl Registry {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
             fence = self.fenced(fence, &record, Watermark { local: 0, log: *number }, now);
         }
-        // The floor covers the patterns of this process that the new fence no longer has.
+        // The floor covers the patterns of this process that the new bans do not have.
         self.fence.store(Arc::new(fence));
         self.announce(&mut writer, next);
         self.view.store(Some(Arc::new(view)));
     }
 
-    /// Goes on with the same log, of which all up to `seen` was applied, behind a gap: what came since acts now, and
-    /// nothing else is dropped.
+    /// Replaces the view by a newer one of the same log after a gap. All records up to `seen` were applied; the later
+    /// ones act now, and no other entry of the first level is invalidated.
     pub(crate) fn go_on(
         &self,
         end: Position,
@@ -360,11 +364,11 @@ impl Registry {
         let floor = Watermark { local: 0, log: horizon };
         let fence = Bans::clone(&self.fence.load()).with_floor(Severity::Hard, floor);
         self.fence.store(Arc::new(fence));
-        // Last: a scope that sees its end has a local number behind the publishes above.
+        // Last: a stamp with a log number of this view then has a sequence number that covers the publishes above.
         self.view.store(Some(Arc::new(view)));
     }
 
-    /// A view at `end`, of what the compacted log says.
+    /// Builds a view at `end` from the records of the compacted log.
     fn view_of(&self, end: Position, records: &[(u64, Record)]) -> View {
         let globals = self.options.shared.then(|| TagVersions::new(self.options.cells));
         let view = View { epoch: end.epoch, applied: AtomicU64::new(end.number), globals };
@@ -375,8 +379,8 @@ impl Registry {
         view
     }
 
-    /// Notes an invalidation that acts at `at`. However many wait, none is refused: to act too early would
-    /// be to miss what is filled until then.
+    /// Schedules an invalidation for `at`, and returns its id. There is no limit: an invalidation that acted early
+    /// instead would miss entries that are filled until `at`.
     pub(crate) fn schedule(&self, at: Moment, record: Record) -> u64 {
         let mut writer = self.writer.lock();
         let id = writer.schedule(at, Due::Publish(record));
@@ -384,26 +388,28 @@ impl Registry {
         id
     }
 
-    /// The log of this epoch keeps what was scheduled under this number.
+    /// Notes that the log of this epoch has registered the scheduled invalidation `id`.
     pub(crate) fn note_registered(&self, id: u64, epoch: Epoch) {
         self.writer.lock().note_registered(id, epoch);
     }
 
-    /// What acts later and the current log does not keep: it would be lost with this process.
+    /// Returns scheduled invalidations, 64 at most, that the current log has not registered: they would be lost with
+    /// this process.
     pub(crate) fn unregistered(&self) -> Vec<(u64, Moment, Record)> {
         let epoch = self.applied().map(|at| at.epoch);
         epoch.map(|epoch| self.writer.lock().unregistered(epoch)).unwrap_or_default()
     }
 
-    /// Whether something waits whose time has come. One load.
+    /// Whether a scheduled invalidation or the end of a grace is due. One load.
     #[inline]
     pub(crate) fn is_due(&self, now: Moment) -> bool {
         now.as_nanos() >= self.next_due.load(Ordering::Acquire)
     }
 
-    /// Acts on everything whose time has come. Afterwards [`Registry::unsent`] may have more.
+    /// Runs everything that is due, and returns the records that now act. Afterwards [`Registry::unsent`] may return
+    /// more.
     ///
-    /// Whoever looks an entry up does this first, so no timer is needed and none can be late.
+    /// Every request calls this before its lookups, so no timer is needed and none can be late.
     pub(crate) fn run_due(&self, now: Moment) -> Vec<Record> {
         let mut published = Vec::new();
         loop {
@@ -423,12 +429,12 @@ impl Registry {
         }
     }
 
-    /// What the log does not have yet.
+    /// Returns the pending invalidations, which the log does not have yet.
     pub(crate) fn unsent(&self) -> Vec<(Ticket, Record)> {
         self.writer.lock().pending().cloned().collect()
     }
 
-    /// What has to be appended again because the log was replaced: it becomes pending once more.
+    /// Makes retained records pending again, since the log was replaced.
     pub(crate) fn resend_retained(&self, now: Moment) {
         let mut writer = self.writer.lock();
         for record in writer.take_retained(now) {
@@ -437,18 +443,18 @@ impl Registry {
         }
     }
 
-    /// Whether an invalidation waits for the log of which this does not hold.
+    /// Whether an invalidation is pending for whose ticket `holds` returns `false`.
     pub(crate) fn has_unsent_but(&self, holds: impl Fn(Ticket) -> bool) -> bool {
         self.writer.lock().pending().any(|(ticket, _)| !holds(*ticket))
     }
 
-    /// How many invalidations wait for the log, and how many for their time.
+    /// Returns how many invalidations are pending for the log, and how many are scheduled.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let writer = self.writer.lock();
         (writer.pending_len(), writer.scheduled_len())
     }
 
-    /// Cells or fence first, then `lc`.
+    /// Writes tag versions and bans first, then `lc`.
     fn publish(
         &self,
         writer: &mut MutexGuard<'_, Writer>,
@@ -480,7 +486,7 @@ impl Registry {
         self.fence.store(Arc::new(self.fenced(fence, record, at, now)));
     }
 
-    /// `fence` with what the record names by other means than tags.
+    /// Returns `fence` with the selectors of the record that are not tags.
     fn fenced(&self, fence: Bans, record: &Record, at: Watermark, now: Moment) -> Bans {
         let side = side(record.mode);
         record.what.iter().fold(fence, |fence, selector| match selector {
@@ -516,12 +522,12 @@ impl Registry {
             writer.schedule(now.after(grace), due);
             self.announce_due(writer);
         } else {
-            // Too early is safe for what is stale already.
+            // Hardening early is safe: the entries are stale already.
             self.harden(writer, local, log, &record.what, now);
         }
     }
 
-    /// What was soft under these numbers becomes hard under the same numbers; only `lc` moves on.
+    /// Makes a soft invalidation hard under its own numbers; only `lc` moves on.
     fn harden(
         &self,
         writer: &mut MutexGuard<'_, Writer>,
@@ -531,7 +537,7 @@ impl Registry {
         now: Moment,
     ) {
         let view = self.view.load();
-        // Numbers of a log that was replaced say nothing of the new one.
+        // Numbers of a replaced log have no meaning in the new one.
         let log = log.filter(|at| view.as_ref().is_some_and(|view| view.epoch == at.epoch));
         let log = log.map_or(0, |at| at.number);
         for selector in what {
@@ -572,7 +578,7 @@ impl Registry {
         self.hashing.hash_one(tag.as_str())
     }
 
-    /// Where the tags and everything above them lie.
+    /// Returns the hashes of the tags and of their ancestors, which select their slots.
     pub(crate) fn places(&self, tags: &[Tag]) -> SmallVec<[u64; 12]> {
         let mut places = SmallVec::new();
         for tag in tags {
@@ -592,13 +598,13 @@ impl Registry {
 #[derive(Clone, Debug)]
 pub(crate) struct StartedInvalidation {
     pub(crate) ticket: Ticket,
-    /// What has to be appended: the invalidation, or everything.
+    /// The record to append: the invalidation, or one of everything.
     pub(crate) record: Record,
-    /// Whether so many were waiting that all became one of everything.
+    /// Whether too many invalidations were pending, so that all collapsed into one of everything.
     pub(crate) collapsed: bool,
 }
 
-/// Nobody knows when a grace of the compacted log began, so it is over.
+/// Makes a soft invalidation of the compacted log hard if it has a grace, since the start of that grace is unknown.
 fn without_grace(mode: Mode) -> Mode {
     match mode {
         Mode::Soft { grace: Some(_) } => Mode::Hard,

@@ -1,21 +1,20 @@
-//! A fixed table of numbers in place of an index of keys.
+//! Tag tables: a fixed number of tag versions in place of an index of keys.
 //!
-//! A tag hashes to one cell in each of two tables. Invalidating it writes the number of the invalidation
-//! into both; an entry is reached only if both cells of one of its tags are later than its stamp. So two
-//! tags that share a cell in one table cost nothing, two that share both cost a needless miss, and no
-//! tag is ever missed. One table at a thousand distinct tags a second would lose a third of all hits
-//! needlessly within a minute; two lose a fiftieth.
+//! A tag hashes to one slot in each of two tables. Invalidating it writes the number of the invalidation into both;
+//! an entry is reached only if both slots of one of its tags are later than its stamp. So two tags that share a slot
+//! in one table cost nothing, two that share both cost a needless miss, and no invalidation is ever missed. With one
+//! table, a thousand distinct tags a second would cost a third of all hits within a minute; with two, a fiftieth.
 //!
-//! Before the tables a small *summary* is read: the newest number of each of 4,096 blocks of the first
-//! table, 32 KiB that stay in the nearest cache. Where a block has not moved since the entry was last
-//! looked at, its cells have not either, and no cold line is touched.
+//! Before the tables a small *summary* is read: the newest number of each of 4,096 blocks of the first table, 32 KiB
+//! that stay in the nearest CPU cache. If a block has not moved since the entry was last found valid, its slots have
+//! not either, and no cold line is read.
 
 use crate::{
     registry::Verdict,
     sync::{AtomicU64, Ordering, zeros},
 };
 
-/// Which of the two numbers of a cell is written.
+/// Which of the two numbers of a slot: the newest hard invalidation, or the newest soft one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
     Hard = 0,
@@ -24,8 +23,8 @@ pub(crate) enum Severity {
 
 /// The two tables and their summary.
 ///
-/// Only one thread writes at a time (the registry's lock); reading needs no lock. The order between a
-/// cell and the counter that announces it is the registry's business.
+/// One thread writes at a time (under the registry's lock); reading needs no lock. The registry writes a slot before
+/// it writes the counter that announces it.
 #[derive(Debug)]
 pub(crate) struct TagVersions {
     tables: [Box<[AtomicU64]>; 2],
@@ -35,7 +34,8 @@ pub(crate) struct TagVersions {
 }
 
 impl TagVersions {
-    /// Two tables of `cells` cells, a power of two. 32 bytes a cell, resident where they were written to.
+    /// Creates two tables of `cells` slots each, a power of two. 32 bytes per slot in both together, resident only
+    /// where written.
     pub(crate) fn new(cells: usize) -> Self {
         debug_assert!(cells.is_power_of_two(), "the builder allows powers of two only");
         let blocks = cells.min(SUMMARY_BLOCKS);
@@ -55,7 +55,7 @@ impl TagVersions {
         raise(&self.summary[first >> self.block_shift], number);
     }
 
-    /// What reaches an entry of these tags that was right when the counter stood at `after`.
+    /// Returns the verdict over an entry with these tags that was valid at number `after`.
     pub(crate) fn reach(&self, tags: &[u64], after: u64) -> Verdict {
         let mut reach = Verdict::Valid;
         for &tag in tags {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_reached_by_its_own_number_and_not_by_an_older_one() {
+    fn a_tag_version_reaches_older_entries_only() {
         let cells = TagVersions::new(1 << 10);
         cells.raise(7 << 32 | 7, Severity::Hard, 5);
         assert_eq!(cells.reach(&[7 << 32 | 7], 4), Verdict::Invalid);
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn sharing_a_cell_in_one_table_is_not_enough() {
+    fn tags_that_share_a_slot_in_one_table_do_not_collide() {
         let cells = TagVersions::new(1 << 10);
         cells.raise(1 << 32 | 7, Severity::Hard, 5);
         assert_eq!(cells.reach(&[2 << 32 | 7], 0), Verdict::Valid);
     }
 
     #[test]
-    fn hard_is_seen_behind_a_later_soft_number() {
+    fn a_later_soft_version_does_not_hide_a_hard_one() {
         let cells = TagVersions::new(1 << 10);
         cells.raise(9, Severity::Hard, 5);
         cells.raise(9, Severity::Soft, 6);

@@ -46,7 +46,7 @@ fn a_fill_that_began_before_an_invalidation_is_invalid_when_it_lands_after() {
 }
 
 #[test]
-fn a_clean_check_moves_the_mark_and_the_next_one_is_a_comparison() {
+fn a_valid_verdict_moves_the_mark_so_that_the_next_check_is_one_comparison() {
     let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("b")]);
@@ -70,7 +70,7 @@ fn hard_beats_soft_in_either_order() {
 }
 
 #[test]
-fn what_is_soft_becomes_hard_when_its_grace_ends_and_what_was_filled_since_does_not() {
+fn a_soft_invalidation_becomes_hard_when_its_grace_ends_and_spares_later_fills() {
     let key = key();
     let registry = registry();
     let old = registry.marks(registry.stamp(), &[Tag::new("a")]);
@@ -85,7 +85,7 @@ fn what_is_soft_becomes_hard_when_its_grace_ends_and_what_was_filled_since_does_
 }
 
 #[test]
-fn a_prefix_reaches_what_lies_below_and_a_pattern_what_it_matches() {
+fn a_prefix_reaches_tags_below_it_and_a_pattern_reaches_matching_names() {
     let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("product:1")]);
@@ -103,7 +103,7 @@ fn a_prefix_reaches_what_lies_below_and_a_pattern_what_it_matches() {
 }
 
 #[test]
-fn what_waits_for_its_time_acts_when_somebody_looks() {
+fn a_scheduled_invalidation_acts_in_the_first_run_after_it_is_due() {
     let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("a")]);
@@ -117,7 +117,7 @@ fn what_waits_for_its_time_acts_when_somebody_looks() {
 }
 
 #[test]
-fn too_many_that_wait_for_the_log_become_everything_and_none_is_lost() {
+fn too_many_pending_invalidations_collapse_into_one_of_everything() {
     let key = key();
     let registry = registry();
     let marks = registry.marks(registry.stamp(), &[Tag::new("untouched")]);
@@ -131,7 +131,7 @@ fn too_many_that_wait_for_the_log_become_everything_and_none_is_lost() {
 }
 
 #[test]
-fn a_shared_entry_is_judged_by_the_numbers_of_the_log() {
+fn an_entry_of_the_second_level_is_judged_by_log_numbers() {
     let registry = registry();
     let end = Position { epoch: Epoch::random(), number: 7 };
     let tags = [Tag::new("a")];
@@ -160,7 +160,7 @@ fn a_shared_entry_is_judged_by_the_numbers_of_the_log() {
 }
 
 #[test]
-fn what_the_log_does_not_have_yet_hides_entries_of_the_shared_store() {
+fn a_pending_invalidation_hides_entries_of_the_second_level() {
     let registry = registry();
     let end = Position { epoch: Epoch::random(), number: 1 };
     registry.open_view(end, 0, &[], NOW);

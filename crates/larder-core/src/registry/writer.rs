@@ -1,5 +1,5 @@
-//! What is written under the registry's one short lock: invalidations that the log does not have yet,
-//! and those whose time has not come.
+//! The state behind the registry's one short lock: invalidations that are pending for the log, and those that are
+//! scheduled.
 
 use std::{
     cmp::Reverse,
@@ -12,33 +12,34 @@ use crate::{
     target::{Mode, Selector},
 };
 
-/// How many invalidations may wait for the log before they collapse into "everything".
+/// Maximum number of pending invalidations; one more collapses all into one of everything.
 pub(crate) const MAX_PENDING: usize = 16 * 1024;
-/// How many may wait for their time before the end of a grace comes at once.
+/// Maximum number of scheduled actions; beyond it a grace ends at once.
 pub(crate) const MAX_DUE: usize = 16 * 1024;
-/// How many that are scheduled are handed to a log before anything else is done.
+/// Maximum number of scheduled invalidations that are registered with a log at once.
 const MOST_AT_ONCE: usize = 64;
-/// How many of our own are kept to be compared with what the log brings.
+/// Maximum number of own records that are retained to be compared with those read from the log.
 const MAX_OWN: usize = 1024;
-/// How many of our own are kept to be appended again if the log is replaced.
+/// Maximum number of own records that are retained to be appended again; one more collapses all into one of
+/// everything.
 const MAX_RETAINED: usize = 16 * 1024;
 
-/// An invalidation on its way into the log.
+/// The id of a pending invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// What acts when its time has come.
+/// An action that is due at some time.
 #[derive(Clone, Debug)]
 pub(crate) enum Due {
-    /// A new invalidation.
+    /// A scheduled invalidation.
     Publish(Record),
-    /// The end of a grace: what was made stale under this number is gone.
+    /// The end of a grace: the soft invalidation with these numbers becomes hard.
     Harden {
-        /// The number in this process under which it was soft.
+        /// Its sequence number in this process.
         local: u64,
-        /// The place in the log, if it came from there.
+        /// Its position in the log, if it came from there.
         log: Option<Position>,
-        /// What it reached.
+        /// Its selectors.
         what: Vec<Selector>,
     },
 }
@@ -74,14 +75,14 @@ pub(crate) struct Writer {
     retained: VecDeque<(Moment, Record)>,
     schedule: BinaryHeap<Reverse<ScheduledRecord>>,
     own: VecDeque<(Position, Record)>,
-    /// In which epoch the log keeps what this process has scheduled, if it does.
+    /// Scheduled invalidations by id, with the epoch of the log that has registered them, if one has.
     registered: HashMap<u64, Option<Epoch>>,
     next: u64,
 }
 
 impl Writer {
-    /// Notes an invalidation that is about to be appended. Never drops one: when there is no room, all
-    /// collapse into one of everything.
+    /// Adds an invalidation that is about to be appended. Never drops one: beyond [`MAX_PENDING`] all collapse into
+    /// one of everything.
     pub(crate) fn add_pending(&mut self, mut record: Record) -> (Ticket, Record, bool) {
         self.next += 1;
         let ticket = Ticket(self.next);
@@ -94,7 +95,7 @@ impl Writer {
         (ticket, record, collapsed)
     }
 
-    /// Takes an invalidation off the list: the log has it, and its numbers are written.
+    /// Removes a pending invalidation: the log has it, and its numbers are written.
     pub(crate) fn settle(&mut self, ticket: Ticket) {
         self.pending.retain(|(other, _)| *other != ticket);
     }
@@ -107,7 +108,7 @@ impl Writer {
         self.pending.len()
     }
 
-    /// Notes where the log took a record of ours, until it comes back from there.
+    /// Notes the position at which the log took an own record, until it is read back from there.
     pub(crate) fn note_own(&mut self, at: Position, record: Record) {
         if self.own.len() >= MAX_OWN {
             self.own.pop_front();
@@ -115,13 +116,13 @@ impl Writer {
         self.own.push_back((at, record));
     }
 
-    /// Whether the log has another record where it took one of ours.
+    /// Whether the log has another record at a position where it took one of ours.
     pub(crate) fn contradicts(&mut self, at: Position, record: &Record) -> bool {
         let found = self.own.iter().position(|(own, _)| *own == at);
         found.and_then(|found| self.own.remove(found)).is_some_and(|(_, own)| own != *record)
     }
 
-    /// Keeps a record to append it again, should the log be replaced until `until`.
+    /// Retains a record until `until`, to append it again if the log is replaced.
     pub(crate) fn retain(&mut self, record: Record, now: Moment, until: Moment) {
         while self.retained.front().is_some_and(|(until, _)| *until <= now) {
             self.retained.pop_front();
@@ -136,13 +137,13 @@ impl Writer {
         self.retained.push_back((until, record));
     }
 
-    /// What has to be appended to a log that replaced the one it was appended to.
+    /// Takes the retained records, which must be appended to the log that replaced theirs.
     pub(crate) fn take_retained(&mut self, now: Moment) -> Vec<Record> {
         let all = std::mem::take(&mut self.retained);
         all.into_iter().filter(|(until, _)| *until > now).map(|(_, record)| record).collect()
     }
 
-    /// Notes what acts later. Gives the number by which the log may know it.
+    /// Schedules an action. Returns its id, under which the log may register it.
     pub(crate) fn schedule(&mut self, at: Moment, due: Due) -> u64 {
         self.next += 1;
         if matches!(due, Due::Publish(_)) {
@@ -152,15 +153,15 @@ impl Writer {
         self.next
     }
 
-    /// The log of this epoch keeps what was scheduled under this number.
+    /// Notes that the log of this epoch has registered the scheduled invalidation `id`.
     pub(crate) fn note_registered(&mut self, id: u64, epoch: Epoch) {
-        // What has acted meanwhile is on the list no more.
+        // An invalidation that has acted meanwhile is no longer listed.
         if let Some(kept) = self.registered.get_mut(&id) {
             *kept = Some(epoch);
         }
     }
 
-    /// Some of the invalidations that act later and that the log of this epoch does not keep.
+    /// Returns up to 64 scheduled invalidations that the log of this epoch has not registered.
     pub(crate) fn unregistered(&self, epoch: Epoch) -> Vec<(u64, Moment, Record)> {
         let of = |scheduled: &ScheduledRecord| match &scheduled.due {
             Due::Publish(record) if self.registered.get(&scheduled.order) != Some(&Some(epoch)) => {

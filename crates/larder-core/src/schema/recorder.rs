@@ -1,5 +1,5 @@
-//! Notes what a type asks for while it reads, and gives it samples: the simplest there is, and where the type refuses
-//! that, others of the same kind.
+//! A deserializer that records which serde types a type requests, and gives it samples: the simplest first, and where
+//! the type refuses that, others of the same kind.
 
 use std::fmt;
 
@@ -11,38 +11,39 @@ use serde::{
     },
 };
 
-/// A reading of one type.
+/// The state of one reading of a type.
 pub(super) struct Recorder {
     seen: String,
-    /// Which variant each enum shows.
+    /// The index of the variant that each enum is given.
     turn: usize,
     /// The most variants that any enum has.
     variants: usize,
     depth: usize,
-    /// Which sample each scalar is given, in the order of reading; those behind are given their first.
+    /// The index of the sample that each scalar is given, in the order of reading; those beyond are given their
+    /// first.
     choices: Vec<usize>,
-    /// How many samples there are for each scalar that was given one.
+    /// The number of available samples for each scalar read so far.
     given: Vec<usize>,
-    /// Whether something was read that does not say what it is.
+    /// Whether a part accepts any type, so that its own type is unknown.
     is_opaque: bool,
 }
 
-/// What was seen in a reading.
+/// The result of reading a type.
 pub(super) struct Seen {
     pub(super) shape: String,
     /// The most variants that any enum has.
     pub(super) variants: usize,
-    /// Whether all of it was seen.
+    /// Whether the shape covers the whole type.
     pub(super) is_whole: bool,
 }
 
-/// The reading ends here.
+/// The error that ends a reading.
 #[derive(Debug)]
 pub(super) struct Stop;
 
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing more can be seen")
+        f.write_str("the type cannot be read further")
     }
 }
 
@@ -60,8 +61,8 @@ impl Recorder {
         Self { seen, turn, variants: 1, depth: 0, choices, given, is_opaque: false }
     }
 
-    /// Reads a type, again and again with another sample in place of the last one that it took, until it takes all
-    /// or there is nothing left to try.
+    /// Reads a type repeatedly, each time with another sample for the last scalar that has one left, until the type
+    /// accepts all samples or none is left to try. At most 512 times.
     pub(super) fn read<T: DeserializeOwned>(turn: usize) -> Seen {
         let mut choices = Vec::new();
         for _ in 0..MOST_READINGS {
@@ -77,7 +78,7 @@ impl Recorder {
         Seen { shape: String::new(), variants: 1, is_whole: false }
     }
 
-    /// The sample for the next scalar, of so many.
+    /// Chooses one of `samples` samples for the next scalar, and returns its index.
     fn choose(&mut self, samples: usize) -> usize {
         let chosen = self.choices.get(self.given.len()).copied().unwrap_or_default();
         self.given.push(samples);
@@ -89,7 +90,7 @@ impl Recorder {
         self.seen.push(' ');
     }
 
-    /// Reads what lies within. A type without an end, or one too large, is cut off.
+    /// Reads the content of a type. Cuts off a type without an end, or one too large.
     fn within<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Stop>) -> Result<T, Stop> {
         if self.depth >= DEEPEST || self.seen.len() >= LONGEST {
             self.note("...");
@@ -102,7 +103,7 @@ impl Recorder {
     }
 }
 
-/// The choices after those that a type refused: another sample for the last scalar that has one left.
+/// Returns the choices to try after refused ones: another sample for the last scalar that has one left.
 fn next_choices(mut tried: Vec<usize>, given: &[usize]) -> Option<Vec<usize>> {
     tried.resize(given.len(), 0);
     loop {
@@ -151,12 +152,12 @@ impl<'de> Deserializer<'de> for &mut Recorder {
         deserialize_identifier visit_borrowed_str [""];
     }
 
-    /// As in a store.
+    /// As in the second level: MessagePack is not human-readable.
     fn is_human_readable(&self) -> bool {
         false
     }
 
-    /// What takes anything asks for nothing that could be noted.
+    /// A type that accepts anything requests no type that could be recorded.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         self.note("any");
         self.is_opaque = true;
@@ -235,7 +236,7 @@ impl<'de> Deserializer<'de> for &mut Recorder {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        // All names at once, should one of the fields end the reading.
+        // All field names at once, in case one of the fields ends the reading.
         self.note(&format!("{name} {fields:?}"));
         self.within(|inside| visitor.visit_map(Fields { inside, fields: fields.iter() }))
     }
@@ -256,7 +257,7 @@ impl<'de> Deserializer<'de> for &mut Recorder {
     }
 }
 
-/// So many elements of a sequence, or entries of a map.
+/// The next `left` elements of a sequence, or entries of a map.
 struct Elements<'a> {
     inside: &'a mut Recorder,
     left: usize,
@@ -358,7 +359,7 @@ impl<'de> VariantAccess<'de> for Content<'_> {
     }
 }
 
-/// Texts that types which check what they read may take: identifiers, addresses, dates, times, numbers, names.
+/// Sample texts that validating types may accept: identifiers, addresses, dates, times, numbers, names.
 const TEXTS: [&str; 26] = [
     "",
     "00000000-0000-0000-0000-000000000000",
@@ -391,7 +392,7 @@ const TEXTS: [&str; 26] = [
 /// Bytes of the lengths that identifiers, addresses and hashes have.
 const BYTES: [&[u8]; 8] = [b"", &[0; 16], &[0; 4], &[0; 8], &[0; 12], &[0; 20], &[0; 32], &[0; 64]];
 
-/// A type that refuses more samples than this is not seen to its end.
+/// Maximum number of readings: a type that refuses more samples is not covered as a whole.
 const MOST_READINGS: usize = 512;
 const DEEPEST: usize = 48;
 const LONGEST: usize = 64 << 10;

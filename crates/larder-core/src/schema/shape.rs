@@ -1,8 +1,8 @@
-//! The names and kinds in the bytes of a value, to compare two of them.
+//! The shape of a serialised value, its names and kinds, to compare two of them.
 //!
-//! MessagePack describes itself, and serde reads a whole number where a floating one is asked for: 1999 cents become
-//! 1999.0 of another program. Where a type did not let itself be seen to the end, what is read from a store is
-//! written once more, and both have to have the same shape.
+//! MessagePack is self-describing, and serde reads an integer where a float is requested: 1999 cents become 1999.0 in
+//! another program. If the schema does not cover a type as a whole, each value that is read from a store is
+//! serialised once more, and both serialisations must have the same shape.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,7 +11,7 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// Names and kinds, without order: a set writes itself in another one each time.
+/// Names and kinds, regardless of order: a hash set serialises in another order each time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shape {
     Nil,
@@ -21,11 +21,11 @@ pub(crate) enum Shape {
     Text,
     Bytes,
     List(BTreeSet<Shape>),
-    /// The keys that are texts stand for themselves.
+    /// Keys that are texts are part of the shape; all other keys are `None`.
     Map(BTreeSet<(Option<String>, Shape)>),
 }
 
-/// The shape of these bytes. `None` for what is no MessagePack.
+/// Returns the shape of these bytes, or `None` if they are not MessagePack.
 pub(crate) fn of(bytes: &[u8]) -> Option<Shape> {
     rmp_serde::from_slice(bytes).ok()
 }
@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// A key of a map: its text, if it is one.
+/// A key of a map: its text, or `None` if it is of another type.
 struct MapKey(Option<String>);
 
 impl<'de> Deserialize<'de> for MapKey {

@@ -1,4 +1,5 @@
-//! A thousand callers of one name never become a thousand loads, whatever becomes of the first.
+//! Stampedes: many callers of one name never cause as many loads, even if the first load panics, fails, hangs or is
+//! slow.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +10,7 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 const CALLERS: usize = 200;
 
-/// How many loads ran, and how many at once at the most.
+/// The number of loads that ran, and the most that ran at once.
 #[derive(Clone, Default)]
 struct Count {
     all: Arc<AtomicUsize>,
@@ -42,7 +43,7 @@ impl Count {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loader_that_panics_is_tried_a_few_times_and_not_by_all() {
+async fn a_panicking_loader_runs_four_times_and_not_once_per_caller() {
     let (larder, count) = (larder(), Count::default());
     let calls = (0..CALLERS).map(|_| {
         let (larder, count) = (larder.clone(), count.clone());
@@ -65,7 +66,7 @@ async fn a_loader_that_panics_is_tried_a_few_times_and_not_by_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loader_that_takes_longer_than_its_waiters_are_patient_is_joined_by_few() {
+async fn a_loader_slower_than_the_coalesce_timeout_gets_few_fills_beside_it() {
     let (larder, count) = (larder(), Count::default());
     let calls = (0..CALLERS).map(|at| {
         let (larder, count) = (larder.clone(), count.clone());
@@ -87,13 +88,13 @@ async fn a_loader_that_takes_longer_than_its_waiters_are_patient_is_joined_by_fe
     assert_eq!(
         soon,
         CALLERS - 2,
-        "all take what the first brings, but for those who load beside it"
+        "all take the value of the first, except for the two that load beside it"
     );
     assert_eq!((count.all(), count.most()), (3, 3), "one more every ten seconds");
 }
 
 #[tokio::test(start_paused = true)]
-async fn loads_that_never_end_are_few_however_many_come() {
+async fn at_most_four_endless_loads_run_for_one_name() {
     let (larder, count) = (larder(), Count::default());
     let release = Arc::new(AtomicBool::new(false));
     let policy = || Policy::ttl(MINUTE).fill_timeout(Duration::MAX).coalesce_timeout(SECOND);
@@ -120,7 +121,7 @@ async fn loads_that_never_end_are_few_however_many_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_hangs_does_not_let_all_load_at_once() {
+async fn a_hanging_refresh_gets_one_load_beside_it() {
     let (larder, count) = (larder(), Count::default());
     let lifetime = Lifetime::fresh_for(SECOND).stale_while_revalidate(SECOND);
     let policy = || Policy::from(lifetime).fill_timeout(Duration::MAX);
@@ -152,7 +153,7 @@ async fn a_refresh_that_hangs_does_not_let_all_load_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_another_type_are_not_a_reason_to_load_all_at_once() {
+async fn waiters_with_another_error_type_do_not_all_load() {
     let (larder, count) = (larder(), Count::default());
     let failing = |error: bool| {
         let (larder, count) = (larder.clone(), count.clone());
@@ -185,7 +186,7 @@ async fn errors_of_another_type_are_not_a_reason_to_load_all_at_once() {
     assert_eq!((count.all(), count.most()), (4, 1));
 }
 
-/// A value whose loader asks for the next of these names.
+/// Loads a value whose loader requests the next of these names.
 fn needing<'a>(
     larder: &'a Larder,
     names: &'static [&'static str],
@@ -203,7 +204,7 @@ fn needing<'a>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn values_that_need_each_other_are_an_error_soon_that_names_them() {
+async fn values_that_need_each_other_fail_soon_with_an_error_that_names_them() {
     for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
         for callers in 1..=names.len() {
             let (larder, count) = (larder(), Count::default());
@@ -221,7 +222,7 @@ async fn values_that_need_each_other_are_an_error_soon_that_names_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_looks_like_a_circle_and_is_none_costs_one_load() {
+async fn two_loaders_that_need_the_same_value_load_it_once() {
     let (larder, count) = (larder(), Count::default());
     let load = |value: u32, seconds: u32| {
         let count = count.clone();

@@ -1,4 +1,4 @@
-//! The engine as a whole, on objects: the races, the herd, the errors.
+//! Tests of the engine as a whole, on objects: races, stampedes, errors.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ async fn load(larder: &Larder, name: &str, value: u32) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_loaded_is_kept_until_it_expires() {
+async fn a_loaded_value_is_stored_until_it_expires() {
     let larder = larder();
     assert_eq!(load(&larder, "a", 1).await, 1);
     assert_eq!(load(&larder, "a", 2).await, 1);
@@ -37,7 +37,7 @@ async fn what_was_loaded_is_kept_until_it_expires() {
 }
 
 #[tokio::test]
-async fn a_fill_that_an_invalidation_overtakes_is_not_served_to_who_comes_later() {
+async fn a_fill_overtaken_by_an_invalidation_is_not_served_to_later_calls() {
     let larder = larder();
     let (read, commit) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let filling = tokio::spawn({
@@ -63,7 +63,7 @@ async fn a_fill_that_an_invalidation_overtakes_is_not_served_to_who_comes_later(
     });
     tokio::task::yield_now().await;
     commit.notify_one();
-    // The one that began before may have the old value, the one that came after may not.
+    // The call that started before may get the old value, the one that arrived after may not.
     assert!(filling.await.is_ok());
     assert_eq!(*later.await.unwrap().unwrap(), "new");
 }
@@ -92,7 +92,7 @@ async fn ten_thousand_misses_of_one_key_are_one_load() {
 }
 
 #[tokio::test]
-async fn a_caller_who_hangs_up_does_not_stop_the_load() {
+async fn a_dropped_caller_does_not_stop_the_load() {
     let larder = larder();
     let (go, gate) = oneshot::channel::<()>();
     let began = Arc::new(Notify::new());
@@ -119,7 +119,7 @@ async fn a_caller_who_hangs_up_does_not_stop_the_load() {
 }
 
 #[tokio::test]
-async fn a_panic_goes_on_in_the_caller_and_frees_those_who_wait() {
+async fn a_panic_of_the_loader_reaches_the_caller_and_frees_the_key() {
     let larder = larder();
     let call = larder.clone();
     let panicked = tokio::spawn(async move {
@@ -136,7 +136,7 @@ async fn a_panic_goes_on_in_the_caller_and_frees_those_who_wait() {
 }
 
 #[tokio::test]
-async fn an_error_is_handed_out_and_not_kept() {
+async fn an_error_is_returned_and_not_stored() {
     let larder = larder();
     let failing = |_: Loading| async { Err::<u32, _>("no database") };
     let error = larder.get_or_load("a", MINUTE, failing).await.unwrap_err();
@@ -145,7 +145,7 @@ async fn an_error_is_handed_out_and_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_value_answers_at_once_while_one_refresh_runs() {
+async fn a_stale_value_is_served_at_once_while_one_refresh_runs() {
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE));
     let ask = |value: u32| {
@@ -160,7 +160,7 @@ async fn a_stale_value_answers_at_once_while_one_refresh_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_value_answers_for_a_loader_that_fails_but_not_when_it_was_invalidated() {
+async fn a_stale_value_is_served_on_error_unless_it_was_invalidated() {
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_if_error(MINUTE)).tag("t");
     let ask = |value: Result<u32, &'static str>| {
@@ -183,7 +183,7 @@ async fn one_key_with_two_types_is_an_error_that_names_both() {
 }
 
 #[tokio::test]
-async fn a_value_is_made_of_what_was_loaded_inside_it() {
+async fn a_value_depends_on_the_values_loaded_inside_it() {
     let larder = larder();
     let outer = |value: u32| {
         let inside = larder.clone();
@@ -223,7 +223,7 @@ async fn a_part_that_ends_earlier_ends_the_whole_unless_it_lives_until_invalidat
 }
 
 #[tokio::test]
-async fn a_load_that_asks_for_itself_does_not_wait_for_itself() {
+async fn a_loader_that_requests_its_own_value_does_not_wait_for_itself() {
     let larder = larder();
     let inside = larder.clone();
     let outer = move |_: Loading| async move { Ok::<_, Infallible>(load(&inside, "a", 5).await) };
@@ -247,7 +247,7 @@ async fn namespaces_share_neither_keys_nor_tags_nor_clear() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_invalidation_for_later_acts_then_and_not_before() {
+async fn a_delayed_invalidation_acts_after_its_delay_and_not_before() {
     let larder = larder();
     assert_eq!(load(&larder, "a", 1).await, 1);
     let _ = larder.invalidate(Invalidation::from("t").after(MINUTE / 2)).await;
@@ -257,7 +257,7 @@ async fn an_invalidation_for_later_acts_then_and_not_before() {
 }
 
 #[tokio::test]
-async fn what_the_loader_wishes_is_done() {
+async fn a_loader_can_add_tags_and_refuse_storing() {
     let larder = larder();
     let ask = |value: u32| {
         larder.get_or_load("a", MINUTE, move |fill: Loading| async move {
@@ -280,7 +280,7 @@ async fn what_the_loader_wishes_is_done() {
 }
 
 #[tokio::test]
-async fn a_rule_carries_an_invalidation_on() {
+async fn a_rule_extends_an_invalidation() {
     let larder = Larder::builder().depends("row:*", "t").build().unwrap();
     assert_eq!(load(&larder, "a", 1).await, 1);
     let _ = larder.invalidate(("row", 5)).await;
@@ -288,7 +288,7 @@ async fn a_rule_carries_an_invalidation_on() {
 }
 
 #[tokio::test]
-async fn what_a_handler_already_held_is_not_kept_as_if_it_were_read_now() {
+async fn data_that_a_handler_held_before_an_invalidation_is_not_stored_as_valid() {
     let larder = larder();
     let scope = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
     let handler = async {
@@ -301,7 +301,7 @@ async fn what_a_handler_already_held_is_not_kept_as_if_it_were_read_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_with_a_part_that_is_not_kept_is_not_kept_either() {
+async fn a_value_with_a_part_that_is_not_stored_is_not_stored_either() {
     let larder = larder();
     let outer = |value: u32| {
         let inside = larder.clone();
@@ -318,8 +318,8 @@ async fn a_whole_with_a_part_that_is_not_kept_is_not_kept_either() {
     assert_eq!(*outer(2).await.unwrap(), 2);
 }
 
-/// Loads for a second, says that the value is not to be kept, at once or in the end, and tells how long three who
-/// ask together took.
+/// Runs three concurrent calls whose loader takes a second and calls `no_store` at its end, and with `at_once` at its
+/// start too. Returns how long all three took.
 async fn three_loads_of_what_is_not_kept(larder: &Larder, at_once: bool) -> Duration {
     let second = Duration::from_secs(1);
     let ask = || {
@@ -344,13 +344,13 @@ async fn three_loads_of_what_is_not_kept(larder: &Larder, at_once: bool) -> Dura
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_in_vain_for_what_is_not_kept() {
+async fn calls_do_not_wait_for_a_value_that_is_not_stored() {
     let (told, silent) = (larder(), larder());
     let second = Duration::from_secs(1);
     assert_eq!(
         three_loads_of_what_is_not_kept(&told, true).await,
         second,
-        "let go when it was said"
+        "waiters go on at the call of `no_store`"
     );
     assert_eq!(
         three_loads_of_what_is_not_kept(&silent, false).await,
@@ -374,9 +374,9 @@ async fn failing(
     larder.get_or_load("a", lifetime, load).await.map(|value| *value)
 }
 
-/// Four tries in a row, and then all the others at once: the herd came when the origin was in trouble already.
+/// Regression: after four failed fills in a row all other waiters loaded at once, from an origin already in trouble.
 #[tokio::test(start_paused = true)]
-async fn a_herd_that_waits_for_an_origin_in_trouble_does_not_fall_upon_it() {
+async fn waiters_of_a_failing_origin_do_not_all_load_at_once() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let answers =
         futures_util::future::join_all((0..1_000).map(|_| failing(&larder, &loads))).await;
@@ -389,7 +389,7 @@ async fn a_herd_that_waits_for_an_origin_in_trouble_does_not_fall_upon_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_wait_take_what_is_stale_when_the_fill_fails() {
+async fn all_waiters_take_the_stale_value_if_the_fill_fails() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
@@ -403,9 +403,9 @@ async fn all_who_wait_take_what_is_stale_when_the_fill_fails() {
     assert_eq!((objects.stale_on_error, objects.misses, objects.hits), (20, 21, 0));
 }
 
-/// The failed fill marked the page before the stale value was found for it.
+/// Regression: the failed fill made the page not storable before the stale value was found for it.
 #[tokio::test(start_paused = true)]
-async fn a_whole_with_a_part_that_stands_in_for_an_error_is_stale_and_not_lost() {
+async fn a_page_with_a_part_served_on_error_is_stale_and_still_storable() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
@@ -417,9 +417,9 @@ async fn a_whole_with_a_part_that_stands_in_for_an_error_is_stale_and_not_lost()
     assert!(gathered.stale && gathered.no_store.is_none(), "{gathered:?}");
 }
 
-/// Each fill was overtaken, and whoever led next flew under the stamp of its own arrival.
+/// Regression: each fill was overtaken, and the next leader filled under the stamp of its own arrival.
 #[tokio::test(start_paused = true)]
-async fn who_waits_through_invalidations_shares_one_flight_in_the_end() {
+async fn waiters_share_fills_through_many_invalidations() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let step = Duration::from_millis(100);
     let ask = |at: u32| {
@@ -447,7 +447,7 @@ async fn who_waits_through_invalidations_shares_one_flight_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_too_long_costs_a_hit_and_not_the_value() {
+async fn a_name_that_is_too_long_bypasses_the_cache() {
     let larder = larder();
     let name = "x".repeat(70_000);
     assert_eq!(load(&larder, &name, 1).await, 1);
@@ -456,7 +456,7 @@ async fn a_name_that_is_too_long_costs_a_hit_and_not_the_value() {
 }
 
 #[tokio::test]
-async fn no_name_of_a_namespace_reaches_another() {
+async fn namespaces_with_similar_names_share_nothing() {
     let larder = larder();
     let views = [
         larder.clone(),
@@ -472,13 +472,13 @@ async fn no_name_of_a_namespace_reaches_another() {
     let _ = views[1].clear().await;
     assert_eq!(load(&views[1], "x", 9).await, 9);
     for (at, view) in (1..).zip(&views).filter(|(at, _)| *at != 2) {
-        assert_eq!(load(view, "x", 9).await, at, "cleared by nobody else");
+        assert_eq!(load(view, "x", 9).await, at, "no other namespace cleared it");
     }
 }
 
-/// A handler's task asked for a cart outside of the scope of its request: it was everybody's.
+/// Regression: a handler's task loaded a cart outside of the scope of its request, and all clients shared it.
 #[tokio::test]
-async fn a_task_takes_its_scope_along_or_is_counted() {
+async fn a_spawned_task_takes_its_scope_along_or_its_values_are_counted() {
     let larder = larder();
     let request =
         larder.kernel().scope().gathering(crate::kernel::Audience::Partition(b"ada"[..].into()));
@@ -495,7 +495,7 @@ async fn a_task_takes_its_scope_along_or_is_counted() {
 }
 
 #[tokio::test]
-async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
+async fn a_shared_value_with_a_part_for_one_variant_is_not_stored() {
     let larder = larder();
     let variant = larder
         .kernel()
@@ -509,7 +509,7 @@ async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
         })
     };
     assert_eq!(*variant.clone().scoped(whole(1)).await.unwrap(), 1);
-    assert_eq!(*whole(2).await.unwrap(), 2, "nobody else gets the part of acme");
+    assert_eq!(*whole(2).await.unwrap(), 2, "no other variant gets the part of acme");
     assert_eq!(larder.stats().cache("objects").unwrap().refusals["varied-part"], 1);
     let partition = larder
         .kernel()
@@ -519,7 +519,7 @@ async fn a_value_for_everyone_is_not_made_of_what_is_for_some() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_listens_hears_of_what_was_scheduled_and_of_each_only_when_it_acts() {
+async fn the_feed_reports_a_scheduled_invalidation_when_it_acts() {
     let larder = larder();
     let mut heard = larder.invalidations();
     let _ = larder.invalidate(Invalidation::from("t").after(MINUTE)).await;
@@ -531,7 +531,7 @@ async fn who_listens_hears_of_what_was_scheduled_and_of_each_only_when_it_acts()
 }
 
 #[tokio::test]
-async fn a_target_means_what_it_looks_like() {
+async fn different_spellings_of_a_target_are_equal() {
     let larder = larder();
     let policy = || Policy::ttl(MINUTE).tag(("product", 42));
     let ask =
@@ -550,10 +550,10 @@ async fn a_target_means_what_it_looks_like() {
     );
 }
 
-/// A handler had read something, it was changed and invalidated, and then the handler's value was loaded of what it
-/// held, behind a stale answer: under a stamp of its own the refresh was kept as if it had been read now.
+/// Regression: a handler read data, the data was changed and invalidated, and then a refresh behind a stale hit
+/// loaded its value from the data that the handler held. Under a new stamp that value was stored as valid.
 #[tokio::test(start_paused = true)]
-async fn a_refresh_is_as_old_as_the_request_that_began_it() {
+async fn a_refresh_has_the_stamp_of_the_request_that_started_it() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let ask = |held: u32| {
@@ -575,12 +575,12 @@ async fn a_refresh_is_as_old_as_the_request_that_began_it() {
     assert_eq!(request.scoped(handler).await, 0, "stale, while it is refreshed");
     assert!(larder.close(MINUTE).await);
     let served = *ask(2).await.unwrap();
-    assert_ne!(served, 1, "what was held from before the invalidation is not kept after it");
+    assert_ne!(served, 1, "data from before the invalidation is not stored after it");
 }
 
-/// The error of the first flight was given to those who had waited through a second one that went well.
+/// Regression: waiters got the error of the first fill although they had waited through a second one that succeeded.
 #[tokio::test(start_paused = true)]
-async fn an_error_is_not_handed_out_once_a_flight_went_well() {
+async fn an_error_is_not_returned_after_a_later_fill_has_succeeded() {
     let larder = larder();
     let turn = Arc::new(AtomicUsize::new(0));
     let ask = || {
@@ -600,9 +600,9 @@ async fn an_error_is_not_handed_out_once_a_flight_went_well() {
     assert_eq!(well, 2, "all but the one that led into the error");
 }
 
-/// The note that a value was not kept took the place of what was to stand in for an error.
+/// Regression: the hit-for-miss note replaced the stored value that was to be served on errors.
 #[tokio::test(start_paused = true)]
-async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
+async fn a_hit_for_miss_note_does_not_replace_the_stored_value() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let ask = |answer: Result<u32, &'static str>| {
@@ -616,7 +616,7 @@ async fn what_is_not_kept_once_does_not_take_the_place_of_what_is() {
     assert_eq!(*ask(Ok(1)).await.unwrap(), 1);
     tokio::time::advance(2 * MINUTE).await;
     assert_eq!(*ask(Ok(2)).await.unwrap(), 2, "not to be kept");
-    assert_eq!(*ask(Err("down")).await.unwrap(), 1, "what was kept stands in");
+    assert_eq!(*ask(Err("down")).await.unwrap(), 1, "the stored value is served on error");
 }
 
 #[tokio::test]
@@ -626,11 +626,11 @@ async fn the_name_of_a_value_is_a_tag_of_it() {
         ("the same pair", || ("user", 7).into(), true),
         ("its text", || "user:7".into(), true),
         ("a name", || Target::name(("user", 7)).into(), true),
-        ("what it lies below", || Target::prefix("user").into(), true),
+        ("a prefix above it", || Target::prefix("user").into(), true),
         ("a pattern", || Target::pattern("user:?").into(), true),
         ("another name", || ("user", 8).into(), false),
-        ("what begins alike", || Target::prefix("use").into(), false),
-        ("what lies below it", || Target::prefix(("user:7", 1)).into(), false),
+        ("a prefix that is no ancestor", || Target::prefix("use").into(), false),
+        ("a prefix below it", || Target::prefix(("user:7", 1)).into(), false),
     ];
     for (what, invalidation, reached) in rows {
         for view in [larder(), larder().namespace("acme")] {
@@ -647,7 +647,7 @@ async fn the_name_of_a_value_is_a_tag_of_it() {
 }
 
 #[tokio::test]
-async fn a_page_goes_with_the_name_of_a_value_that_it_was_made_of() {
+async fn invalidating_the_name_of_a_part_invalidates_the_page() {
     let larder = larder();
     let page = |value: u32| {
         let inner = larder.clone();
