@@ -1,4 +1,4 @@
-//! `Conditional`: 304 or 412 before the work is done.
+//! `Conditional`: answers 304 or 412 before the handler does its work.
 
 use axum_core::{
     extract::FromRequestParts,
@@ -10,7 +10,7 @@ use larder_semantics::validation::Validators;
 
 use crate::missing::MissingLayer;
 
-/// The conditions of this request. Needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
+/// The preconditions of this request. Needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
 ///
 /// ```
 /// use larder_axum::{ConditionUnmet, Conditional};
@@ -27,9 +27,9 @@ use crate::missing::MissingLayer;
 pub struct Conditional(Conditions);
 
 impl Conditional {
-    /// Checks what the client knows against what is current: an entity tag, a date, or both.
+    /// Checks the preconditions against the current validators: an entity tag, a date, or both.
     ///
-    /// In a fill for many clients there are no conditions, and this always says to go on.
+    /// In a fill for many clients there are no preconditions, and this always passes.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl Conditional {
     }
 }
 
-/// The answer to a request whose conditions are not met. Turns into 304 or 412.
+/// The answer to a request whose preconditions are not met. Turns into 304 or 412.
 #[derive(Clone, Debug)]
 pub struct ConditionUnmet(FailedPrecondition);
 

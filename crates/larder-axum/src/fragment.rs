@@ -1,4 +1,4 @@
-//! `FragmentCache`: parts of a page that are kept by themselves.
+//! `FragmentCache`: caches fragments of a page.
 
 use std::{convert::Infallible, future::Future, sync::Arc};
 
@@ -9,11 +9,11 @@ use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
-/// Keeps rendered parts of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); `Option` of it does
+/// Caches rendered fragments of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); `Option` of it does
 /// not.
 ///
-/// A fragment becomes part of the page it is rendered into: the page carries its tags, ends when it ends,
-/// and is private when it is. Fragments may hold fragments.
+/// A fragment becomes part of the page that it is rendered into: the page gets its tags, expires no later, and is
+/// private if the fragment is. Fragments may contain fragments.
 ///
 /// ```
 /// use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -34,10 +34,10 @@ use crate::missing::MissingLayer;
 pub struct FragmentCache(ResponseOverrides);
 
 impl FragmentCache {
-    /// The fragment `name` of `key`, kept or rendered now.
+    /// Returns the fragment of this name: the stored one, or one rendered now.
     ///
-    /// Inside a partition it belongs to the partition, and for a request that says who asks but has none it
-    /// is rendered each time, unless the policy says that it is [shared](Policy::shared).
+    /// Inside a partition it belongs to the partition. For an authenticated request without a partition it is rendered
+    /// each time, unless the policy says that it is [shared](Policy::shared).
     ///
     /// # Errors
     ///
@@ -55,8 +55,8 @@ impl FragmentCache {
     {
         let kernel = self.0.kernel();
         let filled = kernel.get_or_fill(Kind::Fragment, name, policy, |_| render());
-        // Inside another fragment this one is a part of that. In a task that was spawned by hand there is no
-        // current scope, and it is a part of the page.
+        // Inside another fragment the current scope is that fragment's. In a task that was spawned by hand there is
+        // none, and the fragment belongs to the page.
         let scope = kernel.current_scope().unwrap_or_else(|| self.0.scope().clone());
         scope.scoped(filled).await
     }

@@ -1,4 +1,4 @@
-//! `Invalidate`: what a write has made untrue.
+//! `Invalidate`: adds the targets that a write invalidates.
 
 use axum_core::extract::FromRequestParts;
 use http::request::Parts;
@@ -7,43 +7,43 @@ use larder_http::PendingInvalidations;
 
 use crate::missing::MissingLayer;
 
-/// Says what this request has made untrue. Needs an [`InvalidationLayer`](crate::InvalidationLayer).
+/// Adds the targets that this request invalidates. Needs an [`InvalidationLayer`](crate::InvalidationLayer).
 ///
-/// What is said before the response leaves acts with it, whatever its status and even if the handler
-/// panics; what is said later acts at once. Say it after the commit.
+/// Targets that are added before the response of a write leaves are invalidated with it, for any status and even if the
+/// handler panics; later ones, and those of a safe request, at once. Add them after the commit.
 #[doc(alias("purge", "cache busting", "event invalidation"))]
 #[derive(Clone, Debug)]
 pub struct Invalidate(PendingInvalidations);
 
 impl Invalidate {
-    /// All that carries this tag.
+    /// Invalidates all entries that have this tag.
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
         self.target(Target::tag(tag))
     }
 
-    /// All that carries this tag or one below it.
+    /// Invalidates all entries that have this tag or one below it.
     pub fn prefix(&self, tag: impl Into<Tag>) -> &Self {
         self.target(Target::prefix(tag))
     }
 
-    /// The object or fragment of this name.
+    /// Invalidates the object or fragment of this name.
     pub fn name(&self, name: impl IntoName) -> &Self {
         self.target(Target::name(name))
     }
 
-    /// Every response of this path.
+    /// Invalidates every response of this path.
     pub fn path(&self, path: impl AsRef<str>) -> &Self {
         self.target(Target::path(path))
     }
 
-    /// Anything an invalidation can name.
+    /// Invalidates any target.
     pub fn target(&self, target: impl Into<Target>) -> &Self {
         self.0.add(target);
         self
     }
 
-    /// Invalidates before going on: when this returns, it has acted in this process. The only way to make
-    /// something merely stale, or to invalidate later.
+    /// Invalidates without waiting for the response: on return the invalidation has acted in this process. The only way
+    /// to make entries merely stale, or to invalidate after a delay.
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.0.now(invalidation).await
     }

@@ -2,13 +2,13 @@
 //!
 //! Applications depend on `larder`, which has all of this as `larder::axum`.
 //!
-//! The layers are those of `larder-http`, which with the feature `axum` read the URI that the client asked for,
-//! before nesting stripped its prefix. The extractors are how a handler takes part:
+//! The layers are those of `larder-http`, which with the feature `axum` read the URI that the client requested, before
+//! nesting stripped its prefix. A handler takes part by these extractors:
 //!
-//! - [`CachePolicy`]: how long this response is kept, and under which tags;
-//! - [`Invalidate`]: what this write has made untrue;
-//! - [`Conditional`]: 304 or 412 before the work is done;
-//! - [`FragmentCache`]: parts of a page that are kept by themselves.
+//! - [`CachePolicy`]: the lifetime and the tags of this response;
+//! - [`Invalidate`]: the targets that this write invalidates;
+//! - [`Conditional`]: 304 or 412 before the handler does its work;
+//! - [`FragmentCache`]: fragments of a page, cached by themselves.
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,11 +1,11 @@
-//! The rejection of an extractor whose layer is not there.
+//! The rejection of an extractor whose layer is missing.
 
 use std::fmt;
 
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 
-/// An extractor was used on a route without its layer: a mistake of the program, answered by 500.
+/// The rejection of an extractor on a route without its layer: a programming error, answered by 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingLayer {
     pub(crate) extractor: &'static str,
@@ -15,7 +15,10 @@ pub struct MissingLayer {
 impl fmt::Display for MissingLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { extractor, layer } = self;
-        write!(f, "the extractor {extractor} needs a {layer} around its route")
+        write!(
+            f,
+            "the extractor {extractor} needs a {layer}: add the layer to this route or to a router around it"
+        )
     }
 }
 

@@ -1,4 +1,4 @@
-//! `CachePolicy`: how a handler decides what becomes of its response.
+//! `CachePolicy`: sets how the response of a handler is cached.
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
@@ -7,23 +7,23 @@ use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
-/// Decides how this response is kept. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); with
-/// `Option<CachePolicy>` it may be missing.
+/// The cache policy of this response. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); with
+/// `Option<CachePolicy>` the layer may be missing.
 ///
-/// What is chosen here comes before what the layer says, and before `Cache-Control` as far as this cache
-/// is concerned.
+/// Its choices take precedence over the options of the layer, except `override_ttl`, and for this cache over
+/// `Cache-Control`.
 #[doc(alias("surrogate control", "output cache policy", "page cache"))]
 #[derive(Clone, Debug)]
 pub struct CachePolicy(ResponseOverrides);
 
 impl CachePolicy {
-    /// How long the response is kept.
+    /// Sets the lifetime of the response.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
         self.0.ttl(lifetime);
         self
     }
 
-    /// Adds a tag; invalidating it drops the response.
+    /// Adds a tag; invalidating the tag invalidates the response.
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
         self.0.tag(tag);
         self
@@ -37,25 +37,26 @@ impl CachePolicy {
         self
     }
 
-    /// The response is not kept.
+    /// Makes the response not storable.
     pub fn no_store(&self) -> &Self {
         self.0.no_store();
         self
     }
 
-    /// The response is the same for everyone: requests that say who asks may have it too.
+    /// Declares the response the same for all clients: authenticated requests may get it too.
     pub fn public(&self) -> &Self {
         self.0.public();
         self
     }
 
-    /// What browsers are told: the text of `Cache-Control`. `no-cache` without it.
+    /// Sets the `Cache-Control` that browsers get, in place of the handler's own. If neither is set, nor one on the
+    /// layer, browsers get `no-cache` for a lifetime that was chosen here or on the layer.
     pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
         self.0.browser_cache_control(cache_control);
         self
     }
 
-    /// What a content delivery network is told: the text of `CDN-Cache-Control`.
+    /// Sets the `CDN-Cache-Control` that content delivery networks get.
     pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
         self.0.cdn_cache_control(cache_control);
         self

@@ -96,7 +96,7 @@ async fn two_nested_routers_do_not_share_an_entry() {
 }
 
 #[tokio::test]
-async fn a_page_is_made_of_its_fragments() {
+async fn invalidating_a_fragment_invalidates_its_page() {
     let larder = larder();
     let renders = Arc::new(AtomicUsize::new(0));
     let counted = renders.clone();
@@ -174,7 +174,7 @@ async fn a_write_is_seen_by_the_next_read() {
 }
 
 #[tokio::test]
-async fn conditions_are_answered_before_the_work_is_done() {
+async fn preconditions_are_checked_before_the_work_is_done() {
     let larder = larder();
     let handler = |conditional: Conditional| async move {
         conditional.check(EntityTag::strong("now").unwrap())?;
@@ -189,7 +189,7 @@ async fn conditions_are_answered_before_the_work_is_done() {
 }
 
 #[tokio::test]
-async fn the_layers_drop_in_everywhere() {
+async fn the_cache_layer_works_on_routers_routes_and_fallbacks() {
     let larder = larder();
     let layer = || ResponseCacheLayer::new(&larder).ttl(MINUTE);
     let routes = || Router::<()>::new().route("/", get(|| async { "hello" }));

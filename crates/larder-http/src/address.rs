@@ -1,11 +1,11 @@
-//! The effective URI: what the client asked for, as keys and targets use it.
+//! The effective request URI, from which keys and invalidation targets are built.
 
 use std::borrow::Cow;
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header, request};
 use larder_semantics::authority::{normalised, without_user};
 
-/// The head of a request, as closures of the layers see it.
+/// The head of a request, as the closures of the layers receive it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Head<'a> {
@@ -15,7 +15,7 @@ pub struct Head<'a> {
     pub uri: &'a Uri,
     /// The fields.
     pub headers: &'a HeaderMap,
-    /// The extensions, where session and auth layers leave what they know.
+    /// The extensions, into which session and authentication layers put their results.
     pub extensions: &'a Extensions,
 }
 
@@ -41,10 +41,10 @@ impl<'a> From<&'a request::Parts> for Head<'a> {
     }
 }
 
-/// The URI that the client asked for.
+/// Returns the URI that the client requested.
 ///
-/// A router of axum that nests another strips the prefix from the path, and two nested routers would then share
-/// keys: with the feature `axum` it is the one that axum notes before.
+/// A nested router of axum strips its prefix from the path, so two nested routers would share keys: with the feature
+/// `axum` this is the `OriginalUri` that axum records before.
 pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(original)) = head.extensions.get() {
@@ -53,8 +53,8 @@ pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
     head.uri
 }
 
-/// That URI where it lies apart from the request's own, so that a parameter which the key leaves out is left out
-/// there too. `None` where the request has only the one.
+/// Returns `OriginalUri` where the request carries it, so that query parameters which are not part of the key are
+/// removed there too. `None` where there is only the request's own URI.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
     #[cfg(feature = "axum")]
     return extensions
@@ -67,7 +67,7 @@ pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> 
     }
 }
 
-/// The scheme of effective URIs. What a client or a proxy claims is not asked, since it could choose a key.
+/// The scheme of effective URIs. Fixed by default: a client or a proxy that chooses the scheme chooses the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scheme {
@@ -76,9 +76,10 @@ pub enum Scheme {
     Http,
     /// `https`, also behind a proxy that ends TLS.
     Https,
-    /// What `X-Forwarded-Proto` says, else `http`. Only behind a proxy that sets it always.
+    /// `https` where `X-Forwarded-Proto` says so, else `http`. Only behind a proxy that always sets the field.
     TrustForwarded,
-    /// What the URI says, else `http`. Right around a client, whose requests are our own.
+    /// The scheme of the request URI, else `http`; the key includes the URI's user information. For a layer around an
+    /// HTTP client, where the program itself makes the requests.
     OfUri,
 }
 
@@ -110,7 +111,7 @@ pub(crate) struct Address<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-/// The request names two hosts, or one that is no authority: it cannot be told which it asks for.
+/// The request names two hosts, or an invalid authority: its effective URI is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AmbiguousHost;
 
@@ -121,7 +122,7 @@ impl<'a> Address<'a> {
         Self::at(host, head, scheme)
     }
 
-    /// The address of a request whose `Host` was found already.
+    /// Builds the address of a request whose `Host` was already found.
     #[inline]
     pub(crate) fn at(host: Host<'a>, head: &Head<'a>, of: Scheme) -> Result<Self, AmbiguousHost> {
         let uri = original_uri(head);
@@ -131,13 +132,13 @@ impl<'a> Address<'a> {
         Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
     }
 
-    /// Scheme and authority, as `https://shop.example`.
+    /// Returns scheme and authority, such as `https://shop.example`.
     pub(crate) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
     }
 }
 
-/// What the lines of `Host` say.
+/// The `Host` lines of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Host<'a> {
     #[default]
@@ -147,7 +148,7 @@ pub(crate) enum Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// Takes note of a line.
+    /// Adds a line of `Host`.
     pub(crate) fn note(&mut self, line: &'a HeaderValue) {
         *self = match self {
             Self::Missing => Self::Line(line),
@@ -156,8 +157,8 @@ impl<'a> Host<'a> {
     }
 }
 
-/// From the URI, else from `Host`. Both have to agree, or a cache and a handler could see two hosts. User
-/// information is part of no address but that of a client, who asks as that user.
+/// Returns the authority of the URI, else of `Host`. Both must agree, or the cache and a handler could see two hosts.
+/// Drops user information, except around an HTTP client, where it identifies the user.
 ///
 /// Source: RFC 9112, section 3.2; RFC 9110, section 4.2.4.
 #[inline]
@@ -184,8 +185,8 @@ fn authority<'a>(
     }
 }
 
-/// Gives a request the authority of its key, so that no spelling that one client has chosen reaches a handler
-/// whose response many get.
+/// Replaces the authority in `Host` and URI by that of the key, so that a spelling chosen by one client does not reach
+/// a handler whose response is served to many.
 pub(crate) fn spell_authority<B>(request: &mut Request<B>, authority: &str) {
     if let Some(host) = request.headers_mut().get_mut(header::HOST)
         && host.as_bytes() != authority.as_bytes()
@@ -196,7 +197,7 @@ pub(crate) fn spell_authority<B>(request: &mut Request<B>, authority: &str) {
     spell_authority_of(request.uri_mut(), authority);
 }
 
-/// Gives a URI that has an authority this one.
+/// Replaces the authority of a URI that has one.
 pub(crate) fn spell_authority_of(uri: &mut Uri, authority: &str) {
     let differs = uri.authority().is_some_and(|given| given.as_str() != authority);
     if differs && let Ok(authority) = authority.parse() {
@@ -208,7 +209,7 @@ pub(crate) fn spell_authority_of(uri: &mut Uri, authority: &str) {
     }
 }
 
-/// Which parameters of a query tell two addresses apart.
+/// The query parameters that are part of the key.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum QueryRule {
@@ -217,17 +218,17 @@ pub enum QueryRule {
     All,
     /// Only these. The handler sees no other.
     Only(Vec<String>),
-    /// All but these. The handler does not see them.
+    /// All but these, which the handler does not see either. A name that ends in `*` stands for a prefix.
     Except(Vec<String>),
 }
 
 impl QueryRule {
-    /// All but the parameters by which the usual trackers mark links.
+    /// Excludes the query parameters of common trackers, such as `utm_*` and `gclid`.
     pub fn without_trackers() -> Self {
         Self::Except(TRACKERS.map(str::to_owned).into())
     }
 
-    /// What is left of a query. `None` when nothing has to be taken out.
+    /// Removes the query parameters that are not part of the key. `None` when there are none to remove.
     pub(crate) fn filtered(&self, query: Option<&str>) -> Option<String> {
         let query = query?;
         let kept = |parameter: &&str| {
@@ -252,7 +253,7 @@ impl QueryRule {
     }
 }
 
-/// `uri` with another query.
+/// Returns `uri` with another query.
 pub(crate) fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
     let path = uri.path();
     let path_and_query = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_taken_out_by_rule() {
+    fn query_rules_remove_parameters() {
         let only = QueryRule::Only(vec!["page".into()]);
         assert_eq!(only.filtered(Some("x=1&page=2&y")), Some("page=2".into()));
         assert_eq!(only.filtered(Some("page=2")), None);

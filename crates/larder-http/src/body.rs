@@ -16,17 +16,17 @@ use pin_project_lite::pin_project;
 
 use crate::recording::Reader;
 
-/// A response that is waited for.
+/// The boxed future of a response.
 pub(crate) type Waiting<R, E> =
     Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
 
-/// What a body may fail with.
+/// The error type of bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project! {
-    /// A body that is held whole, one that is being recorded, or that of the inner service as it is.
+    /// A body that is held whole, recorded while it is read, or passed through from the inner service.
     ///
-    /// Its data is always [`Bytes`]; of a held body they are shared with the cache, never copied.
+    /// Data frames are always [`Bytes`]; a held body shares them with the cache without a copy.
     #[derive(Debug)]
     pub struct CacheBody<R> {
         #[pin]
@@ -35,7 +35,8 @@ pin_project! {
 }
 
 pin_project! {
-    // Small: every hit moves it several times, and a router boxes it. All but what a hit holds is boxed here.
+    // Small, since every hit moves it several times and a router boxes it: held bytes and the inner body are inline,
+    // the rest is boxed.
     #[project = SourceProjection]
     #[derive(Debug)]
     enum Source<R> {
@@ -46,12 +47,12 @@ pin_project! {
     }
 }
 
-/// What was read ahead, and the rest, which has been polled and so may not move.
+/// Frames read ahead, and the rest of the body, which was polled and so must not move.
 #[derive(Debug)]
 struct ReadAheadBody<R> {
     frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
     rest: Option<Pin<Box<R>>>,
-    /// The scope of its request, in which the rest is polled.
+    /// The scope of the request, in which the rest is polled.
     scope: Option<Scope>,
 }
 
@@ -61,7 +62,7 @@ impl<R> From<Bytes> for CacheBody<R> {
     }
 }
 
-/// A body without content, whatever `R` is: so that layers that make responses of their own can stand around.
+/// An empty body for any `R`, so that layers outside larder's can build responses of their own.
 impl<R> Default for CacheBody<R> {
     fn default() -> Self {
         Self::empty()
@@ -69,23 +70,23 @@ impl<R> Default for CacheBody<R> {
 }
 
 impl<R> CacheBody<R> {
-    /// A body of these bytes.
+    /// Creates a held body of these bytes.
     pub fn held(bytes: Bytes) -> Self {
         let left = (!bytes.is_empty()).then_some(bytes);
         Self { source: Source::Held { left } }
     }
 
-    /// A body without content.
+    /// Creates an empty body.
     pub fn empty() -> Self {
         Self { source: Source::Held { left: None } }
     }
 
-    /// The body of the inner service.
+    /// Passes the body of the inner service through.
     pub fn inner(body: R) -> Self {
         Self { source: Source::Inner { body, scope: None } }
     }
 
-    /// The body of the inner service, polled in the scope of its request.
+    /// Passes the body of the inner service through, polled in the scope of its request.
     pub(crate) fn scoped(body: R, scope: Scope) -> Self {
         Self { source: Source::Inner { body, scope: Some(Box::new(scope)) } }
     }
@@ -94,7 +95,7 @@ impl<R> CacheBody<R> {
         Self { source: Source::RecordingOutcome { reader: Box::pin(reader) } }
     }
 
-    /// The bytes, where they are all there already.
+    /// Returns the bytes of a held body; `None` for the other kinds.
     pub(crate) fn as_held(&self) -> Option<&Bytes> {
         static NONE: Bytes = Bytes::new();
         match &self.source {
@@ -109,9 +110,10 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    /// Reads all that is there at once. A body that is there whole becomes a held one.
+    /// Reads all frames that are ready without waiting. A body that ends by then, without trailers and without an
+    /// error, becomes a held one.
     ///
-    /// Whoever reads the rest polls it anew, so a waker that goes nowhere is enough here.
+    /// A no-op waker suffices, because the reader of the rest polls it again.
     pub(crate) fn read_ahead(body: R, scope: Option<Scope>) -> Self {
         let entered = scope.as_ref().map(Scope::enter);
         let mut rest = Box::pin(body);
@@ -134,7 +136,7 @@ where
         Self::of_frames(frames, rest, scope)
     }
 
-    /// This body, read to its end. A body without trailers that did not fail becomes a held one.
+    /// Reads this body to its end. A body without trailers that did not fail becomes a held one.
     pub(crate) async fn gathered(self) -> Self {
         let mut body = Box::pin(self);
         let mut frames = VecDeque::new();
@@ -163,12 +165,12 @@ where
     }
 }
 
-/// The data among frames.
+/// Returns the data of those frames that have any.
 fn data(frames: &VecDeque<Result<Frame<Bytes>, BoxError>>) -> impl Iterator<Item = &Bytes> {
     frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref())
 }
 
-/// The data of frames in one piece; a single one is not copied.
+/// Joins the data of frames; a single frame is not copied.
 fn joined(frames: &VecDeque<Result<Frame<Bytes>, BoxError>>) -> Bytes {
     let mut data = data(frames);
     match (data.next(), data.next()) {
@@ -244,7 +246,7 @@ where
     }
 }
 
-/// The size of this much and of what follows.
+/// Returns the size of `ahead` bytes followed by `rest`.
 fn after(ahead: u64, rest: &SizeHint) -> SizeHint {
     let mut hint = SizeHint::new();
     hint.set_lower(ahead.saturating_add(rest.lower()));
@@ -254,13 +256,13 @@ fn after(ahead: u64, rest: &SizeHint) -> SizeHint {
     hint
 }
 
-/// A body that others were reading along broke off.
+/// The error of a coalesced body that ended early, with the text of its cause where that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenOff(pub(crate) Option<Arc<str>>);
 
 impl std::fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the response that was being read along broke off")?;
+        f.write_str("the coalesced response body ended early")?;
         match &self.0 {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),

@@ -1,19 +1,19 @@
-//! The head with which a response leaves, as the response cache cannot see it.
+//! Reports the head with which a response leaves, which the response cache cannot see.
 //!
-//! Sessions and authentication stand outside of the cache, and what they add comes after the cache has its copy: a
-//! session layer sets its cookie on the way out. A handler that has put something of that session into its page has
-//! made a page for one client, and nothing inside tells. So one small layer stands outermost, before everything
-//! that adds to responses, and reports the head that leaves. The cache finds it in the request, and neither stores
-//! a response nor gives it to a waiter before the report:
+//! Sessions and authentication are outside the cache and change a response after the cache has its copy: a session
+//! layer sets its cookie on the way out. A handler that puts session data into a page has built a response for one
+//! client, and nothing inside the cache shows it. [`FinalHeadLayer`] is therefore the outermost layer, around all that
+//! change responses, and reports the final head. The cache finds its handle in the request; until the report it neither
+//! stores a response nor serves it to a waiter:
 //!
-//! 1. a `Set-Cookie` that was added outside of the cache, or `no-store` or `private` in `Cache-Control`, makes the
+//! 1. a `Set-Cookie` that was added outside the cache, or `no-store` or `private` in `Cache-Control`, makes the
 //!    response not storable (`detail=final-set-cookie`, `final-no-store`, `final-private`);
-//! 2. so does a response that was replaced by an error (`detail=final-status`);
-//! 3. a client that hangs up before the head leaves leaves no report; then the response is not stored either, and
-//!    the next request fills anew.
+//! 2. so does an error that replaced the response (`detail=final-status`);
+//! 3. a client that disconnects before the head leaves prevents the report; then the response is not stored either, and
+//!    the next request fills again.
 //!
-//! A refresh in the background has no head that leaves. What its handler writes into a session is found by
-//! [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if).
+//! A background refresh has no final head. There,
+//! [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if) finds a handler that writes to a session.
 //!
 //! ```
 //! # use std::{convert::Infallible, time::Duration};
@@ -63,7 +63,7 @@ use tower_service::Service;
 
 use crate::response_cache::remove_last_line;
 
-/// Reports the head with which each response leaves to the response caches inside. Stands outermost.
+/// Reports the head with which each response leaves to the response caches inside. Must be the outermost layer.
 ///
 /// Costs a request one allocation. See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +71,7 @@ use crate::response_cache::remove_last_line;
 pub struct FinalHeadLayer {}
 
 impl FinalHeadLayer {
-    /// The layer. It needs no larder: the caches inside find it in their requests.
+    /// Creates the layer. It needs no larder: the caches inside find its handle in their requests.
     pub fn new() -> Self {
         Self {}
     }
@@ -105,7 +105,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let report = HeadReport(FinalHead::default());
-        // The outermost one sees all that is added.
+        // Only the outermost layer sees every change.
         if request.extensions().get::<FinalHead>().is_none() {
             request.extensions_mut().insert(report.0.clone());
         }
@@ -114,7 +114,7 @@ where
 }
 
 pin_project! {
-    /// The future of a response of [`FinalHeadService`].
+    /// The response future of [`FinalHeadService`].
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
@@ -153,7 +153,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// Tells the caches inside that no head has left, should it be dropped before.
+/// Reports [`HeadVerdict::Unknown`] to the caches inside if it is dropped before the head has left.
 struct HeadReport(FinalHead);
 
 impl Drop for HeadReport {
@@ -164,12 +164,12 @@ impl Drop for HeadReport {
     }
 }
 
-/// Where a response cache says what is to be done once its response has left. In the extensions of each request
-/// inside of [`FinalHeadLayer`].
+/// The callbacks that response caches run once their response has left. In the extensions of each request inside
+/// [`FinalHeadLayer`].
 #[derive(Clone, Default)]
 pub(crate) struct FinalHead(Arc<Mutex<HeadWaiters>>);
 
-/// What is done once a head has left, before its client has it.
+/// A callback that runs once a head has left, before the client gets the response.
 type Act = Box<dyn FnOnce(HeadVerdict) + Send>;
 
 #[derive(Default)]
@@ -178,7 +178,7 @@ struct HeadWaiters {
     is_over: bool,
 }
 
-/// What of a head tells whether its response is for one client.
+/// The properties of a head that decide whether its response belongs to one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     status: StatusCode,
@@ -199,14 +199,14 @@ impl Head {
     }
 }
 
-/// What the layers outside have made of a response.
+/// The effect of the outer layers on whether a response may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadVerdict {
-    /// It left as it was, as far as storing it is concerned.
+    /// They changed nothing that matters for storing.
     Storable,
-    /// They have made it one for its client alone, for this reason.
+    /// They made it a response for its client alone, for this reason.
     NotStorable(&'static str),
-    /// Its head did not leave.
+    /// The response was dropped before its head left.
     Unknown,
 }
 
@@ -227,8 +227,9 @@ impl HeadVerdict {
 }
 
 impl FinalHead {
-    /// Does this once the response that the cache is about to send with this head has left: in the task of its
-    /// client, before that has it. At once where the client is gone already.
+    /// Runs `act` once the response that the cache is about to send with this head has left: in the task of its client,
+    /// before the client gets it. Runs it at once, with [`HeadVerdict::Unknown`], where the response future has already
+    /// ended.
     pub(crate) fn once_left(
         &self,
         status: StatusCode,
@@ -243,7 +244,7 @@ impl FinalHead {
         waiting.acts.push((Head::of(status, headers), Box::new(act)));
     }
 
-    /// As [`once_left`](Self::once_left), to wait for.
+    /// Returns the verdict of [`once_left`](Self::once_left) as a future.
     pub(crate) fn verdict(
         &self,
         status: StatusCode,
@@ -251,7 +252,7 @@ impl FinalHead {
     ) -> impl Future<Output = HeadVerdict> + Send + use<> {
         let (tell, told) = oneshot::channel();
         self.once_left(status, headers, |verdict| {
-            // Whoever asked may have given up.
+            // The receiver may have been dropped.
             let _told = tell.send(verdict);
         });
         async { told.await.unwrap_or(HeadVerdict::Unknown) }
@@ -264,7 +265,7 @@ impl FinalHead {
     }
 }
 
-/// The cache has said that it stores the response, before it could know better.
+/// Replaces `stored` by the reason in the `Cache-Status` line that the cache wrote before the verdict.
 fn correct_cache_status(headers: &mut HeaderMap, why: &str) {
     let mut lines = headers.get_all(header::CACHE_STATUS).iter();
     let Some(last) = lines.next_back().and_then(|line| line.to_str().ok()) else { return };

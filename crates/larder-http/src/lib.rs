@@ -2,17 +2,17 @@
 //!
 //! Applications depend on `larder`, which has all of this as `larder::http`.
 //!
-//! - [`ResponseCacheLayer`] keeps whole responses and answers from them;
+//! - [`ResponseCacheLayer`] stores whole responses and serves them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
-//! - [`FinalHeadLayer`] lets the response cache know what layers outside of it have added;
-//! - [`QueryMethodLayer`] lets responses to QUERY be kept;
-//! - [`InvalidationLayer`] invalidates after a write, before the client has its answer.
+//! - [`FinalHeadLayer`] reports to the response cache how outer layers have changed the head of a response;
+//! - [`QueryMethodLayer`] makes responses to QUERY storable;
+//! - [`InvalidationLayer`] invalidates after a write, before the client gets the response.
 //!
-//! They go into one `ServiceBuilder`, in this order from the outside: final head, then sessions and
-//! authentication, then conditional, invalidation, response cache. Each leaves the error of the inner service as it is; what fails of larder's own costs a hit, never
-//! a response.
+//! Put them into one `ServiceBuilder`, in this order from the outside: final head, sessions and authentication,
+//! conditional, invalidation, response cache. Each layer returns an error of the inner service unchanged; a failure of
+//! larder itself costs a hit, never a response.
 //!
-//! With the feature `axum`, which `larder-axum` switches on, the layers read the URI that routers of axum note before
+//! With the feature `axum`, which `larder-axum` enables, the layers read the URI that axum's routers record before
 //! nesting strips its prefix.
 
 pub use self::{

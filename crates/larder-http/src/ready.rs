@@ -1,6 +1,6 @@
-//! Calling the instance that was polled ready.
+//! Takes the service instance that was polled ready.
 
-/// The service that was polled ready; a clone of it, which need not be, takes its place.
+/// Returns the service that was polled ready and leaves a clone in its place, which need not be ready.
 pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)

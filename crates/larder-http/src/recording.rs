@@ -1,8 +1,8 @@
-//! A body that is read once from the inner service and by many from here.
+//! A response body that is read once from the inner service and served to many readers.
 //!
-//! Chunks are shared. Whoever is slow holds them, never the others; they count against the budget of all
-//! fills until the last reader is gone. When recording is given up, the rest of the body itself is handed
-//! to the first reader, who then reads it at its own pace as if there were no cache.
+//! Readers share chunks. A slow reader keeps them in memory and does not delay the others; they count against the
+//! budget of all fills until the last reader is dropped. When recording is given up, the first reader gets the rest of
+//! the body itself and reads it at its own pace, as if there were no cache.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ use pin_project_lite::pin_project;
 
 use crate::body::{BoxError, BrokenOff};
 
-/// What is written by the fill and read by its client and by those who read along.
+/// A body that the fill writes, and that its client and coalesced clients read.
 #[derive(Debug)]
 pub(crate) struct Recording<R> {
     state: Mutex<State<R>>,
@@ -34,26 +34,26 @@ struct State<R> {
     end: RecordingEnd<R>,
     waiting: Vec<Waker>,
     reserved: usize,
-    /// Given back when the last reader is gone.
+    /// Returned to the budget when the last reader is dropped.
     taken: ReservedBytes,
 }
 
 #[derive(Debug)]
 enum RecordingEnd<R> {
     Open,
-    /// All is there; trailers, if any, are still to be read by the first reader.
+    /// The body is complete. Trailers, if any, go to the first reader that gets to the end.
     Complete(Option<HeaderMap>),
-    /// Recording was given up; the first reader goes on by itself.
+    /// Recording was given up. The first reader to get here takes the rest of the body; other readers fail.
     Rest(Option<Pin<Box<R>>>),
     Broken(Option<BoxError>),
 }
 
-/// A chunk that did not fit.
+/// The limit that a chunk exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyTooLarge {
-    /// The limit of one body.
+    /// The size limit of one body.
     Limit,
-    /// The budget of all fills.
+    /// The budget that all fills share.
     Budget,
 }
 
@@ -79,7 +79,7 @@ impl<R> Recording<R> {
         Arc::new(Self { state: Mutex::new(state), announced, scope })
     }
 
-    /// Adds a chunk. It is there for all who read, even when it says that it was too much.
+    /// Adds a chunk. Readers get it even when it exceeds a limit.
     pub(crate) fn push(&self, chunk: Bytes, limit: usize) -> Result<(), BodyTooLarge> {
         let mut state = self.state.lock();
         let bytes = chunk.len();
@@ -96,7 +96,7 @@ impl<R> Recording<R> {
         fits
     }
 
-    /// The body is complete: all of it, in one piece.
+    /// Ends the body, and returns all of it in one piece.
     pub(crate) fn complete(&self, trailers: Option<HeaderMap>) -> Bytes {
         let mut state = self.state.lock();
         state.end = RecordingEnd::Complete(trailers);
@@ -117,7 +117,7 @@ impl<R> Recording<R> {
         self.state.lock().bytes == 0
     }
 
-    /// Takes room for a whole body of this length. `false` when there is none.
+    /// Reserves budget for a whole body of this length. Returns `false` when there is not enough.
     pub(crate) fn reserve(&self, announced: u64) -> bool {
         let mut state = self.state.lock();
         let Ok(announced) = usize::try_from(announced) else { return false };
@@ -129,18 +129,18 @@ impl<R> Recording<R> {
         reserved
     }
 
-    /// Whether anybody but the client of the fill reads this.
+    /// Whether there is a reader besides the client of the fill.
     pub(crate) fn has_company(self: &Arc<Self>) -> bool {
-        // The fill itself, what it left in the flight, and the first reader.
+        // Three references: the fill, the response in flight that waiters find, and the client's reader.
         Arc::strong_count(self) > 3
     }
 
-    /// Whether anybody reads this, once the flight has let go of it.
+    /// Whether there is any reader, once the response is no longer in flight.
     pub(crate) fn is_read(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
     }
 
-    /// The fill is gone: what is still open stays so for nobody.
+    /// Fails a recording that is still open when its fill is dropped, so that no reader waits for ever.
     pub(crate) fn break_off(&self) {
         let mut state = self.state.lock();
         if matches!(state.end, RecordingEnd::Open) {
@@ -149,21 +149,21 @@ impl<R> Recording<R> {
         }
     }
 
-    /// The body broke off.
+    /// Ends the recording with the error of the body.
     pub(crate) fn fail(&self, error: BoxError) {
         let mut state = self.state.lock();
         state.end = RecordingEnd::Broken(Some(error));
         wake(state);
     }
 
-    /// Recording is given up; the first reader reads on from the body itself.
+    /// Gives up recording: the first reader continues with the body itself.
     pub(crate) fn hand_over(&self, rest: Pin<Box<R>>) {
         let mut state = self.state.lock();
         state.end = RecordingEnd::Rest(Some(rest));
         wake(state);
     }
 
-    /// Reads from the beginning. The first reader is the client of the fill.
+    /// Creates a reader that begins at the first chunk. The first reader is the client of the fill.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader<R> {
         let announced = self.announced;
         Reader { recording: Some(Arc::clone(self)), announced, at: 0, read: 0, rest: None }
@@ -177,10 +177,10 @@ fn wake<R>(mut state: parking_lot::MutexGuard<'_, State<R>>) {
 }
 
 pin_project! {
-    /// One who reads a recording.
+    /// A reader of a recording.
     #[derive(Debug)]
     pub(crate) struct Reader<R> {
-        // Gone once the reader goes on by itself, and with it what was recorded.
+        // `None` once the reader has taken the rest of the body, which releases the recorded chunks.
         recording: Option<Arc<Recording<R>>>,
         announced: Option<u64>,
         at: usize,

@@ -1,4 +1,4 @@
-//! The conditions of one request, and whether anybody checked them.
+//! The preconditions of one request, and whether they were checked.
 
 use std::{
     cell::Cell,
@@ -14,8 +14,8 @@ use larder_semantics::{
     validation::{self, CACHE_VALIDATION, Condition, Validators, WRITE_PRECONDITIONS},
 };
 
-/// The conditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into its
-/// extensions; a request without conditions has none.
+/// The preconditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into its extensions; a
+/// request without preconditions has none there.
 #[derive(Clone, Debug)]
 pub struct Conditions(Arc<Inner>);
 
@@ -26,17 +26,17 @@ struct Inner {
     checked: AtomicBool,
 }
 
-/// The answer to a request whose conditions are not met.
+/// The answer to a request whose preconditions are not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailedPrecondition {
-    /// 304: the client has what is current.
+    /// 304: the client has the current representation.
     NotModified(Validators),
-    /// 412: the client acts on something that is no longer so.
+    /// 412: the current state does not meet a precondition.
     PreconditionFailed,
 }
 
 impl FailedPrecondition {
-    /// The status of the answer.
+    /// Returns the status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotModified(_) => StatusCode::NOT_MODIFIED,
@@ -44,7 +44,7 @@ impl FailedPrecondition {
         }
     }
 
-    /// Adds the fields of the answer that are known: what the client may compare the next time.
+    /// Adds the known validators, `ETag` and `Last-Modified`, to a 304, for the next request of the client.
     ///
     /// # Source
     ///
@@ -63,7 +63,7 @@ impl FailedPrecondition {
 }
 
 impl Conditions {
-    /// The conditions of a request.
+    /// Reads the preconditions of a request.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         let mut fields = HeaderMap::new();
         for name in WRITE_PRECONDITIONS.iter().chain(&CACHE_VALIDATION) {
@@ -75,23 +75,23 @@ impl Conditions {
         Self(Arc::new(Inner { method: method.clone(), fields, checked }))
     }
 
-    /// No conditions: every check says to go on. For a request whose answer many will get.
+    /// Creates an empty set: every check passes. For a fill whose response is served to many clients.
     pub fn none() -> Self {
         Self::of(&Method::GET, &HeaderMap::new())
     }
 
-    /// Whether the layer is around this task, so that a request without conditions can be told from a
-    /// missing layer.
+    /// Whether a conditional layer encloses this task: distinguishes a request without preconditions from a route
+    /// without the layer.
     pub fn layer_is_around() -> bool {
         is_around()
     }
 
-    /// Checks all conditions against what is current, before the work is done.
+    /// Checks all preconditions against the current validators, before the handler does its work.
     ///
     /// # Errors
     ///
-    /// The answer, where the client has what is current (304) or acts on something that is no longer so
-    /// (412).
+    /// The answer: 304 where the client has the current representation, 412 where the current state does not meet a
+    /// precondition.
     ///
     /// # Source
     ///
@@ -106,8 +106,8 @@ impl Conditions {
         }
     }
 
-    /// Whether there are conditions that guard a change. `If-None-Match` is one for whoever changes something:
-    /// with `*` it asks not to overwrite what is there.
+    /// Whether there are preconditions that guard a change. With an unsafe method `If-None-Match` is one: `*` forbids
+    /// overwriting an existing resource.
     ///
     /// # Source
     ///
@@ -127,12 +127,12 @@ impl Conditions {
     }
 }
 
-/// Whether a conditional layer is around what this thread polls now.
+/// Whether a conditional layer encloses the future that this thread polls now.
 pub(crate) fn is_around() -> bool {
     AROUND.get()
 }
 
-/// Says so until it is dropped.
+/// A guard that marks this thread as inside a conditional layer until it is dropped.
 pub(super) struct InsideConditional(bool);
 
 impl InsideConditional {

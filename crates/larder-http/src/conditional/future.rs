@@ -1,4 +1,4 @@
-//! The future of a response: gives it a validator, and answers 304 where the client has it.
+//! The response future: adds a validator, and answers 304 where the client has the representation.
 
 use std::{
     fmt,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The response of a [`ConditionalService`](super::ConditionalService).
+    /// The response future of [`ConditionalService`](super::ConditionalService).
     pub struct ResponseFuture<F, R, E> {
         #[pin]
         state: State<F, R, E>,
@@ -86,7 +86,7 @@ where
     }
 }
 
-/// What is to be done with the response.
+/// The steps that finish a response: validator, 304, and the count of unchecked preconditions.
 #[derive(Debug)]
 pub(super) struct ResponseFinish {
     options: Arc<Options>,
@@ -113,7 +113,7 @@ impl ResponseFinish {
         self.conditions.is_some()
     }
 
-    /// Whether this is a guarded change that may not go on unless somebody checked it.
+    /// Whether this is a guarded change that must not proceed unless its precondition is checked.
     pub(super) fn refuses_unchecked(&self) -> bool {
         let guarded = self.conditions.as_ref().is_some_and(Conditions::has_guards);
         self.options.refuse_unchecked && !self.is_safe && guarded
@@ -162,8 +162,8 @@ fn wants_tag<R>(response: &Response<R>) -> bool {
         && !CacheControl::of(response.headers()).no_store
 }
 
-/// A tag of the body, if all of it is there at once and not too long. It is polled as its client would poll
-/// it; what has been read is kept in front of the rest.
+/// Adds an entity tag of the body, if all of it is ready at once and it is at most [`LONGEST_TAGGED`] bytes long. The
+/// body is polled as its client would poll it; the frames already read are served before the rest.
 fn with_tag<R>(response: Response<R>, version: &str) -> Response<CacheBody<R>>
 where
     R: Body<Data = Bytes>,
@@ -181,7 +181,7 @@ where
     Response::from_parts(head, body)
 }
 
-/// The 304 that stands for a 200.
+/// Builds the 304 that replaces a 200.
 pub(crate) fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -193,14 +193,14 @@ pub(crate) fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
     response
 }
 
-/// The refusal of a change.
+/// Builds the refusal of a change.
 pub(super) fn answer<B, R>(status: StatusCode, request: &Request<B>) -> Response<CacheBody<R>> {
-    tracing::debug!(target: "larder", method = %request.method(), %status, "condition refused");
+    tracing::debug!(target: "larder", method = %request.method(), %status, "change refused: its precondition is missing or cannot be checked");
     let text = match status {
         StatusCode::PRECONDITION_REQUIRED => {
-            "this change has to name what it is based on: If-Match, or If-None-Match: * for what is new\n"
+            "a change needs a precondition: send If-Match with the current ETag, or If-None-Match: * to create\n"
         }
-        _ => "nobody here can check the condition of this change\n",
+        _ => "this route cannot check the precondition of the change, so nothing was changed\n",
     };
     refusal(status, text)
 }

@@ -1,4 +1,4 @@
-//! The options of conditional requests.
+//! The layer and its options.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -37,7 +37,7 @@ impl fmt::Debug for Options {
 }
 
 impl ConditionalLayer {
-    /// A layer whose tags carry the version of this larder.
+    /// Creates a layer whose entity tags include the version of this larder.
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
             version: larder.kernel().version().into(),
@@ -50,8 +50,9 @@ impl ConditionalLayer {
         Self { options }
     }
 
-    /// Asks this function what is current before the handler runs, and answers 304 or 412 without it where
-    /// that is enough. [`Validators::absent`] where there is nothing, `None` for a request of which it does not know.
+    /// Calls this function for the current validators of a conditional request before the handler runs, and answers 304
+    /// or 412 without the handler where they suffice. Return [`Validators::absent`] where the resource does not exist,
+    /// and `None` for a request that the function does not know.
     pub fn validate_with<F, Fut>(mut self, current: F) -> Self
     where
         F: Fn(Head<'_>) -> Fut + Send + Sync + 'static,
@@ -61,15 +62,15 @@ impl ConditionalLayer {
         self
     }
 
-    /// Refuses with 412 a change that is guarded, by `If-Match`, `If-Unmodified-Since` or `If-None-Match`, where the
-    /// layer itself cannot check it. Without this it goes on, and one that the handler did not check either is
-    /// counted.
+    /// Refuses a change that is guarded by `If-Match`, `If-Unmodified-Since` or `If-None-Match` with 412 where the
+    /// layer itself cannot check it: without [`validate_with`](Self::validate_with), or where that returns `None`. By
+    /// default the handler runs, and a precondition that the handler did not check either is counted.
     pub fn refuse_unchecked(mut self) -> Self {
         self.options.refuse_unchecked = true;
         self
     }
 
-    /// Refuses with 428 a change that is not guarded.
+    /// Refuses a change without a precondition with 428.
     ///
     /// # Source
     ///

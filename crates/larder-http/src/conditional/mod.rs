@@ -1,14 +1,15 @@
-//! Validators for responses that have none, and answers to conditional requests.
+//! Adds validators to responses that have none, and answers conditional requests.
 //!
-//! 1. A 200 to GET without `ETag` whose body is there at once gets a strong one: a hash of its bytes and of
-//!    the version of the build. What a response cache inside keeps has its tag kept with it; a hit computes
-//!    nothing. A body that streams is never held back for it.
-//! 2. A GET or HEAD with `If-None-Match` or `If-Modified-Since` that names the current representation is
-//!    answered by 304, with the fields that belong there.
-//! 3. `If-Match` and `If-Unmodified-Since` guard changes. They are checked against what the handler says is
-//!    current ([`Conditions::check`], the `ConditionalService` extractor), or by a function given with the route
-//!    ([`ConditionalLayer::validate_with`]), never against a kept response. One that nobody checked is
-//!    counted as `unchecked-condition`; [`ConditionalLayer::refuse_unchecked`] refuses it.
+//! 1. A 200 to GET without `ETag` and `no-store`, whose body is ready at once and at most 1 MiB long, gets a strong
+//!    entity tag: a hash of its bytes and of the build version. A response cache inside stores the tag with the
+//!    response, so that a hit computes nothing. A streamed body is never delayed for a tag.
+//! 2. A GET or HEAD whose `If-None-Match` or `If-Modified-Since` matches the current representation is answered by 304,
+//!    with the fields that belong there.
+//! 3. `If-Match`, `If-Unmodified-Since` and, with an unsafe method, `If-None-Match` guard changes. The handler checks
+//!    them against the current validators ([`Conditions::check`], the `Conditional` extractor), or a function given
+//!    with the route does ([`ConditionalLayer::validate_with`]); they are never checked against a stored response. A
+//!    precondition that was not checked is counted as `unchecked-condition`; [`ConditionalLayer::refuse_unchecked`]
+//!    refuses it.
 //!
 //! # Source
 //!

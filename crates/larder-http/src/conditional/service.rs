@@ -1,4 +1,4 @@
-//! The service: notes the conditions of a request and passes it on.
+//! The service: reads the preconditions of a request and passes it on.
 
 use std::{
     fmt,
@@ -87,7 +87,7 @@ impl<S> ConditionalService<S> {
         }
     }
 
-    /// Asks the function of the route what is current, then the handler if it is still needed.
+    /// Calls the function of the route for the current validators, then the handler if it is still needed.
     fn validate<B, R>(
         &self,
         mut inner: S,

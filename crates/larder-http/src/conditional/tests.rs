@@ -61,7 +61,7 @@ async fn a_304_has_the_fields_that_belong_there_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_is_not_held_back_for_a_tag() {
+async fn a_streamed_body_is_not_delayed_for_an_etag() {
     let inner = service_fn(|_: Request<Empty<Bytes>>| async {
         let first = Ok::<_, BoxError>(Frame::data(Bytes::from("first")));
         let frames = futures_util::stream::iter([first]);
@@ -76,7 +76,7 @@ async fn a_streamed_body_is_not_held_back_for_a_tag() {
 }
 
 #[tokio::test]
-async fn another_build_has_another_tag() {
+async fn another_build_version_has_another_etag() {
     let tag = async |version: &str| {
         let larder = Larder::builder().version(version).tag_table_slots(1 << 12).build().unwrap();
         let service = ConditionalLayer::new(&larder).layer(service_fn(hello));
@@ -88,7 +88,7 @@ async fn another_build_has_another_tag() {
 }
 
 #[tokio::test]
-async fn a_handler_checks_before_it_works() {
+async fn a_handler_checks_preconditions_before_its_work() {
     let inner = service_fn(|request: Request<Empty<Bytes>>| async move {
         let conditions = request.extensions().get::<Conditions>().cloned();
         let conditions = conditions.unwrap_or_else(Conditions::none);
@@ -110,7 +110,7 @@ async fn a_handler_checks_before_it_works() {
 }
 
 #[tokio::test]
-async fn a_guard_that_nobody_checked_is_counted_or_refused() {
+async fn an_unchecked_precondition_is_counted_or_refused() {
     let larder = larder();
     let guarded = || request(Method::PUT, &[("if-match", "\"a\"")]);
     let layer = ConditionalLayer::new(&larder);
@@ -125,11 +125,11 @@ async fn a_guard_that_nobody_checked_is_counted_or_refused() {
 }
 
 #[tokio::test]
-async fn a_function_of_the_route_answers_without_the_handler() {
+async fn validate_with_answers_without_the_handler() {
     let layer = ConditionalLayer::new(&larder())
         .validate_with(|_| async { Some(Validators::from(EntityTag::strong("now").unwrap())) });
     let inner = service_fn(|_: Request<Empty<Bytes>>| async {
-        panic!("the handler was not to be asked");
+        panic!("the handler must not be called");
         #[allow(unreachable_code, reason = "it names the type")]
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
@@ -140,7 +140,7 @@ async fn a_function_of_the_route_answers_without_the_handler() {
     assert_eq!(service.oneshot(get).await.unwrap().status(), 304);
 }
 
-/// A write that asks not to overwrite anything is guarded as much as one that names what it overwrites.
+/// A write with `If-None-Match: *` is guarded as much as one with `If-Match`.
 #[tokio::test]
 async fn a_write_that_must_not_overwrite_is_guarded() {
     let create = || request(Method::PUT, &[("if-none-match", "*")]);
@@ -149,7 +149,7 @@ async fn a_write_that_must_not_overwrite_is_guarded() {
     assert_eq!(required.oneshot(create()).await.unwrap().status(), StatusCode::OK);
     let refusing = ConditionalLayer::new(&larder()).refuse_unchecked().layer(service_fn(hello));
     let refused = refusing.clone().oneshot(create()).await.unwrap();
-    assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED, "nobody can check it");
+    assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED, "the layer cannot check it");
     let checked = |current: Validators| {
         let layer = ConditionalLayer::new(&larder()).refuse_unchecked();
         let layer = layer.validate_with(move |_| std::future::ready(Some(current.clone())));
@@ -163,7 +163,7 @@ async fn a_write_that_must_not_overwrite_is_guarded() {
 }
 
 #[tokio::test]
-async fn a_304_of_a_route_that_knows_only_a_date_says_that_date() {
+async fn a_304_of_a_route_with_only_a_date_has_last_modified() {
     let changed = std::time::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
     let validate = move |_: crate::Head<'_>| async move { Some(Validators::from(changed)) };
     let service = ConditionalLayer::new(&larder()).validate_with(validate).layer(service_fn(hello));

@@ -1,4 +1,4 @@
-//! The future of a response. A write that is dropped unfinished goes on in a task.
+//! The response future. A write whose future is dropped continues in a task.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::{layer::Options, pending::PendingGuard};
 
 pin_project! {
-    /// The response of an [`Invalidation`](super::Invalidation).
+    /// The response future of [`InvalidationService`](super::InvalidationService).
     pub struct ResponseFuture<F, R, E> {
         #[pin]
         state: State<F, R, E>,
@@ -25,9 +25,9 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
-        // While it is polled, `around` is what was around before: see `PendingGuard`.
+        // While this is polled, `around` holds the options of the enclosing layer: see `PendingGuard`.
         Safe { #[pin] future: F, around: Option<Arc<Options>> },
-        // A safe request that waits for what its client has seen.
+        // A safe request that waits until this process has applied the log up to its client's position.
         Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, around: Option<Arc<Options>> },
         Write { following: PendingWrite<R, E> },
     }
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// A write, polled in place for as long as its client stays.
+/// A write, polled in place until its client disconnects.
 struct PendingWrite<R, E> {
     write: Option<Pin<Box<dyn Task<R, E>>>>,
     options: Arc<Options>,
@@ -87,7 +87,7 @@ struct PendingWrite<R, E> {
 
 impl<R, E> PendingWrite<R, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<R>, E>> {
-        // Taken out while it is polled: one that panics is not polled again from `drop`.
+        // Taken out for the poll, so that `drop` does not hand over a write that panicked.
         let mut write = self.write.take().expect("a future is not polled after it was ready");
         let polled = write.as_mut().poll(cx);
         if polled.is_pending() {
@@ -107,7 +107,7 @@ impl<R, E> Drop for PendingWrite<R, E> {
     }
 }
 
-/// A write that can be handed to a task of the larder's.
+/// A write that can be handed to a background task of larder.
 trait Task<R, E>: Future<Output = Result<Response<R>, E>> + Send {
     fn hand_over(self: Pin<Box<Self>>, options: &Options);
 }

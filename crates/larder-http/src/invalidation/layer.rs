@@ -1,4 +1,4 @@
-//! The options of invalidation.
+//! The layer and its options.
 
 use std::{fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::{read_your_writes::ReadYourWrites, service::InvalidationService};
 use crate::address::{Head, Scheme};
 
-/// Invalidates after a write, before the client has its answer. See the [module](super).
+/// Invalidates after a write, before the client gets the response. See the [module](super).
 #[doc(alias("write-through invalidation", "purge on write", "write-around"))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct InvalidationLayer {
@@ -29,7 +29,7 @@ pub(super) struct Options {
 }
 
 impl InvalidationLayer {
-    /// A layer over this larder.
+    /// Creates a layer over this larder.
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
             kernel: larder.kernel().clone(),
@@ -43,7 +43,7 @@ impl InvalidationLayer {
         Self { options }
     }
 
-    /// What a successful write on these routes invalidates besides.
+    /// Also invalidates these targets after a successful write (2xx or 3xx) on these routes.
     pub fn targets<I>(mut self, targets: impl Fn(&Head<'_>) -> I + Send + Sync + 'static) -> Self
     where
         I: IntoIterator<Item: Into<Target>>,
@@ -53,31 +53,31 @@ impl InvalidationLayer {
         self
     }
 
-    /// Invalidates only what the handler and [`targets`](Self::targets) say, not the target URI and what
-    /// the response names. For routes whose writes change nothing that is kept.
+    /// Invalidates only the targets of the handler and of [`targets`](Self::targets), not the target URI and the URIs
+    /// and groups that the response names. For routes whose writes change no stored response.
     pub fn explicit_only(mut self) -> Self {
         self.options.implicit = false;
         self
     }
 
-    /// Lets a client who hangs up stop a write. Whoever chooses this must be sure that the handler itself
-    /// never stops between its commit and its end.
+    /// Cancels a write whose client disconnects. The handler itself must then never stop between its commit and its
+    /// end, or the invalidation is lost.
     pub fn cancel_on_drop(mut self) -> Self {
         self.options.cancel_on_drop = true;
         self
     }
 
-    /// Lets a client see his own writes, whichever process he comes to next. Off by default: others follow within
-    /// milliseconds, and each request that carries a place waits for it.
+    /// Makes a client see its own writes, no matter which process serves its next request. Off by default: other
+    /// processes follow within milliseconds, and each request that carries a position waits for it.
     #[doc(alias("session consistency"))]
     pub fn read_your_writes(mut self, positions: ReadYourWrites) -> Self {
         self.options.positions = Some(positions);
         self
     }
 
-    /// The target of a redirect after a write goes in all partitions, as the target URI does. Off by default: it
-    /// goes where all share it and in the partition of the request, so that one user who signs in and is sent to
-    /// `/` does not take the page of every other user away.
+    /// Invalidates the target of a redirect after a write in all partitions, as the target URI. Off by default: it is
+    /// invalidated outside partitions and in the partition of the request, so that a user's sign-in that redirects to
+    /// `/` does not remove the page of every other user.
     ///
     /// # Source
     ///
@@ -88,8 +88,8 @@ impl InvalidationLayer {
         self
     }
 
-    /// The scheme of requests, by which the cookie of [`ReadYourWrites`] is `Secure`. What is invalidated does not
-    /// depend on it.
+    /// Sets the scheme of requests: with `https` the cookie of [`ReadYourWrites`] is `Secure`. The invalidated targets
+    /// do not depend on it.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
         self.options.scheme = scheme;
         self

@@ -1,22 +1,21 @@
-//! Invalidates after a write, before the client has its answer.
+//! Invalidates after a write, before the client gets the response.
 //!
-//! An unsafe request (POST, PUT, PATCH, DELETE, and any method that is not known to be safe) is followed by
-//! one append to the log, with
+//! After an unsafe request (POST, PUT, PATCH, DELETE, and any method that is not known to be safe), one append to the
+//! log invalidates
 //!
-//! 1. what the handler asked for through [`PendingInvalidations`] (the `Invalidate` extractor) before the head left,
-//!    whatever the status, and also when the handler panics: the write may be committed;
-//! 2. after 2xx and 3xx, the target URI and a `Location` and `Content-Location` of the same origin
-//!    ([RFC 9111, section 4.4]), the targets given with the layer, and the groups of
-//!    `Cache-Group-InvalidationService` ([RFC 9875]).
+//! 1. the targets that the handler added through [`PendingInvalidations`] (the `Invalidate` extractor) before the head
+//!    left, for any status, and also when the handler panics: the write may be committed;
+//! 2. after 2xx and 3xx, the targets given with the layer and, unless the response is gRPC, the target URI, a
+//!    `Location` and `Content-Location` of the same origin ([RFC 9111, section 4.4]), and the groups of
+//!    `Cache-Group-Invalidation` ([RFC 9875]).
 //!
-//! What is asked for later, from a task that outlives the response, is invalidated at once by itself.
+//! A target that is added later, by a task that outlives the response, is invalidated at once and by itself.
 //!
-//! The request is polled in place. When its client hangs up before it is finished it goes on in a task, so
-//! that nobody can come between the commit and the invalidation; [`InvalidationLayer::cancel_on_drop`]
-//! switches that off.
+//! The request is polled in place. If its client disconnects before it is finished, the request continues in a task, so
+//! that the commit is always followed by the invalidation; [`InvalidationLayer::cancel_on_drop`] switches that off.
 //!
-//! With [`ReadYourWrites`] the client of a write carries its place in the log, and whichever process serves him
-//! next has seen it first, or serves nothing that is kept.
+//! With [`ReadYourWrites`] the client of a write carries the log position of its invalidation. The process that serves
+//! its next request first applies the log up to there, or serves no stored entry.
 //!
 //! [RFC 9111, section 4.4]: https://www.rfc-editor.org/rfc/rfc9111#section-4.4
 //! [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875

@@ -1,4 +1,4 @@
-//! What a handler asks to be invalidated.
+//! The targets that a handler adds for invalidation.
 
 use std::{
     cell::RefCell,
@@ -17,22 +17,22 @@ use parking_lot::Mutex;
 
 use super::layer::Options;
 
-/// Where a handler says what its write has made untrue. [`InvalidationLayer`](super::InvalidationLayer)
-/// puts it into the extensions of a request.
+/// A handle by which a handler adds the targets that its write invalidates.
+/// [`InvalidationLayer`](super::InvalidationLayer) puts it into the extensions of an unsafe request.
 #[derive(Clone)]
 pub struct PendingInvalidations {
     kernel: Kernel,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
     afterwards: Arc<Mutex<Option<AfterCommit>>>,
-    /// The partition of the request, where a response cache inside knows it.
+    /// The partition of the request, where a response cache inside has determined it.
     partition: Arc<OnceLock<Bytes>>,
 }
 
-/// What is to be done once a write has been invalidated and nothing else has.
+/// A callback that runs once a write was invalidated, if nothing else was invalidated meanwhile.
 type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 
 impl PendingInvalidations {
-    /// Collects until it is closed.
+    /// Creates a handle that collects targets until it is closed.
     pub(super) fn open(kernel: &Kernel) -> Self {
         Self {
             kernel: kernel.clone(),
@@ -42,7 +42,7 @@ impl PendingInvalidations {
         }
     }
 
-    /// Invalidates at once: for a request that nobody waits for to collect from.
+    /// Creates a handle that invalidates at once, for a request that is not a pending write.
     fn closed(kernel: &Kernel) -> Self {
         Self {
             kernel: kernel.clone(),
@@ -52,17 +52,17 @@ impl PendingInvalidations {
         }
     }
 
-    /// The one that is around this task, if the layer is.
+    /// Returns a handle of the invalidation layer that encloses this task, if there is one. It invalidates at once.
     pub fn current() -> Option<Self> {
         AROUND.with_borrow(|options| options.as_ref().map(|options| Self::closed(&options.kernel)))
     }
 
-    /// Invalidates this with the response. Once the head of the response has left, and where no response is waited
-    /// for (a request that changes nothing), at once: when this returns it acts in this process.
+    /// Invalidates a target together with the response. Where no write is pending (in a safe request, or once the head
+    /// of the response has left) it invalidates at once: on return the invalidation has acted in this process.
     ///
     /// # Panics
     ///
-    /// At once, where the log is shared with other processes: outside a tokio runtime.
+    /// Outside a tokio runtime, if it invalidates at once and the log is shared with other processes.
     pub fn add(&self, target: impl Into<Target>) {
         let target = target.into();
         let late = match &mut *self.targets.lock() {
@@ -72,11 +72,11 @@ impl PendingInvalidations {
             }
             None => target,
         };
-        // It acts when it is first polled, and what is left of it runs on by itself.
+        // The first poll invalidates in this process; the append to the log continues in a task.
         let _acting = self.kernel.invalidate(late).now_or_never();
     }
 
-    /// Invalidates now, and returns when it has acted here.
+    /// Invalidates without waiting for the response, and returns when the invalidation has acted in this process.
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.kernel.invalidate(invalidation).await
     }
@@ -85,7 +85,7 @@ impl PendingInvalidations {
         self.kernel.is_same_as(kernel)
     }
 
-    /// Does this once the write has been invalidated, if nothing else was meanwhile.
+    /// Runs `act` once the write was invalidated, unless something else was invalidated meanwhile.
     pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
         *self.afterwards.lock() = Some(Box::new(act));
     }
@@ -103,7 +103,7 @@ impl PendingInvalidations {
         self.afterwards.lock().take()
     }
 
-    /// What was asked for. What is asked for from now on is invalidated at once.
+    /// Closes the handle and returns its targets. Targets that are added later are invalidated at once.
     pub(super) fn close(&self) -> Vec<Target> {
         self.targets.lock().take().unwrap_or_default()
     }
@@ -117,9 +117,9 @@ impl fmt::Debug for PendingInvalidations {
     }
 }
 
-/// The layer that is around what this thread polls, until it is dropped: then the one around that is again.
+/// A guard that makes a layer the enclosing one of this thread for a poll, and restores the one before when dropped.
 ///
-/// It swaps places with the other one. A clone for each poll would cost every hit four locked instructions.
+/// It swaps the two. A clone for each poll would cost every hit four locked instructions.
 pub(super) struct PendingGuard<'a>(&'a mut Option<Arc<Options>>);
 
 impl<'a> PendingGuard<'a> {

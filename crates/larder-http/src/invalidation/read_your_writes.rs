@@ -1,4 +1,4 @@
-//! What a client carries, so that whichever process serves him next has seen his write.
+//! Log positions that clients carry, so that every process has applied their writes before it serves them.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use larder_core::{
     store::{Epoch, Position},
 };
 
-/// After a write its client carries the place of its invalidation in the log. Whichever process he comes to next
-/// waits a moment until it has seen that place; where that takes too long, or the log is not the one that it
-/// knows, what is kept is passed by.
+/// The log position that the client of a write carries, in a cookie or a header field. The process that serves its next
+/// request waits a moment until it has applied the log up to there; where that takes too long, or the position is of
+/// another log, it bypasses stored entries.
 ///
-/// The place is sealed: nobody can make a process wait for what was never written. It names nobody, and the
-/// layer takes it off the request before anybody inside sees it, so that its cookie is no sign of who asks.
+/// The position is sealed: a client cannot make a process wait for a record that was never written. It identifies no
+/// user, and the layer strips it from the request before inner layers see it, so that its cookie does not count as
+/// credentials.
 ///
 /// Every process needs the same keys.
 #[doc(alias("read-your-writes", "session consistency", "sticky sessions"))]
@@ -35,47 +36,48 @@ enum Carrier {
 }
 
 impl ReadYourWrites {
-    /// In a cookie named `larder-position`, for browsers.
+    /// Carries the position in a cookie named `larder-position`, for browsers.
     pub fn by_cookie(keys: SealingKeys) -> Self {
         Self { keys, carrier: Carrier::Cookie, wait: WAIT, lasts: LASTS }
     }
 
-    /// In a field named `Larder-Position`, for programs: they send with each request the last one they got.
+    /// Carries the position in a header field named `Larder-Position`, for programs: they send with each request the
+    /// last value they received.
     pub fn by_field(keys: SealingKeys) -> Self {
         Self { carrier: Carrier::Field, ..Self::by_cookie(keys) }
     }
 
-    /// How long a request may wait until its process has seen the write; 100 ms by default. Others usually
-    /// follow within a few.
+    /// Limits how long a request waits until its process has seen the write; 100 ms by default. Other processes usually
+    /// follow within a few milliseconds.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = longest;
         self
     }
 
-    /// For how long after a write it is carried; a minute by default. Longer than other processes may be cut off
-    /// from the log and still serve.
+    /// Sets how long the client carries the position after a write; a minute by default. It should be longer than other
+    /// processes may be cut off from the log and still serve.
     pub fn lasting(mut self, time: Duration) -> Self {
         self.lasts = time;
         self
     }
 
-    /// Takes the place off a request, if it carries one of ours: of the log that is followed here, or of another one
-    /// and given out lately.
+    /// Strips the position from a request and returns it, if it is sealed with our keys and is either of the log that
+    /// this process follows, or of another log and not older than [`lasting`](Self::lasting).
     pub(super) fn taken_from(&self, headers: &mut HeaderMap, kernel: &Kernel) -> Option<Position> {
         let carried = match self.carrier {
             Carrier::Cookie => take_cookie(headers),
             Carrier::Field => headers.remove(FIELD).map(|carried| carried.as_bytes().to_vec()),
         };
         let (position, given_at) = self.read(&carried?)?;
-        // Whether that place was reached is known, whatever time it is here and there.
+        // In a log that this process follows the position alone decides, even if the clocks of the processes differ.
         let known = kernel.log().epoch == Some(position.epoch);
         let age = seconds(kernel.clock()).saturating_sub(given_at);
         (known || age <= self.lasts.as_secs()).then_some(position)
     }
 
-    /// Gives the client of a write what he has to carry, if anything was invalidated since `before`.
+    /// Adds the position to the response of a write, if anything was invalidated since `before`.
     ///
-    /// `secure` keeps a cookie off connections that anybody can read.
+    /// `secure` keeps the cookie off unencrypted connections.
     pub(super) fn give(
         &self,
         headers: &mut HeaderMap,
@@ -84,7 +86,8 @@ impl ReadYourWrites {
         secure: bool,
     ) {
         let position = match kernel.written() {
-            // Nobody can have seen what no log has: until then he is passed by what is kept.
+            // No process can apply a record that the log has not taken yet: with a position of no known log, requests
+            // of this client bypass stored entries until it expires.
             _ if kernel.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
             Some(written) if before != Some(written) => written,
             _ => return,
@@ -127,7 +130,7 @@ impl ReadYourWrites {
     }
 }
 
-/// Takes our cookie out of the others, which may be any bytes.
+/// Removes our cookie from `Cookie` and returns its value. The other cookies may be any bytes.
 fn take_cookie(headers: &mut HeaderMap) -> Option<Vec<u8>> {
     let ours =
         |pair: &[u8]| Some(pair.strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"=")?.to_vec());
@@ -162,7 +165,7 @@ fn contains_ours(line: &HeaderValue) -> bool {
     line.as_bytes().windows(COOKIE.len()).any(|window| window == COOKIE.as_bytes())
 }
 
-/// Wall-clock seconds: a token outlives no process, but may come to another one.
+/// Returns wall-clock seconds, because another process may read the token.
 fn seconds(clock: &Clock) -> u64 {
     let now = clock.wall(clock.now());
     now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn our_cookie_alone_is_taken() {
+    fn only_the_position_cookie_is_removed() {
         let rows: [(&[&str], Option<&str>, &[&str]); 7] = [
             (&["a=1; larder-position=x; b=2"], Some("x"), &["a=1; b=2"]),
             (&["larder-position=x"], Some("x"), &[]),
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_was_not_sealed_by_us_is_none() {
+    fn a_position_sealed_with_other_keys_is_rejected() {
         let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
         let token = ours.write(position, 9).unwrap();
@@ -216,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_forgotten_after_its_time() {
+    fn a_position_of_another_log_expires() {
         let ours = ReadYourWrites::by_field(SealingKeys::new([1; 32]));
         let larder = larder_core::Larder::builder().tag_table_slots(1 << 10).build().unwrap();
         let kernel = larder.kernel();
         let position = Position { epoch: Epoch::from_bits(3), number: 7 };
         let now = seconds(kernel.clock());
-        // Two processes do not agree on the time; on a log that both follow they do.
+        // Clocks of two processes may differ, so a position of a log that both follow does not expire.
         let known = Position { epoch: kernel.log().epoch.unwrap(), number: 7 };
         for (position, given_at, expected) in [
             (position, now, Some(position)),
@@ -233,7 +236,7 @@ mod tests {
             let token = ours.write(position, given_at).unwrap();
             headers.insert(FIELD, token.parse().unwrap());
             assert_eq!(ours.taken_from(&mut headers, kernel), expected);
-            assert!(headers.is_empty(), "nobody inside sees it");
+            assert!(headers.is_empty(), "inner layers do not see it");
         }
     }
 }

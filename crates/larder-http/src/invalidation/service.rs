@@ -1,4 +1,4 @@
-//! The service: passes safe requests on, and follows unsafe ones to their end.
+//! The service: passes safe requests through, and invalidates after unsafe ones.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ use crate::{
     ready::take_ready,
 };
 
-/// Invalidates around an inner service. Made by [`InvalidationLayer`](super::InvalidationLayer).
+/// The service that invalidates after writes. Made by [`InvalidationLayer`](super::InvalidationLayer).
 pub struct InvalidationService<S> {
     inner: S,
     options: Arc<Options>,
@@ -37,8 +37,8 @@ impl<S> InvalidationService<S> {
         Self { inner, options }
     }
 
-    /// Serves a request whose client has seen the log up to a place, once this process has too; or with nothing
-    /// that is kept.
+    /// Serves a request that carries a log position: once this process has applied the log up to there, or else without
+    /// stored entries.
     fn after<B, R>(
         &mut self,
         position: Position,
@@ -54,8 +54,8 @@ impl<S> InvalidationService<S> {
         let (options, mut inner) = (Arc::clone(&self.options), take_ready(&mut self.inner));
         let waiting = async move {
             let reached = options.reach(position).await;
-            // After that: what is read from now on has seen what was waited for. Inside another layer it is part of
-            // what that one makes.
+            // Taken after the wait, so that the stamp of a new scope includes the position. Inside another layer it is
+            // the scope of that layer.
             let scope = options.kernel.scope();
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
@@ -103,7 +103,7 @@ where
         let scope = write.scope.clone();
         let mut inner = take_ready(&mut self.inner);
         let options = Arc::clone(&self.options);
-        // Called inside the future, so that a panic in `call` is followed by the invalidation too.
+        // Called inside the future, so that a panic in `call` is followed by the invalidation as well.
         let called = async move {
             let reached = match carried {
                 Some(position) => options.reach(position).await,
@@ -117,26 +117,26 @@ where
 }
 
 impl Options {
-    /// Waits until this process has seen what its client has, for as long as it may.
+    /// Waits, for at most the configured time, until this process has applied the log up to a position.
     async fn reach(&self, position: Position) -> bool {
         let patience = self.positions.as_ref().map(ReadYourWrites::patience);
         self.kernel.reach(position, patience.unwrap_or_default()).await
     }
 }
 
-/// A write under way: what it invalidates when it is done.
+/// A write in progress, with the targets to invalidate when it is done.
 struct Write {
     options: Arc<Options>,
     requested: PendingInvalidations,
     scope: Scope,
     on_success: Vec<Target>,
-    /// How many of them were given with the layer; the rest is implied.
+    /// The number of these targets that were given with the layer; the others are implicit.
     configured: usize,
-    /// The origin of the target URI, by either scheme: which of the two a response cache has in its keys is said
-    /// there, and an invalidation must not miss it for a fact that was said once.
+    /// The origin of the target URI under both schemes: the scheme in the keys is an option of the response cache, and
+    /// an invalidation must not miss because this layer is configured differently.
     origins: Vec<String>,
     path: String,
-    /// What the log had taken of this process before.
+    /// The log position of this process's newest invalidation before the write.
     before: Option<Position>,
     is_https: bool,
 }
@@ -156,7 +156,7 @@ impl Write {
             let both = [Scheme::Http, Scheme::Https].map(|scheme| Address::of(&head, scheme));
             match both {
                 [Ok(http), Ok(https)] => origins = vec![http.origin(), https.origin()],
-                // Two hosts: the path is meant on all.
+                // The host is ambiguous: invalidate the path on all hosts.
                 _ => on_success.push(Target::path(&path)),
             }
         }
@@ -167,7 +167,7 @@ impl Write {
         Self { options, requested, scope, on_success, configured, origins, path, before, is_https }
     }
 
-    /// Waits for the response, then invalidates, then hands it out.
+    /// Waits for the response, invalidates, and then returns the response.
     async fn follow<R, E>(
         mut self,
         called: impl Future<Output = Result<Response<R>, E>>,
@@ -177,7 +177,7 @@ impl Write {
         if let Ok(Ok(response)) = &outcome
             && (response.status().is_success() || response.status().is_redirection())
         {
-            // A call of gRPC names a procedure, not a thing that has changed.
+            // The path of a gRPC call names a procedure, not a resource that has changed.
             if is_grpc(response.headers()) {
                 self.on_success.truncate(self.configured);
                 self.origins.clear();
@@ -186,7 +186,7 @@ impl Write {
             self.add_named(response.status(), response.headers(), &mut targets);
         }
         if !targets.is_empty() {
-            // Queued is no failure: it acts here, and larder goes on to append it.
+            // `Queued` is no failure: it has acted here, and larder retries the append.
             let outcome = self.options.kernel.invalidate(targets).await;
             self.go_on(outcome);
         }
@@ -200,8 +200,8 @@ impl Write {
         }
     }
 
-    /// What the response itself brought may be kept now, unless anything else was invalidated since the write
-    /// began: it could have been read before that.
+    /// Runs the callback that stores the response of the write itself, if the log has the invalidation and nothing else
+    /// was invalidated since the write began: the response may have been read before that.
     fn go_on(&self, outcome: Invalidated) {
         let Some(afterwards) = self.requested.take_afterwards() else { return };
         let since = self.scope.stamp().number();
@@ -212,10 +212,10 @@ impl Write {
         }
     }
 
-    /// What the response names of its own origin.
+    /// Adds the targets of the same origin that the response names.
     ///
-    /// The target of a redirect is a page to go on to more often than one that has changed, so it goes only where
-    /// all share it, and in the partition of this request.
+    /// The target of a redirect is more often the next page to visit than a changed one, so it is invalidated only
+    /// outside partitions and in the partition of this request.
     fn add_named(&self, status: StatusCode, headers: &HeaderMap, targets: &mut Vec<Target>) {
         let partition = self.requested.partition();
         for origin in &self.origins {
@@ -247,7 +247,7 @@ impl Write {
     }
 }
 
-/// The path of a reference, if it is one of the same origin. Another origin is never ours to invalidate.
+/// Returns the path of a reference to the same origin, else `None`: larder never invalidates another origin.
 fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String> {
     let reference = reference.split(['?', '#']).next().unwrap_or_default();
     if reference.is_empty() {
@@ -272,6 +272,8 @@ fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String>
     Some(without_dots(&format!("{directory}{reference}")))
 }
 
+/// Removes the dot segments of a path.
+///
 /// Source: RFC 3986, section 5.2.4.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
@@ -310,7 +312,7 @@ impl<S: fmt::Debug> fmt::Debug for InvalidationService<S> {
     }
 }
 
-/// An invalidation acts when it is said, and again when the log has it.
+/// The steps in which an invalidation acts: in this process at once, and again when the log has it.
 const STEPS: u64 = 2;
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn put() -> Request<Empty<Bytes>> {
     request.body(Empty::new()).unwrap()
 }
 
-/// Loads a value that depends on a tag; true when it had to be loaded anew.
+/// Loads a value that depends on a tag. Returns `true` when the loader ran.
 async fn was_invalid(larder: &Larder, name: &str, tag: &str) -> bool {
     let loaded = Arc::new(AtomicBool::new(false));
     let noted = loaded.clone();
@@ -62,7 +62,7 @@ async fn a_service_that_was_polled_ready_is_the_one_that_is_called() {
 }
 
 #[tokio::test]
-async fn what_the_handler_asked_for_acts_whatever_the_status() {
+async fn targets_of_the_handler_are_invalidated_for_every_status() {
     for status in [200, 404, 500] {
         let larder = larder();
         was_invalid(&larder, "x", "t").await;
@@ -78,7 +78,7 @@ async fn what_the_handler_asked_for_acts_whatever_the_status() {
 }
 
 #[tokio::test]
-async fn targets_of_the_route_act_on_success_only_and_all_is_one_append() {
+async fn targets_of_the_route_are_invalidated_on_success_only_in_one_append() {
     for (status, expected) in [(204, true), (303, true), (409, false)] {
         let larder = larder();
         was_invalid(&larder, "x", "route").await;
@@ -95,7 +95,7 @@ async fn targets_of_the_route_act_on_success_only_and_all_is_one_append() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_has_invalidated_what_it_asked_for() {
+async fn targets_of_a_handler_that_panics_are_invalidated() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let layer = InvalidationLayer::new(&larder);
@@ -108,7 +108,7 @@ async fn a_handler_that_panics_has_invalidated_what_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_client_who_hangs_up_does_not_come_between_commit_and_invalidation() {
+async fn a_write_is_invalidated_although_its_client_disconnects() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let (committed, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -135,7 +135,7 @@ async fn a_client_who_hangs_up_does_not_come_between_commit_and_invalidation() {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_after_the_head_acts_by_itself() {
+async fn a_target_added_after_the_head_is_invalidated_at_once() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let kept = Arc::new(parking_lot::Mutex::new(None));
@@ -152,7 +152,7 @@ async fn what_is_asked_for_after_the_head_acts_by_itself() {
 }
 
 #[tokio::test]
-async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterwards() {
+async fn a_nested_layer_is_the_enclosing_one_only_during_its_polls() {
     let [outside, inside] = [larder(), larder()];
     let expected = inside.clone();
     let is_around = move |larder: &Larder| {
@@ -190,7 +190,7 @@ async fn the_layer_is_around_what_it_polls_and_the_one_around_it_is_again_afterw
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
+async fn a_handler_that_panics_leaves_no_enclosing_layer_on_its_thread() {
     let get = || Request::builder().uri("/a").body(Empty::new()).unwrap();
     for in_call in [true, false] {
         let inner = service_fn(move |_: Request<Empty<Bytes>>| {
@@ -207,9 +207,9 @@ async fn a_handler_that_panics_leaves_no_layer_behind_on_its_thread() {
     }
 }
 
-/// It was left to a task, which the next request of the same client could overtake.
+/// Regression: the invalidation was left to a task, which the next request of the same client could overtake.
 #[tokio::test]
-async fn what_is_asked_for_where_nobody_waits_acts_before_the_call_returns() {
+async fn a_target_of_a_safe_request_is_invalidated_before_add_returns() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let inner = service_fn(|_: Request<Empty<Bytes>>| async {

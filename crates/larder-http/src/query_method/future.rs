@@ -1,4 +1,4 @@
-//! The future of a response: passed on, or waited for while the content is read.
+//! The response future: of a request that is passed on, or of a QUERY whose content is read first.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use crate::body::{CacheBody, Waiting};
 
 pin_project! {
-    /// The response of a [`QueryMethod`](super::QueryMethod).
+    /// The response future of [`QueryMethod`](super::QueryMethod).
     pub struct ResponseFuture<F, R, E> {
         #[pin]
         state: State<F, R, E>,

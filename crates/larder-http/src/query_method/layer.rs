@@ -1,11 +1,11 @@
-//! The options of QUERY.
+//! The layer and its options.
 
 use larder_core::ByteSize;
 use tower_layer::Layer;
 
 use super::service::QueryMethod;
 
-/// Lets a response cache inside keep responses to QUERY. See the [module](super).
+/// Makes responses to QUERY storable for a response cache inside. See the [module](super).
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct QueryMethodLayer {
@@ -13,12 +13,12 @@ pub struct QueryMethodLayer {
 }
 
 impl QueryMethodLayer {
-    /// A layer that reads up to 64 KiB of content.
+    /// Creates a layer that reads up to 64 KiB of content.
     pub const fn new() -> Self {
         Self { limit: 64 * 1024 }
     }
 
-    /// The longest content that is read; 64 KiB by default. A request with more is refused with 413.
+    /// Limits the content that is read; 64 KiB by default. A request with more is refused with 413.
     pub const fn limit(mut self, limit: ByteSize) -> Self {
         self.limit = limit.as_bytes();
         self

@@ -1,12 +1,12 @@
-//! Lets responses to QUERY be kept: reads the content of the request, so that the key can tell it.
+//! Makes responses to QUERY storable: reads the content of the request and adds it to the key.
 //!
-//! 1. A request with QUERY is read to its end, up to [`limit`](QueryMethodLayer::limit). One that is longer
-//!    is answered with 413, one that breaks off with 400.
-//! 2. The digest of its content, with its media type and coding, goes to the response cache inside, which
-//!    treats the request like a GET whose key has this part more.
-//! 3. Every other request passes as it is.
+//! 1. The content of a QUERY is read to its end, up to [`limit`](QueryMethodLayer::limit). A longer one is answered
+//!    with 413, one that breaks off with 400.
+//! 2. A digest of the content, with its media type, coding and language, goes to the response cache inside, which
+//!    treats the request like a GET with this addition to its key.
+//! 3. Every other request passes unchanged.
 //!
-//! Without this layer a response cache lets QUERY pass: it cannot know what is asked for.
+//! Without this layer a response cache bypasses QUERY, because it does not know the content.
 //!
 //! # Source
 //!

@@ -1,4 +1,4 @@
-//! The service: reads the content of a QUERY before it is passed on.
+//! The service: reads the content of a QUERY before passing it on.
 
 use std::task::{Context, Poll};
 
@@ -15,7 +15,7 @@ use crate::{
     response_cache::refusal,
 };
 
-/// Reads what a QUERY asks for, around an inner service. Made by
+/// The service that reads the content of a QUERY for the response cache inside. Made by
 /// [`QueryMethodLayer`](super::QueryMethodLayer).
 #[derive(Clone, Debug)]
 pub struct QueryMethod<S> {
@@ -61,12 +61,12 @@ where
     }
 }
 
-/// What tells one QUERY of an address from another.
+/// The addition to the key of a QUERY: a digest of its content, with media type, coding and language.
 #[derive(Clone, Debug)]
 pub(crate) struct PostContent(Vec<u8>);
 
 impl PostContent {
-    /// A digest that nobody can find two contents for, and what says how the content is to be read.
+    /// Returns the SHA-256 digest of the content, followed by the fields that say how to read the content.
     fn of(headers: &HeaderMap, content: &[u8]) -> Self {
         let mut told = Sha256::digest(content).to_vec();
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
@@ -84,7 +84,7 @@ impl PostContent {
     }
 }
 
-/// The request with its content at hand, or the answer to one that cannot be read.
+/// Returns the request with its content read, or the answer to a request that cannot be read.
 async fn read<B, R>(request: Request<B>, limit: usize) -> Result<Request<B>, Response<CacheBody<R>>>
 where
     B: Body<Data = Bytes> + From<Bytes>,
@@ -94,11 +94,14 @@ where
     let content = match Limited::new(body, limit).collect().await {
         Ok(content) => content.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            let text = "the content of this QUERY is longer than is read here\n";
+            let text = "the content of this QUERY exceeds the size limit of this server\n";
             return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
         Err(_) => {
-            return Err(refusal(StatusCode::BAD_REQUEST, "the content of this QUERY broke off\n"));
+            return Err(refusal(
+                StatusCode::BAD_REQUEST,
+                "the content of this QUERY ended early\n",
+            ));
         }
     };
     head.extensions.insert(PostContent::of(&head.headers, &content));

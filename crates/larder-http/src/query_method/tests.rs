@@ -36,7 +36,7 @@ async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
 }
 
 #[tokio::test]
-async fn a_query_is_kept_by_its_content_and_type_and_invalidates_nothing() {
+async fn a_query_is_stored_by_content_and_type_and_invalidates_nothing() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let inner = service_fn(move |asked: Request<Full<Bytes>>| {

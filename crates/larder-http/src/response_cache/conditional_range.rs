@@ -1,9 +1,9 @@
-//! What a client gets of a response that is at hand: all of it, a part, or the word that it has it already.
+//! Turns a response into 200, 206, 304 or 416 according to the conditions and ranges of the request.
 //!
 //! # Source
 //!
-//! [RFC 9111, section 4.3.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.2) for conditions,
-//! [RFC 9110, section 14](https://www.rfc-editor.org/rfc/rfc9110#section-14) for parts.
+//! [RFC 9111, section 4.3.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.2) for conditions, [RFC 9110,
+//! section 14](https://www.rfc-editor.org/rfc/rfc9110#section-14) for ranges.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -16,18 +16,19 @@ use larder_semantics::{
 use super::stored::Part;
 use crate::{body::CacheBody, conditional::not_modified};
 
-/// How an answer is made of a whole response.
+/// How the conditions and the range of a request apply to a full response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConditionsAndRange {
-    /// Whether only the head is sent.
+    /// Whether the request is a HEAD.
     pub(super) head_only: bool,
-    /// Whether it is a stored response: of any other its origin has judged the conditions already.
+    /// Whether the response comes from the cache: the origin has evaluated the conditions for any other
+    /// already.
     pub(super) is_stored: bool,
-    /// Whether a part is given only where its client cannot have the bytes of a content coding.
+    /// Whether a 206 goes only to a client that accepts no content coding.
     pub(super) avoids_coded: bool,
 }
 
-/// The answer to a request with these fields, of a response that is the whole representation.
+/// Applies the conditions and the range of a request to a response that is the full representation.
 pub(super) fn fitted<R>(
     asked: &HeaderMap,
     fit: ConditionsAndRange,
@@ -58,7 +59,7 @@ pub(super) fn fitted<R>(
     }
 }
 
-/// The answer to a request that asks for a part of what is itself a part. `None` where it does not cover it.
+/// Answers a range request from a partial response. Returns `None` if the range is not covered.
 pub(super) fn fitted_part<R>(
     asked: &HeaderMap,
     response: Response<CacheBody<R>>,
@@ -84,16 +85,18 @@ pub(super) fn fitted_part<R>(
 fn client_has_it(asked: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool {
     let mut current = Validators::of(fields);
     if is_stored {
-        // Without one, a stored response was as it is at least when it was made (RFC 9111, section 4.3.2).
+        // Without `Last-Modified`, a stored response was current at its `Date` at least (RFC 9111, section
+        // 4.3.2).
         current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     }
     let condition = validation::evaluate_not_modified(&Method::GET, asked, &current);
     condition == Condition::NotModified
 }
 
-/// Whether the client may have this representation in a content coding. A compression layer around this cache codes
-/// whole responses and leaves their strong tag on them: a client that has the beginning of those bytes would put
-/// the end of ours behind it, and it compresses several parts as if they were a page.
+/// Whether the client may have this representation in a content coding. A compression layer around this cache
+/// encodes full responses and leaves their strong `ETag` on them: a client that has the beginning of the
+/// encoded bytes would append the end of ours, and the layer would compress a multipart 206 as if it were a
+/// page.
 fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap) -> bool {
     let is_coded = |member: &str| {
         let member = member.to_ascii_lowercase();
@@ -109,7 +112,7 @@ fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap) -> bool {
         && !is_image
 }
 
-/// 206 with one part, of bytes that begin at `offset`.
+/// Returns a 206 with one range, of bytes that begin at `offset`.
 fn part_of<R>(
     response: Response<CacheBody<R>>,
     body: &Bytes,
@@ -127,7 +130,7 @@ fn part_of<R>(
     Response::from_parts(head, CacheBody::held(bytes))
 }
 
-/// 206 as `multipart/byteranges`.
+/// Returns a 206 with several ranges, as `multipart/byteranges`.
 fn several_parts<R>(
     response: Response<CacheBody<R>>,
     body: &Bytes,
@@ -156,7 +159,7 @@ fn several_parts<R>(
     Response::from_parts(head, CacheBody::held(bytes.freeze()))
 }
 
-/// 416: nothing of what was asked for is there.
+/// Returns a 416: the representation has none of the requested ranges.
 fn unsatisfiable<R>(fields: &HeaderMap, total: u64) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
@@ -177,8 +180,8 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("numbers and tokens are visible ASCII")
 }
 
-/// Long enough that no body contains it by chance; a body that contains it on purpose harms only those who
-/// read that body.
+/// Long enough that no body contains it by chance; a body that contains it on purpose harms only its own
+/// readers.
 const BOUNDARY: &str = "larder-8f3b1c6e9d2a4750";
 
 #[cfg(test)]
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_come_before_parts_and_parts_before_the_whole() {
+    fn conditions_come_before_ranges_and_ranges_before_the_full_response() {
         // Fields, status, content, section.
         type Row = (&'static [(&'static str, &'static str)], u16, &'static str, &'static str);
         let rows: &[Row] = &[
@@ -239,17 +242,17 @@ mod tests {
         assert_eq!(
             fitted(&held, STORED, part).status(),
             304,
-            "RFC 9110 13.2.2, of what came as a part"
+            "RFC 9110 13.2.2, for a partial response"
         );
         let answer = fitted(&asked(&[("range", "bytes=2-4")]), STORED, whole());
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
     }
 
-    /// A compression layer around the cache leaves the tag on bytes of its own, and the client joined the two; or
-    /// it compressed several parts as if they were a page.
+    /// A compression layer around the cache left the `ETag` on bytes of its own, and the client combined the
+    /// two; or it compressed a multipart 206 as if it were a page.
     #[test]
-    fn a_client_that_may_have_compressed_bytes_gets_no_part_to_join_them_with() {
+    fn a_client_that_may_have_encoded_bytes_gets_no_206_to_combine_with_them() {
         let ask = |kind: &'static str, accepts: &str, fields: &[(&'static str, &'static str)]| {
             let mut response = whole();
             response.headers_mut().insert(header::CONTENT_TYPE, value(kind));
@@ -274,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_all_of_the_content_is_not_said_of_a_part() {
+    fn digests_of_the_full_content_are_removed_from_a_206() {
         let digests = |mut response: Response<CacheBody<String>>| {
             for name in ["content-digest", "content-md5", "repr-digest"] {
                 response.headers_mut().insert(name, value("sha-256=:AA==:"));
             }
             response
         };
-        // Fields, which digests are left.
+        // Request fields, the digests that are left.
         type Row = (&'static [(&'static str, &'static str)], [bool; 3]);
         let rows: &[Row] = &[
             (&[], [true, true, true]),
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_ours_has_the_fields_that_are_not_about_the_content() {
+    fn a_416_has_only_the_fields_that_are_not_about_the_content() {
         let mut response = whole();
         let fields = [
             ("access-control-allow-origin", "*"),
@@ -329,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_stands_in_for_a_modification_date_of_stored_responses_alone() {
+    fn date_replaces_a_missing_last_modified_of_stored_responses_only() {
         let dated = || {
             let mut response: Response<CacheBody<String>> =
                 Response::new(CacheBody::held(Bytes::from_static(b"0123456789")));
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn several_parts_say_which_they_are() {
+    fn a_multipart_206_names_the_range_of_each_part() {
         let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), STORED, whole());
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
         let text = body(&answer);
@@ -376,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_part_is_given_where_it_is_covered() {
+    fn a_stored_partial_response_answers_the_ranges_that_it_covers() {
         let kept = Part { range: ByteRange { first: 100, last: 109 }, total: 1000 };
         let ask = |range| fitted_part(&asked(&[("range", range)]), whole(), &kept);
         let answer = ask("bytes=102-104").unwrap();

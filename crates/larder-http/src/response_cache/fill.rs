@@ -1,8 +1,8 @@
-//! A fill: asks the inner service in a task of its own, records what comes, and keeps it.
+//! A fill: calls the inner service in a task of its own, records the response, and stores it.
 //!
-//! The first byte goes to the client when the handler produces it; the body is kept on the side. As soon as
-//! it is clear that nothing will be kept, those who wait are let go, and what is left of the body is
-//! handed to the client of the fill, who reads it as if there were no cache.
+//! The first byte goes to the client when the handler produces it, while larder records the body. As soon as
+//! the response turns out not to be storable, the fill releases its waiters and hands the rest of the body to
+//! its client, which reads it as if there were no cache.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
@@ -49,11 +49,11 @@ use crate::{
     recording::{BodyTooLarge, Recording},
 };
 
-/// What a fill knows of its request.
+/// A fill: the facts of its request, and the state that it needs to store the response.
 pub(super) struct Fill {
     pub(super) plan: Arc<CacheContext>,
     pub(super) key: Key,
-    /// Where refusals of this queue are remembered.
+    /// The single-flight key; hit-for-miss records are stored under it.
     pub(super) queue: Key,
     /// Scheme and authority.
     pub(super) origin: String,
@@ -64,29 +64,30 @@ pub(super) struct Fill {
     pub(super) choices: ResponseOverrides,
     pub(super) why: Forward,
     pub(super) began: Moment,
-    /// What was kept for this very request until now.
+    /// The stored response that this request selects and this fill replaces.
     pub(super) replaces: Option<AnyEntry>,
-    /// What the origin may confirm, by the condition that this fill carries.
+    /// The stored response that the origin may confirm, since this fill sends its validators.
     pub(super) known: Option<AnyEntry>,
-    /// The address without its query, where queries may mean the same.
+    /// The key of the address without its query, if the layer honours `No-Vary-Search`.
     pub(super) search: Option<Box<SearchKey>>,
     pub(super) wants_etag: bool,
-    /// Whether the client of this fill wants less than all.
+    /// Whether the request of the client has a condition or a range.
     pub(super) narrowed: bool,
-    /// Whether the origin is asked for a part.
+    /// Whether the fill asks the origin for a range only.
     pub(super) in_part: bool,
-    /// A field of the request that may have selected the response and is in no key.
+    /// A request field that may have selected the response and is not part of the key.
     pub(super) unknown_field: Option<HeaderName>,
-    /// Where it is told with which head the response left.
+    /// Reports the head with which the response leaves, where there is a
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
     pub(super) final_head: Option<FinalHead>,
-    /// The extensions whose state after the handler decides whether the response is stored.
+    /// The checks that decide after the handler whether the response is stored.
     pub(super) written: Arc<[WriteCheck]>,
 }
 
-/// The answer of a fill to its client.
+/// The result that a fill sends to its client.
 pub(super) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
 
-/// What those who read along need.
+/// A response in flight, as waiters read it along.
 #[derive(Debug)]
 pub(super) struct InFlightResponse<R> {
     pub(super) head: response::Parts,
@@ -97,27 +98,27 @@ pub(super) struct InFlightResponse<R> {
     pub(super) names: Vec<HeaderName>,
 }
 
-/// The head of a response that is being kept.
+/// The head of a response that is about to be stored.
 pub(super) struct ReceivedHead {
     pub(super) head: response::Parts,
     pub(super) judged: StorageDecision,
     pub(super) chosen: OverrideValues,
-    /// The address, or what is left of it.
+    /// The key of the address, or of all equivalent queries under `No-Vary-Search`.
     pub(super) base: Key,
-    /// That, and what it varies by.
+    /// The base, and the values of the fields that the response varies by.
     pub(super) key: Key,
     pub(super) names: Vec<HeaderName>,
     pub(super) received: Moment,
-    /// What it is a part of, if it is one.
+    /// The range, if the response is partial.
     pub(super) part: Option<Part>,
-    /// The status with which it came.
+    /// The status that the inner service sent.
     pub(super) from: StatusCode,
 }
 
-/// How recording a body came out.
+/// The outcome of recording a body.
 enum RecordingOutcome {
     Whole(Bytes),
-    /// It is complete, but what ends it cannot be kept.
+    /// The body is complete, but ends with trailers, which larder does not store.
     Trailers,
     BodyTooLarge(BodyTooLarge),
     Late,
@@ -125,7 +126,7 @@ enum RecordingOutcome {
 }
 
 impl Fill {
-    /// Runs the fill to its end, whatever becomes of its client.
+    /// Runs the fill to its end, even if its client disconnects.
     pub(super) async fn run<S, B, R>(
         self,
         lead: Leader,
@@ -148,14 +149,14 @@ impl Fill {
             Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
             Ok(Err(error)) => {
                 self.record(Event::Failed("origin"));
-                // The error is its client's alone, and cannot be copied.
+                // The error belongs to the client of the fill, and cannot be cloned.
                 fail(lead, SharedFailure::with_status(StatusCode::SERVICE_UNAVAILABLE));
                 drop(client.send(Err(error)));
             }
             Err(_) => {
                 self.record(Event::Failed("deadline"));
                 fail(lead, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
-                // From here on the fill is its client's own.
+                // From here on the fill serves its own client only.
                 tokio::select! {
                     answer = calling => {
                         let answer = answer.map(|response| self.passed(response, "deadline"));
@@ -224,8 +225,9 @@ impl Fill {
         self.record_body(lead, heard, announced, body, deadline, client).await;
     }
 
-    /// Keeps a body that is there, and answers the client of the fill. Where a layer outside tells with which head
-    /// the response left, it is kept as that leaves.
+    /// Stores a complete body, and answers the client of the fill. Inside of a
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer) the response is stored once its head has left, if it left
+    /// storable.
     pub(super) fn keep_whole<R, E>(
         self,
         lead: Leader,
@@ -236,7 +238,7 @@ impl Fill {
         let Some(final_head) = self.final_head.clone() else {
             let kept = self.keep(&heard, &whole);
             let answer = self.answer(&heard, &kept, CacheBody::held(whole));
-            // Waiters first: they were here before the client of the next request.
+            // Waiters first: they arrived before any request that this client sends next.
             lead.land(kept.landing);
             drop(client.send(Ok(answer)));
             return;
@@ -249,7 +251,8 @@ impl Fill {
         drop(client.send(Ok(answer)));
     }
 
-    /// What is told of a response that leaves with this head, where a layer outside tells.
+    /// Returns the verdict on a response that leaves with this head, where there is a
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
     fn verdict(
         &self,
         status: StatusCode,
@@ -259,7 +262,8 @@ impl Fill {
         Some(Box::pin(final_head.verdict(status, headers)))
     }
 
-    /// The response is not stored for what was added outside, or since that is not known.
+    /// Does not store the response: an outer layer has made it specific to one client, or its final head is not
+    /// known.
     fn withhold(&self, lead: Leader, told: HeadVerdict) {
         match told {
             HeadVerdict::NotStorable(why) => {
@@ -274,12 +278,12 @@ impl Fill {
         }
     }
 
-    /// Whether the handler has written to something outside that belongs to its client.
+    /// Whether the handler has written to state of its client that an outer layer sends, such as a session.
     pub(super) fn is_written(&self) -> bool {
         self.written.iter().any(|is_written| is_written())
     }
 
-    /// Reads what is ready at once; what comes later is read while the client reads along.
+    /// Records the frames that are ready at once, then the others while the client reads along.
     async fn record_body<R, E>(
         self,
         lead: Leader,
@@ -298,13 +302,14 @@ impl Fill {
         let unfinished = FailRecordingOnDrop(&recording);
         let mut ready = self.pull(&recording, &mut body, None).await;
         if ready.is_none() && recording.is_empty() {
-            // A body that breaks off before its first byte is an error of its origin, and no head has left yet.
+            // A body that fails before its first byte is an error of its origin, and no head has left yet:
+            // answer 502.
             ready = self.pull_first(&recording, &mut body, deadline).await;
         }
         if matches!(ready, Some(RecordingOutcome::Broken)) && recording.is_empty() {
             self.record(Event::Failed("body"));
             fail(lead, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
-            let text = "the response broke off before its first byte\n";
+            let text = "the response of the origin failed before its first byte\n";
             let answer = refusal(StatusCode::BAD_GATEWAY, text);
             drop(client.send(Ok(self.passed_on(answer, "origin"))));
             return;
@@ -312,7 +317,7 @@ impl Fill {
         self.prepare(&mut heard);
         if let Some(RecordingOutcome::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
-                // Shorter or longer than it said: its client gets it as it came, nobody else does.
+                // Shorter or longer than announced: its client gets it unchanged, no other request gets it.
                 self.record(Event::Failed("length"));
                 let body = CacheBody::recorded(recording.reader());
                 let answer = self.answer(&heard, &StoreOutcome::NOT, body);
@@ -334,10 +339,10 @@ impl Fill {
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
         *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
         self.plan.alike.add_vary(response.headers_mut());
-        // Those who read along must not be cut off for want of room.
+        // Waiters that read along must not be cut off for lack of memory: reserve the announced length.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
         let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
-        // A session may be written until the body ends, and a waiter must not have read that far.
+        // The handler may write to a session until the body ends; no waiter may have read so far by then.
         let usable = usable && self.written.is_empty() && !self.scope.gathered().private;
         let along = room && usable && ready.is_none();
         let mut along = along.then(|| {
@@ -398,7 +403,7 @@ impl Fill {
             recorded => recorded,
         };
         if matches!(recorded, RecordingOutcome::Late) && recording.has_company() {
-            // Nothing is kept any more, but those who read along get the rest.
+            // The response is not stored any more, but waiters that read along get the rest.
             self.let_go(lead, "deadline");
             while recording.is_read() {
                 let soon = Instant::now() + LOOK_FOR_READERS;
@@ -413,8 +418,8 @@ impl Fill {
         drop(unfinished);
     }
 
-    /// Records frames: as long as they are ready at once, or until the deadline. `None` when it has to
-    /// wait and may not.
+    /// Records frames: those that are ready at once, or all until the deadline. Returns `None` if there is no
+    /// deadline and the next frame is not ready.
     async fn pull<R>(
         &self,
         recording: &Recording<R>,
@@ -445,7 +450,8 @@ impl Fill {
         }
     }
 
-    /// Waits for the first frame, and records what is ready behind it. `None` when there may be more.
+    /// Waits for the first frame, and records those that are ready behind it. Returns `None` if there may be
+    /// more.
     async fn pull_first<R>(
         &self,
         recording: &Recording<R>,
@@ -469,7 +475,7 @@ impl Fill {
         }
     }
 
-    /// Records a frame. `Some` where it is the last that is recorded.
+    /// Records a frame. Returns `Some` if it is the last one to record.
     fn record_frame<R>(
         &self,
         recording: &Recording<R>,
@@ -545,7 +551,7 @@ impl Fill {
         }
     }
 
-    /// Whether the head of a response allows it to be kept.
+    /// Whether the head of a response allows storing it.
     pub(super) fn would_keep<R>(&self, response: &Response<R>) -> bool {
         let now = self.plan.kernel.now();
         self.judge(response, None, &self.choices.chosen(), now).is_ok()
@@ -562,11 +568,11 @@ impl Fill {
         match (response.status(), part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
                 let judged = self.judge_fields(StatusCode::OK, headers, chosen, received)?;
-                // Which variant a part belongs to is known only with its key.
+                // Partial responses are stored without variants, which a response that was not opted in has.
                 (judged.opted_in || !self.plan.guards_fields()).then_some(judged).ok_or("part")
             }
             (StatusCode::PARTIAL_CONTENT, _) => Err("part"),
-            // An error of the range that was asked for is not one of the whole.
+            // An error about the requested range says nothing about the full response.
             (status, _) if self.in_part && status != StatusCode::OK => Err("part"),
             (status, _) => self.judge_fields(status, headers, chosen, received),
         }
@@ -597,7 +603,8 @@ impl Fill {
         }
     }
 
-    /// Where the responses of this address lie: under all of it, or under what its query comes to.
+    /// Returns the key under which the responses of this address are stored: that of the address, or of all
+    /// equivalent queries under `No-Vary-Search`.
     pub(super) fn base(&self, headers: &HeaderMap) -> Key {
         let told = self.search.as_ref().and_then(|search| search.told(headers));
         told.map_or_else(|| self.key.clone(), |(_, key)| key)
@@ -614,14 +621,14 @@ impl Fill {
         variant_key(base.as_bytes(), names, &self.selecting).finish()
     }
 
-    /// Whether the response may be stored downstream by the client's own cache alone.
+    /// Whether, downstream, only the cache of the client itself may store the response.
     pub(super) fn is_private(&self) -> bool {
         self.asker.partitioned
             || self.scope.gathered().private
             || self.plan.options.has_hidden_input()
     }
 
-    /// Makes the head ready to leave and to be kept.
+    /// Prepares the head for being sent and stored.
     pub(super) fn prepare(&self, heard: &mut ReceivedHead) {
         let headers = &mut heard.head.headers;
         fields::remove_hop_by_hop(headers);
@@ -638,13 +645,14 @@ impl Fill {
             headers,
         );
         if told && heard.names == [ALL_SELECTING] {
-            // Caches further on may store it, and have to tell the same requests apart.
+            // Downstream caches may store it, and must separate the same requests.
             let names: Vec<&str> = SELECTING.iter().map(HeaderName::as_str).collect();
             headers.insert(header::VARY, value(&names.join(", ")));
         }
     }
 
-    /// A validator of our own for a response that has none, so that browsers can revalidate.
+    /// Adds an `ETag` to a 200 without one, so that browsers can revalidate it: if a conditional layer wants
+    /// it, or the lifetime is larder's own.
     fn add_etag(&self, heard: &mut ReceivedHead, whole: &Bytes) {
         let wanted = self.wants_etag || heard.judged.by_us;
         if wanted && heard.head.status == StatusCode::OK {
@@ -652,8 +660,8 @@ impl Fill {
         }
     }
 
-    /// An error of the server. Those who wait try again, or serve what is stale; when fill after fill has brought
-    /// one they get it too, where it may be theirs.
+    /// Handles an error of the server. The waiters try again, or get a stale response; when fill after fill has
+    /// failed, they get the error too, if they may share it.
     fn share_error<R, E>(
         &self,
         lead: Leader,
@@ -688,8 +696,8 @@ impl Fill {
         drop(client.send(Ok(self.passed_on(Response::from_parts(head, body), why))));
     }
 
-    /// Whether an error may be the answer to all who asked as the leader did: as for a response that is stored,
-    /// but for its lifetime.
+    /// Whether an error may answer all waiters of the leader: by the rules for a response that is stored,
+    /// except its lifetime.
     fn may_share_error(
         &self,
         status: StatusCode,
@@ -705,14 +713,15 @@ impl Fill {
             && storing::check(self.asker, status, headers, &control, options.rules()).is_ok()
     }
 
-    /// Those who wait ask for themselves, and a refreshed entry that may no longer be kept goes.
+    /// Handles a response that is not storable: the waiters forward their own requests, and the entry that this
+    /// fill refreshes is removed, if it may no longer be stored.
     fn refuse<R>(&self, lead: Leader, response: &Response<R>, why: &'static str) {
         if response.status().is_client_error() && !is_gone(response.status()) {
-            // It says something of this request and nothing of the page that others ask for.
+            // A client error concerns this request, not the page that other requests ask for.
             return self.let_go(lead, why);
         }
         if self.in_part {
-            // It says nothing of the whole.
+            // It says nothing about the full response.
             return self.let_go(lead, why);
         }
         if let Some(replaced) = self.replaces.as_ref().filter(|_| !is_of_the_asker(why)) {
@@ -727,7 +736,7 @@ impl Fill {
         lead.land(FlightResult::NotShared(why));
     }
 
-    /// A response that goes to its client as it came.
+    /// Returns a response that is forwarded to its client without being stored.
     pub(super) fn passed<R>(&self, response: Response<R>, why: &str) -> Response<CacheBody<R>> {
         let scope = self.scope.clone();
         self.passed_on(response.map(|body| CacheBody::scoped(body, scope)), why)
@@ -751,7 +760,7 @@ impl Fill {
         self.fitted(response)
     }
 
-    /// What the client of this fill wants of a whole response.
+    /// Applies the conditions and the range of the client of this fill to a full response.
     fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
         if !self.narrowed {
             return response;
@@ -767,7 +776,7 @@ impl Fill {
         kept: &StoreOutcome,
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
-        // What was overtaken while it came is not served to anybody else, but it was kept as far as told.
+        // An overtaken response answers no later request, but as far as this fill knew, it was stored.
         let stored =
             kept.stored || (kept.why.is_none() && matches!(kept.landing, FlightResult::Filled(_)));
         let head = self.head(heard, stored, kept.why);
@@ -793,7 +802,7 @@ impl Fill {
     }
 }
 
-/// Says in the fields of a response what the cache did.
+/// Adds the outcome to the fields of a response: `Cache-Status` and `X-Cache`, as configured.
 pub(super) fn note(
     plan: &CacheContext,
     headers: &mut HeaderMap,
@@ -808,7 +817,7 @@ pub(super) fn note(
     }
 }
 
-/// That long from now; a time that cannot be told is as good as a year.
+/// Returns the time at that distance from now; one that the clock cannot represent becomes 366 days.
 pub(super) fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(366 * 86_400))
@@ -819,24 +828,25 @@ fn fail(lead: Leader, failure: SharedFailure) {
     lead.land(FlightResult::Failed(Arc::new(failure)));
 }
 
-/// Statuses for which a stale response may stand in.
+/// Whether a stale response may replace a response with this status.
 ///
 /// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
 pub(super) fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// Statuses that say of the address, and not of a request, that there is nothing.
+/// Whether a status says that the resource does not exist, and not that this one request is wrong.
 pub(super) fn is_gone(status: StatusCode) -> bool {
     [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
 }
 
-/// Whether a response may not be kept because of who asked for it. What is kept for others stays.
+/// Whether a response is not storable because its request was authenticated. The stored response for other
+/// clients stays.
 pub(super) fn is_of_the_asker(why: &str) -> bool {
     [NotStorable::Authorization, NotStorable::Identified].iter().any(|of| of.as_str() == why)
 }
 
-/// How long a body will be, where that is known beforehand.
+/// Returns the length of a body, if it is announced.
 pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
     response
         .body()
@@ -845,7 +855,7 @@ pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
         .or_else(|| response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
 }
 
-/// Whether a body is as long as it said, where it said so.
+/// Whether a body has the length that was announced, if one was.
 fn is_as_announced(whole: &Bytes, announced: Option<u64>) -> bool {
     announced.is_none_or(|bytes| bytes == whole.len() as u64)
 }
@@ -854,7 +864,7 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("dates and names are visible ASCII")
 }
 
-/// Tells those who read a recording that it broke off, should its fill end without a word, as by a panic.
+/// Fails a recording for its readers if the fill panics or is dropped.
 struct FailRecordingOnDrop<'a, R>(&'a Recording<R>);
 
 impl<R> Drop for FailRecordingOnDrop<'_, R> {
@@ -863,11 +873,12 @@ impl<R> Drop for FailRecordingOnDrop<'_, R> {
     }
 }
 
-/// Why a request is not answered from, nor stored as, a response that was not opted in.
+/// The reason why a request with an unknown field is not answered from a response that was not opted in, nor
+/// stored as one.
 pub(super) const UNKNOWN_FIELD: &str = "unknown-field";
 
-/// Why a response is not stored whose handler has written to the session of its client.
+/// The reason why a response is not stored if its handler has written to the session of its client.
 pub(super) const SESSION_WRITTEN: &str = "session-written";
 
-/// How often a body that goes on for those who read along looks whether there still are any.
+/// The interval at which a fill that goes on for its readers alone checks whether any are left.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

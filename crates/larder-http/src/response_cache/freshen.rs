@@ -1,8 +1,9 @@
-//! What is kept is confirmed by its origin: a 304, or the answer to a HEAD.
+//! Freshens stored responses: by a 304, or by the response to a HEAD.
 //!
-//! What is confirmed is kept anew: the old bytes, the fields with the update in them, the tags of both, and
-//! the stamp that was taken before anything was looked up. It is judged once more by its own stamp when the
-//! confirmation comes, since what an invalidation has reached meanwhile is gone, whatever its origin says.
+//! A freshened response is stored anew: the old bytes, the fields with the update applied, the tags of both,
+//! and the stamp that was taken before the lookup. When the confirmation arrives, larder checks the old stamp
+//! once more: an entry that an invalidation has reached meanwhile is removed, even though its origin confirms
+//! it.
 //!
 //! # Source
 //!
@@ -28,11 +29,12 @@ use super::{
 use crate::body::CacheBody;
 
 impl Lookup {
-    /// The stored response that may be confirmed instead of being fetched again: the selected one, if its origin
-    /// gave it a validator, else the variant of this address that was used last and has a strong tag.
+    /// Returns the stored response that the origin may confirm instead of sending it again: the selected one,
+    /// if its origin gave it a validator, else the most recently used variant of this address with a strong
+    /// `ETag`.
     ///
-    /// One alone, so that no 304 leaves open which it means: one without `ETag` would, and then there is nothing
-    /// to answer with.
+    /// Only one, so that a 304 is unambiguous: a 304 without `ETag` would not be, and then larder would have
+    /// nothing to answer with.
     pub(super) fn to_confirm(&self, selected: Option<&AnyEntry>) -> Option<AnyEntry> {
         let is_validated =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
@@ -47,8 +49,8 @@ impl Lookup {
         }
     }
 
-    /// The conditions by which the origin may confirm a stored response. The date of a variant that was not
-    /// selected says nothing of the one that is asked for.
+    /// Adds the conditions by which the origin may confirm a stored response. The `Last-Modified` of a variant
+    /// that was not selected says nothing about the requested one, so it is left out.
     pub(super) fn add_conditions<B>(
         request: &mut Request<B>,
         known: Option<&AnyEntry>,
@@ -67,8 +69,9 @@ impl Lookup {
         }
     }
 
-    /// A HEAD has been answered for itself: by a validator it confirms what is kept for GET, or shows that it is no
-    /// more. Without one it says nothing: a handler that has none would confirm whatever is kept.
+    /// Applies the response to a HEAD to the stored response to GET: the same validators freshen it, other ones
+    /// remove it. Without a validator it does nothing (except under `Profile::Conformance`): a handler that has
+    /// none would confirm any stored response.
     pub(super) fn note_head<R>(&self, fill: &Fill, response: &Response<R>, kept: &AnyEntry) {
         let kernel = &self.plan.kernel;
         let Some(stored) = stored::of(kept) else { return };
@@ -95,7 +98,7 @@ impl Lookup {
 }
 
 impl Fill {
-    /// The origin says that the stored response it was asked about is current.
+    /// Handles a 304: the origin says that the stored response is current.
     pub(super) fn hear_confirmed<R, E>(
         self,
         lead: Leader,
@@ -112,7 +115,7 @@ impl Fill {
         match self.confirmed(known, update) {
             Ok((heard, whole)) => self.keep_whole(lead, heard, whole, client),
             Err(why) => {
-                // It is current, and from now on it may not be kept, or not for those who ask like this.
+                // It is current, but no longer storable, or not from an authenticated request like this one.
                 if !is_of_the_asker(why) {
                     kernel.remove(known);
                 }
@@ -126,9 +129,10 @@ impl Fill {
         }
     }
 
-    /// An invalidation has reached the stored response since it was looked up, or the 304 names another one by
-    /// its tag. Such a 304 updates nothing, and the next request asks without a condition. This client gets the
-    /// stored response: its request came before the invalidation, or its origin has answered that very condition.
+    /// Handles a 304 whose stored response an invalidation has reached since the lookup, or that names another
+    /// `ETag`. It freshens nothing, and the entry is removed, so that the next request is unconditional. This
+    /// client gets the stored response: its request came before the invalidation, or its origin has answered
+    /// that very condition.
     fn hear_of_another<R, E>(
         self,
         lead: Leader,
@@ -145,7 +149,7 @@ impl Fill {
         drop(client.send(Ok(self.passed_on(response, "revalidation"))));
     }
 
-    /// A kept response with an update in it, judged as if it had come whole.
+    /// Applies an update to a stored response, and judges the result like a full response.
     pub(super) fn confirmed(
         &self,
         entry: &AnyEntry,
@@ -157,7 +161,7 @@ impl Fill {
             fields.remove(header::CACHE_CONTROL);
             self.plan.options.targets.iter().for_each(|target| drop(fields.remove(target)));
         }
-        // Without a date the update is of now, not of when the stored one was made.
+        // An update without `Date` dates from now, not from the time of the stored response.
         fields.remove(header::DATE);
         let fields = validation::freshened(&fields, update);
         let received = self.plan.kernel.now();
@@ -193,7 +197,7 @@ fn is_same(one: Option<&AnyEntry>, other: &AnyEntry) -> bool {
     one.is_some_and(|one| Arc::ptr_eq(one, other))
 }
 
-/// All of a kept response, without a word of the cache.
+/// Returns a stored response in full, without the fields that larder adds.
 fn whole<R>(entry: &AnyEntry) -> Response<CacheBody<R>> {
     let stored = stored::of(entry).expect("only responses are confirmed");
     let mut response = Response::new(CacheBody::held(stored.body().clone()));

@@ -1,4 +1,4 @@
-//! The future of a response: there at once, on its way through, or waited for.
+//! The future of a response: ready, forwarded, or waiting.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ pin_project! {
 }
 
 pin_project! {
-    // Small: every hit carries this through the boxes of a router. What passes by is boxed instead.
+    // Small: every hit carries this through the boxes of a router, so a forwarded request is boxed.
     #[project = StateProjection]
     enum State<F, R, E> {
         Ready { response: Option<Response<CacheBody<R>>> },
@@ -76,7 +76,9 @@ where
         match self.project().state.project() {
             StateProjection::Ready { response } => {
                 let response = response.take();
-                Poll::Ready(Ok(response.expect("a future is not polled after it was ready")))
+                Poll::Ready(Ok(
+                    response.expect("ResponseFuture was polled after it had returned Ready")
+                ))
             }
             StateProjection::Forward { forward } => {
                 let Forward { scope, plan, status, .. } = &**forward;

@@ -1,4 +1,5 @@
-//! The fields of kept responses: what many have alike, once, and what each has for itself.
+//! The fields of stored responses: those that many have in common, once, and the values that each has for
+//! itself.
 
 use std::{collections::HashMap, hash::Hasher as _, hint::black_box, sync::Arc};
 
@@ -8,10 +9,10 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::Xxh3;
 
-/// The fields of a response, with places for those that are filled in on a hit.
+/// The fields of a response, with slots for those that are filled in on a hit.
 ///
-/// The places come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
-/// values of a copy and no search.
+/// The slots come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
+/// values of a copy, without a search.
 #[derive(Debug)]
 pub(super) struct Template {
     fields: HeaderMap,
@@ -20,7 +21,7 @@ pub(super) struct Template {
 
 impl Template {
     fn new(mut fields: HeaderMap) -> Self {
-        // A line of a cache behind us has text; a place for ours is empty.
+        // A line of an upstream cache has text; our slot is empty.
         let has = FILLED_IN.map(|name| fields.get(name).is_some_and(HeaderValue::is_empty));
         let mut ordered = HeaderMap::with_capacity(fields.keys_len());
         for name in FILLED_IN {
@@ -42,13 +43,13 @@ impl Template {
                 .keys()
                 .zip(FILLED_IN.iter().zip(has).filter(|(_, has)| *has))
                 .all(|(name, (expected, _))| name == expected),
-            "a map gives its fields in the order in which they were put in"
+            "a HeaderMap iterates in the order of insertion"
         );
         // A clone has exactly the room it needs.
         Self { fields: ordered.clone(), has }
     }
 
-    /// A copy with the values of one response, and of one hit, in their places.
+    /// Returns a copy with the values of one response, and of one hit, in the slots.
     #[inline]
     pub(super) fn filled_in(
         &self,
@@ -68,11 +69,11 @@ impl Template {
     }
 }
 
-/// What differs from response to response.
+/// The fields that differ between responses.
 const OWN: [HeaderName; 4] =
     [header::ETAG, header::DATE, header::LAST_MODIFIED, header::CONTENT_LENGTH];
 
-/// The same, and what differs from hit to hit.
+/// Those fields, and the ones that differ between hits.
 const FILLED_IN: [HeaderName; 6] = [
     header::ETAG,
     header::DATE,
@@ -82,7 +83,7 @@ const FILLED_IN: [HeaderName; 6] = [
     header::CACHE_STATUS,
 ];
 
-/// The values of the fields that differ from response to response, one behind the other.
+/// The values of the fields that differ between responses, concatenated.
 #[derive(Debug)]
 pub(super) struct OwnValues {
     text: SmallVec<[u8; USUAL_TEXT]>,
@@ -90,7 +91,7 @@ pub(super) struct OwnValues {
 }
 
 impl OwnValues {
-    /// Takes the values out of `fields`; their places stay, empty.
+    /// Moves the values out of `fields`, and leaves empty slots.
     pub(super) fn take_from(fields: &mut HeaderMap) -> Self {
         let mut text = SmallVec::new();
         let ends = OWN.map(|name| {
@@ -103,14 +104,14 @@ impl OwnValues {
         Self { text, ends }
     }
 
-    /// Puts the values into the places of those that are there. One allocation holds them all; where they are long, another
-    /// one in between.
+    /// Fills the values into the slots that are present. One allocation holds them all; long values take
+    /// another one in between.
     #[inline]
     fn fill_in<'a>(&self, has: &[bool; 6], places: &mut impl Iterator<Item = &'a mut HeaderValue>) {
         let mut rest = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
         let mut at = 0;
         for (&end, _) in self.ends.iter().zip(has).filter(|(_, has)| **has) {
-            // The last takes what is left, and with it the counter of the others.
+            // The last split takes the handle that is left, and so no further reference count.
             let value = rest.split_to(end as usize - at);
             at = end as usize;
             if let Some(place) = places.next() {
@@ -125,7 +126,7 @@ impl OwnValues {
         black_box((self.text.first().copied(), self.text.last().copied(), self.ends[3]));
     }
 
-    /// Bytes held beside this.
+    /// Returns the bytes held beside this.
     pub(super) fn heap_bytes(&self) -> usize {
         if self.text.spilled() { self.text.capacity() } else { 0 }
     }
@@ -135,7 +136,7 @@ impl OwnValues {
 #[derive(Debug, Default)]
 pub(super) struct HeaderInterner {
     known: Mutex<HashMap<u64, Arc<Template>>>,
-    /// The request fields behind the key, which each response names as its last line of `Vary`.
+    /// The request fields of the key, which each response names in its last line of `Vary`.
     vary: Option<HeaderValue>,
 }
 
@@ -144,14 +145,14 @@ impl HeaderInterner {
         Self { known: Mutex::default(), vary }
     }
 
-    /// Adds the `Vary` line of the key to what is sent. `true` where there is one.
+    /// Adds the `Vary` line of the key to outgoing fields. Returns `true` if there is one.
     pub(super) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
         let Some(line) = self.vary.clone() else { return false };
         fields.append(header::VARY, line);
         true
     }
 
-    /// The shared template of these fields, and how many bytes of it are not shared.
+    /// Returns the shared template of these fields, and the number of its bytes that are not shared.
     pub(super) fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
         let bytes = map_bytes(&fields);
         let hash = hash_of(&fields);
@@ -181,19 +182,19 @@ fn map_bytes(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
 }
 
-/// How many maps of fields are shared; responses that have others keep their own.
+/// The most templates that are shared; responses with other fields have templates of their own.
 const MOST_ALIKE: usize = 256;
 
-/// A tag of ours, a date and a length take 67 bytes. What is longer lies on the heap.
+/// Our `ETag`, a date and a length take 67 bytes. Longer texts go to the heap.
 const USUAL_TEXT: usize = 72;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every set of own fields, with tags that fit and one that does not.
+    /// Tries every set of own fields, with `ETag`s that fit and one that does not.
     #[test]
-    fn what_is_taken_out_of_fields_is_filled_in_again() {
+    fn filling_in_restores_the_values_that_were_taken_out() {
         let values = |long: bool| {
             let tag =
                 if long { "\"".to_owned() + &"t".repeat(200) + "\"" } else { "\"t\"".to_owned() };

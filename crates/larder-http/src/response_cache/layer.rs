@@ -15,9 +15,9 @@ use tower_layer::Layer;
 use super::{outgoing, overrides::ResponseOverrides, plan::CacheContext, service::ResponseCache};
 use crate::address::{Head, QueryRule, Scheme};
 
-/// Keeps whole responses and answers from them.
+/// The tower layer of a response cache: stores whole responses, and answers requests from them.
 ///
-/// See the [module](super) for what it does by itself.
+/// See the [module](super) for its defaults.
 #[doc(alias(
     "page cache",
     "HTTP cache",
@@ -37,23 +37,23 @@ pub struct ResponseCacheLayer {
 pub(super) type Partition =
     Arc<dyn Fn(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition> + Send + Sync>;
 pub(super) type BypassPredicate = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
-/// Whether what an extension of a request stands for was written by the handler, asked after it.
+/// A check whether the handler has written to the state behind a request extension. Runs after the handler.
 pub(super) type WriteCheck = Box<dyn Fn() -> bool + Send + Sync>;
-/// Takes the extension of a request, if it has it.
+/// Returns the check for the extension of a request, `None` if the request does not have the extension.
 pub(super) type RefusalRule = Arc<dyn Fn(&Extensions) -> Option<WriteCheck> + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
-/// It could not be told to which partition a request belongs.
+/// The error for a request whose partition could not be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownPartition;
 
-/// What [`ResponseCacheLayer::partition_by`] takes from its closure: an `Option`, or a `Result` of one.
+/// A return type for the closure of [`ResponseCacheLayer::partition_by`]: an `Option`, or a `Result` of one.
 pub trait IntoPartition {
-    /// The partition, none for visitors.
+    /// Returns the partition, `None` for visitors.
     ///
     /// # Errors
     ///
-    /// Where it could not be told.
+    /// If the partition could not be determined.
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
 }
 
@@ -73,7 +73,7 @@ impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
 #[derive(Clone)]
 pub(super) struct KeyInput {
     pub(super) name: Arc<str>,
-    /// The request fields that it is derived from. Empty where downstream caches cannot see it.
+    /// The request fields that the value is derived from. Empty if downstream caches cannot see the input.
     pub(super) fields: Vec<HeaderName>,
     pub(super) value: VaryBy,
 }
@@ -124,44 +124,48 @@ pub(super) struct Options {
 }
 
 impl ResponseCacheLayer {
-    /// A layer over this larder. By itself it keeps only what responses themselves allow to be kept.
+    /// Returns a layer on this larder. By default it stores only responses that allow it themselves.
     pub fn new(larder: &Larder) -> Self {
         Self { kernel: larder.kernel().clone(), options: Options::default() }
     }
 
-    /// How long a response is kept that says nothing about it. Without this it is not kept.
+    /// Sets the lifetime of responses that have none of their own. Without it they are not stored. It applies
+    /// to the statuses 200, 203, 204, 300, 301 and 308.
     ///
-    /// Prefer a lifetime that the handler chooses (`CachePolicy`, `Cache-Control`): it knows what its response
-    /// depends on. One that lives by this alone may depend on any field of its request. So `Accept`,
-    /// `Accept-Language` and the fields of partial pages are part of its key, unless it has a `Vary`, and a request
-    /// with a field that is not known to be harmless passes by (`detail=unknown-field`).
-    /// [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field matters;
-    /// [`harmless_field`](Self::harmless_field) and [`vary_by_header`](Self::vary_by_header) say it of one.
+    /// Prefer a lifetime that the handler sets (`CachePolicy`, `Cache-Control`): the handler knows which inputs
+    /// its response depends on. A response that lives by this alone may depend on any field of its request. So
+    /// `Accept`, `Accept-Language` and the request fields for page fragments are part of its key, unless it has
+    /// a `Vary`, and a request with a field that is not known to be harmless bypasses the cache
+    /// (`detail=unknown-field`). [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field
+    /// matters; [`harmless_field`](Self::harmless_field) and [`vary_by_header`](Self::vary_by_header) declare a
+    /// single field.
     ///
-    /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since a
-    /// browser cannot be invalidated.
+    /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since larder
+    /// cannot invalidate browsers.
     #[doc(alias("time to live", "default ttl"))]
     pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.lifetime = Some(lifetime.into());
         self
     }
 
-    /// How long every response is kept that may be kept at all, whatever it says of its lifetime.
+    /// Sets the lifetime of every storable response with one of the statuses of [`ttl`](Self::ttl), in place of
+    /// its own: also of one with `no-cache`, or with a lifetime from `CachePolicy`.
     pub fn override_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.overrides = true;
         self.ttl(lifetime)
     }
 
-    /// Nothing is kept. On a route inside another response cache: an exception.
+    /// Stores nothing. On a route inside another response cache it makes an exception: that cache does not
+    /// store the responses of the route either.
     pub fn disabled(mut self) -> Self {
         self.options.off = true;
         self
     }
 
-    /// Requests for which this says yes pass by: nothing of them is looked up or kept, and they keep all their
-    /// fields. An exception from a layer that is [`shared`](Self::shared), where a route inside comes too late to
-    /// ask for the fields that were hidden. It is asked for each request, so it should be cheap. Given several times,
-    /// one that says yes is enough.
+    /// Bypasses the cache for requests for which the predicate returns `true`: larder looks nothing up, stores
+    /// nothing and strips no fields. For exceptions from a [`shared`](Self::shared) layer, where a layer on an
+    /// inner route comes too late: the credentials are stripped already. The predicate runs for each request,
+    /// so it should be cheap. Of several predicates, one that returns `true` is enough.
     ///
     /// ```
     /// use larder_core::Larder;
@@ -181,23 +185,24 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// For how long a stale response answers while one refresh runs, where a response says nothing itself.
+    /// Sets how long a stale response may answer while one refresh runs, for responses that set no such window
+    /// themselves.
     #[doc(alias("background refresh", "SWR", "refresh-ahead"))]
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.options.while_revalidating = Some(window);
         self
     }
 
-    /// For how long a stale response answers in place of an error (500, 502, 503, 504 or a service that
-    /// fails), where a response says nothing itself.
+    /// Sets how long a stale response may answer in place of an error (500, 502, 503, 504, or an error of the
+    /// inner service), for responses that set no such window themselves.
     #[doc(alias("fail-safe", "grace"))]
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.options.on_error = Some(window);
         self
     }
 
-    /// Keeps responses of these statuses for `lifetime`, unless they say otherwise. None by default: an
-    /// error that is kept hides a page from everybody.
+    /// Stores responses of these statuses for `lifetime`, unless they have a lifetime of their own. None by
+    /// default: a stored error hides a page from all clients.
     #[doc(alias("negative caching", "cache penetration"))]
     pub fn negative_ttl(
         mut self,
@@ -209,22 +214,23 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// The responses of these routes do not depend on who asks: fields that say who asks are hidden from
-    /// requests that may be answered from the cache, and everybody shares the answers.
+    /// Declares that the responses of these routes do not depend on the user: larder strips the credentials
+    /// from requests that it may answer from the cache, and all clients share the stored responses.
     pub fn shared(mut self) -> Self {
         self.options.shared = true;
         self
     }
 
-    /// Keeps an entry for each partition, such as each user. Only with a partition may a `private` response be
-    /// kept.
+    /// Stores an entry per partition, such as per user. Only with a partition may a shared cache store a
+    /// `private` response.
     ///
-    /// The closure gives an `Option` or a `Result<Option<_>, _>`: `Some` names the partition, `None` puts a request
-    /// with the visitors who have none, and an `Err` lets it pass by (`detail=identity`). Where finding the user
-    /// may fail, say so by the `Err`: `.ok()` would make a user whose session cannot be read a visitor, and if the
-    /// handler reads it all the same, the page of that user a page for all visitors.
+    /// The closure returns an `Option` or a `Result<Option<_>, _>`: `Some` names the partition, `None` counts
+    /// the request among the visitors without one, and an `Err` makes the request bypass the cache
+    /// (`detail=identity`). If finding the user may fail, return the `Err`: with `.ok()` a user whose session
+    /// cannot be read would become a visitor, and if the handler reads the session all the same, larder would
+    /// serve the page of that user to all visitors.
     ///
-    /// The name of the partition has to be verified already: the id of a session, not the text of a cookie.
+    /// The name of the partition must be verified already: the id of a session, not the text of a cookie.
     ///
     /// ```
     /// use larder_core::Larder;
@@ -237,7 +243,7 @@ impl ResponseCacheLayer {
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let larder = Larder::builder().build()?;
-    /// // The authentication outside leaves what it found: a user, a visitor, or that it could not tell.
+    /// // The authentication layer outside leaves its result: a user, a visitor, or an error.
     /// let layer = ResponseCacheLayer::new(&larder).partition_by(|head| {
     ///     match head.extensions.get::<Result<Option<User>, SessionUnreadable>>() {
     ///         Some(Ok(user)) => Ok(user.as_ref().map(|user| user.0.to_string())),
@@ -257,11 +263,11 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Keeps an entry for each value, such as a locale or a class of devices. The values should be few.
+    /// Stores an entry per value, such as a locale or a class of devices. There should be few values.
     ///
-    /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that caches further
-    /// on tell the same requests apart. Without any, the value depends on something that those caches cannot see,
-    /// such as an extension: then responses leave as `private`, and nothing is told to a CDN.
+    /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that downstream
+    /// caches separate the same requests. Without fields, the value depends on an input that those caches
+    /// cannot see, such as an extension: then responses leave as `private` and without fields for CDNs.
     ///
     /// ```
     /// use http::header;
@@ -293,15 +299,15 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Lets a field reach the handler that is taken out of what may be kept, such as `X-Forwarded-Host`, and
-    /// keeps an entry for each of its values. For fields that a proxy in front always sets. Responses name it in
+    /// Lets an unkeyed field such as `X-Forwarded-Host`, which larder otherwise strips, reach the handler, and
+    /// stores an entry per value of it. For fields that a proxy in front always sets. Responses name it in
     /// `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
     pub fn vary_by_header(mut self, field: HeaderName) -> Self {
         self.options.vary_by_header.push(field.clone());
         let name = field.as_str().to_owned();
         self.vary_by(&name, [field.clone()], move |head| {
-            // Lengths, so that one line never reads like two.
+            // With the length of each line, so that one line never looks like two.
             let lines = head.headers.get_all(&field).iter();
             lines
                 .map(|line| format!("{}={};", line.len(), line.as_bytes().escape_ascii()))
@@ -309,46 +315,47 @@ impl ResponseCacheLayer {
         })
     }
 
-    /// A field of requests that selects nothing, such as one of your own for tracing: it is no reason to pass by a
-    /// response that lives by [`ttl`](Self::ttl) alone.
+    /// Declares that a request field selects no response, such as a tracing field of the application: it no
+    /// longer makes a request bypass responses that live by [`ttl`](Self::ttl) alone.
     pub fn harmless_field(mut self, field: HeaderName) -> Self {
         self.options.harmless.push(field);
         self
     }
 
-    /// Promises that every response of these routes depends on its URL alone, and on fields that it names in
-    /// `Vary`: also one that lives by [`ttl`](Self::ttl) alone, so that a browser, a script and a request with
-    /// fields that larder does not know share it. Credentials still count.
+    /// Promises that every response of these routes depends only on its URL and on the fields that it names in
+    /// `Vary`, also one that lives by [`ttl`](Self::ttl) alone: a browser, a script and a request with fields
+    /// that larder does not know then share it. Credentials still count.
     #[doc(alias("ignore headers"))]
     pub fn depends_on_url_alone(mut self) -> Self {
         self.options.depends_on_url_alone = true;
         self
     }
 
-    /// Fields by which a request says who asks, in place of `Cookie`, `Authorization`, `Proxy-Authorization`,
-    /// `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, and what proxies that sign in say: `X-Forwarded-User`, `-Email`,
-    /// `-Groups`, `-Preferred-Username`, `-Access-Token` and `-Client-Cert`, and any whose name holds `auth`, `token`,
-    /// `secret`, `password`, `session` or `api-key`.
+    /// Sets the request fields that carry credentials. They replace the defaults: `Cookie`, `Authorization`,
+    /// `Proxy-Authorization`, `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, the fields of authenticating
+    /// proxies (`X-Forwarded-User`, `-Email`, `-Groups`, `-Preferred-Username`, `-Access-Token` and
+    /// `-Client-Cert`), and every field whose name contains `auth`, `token`, `secret`, `password`, `session` or
+    /// `api-key`.
     pub fn credential_headers(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.options.credential_headers = fields.into_iter().collect();
         self
     }
 
-    /// A type that a session or auth layer puts into the extensions of a request to say who asks. Such a
-    /// request is not answered from the cache, unless there is a partition.
+    /// Declares a type of request extension by which a session or auth layer identifies the user. A request
+    /// with it bypasses the cache (`detail=identity`), unless it has a partition.
     pub fn credential_extension<T: Send + Sync + 'static>(mut self) -> Self {
         self.options.credential_extensions.push(|extensions| extensions.get::<T>().is_some());
         self
     }
 
-    /// A response is not stored (`detail=session-written`) if this says yes of the `T` in the extensions of its
-    /// request, asked after the handler and again at the end of the body: a session that the handler has written
-    /// to. `T` is a handle whose clones share their state.
-    /// Until then no waiter gets the response either: requests with a `T` wait for the end of a body.
+    /// Does not store a response (`detail=session-written`) if the predicate returns `true` for the `T` in the
+    /// extensions of its request, such as a session that the handler has written to. The predicate runs after
+    /// the handler and again at the end of the body. `T` is a handle whose clones share their state. Before
+    /// that no waiter gets the response either: waiters of requests with a `T` wait for the end of the body.
     ///
-    /// For session layers that stand outside of the cache, which adds their cookie where the cache does not see it.
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer) finds that cookie for every session layer there is; this finds the
-    /// write where that layer is missing, and in a refresh in the background.
+    /// For session layers outside of the cache, which add their cookie where the cache does not see it.
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer) reports that cookie for every session layer; this finds the
+    /// write where that layer is missing, and in background refreshes.
     ///
     /// ```
     /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
@@ -378,109 +385,114 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// A response whose handler has written to its session of `tower-sessions` is not stored. See
+    /// Does not store a response whose handler has written to its `tower-sessions` session. See
     /// [`refuse_if`](Self::refuse_if).
     #[cfg(feature = "tower-sessions")]
     pub fn refuse_written_sessions(self) -> Self {
         self.refuse_if(tower_sessions_core::Session::is_modified)
     }
 
-    /// What browsers are told of responses that live by this layer, in place of `no-cache`: the text of
-    /// `Cache-Control`.
+    /// Sets the `Cache-Control` that browsers get for responses that live by this layer, in place of
+    /// `no-cache`.
     ///
     /// # Panics
     ///
-    /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
+    /// If the text is not a valid field value: visible ASCII, spaces and tabs.
     pub fn browser_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
         self.options.browser = Some(field_value("browser_cache_control", cache_control.as_ref()));
         self
     }
 
-    /// What a content delivery network is told of responses that live by this layer: the text of
-    /// `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
+    /// Sets the `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)) that content delivery
+    /// networks get for responses that live by this layer.
     ///
     /// # Panics
     ///
-    /// If the text is no field value: it may hold visible ASCII, blanks and tabs.
+    /// If the text is not a valid field value: visible ASCII, spaces and tabs.
     pub fn cdn_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
         self.options.cdn = Some(field_value("cdn_cache_control", cache_control.as_ref()));
         self
     }
 
-    /// A field that belongs to one response and not to the copy that is kept, beside `X-Request-Id` and
+    /// Strips a field from stored copies, since it belongs to one response, beside `X-Request-Id` and
     /// `Server-Timing`.
     pub fn never_store_header(mut self, field: HeaderName) -> Self {
         self.options.never_store_header.push(field);
         self
     }
 
-    /// The largest body that is kept; 1 MiB by default. A larger one goes to its client as it comes.
+    /// Sets the largest body that larder stores; 1 MiB by default. A larger one streams to its client and is
+    /// not stored.
     pub fn body_limit(mut self, limit: ByteSize) -> Self {
         self.options.body_limit = limit.as_bytes();
         self
     }
 
-    /// How long a request waits for another's fill before one more is started beside it; 10 s by default. One
-    /// waiter starts it, and all wait for both; at most four run at a time for one address.
+    /// Sets how long requests wait for the fill in flight before another fill starts beside it; 10 s by
+    /// default. One waiter starts it, and all wait for both; at most four fills run at a time for one key.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = limit;
         self
     }
 
-    /// How long a fill may take, its body included, before it becomes its client's own; 30 s by default. Its
-    /// waiters try again, one after the other, and after four such fills get 504.
+    /// Sets how long a fill may take, its body included; 30 s by default. After that it serves its own client
+    /// only, and its response is not stored. If the head is late, the waiters try again, one after the other,
+    /// and after four such fills get 504. If only the body is late, waiters that read it along get the rest;
+    /// the others are forwarded, each by itself.
     pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
     }
 
-    /// For how long it is remembered that the response of an address was not to be kept, so that requests
-    /// for it do not queue; 10 s by default.
+    /// Sets how long larder remembers that the response of an address was not storable (hit-for-miss), so that
+    /// it forwards requests for that address at once instead of coalescing them; 10 s by default.
     #[doc(alias("hit-for-miss", "hit-for-pass"))]
     pub fn hit_for_miss_ttl(mut self, time: Duration) -> Self {
         self.options.refusal = time;
         self
     }
 
-    /// The most variants of one URL that larder stores; 32 by default. One more replaces the least recently used.
+    /// Sets the maximum number of stored variants per URL; 32 by default. One more evicts the least recently
+    /// used.
     ///
     /// # Panics
     ///
     /// If it is 0.
     pub fn max_variants(mut self, variants: usize) -> Self {
-        assert!(variants > 0, "max_variants is 0, allowed is 1 or more");
+        assert!(variants > 0, "max_variants is 0: set it to 1 or more");
         self.options.variants = variants;
         self
     }
 
-    /// Which parameters of a query tell addresses apart; all by default.
+    /// Sets the query parameters that are part of the key; all by default.
     #[doc(alias("vary by query"))]
     pub fn query_params(mut self, rule: QueryRule) -> Self {
         self.options.query = rule;
         self
     }
 
-    /// The scheme of effective URIs; `http` by default.
+    /// Sets the scheme of effective URIs; `http` by default.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
         self.options.scheme = scheme;
         self
     }
 
-    /// Ignores what requests demand by `Cache-Control` and `Pragma`: nobody can make the origin work by
-    /// asking for `no-cache`.
+    /// Ignores `Cache-Control` and `Pragma` of requests, so that clients cannot put load on the origin by
+    /// sending `no-cache`.
     pub fn ignore_request_cache_control(mut self) -> Self {
         self.options.demands = false;
         self
     }
 
-    /// How sure these routes have to be that they have seen what other processes have invalidated. A request
-    /// for which that cannot be is passed on, with `detail=unsynchronised`.
+    /// Sets how far these routes may lag behind the invalidations of other processes; [`Consistency::Eventual`]
+    /// by default. A request for which the level cannot be met bypasses the cache (`detail=unsynchronised`).
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.options.consistency = consistency;
         self
     }
 
-    /// Where responses are kept, and for how long in each tier; [`Tiers::BOTH`] by default.
+    /// Sets the level placement: the levels that store responses, and for how long each does; [`Tiers::BOTH`]
+    /// by default.
     #[doc(alias("L1 only", "L2 only"))]
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.options.tiers = tiers;
@@ -502,27 +514,34 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Of all processes one fills; the others take what it has filled from the shared store, or serve what is
-    /// stale where they may. One that dies delays the others by `expiry`, then one of them takes over: choose a
-    /// little more than the handlers take. Off by default, since each miss costs two round trips more.
+    /// Coalesces fills across processes by a fill lock in the second level: one process fills; the others take
+    /// its entry from the second level, or serve a stale one where they may. A process that dies with the lock
+    /// delays the others by `expiry`, then one of them takes over: choose a little more than the handlers take.
+    /// Off by default, since each miss costs two more round trips.
     ///
-    /// Without a shared store that has leases each process fills for itself, as ever.
+    /// Without a second level that has fill locks, each process fills for itself.
     #[doc(alias("distributed lock", "single flight across processes"))]
     pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
         self.options.lease = Some(expiry);
         self
     }
 
-    /// Follows RFC 9111 where this layer is stricter by default: responses with `Set-Cookie` are kept, plain
-    /// `max-age` is enough to answer requests that say who asks, lifetimes are guessed
-    /// ([`Heuristics::TENTH`]), and what is stale stands in for a dead origin unless the response forbids it.
+    /// Follows RFC 9111 where this layer is stricter by default:
+    ///
+    /// - responses with `Set-Cookie`, and errors with a lifetime, are stored;
+    /// - plain `max-age` is enough to answer authenticated requests (to be stored, a response to
+    ///   `Authorization` still needs `public`, `s-maxage` or `must-revalidate`);
+    /// - unkeyed fields such as `X-Forwarded-Host` reach the handler;
+    /// - lifetimes are estimated ([`Heuristics::TENTH`]);
+    /// - a stale response replaces errors of the origin, unless the response forbids it.
     pub fn conformance(mut self) -> Self {
         self.options.profile = Profile::Conformance;
         self
     }
 
-    /// Works as the cache of one user, around a client: keeps what is `private`, and ignores what is said
-    /// to shared caches (`s-maxage`, `proxy-revalidate`, targeted fields).
+    /// Makes this the private cache of one user, around a client: it stores `private` responses, and ignores
+    /// credentials and the directives for shared caches (`s-maxage`, `proxy-revalidate`, targeted fields). The
+    /// scheme is that of the URI ([`Scheme::OfUri`]).
     pub fn private_cache(mut self) -> Self {
         self.options.role = Role::Private;
         self.options.scheme = Scheme::OfUri;
@@ -530,7 +549,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// How the lifetime of a response that says nothing about it is guessed, where the layer adds none.
+    /// Sets how larder estimates the lifetime of a response that has none, where the layer adds none.
     /// [`Heuristics::Off`] by default, [`Heuristics::TENTH`] under [`conformance`](Self::conformance).
     #[doc(alias("heuristic freshness"))]
     pub fn heuristics(mut self, heuristics: Heuristics) -> Self {
@@ -538,25 +557,27 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// For how long after its freshness a response with a validator is held, to be revalidated with its
-    /// origin instead of being fetched again; a day by default. Costs memory that nothing else asks for.
+    /// Sets how long after its freshness a response with a validator stays stored, so that larder can
+    /// revalidate it with its origin instead of fetching it again; a day by default. Such entries count against
+    /// the memory budget.
     #[doc(alias("revalidation", "conditional request", "304"))]
     pub fn keep_for_revalidation(mut self, window: Duration) -> Self {
         self.options.revalidatable = window;
         self
     }
 
-    /// The targeted fields that speak to this cache, the most specific first, in place of
-    /// `CDN-Cache-Control` alone ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
+    /// Sets the targeted fields that this cache obeys, the most specific first, in place of `CDN-Cache-Control`
+    /// alone ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
     pub fn targeted_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.options.targets = fields.into_iter().collect();
         self
     }
 
-    /// Follows `No-Vary-SearchKey`: addresses whose queries mean the same by what a response has said share it.
+    /// Honours `No-Vary-Search`: requests whose queries are equivalent under that field of a stored response
+    /// share the response.
     ///
-    /// The handler sees each query as it was sent, so whoever says so must mean it. Costs a second look on
-    /// a miss.
+    /// The handler still sees each query as it was sent, so it must name only parameters that do not change its
+    /// response. Costs a second lookup on a miss.
     ///
     /// # Source
     ///
@@ -566,25 +587,25 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Takes the targeted fields out of what leaves. By default they pass, for caches further on.
+    /// Strips the targeted fields from outgoing responses. By default they stay, for downstream caches.
     pub fn strip_targeted_fields(mut self) -> Self {
         self.options.strip_targeted_fields = true;
         self
     }
 
-    /// The name under which this is counted in `Stats`; `responses` by default.
+    /// Sets the name under which `Stats` counts this cache; `responses` by default.
     pub fn name(mut self, name: &str) -> Self {
         self.options.name = name.into();
         self
     }
 
-    /// Leaves `Cache-Status` out of responses, for clients who may not know what the cache does.
+    /// Leaves `Cache-Status` out of responses, so that clients do not learn the outcomes of lookups.
     pub fn hide_cache_status(mut self) -> Self {
         self.options.cache_status = false;
         self
     }
 
-    /// Adds the key of the entry to `Cache-Status`. It names the address, and nothing of who asks.
+    /// Adds the key of the entry to `Cache-Status`: the address, without the partition or any credentials.
     pub fn cache_status_with_key(mut self) -> Self {
         self.options.cache_status_with_key = true;
         self
@@ -624,17 +645,22 @@ impl fmt::Debug for ResponseCacheLayer {
     }
 }
 
+/// Returns a text as a field value.
+///
 /// # Panics
 ///
-/// For a text that no field may hold.
+/// If the text is not a valid field value.
 fn field_value(setter: &str, text: &str) -> HeaderValue {
     outgoing::field_value(text).unwrap_or_else(|| {
-        panic!("{setter}({text:?}): a field holds visible ASCII, blanks and tabs, nothing else")
+        panic!(
+            "{setter}({text:?}) is not a valid field value: use visible ASCII, spaces and tabs only"
+        )
     })
 }
 
 impl Options {
-    /// The request fields that inputs of the key are derived from, as a `Vary` line.
+    /// Returns a `Vary` line with the request fields that key inputs are derived from, `None` if there are
+    /// none.
     pub(super) fn vary_line(&self) -> Option<HeaderValue> {
         let mut names: Vec<&str> =
             self.vary_by.iter().flat_map(|input| &input.fields).map(HeaderName::as_str).collect();
@@ -644,7 +670,7 @@ impl Options {
         line.ok().filter(|line| !line.is_empty())
     }
 
-    /// Whether the key has an input that no cache further on can see.
+    /// Whether the key has an input that downstream caches cannot see.
     pub(super) fn has_hidden_input(&self) -> bool {
         self.vary_by.iter().any(|input| input.fields.is_empty())
     }
@@ -660,8 +686,8 @@ impl Options {
         })
     }
 
-    /// What a layer inside another one wants: its lifetime and what browsers are told, for the response
-    /// that the one outside keeps.
+    /// Passes the options of a layer inside another response cache on to that cache, which stores the response:
+    /// the lifetime, and the fields for browsers and CDNs.
     pub(super) fn pass_on_to(&self, around: &ResponseOverrides) {
         if let Some(lifetime) = self.lifetime {
             let revalidate = lifetime.window_while_revalidating();

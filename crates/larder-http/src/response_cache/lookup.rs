@@ -1,4 +1,4 @@
-//! A request that is looked up, and the answers that can be made for it without asking anybody.
+//! The lookup of a request, and the responses that larder can give without calling the inner service.
 
 use std::sync::Arc;
 
@@ -39,12 +39,13 @@ use crate::{
     invalidation::PendingInvalidations,
 };
 
-/// What was found out about a request.
+/// The state of a request during its lookup.
 pub(super) struct Lookup {
     pub(super) plan: Arc<CacheContext>,
     pub(super) lookup: RequestKey,
     pub(super) key: Key,
-    /// Requests that say who asks queue among themselves.
+    /// The single-flight key. Authenticated requests have one of their own, and so do requests with an unknown
+    /// field.
     pub(super) queue: Key,
     pub(super) queue_hash: u64,
     pub(super) scope: Scope,
@@ -55,46 +56,47 @@ pub(super) struct Lookup {
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
     pub(super) wants_etag: bool,
-    /// The address without its query, where queries may mean the same.
+    /// The key of the address without its query, if the layer honours `No-Vary-Search`.
     pub(super) search: Option<Box<SearchKey>>,
-    /// Whether nothing was read for this request before it came here.
+    /// Whether the request had no scope before: nothing has been read for it yet.
     pub(super) is_outermost: bool,
-    /// Whether only a part is asked for, and the origin is to be asked for that part.
+    /// Whether the request has a range, and the fill asks the origin for that range only.
     pub(super) in_part: bool,
-    /// A field that may have selected a response that was not opted in.
+    /// A request field that may have selected a response that was not opted in.
     pub(super) unknown_field: Option<HeaderName>,
-    /// Where it is told with which head the response left.
+    /// Reports the head with which the response leaves, where there is a
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
     pub(super) final_head: Option<FinalHead>,
-    /// The extensions whose state after the handler decides whether the response is stored.
+    /// The checks that decide after the handler whether the response is stored.
     pub(super) written: Arc<[WriteCheck]>,
-    /// The invalidation around this request, which a task does not see.
+    /// The enclosing invalidation layer, which does not enclose the task of a fill.
     pub(super) requested: Option<PendingInvalidations>,
 }
 
-/// What memory has for a request.
+/// The result of a lookup in the first level.
 pub(super) enum LookupResult {
     Fresh(AnyEntry),
     Stale(AnyEntry),
     OnError(AnyEntry),
-    /// Of use once its origin has confirmed it.
+    /// Usable once its origin has confirmed it.
     ToRevalidate(AnyEntry),
     Nothing(Forward),
 }
 
-/// Why nothing that is kept may answer: it was not proved lately enough that every invalidation was seen.
+/// The reason why no stored response may answer: this process may be too far behind the log.
 pub(super) const UNSYNCHRONISED: &str = "unsynchronised";
 
-/// Why waiting for another's fill brought nothing.
+/// The reason why waiting for a fill in flight returned no response.
 pub(super) enum WaitFailure {
     Again,
-    /// The fill takes long: the next place is one of a fill beside it.
+    /// The fill takes too long: join again, which may start another fill beside it.
     Long,
     Failed(SharedFailure),
     Alone(&'static str),
 }
 
 impl Lookup {
-    /// What memory has for this request.
+    /// Looks this request up in the first level.
     pub(super) fn look(&self) -> LookupResult {
         match self.look_under(self.lookup.hash, self.lookup.key.as_bytes()) {
             LookupResult::Nothing(Forward::UriMiss) => self.look_by_search(),
@@ -102,7 +104,7 @@ impl Lookup {
         }
     }
 
-    /// What memory has for a query that means the same.
+    /// Looks up an equivalent query under `No-Vary-Search`.
     fn look_by_search(&self) -> LookupResult {
         let kernel = &self.plan.kernel;
         let Some(search) = &self.search else { return LookupResult::Nothing(Forward::UriMiss) };
@@ -168,8 +170,8 @@ impl Lookup {
         }
     }
 
-    /// Once it is known by what an address varies, only those who ask for the same variant wait for each
-    /// other.
+    /// Narrows the single-flight key to the variant, once the fields by which an address varies are known: then
+    /// only requests for the same variant wait for each other.
     pub(super) fn queue_by_variant(&mut self) {
         let kernel = &self.plan.kernel;
         let Some(list) = kernel.get(self.lookup.hash, self.key.as_bytes()) else { return };
@@ -181,7 +183,7 @@ impl Lookup {
         }
     }
 
-    /// The variants of this address that may be served to this client, the one that was used last first.
+    /// Returns the variants of this address that this client may get, the most recently used first.
     pub(super) fn other_variants(&self) -> Vec<AnyEntry> {
         let kernel = &self.plan.kernel;
         let list = kernel.get(self.lookup.hash, self.lookup.key.as_bytes());
@@ -199,29 +201,29 @@ impl Lookup {
         found.filter(may_be_served).collect()
     }
 
-    /// Whether the request asks for a part.
+    /// Whether the request asks for a range.
     pub(super) fn asks_for_a_part(&self) -> bool {
         self.lookup.facts.narrowed && ranges::is_asked(&self.selecting)
     }
 
-    /// Whether an answer that somebody asked for earlier will do.
+    /// Whether a fill that began for an earlier request may answer this one.
     pub(super) fn may_wait(&self) -> bool {
         !self.demands.no_cache && self.demands.max_age.is_none_or(|most| !most.is_zero())
     }
 
-    /// Whether a stale answer is welcome as it is, and may be given.
+    /// Whether the request accepts this stale response as it is (`max-stale`), and the response allows that.
     pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
         stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
             && self.demands.accept_stale(aged_for(entry, self.plan.kernel.now()))
     }
 
-    /// A place in the flight of this queue.
+    /// Joins the flight of the single-flight key, as its leader or as a waiter.
     pub(super) fn join(&self) -> FlightRole {
         let place = (self.queue_hash, &self.queue);
         self.plan.kernel.join(place, &self.scope, self.arrived, self.plan.options.coalesce_timeout)
     }
 
-    /// A flight that nobody joins.
+    /// Leads a flight that no other request can join.
     pub(super) fn lead_alone(&self) -> Leader {
         self.plan.kernel.lead_alone(&self.queue, &self.scope)
     }
@@ -240,9 +242,9 @@ impl Lookup {
         }
     }
 
-    /// Whether a request that goes on alone for this reason may still bring something to keep: one odd
-    /// answer must not keep an address out of the cache. What cannot be told from a head alone is not tried
-    /// again so soon, and who wants less than all is left to the origin.
+    /// Whether larder may store the response of a request that it forwards by itself for this reason: one odd
+    /// response must not keep an address out of the cache. Reasons that only the body shows are not tried again
+    /// so soon, and conditional and range requests are left to the origin.
     pub(super) fn keeps_alone(&self, reason: &str) -> bool {
         let by_its_body = ["too-large", "fill-budget", "trailers", "deadline", "private-part"];
         let not_trusted = reason == UNSYNCHRONISED;
@@ -284,13 +286,14 @@ impl Lookup {
         }
     }
 
-    /// The request as a fill carries it: nothing that only this client has said changes what all get.
+    /// Returns the request as a fill sends it: without the parts that are specific to this client and must not
+    /// change a shared response.
     pub(super) fn for_fill<B>(
         &self,
         mut request: Request<B>,
         choices: &ResponseOverrides,
     ) -> Request<B> {
-        // A stale answer to HEAD is refreshed by what GET gets.
+        // A stale response to HEAD is refreshed by a GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
@@ -311,7 +314,7 @@ impl Lookup {
         if self.wants_etag {
             extensions.insert(Conditions::none());
         }
-        // A fill is polled in a task of its own, where the layer around this one is not.
+        // The invalidation layer that encloses this request does not enclose the task of a fill.
         if let Some(requested) = &self.requested {
             extensions.insert(requested.clone());
         }
@@ -361,7 +364,7 @@ impl Lookup {
         }
     }
 
-    /// In place of a fill that failed, what is stale.
+    /// Answers with a stale response in place of a failed fill, if there is one.
     fn failed_for_another<R>(
         &self,
         failure: SharedFailure,
@@ -376,7 +379,7 @@ impl Lookup {
         }
     }
 
-    /// The answer after as many fills failed as are tried.
+    /// Returns the response to a waiter after the largest number of failed fills.
     pub(super) fn shared_failure<R>(
         &self,
         failure: &SharedFailure,
@@ -391,13 +394,14 @@ impl Lookup {
         response
     }
 
-    /// Whether it was proved lately enough that every invalidation was seen. Asked again after each wait.
+    /// Whether this process has caught up with the log within the bound of the scope. Checked again after each
+    /// wait.
     pub(super) fn is_trusted(&self) -> bool {
         self.plan.kernel.is_within_bound_of(&self.scope)
     }
 
-    /// Takes a new stamp, where nothing was read for this request yet: its fill is not overtaken by what has
-    /// come until now.
+    /// Takes a new stamp, if nothing has been read for this request yet, so that earlier invalidations do not
+    /// overtake its fill.
     pub(super) fn stamp_anew(&mut self) {
         if self.is_outermost {
             let opened = self.plan.kernel.open_scope().gathering(self.scope.audience());
@@ -410,7 +414,7 @@ impl Lookup {
         kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
     }
 
-    /// An answer that has begun: the same bytes, as they come.
+    /// Returns the response in flight, if this request may get it: the same bytes, as they arrive.
     fn read_along<R: Send + 'static>(
         &self,
         along: Arc<dyn std::any::Any + Send + Sync>,
@@ -433,7 +437,7 @@ impl Lookup {
         Some(conditional_range::fitted(&self.selecting, self.fit(false), response))
     }
 
-    /// Whether an entry that landed would be a hit for this request.
+    /// Whether the entry of a fill would be a hit for this request.
     fn is_mine(&self, entry: &AnyEntry) -> bool {
         let Some(stored) = stored::of(entry) else { return false };
         let names = self.plan.selecting_names(&stored.fields(), stored.traits.opted_in);
@@ -452,7 +456,7 @@ impl Lookup {
         open || self.lookup.partitioned || self.plan.options.shared
     }
 
-    /// In place of an error, what is stale, if it still may be served.
+    /// Replaces an error by the stale response, if that may still be served.
     pub(super) fn or_stale<R, E>(
         &self,
         answer: Answer<R, E>,
@@ -476,7 +480,7 @@ impl Lookup {
         }
     }
 
-    /// Judged again: it may have been invalidated meanwhile.
+    /// Returns the stale response, if it may replace an error: it may have been invalidated during the fill.
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
         let entry = fallback.filter(|_| self.is_trusted())?;
         let kernel = &self.plan.kernel;
@@ -495,7 +499,7 @@ impl Lookup {
         usable.then(|| entry.clone())
     }
 
-    /// From the shared store: the response of this address, or of the variant that the request selects.
+    /// Reads the response of this address, or of the variant that the request selects, from the second level.
     pub(super) async fn fetch(&self, lead: &mut Leader) -> Option<AnyEntry> {
         let plan = &self.plan;
         if !plan.kernel.shares(plan.options.tiers) {
@@ -523,7 +527,7 @@ impl Lookup {
             .then_some(found)
     }
 
-    /// The answer to this request, of a fresh entry.
+    /// Answers this request from a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
         let detail = (!self.plan.kernel.is_synchronised()).then_some("unsynchronised");
         if self.plan.options.cache_status_with_key || detail.is_some() {
@@ -532,13 +536,13 @@ impl Lookup {
         self.fitted(self.hit(entry))
     }
 
-    /// All of a fresh entry.
+    /// Returns the full response of a fresh entry.
     pub(super) fn hit<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
         let now = self.plan.kernel.now();
         stored::hit(Arc::clone(entry), now, self.plan.extras, self.lookup.head_only)
     }
 
-    /// What this request wants of a whole response.
+    /// Applies the conditions and the range of this request to a full response.
     fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
         if !self.lookup.facts.narrowed {
             return response;
@@ -594,5 +598,5 @@ impl Lookup {
     }
 }
 
-/// What waiters are told of a fill that ended without a word, as by a panic.
+/// The status for waiters of a fill that panicked or was dropped.
 const PANICKED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;

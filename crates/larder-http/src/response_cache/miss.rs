@@ -1,5 +1,5 @@
-//! A request that memory could not answer at first sight: looks closer, waits for another's fill, or leads
-//! one.
+//! Handles a request that the first look into the first level could not answer: looks it up in full, waits for
+//! a fill in flight, or leads one.
 
 use std::{ops::ControlFlow, panic, sync::Arc};
 
@@ -32,7 +32,7 @@ use crate::{
     invalidation::PendingInvalidations,
 };
 
-/// The request, and all that was found out about it.
+/// A request that needs the full lookup, and the state of that lookup.
 pub(super) struct CacheMiss<S, B> {
     asked: Lookup,
     inner: Option<S>,
@@ -48,7 +48,7 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    /// `None` for a key that is too long, which was refused before.
+    /// Returns `None` for a key that is too long; admission rejects those before.
     pub(super) fn new(
         plan: &Arc<CacheContext>,
         inner: S,
@@ -68,7 +68,7 @@ where
         let set_apart = lookup.facts.identified && !lookup.partitioned && !plan.options.shared;
         let queue = match (set_apart, &unknown_field) {
             (true, _) => key.with_part(b" identified").ok()?,
-            // What comes for it is for itself alone, unless the handler opts it in.
+            // Its response answers this request alone, unless the handler opts it in.
             (false, Some(_)) => key.with_part(b" unknown field").ok()?,
             (false, None) => key.clone(),
         };
@@ -128,8 +128,8 @@ where
             if let Consistency::Bounded(bound) = consistency {
                 self.asked.scope = self.asked.scope.clone().bounded(bound);
             }
-            // What was invalidated until here has been seen: no fill from before it will do, and one from
-            // now on is not overtaken by it.
+            // All invalidations until now have been applied: no fill that began before them may answer, and
+            // they do not overtake one that begins now.
             self.asked.arrived = self.asked.plan.kernel.sequence();
             self.asked.stamp_anew();
         }
@@ -146,7 +146,7 @@ where
         }
     }
 
-    /// Answers from memory, fresh or stale, or says that nothing may be asked for.
+    /// Answers from the first level, fresh or stale, or with 504 for `only-if-cached`.
     fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, ForwardPlan> {
         let demands = self.asked.demands;
         let case = match self.asked.look() {
@@ -190,14 +190,14 @@ where
         ControlFlow::Continue(case)
     }
 
-    /// Why there is nothing to wait for and nothing to keep.
+    /// Returns the reason, if any, why the request does not wait for a fill and its response is not stored.
     fn reason_to_go_alone(&self) -> Option<&'static str> {
         if self.asked.lookup.head_only { Some("head") } else { self.asked.refused_lately() }
     }
 
-    /// Leads a fill, or waits for the one that runs, a few times over.
+    /// Leads a fill, or waits for the one in flight, up to [`MAX_LOOKS`] times.
     async fn queue(mut self, mut case: ForwardPlan) -> Answer<R, S::Error> {
-        // With nothing to confirm, the origin need not send more than the part that is asked for.
+        // Without a stored response to confirm, the origin need not send more than the requested range.
         self.asked.in_part = case.known.is_none() && self.asked.asks_for_a_part();
         if self.asked.in_part || case.is_for_one() {
             let lead = self.asked.lead_alone();
@@ -212,7 +212,7 @@ where
             let wait = match self.asked.join() {
                 FlightRole::Leader(lead) => return self.lead(lead, case).await,
                 FlightRole::Alone | FlightRole::Circle(_) => break,
-                // Whoever demands a new answer is not served by a fill that began before.
+                // A request that demands a new response is not served by a fill that began before it.
                 FlightRole::Waiter(_) if case.why == Forward::Request || !self.asked.may_wait() => {
                     break;
                 }
@@ -244,17 +244,18 @@ where
             }
         }
         match failure {
-            // Fill after fill failed: the others do not ask the same of an origin in trouble.
+            // Fill after fill failed: do not send the other requests to an origin in trouble.
             Some(failure) => Ok(self.asked.shared_failure(&failure, case.why)),
             None => self.alone(case, "alone").await,
         }
     }
 
-    /// Leads: asks the shared store, then the inner service in a task of its own. A leader that waits for the lease of another
-    /// process waits in a task too: waiters do not depend on whether this client is polled on.
+    /// Leads a fill: reads the second level, then calls the inner service in a task of its own. A leader that
+    /// waits for the fill lock of another process does that in a task too, so that its waiters do not depend on
+    /// this client being polled.
     async fn lead(self, mut lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
         if case.why != Forward::Request {
-            // Somebody may have landed between the look and the lead.
+            // Another fill may have ended between the lookup and the join.
             if let LookupResult::Fresh(entry) = self.asked.look()
                 && self.meets(&entry)
             {
@@ -264,7 +265,7 @@ where
             }
             let plan = &self.asked.plan;
             if plan.options.lease.is_none() && plan.kernel.shares(plan.options.tiers) {
-                // Without a task: it is short, and where the client is not polled a waiter leads another flight.
+                // Without a task: it is short, and if this client is not polled, a waiter leads another flight.
                 lead.look();
                 let fetched = self.asked.fetch(&mut lead).await;
                 if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
@@ -288,7 +289,7 @@ where
         self.lead_fill(lead, case).await
     }
 
-    /// Lands with what the shared store had.
+    /// Ends the flight with the entry from the second level.
     fn fetched(&self, lead: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
         lead.land(FlightResult::Filled(entry.clone()));
         self.asked.record(Event::SharedHit);
@@ -322,7 +323,7 @@ where
         kernel.spawn(fill.run(lead, inner, request, client).in_current_span())
     }
 
-    /// A fill and the request that it sends.
+    /// Returns a fill, the inner service, and the request that the fill sends.
     fn fill(
         &mut self,
         why: Forward,
@@ -335,16 +336,16 @@ where
         (fill, inner, request)
     }
 
-    /// Behind the request: one refresh, unless one runs or as many as allowed.
+    /// Starts one background refresh, unless one is in flight or the refresh budget is used up.
     fn refresh(&mut self, stale: AnyEntry) {
         let Some(permit) = self.asked.plan.kernel.refresh_permit() else {
             self.asked.record(Event::Failed("refresh-budget"));
             return;
         };
         let FlightRole::Leader(mut lead) = self.asked.join() else { return };
-        // No fill around this request waits for it.
+        // No enclosing fill waits for it.
         self.asked.scope = self.asked.scope.in_background();
-        // Its response leaves to nobody.
+        // Its response goes to no client.
         self.asked.final_head = None;
         let plan = Arc::clone(&self.asked.plan);
         let kernel = plan.kernel.clone();
@@ -353,7 +354,7 @@ where
         let filling = self.fill(Forward::Stale, (Some(stale), known));
         let refreshing = async move {
             if plan.options.lease.is_some() {
-                // Another process may have renewed it.
+                // Another process may have refreshed it.
                 let fetch = || plan.fetch(&scope, &key);
                 if let Some(entry) =
                     plan.kernel.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
@@ -369,7 +370,8 @@ where
         drop(kernel.spawn(refreshing.in_current_span()));
     }
 
-    /// Passes the request on for itself: nothing is shared, nothing is kept.
+    /// Forwards the request by itself. No waiter shares its response, and larder stores it only if
+    /// [`keeps_alone`](Lookup::keeps_alone) allows that for the reason.
     async fn alone(mut self, case: ForwardPlan, reason: &'static str) -> Answer<R, S::Error> {
         let ForwardPlan { why, fallback, selected, .. } = case;
         self.asked.record(Event::Miss);
@@ -382,13 +384,13 @@ where
             self.asked.plan.hide_identity(request.headers_mut());
         }
         if self.asked.lookup.head_only {
-            // Its answer may confirm what is kept for all.
+            // Its response may confirm the stored response to GET.
             self.asked.plan.remove_unkeyed(&mut request);
         }
         request.extensions_mut().insert(fill.choices.clone());
         let calling = async move { inner.call(request).await };
         let answer = match fill.scope.clone().scoped(calling).await {
-            // What was not to be kept a while ago is to be kept now.
+            // The response was not storable a while ago, and is storable now.
             Ok(response) if keeps && fill.would_keep(&response) => {
                 let lead = self.asked.lead_alone();
                 let answer = keep_alone(fill, lead, response).await;
@@ -415,11 +417,12 @@ where
     }
 }
 
-/// Why a request goes on, what its origin may confirm, and what may stand in if it fails.
+/// The plan for forwarding a request: the reason, the stored response that the origin may confirm, and the
+/// stale one that may replace an error.
 struct ForwardPlan {
     why: Forward,
     fallback: Option<AnyEntry>,
-    /// What is kept for this very request, and may not answer it as it is.
+    /// The stored response that the request selects, but that may not answer it as it is.
     selected: Option<AnyEntry>,
     known: Option<AnyEntry>,
 }
@@ -439,14 +442,14 @@ impl ForwardPlan {
         }
     }
 
-    /// Whether the answer is of no use to anybody else: it has to be confirmed for each request.
+    /// Whether no other request can use the response, since it must be revalidated for each.
     fn is_for_one(&self) -> bool {
         let ends = self.selected.as_ref().map(|entry| *entry.ends());
         ends.is_some_and(|ends| ends.refreshed_until() <= ends.filled())
     }
 }
 
-/// Keeps what came although nobody else waits for it.
+/// Stores a response that no other request waits for.
 async fn keep_alone<R, E>(fill: Fill, lead: Leader, response: Response<R>) -> Answer<R, E>
 where
     R: Body<Data = Bytes> + Send + 'static,
@@ -460,7 +463,7 @@ where
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&plan)))
 }
 
-/// What a task came to; its panic goes on here.
+/// Returns the result of a task, and resumes its panic here.
 fn ended<R, E>(
     outcome: Result<Answer<R, E>, tokio::task::JoinError>,
     plan: &CacheContext,
@@ -473,20 +476,24 @@ fn ended<R, E>(
 }
 
 fn shutting_down<R>(plan: &CacheContext) -> Response<CacheBody<R>> {
-    plan.refused(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n", "shutting-down")
+    plan.refused(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the server is shutting down; try again later\n",
+        "shutting-down",
+    )
 }
 
 impl CacheContext {
-    /// The answer to a request that wants a stored response or none.
+    /// Answers a request with `only-if-cached` that no stored response may answer: 504.
     ///
     /// Source: [RFC 9111, section 5.2.1.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7)
     pub(super) fn nothing_stored<R>(&self, now: Moment) -> Response<CacheBody<R>> {
         self.meter.record(Event::Bypass("only-if-cached"), now);
-        let text = "no stored response may answer this request\n";
+        let text = "only-if-cached: no stored response may answer this request\n";
         self.refused(StatusCode::GATEWAY_TIMEOUT, text, "only-if-cached")
     }
 
-    /// An answer of larder's own, which says so.
+    /// Returns a response generated by larder, with the reason in `Cache-Status`.
     pub(super) fn refused<R>(
         &self,
         status: StatusCode,
@@ -500,7 +507,7 @@ impl CacheContext {
     }
 }
 
-/// An answer of larder's own.
+/// Returns a response generated by larder: plain text.
 pub(crate) fn refusal<R>(status: StatusCode, text: &'static str) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::held(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
@@ -509,5 +516,5 @@ pub(crate) fn refusal<R>(status: StatusCode, text: &'static str) -> Response<Cac
     response
 }
 
-/// How often somebody who waits looks again before going on alone.
+/// The number of lookups of a waiter before its request is forwarded by itself, or gets the error of the fills.
 const MAX_LOOKS: usize = 4;

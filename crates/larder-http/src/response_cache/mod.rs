@@ -1,40 +1,46 @@
-//! Keeps whole responses, and answers from them.
+//! Stores whole responses, and answers requests from them.
 //!
-//! A request goes one of three ways. *Hit*: a fresh entry answers, without a wait or a task. *Miss*: one
-//! of all who ask for the same thing asks the inner service, in a task of its own, and the others wait or
-//! read along. *Bypass*: the request goes on as if the layer were not there.
+//! Each request takes one of three paths. *Hit*: a fresh stored response answers, without a wait or a task.
+//! *Miss*: one request, the leader, runs a fill: it calls the inner service in a task of its own. The other
+//! requests for the same key are its waiters; they get the same response, complete or while it is in flight.
+//! *Bypass*: larder forwards the request as if the layer were not there.
 //!
-//! It is kept:
+//! larder stores a response to GET, under its effective URI and the request fields that it varies by, if both
+//! are true:
 //!
-//! 1. a response to GET that says how long it lives (`Cache-Control`, `Expires`, or the handler by
-//!    `CachePolicy`), or to which [`ttl`](ResponseCacheLayer::ttl) adds a lifetime;
-//! 2. up to [`body_limit`](ResponseCacheLayer::body_limit), under its effective URI and the fields it
-//!    varies by.
+//! 1. it has a lifetime (by `Cache-Control`, `Expires`, or `CachePolicy` in the handler), or
+//!    [`ttl`](ResponseCacheLayer::ttl) adds one;
+//! 2. its body is no larger than [`body_limit`](ResponseCacheLayer::body_limit).
 //!
-//! It is not kept, each with a name that `Cache-Status` and the counters give:
+//! larder does not store the following. `Cache-Status` and the counters name the reason:
 //!
-//! 1. what says `no-store` or `private`, or `no-cache` without a validator, sets a cookie, or varies by `*`;
-//! 2. what answers a request that says who asks (`Cookie`, `Authorization`, …), unless the response says
-//!    `public` or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or there is a
+//! 1. a response with `no-store`, with `private` and no partition, with `no-cache` and no validator, with
+//!    `Set-Cookie`, or with `Vary: *`;
+//! 2. a response to an authenticated request (`Cookie`, `Authorization`, …), unless the response has `public`
+//!    or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or the request has a
 //!    [partition](ResponseCacheLayer::partition_by);
-//! 3. event streams, gRPC, upgrades, parts without a validator, and what has trailers;
-//! 4. an error, whatever lifetime it claims, but 404, 410 and what [`negative`](ResponseCacheLayer::negative_ttl) names;
-//! 5. what lives by [`ttl`](ResponseCacheLayer::ttl) alone and answers a request with a field that is not known to be
-//!    harmless;
-//! 6. what a layer outside has made a response for one client, where a [`FinalHeadLayer`](crate::FinalHeadLayer) tells.
+//! 3. event streams, gRPC, upgrades, partial responses without a validator, and responses with trailers;
+//! 4. an error, even with a lifetime, except 404, 410 and the statuses of
+//!    [`negative_ttl`](ResponseCacheLayer::negative_ttl);
+//! 5. a response that lives by [`ttl`](ResponseCacheLayer::ttl) alone, if its request has a field that is not
+//!    known to be harmless;
+//! 6. a response that an outer layer has made specific to one client, where a
+//!    [`FinalHeadLayer`](crate::FinalHeadLayer) reports it.
 //!
-//! What is stale and has a validator is revalidated with the inner service, and kept anew where that says 304.
-//! Conditions and ranges of clients are answered from what is kept. HEAD is answered from the entry of a GET. Other methods pass; see
-//! [`InvalidationLayer`](crate::InvalidationLayer) for what they do to entries.
+//! A stale response with a validator is revalidated with the inner service, and a 304 freshens it. Conditional
+//! requests and ranges are answered from the stored response, and HEAD from that of a GET. Other methods bypass
+//! the cache ([`QueryMethodLayer`](crate::QueryMethodLayer) adds QUERY); see
+//! [`InvalidationLayer`](crate::InvalidationLayer) for their effect on entries.
 //!
 //! # Before deploying
 //!
-//! Behind a proxy that ends TLS, say so with [`scheme`](ResponseCacheLayer::scheme). Where pages depend on
-//! who asks, decide between `shared` and a partition; until then such requests are simply not cached.
+//! Behind a proxy that terminates TLS, set [`scheme`](ResponseCacheLayer::scheme). If pages depend on the user,
+//! decide between `shared` and a partition; until then responses to authenticated requests are not cached.
 //!
-//! A handler whose answer may be kept does not see what no key knows of: `X-Forwarded-Host` and the like, unless
-//! [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and parameters that
-//! [`query`](ResponseCacheLayer::query) leaves out. `X-Forwarded-Proto` it sees as the scheme of the key.
+//! While a response may be stored, its handler does not see unkeyed inputs: larder strips `X-Forwarded-Host`
+//! and the like, unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the
+//! parameters that [`query_params`](ResponseCacheLayer::query_params) leaves out. `X-Forwarded-Proto` holds the
+//! scheme of the key.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};

@@ -1,5 +1,5 @@
-//! Queries that mean the same: under the address without its query lies a list of what its responses have said
-//! by `No-Vary-SearchKey`; a response that says so lies under what is left of its query.
+//! Equivalent queries under `No-Vary-Search`: the key of the address without its query holds a list of the
+//! rules of its responses; a response with a rule is stored under its query as the rule normalises it.
 //!
 //! # Source
 //!
@@ -13,14 +13,14 @@ use larder_core::{
 use larder_semantics::no_vary_search::SearchVariance;
 use parking_lot::Mutex;
 
-/// An address without its query, and the query.
+/// The key of an address without its query, and the query.
 #[derive(Clone, Debug)]
 pub(super) struct SearchKey {
     base: Key,
     query: Option<String>,
 }
 
-/// What the responses of an address have said of its queries, the latest first.
+/// The `No-Vary-Search` rules of the responses of an address, the latest first.
 #[derive(Debug, Default)]
 pub(super) struct SearchRules(Mutex<Vec<SearchVariance>>);
 
@@ -29,12 +29,12 @@ impl SearchKey {
         Some(Self { base: base.finish().ok()?, query: query.map(str::to_owned) })
     }
 
-    /// Where the rules of this address lie.
+    /// Returns the key of the rules of this address.
     pub(super) fn rules_key(&self) -> Result<Key, KeyTooLongError> {
         self.base.with_part(b" rules")
     }
 
-    /// Where a response lies that says this of its query.
+    /// Returns the key of a response with this rule.
     pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLongError> {
         let mut key = KeyBuf::continued(self.base.as_bytes());
         key.push_pieces([FOR_MANY, format!("{variance:?}").as_bytes()]);
@@ -42,7 +42,7 @@ impl SearchKey {
         key.finish()
     }
 
-    /// Where a response with these fields lies, if it says that queries mean the same.
+    /// Returns the rule and the key of a response with these fields, if it has `No-Vary-Search`.
     pub(super) fn told(&self, headers: &HeaderMap) -> Option<(SearchVariance, Key)> {
         let variance = SearchVariance::of(headers)?;
         let key = self.key(&variance).ok()?;
@@ -63,5 +63,5 @@ impl SearchRules {
     }
 }
 
-/// An address whose responses say ever other things is not worth a longer look.
+/// The most rules of one address: an address with more is not worth a longer lookup.
 const MOST_RULES: usize = 4;

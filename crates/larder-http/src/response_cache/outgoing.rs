@@ -1,4 +1,4 @@
-//! What a response is told to others, and how long it lives here.
+//! The lifetime of a response in this cache, and the caching fields that it has downstream.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,31 +16,32 @@ use larder_semantics::{
 
 use super::{fill::is_gone, layer::Options, overrides::OverrideValues};
 
-/// What the head of a response comes to.
+/// The decision on storing a response, made from its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StorageDecision {
     pub(super) lifetime: Lifetime,
-    /// How old it was when it came.
+    /// The age of the response on receipt.
     pub(super) age: Duration,
-    /// How old it was when it was asked for.
+    /// The age of the response at the time of its request.
     pub(super) age_when_asked: Duration,
-    /// Whether it is stored: not where it took longer than it lives.
+    /// Whether it is stored: not if it took longer than its lifetime to arrive.
     pub(super) is_stored: bool,
-    /// Whether its lifetime comes from us alone.
+    /// Whether its lifetime comes from larder alone.
     pub(super) by_us: bool,
-    /// Whether a request that says who asks may have it too.
+    /// Whether authenticated requests may get it too.
     pub(super) open: bool,
-    /// Whether it may be served stale to those who say that they take it so.
+    /// Whether clients that accept stale responses (`max-stale`) may get it stale.
     pub(super) may_go_stale: bool,
-    /// Whether its origin can be asked whether it is still current.
+    /// Whether it has a validator, so that its origin can confirm it.
     pub(super) validated: bool,
-    /// Whether the handler opted it in, by a lifetime of its own or by saying that it is for all.
+    /// Whether the handler opted it in: by a lifetime of its own, `public` or `no-cache`.
     pub(super) opted_in: bool,
 }
 
 impl StorageDecision {
-    /// Whether it may answer those who waited for it: not what has to be confirmed for each. One that took longer
-    /// than it lives answers them all the same; it was fresh when they asked.
+    /// Whether it may answer waiters: not if it must be revalidated for each request. A response that took
+    /// longer than its lifetime to arrive answers them all the same, since it was fresh at the time of the
+    /// request.
     ///
     /// Source: [RFC 9111, section 4](https://www.rfc-editor.org/rfc/rfc9111#section-4), on collapsed requests
     pub(super) fn is_of_use_to_others(&self) -> bool {
@@ -49,14 +50,14 @@ impl StorageDecision {
     }
 }
 
-/// When a response was asked for and when it came.
+/// The times of a request and of its response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseTimes {
     pub(super) asked: SystemTime,
     pub(super) received: SystemTime,
 }
 
-/// Whether a response is kept, and for how long.
+/// Decides whether a response is stored, and for how long.
 pub(super) fn judge(
     options: &Options,
     chosen: &OverrideValues,
@@ -115,8 +116,9 @@ pub(super) fn judge(
     })
 }
 
-/// Whether this is an error that nobody said is to be kept. To the careful what a handler says of it does not
-/// count: many say the same of all that they answer, and what one client upset is not for all.
+/// Whether this is an error that no option allows to be stored. Under `Profile::Careful` the lifetime that a
+/// handler gives an error does not count: many handlers give all their responses the same one, and an error
+/// that one client provoked is not for all.
 fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
     options.profile == Profile::Careful
         && (status.is_client_error() || status.is_server_error())
@@ -124,7 +126,8 @@ fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
         && !options.negative.iter().any(|(of, _)| *of == status)
 }
 
-/// What a response tells this cache, with what the handler and the options say of it.
+/// Returns the directives of a response for this cache, with the choices of the handler and the options
+/// applied.
 pub(super) fn control(
     options: &Options,
     chosen: &OverrideValues,
@@ -132,32 +135,33 @@ pub(super) fn control(
 ) -> CacheControl {
     let mut control = targeted::control_of(headers, &options.targets);
     control.public |= chosen.public;
-    // To the careful, fields that may not be sent unvalidated stand for the whole response.
+    // Under `Profile::Careful`, `no-cache` with field names applies to the whole response.
     control.no_cache |= options.profile == Profile::Careful && !control.no_cache_fields.is_empty();
-    // What `Pragma` means in a response is not specified; browsers and authors take it for this.
+    // RFC 9111 does not define `Pragma` in responses; browsers and authors read it as `no-cache`.
     control.no_cache |= options.profile == Profile::Careful
         && !control.is_present
         && list::members(headers, &header::PRAGMA).any(|it| it.eq_ignore_ascii_case("no-cache"));
-    // Whoever chose a lifetime for this response by hand has validated it by that.
+    // A lifetime that was set explicitly for this response prevails over `no-cache`.
     control.no_cache &= chosen.lifetime.is_none() && !options.overrides;
     control
 }
 
-/// Removes what this cache may not keep, or not send again, of what it keeps.
+/// Removes the fields that this cache may not store, or may not send from storage.
 pub(super) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
     remove_named(options, headers);
     fields::remove_not_stored(headers);
     headers.remove(header::AGE);
 }
 
-/// Removes the fields that a response names as those of its own client.
+/// Removes the fields that the response names in `private="…"` or `no-cache="…"`.
 pub(super) fn remove_named(options: &Options, headers: &mut HeaderMap) {
     let control = targeted::control_of(headers, &options.targets);
     fields::remove_named(headers, &control, options.role);
 }
 
-/// The lifetime, and whether it comes from us alone: the override, the handler's choice, what the
-/// response says, what the layer adds, what is guessed.
+/// Returns the lifetime, and whether it comes from larder alone. The first of these that applies:
+/// `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the response
+/// itself, the layer, heuristics.
 fn lifetime(
     options: &Options,
     chosen: &OverrideValues,
@@ -170,12 +174,12 @@ fn lifetime(
     if let (true, Some((_, lifetime))) = (silent, negative) {
         return Ok((*lifetime, true));
     }
-    // A lifetime that somebody chose for a page is not meant for the error that came instead.
+    // A lifetime for a page does not apply to the error that came instead.
     let meant = storing::takes_default_lifetime(status);
     if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
         return Ok((lifetime, silent));
     }
-    // But it is meant for a redirect that the handler itself answers.
+    // It does apply to a redirect that the handler sends.
     let is_error = status.is_client_error() || status.is_server_error();
     if let Some(lifetime) = chosen.lifetime.filter(|_| !is_error) {
         return Ok((lifetime, silent));
@@ -190,8 +194,8 @@ fn lifetime(
     guessed.ok_or(NotStorable::NoLifetime.as_str())
 }
 
-/// The stale windows: what the response says, else the handler's choice, else the layer's. A response
-/// that may not be served stale has none.
+/// Returns the lifetime with its stale windows: those of the response, else of the handler, else of the layer.
+/// A response that must not be served stale has none.
 ///
 /// Source: RFC 9111, section 4.2.4; RFC 5861.
 fn with_windows(
@@ -205,7 +209,7 @@ fn with_windows(
     }
     let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
     let or_else = |own: Duration, layer: Option<Duration>| {
-        // What comes stale is not meant to be served so.
+        // A response that arrives stale gets no window from the layer.
         if lifetime.fresh().is_zero() {
             own
         } else if own.is_zero() && chosen.lifetime.is_none() {
@@ -220,7 +224,7 @@ fn with_windows(
     let on_error = said(control.stale_if_error).unwrap_or_else(|| {
         let own = or_else(lifetime.window_on_error(), options.on_error);
         match options.profile {
-            // Nothing forbids it where its origin is gone.
+            // RFC 9111 allows it while the origin is unreachable.
             Profile::Conformance if own.is_zero() => options.revalidatable,
             _ => own,
         }
@@ -228,8 +232,9 @@ fn with_windows(
     lifetime.stale_while_revalidate(revalidate).stale_if_error(on_error)
 }
 
-/// What others are told of a response: browsers and delivery networks cannot be invalidated, so a
-/// lifetime that is ours alone is not theirs. `true` where a text of the layer or the handler tells them.
+/// Sets the caching fields for downstream: larder cannot invalidate browsers and delivery networks, so a
+/// lifetime of its own is not passed on to them. Returns `true` if the layer or the handler has set a field for
+/// them.
 pub(super) fn tell_others(
     options: &Options,
     chosen: &OverrideValues,
@@ -259,7 +264,7 @@ pub(super) fn tell_others(
     browser.is_some() || cdn.is_some()
 }
 
-/// What was made for one partition never leaves as if it were for all.
+/// Makes the response `private`, so that no shared cache downstream stores the response of one partition.
 fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     for target in targets.iter().chain([&CDN_CACHE_CONTROL]) {
         headers.remove(target);
@@ -278,7 +283,8 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, value);
 }
 
-/// A text as a field value: visible ASCII, blanks and tabs. Other letters are not what all recipients read alike.
+/// Returns a text as a field value: visible ASCII, spaces and tabs. Recipients read other characters
+/// differently.
 ///
 /// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
 pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
@@ -320,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_come_from_the_first_that_speaks() {
+    fn the_lifetime_comes_from_the_first_source_that_has_one() {
         let ttl = Some(Lifetime::fresh_for(7 * SECOND));
         let chosen = OverrideValues { lifetime: ttl, ..OverrideValues::default() };
         let none = OverrideValues::default();
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_forbids_it_has_no_stale_window() {
+    fn a_response_that_forbids_serving_stale_has_no_stale_window() {
         let window = |control| {
             let judged = judged(&OverrideValues::default(), 200, control).unwrap();
             judged.lifetime.window_while_revalidating().as_secs()
@@ -363,9 +369,9 @@ mod tests {
     }
 
     #[test]
-    fn others_are_told_what_is_theirs() {
+    fn cache_control_downstream_depends_on_its_source_and_audience() {
         let none = OverrideValues::default();
-        // Cache-Control of the handler, private, by us, what leaves.
+        // `Cache-Control` of the handler, private, by us, `Cache-Control` downstream.
         let rows = [
             ("", false, true, "no-cache"),
             ("", true, true, "private, no-cache"),

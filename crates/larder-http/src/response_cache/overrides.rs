@@ -1,4 +1,4 @@
-//! What a handler chooses for its own response, by the `CachePolicy` extractor.
+//! The choices of a handler for its own response, made by the `CachePolicy` extractor.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::outgoing;
 
-/// The choices of one request's handler. The response cache puts it into the extensions of every request
-/// that it passes on; without one, choices have no effect.
+/// The choices of a handler for the response to one request. The response cache puts it into the extensions of
+/// every request that it forwards; without a response cache, choices have no effect.
 #[derive(Clone, Debug)]
 pub struct ResponseOverrides(Arc<Inner>);
 
@@ -26,7 +26,7 @@ struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(super) struct OverrideValues {
     pub(super) lifetime: Option<Lifetime>,
-    /// What a layer inside the one that keeps the response adds, where the response says nothing.
+    /// The lifetime that a nested layer adds, if the response has none.
     pub(super) added: Option<Lifetime>,
     pub(super) tags: Vec<Tag>,
     pub(super) no_store: Option<&'static str>,
@@ -46,45 +46,46 @@ impl ResponseOverrides {
         &self.0.kernel
     }
 
-    /// The scope of the request: what is read in it becomes part of the response.
+    /// The scope of the request: values that are read in it become part of the response.
     pub fn scope(&self) -> &Scope {
         &self.0.scope
     }
 
-    /// How long the response is kept, in place of what the layer or `Cache-Control` says.
+    /// Sets the lifetime of the response, in place of that of the layer or of `Cache-Control`. An error does
+    /// not take it, and [`override_ttl`](super::ResponseCacheLayer::override_ttl) prevails over it.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
         self.0.chosen.lock().lifetime = Some(lifetime.into());
         self
     }
 
-    /// Adds a tag.
+    /// Adds a tag to the stored response.
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
         self.0.chosen.lock().tags.push(tag.into());
         self
     }
 
-    /// The response is not kept.
+    /// Excludes the response from storing.
     pub fn no_store(&self) -> &Self {
         self.refuse("policy")
     }
 
-    /// The response is the same for everyone, whoever asked.
+    /// Declares that the response is the same for all clients, authenticated or not.
     pub fn public(&self) -> &Self {
         self.0.chosen.lock().public = true;
         self
     }
 
-    /// What browsers are told: the text of `Cache-Control`.
+    /// Sets the `Cache-Control` that browsers get.
     ///
-    /// A text that no field may hold (a line break, a letter outside ASCII) is warned of, and browsers are told
-    /// `no-store` in its place.
+    /// For a text that is not a valid field value (a line break, a letter outside ASCII) larder logs a warning
+    /// and sends `no-store` in its place.
     pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
         self.tell_browsers(field_value("Cache-Control", cache_control));
         self
     }
 
-    /// What a content delivery network is told: the text of `CDN-Cache-Control`. What no field may hold becomes
-    /// `no-store`, as for [`browser`](Self::browser).
+    /// Sets the `CDN-Cache-Control` that content delivery networks get. A text that is not a valid field value
+    /// becomes `no-store`, as for [`browser_cache_control`](Self::browser_cache_control).
     pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
         self.tell_cdn(field_value("CDN-Cache-Control", cache_control));
         self
@@ -98,7 +99,7 @@ impl ResponseOverrides {
         self.0.chosen.lock().cdn = Some(cache_control);
     }
 
-    /// The lifetime that a layer inside adds.
+    /// Adds the lifetime of a nested layer.
     pub(super) fn add(&self, lifetime: Lifetime) {
         self.0.chosen.lock().added = Some(lifetime);
     }
@@ -113,11 +114,11 @@ impl ResponseOverrides {
     }
 }
 
-/// The text as a field value. A handler cannot be refused when it is built, and to leave the field out would let
-/// downstream caches guess: they are told the strictest.
+/// Returns the text as a field value, or `no-store` if it is not a valid one. A handler runs too late to refuse
+/// the text, and without the field downstream caches would guess.
 fn field_value(name: &str, text: &str) -> HeaderValue {
     outgoing::field_value(text).unwrap_or_else(|| {
-        tracing::warn!(target: "larder", name, text, "no field may hold this text: no-store in its place");
+        tracing::warn!(target: "larder", name, text, "not a valid field value (use visible ASCII, spaces and tabs only): sending no-store in its place");
         HeaderValue::from_static("no-store")
     })
 }

@@ -1,4 +1,4 @@
-//! Parts of responses: kept under a validator, put together where they meet under a strong one.
+//! Partial responses: stored under a validator, and combined with an adjacent one under the same strong `ETag`.
 //!
 //! # Source
 //!
@@ -25,14 +25,14 @@ use super::{
 };
 use crate::body::CacheBody;
 
-/// Where the part of a response lies.
+/// Returns the key of the partial response that belongs to a key.
 pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLongError> {
     key.with_part(b" part")
 }
 
-/// Which part a response says it is, where that is enough to keep it: of a whole of known length, and under a
-/// validator unless the letter of the specifications is enough. Only parts under the same strong tag are ever put
-/// together.
+/// Returns the range of a partial response, if it may be stored: it must announce the length of the full
+/// representation, and have a validator (not under `Profile::Conformance`). Only partial responses with the
+/// same strong `ETag` are ever combined.
 pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
     let (range, total) = ranges::content_range(headers)?;
     let is_enough = profile == Profile::Conformance || !Validators::of(headers).is_empty();
@@ -40,7 +40,7 @@ pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
 }
 
 impl Lookup {
-    /// The answer to a request for a part, from a part that is kept.
+    /// Answers a range request from a stored partial response.
     pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
         let kernel = &self.plan.kernel;
         let key = part_key(&self.key).ok()?;
@@ -60,10 +60,10 @@ impl Lookup {
 }
 
 impl Fill {
-    /// A part with what is kept of the same representation, if both meet: then the entry that is kept is a
-    /// piece of what is made.
+    /// Combines a partial response with the stored one of the same representation, if their ranges touch or
+    /// overlap: the stored entry becomes a piece of the new one.
     ///
-    /// The fields become those of both: a part may leave out what its client has from the part before.
+    /// The fields are merged too: a 206 may omit fields that its client has from the response before.
     ///
     /// Source: RFC 9110, section 15.3.7; RFC 9111, section 3.4.
     pub(super) fn joined(
@@ -102,7 +102,7 @@ impl Fill {
     }
 }
 
-/// Two parts that meet, as one. Where they overlap the newer one counts.
+/// Combines two ranges that touch or overlap. Where they overlap, the newer bytes count.
 fn put_together(old: (&Part, &Bytes), new: (&Part, &Bytes)) -> Bytes {
     let (old, old_bytes) = (old.0.range, old.1);
     let (new, new_bytes) = (new.0.range, new.1);
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_that_meet_become_one() {
+    fn ranges_that_touch_or_overlap_are_combined() {
         let whole = "0123456789";
         let part = |first: usize, last: usize| {
             let range = ByteRange { first: first as u64, last: last as u64 };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_without_a_validator_or_a_length_is_not_kept() {
+    fn a_partial_response_without_a_validator_or_a_length_is_not_stored() {
         let headers = |range: &'static str, tag: &'static str| -> HeaderMap {
             [("content-range", range), ("etag", tag)]
                 .map(|(name, value)| {

@@ -1,5 +1,5 @@
-//! What a response cache decides before it asks anybody: whether a request may be answered from what is
-//! kept, and under which key.
+//! Decides, before the inner service is called, whether a request may be answered from the cache, and under
+//! which key.
 
 use std::sync::{
     Arc,
@@ -38,7 +38,7 @@ use crate::{
     query_method::PostContent,
 };
 
-/// One response cache: its options, made ready.
+/// The state of one response cache: its options, and the values derived from them.
 #[derive(Debug)]
 pub(super) struct CacheContext {
     pub(super) kernel: Kernel,
@@ -46,10 +46,10 @@ pub(super) struct CacheContext {
     pub(super) options: Options,
     pub(super) alike: HeaderInterner,
     pub(super) extras: Extras,
-    /// Whether a response cache inside another one may keep entries itself, since it tells requests apart
-    /// in ways that the one outside does not know.
+    /// Whether this response cache may store entries itself when nested in another one: it separates requests
+    /// by inputs that the outer one does not know.
     pub(super) tells_more_apart: bool,
-    /// Whether it was said that a response is not stored because nobody opted it in.
+    /// Whether the warning about a response that is not stored was logged already.
     warned: AtomicBool,
     key_start: KeyBuf,
 }
@@ -70,46 +70,48 @@ impl Options {
     }
 }
 
-/// What is to be done with a request.
+/// The decision on a request.
 #[derive(Debug)]
 pub(super) enum Admission {
     /// Look it up.
     RequestKey(RequestKey),
-    /// Pass it on, for this reason.
+    /// Forward it, for this reason.
     Bypass(Bypass),
-    /// It names two hosts: refuse it.
+    /// Reject it with 400: it names two hosts, or an invalid one.
     Ambiguous,
-    /// It wants a stored response or none, and says besides what lets no stored response answer.
+    /// Answer 504: it has `only-if-cached`, and is of a kind that no stored response may answer.
     OnlyIfCached,
 }
 
-/// Why a request is not looked up.
+/// The reason why a request bypasses the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bypass {
-    /// Its method is not one that is kept.
+    /// Its method is not GET or HEAD, nor a QUERY whose content was read.
     Method,
-    /// It wants another protocol.
+    /// It has `Upgrade`.
     Upgrade,
-    /// It has content, which no key tells apart.
+    /// It has content, which is not part of the key.
     RequestBody,
-    /// It says by an extension who asks.
+    /// Its user is unknown: it has a credential extension and no partition, its partition could not be
+    /// determined, or the enclosing cache could not identify the user.
     Identity,
-    /// It says `no-store`.
+    /// It has `no-store`.
     NoStore,
-    /// It is guarded by `If-Match` or `If-Unmodified-Since`, which only its origin can judge.
+    /// It has `If-Match` or `If-Unmodified-Since`, which only its origin can evaluate.
     Guarded,
-    /// It is in the hands of another response cache already.
+    /// The enclosing response cache handles it already.
     Nested,
-    /// This cache is switched off.
+    /// This cache is disabled.
     Off,
-    /// The layer was told to let it pass by.
+    /// A predicate of `bypass_if` matches it.
     OverrideValues,
     /// Its address is longer than a key may be.
     KeyTooLongError,
 }
 
 impl Bypass {
-    /// Whether it is the request itself that no stored response may answer, not the cache that is out of its way.
+    /// Whether the reason lies in the request, which no stored response may answer, and not in the setup of the
+    /// cache.
     fn is_of_the_request(self) -> bool {
         !matches!(self, Self::Method | Self::Nested | Self::Off | Self::OverrideValues)
     }
@@ -130,7 +132,7 @@ impl Bypass {
     }
 }
 
-/// A request that is looked up.
+/// The key of a request that is looked up, with the facts that decide which stored responses it may get.
 #[derive(Debug)]
 pub(super) struct RequestKey {
     pub(super) key: KeyBuf,
@@ -138,17 +140,18 @@ pub(super) struct RequestKey {
     pub(super) head_only: bool,
     pub(super) facts: RequestFacts,
     pub(super) partitioned: bool,
-    /// Whether it has a field that may have selected a response that was not opted in. Found out on a miss.
+    /// Whether the request has a field that may have selected a response that was not opted in. Determined on a
+    /// miss.
     pub(super) has_unknown_field: bool,
 }
 
-/// What the fields of a request say, found in one pass over them.
+/// The facts about the fields of a request, collected in one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestFacts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
     pub(super) demands: bool,
-    /// It wants less than all: a part, or nothing where it has it already.
+    /// Whether it has a condition or a range: it may get 304 or 206 instead of the full response.
     pub(super) narrowed: bool,
     guarded: bool,
     upgrade: bool,
@@ -168,7 +171,7 @@ impl CacheContext {
         })
     }
 
-    /// Decides what is to be done with a request.
+    /// Decides whether a request is looked up, forwarded or rejected.
     #[inline]
     pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admission {
         let head = Head::from(request);
@@ -196,12 +199,12 @@ impl CacheContext {
             return Admission::Ambiguous;
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
-            // Whoever is around us could not tell who asks, and neither can we.
+            // The enclosing cache could not identify the user; bypass here too.
             return Admission::Bypass(Bypass::Identity);
         }
         let key = self.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
-        // Queues and variants append to it.
+        // Single-flight keys and variant keys append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admission::Bypass(Bypass::KeyTooLongError);
         }
@@ -217,7 +220,8 @@ impl CacheContext {
         })
     }
 
-    /// The address without its query, where queries may mean the same. Only a miss asks for it.
+    /// Returns the key of the address without its query, if the layer honours `No-Vary-Search`. Only misses
+    /// need it.
     pub(super) fn search(&self, head: &Head<'_>) -> Option<Box<SearchKey>> {
         if !self.options.no_vary_search {
             return None;
@@ -230,20 +234,20 @@ impl CacheContext {
         SearchKey::new(&base, address.query).map(Box::new)
     }
 
-    /// Whether a part is given only to a client that cannot have the bytes of a content coding. By the letter of
-    /// the specifications that is the business of the layer that codes.
+    /// Whether a 206 goes only to a client that accepts no content coding. Under `Profile::Conformance` that is
+    /// left to the layer that encodes.
     pub(super) fn avoids_coded(&self) -> bool {
         self.options.profile == Profile::Careful
     }
 
-    /// What the shared store has under a key.
+    /// Reads a key from the second level.
     pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
         let wanted = StoreLookup { key, schema: CacheRecord::schema(), tiers: self.options.tiers };
         let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.alike);
         self.kernel.fetch(scope, wanted, decode).await
     }
 
-    /// The answer, if it is a fresh entry that needs no second look.
+    /// Returns the response of a fresh entry, if the request needs no full lookup.
     #[inline]
     pub(super) fn plain_hit<R>(
         &self,
@@ -262,7 +266,7 @@ impl CacheContext {
                 let is_fresh = may_have && self.kernel.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
-            // Fields that the layer hides select no variant: that is for a closer look.
+            // Fields that the layer strips select no variant: only the full lookup excludes them.
             CacheRecord::Variants(_) if !self.options.shared => Some(entry.clone()),
             _ => None,
         };
@@ -284,7 +288,7 @@ impl CacheContext {
         Some(answer)
     }
 
-    /// Whether a hit has nothing to add and nobody to ask.
+    /// Whether a hit needs no further parameter in `Cache-Status` and no round trip to the log.
     #[inline]
     fn is_plain(&self) -> bool {
         self.options.consistency == Consistency::Eventual
@@ -297,8 +301,9 @@ impl CacheContext {
         self.meter.record_hit(began, || self.kernel.now());
     }
 
-    /// Whether whoever asks may have this response: a request that says who asks gets only what is for
-    /// everyone, or what lies in its own partition.
+    /// Whether the request may get this stored response: an authenticated request only if the response is open
+    /// to all or belongs to its partition, a request with an unknown field only if the handler opted the
+    /// response in.
     pub(super) fn may_have(&self, lookup: &RequestKey, stored: &StoredResponse) -> bool {
         if lookup.has_unknown_field && !stored.traits.opted_in {
             return false;
@@ -306,12 +311,12 @@ impl CacheContext {
         !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.traits.open
     }
 
-    /// Whether an entry meets what the request demands.
+    /// Whether an entry satisfies the directives of the request.
     pub(super) fn meets(&self, demands: &RequestDirectives, entry: &AnyEntry, now: Moment) -> bool {
         demands.satisfied_by(aged_for(entry, now))
     }
 
-    /// For whom is made what is made for this request.
+    /// Returns the audience of a response to this request.
     pub(super) fn audience(&self, head: &Head<'_>, facts: RequestFacts, hidden: bool) -> Audience {
         let Ok(partition) = self.partition(head) else { return Audience::Unknown };
         let mut parts: Vec<u8> = Vec::new();
@@ -335,12 +340,12 @@ impl CacheContext {
         }
     }
 
-    /// The partition of a request; none for those of visitors.
+    /// Returns the partition of a request, `None` for visitors.
     fn partition(&self, head: &Head<'_>) -> Result<Option<Bytes>, UnknownPartition> {
         self.options.partition.as_ref().map_or(Ok(None), |partition| partition(head))
     }
 
-    /// The origin of an address, and the tags that each of its responses carries.
+    /// Returns the origin of an address, and the tags that each of its responses carries.
     pub(super) fn address_tags(&self, head: &Head<'_>) -> (String, Vec<Tag>) {
         match Address::of(head, self.options.scheme) {
             Ok(address) => {
@@ -359,7 +364,7 @@ impl CacheContext {
         }
     }
 
-    /// Tells the invalidation around a write in which partition it was made.
+    /// Passes the partition of a write to the enclosing invalidation layer.
     pub(super) fn note_partition<B>(&self, request: &Request<B>) {
         let Some(requested) = request.extensions().get::<PendingInvalidations>() else { return };
         let head = Head::from(request);
@@ -368,18 +373,19 @@ impl CacheContext {
         }
     }
 
-    /// Whether a response that the handler did not opt in is stored under every field that may have selected it.
+    /// Whether a response that the handler did not opt in is stored under every field that may have selected
+    /// it.
     pub(super) fn guards_fields(&self) -> bool {
         let options = &self.options;
         options.rules() == (Profile::Careful, Role::Shared) && !options.depends_on_url_alone
     }
 
-    /// The request fields that select a response among those of its address.
+    /// Returns the request fields that select one of the responses of an address.
     pub(super) fn selecting_names(&self, headers: &HeaderMap, opted_in: bool) -> Vec<HeaderName> {
         let mut names = vary::names(headers);
         let is_coded = headers.contains_key(header::CONTENT_ENCODING);
         if self.avoids_coded() && is_coded && !names.contains(&header::ACCEPT_ENCODING) {
-            // Not every client takes this coding, whatever the response says.
+            // Not every client accepts this coding, even if the response does not name the field in `Vary`.
             if names.is_empty() && !opted_in && self.guards_fields() {
                 names.push(ALL_SELECTING);
             }
@@ -393,7 +399,7 @@ impl CacheContext {
         names
     }
 
-    /// Says once that a response which lives by the layer alone is not stored, and what to do.
+    /// Logs that a response is not stored, and the remedy: once per layer.
     pub(super) fn warn_of_refusal(&self, key: &Key, why: &str, field: Option<&HeaderName>) {
         if self.warned.swap(true, Ordering::Relaxed) {
             return;
@@ -405,23 +411,25 @@ impl CacheContext {
             route = %key,
             why,
             field,
-            "a response that lives by the layer's ttl alone is not stored: give it a lifetime in its handler \
-             (CachePolicy::ttl), or say of the layer what its responses depend on (vary_by_header, harmless_field, \
-             depends_on_url_alone). This is said once for each layer"
+            "a response is not stored, for the reason in `why`. unknown-field: it lives by the layer's ttl alone, and its \
+             request has a field (`field`) that is not part of the key; set a lifetime in its handler \
+             (CachePolicy::ttl), or declare the field on the layer (vary_by_header, harmless_field, \
+             depends_on_url_alone). session-written, final-*: it is specific to one client; do not write to the \
+             session or set cookies in its handler, or bypass the cache for its route. Logged once per layer"
         );
     }
 
-    /// What to ask after the handler of this request.
+    /// Returns the checks to run after the handler of this request.
     pub(super) fn written(&self, extensions: &Extensions) -> Arc<[WriteCheck]> {
         self.options.refuse_if.iter().filter_map(|take| take(extensions)).collect()
     }
 
-    /// The facts of a request's fields.
+    /// Returns the facts about the fields of a request.
     pub(super) fn facts(&self, headers: &HeaderMap) -> RequestFacts {
         self.read(headers).0
     }
 
-    /// The facts of a request's fields, and its host, found in one pass over them.
+    /// Returns the facts about the fields of a request, and its host, from one pass over them.
     #[inline]
     fn read<'a>(&self, headers: &'a HeaderMap) -> (RequestFacts, Host<'a>) {
         let (mut facts, mut host) = (RequestFacts::default(), Host::default());
@@ -437,19 +445,19 @@ impl CacheContext {
         }
         facts.demands &= self.options.demands;
         if self.options.role == Role::Private {
-            // All that is asked here is asked by the one user whose cache it is.
+            // All requests to a private cache come from its one user: credentials do not matter.
             (facts.identified, facts.authorized) = (false, false);
         }
         (facts, host)
     }
 
-    /// Whether a layer that hides who asks hides `Authorization` too.
+    /// Whether the layer strips credentials, and `Authorization` is one of them.
     pub(super) fn hides_authorization(&self) -> bool {
         let fields = &self.options.credential_headers;
         self.options.shared && (fields.is_empty() || fields.contains(&header::AUTHORIZATION))
     }
 
-    /// The fields by which a request says who asks.
+    /// Strips the credentials from the fields of a request.
     pub(super) fn hide_identity(&self, headers: &mut HeaderMap) {
         if self.options.credential_headers.is_empty() {
             let names = headers.keys().filter(|name| is_credentials(name.as_str()));
@@ -462,14 +470,14 @@ impl CacheContext {
         }
     }
 
-    /// For whom the response cache around this one makes its response.
+    /// Returns the audience of the enclosing response cache.
     fn audience_around(&self, head: &Head<'_>) -> Audience {
         let around =
             self.tells_more_apart.then(|| head.extensions.get::<ResponseOverrides>()).flatten();
         around.map(|around| around.scope().audience()).unwrap_or_default()
     }
 
-    /// Whether the layer was told to let this request pass by.
+    /// Whether a predicate of `bypass_if` matches this request.
     pub(super) fn passes_by_choice(&self, head: &Head<'_>) -> bool {
         self.options.bypass_if.iter().any(|passes| passes(head))
     }
@@ -487,7 +495,7 @@ impl CacheContext {
         if self.passes_by_choice(head) {
             return Some(Bypass::OverrideValues);
         }
-        // The cache around this one has decided on the request; it only has to hear our wishes.
+        // The enclosing cache has decided on the request; this one only passes its options on.
         if !self.tells_more_apart && head.extensions.get::<ResponseOverrides>().is_some() {
             return Some(Bypass::Nested);
         }
@@ -510,7 +518,7 @@ impl CacheContext {
         None
     }
 
-    /// The key of a request: its address, what it asks for there, and for whom.
+    /// Returns the key of a request: its address, the content of a QUERY, and its audience.
     fn whole_key(
         &self,
         head: &Head<'_>,
@@ -526,7 +534,7 @@ impl CacheContext {
         key
     }
 
-    /// The key of an address, for those who have no partition.
+    /// Returns the key of an address without a partition.
     pub(super) fn key_of_address(&self, head: &Head<'_>, address: &Address<'_>) -> KeyBuf {
         self.key(head, address, None)
     }
@@ -554,7 +562,7 @@ impl CacheContext {
 impl RequestFacts {
     fn read(&mut self, name: &HeaderName) {
         match name.as_str() {
-            // First those that most requests have.
+            // First the fields of most requests.
             "host" | "user-agent" | "accept" | "accept-encoding" | "accept-language"
             | "connection" | "referer" => {}
             "cookie" => self.identified = true,
@@ -568,7 +576,7 @@ impl RequestFacts {
     }
 }
 
-/// Fields by which requests say who asks, where nothing else is said.
+/// The request fields that carry credentials, unless the layer sets others.
 pub(super) const IDENTITY: [HeaderName; 12] = [
     header::COOKIE,
     header::AUTHORIZATION,
@@ -586,8 +594,8 @@ pub(super) const IDENTITY: [HeaderName; 12] = [
 
 const ROOM_FOR_SUFFIXES: usize = 64;
 
-/// What tells two layers over one larder apart, so that one is never answered with what was made under
-/// the rules of the other.
+/// Returns the part of the key that separates layers on one larder, so that none serves a response that was
+/// stored under other rules: name, key inputs, partition, `shared`.
 fn fingerprint(options: &Options) -> String {
     let mut text = options.name.to_string();
     for input in &options.vary_by {
@@ -603,7 +611,7 @@ fn fingerprint(options: &Options) -> String {
     text
 }
 
-/// What a QUERY asks for, where the layer for it has read it.
+/// Returns the content of a QUERY, if [`QueryMethodLayer`](crate::QueryMethodLayer) has read it.
 fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
     if *head.method != Method::QUERY {
         return None;
@@ -611,7 +619,7 @@ fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
     head.extensions.get()
 }
 
-/// How old an entry is, and how far from the end of its freshness.
+/// Returns the age of an entry, the rest of its freshness, and the time since it became stale.
 pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> StoredAge {
     let (age, fresh_for) = aged(entry, now);
     StoredAge { age, fresh_for, stale_for: now.since(entry.ends().fresh_until()) }

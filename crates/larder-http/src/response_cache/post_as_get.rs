@@ -1,9 +1,9 @@
-//! The response to a POST that is the representation of its own address: it may answer a later GET.
+//! Stores the response to a POST that is the representation of its own address, for later GETs.
 //!
-//! The write invalidates that address first, so what the response brings is kept only after that, under the
-//! number of that very invalidation, and only if nothing else was invalidated since the write began:
-//! [`InvalidationLayer`](crate::InvalidationLayer) carries that out. Without that layer nothing is kept, nor
-//! where the length of the content is not announced, since the whole of it is read before the answer leaves.
+//! The write invalidates that address first. So larder stores the response only after that, with the stamp of
+//! that very invalidation, and only if nothing else was invalidated since the write began:
+//! [`InvalidationLayer`](crate::InvalidationLayer) carries that out. Without that layer nothing is stored, nor
+//! if the length of the content is not announced, since larder reads all of it before the response leaves.
 //!
 //! # Source
 //!
@@ -42,24 +42,26 @@ use crate::{
     invalidation::PendingInvalidations,
 };
 
-/// A POST whose response may be kept for a GET of its address.
+/// A POST whose response may be stored for a GET of its address.
 pub(super) struct FromPost {
     plan: Arc<CacheContext>,
     requested: PendingInvalidations,
     choices: ResponseOverrides,
-    /// What was read while the POST was answered.
+    /// The scope in which the POST was answered.
     scope: Scope,
     key: Key,
     tags: Vec<Tag>,
     uri: String,
     origin: String,
     began: Moment,
-    /// Where it is told with which head the response left.
+    /// Reports the head with which the response leaves, where there is a
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
     final_head: Option<FinalHead>,
 }
 
 impl FromPost {
-    /// For a POST that says nothing of who asks, behind a layer that invalidates what it changes.
+    /// Returns `Some` for a POST without credentials, cache directives and unkeyed inputs, inside of an
+    /// invalidation layer on the same larder, if the key of this layer needs no more than the address.
     pub(super) fn of<B>(
         plan: &Arc<CacheContext>,
         request: &Request<B>,
@@ -98,7 +100,7 @@ impl FromPost {
         }))
     }
 
-    /// Has the response kept once the write is invalidated, if it is one of this address.
+    /// Stores the response after the write has been invalidated, if it represents this address.
     pub(super) async fn hear<R>(
         self: Box<Self>,
         response: Response<CacheBody<R>>,
@@ -171,7 +173,7 @@ impl FromPost {
         if is_unkept || self.plan.has_variants(&self.key) {
             return;
         }
-        // Everything that was read for it is part of it.
+        // All values that were read for the POST are part of its response.
         let scope = scope.gathering(Audience::Everyone);
         scope.add_tags(gathered.tags);
         scope.cut(gathered.until);
@@ -194,7 +196,7 @@ impl FromPost {
             may_go_stale: judged.may_go_stale,
             opted_in: judged.opted_in,
         };
-        // What was read may be a piece of something larger.
+        // A copy: the body may be a slice of a larger buffer.
         let whole = Bytes::copy_from_slice(whole);
         let stored =
             StoredResponse::new(status, headers, whole, traits, self.plan.extras, &self.plan.alike);
@@ -216,7 +218,7 @@ impl FromPost {
     }
 }
 
-/// What this cache has said of the POST is not part of what it keeps.
+/// Removes the fields that this cache has added to the response to the POST.
 fn without_our_word(plan: &CacheContext, mut headers: HeaderMap) -> HeaderMap {
     if plan.extras.cache_status {
         stored::remove_last_line(&mut headers, &header::CACHE_STATUS);

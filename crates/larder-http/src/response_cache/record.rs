@@ -1,4 +1,4 @@
-//! What a response cache keeps under a key.
+//! The values that a response cache stores under its keys.
 
 use std::any::Any;
 
@@ -12,14 +12,14 @@ use super::{
     variants::Variants,
 };
 
-/// A response, the list of an address that has several, or that there is nothing to keep.
+/// A stored response, the variants or the `No-Vary-Search` rules of an address, or a hit-for-miss record.
 #[derive(Debug)]
 pub(super) enum CacheRecord {
     Response(StoredResponse),
     Variants(Variants),
-    /// What the responses of an address say of its queries.
+    /// The `No-Vary-Search` rules of an address.
     SearchRules(SearchRules),
-    /// The last response was not to be kept, for this reason.
+    /// Hit-for-miss: the last response was not storable, for this reason.
     Refusal(&'static str),
 }
 
@@ -28,7 +28,7 @@ impl CacheRecord {
         entry.value()
     }
 
-    /// What its bytes look like. A change of how any of it is written needs another name.
+    /// Returns the schema of the encoded bytes. Any change of the encoding needs another name.
     pub(super) fn schema() -> Schema {
         Schema::named("response cache, 1")
     }
@@ -58,7 +58,7 @@ impl Value for CacheRecord {
         let (letter, bytes) = match self {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
-            // Each process finds out for itself.
+            // Each process learns these by itself.
             Self::SearchRules(_) | Self::Refusal(_) => return None,
         };
         let mut all = vec![letter];

@@ -1,13 +1,14 @@
-//! What the fields of a request may do to its response, by their names.
+//! Classifies the fields of a request by name: by their possible effect on its response.
 //!
-//! A handler that says how long its response lives knows what selects it. Where the lifetime is the layer's alone,
-//! nobody has said so, and the cache has to assume that any field may: a password in a field of the application's
-//! own, a language, the name of the part of a page. So the fields of every request fall into classes:
+//! A handler that sets the lifetime of its response knows the fields that select it. If the lifetime comes from
+//! the layer alone, the handler has declared nothing, and the cache must assume that any field may select the
+//! response: a password in a field of the application, a language, the name of a page fragment. So the fields
+//! of every request fall into classes:
 //!
-//! - **credentials** say who the client is; see [`RequestFacts`](super::plan::RequestFacts);
+//! - **credentials** identify the client; see [`RequestFacts`](super::plan::RequestFacts);
 //! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
 //! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
-//!   client to everybody alike;
+//!   client to all servers alike;
 //! - all others are **unknown**: a request that has one is neither answered from nor stored as such a response.
 
 use std::sync::LazyLock;
@@ -16,7 +17,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::plan::CacheContext;
 
-/// The fields that are part of the key of a response that was not opted in, in order.
+/// The fields that are part of the key of a response that was not opted in, sorted.
 pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
     let mut names: Vec<HeaderName> =
         SELECTING_NAMES.iter().map(|name| HeaderName::from_static(name)).collect();
@@ -24,10 +25,11 @@ pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
     names
 });
 
-/// Stands for all of [`SELECTING`] in the list of an address, so that its keys hold only those that are there.
+/// Stands for all of [`SELECTING`] in the list of an address, so that keys hold only the fields that are
+/// present.
 pub(super) const ALL_SELECTING: HeaderName = HeaderName::from_static("larder-selecting-fields");
 
-/// Content negotiation, scripts of other origins, and requests for a part of a page.
+/// Content negotiation, scripts of other origins, and requests for a page fragment.
 const SELECTING_NAMES: [&str; 25] = [
     "accept",
     "accept-language",
@@ -56,7 +58,7 @@ const SELECTING_NAMES: [&str; 25] = [
     "x-up-version",
 ];
 
-/// Fields that select nothing. `User-Agent` is one: a handler that reads it says so by `Vary`.
+/// Fields that select nothing. `User-Agent` is one: a handler that reads it must declare it in `Vary`.
 const HARMLESS: [&str; 66] = [
     "accept-charset",
     "accept-encoding",
@@ -130,7 +132,8 @@ const HARMLESS: [&str; 66] = [
 const HARMLESS_PREFIX: &str = "sec-";
 
 impl CacheContext {
-    /// The first field of a request that may have selected its response and is in no key, if there is one.
+    /// Returns the first request field that may have selected the response and is not part of the key, if there
+    /// is one.
     pub(super) fn unknown_field<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderName> {
         headers.keys().find(|name| !self.is_known(name))
     }
@@ -150,14 +153,14 @@ impl CacheContext {
     }
 }
 
-/// Whether a name says that its field holds credentials.
+/// Whether the name of a field shows that it holds credentials.
 pub(super) fn is_credentials(name: &str) -> bool {
     super::plan::IDENTITY.iter().any(|known| known == name) || sounds_secret(name)
 }
 
-/// Whether a name holds a word for credentials.
+/// Whether a name contains a word for credentials.
 pub(super) fn sounds_secret(name: &str) -> bool {
-    // One pass over the letters that such a word begins with: every request comes here with each odd name.
+    // One pass over the first letters of these words: it runs for each unusual field name of every request.
     let bytes = name.as_bytes();
     bytes.iter().enumerate().any(|(at, first)| match first {
         b'a' => bytes[at..].starts_with(b"auth") || bytes[at..].starts_with(b"api-key"),
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_hold_a_word_for_credentials_are_credentials() {
+    fn fields_with_a_word_for_credentials_in_their_name_are_credentials() {
         for name in [
             "authorization",
             "x-auth",

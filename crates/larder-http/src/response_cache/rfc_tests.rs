@@ -1,5 +1,5 @@
-//! The specifications, to the letter: scripts of requests, with what the origin is asked and answers, and
-//! what the client gets. Each names its section.
+//! Conformance with the RFCs: scripts of requests, with the request and answer of the origin and the response that the
+//! client gets. Each names its section.
 
 use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ fn ask(fields: &[(&'static str, &'static str)]) -> Step {
     }
 }
 
-/// A plain request, that many seconds after the one before.
+/// A plain request, this many seconds after the previous one.
 fn after(seconds: u64) -> Step {
     Step { wait: seconds, ..ask(&[]) }
 }
@@ -63,7 +63,7 @@ impl Step {
         Self { fields: fields.to_vec(), ..self }
     }
 
-    /// The origin is asked and answers this.
+    /// The origin is called and answers this.
     fn origin(
         self,
         status: u16,
@@ -73,7 +73,7 @@ impl Step {
         Self { origin: Some((status, fields.to_vec(), body)), gets: (status, body), ..self }
     }
 
-    /// The request that reached the origin had this field, or did not have it.
+    /// The request that reached the origin had this field with this value, or did not have it.
     fn saw(mut self, name: &'static str, value: impl Into<Option<&'static str>>) -> Self {
         self.saw.push((name, value.into()));
         self
@@ -88,7 +88,7 @@ impl Step {
         self
     }
 
-    /// Part of the line of `Cache-Status`.
+    /// The `Cache-Status` line contains this text.
     fn says(self, word: &'static str) -> Self {
         Self { says: Some(word), ..self }
     }
@@ -111,7 +111,7 @@ fn headers(fields: &Fields) -> HeaderMap {
 fn answer(script: &Script, request: &Request<Empty<Bytes>>) -> Response<TestBody> {
     script.seen.lock().push(request.headers().clone());
     let next = script.answers.lock().pop_front();
-    let (status, fields, body) = next.unwrap_or((599, Vec::new(), "the origin is not to be asked"));
+    let (status, fields, body) = next.unwrap_or((599, Vec::new(), "the origin must not be called"));
     let body = if request.method() == Method::HEAD { "" } else { body };
     let body = Full::from(body).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
@@ -137,7 +137,7 @@ async fn run(name: &str, change: Changes, steps: &[Step]) {
     let service: Layered = BoxCloneService::new(layer.layer(inner));
     for (at, step) in steps.iter().enumerate() {
         tokio::time::sleep(Duration::from_secs(step.wait)).await;
-        // What runs in the background has come to its end.
+        // Background refreshes have ended.
         assert!(larder.close(Duration::from_secs(1)).await);
         let place = format!("{name}, step {}", at + 1);
         script.answers.lock().extend(step.origin.clone());
@@ -157,7 +157,7 @@ async fn run(name: &str, change: Changes, steps: &[Step]) {
             "{place}: {said:?}"
         );
         assert!(larder.close(Duration::from_secs(1)).await);
-        assert!(script.answers.lock().is_empty(), "{place}: the origin was not asked: {said:?}");
+        assert!(script.answers.lock().is_empty(), "{place}: the origin was not called: {said:?}");
         for (field, expected) in &step.with {
             let found = head.headers.get_all(*field).iter().map(|value| value.to_str().unwrap());
             assert_eq!(found.collect::<Vec<_>>().join(", "), *expected, "{place}: {field}");
@@ -236,7 +236,7 @@ async fn stale_responses_are_validated() {
     )
     .await;
     run_both(
-        "RFC 9111 4.3.3: a 304 that may no longer be kept",
+        "RFC 9111 4.3.3: a 304 that makes the response not storable",
         &[
             ask(&[]).origin(200, &[A, MINUTE], "one"),
             after(61).origin(304, &[("cache-control", "no-store")], "").gets(200, "one"),
@@ -285,7 +285,7 @@ async fn stale_responses_are_validated() {
     )
     .await;
     run_both(
-        "a client that may not share what is kept does not remove it",
+        "an authenticated request does not remove a stored response",
         &[
             ask(&[]).origin(200, &[MINUTE], "one"),
             ask(&[("authorization", "x"), NO_CACHE]).origin(200, &[MINUTE], "two"),
@@ -302,7 +302,7 @@ async fn stale_responses_are_validated() {
     )
     .await;
     run_both(
-        "RFC 9111 4.3.4: a 304 with another tag freshens nothing, and is asked about no more",
+        "RFC 9111 4.3.4: a 304 with another tag freshens nothing, and the old tag is not sent again",
         &[
             ask(&[]).origin(200, &[A, MINUTE], "one"),
             after(61).origin(304, &[B, MINUTE], "").gets(200, "one").says("revalidation"),
@@ -333,7 +333,7 @@ async fn variants_are_validated_together() {
     )
     .await;
     run_both(
-        "RFC 9111 4.3.4: a 304 that names none means the one that was asked about; others stay",
+        "RFC 9111 4.3.4: a 304 without a tag freshens the validated variant; others stay",
         &[
             ask(&[("accept-language", "de")]).origin(200, &[A, MINUTE, vary], "deutsch"),
             after(50).asking(&[("accept-language", "en")]).origin(
@@ -408,7 +408,7 @@ async fn variants_are_validated_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fields_about_the_content_of_one_message_stay_with_it() {
+async fn content_digest_stays_with_its_message() {
     let digest = ("content-digest", "sha-256=:AA==:");
     let other = ("content-digest", "sha-256=:BB==:");
     let whole = ("repr-digest", "sha-256=:CC==:");
@@ -449,7 +449,7 @@ async fn fields_about_the_content_of_one_message_stay_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_conditions_are_met_from_what_is_kept() {
+async fn conditional_requests_are_answered_from_stored_responses() {
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     run_both(
         "RFC 9111 4.3.2",
@@ -482,7 +482,7 @@ async fn clients_conditions_are_met_from_what_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_are_served_from_what_is_kept() {
+async fn ranges_are_served_from_stored_responses() {
     run_both(
         "RFC 9110 14.2: of a whole response",
         &[
@@ -521,7 +521,7 @@ async fn parts_are_served_from_what_is_kept() {
     .await;
     const TEXT: (&str, &str) = ("content-type", "text/plain");
     run_both(
-        "RFC 9110 15.3.7: a part that leaves out what its client has leaves the whole what it had",
+        "RFC 9110 15.3.7: fields that a 206 leaves out stay as they are in the whole",
         &[
             ask(&[("range", "bytes=0-4")]).origin(
                 206,
@@ -538,7 +538,7 @@ async fn parts_are_served_from_what_is_kept() {
     )
     .await;
     run_both(
-        "RFC 9110 13.2.2: of a part that comes, too, the condition is asked first",
+        "RFC 9110 13.2.2: the precondition comes first, also for a 206 from the origin",
         &[ask(&[("range", "bytes=0-4"), ("if-none-match", "\"a\"")])
             .origin(206, &[A, MINUTE, ("content-range", "bytes 0-4/10")], "01234")
             .gets(304, "")],
@@ -665,7 +665,7 @@ async fn stale_is_served_where_it_is_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_confirms_what_get_has_or_shows_that_it_is_no_more() {
+async fn a_head_freshens_or_invalidates_the_response_to_get() {
     run_both(
         "RFC 9111 4.3.5: it confirms",
         &[
@@ -687,7 +687,7 @@ async fn a_head_confirms_what_get_has_or_shows_that_it_is_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lifetimes_come_from_where_the_letter_says() {
+async fn lifetimes_come_from_the_specified_fields() {
     let kept = |status: u16, fields: &[(&'static str, &'static str)]| {
         [ask(&[]).origin(status, fields, "one"), ask(&[]).gets(status, "one").says("hit")]
     };
@@ -743,7 +743,7 @@ async fn lifetimes_come_from_where_the_letter_says() {
     )
     .await;
     run_both(
-        "RFC 9211 2: our word comes after that of caches behind us",
+        "RFC 9211 2: larder's member comes after those of caches nearer to the origin",
         &[
             ask(&[])
                 .origin(200, &[MINUTE, ("cache-status", "origin; hit")], "one")
@@ -771,7 +771,7 @@ async fn lifetimes_come_from_where_the_letter_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_private_cache_keeps_what_is_its_users() {
+async fn a_private_cache_stores_private_responses() {
     run(
         "RFC 9111 5.2.2.7, 5.2.2.10",
         ResponseCacheLayer::private_cache,
@@ -788,7 +788,7 @@ async fn a_private_cache_keeps_what_is_its_users() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queries_that_mean_the_same_share_a_response() {
+async fn equivalent_queries_share_a_response() {
     let ignores_a = ("no-vary-search", "params=(\"a\"), key-order");
     let vary = ("vary", "x");
     run(
@@ -817,7 +817,7 @@ async fn queries_that_mean_the_same_share_a_response() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_odd_answer_does_not_keep_an_address_out() {
+async fn one_no_store_answer_does_not_prevent_storing_the_next() {
     run_both(
         "RFC 9111 3",
         &[
@@ -830,7 +830,7 @@ async fn one_odd_answer_does_not_keep_an_address_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_age_is_never_short() {
+async fn the_age_on_receipt_counts() {
     run_both(
         "RFC 9111 4.2.3, 5.1",
         &[
@@ -843,15 +843,17 @@ async fn an_age_is_never_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_for_a_stored_response_alone_reaches_no_origin() {
+async fn only_if_cached_reaches_no_origin() {
     for company in ["only-if-cached, no-store", "no-store, only-if-cached, max-age=0"] {
         let demand = ("cache-control", company);
         run_both(
             "RFC 9111 5.2.1.7: with no-store",
             &[
-                ask(&[demand]).gets(504, "no stored response may answer this request\n"),
+                ask(&[demand])
+                    .gets(504, "only-if-cached: no stored response may answer this request\n"),
                 ask(&[]).origin(200, &[A, MINUTE], "one"),
-                ask(&[demand]).gets(504, "no stored response may answer this request\n"),
+                ask(&[demand])
+                    .gets(504, "only-if-cached: no stored response may answer this request\n"),
             ],
         )
         .await;
@@ -861,16 +863,16 @@ async fn a_request_for_a_stored_response_alone_reaches_no_origin() {
         "RFC 9111 5.2.1.7: with a condition that only the origin judges",
         &[
             ask(&[demand, ("if-match", "\"a\"")])
-                .gets(504, "no stored response may answer this request\n"),
+                .gets(504, "only-if-cached: no stored response may answer this request\n"),
             ask(&[demand, ("if-unmodified-since", PAST.1)])
-                .gets(504, "no stored response may answer this request\n"),
+                .gets(504, "only-if-cached: no stored response may answer this request\n"),
         ],
     )
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_users_expect_beyond_the_letter() {
+async fn expectations_beyond_the_rfcs_are_met() {
     let careful: Changes = |layer| layer.ttl(Duration::from_secs(60));
     run(
         "Pragma of a response is no-cache where nothing else is said",

@@ -1,4 +1,4 @@
-//! The service: decides on each request and names a state.
+//! The service: decides on each request, and returns the future for it.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ use crate::{
     ready::take_ready,
 };
 
-/// Serves from the cache, and from the inner service what the cache does not have.
+/// The service of a response cache: answers from the cache, and calls the inner service on a miss or bypass.
 ///
 /// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
 pub struct ResponseCache<S> {
@@ -40,7 +40,7 @@ impl<S> ResponseCache<S> {
         Self { inner, plan }
     }
 
-    /// Passes a request on, in a scope of its own.
+    /// Forwards a request, in a scope of its own.
     #[inline(never)]
     fn forward<B, R>(
         &mut self,
@@ -58,17 +58,17 @@ impl<S> ResponseCache<S> {
         plan.meter.record(Event::Bypass(why.as_str()), plan.kernel.now());
         let facts = plan.facts(request.headers());
         let scope = match why {
-            // What is read inside is part of what the cache around this one keeps.
+            // Values that are read inside are part of the response that the enclosing cache stores.
             Bypass::Nested => plan.kernel.scope(),
             _ => {
-                // What passes by keeps the fields that say who asks, whatever the layer hides elsewhere.
+                // A bypassed request keeps its credentials, even if the layer strips those of other requests.
                 plan.kernel.scope().gathering(plan.audience(&Head::from(&request), facts, false))
             }
         };
         self.leave_word(&mut request, why, &scope);
         let forward = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
-        // `fwd=method` says it already.
+        // `fwd=method` is the reason already.
         let detail = (why != Bypass::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..said(handling) };
         if why == Bypass::Method {
@@ -88,8 +88,8 @@ impl<S> ResponseCache<S> {
         }
     }
 
-    /// Looks closer, in a future of its own. Apart from `call`, whose frame every hit would otherwise share
-    /// with that future.
+    /// Runs the full lookup, in a future of its own. Separate from `call`, so that hits do not carry the stack
+    /// frame of that future.
     #[inline(never)]
     fn miss<B, R>(
         &mut self,
@@ -109,7 +109,7 @@ impl<S> ResponseCache<S> {
         match CacheMiss::new(&self.plan, inner, request, lookup, began) {
             Some(miss) => ResponseFuture::waiting(miss.serve()),
             None => {
-                let text = "the address is too long\n";
+                let text = "the URL is too long for the cache: shorten it\n";
                 ResponseFuture::ready(self.plan.refused(
                     StatusCode::URI_TOO_LONG,
                     text,
@@ -119,7 +119,8 @@ impl<S> ResponseCache<S> {
         }
     }
 
-    /// Tells the handler where to leave its choices, and the cache around this one what this one wants.
+    /// Gives the handler its [`ResponseOverrides`]. In a request of an enclosing cache, passes the options of
+    /// this layer to that cache, or tells it not to store the response.
     fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {
@@ -128,7 +129,7 @@ impl<S> ResponseCache<S> {
         };
         match why {
             Bypass::Nested => self.plan.options.pass_on_to(around),
-            // What passes by this cache is not for the one around it to keep.
+            // The enclosing cache does not store a response that bypasses this one.
             why => drop(around.refuse(why.as_str())),
         }
     }
@@ -161,7 +162,7 @@ where
             }
             Admission::Ambiguous => {
                 self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
-                let text = "the request names no single valid host\n";
+                let text = "the request must name exactly one valid host\n";
                 let answer = self.plan.refused(StatusCode::BAD_REQUEST, text, "ambiguous-host");
                 return ResponseFuture::ready(answer);
             }
@@ -169,7 +170,7 @@ where
         if self.plan.tells_more_apart
             && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
-            // This cache tells requests apart in ways that the one around it does not know.
+            // This cache separates requests by inputs that the enclosing one does not know.
             around.refuse("inner-cache");
         }
         if let Some(answer) = self.plan.plain_hit(&lookup, request.headers(), began) {

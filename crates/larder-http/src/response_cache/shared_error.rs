@@ -1,4 +1,4 @@
-//! A fill that failed, for the requests that waited for it: a few try again, and the others share what came.
+//! The failure of a fill, as its waiters get it: a few try again, the others share the error.
 
 use std::sync::Arc;
 
@@ -9,36 +9,36 @@ use larder_core::Key;
 use super::miss::refusal;
 use crate::body::CacheBody;
 
-/// Why a fill brought nothing that can be stored.
+/// The failure of a fill.
 #[derive(Clone, Debug)]
 pub(super) struct SharedFailure {
     status: StatusCode,
-    /// The response itself, where others may have it too.
+    /// The response itself, if waiters may get it too.
     response: Option<Arc<SharedError>>,
 }
 
-/// An error response that is for all who asked as the leader did.
+/// An error response that may answer all waiters of the leader.
 #[derive(Debug)]
 pub(super) struct SharedError {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// The variant it is, and the fields that select it.
+    /// The key of its variant, and the fields that select it.
     pub(super) key: Key,
     pub(super) names: Vec<HeaderName>,
 }
 
 impl SharedFailure {
-    /// Of which only the status may be told.
+    /// Returns a failure of which waiters get only the status.
     pub(super) fn with_status(status: StatusCode) -> Self {
         Self { status, response: None }
     }
 
-    /// Whose response others may have.
+    /// Returns a failure whose response waiters may get.
     pub(super) fn shared(status: StatusCode, response: SharedError) -> Self {
         Self { status, response: Some(Arc::new(response)) }
     }
 
-    /// The answer to a request that waited; `is_variant` says whether a key is the one that it selects by these
+    /// Returns the response to a waiter. `is_variant` decides whether its request selects a key by these
     /// fields.
     pub(super) fn answer<R>(
         &self,
@@ -51,10 +51,13 @@ impl SharedFailure {
                 *response.headers_mut() = shared.headers.clone();
                 response
             }
-            _ => refusal(self.status, "the fill that this request waited for failed\n"),
+            _ => refusal(
+                self.status,
+                "an identical request, for whose response this one waited, failed; try again later\n",
+            ),
         }
     }
 }
 
-/// A larger error is not shared with those who wait; they get its status.
+/// The largest error body that waiters share, in bytes; of a larger one they get only the status.
 pub(super) const LARGEST_SHARED: u64 = 64 << 10;

@@ -1,26 +1,26 @@
-//! Field values that are the same for every hit of a second: made once, shared by all.
+//! The values of `Age` and `Cache-Status` that hits share: built once for each number of seconds.
 //!
-//! The texts are leaked on purpose: a value that is static is copied without touching a counter that every
-//! thread would fight over. There are at most 2 × 3,601 of them, about 200 KiB, made when first used.
+//! The texts are leaked on purpose: cloning a static value touches no reference count, on which all threads
+//! would contend. There are at most 2 × 3,601 of them, about 200 KiB, each built when first used.
 
 use std::sync::OnceLock;
 
 use http::HeaderValue;
 use larder_semantics::cache_status::{CacheStatus, Handling};
 
-/// Lines for up to an hour, which is most of what is ever sent.
+/// Values for up to an hour are shared; most responses need no others.
 const SECONDS: usize = 3_601;
 
 /// The name of this cache in `Cache-Status`.
 const CACHE_NAME: &str = "larder";
 
-/// `Age`.
+/// Returns an `Age` value.
 pub(super) fn age(seconds: u64) -> HeaderValue {
     static AGES: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&AGES, seconds, |seconds| seconds.to_string())
 }
 
-/// `Cache-Status` of a fresh hit.
+/// Returns the `Cache-Status` value of a fresh hit.
 pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
     static HITS: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&HITS, ttl_seconds, |ttl| {
@@ -29,12 +29,12 @@ pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
     })
 }
 
-/// What this cache did, and nothing more.
+/// Returns the `Cache-Status` of this cache, without optional parameters.
 pub(super) const fn said(handling: Handling) -> CacheStatus<'static> {
     CacheStatus::new(CACHE_NAME, handling)
 }
 
-/// `Cache-Status` of anything.
+/// Returns a `Cache-Status` value.
 pub(super) fn status_value(status: &CacheStatus<'_>) -> HeaderValue {
     value(&status.to_string())
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_say_what_they_count() {
+    fn age_and_hit_values_contain_their_seconds() {
         for seconds in [0, 7, 3600, 3601, u64::MAX] {
             assert_eq!(age(seconds), seconds.to_string());
         }

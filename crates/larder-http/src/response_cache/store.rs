@@ -1,5 +1,4 @@
-//! Keeps what a fill has heard: as an entry, on the lists of its address, or as the memory that there is nothing
-//! to keep.
+//! Stores the response of a fill: as an entry, in the lists of its address, or as a hit-for-miss record.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use super::{
     variants::Variants,
 };
 
-/// What became of keeping a response.
+/// The outcome of storing a response.
 #[derive(Debug)]
 pub(super) struct StoreOutcome {
     pub(super) landing: FlightResult,
@@ -33,7 +32,7 @@ pub(super) struct StoreOutcome {
 }
 
 impl StoreOutcome {
-    /// It is to be kept once the head has left.
+    /// The response will be stored once its head has left.
     pub(super) const TO_BE: Self =
         Self { landing: FlightResult::Abandoned, stored: true, why: None };
     pub(super) const NOT: Self =
@@ -51,7 +50,7 @@ impl CacheContext {
         })
     }
 
-    /// Removes what belongs to one response and to no copy of it.
+    /// Strips the fields that belong to one response and to no stored copy of it.
     pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
         let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
         for name in ours.chain(&self.options.never_store_header) {
@@ -97,8 +96,8 @@ impl Fill {
         }
     }
 
-    /// Whether an error would take the place of a good response, which only what some client has said can have
-    /// brought about: of one that is fresh, and an error of the server also of one that may stand in for it.
+    /// Whether an error would replace a good stored response: a fresh one, or, if it is a server error, one
+    /// that may still be served stale. Only the input of one client can have caused such a fill.
     fn would_hide_a_good_one(&self, heard: &ReceivedHead) -> bool {
         let status = heard.head.status;
         let kernel = &self.plan.kernel;
@@ -111,7 +110,7 @@ impl Fill {
             of_use && stored::of(entry).is_some_and(|stored| stored.status().is_success())
         };
         let hides_one = || kernel.find(heard.key.as_bytes()).as_ref().is_some_and(is_good);
-        // Without a `Vary` of its own it would lie where the list of all variants lies.
+        // An error without `Vary` would take the key of the list of all variants.
         let hides_variants = || {
             let list = kernel.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
             let Some(CacheRecord::Variants(variants)) =
@@ -132,7 +131,7 @@ impl Fill {
         if self.scope.gathered().private && !self.asker.partitioned {
             return Err("private-part");
         }
-        // What the handler said while its body was under way counts too.
+        // Choices that the handler made while it produced the body count too.
         let chosen = self.choices.chosen();
         if let Some(why) = chosen.no_store {
             return Err(why);
@@ -172,7 +171,8 @@ impl Fill {
         self.plan.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
     }
 
-    /// What is kept of a part: it, or what it makes with a part that is there already.
+    /// Returns the key, status, range and bytes to store. A partial response is combined with a stored one, if
+    /// possible.
     fn pieced_together(
         &self,
         heard: &ReceivedHead,
@@ -207,13 +207,13 @@ impl Fill {
         }
     }
 
-    /// Notes what a response says of the queries of its address.
+    /// Notes the `No-Vary-Search` rule of a response.
     fn note_rule(&self, heard: &ReceivedHead) {
         let Some(search) = &self.search else { return };
         let Some((variance, _)) = search.told(&heard.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
         let kernel = &self.plan.kernel;
-        // What lies under the whole query is older, and would hide what all share.
+        // An entry under the full query is older, and would hide the shared one.
         if let Some(older) = kernel.find(self.key.as_bytes()) {
             kernel.remove(&older);
         }
@@ -232,7 +232,7 @@ impl Fill {
         }
     }
 
-    /// Puts a variant on the list of its address.
+    /// Adds a variant to the list of its address.
     fn list_variant(&self, heard: &ReceivedHead) {
         if heard.key == heard.base {
             return;
@@ -241,7 +241,7 @@ impl Fill {
         let list = kernel
             .find(heard.base.as_bytes())
             .filter(|entry| {
-                // One that a reset of the log has reached is not written to the store any more.
+                // A list that a reset of the log has invalidated is not written to the second level any more.
                 matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
                     && kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
             })
@@ -255,7 +255,7 @@ impl Fill {
             }
         }
         if kernel.has_store() {
-            // The list changed: the store gets it again.
+            // The list changed: write it to the second level again.
             kernel.keep(&list);
         }
     }
@@ -266,7 +266,7 @@ impl Fill {
         self.plan.kernel.keep(&entry).then_some(entry)
     }
 
-    /// An entry that is not a response and depends on none.
+    /// Returns an entry without tags that is not a response: a list or a record.
     fn bookkeeping(
         &self,
         key: Key,
@@ -287,7 +287,7 @@ impl Fill {
         kernel.entry(draft, &kernel.open_scope(), kept).ok()
     }
 
-    /// Remembers for a while that there is nothing to wait for under this key.
+    /// Stores a hit-for-miss record under the single-flight key.
     pub(super) fn remember(&self, why: &'static str) {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
@@ -298,11 +298,11 @@ impl Fill {
     }
 }
 
-/// Where it is remembered that there is nothing to wait for.
+/// Returns the key of the hit-for-miss record of a single-flight key.
 pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::kernel::KeyTooLongError> {
     queue.with_part(b" refused")
 }
 
-/// Fields that belong to one response and never to the copy that is kept.
+/// Fields that belong to one response and not to its stored copy.
 static PER_RESPONSE: [HeaderName; 2] =
     [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];

@@ -1,4 +1,4 @@
-//! A response as it is kept, and the answers that are made of it.
+//! A stored response, and the responses that are built from it.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
@@ -14,44 +14,44 @@ use super::{
 };
 use crate::body::CacheBody;
 
-/// A kept response.
+/// A stored response.
 ///
-/// Fields that thousands of responses have alike (type, caching, security) are one map that all of them
-/// share; only what is this response's own lies here.
+/// Fields that thousands of responses have in common (type, caching, security) are one map that all of them
+/// share; only the values of this response are stored here.
 ///
-/// A line of memory that no cache holds costs a hit a quarter of what a whole handler does. So all that a
-/// hit reads lies in the entry itself: the own values as text, not as handles with a counter elsewhere, and
-/// the body that is sent keeps the entry alive, not a counter of its own.
+/// A memory line that no CPU cache holds costs a hit a quarter of the time of a whole handler. So everything
+/// that a hit reads lies in the entry itself: the own values as text, not as handles with a reference count
+/// elsewhere, and a body that is sent keeps the entry alive, without a reference count of its own.
 #[derive(Debug)]
 pub(super) struct StoredResponse {
-    /// All fields, with places for those that are filled in on a hit.
+    /// All fields, with slots for those that are filled in on a hit.
     alike: Arc<Template>,
     body: Bytes,
     own: OwnValues,
     status: StatusCode,
     pub(super) traits: Traits,
-    /// Whether `Cache-Status` lines of caches behind us come before ours.
+    /// Whether `Cache-Status` lines of upstream caches come before ours.
     upstream_status: bool,
-    /// Whether the last line of `Vary` names the fields behind our key, not what the origin said.
+    /// Whether the last line of `Vary` names the fields of our key, and does not come from the origin.
     has_own_vary: bool,
-    /// What it is a part of, if it is one.
+    /// The range, if this is a partial response.
     pub(super) part: Option<Box<Part>>,
-    /// Bytes of fields that are not shared with others.
+    /// Bytes of fields that are not shared with other responses.
     own_fields: usize,
 }
 
-/// What is known of a kept response besides what it sends.
+/// The properties of a stored response besides its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traits {
-    /// Whether a request that says who asks may have it too.
+    /// Whether authenticated requests may get it too.
     pub(super) open: bool,
-    /// Whether what its fields tell caches is our word and not that of its origin.
+    /// Whether its fields for downstream caches come from larder and not from its origin.
     pub(super) told_by_us: bool,
-    /// Whether its origin can be asked whether it is still current.
+    /// Whether it has a validator, so that its origin can confirm it.
     pub(super) validated: bool,
-    /// Whether it may be served stale to those who say that they take it so.
+    /// Whether clients that accept stale responses (`max-stale`) may get it stale.
     pub(super) may_go_stale: bool,
-    /// Whether the handler opted it in: its lifetime is not the layer's alone.
+    /// Whether the handler opted it in: its lifetime does not come from the layer alone.
     pub(super) opted_in: bool,
 }
 
@@ -74,14 +74,14 @@ impl Traits {
     }
 }
 
-/// A part of a representation: which one, and how long the whole is.
+/// The range of a partial response, and the length of the full one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) range: ByteRange,
     pub(super) total: u64,
 }
 
-/// Which fields a hit adds.
+/// The fields that a hit adds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extras {
     pub(super) cache_status: bool,
@@ -89,7 +89,7 @@ pub(super) struct Extras {
 }
 
 impl StoredResponse {
-    /// Keeps a body as it is: it must hold no more than itself.
+    /// Stores a body without copying it: its buffer must hold nothing else.
     pub(super) fn new(
         status: StatusCode,
         mut fields: HeaderMap,
@@ -98,7 +98,7 @@ impl StoredResponse {
         extras: Extras,
         alike: &HeaderInterner,
     ) -> Self {
-        // Said here, so that nobody has to make room for it on every hit.
+        // Set here, so that no hit has to grow the map for it.
         fields.remove(header::CONTENT_LENGTH);
         if status != StatusCode::NO_CONTENT {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -108,7 +108,7 @@ impl StoredResponse {
         let upstream_status =
             fields.get_all(header::CACHE_STATUS).iter().any(|line| !line.is_empty());
         if !upstream_status {
-            // An empty line says nothing, and would be taken for the place of ours.
+            // An empty line carries nothing, and would be taken for our slot.
             fields.remove(header::CACHE_STATUS);
         }
         fields.insert(header::AGE, HeaderValue::from_static(""));
@@ -132,10 +132,10 @@ impl StoredResponse {
         }
     }
 
-    /// Loads a word of each line of memory that an answer reads.
+    /// Loads a word of each memory line that a response reads.
     ///
-    /// Done while the first line of the entry is still on its way, so that all come at once: behind the next
-    /// locked instruction they would be waited for one after another.
+    /// Called while the first line of the entry is still being loaded, so that all lines load at once: behind
+    /// the next locked instruction they would load one after another.
     #[inline]
     pub(super) fn ask_for_all_lines(&self) {
         black_box((self.body.len(), self.status));
@@ -150,12 +150,12 @@ impl StoredResponse {
         &self.body
     }
 
-    /// Whether caches behind us have said what they did.
+    /// Whether upstream caches have sent a `Cache-Status`.
     pub(super) fn has_upstream_status(&self) -> bool {
         self.upstream_status
     }
 
-    /// The fields as they were kept, without what a hit adds.
+    /// Returns the fields as they were stored, without those that a hit adds.
     pub(super) fn fields(&self) -> HeaderMap {
         let mut fields = self.filled_in(None, None);
         fields.remove(header::AGE);
@@ -169,7 +169,7 @@ impl StoredResponse {
         fields
     }
 
-    /// The fields of an answer of this age, with this line of `Cache-Status`.
+    /// Returns the fields of a response of this age, with this line of `Cache-Status`.
     #[inline]
     fn fields_of_answer(&self, age: Duration, cache_status: Option<HeaderValue>) -> HeaderMap {
         let age = Some(age_line(age));
@@ -183,13 +183,13 @@ impl StoredResponse {
         fields
     }
 
-    /// The shared fields with those that are this response's own, or this hit's.
+    /// Returns the shared fields, with the values of this response and of this hit filled in.
     #[inline]
     fn filled_in(&self, age: Option<HeaderValue>, status: Option<HeaderValue>) -> HeaderMap {
         self.alike.filled_in(&self.own, age, status)
     }
 
-    /// The kept response of a shared store.
+    /// Decodes a stored response from the second level.
     pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &HeaderInterner) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
@@ -198,26 +198,26 @@ impl StoredResponse {
         let mut fields = HeaderMap::new();
         for _ in 0..count {
             let name = HeaderName::from_bytes(at.sized()?).ok()?;
-            // Checked: bytes of a store cannot smuggle a line break into a field.
+            // Checked: bytes of the second level cannot smuggle a line break into a field.
             let value = HeaderValue::from_bytes(at.sized()?).ok()?;
             fields.try_append(name, value).ok()?;
         }
-        // Not a piece of what was read, which would be held as a whole.
+        // A copy: a slice would keep the whole buffer of the second level alive.
         let body = Bytes::copy_from_slice(&bytes[at.at..]);
         Some(Self::new(status, fields, body, traits, extras, alike))
     }
 }
 
 impl StoredResponse {
-    /// Bytes held beside the entry itself.
+    /// Returns the bytes held beside the entry itself.
     pub(super) fn weight(&self) -> usize {
         self.body.len() + self.own.heap_bytes() + self.own_fields
     }
 
-    /// The bytes for a shared store.
+    /// Encodes the response for the second level.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         if self.part.is_some() {
-            // Parts stay in this process.
+            // Partial responses stay in this process.
             return None;
         }
         let fields = self.fields();
@@ -264,17 +264,17 @@ pub(crate) fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
-/// An age is never short of the time that has really passed.
+/// Rounds an age up to whole seconds, so that it is never less than the time that has passed.
 fn rounded_up(age: Duration) -> u64 {
     age.as_secs() + u64::from(age.subsec_nanos() > 0)
 }
 
-/// `Age` of something this old.
+/// Returns the `Age` value of an age.
 pub(super) fn age_line(age: Duration) -> HeaderValue {
     status_header::age(rounded_up(age))
 }
 
-/// The response of an entry, if it is one.
+/// Returns the response of an entry, if it holds one.
 #[inline]
 pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
     match CacheRecord::of(entry)? {
@@ -283,7 +283,7 @@ pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
     }
 }
 
-/// The answer of a fresh hit, which the response of an entry gives.
+/// Returns the response to a fresh hit, from an entry that holds one.
 #[inline]
 pub(super) fn hit<R>(
     entry: AnyEntry,
@@ -296,7 +296,7 @@ pub(super) fn hit<R>(
     answer(entry, age, status, head_only)
 }
 
-/// An answer of this age with this line of `Cache-Status`, which the response of an entry gives.
+/// Returns a response of this age with this line of `Cache-Status`, from an entry that holds one.
 #[inline]
 pub(super) fn answer<R>(
     entry: AnyEntry,
@@ -305,7 +305,7 @@ pub(super) fn answer<R>(
     head_only: bool,
 ) -> Response<CacheBody<R>> {
     let stored = of(&entry).expect("only entries that hold responses are answered from");
-    // Where only the head is sent, its fields say how long the body would have been.
+    // Without a body, the fields still give the length that it would have had.
     let is_empty = head_only || stored.body.is_empty();
     let (status, mut fields) = (stored.status, stored.fields_of_answer(age, cache_status));
     if head_only {
@@ -322,7 +322,7 @@ pub(super) fn answer<R>(
     response
 }
 
-/// The body of an entry's response. It keeps the entry alive, whose counter a hit has touched anyway.
+/// The body of an entry's response. It keeps the entry alive, whose reference count a hit has touched anyway.
 struct BodyOf(AnyEntry);
 
 impl AsRef<[u8]> for BodyOf {
@@ -331,7 +331,7 @@ impl AsRef<[u8]> for BodyOf {
     }
 }
 
-/// How old what an entry holds is, and for how much longer it is fresh.
+/// Returns the age of an entry, and the rest of its freshness.
 #[inline]
 pub(super) fn aged<V: ?Sized>(entry: &Entry<V>, now: Moment) -> (Duration, Duration) {
     let ends = entry.ends();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_comes_back_with_all_its_fields() {
+    fn a_stored_response_returns_all_its_fields() {
         let stored = stored(&HeaderInterner::default());
         assert_eq!(stored.fields(), fields());
         let seconds = Duration::from_secs;
@@ -382,14 +382,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_response_survives_being_written_and_read() {
+    fn a_stored_response_survives_encoding_and_decoding() {
         let alike = HeaderInterner::default();
         let bytes = Bytes::from(stored(&alike).encode().unwrap());
         let read = StoredResponse::decode(&bytes, EXTRAS, &alike).unwrap();
         assert_eq!((read.fields(), read.traits), (fields(), stored(&alike).traits));
         assert_eq!(&read.body[..], b"hello");
         let buffer = bytes.as_ptr_range();
-        assert!(!buffer.contains(&read.body.as_ptr()), "what was read is not held");
+        assert!(
+            !buffer.contains(&read.body.as_ptr()),
+            "the buffer that was decoded is not kept alive"
+        );
         for end in 0..bytes.len() - 5 {
             assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &alike).is_none());
         }

@@ -1,7 +1,7 @@
-//! What no key tells apart does not reach a handler whose answer many will get.
+//! Strips unkeyed inputs from requests whose responses many clients may get.
 //!
-//! A handler that writes a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, writes what
-//! one client has said into the page of all.
+//! A handler that builds a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, would
+//! write the input of one client into the page of all (cache poisoning).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
@@ -12,7 +12,7 @@ use crate::address::{
 };
 
 impl CacheContext {
-    /// Takes out of a request what the key of its answer does not contain.
+    /// Strips the unkeyed inputs from a request, and sets its scheme and authority to those of the key.
     pub(super) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
         let address = Address::of(&Head::from(&*request), self.options.scheme).ok();
         let address = address.map(|address| (address.scheme, address.authority.into_owned()));
@@ -22,7 +22,7 @@ impl CacheContext {
             headers.remove(name);
         }
         if let Some((scheme, authority)) = address.filter(|_| self.strips()) {
-            // A client that sends none is read as one that says `http`.
+            // A missing field counts as `http`.
             let may_differ = scheme == "https" || headers.contains_key(PROTO);
             if may_differ && !self.options.vary_by_header.contains(&PROTO) {
                 headers.insert(PROTO, HeaderValue::from_static(scheme));
@@ -45,14 +45,14 @@ impl CacheContext {
         }
     }
 
-    /// Whether a request says anything that the key of its answer does not contain, or spells it in another way.
+    /// Whether a request has unkeyed inputs, or spells its scheme or authority differently from the key.
     pub(super) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
             || self.options.query.filtered(original_uri(head).query()).is_some()
             || (self.strips() && self.is_spelt_otherwise(head))
     }
 
-    /// Whether scheme or authority as a handler reads them are not those of the key.
+    /// Whether the scheme or authority that a handler reads differs from that of the key.
     fn is_spelt_otherwise(&self, head: &Head<'_>) -> bool {
         let Ok(address) = Address::of(head, self.options.scheme) else { return true };
         let differs = |text: &[u8]| text != address.authority.as_bytes();
@@ -64,12 +64,12 @@ impl CacheContext {
             }
     }
 
-    /// Whether it takes fields out at all. Around a client all that is asked is its own.
+    /// Whether this cache strips fields at all. In a private cache all requests come from its own client.
     fn strips(&self) -> bool {
         self.options.profile == Profile::Careful && self.options.role == Role::Shared
     }
 
-    /// The fields that change what many frameworks answer, and that no key knows of.
+    /// Returns the fields that change the responses of many frameworks and are not part of the key.
     fn unkeyed(&self, headers: &HeaderMap) -> Vec<HeaderName> {
         if !self.strips() {
             return Vec::new();
@@ -77,7 +77,7 @@ impl CacheContext {
         headers.keys().filter(|name| **name != PROTO && self.is_unkeyed(name)).cloned().collect()
     }
 
-    /// Whether a field of this name is taken out of a fill, or agrees with the key in it.
+    /// Whether a field of this name is stripped from the request of a fill, or set to the value in the key.
     pub(super) fn is_unkeyed(&self, name: &HeaderName) -> bool {
         let forwarded = name.as_str().starts_with("x-forwarded-") && *name != FORWARDED_FOR;
         (forwarded || UNKEYED.contains(&name.as_str()))
@@ -88,10 +88,10 @@ impl CacheContext {
 }
 
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Whom a request comes from is written to logs; a page made for one address is the handler's own mistake.
+/// Handlers write the address of the client to logs; a page that depends on it is an error of the handler.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Besides all that begin with `x-forwarded-`.
+/// The unkeyed fields besides those that begin with `x-forwarded-`.
 const UNKEYED: [&str; 14] = [
     "forwarded",
     "front-end-https",

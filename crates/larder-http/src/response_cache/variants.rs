@@ -1,8 +1,8 @@
-//! Several responses under one address.
+//! The variants of an address under `Vary`.
 //!
-//! Under the address itself lies a list: by which fields its responses vary, and which variants are kept.
-//! Each variant is an entry of its own, under the address and the values of those fields. A response without
-//! `Vary` that comes to such an address is one of them too: it answers requests that no other variant matches.
+//! The key of the address holds a list: the sets of fields by which its responses vary, and the stored
+//! variants. Each variant is an entry of its own, under the address and the values of those fields. A response
+//! without `Vary` at such an address is a variant too: it answers requests that no other variant matches.
 
 use http::{HeaderMap, HeaderName};
 use larder_core::{Key, kernel::KeyBuf};
@@ -11,15 +11,15 @@ use parking_lot::Mutex;
 
 use super::request_fields::{ALL_SELECTING, SELECTING};
 
-/// By what the responses of an address vary, and which of them are kept.
+/// The sets of fields by which the responses of an address vary, and the keys of its stored variants.
 #[derive(Debug)]
 pub(super) struct Variants(Mutex<List>);
 
 #[derive(Debug, Default)]
 struct List {
-    /// The sets of names, the one that was stored last first.
+    /// The sets of names, the most recently stored first.
     names: Vec<Vec<HeaderName>>,
-    /// The variants, the one that was used last at the end.
+    /// The variants, the most recently used last.
     kept: Vec<Key>,
 }
 
@@ -28,8 +28,8 @@ impl Variants {
         Self(Mutex::default())
     }
 
-    /// The keys under which a request may find its variant: the most recent set of names first, the response
-    /// without `Vary` last.
+    /// Returns the keys under which a request may find its variant: the most recent set of names first, the
+    /// response without `Vary` last.
     ///
     /// Source: [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1), last paragraph
     pub(super) fn candidates(&self, address: &[u8], headers: &HeaderMap) -> Vec<KeyBuf> {
@@ -42,7 +42,7 @@ impl Variants {
         keys
     }
 
-    /// The keys of the variants that are kept, the one that was used last first.
+    /// Returns the keys of the stored variants, the most recently used first.
     pub(super) fn kept(&self) -> Vec<Key> {
         self.0.lock().kept.iter().rev().cloned().collect()
     }
@@ -55,7 +55,7 @@ impl Variants {
         }
     }
 
-    /// Notes a variant that was stored. Gives those that had to make room.
+    /// Notes that a variant was stored. Returns those to evict for it.
     pub(super) fn add(&self, names: &[HeaderName], key: &Key, most: usize) -> Vec<Key> {
         let mut list = self.0.lock();
         list.names.retain(|other| other != names);
@@ -67,7 +67,7 @@ impl Variants {
         list.kept.drain(..surplus).collect()
     }
 
-    /// The list of a shared store: by what the responses vary, not which are in memory.
+    /// Decodes a list from the second level: the sets of names, without the variants in the first level.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let names = |line: &str| {
@@ -82,13 +82,13 @@ impl Variants {
 }
 
 impl Variants {
-    /// Bytes held beside the entry itself.
+    /// Returns the bytes held beside the entry itself.
     pub(super) fn weight(&self) -> usize {
         // Counted as full, since it grows after it was weighed.
         2 * 1024
     }
 
-    /// The bytes for a shared store.
+    /// Encodes the list for the second level.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let line = |names: &Vec<HeaderName>| {
             if names.is_empty() {
@@ -101,14 +101,14 @@ impl Variants {
     }
 }
 
-/// The key of the response without `Vary` at an address that has variants.
+/// Returns the key of the response without `Vary` at an address that has variants.
 pub(super) fn default_key(address: &[u8]) -> KeyBuf {
     let mut key = KeyBuf::continued(address);
     key.push(b" default");
     key
 }
 
-/// The key of the variant that these fields of a request select.
+/// Returns the key of the variant that these request fields select.
 pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &HeaderMap) -> KeyBuf {
     let mut key = KeyBuf::continued(address);
     for name in names {
@@ -121,7 +121,7 @@ pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &Header
             }
             continue;
         }
-        // Absent is not the same as empty.
+        // An absent field differs from an empty one.
         match selecting_value(headers, name) {
             Some(value) => key.push_pieces([b"=", &value]),
             None => key.push(b""),
@@ -130,7 +130,7 @@ pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &Header
     key
 }
 
-/// As a blank is part of no field name, this stands for the response that has none.
+/// The line of the response without `Vary`: no field name contains a space.
 const NO_NAMES: &str = " ";
 const MAX_NAME_SETS: usize = 5;
 
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_used_variant_makes_room() {
+    fn the_least_recently_used_variant_is_evicted() {
         let variants = Variants::new();
         let names = [header::ACCEPT_LANGUAGE];
         let key =
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_comes_back_from_a_store() {
+    fn the_variant_list_survives_encoding_and_decoding() {
         let variants = Variants::new();
         let names = [header::ACCEPT_LANGUAGE];
         variants.add(&names, &address().finish().unwrap(), 4);

@@ -1,4 +1,4 @@
-//! What layers outside of the cache add to a response counts before it is stored and before a waiter gets it.
+//! A change by a layer outside the cache counts before a response is stored and before a waiter gets it.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,8 +8,8 @@ use tower::ServiceBuilder;
 use super::*;
 use crate::FinalHeadLayer;
 
-/// A session layer as it stands in many applications: it puts a handle into each request, and sets a cookie on the
-/// way out where the handler has written to it.
+/// A session layer like those of many applications: it puts a handle into each request, and sets a cookie on the
+/// response if the handler has written to the session.
 #[derive(Clone, Default)]
 struct Session {
     is_written: Arc<AtomicBool>,
@@ -17,7 +17,7 @@ struct Session {
 
 type Change = fn(&mut Response<CacheBody<TestBody>>);
 
-/// What a layer outside adds to the first response.
+/// The change that an outer layer makes to the first response.
 #[derive(Clone, Copy)]
 enum Adds {
     Nothing,
@@ -30,7 +30,7 @@ struct App {
     calls: Arc<AtomicUsize>,
 }
 
-/// A handler in a cache in a session layer, in the layer that tells of the final head or without it.
+/// A handler inside a cache inside a session layer, with or without [`FinalHeadLayer`] around them.
 fn app(
     is_told: bool,
     adds: Adds,
@@ -82,7 +82,7 @@ fn add(name: &'static str, value: &'static str) -> impl Fn(&mut Response<CacheBo
 }
 
 #[tokio::test]
-async fn what_is_added_outside_makes_a_response_not_storable() {
+async fn a_change_by_an_outer_layer_makes_a_response_not_storable() {
     let rows: [(&str, Adds, Option<&str>); 8] = [
         ("nothing", Adds::Nothing, None),
         ("a cookie", Adds::This(|it| add("set-cookie", "a=b")(it)), Some("final-set-cookie")),
@@ -116,7 +116,7 @@ async fn what_is_added_outside_makes_a_response_not_storable() {
     }
 }
 
-/// A page with a token of a new session, as a form has it.
+/// A handler that writes a token of a new session into its page, as for a form.
 #[expect(clippy::needless_pass_by_value, reason = "a handler takes its request")]
 fn signup(request: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
     let session = request.extensions().get::<Session>().unwrap();
@@ -125,7 +125,7 @@ fn signup(request: Request<Empty<Bytes>>, call: usize) -> Response<TestBody> {
 }
 
 #[tokio::test]
-async fn the_token_of_one_visitor_reaches_no_other() {
+async fn the_session_token_of_one_client_reaches_no_other() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
     for (what, is_told, cache) in [
         ("told of the final head", true, &layer(&larder())),
@@ -145,7 +145,7 @@ async fn the_token_of_one_visitor_reaches_no_other() {
 }
 
 #[tokio::test]
-async fn a_page_that_leaves_the_session_alone_is_shared() {
+async fn a_page_that_does_not_write_to_the_session_is_shared() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
     let app = app(true, Adds::CookieOfTheSession, &layer(&larder()).refuse_if(refuses), numbered);
     let visitors = futures_util::future::join_all((0..20).map(|_| app.get())).await;
@@ -154,7 +154,7 @@ async fn a_page_that_leaves_the_session_alone_is_shared() {
 }
 
 #[tokio::test]
-async fn a_write_to_the_session_in_the_middle_of_a_body_counts_too() {
+async fn a_session_write_during_the_body_prevents_storing() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
     let (go, waiting) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let handler = {
@@ -182,9 +182,9 @@ async fn a_write_to_the_session_in_the_middle_of_a_body_counts_too() {
     }
 }
 
-/// A body of two frames: the second comes when the test lets it, with a token of the session in it.
+/// The second of two frames is sent when the test allows it, and has a token of the session in it.
 #[tokio::test]
-async fn a_waiter_reads_no_body_during_which_a_session_may_still_be_written() {
+async fn a_waiter_gets_no_body_while_the_session_may_be_written() {
     let refuses = |session: &Session| session.is_written.load(Ordering::SeqCst);
     let go = Arc::new(Notify::new());
     let handler = {
@@ -221,7 +221,7 @@ async fn a_waiter_reads_no_body_during_which_a_session_may_still_be_written() {
 
 #[tokio::test]
 async fn waiters_get_nothing_before_the_head_has_left() {
-    // Outside of the cache everything waits until it is told to go on.
+    // Outside the cache every response waits for a notification by the test.
     let go = Arc::new(Notify::new());
     let cached = layer(&larder()).layer(service_fn(|_: Request<Empty<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(text("one")))
@@ -248,34 +248,38 @@ async fn waiters_get_nothing_before_the_head_has_left() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
-    assert!(!waiter.is_finished(), "it waits for the verdict");
+    assert!(!waiter.is_finished(), "the waiter waits for the verdict");
     go.notify_one();
     assert!(leader.await.unwrap().unwrap().headers().contains_key(header::SET_COOKIE));
     go.notify_one();
     let waiter = waiter.await.unwrap().unwrap();
     let status = waiter.headers()[header::CACHE_STATUS].to_str().unwrap();
-    assert!(!status.contains("collapsed"), "{status}: it has asked for itself");
+    assert!(!status.contains("collapsed"), "{status}: it called the handler itself");
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_before_its_head_leaves_nothing_behind() {
+async fn a_client_that_disconnects_before_the_head_leaves_no_entry() {
     let app = app(true, Adds::Nothing, &layer(&larder()), numbered);
     let answer = app.service.clone().oneshot(empty(request("/")));
     let mut answer = Box::pin(answer);
-    // As far as the fill, and no further.
+    // Polled as far as the fill, and no further.
     assert!(futures_util::poll!(&mut answer).is_pending());
     drop(answer);
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
     assert_eq!(app.calls.load(Ordering::SeqCst), 1);
-    assert_eq!(app.get().await.1, "answer 2", "nobody has told how the first one left");
+    assert_eq!(
+        app.get().await.1,
+        "answer 2",
+        "the final head of the first response was never reported"
+    );
     tokio::task::yield_now().await;
     assert!(app.get().await.0.contains("; hit"));
 }
 
 #[tokio::test]
-async fn a_body_that_comes_slowly_is_read_along_once_the_head_has_left() {
+async fn a_slow_body_is_coalesced_once_its_head_has_left() {
     let (frames, body) = mpsc::channel(4);
     let body = Arc::new(parking_lot::Mutex::new(Some(body)));
     let handler = move |_: Request<Empty<Bytes>>, _| {
@@ -295,7 +299,7 @@ async fn a_body_that_comes_slowly_is_read_along_once_the_head_has_left() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_slowly_under_a_head_that_is_not_storable_is_its_clients_alone() {
+async fn a_slow_body_with_a_head_that_is_not_storable_is_not_coalesced() {
     let (frames, body) = mpsc::channel(4);
     let bodies = Arc::new(parking_lot::Mutex::new(vec![stream(body)]));
     let handler = move |_: Request<Empty<Bytes>>, call| {
@@ -310,7 +314,7 @@ async fn a_body_that_comes_slowly_under_a_head_that_is_not_storable_is_its_clien
         first.headers()[header::CACHE_STATUS],
         "larder; fwd=uri-miss; detail=final-set-cookie"
     );
-    // The first body is in the middle, and nobody may read it along.
+    // The first body is half sent, and no other client may read it.
     let (status, text) = app.get().await;
     assert!(!status.contains("collapsed"), "{status}");
     assert_eq!(text, "answer 2", "{status}");

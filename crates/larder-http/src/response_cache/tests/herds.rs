@@ -1,5 +1,5 @@
-//! A thousand requests for one address never become a thousand calls, whatever becomes of the first; and an origin
-//! in trouble is no trouble of all.
+//! Sixty concurrent requests for one address cause only a few calls of the origin, even if it is slow, fails, panics or
+//! breaks off.
 
 use futures_util::future::join_all;
 
@@ -10,7 +10,7 @@ const CLIENTS: usize = 60;
 
 type Answer = (StatusCode, String, String);
 
-/// Sends this request as often as there are clients, all at once.
+/// Sends this request once for each client, all at the same time.
 async fn at_once(origin: &Origin, ask: impl Fn(usize) -> http::request::Builder) -> Vec<Answer> {
     let answers = (0..CLIENTS).map(|at| {
         let answer = tokio::spawn(origin.send(ask(at)));
@@ -24,7 +24,7 @@ async fn at_once(origin: &Origin, ask: impl Fn(usize) -> http::request::Builder)
     join_all(answers).await
 }
 
-/// An origin that takes its time and answers with this status and these fields.
+/// An origin that answers with this status and these fields after a third of a second.
 fn failing(
     layer: ResponseCacheLayer,
     status: u16,
@@ -41,7 +41,7 @@ fn failing(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_asked_for_a_few_times_and_then_shared() {
+async fn an_error_is_shared_after_four_calls() {
     for status in [500, 502, 503, 504] {
         let origin = failing(layer(&larder()), status, &[("x-page", "error")]);
         let answers = at_once(&origin, |_| request("/")).await;
@@ -54,7 +54,7 @@ async fn an_error_is_asked_for_a_few_times_and_then_shared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_may_be_one_clients_alone_is_shared_by_its_status() {
+async fn only_the_status_of_an_error_for_one_client_is_shared() {
     type Ask = fn(usize) -> http::request::Builder;
     type Fields = &'static [(&'static str, &'static str)];
     let rows: [(&str, Fields, Ask); 5] = [
@@ -75,7 +75,7 @@ async fn an_error_that_may_be_one_clients_alone_is_shared_by_its_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_fails_or_panics_is_called_a_few_times() {
+async fn a_service_that_fails_or_panics_is_called_four_times() {
     for panics in [false, true] {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
@@ -101,7 +101,7 @@ async fn a_service_that_fails_or_panics_is_called_a_few_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_takes_longer_than_it_lives_is_shared_by_those_who_waited() {
+async fn a_response_slower_than_its_lifetime_is_shared_with_its_waiters() {
     let rows: [&'static [(&'static str, &'static str)]; 4] = [
         &[("cache-control", "max-age=1")],
         &[("cache-control", "max-age=1"), ("etag", "\"a\"")],
@@ -116,18 +116,18 @@ async fn a_response_that_takes_longer_than_it_lives_is_shared_by_those_who_waite
             });
         let answers = at_once(&origin, |_| request("/")).await;
         let is_old = fields.iter().any(|(name, _)| *name == "date");
-        // By its date it was old when it was asked for.
+        // By its `Date` it was stale before the request was sent.
         assert_eq!(origin.calls() == 1, !is_old, "{fields:?}: {}", origin.calls());
         if !is_old {
             assert!(answers.iter().all(|(code, _, text)| *code == 200 && text == "answer 1"));
             origin.get("/").await;
-            assert_eq!(origin.calls(), 2, "it is stale for those who come later");
+            assert_eq!(origin.calls(), 2, "it is stale for later requests");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_to_be_confirmed_for_each_is_shared_by_none() {
+async fn a_response_that_needs_validation_each_time_is_not_shared() {
     for control in ["no-cache", "max-age=0", "max-age=0, must-revalidate"] {
         let origin =
             Origin::asynchronous(ResponseCacheLayer::new(&larder()), move |_, call| async move {
@@ -143,7 +143,7 @@ async fn what_has_to_be_confirmed_for_each_is_shared_by_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_origin_is_asked_once_more_each_time_patience_ends() {
+async fn a_slow_origin_is_called_again_after_each_coalesce_timeout() {
     let origin = Origin::asynchronous(layer(&larder()), |request, call| async move {
         tokio::time::sleep(25 * SECOND).await;
         numbered(request, call)
@@ -151,11 +151,11 @@ async fn a_slow_origin_is_asked_once_more_each_time_patience_ends() {
     let answers = at_once(&origin, |_| request("/")).await;
     assert_eq!(origin.calls(), 3);
     let first = answers.iter().filter(|(.., text)| text == "answer 1").count();
-    assert_eq!(first, CLIENTS - 2, "all take the first, but for those who asked beside it");
+    assert_eq!(first, CLIENTS - 2, "all get the first answer, except the two other leaders");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_origin_that_does_not_answer_in_time_is_asked_by_few() {
+async fn an_origin_that_times_out_is_called_a_few_times() {
     let origin = Origin::asynchronous(layer(&larder()), |request, call| async move {
         tokio::time::sleep(1000 * SECOND).await;
         numbered(request, call)
@@ -173,7 +173,7 @@ fn broken(text: Option<&'static str>) -> TestBody {
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
-/// The same, but not ready when it is first asked for.
+/// As [`broken`], but not ready at the first poll.
 fn broken_later(text: Option<&'static str>) -> TestBody {
     let (frames, body) = mpsc::channel(2);
     tokio::spawn(async move {
@@ -216,7 +216,7 @@ async fn a_body_that_breaks_off_before_its_first_byte_is_an_error_of_its_origin(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_off_later_is_its_clients_own() {
+async fn a_body_that_breaks_off_later_fails_for_its_client() {
     for later in [false, true] {
         let origin = Origin::new(layer(&larder()), move |_, _| {
             Response::new(if later { broken_later(Some("half")) } else { broken(Some("half")) })

@@ -18,7 +18,7 @@ fn device(layer: ResponseCacheLayer) -> ResponseCacheLayer {
 }
 
 #[tokio::test]
-async fn fields_behind_the_key_are_named_on_all_ways_out() {
+async fn vary_names_the_key_fields_in_every_kind_of_answer() {
     type Configure = fn(ResponseCacheLayer) -> ResponseCacheLayer;
     let rows: [(Configure, &[&str]); 4] = [
         (|layer| layer.vary_by_header(REGION).cdn_cache_control("max-age=60"), &["x-region"]),
@@ -55,7 +55,7 @@ async fn fields_behind_the_key_are_named_on_all_ways_out() {
 }
 
 #[tokio::test]
-async fn the_fields_behind_the_key_do_not_make_more_variants() {
+async fn key_fields_in_vary_add_no_variants() {
     let origin = Origin::new(device(layer(&larder())), |request, call| {
         let mut response = numbered(request, call);
         response.headers_mut().append(header::VARY, "accept-language".parse().unwrap());
@@ -90,7 +90,7 @@ async fn an_input_that_no_downstream_cache_can_see_makes_the_response_private() 
 }
 
 #[tokio::test]
-async fn those_who_read_along_are_told_the_fields_behind_the_key() {
+async fn coalesced_readers_get_the_vary_of_the_key() {
     let (frames, body) = mpsc::channel(4);
     let body = Arc::new(parking_lot::Mutex::new(Some(body)));
     let origin = Origin::new(layer(&larder()).vary_by_header(REGION), move |_, _| {
@@ -109,7 +109,7 @@ async fn those_who_read_along_are_told_the_fields_behind_the_key() {
 }
 
 #[test]
-fn a_text_that_no_field_may_hold_is_refused_where_it_is_given() {
+fn an_invalid_field_value_is_refused_by_the_setter() {
     for text in ["max-age=60\nx", "max-age=60\r\nset-cookie: a", "täglich", "\u{0}"] {
         for refused in [
             std::panic::catch_unwind(|| drop(layer(&larder()).browser_cache_control(text))),
@@ -122,7 +122,7 @@ fn a_text_that_no_field_may_hold_is_refused_where_it_is_given() {
 }
 
 #[tokio::test]
-async fn a_text_that_no_field_may_hold_from_a_handler_leaves_the_strictest() {
+async fn an_invalid_field_value_from_a_handler_becomes_no_store() {
     let origin = Origin::new(layer(&larder()), |request, call| {
         let choices = request.extensions().get::<ResponseOverrides>().unwrap();
         choices.browser_cache_control("max-age=60\nx").cdn_cache_control("max-age=60\nx");

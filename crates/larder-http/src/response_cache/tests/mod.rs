@@ -105,7 +105,7 @@ impl Origin {
     }
 }
 
-/// `Cache-Status` and content.
+/// Returns `Cache-Status` and the content.
 async fn read(response: Response<CacheBody<TestBody>>) -> (String, String) {
     let status = response.headers()[header::CACHE_STATUS].to_str().unwrap().to_owned();
     let content = response.into_body().collect().await.unwrap().to_bytes();
@@ -149,7 +149,7 @@ async fn a_service_that_was_polled_ready_is_the_one_that_is_called() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_miss_is_kept_and_a_hit_says_so_until_it_expires() {
+async fn a_miss_is_stored_and_hit_until_it_expires() {
     let origin = Origin::new(layer(&larder()), numbered);
     assert_eq!(origin.get("/").await, ("larder; fwd=uri-miss; stored".into(), "answer 1".into()));
     tokio::time::advance(Duration::from_secs(10)).await;
@@ -164,7 +164,7 @@ async fn a_miss_is_kept_and_a_hit_says_so_until_it_expires() {
 }
 
 #[tokio::test]
-async fn what_must_not_be_kept_is_not_and_the_reason_has_a_name() {
+async fn a_response_that_is_not_storable_names_the_reason() {
     let rows: [(&'static [(&'static str, &'static str)], &str); 6] = [
         (&[("cache-control", "no-store")], "no-store"),
         (&[("cache-control", "private, max-age=60")], "private"),
@@ -182,7 +182,7 @@ async fn what_must_not_be_kept_is_not_and_the_reason_has_a_name() {
 }
 
 #[tokio::test]
-async fn nobody_gets_what_was_made_for_somebody_who_says_who_he_is() {
+async fn a_response_to_an_authenticated_request_is_not_shared() {
     for field in ["cookie", "authorization", "x-api-key", "x-forwarded-user"] {
         let origin = Origin::new(layer(&larder()), |request, call| {
             let user = request.headers().values().map(|v| v.to_str().unwrap()).collect::<String>();
@@ -193,13 +193,13 @@ async fn nobody_gets_what_was_made_for_somebody_who_says_who_he_is() {
         assert!(read(ask("bob").await).await.1.contains("bob"));
         let anonymous = origin.get("/me").await.1;
         assert!(!anonymous.contains("alice") && !anonymous.contains("bob"));
-        // And nobody who says who he is gets what was made for someone anonymous.
+        // And an authenticated request does not get the anonymous response.
         assert!(read(ask("carol").await).await.1.contains("carol"));
     }
 }
 
 #[tokio::test]
-async fn what_a_response_says_is_public_is_for_everyone() {
+async fn a_public_response_answers_authenticated_requests() {
     let origin = Origin::new(layer(&larder()), with(&[("cache-control", "public, max-age=60")]));
     let ask = || origin.send(request("/").header("cookie", "a=b"));
     assert_eq!(read(ask().await).await.1, "answer 1");
@@ -208,7 +208,7 @@ async fn what_a_response_says_is_public_is_for_everyone() {
 }
 
 #[tokio::test]
-async fn a_shared_layer_hides_who_asks_and_shares_the_answer() {
+async fn a_shared_layer_strips_credentials_and_shares_the_response() {
     let origin = Origin::new(layer(&larder()).shared(), |request, call| {
         assert!(!request.headers().contains_key("cookie"));
         Response::new(text(format!("answer {call}")))
@@ -219,7 +219,7 @@ async fn a_shared_layer_hides_who_asks_and_shares_the_answer() {
 }
 
 #[tokio::test]
-async fn a_partition_keeps_an_entry_for_each_and_it_leaves_as_private() {
+async fn each_partition_has_an_entry_that_leaves_as_private() {
     let layer = layer(&larder()).partition_by(|head| {
         head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
     });
@@ -235,7 +235,7 @@ async fn a_partition_keeps_an_entry_for_each_and_it_leaves_as_private() {
 }
 
 #[tokio::test]
-async fn an_extension_that_says_who_asks_bypasses() {
+async fn a_credential_extension_bypasses() {
     #[derive(Clone)]
     struct Session;
     let origin = Origin::new(layer(&larder()).credential_extension::<Session>(), numbered);
@@ -268,7 +268,7 @@ async fn hosts_schemes_queries_and_methods_do_not_share_an_entry() {
 }
 
 #[tokio::test]
-async fn head_is_answered_from_the_entry_of_get_and_never_kept() {
+async fn head_is_answered_from_the_entry_of_get_and_never_stored() {
     let origin = Origin::new(layer(&larder()), numbered);
     let head = || origin.send(request("/").method(Method::HEAD));
     head().await;
@@ -293,7 +293,7 @@ async fn an_answer_that_is_being_sent_outlives_its_entry() {
 }
 
 #[tokio::test]
-async fn variants_are_kept_side_by_side() {
+async fn variants_are_stored_side_by_side() {
     let origin = Origin::new(layer(&larder()).max_variants(2), |request, call| {
         let language = request.headers().get("accept-language");
         let language = language.map_or("none", |value| value.to_str().unwrap());
@@ -315,7 +315,7 @@ async fn variants_are_kept_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_invalidation_reaches_every_form_of_a_path() {
+async fn an_invalidation_of_a_path_reaches_every_query() {
     let larder = larder();
     let origin = Origin::new(layer(&larder), numbered);
     for uri in ["/p", "/p?x=1", "/q"] {
@@ -362,7 +362,7 @@ async fn a_fill_that_an_invalidation_overtakes_is_not_served_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_invalidation_overtakes_while_it_is_revalidated_is_not_served_later() {
+async fn a_revalidation_that_an_invalidation_overtakes_is_not_served_later() {
     let larder = larder();
     let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let origin = Origin::asynchronous(ResponseCacheLayer::new(&larder), {
@@ -394,7 +394,7 @@ async fn what_an_invalidation_overtakes_while_it_is_revalidated_is_not_served_la
     assert_eq!(origin.get("/").await.1, "answer 3");
 }
 
-/// A form that says what it has become, behind both layers, with what happens while it answers.
+/// A form behind both layers that answers with its new state. `meanwhile` runs during each POST.
 fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -> Origin {
     let (calls, larder) = (Arc::new(AtomicUsize::new(0)), larder.clone());
     let (counted, within) = (Arc::clone(&calls), larder.clone());
@@ -417,7 +417,7 @@ fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -
 }
 
 #[tokio::test]
-async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_meanwhile() {
+async fn a_response_to_post_answers_get_unless_something_else_was_invalidated_meanwhile() {
     let post = |uri: &str| request(uri).method(Method::POST);
     let quiet = form(&larder(), |_| {});
     assert_eq!(read(quiet.send(post("/form")).await).await.1, "answer 1");
@@ -433,9 +433,9 @@ async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_
         let _ = futures_util::FutureExt::now_or_never(something);
     });
     assert_eq!(read(busy.send(post("/form")).await).await.1, "answer 1");
-    assert_eq!(busy.get("/form").await.1, "answer 2", "nobody knows what it had read");
+    assert_eq!(busy.get("/form").await.1, "answer 2", "the POST may have read older data");
 
-    // What was read for it is part of it.
+    // The stored response has the tags that were added while the POST was answered.
     let with_part = larder();
     let part = form(&with_part, |larder| {
         larder.kernel().current_scope().unwrap().add_tags([larder_core::Tag::new("part")]);
@@ -447,7 +447,7 @@ async fn what_a_post_brings_answers_a_get_unless_something_else_was_invalidated_
 }
 
 #[tokio::test]
-async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_hang_nobody() {
+async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_do_not_wait() {
     let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
         tokio::task::yield_now().await;
         Response::new(text(format!("answer {call}")))
@@ -476,7 +476,7 @@ async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_hang_nobody()
 }
 
 #[tokio::test]
-async fn the_first_byte_leaves_when_it_is_there_and_others_read_along() {
+async fn the_first_chunk_is_sent_at_once_and_waiters_read_it_too() {
     let (frames, body) = mpsc::channel(4);
     let body = Arc::new(parking_lot::Mutex::new(Some(body)));
     let origin = Origin::new(layer(&larder()), move |_, _| {
@@ -504,7 +504,7 @@ async fn the_first_byte_leaves_when_it_is_there_and_others_read_along() {
 }
 
 #[tokio::test]
-async fn who_comes_after_an_invalidation_does_not_read_along_what_began_before_it() {
+async fn a_request_after_an_invalidation_does_not_join_an_earlier_fill() {
     let larder = larder();
     let (frames, body) = mpsc::channel(4);
     let body = Arc::new(parking_lot::Mutex::new(Some(body)));
@@ -529,7 +529,7 @@ async fn who_comes_after_an_invalidation_does_not_read_along_what_began_before_i
 }
 
 #[tokio::test]
-async fn a_client_who_hangs_up_leaves_a_fill_that_others_get() {
+async fn a_fill_serves_its_waiters_although_its_client_disconnects() {
     let (go, began) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let origin = Origin::asynchronous(layer(&larder()), {
         let (go, began) = (go.clone(), began.clone());
@@ -558,7 +558,7 @@ async fn a_client_who_hangs_up_leaves_a_fill_that_others_get() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_frees_those_who_wait() {
+async fn a_handler_that_panics_releases_its_waiters() {
     let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
         tokio::task::yield_now().await;
         assert!(call > 1, "the first call panics");
@@ -574,7 +574,7 @@ async fn a_handler_that_panics_frees_those_who_wait() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_reaches_its_client_whole_and_is_not_kept() {
+async fn a_body_beyond_the_limit_reaches_its_client_whole_and_is_not_stored() {
     let layer = layer(&larder()).body_limit(ByteSize::bytes(8));
     let origin = Origin::new(layer, |_, call| {
         let (frames, body) = mpsc::channel(4);
@@ -593,7 +593,7 @@ async fn a_body_beyond_the_limit_reaches_its_client_whole_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn trailers_reach_the_client_and_keep_the_response_from_being_kept() {
+async fn trailers_reach_the_client_and_prevent_storing() {
     for at_once in [true, false] {
         let origin = Origin::new(layer(&larder()), move |_, _| {
             let (frames, body) = mpsc::channel(4);
@@ -612,13 +612,13 @@ async fn trailers_reach_the_client_and_keep_the_response_from_being_kept() {
             let answer = origin.send(request("/")).await.into_body().collect().await.unwrap();
             assert_eq!(answer.trailers().unwrap()[header::ETAG], "\"a\"");
             assert_eq!(answer.to_bytes(), "data");
-            assert_eq!(origin.calls(), call, "it is asked each time");
+            assert_eq!(origin.calls(), call, "the origin is called each time");
         }
     }
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_not_kept() {
+async fn a_body_that_breaks_off_is_not_stored() {
     let origin = Origin::new(layer(&larder()), |_, call| {
         let (frames, body) = mpsc::channel(4);
         frames.try_send(Ok(Frame::data("half".into()))).unwrap();
@@ -633,7 +633,7 @@ async fn a_body_that_breaks_off_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_ends_keeps_nobody_waiting() {
+async fn a_body_that_never_ends_does_not_block_its_waiters() {
     let origin = Origin::new(layer(&larder()), |_, call| {
         let (frames, body) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -653,7 +653,7 @@ async fn a_body_that_never_ends_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_answers_at_once_while_one_refresh_runs() {
+async fn a_stale_hit_is_served_at_once_while_one_refresh_runs() {
     let larder = larder();
     let origin = Origin::new(layer(&larder).stale_while_revalidate(MINUTE), numbered);
     origin.get("/").await;
@@ -665,7 +665,7 @@ async fn stale_answers_at_once_while_one_refresh_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_stands_in_for_an_error_but_not_after_an_invalidation() {
+async fn stale_if_error_serves_no_invalidated_response() {
     let larder = larder();
     let layer = layer(&larder).stale_if_error(MINUTE);
     let origin = Origin::new(layer, |_, call| match call {
@@ -680,7 +680,7 @@ async fn stale_stands_in_for_an_error_but_not_after_an_invalidation() {
 }
 
 #[tokio::test]
-async fn errors_are_kept_only_where_that_was_asked_for() {
+async fn errors_are_stored_only_with_negative_ttl() {
     let missing = |_: Request<_>, call: usize| {
         Response::builder().status(404).body(text(format!("answer {call}"))).unwrap()
     };
@@ -694,7 +694,7 @@ async fn errors_are_kept_only_where_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_fill_carries_no_condition_of_its_client_and_its_range_keeps_nothing_but_parts() {
+async fn a_fill_carries_no_precondition_and_stores_the_whole_for_a_range() {
     let origin = Origin::new(layer(&larder()), |request, call| {
         for name in ["if-none-match", "if-modified-since"] {
             assert!(!request.headers().contains_key(name));
@@ -703,11 +703,11 @@ async fn a_fill_carries_no_condition_of_its_client_and_its_range_keeps_nothing_b
     });
     let ask = request("/").header("if-none-match", "\"x\"").header("range", "bytes=0-1");
     assert_eq!(read(origin.send(ask).await).await.1, "an");
-    assert_eq!(origin.get("/").await.1, "answer 1", "the whole of it was kept");
+    assert_eq!(origin.get("/").await.1, "answer 1", "the whole response was stored");
 }
 
 #[tokio::test]
-async fn what_is_this_responses_own_is_not_replayed() {
+async fn fields_of_a_single_response_are_not_replayed() {
     let fields = &[("x-request-id", "1"), ("server-timing", "db;dur=5"), ("x-theme", "dark")];
     let origin = Origin::new(layer(&larder()), with(fields));
     assert_eq!(origin.send(request("/")).await.headers()["x-request-id"], "1");
@@ -718,7 +718,7 @@ async fn what_is_this_responses_own_is_not_replayed() {
 }
 
 #[tokio::test]
-async fn parameters_that_do_not_count_are_not_seen_by_the_handler() {
+async fn parameters_outside_the_key_do_not_reach_the_handler() {
     let layer = layer(&larder()).query_params(QueryRule::without_trackers());
     let origin = Origin::new(layer, |request, call| {
         Response::new(text(format!("{} {call}", request.uri())))
@@ -728,7 +728,7 @@ async fn parameters_that_do_not_count_are_not_seen_by_the_handler() {
 }
 
 #[tokio::test]
-async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
+async fn a_client_may_demand_a_fill_or_only_a_stored_response() {
     let origin = Origin::new(layer(&larder()), numbered);
     let ask = |control: &'static str| origin.send(request("/").header("cache-control", control));
     let none = ask("only-if-cached").await;
@@ -745,7 +745,7 @@ async fn a_client_may_demand_a_new_answer_or_none_but_a_kept_one() {
 }
 
 #[tokio::test]
-async fn a_layer_inside_overrides_the_one_outside_and_nothing_is_kept_twice() {
+async fn an_inner_layer_overrides_the_outer_one_and_nothing_is_stored_twice() {
     let larder = larder();
     let short =
         ResponseCacheLayer::new(&larder).override_ttl(Lifetime::fresh_for(Duration::from_secs(5)));
@@ -792,15 +792,15 @@ async fn a_whole_stack_revalidates_and_invalidates() {
 }
 
 #[tokio::test]
-async fn a_fill_beyond_the_budget_of_all_goes_to_its_client_and_is_not_kept() {
+async fn a_fill_beyond_the_fill_budget_is_served_and_not_stored() {
     let larder = Larder::builder().fill_budget(ByteSize::kib(64)).build().unwrap();
     let origin = Origin::new(layer(&larder), |_, _| Response::new(text(vec![b'x'; 100 * 1024])));
     assert_eq!(origin.get("/").await.1.len(), 100 * 1024);
-    assert_eq!(larder.stats().memory.entries, 1, "only that there was nothing to keep");
+    assert_eq!(larder.stats().memory.entries, 1, "only the hit-for-miss entry");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_to_head_is_refreshed_by_what_get_gets() {
+async fn a_stale_hit_of_head_is_refreshed_by_a_get() {
     let larder = larder();
     let origin = Origin::new(layer(&larder).stale_while_revalidate(MINUTE), |request, call| {
         let body = if request.method() == Method::HEAD { String::new() } else { call.to_string() };
@@ -814,7 +814,7 @@ async fn a_stale_answer_to_head_is_refreshed_by_what_get_gets() {
 }
 
 #[tokio::test]
-async fn an_error_is_not_kept_by_a_lifetime_that_was_chosen_for_a_page() {
+async fn an_error_is_not_stored_for_the_lifetime_that_the_handler_chose() {
     let origin = Origin::new(layer(&larder()), |request, call| {
         request.extensions().get::<ResponseOverrides>().unwrap().ttl(MINUTE);
         Response::builder().status(500).body(text(call.to_string())).unwrap()
@@ -824,7 +824,7 @@ async fn an_error_is_not_kept_by_a_lifetime_that_was_chosen_for_a_page() {
 }
 
 #[tokio::test]
-async fn a_body_shorter_than_it_said_is_not_kept() {
+async fn a_body_shorter_than_its_content_length_is_not_stored() {
     let origin = Origin::new(layer(&larder()), |_, call| {
         let (frames, body) = mpsc::channel(4);
         frames.try_send(Ok(Frame::data(format!("half {call}").into()))).unwrap();
@@ -835,7 +835,7 @@ async fn a_body_shorter_than_it_said_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_cache_inside_that_tells_more_apart_keeps_the_one_outside_from_keeping() {
+async fn an_inner_cache_with_more_key_inputs_keeps_the_outer_one_from_storing() {
     let larder = larder();
     let tenants = layer(&larder).name("tenants").vary_by(
         "tenant",
@@ -857,7 +857,7 @@ async fn a_cache_inside_that_tells_more_apart_keeps_the_one_outside_from_keeping
 }
 
 #[tokio::test]
-async fn fields_that_no_key_knows_of_do_not_reach_a_handler() {
+async fn unkeyed_inputs_do_not_reach_the_handler() {
     let origin = Origin::new(layer(&larder()), |request, _| {
         assert!(!request.headers().contains_key("x-forwarded-host"));
         Response::new(text("clean"))
@@ -867,7 +867,7 @@ async fn fields_that_no_key_knows_of_do_not_reach_a_handler() {
 }
 
 #[tokio::test]
-async fn a_write_under_a_shared_layer_does_not_share_what_it_makes() {
+async fn values_loaded_by_a_write_under_a_shared_layer_are_not_shared() {
     let larder = larder();
     let inside = larder.clone();
     let origin = Origin::asynchronous(layer(&larder).shared(), move |request, _| {
@@ -886,7 +886,7 @@ async fn a_write_under_a_shared_layer_does_not_share_what_it_makes() {
 }
 
 #[tokio::test]
-async fn a_cache_inside_a_partition_stays_inside_it() {
+async fn an_inner_cache_stays_inside_the_partition() {
     let larder = larder();
     let user = |head: &crate::Head<'_>| {
         head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
@@ -905,7 +905,7 @@ async fn a_cache_inside_a_partition_stays_inside_it() {
 }
 
 #[tokio::test]
-async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_know_him() {
+async fn a_credential_extension_without_a_partition_bypasses() {
     #[derive(Clone)]
     struct Session;
     let layer = layer(&larder()).credential_extension::<Session>().partition_by(|_| None::<Bytes>);
@@ -918,15 +918,15 @@ async fn an_extension_that_says_who_asks_bypasses_where_the_partition_does_not_k
 }
 
 #[tokio::test]
-async fn limits_without_end_are_limits() {
+async fn infinite_timeouts_are_accepted() {
     let layer = layer(&larder()).coalesce_timeout(Duration::MAX).fill_timeout(Duration::MAX);
     let origin = Origin::new(layer, numbered);
     assert_eq!(origin.get("/").await.1, "answer 1");
 }
 
-/// On a layer that hides who asks, a route inside came too late to want it.
+/// A shared layer strips credentials, and a route inside cannot restore them: a bypass must keep them.
 #[tokio::test]
-async fn what_is_to_pass_by_keeps_what_says_who_asks() {
+async fn a_bypass_keeps_the_credentials_of_its_request() {
     let layer = layer(&larder()).shared().bypass_if(|head| head.uri.path() == "/cart");
     let origin = Origin::new(layer, |request: Request<Empty<Bytes>>, _| {
         let cookie = request.headers().get(header::COOKIE).map(|cookie| cookie.as_bytes().to_vec());
@@ -942,7 +942,7 @@ async fn what_is_to_pass_by_keeps_what_says_who_asks() {
 }
 
 #[tokio::test]
-async fn what_is_known_to_be_too_long_is_not_said_to_be_stored() {
+async fn a_body_known_to_be_too_large_is_not_reported_as_stored() {
     let layer = layer(&larder()).body_limit(ByteSize::kib(1));
     let origin = Origin::new(layer, |_, _| {
         let frames = (0..4).map(|_| Ok(Frame::data(Bytes::from(vec![b'x'; 512]))));

@@ -1,8 +1,9 @@
-//! A response that lives by the layer alone is stored only under everything that may have selected it.
+//! A response that has its lifetime from the layer alone is stored only under all request fields that may have selected
+//! it.
 
 use super::*;
 
-/// Answers with a field of its request, and these of its own.
+/// Answers with the value of a request field as body, and with these response fields.
 fn reflecting(
     name: &'static str,
     fields: &'static [(&'static str, &'static str)],
@@ -26,7 +27,7 @@ async fn ask(origin: &Origin, fields: &[(&str, &str)]) -> (String, String) {
 }
 
 #[tokio::test]
-async fn no_field_of_one_request_selects_what_another_gets() {
+async fn no_field_of_one_request_affects_the_response_to_another() {
     // A field, and whether responses to requests that have it are stored.
     let rows = [
         ("wastebin-password", false),
@@ -56,7 +57,7 @@ async fn no_field_of_one_request_selects_what_another_gets() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_known_is_named_as_the_reason() {
+async fn an_unknown_field_is_the_reason_of_a_bypass() {
     let origin = Origin::new(layer(&larder()), reflecting("x-theme", &[]));
     for _ in 0..3 {
         let (status, _) = ask(&origin, &[("x-theme", "dark")]).await;
@@ -70,7 +71,7 @@ async fn a_field_that_is_not_known_is_named_as_the_reason() {
 }
 
 #[tokio::test]
-async fn harmless_fields_share() {
+async fn harmless_fields_do_not_prevent_a_hit() {
     let origin = Origin::new(layer(&larder()), numbered);
     ask(&origin, &[]).await;
     for field in [
@@ -95,11 +96,11 @@ async fn harmless_fields_share() {
 }
 
 #[tokio::test]
-async fn a_response_that_was_opted_in_is_for_all_requests() {
+async fn an_opted_in_response_answers_requests_with_other_fields() {
     type Opt = fn(&ResponseOverrides);
     type Fields = &'static [(&'static str, &'static str)];
     let rows: [(&str, Fields, Opt, bool); 7] = [
-        ("by nobody", &[], |_| {}, false),
+        ("not opted in", &[], |_| {}, false),
         ("a tag is no promise", &[], |choices| _ = choices.tag("t"), false),
         ("its own lifetime", &[("cache-control", "max-age=60")], |_| {}, true),
         ("Expires", &[("expires", "Fri, 01 Jan 2100 00:00:00 GMT")], |_| {}, true),
@@ -121,7 +122,7 @@ async fn a_response_that_was_opted_in_is_for_all_requests() {
 }
 
 #[tokio::test]
-async fn one_call_promises_that_no_field_matters() {
+async fn layer_options_declare_fields_harmless() {
     let theme = HeaderName::from_static("x-theme");
     let rows: [(&str, ResponseCacheLayer, bool); 4] = [
         ("nothing said", layer(&larder()), false),
@@ -145,7 +146,7 @@ async fn one_call_promises_that_no_field_matters() {
 }
 
 #[tokio::test]
-async fn a_vary_of_its_own_says_what_selects_a_response() {
+async fn vary_of_the_response_names_its_selecting_fields() {
     let fields = &[("vary", "accept-language")];
     let origin = Origin::new(layer(&larder()), reflecting("accept-language", fields));
     ask(&origin, &[("accept-language", "de"), ("accept", "a/b")]).await;
@@ -157,7 +158,7 @@ async fn a_vary_of_its_own_says_what_selects_a_response() {
 }
 
 #[tokio::test]
-async fn many_values_of_a_field_are_bounded() {
+async fn variants_of_a_field_are_bounded() {
     let larder = larder();
     let origin = Origin::new(layer(&larder).max_variants(4), numbered);
     for language in 0..100 {
@@ -169,7 +170,7 @@ async fn many_values_of_a_field_are_bounded() {
 }
 
 #[tokio::test]
-async fn those_who_wait_for_a_response_that_was_not_opted_in_get_their_own() {
+async fn waiters_with_another_field_value_get_their_own_response() {
     let go = Arc::new(Notify::new());
     let origin = {
         let go = go.clone();
