@@ -1,4 +1,4 @@
-//! A handle that reads like sqlx.
+//! A database handle that reads like sqlx.
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     value::SqlValue,
 };
 
-/// A database behind a query cache. A clone is the same.
+/// A database behind a query cache. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Db<S = DefaultDatabase> {
     cache: QueryCache<S>,
 }
 
-/// What a [`Db`] stands before unless it says otherwise.
+/// The default database service of a [`Db`].
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub type DefaultDatabase = crate::sqlx_service::SqlxService;
-/// What a [`Db`] stands before unless it says otherwise: nothing that comes along without a database.
+/// The default database service of a [`Db`]: none, since no feature for a database is enabled.
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 pub type DefaultDatabase = std::convert::Infallible;
 
@@ -36,37 +36,38 @@ impl<S> Db<S> {
         &self.cache
     }
 
-    /// What is known of the tables from now on, as after a migration of which this process has not heard.
+    /// Replaces the catalog, for example after another process has migrated the database.
     pub fn learn(&self, catalog: Catalog) {
         self.cache.learn(catalog);
     }
 
-    /// The tag of a table: what depends on all of it has this tag. To say by hand that something depends on a table, as a
-    /// value that was loaded by another driver: `fill.tag(db.table_tag("products"))`.
+    /// The tag of a table: everything that depends on the whole table has it. Add it by hand to a value that another
+    /// driver loads: `fill.tag(db.table_tag("products"))`.
     pub fn table_tag(&self, table: &str) -> Tag {
         self.cache.plan().tags.table(&folded(table))
     }
 
-    /// The tag of a row, by the values of its key in their order: what depends on this row and on no other of the table has
-    /// this tag.
+    /// The tag of a row, by the values of its key in their order: everything that depends on single rows of the table,
+    /// this one among them, has it.
     pub fn row_tag<K: ToString>(&self, table: &str, key: impl IntoIterator<Item = K>) -> Tag {
         let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
         self.cache.plan().tags.row(&folded(table), &key)
     }
 
-    /// Invalidates what depends on a table, rows included: for writes that did not come this way.
+    /// Invalidates everything that depends on a table or its rows: for writes that did not come through a [`Db`].
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
         let plan = self.cache.plan();
         plan.kernel.invalidate(plan.tags.any_row(&folded(table))).await
     }
 
-    /// Invalidates what depends on anything of this database.
+    /// Invalidates everything that depends on this database.
     pub async fn invalidate_all(&self) -> Invalidated {
         let plan = self.cache.plan();
         plan.kernel.invalidate(plan.tags.everything()).await
     }
 
-    /// Invalidates what depends on a row, by the values of its key in their order, and on its table as a whole.
+    /// Invalidates everything that depends on a row, by the values of its key in their order, or on its table as a
+    /// whole.
     pub async fn invalidate_row<K: ToString>(
         &self,
         table: &str,
@@ -79,18 +80,18 @@ impl<S> Db<S> {
 }
 
 impl<S: Database> Db<S> {
-    /// A query or another statement. Never put what somebody has typed into its text: bind it.
+    /// A query or another statement. Never write user input into its text: bind it.
     pub fn query(&self, text: impl Into<Cow<'static, str>>) -> Query<'_, S> {
         self.statement(Statement::new(text))
     }
 
-    /// A statement that was made elsewhere.
+    /// A query or another statement that was built elsewhere.
     pub fn statement(&self, statement: Statement) -> Query<'_, S> {
         Query { db: self, statement, wishes: QueryOptions::default() }
     }
 }
 
-/// A statement that is about to be run.
+/// A statement that has not run yet.
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is fetched or executed"]
 pub struct Query<'a, S = DefaultDatabase> {
@@ -136,8 +137,8 @@ impl<S: Database> Query<'_, S> {
         self
     }
 
-    /// All rows: a struct by the names of the columns, a tuple by their order, anything else by the only column. They
-    /// are shared with everybody who asks the same.
+    /// Fetches all rows: a struct is decoded by the names of the columns, a tuple by their order, any other type from
+    /// the only column. All callers of the same query share the values.
     ///
     /// # Errors
     ///
@@ -146,8 +147,8 @@ impl<S: Database> Query<'_, S> {
         self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
     }
 
-    /// The first row, if there is one. All that the statement gives is read and kept: put `LIMIT 1` where that may be
-    /// many.
+    /// Fetches the first row, if there is one. All rows of the statement are read and stored: add `LIMIT 1` where there
+    /// may be many.
     ///
     /// # Errors
     ///
@@ -156,7 +157,7 @@ impl<S: Database> Query<'_, S> {
         Ok(SharedRow::of(self.fetch_all().await?))
     }
 
-    /// The first row. As with [`Query::fetch_optional`], all of them are read.
+    /// Fetches the first row. As with [`Query::fetch_optional`], all rows are read.
     ///
     /// # Errors
     ///
@@ -165,7 +166,7 @@ impl<S: Database> Query<'_, S> {
         self.fetch_optional().await?.ok_or_else(|| QueryError::new(QueryErrorKind::NoRow))
     }
 
-    /// The only value of the first row.
+    /// Fetches the only value of the first row.
     ///
     /// # Errors
     ///
@@ -174,7 +175,8 @@ impl<S: Database> Query<'_, S> {
         self.fetch_one::<T>().await.map(|one| T::clone(&one))
     }
 
-    /// Runs it, and gives the number of rows it has changed. What it made untrue is gone when this returns.
+    /// Runs the statement, and returns the number of changed rows. Everything that it changes is invalidated when this
+    /// returns.
     ///
     /// # Errors
     ///
@@ -184,7 +186,7 @@ impl<S: Database> Query<'_, S> {
     }
 }
 
-/// One row, shared with everybody who asked the same.
+/// One row, shared by all callers of the same query.
 #[derive(Debug)]
 pub struct SharedRow<T>(Arc<Vec<T>>);
 

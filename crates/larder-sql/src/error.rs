@@ -1,41 +1,43 @@
-//! Why a query brought nothing.
+//! The error of a query, and its kinds.
 
 use std::{fmt, sync::Arc};
 
-/// A query failed. Cheap to clone: all who waited for it get the same.
+/// A query failed. Cheap to clone: the leader and all waiters of a fill get the same error.
 #[derive(Clone, Debug)]
 pub struct QueryError {
     kind: QueryErrorKind,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Why a query failed.
+/// The reason why a query failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueryErrorKind {
-    /// The database refused, or did not answer.
+    /// The database refused the statement, or did not answer.
     Database,
-    /// A row is not of the type that was asked for.
+    /// A row cannot be decoded into the requested type.
     Decode,
-    /// One row was asked for, and there is none.
+    /// One row was requested, and the result has none.
     NoRow,
-    /// It took longer than the policy allows.
+    /// The query took longer than its deadline.
     TimedOut,
-    /// It cannot be kept: its text or its values are too long.
+    /// The query cache failed, not the database; the reason is the source of the error: for example a fill that waits
+    /// for itself. Long texts and values do not fail, since the key has a hash of them.
     TooLong,
-    /// A statement may not begin or end a transaction: [`Db::begin`](crate::Db) begins one, `begin` of a transaction a nested
-    /// one, and `commit` and `rollback` end them.
+    /// The statement begins or ends a transaction, which a query must not: [`Db::begin`](crate::Db) begins a
+    /// transaction, `begin` of a transaction a nested one, and `commit` and `rollback` end them.
     NotAllowed,
-    /// The outbox of a database in memory cannot be followed.
+    /// An in-memory database has no outbox to follow.
     NothingToFollow,
-    /// The transaction cannot be committed: a statement in it has failed.
+    /// The transaction was rolled back instead of committed: a statement in it had failed.
     RolledBack,
-    /// The driver of the database panicked. A write may have been done all the same; what it changes was invalidated.
+    /// The database driver panicked. A write may have been applied all the same, so everything that it changes was
+    /// invalidated.
     Panicked,
-    /// The statement has written, but what it returned cannot be read: a column is of a type that cannot be fetched, or a
-    /// row is not of the type that was asked for. Running it again writes twice.
+    /// The statement was executed, but the rows that it returned cannot be read: a column has a type that cannot be
+    /// fetched, or a row is not of the requested type. Running it again writes twice.
     WrittenUnread,
-    /// The runtime was shut down meanwhile.
+    /// The runtime was shut down while the query ran.
     Cancelled,
 }
 
@@ -51,7 +53,7 @@ impl QueryError {
         Self { kind, source: Some(source.into().into()) }
     }
 
-    /// The same error, as one of this kind.
+    /// Replaces the kind, and leaves the source.
     pub(crate) fn of_kind(self, kind: QueryErrorKind) -> Self {
         Self { kind, ..self }
     }
@@ -61,7 +63,7 @@ impl QueryError {
         Self::because(QueryErrorKind::Database, error)
     }
 
-    /// Why it failed.
+    /// Returns the reason why the query failed.
     pub fn kind(&self) -> QueryErrorKind {
         self.kind
     }
@@ -70,25 +72,25 @@ impl QueryError {
 impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            QueryErrorKind::Database => "the database failed",
-            QueryErrorKind::Decode => "a row is not of the type that was asked for",
-            QueryErrorKind::NoRow => "one row was asked for, and there is none",
-            QueryErrorKind::TimedOut => "the query took longer than the policy allows",
+            QueryErrorKind::Database => "the database refused the statement or did not answer",
+            QueryErrorKind::Decode => "a row cannot be decoded into the requested type",
+            QueryErrorKind::NoRow => "one row was requested, and the result has none",
+            QueryErrorKind::TimedOut => "the query took longer than its deadline",
             QueryErrorKind::TooLong => {
-                "the text or the values of the query are too long to be kept"
+                "the query cache could not serve the query: see the source of this error"
             }
             QueryErrorKind::NotAllowed => {
-                "a statement may not begin or end a transaction: use begin(), commit() and rollback()"
+                "a statement must not begin or end a transaction: use begin(), commit() and rollback()"
             }
             QueryErrorKind::NothingToFollow => {
-                "a database in memory is written by nobody else: there is nothing to follow"
+                "an in-memory database has no other writers: there is nothing to follow"
             }
             QueryErrorKind::RolledBack => {
-                "a statement of the transaction has failed: it was rolled back instead of committed"
+                "a statement of the transaction had failed: the transaction was rolled back instead of committed"
             }
-            QueryErrorKind::Panicked => "the driver of the database panicked",
+            QueryErrorKind::Panicked => "the database driver panicked: a write may have been applied",
             QueryErrorKind::WrittenUnread => {
-                "the statement has written, but what it returned cannot be read: do not run it again"
+                "the statement was executed, but the rows that it returned cannot be read: do not run it again"
             }
             QueryErrorKind::Cancelled => "the runtime was shut down while the query ran",
         })

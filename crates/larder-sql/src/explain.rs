@@ -1,4 +1,4 @@
-//! What is known of a statement, for those who wonder.
+//! Explains how a query cache treats a statement.
 
 use larder_core::{Tag, Target};
 
@@ -10,20 +10,21 @@ use crate::{
     statement::Statement,
 };
 
-/// What a query cache makes of a statement.
+/// The treatment of a statement by a query cache. Returned by [`Db::explain`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// Why what it brings is not kept, if it is not.
+    /// Why the result is not stored; `None` if it is storable.
     pub not_kept: Option<&'static str>,
-    /// What it depends on.
+    /// The tags of the result.
     pub reads: Vec<Tag>,
-    /// What it invalidates.
+    /// The targets that the statement invalidates.
     pub writes: Vec<Target>,
 }
 
 impl<S> Db<S> {
-    /// What is made of a statement: whether its rows are kept, what they depend on, and what it invalidates.
+    /// Explains a statement: whether its result is stored, which tags it has, and which targets the statement
+    /// invalidates. The statement is not run.
     ///
     /// ```
     /// # use larder_core::Larder;
@@ -41,7 +42,8 @@ impl<S> Db<S> {
         self.cache().plan().explain(statement)
     }
 
-    /// Whether the rows of a statement are kept. Costs an analysis at first sight of a text, and a look-up after that.
+    /// Whether the analysis finds that a statement only reads, and is storable. Costs an analysis the first time a text
+    /// is seen, and a look-up after that. [`Db::explain`] considers the bound values and the state of the catalog, too.
     pub fn is_cached(&self, statement: &Statement) -> bool {
         let plan = self.cache().plan();
         plan.analyse(&plan.known(), statement.text()).nature == StatementKind::Query

@@ -1,4 +1,4 @@
-//! The options of a query cache.
+//! The query cache layer, and its options.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,9 +8,9 @@ use tower_layer::Layer;
 
 use crate::{analysis::SqlDialect, catalog::Catalog, service::QueryCache};
 
-/// Keeps what queries bring, and drops what statements make untrue.
+/// A layer that stores the results of queries, and invalidates them when statements write.
 ///
-/// See the [crate](crate) for what it does by itself.
+/// See the [crate](crate) for its rules.
 #[doc(alias("query cache", "second level cache", "result cache"))]
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given to a service"]
@@ -19,7 +19,7 @@ pub struct QueryCacheLayer {
     pub(crate) options: Options,
 }
 
-/// Reads what is known of the tables anew, if the database answers.
+/// Reads the catalog from the database; gives `None` if the database does not answer.
 pub(crate) type CatalogSource = Arc<dyn Fn() -> BoxFuture<'static, Option<Catalog>> + Send + Sync>;
 
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct Options {
 }
 
 impl QueryCacheLayer {
-    /// A layer over this larder, for a database that writes SQL like this.
+    /// A query cache on this larder, for a database of this SQL dialect.
     pub fn new(larder: &Larder, dialect: SqlDialect) -> Self {
         let options = Options {
             database: "main".to_owned(),
@@ -54,59 +54,61 @@ impl QueryCacheLayer {
         Self { kernel: larder.kernel().clone(), options }
     }
 
-    /// The name of the database in tags and keys, `main` by default. Every process has to use the same for one database.
+    /// The name of the database in tags and keys, `main` by default. All processes must use the same name for one
+    /// database.
     ///
-    /// Two databases never share a result by this name alone where a [`SqlxService`](crate::SqlxService) answers: the key
-    /// has the identity of the database as well (the system identifier and the database of PostgreSQL, the file of SQLite), and
-    /// the settings of the session on which answers depend. Two databases of one name invalidate each other's results,
-    /// though. Before a service of one's own two databases need two names, and so do two PostgreSQL servers whose data
-    /// directories are copies of each other (a restored backup, a promoted replica): they have one system identifier.
+    /// Behind a [`SqlxService`](crate::SqlxService) two databases of one name do not share results: the key also has
+    /// the identity of the database (the system identifier and the database of PostgreSQL, the file of SQLite) and the
+    /// settings of the session on which results depend. They invalidate each other's results, though. Give two
+    /// databases two names behind a custom service, and so for two PostgreSQL servers whose data directories are copies
+    /// of each other (a restored backup, a promoted replica): those have the same system identifier.
     pub fn database(mut self, name: impl Into<String>) -> Self {
         self.options.database = name.into();
         self
     }
 
-    /// What is known of its tables. Without it queries depend on whole tables, and each write drops everything.
+    /// Sets the catalog. Without it queries depend on whole tables, and each write invalidates everything.
     pub fn catalog(mut self, catalog: Catalog) -> Self {
         self.options.catalog = Some(catalog);
         self
     }
 
-    /// How long results are kept, ten minutes by default. What is written through this layer drops them at once.
+    /// The lifetime of results, ten minutes by default. Writes through this layer invalidate them at once.
     pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.lifetime = lifetime.into();
         self
     }
 
-    /// How long a result without rows is kept, ten seconds by default, and never longer than any other.
+    /// The lifetime of results without rows, ten seconds by default, and never longer than that of other results.
     #[doc(alias("negative caching"))]
     pub fn empty_ttl(mut self, time: Duration) -> Self {
         self.options.empty_ttl = time;
         self
     }
 
-    /// Results that hold more are not kept; 1 MiB by default.
+    /// The size above which a result is not stored; 1 MiB by default.
     pub fn max_bytes(mut self, most: ByteSize) -> Self {
         self.options.max_bytes = most.as_bytes();
         self
     }
 
-    /// Gives a query up after this time, with [`QueryErrorKind::TimedOut`](crate::QueryErrorKind::TimedOut). By default
-    /// a query has no deadline, as it has none without the cache.
+    /// Gives up the fill of a query after this time, with
+    /// [`QueryErrorKind::TimedOut`](crate::QueryErrorKind::TimedOut). By default a query has no deadline, as it has
+    /// none without the cache. Queries that bypass the cache, and writes, have no deadline.
     #[doc(alias("hard timeout"))]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
     }
 
-    /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
-    /// run at a time for one query and its values.
+    /// How long a waiter waits for a fill in flight before one more is started beside it; 10 s by default. At most four
+    /// fills run at a time for one query and its values.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = Some(limit);
         self
     }
 
-    /// The name under which this is counted in [`Stats`](larder_core::Stats); `queries` by default.
+    /// The name under which this cache is counted in [`Stats`](larder_core::Stats); `queries` by default.
     pub fn name(mut self, name: &'static str) -> Self {
         self.options.name = name;
         self

@@ -1,16 +1,18 @@
-//! Queries that are cached with one line, know what they have read, and are dropped by what is written.
+//! Caches the results of SQL queries, finds the rows and tables that they read, and invalidates them when these are
+//! written.
 //!
-//! Applications depend on `larder`, which has all of this as `larder::sql`.
+//! Applications depend on `larder`, which re-exports this crate as `larder::sql`.
 //!
-//! - A [`Db`] reads like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first asks the database, the next
-//!   gets the same values, shared.
-//! - Each text is analysed once: which tables it reads, and where its `WHERE` names the primary key, which rows. Those are
-//!   the tags of the result, and of every fragment, page and object that is made with it.
-//! - `db.query("UPDATE …").execute()` invalidates what it changes: the rows that it names, or the table; with all that changes by
-//!   foreign keys and triggers. When it returns, nothing that was read before is served.
-//! - What cannot be understood is not kept, and what may write anything drops everything, with a warning once for each text.
+//! - A [`Db`] reads like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first call queries the
+//!   database; later calls get the same values, shared.
+//! - Each statement text is analysed once: which tables it reads and, where its `WHERE` names the primary key, which
+//!   rows. These are the tags of the result, and of every fragment, page and object that is built from it.
+//! - `db.query("UPDATE …").execute()` invalidates the rows that the statement names, or the table, and everything that
+//!   changes with them by foreign keys and triggers. When it returns, no result that was read before is served.
+//! - A query that cannot be analysed is not stored. A statement that may write anything invalidates everything, with
+//!   one warning per statement for the first 1,000 statements.
 //!
-//! The rules, and why they miss nothing, are at the head of `analysis/mod.rs`.
+//! The rules, and the reasons why they miss no write, are at the head of `analysis/mod.rs`.
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")] {
@@ -38,18 +40,20 @@
 //!
 //! # Before deploying
 //!
-//! 1. Writes that do not come through a [`Db`] are seen when somebody follows the [`Outbox`]: of other programs, by hand, and of
-//!    a process that died between its commit and its invalidation. Without it they have to be told by
-//!    [`Db::invalidate_table`] and [`Db::invalidate_row`], or are seen when the result's time is up.
-//! 2. Only the tables of the main schema are known (`main`, in PostgreSQL `public`). What reads others, temporary, attached,
-//!    virtual, foreign or materialized ones, or tables with row-level security, is not kept, and what writes them drops
-//!    everything. A temporary table must not have the name of another.
-//! 3. What others define (`ALTER TABLE`) is not seen: call [`Db::learn`] or begin anew, and install the outbox again.
-//! 4. Streaming results are not cached, and not there: what is too large to be kept whole is asked of sqlx.
-//! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations name rows by rules of their own.
+//! 1. Writes that bypass a [`Db`] are seen by a process that follows the [`Outbox`]: writes of other programs, by hand,
+//!    and of a process that died between its commit and its invalidation. Without it, report them by
+//!    [`Db::invalidate_table`] and [`Db::invalidate_row`]; otherwise stale results are served until they expire.
+//! 2. The catalog has only the tables of the main schema (`main`, in PostgreSQL `public`). A query is not stored if it
+//!    reads other tables, or temporary, attached, virtual, foreign or materialized ones, or tables with row-level
+//!    security. A statement that writes one of those invalidates everything (except full-text and R-tree tables of
+//!    SQLite). A temporary table must not have the name of another table.
+//! 3. Schema changes by other programs (`ALTER TABLE`) are not detected: call [`Db::learn`] or restart, and install the
+//!    outbox again.
+//! 4. There is no streaming: read results that are too large to be stored whole through sqlx.
+//! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations identify rows by rules of their own.
 //!
-//! Statements of builders: [`Statement`] takes what sea-query has built, and SeaORM with it (feature `sea-query`). A
-//! `QueryBuilder` of sqlx gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
+//! Query builders: [`Statement`] accepts the statements of sea-query, and of SeaORM with it (feature `sea-query`).
+//! sqlx's `QueryBuilder` gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
 
 #[cfg(feature = "sea-query")]
 pub use self::sea_query::BindError;

@@ -1,4 +1,4 @@
-//! One query cache: its options made ready, and what it decides before it asks anybody.
+//! The context of one query cache: its options, its schema snapshot, and the decision whether a query is cached.
 
 use std::{
     fmt::Write as _,
@@ -35,21 +35,21 @@ pub(crate) struct QueryContext {
     pub(crate) tags: Tags,
     known: RwLock<Arc<SchemaSnapshot>>,
     relearning: tokio::sync::Mutex<()>,
-    /// Whether a task tries to read the tables, or to install the outbox, again.
+    /// Whether a task is retrying to read the catalog, or to install the outbox.
     retrying: AtomicBool,
-    /// Installs the outbox again, where this process has installed it.
+    /// Installs the outbox again; set when this process has installed it.
     pub(crate) outbox: Mutex<Option<Install>>,
-    /// Whether the outbox could not be installed again: then tables may have no triggers.
+    /// Whether the outbox could not be installed again, so that tables may have no triggers.
     lacks_triggers: AtomicBool,
     warned: Mutex<std::collections::HashSet<String>>,
 }
 
-/// What is known of the tables, and of the statements that were analysed by it. Replaced as a whole.
+/// The catalog, and the analyses of statements that were made with it. Replaced as a whole.
 #[derive(Default)]
 pub(crate) struct SchemaSnapshot {
     catalog: Option<Catalog>,
     analyses: Analyses,
-    /// The tables could not be read: what is known of them may be wrong.
+    /// Whether the catalog could not be read, so that the previous one may be wrong.
     is_distrusted: bool,
 }
 
@@ -63,15 +63,16 @@ impl SchemaSnapshot {
     }
 }
 
-/// What is to be done with a query.
+/// The decision how to serve a query.
 pub(crate) enum QueryAdmission {
-    /// Look it up under this name.
+    /// Look it up in the cache, under this name.
     Cached(String),
-    /// Ask the database, for this reason.
+    /// Bypass the cache, for this reason.
     Bypass(&'static str),
-    /// It writes: ask the database, and invalidate.
+    /// It writes: run it, and invalidate.
     Write,
-    /// It begins or ends a transaction: on a connection of a pool, other statements would find themselves in it.
+    /// It begins or ends a transaction: on a pooled connection, statements of other callers would run in that
+    /// transaction.
     Refused,
 }
 
@@ -90,21 +91,21 @@ impl QueryContext {
         }
     }
 
-    /// What is known of the tables from now on. A catalogue that says nothing of the database it describes describes the
-    /// same database as the one before.
+    /// Replaces the catalog. One without an origin describes the same database as its predecessor, and takes its
+    /// origin.
     pub(crate) fn learn(&self, catalog: Catalog) {
         let mut known = self.known.write();
         let origin = known.catalog().and_then(Catalog::origin).map(str::to_owned);
         *known = SchemaSnapshot::of(Some(catalog.or_origin(origin)));
     }
 
-    /// Reads what is known of the tables anew, after a statement that may have changed them. `false` where they cannot be read:
-    /// then what was known is not trusted, no query is cached and each write invalidates everything, until a later attempt
-    /// succeeds. Attempts are made in the background, at growing intervals.
+    /// Reads the catalog again, after a statement that may have changed the schema. Returns `false` if that fails: then
+    /// no query is cached and each write invalidates everything, until a later attempt succeeds. Attempts are made in
+    /// the background, at intervals that double from 100 ms to 30 s.
     pub(crate) async fn relearn(self: &Arc<Self>) -> bool {
         let is_read = self.try_relearn().await;
         if !is_read {
-            self.retry_later("the tables cannot be read: until they can, no query is cached");
+            self.retry_later("the catalog of the database cannot be read: no query is cached until a retry succeeds");
         }
         is_read
     }
@@ -117,14 +118,15 @@ impl QueryContext {
         }
     }
 
-    /// Whether an earlier attempt to read the tables or to install the outbox failed, and no later one succeeded.
+    /// Whether an earlier attempt to read the catalog or to install the outbox has failed, and no later one has
+    /// succeeded.
     fn has_to_retry(&self) -> bool {
         self.known.read().is_distrusted || self.lacks_triggers.load(Ordering::Acquire)
     }
 
     async fn try_relearn(&self) -> bool {
         let Some(source) = &self.options.source else { return true };
-        // One after the other, so that the newest is what stays.
+        // One at a time, so that the newest catalog stays.
         let _alone = self.relearning.lock().await;
         let catalog = source().await;
         let is_read = catalog.is_some();
@@ -138,11 +140,12 @@ impl QueryContext {
         is_read
     }
 
-    /// Defines the triggers of the outbox again where this process has installed it: after a definition there may be other
-    /// tables and other keys. Where that fails, further attempts are made in the background, at growing intervals.
+    /// Defines the triggers of the outbox again, if this process has installed it: after a schema change there may be
+    /// other tables and other keys. If that fails, further attempts are made in the background, at intervals that
+    /// double from 100 ms to 30 s.
     pub(crate) async fn reinstall(self: &Arc<Self>) {
         if !self.try_reinstall().await {
-            self.retry_later("the outbox cannot be installed again after a definition: until it is, writes of others to new tables go unseen");
+            self.retry_later("the outbox cannot be installed again after a schema change: writes of other programs to new tables are not seen until a retry succeeds");
         }
     }
 
@@ -160,7 +163,7 @@ impl QueryContext {
         Arc::clone(&self.known.read())
     }
 
-    /// Whether this is what is known now.
+    /// Whether this is the current schema snapshot.
     pub(crate) fn is_current(&self, known: &Arc<SchemaSnapshot>) -> bool {
         Arc::ptr_eq(known, &self.known.read())
     }
@@ -183,7 +186,7 @@ impl QueryContext {
             }
             _ if known.is_distrusted => "no-catalogue",
             _ if wishes.uncached => "uncached",
-            // Whoever says for how long wants to have it kept.
+            // An explicit lifetime makes a volatile query storable.
             StatementKind::Volatile("volatile")
                 if wishes.lifetime.is_some() && !analysis.reads_unknown =>
             {
@@ -210,28 +213,29 @@ impl QueryContext {
         let values = name.len();
         statement.values().iter().for_each(|value| value.name(&mut name));
         if name.len() - values > LONGEST_VALUES {
-            // A cryptographic hash in the place of the values: no two lists of values share one, and the name is short.
+            // A cryptographic hash in place of the values: two different lists of values do not share one, and the name
+            // is short.
             let hash = format!("#{};", digest(&name[values..], 32));
             name.truncate(values);
             name.push_str(&hash);
         }
-        write!(name, "{}", Schema::of::<T>()).expect("a string takes whatever is written to it");
+        write!(name, "{}", Schema::of::<T>()).expect("writing to a string cannot fail");
         QueryAdmission::Cached(name)
     }
 
-    /// Whether a value is bound that the database may take for another time each day.
+    /// Whether a bound value is a text that PostgreSQL may read as a different time each day.
     fn moves_with_time(&self, statement: &Statement) -> bool {
         let moves =
             |value: &SqlValue| matches!(value, SqlValue::Text(text) if is_moving_time(text));
         self.options.dialect == SqlDialect::Postgres && statement.values().iter().any(moves)
     }
 
-    /// How the result of a query is kept.
+    /// The policy for the result of a query.
     pub(crate) fn policy(&self, wishes: &QueryOptions) -> Policy {
         let policy = Policy::from(wishes.lifetime.unwrap_or(self.options.lifetime));
-        // The data are the same whoever asks: what tells people apart is bound.
+        // Shared by all users: values that tell users apart are bound, and so in the key.
         let policy = policy.name(self.options.name).shared();
-        // Without the cache a query may take as long as it takes.
+        // No deadline by default, as without the cache.
         let deadline = wishes.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
         let policy = policy.fill_timeout(deadline);
         let policy = match wishes.coalesce_timeout.or(self.options.coalesce_timeout) {
@@ -244,7 +248,7 @@ impl QueryContext {
         }
     }
 
-    /// What a query depends on.
+    /// The tags of the result of a query.
     pub(crate) fn read_by(
         &self,
         known: &SchemaSnapshot,
@@ -254,7 +258,7 @@ impl QueryContext {
         self.tags.read_by(analysis, known.catalog(), statement.values())
     }
 
-    /// What a statement makes untrue.
+    /// The targets that a statement invalidates. Warns of a statement that may write anything, once.
     pub(crate) fn written_by(
         &self,
         known: &SchemaSnapshot,
@@ -265,18 +269,20 @@ impl QueryContext {
             && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
-            tracing::warn!(target: "larder", database, why, text, "it may write anything: all queries are dropped");
+            tracing::warn!(target: "larder", database, why, text, "a statement may write anything: all stored results of this database are invalidated each time it runs");
         }
         self.tags.written_by(analysis, known.catalog(), statement.values())
     }
 
-    /// Whether nobody was warned of this statement yet, under one lock.
+    /// Whether this is the first warning of a statement, and one of the first 1,000 of all. Tests and records under one
+    /// lock.
     fn is_first(&self, fingerprint: &str) -> bool {
         let mut warned = self.warned.lock();
         warned.len() < MOST_WARNINGS && warned.insert(fingerprint.to_owned())
     }
 
-    /// A query that is not kept leaves what it depends on to what it becomes part of.
+    /// Counts a bypass, and adds the tags of the query to the enclosing scope: the result is not stored, but a page
+    /// with it may be.
     pub(crate) fn note_bypass(
         &self,
         known: &SchemaSnapshot,
@@ -289,7 +295,7 @@ impl QueryContext {
         let Some(scope) = self.kernel.current_scope() else { return };
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
-            // Nobody can say what it depends on.
+            // Its dependencies are unknown, so the enclosing value must not be stored.
             scope.add_unkept(ScopeContents::default(), "unknown-query");
         }
     }
@@ -299,10 +305,10 @@ impl QueryContext {
     }
 }
 
-/// Installs the outbox, and gives whether that succeeded.
+/// Installs the outbox, and tells whether that succeeded.
 pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Tries to read the tables and to install the outbox until both succeed.
+/// Retries to read the catalog and to install the outbox until both have succeeded.
 async fn retry(plan: Weak<QueryContext>) {
     let mut pause = FIRST_RETRY;
     loop {
@@ -314,12 +320,12 @@ async fn retry(plan: Weak<QueryContext>) {
         if !is_read || (lacks_triggers && !plan.try_reinstall().await) {
             continue;
         }
-        // Results of this time may not have been cached, but what was made of them may have been.
+        // Pages may have been stored meanwhile, and may have missed a write, although their queries were not cached.
         let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
         let database = &plan.options.database;
-        tracing::info!(target: "larder", database, "the tables are read and the outbox is installed again: queries are cached");
+        tracing::info!(target: "larder", database, "the catalog is read and the outbox is installed again: queries are cached");
         plan.retrying.store(false, Ordering::Release);
-        // What failed meanwhile has found this task, and relies on it.
+        // A failure meanwhile has found `retrying` set, and relies on this task.
         if !plan.has_to_retry() || plan.retrying.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -330,5 +336,5 @@ async fn retry(plan: Weak<QueryContext>) {
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 const MOST_WARNINGS: usize = 1000;
-/// Values that are written out at greater length are hashed.
+/// A longer list of values is hashed in the key.
 const LONGEST_VALUES: usize = 512;

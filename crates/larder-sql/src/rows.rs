@@ -1,7 +1,7 @@
-//! What comes back from a database, the same for all of them, and made into values of the application.
+//! The rows that a statement returns, in one form for all databases, and their decoding into types of the application.
 //!
-//! Rows become types by `serde`, not by sqlx's `CacheableRow`: what is kept must be writable to a shared store, and one
-//! query must give the same for each database.
+//! Rows are decoded by `serde`, not by sqlx's `FromRow`: stored values must be serialised for the second level, and a
+//! query must return the same from each database.
 
 use std::fmt;
 
@@ -16,12 +16,12 @@ use serde::{
 
 use crate::value::SqlValue;
 
-/// What a statement brought.
+/// The outcome of a statement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StatementOutcome {
-    /// The rows, none for a statement that gives none.
+    /// The rows, none for a statement that returns none.
     pub rows: Rows,
-    /// How many rows it has changed. PostgreSQL counts those that a query gives, too.
+    /// The number of changed rows. PostgreSQL also counts the rows that a query returns.
     pub affected: u64,
 }
 
@@ -35,18 +35,18 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// All rows as values of a type: a struct by the names of the columns, a tuple by their order, and anything
-    /// else by the only column.
+    /// Decodes all rows into values of a type: a struct by the names of the columns, a tuple by their order, and any
+    /// other type from the only column.
     ///
     /// # Errors
     ///
-    /// When a row is not one of the type.
+    /// When a row cannot be decoded into the type.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<Vec<T>, DecodeError> {
         let row = |values: &Vec<SqlValue>| T::deserialize(Row { columns: &self.columns, values });
         self.rows.iter().map(row).collect()
     }
 
-    /// About how many bytes they hold.
+    /// The approximate size of all values, in bytes.
     pub fn weight(&self) -> usize {
         let of = |value: &SqlValue| {
             size_of::<SqlValue>()
@@ -60,13 +60,13 @@ impl Rows {
     }
 }
 
-/// A row is not one of the type that was asked for.
+/// A row cannot be decoded into the requested type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError(String);
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a row is not of the type that was asked for: {}", self.0)
+        write!(f, "a row cannot be decoded into the requested type: {}", self.0)
     }
 }
 
@@ -89,13 +89,13 @@ impl<'a> Row<'a> {
         match self.values {
             [value] => Ok(Cell(value)),
             values => {
-                Err(DecodeError(format!("one column is asked for, given are {}", values.len())))
+                Err(DecodeError(format!("one column is expected, the row has {}", values.len())))
             }
         }
     }
 }
 
-/// What asks for a single value takes the only column.
+/// Decodes a single value from the only column.
 macro_rules! scalars {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -135,7 +135,7 @@ impl<'de> Deserializer<'de> for Row<'de> {
     ) -> Result<V::Value, DecodeError> {
         if length != self.values.len() {
             let given = self.values.len();
-            return Err(DecodeError(format!("{length} columns are asked for, given are {given}")));
+            return Err(DecodeError(format!("{length} columns are expected, the row has {given}")));
         }
         self.deserialize_seq(visitor)
     }
@@ -239,7 +239,7 @@ impl<'de> SeqAccess<'de> for Columns<'de> {
 
 struct Cell<'a>(&'a SqlValue);
 
-/// A text that is a number is one where a number is asked for: sums and decimals come as texts.
+/// Parses a text where a number is requested: sums and decimals are returned as texts.
 macro_rules! numbers {
     ($($method:ident: $number:ty => $visit:ident),* $(,)?) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -305,7 +305,7 @@ impl<'de> Deserializer<'de> for Cell<'de> {
     ) -> Result<V::Value, DecodeError> {
         match self.0 {
             SqlValue::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            other => Err(DecodeError(format!("{other:?} is no variant"))),
+            other => Err(DecodeError(format!("{other:?} cannot name a variant of an enum"))),
         }
     }
 
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_becomes_what_is_asked_for() {
+    fn a_row_decodes_into_a_struct_a_tuple_or_a_single_value() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         #[serde(rename_all = "lowercase")]
         enum State {
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_the_type_is_told_with_its_column() {
+    fn decode_errors_name_the_column() {
         #[derive(Debug, serde::Deserialize)]
         struct Product {
             _id: u8,
@@ -400,6 +400,6 @@ mod tests {
         let error = rows(&["id"], vec![1.into()]).decode::<Product>().unwrap_err().to_string();
         assert!(error.contains("missing field `_id`"), "{error}");
         let error = rows(&["a", "b"], vec![1.into(), 2.into()]).decode::<i64>().unwrap_err();
-        assert!(error.to_string().contains("one column is asked for, given are 2"), "{error}");
+        assert!(error.to_string().contains("one column is expected, the row has 2"), "{error}");
     }
 }

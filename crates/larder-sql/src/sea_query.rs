@@ -1,4 +1,4 @@
-//! Statements that sea-query has built, or SeaORM with it.
+//! Converts statements that were built by sea-query, or by SeaORM with it.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,7 +6,7 @@ use sea_query::{Value, Values};
 
 use crate::{statement::Statement, value::SqlValue};
 
-/// What `build` of sea-query gives, and the two parts of a statement of SeaORM.
+/// Converts the output of sea-query's `build`, or the two parts of a SeaORM statement.
 ///
 /// ```
 /// use larder_sql::Statement;
@@ -25,7 +25,7 @@ use crate::{statement::Statement, value::SqlValue};
 ///
 /// # Errors
 ///
-/// When a value is of a type that is none here: bind it as text.
+/// When a value has a type that no [`SqlValue`] has: bind it as text.
 impl TryFrom<(String, Values)> for Statement {
     type Error = BindError;
 
@@ -54,19 +54,22 @@ fn value(value: Value) -> Result<SqlValue, BindError> {
         Value::String(value) => value.into(),
         Value::Char(value) => value.map(|letter| letter.to_string()).into(),
         Value::Bytes(value) => value.into(),
-        // Which others there are depends on the features of sea-query.
-        #[allow(unreachable_patterns, reason = "they do not have to be there")]
+        // More types exist with further features of sea-query.
+        #[allow(
+            unreachable_patterns,
+            reason = "without further features of sea-query there are none"
+        )]
         other => return Err(BindError(format!("{other:?}"))),
     })
 }
 
-/// A value of sea-query that is none of a [`SqlValue`].
+/// A value of sea-query that no [`SqlValue`] can hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindError(String);
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let allowed = "allowed are truth values, whole numbers of 64 bits with a sign, floating-point numbers, texts and bytes";
+        let allowed = "supported are booleans, signed 64-bit integers, floating-point numbers, text and bytes";
         write!(f, "{} cannot be bound, {allowed}: bind it as text", self.0)
     }
 }
@@ -78,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_value_is_bound_as_what_it_is_or_not_at_all() {
+    fn values_keep_their_type_and_unsupported_ones_are_refused() {
         let values = Values(vec![
             true.into(),
             7_i8.into(),

@@ -1,4 +1,4 @@
-//! The service: answers from the cache, from the database, and invalidates after writes.
+//! The query cache service: answers queries from the cache or the database, and invalidates after writes.
 
 use std::{
     fmt,
@@ -24,14 +24,14 @@ use crate::{
     statement::Statement,
 };
 
-/// A query whose rows are to become values of `T`: the other request of a [`QueryCache`].
+/// A query whose rows are decoded into values of `T`: one of the two requests of a [`QueryCache`].
 pub struct Fetch<T> {
     statement: Statement,
     wishes: QueryOptions,
     rows: PhantomData<fn() -> T>,
 }
 
-/// What a single query may say.
+/// The options of a single query.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct QueryOptions {
     pub(crate) lifetime: Option<Lifetime>,
@@ -42,7 +42,7 @@ pub(crate) struct QueryOptions {
 }
 
 impl<T> Fetch<T> {
-    /// The rows of this statement.
+    /// A query for the rows of this statement.
     pub fn new(statement: Statement) -> Self {
         Self::wishing(statement, QueryOptions::default())
     }
@@ -51,39 +51,39 @@ impl<T> Fetch<T> {
         Self { statement, wishes, rows: PhantomData }
     }
 
-    /// Keeps the rows for so long, also those of a query that is another one each time it is asked, as by `now()`. What
-    /// it becomes part of lives no longer.
+    /// Stores the rows for this lifetime, also those of a volatile query, as one with `now()`. A page or value built
+    /// from them is fresh no longer than they are.
     #[must_use]
     pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.wishes.lifetime = Some(lifetime.into());
         self
     }
 
-    /// Asks the database, and keeps nothing.
+    /// Bypasses the cache: queries the database, and stores nothing.
     #[must_use]
     pub fn uncached(mut self) -> Self {
         self.wishes.uncached = true;
         self
     }
 
-    /// Gives the query up after this time, with [`QueryErrorKind::TimedOut`]; without it, and without
-    /// [`QueryCacheLayer::deadline`](crate::QueryCacheLayer::deadline), a query has no deadline, as it has none without the
-    /// cache.
+    /// Gives up the fill of the query after this time, with [`QueryErrorKind::TimedOut`]. Without it, and without
+    /// [`QueryCacheLayer::deadline`](crate::QueryCacheLayer::deadline), a query has no deadline, as it has none without
+    /// the cache. A query that bypasses the cache, and a write, has no deadline.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.wishes.deadline = Some(deadline);
         self
     }
 
-    /// How long to wait for a query that is in flight before one more is started beside it; 10 s by default. At most four
-    /// run at a time for one query and its values.
+    /// How long a waiter waits for a fill in flight before one more is started beside it; 10 s by default. At most four
+    /// fills run at a time for one query and its values.
     #[must_use]
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.wishes.coalesce_timeout = Some(limit);
         self
     }
 
-    /// Adds tags to those that are found by analysis.
+    /// Adds tags to those that the analysis finds. A query that bypasses the cache ignores them.
     #[must_use]
     pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
         self.wishes.tags.extend(tags.into_iter().map(Into::into));
@@ -91,11 +91,11 @@ impl<T> Fetch<T> {
     }
 }
 
-/// What rows can become: they are kept as they are, and written to a shared store.
+/// A type that rows are decoded into. Values are shared as they are in the first level, and serialised for the second.
 pub trait CacheableRow: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> CacheableRow for T {}
 
-/// What answers statements: a database, or whatever stands for one.
+/// A service that runs statements: a database, or a stand-in for one.
 pub trait Database:
     Service<Statement, Response = StatementOutcome, Error: Into<BoxError>, Future: Send + 'static>
     + Clone
@@ -119,10 +119,10 @@ impl<S> Database for S where
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Keeps what queries bring. Made by [`QueryCacheLayer`](crate::QueryCacheLayer).
+/// A service that stores the results of queries. Built by [`QueryCacheLayer`](crate::QueryCacheLayer).
 ///
-/// It has two requests: a [`Fetch`] is answered from the cache where that is possible, with the values shared and not
-/// copied; a [`Statement`] always goes to the database.
+/// It takes two requests: a [`Fetch`] is answered from the cache where possible, with shared values instead of copies;
+/// a [`Statement`] always goes to the database.
 pub struct QueryCache<S> {
     inner: S,
     plan: Arc<QueryContext>,
@@ -142,14 +142,14 @@ impl<S> QueryCache<S> {
         &self.inner
     }
 
-    /// What is known of the tables from now on, as after a migration of which this process has not heard.
+    /// Replaces the catalog, for example after another process has migrated the database.
     pub fn learn(&self, catalog: Catalog) {
         self.plan.learn(catalog);
     }
 }
 
 impl<S: Database> QueryCache<S> {
-    /// The rows of a query, from the cache where that is possible.
+    /// Returns the rows of a query, from the cache where possible.
     pub(crate) async fn fetch<T: CacheableRow>(
         &self,
         fetch: Fetch<T>,
@@ -177,7 +177,7 @@ impl<S: Database> QueryCache<S> {
         }
     }
 
-    /// Runs a statement, and invalidates what it may have changed.
+    /// Runs a statement, and invalidates everything that it may have changed.
     pub(crate) async fn run(&self, statement: Statement) -> Result<StatementOutcome, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
@@ -191,8 +191,8 @@ impl<S: Database> QueryCache<S> {
         }
     }
 
-    /// In a task of its own: a caller that is dropped does not come between a write and its invalidation, and nor does a panic
-    /// of the driver.
+    /// Runs a write and invalidates, in a task of its own: neither a dropped caller nor a panic of the driver can come
+    /// between the two.
     async fn write(
         &self,
         known: Arc<SchemaSnapshot>,
@@ -208,18 +208,18 @@ impl<S: Database> QueryCache<S> {
         let writing = self.plan.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
-                // At once, since what follows may wait for locks of others; and again below, for what was read by the
-                // definitions of before.
+                // Now, since the next steps may wait for locks of other connections; and again below, for results that
+                // were read under the old schema.
                 let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
                 if may_define {
                     plan.reinstall().await;
                 }
             } else if !plan.is_current(&known) {
-                // A table was defined meanwhile: what changes with this one may be more.
+                // The schema has changed meanwhile: more tables may change with this one.
                 targets = vec![plan.tags.everything()];
             }
-            // Also after an error or a panic: it may have been written all the same.
+            // Also after an error or a panic: the write may have been applied all the same.
             let _logged_or_queued = plan.kernel.invalidate(targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
@@ -237,7 +237,7 @@ async fn load<S: Database, T: CacheableRow>(
     fill: Loading,
 ) -> Result<Vec<T>, QueryError> {
     if !plan.is_current(&known) {
-        // A table was defined between the look at the statement and the stamp of this fill.
+        // The schema has changed between the analysis of the statement and the stamp of this fill.
         fill.refuse("redefined");
     }
     let tags = plan.read_by(&known, &fetch.statement, &analysis);
@@ -261,7 +261,7 @@ async fn ask<S: Database>(
     inner.call(statement).await.map_err(failed)
 }
 
-/// The same error, of a write: where only its answer could not be read, it has written.
+/// Turns the error of a write into `WrittenUnread` if the statement was executed, and only its rows could not be read.
 pub(crate) fn written_unread(error: QueryError) -> QueryError {
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
     match source {
@@ -283,7 +283,8 @@ fn unwrapped(error: LoadError<QueryError>) -> QueryError {
         }
         LoadError::Cancelled => QueryError::new(QueryErrorKind::Cancelled),
         LoadError::Panicked => QueryError::new(QueryErrorKind::Panicked),
-        // The type is part of the name, so it is the length.
+        // Other errors do not occur, since the key names the type and all fills fail with a `QueryError`; except a fill
+        // that waits for itself.
         other => QueryError::because(QueryErrorKind::TooLong, other.to_string()),
     }
 }
@@ -293,8 +294,8 @@ impl<S: Database> Service<Statement> for QueryCache<S> {
     type Error = QueryError;
     type Future = BoxFuture<'static, Result<StatementOutcome, QueryError>>;
 
-    /// Always ready: what answers from the cache need not wait for the database. A clone of the inner service is made
-    /// ready for each request that reaches it.
+    /// Always ready: a hit need not wait for the database. A clone of the inner service is made ready for each request
+    /// that reaches it.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
         Poll::Ready(Ok(()))
     }
@@ -310,7 +311,7 @@ impl<S: Database, T: CacheableRow> Service<Fetch<T>> for QueryCache<S> {
     type Error = QueryError;
     type Future = BoxFuture<'static, Result<Arc<Vec<T>>, QueryError>>;
 
-    /// As for a statement.
+    /// Always ready, as for a [`Statement`].
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
         Poll::Ready(Ok(()))
     }

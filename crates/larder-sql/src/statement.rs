@@ -1,12 +1,13 @@
-//! A statement: its text, and the values that are bound to it.
+//! A SQL statement: its text and its bound values.
 
 use std::borrow::Cow;
 
 use crate::value::SqlValue;
 
-/// What is asked of a database: the request of a [`QueryCache`](crate::QueryCache) and of what lies inside it.
+/// A SQL statement with its values: the request of a [`QueryCache`](crate::QueryCache) and of the database service
+/// inside it.
 ///
-/// Whatever yields text and values is one: what a builder has built, or a text that was written by hand.
+/// Written by hand, or made of the text and the values that a query builder gives.
 ///
 /// ```
 /// use larder_sql::Statement;
@@ -21,7 +22,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// A statement without values. Never put what somebody has typed into its text: bind it.
+    /// A statement without values. Never write user input into the text: bind it.
     pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
         Self { text: text.into(), values: Vec::new() }
     }
@@ -33,12 +34,12 @@ impl Statement {
         self
     }
 
-    /// Its text.
+    /// The SQL text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What is bound, in order.
+    /// The bound values, in order.
     pub fn values(&self) -> &[SqlValue] {
         &self.values
     }

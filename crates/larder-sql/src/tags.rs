@@ -1,8 +1,8 @@
-//! What a statement depends on and what it changes, as tags.
+//! The tags that a statement depends on, and the targets that it invalidates.
 //!
-//! The tag of a table is `sql:DATABASE:TABLE`, that of a row lies below it: `sql:DATABASE:TABLE:KEY`. Who depends on a whole
-//! table carries its tag alone; a write of one row invalidates that tag and the row's, a write of any row the
-//! prefix.
+//! The tag of a table is `sql:DATABASE:TABLE`; the tag of a row lies below it: `sql:DATABASE:TABLE:KEY`. A result that
+//! depends on a whole table has the tag of the table only. A write of one row invalidates the tags of the table and of
+//! the row, a write of any row the prefix `sql:DATABASE:TABLE`.
 
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ impl Tags {
         Tag::new(self.text_of(table))
     }
 
-    /// A row, by the values of its key as they are written there.
+    /// The tag of a row, by the values of its key as text.
     pub(crate) fn row(&self, table: &str, key: &[String]) -> Tag {
         let mut text = self.text_of(table);
         text.push(':');
@@ -44,15 +44,15 @@ impl Tags {
             escape(value, &mut text);
         }
         if text.len() - values > LONGEST_KEY {
-            // As good as the text, and short.
+            // A hash tells keys apart as well as their text, and is short.
             let hash = xxh3_128(&text.as_bytes()[values..]);
             text.truncate(values);
-            write!(text, "#{hash:032x}").expect("a string takes whatever is written to it");
+            write!(text, "#{hash:032x}").expect("writing to a string cannot fail");
         }
         Tag::new(text)
     }
 
-    /// What a query depends on, by rules 3 and 4.
+    /// The tags that a query depends on, by rules 3 and 4 of the analysis.
     pub(crate) fn read_by(
         &self,
         analysis: &Analysis,
@@ -68,13 +68,14 @@ impl Tags {
             }
         }
         if tags.is_empty() {
-            // What depends on no table depends on the definitions of functions and types: "everything" has to reach it.
+            // A query without tables still depends on the definitions of functions and types: `everything` must reach
+            // it.
             tags.push(Tag::new(self.database.as_str()));
         }
         tags
     }
 
-    /// What a statement invalidates.
+    /// The targets that a statement invalidates.
     pub(crate) fn written_by(
         &self,
         analysis: &Analysis,
@@ -100,7 +101,8 @@ impl Tags {
         targets
     }
 
-    /// What a change of these rows reaches: they, and who depends on the table as a whole. Of any row, all of it.
+    /// The targets of a change of these rows: their tags, and the tag of the table for results that depend on all of
+    /// it. For `None`, any row: the table with all its rows.
     pub(crate) fn changed(&self, table: &str, rows: Option<Vec<Tag>>) -> Vec<Target> {
         let Some(rows) = rows else { return vec![self.any_row(table)] };
         std::iter::once(self.table(table)).chain(rows).map(Target::tag).collect()
@@ -114,7 +116,7 @@ impl Tags {
         Target::prefix(self.database.as_str())
     }
 
-    /// The tags of all rows that are named, or `None` where a value is not one that names a row.
+    /// The tags of all pinned rows; `None` where a value cannot name a row, or where there are too many rows.
     fn rows(
         &self,
         table: &str,
@@ -152,7 +154,7 @@ impl Tags {
     }
 }
 
-/// A value as a row is named by it: only what is compared as it is written.
+/// The value of a key as a row tag has it; `None` unless the column compares it as it is written.
 fn text(operand: &Operand, column: &KeyColumn, values: &[SqlValue]) -> Option<String> {
     match (column.kind, operand) {
         (KeyKind::Integer, Operand::Int(number)) => Some(number.to_string()),
@@ -166,24 +168,22 @@ fn text(operand: &Operand, column: &KeyColumn, values: &[SqlValue]) -> Option<St
     }
 }
 
-/// What separates the parts of a tag, or stands for anything in a rule, is written otherwise.
+/// Escapes characters that separate the parts of a tag or act as wildcards, and control characters.
 fn escape(text: &str, out: &mut String) {
     for letter in text.chars() {
         match letter {
             ':' | ',' | '*' | '%' | '#' => {
-                write!(out, "%{:02x}", letter as u32)
-                    .expect("a string takes whatever is written to it");
+                write!(out, "%{:02x}", letter as u32).expect("writing to a string cannot fail");
             }
             letter if letter.is_control() => {
-                write!(out, "%{{{:x}}}", letter as u32)
-                    .expect("a string takes whatever is written to it");
+                write!(out, "%{{{:x}}}", letter as u32).expect("writing to a string cannot fail");
             }
             letter => out.push(letter),
         }
     }
 }
 
-/// More rows than this are as good as the table.
+/// A statement that names fewer rows than this has a tag for each; otherwise the tag of the table stands for them.
 const MOST_ROWS: usize = 64;
 const LONGEST_KEY: usize = 128;
 
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_differ_have_tags_that_differ() {
+    fn different_row_keys_have_different_tags() {
         let tags = Tags::new("main");
         let keys: [&[&str]; 8] =
             [&["a", "b"], &["a,b"], &["a:b"], &["a%2cb"], &["a\u{1}b"], &["a?b"], &["*"], &[""]];

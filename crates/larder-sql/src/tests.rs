@@ -1,4 +1,4 @@
-//! Queries through the cache of a real database, beside the same without it.
+//! Queries through the cache of a real database, compared with the same queries without it.
 #![cfg(feature = "sqlite")]
 
 use std::{
@@ -37,7 +37,7 @@ const SCHEMA: &str = "
     INSERT INTO t VALUES ('count', 0);
 ";
 
-/// Reads: what is written for `{}` is drawn for each.
+/// Queries; each pair of braces is replaced by a random value.
 const READS: [&str; 34] = [
     "SELECT * FROM a WHERE id = {i}",
     "SELECT * FROM a WHERE id = {s}",
@@ -121,7 +121,7 @@ fn larder() -> Larder {
     Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
-/// A statement of this form: its values are drawn, and bound or written into it.
+/// A statement of this form: its values are random, and bound or written into the text.
 fn drawn(form: &str, dice: &SeededRng) -> Statement {
     let (mut text, mut values) = (String::new(), Vec::new());
     for (at, part) in form.split(['{', '}']).enumerate() {
@@ -148,7 +148,7 @@ fn drawn(form: &str, dice: &SeededRng) -> Statement {
     values.into_iter().fold(Statement::new(text), Statement::bind)
 }
 
-/// Rows as they are, whatever they hold.
+/// A row with any columns and values.
 type AnyRow = std::collections::BTreeMap<String, Option<Held>>;
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -160,13 +160,13 @@ enum Held {
 }
 
 #[tokio::test]
-async fn the_cached_answer_is_always_the_uncached_one() {
+async fn cached_results_always_equal_uncached_ones() {
     let seeds = std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let mut hits = 0;
     for seed in 0..seeds {
         let (dice, larder) = (SeededRng::new(seed), larder());
         let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
-        // A few forms for each seed, so that what belongs together meets.
+        // A few forms for each seed, so that related reads and writes meet.
         let some = |forms: &[&'static str], most: u64| {
             (0..most).map(|_| forms[dice.roll(forms.len() as u64) as usize]).collect::<Vec<_>>()
         };
@@ -175,7 +175,7 @@ async fn the_cached_answer_is_always_the_uncached_one() {
             forms.iter().flat_map(|form| [(); 3].map(|()| drawn(form, &dice))).collect();
         for turn in 0..60 {
             let write = drawn(writes[dice.roll(writes.len() as u64) as usize], &dice);
-            // One that the database refuses has changed nothing, or a part.
+            // A write that the database refuses has changed nothing, or a part.
             let outcome = db.statement(write.clone()).execute().await;
             for _ in 0..8 {
                 let read = &reads[dice.roll(reads.len() as u64) as usize];
@@ -194,7 +194,7 @@ async fn the_cached_answer_is_always_the_uncached_one() {
 }
 
 #[tokio::test]
-async fn a_key_that_takes_two_texts_for_the_same_names_no_row() {
+async fn a_key_with_a_case_insensitive_collation_names_no_row() {
     let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder()).await.unwrap();
     db.query("INSERT INTO n VALUES ('x', 1)").execute().await.unwrap();
     let read = || db.query("SELECT v FROM n WHERE slug = ?").bind("x").fetch_scalar::<i64>();
@@ -225,7 +225,7 @@ async fn a(db: &Db, id: i64) -> Option<SharedRow<A>> {
 }
 
 #[tokio::test]
-async fn all_who_ask_the_same_share_the_values_and_a_write_of_a_row_leaves_the_others() {
+async fn equal_queries_share_values_and_a_row_write_invalidates_only_that_row() {
     let (larder, db) = with_rows().await;
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
     let first = db.query("SELECT * FROM a WHERE id = ?").bind(1).fetch_all::<A>().await.unwrap();
@@ -250,7 +250,7 @@ async fn all_who_ask_the_same_share_the_values_and_a_write_of_a_row_leaves_the_o
 }
 
 #[tokio::test]
-async fn a_page_is_made_of_the_rows_it_was_made_with() {
+async fn a_page_is_invalidated_with_the_rows_it_has_read() {
     let (larder, db) = with_rows().await;
     let rendered = Arc::new(AtomicU32::new(0));
     let page = async || {
@@ -277,7 +277,7 @@ async fn a_page_is_made_of_the_rows_it_was_made_with() {
 }
 
 #[tokio::test]
-async fn a_transaction_invalidates_when_it_is_committed_and_else_never() {
+async fn a_transaction_invalidates_only_when_it_is_committed() {
     let (larder, db) = with_rows().await;
     assert_eq!(a(&db, 1).await.unwrap().v, 0);
     let invalidations = || larder.stats().invalidations;
@@ -286,7 +286,7 @@ async fn a_transaction_invalidates_when_it_is_committed_and_else_never() {
     transaction.query("UPDATE a SET v = 1 WHERE id = 1").execute().await.unwrap();
     let inside = transaction.query("SELECT * FROM a WHERE id = ?").bind(1).fetch_all::<A>().await;
     assert_eq!(inside.unwrap()[0].v, 1, "it sees what it has written");
-    assert_eq!(a(&db, 1).await.unwrap().v, 0, "and nobody else does");
+    assert_eq!(a(&db, 1).await.unwrap().v, 0, "and other connections do not");
     transaction.rollback().await.unwrap();
     assert_eq!((a(&db, 1).await.unwrap().v, invalidations()), (0, before));
     let mut transaction = db.begin().await.unwrap();
@@ -302,7 +302,7 @@ async fn a_transaction_invalidates_when_it_is_committed_and_else_never() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_the_database_has_ended_invalidates_all_the_same() {
+async fn a_transaction_that_the_database_has_ended_still_invalidates() {
     let (_larder, db) = with_rows().await;
     let mut transaction = db.begin().await.unwrap();
     let ended = transaction.query("COMMIT").execute().await.unwrap_err();
@@ -325,7 +325,7 @@ async fn a_in(transaction: &mut Transaction, id: i64) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_made_of_a_query_that_is_not_kept_depends_on_it_all_the_same() {
+async fn a_page_depends_on_queries_that_bypass_the_cache() {
     let (larder, db) = with_rows().await;
     for text in [
         "SELECT v FROM a WHERE id = 1 AND random() <> 0",
@@ -352,7 +352,7 @@ async fn what_is_made_of_a_query_that_is_not_kept_depends_on_it_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_may_write_anything_drops_everything_each_time() {
+async fn a_statement_that_may_write_anything_invalidates_everything_each_time() {
     let (larder, db) = with_rows().await;
     for _ in 0..2 {
         let before = larder.stats().invalidations;
@@ -363,7 +363,7 @@ async fn what_may_write_anything_drops_everything_each_time() {
 }
 
 #[tokio::test]
-async fn a_definition_is_learned_and_drops_everything() {
+async fn a_schema_change_reloads_the_catalog_and_invalidates_everything() {
     let (_larder, db) = with_rows().await;
     assert!(a(&db, 9).await.is_none());
     db.query("DROP TABLE a").execute().await.unwrap();
@@ -377,7 +377,7 @@ async fn a_definition_is_learned_and_drops_everything() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_or_another_each_time_or_an_error_is_not_kept() {
+async fn large_volatile_and_failed_results_are_not_stored() {
     let larder = larder();
     let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).max_bytes(ByteSize::bytes(100));
     let db = SqlxService::sqlite(pool(SCHEMA).await).cached_by(layer).await.unwrap();
@@ -394,7 +394,11 @@ async fn what_is_too_large_or_another_each_time_or_an_error_is_not_kept() {
     assert!(refused("volatile"));
     let asked =
         || db.query("SELECT random()").cached_for(Duration::from_secs(60)).fetch_scalar::<i64>();
-    assert_eq!(asked().await.unwrap(), asked().await.unwrap(), "whoever asks for it gets it kept");
+    assert_eq!(
+        asked().await.unwrap(),
+        asked().await.unwrap(),
+        "an explicit lifetime makes it storable"
+    );
     let error = db.query("SELECT nothing FROM a").fetch_all::<i64>().await.unwrap_err();
     assert_eq!(error.kind(), QueryErrorKind::Database);
     let error = db.query("SELECT 'x'").fetch_scalar::<i64>().await.unwrap_err();
@@ -402,7 +406,7 @@ async fn what_is_too_large_or_another_each_time_or_an_error_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_without_rows_is_kept_for_less_long() {
+async fn a_result_without_rows_has_a_shorter_lifetime() {
     let asked = Arc::new(AtomicU32::new(0));
     let counted = asked.clone();
     let database = tower::service_fn(move |_: Statement| {
@@ -422,7 +426,7 @@ async fn a_result_without_rows_is_kept_for_less_long() {
 }
 
 #[tokio::test]
-async fn one_query_asks_the_database_for_all_who_ask_at_once() {
+async fn concurrent_equal_queries_are_coalesced() {
     let asked = Arc::new(AtomicU32::new(0));
     let counted = asked.clone();
     let database = tower::service_fn(move |_: Statement| {
@@ -463,7 +467,7 @@ async fn two_databases_of_one_name_share_no_result() {
         sqlx::query("INSERT INTO t VALUES (?)").bind(tenant as i64).execute(&pool).await.unwrap();
         let db = SqlxService::sqlite(pool.clone()).cached(&larder).await.unwrap();
         assert_eq!(db.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap(), tenant as i64);
-        // A second handle to one database shares what the first has read, where both can know that it is one.
+        // A second handle to one database shares the results of the first, if both can identify the database.
         let again = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
         let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
         let before = hits();
@@ -473,7 +477,7 @@ async fn two_databases_of_one_name_share_no_result() {
 }
 
 #[tokio::test]
-async fn settings_of_the_session_that_answers_depend_on_are_part_of_the_key() {
+async fn session_settings_that_results_depend_on_are_part_of_the_key() {
     let (_folder, pools) = files(1).await;
     let larder = larder();
     let url = pools[0].connect_options();
@@ -487,7 +491,7 @@ async fn settings_of_the_session_that_answers_depend_on_are_part_of_the_key() {
 }
 
 #[tokio::test]
-async fn what_reads_no_table_is_dropped_with_everything() {
+async fn a_query_without_tables_is_invalidated_with_everything() {
     let (larder, db) = with_rows().await;
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
     let one = async || db.query("SELECT 'a' LIKE 'A'").fetch_scalar::<i64>().await.unwrap();
@@ -501,7 +505,7 @@ async fn what_reads_no_table_is_dropped_with_everything() {
 }
 
 #[tokio::test]
-async fn columns_that_another_connection_has_changed_are_read_as_they_are() {
+async fn columns_changed_by_another_connection_are_read_correctly() {
     let (_folder, pools) = files(1).await;
     let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
     db.query("CREATE TABLE t (id INTEGER PRIMARY KEY, x INTEGER, y INTEGER)")
@@ -549,7 +553,7 @@ async fn columns_that_another_connection_has_changed_are_read_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_write_whose_driver_panics_invalidates_all_the_same() {
+async fn a_write_whose_driver_panics_still_invalidates() {
     let value = Arc::new(AtomicU32::new(1));
     let held = value.clone();
     let database = tower::service_fn(move |statement: Statement| {
@@ -575,7 +579,7 @@ async fn a_write_whose_driver_panics_invalidates_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_text_that_begins_or_ends_a_transaction_is_refused_everywhere() {
+async fn statements_that_begin_or_end_a_transaction_are_refused_everywhere() {
     let (_larder, db) = with_rows().await;
     for text in [
         "BEGIN",
@@ -614,7 +618,7 @@ async fn a_text_that_begins_or_ends_a_transaction_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn a_write_whose_answer_is_not_of_the_type_says_that_it_has_written() {
+async fn a_write_whose_rows_cannot_be_decoded_is_reported_as_written() {
     let (_larder, db) = with_rows().await;
     let insert = db.query("INSERT INTO a (id, name, v) VALUES (7, 'seven', 0) RETURNING name");
     let error = insert.fetch_all::<i64>().await.unwrap_err();
@@ -626,7 +630,7 @@ async fn a_write_whose_answer_is_not_of_the_type_says_that_it_has_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_has_no_deadline_but_the_one_it_is_given() {
+async fn a_query_has_no_deadline_by_default() {
     let database = tower::service_fn(move |_: Statement| async {
         tokio::time::sleep(Duration::from_secs(7200)).await;
         let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![7.into()]] };
@@ -646,7 +650,7 @@ async fn a_query_has_no_deadline_but_the_one_it_is_given() {
 }
 
 #[tokio::test]
-async fn long_values_are_cached_under_short_names() {
+async fn long_values_are_hashed_in_the_key() {
     let (larder, db) = with_rows().await;
     let long = |last: &str| format!("{}{last}", "x".repeat(100_000));
     for (value, expected) in [("a", 0), ("b", 0), ("a", 1), ("b", 2)] {
@@ -659,7 +663,7 @@ async fn long_values_are_cached_under_short_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_then() {
+async fn an_unreadable_catalog_is_retried_and_nothing_is_cached_until_it_is_read() {
     let (fails, asked) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let (failing, counted) = (fails.clone(), asked.clone());
     let database = tower::service_fn(move |_: Statement| {
@@ -687,7 +691,7 @@ async fn tables_that_cannot_be_read_are_read_again_and_nothing_is_cached_until_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outbox_that_cannot_be_installed_again_is_tried_until_it_is() {
+async fn installing_the_outbox_again_is_retried_until_it_succeeds() {
     let database = tower::service_fn(move |_: Statement| {
         std::future::ready(Ok::<_, Infallible>(StatementOutcome {
             rows: Rows::default(),
@@ -710,7 +714,7 @@ async fn an_outbox_that_cannot_be_installed_again_is_tried_until_it_is() {
 }
 
 #[tokio::test]
-async fn a_nested_transaction_that_is_taken_back_has_written_nothing() {
+async fn a_nested_transaction_that_is_rolled_back_invalidates_nothing() {
     let (larder, db) = with_rows().await;
     for id in 1..=3 {
         a(&db, id).await;
@@ -749,7 +753,7 @@ async fn a_nested_transaction_that_is_taken_back_has_written_nothing() {
 }
 
 #[tokio::test]
-async fn the_outbox_follows_definitions_of_its_own_process() {
+async fn the_outbox_is_installed_again_after_schema_changes_of_its_own_process() {
     let (_folder, pools) = files(1).await;
     let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
     db.outbox().install().await.unwrap();
@@ -770,7 +774,7 @@ async fn the_outbox_follows_definitions_of_its_own_process() {
 }
 
 #[tokio::test]
-async fn definitions_are_read_by_their_tokens_and_functions_from_the_database() {
+async fn table_definitions_are_tokenized_and_functions_come_from_the_database() {
     let schema = "
         CREATE TABLE r (id INTEGER PRIMARY KEY, name TEXT UNIQUE ON CONFLICT/**/REPLACE, v INTEGER);
         CREATE TABLE n (slug TEXT PRIMARY KEY COLLATE/* */NOCASE, v INTEGER);
@@ -793,7 +797,7 @@ async fn definitions_are_read_by_their_tokens_and_functions_from_the_database() 
     assert_eq!(rows("SELECT v FROM n WHERE slug = 'x'").await, [1]);
     db.query("UPDATE n SET v = 2 WHERE slug = 'X'").execute().await.unwrap();
     assert_eq!(rows("SELECT v FROM n WHERE slug = 'x'").await, [2]);
-    // Neither a name nor a text is a part of the language.
+    // Names and literals are not keywords.
     assert_eq!(rows("SELECT v FROM plain WHERE id = 1").await, [1]);
     db.query("UPDATE plain SET v = 3 WHERE id = 2").execute().await.unwrap();
     let before = hits();
@@ -809,7 +813,7 @@ async fn definitions_are_read_by_their_tokens_and_functions_from_the_database() 
         rows("SELECT rowid FROM found WHERE found MATCH 'pear' ORDER BY rowid").await,
         [1, 2]
     );
-    // Functions that are on no list are known to SQLite itself.
+    // SQLite itself declares functions that are on no list.
     let before = hits();
     for _ in 0..2 {
         rows("SELECT json_array_length(json_replace('[1]', '$[0]', 2)) AS n").await;

@@ -1,4 +1,4 @@
-//! Transactions: nothing is invalidated before they are committed, and nothing if they are not.
+//! Transactions: they invalidate when they are committed, and never when they are rolled back.
 
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
@@ -22,23 +22,24 @@ use crate::{
     value::SqlValue,
 };
 
-/// A transaction. Dropped, it is rolled back, and nothing has happened.
+/// A transaction. Dropped, it is rolled back, and nothing is invalidated.
 ///
-/// What is read in it comes from the database: it may be what only this transaction sees. A statement that fails may have
-/// ended it, as `INSERT OR ROLLBACK` does in SQLite; then what it has written is invalidated whatever becomes of it. In
-/// PostgreSQL it can only be rolled back after that.
+/// Its queries bypass the cache, since they may read rows that only this transaction sees. A statement that fails or is
+/// dropped while it runs may have ended the transaction, as `INSERT OR ROLLBACK` does in SQLite; then all writes are
+/// invalidated, whether or not they are committed. In PostgreSQL a transaction with a failed statement can only be
+/// rolled back.
 pub struct Transaction {
-    /// None once it has ended.
+    /// `None` once the transaction has ended.
     inner: Option<SqlxTransaction>,
     uncertain: bool,
     plan: Arc<QueryContext>,
     targets: Vec<Target>,
     defines: bool,
-    /// How many nested transactions are open, those that were dropped and wait to be taken back among them.
+    /// The number of open nested transactions, with those that were dropped and are not rolled back yet.
     depth: usize,
-    /// The outermost nested transaction that was dropped: it is taken back before anything else is done.
+    /// The outermost nested transaction that was dropped: it is rolled back before the next statement.
     dropped: Option<Savepoint>,
-    /// What was known of the tables when it first wrote.
+    /// The schema snapshot at the first statement.
     known: Option<Arc<SchemaSnapshot>>,
 }
 
@@ -68,8 +69,8 @@ impl Transaction {
         TransactionQuery { transaction: self, statement: Statement::new(text) }
     }
 
-    /// Begins a nested transaction, a savepoint of the database. Committed, it is part of this one; rolled back or dropped,
-    /// what it has written is taken back, and nothing is invalidated for it.
+    /// Begins a nested transaction, a savepoint of the database. Committed, it becomes part of this one; rolled back or
+    /// dropped, its writes are undone, and nothing is invalidated for them.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")] {
@@ -87,7 +88,7 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// When the database does not answer, or in PostgreSQL after a statement that has failed.
+    /// When the database does not answer, or in PostgreSQL after a failed statement.
     #[doc(alias("savepoint"))]
     pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
         self.take_back_dropped().await?;
@@ -104,8 +105,8 @@ impl Transaction {
         self.begun().run(&statement).await.map(|_| ()).map_err(QueryError::database)
     }
 
-    /// Takes back what was written since this savepoint, with those within it. Where the database does not, what was written
-    /// may have been written outside of any transaction, and is invalidated whatever becomes of this one.
+    /// Rolls back to this savepoint, and with it those begun later. If the database does not, the writes may have been
+    /// made outside of any transaction, and are invalidated whether or not this one is committed.
     async fn take_back(&mut self, savepoint: Savepoint) -> Result<(), QueryError> {
         self.depth = savepoint.depth - 1;
         let taken_back = async {
@@ -127,22 +128,22 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, and invalidates what the transaction has made untrue. A caller that is dropped does not come between the two,
-    /// nor does a panic of the driver.
+    /// Commits, and invalidates everything that the transaction has changed. Neither a dropped caller nor a panic of
+    /// the driver can come between the two.
     ///
     /// # Errors
     ///
-    /// When the database does not commit. It may have done so all the same, so what was written is invalidated. With
-    /// [`QueryErrorKind::RolledBack`] where PostgreSQL would take back what it says it commits, since a statement has failed.
+    /// When the database does not commit. It may have committed all the same, so the writes are invalidated. With
+    /// [`QueryErrorKind::RolledBack`] where a statement has failed: PostgreSQL would report a commit, and roll back.
     pub async fn commit(mut self) -> Result<(), QueryError> {
-        // Where it cannot be taken back nothing is committed: what is dropped without that is rolled back.
+        // If this fails nothing is committed: dropping the transaction rolls it back.
         self.take_back_dropped().await?;
         let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let known = self.known.take();
         let committing = self.plan.kernel.spawn(async move {
             let committed = match inner {
-                // A driver that panics may have committed all the same.
+                // The driver may have committed before it panicked.
                 Some(inner) => AssertUnwindSafe(end(inner, uncertain))
                     .catch_unwind()
                     .await
@@ -150,12 +151,12 @@ impl Transaction {
                 None => Ok(()),
             };
             if defines {
-                // At once, since what follows may wait for locks of others.
+                // Now, since the next steps may wait for locks of other connections.
                 let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
                 plan.relearn().await;
                 plan.reinstall().await;
             } else if known.is_some_and(|known| !plan.is_current(&known)) {
-                // A table was defined meanwhile: what changes with what was written may be more.
+                // The schema has changed meanwhile: more tables may change with the written ones.
                 targets = vec![plan.tags.everything()];
             }
             if !targets.is_empty() {
@@ -166,11 +167,11 @@ impl Transaction {
         committing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
     }
 
-    /// Takes everything back. Nothing is invalidated, unless a statement has failed.
+    /// Rolls the transaction back. Nothing is invalidated, unless a statement has failed or was dropped while it ran.
     ///
     /// # Errors
     ///
-    /// When the database does not answer; then it takes it back by itself.
+    /// When the database does not answer; then it rolls back by itself.
     pub async fn rollback(mut self) -> Result<(), QueryError> {
         match self.inner.take() {
             Some(inner) => inner.rollback().await.map_err(QueryError::database),
@@ -178,21 +179,22 @@ impl Transaction {
         }
     }
 
-    /// The connection to SQLite, for what sqlx can do and this cannot. What is written with it is not invalidated, unless
-    /// the [outbox](crate::Outbox) is followed. `None` in another database.
+    /// The SQLite connection, for features of sqlx that larder lacks. Writes through it are not invalidated, unless the
+    /// [outbox](crate::Outbox) is followed. `None` in another database.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         self.begun().sqlite()
     }
 
-    /// The same for PostgreSQL.
+    /// The PostgreSQL connection, for features of sqlx that larder lacks. Writes through it are not invalidated, unless
+    /// the [outbox](crate::Outbox) is followed. `None` in another database.
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
         self.begun().postgres()
     }
 
     fn begun(&mut self) -> &mut SqlxTransaction {
-        self.inner.as_mut().expect("only what takes the transaction itself ends it")
+        self.inner.as_mut().expect("only methods that consume the transaction end it")
     }
 
     async fn run(&mut self, statement: &Statement) -> Result<StatementOutcome, QueryError> {
@@ -205,7 +207,7 @@ impl Transaction {
         self.defines |=
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         self.known.get_or_insert_with(|| Arc::clone(&known));
-        // Before it runs: one that failed may have done a part.
+        // Before it runs: a statement that fails may have written a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
         self.plan.note_bypass(&known, statement, &analysis, "transaction");
         // A statement that is dropped while it runs may have ended the transaction as well.
@@ -219,7 +221,7 @@ impl Transaction {
     }
 }
 
-/// Commits what can be committed.
+/// Commits, unless a failed statement has left only the rollback.
 async fn end(mut inner: SqlxTransaction, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
@@ -249,15 +251,15 @@ impl fmt::Debug for Transaction {
     }
 }
 
-/// Where a nested transaction began.
+/// The start of a nested transaction.
 #[derive(Clone, Copy, Debug)]
 struct Savepoint {
     depth: usize,
-    /// How many targets there were.
+    /// The number of targets at that time.
     targets: usize,
 }
 
-/// A transaction within another: a savepoint. Dropped, it is rolled back, before the next statement of the outer one.
+/// A transaction within another: a savepoint. Dropped, it is rolled back before the next statement of the outer one.
 #[derive(Debug)]
 #[must_use = "dropped, it is rolled back"]
 pub struct NestedTransaction<'a> {
@@ -267,12 +269,12 @@ pub struct NestedTransaction<'a> {
 }
 
 impl NestedTransaction<'_> {
-    /// A query or another statement within it.
+    /// A query or another statement within this transaction.
     pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
         self.transaction.query(text)
     }
 
-    /// Begins one within this one.
+    /// Begins a transaction nested in this one.
     ///
     /// # Errors
     ///
@@ -281,11 +283,11 @@ impl NestedTransaction<'_> {
         self.transaction.begin().await
     }
 
-    /// Ends it: what it has written becomes part of the outer transaction, and is invalidated when that is committed.
+    /// Commits: its writes become part of the outer transaction, and are invalidated when that is committed.
     ///
     /// # Errors
     ///
-    /// When the database does not answer, or in PostgreSQL after a statement that has failed; then it is rolled back.
+    /// When the database does not answer, or in PostgreSQL after a failed statement; then it is rolled back.
     pub async fn commit(mut self) -> Result<(), QueryError> {
         self.transaction.take_back_dropped().await?;
         let Some(Savepoint { depth, .. }) = self.savepoint else { return Ok(()) };
@@ -295,7 +297,7 @@ impl NestedTransaction<'_> {
         Ok(())
     }
 
-    /// Takes back what it has written. The outer transaction goes on, in PostgreSQL also after a statement that has failed.
+    /// Undoes its writes. The outer transaction goes on, in PostgreSQL also after a failed statement.
     ///
     /// # Errors
     ///
@@ -303,7 +305,7 @@ impl NestedTransaction<'_> {
     pub async fn rollback(mut self) -> Result<(), QueryError> {
         let Some(savepoint) = self.savepoint else { return Ok(()) };
         self.transaction.dropped = None;
-        // Where this fails or is dropped, it is taken back before anything else is done.
+        // If this fails or is dropped, the savepoint is rolled back before the next statement.
         self.transaction.take_back(savepoint).await?;
         self.savepoint = None;
         Ok(())
@@ -312,14 +314,14 @@ impl NestedTransaction<'_> {
 
 impl Drop for NestedTransaction<'_> {
     fn drop(&mut self) {
-        // Of one that was dropped within this one too: it began later.
+        // Covers a nested transaction that was dropped within this one, too: it began later.
         if let Some(savepoint) = self.savepoint.take() {
             self.transaction.dropped = Some(savepoint);
         }
     }
 }
 
-/// A statement that is about to be run in a transaction.
+/// A statement of a transaction that has not run yet.
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is fetched or executed"]
 pub struct TransactionQuery<'a> {
@@ -334,7 +336,7 @@ impl TransactionQuery<'_> {
         self
     }
 
-    /// All rows.
+    /// Fetches all rows. They are read from the database, and not stored.
     ///
     /// # Errors
     ///
@@ -344,7 +346,7 @@ impl TransactionQuery<'_> {
         rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
     }
 
-    /// The first row, if there is one.
+    /// Fetches the first row, if there is one.
     ///
     /// # Errors
     ///
@@ -353,7 +355,7 @@ impl TransactionQuery<'_> {
         Ok(SharedRow::of(Arc::new(self.fetch_all().await?)))
     }
 
-    /// Runs it, and gives the number of rows it has changed.
+    /// Runs the statement, and returns the number of changed rows.
     ///
     /// # Errors
     ///

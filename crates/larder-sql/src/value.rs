@@ -1,36 +1,36 @@
-//! Values of a database that are the same for all of them.
+//! SQL values, in one form for all databases.
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-/// A value that is bound to a statement or comes back from it.
+/// A value that is bound to a statement or returned by it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SqlValue {
-    /// No value.
+    /// SQL `NULL`.
     #[default]
     Null,
-    /// True or false; SQLite has 1 and 0 in its place.
+    /// True or false; SQLite has the integers 1 and 0 instead.
     Bool(bool),
-    /// A whole number.
+    /// An integer of 64 bits with a sign.
     Int(i64),
     /// A floating-point number.
     Real(f64),
-    /// Text; also numbers, times and identifiers that are nothing else everywhere.
+    /// Text; also decimals, times and identifiers (UUIDs), for which not all databases have a type.
     Text(String),
     /// Bytes.
     Blob(Vec<u8>),
 }
 
 impl SqlValue {
-    /// Adds this value to the name of a query, with its type and without ambiguity.
+    /// Appends this value to a cache key, with its type, so that different values are written differently.
     pub(crate) fn name(&self, name: &mut String) {
         let written = match self {
             Self::Null => write!(name, "n"),
             Self::Bool(value) => write!(name, "o{}", u8::from(*value)),
             Self::Int(value) => write!(name, "i{value}"),
-            // Its bits: two numbers that print the same need not be the same.
+            // Its bits: two different numbers may print the same.
             Self::Real(value) => write!(name, "r{:x}", value.to_bits()),
             Self::Text(value) => write!(name, "t{}:{value}", value.len()),
             Self::Blob(value) => {
@@ -38,7 +38,7 @@ impl SqlValue {
                 value.iter().try_for_each(|byte| write!(name, "{byte:02x}"))
             }
         };
-        written.expect("a string takes whatever is written to it");
+        written.expect("writing to a string cannot fail");
         name.push(';');
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_differ_have_names_that_differ() {
+    fn different_values_are_written_differently_into_keys() {
         let values: [SqlValue; 10] = [
             1.into(),
             "1".into(),

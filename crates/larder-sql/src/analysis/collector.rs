@@ -1,4 +1,4 @@
-//! Walks over a statement and gathers what the rules ask for.
+//! Walks over a statement, and gathers its reads, changes and calls for the rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,14 +22,14 @@ use crate::catalog::{Catalog, folded};
 pub(super) struct Collector<'a> {
     dialect: SqlDialect,
     catalog: Option<&'a Catalog>,
-    /// How often each relation is named.
+    /// The number of occurrences of each relation.
     relations: BTreeMap<String, usize>,
     pinned: BTreeMap<String, Vec<PinnedKey>>,
-    /// The names of CTEs that hide tables, at each query that the walk is in.
+    /// The names of CTEs that hide tables, for each query around the present place of the walk.
     scopes: Vec<BTreeSet<String>>,
-    /// The same for the queries of CTEs, which the walk has not reached.
+    /// The same for the queries of CTEs that the walk has not reached yet.
     within_ctes: HashMap<*const Query, BTreeSet<String>>,
-    /// The name of a function that stands where a table stands, and is visited next.
+    /// The name of a table function, which the walk visits next as if it were a relation.
     not_a_relation: Option<*const ObjectName>,
     has_unnamed_columns: bool,
     changes: Vec<TableChange>,
@@ -58,7 +58,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether a column of the answer may have no name but the text of its expression.
+    /// Whether a column of the result may be named by the text of its expression.
     pub(super) fn has_unnamed_columns(&self) -> bool {
         self.has_unnamed_columns
     }
@@ -95,7 +95,7 @@ impl<'a> Collector<'a> {
                 None => Some(BTreeSet::from([relation])),
             };
             match made_of {
-                // The whole of a table, whatever else names some of its rows.
+                // The whole table, even if a view or an occurrence names some of its rows.
                 Some(tables) => reads.extend(tables.into_iter().map(|table| (table, None))),
                 None => self.read_unknown(),
             }
@@ -117,14 +117,14 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The same for what is called perhaps.
+    /// As [`Self::call`], for a call that may not exist.
     fn call_if(&mut self, purity: Option<Purity>) {
         if let Some(purity) = purity {
             self.call(purity);
         }
     }
 
-    /// A name as the server takes it: PostgreSQL tells quoted ones by their case.
+    /// A name as the server resolves it: PostgreSQL keeps the case of quoted names.
     fn resolved(&self, name: &Ident) -> String {
         match (self.dialect, name.quote_style) {
             (SqlDialect::Postgres, Some(_)) => name.value.clone(),
@@ -132,19 +132,20 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether a relation is a CTE that is seen here.
+    /// Whether a relation is a CTE that is visible here.
     fn is_cte(&self, relation: &ObjectName) -> bool {
         let [ObjectNamePart::Identifier(name)] = &relation.0[..] else { return false };
         self.scopes.last().is_some_and(|scope| scope.contains(&self.resolved(name)))
     }
 
-    /// What users have made of a function that the language has words of its own for.
+    /// Calls the user-defined overloads of a function for which the language has its own syntax.
     fn overloaded(&mut self, name: &str) {
         let purity = self.catalog.and_then(|catalog| catalog.purity(name));
         self.call_if(purity);
     }
 
-    /// The name by which a function is known: the catalogue of PostgreSQL knows those of all schemas, of one name together.
+    /// The name by which a function is looked up: the catalog of PostgreSQL merges functions of one name in all
+    /// schemas.
     fn function(&self, name: &ObjectName) -> Option<String> {
         match (self.dialect, self.catalog) {
             (SqlDialect::Postgres, Some(_)) => pins::relation(name),
@@ -152,7 +153,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The operators that stand behind words.
+    /// Calls the operators behind words of the language.
     ///
     /// Source: PostgreSQL, section 9.7 on `LIKE` and `SIMILAR TO`, 9.2 on `BETWEEN`, 9.24 on `IN`, 9.18 on `CASE`.
     fn operators_behind(&mut self, expr: &Expr) {
@@ -179,7 +180,7 @@ impl<'a> Collector<'a> {
 
     fn operator(&mut self, operator: &impl ToString) {
         let Some(catalog) = self.catalog.filter(|catalog| catalog.has_operators()) else { return };
-        // `OPERATOR(schema.+)` is the last of its parts.
+        // The operator is the last part of `OPERATOR(schema.+)`.
         let written = operator.to_string();
         let name = written.trim_end_matches(')').rsplit('.').next().unwrap_or_default();
         let known = catalog.operator(name);
@@ -195,7 +196,7 @@ impl<'a> Collector<'a> {
             Some(catalog) if catalog.is_table(&table) => {
                 catalog.changes_with(&table, what.deletes, what.updates)
             }
-            // A view, a table that has been made since, or all that is known is nothing.
+            // A view, a table that was created since, or no catalog at all.
             _ => None,
         };
         self.changes.push(TableChange { table, rows, with });
@@ -216,7 +217,7 @@ impl<'a> Collector<'a> {
                 OnConflictAction::DoNothing => Some(false),
                 OnConflictAction::DoUpdate(update) => {
                     let target = conflict.conflict_target.as_ref();
-                    // An upsert over the key changes the row that it names; over another one, any.
+                    // An upsert over the key changes the named row; over another unique key, any row.
                     let is_over_key = target.is_some_and(|target| is_key(target, &key));
                     (is_over_key && !touches(&update.assignments, &key)).then_some(true)
                 }
@@ -264,7 +265,7 @@ impl<'a> Collector<'a> {
         self.change(table, rows, RowEffects { deletes: true, updates: false });
     }
 
-    /// The rows of the written table that a condition leaves. The table itself is the first occurrence.
+    /// The pinned rows of the written table, which is the first occurrence.
     fn named(
         &self,
         occurrences: &[Occurrence],
@@ -272,7 +273,7 @@ impl<'a> Collector<'a> {
         table: Option<&str>,
     ) -> Option<Vec<PinnedKey>> {
         let pinned = pins::pinned(occurrences, condition, self.catalog?);
-        // The same table once more in a `FROM` may be the one that is pinned.
+        // Another occurrence of the table in a `FROM` may be the pinned one.
         let mut own = pinned.into_iter().filter(|(name, _)| Some(&**name) == table);
         match (own.next(), own.next()) {
             (Some((_, rows)), None) if occurrences.len() == 1 => Some(vec![rows]),
@@ -291,7 +292,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// What a write may do to rows besides bringing new ones.
+/// The effects of a write on rows that exist already.
 #[derive(Clone, Copy)]
 struct RowEffects {
     deletes: bool,
@@ -308,7 +309,7 @@ impl Visitor for Collector<'_> {
             let outer = scope.clone();
             let names = with.cte_tables.iter().map(|table| self.resolved(&table.alias.name));
             let names: Vec<String> = names.collect();
-            // In SQLite all see each other; in PostgreSQL each sees those before it, unless they recurse.
+            // In SQLite all CTEs see each other; in PostgreSQL each sees those before it, unless `RECURSIVE`.
             let all_see_all = with.recursive || self.dialect == SqlDialect::Sqlite;
             for (at, table) in with.cte_tables.iter().enumerate() {
                 let seen = if all_see_all { &names[..] } else { &names[..at] };
@@ -340,7 +341,7 @@ impl Visitor for Collector<'_> {
             _ => false,
         };
         if select.from.iter().any(|table| !table.joins.is_empty()) {
-            // By `USING` or `NATURAL`, perhaps.
+            // A join may be by `USING` or `NATURAL`, which compare with `=`.
             self.operator(&"=");
         }
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
@@ -365,12 +366,12 @@ impl Visitor for Collector<'_> {
             self.call(Purity::Unknown);
         }
         match pins::table(relation, self.dialect) {
-            // A CTE; where a table has its name it counts too, since the walk may take one for the other.
+            // A CTE. If a table has its name it counts as a table, too, since the walk may confuse the two.
             Some(name)
                 if self.is_cte(relation)
                     && self.catalog.is_none_or(|catalog| !catalog.is_relation(&name)) => {}
             Some(name) => *self.relations.entry(name).or_default() += 1,
-            // Of another schema, or of none that stands there.
+            // A name outside the schema that the catalog describes.
             None => self.read_unknown(),
         }
         ControlFlow::Continue(())
@@ -407,7 +408,7 @@ impl Visitor for Collector<'_> {
                 Some(name) => self.call(functions::of(function, &name, self.catalog)),
                 None => self.call(Purity::Unknown),
             },
-            // What stands for a function without brackets.
+            // A function that is called without brackets.
             Expr::Identifier(name)
                 if name.quote_style.is_none()
                     && functions::needs_no_brackets(&folded(&name.value)) =>
@@ -515,12 +516,12 @@ fn is_key(target: &ConflictTarget, key: &[String]) -> bool {
     }
 }
 
-/// Whether this is a name of the key that SQLite gives to every row.
+/// Whether this is a name of the rowid that SQLite gives to every row.
 fn is_row_number(name: &str) -> bool {
     ["rowid", "oid", "_rowid_"].contains(&name)
 }
 
-/// The rows that an `INSERT` names by the values it has for the key.
+/// The rows that an `INSERT` names by its values for the key.
 fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<PinnedKey>> {
     if key.is_empty() {
         return None;

@@ -1,25 +1,24 @@
-//! What is known of functions: those that give the same for the same, and those that do not but write nothing. Any
-//! other may do anything.
+//! The purity of functions: pure ones, and volatile ones that write nothing. Any other function may do anything.
 
 use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value};
 
 use crate::catalog::Catalog;
 
-/// What calling a function means for what it is part of.
+/// The effect of a function on the statement that calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purity {
-    /// The same for the same arguments.
+    /// It returns the same for the same arguments.
     Pure,
-    /// Another answer at another time, but nothing is written.
+    /// Its result changes with time, but it writes nothing.
     Volatile,
-    /// Nothing is written, but nobody knows what is read.
+    /// It writes nothing, but may read any table.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Reads,
     /// It may do anything.
     Unknown,
 }
 
-/// What a call means.
+/// The purity of a call.
 pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> Purity {
     let is_described = catalog.is_some_and(|catalog| catalog.purity(name).is_some());
     if !is_described && OF_TIME.contains(&name) {
@@ -28,12 +27,12 @@ pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> 
     of_name(name, catalog)
 }
 
-/// What a function of this name is. One that a user has defined is what the database says of it, whatever its name.
+/// The purity of a function of this name: from the catalog, or else from the lists.
 pub(super) fn of_name(name: &str, catalog: Option<&Catalog>) -> Purity {
     catalog.and_then(|catalog| catalog.purity(name)).unwrap_or_else(|| listed(name))
 }
 
-/// What the lists say of a function.
+/// The purity of a function on the lists.
 pub(crate) fn listed(name: &str) -> Purity {
     if PURE.contains(&name) {
         Purity::Pure
@@ -44,7 +43,8 @@ pub(crate) fn listed(name: &str) -> Purity {
     }
 }
 
-/// What SQLite makes of a time depends on the clock, unless it is written out; `'subsec'` alone means now, too.
+/// Whether a time function of SQLite has a fixed time as its argument. Otherwise its result depends on the clock;
+/// `'subsec'` alone means now, too.
 fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     let FunctionArguments::List(list) = arguments else { return false };
     let [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] = &list.args[..] else {
@@ -56,8 +56,8 @@ fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     }
 }
 
-/// Whether PostgreSQL takes a text for another time each day, where it takes it for a time: `'today'`, `'10:00 tomorrow'`, bound
-/// or written.
+/// Whether PostgreSQL, reading a text as a time, reads another one each day: `'today'`, `'10:00 tomorrow'`, bound or
+/// written.
 pub(crate) fn is_moving_time(text: &str) -> bool {
     let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
     words.any(|word| MOVING_TIMES.iter().any(|moving| word.eq_ignore_ascii_case(moving)))
@@ -65,7 +65,7 @@ pub(crate) fn is_moving_time(text: &str) -> bool {
 
 const MOVING_TIMES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
-/// Whether a name that stands alone is a call.
+/// Whether a name without brackets is a call.
 pub(super) fn needs_no_brackets(name: &str) -> bool {
     name.starts_with("current_") || ["localtime", "localtimestamp", "session_user"].contains(&name)
 }

@@ -1,34 +1,35 @@
-//! What a statement reads and writes, found out once for each text.
+//! Finds the tables and rows that a statement reads and writes, once for each statement text.
 //!
 //! # The rules
 //!
-//! A query is a function of the rows of its tables. What it depends on is found as follows; each step can only
-//! make it depend on more than it does.
+//! A query is a function of the rows of its tables. Its dependencies are found as follows; each step can only add
+//! dependencies that the query does not have.
 //!
-//! 1. Every relation that is named anywhere in it, by joins, subqueries, CTEs and unions, counts with all its rows; a view
-//!    counts as what it is made of. The name of a CTE is no relation, unless a table or a view has the same name. What is
-//!    of another schema, virtual or SQLite's own is not known, and a query that reads it is not kept.
+//! 1. Every relation that is named anywhere in it, by joins, subqueries, CTEs and unions, counts with all its rows; a
+//!    view counts as the tables behind it. The name of a CTE is no relation, unless a table or a view has the same
+//!    name. Relations of another schema, virtual tables and SQLite's own are not in the catalog, and a query that reads
+//!    one is not stored.
 //! 2. An occurrence of a table in a `FROM` is *pinned* when the `WHERE` of the same `SELECT` is a conjunction, and for
-//!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only rows of
-//!    the joined tables that satisfy the `WHERE` get any further, and such a row is made with a row of this occurrence
-//!    whose key is one of those: all other rows of the table could be anything. That holds for outer joins, too:
-//!    the row of nulls in the place of a missing one does not satisfy the condition.
-//! 3. If *each* occurrence of a table is pinned, the query depends on these rows only, there or not there (an
-//!    `INSERT` that brings one of them changes it). Else on the whole table.
-//! 4. Values pin only where they compare with the column as they are written: whole numbers with a column of whole
-//!    numbers, texts with a column that compares texts byte by byte. All else depends on the whole table.
+//!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only rows of the
+//!    joined tables that satisfy the `WHERE` reach the result, and such a row contains a row of this occurrence whose
+//!    key is one of those values: no other row of the table matters. This holds for outer joins, too: the row of nulls
+//!    in place of a missing one does not satisfy the condition.
+//! 3. If *each* occurrence of a table is pinned, the query depends on these rows only, whether they exist or not (an
+//!    `INSERT` that adds one of them changes it). Otherwise it depends on the whole table.
+//! 4. Values pin only where they compare with the column as they are written: integers with a column of integers, texts
+//!    with a column that compares texts byte by byte. Everything else depends on the whole table.
 //!
 //! A write changes
 //!
-//! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key; what
-//!    depends on the table as a whole changes with them;
+//! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key;
+//!    results that depend on the table as a whole change with them;
 //! 2. any row of the table where it names none, changes a key, or may remove rows it does not name (`REPLACE`, an
 //!    upsert over another unique key, a table that is defined to replace on conflict);
-//! 3. all tables that change with it by foreign keys and triggers, as a whole, and whatever changes with those;
-//! 4. everything, where nobody can say: definitions, statements that are not understood, functions that are not known,
-//!    triggers that cannot be read, tables of which nothing is known.
+//! 3. all tables that change with it by foreign keys and triggers, as a whole, and the tables that change with those;
+//! 4. everything, where its effects are unknown: schema changes, statements that cannot be parsed, unknown functions,
+//!    triggers that cannot be read, tables outside the catalog.
 //!
-//! A query whose tags were all found before a write is dropped by it whenever its answer can have changed.
+//! So a write invalidates each earlier result that it may have changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -64,12 +65,12 @@ pub(crate) use self::{
     pins::{Operand, PinnedKey},
 };
 
-/// How a database writes SQL.
+/// A dialect of SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SqlDialect {
-    /// As SQLite does.
+    /// The dialect of SQLite.
     Sqlite,
-    /// As PostgreSQL does.
+    /// The dialect of PostgreSQL.
     Postgres,
 }
 
@@ -82,41 +83,41 @@ impl SqlDialect {
     }
 }
 
-/// What a statement is.
+/// The kind of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StatementKind {
-    /// It only reads, and gives the same while nothing is written.
+    /// It only reads, and returns the same rows while nothing is written.
     Query,
-    /// It only reads, but what it gives is not to be kept, for this reason.
+    /// It only reads, but its result is not storable, for this reason.
     Volatile(&'static str),
-    /// It writes what is known.
+    /// It writes tables of the catalog.
     Write,
-    /// It changes tables themselves.
+    /// It changes the schema, or settings.
     Definition,
-    /// It may do anything, for this reason.
+    /// It may write anything, for this reason.
     Unknown(&'static str),
 }
 
-/// What is known of a statement.
+/// The analysis of a statement.
 #[derive(Clone, Debug)]
 pub(crate) struct Analysis {
-    /// Stands for its text, whitespace and comments aside.
+    /// A hash of the text, without whitespace and comments unless these are part of a column name.
     pub(crate) fingerprint: String,
     pub(crate) nature: StatementKind,
-    /// What it reads: of each table the rows that it is pinned to, or all.
+    /// The tables that it reads: of each the pinned rows, or `None` for all rows.
     pub(crate) reads: BTreeMap<String, Option<Vec<PinnedKey>>>,
-    /// Whether it reads something of which nothing is known.
+    /// Whether it reads something that the catalog does not describe.
     pub(crate) reads_unknown: bool,
     pub(crate) changes: Vec<TableChange>,
 }
 
-/// What a statement writes of one table.
+/// The changes of a statement to one table.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TableChange {
     pub(crate) table: String,
-    /// The rows that it names; any where it names none.
+    /// The rows that it names; `None` for any row.
     pub(crate) rows: Option<Vec<PinnedKey>>,
-    /// All that changes with it, as a whole. `None` when it may be anything.
+    /// All tables that change with it, as a whole. `None` where any table may change.
     pub(crate) with: Option<BTreeSet<String>>,
 }
 
@@ -126,7 +127,7 @@ impl Analysis {
     }
 
     fn of_any_depth(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
-        // Left as they are written: two texts with different quotes are two statements.
+        // With quotes as they are written: texts that differ in quotes are different statements.
         let raw = Tokenizer::new(dialect.parser(), text).with_unescape(false).tokenize();
         let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
         let (Ok(raw), Ok(tokens)) = (raw, tokens) else {
@@ -164,7 +165,7 @@ impl Analysis {
         catalog: Option<&Catalog>,
     ) -> Self {
         if text.len() > LONGEST_TEXT || tokens.len() > MOST_TOKENS {
-            // A condition of a hundred thousand members is deeper than any stack.
+            // A condition with a hundred thousand members overflows any stack.
             return Self::unknown(normalised, "too-long");
         }
         let tokens = numbered(cut(tokens, dialect));
@@ -173,7 +174,7 @@ impl Analysis {
             Ok([statement]) => {
                 let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
-                // SQLite calls a column without a name by the text of its expression.
+                // SQLite names a column without an alias by the text of its expression.
                 let by_text = dialect == SqlDialect::Sqlite && collector.has_unnamed_columns();
                 collector.finish(fingerprint(if by_text { text } else { normalised }))
             }
@@ -193,7 +194,7 @@ impl Analysis {
     }
 }
 
-/// What several statements write, as in the body of a trigger. `None` when it may be anything.
+/// The tables that several statements write, as in the body of a trigger. `None` where they may write anything.
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) fn written_by(
     tokens: Vec<Token>,
@@ -227,7 +228,7 @@ fn written_by_any_depth(
     Some(tables)
 }
 
-/// The tables that a view is made of. `None` where its definition cannot be read, or gives another answer each time.
+/// The tables behind a view. `None` if its definition cannot be parsed, or is volatile.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
     on_deep_stack(|| read_by_any_depth(query, dialect))
@@ -246,9 +247,9 @@ fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String
     (analysis.nature == StatementKind::Query).then(|| analysis.reads.into_keys().collect())
 }
 
-/// The statements that were analysed, by their texts. A program has few texts and short ones; one that writes values into
-/// its texts has no end of them. So when there are too many, by number or by bytes, it begins anew, and a long text is
-/// analysed each time.
+/// The analyses of statements, by their texts. A program has few texts, and short ones; one that writes values into its
+/// texts has any number. So all are removed at 4,096 texts or 4 MiB of text, and a text over 16 KiB is analysed each
+/// time.
 #[derive(Debug, Default)]
 pub(crate) struct Analyses {
     known: RwLock<Texts>,
@@ -257,7 +258,7 @@ pub(crate) struct Analyses {
 #[derive(Debug, Default)]
 struct Texts {
     analyses: HashMap<Arc<str>, Arc<Analysis>, RandomState>,
-    /// Of all texts together.
+    /// The bytes of all texts together.
     bytes: usize,
 }
 
@@ -286,13 +287,13 @@ impl Analyses {
     }
 }
 
-/// Runs what recurses into a statement on a stack that holds the deepest one there can be, in builds without optimisation too.
-/// The memory is taken from the system for so long, and only as much of it as is used.
+/// Runs a recursive function on a stack that is large enough for the deepest statement, in builds without optimisation
+/// too. The memory (128 MiB) is reserved for the call, and only its used part is allocated.
 fn on_deep_stack<T>(run: impl FnOnce() -> T) -> T {
     stacker::grow(DEEP_STACK, run)
 }
 
-/// PostgreSQL cuts names at 63 bytes, between letters: two that agree so far are one.
+/// Cuts names as PostgreSQL does, at 63 bytes between characters: two names that agree so far are equal.
 fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
     let cut = |mut token: Token| {
         if let Token::Word(word) = &mut token
@@ -309,7 +310,7 @@ fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
     }
 }
 
-/// Whether a text is nothing but blanks and comments.
+/// Whether a text has nothing but whitespace, comments and semicolons.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn is_empty(text: &str) -> bool {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize();
@@ -318,7 +319,7 @@ pub(crate) fn is_empty(text: &str) -> bool {
     })
 }
 
-/// Gives each `?` its number. Where it stands beside others drivers count differently: those name nothing then.
+/// Numbers each `?`. Drivers number them differently beside other placeholders: then they name no row.
 fn numbered(tokens: Vec<Token>) -> Vec<Token> {
     let is_plain = |token: &Token| matches!(token, Token::Placeholder(name) if name == "?");
     let is_other = |token: &Token| matches!(token, Token::Placeholder(name) if name != "?");
@@ -335,12 +336,12 @@ fn numbered(tokens: Vec<Token>) -> Vec<Token> {
     tokens.into_iter().map(number).collect()
 }
 
-/// All tokens but whitespace and comments, each behind its length.
+/// All tokens without whitespace and comments, each behind its length.
 fn normalised(tokens: &[Token]) -> String {
     let mut text = String::new();
     for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
         let token = token.to_string();
-        write!(text, "{}:{token} ", token.len()).expect("a string takes whatever is written to it");
+        write!(text, "{}:{token} ", token.len()).expect("writing to a string cannot fail");
     }
     text
 }
@@ -349,25 +350,25 @@ pub(crate) fn fingerprint(text: &str) -> String {
     digest(text, 16)
 }
 
-/// The first so many bytes of the SHA-256 of a text, in hexadecimal digits.
+/// The first bytes, as many as given, of the SHA-256 of a text, in hexadecimal digits.
 pub(crate) fn digest(text: &str, bytes: usize) -> String {
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(bytes).fold(String::with_capacity(2 * bytes), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes whatever is written to it");
+        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
         hex
     })
 }
 
-/// Why a statement that begins or ends a transaction is refused.
+/// The reason for which a statement that begins or ends a transaction is refused.
 pub(crate) const TRANSACTION_CONTROL: &str = "transaction-control";
 const MOST_TEXTS: usize = 4096;
-/// A few times as many bytes are kept with them.
+/// The analyses of these texts take a few times as much memory.
 const MOST_TEXT_BYTES: usize = 4 << 20;
 const LONGEST_KNOWN_TEXT: usize = 16 << 10;
 const LONGEST_TEXT: usize = 64 << 10;
 const MOST_TOKENS: usize = 16 << 10;
 const DEEP_STACK: usize = 128 << 20;
-/// `NAMEDATALEN` of PostgreSQL, without the zero at its end.
+/// `NAMEDATALEN` of PostgreSQL, without the terminating zero.
 const LONGEST_NAME: usize = 63;
 
 #[cfg(test)]

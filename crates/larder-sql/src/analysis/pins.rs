@@ -1,4 +1,4 @@
-//! Which rows of a table a condition leaves: rule 2.
+//! Finds the rows of a table to which a condition pins a query: rule 2.
 
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, TableFactor, TableWithJoins,
@@ -8,22 +8,22 @@ use sqlparser::ast::{
 use super::SqlDialect;
 use crate::catalog::{Catalog, KeyColumn, folded};
 
-/// The rows of a table whose key is one of these: for each column of the key its alternatives.
+/// Rows of a table by their key: the alternative values of each column of the key.
 pub(crate) type PinnedKey = Vec<Vec<Operand>>;
 
-/// A value of a key, as it stands in a statement.
+/// A value of a key, as it is written in a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Operand {
-    /// The value that is bound at this place, counted from 0.
+    /// The bound value of this number, counted from 0.
     Bound(usize),
     Int(i64),
     Text(String),
 }
 
-/// A table in a `FROM`, and the name under which its columns are known there.
+/// A table in a `FROM`, and the name by which its columns are qualified there.
 #[derive(Debug)]
 pub(super) struct Occurrence {
-    /// `None` for what is no plain table.
+    /// `None` unless it is a plain table.
     table: Option<String>,
     name: Option<String>,
 }
@@ -59,7 +59,7 @@ impl Occurrence {
     }
 }
 
-/// The tables of a `FROM` that a condition pins, with the rows that it leaves.
+/// The tables of a `FROM` that a condition pins, with the pinned rows.
 pub(super) fn pinned(
     occurrences: &[Occurrence],
     condition: Option<&Expr>,
@@ -96,7 +96,7 @@ pub(super) fn relation(name: &ObjectName) -> Option<String> {
     }
 }
 
-/// The name of a table, if it is of the schema that the catalog describes.
+/// The name of a table, if it is in the schema that the catalog describes.
 pub(super) fn table(name: &ObjectName, dialect: SqlDialect) -> Option<String> {
     let usual = match dialect {
         SqlDialect::Sqlite => "main",
@@ -105,7 +105,7 @@ pub(super) fn table(name: &ObjectName, dialect: SqlDialect) -> Option<String> {
     relation(name).filter(|_| is_bare_or_of(name, usual))
 }
 
-/// The name of a function that is not one of a schema of users.
+/// The name of a function, unless it is qualified by a user's schema.
 pub(super) fn unqualified(name: &ObjectName) -> Option<String> {
     relation(name).filter(|_| is_bare_or_of(name, "pg_catalog"))
 }
@@ -118,7 +118,7 @@ fn is_bare_or_of(name: &ObjectName, usual: &str) -> bool {
     }
 }
 
-/// A value as it stands, where it can be compared without knowing what the database makes of it.
+/// A literal or bound value that the database compares as it is written.
 pub(super) fn operand(expr: &Expr) -> Option<Operand> {
     match expr {
         Expr::Nested(inner) => operand(inner),
@@ -139,7 +139,7 @@ pub(super) fn operand(expr: &Expr) -> Option<Operand> {
     }
 }
 
-/// The members of a conjunction that compare something with values.
+/// The members of a conjunction that compare an expression with values.
 fn conjuncts<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) {
     let mut next = vec![condition];
     while let Some(condition) = next.pop() {
@@ -153,7 +153,7 @@ fn conjuncts<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)
     }
 }
 
-/// A member of a conjunction, if it compares something with values.
+/// A member of a conjunction, if it compares an expression with values.
 fn member<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) {
     match condition {
         Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {

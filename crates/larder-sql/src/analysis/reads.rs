@@ -1,16 +1,16 @@
-//! Whether a statement that is not understood can write.
+//! Decides whether a statement that cannot be parsed can write.
 //!
-//! What is not understood would count as a write of everything. But most of it are queries in a form that the parser does not
-//! know, and these need only bypass the cache. A statement cannot write when it is a single one, begins as a query does,
-//! has no word by which a query writes, and calls no function but those that the database itself says are known: this can
-//! be seen from its tokens.
+//! A statement that cannot be parsed would count as a write of everything. But most of them are queries in a form that
+//! the parser does not know, and these need only bypass the cache. Its tokens show that a statement cannot write: it is
+//! a single one, begins as a query does, has no word by which a query writes, and calls only functions that are known
+//! not to write.
 
 use sqlparser::tokenizer::{Token, Word};
 
 use super::{SqlDialect, functions, functions::Purity};
 use crate::catalog::{Catalog, folded};
 
-/// Whether a text of these tokens cannot write. `false` where this cannot be said.
+/// Whether a text of these tokens cannot write. `false` where this is not certain.
 pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Catalog) -> bool {
     let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
     let mut tokens: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
@@ -44,7 +44,7 @@ pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Cata
         && (0..tokens.len()).all(|at| is_harmless(&tokens, at, catalog))
 }
 
-/// A word that is not quoted.
+/// A word without quotes.
 fn bare(token: &Token) -> Option<&Word> {
     match token {
         Token::Word(word) if word.quote_style.is_none() => Some(word),
@@ -57,7 +57,7 @@ fn has(tokens: &[&Token], words: &[&str]) -> bool {
     tokens.iter().filter_map(|token| bare(token)).any(is)
 }
 
-/// Whether the token here calls nothing that may write.
+/// Whether the token at this place calls no function that may write.
 fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
     let Token::Word(word) = tokens[at] else { return true };
     let name = folded(&word.value);
@@ -68,7 +68,7 @@ fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
         return true;
     }
     match functions::of_name(&name, Some(catalog)) {
-        // A function that users may have made since, unless the language itself writes brackets here.
+        // A function that may have been created since, unless the language itself has brackets here.
         Purity::Unknown => {
             let is_word = word.quote_style.is_none() && BEFORE_BRACKETS.contains(&&*name);
             catalog.purity(&name).is_none() && (is_word || names_columns(tokens, at + 1))
@@ -77,8 +77,8 @@ fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
     }
 }
 
-/// Whether the brackets that open here hold the columns of a CTE: `x (a, b) AS [NOT] [MATERIALIZED] (SELECT …`. What is
-/// written as `f(a) AS n` is a call.
+/// Whether the brackets that open here hold the columns of a CTE: `x (a, b) AS [NOT] [MATERIALIZED] (SELECT …`. In
+/// contrast `f(a) AS n` is a call.
 fn names_columns(tokens: &[&Token], open: usize) -> bool {
     let close = tokens[open..].iter().position(|token| matches!(token, Token::RParen));
     let Some(close) = close else { return false };
@@ -96,7 +96,7 @@ fn names_columns(tokens: &[&Token], open: usize) -> bool {
     begins && rest.next().is_some_and(|token| is(token, &["SELECT", "VALUES", "WITH", "TABLE"]))
 }
 
-/// Whether a `PRAGMA` sets nothing: it has no value, or is one of those whose value says what to show.
+/// Whether a `PRAGMA` sets nothing: it has no value, or its value only selects the output.
 fn only_shows(tokens: &[&Token]) -> bool {
     let sets = tokens.iter().any(|token| matches!(token, Token::Eq | Token::LParen));
     let open = tokens.iter().position(|token| matches!(token, Token::LParen | Token::Eq));
@@ -105,11 +105,11 @@ fn only_shows(tokens: &[&Token]) -> bool {
     !sets || (name.is_some_and(shows) && !tokens.iter().any(|token| matches!(token, Token::Eq)))
 }
 
-/// Words by which a statement that begins as a query writes, or runs one that does.
+/// Words by which a statement that begins as a query writes, or runs a statement that does.
 const WRITING: [&str; 9] =
     ["INSERT", "UPDATE", "DELETE", "MERGE", "INTO", "EXECUTE", "CREATE", "REFRESH", "DECLARE"];
 
-/// Words of the language that stand before brackets, and types that do.
+/// Words of the language, and types, before brackets that are no call.
 const BEFORE_BRACKETS: &[&str] = &[
     "all",
     "and",

@@ -125,7 +125,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
 }
 
 #[test]
-fn what_is_another_answer_each_time_or_is_not_understood_is_not_kept() {
+fn volatile_and_unparsed_queries_are_not_storable() {
     let rows = [
         ("SELECT random()", "Volatile(\"volatile\") sql:d"),
         ("SELECT CURRENT_TIMESTAMP, * FROM products", "Volatile(\"volatile\") products"),
@@ -153,7 +153,7 @@ fn what_is_another_answer_each_time_or_is_not_understood_is_not_kept() {
 }
 
 #[test]
-fn a_write_changes_the_rows_it_names_or_any() {
+fn a_write_invalidates_the_rows_it_names_or_the_whole_table() {
     let bound = [SqlValue::from(42), SqlValue::from("x")];
     let rows = [
         ("UPDATE products SET price = 1 WHERE id = ?", "products products:42"),
@@ -216,7 +216,7 @@ fn a_write_changes_the_rows_it_names_or_any() {
 }
 
 #[test]
-fn whitespace_and_comments_make_no_difference() {
+fn whitespace_and_comments_do_not_change_the_fingerprint() {
     let one = analysed("SELECT *  FROM products -- all\n WHERE id = ?");
     assert_eq!(one.fingerprint, analysed("SELECT * FROM products WHERE id=?").fingerprint);
     let [two, words] = ["SELECT 1 IN ('x'' , ''y')", "SELECT 1 IN ('x' , 'y')"]
@@ -228,7 +228,7 @@ fn whitespace_and_comments_make_no_difference() {
 }
 
 #[test]
-fn the_name_of_a_cte_hides_a_table_only_where_the_cte_is_seen() {
+fn a_cte_hides_a_table_only_where_it_is_visible() {
     let rows = [
         ("WITH x AS (SELECT 1 AS n) SELECT n FROM x", "sql:d"),
         ("WITH sqlite_master AS (SELECT 1 AS n) SELECT n FROM sqlite_master", "sql:d"),
@@ -273,7 +273,7 @@ fn the_name_of_a_cte_hides_a_table_only_where_the_cte_is_seen() {
 }
 
 #[test]
-fn what_is_not_understood_and_cannot_write_bypasses() {
+fn unparsed_statements_that_cannot_write_bypass_the_cache() {
     let cannot = [
         "SELECT name FROM products INDEXED BY by_name WHERE id = 7",
         "WITH x AS MATERIALIZED (SELECT 1) SELECT * FROM x",
@@ -345,7 +345,7 @@ fn what_is_not_understood_and_cannot_write_bypasses() {
 }
 
 #[test]
-fn a_text_of_any_depth_is_analysed_or_refused_on_a_small_stack() {
+fn deeply_nested_statements_do_not_overflow_a_small_stack() {
     let deep = |times: usize, before: &str, middle: &str, after: &str| {
         format!(
             "SELECT 1 FROM products WHERE {}{middle}{}",
@@ -371,7 +371,7 @@ fn a_text_of_any_depth_is_analysed_or_refused_on_a_small_stack() {
 }
 
 #[test]
-fn texts_are_kept_up_to_so_many_bytes() {
+fn stored_analyses_are_limited_in_bytes() {
     let analyses = Analyses::default();
     for at in 0..2_000 {
         let text = format!("SELECT {at} -- {}", "x".repeat(8 << 10));
@@ -385,7 +385,7 @@ fn texts_are_kept_up_to_so_many_bytes() {
 }
 
 #[test]
-fn names_are_cut_where_postgres_cuts_them() {
+fn long_names_are_cut_as_in_postgres() {
     let (long, cut) = (format!("{}äx", "k".repeat(62)), "k".repeat(62));
     let table = Table::new().key(&cut, KeyKind::Integer);
     let catalog = Catalog::new().table("t", table);
@@ -397,7 +397,7 @@ fn names_are_cut_where_postgres_cuts_them() {
 }
 
 #[test]
-fn a_text_that_names_columns_is_told_from_one_that_differs_in_blanks() {
+fn whitespace_counts_in_expressions_that_name_a_column() {
     let same = |one: &str, other: &str| analysed(one).fingerprint == analysed(other).fingerprint;
     assert!(!same("SELECT id+1 FROM products", "SELECT id + 1 FROM products"));
     assert!(!same("SELECT x'01'", "SELECT X'01'"));

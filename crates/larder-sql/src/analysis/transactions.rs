@@ -1,7 +1,7 @@
-//! Whether a text begins or ends a transaction.
+//! Detects texts that begin or end a transaction.
 //!
-//! On a connection of a pool such a statement would put the statements of others into a transaction, or end theirs. It is
-//! found in texts of one statement and of several, whether or not the rest of the text is understood.
+//! On a pooled connection such a statement would put the statements of other callers into a transaction, or end theirs.
+//! It is detected in texts of one statement and of several, even if the rest of the text cannot be parsed.
 
 use sqlparser::tokenizer::Token;
 
@@ -18,7 +18,7 @@ pub(super) fn controls(tokens: &[Token]) -> bool {
     any_controls(&words)
 }
 
-/// The same of a text that is not made of tokens that are known: it may be so.
+/// Whether a text that the tokenizer rejects may begin or end a transaction.
 pub(super) fn may_control(text: &str) -> bool {
     let mut words = Vec::new();
     for statement in text.split_inclusive(';') {
@@ -34,7 +34,7 @@ fn any_controls(words: &[String]) -> bool {
     for statement in words.split(|word| word == ";") {
         let word = |at: usize| statement.get(at).map_or("", String::as_str);
         if in_body {
-            // The body of a trigger or a routine: its END ends it, and not a transaction.
+            // The body of a trigger or a routine: its `END` ends the body, not a transaction.
             in_body = word(0) != "END";
             continue;
         }

@@ -1,4 +1,4 @@
-//! What is known of the tables of a database: their keys, what else changes with them, and what views are made of.
+//! The catalog of a database: tables with their keys, the tables that change with them, and the tables behind views.
 
 use std::collections::{BTreeSet, HashMap};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -13,11 +13,11 @@ pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
-/// The tables of a database.
+/// The tables and views of a database.
 ///
-/// [`SqlxService`](crate::SqlxService) reads it from the database. Without one each query depends on whole tables, and
-/// each write drops everything. What is not described here is not kept when it is read, and drops everything when it is
-/// written.
+/// [`SqlxService`](crate::SqlxService) reads it from the database. Without a catalog each query depends on whole
+/// tables, and each write invalidates everything. A query that reads a relation outside the catalog is not stored, and
+/// a statement that writes one invalidates everything.
 ///
 /// ```
 /// use larder_sql::{Catalog, KeyKind, Table};
@@ -30,20 +30,20 @@ pub struct Catalog {
     tables: HashMap<String, Table>,
     views: HashMap<String, Option<BTreeSet<String>>>,
     functions: HashMap<String, Purity>,
-    /// Functions that may stand where a column stands, behind the name of a row.
+    /// Functions that can be written as a column of a row: `row.function`.
     fields: HashMap<String, Purity>,
-    /// Operators of users that do not give the same for the same.
+    /// User-defined operators that are not immutable.
     operators: HashMap<String, Purity>,
-    /// What may be called by any statement, though none names it: implicit casts of users, the checks of their domains, and
-    /// operators that stand behind words as `IN` and `LIKE`.
+    /// The worst of the functions that any statement may call without naming them: implicit user-defined casts, and
+    /// user-defined operators by which rows are sorted, grouped and compared.
     implied: Option<Purity>,
-    /// The same for any statement that writes.
+    /// The same for any statement that writes: assignment casts, and checks of domains.
     implied_by_writes: Option<Purity>,
     /// The same for a statement that casts.
     casts: Option<Purity>,
-    /// Views that call, when they are read, what may write.
+    /// Relations whose reading calls a function that may write: views, and tables with row-level security.
     writing: BTreeSet<String>,
-    /// Which database this describes, and with which settings of the session: part of the key of each result.
+    /// The identity of the database, and the settings of the session: part of the key of each result.
     origin: Option<String>,
 }
 
@@ -54,9 +54,9 @@ pub struct Table {
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
-    /// Rows of it can be written, but what it gives when it is read is not known: a full-text index.
+    /// Whether its rows can be written, but a query that reads it is not storable: a full-text index.
     is_opaque: bool,
-    /// Tables whose rows are also rows of this one, or this one's theirs.
+    /// The tables that share rows with this one, by partitions or inheritance.
     tree: BTreeSet<String>,
 }
 
@@ -67,16 +67,16 @@ pub(crate) struct KeyColumn {
     pub(crate) kind: KeyKind,
 }
 
-/// How the values of a key are compared. A value of another kind than the column's names no row.
+/// How the values of a key column are compared. A value of another kind than the column's does not name a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// As whole numbers.
+    /// As integers.
     Integer,
-    /// As texts, byte by byte. Not for a column whose collation takes two texts for the same.
+    /// As texts, byte by byte. Not for a column whose collation treats different texts as equal.
     Text,
 }
 
-/// A table whose rows go or change with those of another.
+/// A table whose rows are deleted or changed with those of another, by a foreign key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Child {
     table: String,
@@ -84,18 +84,18 @@ struct Child {
     on_update: bool,
 }
 
-/// What else a write does.
+/// The tables that a write also writes, by triggers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Effect {
     #[default]
     Nothing,
     Tables(BTreeSet<String>),
-    /// Nobody can say.
+    /// Any table may be written.
     Anything,
 }
 
 impl Catalog {
-    /// No tables.
+    /// A catalog without tables.
     pub fn new() -> Self {
         Self::default()
     }
@@ -107,74 +107,73 @@ impl Catalog {
         self
     }
 
-    /// Adds a view, and the tables that it is made of.
+    /// Adds a view over these tables.
     #[must_use]
     pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
         self
     }
 
-    /// What any statement may call though none names it.
+    /// The worst purity of the functions that any statement may call without naming them.
     pub(crate) fn implied(&self) -> Option<Purity> {
         self.implied
     }
 
-    /// What any statement that writes may call though none names it.
+    /// The worst purity of the functions that any statement that writes may call without naming them.
     pub(crate) fn implied_by_writes(&self) -> Option<Purity> {
         self.implied_by_writes
     }
 
-    /// What a statement that casts may call.
+    /// The worst purity of the functions that a statement with a cast may call.
     pub(crate) fn casts(&self) -> Option<Purity> {
         self.casts
     }
 
-    /// Whether to read this relation calls what may write.
+    /// Whether reading this relation calls a function that may write.
     pub(crate) fn writes_when_read(&self, relation: &str) -> bool {
         self.writing.contains(relation)
     }
 
-    /// Whether nothing that has no name in a statement can write: no cast, no operator.
+    /// Whether neither a cast nor an operator can write, which statements use without naming a function.
     pub(crate) fn hides_no_write(&self) -> bool {
         let hidden = [self.implied, self.casts].into_iter().flatten();
         !hidden.chain(self.operators.values().copied()).any(|purity| purity == Purity::Unknown)
     }
 
-    /// Which database this describes, and as seen by which session. `None` where it is not known.
+    /// The identity of the database, and the settings of the session. `None` where they are not known.
     pub(crate) fn origin(&self) -> Option<&str> {
         self.origin.as_deref()
     }
 
-    /// The same, with this origin where it has none.
+    /// Sets the origin, unless there is one.
     pub(crate) fn or_origin(mut self, origin: Option<String>) -> Self {
         self.origin = self.origin.or(origin);
         self
     }
 
-    /// The same, described for a database and a session of which these are all the facts that answers depend on.
+    /// Sets the origin, from all facts about the database and the session on which results depend.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn of_origin(mut self, facts: &[String]) -> Self {
         let mut written = String::new();
         for fact in facts {
-            // Behind its length: no two lists of facts are written the same.
-            write!(written, "{}:{fact}", fact.len())
-                .expect("a string takes whatever is written to it");
+            // Each behind its length: two different lists of facts are written differently.
+            write!(written, "{}:{fact}", fact.len()).expect("writing to a string cannot fail");
         }
         self.origin = Some(fingerprint(&written));
         self
     }
 
-    /// What the database says of a function, where it is not one of those that are known anyway.
+    /// The purity of a function as the database declares it; `None` where the lists of known functions decide.
     pub(crate) fn purity(&self, function: &str) -> Option<Purity> {
         self.functions.get(function).copied()
     }
 
-    /// What stands where a column stands, if it is a function.
+    /// The purity of a function that can be written as a column.
     pub(crate) fn field(&self, name: &str) -> Option<Purity> {
         self.fields.get(name).copied()
     }
 
-    /// Whether nothing but a column can stand where one stands.
+    /// Whether no function can be written as a column.
     pub(crate) fn fields_are_columns(&self) -> bool {
         self.fields.is_empty()
     }
@@ -183,12 +182,12 @@ impl Catalog {
         !self.operators.is_empty()
     }
 
-    /// What an operator of users does, where that is not the same for the same.
+    /// The purity of a user-defined operator; `None` for an immutable one.
     pub(crate) fn operator(&self, name: &str) -> Option<Purity> {
         self.operators.get(name).copied()
     }
 
-    /// The tables that share rows with this one. `None` where it is not known.
+    /// The tables that share rows with this one. `None` for a table outside the catalog.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn tree(&self, table: &str) -> Option<&BTreeSet<String>> {
         self.tables.get(table).map(|table| &table.tree)
@@ -208,7 +207,7 @@ impl Catalog {
         self.tables.get(table).is_some_and(|table| table.replaces)
     }
 
-    /// The tables that a relation is made of. `None` where that is not known.
+    /// The tables behind a relation. `None` where they are not known.
     pub(crate) fn made_of(&self, relation: &str) -> Option<BTreeSet<String>> {
         let (mut tables, mut seen) = (BTreeSet::new(), BTreeSet::new());
         let mut next = vec![relation];
@@ -233,8 +232,8 @@ impl Catalog {
         self.tables.get(table).map_or(&[], |table| &table.key)
     }
 
-    /// All that changes when rows of a table are written, the table itself not among it but through others.
-    /// `None` when it may be anything.
+    /// All tables that change when rows of a table are written, without the table itself, unless it changes through
+    /// others. `None` where any table may change.
     pub(crate) fn changes_with(
         &self,
         table: &str,
@@ -262,14 +261,14 @@ impl Catalog {
             Effect::Anything => return false,
         }
         next.into_iter().all(|name| {
-            // Once is enough: whatever follows has been followed.
+            // Once is enough: the tables that change with it have been followed then.
             !all.insert(name.to_owned()) || self.spread(name, true, true, all)
         })
     }
 }
 
 impl Table {
-    /// A table of which nothing else is known.
+    /// A table without key, foreign keys and triggers.
     pub fn new() -> Self {
         Self::default()
     }
@@ -281,42 +280,43 @@ impl Table {
         self
     }
 
-    /// Rows of `table` go or change when rows of this one are deleted, or when their keys are updated: a foreign
-    /// key with `CASCADE`, `SET NULL` or `SET DEFAULT`.
+    /// Adds a child table: its rows are deleted or changed when rows of this table are deleted, or when their keys are
+    /// updated: a foreign key with `CASCADE`, `SET NULL` or `SET DEFAULT`.
     #[must_use]
     pub fn child(mut self, table: &str, on_delete: bool, on_update: bool) -> Self {
         self.children.push(Child { table: folded(table), on_delete, on_update });
         self
     }
 
-    /// A write of a row removes rows that are in conflict with it, as by `ON CONFLICT REPLACE` in its definition.
+    /// Declares that a write removes rows in conflict with the written one, as by `ON CONFLICT REPLACE` in the table's
+    /// definition.
     #[must_use]
     pub fn replaces_conflicts(mut self) -> Self {
         self.replaces = true;
         self
     }
 
-    /// Rows of those tables are rows of this one too, or this one's theirs: partitions, and tables that inherit.
+    /// Adds tables that share rows with this one: partitions, and tables that inherit.
     #[must_use]
     pub fn shares_rows_with<'a>(mut self, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.tree.extend(tables.into_iter().map(folded));
         self
     }
 
-    /// A write of this table also writes those, by triggers.
+    /// Adds tables that triggers write at each write of this table.
     #[must_use]
     pub fn triggers<'a>(self, tables: impl IntoIterator<Item = &'a str>) -> Self {
         let tables = tables.into_iter().map(folded).collect();
         self.with_effect(Effect::Tables(tables))
     }
 
-    /// Nobody can say what a write of this table writes besides.
+    /// Declares that a write of this table may write any table, by triggers.
     #[must_use]
     pub fn triggers_anything(self) -> Self {
         self.with_effect(Effect::Anything)
     }
 
-    /// To read it is to read something of which nothing is known; to write it writes nothing else.
+    /// Declares that a query which reads this table is not storable, and that a write of it changes no other table.
     #[cfg(feature = "sqlite")]
     pub(crate) fn opaque(mut self) -> Self {
         self.is_opaque = true;
@@ -336,7 +336,8 @@ impl Table {
     }
 }
 
-/// A name as it is compared. PostgreSQL tells quoted names by their case: two that differ in nothing else are not known.
+/// Folds a name for comparison. PostgreSQL keeps the case of quoted names: names that differ only in case are not
+/// described.
 pub(crate) fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
 }

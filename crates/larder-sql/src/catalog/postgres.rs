@@ -1,8 +1,9 @@
-//! Reads what is known of the tables of a PostgreSQL database.
+//! Reads the catalog of a PostgreSQL database.
 //!
-//! Only what stands in the schema `public` and is what its bare name means is described: with it, a name in a statement and
-//! a name here are the same table. Names are folded to lower case; of those that differ in nothing but their case none is
-//! described. What is not described is not kept when it is read, and drops everything when it is written.
+//! Describes only relations of the schema `public` to which their bare names resolve, so that a name in a statement and
+//! a name here are the same table. Names are folded to lower case; relations whose names differ only in case are not
+//! described. A query that reads a relation outside the catalog is not stored, and a statement that writes one
+//! invalidates everything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,14 +12,15 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use super::{Catalog, KeyKind, Table, folded};
 use crate::analysis::{self, Purity, SqlDialect};
 
-/// The tables, views, keys, triggers and functions of the database, as it is now.
+/// Reads the tables, views, keys, triggers and functions of the database.
 pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     let read = CatalogRows::all(pool).await?;
     let mut catalog = Catalog::new().of_origin(&read.origin);
     for relation in &read.relations {
         let name = folded(&relation.name);
         match read.names.get(&relation.oid) {
-            // Known by name alone, so that no CTE is taken for it, and nobody keeps what reads it.
+            // Stored by name only: the analysis does not take it for a CTE of the same name, and no query that reads it
+            // is stored.
             None => drop(catalog.views.insert(name, None)),
             Some(_) if relation.is_view() => drop(catalog.views.insert(name, read.view(relation))),
             Some(_) => match read.table(relation) {
@@ -40,7 +42,7 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     for (name, volatility, is_of_index) in &read.operators {
         let Some(purity) = purity(*volatility) else { continue };
         if *is_of_index {
-            // By it rows are sorted, grouped and told from each other, though no statement names it.
+            // Rows are sorted, grouped and compared by it, in statements that do not name it.
             catalog.implied = catalog.implied.max(Some(purity));
         }
         catalog.operators.insert(name.clone(), purity);
@@ -49,10 +51,10 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     Ok(catalog)
 }
 
-/// All that the database says of itself, at one moment.
+/// All rows of the system catalogs, in one database snapshot.
 struct CatalogRows {
     relations: Vec<Relation>,
-    /// The names of those that are described.
+    /// The names of the described relations.
     names: BTreeMap<i64, String>,
     columns: Vec<Column>,
     keys: Vec<(i64, String)>,
@@ -64,10 +66,10 @@ struct CatalogRows {
     trees: HashMap<i64, BTreeSet<i64>>,
     functions: Vec<Function>,
     operators: Vec<(String, i64, bool)>,
-    /// What runs with statements, though none names it.
+    /// Calls of functions that run with a statement without being named in it.
     code: Vec<Code>,
     casts: Vec<Cast>,
-    /// Of all relations of all schemas.
+    /// The names of all relations of all schemas.
     all_names: Vec<(i64, String)>,
     origin: Vec<String>,
 }
@@ -107,12 +109,12 @@ impl CatalogRows {
         self.names.get(&oid).map(String::as_str)
     }
 
-    /// The tables that a view is made of. `None` where it gives another answer each time, or reads what is not described.
+    /// The tables behind a view. `None` if the view is volatile, or reads a relation that is not described.
     fn view(&self, view: &Relation) -> Option<BTreeSet<String>> {
         if self.unsteady.contains(&(view.oid,)) {
             return None;
         }
-        // Exact, but without the catalogue of the server and functions that come with it: those are in the text alone.
+        // Exact, but without system catalogs and built-in functions: those appear only in the text of the view.
         let of = self.made_of.iter().filter(|(of, _)| *of == view.oid);
         let tables: Option<BTreeSet<String>> =
             of.map(|(_, table)| self.name(*table).map(str::to_owned)).collect();
@@ -121,7 +123,7 @@ impl CatalogRows {
         tables.filter(|tables| read.iter().all(|name| tables.contains(name)))
     }
 
-    /// A table. `None` where rows of it lie in others that are not described.
+    /// A table. `None` if it shares rows with tables that are not described.
     fn table(&self, relation: &Relation) -> Option<Table> {
         let tree = self.trees.get(&relation.oid).into_iter().flatten();
         let tree = tree.filter(|oid| **oid != relation.oid).map(|oid| self.name(*oid));
@@ -133,7 +135,7 @@ impl CatalogRows {
         if !own.is_empty() || runs || self.ruled.contains(&(relation.oid,)) {
             table = table.triggers_anything();
         }
-        // A trigger that runs before may store another key than the one that was given.
+        // A `BEFORE` trigger may store another key than the given one.
         if !own.iter().any(|trigger| trigger.is_before_rows) {
             for (column, kind) in key(relation.oid, &self.columns, &self.keys).unwrap_or_default() {
                 table = table.key(&column, kind);
@@ -142,8 +144,8 @@ impl CatalogRows {
         Some(table)
     }
 
-    /// What users have put behind conversions: their casts, the checks and defaults of their domains, and the views that call,
-    /// when they are read, what may write.
+    /// Adds the functions behind conversions: user-defined casts and checks of domains; and the relations whose reading
+    /// calls a function that may write.
     fn add_casts(&self, catalog: &mut Catalog) {
         for cast in &self.casts {
             let purity = cast.called.purity();
@@ -159,12 +161,12 @@ impl CatalogRows {
             if code.is_of_domain {
                 let purity = code.called.purity();
                 catalog.casts = catalog.casts.max(Some(purity));
-                // A value becomes one of a domain by being stored as well.
+                // Storing a value in a column of a domain converts it, too.
                 catalog.implied_by_writes = catalog.implied_by_writes.max(Some(purity));
             }
             writing.extend(code.view.filter(|_| code.called.may_write()));
         }
-        // And the views that are made of such views.
+        // And the views over such views.
         loop {
             let of = |(view, made_of): &(i64, i64)| writing.contains(made_of).then_some(*view);
             let more: BTreeSet<i64> = self.made_of.iter().filter_map(of).collect();
@@ -191,7 +193,7 @@ impl CatalogRows {
     }
 }
 
-/// Which database this is, and the settings of its session on which answers depend.
+/// The identity of the database, and the settings of the session on which results depend.
 async fn origin(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let mut facts: Vec<String> = sqlx::query_scalar(ORIGIN).fetch_all(&mut *connection).await?;
     let may_ask: bool = sqlx::query_scalar(MAY_ASK_CONTROL).fetch_one(&mut *connection).await?;
@@ -233,7 +235,7 @@ struct Trigger {
     is_ours: bool,
 }
 
-/// The names of the relations that are described: not those that differ in their case alone.
+/// The names of the described relations, without those that differ only in case.
 fn names(relations: &[Relation]) -> BTreeMap<i64, String> {
     let mut times: HashMap<String, u32> = HashMap::new();
     for relation in relations {
@@ -244,7 +246,7 @@ fn names(relations: &[Relation]) -> BTreeMap<i64, String> {
     named.filter(|(_, name)| times[name] == 1).collect()
 }
 
-/// The tables of which each table is one, by partitions and inheritance.
+/// The tables that share rows with each table, itself included, by partitions and inheritance.
 fn trees(inherits: &[(i64, i64)]) -> HashMap<i64, BTreeSet<i64>> {
     let mut beside: HashMap<i64, Vec<i64>> = HashMap::new();
     for (child, parent) in inherits {
@@ -261,7 +263,7 @@ fn trees(inherits: &[(i64, i64)]) -> HashMap<i64, BTreeSet<i64>> {
     beside.keys().map(|oid| (*oid, tree(*oid))).collect()
 }
 
-/// The primary key of a table, where all of its columns compare as they are written.
+/// The primary key of a table; `None` unless all of its columns compare values as they are written.
 fn key(
     relation: i64,
     columns: &[Column],
@@ -272,7 +274,7 @@ fn key(
     let own = columns.iter().filter(|column| column.relation == relation);
     let mut times: HashMap<String, u32> = HashMap::new();
     own.for_each(|column| *times.entry(folded(&column.name)).or_default() += 1);
-    // Names are compared without their case here, and with it by the server: one of two such columns cannot be told.
+    // Names are compared without case here, and with case by the server: two such columns cannot be told apart.
     if names.iter().any(|name| times.get(&folded(name)).copied() != Some(1)) {
         return None;
     }
@@ -283,8 +285,8 @@ fn key(
     names.iter().map(kind).collect()
 }
 
-/// How a column compares its values; `None` where that is not as they are written. A `varchar(5)` cuts blanks, `char` ignores
-/// them, `name` cuts at 63 bytes, and a generated column is not what is written at all.
+/// The way in which a column compares its values; `None` unless it compares them as they are written. A `varchar(5)`
+/// cuts blanks, `char` ignores them, `name` cuts at 63 bytes, and the value of a generated column is computed.
 fn kind_of(column: &Column) -> Option<KeyKind> {
     if column.is_generated || column.is_bounded {
         return None;
@@ -296,19 +298,20 @@ fn kind_of(column: &Column) -> Option<KeyKind> {
     }
 }
 
-/// All functions of a name, by the worst of them.
+/// All functions of one name, with the worst properties of all.
 #[derive(FromRow)]
 struct Function {
     name: String,
     volatility: i64,
     is_of_users: bool,
-    /// Whether one of them came with no extension.
+    /// Whether one of them belongs to no extension.
     is_by_hand: bool,
     is_field: bool,
 }
 
 impl Function {
-    /// What is to be known of it besides the lists: those of users are what they were declared to be.
+    /// The purity to put into the catalog; `None` where the lists of known functions decide. A user-defined function
+    /// counts as it is declared.
     fn purity(&self) -> Option<Purity> {
         let listed = analysis::listed(&self.name);
         match self.volatility {
@@ -322,7 +325,7 @@ impl Function {
     }
 }
 
-/// A function of users that is not immutable.
+/// A user-defined function that is not immutable.
 #[derive(FromRow)]
 struct FunctionUse {
     function: String,
@@ -331,7 +334,7 @@ struct FunctionUse {
 }
 
 impl FunctionUse {
-    /// As for a function that is called by its name.
+    /// Whether it may write, by the rule for functions that a statement names.
     fn may_write(&self) -> bool {
         let is_listed = || analysis::listed(&self.function) == Purity::Volatile;
         self.is_volatile && (self.is_by_hand || !is_listed())
@@ -346,7 +349,7 @@ impl FunctionUse {
     }
 }
 
-/// What calls a function without being named in a statement.
+/// A call of a function by an object that statements use without naming the function.
 #[derive(FromRow)]
 struct Code {
     /// The table whose writes call it: by a default, a check, a generated column, an index.
@@ -359,13 +362,14 @@ struct Code {
 
 #[derive(FromRow)]
 struct Cast {
-    /// `i` where an expression may imply it, `a` where an assignment may, `e` where neither may.
+    /// `i`: an expression may imply it; `a`: an assignment may; `e`: it is always written.
     context: String,
     #[sqlx(flatten)]
     called: FunctionUse,
 }
 
-/// What users have declared. What is stable may read any table; what is immutable need not be known.
+/// The purity of a user-defined operator, as its function is declared: a stable one may read any table. `None` for an
+/// immutable one.
 fn purity(volatility: i64) -> Option<Purity> {
     match volatility {
         0 => None,
@@ -374,8 +378,9 @@ fn purity(volatility: i64) -> Option<Purity> {
     }
 }
 
-/// The database, the role, and the settings that the server's documentation names as those by which input is read and
-/// output is written, or names are found. Source: PostgreSQL, section 20.11, "Client Connection Defaults", and 20.13.
+/// The database, the role, and the settings by which, according to the documentation of the server, input is read,
+/// output is written, or names are resolved. Source: PostgreSQL, section 20.11, "Client Connection Defaults", and
+/// 20.13.
 const ORIGIN: &str = "
     SELECT concat_ws(' ', current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()))
     UNION ALL SELECT 'role ' || current_user
@@ -388,11 +393,12 @@ const ORIGIN: &str = "
 const MAY_ASK_CONTROL: &str = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')";
 const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
 
-/// All that a bare name can mean, and of it what is described: plain tables and views of the schema `public`.
+/// All relations to which a bare name can resolve, and whether each is described: plain tables and views of the schema
+/// `public`, without row-level security.
 const RELATIONS: &str = "
     SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind::text AS kind,
         c.relkind IN ('r', 'p', 'v') AND n.nspname = 'public' AND pg_table_is_visible(c.oid)
-            -- Who sees which rows depends on who asks.
+            -- With row-level security the visible rows depend on the role.
             AND NOT c.relrowsecurity AS is_usual,
         CASE WHEN c.relkind = 'v' AND n.nspname = 'public' THEN pg_get_viewdef(c.oid) END AS definition
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -418,14 +424,14 @@ const REFERENCES: &str = "
     SELECT confrelid::int8, conrelid::int8, confdeltype NOT IN ('a', 'r'), confupdtype NOT IN ('a', 'r')
     FROM pg_constraint WHERE contype = 'f'";
 
-/// The bits of `tgtype` are 1 for each row, 2 before.
+/// The bits of `tgtype`: 1 is `FOR EACH ROW`, 2 is `BEFORE`.
 const TRIGGERS: &str = "
     SELECT t.tgrelid::int8 AS relation, (t.tgtype & 3) = 3 AS is_before_rows,
         n.nspname = 'larder_outbox' AND p.proname = 'note' AS is_ours
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'";
 
-/// Those with lower numbers are the server's own.
+/// Rules with lower identifiers are the server's own.
 const RULES: &str = "
     SELECT DISTINCT ev_class::int8 FROM pg_rewrite
     WHERE rulename <> '_RETURN' AND ev_enabled <> 'D' AND oid >= 16384";
@@ -438,14 +444,15 @@ const MADE_OF: &str = "
 const INHERITS: &str = "SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits i
     JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('r', 'p', 'f')";
 
-/// Views that call what users have made and what is not immutable.
+/// Views that use a user-defined operator, aggregate or window function, or a user-defined function that is not
+/// immutable.
 const UNSTEADY: &str = "
     SELECT DISTINCT r.ev_class::int8 FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     LEFT JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
     WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid >= 16384
         AND (d.refclassid = 'pg_operator'::regclass OR p.provolatile <> 'i' OR p.prokind <> 'f')";
 
-/// Whether the function `p` came with no extension.
+/// The SQL condition that the function `p` belongs to no extension.
 macro_rules! by_hand {
     () => {
         "NOT EXISTS (SELECT 1 FROM pg_depend e
@@ -453,7 +460,7 @@ macro_rules! by_hand {
     };
 }
 
-/// Overloads together, in whatever schema. An aggregate is what it is computed by.
+/// Functions by name, all overloads in all schemas together. An aggregate counts as the worst of its support functions.
 const FUNCTIONS: &str = concat!("
     SELECT lower(p.proname) AS name,
         max(CASE greatest(p.provolatile::text, s.worst) WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8 AS volatility,
@@ -468,10 +475,10 @@ const FUNCTIONS: &str = concat!("
         WHERE p.oid >= 16384 AND a.aggfnoid = p.oid) s ON true
     WHERE p.prokind IN ('f', 'a', 'w') GROUP BY lower(p.proname)");
 
-/// All objects that call a function of users which is not immutable, by its name or by an operator.
+/// All objects that call a user-defined function that is not immutable, by its name or by an operator.
 const CODE: &str = concat!("
     WITH RECURSIVE domains AS (
-        -- The default of a domain is that of the domains made of it, and of the columns of any of them.
+        -- The default of a domain is also that of domains over it, and of columns of all these types.
         SELECT oid AS base, oid AS domain FROM pg_type WHERE typtype = 'd'
         UNION SELECT d.base, t.oid FROM domains d JOIN pg_type t ON t.typbasetype = d.domain),
     called AS (
@@ -480,7 +487,7 @@ const CODE: &str = concat!("
         SELECT d.classid, d.objid, o.oprcode::oid FROM pg_depend d
         JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass
         UNION ALL
-        -- An aggregate is what it is computed by.
+        -- An aggregate calls its support functions.
         SELECT d.classid, d.objid, step.oid FROM pg_depend d
         JOIN pg_aggregate g ON g.aggfnoid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
         JOIN pg_proc step ON step.oid IN (g.aggtransfn, g.aggfinalfn, g.aggcombinefn, g.aggmtransfn, g.aggmfinalfn))
@@ -502,7 +509,7 @@ const CODE: &str = concat!("
 const ALL_NAMES: &str =
     "SELECT oid::int8, relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')";
 
-/// Casts of users by functions that are not immutable, and whether an assignment or an expression may imply them.
+/// User-defined casts by functions that are not immutable, and whether an assignment or an expression may imply them.
 const CASTS: &str = concat!("
     SELECT x.castcontext::text AS context, lower(p.proname) AS function, p.provolatile = 'v' AS is_volatile,
         ", by_hand!(), " AS is_by_hand

@@ -1,4 +1,4 @@
-//! Reads what is known of the tables of a SQLite database.
+//! Reads the catalog of a SQLite database.
 
 use sqlparser::{
     dialect::SQLiteDialect,
@@ -12,10 +12,10 @@ use crate::{
     outbox::sqlite as outbox,
 };
 
-/// The tables, views, keys and triggers of the database, as it is now.
+/// Reads the tables, views, keys and triggers of the database.
 ///
-/// On a connection of the pool, and not on one of its own: a database in memory has no other, and temporary objects and the
-/// settings of the session are seen from there alone.
+/// On a connection of the pool, not on one of its own: an in-memory database has no other, and only there temporary
+/// objects and the settings of the session are visible.
 pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let mut connection = pool.acquire().await?;
     let file: Option<String> = sqlx::query_scalar(FILE).fetch_one(&mut *connection).await?;
@@ -36,7 +36,8 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let objects: Vec<[String; 4]> =
         objects.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect();
     let of = |kind: &'static str| objects.iter().filter(move |object| object[0] == kind);
-    // Virtual tables, those behind them and SQLite's own change without being written: nothing is known of them.
+    // Virtual tables, the tables behind them and SQLite's own change without a statement that names them: none is
+    // described.
     let plain = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let plain: Vec<(String,)> = sqlx::query_as(plain).fetch_all(&mut *connection).await?;
     let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
@@ -44,7 +45,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
         let words = words(sql);
         let has = |wanted: &[&str]| {
-            // What cannot be read may have anything.
+            // A definition that has unknown tokens may contain anything.
             words
                 .as_ref()
                 .is_none_or(|words| words.windows(wanted.len()).any(|part| part == wanted))
@@ -60,7 +61,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         if has(&["CONFLICT", "REPLACE"]) {
             table = table.replaces_conflicts();
         }
-        // Which column has it no pragma says.
+        // No pragma tells which column has the collation.
         let collates = has(&["COLLATE"]);
         let kinds: Option<Vec<_>> = columns
             .iter()
@@ -72,14 +73,14 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
                 ))
             })
             .collect();
-        // A key of which one part is not understood names no rows.
+        // A key with a column that is not understood names no rows.
         for (column, kind) in kinds.unwrap_or_default() {
             table = table.key(&column, kind);
         }
         catalog = catalog.table(name, table);
     }
     for [_, name, _, sql] in of("table").filter(|table| !is_plain(&table[1])) {
-        // Known by name alone, so that no CTE is taken for it.
+        // Stored by name only, so that the analysis does not take it for a CTE of the same name.
         let writes_itself = words(sql).is_some_and(|words| {
             let module =
                 words.iter().position(|word| word == "USING").and_then(|at| words.get(at + 1));
@@ -100,7 +101,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
             _ if LOADING.contains(&&*name) => Purity::Unknown,
             (true, true) => Purity::Pure,
             (true, false) => Purity::Volatile,
-            // Of the application: it may do anything, whatever its name.
+            // Defined by the application, under a name that is on no list: it may do anything.
             (false, _) => Purity::Unknown,
         };
         catalog.functions.insert(name, purity);
@@ -136,19 +137,20 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     Ok(catalog)
 }
 
-/// The words of a definition in capitals, without blanks and comments. `None` where it is not made of tokens that are known.
+/// The words of a definition in capitals, without whitespace and comments. `None` if the tokenizer fails.
 fn words(sql: &str) -> Option<Vec<String>> {
     let tokens = Tokenizer::new(&SQLiteDialect {}, sql).tokenize().ok()?;
     let word = |token: Token| match token {
         Token::Whitespace(_) => None,
         Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
-        // No word has this name.
+        // Any other token: no word is empty.
         _ => Some(String::new()),
     };
     Some(tokens.into_iter().filter_map(word).collect())
 }
 
-/// How a column of a declared type compares its values; `None` where that is not as they are written.
+/// The way in which a column of a declared type compares its values; `None` unless it compares them as they are
+/// written.
 ///
 /// Source: [Datatypes in SQLite, section 3.1](https://www.sqlite.org/datatype3.html)
 fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
@@ -160,7 +162,7 @@ fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
     (is_text && collation == Some("BINARY")).then_some(KeyKind::Text)
 }
 
-/// What a trigger does: all between its `BEGIN` and its `END`.
+/// The statements of a trigger: all tokens between its `BEGIN` and its `END`.
 fn body(sql: &str) -> Option<Vec<Token>> {
     let tokens = Tokenizer::new(&SQLiteDialect {}, sql).tokenize().ok()?;
     let is = |token: &Token, word: &str| match token {
@@ -172,21 +174,21 @@ fn body(sql: &str) -> Option<Vec<Token>> {
     tokens.get(begin + 1..end).map(<[Token]>::to_vec)
 }
 
-/// Virtual tables that are written as tables are, and write nothing but what lies behind them.
+/// Modules of virtual tables that are written as tables are; a write changes only the table and the tables behind it.
 const WRITING_THEMSELVES: [&str; 5] = ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY"];
 
-/// Each function that there is, by the worst of its name. 2048 is `SQLITE_DETERMINISTIC`.
+/// Every function, with the worst flags of all overloads. 2048 is `SQLITE_DETERMINISTIC`.
 const FUNCTIONS: &str = "
     SELECT lower(name), min(builtin), min((flags & 2048) <> 0) FROM pragma_function_list GROUP BY lower(name)";
 
-/// Functions that come with SQLite and load what may do anything.
+/// Functions of SQLite that load code, which may do anything.
 const LOADING: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
-/// The file of the database; the empty text or null for one in memory.
+/// The file of the database; an empty text or null for an in-memory one.
 pub(crate) const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 
-/// The settings of a session on which answers depend: how `LIKE` compares, how columns are called, and in which order rows
-/// come that nothing orders.
+/// The settings of a session on which results depend: how `LIKE` compares, how columns are named, and the order of rows
+/// without `ORDER BY`.
 const SESSION: [&str; 4] = [
     "SELECT CAST('a' LIKE 'A' AS TEXT)",
     "SELECT CAST(full_column_names AS TEXT) FROM pragma_full_column_names",

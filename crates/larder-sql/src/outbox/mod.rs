@@ -1,33 +1,37 @@
-//! Writes from elsewhere: of other programs, by hand, and of a process that died before it could say what it wrote.
+//! The outbox: makes writes known that do not come through a [`Db`], those of other programs, by hand, and of a process
+//! that died between its commit and its invalidation.
 //!
 //! # The idea
 //!
-//! Triggers of the database leave a line in a table, the *outbox*, for each statement that changes another table, in the
-//! transaction of that statement. What is committed has left its line, whoever wrote it and whatever became of him; what is
-//! rolled back has left none. A [`OutboxFollower`] reads the lines and invalidates what they name. So between a commit and its
-//! invalidation nothing can be lost: at worst it is late.
+//! Database triggers add a row to a table, the *outbox*, for each statement (in SQLite: for each row) that changes
+//! another table, in the transaction of that statement. A committed change has its outbox row, whichever program made
+//! it and even if that program has died; a change that was rolled back has none. An [`OutboxFollower`] reads the outbox
+//! rows, and invalidates the tables and rows that they name. So no invalidation is lost after a commit: at worst it is
+//! late.
 //!
-//! # Who reads what
+//! # Read positions
 //!
-//! A process whose cache is its own memory reads every line from where it began: it had nothing before. Processes that share
-//! a log share a place in the outbox too, kept beside it under the epoch of that log: one of them at a time takes the lines
-//! behind it, invalidates, and moves it. Who dies meanwhile has not moved it, and the next one takes them again. A log that was
-//! lost has another epoch, by which all that was kept under the old one is void anyway.
+//! A process without a shared log reads all outbox rows from its start on: before that its first level was empty.
+//! Processes that share a log share a read position in the outbox, too, stored in the database under the epoch of that
+//! log: one of them at a time reads the outbox rows behind it, invalidates, and moves the position. A process that dies
+//! meanwhile has not moved it, and the next one reads the same outbox rows again. A log that was lost has a new epoch,
+//! which voids all entries stored under the old one anyway.
 //!
-//! # What must not be missed
+//! # Failures
 //!
-//! 1. A transaction that commits late. In PostgreSQL the numbers of lines are drawn before the commit, so "all above the last
-//!    one" would skip it. The place is a *snapshot* instead: which transactions were over. What was not over then and is
-//!    now is read, in whatever order they were begun. In SQLite there is one writer at a time, and numbers are in the order
-//!    of commits.
-//! 2. A notification that got lost. It only wakes: the table is the truth, and is looked at once a second whoever is silent.
-//! 3. Lines that were removed before they were read. They are removed when they were there for an hour or more; whoever was
-//!    away for longer takes everything for changed. So does whoever finds another server than before, or one that was started
-//!    anew, since it may have lost what it had said it had committed; and whoever finds no shared place.
-//! 4. Somebody who hangs while he has the shared place. PostgreSQL ends his transaction after ten seconds.
+//! 1. A transaction that commits late. In PostgreSQL the numbers of outbox rows are drawn before the commit, so "all
+//!    above the last one" would skip it. The position is a *snapshot* instead: the set of transactions that had ended.
+//!    An outbox row is read once its transaction has ended and was not in that set, in whichever order transactions
+//!    began. In SQLite there is one writer at a time, and numbers are in the order of commits.
+//! 2. A lost notification. It only wakes the reader, which reads the table once a second in any case.
+//! 3. Outbox rows that were removed before they were read. They are removed after two hours at the earliest; a reader
+//!    whose position is older than one hour invalidates everything. So does a reader that finds another server than
+//!    before, or one that was restarted, since it may have lost transactions that it had reported as committed; and a
+//!    reader that finds no shared position.
+//! 4. A process that hangs while it holds the shared position. PostgreSQL ends its transaction after ten idle seconds.
 //!
-//! A write of a process that follows is invalidated twice, by itself at once and by its line a little later. That costs a
-//! page made in between, and nothing else.
+//! A process that follows the outbox invalidates its own writes twice, at once and a little later by their outbox rows.
+//! The cost is a second fill of pages built in between.
 
 use std::{
     collections::BTreeMap,
@@ -52,12 +56,12 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
-/// The outbox of a database: what makes writes from elsewhere known. Given by [`Db::outbox`].
+/// The outbox of a database, which makes writes known that do not come through a [`Db`]. Given by [`Db::outbox`].
 ///
 /// ```no_run
 /// # async fn start(db: larder_sql::Db) -> Result<(), larder_sql::QueryError> {
 /// let outbox = db.outbox();
-/// outbox.install().await?; // or let somebody else run what `outbox.sql()` says
+/// outbox.install().await?; // or have an administrator run the text of `outbox.sql()`
 /// let following = outbox.follow().await?; // until it is dropped
 /// # drop(following); Ok(()) }
 /// ```
@@ -68,14 +72,14 @@ pub struct Outbox {
 }
 
 impl Db {
-    /// What makes writes known that do not come through this handle.
+    /// Returns the outbox, which makes writes known that do not come through this handle.
     pub fn outbox(&self) -> Outbox {
         Outbox { db: self.clone() }
     }
 }
 
 impl Outbox {
-    /// What [`Outbox::install`] runs: for those whose programs may not define tables and triggers.
+    /// Returns the SQL that [`Outbox::install`] runs: for programs without the right to create tables and triggers.
     ///
     /// # Errors
     ///
@@ -89,11 +93,12 @@ impl Outbox {
         }
     }
 
-    /// Makes the outbox, and the triggers that fill it for each table there is. What is there already stays: run it at each
-    /// start, after migrations. After that it is run again by itself when this handle has run a statement that defines tables.
+    /// Creates the outbox, and on each table the triggers that fill it. Existing outbox rows stay: run it at each
+    /// start, after migrations. It runs again by itself after this handle has run a statement that changes the schema.
     ///
-    /// PostgreSQL: tables of the schema `public`, by statement, with the keys of up to 64 rows; needs the right to make a
-    /// schema (`larder_outbox`) and triggers. SQLite: by row.
+    /// PostgreSQL: on tables of the schema `public`, by statement, with the keys of up to 128 rows (64 for an `UPDATE`,
+    /// which counts old and new rows); needs the right to create a schema (`larder_outbox`) and triggers. SQLite: by
+    /// row.
     ///
     /// # Errors
     ///
@@ -113,20 +118,21 @@ impl Outbox {
             let (pool, again) = (pool.clone(), again.clone());
             Box::pin(async move { reinstall(&pool, again).await.is_ok() })
         }));
-        // What it has defined is no change to what was known, but tables may have been made before.
+        // Its own objects are not in the catalog, but tables may have been created before.
         match self.plan().relearn().await {
             true => Ok(()),
             false => Err(QueryError::new(QueryErrorKind::Database)),
         }
     }
 
-    /// Invalidates what the lines of the outbox name, from now on and until what this gives is dropped. With a log that is
-    /// shared also what was written since any of those who share it last followed.
+    /// Follows the outbox: invalidates the tables and rows named in it, until the returned follower is dropped. With a
+    /// shared log it begins with the writes since a process on that log last followed; without one it begins with an
+    /// invalidation of everything.
     ///
     /// # Errors
     ///
-    /// When there is no outbox, or with [`NothingToFollow`](crate::QueryErrorKind::NothingToFollow) for a database in
-    /// memory, which nobody else can write.
+    /// When there is no outbox, or with [`NothingToFollow`](crate::QueryErrorKind::NothingToFollow) for an in-memory
+    /// database, which has no other writers.
     ///
     /// # Panics
     ///
@@ -158,7 +164,7 @@ impl Outbox {
     }
 }
 
-/// Runs the definition of the outbox once more.
+/// Installs the outbox again, and reads the catalog.
 async fn reinstall(pool: &Pool, plan: Weak<QueryContext>) -> sqlx::Result<()> {
     match pool {
         #[cfg(feature = "sqlite")]
@@ -172,8 +178,8 @@ async fn reinstall(pool: &Pool, plan: Weak<QueryContext>) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Somebody follows the outbox. Dropping it ends that.
-#[must_use = "dropped, nobody follows any more"]
+/// A running follower of the outbox. Dropping it stops it.
+#[must_use = "the outbox is followed only until this is dropped"]
 pub struct OutboxFollower {
     _tasks: JoinSet<()>,
 }
@@ -184,24 +190,24 @@ impl fmt::Debug for OutboxFollower {
     }
 }
 
-/// Who has a place in the outbox.
+/// The owner of a read position in the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ReadPosition {
-    /// This process, behind this place.
+    /// This process alone, at this position.
     Alone(String),
-    /// Those who share a log, under this name.
+    /// All processes of a shared log, at the position of this name.
     Shared(String),
 }
 
-/// What was found behind a place.
+/// The outbox rows behind a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OutboxBatch {
     lines: Vec<OutboxRow>,
-    /// Where the next look begins.
+    /// The position from which the next read starts.
     place: String,
-    /// Whether lines may have been missed: then anything may have changed.
+    /// Whether outbox rows may have been missed, so that anything may have changed.
     gap: bool,
-    /// Whether the shared place has to be written once more to stay a young one.
+    /// Whether the shared position has to be written again, so that it does not become too old.
     ages: bool,
 }
 
@@ -211,45 +217,46 @@ impl OutboxBatch {
     }
 }
 
-/// A line of the outbox.
+/// A row of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OutboxRow {
     table: String,
-    /// The keys of the rows; any row where there are none.
+    /// The keys of the changed rows; `None` stands for any row.
     keys: Option<Vec<Vec<Option<String>>>>,
 }
 
 impl OutboxRow {
     fn new(table: String, keys: Option<&str>) -> Self {
-        // What cannot be read names any row.
+        // Keys that cannot be parsed stand for any row.
         Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
     }
 }
 
-/// How the outbox of one kind of database is read.
+/// Reads the outbox of one kind of database.
 trait Reader: Send + 'static {
-    /// A look that others who share the place have to wait for.
+    /// The hold on a shared position while its outbox rows are invalidated.
     type Claim<'a>: Claim + Send
     where
         Self: 'a;
 
-    /// What is behind a place. Behind nowhere, the empty one, there is a gap.
+    /// Reads the outbox rows behind a position. Behind the empty position there is always a gap.
     fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<OutboxBatch>> + Send;
 
-    /// What is behind a shared place, unless somebody else is at it. One that is not there is made, and is nowhere.
+    /// Claims a shared position, and reads the outbox rows behind it; `None` while another process holds it. A position
+    /// that does not exist is created, as the empty one.
     fn claim(
         &mut self,
         name: &str,
     ) -> impl Future<Output = sqlx::Result<Option<(OutboxBatch, Self::Claim<'_>)>>> + Send;
 
-    /// Removes what all have had an hour to read.
+    /// Removes outbox rows that all readers have had two hours to read, and positions not moved for 30 days.
     fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Waits until there may be more, a second at the longest.
+    /// Waits until there may be new outbox rows, one second at most.
     fn wait(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// The right to move a shared place. Dropped, it stays where it is.
+/// The right to move a shared position. Dropped, it leaves the position as it is.
 trait Claim {
     fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
@@ -258,7 +265,7 @@ struct OutboxReader<R> {
     db: Db,
     reader: R,
     reading: ReadPosition,
-    /// Up to where this process has told the log what it could not take yet.
+    /// The position up to which this process has invalidated for itself, while its invalidations wait for the log.
     told: Option<String>,
     cleaned: tokio::time::Instant,
     failing: bool,
@@ -269,7 +276,7 @@ impl<R: Reader> OutboxReader<R> {
         let here = reader.behind("").await.map_err(QueryError::database)?.place;
         let reading = shared_place(&db);
         if reading.is_none() {
-            // What was kept before this place may have missed a line.
+            // Entries stored before this position may have missed an outbox row.
             let _logged_or_queued = db.invalidate_all().await;
         }
         let reading = reading.unwrap_or(ReadPosition::Alone(here));
@@ -295,9 +302,9 @@ impl<R: Reader> OutboxReader<R> {
         }
     }
 
-    /// Takes what has come, and invalidates it.
+    /// Reads new outbox rows, and invalidates.
     async fn look(&mut self) -> sqlx::Result<()> {
-        // Another epoch of the log is another place.
+        // Another epoch of the log has another position.
         if let Some(shared) = shared_place(&self.db).filter(|shared| *shared != self.reading) {
             (self.reading, self.told) = (shared, None);
         }
@@ -306,7 +313,7 @@ impl<R: Reader> OutboxReader<R> {
             ReadPosition::Shared(name) => {
                 let pending = self.db.cache().plan().kernel.invalidations_pending();
                 match self.told.as_mut().filter(|_| pending > 0) {
-                    // The log takes nothing: what this process has told itself it tells no second time.
+                    // The log is out of reach: go on behind the outbox rows that this process has already invalidated.
                     Some(place) => Self::tell(&self.db, &mut self.reader, place).await?,
                     None => self.told = Self::take(&self.db, &mut self.reader, name).await?,
                 }
@@ -315,14 +322,14 @@ impl<R: Reader> OutboxReader<R> {
         if self.cleaned.elapsed() > BETWEEN_CLEANINGS {
             self.cleaned = tokio::time::Instant::now();
             if let Err(error) = self.reader.clean().await {
-                // Somebody else may have the right to do it.
-                tracing::debug!(target: "larder", %error, "old lines of the outbox are left");
+                // Another process may have the right to remove them.
+                tracing::debug!(target: "larder", %error, "old rows of the outbox cannot be removed by this process");
             }
         }
         Ok(())
     }
 
-    /// Invalidates what is behind a place of this process, and moves it.
+    /// Invalidates the outbox rows behind the position of this process, and moves it.
     async fn tell(db: &Db, reader: &mut R, place: &mut String) -> sqlx::Result<()> {
         let found = reader.behind(place).await?;
         invalidate(db, &found).await?;
@@ -330,8 +337,9 @@ impl<R: Reader> OutboxReader<R> {
         Ok(())
     }
 
-    /// Invalidates what is behind a shared place, and moves it. Where the log does not take it the place stays: what only
-    /// waits in this process would be lost with it. Then gives how far it was told.
+    /// Invalidates the outbox rows behind a shared position, and moves it. If the invalidation is only queued for the
+    /// log, the position stays, since the queue would be lost with this process; then returns how far it has
+    /// invalidated.
     async fn take(db: &Db, reader: &mut R, name: &str) -> sqlx::Result<Option<String>> {
         let claimed = reader.claim(name).await?;
         let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) else {
@@ -348,12 +356,13 @@ impl<R: Reader> OutboxReader<R> {
         let plan = self.db.cache().plan();
         plan.kernel.meter(plan.options.name).record(Event::Failed("outbox"), plan.kernel.now());
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(target: "larder", %error, "the outbox cannot be read: what others write is seen late");
+            tracing::warn!(target: "larder", %error, "the outbox cannot be read: writes of other programs are not seen until a retry succeeds");
         }
     }
 }
 
-/// The place of those who share a log: another for each epoch. `None` where none is shared, or it is out of reach.
+/// The position that the processes of a log share, another one for each epoch. `None` without a shared log, or while it
+/// is out of reach.
 fn shared_place(db: &Db) -> Option<ReadPosition> {
     let plan = db.cache().plan();
     let log = plan.kernel.log();
@@ -361,7 +370,7 @@ fn shared_place(db: &Db) -> Option<ReadPosition> {
     Some(ReadPosition::Shared(format!("{}:{:032x}", plan.options.database, epoch.to_bits())))
 }
 
-/// Invalidates all that was found, as one append. `None` where there was nothing.
+/// Invalidates all outbox rows of a batch, as one append. `None` if there are none.
 async fn invalidate(db: &Db, found: &OutboxBatch) -> sqlx::Result<Option<Invalidated>> {
     if found.gap {
         return Ok(Some(db.invalidate_all().await));
@@ -371,9 +380,9 @@ async fn invalidate(db: &Db, found: &OutboxBatch) -> sqlx::Result<Option<Invalid
     let is_known = |line: &OutboxRow| {
         known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
     };
-    // A table was made since. Where the tables cannot be read the lines are taken another time.
+    // A table was created since. If the catalog cannot be read, the outbox rows are read again later.
     if !found.lines.iter().all(is_known) && !plan.relearn().await {
-        return Err(sqlx::Error::Protocol("the tables of the database cannot be read".to_owned()));
+        return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
     }
     let targets = targets(plan, plan.known().catalog(), &found.lines);
     if targets.is_empty() {
@@ -382,7 +391,7 @@ async fn invalidate(db: &Db, found: &OutboxBatch) -> sqlx::Result<Option<Invalid
     Ok(Some(plan.kernel.invalidate(targets).await))
 }
 
-/// What these lines make untrue.
+/// The targets of these outbox rows.
 fn targets(plan: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) -> Vec<Target> {
     let mut changed: BTreeMap<String, Option<Vec<Vec<String>>>> = BTreeMap::new();
     for line in lines {
@@ -400,7 +409,7 @@ fn targets(plan: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) 
     for (table, rows) in changed {
         let tree = match catalog {
             Some(catalog) if catalog.is_table(&table) => catalog.tree(&table),
-            // What is not described is kept by nobody who knows what this process knows.
+            // Known by name only: no process with this catalog stores a query that reads it.
             Some(catalog) if catalog.is_relation(&table) => None,
             _ => return vec![plan.tags.everything()],
         };
@@ -411,7 +420,7 @@ fn targets(plan: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) 
     targets
 }
 
-/// The keys of rows as tags name them, where they do.
+/// The keys of rows in the form of row tags; `None` if they do not fit the primary key.
 fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<Vec<Vec<String>>> {
     let width = catalog.key(table).len();
     let row = |key: &Vec<Option<String>>| {
@@ -421,7 +430,7 @@ fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<
     keys.iter().map(row).collect()
 }
 
-/// Runs statements as one.
+/// Runs all statements of a text in one transaction.
 async fn run_all<D>(pool: &sqlx::Pool<D>, text: &str) -> sqlx::Result<()>
 where
     D: sqlx::Database,
@@ -432,14 +441,14 @@ where
     transaction.commit().await
 }
 
-/// Who is not woken looks all the same.
+/// Without a wake-up the outbox is read after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A database that does not answer for so long is asked anew.
+/// A read that takes longer is given up, and repeated.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
-/// After a look that failed.
+/// The pause after a failed read.
 const PAUSE: Duration = Duration::from_millis(200);
 const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
-/// More lines than this at once are as good as everything; the readers ask for one more.
+/// More outbox rows in one read invalidate everything; the readers fetch one more.
 const MOST_LINES: usize = 10_000;
-/// More rows of one table than this are as good as the table.
+/// More rows of one table invalidate the whole table.
 const MOST_ROWS: usize = 256;

@@ -10,14 +10,15 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
 
-/// What makes the outbox.
+/// The SQL that creates the outbox and its triggers.
 pub(super) const DEFINITION: &str = include_str!("postgres.sql");
 
-/// Reads by connections of its own: whoever waits for those of the application waits for them alone.
+/// Reads on connections of its own: a reader that waits for the pool of the application would be late whenever that is
+/// busy.
 pub(super) struct Reader {
     pool: PgPool,
     woken: Arc<Notify>,
-    /// What was over at a moment on a server, and may be removed some time later.
+    /// A snapshot with its time and server: outbox rows that it sees may be removed two hours later.
     old: Option<(f64, String, String)>,
 }
 
@@ -26,7 +27,7 @@ impl Reader {
         let options = (*pool.connect_options()).clone();
         let own = PgPoolOptions::new().max_connections(2).max_lifetime(None).idle_timeout(None);
         let pool = own.connect_lazy_with(options);
-        // One that listens before the first look: what is committed behind that look wakes.
+        // Listens before the first read: each commit that this read misses sends a wake-up.
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         let woken = Arc::new(Notify::new());
@@ -35,15 +36,15 @@ impl Reader {
     }
 }
 
-/// Wakes for each notification, and whenever one may have been lost.
+/// Wakes the reader for each notification, and whenever one may have been lost.
 async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
     loop {
-        // `None` is a connection that was lost and made anew.
+        // `None`: the connection was lost, and made again.
         let heard = listener.try_recv().await.is_ok();
         woken.notify_one();
         if !heard {
             tokio::time::sleep(AFTER_A_LOSS).await;
-            // Connects anew, if it can; else the next turn tries.
+            // Connects again, if it can; otherwise the next turn tries.
             drop(sqlx::query("SELECT 1").execute(&mut listener).await);
             woken.notify_one();
         }
@@ -59,12 +60,12 @@ impl super::Reader for Reader {
 
     async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition)>> {
         let mut transaction = self.pool.begin().await?;
-        // Who is stopped or cut off while he has it does not keep it from the others.
+        // A process that stalls or is cut off must not hold the position for ever.
         sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
         let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
         let mut place = claim().fetch_optional(&mut *transaction).await?;
         if place.is_none() {
-            // Somebody else has it, or nobody has made it yet.
+            // Another process holds it, or it does not exist yet.
             sqlx::query(REGISTER).bind(name).execute(&mut *transaction).await?;
             place = claim().fetch_optional(&mut *transaction).await?;
         }
@@ -77,13 +78,13 @@ impl super::Reader for Reader {
     async fn clean(&mut self) -> sqlx::Result<()> {
         let now: (f64, String, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
         if self.old.as_ref().is_some_and(|(_, _, server)| *server != now.2) {
-            // Numbers of another server say nothing of its lines.
+            // Transaction numbers of another server do not fit these outbox rows.
             self.old = None;
         }
         let remove = match &self.old {
             Some((at, ..)) if now.0 - at < REMOVED_AFTER_SECONDS => return Ok(()),
             Some((_, over, _)) => sqlx::query(REMOVE).bind(over),
-            // Who never lives for so long removes all the same.
+            // A process that never runs for two hours removes at least rows that are a day old.
             None => sqlx::query(REMOVE_AGED),
         };
         remove.execute(&self.pool).await?;
@@ -115,7 +116,7 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
     for row in rows {
         found.place = row.try_get(0)?;
         found.gap |= row.try_get::<bool, _>(1)?;
-        // One row comes in any case, without a line where there is none.
+        // There is always one row, without an outbox row in it if there are none.
         if let Some(table) = row.try_get(2)? {
             found.lines.push(OutboxRow::new(table, row.try_get(3)?));
         }
@@ -125,10 +126,10 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
 
 const CHANNEL: &str = "larder";
 const AFTER_A_LOSS: Duration = Duration::from_millis(200);
-/// Twice as long as anybody may be away.
+/// Twice the 3,600 s after which a position counts as a gap.
 const REMOVED_AFTER_SECONDS: f64 = 7200.0;
 
-/// Which server this is, since when it runs (that of its statistics is new after a crash, too), and which outbox.
+/// Identifies the server, its start (the reset time of its statistics is new after a crash, too), and the outbox table.
 macro_rules! server {
     () => {
         "extract(epoch FROM pg_postmaster_start_time())::text || '.'
@@ -137,9 +138,9 @@ macro_rules! server {
     };
 }
 
-/// A place is a snapshot, when it was taken, and of which server and table. Lines may be missing behind one that is older than
-/// lines are kept, of a server that was started anew (it may have lost what was committed last, or give out numbers of
-/// transactions once more), or ahead of it; and behind nowhere.
+/// A position is a snapshot, its time, and its server and table. There is a gap if it is older than 3,600 s, of another
+/// server, of one that was restarted (it may have lost its last commits, or draw transaction numbers again), ahead of
+/// the server, or empty.
 const BEHIND: &str = concat!(
     "
     WITH place AS MATERIALIZED (
@@ -166,8 +167,9 @@ const NOW: &str =
     concat!("SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text, ", server!());
 const REMOVE: &str = "DELETE FROM larder_outbox.line
     WHERE xid < pg_snapshot_xmax($1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
-/// Not sooner: a line is as old as its statement, and its transaction may have been committed long after that.
+/// Not sooner: an outbox row has the time of its statement, and its transaction may have been committed long after
+/// that.
 const REMOVE_AGED: &str = "DELETE FROM larder_outbox.line WHERE at < now() - interval '1 day'";
-/// No entry outlives the log of its epoch for so long.
+/// A position that no process has moved for so long belongs to an epoch that is over.
 const REMOVE_READERS: &str =
     "DELETE FROM larder_outbox.reader WHERE at < now() - interval '30 days'";

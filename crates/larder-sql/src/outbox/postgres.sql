@@ -1,4 +1,4 @@
--- What kernel needs to know of writes that it does not make itself: each statement that changes a table of the
+-- What larder needs to know of writes that it does not make itself: each statement that changes a table of the
 -- schema public leaves a line here, in its own transaction, and wakes whoever listens when that is committed.
 --
 -- Run it again after tables were made or their keys changed; what is there stays.
@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS larder_outbox.reader (
 
 -- The arguments are the columns of the key, if there is one.
 CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kernel$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
 DECLARE
   most CONSTANT int := 64; -- keys; more are as good as any row
   -- Null where a column of the key has another name by now. By concat, since a cast may be a function of somebody else.
@@ -52,12 +52,12 @@ BEGIN
   END IF;
   INSERT INTO larder_outbox.line (relation, keys) VALUES (TG_TABLE_NAME, found);
   -- A wake-up: who misses it looks a second later.
-  PERFORM pg_notify('kernel', '');
+  PERFORM pg_notify('larder', '');
   RETURN NULL;
-END $kernel$;
+END $larder$;
 REVOKE ALL ON FUNCTION larder_outbox.note() FROM PUBLIC;
 
-DO $kernel$
+DO $larder$
 DECLARE
   watched record;
 BEGIN
@@ -86,4 +86,4 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE TRIGGER larder_truncate AFTER TRUNCATE ON %s
       FOR EACH STATEMENT EXECUTE FUNCTION larder_outbox.note(%s)', watched.relation, watched.key);
   END LOOP;
-END $kernel$;
+END $larder$;

@@ -1,7 +1,7 @@
-//! The outbox in SQLite: filled by triggers, read by number, woken by a look at `data_version`.
+//! The outbox in SQLite: filled by triggers, read by number, woken by polling `data_version`.
 //!
-//! The update hook of SQLite would be no help: it sees the writes of one connection, and not tables without row numbers, what
-//! `REPLACE` removes, or a `DELETE` without a condition.
+//! The update hook of SQLite does not suffice: it sees the writes of one connection only, and neither tables without a
+//! rowid, nor rows that `REPLACE` removes, nor a `DELETE` without a condition.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
     error::{QueryError, QueryErrorKind},
 };
 
-/// What makes the outbox, and the triggers for all tables there are.
+/// Returns the SQL that creates the outbox, and the triggers of all tables.
 pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
-    // A table that was renamed has taken its triggers along, which name it as before.
+    // A renamed table keeps its triggers, which go on to write its old name.
     let ours: Vec<(String,)> = sqlx::query_as(OURS).fetch_all(&mut *connection).await?;
     for (trigger,) in ours {
         writeln!(definition, "DROP TRIGGER IF EXISTS {};", quoted(&trigger))
-            .expect("a string takes whatever is written to it");
+            .expect("writing to a string cannot fail");
     }
     let tables: Vec<(String, bool)> = sqlx::query_as(WATCHED).fetch_all(&mut *connection).await?;
     for (table, is_unique) in tables {
@@ -34,13 +34,13 @@ pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     Ok(definition)
 }
 
-/// The triggers of one table. They are made anew, since its key may be another one.
+/// Adds the triggers of one table. They are created anew, since the key of the table may have changed.
 fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) {
     let key_of = |row: &str| {
         let columns = key.iter().map(|column| format!("CAST({row}.{} AS TEXT)", quoted(column)));
         format!("json_array({})", columns.collect::<Vec<_>>().join(", "))
     };
-    // A row that `REPLACE` removes because it shares another unique value fires no trigger.
+    // A row that `REPLACE` removes for another unique value fires no trigger.
     let names_rows = !key.is_empty();
     let names_written = names_rows && is_unique;
     let any = || vec!["NULL".to_owned()];
@@ -57,27 +57,27 @@ fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) 
             "DROP TRIGGER IF EXISTS {name};\nCREATE TRIGGER {name} AFTER {event} ON {} BEGIN\n",
             quoted(table)
         )
-        .expect("a string takes whatever is written to it");
+        .expect("writing to a string cannot fail");
         for row in rows {
-            // Not a `REPLACE`: the statement that fires the trigger would decide what becomes of a conflict.
+            // Not a `REPLACE`: the statement that fires the trigger would decide how a conflict is resolved.
             let same = if row == "NULL" { "IS NULL".to_owned() } else { format!("= {row}") };
             write!(
                 definition,
                 "  DELETE FROM larder_outbox WHERE relation = {literal} AND row_key {same};\n  \
                  INSERT INTO larder_outbox (relation, row_key) VALUES ({literal}, {row});\n"
             )
-            .expect("a string takes whatever is written to it");
+            .expect("writing to a string cannot fail");
         }
         definition.push_str("END;\n");
     }
 }
 
-/// The name of the trigger that hears of this event.
+/// The name of the trigger for this event.
 fn trigger(event: &str, table: &str) -> String {
     format!("larder_{event}_{table}")
 }
 
-/// Whether a trigger fills the outbox, which no query depends on.
+/// Whether a trigger is one that fills the outbox, which no query depends on.
 pub(crate) fn is_ours(name: &str, table: &str) -> bool {
     EVENTS.iter().any(|event| name == trigger(event, table))
 }
@@ -90,7 +90,7 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Reads by a connection of its own, which sees what all others commit.
+/// Reads on a connection of its own, which sees the commits of all others.
 pub(super) struct Reader {
     connection: SqliteConnection,
     version: i64,
@@ -110,7 +110,7 @@ impl Reader {
     }
 }
 
-/// Another number for each commit of somebody else.
+/// A number that changes with each commit of another connection.
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
@@ -127,10 +127,10 @@ impl super::Reader for Reader {
         for row in rows {
             let (end, now): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             found.place = format!("{end} {now}");
-            // Numbers are never given out twice, unless the database is an older one.
+            // Numbers are not drawn twice, unless the database was replaced by an older copy.
             found.gap |= end < seen || now - seen_at > KEPT_FOR_SECONDS;
             let Some(table) = row.try_get(2)? else { continue };
-            // A key of bytes is no text, and names any row.
+            // A key with bytes that are not UTF-8 stands for any row.
             let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
             let key = key.and_then(|key| String::from_utf8(key).ok()).map(|key| format!("[{key}]"));
             found.lines.push(OutboxRow::new(table, key.as_deref()));
@@ -163,7 +163,7 @@ impl super::Reader for Reader {
         let until = Instant::now() + LONGEST_WAIT;
         while Instant::now() < until {
             tokio::time::sleep(BETWEEN_LOOKS).await;
-            // One that cannot be looked at is looked at by what comes next.
+            // The next read reports the failure.
             let Ok(version) = version(&mut self.connection).await else { return };
             if std::mem::replace(&mut self.version, version) != version {
                 return;
@@ -172,8 +172,8 @@ impl super::Reader for Reader {
     }
 }
 
-/// No lock: there is one writer at a time, and the database should not wait for a log. Two who read the same invalidate it
-/// twice.
+/// No lock: there is one writer at a time, and the database must not wait for a log. Two processes that read the same
+/// outbox rows invalidate them twice.
 pub(super) struct ClaimedPosition<'a> {
     connection: &'a mut SqliteConnection,
     name: String,
@@ -188,11 +188,12 @@ impl Claim for ClaimedPosition<'_> {
 }
 
 const EVENTS: [&str; 3] = ["insert", "update", "delete"];
-/// How soon a commit of somebody else is seen.
+/// How soon a commit of another connection is seen.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-const TABLES: &str = "-- What larder needs to know of writes that it does not make itself: each row that changes leaves a line here, in the
--- transaction that changes it. Run it again after tables were made or their keys changed.
+const TABLES: &str =
+    "-- The outbox of larder: each changed row adds a row here, in the transaction that changes it.
+-- Run this text again after tables were created or their keys changed.
 CREATE TABLE IF NOT EXISTS larder_outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER)),
@@ -200,15 +201,15 @@ CREATE TABLE IF NOT EXISTS larder_outbox (
   row_key TEXT -- the key of the row, an array of texts; null for any row
 );
 CREATE INDEX IF NOT EXISTS larder_outbox_by_row ON larder_outbox (relation, row_key);
--- How far those have come who share a cache. Nowhere is the empty text.
+-- Read positions that processes share. The empty text is no position yet.
 CREATE TABLE IF NOT EXISTS larder_reader (
   name TEXT PRIMARY KEY,
   seen TEXT NOT NULL DEFAULT '',
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER))
 );
 ";
-/// All plain tables but our own, and whether nothing besides the key is unique, nor the number that a row has besides a key
-/// of another type.
+/// All plain tables except those of the outbox, and whether only the key is unique: neither another index, nor the
+/// rowid of a table with a key of another type.
 const WATCHED: &str = "
     SELECT t.name, NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.\"unique\" AND i.origin <> 'pk')
         AND (t.wr OR NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.origin = 'pk'))

@@ -1,4 +1,4 @@
-//! A database through sqlx, as a tower service.
+//! A pool of sqlx, as a tower service.
 
 use std::{
     fmt,
@@ -31,17 +31,17 @@ pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
-/// Answers statements from a pool of sqlx. A clone is the same pool.
+/// A service that runs statements on a pool of sqlx. Clones share the pool.
 ///
-/// Which database it is, is chosen when it is made, so that one program runs on either.
+/// The kind of database is chosen when it is made, so that one program runs on either.
 #[derive(Clone)]
 pub struct SqlxService {
     pool: Pool,
-    /// Stands for a database in memory, of which nothing else can say which it is.
+    /// Identifies an in-memory database, which has no other identity.
     id: u128,
 }
 
-/// The pool of one of the databases that come along.
+/// A pool of one of the supported databases.
 #[derive(Clone)]
 pub(crate) enum Pool {
     #[cfg(feature = "sqlite")]
@@ -50,7 +50,7 @@ pub(crate) enum Pool {
     Postgres(PgPool),
 }
 
-/// A transaction in one of them.
+/// A transaction in one of the supported databases.
 pub(crate) enum SqlxTransaction {
     #[cfg(feature = "sqlite")]
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
@@ -67,10 +67,11 @@ impl SqlxService {
 
     /// Over a pool of PostgreSQL connections.
     ///
-    /// Statements have `$1`, `$2`, … for what is bound (SQLite takes them, too). Whole numbers are bound as `bigint`, others
-    /// as `double precision`; what a text or a null is, the server infers from where it stands. Where it cannot, it says so,
-    /// and `CAST($1 AS text)` helps. What comes back as `numeric`, `uuid`, `json`, `date`, `time` or `timestamp` is text, times as
-    /// in RFC 3339; of other types (`interval`, arrays, …) ask for `column::text`.
+    /// Placeholders are `$1`, `$2`, … (SQLite takes them, too). Integers are bound as `bigint`, other numbers as
+    /// `double precision`; the server infers the type of a text or a null from its context. Where it cannot, it returns
+    /// an error, and `CAST($1 AS text)` helps. Columns of type `numeric`, `uuid`, `json`, `date`, `time` and
+    /// `timestamp` are returned as text, times as in RFC 3339; for other types (`interval`, arrays, …) select
+    /// `column::text`.
     #[cfg(feature = "postgres")]
     pub fn postgres(pool: PgPool) -> Self {
         Self { pool: Pool::Postgres(pool), id: drawn_id() }
@@ -80,7 +81,7 @@ impl SqlxService {
         &self.pool
     }
 
-    /// How this database writes SQL.
+    /// The SQL dialect of this database.
     pub fn dialect(&self) -> SqlDialect {
         match &self.pool {
             #[cfg(feature = "sqlite")]
@@ -90,7 +91,7 @@ impl SqlxService {
         }
     }
 
-    /// What is known of the tables of the database, as it is now.
+    /// Reads the catalog of the database.
     ///
     /// # Errors
     ///
@@ -104,7 +105,7 @@ impl SqlxService {
         }
     }
 
-    /// This database behind a query cache, with all that is known of its tables.
+    /// Puts this database behind a query cache, with its catalog.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl SqlxService {
         self.cached_by(layer).await
     }
 
-    /// As [`SqlxService::cached`], with a layer of one's own; how the database writes SQL it knows by itself.
+    /// As [`SqlxService::cached`], with a layer of one's own; its dialect is replaced by that of this database.
     ///
     /// # Errors
     ///
@@ -153,13 +154,13 @@ impl Pool {
     }
 }
 
-/// A number that no other service has.
+/// A random number that identifies one service.
 fn drawn_id() -> u128 {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     half() << 64 | half()
 }
 
-/// All that a statement brings.
+/// Gathers all rows of a statement, and the number of changed rows.
 async fn gathered<D, R>(
     mut brought: BoxStream<'_, sqlx::Result<Either<D, R>>>,
     text: &str,
@@ -174,7 +175,7 @@ async fn gathered<D, R>(
                 answer.affected += affected(&done);
                 is_done = true;
             }
-            // Read to the end all the same: a statement that writes is to be done when its error is told.
+            // Reads to the end all the same: a write must be complete before its error is returned.
             Either::Right(row) => unread = unread.or(add(&row, &mut answer.rows).err()),
         }
     }
@@ -183,10 +184,10 @@ async fn gathered<D, R>(
         None if answer.rows.rows.iter().any(|row| row.len() != answer.rows.columns.len()) => {
             Err(sqlx::Error::Protocol("the columns changed while the rows were read".to_owned()))
         }
-        // A driver that fails while it reads ends the stream, without an error and without this last word.
-        None if !is_done && !is_empty => {
-            Err(sqlx::Error::Protocol("the answer of the database ended early".to_owned()))
-        }
+        // A driver that fails while it reads ends the stream, without an error and without this final count.
+        None if !is_done && !is_empty => Err(sqlx::Error::Protocol(
+            "the result of the statement ended early, without a count of rows".to_owned(),
+        )),
         None => Ok(answer),
     }
 }
@@ -201,7 +202,7 @@ impl SqlxTransaction {
         }
     }
 
-    /// Whether an error has ended all that can follow but the rollback. PostgreSQL takes back what it says it commits then.
+    /// Whether an error has left only the rollback. PostgreSQL would then report a commit, and roll back.
     pub(crate) async fn is_spoiled(&mut self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
@@ -279,7 +280,7 @@ mod tests {
 
     type Said = sqlx::Result<Either<u64, &'static [i64]>>;
 
-    /// What becomes of a stream that says this.
+    /// The outcome of a stream with these items.
     fn gathering(said: Vec<Said>, text: &str) -> sqlx::Result<StatementOutcome> {
         let add = |row: &&'static [i64], rows: &mut Rows| {
             if row.is_empty() {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_whole_or_an_error() {
+    fn a_statement_outcome_is_complete_or_an_error() {
         let whole =
             gathering(vec![Ok(Either::Right(&[1])), Ok(Either::Left(3))], "SELECT").unwrap();
         assert_eq!((whole.affected, whole.rows.rows.len()), (3, 1));

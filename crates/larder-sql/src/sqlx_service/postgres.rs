@@ -1,8 +1,8 @@
-//! Statements run by PostgreSQL.
+//! Runs statements on PostgreSQL.
 //!
-//! sqlx speaks its binary formats, so each value is written as what the server takes it for, and read as what the
-//! server says it is. What a text stands for (a time, an identifier, JSON) only the server knows: the statement is prepared
-//! with the type left open, and the text written as the type that was inferred.
+//! sqlx uses the binary formats, so each value is written in the type that the server expects, and read in the type
+//! that the server reports. Only the server knows the type of a text (a time, an identifier, JSON): the statement is
+//! prepared with the type left open, and the text is written as the inferred type.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -27,8 +27,8 @@ use crate::{
     value::SqlValue,
 };
 
-/// Runs a statement to its end outside of a transaction, once more where what was prepared before is no longer what its
-/// tables are.
+/// Runs a statement to its end outside of a transaction, and once more if its prepared form was outdated by a schema
+/// change, unless it may have committed a part.
 pub(crate) async fn run_anew(
     connection: &mut PgConnection,
     statement: &Statement,
@@ -47,13 +47,13 @@ pub(crate) async fn run_anew(
 
 /// Whether a statement may have committed a part before it failed: procedures and anonymous blocks may.
 fn commits_by_itself(text: &str) -> bool {
-    // A comment before the word hides it: then it is taken for one.
+    // A comment or bracket before the word hides it: then the statement counts as one of these.
     let word: String = text.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
     ["", "CALL", "DO"].iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
-/// Runs a statement to its end within a transaction. Where what was prepared before is no longer what its tables are, the
-/// error is that of the server, which takes no other statement in this transaction; in the next one it is prepared anew.
+/// Runs a statement to its end within a transaction. If its prepared form was outdated by a schema change, returns the
+/// error of the server, which accepts no other statement in this transaction; the next transaction prepares it anew.
 pub(crate) async fn run_within(
     connection: &mut PgConnection,
     statement: &Statement,
@@ -91,8 +91,8 @@ pub(crate) async fn run(
         .await
 }
 
-/// The text, with the types of what is bound behind it: sqlx knows a prepared statement by its text alone, and would send
-/// bytes of one type where it has prepared for another.
+/// The text with the types of the bound values appended: sqlx identifies a prepared statement by its text alone, and
+/// would send bytes of one type to a statement prepared for another.
 fn marked(statement: &Statement) -> String {
     let mut text = statement.text().to_owned();
     if statement.values().is_empty() {
@@ -111,7 +111,7 @@ fn marked(statement: &Statement) -> String {
     text
 }
 
-/// The type of each value: what it is, or what the server takes it for.
+/// The type of each value: its own, or for a text or a null the one that the server infers.
 async fn kinds(
     connection: &mut PgConnection,
     text: &Arc<str>,
@@ -128,7 +128,7 @@ async fn kinds(
     if !values.iter().any(|value| matches!(value, SqlValue::Text(_) | SqlValue::Null)) {
         return Ok(kinds);
     }
-    // Asks the server once for each text; after that the connection knows.
+    // Queries the server once for each text; then the connection has it.
     let text = AssertSqlSafe(Arc::clone(text)).into_sql_str();
     let prepared = connection.prepare_with(text, &kinds).await?;
     if let Some(Either::Left(inferred)) = prepared.parameters() {
@@ -137,8 +137,8 @@ async fn kinds(
     Ok(kinds)
 }
 
-/// Whether it may be that what was prepared is no longer what its tables are: the server says so, finds that names or types
-/// do not fit, or a value does not fit the type that was inferred. A statement that failed so has done nothing.
+/// Whether a prepared statement may be outdated by a schema change: the server says so, names or types do not fit, or a
+/// value does not fit the inferred type. A statement that failed so has done nothing, unless it commits by itself.
 ///
 /// Source: PostgreSQL, appendix A; 0A000 is "cached plan must not change result type".
 fn may_be_outdated(error: &sqlx::Error) -> bool {
@@ -149,8 +149,8 @@ fn may_be_outdated(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| OUTDATED.contains(&&*code))
 }
 
-/// Feature not supported, binary data, protocol, no such statement; undefined column, table and function; types, parameter
-/// types and operators that do not fit.
+/// Feature not supported, invalid binary data, protocol violation, unknown statement; undefined column, table, and
+/// function or operator; type mismatch, indeterminate type.
 const OUTDATED: [&str; 9] =
     ["0A000", "22P03", "08P01", "26000", "42703", "42P01", "42883", "42804", "42P18"];
 
@@ -183,7 +183,7 @@ impl Encode<'_, Postgres> for Parameter<'_> {
     }
 }
 
-/// A text as the type that the server takes it for.
+/// Writes a text as the type that the server infers.
 fn write_text(
     text: &str,
     kind: &PgTypeInfo,
@@ -212,7 +212,7 @@ fn write_text(
                 text => {
                     let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| {
                         format!(
-                            "{text:?} is no time of RFC 3339 ({error}): write $n::text::timestamptz"
+                            "{text:?} is not a time as in RFC 3339 ({error}): write $n::text::timestamptz"
                         )
                     })?;
                     i64::try_from((at - EPOCH.midnight().assume_utc()).whole_microseconds())?
@@ -221,12 +221,16 @@ fn write_text(
             out.extend_from_slice(&micros.to_be_bytes());
         }
         name if is_text(name, kind) || name == "BYTEA" => out.extend_from_slice(text.as_bytes()),
-        other => return Err(format!("a text is bound to {other}: write $n::text::{other}").into()),
+        other => {
+            return Err(
+                format!("a text cannot be bound as {other}: write $n::text::{other}").into()
+            );
+        }
     }
     Ok(())
 }
 
-/// Whether a type is written as the text that it is.
+/// Whether values of a type are sent as their text.
 fn is_text(name: &str, kind: &PgTypeInfo) -> bool {
     matches!(name, "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" | "JSON" | "citext" | "xml")
         || matches!(kind.kind(), PgTypeKind::Enum(_))
@@ -255,28 +259,32 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
         "INT4" => SqlValue::Int(i32::from_be_bytes(bytes.try_into()?).into()),
         "INT8" => SqlValue::Int(i64::from_be_bytes(bytes.try_into()?)),
         "OID" => SqlValue::Int(u32::from_be_bytes(bytes.try_into()?).into()),
-        // As it is written, 0.1, and not as what comes next to it in 64 bits.
+        // As it is written, 0.1, not as the nearest number of 64 bits.
         "FLOAT4" => SqlValue::Real(f32::from_be_bytes(bytes.try_into()?).to_string().parse()?),
         "FLOAT8" => SqlValue::Real(f64::from_be_bytes(bytes.try_into()?)),
         "BYTEA" => SqlValue::Blob(bytes.to_vec()),
         "JSONB" => SqlValue::Text(std::str::from_utf8(bytes.get(1..).unwrap_or_default())?.into()),
         "UUID" => SqlValue::Text(Uuid::from_slice(bytes)?.to_string()),
-        "NUMERIC" => SqlValue::Text(numeric(bytes).ok_or("a numeric that is cut short")?),
+        "NUMERIC" => SqlValue::Text(numeric(bytes).ok_or("a value of type numeric is truncated")?),
         "TIMESTAMP" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), false)),
         "TIMESTAMPTZ" => SqlValue::Text(timestamp(i64::from_be_bytes(bytes.try_into()?), true)),
         "DATE" => SqlValue::Text(date_text(i32::from_be_bytes(bytes.try_into()?))),
         "TIME" => SqlValue::Text(time_text(i64::from_be_bytes(bytes.try_into()?))),
         "VOID" => SqlValue::Null,
         name if is_text(name, &kind) => SqlValue::Text(raw.as_str()?.to_owned()),
-        // Never a guess at bytes.
-        other => return Err(format!("a column of {other}: write column::text").into()),
+        // No guess at unknown bytes.
+        other => {
+            return Err(
+                format!("a column of type {other} cannot be read: write column::text").into()
+            );
+        }
     })
 }
 
-/// A number of any size as the server would write it.
+/// Writes a number of any size as the server does.
 ///
-/// Source: `numeric_send` in PostgreSQL's `numeric.c`: digits of base 10,000, the weight of the first, sign, and how many
-/// decimal places are shown.
+/// Source: `numeric_send` in PostgreSQL's `numeric.c`: digits of base 10,000, the weight of the first, the sign, and
+/// the number of decimal places.
 fn numeric(bytes: &[u8]) -> Option<String> {
     let half = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
     let (count, weight) = (i32::from(half(0)?), i32::from(half(2)? as i16));
@@ -315,8 +323,8 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// A time as in RFC 3339, with a `Z` where its zone is known. What RFC 3339 cannot write, a year before 1 or after 9999, is
-/// written as the server writes it: `0044-03-15 12:00:00 BC`, `12000-01-01 00:00:00+00`.
+/// Writes a time as in RFC 3339, with a `Z` where its zone is known. RFC 3339 has no year before 1 or after 9999: such
+/// a time is written as the server does: `0044-03-15 12:00:00 BC`, `12000-01-01 00:00:00+00`.
 fn timestamp(micros: i64, in_utc: bool) -> String {
     match micros {
         i64::MAX => return "infinity".to_owned(),
@@ -351,8 +359,8 @@ fn date_text(days: i32) -> String {
     date + era
 }
 
-/// A day of the proleptic Gregorian calendar, counted from [`EPOCH`], and its era where that is before Christ. Of any year: the server has
-/// dates to the year 5,874,897, more than calendars of libraries hold.
+/// The date of a day counted from [`EPOCH`], in the proleptic Gregorian calendar, and its era if that is before Christ.
+/// For any year: the server has dates to the year 5,874,897, more than calendars of libraries hold.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 fn calendar(days: i64) -> (String, &'static str) {
@@ -370,7 +378,7 @@ fn calendar(days: i64) -> (String, &'static str) {
     (format!("{year:04}-{month:02}-{day:02}"), era)
 }
 
-/// What the server counts from.
+/// The day from which the server counts.
 const EPOCH: Date = date!(2000 - 01 - 01);
 /// From the first of March of the year 0.
 const DAYS_BEFORE_EPOCH: i64 = 730_425;
@@ -381,7 +389,7 @@ const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
 const INT8: u32 = 20;
 const FLOAT8: u32 = 701;
-/// Left to the server.
+/// The server infers the type.
 const INFERRED: u32 = 0;
 
 #[cfg(test)]
@@ -414,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_by_rfc_3339_and_else_as_the_server_writes_them() {
+    fn times_are_written_as_in_rfc_3339_or_as_the_server_does() {
         let ides = (date!(-0043 - 03 - 15) - EPOCH).whole_days() * DAY;
         let rows = [
             (0, "2000-01-01T00:00:00", "2000-01-01T00:00:00Z"),

@@ -1,4 +1,4 @@
-//! Statements run by SQLite.
+//! Runs statements on SQLite.
 
 use sqlx::{
     AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
@@ -18,8 +18,8 @@ pub(crate) async fn run(
     connection: &mut SqliteConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
-    // SQLite prepares by the schema as this connection has last seen it, and sqlx takes the names and the number of the
-    // columns from what was prepared. So the schema is looked at first, and the statement prepared each time.
+    // SQLite prepares by the schema that this connection has last seen, and sqlx takes the names and the number of
+    // columns from the prepared statement. So the connection checks the schema first, and prepares each time.
     sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;
     let mut query = sqlx::query::<Sqlite>(AssertSqlSafe(statement.text())).persistent(false);
     for value in statement.values() {
@@ -29,7 +29,7 @@ pub(crate) async fn run(
         .await
 }
 
-/// Reads nothing, but begins to read, by which SQLite finds that another connection has changed the schema.
+/// Reads no row, but begins a read, in which SQLite notices that another connection has changed the schema.
 const SEE_SCHEMA: &str = "SELECT 1 FROM sqlite_schema LIMIT 0";
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
@@ -54,7 +54,7 @@ fn add(row: &sqlx::sqlite::SqliteRow, rows: &mut Rows) -> sqlx::Result<()> {
         if value.is_null() {
             return Ok(SqlValue::Null);
         }
-        // What the value is, not what its column was declared to hold.
+        // By the type of the value, not by the declared type of the column.
         Ok(match value.type_info().name() {
             "INTEGER" | "INT8" | "BOOLEAN" => SqlValue::Int(value.try_decode_unchecked()?),
             "REAL" => SqlValue::Real(value.try_decode_unchecked()?),
