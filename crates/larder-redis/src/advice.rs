@@ -1,4 +1,4 @@
-//! What about the settings of a server is not as larder wants it.
+//! Reads the settings of a server and lists those that cost hits or invalidations.
 
 use std::{fmt, time::Duration};
 
@@ -6,26 +6,25 @@ use redis::{RedisResult, cmd};
 
 use crate::connection::Connection;
 
-/// A setting of a server that costs something.
+/// A setting of a server that costs hits or invalidations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Advice {
     /// When memory is full, the server refuses writes: invalidations stay queued until there is room.
     Noeviction,
-    /// When memory is full, the server may drop keys of the log, and then everything that is shared is filled
-    /// anew.
+    /// When memory is full, the server may drop keys of the log; then every shared entry is filled anew.
     LogMayBeEvicted {
         /// The policy.
         policy: String,
     },
-    /// A primary that was cut off from its replicas goes on to take invalidations that are lost with it.
+    /// A primary that is cut off from its replicas still accepts invalidations, and they are lost with it.
     MayWriteAlone {
-        /// How many replicas it has.
+        /// The number of replicas it has.
         replicas: u32,
     },
-    /// It takes longer to replace a primary of the cluster than invalidations are kept to be appended again.
+    /// Replacing a primary of the cluster takes longer than larder retains invalidations to append them again.
     SlowFailover {
-        /// The time after which a node counts as gone.
+        /// The time after which a node counts as failed.
         node_timeout: Duration,
     },
 }
@@ -35,28 +34,28 @@ impl fmt::Display for Advice {
         match self {
             Self::Noeviction => f.write_str(
                 "maxmemory-policy is noeviction: once memory is full no invalidation reaches other processes; \
-                 volatile-lfu is what fits",
+                 set it to volatile-lfu",
             ),
             Self::LogMayBeEvicted { policy } => write!(
                 f,
-                "maxmemory-policy is {policy}: once memory is full the log may be dropped, and all that is shared \
-                 with it; volatile-lfu is what fits"
+                "maxmemory-policy is {policy}: once memory is full the log may be evicted, and then every shared \
+                 entry is filled anew; set it to volatile-lfu"
             ),
             Self::MayWriteAlone { replicas } => write!(
                 f,
-                "min-replicas-to-write is 0 with {replicas} replicas: a primary that was cut off takes \
-                 invalidations that are lost with it; 1 is what fits"
+                "min-replicas-to-write is 0 with {replicas} replicas: a primary that is cut off accepts \
+                 invalidations that are lost with it; set it to 1"
             ),
             Self::SlowFailover { node_timeout } => write!(
                 f,
-                "cluster-node-timeout is {node_timeout:?}: invalidations are kept for a minute to be appended \
-                 again, and a fail-over may take longer; 15 s or less is what fits"
+                "cluster-node-timeout is {node_timeout:?}: invalidations are retained for a minute to be appended \
+                 again, and a fail-over may take longer; set it to 15 s or less"
             ),
         }
     }
 }
 
-/// What can be read of a server. What it does not tell is as it should be.
+/// The settings of a server. A setting that cannot be read counts as correct.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     maxmemory: u64,
@@ -108,21 +107,21 @@ impl Settings {
     }
 }
 
-/// Asks a server, or that of a cluster on which the log lies.
+/// Checks a server, or the node of a cluster that holds the log.
 pub(crate) async fn ask(mut connection: Connection, home: String) -> RedisResult<Vec<Advice>> {
     Ok(Settings::read(&mut connection, &home).await?.advice())
 }
 
 async fn info(connection: &mut Connection, home: &str, section: &str) -> RedisResult<String> {
-    // A script goes where its key lies; the command alone would go to all nodes of a cluster.
+    // A script runs on the node of its key; the command alone would go to all nodes of a cluster.
     let mut asked = cmd("EVAL");
     asked.arg("return redis.call('INFO', ARGV[1])").arg(1).arg(home).arg(section);
     asked.query_async(connection).await
 }
 
-/// `None` where it may not be asked for.
+/// Returns `None` where the server does not allow `CONFIG`.
 async fn config(connection: &mut Connection, home: &str, name: &str) -> Option<u64> {
-    // The key before it chooses the node.
+    // The key of the first command chooses the node.
     let mut asked = redis::pipe();
     asked.cmd("EXISTS").arg(home).ignore();
     asked.cmd("CONFIG").arg("GET").arg(name);
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_costs_something_is_named() {
+    fn each_harmful_setting_gives_its_advice() {
         let of =
             |policy: &str| Settings { maxmemory: 1, policy: policy.into(), ..Default::default() };
         let evicted = |policy: &str| vec![Advice::LogMayBeEvicted { policy: policy.into() }];

@@ -1,7 +1,8 @@
-//! A circuit breaker: after several failures in a row nobody waits for a server that does not answer.
+//! A circuit breaker: after five failures in a row commands fail at once instead of waiting for a server that does not
+//! answer.
 //!
-//! *Closed*, commands go out. *Open*, they fail at once. After a pause one goes out to try (*half-open*): its
-//! outcome decides.
+//! *Closed*, commands go out. *Open*, they fail at once. After a pause of 200 ms, which doubles with each failed probe
+//! up to 2 s, one command goes out as a probe (*half-open*): its outcome decides.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,12 +13,12 @@ use larder_core::kernel::jittered;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The state of one server's circuit.
+/// The circuit breaker of one server, or of one range of slots.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// Whether it is closed and nothing has failed: then nobody needs the lock.
+    /// Whether the circuit is closed and no command has failed since the last success: then no lock is needed.
     quiet: AtomicBool,
-    /// How many commands were answered.
+    /// The number of commands answered.
     answers: AtomicU64,
     state: Mutex<State>,
 }
@@ -28,21 +29,21 @@ struct State {
     open: Option<Open>,
 }
 
-/// How the circuit is after a failure.
+/// The state of the circuit after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
-    /// Closed: it may have been chance.
+    /// Closed: fewer than five failures in a row.
     Closed,
-    /// This one opened it.
+    /// This failure opened it.
     Opened,
-    /// It was open, and the one that tried has failed.
+    /// It was open, and the probe failed.
     StillOpen,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Open {
     pause: Duration,
-    /// When somebody may try.
+    /// The time of the next probe.
     until: Instant,
 }
 
@@ -62,17 +63,17 @@ impl Breaker {
         if now < open.until {
             return false;
         }
-        // This one tries; who comes meanwhile waits for its outcome.
+        // This command is the probe; others fail until its outcome is known.
         open.until = now + open.pause;
         true
     }
 
-    /// How many commands were answered so far. While this grows the server is there.
+    /// The number of commands answered so far. While it grows the server is up.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Notes a success. `true` when this one closed the circuit.
+    /// Notes a success. Returns whether it closed the circuit.
     pub(crate) fn succeeded(&self) -> bool {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if self.quiet.load(Ordering::Relaxed) {
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_opens_after_failures_in_a_row_and_lets_one_try_after_a_pause() {
+    async fn the_circuit_opens_after_failures_in_a_row_and_allows_one_probe_after_a_pause() {
         let breaker = Breaker::new();
         for _ in 1..MOST_FAILURES {
             assert!(breaker.failed() == Failed::Closed && breaker.allows());
@@ -125,8 +126,8 @@ mod tests {
         assert_eq!(breaker.failed(), Failed::Opened);
         assert!(!breaker.allows());
         tokio::time::advance(FIRST_PAUSE).await;
-        assert!(breaker.allows(), "one tries");
-        assert!(!breaker.allows(), "and one alone");
+        assert!(breaker.allows(), "one probe goes out");
+        assert!(!breaker.allows(), "and only one");
         assert_eq!(breaker.failed(), Failed::StillOpen);
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(!breaker.allows(), "the pause grows");
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_success_forgives_the_failures_before_it() {
+    async fn a_success_resets_the_count_of_failures() {
         let breaker = Breaker::new();
         for _ in 0..100 {
             breaker.failed();

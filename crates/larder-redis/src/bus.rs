@@ -1,4 +1,4 @@
-//! The log of invalidations, as a Redis Stream that one script appends to.
+//! The invalidation log, as a Redis Stream that one script appends to.
 
 use std::{
     collections::BTreeMap,
@@ -31,30 +31,30 @@ pub struct RedisBus {
     /// For commands that answer at once.
     place: Arc<GuardedConnection>,
     confirmer: Arc<ReplicaAck>,
-    /// For reads that wait: they would hold up everybody else's answers.
+    /// For blocking reads: they would delay the answers of all other commands on a shared connection.
     reader: Arc<SharedConnection>,
     keys: Arc<[String; 5]>,
     log: Arc<Script>,
     page: Arc<Script>,
     longest_millis: Arc<AtomicU64>,
-    /// How many replicas have to have a record before it counts as appended.
+    /// The number of replicas that must have a record before it counts as appended.
     durable: u32,
-    /// Whether the settings of the server were looked at.
+    /// Whether the settings of the server were checked.
     advised: Arc<AtomicBool>,
     time: Arc<Mutex<Option<ServerTime>>>,
 }
 
-/// What time it was on the server at a moment of this process.
+/// The time of the server at a moment of this process.
 #[derive(Clone, Copy, Debug)]
 struct ServerTime {
     at: Instant,
     time: SystemTime,
-    /// How long the answer was under way: it may be wrong by half of it.
+    /// The round trip of the answer: the time may be wrong by half of it.
     round_trip: Duration,
 }
 
 impl ServerTime {
-    /// Which of two to believe: the more exact, unless it is old.
+    /// Returns the more exact of two measurements, unless that one is older than `RENEWED_WITHIN`.
     fn or_better(self, other: Option<Self>) -> Self {
         let is_better = |other: &Self| {
             other.round_trip < self.round_trip && self.at.duration_since(other.at) < RENEWED_WITHIN
@@ -86,7 +86,7 @@ impl RedisBus {
         }
     }
 
-    /// Runs the script of the log, and gives where it ends or where it took a record.
+    /// Runs the script of the log. Returns the end of the log, which after an append is the position of the record.
     async fn ask(&self, lost: Option<Epoch>, act: Act<'_>) -> Result<Position, BusError> {
         let mut call = self.log.prepare_invoke();
         call.key(&self.keys[..]);
@@ -130,7 +130,7 @@ impl RedisBus {
         Ok(position)
     }
 
-    /// Notes the time of the server, which it had about when half of the round trip was over.
+    /// Notes the time of the server, taken to be that of half the round trip.
     fn note_time(&self, sent: Instant, millis: u64) {
         let round_trip = sent.elapsed();
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
@@ -139,7 +139,7 @@ impl RedisBus {
         *known = Some(new.or_better(*known));
     }
 
-    /// What about the settings of the server is not as it should be.
+    /// Lists the settings of the server that cost hits or invalidations.
     pub(crate) async fn advice(&self) -> Result<Vec<Advice>, BusError> {
         let home = self.keys[0].clone();
         self.run(|connection| advice::ask(connection, home)).await
@@ -149,11 +149,11 @@ impl RedisBus {
         match self.advice().await {
             Ok(all) => {
                 for advice in all {
-                    tracing::warn!(target: "larder", %advice, "a setting of redis costs something");
+                    tracing::warn!(target: "larder", %advice, "a setting of redis costs hits or invalidations");
                 }
             }
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "redis does not tell its settings");
+                tracing::debug!(target: "larder", %error, "the settings of redis cannot be read");
             }
         }
     }
@@ -163,7 +163,7 @@ impl RedisBus {
         after: Position,
         wait: Duration,
     ) -> Result<Vec<(u64, Record)>, BusError> {
-        // A cluster's connection does not wait longer for any answer.
+        // A cluster connection times out on any longer answer.
         let wait = wait.min(LONGEST_WAIT);
         let keys = Arc::clone(&self.keys);
         let read = self.reader.run(wait + DEADLINE, |mut connection| async move {
@@ -179,7 +179,7 @@ impl RedisBus {
             };
             read.arg("STREAMS").arg(&keys[1]).arg(id);
             let found: Option<StreamReadReply> = read.query_async(&mut connection).await?;
-            // What a stream of another epoch has, or has not, says nothing.
+            // A stream of another epoch proves nothing about this one, whether it holds records or not.
             let epoch: Option<String> =
                 cmd("HGET").arg(&keys[0]).arg("epoch").query_async(&mut connection).await?;
             Ok((found, epoch))
@@ -192,7 +192,7 @@ impl RedisBus {
             }
         };
         if epoch.as_deref().and_then(epoch_of) != Some(after.epoch) {
-            // The two connections may lead to two servers, of which one was replaced: both are found anew.
+            // The two connections may lead to two servers of which one was replaced: reconnect both.
             self.reader.forget();
             self.place.forget();
             return Err(BusError::new(BusErrorKind::Gone));
@@ -203,7 +203,8 @@ impl RedisBus {
             .map(|entry| {
                 let of = |name: &str| Vec::<u8>::from_redis_value_ref(entry.map.get(name)?).ok();
                 let number = entry.id.split('-').next().and_then(|number| number.parse().ok());
-                // What a newer version has written and this one cannot read may be anything.
+                // A newer version may have written a record that this one cannot decode: treat it as an invalidation of
+                // everything.
                 let record = of("record")
                     .map(|bytes| rmp_serde::from_slice(&bytes).unwrap_or_else(|_| anything()));
                 if of("epoch").as_deref() != Some(epoch.as_bytes()) {
@@ -230,7 +231,7 @@ impl RedisBus {
                 read_member(pair).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
             let (mode, selector) = match (mode_of(letter), selector) {
                 (Some(mode), Some(selector)) => (mode, selector),
-                // What a newer version has written and this one cannot read may be anything.
+                // A newer version may have written a member that this one cannot decode: treat it as everything.
                 _ => (Mode::Hard, Selector::Everything),
             };
             let record = records.entry((number, letter)).or_insert_with(|| Record {
@@ -301,7 +302,7 @@ impl Bus for RedisBus {
     }
 }
 
-/// What the script of the log is to do.
+/// The action that the script of the log takes.
 #[derive(Clone, Copy)]
 enum Act<'a> {
     Ask,
@@ -344,7 +345,7 @@ fn mode_of(letter: u8) -> Option<Mode> {
     Some(match letter {
         b'h' => Mode::Hard,
         b's' => Mode::Soft { grace: None },
-        // Nobody knows when it began.
+        // The start of the grace period is unknown.
         b'g' => Mode::Soft { grace: Some(Duration::ZERO) },
         _ => return None,
     })
@@ -373,17 +374,17 @@ fn bus_error(failure: Failure) -> BusError {
     }
 }
 
-/// A more exact time of the server is believed for this long; clocks drift by less than a millisecond in it.
+/// A more exact time of the server is preferred for this long; clocks drift by less than a millisecond in it.
 const RENEWED_WITHIN: Duration = Duration::from_secs(10);
-/// How long one read waits at most.
+/// The longest time that one read blocks.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// A hundred years: later is never.
+/// A hundred years, the longest delay of a scheduled record.
 const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;
-/// How long an append may take before it counts as failed; it is tried again.
+/// The time an append may take before it counts as failed; it is then appended again.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// About how many records the stream keeps. Who is further behind reads the compacted log.
+/// The approximate length of the stream, in records. A process further behind reads the compacted log.
 const MOST_RECORDS: u64 = 100_000;
-/// How many records one read brings at most.
+/// The most records that one read returns.
 const MOST_READ: u64 = 512;
-/// About how many members are on one page of the compacted log.
+/// The approximate number of members on one page of the compacted log.
 const PAGE: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! A connection that is made when it is first needed, in a task of its own, and made anew when it broke.
+//! A shared connection: opened by a task of its own when it is first needed, and reopened after it broke.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Why a command brought no answer.
+/// The reason a command returned no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Not in time; it may have been carried out.
@@ -68,19 +68,19 @@ impl Failure {
     }
 }
 
-/// Whether the connection is of no more use after this.
+/// Whether the connection cannot be used any more after this error.
 pub(crate) fn is_broken(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.is_io_error()
 }
 
-/// One connection, shared by all who use this link.
+/// One connection, shared by all commands of this link.
 pub(crate) struct SharedConnection {
     server: Server,
-    /// How long a connection waits for an answer at the longest; none where a command itself waits.
+    /// The response timeout of the connection; `None` where commands themselves block.
     patience: Option<Duration>,
-    /// The connection, while there is one. Read without a lock by each command.
+    /// The connection, while there is one. Each command reads it without a lock.
     ready: ArcSwapOption<Connection>,
-    /// Whoever connects now; who waits hears of the end.
+    /// The connection attempt in progress. Its waiters see the channel close when it ends.
     connecting: Mutex<Option<watch::Receiver<()>>>,
 }
 
@@ -96,7 +96,7 @@ impl SharedConnection {
         Arc::new(Self { server, patience, ready, connecting })
     }
 
-    /// Runs commands, for at most `deadline`. A connection that broke is forgotten.
+    /// Runs commands, for at most `deadline`. Drops a connection that broke.
     pub(crate) async fn run<T, F, Fut>(
         self: &Arc<Self>,
         deadline: Duration,
@@ -119,7 +119,7 @@ impl SharedConnection {
         outcome
     }
 
-    /// The next command connects anew.
+    /// Drops the connection; the next command opens a new one.
     pub(crate) fn forget(&self) {
         self.ready.store(None);
     }
@@ -129,7 +129,7 @@ impl SharedConnection {
             return Ok(connection);
         }
         if let Some(mut connected) = self.join_or_connect() {
-            // An error is the end of whoever connects, which is what is waited for.
+            // The sender is dropped when the attempt ends, so an error is the signal waited for.
             drop(connected.changed().await);
         }
         self.current().ok_or(Failure::Unconnected)
@@ -139,7 +139,7 @@ impl SharedConnection {
         self.ready.load().as_ref().map(|connection| Connection::clone(connection))
     }
 
-    /// Whom to wait for; begins to connect where nobody does. None when there is a connection by now.
+    /// Joins the connection attempt in progress, or starts one. `None` when there is a connection by now.
     fn join_or_connect(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
         let mut connecting = self.connecting.lock();
         if self.ready.load().is_some() {
@@ -147,11 +147,12 @@ impl SharedConnection {
         }
         match &*connecting {
             Some(connected) if connected.has_changed().is_ok() => Some(connected.clone()),
-            // Nobody connects, or the runtime of whoever did is gone.
+            // No attempt is running, or the runtime that ran it is gone.
             _ => {
                 let (done, connected) = watch::channel(());
                 *connecting = Some(connected.clone());
-                // Not dropped with the request that needs it first: another may have more patience.
+                // A task of its own: it outlives the request that needs it first, since another may have a longer
+                // deadline.
                 tokio::spawn(Arc::clone(self).connect(done));
                 Some(connected)
             }
@@ -162,12 +163,12 @@ impl SharedConnection {
         let opened = match timeout(CONNECT_LIMIT, self.open()).await {
             Ok(Ok(connection)) => Some(Arc::new(connection)),
             Ok(Err(error)) => {
-                tracing::debug!(target: "larder", %error, "no connection to redis");
+                tracing::debug!(target: "larder", %error, "cannot connect to redis");
                 None
             }
             Err(_) => None,
         };
-        // Both at once: whoever finds neither a connection nor somebody who connects has to connect.
+        // Both under one lock: a caller that sees neither a connection nor an attempt has to start one.
         let mut connecting = self.connecting.lock();
         self.ready.store(opened);
         *connecting = None;
@@ -203,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that says OK to each command, and how many connections it has had.
+    /// A server that answers OK to each command, and the number of connections it has accepted.
     async fn agreeable() -> (Arc<SharedConnection>, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let link = link_to(listener.local_addr().unwrap().port());
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_first_commands_make_one_connection_and_what_is_forgotten_is_made_anew_once() {
+    async fn concurrent_first_commands_open_one_connection_and_one_more_after_each_forget() {
         let (link, accepted) = agreeable().await;
         for expected in 1..=3 {
             let answers = join_all((0..50).map(|_| ping(&link))).await;
@@ -247,14 +248,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_connection_fails_all_who_wait_and_the_next_command_tries_again() {
+    async fn a_refused_connection_fails_all_waiters_and_the_next_command_tries_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let link = link_to(listener.local_addr().unwrap().port());
         drop(listener);
         for _ in 0..2 {
             let answers = join_all((0..50).map(|_| ping(&link))).await;
             assert!(answers.iter().all(|answer| matches!(answer, Err(Failure::Unconnected))));
-            assert!(link.connecting.lock().is_none(), "nobody connects any more");
+            assert!(link.connecting.lock().is_none(), "no connection attempt is left");
         }
     }
 }

@@ -1,4 +1,4 @@
--- Gives a lease back, if it still is the holder's; or leaves word that there is nothing to wait for.
+-- Releases a fill lock if the holder still has it, or marks the key as not storable for `vain` milliseconds.
 local key, holder, vain = KEYS[1], ARGV[1], tonumber(ARGV[2])
 if redis.call('GET', key) == holder then
   if vain > 0 then

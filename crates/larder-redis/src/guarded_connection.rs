@@ -1,4 +1,4 @@
-//! One server, or one cluster, and whether it is worth asking.
+//! A connection to one server or one cluster, guarded by circuit breakers.
 
 use std::{
     future::Future,
@@ -20,11 +20,12 @@ use crate::{
 pub(crate) struct GuardedConnection {
     name: &'static str,
     link: Arc<SharedConnection>,
-    /// One for a server. Of a cluster each has a range of slots, since its servers fail one by one: one circuit for
-    /// all would stay closed while the others answer, and each key of the one that is gone would wait.
+    /// One breaker for a single server. A cluster has one for each range of slots, since its servers fail one by one: a
+    /// single breaker would stay closed while the others answer, and each command for a key of the failed one would
+    /// wait.
     circuits: Box<[Breaker]>,
     open: AtomicUsize,
-    /// Whether each failure is taken for one of the connection.
+    /// Whether every failure drops the connection.
     is_impatient: bool,
 }
 
@@ -37,7 +38,8 @@ impl GuardedConnection {
         Self::with_circuits(name, link, CIRCUITS)
     }
 
-    /// The server of a log, which is seldom asked: how soon its end is noticed bounds how soon others follow.
+    /// A connection to the server of the log. Its commands are rare, so the first failure already reconnects: the
+    /// sooner a failure is noticed, the sooner other processes see an invalidation.
     pub(crate) fn of_log(link: Arc<SharedConnection>) -> Self {
         Self { is_impatient: true, ..Self::with_circuits("log", link, 1) }
     }
@@ -47,10 +49,10 @@ impl GuardedConnection {
         Self { name, link, circuits, open: AtomicUsize::new(0), is_impatient: false }
     }
 
-    /// The circuit of a key, which is given in pieces.
+    /// Returns the index of the breaker for a key, which is given in pieces.
     ///
     /// Source: [the cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
-    /// No key of ours has braces that choose another slot.
+    /// No key of larder has braces that would choose another slot.
     pub(crate) fn circuit_of(&self, pieces: &[&str]) -> usize {
         if self.circuits.len() == 1 {
             return 0;
@@ -60,7 +62,7 @@ impl GuardedConnection {
         usize::from(slot.get()) % SLOTS / (SLOTS / self.circuits.len())
     }
 
-    /// Runs commands for at most `deadline`; none while the circuit is open.
+    /// Runs commands for at most `deadline`; runs none while the circuit is open.
     pub(crate) async fn run<T, F, Fut>(
         &self,
         circuit: usize,
@@ -78,7 +80,7 @@ impl GuardedConnection {
         let answers = circuit.answers();
         let outcome = self.link.run(deadline, commands).await;
         match &outcome {
-            // The server answers others meanwhile: this command or its answer is large, or slow by itself.
+            // The server answered other commands meanwhile: this command or its answer is large, or slow by itself.
             Err(Failure::Late) if circuit.answers() != answers => {}
             Ok(_) => self.note_success(circuit),
             Err(Failure::Redis(error)) if is_an_answer(error) => {
@@ -94,42 +96,42 @@ impl GuardedConnection {
 
     fn note_success(&self, circuit: &Breaker) {
         if circuit.succeeded() && self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!(target: "larder", server = self.name, "it answers again");
+            tracing::info!(target: "larder", server = self.name, "redis answers again: the circuit is closed");
         }
     }
 
     fn note_failure(&self, circuit: &Breaker) {
         let failed = circuit.failed();
-        // A server that was stopped keeps its connections open for ever. The client of a cluster finds out by itself,
-        // and a new one would ask all of its servers, with those that answer waiting.
+        // A server that was stopped keeps its connections open for ever. A cluster client detects that by itself, and a
+        // new one would query all servers while the commands for the healthy ones wait.
         if self.circuits.len() == 1 && (failed != Failed::Closed || self.is_impatient) {
             self.link.forget();
         }
         if failed == Failed::Opened && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(target: "larder", server = self.name, "it does not answer: it is asked less often");
+            tracing::warn!(target: "larder", server = self.name, "redis does not answer: the circuit is open, commands fail at once");
         }
     }
 
-    /// The next command connects anew.
+    /// Drops the connection; the next command opens a new one.
     pub(crate) fn forget(&self) {
         self.link.forget();
     }
 }
 
-/// Whether the server is there, and only will not.
+/// Whether the server answered, and refused the command.
 fn is_an_answer(error: &RedisError) -> bool {
     !(error.is_timeout() || crate::connection::is_broken(error))
 }
 
-/// Whether this server is no longer the one to ask, or lets us in no longer: a new connection may lead to the one
-/// that is. What is refused for want of room or while it loads would be refused on any.
+/// Whether this server is no longer the primary, or no longer lets us in: a new connection may lead to the one that is
+/// and does. Commands that are refused for lack of memory or during loading would be refused by any server.
 fn is_of_another_server(error: &RedisError) -> bool {
     const ELSEWHERE: [&str; 7] =
         ["READONLY", "MASTERDOWN", "NOREPLICAS", "MOVED", "CLUSTERDOWN", "NOAUTH", "WRONGPASS"];
     error.code().is_some_and(|code| ELSEWHERE.contains(&code))
 }
 
-/// Each has 256 slots next to each other, as servers have.
+/// Each covers 256 adjacent slots, as the servers of a cluster do.
 const CIRCUITS: usize = 64;
 const SLOTS: usize = 16_384;
 
@@ -144,8 +146,8 @@ mod tests {
     use crate::server::Server;
 
     #[tokio::test]
-    async fn after_a_few_that_were_late_nobody_waits() {
-        // It takes connections, and answers nothing.
+    async fn after_five_timeouts_in_a_row_commands_fail_at_once() {
+        // It accepts connections, and never answers.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_is_late_while_others_are_answered_opens_no_circuit() {
+    async fn a_timeout_while_other_commands_are_answered_opens_no_circuit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -205,12 +207,12 @@ mod tests {
         }
         assert!(
             matches!(ping().await, Err(Failure::Unconnected)),
-            "nothing was answered meanwhile"
+            "no other command was answered meanwhile"
         );
     }
 
     #[tokio::test]
-    async fn of_a_cluster_only_the_keys_that_fail_are_not_asked_for() {
+    async fn in_a_cluster_the_circuit_opens_only_for_the_slots_that_fail() {
         let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
         let link = SharedConnection::new(Server::Single(Box::new(client)), None);
         let place = GuardedConnection::of_cluster("test", link);

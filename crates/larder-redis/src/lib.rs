@@ -1,15 +1,17 @@
-//! larder over Redis, Valkey and Redis Cluster: many processes as one cache.
+//! A second level and an invalidation log for larder over Redis, Valkey and Redis Cluster: many processes act as one
+//! cache.
 //!
-//! Applications depend on `larder`, which has all of this as `larder::redis`.
+//! Applications depend on `larder`, which re-exports this crate as `larder::redis`.
 //!
-//! [`Redis`] brings the shared store (what one process fills, all may use) and the invalidation log (what one
-//! invalidates is gone in all). The log is a Redis Stream that one script appends to and every process reads
-//! from where it stood: a lost connection loses nothing. A server that came back empty, was replaced, or lost
-//! its tail is found out by the epoch of the log, and then larder forgets rather than trusts.
+//! [`Redis`] provides the shared store (an entry that one process fills serves all of them) and the invalidation log
+//! (an invalidation in one process reaches all of them). The log is a Redis Stream that one script appends to and that
+//! every process reads on from its own position: a lost connection loses no record. A server that came back empty, was
+//! replaced, or lost its tail is detected by the epoch of the log; larder then treats every entry of the old epoch as
+//! invalid.
 //!
-//! Redis being away costs hits, never responses: invalidations act in their own process at once and are
-//! appended as soon as the log is there again; reads of the store have a deadline; after a few failures in a
-//! row nobody waits for it.
+//! An outage of Redis costs hits, never responses: invalidations act at once in the process that made them and are
+//! appended as soon as the log answers again; reads of the store have a deadline; after five failures in a row commands
+//! fail at once instead of waiting.
 //!
 //! ```no_run
 //! use larder_core::Larder;
@@ -22,13 +24,12 @@
 //!
 //! # Before deploying
 //!
-//! - Memory: entries expire by themselves; the log keeps about 150 bytes for each target that was invalidated
-//!   within the longest lifetime. Eviction policies of Redis may drop entries; a key of the log that was dropped
-//!   makes a new epoch, and with it every shared entry is filled anew.
-//! - Larders that share a log share their invalidations: give each application its own
-//!   [`name`](Redis::name).
-//! - Fail-over: set `min-replicas-to-write 1` where a primary that was cut off must not take invalidations
-//!   that are lost with it.
+//! - Memory: entries expire by themselves; the log stores about 150 bytes for each target that was invalidated within
+//!   the longest lifetime. Eviction policies of Redis may drop entries; if they drop a key of the log, a new epoch
+//!   begins, and every shared entry is filled anew.
+//! - Larders that share a log share their invalidations: give each application its own [`name`](Redis::name).
+//! - Fail-over: set `min-replicas-to-write 1` where a primary that is cut off must not accept invalidations that its
+//!   replacement never receives.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -60,7 +61,8 @@ mod tls;
 
 /// A Redis or Valkey server, or a cluster of them.
 ///
-/// Opening connects to nobody: that happens when it is first needed, and again whenever it broke.
+/// Opening a `Redis` does not connect: the first command connects, and a command after a connection broke connects
+/// again.
 #[derive(Clone)]
 #[must_use = "it does nothing until it is given to a builder"]
 pub struct Redis {
@@ -75,21 +77,21 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// One server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`, or
+    /// A single server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`, or
     /// `rediss://…` with the feature `tls`.
     ///
     /// # Errors
     ///
-    /// When the URL is not one of a Redis server.
+    /// When the URL is not a Redis URL.
     pub fn open(url: &str) -> Result<Self, RedisUrlError> {
         Self::of(Addresses::new(vec![url.to_owned()], false))
     }
 
-    /// A cluster, by some of its nodes.
+    /// A cluster, given by the URLs of some of its nodes.
     ///
     /// # Errors
     ///
-    /// When there is no URL, or one of them is not one of a Redis server.
+    /// When there is no URL, or one of them is not a Redis URL.
     #[doc(alias("sharding", "hash slots"))]
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, RedisUrlError> {
         Self::of(Addresses::new(urls.into_iter().map(str::to_owned).collect(), true))
@@ -108,11 +110,11 @@ impl Redis {
         })
     }
 
-    /// Trusts and shows these certificates on `rediss://` connections. Before [`replicas`](Self::replicas).
+    /// Trusts and presents these certificates on `rediss://` connections. Call it before [`replicas`](Self::replicas).
     ///
     /// # Errors
     ///
-    /// When the URL is not one of TLS, or a certificate does not fit its key.
+    /// When a URL is not a TLS URL, or a certificate does not fit its key.
     #[cfg(feature = "tls")]
     pub fn certificates(mut self, certificates: Certificates) -> Result<Self, CertificateError> {
         if !self.addresses.urls.iter().all(|url| server::is_tls(url)) {
@@ -133,34 +135,36 @@ impl Redis {
         let is_valid = !name.is_empty() && !name.contains(['{', '}']);
         assert!(
             is_valid,
-            "the name of a Redis level is {name:?}, allowed is a text without braces that is not empty"
+            "the name of a Redis level is {name:?}, allowed is any non-empty text without braces"
         );
         name.clone_into(&mut self.name);
         self
     }
 
-    /// How long a read of the store may take before it counts as a miss; 40 ms by default. larder itself goes
-    /// on without it after 50 ms.
+    /// The time a read of the store may take before it counts as a miss; 40 ms by default. With replicas a read that
+    /// fails earlier is tried once more elsewhere, so both may take twice this time. All reads of one request together
+    /// wait for 60 ms, or for this time where it is longer, unless the builder sets a store wait limit.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Values of more bytes than this, compressed, are not written to the store and stay in the memory of their process; 1 MiB
-    /// by default. They are counted in [`SecondLevelStats::too_large`](larder_core::SecondLevelStats::too_large).
+    /// The largest compressed size of a value in the store; 1 MiB by default. Larger values stay in the memory of their
+    /// process and are counted in [`SecondLevelStats::too_large`](larder_core::SecondLevelStats::too_large).
     ///
-    /// A value comes over the same connection as all others, and has to arrive within the [`deadline`](Self::deadline): at 1
-    /// Gbit/s one of 1 MiB takes 9 ms, one of 8 MiB 70 ms, and small ones behind it wait as long. Who raises this raises
-    /// the deadline too.
+    /// All values share one connection, and each has to arrive within the [`deadline`](Self::deadline): at 1 Gbit/s a
+    /// value of 1 MiB takes 9 ms, one of 8 MiB 70 ms, and small values behind it wait as long. Raise the deadline along
+    /// with this limit.
     #[doc(alias("large values", "big keys"))]
     pub fn max_value(mut self, most: ByteSize) -> Self {
         self.max_value = most;
         self
     }
 
-    /// Says that an invalidation is logged once this many replicas have it too; none by default. Where they do not
-    /// answer within half a second it is `Queued`: it acts everywhere, and is appended again should its server be
-    /// replaced. Costs a round trip more, and narrows what a fail-over can lose.
+    /// Counts an invalidation as logged only once this many replicas have it too; none by default. If they do not
+    /// acknowledge it within half a second, the invalidation is `Queued`: it acts everywhere, and is appended again
+    /// should its server be replaced. Costs one more round trip, and narrows the set of invalidations that a fail-over
+    /// can lose.
     ///
     /// Source: [`WAIT`](https://redis.io/docs/latest/commands/wait/)
     #[doc(alias("WAIT", "synchronous replication"))]
@@ -169,11 +173,11 @@ impl Redis {
         self
     }
 
-    /// The replicas of a single server, by their URLs. A cluster knows its own.
+    /// The replicas of a single server, by their URLs. A cluster reports its own.
     ///
     /// # Errors
     ///
-    /// When one of them is not a URL of a Redis server.
+    /// When one of them is not a Redis URL.
     pub fn replicas<'a>(
         mut self,
         urls: impl IntoIterator<Item = &'a str>,
@@ -185,8 +189,8 @@ impl Redis {
         Ok(self)
     }
 
-    /// From whom entries are read; from the primary by default. Where no replica is known all of it comes from
-    /// there.
+    /// The servers that entries are read from; the primary by default. Where no replica is known, all reads go to the
+    /// primary.
     #[doc(alias("read replicas", "READONLY"))]
     pub fn read_from(mut self, read_from: ReadFrom) -> Self {
         self.read_from = read_from;
@@ -207,7 +211,7 @@ impl Redis {
         let primary = place("store", &self.server);
         let replicas = match (self.read_from, self.addresses.is_cluster) {
             (ReadFrom::Primary, _) => Vec::new(),
-            // The addresses were good for the same without replicas.
+            // `open` or `cluster` has already accepted these addresses without replicas.
             (_, true) => self.addresses.server(true).into_iter().collect(),
             (_, false) => self.replicas.clone(),
         };
@@ -222,7 +226,7 @@ impl Redis {
         )
     }
 
-    /// What about the settings of the server is not as larder wants it. A log asks by itself when it first
+    /// Lists the settings of the server that cost hits or invalidations. A log checks them by itself when it first
     /// reaches its server, and warns.
     ///
     /// # Errors
@@ -250,7 +254,7 @@ impl Addresses {
     }
 }
 
-/// For commands that answer at once.
+/// The response timeout of connections whose commands answer at once.
 const SHORT: Option<Duration> = Some(Duration::from_secs(5));
 
 impl fmt::Debug for Redis {
@@ -260,9 +264,9 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Gives a larder a Redis as its second level and as its log.
+/// Adds Redis to a builder as the second level and as the invalidation log.
 pub trait WithRedis: sealed::SealedTrait {
-    /// Shares entries and invalidations through this Redis.
+    /// Shares entries, fill locks and invalidations through this Redis.
     #[must_use]
     fn redis(self, redis: Redis) -> Self;
 }
@@ -279,7 +283,7 @@ mod sealed {
     impl SealedTrait for larder_core::LarderBuilder {}
 }
 
-/// A text that is no URL of a Redis server.
+/// The error for a text that is not a Redis URL.
 #[derive(Debug)]
 pub struct RedisUrlError {
     given: String,
@@ -292,7 +296,7 @@ impl RedisUrlError {
     }
 }
 
-/// What stands before an `@`, after a `?` or after a colon may be a password.
+/// Removes the parts of a URL that may hold a password: before an `@`, after a `?` or after a colon.
 fn without_secrets(url: &str) -> String {
     let url = url.split('?').next().unwrap_or_default();
     match (url.split_once("://"), url.rsplit_once('@')) {
@@ -305,7 +309,7 @@ fn without_secrets(url: &str) -> String {
 
 impl fmt::Display for RedisUrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no URL of a Redis server, allowed is redis://HOST:PORT", self.given)
+        write!(f, "{:?} is not a Redis URL, allowed is redis://HOST:PORT", self.given)
     }
 }
 
@@ -320,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_tells_a_password() {
+    fn errors_never_show_a_password() {
         for url in [
             "redis://user:secret@[",
             "redis://:secret",

@@ -1,10 +1,11 @@
--- Appends to the log, notes what is to be appended later, or only asks for the end. One script, so that
--- nothing comes between its steps.
+-- Appends a record to the log, schedules one to be appended later, or only returns the end of the log. One script, so
+-- that no other command runs between its steps.
 --
--- The log is five keys in one hash slot. Each holds the epoch: a key that is missing, of another type or of
--- another epoch means that the log has forgotten something, and a new epoch is drawn. So does another server,
--- or another life of it: what a fail-over or a restart has lost cannot be known. Missing is never zero.
--- What is to be appended later is no part of an epoch and outlives it; that it is missing says as much.
+-- The log is five keys in one hash slot. Four of them hold the epoch: a key that is missing, of another type or of
+-- another epoch means that the log has lost records, and a new epoch is drawn. So does another server, or another run
+-- of it: the records that a fail-over or a restart lost cannot be known. A missing number is never read as zero. The
+-- fifth key holds scheduled records. It belongs to no epoch and outlives them; its sentinel `!` is missing only if the
+-- key was lost, and that too begins a new epoch.
 local meta, stream, compact, clock, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local fresh, lost, longest, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local act, after, id, record = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -55,8 +56,8 @@ end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
--- The longest lifetime that any process keeps an entry for. A write, so that a replica, or a primary without
--- its quorum, refuses to answer too.
+-- The longest lifetime of an entry in any process. A write, so that a replica, or a primary without its quorum, refuses
+-- to answer too.
 longest = math.max(longest, tonumber(redis.call('HGET', meta, 'longest') or 0))
 redis.call('HSET', meta, 'longest', longest)
 
@@ -64,7 +65,7 @@ local last = tonumber(redis.call('HGET', meta, 'last'))
 
 local function append(record, members)
   local next = last + 1
-  -- The minute in which this number was given, once for each minute.
+  -- The minute in which this number was given out, noted once per minute.
   local minute = math.floor(now / 60000)
   if redis.call('ZCOUNT', clock, minute, minute) == 0 then
     redis.call('ZADD', clock, minute, next)
@@ -73,18 +74,18 @@ local function append(record, members)
     redis.call('ZADD', compact, next, member)
   end
   redis.call('XADD', stream, 'MAXLEN', '~', keep, next .. '-0', 'epoch', epoch, 'record', record)
-  -- Last: what has a number is in the log.
+  -- Last: every number up to `last` is in the log.
   redis.call('HSET', meta, 'last', next)
   last = next
 end
 
--- Whatever is due, whoever noted it.
+-- Append the scheduled records that are due, from any process.
 for _, packed in ipairs(redis.call('ZRANGEBYSCORE', due, 0, now, 'LIMIT', 0, 64)) do
   local readable, noted = pcall(cmsgpack.unpack, packed)
   if readable and type(noted) == 'table' and type(noted[2]) == 'string' and type(noted[3]) == 'table' then
     append(noted[2], noted[3])
   else
-    -- What nobody can read may be anything, and is read as that.
+    -- A record that cannot be decoded may name anything: invalidate everything.
     append('?', { 'h?' })
   end
   redis.call('ZREM', due, packed)
@@ -100,7 +101,7 @@ elseif act == 'schedule' then
   redis.call('ZADD', due, now + tonumber(after), cmsgpack.pack({ id, record, members }))
 end
 
--- What no entry can be old enough for goes, a little with each call.
+-- Drop records that are older than any entry can be, a few with each call.
 local old = redis.call('ZREVRANGEBYSCORE', clock, math.floor((now - longest) / 60000) - 1, 0, 'LIMIT', 0, 1)[1]
 if old then
   local gone = redis.call('ZRANGEBYSCORE', compact, 0, '(' .. old, 'WITHSCORES', 'LIMIT', 0, 64)

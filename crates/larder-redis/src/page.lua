@@ -1,5 +1,5 @@
--- A page of the compacted log: for each target the newest number of each mode, in order of number. All that
--- one number named is on one page.
+-- Returns a page of the compacted log: for each target the newest number of each mode, in order of number. All members
+-- with the same number are on the same page.
 local meta, compact = KEYS[1], KEYS[3]
 local after, most = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', meta, 'epoch', 'last', 'horizon')

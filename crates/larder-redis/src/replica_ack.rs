@@ -1,9 +1,9 @@
-//! Whether replicas have what was appended.
+//! Replica acknowledgement: checks that replicas have the records that were appended.
 //!
-//! `WAIT` holds up all that follows on its connection, so it has one of its own. A server passes on what it is told
-//! in order: a replica that has what this connection wrote has all that any connection wrote before. So one
-//! question answers for all appends before it, and at most two are waited for: the one under way, which may have
-//! been asked too early, and the one after it.
+//! `WAIT` blocks all commands behind it on its connection, so it has a connection of its own. A server replicates its
+//! writes in order: a replica that has the write of this connection has every write of any connection before it. So one
+//! `WAIT` acknowledges all appends before it, and an append waits for at most two: the one in progress, which may have
+//! begun too early, and the one after it.
 
 use std::{
     sync::{
@@ -22,25 +22,25 @@ use crate::{
     connection::{Connection, SharedConnection},
 };
 
-/// Asks how many replicas have what was appended.
+/// Asks the server how many replicas have the records that were appended.
 #[derive(Debug)]
 pub(crate) struct ReplicaAck {
     link: Arc<SharedConnection>,
     /// A key in the slot of the log, which chooses its server.
     home: String,
     last: Mutex<Last>,
-    /// How many questions were begun.
+    /// The number of `WAIT`s begun so far.
     begun: AtomicU64,
 }
 
-/// The question before, and what came of it.
+/// The previous `WAIT` and its answer.
 #[derive(Debug)]
 struct Last {
     begun: u64,
     answer: Option<Answer>,
 }
 
-/// How far the log of the server had come, and how many replicas have all of that.
+/// The position of the server's log, and how many replicas have everything up to it.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     at: Position,
@@ -53,19 +53,20 @@ impl ReplicaAck {
         Self { link, home, last, begun: AtomicU64::new(0) }
     }
 
-    /// Whether that many replicas have what was appended here. An answer that does not come is none.
+    /// Whether that many replicas have the record at `appended`. A `WAIT` without an answer counts as no.
     pub(crate) async fn is_on(&self, replicas: u32, appended: Position) -> bool {
         let came = self.begun.load(Ordering::Acquire);
         let mut last = self.last.lock().await;
         let tells = |answer: &Answer| {
             answer.at.epoch == appended.epoch && answer.at.number >= appended.number
         };
-        // One that was begun since would have told, had it been answered: it is not asked once more by each who waited.
+        // A `WAIT` begun after this call would have covered the record, had it been answered: waiters do not repeat it
+        // each.
         if last.begun <= came && !last.answer.as_ref().is_some_and(tells) {
             let begun = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
             *last = Last { begun, answer: self.ask(replicas).await };
         }
-        // Another epoch is another server: what it has says nothing of what was appended.
+        // Another epoch is another server: its replicas prove nothing about this record.
         last.answer.as_ref().is_some_and(|answer| tells(answer) && answer.copies >= replicas)
     }
 
@@ -75,27 +76,27 @@ impl ReplicaAck {
         let answer = match self.link.run(PATIENCE, asking).await {
             Ok(answer) => answer,
             Err(failure) => {
-                tracing::debug!(target: "larder", ?failure, "redis does not say what replicas have");
+                tracing::debug!(target: "larder", ?failure, "redis did not answer WAIT: replicas count as without the record");
                 None
             }
         };
         if answer.is_none_or(|answer| answer.copies < replicas) {
-            // Perhaps it is no longer the server that the appends go to.
+            // The server may no longer be the one that appends go to.
             self.link.forget();
         }
         answer
     }
 }
 
-/// How many replicas have what this connection has written, and all that was in the log before.
+/// Counts the replicas that have the write of this connection, and with it all that was in the log before.
 async fn copies(
     connection: &mut Connection,
     home: &str,
     replicas: u32,
 ) -> RedisResult<Option<Answer>> {
     let millis = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
-    // A cluster would ask all its primaries; the key before it chooses the one. It has to be a write: what a
-    // connection has not written it does not wait for.
+    // The key before `WAIT` chooses the node of a cluster; `WAIT` alone would go to all primaries. `WAIT` covers only
+    // writes of its own connection, hence the `HSET`.
     let mut asked = redis::pipe();
     asked.cmd("HMGET").arg(home).arg("epoch").arg("last");
     asked.cmd("HSET").arg(home).arg("confirmed").arg(1).ignore();
@@ -107,7 +108,7 @@ async fn copies(
     Ok(at.map(|at| Answer { at, copies }))
 }
 
-/// How long replicas may take to have a record.
+/// The time that replicas have to acknowledge a record.
 const REPLICA_LIMIT: Duration = Duration::from_millis(500);
-/// And the server to say so.
+/// The time that the server has to answer, the `WAIT` included.
 const PATIENCE: Duration = Duration::from_secs(1);

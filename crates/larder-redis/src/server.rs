@@ -1,4 +1,4 @@
-//! Whom to connect to, and how.
+//! The addresses of a server or a cluster, and the clients made from them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) enum Server {
     Cluster(Box<ClusterClient>),
 }
 
-/// Where it is, and what it takes to be let in. Everything that connects is made from this.
+/// URLs, their kind and the certificates. All clients are made from this.
 #[derive(Clone)]
 pub(crate) struct Addresses {
     pub(crate) urls: Vec<String>,
@@ -32,7 +32,7 @@ impl Addresses {
         }
     }
 
-    /// The one server, or the cluster; of that also its replicas, if they may be read.
+    /// The single server, or the cluster; for a cluster `replicas_too` also reads from its replicas.
     pub(crate) fn server(&self, replicas_too: bool) -> RedisResult<Server> {
         if !self.is_cluster {
             let url = self.urls.first().map_or("", String::as_str);

@@ -1,4 +1,4 @@
-//! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each. And leases beside them.
+//! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each. Fill locks are keys beside them.
 
 use std::{
     io::Write as _,
@@ -19,20 +19,21 @@ use crate::{
     guarded_connection::GuardedConnection,
 };
 
-/// From whom entries are read. The log and leases are always the primary's.
+/// The servers that entries are read from. The log and the fill locks always use the primary.
 ///
-/// A replica that lags gives an older entry or none: its stamp tells that it is no longer true, so it costs a
-/// miss and never a stale answer. With leases it can cost a fill, too: whoever has to find what the last holder wrote
-/// may look where it has not come yet.
+/// A replica that lags returns an older entry or none. The stamp shows that such an entry is invalidated, so it costs a
+/// miss and never a stale response. With fill locks it can cost a fill, too: a waiter looks for the entry that the last
+/// holder wrote on a replica that does not have it yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {
-    /// From the primary.
+    /// The primary.
     #[default]
     Primary,
-    /// From a replica when the primary does not answer.
+    /// The primary, or a replica where the primary refuses or cannot be reached. A read that times out counts as a
+    /// miss; after five in a row the primary counts as unreachable.
     PrimaryThenReplica,
-    /// From one replica after the other, and from the primary when none answers.
+    /// The replicas in turn, or the primary where the replica whose turn it is refuses or cannot be reached.
     AnyReplica,
 }
 
@@ -94,7 +95,7 @@ impl RedisStore {
         }))
     }
 
-    /// Where a key lies: each name has entries of its own.
+    /// The Redis key of an entry: each larder name has entries of its own.
     fn entry<'a>(&'a self, key: &'a str) -> Name<'a> {
         Name { of: &self.0.name, what: ":", key }
     }
@@ -103,7 +104,7 @@ impl RedisStore {
         Name { of: &self.0.name, what: ":lease:", key }
     }
 
-    /// Reads from whom entries are to be read, and from the next when that does not answer.
+    /// Reads from the first server of `read_from`, and from the second if the first fails before its deadline.
     async fn read(&self, name: Name<'_>) -> Result<Option<Bytes>, StoreError> {
         let inner = &*self.0;
         let replica = inner.next_replica();
@@ -115,7 +116,7 @@ impl RedisStore {
             }
         };
         let read = match (inner.ask(first, name).await, second) {
-            // One that took its time has left none for another.
+            // A read that timed out leaves no time for a second one.
             (Err(failure), Some(second)) if !failure.is_late() => inner.ask(second, name).await,
             (outcome, _) => outcome,
         };
@@ -147,8 +148,8 @@ impl Store for RedisStore {
         &'a self,
         keys: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-        // One command for each: in a cluster they lie in different slots, and on one connection they go out
-        // together all the same.
+        // One command for each: the keys of a cluster are in different slots, and one connection pipelines the commands
+        // anyway.
         Box::pin(try_join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
     }
 
@@ -167,7 +168,7 @@ impl Store for RedisStore {
     }
 
     fn deadline(&self) -> Option<Duration> {
-        // One that fails leaves its turn to another.
+        // A failed read is tried once more on another server.
         Some(self.0.deadline * if self.0.replicas.is_empty() { 1 } else { 2 })
     }
 
@@ -231,7 +232,7 @@ async fn get(mut connection: Connection, name: Name<'_>) -> RedisResult<Option<B
     cmd("GET").arg(name).query_async(&mut connection).await
 }
 
-/// The name of something in Redis, written into the command from its pieces: each read names one.
+/// A Redis key, written into the command from its pieces without a copy: each read names one.
 #[derive(Clone, Copy, Debug)]
 struct Name<'a> {
     of: &'a str,
@@ -273,7 +274,7 @@ fn store_error(failure: Failure) -> StoreError {
     }
 }
 
-/// Behind the request: nobody waits for it.
+/// Writes run behind the request: no request waits for them.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
-/// A hundred years; Redis refuses what does not fit its clock.
+/// A hundred years; Redis refuses times that overflow its clock.
 const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;

@@ -1,4 +1,5 @@
--- Takes a lease, or says who has it: 1 taken, 0 held, 2 there is nothing to wait for.
+-- Takes a fill lock, or reports its state: 1 taken, 0 held by another, 2 the last fill was not storable, so do not
+-- wait.
 local key, holder, millis = KEYS[1], ARGV[1], ARGV[2]
 local found = redis.call('GET', key)
 if not found then

@@ -1,4 +1,4 @@
-//! TLS: whom to trust, and as whom to come.
+//! TLS: the roots to trust and the client certificate to present.
 
 use std::fmt;
 
@@ -8,10 +8,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// Certificates for `rediss://` URLs. Without any, servers are trusted whose certificate one of the roots of
-/// the system vouches for.
+/// Certificates for `rediss://` URLs. Without a root of its own it trusts the roots of the system.
 ///
-/// Hands out neither keys nor certificates when it is shown.
+/// Its `Debug` shows neither keys nor certificates.
 #[derive(Clone, Default)]
 #[must_use = "they do nothing until they are given to a Redis"]
 pub struct Certificates {
@@ -20,21 +19,21 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Trusts the servers that these roots vouch for, and no others. PEM.
+    /// Trusts only servers whose certificate chains to these roots. PEM.
     ///
     /// # Errors
     ///
-    /// When there is no certificate in it.
+    /// When it holds no certificate.
     pub fn root(mut self, certificates: impl Into<Vec<u8>>) -> Result<Self, CertificateError> {
         self.root = Some(checked(certificates.into())?);
         Ok(self)
     }
 
-    /// Comes with a certificate of its own, for servers that ask for one. Both PEM.
+    /// Presents a client certificate to servers that ask for one. Both PEM.
     ///
     /// # Errors
     ///
-    /// When there is no certificate, no key, or the one does not fit the other.
+    /// When there is no certificate, no key, or the two do not fit.
     #[doc(alias("mTLS", "mutual TLS"))]
     pub fn client_certificate(
         mut self,
@@ -87,24 +86,24 @@ fn checked(pem: Vec<u8>) -> Result<Vec<u8>, CertificateError> {
     Err(CertificateError::new(CertificateErrorKind::NoCertificate))
 }
 
-/// Certificates that cannot be used.
+/// The error for certificates that cannot be used.
 #[derive(Debug)]
 pub struct CertificateError {
     kind: CertificateErrorKind,
     source: Option<redis::RedisError>,
 }
 
-/// Why they cannot.
+/// The reason certificates cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateErrorKind {
-    /// There is no certificate in what was given.
+    /// The input holds no certificate.
     NoCertificate,
-    /// There is no private key in what was given.
+    /// The input holds no private key.
     NoKey,
-    /// The certificate and the key do not fit, or are of a kind that is not known.
+    /// The certificate and the key do not fit, or are of an unknown kind.
     Unusable,
-    /// The URL is not one of TLS: what is said to that server can be read by others.
+    /// The URL does not use TLS: others on the network could read the connection.
     NoTls,
 }
 
@@ -117,7 +116,7 @@ impl CertificateError {
         Self { kind: CertificateErrorKind::Unusable, source: Some(source) }
     }
 
-    /// Why they cannot be used.
+    /// The reason they cannot be used.
     pub fn kind(&self) -> CertificateErrorKind {
         self.kind
     }
@@ -127,10 +126,10 @@ impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             CertificateErrorKind::NoCertificate => {
-                "no certificate in what was given, allowed is PEM with BEGIN CERTIFICATE"
+                "no certificate found, allowed is PEM with BEGIN CERTIFICATE"
             }
             CertificateErrorKind::NoKey => {
-                "no private key in what was given, allowed is PEM with BEGIN PRIVATE KEY"
+                "no private key found, allowed is PEM with BEGIN PRIVATE KEY"
             }
             CertificateErrorKind::Unusable => "the certificate and the key cannot be used together",
             CertificateErrorKind::NoTls => {
@@ -146,11 +145,11 @@ impl std::error::Error for CertificateError {
     }
 }
 
-/// rustls panics where a process has chosen no cryptography, or two are compiled in. An application that has
-/// chosen keeps its choice.
+/// Installs `ring` as the provider of rustls, which panics where a process has chosen none or two are compiled in. An
+/// application that has chosen keeps its choice.
 fn choose_cryptography() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Another thread may have been quicker, which is as well.
+        // Another thread may have installed it first, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
     }
 }

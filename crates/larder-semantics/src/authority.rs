@@ -1,4 +1,4 @@
-//! The authority of a URI in one spelling.
+//! The authority of a URI in normal form.
 //!
 //! # Source
 //!
@@ -7,9 +7,9 @@
 
 use std::borrow::Cow;
 
-/// An authority in lower case, without the port that its scheme implies, an empty port, or leading zeros of one,
-/// and without percent-encoding that is not needed. User information stays as it is. `None` for a text that is
-/// no authority.
+/// Normalises an authority: lower case, without a port that its scheme implies, an empty port, or leading zeros of a
+/// port, and without needless percent-encoding. User information stays as it is. `None` where the text is not an
+/// authority.
 ///
 /// ```
 /// use larder_semantics::authority::normalised;
@@ -20,7 +20,7 @@ use std::borrow::Cow;
 /// ```
 #[inline]
 pub fn normalised<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
-    // Most are, and one look at each byte tells.
+    // Most authorities are normal already, and one pass over the bytes shows it.
     let is_normal = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
     if authority.bytes().all(is_normal) {
         return Some(Cow::Borrowed(authority));
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_spellings_of_one_authority_are_one() {
+    fn all_spellings_of_one_authority_have_one_normal_form() {
         let rows = [
             ("shop.example", "http", Some("shop.example")),
             ("Shop.EXAMPLE", "http", Some("shop.example")),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_normal_stays() {
+    fn a_normal_authority_is_returned_without_a_copy() {
         for text in ["u:p@shop.example:8080", "[::1]:8080", "shop.example"] {
             let once = normalised(text, "http").unwrap();
             assert!(matches!(once, Cow::Borrowed(_)), "{text}");

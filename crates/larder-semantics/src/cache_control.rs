@@ -1,8 +1,9 @@
 //! `Cache-Control`, of requests and of responses.
 //!
-//! A member that is not valid counts as the stricter: an invalid or repeated lifetime makes a response stale,
-//! never fresh. `no-store`, `no-cache` and `private` hold wherever they can be recognised in a broken list
-//! (`no-cache; private`), and any other broken member takes the freshness that it might have limited.
+//! An invalid member gets its stricter reading: an invalid lifetime makes a response stale, and of a repeated one the
+//! smallest counts. `no-store`, `no-cache` and `private` apply wherever they can be recognised in a malformed list
+//! (`no-cache; private`), and any other malformed member makes the response stale, since it may have limited its
+//! freshness.
 //!
 //! # Source
 //!
@@ -12,19 +13,19 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::{list, storing::Role};
 
-/// A number of seconds as a directive gave it.
+/// A number of seconds, as the directive gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seconds {
-    /// A number; one too large to hold counts as 2^31 ([RFC 9111, section 1.2.2]).
+    /// A number; one that overflows counts as 2^31 ([RFC 9111, section 1.2.2]).
     ///
     /// [RFC 9111, section 1.2.2]: https://www.rfc-editor.org/rfc/rfc9111#section-1.2.2
     Valid(u64),
-    /// Something else.
+    /// Anything else.
     Invalid,
 }
 
 impl Seconds {
-    /// The number, and 0 for what is not one: invalid freshness is staleness.
+    /// The number, or 0 where it is invalid: invalid freshness is staleness.
     pub fn or_stale(self) -> u64 {
         match self {
             Self::Valid(seconds) => seconds,
@@ -41,7 +42,7 @@ impl Seconds {
         Self::Valid(value.parse().unwrap_or(MOST_SECONDS).min(MOST_SECONDS))
     }
 
-    /// Of two values for one directive, the one that keeps less.
+    /// Of two values of one directive, returns the one that allows less.
     fn stricter(self, other: Option<Self>) -> Self {
         match (self, other) {
             (found, None) => found,
@@ -51,25 +52,25 @@ impl Seconds {
     }
 }
 
-/// The directives that concern a cache. A directive that is not known changes nothing.
+/// The directives that concern a cache. An unknown directive changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheControl {
-    /// Whether the field was there at all.
+    /// Whether the field was present.
     pub is_present: bool,
-    /// Whether it was a field that speaks to caches such as this one, in place of `Cache-Control`.
+    /// Whether the directives come from a targeted field, in place of `Cache-Control`.
     pub is_targeted: bool,
-    /// Whether a member follows no grammar, so that it may have meant any limit: the response is not fresh.
+    /// Whether a member follows no grammar: it may have been any limit, so the response is not fresh.
     pub is_malformed: bool,
     /// `no-store`
     pub no_store: bool,
     /// `no-cache` without field names.
     pub no_cache: bool,
-    /// The fields of `no-cache="..."`, which may not be sent without being validated.
+    /// The fields of `no-cache="..."`, which may not be sent without revalidation.
     pub no_cache_fields: Vec<HeaderName>,
     /// `private` without field names.
     pub private: bool,
-    /// The fields of `private="..."`, which a shared cache may not keep.
+    /// The fields of `private="..."`, which a shared cache may not store.
     pub private_fields: Vec<HeaderName>,
     /// `public`
     pub public: bool,
@@ -91,7 +92,7 @@ pub struct CacheControl {
     pub s_maxage: Option<Seconds>,
     /// `min-fresh`
     pub min_fresh: Option<Seconds>,
-    /// `max-stale`; without a number it is any number.
+    /// `max-stale`; without a number any staleness is acceptable.
     pub max_stale: Option<Seconds>,
     /// `stale-while-revalidate` ([RFC 5861](https://www.rfc-editor.org/rfc/rfc5861))
     pub stale_while_revalidate: Option<Seconds>,
@@ -100,11 +101,11 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
-    /// Reads all lines of the field.
+    /// Parses all lines of the field.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         if headers.get_all(header::CACHE_CONTROL).iter().any(|line| line.to_str().is_err()) {
-            // A line that cannot be read may say anything.
+            // A line that is not ASCII may hold any directive.
             (found.is_present, found.no_store) = (true, true);
         }
         for member in list::members(headers, &header::CACHE_CONTROL) {
@@ -125,7 +126,7 @@ impl CacheControl {
         found
     }
 
-    /// Whether it forbids this cache to serve the response stale, also when the origin is gone.
+    /// Whether this cache may not serve the response stale, even while the origin fails.
     ///
     /// # Source
     ///
@@ -160,7 +161,7 @@ impl CacheControl {
         }
     }
 
-    /// Reads a member that is no directive: it may have limited anything.
+    /// Reads a member that is not a directive: it may have been any limit.
     fn read_malformed(&mut self, text: &str) {
         self.is_malformed = true;
         let name = text.split('=').next().unwrap_or_default();
@@ -168,7 +169,7 @@ impl CacheControl {
         self.hold_strict_words(text);
     }
 
-    /// `no-store`, `no-cache` and `private` hold wherever they stand in a text.
+    /// Applies `no-store`, `no-cache` and `private` wherever they occur in a text.
     pub(crate) fn hold_strict_words(&mut self, text: &str) {
         for word in text.split(|letter: char| !is_token_letter(letter)) {
             let word = word.to_ascii_lowercase();
@@ -178,7 +179,7 @@ impl CacheControl {
         }
     }
 
-    /// Sets a directive that has no value. One that is not known changes nothing.
+    /// Sets a directive without a value. An unknown one changes nothing.
     pub(crate) fn set_flag(&mut self, name: &str) {
         match name {
             "no-store" => self.no_store = true,
@@ -195,7 +196,7 @@ impl CacheControl {
         }
     }
 
-    /// Sets a directive of seconds. Of two values the stricter counts.
+    /// Sets a directive of seconds. Of two values the stricter wins.
     pub(crate) fn set_seconds(&mut self, name: &str, seconds: Seconds) {
         if let Some(place) = self.seconds_of(name) {
             *place = Some(seconds.stricter(*place));
@@ -250,8 +251,8 @@ fn is_quoted(value: &str) -> bool {
     value.len() >= 2 && value.starts_with('"') && value.ends_with('"')
 }
 
-/// The names in the quotes. `None` where one of them is no name, or there is none: the directive then
-/// means the whole response.
+/// The field names in the quotes. `None` where one of them is not a field name, or there is none: the directive then
+/// applies to the whole response.
 fn field_names(value: &str) -> Option<Vec<HeaderName>> {
     let names = unquoted(value).split(',').map(str::trim).filter(|name| !name.is_empty());
     let names: Option<Vec<HeaderName>> =
@@ -351,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_validated_is_never_served_stale() {
-        // Line, and whether it binds a private and a shared cache.
+    fn directives_that_demand_validation_forbid_serving_stale() {
+        // Line, and whether it forbids a private and a shared cache to serve stale.
         let rows = [
             ("max-age=60, stale-if-error=60", [false, false], "RFC 5861 4"),
             ("must-revalidate", [true, true], "RFC 9111 5.2.2.2"),
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_read_forbids() {
+    fn a_line_that_is_not_ascii_counts_as_no_store() {
         let line = HeaderValue::from_bytes(b"private, x=\"\xe9\"").unwrap();
         let headers = [(header::CACHE_CONTROL, line)].into_iter().collect();
         assert!(CacheControl::of(&headers).no_store);

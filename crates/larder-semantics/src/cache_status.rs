@@ -1,4 +1,4 @@
-//! How a cache says what it did: the `Cache-Status` field.
+//! The `Cache-Status` field, in which a cache reports how it handled a request.
 //!
 //! # Source
 //!
@@ -6,26 +6,26 @@
 
 use std::fmt;
 
-/// Why a request went on to the origin: the `fwd` parameter.
+/// The reason a request went on to the origin: the `fwd` parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Forward {
-    /// The cache was told not to handle this request.
+    /// The cache was configured not to handle this request.
     Bypass,
-    /// The method is not one that is kept.
+    /// Responses to this method are not stored.
     Method,
-    /// Nothing was kept for this address.
+    /// No response was stored for this URL.
     UriMiss,
-    /// Something was kept for this address, but not for these fields.
+    /// A response was stored for this URL, but for other values of the fields in its `Vary`.
     VaryMiss,
-    /// Something fresh was kept, but the request demanded a new answer.
+    /// A fresh response was stored, but the request demanded a new one.
     Request,
-    /// What was kept was stale.
+    /// The stored response was stale.
     Stale,
 }
 
 impl Forward {
-    /// The token.
+    /// The token of the field.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
@@ -38,44 +38,44 @@ impl Forward {
     }
 }
 
-/// One member of the field: what this cache did.
+/// One member of the field: the report of this cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
     /// The name of the cache, a token.
     pub cache: &'a str,
-    /// What became of the request.
+    /// The outcome of the request.
     pub handling: Handling,
-    /// What the origin answered, where that is not the status of the response.
+    /// The status of the origin's response, where it differs from that of this response.
     pub fwd_status: Option<u16>,
     /// How long the response stays fresh, in seconds; negative once it is stale.
     pub ttl: Option<i64>,
-    /// The key under which the response is kept.
+    /// The key under which the response is stored.
     pub key: Option<&'a str>,
-    /// A word that explains, a token.
+    /// A token that explains the outcome.
     pub detail: Option<&'a str>,
 }
 
 impl<'a> CacheStatus<'a> {
-    /// What the cache of this name did, and nothing more.
+    /// The report of the cache of this name, with the outcome only.
     pub const fn new(cache: &'a str, handling: Handling) -> Self {
         Self { cache, handling, fwd_status: None, ttl: None, key: None, detail: None }
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handling {
-    /// It was answered from the cache.
+    /// The response came from the cache.
     Hit,
-    /// The cache answered it with words of its own.
+    /// The cache answered with a response of its own, such as an error.
     Refused,
-    /// It went on.
+    /// The request went on to the origin.
     Forward {
-        /// Why.
+        /// The reason.
         why: Forward,
-        /// Whether the answer was kept.
+        /// Whether the response was stored.
         stored: bool,
-        /// Whether it was answered by a request that was already under way.
+        /// Whether the request was coalesced with one already in flight.
         collapsed: bool,
     },
 }
@@ -112,7 +112,7 @@ impl fmt::Display for CacheStatus<'_> {
     }
 }
 
-/// Text as it lies in a string of structured fields; what cannot lie there is left out.
+/// Text escaped for a string of structured fields; characters that cannot occur there are left out.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_a_structured_field_and_reads_as_meant() {
+    fn every_status_is_a_valid_structured_field_with_the_expected_text() {
         let rows = [
             (Handling::Hit, Some(42), None, "larder; hit; ttl=42"),
             (Handling::Hit, Some(-3), Some("error"), "larder; hit; ttl=-3; detail=error"),

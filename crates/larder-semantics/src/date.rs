@@ -1,4 +1,4 @@
-//! Dates of HTTP, as a cache reads them: the names in any case, and nothing else looser than the grammar.
+//! The dates of HTTP: names match in any case, and nothing else is looser than the grammar.
 //!
 //! # Source
 //!
@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime};
 
-/// A date in one of the three forms. That the name of the weekday is the right one is not checked.
+/// Parses a date in one of the three forms. Does not check that the name of the weekday is right.
 ///
 /// Two digits of a year stand for 1977 to 2076.
 pub fn parse(text: &str) -> Option<SystemTime> {
@@ -24,7 +24,7 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     at.end(date)
 }
 
-/// A date as it is sent. HTTP knows of none before 1970.
+/// Formats a date for a field. HTTP has no dates before 1970: earlier times become 1970.
 pub fn format(time: SystemTime) -> String {
     httpdate::fmt_http_date(time.max(SystemTime::UNIX_EPOCH))
 }
@@ -100,7 +100,7 @@ impl Date {
     }
 }
 
-/// What is left of a text.
+/// The rest of a text that is being parsed.
 struct Text<'a>(&'a str);
 
 impl Text<'_> {
@@ -108,7 +108,7 @@ impl Text<'_> {
         if self.0.is_empty() { date.to_time() } else { None }
     }
 
-    /// In any case of letters.
+    /// Consumes a literal, in any case of letters.
     fn literal(&mut self, expected: &str) -> Option<()> {
         let (found, rest) = self.0.split_at_checked(expected.len())?;
         found.eq_ignore_ascii_case(expected).then(|| self.0 = rest)
@@ -131,7 +131,7 @@ impl Text<'_> {
         found.parse().ok()
     }
 
-    /// `08:49:37`, as seconds of the day. There may be a leap second.
+    /// Parses `08:49:37` to seconds of the day. There may be a leap second.
     fn time(&mut self) -> Option<i64> {
         let hour = self.digits(2)?;
         self.literal(":")?;
@@ -151,7 +151,7 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Years that begin in March, so that the leap day is the last one.
+/// Counts years that begin in March, so that the leap day is the last day.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -159,7 +159,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
         - DAYS_BEFORE_1970
 }
 
-/// From the first of March of the year 0.
+/// Days from 1 March of the year 0.
 const DAYS_BEFORE_1970: i64 = 719_468;
 const LAST_OF_2000S: i64 = 76;
 const WEEKDAYS: [&str; 7] =
@@ -256,7 +256,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_read(seconds in 0_u64..250_000_000_000) {
+        fn every_formatted_date_parses_to_itself(seconds in 0_u64..250_000_000_000) {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             prop_assert_eq!(parse(&format(time)), Some(time));
         }

@@ -1,4 +1,4 @@
-//! Fields that belong to a connection or a hop, not to the response that is kept.
+//! Fields that belong to a connection, a hop or one message, and not to the stored response.
 //!
 //! # Source
 //!
@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::{cache_control::CacheControl, list, storing::Role};
 
-/// Removes what concerns only the connection: `Connection`, the fields it names, and those that always do.
+/// Removes the fields of the connection: `Connection`, the fields it names, and those that are always hop-by-hop.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = list::members(headers, &header::CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
@@ -22,7 +22,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove("proxy-connection");
 }
 
-/// Removes what is never kept: fields of the hop, and those between a proxy and its client.
+/// Removes the fields that are never stored: those of the hop, and those between a proxy and its client.
 pub fn remove_not_stored(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     for name in [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION] {
@@ -31,8 +31,8 @@ pub fn remove_not_stored(headers: &mut HeaderMap) {
     headers.remove("proxy-authentication-info");
 }
 
-/// Removes the fields that `Cache-Control` names as those of one user, or as never to be sent without
-/// being validated.
+/// Removes the fields that `Cache-Control` names in `private="..."`, where the cache is shared, and in
+/// `no-cache="..."`.
 ///
 /// # Source
 ///
@@ -45,10 +45,10 @@ pub fn remove_named(headers: &mut HeaderMap, control: &CacheControl, role: Role)
     }
 }
 
-/// Whether a field is about the content of one message, so that it does not hold for a part of that content, for
-/// several parts together, or for a message without content: `Content-Digest` and `Content-MD5`.
+/// Whether a field describes the content of one message, so that it is wrong for a part of that content, for several
+/// parts together, or for a message without content: `Content-Digest` and `Content-MD5`.
 ///
-/// `Repr-Digest` is about the representation and holds for all of these.
+/// `Repr-Digest` describes the representation and is right for all of these.
 ///
 /// # Source
 ///
@@ -57,15 +57,15 @@ pub fn is_of_content(name: &HeaderName) -> bool {
     OF_CONTENT.contains(name)
 }
 
-/// Removes the fields that are [about the content of one message](is_of_content).
+/// Removes the fields that [describe the content of one message](is_of_content).
 pub fn remove_of_content(headers: &mut HeaderMap) {
     for name in &OF_CONTENT {
         headers.remove(name);
     }
 }
 
-/// Whether an error in place of a response carries this field of it: how it may be read by scripts of other
-/// origins, by what it varies, and all else that is neither about the representation nor about storing it.
+/// Whether an error that replaces a response carries this field of it: CORS fields, `Vary`, security policies, and
+/// every other field that describes neither the representation nor its storing.
 pub fn belongs_in_error(name: &HeaderName) -> bool {
     let text = name.as_str();
     let of_storing = ["cache-control", "expires", "age", "pragma", "etag", "last-modified"];
@@ -79,11 +79,11 @@ pub fn belongs_in_error(name: &HeaderName) -> bool {
 const OF_CONTENT: [HeaderName; 2] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
 
-/// Fields about security that are named like those about content.
+/// Security fields whose names begin like those about content.
 const OF_SECURITY: [&str; 2] = ["content-security-policy", "content-security-policy-report-only"];
 
-/// Fields that are meant for everybody on the way, so that `Connection` may not name them: a client that does
-/// wants others to see another request than we do.
+/// Fields for every recipient on the path, which `Connection` therefore may not name: a client that names them wants
+/// other recipients to see a different request from ours.
 ///
 /// Source: [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)
 const FOR_ALL: [HeaderName; 5] = [
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_connection_names_goes_with_it() {
+    fn fields_named_by_connection_are_removed_with_it() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Hop, host"),

@@ -1,4 +1,4 @@
-//! How long a response is fresh, and how old it is.
+//! The lifetime and the age of a response.
 //!
 //! # Source
 //!
@@ -13,20 +13,20 @@ use crate::{
     storing::Role,
 };
 
-/// Where a lifetime came from.
+/// The source of a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Freshness {
-    /// The response says so itself.
+    /// The response states it.
     Explicit(Duration),
-    /// The response says nothing.
+    /// The response states none.
     Unknown,
 }
 
-/// How long a cache of this role may hold a response for fresh, counted from when it was generated.
+/// The lifetime of a response in a cache of this role, counted from the time it was generated.
 ///
-/// `s-maxage`, which a private cache ignores, before `max-age` before `Expires`, which a targeted field takes
-/// the place of. What is invalid counts as stale.
+/// `s-maxage`, which a private cache ignores, wins over `max-age`, and that over `Expires`, which a targeted field
+/// replaces. An invalid value counts as stale.
 ///
 /// # Source
 ///
@@ -39,7 +39,7 @@ pub fn lifetime(
 ) -> Freshness {
     let explicit = |seconds: Seconds| Freshness::Explicit(Duration::from_secs(seconds.or_stale()));
     if control.is_malformed {
-        // A member that follows no grammar may have been the limit.
+        // A malformed member may have been the limit.
         return Freshness::Explicit(Duration::ZERO);
     }
     let s_maxage = control.s_maxage.filter(|_| role == Role::Shared);
@@ -58,20 +58,20 @@ pub fn lifetime(
             let left = expires.and_then(|expires| expires.duration_since(generated).ok());
             Freshness::Explicit(left.unwrap_or_default())
         }
-        // Two lines of a field that has one value say nothing that can be trusted.
+        // Two lines of a field with one value cannot be trusted.
         (Some(_), Some(_)) => Freshness::Explicit(Duration::ZERO),
     }
 }
 
-/// How a cache guesses the lifetime of a response that says nothing about it.
+/// The way a cache guesses the lifetime of a response that states none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Heuristics {
-    /// It does not: such a response is not kept.
+    /// No guess: such a response is not stored.
     Off,
-    /// This many hundredths of the time since it last changed, at most `longest`.
+    /// A percentage of the time since it last changed, at most `longest`.
     SinceLastModified {
-        /// Hundredths of that time.
+        /// Percent of that time.
         percent: u8,
         /// The longest lifetime that is guessed.
         longest: Duration,
@@ -87,8 +87,8 @@ impl Heuristics {
     pub const TENTH: Self =
         Self::SinceLastModified { percent: 10, longest: Duration::from_secs(86_400) };
 
-    /// The lifetime of a response without an explicit one: only for statuses that are heuristically
-    /// cacheable, or where it says `public`.
+    /// The lifetime of a response without an explicit one. Only for statuses that are heuristically cacheable, or where
+    /// the response has `public`.
     ///
     /// # Source
     ///
@@ -111,7 +111,7 @@ impl Heuristics {
     }
 }
 
-/// Whether a response of this status may be kept by a guess.
+/// Whether a response of this status may be stored with a guessed lifetime.
 ///
 /// # Source
 ///
@@ -120,13 +120,13 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// How old a response already was when it was received.
+/// The age of a response at the time it was received.
 ///
 /// # Source
 ///
 /// [RFC 9111, section 4.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.3)
 pub fn age_on_receipt(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
-    // A date has whole seconds: what of the second had passed when it was written is not known.
+    // A date has whole seconds: the fraction that had passed when it was written is unknown.
     let since =
         |date: SystemTime| Duration::from_secs(seconds(received).saturating_sub(seconds(date)));
     let apparent = date(headers).map(since).unwrap_or_default();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_come_from_the_first_that_speaks() {
+    fn lifetimes_follow_the_precedence_of_directives() {
         let date = |seconds| format_date(at(seconds));
         // Fields, lifetime, section.
         type Lines = Vec<(&'static str, String)>;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn age_is_the_larger_of_what_date_and_age_say() {
+    fn age_is_the_larger_of_date_and_age() {
         let rows: &[(&[(&'static str, String)], u64)] = &[
             (&[("date", format_date(at(0)))], 10),
             (&[("age", "30".into())], 32),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_guessed_where_its_status_allows_it() {
+    fn a_lifetime_is_guessed_only_where_the_status_or_public_allows_it() {
         let date = |seconds| format_date(at(seconds));
         let changed = |seconds| vec![("date", date(100_000)), ("last-modified", date(seconds))];
         let public = [vec![("cache-control", "public".into())], changed(0)].concat();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_cache_ignores_what_is_for_shared_ones() {
+    fn a_private_cache_ignores_s_maxage() {
         let headers = headers(&[("cache-control", "s-maxage=5, max-age=9".into())]);
         let found = lifetime(&headers, &CacheControl::of(&headers), at(0), Role::Private);
         assert_eq!(found, explicit(9));

@@ -1,4 +1,4 @@
-//! Cache groups: names that responses of one origin share, and by which they are invalidated.
+//! Cache groups: names shared by responses of one origin, by which they are invalidated together.
 //!
 //! # Source
 //!
@@ -17,8 +17,8 @@ pub const CACHE_GROUP_INVALIDATION: HeaderName =
 /// The most groups that are read from one field.
 const MOST_GROUPS: usize = 128;
 
-/// The names in a field of groups: a list of strings. One member that is no string makes the whole field
-/// invalid, and so empty, as structured fields demand.
+/// The names in a field of groups, a list of strings. One member that is not a string makes the whole field invalid,
+/// and so empty, as structured fields demand. At most 128 names are read.
 pub fn names(headers: &HeaderMap, field: &HeaderName) -> Vec<String> {
     if !headers.contains_key(field) {
         return Vec::new();

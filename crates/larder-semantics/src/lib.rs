@@ -1,22 +1,22 @@
-//! What the HTTP caching specifications say, as plain functions of request, response, what was stored, and
-//! the time. Nothing here reads a clock, does I/O or waits; layers carry out what these functions say.
+//! The rules of the HTTP caching specifications, as pure functions of a request, a response, a stored response and the
+//! time. They read no clock, do no I/O and never wait; layers carry out their verdicts.
 //!
-//! Applications depend on `larder`, which has all of this as `larder::semantics`.
+//! Applications depend on `larder`, which re-exports this crate as `larder::semantics`.
 //!
-//! - [`authority`]: hosts and ports in one spelling ([RFC 3986, section 6.2]);
+//! - [`authority`]: hosts and ports in normal form ([RFC 3986, section 6.2]);
 //! - [`cache_control`]: the directives of a request or a response ([RFC 9111, section 5.2]);
-//! - [`freshness`]: how long a response is fresh, and how old it is ([RFC 9111, section 4.2]);
-//! - [`storing`]: whether a response may be kept, and for whom ([RFC 9111, section 3]);
-//! - [`reuse`]: whether what a client demands can be met by what is kept ([RFC 9111, section 4]);
-//! - [`vary`]: which of several variants a request selects ([RFC 9111, section 4.1]);
+//! - [`freshness`]: the lifetime and the age of a response ([RFC 9111, section 4.2]);
+//! - [`storing`]: whether a response is storable ([RFC 9111, section 3]);
+//! - [`reuse`]: whether a stored response meets the directives of a request ([RFC 9111, section 4]);
+//! - [`vary`]: the variant that a request selects ([RFC 9111, section 4.1]);
 //! - [`validation`]: entity tags and conditional requests ([RFC 9110, section 13]);
 //! - [`date`]: the dates of HTTP ([RFC 9110, section 5.6.7]);
-//! - [`targeted`]: fields that speak to one kind of cache ([RFC 9213]);
-//! - [`ranges`]: parts of a representation ([RFC 9110, section 14]);
-//! - [`no_vary_search`]: queries that mean the same;
-//! - [`cache_status`]: how a cache says what it did ([RFC 9211]);
+//! - [`targeted`]: `Cache-Control` for one kind of cache ([RFC 9213]);
+//! - [`ranges`]: partial responses ([RFC 9110, section 14]);
+//! - [`no_vary_search`]: query parameters that do not select a response;
+//! - [`cache_status`]: the `Cache-Status` field ([RFC 9211]);
 //! - [`groups`]: cache groups ([RFC 9875]);
-//! - [`fields`]: fields that are not the response's own.
+//! - [`fields`]: fields of a connection or a hop, which are not stored.
 //!
 //! [RFC 3986, section 6.2]: https://www.rfc-editor.org/rfc/rfc3986#section-6.2
 //! [RFC 9110, section 5.6.7]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7

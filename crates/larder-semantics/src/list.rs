@@ -1,9 +1,9 @@
-//! Lists in fields: members separated by commas, with quoted strings in which a comma is text.
+//! Comma-separated lists in fields, with quoted strings in which a comma is text.
 
 use http::{HeaderMap, HeaderName};
 
-/// The members of a list over all lines of the field, trimmed; empty ones are left out. A line that is not
-/// visible ASCII gives none.
+/// The members of a list over all lines of the field, trimmed; empty ones are left out. A line with bytes other than
+/// visible ASCII, spaces and tabs has no members.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::VARY};

@@ -1,4 +1,4 @@
-//! Queries that mean the same: what `No-Vary-Search` says of the parameters of an address.
+//! `No-Vary-Search`: query parameters that do not select a response.
 //!
 //! # Source
 //!
@@ -12,7 +12,7 @@ use sfv::{BareItem, Dictionary, InnerList, ListEntry, Parser};
 /// `No-Vary-Search`
 pub const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 
-/// Which parameters of a query tell two addresses apart.
+/// The parameters of a query that distinguish two URLs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SearchVariance {
     params: Params,
@@ -28,13 +28,13 @@ enum Params {
 }
 
 impl SearchVariance {
-    /// What a response says. `None` where it says nothing, nothing valid, or nothing but what is so anyway.
+    /// Parses the field of a response. `None` where it is absent, invalid, or equal to the default.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let lines = headers.get_all(NO_VARY_SEARCH).iter().map(|line| line.to_str());
         Self::parse(&lines.collect::<Result<Vec<_>, _>>().ok()?.join(", "))
     }
 
-    /// What a text of the field says.
+    /// Parses the value of the field.
     pub fn parse(text: &str) -> Option<Self> {
         let told: Dictionary = Parser::new(text).parse().ok()?;
         let by_order = match told.get("key-order") {
@@ -55,7 +55,7 @@ impl SearchVariance {
         };
         let params = match (told.get("params"), told.get("except"), all_ignored) {
             (_, Some(ListEntry::InnerList(kept)), Some(true)) => Params::Only(names(kept)?),
-            // It is an exception from something, and a list.
+            // `except` needs `params` to be true, and has to be a list.
             (_, Some(_), _) => return None,
             (_, None, Some(true)) => Params::Only(Vec::new()),
             (Some(ListEntry::InnerList(ignored)), None, _) => Params::AllBut(names(ignored)?),
@@ -65,14 +65,14 @@ impl SearchVariance {
         (!plain).then_some(Self { params, by_order })
     }
 
-    /// The form in which two queries that mean the same are the same. Lengths, not separators, tell its parts
-    /// apart.
+    /// The normal form of a query: equal for two queries that select the same response. Each part is preceded by its
+    /// length, so that no separator can be forged.
     pub fn normalised(&self, query: Option<&str>) -> Vec<u8> {
         let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             parameters(query.unwrap_or_default()).collect();
         pairs.retain(|(name, _)| self.tells_apart(name));
         if !self.by_order {
-            // Those of one name keep their order.
+            // Parameters of the same name keep their order.
             pairs.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
         }
         let mut normalised = Vec::new();
@@ -91,7 +91,7 @@ impl SearchVariance {
     }
 }
 
-/// The names in a list of strings, as they are written in a query.
+/// The names in a list of strings, decoded as in a query.
 fn names(list: &InnerList) -> Option<Vec<String>> {
     let name = |item: &sfv::Item| match &item.bare_item {
         BareItem::String(name) => Some(decoded(name.as_str()).into_owned()),
@@ -133,7 +133,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `from_str_radix` takes a sign for part of a number.
+/// `from_str_radix` accepts a sign as part of a number.
 fn after_sign(digits: &[u8]) -> bool {
     digits.first().is_some_and(|digit| *digit == b'+')
 }
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_that_mean_the_same_are_the_same() {
-        // Field, two queries, whether they are the same.
+    fn equivalent_queries_have_the_same_normal_form() {
+        // Field, two queries, whether they are equivalent.
         let rows = [
             ("key-order", "a=1&b=2", "b=2&a=1", true),
             ("key-order", "a=1&a=2", "a=2&a=1", false),
@@ -169,7 +169,7 @@ mod tests {
         for (field, one, other, same) in rows {
             let variance = SearchVariance::parse(field).filter(|_| field != "key-order=?0");
             let Some(variance) = variance else {
-                assert!(!same, "{field} says nothing");
+                assert!(!same, "{field} is ignored");
                 continue;
             };
             let [one, other] = [one, other].map(|query| variance.normalised(Some(query)));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_valid_says_nothing() {
+    fn an_invalid_or_default_field_is_ignored() {
         for field in [
             "",
             "key-order=?0",

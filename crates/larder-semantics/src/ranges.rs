@@ -1,4 +1,4 @@
-//! Parts of a representation: what a request asks for, and what of it can be given.
+//! Range requests: the byte ranges that a request selects, and the fields of partial responses.
 //!
 //! # Source
 //!
@@ -12,7 +12,7 @@ use crate::{
     validation::{EntityTag, Validators},
 };
 
-/// A part of a representation, in bytes from its beginning; both ends are part of it.
+/// A byte range of a representation; both ends are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ByteRange {
     /// The first byte.
@@ -22,18 +22,18 @@ pub struct ByteRange {
 }
 
 impl ByteRange {
-    /// How many bytes it is. Never zero.
+    /// The number of bytes. Never zero.
     #[allow(clippy::len_without_is_empty, reason = "a range has at least one byte")]
     pub const fn len(&self) -> u64 {
         self.last - self.first + 1
     }
 
-    /// Whether all of `other` lies in it.
+    /// Whether it includes all of `other`.
     pub const fn covers(&self, other: &Self) -> bool {
         self.first <= other.first && other.last <= self.last
     }
 
-    /// Both as one, if nothing lies between them.
+    /// Both as one range, if they overlap or touch.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let meet = self.first <= other.last.saturating_add(1)
             && other.first <= self.last.saturating_add(1);
@@ -41,21 +41,22 @@ impl ByteRange {
     }
 }
 
-/// What a `Range` comes to for a representation of a known length.
+/// The parts of a representation of known length that a `Range` selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All of it: there is no `Range`, or none that counts.
+    /// All of it: there is no `Range`, or it is ignored.
     Whole,
     /// These parts.
     Parts(Vec<ByteRange>),
-    /// None of what was asked for is there: 416.
+    /// None of the ranges overlaps the representation: 416.
     Unsatisfiable,
 }
 
-/// What the `Range` of a request selects of a representation of `length` bytes.
+/// Returns the parts that the `Range` of a request selects of a representation of `length` bytes.
 ///
-/// A field that is not valid, is there twice, asks for other units or for more than [`MOST_RANGES`] counts
-/// as none: all of it is always a right answer. So does one that asks for a part of nothing.
+/// A field that is invalid, repeated, in other units, or with more than [`MOST_RANGES`] ranges is ignored: the whole is
+/// always a correct response. So is any range of an empty representation, and several ranges that together exceed the
+/// whole.
 ///
 /// # Source
 ///
@@ -68,13 +69,13 @@ pub fn select(request: &HeaderMap, length: u64) -> Selection {
     }
     let asked: u64 = parts.iter().map(ByteRange::len).sum();
     if parts.len() > 1 && asked > length {
-        // Overlapping parts that come to more than the whole only cost.
+        // Overlapping ranges that add up to more than the whole would only cost.
         return Selection::Whole;
     }
     Selection::Parts(parts)
 }
 
-/// The one range that a request asks for, where that can be told without knowing the length.
+/// The single range that a request asks for, where both of its ends are given.
 pub fn single(request: &HeaderMap) -> Option<ByteRange> {
     match specs(request)?[..] {
         [RangeSpec::From(first, Some(last))] => Some(ByteRange { first, last }),
@@ -82,13 +83,13 @@ pub fn single(request: &HeaderMap) -> Option<ByteRange> {
     }
 }
 
-/// Whether a request asks for parts in a way that counts.
+/// Whether a request has a valid `Range` in bytes.
 pub fn is_asked(request: &HeaderMap) -> bool {
     specs(request).is_some()
 }
 
-/// Whether `If-Range` lets a `Range` count: the same strong tag, or the very date of a representation that
-/// was not changed in the second of its response. Without the field it does.
+/// Whether `If-Range` allows the `Range`: it has the same strong entity tag, or exactly the `Last-Modified` of a
+/// representation that changed at least a second before its response was generated. Also true without the field.
 ///
 /// # Source
 ///
@@ -113,7 +114,7 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// `Content-Range` of a part, and the length of the whole where it is known.
+/// Parses `Content-Range`: the range, and the length of the whole where it is known.
 ///
 /// # Source
 ///
@@ -135,12 +136,12 @@ pub fn content_range(response: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     valid.then_some((range, length))
 }
 
-/// `Content-Range` as it is sent with a part.
+/// Formats `Content-Range` for a partial response.
 pub fn format(range: &ByteRange, length: u64) -> String {
     format!("bytes {}-{}/{length}", range.first, range.last)
 }
 
-/// `Content-Range` as it is sent with 416.
+/// Formats `Content-Range` for 416.
 pub fn format_unsatisfied(length: u64) -> String {
     format!("bytes */{length}")
 }
@@ -191,13 +192,13 @@ fn specs(request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     (1..=MOST_RANGES).contains(&specs.len()).then_some(specs)
 }
 
-/// Digits only; what is too large to hold is as good as the largest.
+/// Parses digits; a number that overflows counts as the largest.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// A request that asks for more parts gets the whole.
+/// The most ranges that one request may ask for; with more, it gets the whole.
 pub const MOST_RANGES: usize = 16;
 
 #[cfg(test)]
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_select_what_is_there() {
+    fn ranges_select_the_bytes_that_exist() {
         use Selection::{Parts, Unsatisfiable, Whole};
         let rows = [
             ("bytes=0-4", Parts(vec![range(0, 4)]), "14.1.2"),
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn if_range_wants_the_very_same() {
+    fn if_range_demands_an_exact_match() {
         let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
         let stored = [("etag", "\"a\""), ("last-modified", old), ("date", new)];
         let weak = [("etag", "W/\"a\"")];
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_meet_are_joined() {
+    fn ranges_that_touch_are_joined() {
         assert_eq!(range(0, 4).joined(&range(5, 9)), Some(range(0, 9)));
         assert_eq!(range(3, 7).joined(&range(0, 4)), Some(range(0, 7)));
         assert_eq!(range(0, 4).joined(&range(6, 9)), None);

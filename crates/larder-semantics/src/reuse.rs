@@ -1,4 +1,4 @@
-//! Whether what a client demands of a stored response is met by it.
+//! Whether a stored response meets the cache directives of a request.
 //!
 //! # Source
 //!
@@ -10,38 +10,38 @@ use http::HeaderMap;
 
 use crate::cache_control::{CacheControl, Seconds};
 
-/// What a request demands of a stored response.
+/// The cache directives of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestDirectives {
-    /// A new answer, whatever is stored.
+    /// A stored response has to be revalidated first.
     pub no_cache: bool,
-    /// The answer may not be stored.
+    /// The response may not be stored.
     pub no_store: bool,
-    /// Only a stored answer, or none.
+    /// Only a stored response may answer.
     pub only_if_cached: bool,
-    /// The answer may not be older.
+    /// The response has to be younger than this.
     pub max_age: Option<Duration>,
-    /// The answer has to stay fresh for this long.
+    /// The response has to stay fresh for this long.
     pub min_fresh: Option<Duration>,
-    /// A stale answer is welcome, if it has been stale for no longer.
+    /// A stale response is acceptable, if it has been stale for no longer than this.
     pub max_stale: Option<Duration>,
-    /// In place of an error a stale answer is welcome, if it has been stale for no longer.
+    /// In place of an error a stale response is acceptable, if it has been stale for no longer than this.
     pub stale_if_error: Option<Duration>,
 }
 
-/// A stored response, in the two numbers that matter here.
+/// The age and remaining freshness of a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredAge {
-    /// How old it is.
+    /// Its age.
     pub age: Duration,
-    /// For how much longer it is fresh, zero when it is stale.
+    /// The time until it becomes stale; zero when it is stale.
     pub fresh_for: Duration,
-    /// For how long it has been stale, zero while it is fresh.
+    /// The time since it became stale; zero while it is fresh.
     pub stale_for: Duration,
 }
 
 impl RequestDirectives {
-    /// Reads the demands of a request. An invalid number is no demand, except that `max-age` is read as 0.
+    /// Reads the directives of a request. An invalid number is ignored, except that of `max-age`, which is read as 0.
     pub fn of(headers: &HeaderMap) -> Self {
         let control = CacheControl::of_request(headers);
         let seconds = |found: Option<Seconds>| match found {
@@ -59,22 +59,21 @@ impl RequestDirectives {
         }
     }
 
-    /// Whether a fresh response meets them.
+    /// Whether a fresh stored response meets the directives.
     ///
-    /// An answer of the very second in which it was asked for meets `max-age=0` no more than one of a
-    /// minute ago: the client wants it validated.
+    /// Even a response of age zero does not meet `max-age=0`: the client wants it revalidated.
     pub fn satisfied_by(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.max_age.is_none_or(|most| stored.age < most)
             && self.min_fresh.is_none_or(|least| stored.fresh_for >= least)
     }
 
-    /// Whether a stale response may answer while it is refreshed, where the response says so itself.
+    /// Whether a stale response may answer while it is refreshed, where the response itself allows that.
     pub fn allow_refreshing(&self) -> bool {
         !self.no_cache && self.max_age.is_none() && self.min_fresh.is_none()
     }
 
-    /// Whether a stale response is welcome as it is. Whether the response allows it is another question.
+    /// Whether the request accepts a stale response. Whether the response allows it is another question.
     pub fn accept_stale(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.min_fresh.is_none()
@@ -90,8 +89,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demands_are_met_or_not() {
-        // Cache-Control of the request, age, fresh for, met?
+    fn request_directives_limit_age_and_freshness() {
+        // Cache-Control of the request, age, remaining freshness, whether it is met.
         let rows = [
             ("", 10, 50, true),
             ("no-cache", 0, 60, false),
@@ -115,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_answer_is_welcome_to_those_who_say_so() {
-        // Cache-Control of the request, age, stale for, welcome?
+    fn max_stale_accepts_a_stale_response() {
+        // Cache-Control of the request, age, staleness, whether it is accepted.
         let rows = [
             ("", 70, 10, false),
             ("max-stale", 70, 10, true),

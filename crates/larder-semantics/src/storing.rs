@@ -1,4 +1,4 @@
-//! Whether a response may be kept, and for whom.
+//! Whether a response is storable, and whether one user or all may share it.
 //!
 //! # Source
 //!
@@ -8,65 +8,65 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::{cache_control::CacheControl, vary};
 
-/// What of the request matters to whether its response may be kept.
+/// The properties of a request that decide whether its response is storable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestIdentity {
-    /// It has `Authorization`.
+    /// Whether it has `Authorization`.
     pub authorized: bool,
-    /// It says who asks, by a field that the cache counts as an identity.
+    /// Whether it carries credentials, in a field that the cache counts as such.
     pub identified: bool,
-    /// The entry belongs to a partition of those who ask alike.
+    /// Whether the entry belongs to a partition, which only requests of the same user or tenant reach.
     pub partitioned: bool,
 }
 
-/// For whom the cache keeps responses.
+/// The users that the cache serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// For many users: the cache of a server or of a proxy.
+    /// Many users: the cache of a server or of a proxy.
     #[default]
     Shared,
-    /// For one user: the cache of a client.
+    /// One user: the cache of a client.
     Private,
 }
 
-/// How strict the cache is beyond the specification.
+/// The strictness of the cache beyond the specification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
-    /// What could belong to one user is not kept for others, even where the specification would allow it.
+    /// A response that could belong to one user is not stored for others, even where the specification allows it.
     #[default]
     Careful,
     /// RFC 9111 to the letter.
     Conformance,
 }
 
-/// Why a response is not kept. The names are those of the `detail` in `Cache-Status`.
+/// The reason a response is not storable. The names are those of the `detail` in `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotStorable {
-    /// It says `no-store`.
+    /// It has `no-store`.
     NoStore,
-    /// It says `private`, and the entry has no partition.
+    /// It has `private`, and the entry has no partition.
     Private,
     /// It sets a cookie.
     SetCookie,
-    /// Its `Vary` has `*`, or a member that is no field name: no request is known to select it.
+    /// Its `Vary` has `*`, or a member that is not a field name: no request is known to select it.
     VaryStar,
-    /// It answers a request with `Authorization` and does not say that it may be shared.
+    /// It answers a request with `Authorization`, and no directive of it allows sharing.
     Authorization,
-    /// It answers a request that says who asks, and does not say that it may be shared.
+    /// It answers a request with credentials, and no directive of it allows sharing.
     Identified,
-    /// It is a part, an interim or a protocol switch, or its status is not understood and has to be.
+    /// It is interim, a protocol switch or a 304, or has `must-understand` and an unknown status.
     Status,
-    /// It says nothing of how long it lives, and neither does the cache.
+    /// It has no lifetime, and the cache adds none.
     NoLifetime,
-    /// It was stale when it came and cannot be revalidated.
+    /// It was stale when it was received, and cannot be revalidated.
     Stale,
-    /// It is an event stream, a gRPC response or another that has no end of its own.
+    /// It is an event stream, a gRPC response or another stream without an end.
     Streaming,
 }
 
 impl NotStorable {
-    /// The name.
+    /// The name as used in `detail`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoStore => "no-store",
@@ -83,21 +83,21 @@ impl NotStorable {
     }
 }
 
-/// Whether a response may be kept as far as its head tells, lifetimes left aside.
+/// Checks whether a response is storable as far as its head shows, lifetimes left aside.
 ///
-/// A part (206) is judged as what it is a part of.
+/// A partial response (206) is judged like the whole.
 ///
 /// # Source
 ///
 /// [RFC 9111, section 3](https://www.rfc-editor.org/rfc/rfc9111#section-3),
 /// [section 3.5](https://www.rfc-editor.org/rfc/rfc9111#section-3.5) for `Authorization` and
-/// [section 5.2.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.3) for `must-understand`. That a
-/// response with `Set-Cookie` is not kept, and that `private` with field names means all of it, is ours,
-/// and not part of [`Profile::Conformance`].
+/// [section 5.2.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.3) for `must-understand`. Two rules are
+/// larder's own and not part of [`Profile::Conformance`]: a response with `Set-Cookie` is not storable, and `private`
+/// with field names applies to the whole response.
 ///
 /// # Errors
 ///
-/// The first reason against it.
+/// The first reason against storing it.
 pub fn check(
     asker: RequestIdentity,
     status: StatusCode,
@@ -114,7 +114,7 @@ pub fn check(
     match (control.must_understand, control.no_store) {
         (true, _) if !is_understood(status) => return Err(NotStorable::Status),
         (false, true) => return Err(NotStorable::NoStore),
-        // What loosens it may be what is malformed.
+        // The malformed member may be the one that allows storing.
         (true, true) if control.is_malformed => return Err(NotStorable::NoStore),
         _ => {}
     }
@@ -131,7 +131,7 @@ pub fn check(
     }
 }
 
-/// Whether the requirements of this status are known here: those of all registered ones are.
+/// Whether larder knows the requirements of this status: it knows those of all registered ones.
 fn is_understood(status: StatusCode) -> bool {
     status.canonical_reason().is_some()
 }
@@ -161,7 +161,7 @@ fn check_asker(
     Ok(())
 }
 
-/// Whether a response says that it may be kept although its request had `Authorization`.
+/// Whether a response to a request with `Authorization` allows storing and sharing.
 ///
 /// # Source
 ///
@@ -170,8 +170,7 @@ pub fn may_answer_authorized(control: &CacheControl) -> bool {
     control.public || control.s_maxage.is_some() || control.must_revalidate
 }
 
-/// Whether a response says that it is the same for everyone, so that a request which says who asks may
-/// have it too.
+/// Whether a response says that it is the same for every user, so that requests with credentials may share it.
 pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
     match profile {
         Profile::Careful => control.public || control.s_maxage.is_some() || control.is_targeted,
@@ -179,7 +178,7 @@ pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
     }
 }
 
-/// Whether a response has no end of its own: an event stream, gRPC, a stream of multipart replacements.
+/// Whether a response is a stream without an end: server-sent events, gRPC, multipart replacements.
 pub fn is_endless(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else {
         return false;
@@ -189,10 +188,10 @@ pub fn is_endless(headers: &HeaderMap) -> bool {
     ["text/event-stream", "application/grpc", "multipart/x-mixed-replace"].into_iter().any(starts)
 }
 
-/// Statuses that are kept by a lifetime the cache adds, where the response says nothing.
+/// Whether a response of this status gets the default lifetime of the cache where it has none of its own.
 ///
-/// Fewer than are heuristically cacheable: an error that a cache adds a lifetime to could replace a good
-/// page for everybody.
+/// Fewer statuses than are heuristically cacheable: an error with an added lifetime could replace a good page for all
+/// users.
 pub fn takes_default_lifetime(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }
@@ -221,7 +220,7 @@ mod tests {
         RequestIdentity { authorized: true, identified: true, partitioned: true };
 
     #[test]
-    fn who_asks_and_what_the_response_says_decide() {
+    fn credentials_and_directives_decide_whether_a_response_is_storable() {
         use NotStorable as No;
         use Profile::{Careful, Conformance};
         type Row = (
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_understood_is_kept_only_where_it_is() {
+    fn must_understand_allows_storing_only_known_statuses() {
         let control = CacheControl { must_understand: true, no_store: true, ..Default::default() };
         for (status, expected) in [(200, Ok(())), (299, Err(NotStorable::Status))] {
             let status = StatusCode::from_u16(status).unwrap();
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_cache_keeps_what_is_its_users() {
+    fn a_private_cache_stores_responses_of_its_user() {
         let lines = [(CC, "private"), ("set-cookie", "a=b")];
         let headers = headers(&lines);
         let control = CacheControl::of(&headers);
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_and_interim_responses_are_not_whole() {
+    fn interim_and_304_responses_are_not_storable() {
         for status in [304, 101] {
             let status = StatusCode::from_u16(status).unwrap();
             let control = CacheControl::default();

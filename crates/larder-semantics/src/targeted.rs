@@ -1,4 +1,4 @@
-//! Targeted cache control: fields that speak to one kind of cache and take the place of `Cache-Control`.
+//! Targeted cache control: fields that address one kind of cache and replace `Cache-Control` there.
 //!
 //! # Source
 //!
@@ -13,11 +13,11 @@ use crate::cache_control::{CacheControl, Seconds};
 /// `CDN-Cache-Control`
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// What a response tells this cache: the first field of `targets` that is valid and not empty, else
-/// `Cache-Control`.
+/// Returns the directives that apply to this cache: those of the first field of `targets` that is valid and not empty,
+/// or else those of `Cache-Control`.
 ///
-/// A target that is no dictionary is ignored, as the specification demands, but for `no-store`, `no-cache` and
-/// `private` in it: those hold beside `Cache-Control`.
+/// A target that is not a dictionary is ignored, as the specification demands, except for `no-store`, `no-cache` and
+/// `private` in it: those apply in addition.
 ///
 /// # Source
 ///
@@ -42,10 +42,10 @@ pub fn control_of(headers: &HeaderMap, targets: &[HeaderName]) -> CacheControl {
     control
 }
 
-/// A field is no dictionary.
+/// A field is not a dictionary.
 struct NoDictionary;
 
-/// The directives of one target, `None` where it has none.
+/// The directives of one target; `None` where it is empty.
 fn targeted(
     headers: &HeaderMap,
     target: &HeaderName,
@@ -59,7 +59,7 @@ fn targeted(
     let mut control = CacheControl { is_present: true, is_targeted: true, ..Default::default() };
     for (name, value) in &directives {
         let ListEntry::Item(item) = value else {
-            // A list of field names stands for the whole response, as for the careful everywhere.
+            // A list of field names applies to the whole response, the stricter reading.
             control.set_seconds(name.as_str(), Seconds::Invalid);
             control.set_flag(name.as_str());
             continue;
@@ -71,7 +71,7 @@ fn targeted(
                 control.set_seconds(name.as_str(), seconds);
             }
             BareItem::Boolean(false) => {}
-            // A lifetime of another type is none that can be trusted; a flag with a value is still meant.
+            // A lifetime of another type is invalid; a flag with a value still counts.
             _ => {
                 control.set_seconds(name.as_str(), Seconds::Invalid);
                 control.set_flag(name.as_str());
@@ -99,9 +99,9 @@ mod tests {
     const CC: &str = "cache-control";
 
     #[test]
-    fn the_first_target_that_is_valid_speaks() {
+    fn the_first_valid_target_replaces_cache_control() {
         use Seconds::{Invalid, Valid};
-        // Fields, the max-age that counts, section.
+        // Fields, the resulting max-age, section.
         type Row = (&'static [(&'static str, &'static str)], Option<Seconds>, &'static str);
         let rows: &[Row] = &[
             (&[(CDN, "max-age=10"), (CC, "max-age=1")], Some(Valid(10)), "RFC 9213 2.2"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_flags() {
+    fn flags_in_a_target_are_read_by_type() {
         assert!(control(&[(CDN, "no-store")]).no_store);
         assert!(control(&[(CDN, "private=\"x\"")]).private);
         assert!(!control(&[(CDN, "no-store=?0, max-age=1")]).no_store);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn strict_words_hold_in_a_target_that_is_no_dictionary() {
-        // Fields, no-store, private, the max-age that counts.
+        // Fields, no-store, private, the resulting max-age.
         type Row = (&'static [(&'static str, &'static str)], bool, bool, Option<Seconds>);
         let sixty = Some(Seconds::Valid(60));
         let rows: &[Row] = &[

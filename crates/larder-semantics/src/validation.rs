@@ -19,19 +19,19 @@ pub struct EntityTag {
 }
 
 impl EntityTag {
-    /// A strong tag: the same tag means the same bytes. Gives `None` for a text that no tag can hold
-    /// (quotes, blanks, controls, anything outside ASCII).
+    /// A strong tag: equal tags mean equal bytes. `None` for a text that no tag can hold (quotes, blanks, controls,
+    /// anything outside ASCII).
     pub fn strong(opaque: impl Into<String>) -> Option<Self> {
         let opaque = opaque.into();
         is_opaque(&opaque).then_some(Self { weak: false, opaque })
     }
 
-    /// A weak tag: the same tag means as good as the same.
+    /// A weak tag: equal tags mean equivalent representations.
     pub fn weak(opaque: impl Into<String>) -> Option<Self> {
         Some(Self { weak: true, ..Self::strong(opaque)? })
     }
 
-    /// Reads `"abc"` or `W/"abc"`.
+    /// Parses `"abc"` or `W/"abc"`.
     pub fn parse(text: &str) -> Option<Self> {
         let (weak, quoted) = match text.strip_prefix("W/") {
             Some(quoted) => (true, quoted),
@@ -54,7 +54,7 @@ impl EntityTag {
         !self.weak && !other.weak && self.opaque == other.opaque
     }
 
-    /// Whether both name the same, weak or not.
+    /// Whether both are the same, weak or not.
     pub fn is_weakly(&self, other: &Self) -> bool {
         self.opaque == other.opaque
     }
@@ -75,24 +75,25 @@ fn is_opaque(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x7e))
 }
 
-/// What the current representation is known by.
+/// The validators of the current representation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// Its entity tag.
     pub etag: Option<EntityTag>,
-    /// When it last changed; seconds are all that HTTP tells apart.
+    /// The time of its last change; HTTP distinguishes whole seconds only.
     pub last_modified: Option<SystemTime>,
-    /// Whether there is none: then `If-Match` fails, and a write that must not overwrite anything may go on.
+    /// Whether there is no current representation: then `If-Match` fails, and a write guarded by `If-None-Match: *`
+    /// goes on.
     pub absent: bool,
 }
 
 impl Validators {
-    /// There is no current representation.
+    /// No current representation.
     pub const fn absent() -> Self {
         Self { etag: None, last_modified: None, absent: true }
     }
 
-    /// Those of a response.
+    /// The validators of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         let last_modified = headers.get(header::LAST_MODIFIED);
         Self {
@@ -102,7 +103,7 @@ impl Validators {
         }
     }
 
-    /// Whether there is any.
+    /// Whether there is neither a tag nor a date.
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
@@ -126,24 +127,24 @@ impl From<(EntityTag, SystemTime)> for Validators {
     }
 }
 
-/// What the conditions of a request come to.
+/// The result of evaluating the preconditions of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// They hold, or there are none: go on.
+    /// They hold, or there are none: process the request.
     Proceed,
     /// The client has the current representation: 304.
     NotModified,
-    /// The client acts on something that is no longer so: 412.
+    /// The representation that the client refers to has changed: 412.
     Failed,
 }
 
-/// The conditions that guard a change: `If-Match` and `If-Unmodified-Since`.
+/// The preconditions that guard a write: `If-Match` and `If-Unmodified-Since`.
 pub const WRITE_PRECONDITIONS: [HeaderName; 2] = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE];
 
-/// The conditions that save a transfer: `If-None-Match` and `If-Modified-Since`.
+/// The preconditions that save a transfer: `If-None-Match` and `If-Modified-Since`.
 pub const CACHE_VALIDATION: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
 
-/// Evaluates all conditions of a request against the current representation, in their order of precedence.
+/// Evaluates all preconditions of a request against the current representation, in their order of precedence.
 ///
 /// # Source
 ///
@@ -190,19 +191,18 @@ pub fn evaluate_not_modified(
     }
 }
 
-/// Whether a response of this status is the selected representation, so that a condition on it may turn
-/// it into a 304.
+/// Whether a precondition may turn a response of this status into a 304: only a 200 is the selected representation.
 pub fn may_become_not_modified(status: StatusCode) -> bool {
     status == StatusCode::OK
 }
 
-/// Whether a 304 carries this field of the 200 it stands for.
+/// Whether a 304 carries this field of the 200 that it replaces.
 ///
 /// # Source
 ///
-/// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5); fields about the
-/// representation that the client already has are left out, all others stay. `Last-Modified` stays where it is
-/// the only validator (`has_etag` is false), or a recipient could not tell which response it may update.
+/// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5); fields about the representation
+/// that the client already has are left out, all others stay. `Last-Modified` stays where it is the only validator
+/// (`has_etag` is false), or a recipient could not identify the response to freshen.
 pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
     if *name == header::LAST_MODIFIED {
         return !has_etag;
@@ -221,11 +221,11 @@ pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
         )
 }
 
-/// Which of the stored responses a 304 confirms, of those whose validators were sent to get it, the most
-/// recent first.
+/// Returns the indices of the stored responses that a 304 freshens, among those whose validators were sent to get it,
+/// the most recent first.
 ///
-/// A strong tag confirms all that have it; a weaker validator the most recent that has it; a 304 that names
-/// none confirms the only one there is.
+/// A strong tag selects all that have it; a weaker validator the most recent that has it; a 304 without validators the
+/// only one that was sent. Where only one was sent, its tag matches weakly.
 ///
 /// # Source
 ///
@@ -255,16 +255,16 @@ pub fn confirmed(not_modified: &HeaderMap, stored: &[Validators]) -> Vec<usize> 
     }
 }
 
-/// Whether there is but one, and it has this tag, weak or not: servers that compress weaken the tag of a 200
-/// and not that of a 304.
+/// Whether only one is stored, with this tag, weak or not: servers that compress weaken the tag of a 200 but not that
+/// of a 304.
 fn is_only(stored: &[Validators], tag: &EntityTag) -> bool {
     matches!(stored, [Validators { etag: Some(only), .. }] if only.is_weakly(tag))
 }
 
-/// The fields of a stored response after a 304, or a HEAD that confirms it.
+/// Freshens the fields of a stored response by a 304, or by a HEAD that confirms it.
 ///
-/// Each field of the update takes the place of all lines of that name, except those that say how the stored
-/// bytes are to be read.
+/// Each field of the update replaces all lines of that name, except those that describe the stored bytes: their length,
+/// coding, range and digests.
 ///
 /// # Source
 ///
@@ -277,7 +277,7 @@ pub fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     }
     fields::remove_of_content(&mut update);
     let mut fields = stored.clone();
-    // How old the stored one was when it came says nothing of the update.
+    // The `Age` of the stored response does not apply to the update.
     fields.remove(header::AGE);
     for name in update.keys() {
         fields.remove(name);
@@ -288,8 +288,8 @@ pub fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     fields
 }
 
-/// Whether the answer to a HEAD is that of the response that is stored: the same validators and length,
-/// as far as the answer has them.
+/// Whether the response to a HEAD is that of the stored response: the same validators and length, as far as the HEAD
+/// has them.
 ///
 /// # Source
 ///
@@ -324,7 +324,7 @@ fn matches(
     })
 }
 
-/// A condition by date counts only as one line with a valid date.
+/// Parses a date precondition; it applies only as one line with a valid date.
 fn single_date(request: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = request.get_all(name).iter();
     let date = crate::date::parse(lines.next()?.to_str().ok()?)?;
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_confirms_what_it_names() {
+    fn a_304_selects_stored_responses_by_its_validators() {
         use header::{ETAG, LAST_MODIFIED};
         let stored = [
             validators("\"a\"", Some(10)),
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_replaces_what_does_not_belong_to_the_bytes() {
+    fn freshening_replaces_all_fields_but_those_of_the_stored_bytes() {
         let line = |name: &'static str, value: &str| (HeaderName::from_static(name), value.into());
         let stored = request(&[
             line("x", "old"),
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_confirms_what_has_the_same_validators_and_length() {
+    fn a_head_confirms_a_stored_response_with_the_same_validators_and_length() {
         use header::{CONTENT_LENGTH, ETAG};
         let stored = request(&[(ETAG, "\"a\"".into())]);
         let rows = [
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_cannot_be_written_is_none() {
+    fn an_invalid_entity_tag_is_rejected() {
         assert_eq!(EntityTag::strong("a\"b"), None);
         assert_eq!(EntityTag::strong("a b"), None);
         assert_eq!(EntityTag::parse("\"a"), None);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_tag_nothing_matches_but_the_star() {
+    fn if_match_with_a_tag_fails_without_a_current_tag() {
         let none = Validators::default();
         let given = request(&[(header::IF_MATCH, "\"a\"".into())]);
         assert_eq!(evaluate_guards(&given, &none), Condition::Failed);

@@ -1,4 +1,4 @@
-//! Which of several variants a request selects.
+//! `Vary`: the fields of a request that select one of several variants.
 //!
 //! # Source
 //!
@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::list;
 
-/// Whether no request is known to select this response: `Vary` has `*`, or a member that is no field name and
-/// so may have named anything.
+/// Whether no request is known to select this response: its `Vary` has `*`, or a member that is not a field name and
+/// may have named any field.
 ///
 /// # Source
 ///
@@ -24,7 +24,7 @@ pub fn is_unmatchable(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The names of the fields that a response varies by, sorted, each once. Empty where it does not vary.
+/// The names of the fields in `Vary`, sorted and without duplicates. Empty where the response does not vary.
 ///
 /// Complete only where the response is not [unmatchable](is_unmatchable).
 pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -36,13 +36,13 @@ pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// The value of a request field in a form in which two values that mean the same are the same. `None` where the
-/// field is absent, which is not the same as empty.
+/// The value of a request field in normal form: equal for values that are known to be equivalent. `None` where the
+/// field is absent, which differs from empty.
 ///
-/// Several lines are one list. Only what is known to be equivalent is folded: blanks around the commas and
-/// semicolons of `Accept`, `Accept-Encoding` and `Accept-Language`; in the last two also case, how a weight is
-/// written, and the order of members of different weights; in `Accept-Encoding` also the order of members of the
-/// same weight. In `Accept-Language` that order is a preference, and stays.
+/// Several lines are one list. Only known equivalences are folded: blanks around the commas and semicolons of `Accept`,
+/// `Accept-Encoding` and `Accept-Language`; in the last two also case, the notation of a weight, and the order of
+/// members of different weights; in `Accept-Encoding` also the order of members of the same weight. In
+/// `Accept-Language` that order is a preference, and stays.
 ///
 /// # Source
 ///
@@ -69,7 +69,7 @@ pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>
 
 fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let mut members: Vec<(u16, String)> = list::members(headers, name).map(weighted).collect();
-    // A name with two weights means whichever its reader comes upon: the order stays.
+    // A server may use either weight of a name that has two: the order stays.
     if !has_repeated_name(&members) {
         members.sort_by_key(|(weight, _)| Reverse(*weight));
         if name == header::ACCEPT_ENCODING {
@@ -89,7 +89,7 @@ fn has_repeated_name(members: &[(u16, String)]) -> bool {
     names.windows(2).any(|pair| pair[0] == pair[1])
 }
 
-/// A member without the blanks around its semicolons; what is quoted stays as it is.
+/// Removes the blanks around the semicolons of a member; quoted strings stay as they are.
 fn without_blanks(member: &str) -> String {
     let (mut text, mut quoted, mut escaped) = (String::new(), false, false);
     for letter in member.chars() {
@@ -110,7 +110,7 @@ fn without_blanks(member: &str) -> String {
     text
 }
 
-/// A member and its weight in thousandths. What is no weight stays part of the name.
+/// A member and its weight in thousandths. A parameter that is not a weight stays part of the name.
 fn weighted(member: &str) -> (u16, String) {
     let lower = member.to_ascii_lowercase();
     let parts: Vec<&str> = lower.split(';').map(str::trim).collect();
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_sorted_and_each_is_there_once() {
+    fn names_are_sorted_without_duplicates() {
         let found =
             names(&headers("vary", &["Accept-Language, accept-encoding", "ACCEPT-LANGUAGE"]));
         assert_eq!(found, [header::ACCEPT_ENCODING, header::ACCEPT_LANGUAGE]);
     }
 
     #[test]
-    fn a_malformed_member_selects_nothing() {
+    fn a_response_with_a_malformed_vary_is_unmatchable() {
         let rows: &[(&[&'static str], bool)] = &[
             (&["*"], true),
             (&["accept, *"], true),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_mean_the_same_select_the_same() {
+    fn equivalent_values_select_the_same_variant() {
         let rows: &[(&'static str, &[&'static str], &[&'static str], bool)] = &[
             ("accept-encoding", &["gzip, br"], &["GZIP ,br"], true),
             ("accept-encoding", &["gzip, br"], &["br, gzip"], true),

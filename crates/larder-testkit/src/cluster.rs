@@ -1,4 +1,4 @@
-//! Several processes as one cache, in one process and in simulated time.
+//! Several processes that share a cache, simulated in one process and in simulated time.
 
 use std::{
     fmt,
@@ -18,16 +18,17 @@ use crate::{
     store::{FaultyStore, MemoryStore},
 };
 
-/// Processes that share a store, its leases and an invalidation log, each with a line to the log that can be cut.
+/// A cluster of processes that share a store, fill locks and an invalidation log, each with a connection to the log
+/// that can be cut.
 ///
-/// With tokio's paused time a minute of it takes no time, and the same seed gives the same schedule.
+/// With tokio's paused time a simulated minute takes no time, and the same seed gives the same schedule.
 ///
 /// ```
 /// use std::time::Duration;
 /// use larder_core::{Larder, Policy};
 /// use larder_testkit::{SimulatedCluster, Source, assert_fresh};
 ///
-/// /// What is tested: the price of a product, cached.
+/// /// The code under test: the cached price of a product.
 /// async fn price(shop: &Larder, database: &Source<u32>) -> u32 {
 ///     let policy = Policy::ttl(Duration::from_secs(60)).tag("prices");
 ///     let database = database.clone();
@@ -49,7 +50,7 @@ use crate::{
 /// let _ = shops.process(0).invalidate("prices").await;
 /// assert_fresh!(database, price(shops.process(0), &database).await);
 ///
-/// // The others hear of it within the lease, also one that was cut off meanwhile.
+/// // The others apply it within `max_lag`, also a process that was cut off meanwhile.
 /// shops.cut_off(2);
 /// tokio::time::sleep(Duration::from_secs(60)).await;
 /// shops.rejoin(2);
@@ -66,32 +67,33 @@ pub struct SimulatedCluster {
     store: MemoryStore,
 }
 
-/// How slow and how reliable everything between the processes is.
+/// The delays and failures of all traffic between the processes.
 #[derive(Clone, Debug)]
 pub struct NetworkConditions {
-    /// Chance, from a seed.
+    /// The random numbers, from a seed.
     pub dice: SeededRng,
-    /// How many commands in a hundred fail, half of them after they were carried out. Of as many the store
-    /// repeats an old write or gives the answer to another question.
+    /// The percentage of commands that fail. A failed write to the store is carried out in half of the cases; an append
+    /// to the log fails with this chance before it is carried out, and again afterwards. With the same chance the store
+    /// repeats an old write, or returns the answer to the previous read.
     pub failing_percent: u64,
-    /// How long a command takes at most.
+    /// The longest delay on the way to the store or the log, and on the way back.
     pub longest: Duration,
 }
 
 impl NetworkConditions {
-    /// Nothing fails, and nothing takes longer than ten microseconds.
+    /// Creates conditions without failures, and with delays of at most ten microseconds.
     pub fn calm() -> Self {
         Self { dice: SeededRng::new(0), failing_percent: 0, longest: Duration::from_micros(10) }
     }
 }
 
 impl SimulatedCluster {
-    /// This many processes, with the defaults of larder but for small tables.
+    /// Creates this many processes, with the defaults of larder except for small tag tables.
     pub fn new(processes: usize) -> Self {
         Self::under(&NetworkConditions::calm(), processes, |builder| builder)
     }
 
-    /// Processes under this weather, each built with these options.
+    /// Creates processes under these network conditions, each built with these options.
     ///
     /// # Panics
     ///
@@ -114,49 +116,49 @@ impl SimulatedCluster {
         Self { larders: larders.collect(), lines, log, store }
     }
 
-    /// The larder of a process.
+    /// Returns the larder of a process.
     ///
     /// # Panics
     ///
-    /// When there are not so many.
+    /// If there are not so many processes.
     pub fn process(&self, at: usize) -> &Larder {
         &self.larders[at]
     }
 
-    /// The larders of all processes.
+    /// Returns the larders of all processes.
     pub fn processes(&self) -> &[Larder] {
         &self.larders
     }
 
-    /// What they invalidate through.
+    /// Returns the log through which the processes invalidate.
     pub fn log(&self) -> &SharedLog {
         &self.log
     }
 
-    /// Where they share entries.
+    /// Returns the store in which the processes share entries.
     pub fn store(&self) -> &MemoryStore {
         &self.store
     }
 
-    /// Cuts a process off from the log: it serves what it has, and hears of nothing.
+    /// Cuts a process off from the log: it serves the entries it has, and gets no invalidations.
     pub fn cut_off(&self, at: usize) {
         self.lines[at].cut(true);
     }
 
-    /// Mends the line of a process that was cut off.
+    /// Restores the connection of a process that was cut off.
     pub fn rejoin(&self, at: usize) {
         self.lines[at].cut(false);
     }
 
-    /// Waits until every process has joined.
+    /// Waits until every process follows the log.
     pub async fn synced(&self) {
         for larder in &self.larders {
             larder.synced().await;
         }
     }
 
-    /// Waits until what was under way is done everywhere: writes to the store, and what the others have
-    /// invalidated, for as long as a lease takes.
+    /// Waits until the background work of all processes is done, such as writes to the store, and then 2 s, the default
+    /// `max_lag`, for them to apply each other's invalidations.
     pub async fn settled(&self) {
         for larder in &self.larders {
             larder.close(Duration::from_secs(60)).await;
@@ -165,7 +167,7 @@ impl SimulatedCluster {
     }
 }
 
-/// A source of truth that counts how often it is read. A clone is the same.
+/// A source of truth that counts its reads. Clones share its value and count.
 #[derive(Clone, Debug)]
 pub struct Source<T>(Arc<Inner<T>>);
 
@@ -177,27 +179,27 @@ struct Inner<T> {
 }
 
 impl<T: Clone> Source<T> {
-    /// A source that answers at once.
+    /// Creates a source that answers at once.
     pub fn new(value: T) -> Self {
         Self::slow(value, Duration::ZERO)
     }
 
-    /// A source that takes this long on either side of its read.
+    /// Creates a source that waits this long before and again after it reads its value.
     pub fn slow(value: T, takes: Duration) -> Self {
         Self(Arc::new(Inner { value: Mutex::new(value), reads: AtomicUsize::new(0), takes }))
     }
 
-    /// Changes what it has.
+    /// Replaces the value.
     pub fn write(&self, value: T) {
         *self.0.value.lock() = value;
     }
 
-    /// What it has, without counting.
+    /// Returns the value without counting a read.
     pub fn current(&self) -> T {
         self.0.value.lock().clone()
     }
 
-    /// Reads it, as a loader or a handler does.
+    /// Reads the value and counts the read, as in a loader or a handler.
     pub async fn read(&self) -> T {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(self.0.takes).await;
@@ -206,24 +208,24 @@ impl<T: Clone> Source<T> {
         value
     }
 
-    /// Asserts that it was read this often since the last time this was asserted.
+    /// Asserts the number of reads since the previous call of this function.
     ///
     /// # Panics
     ///
-    /// When it was read more often, or less.
+    /// If there were more reads, or fewer.
     #[track_caller]
     pub fn assert_fills(&self, expected: usize) {
         let fills = self.0.reads.swap(0, Ordering::SeqCst);
-        assert!(fills == expected, "{fills} fills reached the source, expected were {expected}");
+        assert!(fills == expected, "expected {expected} fills, but {fills} reached the source");
     }
 }
 
 impl<T: Clone + PartialEq + fmt::Debug> Source<T> {
-    /// What [`assert_fresh!`](crate::assert_fresh) asserts.
+    /// Asserts that `served` is the current value, for [`assert_fresh!`](crate::assert_fresh).
     ///
     /// # Panics
     ///
-    /// When `served` is not what the source has.
+    /// If `served` is not the value of the source.
     #[track_caller]
     pub fn assert_is(&self, served: &T) {
         let current = self.current();
@@ -231,7 +233,7 @@ impl<T: Clone + PartialEq + fmt::Debug> Source<T> {
     }
 }
 
-/// Asserts that what was served is what the source has now.
+/// Asserts that the served value is the current one of the source.
 ///
 /// See [`SimulatedCluster`] for an example.
 #[macro_export]
@@ -247,15 +249,15 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "stale: 1 was served, the source has 2")]
-    fn what_is_stale_is_told() {
+    fn a_stale_value_is_reported() {
         let source = Source::new(1);
         source.write(2);
         assert_fresh!(source, 1);
     }
 
     #[tokio::test]
-    #[should_panic(expected = "2 fills reached the source, expected were 1")]
-    async fn more_fills_than_expected_are_told() {
+    #[should_panic(expected = "expected 1 fills, but 2 reached the source")]
+    async fn more_fills_than_expected_are_reported() {
         let source = Source::new(1);
         source.read().await;
         source.assert_fills(1);

@@ -1,4 +1,4 @@
-//! What every store and every log owes. Each function panics with the sentence that does not hold.
+//! Conformance tests for stores, fill locks and logs. Each function panics with the requirement that does not hold.
 
 use std::time::Duration;
 
@@ -10,41 +10,45 @@ use larder_core::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Tests a store that is empty.
+/// Tests an empty store.
 ///
 /// # Panics
 ///
-/// When the store does not conform, with what it did.
+/// If the store does not conform; the message names the requirement.
 pub async fn store(store: &dyn Store) {
     let get = async |key: &str| store.get(key).await.expect("a healthy store answers");
     let set = async |key: &str, value: &'static str, lifetime| {
         let written = store.set(key, Bytes::from_static(value.as_bytes()), lifetime).await;
         written.expect("a healthy store writes");
     };
-    assert_eq!(get("larder:o:a").await, None, "nothing is there at first");
+    assert_eq!(get("larder:o:a").await, None, "an empty store has no value");
     set("larder:o:a", "one", MINUTE).await;
     set("larder:o:b", "", MINUTE).await;
-    assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"one"[..]), "what was written is there");
+    assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"one"[..]), "a written value is found");
     assert_eq!(get("larder:o:b").await.as_deref(), Some(&b""[..]), "empty is not absent");
     set("larder:o:a", "two", MINUTE).await;
     assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"two"[..]), "the last write stays");
     let many = store.get_many(&["larder:o:b", "larder:o:none", "larder:o:a"]).await;
     let many = many.expect("a healthy store answers");
     let many: Vec<_> = many.iter().map(Option::as_deref).collect();
-    assert_eq!(many, [Some(&b""[..]), None, Some(b"two")], "many come in the order asked for");
+    assert_eq!(
+        many,
+        [Some(&b""[..]), None, Some(b"two")],
+        "get_many returns values in the order of its keys"
+    );
     store.remove("larder:o:a").await.expect("a healthy store removes");
     store.remove("larder:o:none").await.expect("removing nothing is no error");
-    assert_eq!(get("larder:o:a").await, None, "what was removed is gone");
+    assert_eq!(get("larder:o:a").await, None, "a removed value is gone");
     set("larder:o:c", "short", Duration::from_millis(20)).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(get("larder:o:c").await, None, "what has expired is gone");
+    assert_eq!(get("larder:o:c").await, None, "an expired value is gone");
 }
 
-/// Tests leases of which none is taken.
+/// Tests fill locks of which none is taken.
 ///
 /// # Panics
 ///
-/// When they do not conform, with what they did.
+/// If the locks do not conform; the message names the requirement.
 pub async fn leases(leases: &dyn FillLocks) {
     let [one, other] = [WriterId::random(), WriterId::random()];
     let key = "larder:o:a";
@@ -54,40 +58,52 @@ pub async fn leases(leases: &dyn FillLocks) {
     let give_back = async |holder, vain| {
         leases.give_back(key, holder, vain).await.expect("healthy leases answer");
     };
-    assert_eq!(take(one, MINUTE).await, FillLockState::Acquired, "the first takes it");
-    assert_eq!(take(other, MINUTE).await, FillLockState::Held, "and nobody else");
-    give_back(other, None).await;
+    assert_eq!(take(one, MINUTE).await, FillLockState::Acquired, "the first holder gets the lock");
     assert_eq!(
         take(other, MINUTE).await,
         FillLockState::Held,
-        "nobody gives back what another has"
+        "a second holder does not get the lock"
     );
+    give_back(other, None).await;
+    assert_eq!(take(other, MINUTE).await, FillLockState::Held, "only its holder gives a lock back");
     give_back(one, None).await;
-    assert_eq!(take(other, MINUTE).await, FillLockState::Acquired, "what was given back is free");
+    assert_eq!(
+        take(other, MINUTE).await,
+        FillLockState::Acquired,
+        "a lock that was given back is free"
+    );
     give_back(other, Some(Duration::from_millis(20))).await;
-    assert_eq!(take(one, MINUTE).await, FillLockState::NotStorable, "there is nothing to wait for");
+    assert_eq!(
+        take(one, MINUTE).await,
+        FillLockState::NotStorable,
+        "after `vain` there is nothing to wait for"
+    );
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(take(one, Duration::from_millis(20)).await, FillLockState::Acquired, "for a while");
+    assert_eq!(
+        take(one, Duration::from_millis(20)).await,
+        FillLockState::Acquired,
+        "`vain` ends after its time"
+    );
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(
         take(other, MINUTE).await,
         FillLockState::Acquired,
-        "a holder that died holds it no longer"
+        "the lock of a holder that died expires"
     );
     give_back(one, None).await;
     assert_eq!(
         take(one, MINUTE).await,
         FillLockState::Held,
-        "nor gives it back for whoever has it now"
+        "a former holder does not give back the lock of its successor"
     );
     give_back(other, None).await;
 }
 
-/// Tests a log that is empty.
+/// Tests an empty log.
 ///
 /// # Panics
 ///
-/// When the log does not conform, with what it did.
+/// If the log does not conform; the message names the requirement.
 pub async fn bus(bus: &dyn Bus) {
     let record = |tag: &str| Record {
         origin: WriterId::random(),
@@ -114,14 +130,22 @@ pub async fn bus(bus: &dyn Bus) {
     let later = record("later");
     for _ in 0..2 {
         let kept = bus.schedule(1, &later, Duration::from_millis(20)).await;
-        assert_eq!(kept.expect("a healthy log keeps").epoch, end.epoch, "it says in which epoch");
+        assert_eq!(
+            kept.expect("a healthy log keeps").epoch,
+            end.epoch,
+            "schedule returns the epoch"
+        );
     }
-    assert_eq!(bus.end(None).await.expect("it answers"), end, "what is due later is not there yet");
+    assert_eq!(
+        bus.end(None).await.expect("it answers"),
+        end,
+        "a scheduled record is not appended before it is due"
+    );
     tokio::time::sleep(Duration::from_millis(50)).await;
     let due = bus.end(None).await.expect("a healthy log knows its end");
-    assert_eq!(due.number, end.number + 1, "what is due is appended by whoever asks, once");
+    assert_eq!(due.number, end.number + 1, "the next command appends a due record, once");
     let read = bus.read(end, MINUTE).await.expect("a healthy log is read");
-    assert_eq!(read[0].1.what, record("later").what, "as it was kept");
+    assert_eq!(read[0].1.what, record("later").what, "a scheduled record is appended unchanged");
     let end = due;
     let mut after = 0;
     let mut seen = Vec::new();
@@ -137,16 +161,16 @@ pub async fn bus(bus: &dyn Bus) {
     assert!(seen.is_sorted(), "pages are in order");
     assert!(seen.contains(&second.number), "the compacted log has the newest of each target");
     let lost = bus.end(Some(end.epoch)).await.expect("a healthy log draws an epoch");
-    assert_ne!(lost.epoch, end.epoch, "a log that lost records becomes another one");
-    assert!(bus.read(end, Duration::ZERO).await.is_err(), "a place in another epoch is gone");
+    assert_ne!(lost.epoch, end.epoch, "a log that lost records draws a new epoch");
+    assert!(bus.read(end, Duration::ZERO).await.is_err(), "a position in another epoch is gone");
 }
 
-/// Tests a store of which commands fail, are carried out all the same, come late, come twice, or get the answer to
-/// another question: what it gives was written there once, and what it is told often enough it does.
+/// Tests a store whose commands fail, are carried out although they fail, arrive late or twice, or get the answer to
+/// another command: each value that it returns was written to it, and a command that is repeated often enough succeeds.
 ///
 /// # Panics
 ///
-/// When the store does not conform, with what it did.
+/// If the store does not conform; the message names the requirement.
 pub async fn store_that_fails(store: &dyn Store) {
     let written = |key: u64, version: u64| Bytes::from(format!("{key} {version}"));
     for version in 0..20_u64 {
@@ -157,25 +181,25 @@ pub async fn store_that_fails(store: &dyn Store) {
             let Ok(Some(found)) = store.get(&name).await else { continue };
             let known = (0..5).flat_map(|key| (0..=version).map(move |at| (key, at)));
             let known = known.map(|(key, at)| written(key, at)).any(|known| known == found);
-            assert!(known, "what nobody wrote: {found:?}");
+            assert!(known, "the store returned a value that was never written: {found:?}");
         }
     }
     let names: Vec<String> = (0..5).map(|key| format!("larder:o:{key}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if let Ok(many) = store.get_many(&names).await {
-        assert_eq!(many.len(), names.len(), "as many answers as questions");
+        assert_eq!(many.len(), names.len(), "get_many returns one answer for each key");
     }
     for name in names {
         insist(async || store.remove(name).await.is_ok(), "a removal").await;
     }
 }
 
-/// Tests a log of which commands fail, half of them after they were carried out: what it has said that it took lies
-/// where it said, and whoever reads misses nothing. Gives how many failed.
+/// Tests a log whose commands fail, half of them after they were carried out: each acknowledged record is at its
+/// acknowledged position, and a reader misses none. Returns the number of failed appends.
 ///
 /// # Panics
 ///
-/// When the log does not conform, with what it did.
+/// If the log does not conform; the message names the requirement.
 pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
     let mut start = None;
     let end = async || {
@@ -183,7 +207,7 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
         start.is_some()
     };
     insist(end, "an end").await;
-    let start = start.expect("it was asked for until it was told");
+    let start = start.expect("insist ended with an answer");
     let (mut taken, mut failed) = (Vec::new(), 0);
     for number in 0..50 {
         let record = Record {
@@ -209,7 +233,7 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
         if at.number >= last {
             break;
         }
-        assert!(turn < 1_000, "it can be read to its end");
+        assert!(turn < 1_000, "1,000 reads reach the end of the log");
         for (number, record) in bus.read(at, Duration::from_millis(10)).await.unwrap_or_default() {
             assert_eq!(number, at.number + 1, "records come in order, none is left out");
             at.number = number;
@@ -217,21 +241,21 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
         }
     }
     for taken in taken {
-        assert!(read.contains(&taken), "what it took it has, where it said: {taken:?}");
+        assert!(read.contains(&taken), "an acknowledged record is not at its position: {taken:?}");
     }
     failed
 }
 
-/// Does it until it succeeds, which has to be soon.
+/// Repeats `act` until it succeeds, at most 1,000 times and 10 ms apart.
 async fn insist(mut act: impl AsyncFnMut() -> bool, what: &str) {
     for _ in 0..1_000 {
         if act().await {
             return;
         }
-        // A circuit may have opened, which closes again.
+        // A circuit breaker may have opened; it closes again.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} fails a thousand times in a row");
+    panic!("{what} failed 1,000 times in a row");
 }
 
 #[cfg(test)]

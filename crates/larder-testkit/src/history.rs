@@ -1,16 +1,16 @@
 //! Checks reads against the history of writes.
 //!
-//! Every write gives its key a higher version. A read that begins in a process after the invalidation of a
-//! version has returned there must give that version or a later one (P1); in another process the same
-//! holds once a bound has passed (P2). And one client in one process never sees time go back: what he has read once he
-//! is not given an older version of.
+//! Every write gives its key a higher version. A read that begins in a process after the invalidation of a version has
+//! returned there must return that version or a later one (P1); in another process the same holds once a bound has
+//! passed (P2). And the reads of one client in one process are monotonic: once it has read a version, it gets no older
+//! one.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What was written, invalidated and read.
+/// The record of all writes, invalidations and reads, and the violations among them.
 #[derive(Debug)]
 pub struct History {
     bound: Option<Duration>,
@@ -20,9 +20,9 @@ pub struct History {
 #[derive(Debug, Default)]
 struct State {
     committed: HashMap<u64, u64>,
-    /// How much has happened. Time may stand still between two things of which one came first.
+    /// The number of operations so far: orders those that happen at one instant of paused time.
     order: u64,
-    /// The newest version that a client has read of something in a process.
+    /// The newest version that was read, by client, process and thing.
     seen: HashMap<(u64, usize, u64), u64>,
     invalidated: Vec<InvalidationOutcome>,
     violations: Vec<Violation>,
@@ -32,21 +32,21 @@ struct State {
 struct InvalidationOutcome {
     at: Instant,
     order: u64,
-    /// Whether the log has it, so that others can know.
+    /// Whether the log has it, so that other processes can apply it.
     logged: bool,
     process: usize,
     key: u64,
     version: u64,
 }
 
-/// When a read began.
+/// The time and the order at which a read began.
 #[derive(Clone, Copy, Debug)]
 pub struct OperationStart {
     at: Instant,
     order: u64,
 }
 
-/// A read that gave what it should not have.
+/// A read that returned an older version than the promise allows.
 #[derive(Clone, Debug)]
 pub struct Violation {
     promise: &'static str,
@@ -59,17 +59,20 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { promise, key, process, read, owed } = self;
-        write!(f, "{promise}: process {process} read version {read} of key {key}, owed was {owed}")
+        write!(
+            f,
+            "{promise}: process {process} read version {read} of key {key}, expected {owed} or later"
+        )
     }
 }
 
 impl History {
-    /// A history that holds other processes to `bound`; `None` where they are not held to any.
+    /// Creates a history that holds other processes to `bound`; with `None` to no bound.
     pub fn new(bound: Option<Duration>) -> Self {
         Self { bound, state: Mutex::default() }
     }
 
-    /// Commits a write. Gives its version.
+    /// Commits a write and returns its version.
     pub fn commit(&self, key: u64) -> u64 {
         let mut state = self.state.lock();
         let version = state.committed.entry(key).or_default();
@@ -77,18 +80,18 @@ impl History {
         *version
     }
 
-    /// What the origin has now.
+    /// Returns the current version at the origin.
     pub fn current(&self, key: u64) -> u64 {
         self.state.lock().committed.get(&key).copied().unwrap_or_default()
     }
 
-    /// The invalidation of a version has returned in a process, and the log has it.
+    /// Notes that the invalidation of a version has returned in a process, and is in the log.
     pub fn invalidated(&self, process: usize, key: u64, version: u64) {
         self.note(true, process, key, version);
     }
 
-    /// The invalidation of a version has returned in a process, and waits for the log: others cannot know of it
-    /// yet.
+    /// Notes that the invalidation of a version has returned in a process, and is queued for the log: other processes
+    /// cannot apply it yet.
     pub fn queued(&self, process: usize, key: u64, version: u64) {
         self.note(false, process, key, version);
     }
@@ -100,34 +103,34 @@ impl History {
         state.invalidated.push(InvalidationOutcome { at, order, logged, process, key, version });
     }
 
-    /// A read begins now.
+    /// Notes that a read begins now.
     pub fn begin(&self) -> OperationStart {
         let mut state = self.state.lock();
         state.order += 1;
         OperationStart { at: Instant::now(), order: state.order }
     }
 
-    /// A client has read this version of something, which may be a key or what was made of it, one read after the
-    /// other.
+    /// Notes that a client has read this version of a key, or of a value derived from keys. The reads of a client must
+    /// not overlap.
     pub fn seen(&self, client: u64, process: usize, thing: u64, version: u64) {
         let mut state = self.state.lock();
         let seen = state.seen.entry((client, process, thing)).or_default();
         let owed = *seen;
         *seen = owed.max(version);
         if version < owed {
-            let promise = "time went back";
+            let promise = "monotonic reads";
             let violation = Violation { promise, key: thing, process, read: version, owed };
             state.violations.push(violation);
         }
     }
 
-    /// A read that began at `began` gave this version.
+    /// Checks a read that began at `began` and returned this version.
     pub fn read(&self, process: usize, key: u64, began: OperationStart, version: u64) {
         self.read_within(self.bound, process, key, began, version);
     }
 
-    /// A read that began at `began` gave this version, and what other processes have invalidated holds for it
-    /// after `bound`.
+    /// Checks a read that began at `began` and returned this version; it must reflect invalidations of other processes
+    /// that are older than `bound`.
     pub fn read_within(
         &self,
         bound: Option<Duration>,
@@ -152,7 +155,7 @@ impl History {
         state.violations.extend(found);
     }
 
-    /// All that went wrong.
+    /// Returns all violations.
     pub fn violations(&self) -> Vec<Violation> {
         self.state.lock().violations.clone()
     }

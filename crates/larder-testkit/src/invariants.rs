@@ -1,5 +1,4 @@
-//! What must hold of the semantics for any request and any response, however odd: for fuzzing and for
-//! property tests, which share it.
+//! Invariants of `larder-semantics` for any request and any response, shared by fuzzing and property tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +16,7 @@ use larder_semantics::{
     vary,
 };
 
-/// An exchange, as odd as it comes.
+/// A request and a response with arbitrary fields.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// The fields of the request.
@@ -29,8 +28,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Reads lines of `name: value`; those before an empty line are the request's. What is no field is
-    /// left out.
+    /// Reads lines of `name: value`; those before the first empty line belong to the request. Skips lines that are no
+    /// field.
     pub fn read(status: u16, bytes: &[u8]) -> Self {
         let mut exchange = Self {
             request: HeaderMap::new(),
@@ -52,7 +51,7 @@ impl Exchange {
     }
 }
 
-/// No parser panics, whatever it is given.
+/// Runs every parser on these bytes: none may panic.
 pub fn parsers_do_not_panic(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     date::parse(&text);
@@ -91,11 +90,11 @@ pub fn parsers_do_not_panic(bytes: &[u8]) {
     fields::remove_not_stored(&mut headers);
 }
 
-/// What holds of every decision.
+/// Checks the decisions on an exchange.
 ///
 /// # Panics
 ///
-/// Where it does not hold, with the exchange.
+/// If an invariant does not hold, with the fields of the exchange.
 pub fn decisions_hold(exchange: &Exchange) {
     storing_holds(exchange);
     freshness_holds(exchange);
@@ -115,19 +114,25 @@ fn storing_holds(Exchange { request, status, response }: &Exchange) {
     };
     let [careful, conformance] =
         [Profile::Careful, Profile::Conformance].map(|profile| storable(&control, profile));
-    assert!(!careful || conformance, "the careful keep what the letter forbids: {response:?}");
+    assert!(
+        !careful || conformance,
+        "Profile::Careful stores, but RFC 9111 forbids it: {response:?}"
+    );
     if control.private || (control.no_store && !control.must_understand) {
-        assert!(!conformance, "kept although it is private or not to be stored: {response:?}");
+        assert!(!conformance, "stored despite private or no-store: {response:?}");
     }
     if response.contains_key(header::SET_COOKIE) {
-        assert!(!careful, "the careful keep a cookie: {response:?}");
+        assert!(!careful, "Profile::Careful stores a Set-Cookie: {response:?}");
     }
     if asker.authorized && !storing::may_answer_authorized(&control) {
-        assert!(!conformance, "kept although it answers a secret: {response:?}");
+        assert!(!conformance, "stored despite Authorization in the request: {response:?}");
     }
     let mut stricter = control;
     (stricter.no_store, stricter.must_understand) = (true, false);
-    assert!(!storable(&stricter, Profile::Conformance), "no-store was not heard: {response:?}");
+    assert!(
+        !storable(&stricter, Profile::Conformance),
+        "stored despite an added no-store: {response:?}"
+    );
 }
 
 fn freshness_holds(Exchange { status, response, .. }: &Exchange) {
@@ -142,16 +147,19 @@ fn freshness_holds(Exchange { status, response, .. }: &Exchange) {
         stricter.append(header::CACHE_CONTROL, HeaderValue::from_static(directive));
         if let (Freshness::Explicit(before), Freshness::Explicit(after)) = (fresh, told(&stricter))
         {
-            assert!(after <= before, "{directive} made it live longer: {response:?}");
+            assert!(after <= before, "{directive} made the lifetime longer: {response:?}");
         }
     }
     let control = CacheControl::of(response);
     if let Some(guess) = Heuristics::TENTH.lifetime(*status, response, &control, now) {
-        assert!(guess <= Duration::from_secs(86_400), "a guess beyond its limit: {response:?}");
+        assert!(
+            guess <= Duration::from_secs(86_400),
+            "a heuristic lifetime beyond one day: {response:?}"
+        );
     }
     let age = freshness::age_on_receipt(response, now, now);
     if let Some(told) = freshness::age_field(response) {
-        assert!(age >= told, "younger than it says: {response:?}");
+        assert!(age >= told, "the computed age is below the Age field: {response:?}");
     }
 }
 
@@ -165,13 +173,17 @@ fn reuse_holds(Exchange { request, response, .. }: &Exchange) {
     let current = Validators::of(response);
     if !validation::CACHE_VALIDATION.iter().any(|name| request.contains_key(name)) {
         let condition = validation::evaluate_not_modified(&Method::GET, request, &current);
-        assert_eq!(condition, Condition::Proceed, "a condition from nowhere: {request:?}");
+        assert_eq!(
+            condition,
+            Condition::Proceed,
+            "a precondition failed, but the request has none: {request:?}"
+        );
     }
     let freshened = validation::freshened(response, request);
     let lengths = |headers: &HeaderMap| {
         headers.get_all(header::CONTENT_LENGTH).iter().cloned().collect::<Vec<_>>()
     };
-    assert_eq!(lengths(&freshened), lengths(response), "an update changed the length");
+    assert_eq!(lengths(&freshened), lengths(response), "freshening changed Content-Length");
     for name in vary::names(response) {
         let value = vary::selecting_value(request, &name);
         assert_eq!(value.is_some(), request.contains_key(&name), "absent is not empty");

@@ -1,14 +1,14 @@
-//! What it takes to test larder, and what is built on it.
+//! Test tools for larder and for code that is built on it.
 //!
-//! - [`SimulatedCluster`] is several processes as one cache, with an example to begin with;
-//! - [`Source`] counts what reaches an origin, and [`assert_fresh!`] compares with it;
+//! - [`SimulatedCluster`] runs several processes as one cache, with an example to begin with;
+//! - [`Source`] counts the reads of an origin, and [`assert_fresh!`] compares a served value with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
-//! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut lines;
-//! - [`conformance`] is what every [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
-//!   [`Bus`](larder_core::store::Bus) owes;
+//! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut connections;
+//! - [`conformance`] tests [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
+//!   [`Bus`](larder_core::store::Bus);
 //! - [`History`] checks reads against the history of writes;
-//! - [`invariants`] is what holds of the semantics for any request and response;
-//! - [`SeededRng`] is chance from a seed, so that a failure replays.
+//! - [`invariants`] checks the semantics for any request and response;
+//! - [`SeededRng`] draws random numbers from a seed, so that a failure can be replayed.
 //!
 //! All of it follows tokio's clock: with paused time a simulated minute takes no time.
 

@@ -1,4 +1,4 @@
-//! An invalidation log that several larders share, with lines that can be slow, lossy or cut.
+//! An invalidation log that several larders share, over connections that can be slow, lossy or cut.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::seeded_rng::SeededRng;
 
-/// The log itself. A clone is the same log.
+/// The log itself. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SharedLog(Arc<Inner>);
 
@@ -24,7 +24,7 @@ pub struct SharedLog(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     appended: Notify,
-    /// When the server of the log was started, and the time it had then.
+    /// The start of the log's server: by the clock of this process, and by that of the server.
     started: (Instant, SystemTime),
     tells_time: AtomicBool,
 }
@@ -32,12 +32,12 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     epoch: Epoch,
-    /// Up to here nothing is known any more.
+    /// The number up to which records were trimmed.
     horizon: u64,
     records: Vec<(u64, Record)>,
     last: u64,
     failed_over: bool,
-    /// What is to be appended later, by who noted it.
+    /// The scheduled records, by writer and id.
     due: BTreeMap<(u128, u64), (Instant, Record)>,
 }
 
@@ -48,7 +48,7 @@ impl State {
         Self { epoch, horizon: 0, records, last: 0, failed_over: false, due }
     }
 
-    /// What a command that may write does first: it makes sure that this is the server it was.
+    /// Runs first in each command that may write: draws a new epoch after a fail-over, and appends due records.
     fn check(&mut self) {
         if self.failed_over {
             *self = Self { due: std::mem::take(&mut self.due), ..Self::new() };
@@ -68,7 +68,7 @@ impl State {
 }
 
 impl SharedLog {
-    /// An empty log.
+    /// Creates an empty log.
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             state: Mutex::new(State::new()),
@@ -78,26 +78,27 @@ impl SharedLog {
         }))
     }
 
-    /// From now on this log says nothing of the time of its server.
+    /// Stops this log from telling the time of its server.
     pub fn keep_no_time(&self) {
         self.0.tells_time.store(false, Ordering::Relaxed);
     }
 
-    /// The log as one process reaches it: each command takes up to `longest`, and `percent` of them fail,
-    /// half of those after they were carried out.
+    /// Creates the connection of one process to this log. Each command is delayed by up to `longest` on its way and
+    /// again on its way back. `percent` of the appends fail before they are carried out, and as many of the rest
+    /// afterwards; a schedule fails only before.
     pub fn line(&self, dice: SeededRng, percent: u64, longest: Duration) -> LogLine {
         let cut = Arc::new(AtomicBool::new(false));
         LogLine { log: self.clone(), dice, percent, longest, cut }
     }
 
-    /// Replaces the log by one that has forgotten everything, as a server that came back empty.
+    /// Replaces the log by an empty one of a new epoch, like a server that lost its data.
     pub fn replace(&self) {
         *self.0.state.lock() = State::new();
         self.0.appended.notify_waiters();
     }
 
-    /// Loses the last records, as a fail-over to a replica that lagged. Whoever appends or asks for the
-    /// end next finds another server, and with it another epoch; whoever only reads finds nothing.
+    /// Loses the last records, like a fail-over to a replica that lagged. The next append or request for the end finds
+    /// another server and so another epoch; a process that only reads finds no records.
     pub fn lose_tail(&self, records: usize) {
         let mut state = self.0.state.lock();
         let kept = state.records.len().saturating_sub(records);
@@ -106,7 +107,7 @@ impl SharedLog {
         state.failed_over = true;
     }
 
-    /// Trims the log: whoever is behind has to begin anew.
+    /// Trims the log: a process that lags behind has to resynchronise.
     pub fn trim(&self) {
         let mut state = self.0.state.lock();
         state.horizon = state.last;
@@ -120,7 +121,7 @@ impl Default for SharedLog {
     }
 }
 
-/// One process's line to a [`SharedLog`].
+/// The connection of one process to a [`SharedLog`], which drops no records on its own.
 #[derive(Clone, Debug)]
 pub struct LogLine {
     log: SharedLog,
@@ -131,7 +132,7 @@ pub struct LogLine {
 }
 
 impl LogLine {
-    /// Cuts the line, or mends it.
+    /// Cuts the connection, or restores it.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
     }
@@ -154,7 +155,7 @@ impl Bus for LogLine {
         true
     }
 
-    /// This log forgets nothing unless it is told to.
+    /// The start of the server, unless [`SharedLog::keep_no_time`] was called.
     fn server_time(&self) -> Option<(Instant, SystemTime)> {
         let inner = &self.log.0;
         inner.tells_time.load(Ordering::Relaxed).then_some(inner.started)
@@ -208,7 +209,7 @@ impl Bus for LogLine {
             let before = state.last;
             state.check();
             if lost == Some(state.epoch) {
-                // A new life: what was numbered before means nothing in it.
+                // A new epoch: earlier positions mean nothing in it.
                 *state = State { due: std::mem::take(&mut state.due), ..State::new() };
             }
             let end = Position { epoch: state.epoch, number: state.last };

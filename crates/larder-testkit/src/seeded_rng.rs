@@ -1,20 +1,20 @@
-//! Chance from a seed.
+//! Random numbers from a seed.
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-/// Random numbers that are the same for the same seed. A clone draws from the same sequence.
+/// A generator of random numbers that are the same for the same seed. Clones draw from one sequence.
 #[derive(Clone, Debug)]
 pub struct SeededRng(Arc<Mutex<u64>>);
 
 impl SeededRng {
-    /// The sequence of this seed.
+    /// Creates the sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(seed)))
     }
 
-    /// A number below `sides`, which may not be 0.
+    /// Returns a number below `sides`, which must not be 0.
     pub fn roll(&self, sides: u64) -> u64 {
         // splitmix64.
         let mut state = self.0.lock();
@@ -25,12 +25,12 @@ impl SeededRng {
         (z ^ (z >> 31)) % sides
     }
 
-    /// True this often in a hundred.
+    /// Returns `true` in `percent` of 100 cases.
     pub fn chance(&self, percent: u64) -> bool {
         self.roll(100) < percent
     }
 
-    /// Waits for up to `longest`.
+    /// Waits for a random time below `longest`.
     pub async fn pause(&self, longest: Duration) {
         let micros = self.roll(longest.as_micros().max(1) as u64);
         tokio::time::sleep(Duration::from_micros(micros)).await;

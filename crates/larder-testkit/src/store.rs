@@ -1,4 +1,4 @@
-//! Shared stores for tests.
+//! Shared stores for tests: one in memory, and a wrapper that fails.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::seeded_rng::SeededRng;
 
-/// A store in memory. A clone is the same store, so that several larders can share it.
+/// A store in memory. Clones share it, so that several larders can use one store.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     held: Arc<Mutex<HashMap<String, (Bytes, Instant)>>>,
@@ -19,18 +19,18 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Lease {
-    /// None where there is nothing to wait for.
+    /// `None` while the key is known to be not storable, so that there is nothing to wait for.
     holder: Option<WriterId>,
     until: Instant,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Puts these bytes under a key, as an attacker or an accident would.
+    /// Changes the bytes of a key, if it has any, as an attacker or an accident would.
     pub fn tamper(&self, key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
         let mut held = self.held.lock();
         if let Some((bytes, until)) = held.remove(key) {
@@ -38,7 +38,7 @@ impl MemoryStore {
         }
     }
 
-    /// The keys that are held.
+    /// Returns all keys, including those that have expired.
     pub fn keys(&self) -> Vec<String> {
         self.held.lock().keys().cloned().collect()
     }
@@ -124,8 +124,8 @@ impl FillLocks for MemoryStore {
     }
 }
 
-/// A store that fails, stalls, carries writes out late or although it said that it did not, repeats old ones,
-/// and gives the answer to another question.
+/// A store that fails and delays commands, carries out writes that it reports as failed, repeats old writes, and
+/// returns the answer to another command.
 #[derive(Clone, Debug)]
 pub struct FaultyStore<S> {
     inner: S,
@@ -135,7 +135,7 @@ pub struct FaultyStore<S> {
     before: Arc<Mutex<Before>>,
 }
 
-/// What was written and answered before.
+/// The previous write and the previous answer.
 #[derive(Debug, Default)]
 struct Before {
     written: Option<(String, Bytes, Duration)>,
@@ -143,8 +143,8 @@ struct Before {
 }
 
 impl<S: Store + Clone> FaultyStore<S> {
-    /// Fails `percent` of all commands, repeats as many writes, confuses as many answers, and takes up to
-    /// `longest` for each command.
+    /// Creates a store that fails `percent` of all commands, repeats as many writes, and returns as many wrong answers.
+    /// Delays each command by up to `longest`, and each read again on its way back.
     pub fn new(inner: S, dice: SeededRng, percent: u64, longest: Duration) -> Self {
         Self { inner, dice, percent, longest, before: Arc::default() }
     }
@@ -158,7 +158,7 @@ impl<S: Store + Clone> FaultyStore<S> {
         }
     }
 
-    /// A write that was carried out long ago arrives once more.
+    /// Repeats the previous write, in `percent` of all commands.
     async fn repeat_a_write(&self) {
         if !self.dice.chance(self.percent) {
             return;
@@ -169,7 +169,7 @@ impl<S: Store + Clone> FaultyStore<S> {
         }
     }
 
-    /// Perhaps the answer to the question before.
+    /// Returns the answer to the previous read, in `percent` of all reads.
     fn confused(&self, answer: Option<Bytes>) -> Option<Bytes> {
         let confused = self.dice.chance(self.percent);
         let mut before = self.before.lock();
@@ -184,7 +184,7 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
         Box::pin(async move {
             self.stall().await?;
             let found = self.inner.get(key).await;
-            // What was read is on its way while the world goes on.
+            // The answer is delayed too, while others may write.
             self.dice.pause(self.longest).await;
             found.map(|found| self.confused(found))
         })
