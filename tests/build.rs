@@ -1,4 +1,4 @@
-//! Looks for the servers that some tests talk to: without them those tests are counted as ignored.
+//! Detects the servers that some tests need; without them cargo reports those tests as ignored.
 
 use std::{path::PathBuf, process::Command};
 
@@ -18,7 +18,7 @@ fn answers(program: &PathBuf) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Where `initdb` and `postgres` lie. Debian keeps them out of the `PATH`, a folder for each version.
+/// The folder of `initdb` and `postgres`. Debian keeps them out of the `PATH`, in a folder for each version.
 fn postgres() -> Option<PathBuf> {
     let has_all = |folder: &PathBuf| {
         ["initdb", "postgres"].iter().all(|program| answers(&folder.join(program)))

@@ -1,4 +1,4 @@
-//! The hit, beside a handler that returns a constant.
+//! The cost of a hit, compared with a handler that returns a constant.
 
 use benches::{
     Keys, Row,
@@ -16,13 +16,13 @@ const REQUESTS: usize = 8_000;
 
 fn main() {
     let body = Bytes::from(vec![b'x'; 1024]);
-    // Traffic is skewed: this is what an application sees.
+    // Skewed traffic, as applications have it.
     let zipf = Keys::zipf(42, KEYS);
     report(
         "Hits, 10,000 keys by Zipf's law (1.0)",
         &hits(&body, KEYS, &zipf, Budgets { alone: 1.55, stack: 1.7, floor: 1.15 }),
     );
-    // The worst case for the caches of the processor: no key is more popular than another.
+    // The worst case for the caches of the processor: all keys are equally popular.
     report(
         "The same, each key as likely as every other",
         &hits(&body, KEYS, &Keys::new(42), Budgets { alone: 2.0, stack: 2.2, floor: 1.3 }),
@@ -30,7 +30,7 @@ fn main() {
     report("Allocations (the ratio is the difference)", &allocations());
 }
 
-/// What a hit may come to, in times of LIMIT and of the cheapest keyed look-up.
+/// The budgets of a hit, as multiples of LIMIT and of the cheapest keyed look-up.
 struct Budgets {
     alone: f64,
     stack: f64,
@@ -43,7 +43,7 @@ fn hits(body: &Bytes, count: u64, keys: &Keys, budgets: Budgets) -> Vec<Row> {
     let stack = baseline::stack(&larders[1], body);
     let around = baseline::around(&larders[2], body);
     let by_layer = baseline::by_layer(&larders[3], body);
-    // As after a while: the policy of the memory tier hears of the first hits of an entry more often.
+    // Warm up: the eviction policy records the first hits of an entry more often than later ones.
     for _ in 0..17 {
         fill(&layer, count);
         fill(&stack, count);
@@ -89,7 +89,7 @@ fn allocations() -> Vec<Row> {
         let mut layer = baseline::one_layer(&larder, &body, 4);
         fill(&layer, 16);
         let count = |app: &mut axum::Router| {
-            // The lines of this second are made once; the third hit finds them.
+            // The header lines of this second are built once; the third hit reuses them.
             (0..3).for_each(|_| drop(send(app, request("/products/7"))));
             let ask = request("/products/7");
             allocations::count(|| drop(send(app, ask))) as f64

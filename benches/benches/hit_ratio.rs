@@ -1,7 +1,7 @@
-//! Hit ratios on a made-up trace: Zipf, with a scan of a million URLs through it.
+//! Hit ratios on a synthetic trace: Zipf, interrupted by a scan of a million URLs.
 //!
-//! The trace is drawn from a fixed seed, since public traces cannot be shipped. *Optimum* is Belady's
-//! algorithm with the whole trace known beforehand.
+//! The trace is drawn from a fixed seed, since public traces cannot be shipped. *Optimum* is Belady's algorithm, which
+//! knows the whole trace beforehand.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,7 +39,7 @@ fn line(name: &str, calm: f64, scanned: f64) {
     );
 }
 
-/// Keys below `HOT` are asked for by Zipf's law; others once each, by the scan.
+/// Draws a trace. Keys below `HOT` follow Zipf's law; the scan requests all others once each.
 fn trace(with_scan: bool) -> Vec<u32> {
     let weights: Vec<f64> = (1..=HOT).map(|rank| 1.0 / (rank as f64).powf(0.9)).collect();
     let mut sums = Vec::with_capacity(HOT);
@@ -65,9 +65,9 @@ fn trace(with_scan: bool) -> Vec<u32> {
     trace
 }
 
-/// Hits of the Zipf part.
+/// The hit ratio of the Zipf part.
 fn larder_ratio(trace: &[u32], eviction: Eviction) -> f64 {
-    // An entry of nothing weighs about 850 bytes.
+    // An entry with an empty value weighs about 850 bytes.
     let memory = ByteSize::bytes(SLOTS * 850);
     let larder = Larder::builder().memory(memory).eviction(eviction).build().expect("valid");
     let hot = || Policy::ttl(Duration::from_secs(3_600)).name("hot");
@@ -84,7 +84,8 @@ fn larder_ratio(trace: &[u32], eviction: Eviction) -> f64 {
     larder.stats().cache("hot").map_or(0.0, |cache| cache.total.hit_ratio)
 }
 
-/// Belady: what is asked for latest goes first. What the scan brings is never asked for again.
+/// Belady's algorithm: evicts the entry whose next request is furthest away. Keys of the scan are never requested
+/// again.
 fn optimum(trace: &[u32]) -> f64 {
     let mut next = vec![usize::MAX; trace.len()];
     let mut seen: HashMap<u32, usize> = HashMap::new();

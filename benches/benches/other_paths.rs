@@ -1,4 +1,4 @@
-//! What is not a hit, what makes hits invalid, and hits under pressure.
+//! The cost of bypasses, unsafe requests and misses, of invalidation, and of hits under load.
 
 use std::{
     convert::Infallible,
@@ -38,13 +38,13 @@ fn main() {
     );
     report("Invalidating a tag (microseconds; the ratio is microseconds)", &invalidating());
     report(
-        "What a miss reads of a response (microseconds; the ratio is microseconds)",
+        "The fields of a response that a miss reads (microseconds; the ratio is microseconds)",
         &[judging()],
     );
     report("Hits under pressure", &[under_invalidation(&body), two_threads(&body)]);
 }
 
-/// Everything that the fields of a typical response are asked when it comes.
+/// Parses and judges the fields of a typical response, as a miss does.
 fn judging() -> Row {
     const TIMES: usize = 20_000;
     let mut fields = HeaderMap::new();
@@ -96,7 +96,7 @@ fn method(method: &str, path: &str) -> Request<Body> {
         .expect("a valid request")
 }
 
-/// Bypass, unsafe request, miss.
+/// The cost of a bypass, an unsafe request and a miss.
 fn passing(body: &Bytes) -> Vec<Row> {
     const REQUESTS: usize = 2_000;
     let page = body.clone();
@@ -147,7 +147,7 @@ fn passing(body: &Bytes) -> Vec<Row> {
     ]
 }
 
-/// One tag on a thousand entries, and on a million.
+/// Invalidates a tag of a thousand entries, and one of a million.
 fn invalidating() -> Vec<Row> {
     let mut figures = Vec::new();
     for entries in [1_000_u32, 1_000_000] {
@@ -229,7 +229,7 @@ fn under_invalidation(body: &Bytes) -> Row {
     }
 }
 
-/// Two threads on one hot key, beside what two threads do to LIMIT.
+/// Two threads on one hot key, compared with two threads on LIMIT.
 fn two_threads(body: &Bytes) -> Row {
     const REQUESTS: usize = 40_000;
     let larder = baseline::larder();

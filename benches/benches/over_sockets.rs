@@ -1,4 +1,4 @@
-//! What a server spends on a hit over loopback, and when the first byte of a miss leaves.
+//! The CPU time of a server for a hit over loopback, and the delay of the first byte of a miss.
 
 use std::{
     io::{Read, Write},
@@ -20,7 +20,7 @@ fn main() {
     report("Server CPU of a hit over loopback (microseconds)", &loopback());
 }
 
-/// A handler that takes 5 ms, with the layer and without.
+/// The first byte of a handler that takes 5 ms, with the layer and without.
 fn first_byte() -> Row {
     let page = || async {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -53,7 +53,7 @@ fn first_byte() -> Row {
     }
 }
 
-/// A server on a thread of its own, and where the system counts that thread's time.
+/// A server on a thread of its own, and the file in which Linux reports the CPU time of that thread.
 struct Server {
     connections: Vec<TcpStream>,
     times: PathBuf,
@@ -62,13 +62,13 @@ struct Server {
 impl Server {
     fn start(app: Router) -> Self {
         let (ready, started) = mpsc::channel::<(SocketAddr, PathBuf)>();
-        // Ends with the process.
+        // Stops with the process.
         std::thread::spawn(move || {
             let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
             now(async {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
                 let times = PathBuf::from("/proc").join(thread).join("schedstat");
-                ready.send((listener.local_addr()?, times)).expect("somebody waits");
+                ready.send((listener.local_addr()?, times)).expect("the main thread waits");
                 axum::serve(listener, app).await
             })
             .expect("it serves");
@@ -82,13 +82,13 @@ impl Server {
         Self { connections: (0..CONNECTIONS).map(connect).collect(), times }
     }
 
-    /// Nanoseconds that the thread of the server has run.
+    /// The CPU time of the server's thread so far, in nanoseconds.
     fn spent(&self) -> f64 {
         let text = std::fs::read_to_string(&self.times).expect("this bench needs Linux");
         text.split(' ').next().and_then(|field| field.parse().ok()).expect("a number comes first")
     }
 
-    /// Microseconds of the server for a request.
+    /// Sends a round of requests, and returns the CPU time per request in microseconds.
     fn round(&mut self, keys: &mut Keys) -> f64 {
         let before = self.spent();
         for _ in 0..ROUND_TRIPS {

@@ -1,5 +1,5 @@
-//! Cached queries: a hit beside the database and beside a bare moka, the analysis of statements, and the shop under
-//! traffic with writes, each answer checked.
+//! Cached queries: a hit compared with the database and with a plain moka, the analysis of statements, and the shop
+//! under traffic with writes, each response checked.
 
 use std::{
     collections::HashMap,
@@ -48,7 +48,7 @@ async fn main() {
     report("A cached query of 20 rows", &hits(&db).await);
     report("The analysis of a statement", &analysis(&db));
     report("The shop, Zipf, 1 % writes, every answer checked", &traffic().await);
-    report("A price that somebody else changes in PostgreSQL", &elsewhere().await);
+    report("A price that another client changes in PostgreSQL", &elsewhere().await);
 }
 
 async fn database(larder: &Larder) -> Db {
@@ -58,7 +58,7 @@ async fn database(larder: &Larder) -> Db {
     sqlx::raw_sql(schema).execute(&pool).await.expect("the schema is valid");
     for id in 1..=1000_i64 {
         let insert = sqlx::query("INSERT INTO products VALUES (?, ?, ?, ?)");
-        let text = "Made of what is at hand, and lasts longer than anybody thought. ".repeat(3);
+        let text = "Made of plain materials, and it lasts longer than people expect. ".repeat(3);
         let insert = insert.bind(id).bind(format!("Product {id}")).bind(text).bind(id * 7);
         insert.execute(&pool).await.expect("it fits");
     }
@@ -67,7 +67,7 @@ async fn database(larder: &Larder) -> Db {
 
 const LIST: &str = "SELECT id, name, description, price_cents FROM products WHERE price_cents > ? ORDER BY id LIMIT ?";
 
-/// Each round in pairs.
+/// Runs the cases of each round in turn, to compare them pairwise.
 async fn hits(db: &Db) -> [Row; 3] {
     const TURNS: u32 = 20_000;
     let list = |rows: i64| db.query(LIST).bind(70).bind(rows);
@@ -151,7 +151,7 @@ fn analysis(db: &Db) -> [Row; 2] {
     ]
 }
 
-/// From the end of an `UPDATE` by another connection until each page that has the product shows it.
+/// Measures from the end of an `UPDATE` by another connection until each page with the product shows the price.
 async fn elsewhere() -> [Row; 2] {
     const ROUNDS: u64 = 300;
     let server = tests::postgres::Server::start();
@@ -197,7 +197,7 @@ async fn elsewhere() -> [Row; 2] {
     ]
 }
 
-/// Requests as visitors send them: mostly products, some lists, few of the rest.
+/// Sends requests as visitors do: mostly products, some lists, few others.
 async fn traffic() -> [Row; 2] {
     const PRODUCTS: u64 = 2_000;
     const WARM: u64 = 60_000;
@@ -219,7 +219,7 @@ async fn traffic() -> [Row; 2] {
         String::from_utf8_lossy(&body).into_owned()
     };
     let dice = SeededRng::new(5);
-    // The k-th most popular of n comes up about 1/k as often as the first.
+    // The k-th most popular of n is requested about 1/k as often as the first.
     let harmonic: f64 = (1..=PRODUCTS).map(|rank| 1.0 / rank as f64).sum();
     let drawn = || {
         let mut left = dice.roll(1 << 32) as f64 / (1_u64 << 32) as f64 * harmonic;

@@ -1,5 +1,5 @@
-//! What Redis adds: a hit of the second level beside a bare `GET`, how soon other processes follow, what an
-//! invalidation costs others, and what a server that does not answer costs.
+//! The cost of Redis: a hit of the second level compared with a bare `GET`, the delay until other processes apply an
+//! invalidation, the delay of other commands by an invalidation, and the cost of a server that does not answer.
 //!
 //! Starts a `redis-server` of its own on a free port.
 
@@ -92,7 +92,7 @@ fn row(case: &str, ours: f64, budget: Option<f64>, unit: &'static str) -> Row {
     Row { case: case.into(), ours, baseline: 0.0, ratio: ours, budget, unit }
 }
 
-/// Text that does not become smaller.
+/// Text that does not compress.
 fn noise(number: u64, bytes: usize) -> String {
     let mut state = number;
     let letters = (0..bytes).map(|_| {
@@ -112,7 +112,7 @@ async fn load_sized(larder: &Larder, name: u64, tiers: Tiers, bytes: usize) -> A
     larder.get_or_load(name, policy, load).await.expect("it cannot fail")
 }
 
-/// What this process has used of its processors, in seconds.
+/// The CPU time of this process, in seconds.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
@@ -120,8 +120,8 @@ fn cpu_seconds() -> f64 {
     ticks(11).zip(ticks(12)).map_or(f64::NAN, |(user, system)| (user + system) / 100.0)
 }
 
-/// Does it so often, 64 at a time, each in a task of its own as requests are. Gives what it took, and of that on
-/// the processors, in seconds.
+/// Runs `act` `turns` times, 64 at a time, each in a task of its own as requests are. Returns the elapsed time and the
+/// CPU time, in seconds.
 async fn in_flight<F, Fut>(turns: u64, act: F) -> (f64, f64)
 where
     F: Fn(u64) -> Fut + Clone + Send + 'static,
@@ -142,7 +142,7 @@ where
     (began.0.elapsed().as_secs_f64(), cpu_seconds() - began.1)
 }
 
-/// Hits that are not promoted, 64 in flight, beside bare `GET`s of the same bytes.
+/// Hits that are not promoted, 64 in flight, compared with bare `GET`s of the same bytes.
 async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2] {
     const KEYS: u64 = 2_000;
     const TURN: u64 = 100_000;
@@ -155,7 +155,7 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
         .await
         .expect("it may");
     larder.kernel().catch_up(larder::Consistency::Strong).await;
-    // Twice: what is filled before the record of `clear` has come back is not shared.
+    // Twice: a value filled before the process has received its own record of `clear` is not shared.
     for _ in 0..2 {
         for key in 0..KEYS {
             load_sized(larder, key, Tiers::SHARED, bytes).await;
@@ -191,9 +191,9 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
         rates.push((ours.0, theirs.0));
         costs.push((ours.1, theirs.1));
     }
-    // Those who ask for the same key at once share one read.
+    // Concurrent requests for the same key share one read.
     let misses = larder.stats().shared.misses - before;
-    // A machine that stops for 40 ms makes all that are under way late, and the breaker open for a moment.
+    // If the machine pauses for 40 ms, all reads in flight time out, and the breaker opens for a moment.
     assert!(misses < 9 * TURN / 100, "all are hits but those that took too long: {misses}");
     let of = |pairs: &[(f64, f64)], case: &str, budget| {
         let micros =
@@ -217,7 +217,7 @@ async fn second_level(server: &Server, larder: &Larder, bytes: usize) -> [Row; 2
     ]
 }
 
-/// From the call until the other process has applied it.
+/// Measures from the call until the other process has applied the invalidation.
 async fn follow(one: &Larder, other: &Larder) -> [Row; 2] {
     const COUNT: usize = 5_000;
     let mut heard = other.invalidations();
@@ -253,8 +253,8 @@ async fn follow(one: &Larder, other: &Larder) -> [Row; 2] {
     ]
 }
 
-/// From the first missed record that comes to the last. The process that was cut off has a user of its own, who
-/// may do nothing for that time.
+/// Measures from the first missed record that arrives until the last is applied. The process has a Redis user of its
+/// own, which is disabled while it is cut off.
 async fn catch_up(server: &Server, one: &Larder) -> Row {
     const MISSED: u32 = 10_000;
     let mut bare = server.bare().await;
@@ -293,7 +293,7 @@ async fn catch_up(server: &Server, one: &Larder) -> Row {
     row("to catch up, after 10 s", median(all), Some(100.0), "ms")
 }
 
-/// What others wait for while all entries of a tag are invalidated.
+/// Measures the delay of other commands while all entries of a tag are invalidated.
 async fn large_tag(server: &Server, larder: &Larder) -> [Row; 2] {
     const ENTRIES: u64 = 1_000_000;
     let fills = stream::iter(0..ENTRIES).map(|number| async move {
@@ -390,7 +390,7 @@ async fn stopped(server: &Server, larder: &Larder) -> [Row; 4] {
         hit,
         row("p99 of a miss with a server that answers", p99(&healthy), None, "ms"),
         row(
-            "the slowest of the first misses without: what a request may wait in all",
+            "the slowest of the first misses without: the total wait of a request",
             p99(&first),
             Some(60.0),
             "ms",

@@ -1,4 +1,4 @@
-//! How much memory stays resident while a million URLs are asked for by slow clients.
+//! The resident memory while slow clients request a million URLs.
 
 use std::{
     convert::Infallible,
@@ -77,7 +77,7 @@ fn main() {
     );
 }
 
-/// 64 KiB, made as they are read.
+/// A body of 64 KiB, generated while it is read.
 async fn page() -> Response {
     let chunk = |_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; CHUNK]));
     let chunks = stream::iter((0..CHUNKS).map(chunk));
@@ -87,7 +87,7 @@ async fn page() -> Response {
         .expect("a valid response")
 }
 
-/// Reads a frame, then nothing for a while, then the rest.
+/// Reads each body frame by frame, with a pause of 50 ms after each.
 async fn ask_slowly(app: Router, next: Arc<AtomicUsize>, urls: usize) {
     loop {
         let url = next.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +107,7 @@ async fn ask_slowly(app: Router, next: Arc<AtomicUsize>, urls: usize) {
     }
 }
 
-/// MiB of this process, as the system counts them.
+/// A memory figure of this process from `/proc/self/status`, in MiB.
 fn resident(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("this bench needs Linux");
     let line = status.lines().find(|line| line.starts_with(field));

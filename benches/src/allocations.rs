@@ -6,32 +6,32 @@ use std::{
     cell::Cell,
 };
 
-/// The system allocator, with a count.
+/// The system allocator, with a counter.
 #[derive(Debug)]
 pub struct Counting;
 
-// SAFETY: every call is passed on to the system allocator as it came; counting touches only a
-// thread-local integer and cannot allocate.
+// SAFETY: every call is passed on unchanged to the system allocator; counting touches only a thread-local integer and
+// cannot allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        // SAFETY: the caller upholds the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, which is the same.
+        // SAFETY: the caller upholds the contract of `dealloc`, which is the same.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller keeps the contract of `realloc`, which is the same.
+        // SAFETY: the caller upholds the contract of `realloc`, which is the same.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
-/// How many allocations this makes.
+/// Counts the allocations that `work` makes.
 pub fn count(work: impl FnOnce()) -> u64 {
     let before = COUNT.get();
     work();

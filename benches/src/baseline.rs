@@ -1,4 +1,4 @@
-//! The baselines, and the services that are measured beside them.
+//! The baselines, and the services that are compared with them.
 
 use std::{
     collections::HashMap,
@@ -31,11 +31,11 @@ pub fn limit(body: &Bytes) -> Router {
         let body = body.clone();
         async move { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], body) }
     };
-    // As a server does it: without a state, axum would put the layers together anew for each request.
+    // As a server does it: without a state, axum would assemble the layers anew for each request.
     Router::new().route("/products/{id}", get(page)).with_state(())
 }
 
-/// The same, with so many tags on each page, and the lifetime that the handler gives it.
+/// LIMIT with this many tags on each page, and a lifetime set by the handler.
 fn tagged(body: &Bytes, tags: usize, lifetime: Option<Duration>) -> Router {
     let body = body.clone();
     let page = move |policy: Option<CachePolicy>, Path(id): Path<u64>| {
@@ -55,7 +55,7 @@ fn tagged(body: &Bytes, tags: usize, lifetime: Option<Duration>) -> Router {
     Router::new().route("/products/{id}", get(page))
 }
 
-/// A larder with one pattern invalidated, as a shop has it after a while.
+/// A larder with one ban, as a long-running shop has.
 pub fn larder() -> Larder {
     let larder = Larder::builder().memory(larder::ByteSize::mib(512)).build().expect("valid");
     let banned = larder.invalidate(Target::pattern("*/old/*"));
@@ -67,7 +67,7 @@ fn cache(larder: &Larder) -> ResponseCacheLayer {
     ResponseCacheLayer::new(larder)
 }
 
-/// `ResponseCacheLayer` alone with a lifetime for all that lies inside, to which no handler has agreed.
+/// `ResponseCacheLayer` alone, with a lifetime of the layer for all handlers inside, which set none.
 pub fn by_layer(larder: &Larder, body: &Bytes) -> Router {
     let layer = cache(larder).ttl(LIFETIME);
     tagged(body, 4, None).layer(layer).with_state(())
@@ -87,7 +87,7 @@ pub fn stack(larder: &Larder, body: &Bytes) -> Router {
         .with_state(())
 }
 
-/// `ResponseCacheLayer` around the Router, so that a hit is not routed: what a server is given.
+/// `ResponseCacheLayer` around the Router, as a server would serve it, so that a hit is not routed.
 pub fn around(
     larder: &Larder,
     body: &Bytes,
@@ -100,9 +100,9 @@ pub fn around(
         .service(tagged(body, 4, Some(LIFETIME)).with_state(()))
 }
 
-/// LIMIT with a layer on it that does the least that a cache can do: it hashes the path, looks it up in one table, and
-/// clones a prebuilt response. What a hit costs beyond this is what larder does; what this costs beyond BARE LAYER is the price of
-/// having more than one response.
+/// LIMIT inside a layer that does the least a cache can do: it hashes the path, looks it up in one table, and clones a
+/// prebuilt response. The cost of a hit beyond this is larder's; the cost of this beyond BARE LAYER is that of having
+/// more than one response.
 pub fn floor(body: &Bytes, keys: u64) -> Router {
     let table = (0..keys).map(|key| {
         let mut response = Response::new(Bytes::copy_from_slice(body));
@@ -149,12 +149,12 @@ impl<S> Service<Request<Body>> for Floor<S> {
     }
 }
 
-/// LIMIT with [`BareLayer`] on it.
+/// LIMIT inside [`BareLayer`].
 pub fn bare(body: &Bytes) -> Router {
     limit(body).layer(BareLayer(body.clone())).with_state(())
 }
 
-/// Answers without looking.
+/// A layer that answers every request with a constant, without reading it.
 #[derive(Clone, Debug)]
 pub struct BareLayer(pub Bytes);
 

@@ -1,8 +1,8 @@
-//! What the benches share: a table with budgets, paired rounds, a counting allocator, and the baselines.
+//! Shared by the benches: a table with budgets, paired rounds, a counting allocator, and the baselines.
 //!
-//! *LIMIT* is an axum Router whose handler returns a prebuilt body. *BARE LAYER* is a layer on it that
-//! answers without looking. All cases of a table take turns, round by round, so that a noisy neighbour
-//! disturbs all alike; what is compared is the median of the ratios of a round.
+//! *LIMIT* is an axum Router whose handler returns a prebuilt body. *BARE LAYER* is a layer on it that answers without
+//! reading the request. All cases of a table take turns, round by round, so that a noisy neighbour disturbs all alike;
+//! the compared figure is the median over the rounds of the ratio within a round.
 
 pub mod allocations;
 pub mod baseline;
@@ -19,18 +19,18 @@ use axum::{body::Body, http::Request};
 use http_body::Body as _;
 use tower::Service;
 
-/// One row: a figure, its baseline and what it may come to.
+/// One row: a figure, its baseline and its budget.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What was measured.
+    /// The measured case.
     pub case: String,
-    /// Our figure.
+    /// The figure of larder.
     pub ours: f64,
     /// The figure it is compared with.
     pub baseline: f64,
-    /// What is judged.
+    /// The figure that is compared with the budget.
     pub ratio: f64,
-    /// What it may come to; `None` for information only.
+    /// The largest allowed ratio; `None` for information only.
     pub budget: Option<f64>,
     /// The unit of the figures.
     pub unit: &'static str,
@@ -66,23 +66,22 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Keys of requests that jump about.
+/// A generator of pseudorandom keys of requests.
 #[derive(Clone, Debug)]
 pub struct Keys {
     state: u64,
-    /// Up to which share of the requests each rank and those before it come. Empty where every key is as likely as every
-    /// other.
+    /// The cumulative share of requests of each rank. Empty where all keys are equally likely.
     shares: Arc<[f64]>,
 }
 
 impl Keys {
-    /// The same keys for each run, every key as likely as every other.
+    /// Uniformly distributed keys, the same in each run.
     pub fn new(seed: u64) -> Self {
         Self { state: seed, shares: Arc::default() }
     }
 
-    /// The same keys for each run, of `count` by Zipf's law with the exponent 1.0: the second most popular key comes half as
-    /// often as the first, the third a third as often.
+    /// `count` keys by Zipf's law with the exponent 1.0, the same in each run: the second most popular key comes half
+    /// as often as the first, the third a third as often.
     pub fn zipf(seed: u64, count: u64) -> Self {
         let mut sum = 0.0;
         let sums = (1..=count).map(|rank| {
@@ -105,12 +104,12 @@ impl Keys {
         }
         let share = drawn as f64 / (1_u64 << 31) as f64;
         let rank = self.shares.partition_point(|below| *below <= share) as u64;
-        // Popular keys do not lie next to each other.
+        // Popular keys are not adjacent.
         rank.min(count - 1) * 7_919 % count
     }
 }
 
-/// A request as a browser sends it, in its shortest honest form.
+/// A minimal request with the fields that browsers send.
 pub fn request(path: &str) -> Request<Body> {
     Request::get(path)
         .header("host", "shop.example")
@@ -120,7 +119,7 @@ pub fn request(path: &str) -> Request<Body> {
         .expect("a valid request")
 }
 
-/// Sends one request that is answered without waiting, and reads the first frame of its body.
+/// Sends one request that has to be answered without waiting, and reads the first frame of its body.
 pub fn send<S>(service: &mut S, request: Request<Body>) -> http::Response<()>
 where
     S: Service<Request<Body>, Response = http::Response<Body>>,
@@ -137,10 +136,10 @@ where
     http::Response::from_parts(head, ())
 }
 
-/// Something that answers a request and is timed.
+/// A service under measurement.
 pub type App = Box<dyn FnMut(Request<Body>)>;
 
-/// A service as something that is timed.
+/// Wraps a service for measurement.
 pub fn app<S>(mut service: S) -> App
 where
     S: Service<Request<Body>, Response = http::Response<Body>> + 'static,
@@ -149,8 +148,8 @@ where
     Box::new(move |request| drop(black_box(send(&mut service, request))))
 }
 
-/// Nanoseconds a request, over `requests` requests for keys out of `count`. Requests are made a few at a
-/// time, outside of what is timed, and are as warm as those a server has just read.
+/// Measures the nanoseconds per request, over `requests` requests for keys out of `count`. The requests are built a few
+/// at a time, outside the measured time, so they are as warm in the processor caches as those a server has just read.
 pub fn round(app: &mut App, keys: &mut Keys, count: u64, requests: usize) -> f64 {
     const FEW: usize = 8;
     let mut nanos = 0;
@@ -164,12 +163,12 @@ pub fn round(app: &mut App, keys: &mut Keys, count: u64, requests: usize) -> f64
     nanos as f64 / (requests / FEW * FEW) as f64
 }
 
-/// Lets all apps take turns. Gives the nanoseconds of each and the ratio of each to the first.
+/// Measures all apps in turn. Returns the nanoseconds of each and the ratio of each to the first.
 pub fn take_turns(apps: &mut [App], count: u64, rounds: usize, requests: usize) -> Vec<(f64, f64)> {
     turns(apps.len(), rounds, |at, keys| round(&mut apps[at], keys, count, requests))
 }
 
-/// The same for these keys. Gives the ratio to the case of index 2 too.
+/// As [`take_turns`], for these keys. Also returns the ratio to the case of index 2.
 pub fn take_turns_for(
     apps: &mut [App],
     keys: &Keys,
@@ -195,10 +194,10 @@ pub fn take_turns_for(
     figures.into_iter().zip(floor).map(|((n, r), floor)| (n, r, median(floor))).collect()
 }
 
-/// Which case is the cheapest keyed look-up.
+/// The index of the case that is the cheapest keyed look-up.
 const FLOOR: usize = 2;
 
-/// Lets all cases take turns; `measure` gives the figure of one.
+/// Measures all cases in turn; `measure` returns the figure of one.
 pub fn turns(
     cases: usize,
     rounds: usize,
@@ -209,7 +208,7 @@ pub fn turns(
     let mut keys = Keys::new(42);
     for turn in 0..=rounds {
         let mut of_turn = vec![0.0; cases];
-        // The order turns too, so that nobody always runs behind the same neighbour.
+        // The order rotates too, so that no case always runs after the same other one.
         for step in 0..cases {
             let at = (step + turn) % cases;
             of_turn[at] = measure(at, &mut keys);
@@ -225,7 +224,7 @@ pub fn turns(
     figures.into_iter().zip(ratios).map(|(n, r)| (median(n), median(r))).collect()
 }
 
-/// Runs a future that needs no runtime and is ready at once, or nearly.
+/// Runs a future that is ready at once, or nearly, on a runtime of its own.
 pub fn now<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -234,7 +233,7 @@ pub fn now<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
-/// Asks a service for each key once, so that all are kept.
+/// Requests each key once, so that all responses are stored.
 pub fn fill<S>(service: &S, count: u64)
 where
     S: Service<Request<Body>, Response = http::Response<Body>> + Clone,
@@ -247,7 +246,7 @@ where
     });
 }
 
-/// Asks a service, and reads its answer to the end.
+/// Sends a request to a service, and reads the response to its end.
 pub async fn ask<S>(service: &S, request: Request<Body>)
 where
     S: Service<Request<Body>, Response = http::Response<Body>> + Clone,

@@ -1,4 +1,4 @@
-//! Decisions over a whole exchange: see `larder_testkit::invariants`.
+//! Fuzzes the decisions over a whole exchange: see `larder_testkit::invariants`.
 #![no_main]
 
 use larder_testkit::invariants::{self, Exchange};

@@ -1,4 +1,4 @@
-//! Each parser of a field.
+//! Fuzzes each parser of a field.
 #![no_main]
 
 use larder_testkit::invariants;

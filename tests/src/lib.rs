@@ -1,17 +1,17 @@
-//! What tests and benches share: real servers, and waiting for them. The tests are in `tests/`.
+//! Helpers shared by tests and benches: real servers, and polling. The tests are in `tests/`.
 
 use std::time::{Duration, Instant};
 
 pub mod postgres;
 
-/// Elections of a cluster may have to be held again on a machine with other things to do.
+/// The time limit of `until`. A cluster on a busy machine may have to repeat its elections.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until it holds, and says for how long.
+/// Polls until the condition holds, and returns how long that took.
 ///
 /// # Panics
 ///
-/// When it took too long.
+/// When the condition does not hold within `PATIENCE`.
 pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) -> Duration {
     let began = Instant::now();
     while !holds().await {

@@ -1,4 +1,5 @@
-//! Real servers, started for each test in a folder of its own and on a free port, and stopped by their process ids.
+//! Real PostgreSQL servers, each started for one test in a folder of its own and on a free port, and stopped by process
+//! id.
 
 use std::{
     net::TcpListener,
@@ -16,7 +17,7 @@ use larder::{
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
-/// A server that ends with the test, also with one that fails.
+/// A server that stops at the end of the test, also if that fails.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -32,7 +33,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// A new one, with a database `postgres` in which nothing is.
+    /// Starts a server with an empty database `postgres`.
     ///
     /// # Panics
     ///
@@ -57,14 +58,14 @@ impl Server {
         server
     }
 
-    /// Ends all of it at once, as when the machine is switched off.
+    /// Kills the server and its processes at once, as a power cut would.
     pub fn stop(&mut self) {
         let id = self.child.id().to_string();
         drop(Command::new("kill").args(["-QUIT", &id]).status());
         drop(self.child.wait());
     }
 
-    /// Kills one of its processes, upon which it recovers by itself.
+    /// Kills one of its processes, after which the server recovers by itself.
     ///
     /// # Panics
     ///
@@ -76,13 +77,13 @@ impl Server {
         self.answers(writer, |pid| !pid.is_empty() && pid != killed);
     }
 
-    /// Starts after [`Server::stop`] on the same port, with what it had.
+    /// Starts the server again after [`Server::stop`], on the same port and with the same data.
     pub fn start_again(&mut self) {
         self.child = run(&self.folder, self.port);
         self.answers("SELECT 1", |_| true);
     }
 
-    /// Asks `statement` until the server gives an answer that is `expected`.
+    /// Runs `statement` until the server answers with an `expected` result.
     fn answers(&self, statement: &str, expected: impl Fn(&str) -> bool) {
         let began = Instant::now();
         while !self.psql_as(statement, Stdio::null()).is_some_and(|answer| expected(&answer)) {
@@ -91,16 +92,16 @@ impl Server {
         }
     }
 
-    /// Where it is.
+    /// The URL of its database.
     pub fn url(&self) -> String {
         format!("postgres://larder@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// What somebody else does, and what he is shown.
+    /// Runs statements in `psql`, as another client would, and returns the output.
     ///
     /// # Panics
     ///
-    /// When the server refuses it.
+    /// When the server refuses the statements.
     pub fn psql(&self, statements: &str) -> String {
         self.psql_as(statements, Stdio::inherit()).expect("it may")
     }
@@ -125,7 +126,7 @@ impl Server {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Connections to it.
+    /// Opens a pool of connections.
     ///
     /// # Panics
     ///
@@ -134,7 +135,7 @@ impl Server {
         PgPoolOptions::new().max_connections(4).connect(&self.url()).await.unwrap()
     }
 
-    /// It, behind a query cache.
+    /// Opens the database behind a query cache.
     ///
     /// # Panics
     ///
@@ -154,7 +155,7 @@ fn run(folder: &Path, port: u16) -> Child {
         .unwrap()
 }
 
-/// One of the programs of the server, which refuse to be run by root.
+/// A command that runs one of the programs of the server, which refuse to run as root.
 fn program(name: &str, folder: &Path) -> Command {
     let programs = option_env!("POSTGRES_PROGRAMS").unwrap_or_default();
     let mut command = Command::new(Path::new(programs).join(name));
@@ -165,7 +166,7 @@ fn program(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// Who runs it where the tests run as root.
+/// The user and group that run the server where the tests run as root.
 fn somebody() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();

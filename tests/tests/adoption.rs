@@ -1,4 +1,4 @@
-//! What happened when real applications adopted larder by following the documentation to the letter.
+//! Regressions from real applications that adopted larder by following the documentation to the letter.
 
 use std::{
     sync::{
@@ -32,13 +32,13 @@ fn larder() -> Larder {
     Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
-/// The cookie that an answer sets.
+/// The cookie that a response sets.
 fn cookie(answer: &Answer) -> Option<String> {
     let cookie = answer.headers.get(header::SET_COOKIE)?.to_str().unwrap();
     Some(cookie.split(';').next().unwrap().to_owned())
 }
 
-/// A form with a token of the session, as it protects against requests of other sites.
+/// A form with a token of the session, against cross-site request forgery.
 async fn signup(session: Session) -> String {
     let token = match session.get::<String>("token").await.unwrap() {
         Some(token) => token,
@@ -70,7 +70,7 @@ fn with_sessions(outermost: bool, cache: ResponseCacheLayer, larder: &Larder) ->
 }
 
 #[tokio::test]
-async fn a_new_session_in_a_page_is_no_other_visitors() {
+async fn a_page_with_a_new_session_is_not_shared_between_visitors() {
     for (what, outermost, asks) in
         [("final head", true, false), ("tower-sessions", false, true), ("both", true, true)]
     {
@@ -90,11 +90,14 @@ async fn a_new_session_in_a_page_is_no_other_visitors() {
             tokens.push(page.text);
         }
         ask(&app, "/about", &[]).await;
-        assert!(ask(&app, "/about", &[]).await.is_hit(), "{what}: what leaves sessions alone");
+        assert!(
+            ask(&app, "/about", &[]).await.is_hit(),
+            "{what}: a page that does not touch the session"
+        );
     }
 }
 
-/// A paste bin whose pastes may have a password, which a field of its own carries.
+/// A paste bin whose pastes may need a password, sent in a header field of its own.
 async fn paste(Path(id): Path<String>, headers: HeaderMap) -> Response {
     let given = headers.get("wastebin-password").map(|password| password.as_bytes());
     match (&*id, given) {
@@ -149,13 +152,13 @@ async fn a_lifetime_for_a_whole_router_leaks_nothing() {
 }
 
 #[tokio::test]
-async fn a_user_who_cannot_be_told_is_no_visitor() {
+async fn if_the_user_cannot_be_identified_the_page_bypasses_the_cache() {
     #[derive(Clone)]
     struct Unreadable;
     type User = Result<Option<String>, Unreadable>;
     let larder = larder();
     let broken = Arc::new(AtomicBool::new(true));
-    // The session store fails for the layer, and not for the handler a moment later.
+    // The session store fails for the layer, and works for the handler a moment later.
     let authentication = {
         let broken = broken.clone();
         move |mut request: Request<Body>| {

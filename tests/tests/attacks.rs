@@ -1,4 +1,4 @@
-//! Attacks on caches, each as somebody would carry it out. Every one of them works on a naive cache.
+//! Attacks on caches, as an attacker would carry them out. Each one works on a naive cache.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn cached(router: Router) -> Router {
     router.layer(ResponseCacheLayer::new(&larder()).ttl(MINUTE)).with_state(())
 }
 
-/// A response, read to its end.
+/// A response, with its body read to the end.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -68,14 +68,14 @@ pub(crate) async fn ask(app: &Router, uri: &str, fields: &[(&str, &str)]) -> Ans
     send(app, Method::GET, uri, fields).await
 }
 
-/// Says back every field that a framework might build links, redirects or pages of.
+/// Echoes every field of which a framework might build links, redirects or pages.
 async fn reflecting(request: Request) -> String {
     let fields = request.headers().iter().filter(|(name, _)| *name != header::HOST);
     fields.map(|(name, value)| format!("{name}={}\n", value.to_str().unwrap())).collect()
 }
 
 #[tokio::test]
-async fn poisoning_through_fields_that_no_key_knows_of() {
+async fn poisoning_through_unkeyed_fields() {
     for field in [
         "forwarded",
         "x-forwarded-host",
@@ -100,7 +100,7 @@ async fn poisoning_through_fields_that_no_key_knows_of() {
         let app = cached(Router::new().route("/", any(reflecting)));
         ask(&app, "/", &[(field, "canary")]).await;
         let clean = ask(&app, "/", &[]).await;
-        assert!(clean.is_hit(), "{field}: the attack was answered like anybody");
+        assert!(clean.is_hit(), "{field}: the request of the attacker used the same key");
         assert!(!clean.text.contains("canary"), "{field}: {}", clean.text);
     }
 }
@@ -118,7 +118,7 @@ async fn a_field_that_is_declared_reaches_the_handler_and_is_keyed() {
         assert_eq!(ask(&app, "/", &[]).await.text, "");
     }
     assert!(ask(&app, "/", &[("x-forwarded-host", "one.example")]).await.is_hit());
-    // One line that reads like two.
+    // A value that looks like two lines must not share their key.
     ask(&app, "/", &[("x-forwarded-host", "a;1=b")]).await;
     let two = [("x-forwarded-host", "a"), ("x-forwarded-host", "b")];
     assert!(!ask(&app, "/", &two).await.is_hit());
@@ -153,7 +153,7 @@ async fn deception_by_paths_that_look_like_files() {
     }
 }
 
-/// Refuses what it cannot take, with a lifetime that a careless team has set for everything.
+/// Refuses malformed requests, with a lifetime that a careless team has set on every response.
 async fn easily_upset(method: Method, headers: HeaderMap) -> Response {
     let upset =
         headers.values().any(|value| value.len() > 8192 || value.as_bytes().contains(&b'\t'))
@@ -165,7 +165,7 @@ async fn easily_upset(method: Method, headers: HeaderMap) -> Response {
 }
 
 #[tokio::test]
-async fn denial_of_service_by_errors_that_are_kept() {
+async fn denial_of_service_by_a_stored_error() {
     let oversized = "x".repeat(9000);
     let attacks: [(&str, &str); 4] = [
         ("x-oversized", &oversized),
@@ -176,11 +176,11 @@ async fn denial_of_service_by_errors_that_are_kept() {
     for (field, value) in attacks {
         let app = cached(Router::new().route("/", any(easily_upset)));
         assert_eq!(ask(&app, "/", &[]).await.status, StatusCode::OK);
-        // A client may demand a new answer, and its own request is the one that is forwarded.
+        // A client may demand a new response, and its own request is the one that is forwarded.
         ask(&app, "/", &[(field, value), ("cache-control", "no-cache")]).await;
         let clean = ask(&app, "/", &[]).await;
         assert_eq!(clean.status, StatusCode::OK, "{field}");
-        assert!(clean.is_hit(), "{field}: what others had was not dropped either");
+        assert!(clean.is_hit(), "{field}: the good response is still stored");
     }
 }
 
@@ -193,9 +193,9 @@ async fn easily_upset_in_two_languages(method: Method, headers: HeaderMap) -> Re
     response
 }
 
-/// What one client upset took the place of all variants, or of what an address had not been asked for yet.
+/// Regression: the error of one client replaced all variants, or filled a URL that had no response yet.
 #[tokio::test]
-async fn denial_of_service_by_errors_where_nothing_good_stands_in_their_way() {
+async fn denial_of_service_by_an_error_where_no_good_response_is_stored() {
     let upset = [("x-upset", "1"), ("accept-language", "xx")];
     let varied = cached(Router::new().route("/", any(easily_upset_in_two_languages)));
     for language in ["de", "en"] {
@@ -209,9 +209,9 @@ async fn denial_of_service_by_errors_where_nothing_good_stands_in_their_way() {
     assert_eq!(ask(&cold, "/", &[]).await.status, StatusCode::OK);
 }
 
-/// One that says of the address that there is nothing may be kept, but not where its variants lie.
+/// A 404 may be stored, but must not replace the variants of its URL.
 #[tokio::test]
-async fn what_is_not_found_once_does_not_hide_all_variants() {
+async fn a_404_of_one_variant_does_not_replace_the_others() {
     let page = |headers: HeaderMap| async move {
         let found = headers.get(header::ACCEPT_LANGUAGE).is_some_and(|language| language != "xx");
         let mut response = (StatusCode::NOT_FOUND, "none").into_response();
@@ -233,9 +233,9 @@ async fn what_is_not_found_once_does_not_hide_all_variants() {
     }
 }
 
-/// What a proxy that signs people in says of them reaches the handlers of those it lets in.
+/// Identity fields of an authenticating proxy reach the handler, but their responses are not shared.
 #[tokio::test]
-async fn what_says_who_asks_is_not_taken_from_who_is_not_shared_with() {
+async fn identity_fields_of_a_proxy_reach_the_handler_and_are_not_shared() {
     let app = cached(Router::new().route("/", any(reflecting)));
     for field in ["x-forwarded-user", "x-forwarded-groups", "x-forwarded-email"] {
         let signed_in = ask(&app, "/", &[(field, "ada")]).await;
@@ -244,7 +244,7 @@ async fn what_says_who_asks_is_not_taken_from_who_is_not_shared_with() {
     }
 }
 
-/// Without a word of the scheme a redirect to https went round for ever.
+/// Regression: without the scheme field, a redirect to https looped for ever.
 #[tokio::test]
 async fn the_scheme_that_reaches_a_handler_is_that_of_the_key() {
     for (scheme, said) in [(Scheme::Https, "https"), (Scheme::Http, "http")] {
@@ -257,9 +257,9 @@ async fn the_scheme_that_reaches_a_handler_is_that_of_the_key() {
     }
 }
 
-/// An error of the server is given once the stale page is no more; before that it must not take its place.
+/// An error may be stored once the stale page may no longer be served; before that it must not replace the page.
 #[tokio::test(start_paused = true)]
-async fn an_outage_does_not_take_the_place_of_what_stands_in_for_it() {
+async fn a_stored_error_does_not_replace_a_page_still_served_stale() {
     let down = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let told = std::sync::Arc::clone(&down);
     let page = move || {
@@ -279,9 +279,9 @@ async fn an_outage_does_not_take_the_place_of_what_stands_in_for_it() {
     }
 }
 
-/// The layer took the parameter out of the URI, and axum had a copy of it.
+/// Regression: the layer removed the parameter from the URI, but axum had a copy of it.
 #[tokio::test]
-async fn poisoning_through_parameters_that_the_key_leaves_out() {
+async fn poisoning_through_unkeyed_query_parameters() {
     let reflecting = |OriginalUri(original): OriginalUri, request: Request| async move {
         format!("{original} {}", request.uri())
     };
@@ -300,9 +300,9 @@ async fn poisoning_through_parameters_that_the_key_leaves_out() {
     }
 }
 
-/// Anybody could keep a page for ever, or have the fields of his own request put into it.
+/// Regression: any client could keep a page fresh for ever, or have fields of its own request stored with it.
 #[tokio::test(start_paused = true)]
-async fn a_head_renews_nothing_without_a_proof() {
+async fn a_head_without_a_validator_does_not_freshen() {
     let page = |headers: HeaderMap| async move {
         let host =
             headers.get("x-forwarded-host").map_or("shop.example", |host| host.to_str().unwrap());
@@ -320,9 +320,9 @@ async fn a_head_renews_nothing_without_a_proof() {
     assert!(!clean.headers[header::LINK].to_str().unwrap().contains("evil"));
 }
 
-/// Kept for a GET of the same address, as RFC 9110 allows, with a link that the sender chose.
+/// Regression: the response to a POST was stored for GET, as RFC 9110 allows, with a link that the sender chose.
 #[tokio::test]
-async fn poisoning_by_a_post_that_is_kept_for_get() {
+async fn poisoning_by_a_post_response_stored_for_get() {
     let page = |headers: HeaderMap| async move {
         let host =
             headers.get("x-forwarded-host").map_or("shop.example", |host| host.to_str().unwrap());
@@ -345,12 +345,15 @@ async fn poisoning_by_a_post_that_is_kept_for_get() {
     assert!(!clean.is_hit() && !clean.text.contains("evil"));
     send(&app, Method::POST, "/form", &[]).await;
     let kept = ask(&app, "/form", &[]).await;
-    assert!(kept.is_hit(), "one that says nothing odd is kept");
-    assert!(!kept.headers.contains_key("x-request-id"), "but not what is of one response alone");
+    assert!(kept.is_hit(), "the response to an ordinary POST is stored");
+    assert!(
+        !kept.headers.contains_key("x-request-id"),
+        "but without the fields of that one response"
+    );
 }
 
 #[tokio::test]
-async fn an_error_without_a_lifetime_of_its_own_is_never_kept() {
+async fn an_error_without_an_explicit_lifetime_is_never_stored() {
     let upset = |headers: HeaderMap| async move {
         let upset = headers.contains_key("x-upset");
         if upset { (StatusCode::BAD_REQUEST, "no") } else { (StatusCode::OK, "page") }
@@ -361,7 +364,7 @@ async fn an_error_without_a_lifetime_of_its_own_is_never_kept() {
 }
 
 #[tokio::test]
-async fn ten_thousand_user_agents_take_no_more_room_than_a_few() {
+async fn ten_thousand_user_agents_take_no_more_memory_than_the_variant_limit() {
     let page = || async { ([(header::VARY, "user-agent")], "page ".repeat(100)) };
     let larder = larder();
     let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
@@ -374,7 +377,7 @@ async fn ten_thousand_user_agents_take_no_more_room_than_a_few() {
 }
 
 #[tokio::test]
-async fn unique_addresses_take_no_more_room_than_they_may() {
+async fn unique_urls_take_no_more_memory_than_allowed() {
     let larder =
         Larder::builder().tag_table_slots(1 << 12).memory(ByteSize::mib(1)).build().unwrap();
     let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE);
@@ -388,7 +391,7 @@ async fn unique_addresses_take_no_more_room_than_they_may() {
 }
 
 #[tokio::test]
-async fn two_users_in_every_combination() {
+async fn two_users_never_share_a_response_under_any_directive() {
     let whose = |headers: HeaderMap| async move {
         let of = |name| headers.get(name).map_or("", |value| value.to_str().unwrap());
         let control = of(HeaderName::from_static("x-answer-with")).to_owned();
@@ -437,7 +440,7 @@ async fn fields_that_were_tampered_with_in_the_store_do_not_split_a_response() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_drips_holds_up_only_its_own_reader() {
+async fn a_slow_body_delays_only_its_own_reader() {
     let drip = |State(()): State<()>, request: Request| async move {
         if request.headers().contains_key("x-slow") {
             let bytes = futures_util::stream::unfold((), |()| async {
@@ -461,7 +464,7 @@ async fn a_body_that_drips_holds_up_only_its_own_reader() {
 }
 
 #[test]
-fn nobody_can_choose_keys_that_collide() {
+fn an_attacker_cannot_choose_colliding_keys() {
     // Each process hashes with a secret of its own, and compares whole keys besides.
     let [one, other] = [larder(), larder()];
     let differ = (0..100_u64).filter(|key| {
@@ -481,7 +484,7 @@ async fn many_ranges_are_answered_with_the_whole() {
     assert_eq!((answer.status, answer.text.len()), (StatusCode::OK, 500));
 }
 
-/// What a naive key would have to tell apart: parts that together read alike.
+/// Key parts that a naive key would confuse, since they read alike when concatenated.
 fn hostile() -> impl Strategy<Value = (String, String, String, String)> {
     let host = "(a|a\\.example|a:81|A)";
     let path = "/[a:/;%2.]{0,4}";
@@ -534,7 +537,7 @@ async fn raw_origin(bytes: &'static str) -> (std::net::SocketAddr, JoinSet<()>) 
     (address, serving)
 }
 
-/// What the edge answers to these bytes, in front of an origin that answers with those.
+/// The response of the edge to these bytes, in front of an origin that answers with `origin`.
 async fn through_the_edge(request: &str, origin: &'static str) -> String {
     let (behind, _serving) = raw_origin(origin).await;
     let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -578,7 +581,7 @@ async fn interim_responses_do_not_confuse_the_edge() {
 }
 
 #[tokio::test]
-async fn the_memory_of_what_is_not_kept_is_not_poisoned_by_one_odd_request() {
+async fn hit_for_miss_is_not_poisoned_by_one_odd_request() {
     let page = |headers: HeaderMap| async move {
         let odd = headers.contains_key("x-odd");
         let control = if odd { "no-store" } else { "max-age=60" };
@@ -590,7 +593,7 @@ async fn the_memory_of_what_is_not_kept_is_not_poisoned_by_one_odd_request() {
     assert!(ask(&app, "/", &[]).await.is_hit());
 }
 
-/// A handler that sends every other spelling of its host to the canonical one, as many frameworks do.
+/// A handler that redirects every other spelling of its host to the canonical one, as many frameworks do.
 async fn canonical(OriginalUri(original): OriginalUri, request: Request) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap().to_owned());
     let spelt = [
@@ -625,11 +628,11 @@ async fn a_redirect_loop_by_another_spelling_of_the_host() {
         for (uri, fields) in [
             ("/".to_owned(), vec![("host", host)]),
             (format!("http://{host}/"), vec![("host", host)]),
-            // As HTTP/2 has it, where axum takes the host from the URI.
+            // As in HTTP/2, where axum takes the host from the URI.
             (format!("http://{host}/"), vec![("host", "shop.example")]),
         ] {
             if uri.parse::<http::Uri>().is_err() {
-                // What `http` takes for no authority never becomes a request.
+                // A text that `http` does not accept as an authority never becomes a request.
                 continue;
             }
             let app = cached(Router::new().route("/", any(canonical)));
@@ -655,8 +658,8 @@ async fn all_spellings_of_a_host_are_invalidated_together() {
 }
 
 #[tokio::test]
-async fn the_scheme_that_a_handler_reads_is_that_of_the_key() {
-    /// Sends everybody to https whose proxy does not say that it is.
+async fn a_redirect_to_https_and_the_key_use_the_same_scheme() {
+    /// Redirects to https unless the proxy says that the request came over https.
     async fn secure(headers: HeaderMap) -> Response {
         match headers.get("x-forwarded-proto").map(|proto| proto.as_bytes()) {
             Some(b"https") => "secure".into_response(),
@@ -684,7 +687,7 @@ async fn the_scheme_that_a_handler_reads_is_that_of_the_key() {
 }
 
 #[tokio::test]
-async fn a_write_reaches_what_is_stored_whichever_scheme_its_layer_was_told() {
+async fn a_write_invalidates_responses_stored_under_either_scheme() {
     for (stored, written) in [
         (Scheme::Https, Scheme::Http),
         (Scheme::Http, Scheme::Https),
@@ -707,7 +710,7 @@ async fn a_write_reaches_what_is_stored_whichever_scheme_its_layer_was_told() {
 }
 
 #[tokio::test]
-async fn two_schemes_of_one_host_are_two_pages() {
+async fn two_schemes_of_one_host_have_separate_entries() {
     let layer = ResponseCacheLayer::new(&larder()).ttl(MINUTE).scheme(Scheme::TrustForwarded);
     let app = Router::new().route("/", any(reflecting)).layer(layer).with_state(());
     let https = [("x-forwarded-proto", "https")];
@@ -740,7 +743,7 @@ async fn nested_routers_have_pages_of_their_own_under_every_layer_there_is() {
     assert!(ask(&app, "/b/p", &[]).await.is_hit());
 }
 
-/// A visitor of a partition named by a field that an authentication has verified.
+/// A cache partitioned by a user field that an authentication layer has verified.
 fn by_user(larder: &Larder) -> ResponseCacheLayer {
     let verified = HeaderName::from_static("x-verified");
     ResponseCacheLayer::new(larder)
@@ -750,7 +753,7 @@ fn by_user(larder: &Larder) -> ResponseCacheLayer {
 }
 
 #[tokio::test]
-async fn a_sign_in_that_redirects_takes_the_page_of_no_other_user_away() {
+async fn a_redirect_after_sign_in_does_not_invalidate_pages_of_other_users() {
     for (reaches_all, status, location) in [
         (false, StatusCode::SEE_OTHER, "/"),
         (false, StatusCode::FOUND, "http://shop.example/"),

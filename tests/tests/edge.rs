@@ -25,7 +25,7 @@ type Calls = Arc<AtomicUsize>;
 struct Edge {
     address: SocketAddr,
     calls: Calls,
-    // Aborted when dropped, also by a test that fails.
+    // Aborted when dropped, also if the test fails.
     _serving: JoinSet<()>,
 }
 
@@ -33,7 +33,7 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// Answers with the fields that the request asks for in its query, and says what it saw.
+/// Answers with the header fields that the query of the request lists, and with the request it received.
 async fn origin(State(calls): State<Calls>, request: Request<Body>) -> Response {
     let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
     let mut response = Response::builder();
@@ -56,7 +56,7 @@ impl Edge {
         Self { calls, ..Self::before(app, flags).await }
     }
 
-    /// Before another origin, whose requests are not counted.
+    /// In front of another origin, whose requests are not counted.
     async fn before(app: Router, flags: &[&str]) -> Self {
         let (behind, front) = (listener().await, listener().await);
         let (origin, address) = (behind.local_addr().unwrap(), front.local_addr().unwrap());
@@ -95,7 +95,7 @@ impl Edge {
 }
 
 #[tokio::test]
-async fn only_what_the_origin_allows_is_kept_and_nothing_is_added() {
+async fn only_responses_the_origin_allows_are_stored_and_no_etag_is_added() {
     let edge = Edge::open(&[]).await;
     let path = "/a?cache-control=max-age=60";
     let (_, first, one) = edge.send(Method::GET, path, &[]).await;
@@ -145,7 +145,7 @@ async fn a_write_invalidates_its_address_and_an_error_does_not() {
 }
 
 #[tokio::test]
-async fn what_connection_names_is_gone_before_a_key_is_made() {
+async fn fields_named_by_connection_are_removed_before_the_key_is_built() {
     let edge = Edge::open(&[]).await;
     let path = "/?cache-control=max-age=60&vary=accept-language";
     let hostile = [("accept-language", "de"), ("connection", "accept-language")];
@@ -157,7 +157,7 @@ async fn what_connection_names_is_gone_before_a_key_is_made() {
 }
 
 #[tokio::test]
-async fn a_query_is_kept_by_its_content() {
+async fn a_query_request_is_keyed_by_its_content() {
     let edge = Edge::open(&[]).await;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let ask = async |content: &'static str| {
@@ -174,7 +174,7 @@ async fn a_query_is_kept_by_its_content() {
 }
 
 #[tokio::test]
-async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
+async fn a_dead_origin_gives_502_and_a_large_header_affects_no_other_request() {
     let options = edge::Options::parse_from(["edge", "--origin", "http://127.0.0.1:9"]);
     let front = listener().await;
     let address = front.local_addr().unwrap();
@@ -191,12 +191,12 @@ async fn an_origin_that_is_gone_is_a_502_and_a_large_header_harms_nobody() {
     let huge = "x".repeat(1 << 20);
     let client = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::get(format!("http://{}{path}", edge.address)).header("x-huge", huge);
-    // Refused by the server, or cut off: either way nothing is kept of it.
+    // Refused by the server, or cut off: either way no response to it is stored.
     drop(client.request(request.body(Full::<Bytes>::default()).unwrap()).await);
     assert_eq!(edge.text(path, &[]).await, good);
 }
 
-/// What was under way was cut off: the wait for it was made and dropped.
+/// Regression: a download in progress was cut off at shutdown, since the wait for it was created and dropped at once.
 #[tokio::test]
 async fn a_download_that_has_begun_ends_before_the_proxy_does() {
     let go = Arc::new(tokio::sync::Notify::new());
@@ -239,8 +239,7 @@ async fn a_download_that_has_begun_ends_before_the_proxy_does() {
     proxy.join_next().await.unwrap().unwrap();
 }
 
-/// An origin that speaks for itself: it answers each request, read to the end of its head, with these bytes, or
-/// closes the connection.
+/// A raw origin: it reads each request to the end of its head and answers with these bytes, or closes the connection.
 struct RawOrigin {
     edge: SocketAddr,
     requests: Calls,
@@ -282,7 +281,7 @@ impl RawOrigin {
         Self { edge, requests, _serving: serving }
     }
 
-    /// All that comes in answer to these bytes, the client having said that it sends no more.
+    /// Sends these bytes, closes the sending side, and returns everything that is received.
     async fn raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.edge).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -298,7 +297,7 @@ impl RawOrigin {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_origin_closes_in_place_of_an_answer_is_tried_once_more() {
+async fn a_request_whose_connection_the_origin_closed_is_retried_once() {
     let ok =
         |call: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{call}").into_bytes();
     // Every second request finds its connection closed.
@@ -307,7 +306,7 @@ async fn a_connection_that_the_origin_closes_in_place_of_an_answer_is_tried_once
         let answer = origin.get(&format!("/{at}")).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{at}: {answer}");
     }
-    // What may have acted is not sent again.
+    // A request that may have taken effect is not sent again.
     let post = "POST / HTTP/1.1\r\nhost: a.example\r\ncontent-length: 0\r\n\r\n";
     let answers = [origin.raw(post).await, origin.raw(post).await];
     assert!(answers.iter().any(|answer| answer.starts_with("HTTP/1.1 502")), "{answers:?}");
@@ -317,7 +316,7 @@ async fn a_connection_that_the_origin_closes_in_place_of_an_answer_is_tried_once
 }
 
 #[tokio::test]
-async fn the_framing_of_the_origin_is_the_one_that_was_read() {
+async fn the_framing_sent_on_is_the_one_parsed_from_the_origin() {
     let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\n";
     let chunks = "5\r\nhello\r\n0\r\n\r\n";
     let wrong = format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
@@ -334,7 +333,7 @@ async fn the_framing_of_the_origin_is_the_one_that_was_read() {
 }
 
 #[tokio::test]
-async fn a_request_says_where_it_goes() {
+async fn a_request_needs_exactly_one_valid_host() {
     let ok =
         b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok".to_vec();
     let origin = RawOrigin::open(move |_| Some(ok.clone())).await;

@@ -1,4 +1,4 @@
-//! The invariants of the fuzz targets, on exchanges made of the words that matter.
+//! The invariants of the fuzz targets, on exchanges drawn from the fields and words that a cache reads.
 
 use larder_testkit::invariants::{self, Exchange};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! The layers that people put around and inside, in each order that makes sense.
+//! Common middleware around and inside the cache, in each order that makes sense.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ async fn a_304_leaves_through_compression() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_limit_and_a_panic_reach_the_layers_around() {
+async fn a_timeout_and_a_panic_of_a_handler_reach_the_outer_layers() {
     let larder = larder();
     let app = compression("timeout", compression("catch-panic", stack(page(), &larder)));
     let status = async |path: &str| {
@@ -126,7 +126,7 @@ async fn sessions_are_not_shared_on_either_side() {
         let sessions = SessionManagerLayer::new(MemoryStore::default());
         let cache = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60));
         let app = if outside {
-            // The cookie is set where the cache cannot see it: the type of the session says who asks.
+            // The cookie is set outside the cache: the session type in the extensions counts as the credentials.
             page.layer(cache.credential_extension::<Session>()).layer(sessions)
         } else {
             page.layer(sessions).layer(cache)
@@ -170,9 +170,9 @@ async fn the_documented_order_is_one_service_builder() {
     }
 }
 
-/// Layers that put an empty body, or one of their own, in place of the response.
+/// Layers that replace the response by an empty body, or by one of their own.
 #[tokio::test]
-async fn layers_that_make_responses_of_their_own_compile_on_both_sides() {
+async fn layers_that_replace_responses_compile_on_both_sides() {
     let larder = larder();
     let name = http::HeaderName::from_static("x-any");
     let limit =

@@ -1,4 +1,4 @@
-//! One binary for all that crosses crates, so that it links once.
+//! One binary for all tests that span crates, so that it links once.
 
 mod adoption;
 mod attacks;

@@ -1,4 +1,4 @@
-//! Drawn schemas, queries and writes: the cached answer is always the uncached one, in SQLite and in PostgreSQL.
+//! Random schemas, queries and writes: a cached result always equals the uncached one, in SQLite and in PostgreSQL.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, sqlite::SqlitePoolOptions};
 
 use tests::postgres::Server;
 
-/// A table that was drawn.
+/// A randomly drawn table.
 struct Table {
     name: String,
     key: Key,
@@ -22,7 +22,7 @@ struct Table {
 enum Key {
     Number,
     Word,
-    /// Two spellings are the same.
+    /// Text in which two spellings are equal.
     Folded,
     Pair,
     None,
@@ -150,7 +150,7 @@ impl Schema {
     }
 }
 
-/// A statement in the making.
+/// A statement under construction.
 struct Text<'a> {
     dice: &'a SeededRng,
     text: String,
@@ -167,7 +167,7 @@ impl<'a> Text<'a> {
         self
     }
 
-    /// Bound, or written out.
+    /// A parameter, or a literal.
     fn value(&mut self, value: impl Into<SqlValue>) -> &mut Self {
         let value = value.into();
         match (&value, self.dice.chance(30)) {
@@ -252,7 +252,7 @@ fn read(schema: &Schema, dice: &SeededRng) -> Statement {
             .condition("c.")
             .add(")")
             .add(ORDERED),
-        // A name that hides the relation it is made of.
+        // A CTE whose name hides the relation it reads.
         9 => text
             .add(&format!("WITH {one} AS (SELECT k, s, v, w FROM {one} WHERE "))
             .condition("")
@@ -355,11 +355,11 @@ enum Held {
     Text(String),
 }
 
-/// A row as it is, whatever it holds.
+/// A row with values of any type.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Row(std::collections::BTreeMap<String, Option<Held>>);
 
-/// How many hits there were.
+/// Compares cached and uncached results, and returns the number of hits.
 async fn compare(
     db: &Db,
     larder: &Larder,
@@ -372,7 +372,7 @@ async fn compare(
     let writes: Vec<Statement> = (0..12).map(|_| write(schema, dice, dialect)).collect();
     for turn in 0..60 {
         let write = &writes[dice.roll(writes.len() as u64) as usize];
-        // One that the database refuses has changed nothing, or a part.
+        // A write that the database refuses may have changed nothing, or a part.
         let outcome = db.statement(write.clone()).execute().await;
         for _ in 0..6 {
             let read = &reads[dice.roll(reads.len() as u64) as usize];
@@ -380,7 +380,7 @@ async fn compare(
             let fresh = db.statement(read.clone()).uncached().fetch_all::<Row>().await;
             let (cached, fresh) = match (cached, fresh) {
                 (Ok(cached), Ok(fresh)) => (cached, fresh),
-                // Both, or neither.
+                // Both fail, or neither.
                 (Err(_), Err(_)) => continue,
                 (cached, fresh) => panic!("seed {seed}: {read:?}: {cached:?}, {fresh:?}"),
             };
@@ -407,7 +407,7 @@ fn larder() -> Larder {
 }
 
 #[tokio::test]
-async fn in_sqlite_the_cached_answer_is_always_the_uncached_one() {
+async fn in_sqlite_cached_results_equal_uncached_ones() {
     let (mut hits, seeds) = (0, seeds(60));
     for seed in seeds.clone() {
         let (dice, larder) = (SeededRng::new(seed), larder());
@@ -423,7 +423,7 @@ async fn in_sqlite_the_cached_answer_is_always_the_uncached_one() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn in_postgres_the_cached_answer_is_always_the_uncached_one() {
+async fn in_postgres_cached_results_equal_uncached_ones() {
     let server = Server::start();
     let (mut hits, seeds) = (0, seeds(30));
     for seed in seeds.clone() {

@@ -1,4 +1,4 @@
-//! A client sees his own writes, whichever process he comes to next.
+//! A client sees its own writes, in every process that serves its next request.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 type Page = BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Full<Bytes>>>, Infallible>;
 
-/// Two processes before one origin. The second hears of the first after up to `slow`.
+/// Two processes in front of one origin. The second receives the records of the first after up to `slow`.
 struct World {
     log: SharedLog,
     lines: [LogLine; 2],
@@ -83,7 +83,7 @@ impl World {
         (body, headers["cache-status"].to_str().unwrap().to_owned())
     }
 
-    /// Writes in the first process, and gives what the client has to carry.
+    /// Writes in the first process, and returns the fields that the client has to send back.
     async fn write(&self) -> HeaderMap {
         let (_, headers) = self.ask(0, Method::POST, &HeaderMap::new()).await;
         let mut carried = HeaderMap::new();
@@ -101,7 +101,7 @@ impl World {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_wrote_waits_for_his_write_and_nobody_else_does() {
+async fn only_the_client_that_wrote_waits_for_its_write() {
     for positions in [ReadYourWrites::by_field, ReadYourWrites::by_cookie] {
         let world = World::new(Duration::from_millis(40), positions).await;
         let nothing = HeaderMap::new();
@@ -115,13 +115,16 @@ async fn whoever_wrote_waits_for_his_write_and_nobody_else_does() {
             assert_eq!(world.get(1, &carried).await.0, round.to_string());
             let (body, status) = world.get(1, &carried).await;
             assert_eq!(body, round.to_string());
-            assert!(status.contains("hit"), "and what he carries is no sign of who asks: {status}");
+            assert!(
+                status.contains("hit"),
+                "and its position does not count as credentials: {status}"
+            );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_a_place_is_not_reached_what_is_kept_is_passed_by() {
+async fn a_position_that_is_not_reached_bypasses_the_cache() {
     let world = World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
     let nothing = HeaderMap::new();
     assert_eq!(world.get(1, &nothing).await.0, "0");
@@ -132,8 +135,8 @@ async fn where_a_place_is_not_reached_what_is_kept_is_passed_by() {
     assert_eq!(body, "1");
     assert!(status.contains("fwd=bypass; detail=unsynchronised"), "{status}");
     assert!(began.elapsed() < Duration::from_millis(150), "it waits for no longer than it may");
-    assert_eq!(world.get(1, &nothing).await.0, "0", "and that was kept for nobody");
-    // A log that it does not know is not waited for.
+    assert_eq!(world.get(1, &nothing).await.0, "0", "and the bypassed response was not stored");
+    // A position of an epoch that the process does not know is not waited for.
     world.lines[1].cut(false);
     tokio::time::sleep(MINUTE).await;
     assert_eq!(world.get(1, &nothing).await.0, "1");
@@ -149,7 +152,7 @@ async fn where_a_place_is_not_reached_what_is_kept_is_passed_by() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_wrote_what_no_log_has_is_passed_by_what_is_kept() {
+async fn a_client_whose_write_is_not_logged_bypasses_the_cache() {
     let world = World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
     let nothing = HeaderMap::new();
     assert_eq!(world.get(1, &nothing).await.0, "0");
@@ -161,7 +164,7 @@ async fn who_wrote_what_no_log_has_is_passed_by_what_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_and_a_forged_place_carry_nothing() {
+async fn a_read_gives_no_position_and_a_forged_one_is_ignored() {
     let world = World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
     let (_, headers) = world.ask(0, Method::GET, &HeaderMap::new()).await;
     assert!(!headers.contains_key("larder-position"));
@@ -232,7 +235,7 @@ async fn a_write_that_reads_first_has_seen_the_write_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn inside_another_layer_a_page_still_depends_on_what_it_was_made_of() {
+async fn with_the_layer_inside_the_cache_a_page_keeps_its_tags() {
     let World { larders, .. } =
         World::new(Duration::from_millis(1), ReadYourWrites::by_field).await;
     let row = Arc::new(AtomicU32::new(0));

@@ -1,5 +1,5 @@
-//! The second level gives back what went in, to those who may read it, for as long as it lives; and how it answers
-//! is never the herd's business.
+//! The second level returns the value that was stored, to processes that may read it, for as long as it is fresh; and a
+//! slow store delays a request by no more than its limit.
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ fn process(
     change(builder).build().unwrap()
 }
 
-/// Until each process has followed the log, and every write has reached the store.
+/// Waits until each process has applied the log and every write has reached the store.
 async fn settled(larders: &[&Larder]) {
     for larder in larders {
         larder.synced().await;
@@ -54,7 +54,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_would_come_back_as_another_value_stays_in_its_process() {
+async fn a_value_that_does_not_survive_serialization_stays_in_its_process() {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     struct Answer {
         found: Option<Option<u32>>,
@@ -73,7 +73,7 @@ async fn what_would_come_back_as_another_value_stays_in_its_process() {
     }
 }
 
-/// Writes itself in one way, and reads another.
+/// Serializes as a string, and deserializes from a number.
 #[derive(Debug, PartialEq)]
 struct Lopsided(u32);
 
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for Lopsided {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_type_that_does_not_read_what_it_writes_is_not_written() {
+async fn a_type_that_cannot_read_its_own_serialization_is_not_stored() {
     let (log, store) = (SharedLog::new(), MemoryStore::new());
     let one = process(&log, &store, |builder| builder);
     settled(&[&one]).await;
@@ -101,7 +101,7 @@ async fn a_type_that_does_not_read_what_it_writes_is_not_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_clock_neither_lengthens_a_life_nor_ends_sharing() {
+async fn a_wrong_clock_neither_extends_a_lifetime_nor_stops_sharing() {
     let now = SystemTime::now();
     for (what, clock, tells_time) in [
         ("behind", now - HOUR, true),
@@ -125,7 +125,7 @@ async fn a_wrong_clock_neither_lengthens_a_life_nor_ends_sharing() {
         let close = tells_time || what.starts_with("a little");
         assert_eq!(read, if close { 1 } else { 2 }, "{what}");
         if close {
-            // Six seconds after the fill, and a second of skew where nobody can be asked.
+            // Six seconds after the fill, and a second of skew where the log has no server with a clock.
             tokio::time::sleep(2 * SECOND).await;
             assert_eq!(*load(&reader, 6 * SECOND, 3).await, 1, "{what}");
             tokio::time::sleep(2 * SECOND).await;
@@ -136,7 +136,7 @@ async fn a_wrong_clock_neither_lengthens_a_life_nor_ends_sharing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_corrected_does_not_end_sharing() {
-    // Its clock was wrong when the process began; those that began later have the right time.
+    // The clock was wrong when this process started; processes that start later have the right time.
     let (log, store) = (SharedLog::new(), MemoryStore::new());
     let now = SystemTime::now();
     let early = process(&log, &store, |builder| builder.wall_clock(now - 24 * HOUR));
@@ -174,7 +174,7 @@ async fn two_versions_of_an_application_do_not_read_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lifetime_that_another_process_chose_is_no_longer_than_ones_own_longest() {
+async fn the_longest_lifetime_of_a_process_limits_entries_of_other_processes() {
     let (log, store) = (SharedLog::new(), MemoryStore::new());
     let patient = process(&log, &store, |builder| builder.max_lifetime(HOUR));
     let strict = process(&log, &store, |builder| builder.max_lifetime(MINUTE));
@@ -190,23 +190,23 @@ async fn a_lifetime_that_another_process_chose_is_no_longer_than_ones_own_longes
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_do_not_depend_on_whether_the_first_is_polled_on() {
+async fn waiters_do_not_depend_on_the_leader_being_polled() {
     let log = SharedLog::new();
     let slow = Limited { takes: Duration::from_millis(20), ..Limited::default() };
     let larder = process(&log, &slow, |builder| builder);
     settled(&[&larder]).await;
     let mut first = Box::pin(load(&larder, MINUTE, 1));
-    // As in a `select!` whose other branch takes its time.
+    // As in a `select!` whose other branch is slow.
     assert!(futures_util::poll!(&mut first).is_pending());
     let began = Instant::now();
     let others = join_all((0..10).map(|_| load(&larder, MINUTE, 2))).await;
-    assert!(others.iter().all(|value| **value == 2), "one of them has led another flight");
+    assert!(others.iter().all(|value| **value == 2), "one of the waiters has led a new fill");
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     first.await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_processes_few_load_when_a_holder_dies() {
+async fn one_process_loads_after_the_holder_of_the_fill_lock_dies() {
     let cluster = SimulatedCluster::new(8);
     cluster.synced().await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(2 * SECOND);
@@ -237,7 +237,7 @@ async fn of_many_processes_few_load_when_a_holder_dies() {
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
 }
 
-/// Is there, and answers nobody.
+/// A store that is reachable, and never answers.
 #[derive(Clone, Debug, Default)]
 struct Frozen {
     asked: Arc<AtomicU32>,
@@ -304,7 +304,7 @@ async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_an
         larder.synced().await;
         let limit = limit.unwrap_or(Duration::from_millis(60));
         for _ in 0..3 {
-            // A value that is made of twenty others, one after the other, each with a lease.
+            // A value that nests twenty others, one after the other, each with a fill lock.
             let began = Instant::now();
             let nested = larder.clone();
             let load = move |_: Loading| async move {

@@ -86,7 +86,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn a_page_is_kept_revalidated_and_renewed_when_its_price_changes() {
+async fn a_page_is_stored_revalidated_and_filled_anew_after_a_price_change() {
     for http2 in [false, true] {
         let shop = Shop::open(http2).await;
         let first = shop.get("/products/7").await;
@@ -104,7 +104,7 @@ async fn a_page_is_kept_revalidated_and_renewed_when_its_price_changes() {
     }
 }
 
-/// All pages that have product 9.
+/// All pages that show product 9.
 async fn pages(shop: &Shop) -> [String; 6] {
     let product = shop.get("/api/products/9").await.text;
     let slug = product.split("category_slug\":\"").nth(1).unwrap().split('"').next().unwrap();
@@ -118,7 +118,7 @@ async fn pages(shop: &Shop) -> [String; 6] {
     ]
 }
 
-/// Whether a page has a price of 777.7 and this digit.
+/// Whether a page shows a price of 777.7 followed by this digit.
 async fn shows(shop: &Shop, page: &str, digit: u32) -> bool {
     let text = shop.get(page).await.text;
     text.contains(&format!("7777{digit}")) || text.contains(&format!("777.7{digit}"))
@@ -126,12 +126,12 @@ async fn shows(shop: &Shop, page: &str, digit: u32) -> bool {
 
 async fn every_page_shows_a_new_price_on_the_next_request(shop: &Shop) {
     let pages = pages(shop).await;
-    // What is best stocked is on the first page.
+    // The products with the highest stock are on the first page.
     shop.change(9, "{\"stock\": 1000}").await;
     for round in 1..=3 {
         for page in &pages {
             shop.get(page).await;
-            // What the outbox tells once more may come in between.
+            // The outbox may repeat the invalidation in between.
             tests::until(page, || async { shop.get(page).await.cache_status().contains("hit") })
                 .await;
         }
@@ -149,7 +149,7 @@ async fn every_page_that_has_the_product_shows_the_new_price_on_the_next_request
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn on_postgres_every_page_shows_what_the_shop_and_what_psql_has_changed() {
+async fn on_postgres_every_page_shows_changes_by_the_shop_and_by_psql() {
     let server = tests::postgres::Server::start();
     let shop = Shop::open_on(&server.url(), false).await;
     every_page_shows_a_new_price_on_the_next_request(&shop).await;
@@ -174,7 +174,7 @@ async fn on_postgres_every_page_shows_what_the_shop_and_what_psql_has_changed() 
     let page = other.get("/products/9").await;
     assert!(page.text.contains("777.76"), "{} {}", page.status, page.text);
     other.change(9, "{\"price_cents\": 77779}").await;
-    tests::until("what the other changed", || shows(&shop, "/products/9", 9)).await;
+    tests::until("the change by psql is shown", || shows(&shop, "/products/9", 9)).await;
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn carts_belong_to_their_owners() {
     let own = shop.send(Method::GET, "/cart", &[("cookie", cookie)], "").await;
     assert!(own.text.contains("No. 3<"));
     assert!(!shop.get("/cart").await.text.contains("No. 3<"));
-    // A visitor with a cookie and one without share the pages that are the same for both.
+    // Visitors with and without a cookie share the pages that are the same for both.
     shop.get("/products/3").await;
     let with_cookie = shop.send(Method::GET, "/products/3", &[("cookie", cookie)], "").await;
     assert!(with_cookie.cache_status().contains("hit"));
@@ -195,7 +195,7 @@ async fn carts_belong_to_their_owners() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said() {
+async fn invalid_requests_get_explanatory_errors() {
     let shop = Shop::open(false).await;
     assert_eq!(shop.send(Method::PUT, "/api/products/1", &[], "{}").await.status, 401);
     let bad = shop.change(1, r#"{"stock": -1}"#).await;
@@ -241,9 +241,9 @@ async fn opened(flags: &[&str]) -> Result<shop::App, String> {
     shop::App::open(&options).await.map_err(|error| error.to_string())
 }
 
-/// A client that never ended its request held the shop for ever.
+/// Regression: a client that never finished its request kept the shop from stopping.
 #[tokio::test]
-async fn the_shop_ends_though_a_client_does_not() {
+async fn the_shop_stops_although_a_client_does_not_finish() {
     let app = opened(&["--products", "1"]).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut half = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -269,14 +269,17 @@ async fn without_a_cache_there_is_none() {
 }
 
 #[tokio::test]
-async fn flags_that_would_harm_are_refused_and_no_error_tells_a_password() {
-    assert!(opened(&["--admin-token", ""]).await.is_err(), "an empty token would let in everybody");
+async fn harmful_flags_are_refused_and_no_error_shows_a_password() {
+    assert!(
+        opened(&["--admin-token", ""]).await.is_err(),
+        "an empty token would admit every client"
+    );
     let error = opened(&["--database", "mysql://root:secret@db/shop"]).await.unwrap_err();
     assert!(!error.contains("secret") && error.contains("mysql://"), "{error}");
 }
 
 #[tokio::test]
-async fn the_json_of_the_shop_says_what_is_wrong_in_json() {
+async fn the_json_api_reports_errors_in_json() {
     let shop = Shop::open(false).await;
     for (path, status) in [
         ("/api/products?page=", StatusCode::OK),

@@ -1,7 +1,7 @@
-//! Promise 1 under chance: processes, a log, a shared store and an origin, with delays, losses, cut lines
-//! and logs that forget. Every read is checked against the history of writes.
+//! Promise 1 under random schedules: processes, a log, a shared store and an origin, with delays, losses, cut lines and
+//! logs that lose records. Every read is checked against the history of writes.
 //!
-//! `LARDER_SEEDS` says how many schedules to run, `LARDER_SEED` replays one.
+//! `LARDER_SEEDS` is the number of schedules to run, `LARDER_SEED` replays one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +14,10 @@ const KEYS: u64 = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const LEASE: Duration = Duration::from_millis(300);
-/// The lease, and what a command may take.
+/// The maximum lag, and the time a command may take.
 const BOUND: Duration = Duration::from_millis(900);
 
-/// What happens to the world while it is used.
+/// The faults that occur during a run.
 #[derive(Clone, Copy, Debug)]
 enum Plan {
     /// One process with a log of its own and a shared store.
@@ -43,7 +43,7 @@ impl World {
         let dice = SeededRng::new(seed);
         let (failing_percent, bound) = match plan {
             Plan::Alone | Plan::Calm => (0, Some(BOUND)),
-            // Under failures other processes follow when the log lets them.
+            // Under faults the delay of other processes depends on the log, so it is not bounded.
             Plan::Lossy | Plan::Stormy => (10, None),
         };
         let longest = Duration::from_millis(20);
@@ -75,7 +75,7 @@ impl World {
                 _ => Target::tag(("item", key)),
             };
             if self.dice.chance(25) {
-                // What is only stale may still be served: nothing is owed for it.
+                // A soft invalidation allows stale serving: the history demands nothing of it.
                 let stale = Invalidation::from(target).soft(Duration::from_millis(200));
                 let _acting = self.larders[process].invalidate(stale).await;
             } else {
@@ -83,7 +83,7 @@ impl World {
                 self.history.invalidated(process, key, version);
             }
         }
-        // In the end nobody may serve what was before.
+        // After the last writes and invalidations no process may serve an older version.
         for key in 0..KEYS {
             let _acting = self.larders[0].invalidate(("item", key)).await;
         }
@@ -100,17 +100,18 @@ impl World {
             } else {
                 (KEYS + key, self.page(process, key).await)
             };
-            // The origin was down, and nothing could stand in.
+            // The origin failed, and there was no stale entry to serve.
             let Ok(read) = read else { continue };
             self.history.read(process, key, began, read);
-            // Where the log is replaced memory is dropped, and the store may have what is older and not yet known to be.
+            // Replacing the log empties memory, and the store may hold an older entry that is not yet known to be
+            // invalidated.
             if !matches!(self.plan, Plan::Stormy) {
                 self.history.seen(client, process, thing, read);
             }
         }
     }
 
-    /// Once nothing goes wrong any more, all processes come to the same: nothing was forgotten on the way.
+    /// Once faults end, all processes serve the same version: no invalidation was lost.
     async fn assert_they_agree(self: &Arc<Self>, seed: u64) {
         let plan = self.plan;
         for larder in &self.larders {
@@ -130,7 +131,7 @@ impl World {
         }
     }
 
-    /// The origin takes its time before and after it is read.
+    /// Loads an item; the origin is slow before and after its read.
     async fn item(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
         let load = move |_: Loading| async move {
@@ -143,7 +144,7 @@ impl World {
         loaded(self.larders[process].get_or_load(("item", key), policy, load).await)
     }
 
-    /// What is stale may be of use for a while, or not.
+    /// A lifetime with or without stale serving.
     fn lifetime(&self) -> Policy {
         let lifetime = Lifetime::fresh_for(HOUR);
         Policy::from(match self.dice.roll(3) {
@@ -153,7 +154,7 @@ impl World {
         })
     }
 
-    /// Calls for the same thing may differ in where they keep it, and in whether they wait for others.
+    /// Calls for the same key may differ in level placement and in whether they use a fill lock.
     fn placed(&self, policy: Policy) -> Policy {
         match self.dice.roll(6) {
             0 => policy.tiers(Tiers::SHARED),
@@ -163,7 +164,7 @@ impl World {
         }
     }
 
-    /// A page is made of an item and carries no tag of its own.
+    /// Loads a page, which reads an item and has no tag of its own.
     async fn page(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
         let load = move |_: Loading| async move {
@@ -208,7 +209,7 @@ fn loaded(loaded: Result<Arc<u64>, LoadError<Down>>) -> Result<u64, Down> {
     }
 }
 
-/// Asks until the origin answers.
+/// Repeats a request until the origin answers.
 async fn insist(ask: impl AsyncFn() -> Result<u64, Down>) -> u64 {
     loop {
         if let Ok(version) = ask().await {
@@ -275,6 +276,6 @@ fn failures_cost_hits_and_not_freshness() {
 }
 
 #[test]
-fn a_log_that_forgets_makes_larder_forget_too() {
+fn entries_of_a_log_that_lost_records_are_not_trusted() {
     seeds().into_iter().for_each(|seed| run(Plan::Stormy, seed));
 }

@@ -34,7 +34,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What the handlers count and wait for.
+/// Counters and signals of the handlers.
 #[derive(Default)]
 struct Stage {
     calls: AtomicUsize,
@@ -56,7 +56,7 @@ async fn read(State(stage): Shared) -> String {
     format!("value {}", stage.value.load(Ordering::SeqCst))
 }
 
-/// Commits, and then takes its time to answer.
+/// Commits, and is slow to answer.
 async fn write(State(stage): Shared) -> StatusCode {
     stage.value.fetch_add(1, Ordering::SeqCst);
     stage.entered.notify_one();
@@ -70,13 +70,13 @@ async fn falls_over(State(stage): Shared) -> String {
     format!("call {call}")
 }
 
-/// Chunks without end, at most a few ahead of whoever reads.
+/// Chunks without end, at most a few ahead of the reader.
 async fn endless() -> Body {
     let chunks = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 16 * 1024]));
     Body::from_stream(chunks)
 }
 
-/// A first byte at once, a second one when released.
+/// Sends the first byte at once, the second when released.
 async fn drip(State(stage): Shared) -> Body {
     let bytes = futures_util::stream::unfold(0, move |sent| {
         let stage = Arc::clone(&stage);
@@ -92,7 +92,7 @@ async fn drip(State(stage): Shared) -> Body {
     Body::from_stream(bytes)
 }
 
-/// Speaks another protocol from here on: says back what it hears.
+/// Switches protocols: echoes everything it receives.
 async fn upgrade(request: Request) -> Response {
     tokio::spawn(async move {
         let upgraded = hyper::upgrade::on(request).await.unwrap();
@@ -111,7 +111,7 @@ struct Site {
     address: SocketAddr,
     stage: Arc<Stage>,
     http2: bool,
-    // Aborted when dropped, also by a test that fails.
+    // Aborted when dropped, also if the test fails.
     _serving: JoinSet<()>,
 }
 
@@ -157,7 +157,7 @@ impl Site {
         String::from_utf8(body.to_vec()).unwrap()
     }
 
-    /// Sends a request, and hangs up once its handler runs.
+    /// Sends a request, and closes the connection once its handler runs.
     async fn hang_up(&self, method: Method, path: &str) {
         let caller = self.caller();
         let asked = tokio::spawn(caller.request(self.request(method, path)));
@@ -167,7 +167,7 @@ impl Site {
     }
 }
 
-/// Runs a test for both protocols; one that hangs has failed.
+/// Runs a test for both protocols; a test that hangs fails.
 async fn on_both<F: Future<Output = ()>>(test: impl Fn(Site) -> F) {
     for http2 in [false, true] {
         let site = Site::open(http2).await;
@@ -178,7 +178,7 @@ async fn on_both<F: Future<Output = ()>>(test: impl Fn(Site) -> F) {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_client_that_hangs_up_during_a_fill_leaves_it_to_the_others() {
+async fn a_client_that_disconnects_during_a_fill_leaves_it_to_the_waiters() {
     on_both(|site| async move {
         site.hang_up(Method::GET, "/slow").await;
         let others = async { tokio::join!(site.text("/slow"), site.text("/slow")) };
@@ -190,7 +190,7 @@ async fn a_client_that_hangs_up_during_a_fill_leaves_it_to_the_others() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_between_commit_and_answer_does_not_stop_the_invalidation() {
+async fn a_client_that_disconnects_between_commit_and_response_does_not_stop_the_invalidation() {
     on_both(|site| async move {
         assert_eq!(site.text("/value").await, "value 0");
         site.hang_up(Method::PUT, "/value").await;
@@ -204,7 +204,7 @@ async fn a_client_that_hangs_up_between_commit_and_answer_does_not_stop_the_inva
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_harms_its_own_client_alone() {
+async fn a_handler_panic_affects_only_its_own_client() {
     on_both(|site| async move {
         let caller = site.caller();
         let first = caller.request(site.request(Method::GET, "/falls-over")).await;
@@ -216,13 +216,13 @@ async fn a_handler_that_panics_harms_its_own_client_alone() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_reaches_its_readers_and_harms_nobody() {
+async fn an_endless_body_reaches_its_readers_and_affects_no_other_request() {
     on_both(|site| async move {
         let mut readers = Vec::new();
         for _ in 0..3 {
             let mut body = site.ask("/endless").await.into_body();
             let mut read = 0;
-            // More than is ever kept.
+            // More bytes than the limit of a stored body.
             while read < 3 << 20 {
                 let frame = body.frame().await.expect("it has no end").unwrap();
                 read += frame.into_data().map_or(0, |data| data.len());
@@ -237,7 +237,7 @@ async fn a_body_without_end_reaches_its_readers_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn the_first_byte_of_a_body_that_drips_does_not_wait_for_the_second() {
+async fn a_slow_body_is_passed_on_byte_by_byte() {
     on_both(|site| async move {
         let mut first = site.ask("/drip").await.into_body();
         assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
@@ -249,10 +249,10 @@ async fn the_first_byte_of_a_body_that_drips_does_not_wait_for_the_second() {
 }
 
 #[tokio::test]
-async fn a_stampede_is_one_call_and_everybody_has_the_answer() {
+async fn a_stampede_is_one_call_that_answers_every_client() {
     on_both(|site| async move {
         let site = Arc::new(site);
-        // As many connections as HTTP/1.1 needs, without asking the machine for too many files.
+        // As many connections as HTTP/1.1 needs, within the usual limit of open files.
         let room = Arc::new(Semaphore::new(100));
         let mut asking = JoinSet::new();
         for _ in 0..300 {

@@ -1,4 +1,4 @@
-//! Memory and the shared store as one cache.
+//! Both levels as one cache: memory and the shared store.
 
 use std::{
     cell::RefCell,
@@ -50,7 +50,7 @@ async fn settled(larders: &[Larder; 2]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
+async fn processes_share_entries_and_invalidations() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     joined(&larders).await;
@@ -59,7 +59,7 @@ async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in
     assert_eq!(load(&larders[1], 2).await, 1, "from the shared store");
     assert_eq!(larders[1].stats().shared.hits, 1);
     let _ = larders[0].invalidate("t").await;
-    // What is filled before the own record has come back from the log is not shared.
+    // A value filled before the process has received its own record is not shared.
     settled(&larders).await;
     assert_eq!(load(&larders[0], 3).await, 3);
     settled(&larders).await;
@@ -67,7 +67,7 @@ async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_are_not_ours_are_counted_misses() {
+async fn foreign_bytes_are_counted_misses() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     joined(&larders).await;
@@ -79,7 +79,7 @@ async fn bytes_that_are_not_ours_are_counted_misses() {
     assert_eq!(larders[1].stats().shared.corrupt, 1);
 }
 
-/// A value that its own type reads back only while it is odd.
+/// A value that its own type deserializes only while it is odd.
 #[derive(serde::Serialize)]
 struct Odd(u32);
 
@@ -90,13 +90,13 @@ impl<'de> serde::Deserialize<'de> for Odd {
     }
 }
 
-/// It lay there for as long as it would have been fresh, and cost a read for each miss.
+/// Regression: the entry stayed until the end of its lifetime, and cost a read for each miss.
 #[tokio::test(start_paused = true)]
-async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
+async fn an_entry_that_fails_to_deserialize_is_a_counted_miss_and_removed() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     joined(&larders).await;
-    // Whether a type reads what it writes is found out with its first value.
+    // The first value of a type decides whether it can read its own serialization.
     let first = |_: Loading| async { Ok::<_, Infallible>(Odd(1)) };
     let policy = Policy::ttl(Duration::from_millis(1)).tiers(Tiers::SHARED);
     larders[0].get_or_load("first", policy, first).await.unwrap();
@@ -119,12 +119,12 @@ async fn what_its_own_type_cannot_read_is_a_counted_miss_and_removed() {
     assert_eq!(ask(1, 4).await.unwrap().0, 4);
     let stats = larders[1].stats().shared;
     assert_eq!((stats.corrupt, stats.misses), (1, 1));
-    assert!(store.keys().is_empty(), "nobody else has to read it");
+    assert!(store.keys().is_empty(), "no other process has to read it");
 }
 
-/// Whoever had seen the newer one was given the older: a read that goes back.
+/// Regression: a client that had seen the newer value got the older one.
 #[tokio::test(start_paused = true)]
-async fn an_older_fill_does_not_take_the_place_of_a_newer_one_that_is_only_stale() {
+async fn an_older_fill_does_not_replace_a_newer_stale_entry() {
     let store = MemoryStore::new();
     let [larder, _] = pair(&store);
     larder.synced().await;
@@ -142,16 +142,16 @@ async fn an_older_fill_does_not_take_the_place_of_a_newer_one_that_is_only_stale
     let older = ask(1, 5 * second);
     tokio::time::sleep(second).await;
     let _ = larder.invalidate(Invalidation::from("t").soft(None)).await;
-    // The lease has passed: that flight is too old to be joined.
+    // The maximum lag has passed: the first fill is too old to be joined.
     tokio::time::sleep(2 * second).await;
     assert_eq!(ask(2, Duration::ZERO).await.unwrap(), 2);
     tokio::time::sleep(3 * second / 2).await;
     assert_eq!(older.await.unwrap(), 1);
-    assert_eq!(ask(3, second).await.unwrap(), 2, "stale, and not older than what was seen");
+    assert_eq!(ask(3, second).await.unwrap(), 2, "stale, and not older than the value seen before");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
+async fn an_entry_past_its_memory_lifetime_is_not_served_stale() {
     let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let lifetime = larder::Lifetime::fresh_for(MINUTE * 60).stale_while_revalidate(MINUTE * 60);
     let ask = |value: u32| {
@@ -166,7 +166,7 @@ async fn what_has_left_memory_is_not_served_from_there_as_stale_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
+async fn a_store_that_is_down_or_slow_costs_hits_and_never_a_response() {
     for (percent, slow) in [(100, Duration::ZERO), (0, Duration::from_secs(60))] {
         let faulty = FaultyStore::new(MemoryStore::new(), SeededRng::new(7), percent, slow);
         let larder = Larder::builder().tag_table_slots(1 << 10).store(faulty).build().unwrap();
@@ -177,7 +177,7 @@ async fn a_store_that_is_down_or_slow_costs_hits_and_never_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_made_stale_is_not_promoted_as_fresh() {
+async fn a_soft_invalidated_entry_is_not_promoted_as_fresh() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     joined(&larders).await;
@@ -189,7 +189,7 @@ async fn what_was_made_stale_is_not_promoted_as_fresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_other_questions_and_writes_that_come_again_are_never_served() {
+async fn misdirected_reads_and_replayed_writes_are_never_served() {
     let weather = NetworkConditions {
         dice: SeededRng::new(11),
         failing_percent: 40,
@@ -205,7 +205,7 @@ async fn answers_to_other_questions_and_writes_that_come_again_are_never_served(
         let served = *larder.get_or_load(name, policy, load).await.unwrap();
         assert_eq!(served, (name, round), "{turn}");
         if turn % 70 == 69 {
-            // Whatever is on its way from this round is dead for both.
+            // Every entry of this round that is still in flight is invalidated in both processes.
             while larder.invalidate(("round", round)).await != Invalidated::Logged {}
             cluster.settled().await;
         }
@@ -220,7 +220,7 @@ thread_local! {
     static WHILE_READING: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// A value that lets something happen while it is read from the shared store.
+/// A value that runs a hook while it is deserialized from the shared store.
 #[derive(serde::Serialize)]
 struct Hooked(u32);
 
@@ -233,7 +233,7 @@ impl<'de> serde::Deserialize<'de> for Hooked {
     }
 }
 
-/// An invalidation from the first step to the last, on a thread of its own.
+/// Runs an invalidation from the first step to the last, on a thread of its own.
 fn invalidate_meanwhile(larder: &Larder) {
     let larder = larder.clone();
     let work = move || {
@@ -244,7 +244,7 @@ fn invalidate_meanwhile(larder: &Larder) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_invalidated_while_it_is_promoted_is_not_served() {
+async fn an_entry_invalidated_during_its_promotion_is_not_served() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     let load = async |larder: &Larder, value: u32| {
@@ -256,14 +256,18 @@ async fn what_is_invalidated_while_it_is_promoted_is_not_served() {
     settled(&larders).await;
     let reader = larders[1].clone();
     WHILE_READING.set(Some(Box::new(move || invalidate_meanwhile(&reader))));
-    // The invalidation lies before the end of this request, and before all of the next one.
+    // The invalidation completes before the end of this request, and before the next one starts.
     assert_eq!(load(&larders[1], 2).await, 2);
-    assert_eq!(load(&larders[1], 3).await, 3, "what was filled across it is not kept either");
+    assert_eq!(
+        load(&larders[1], 3).await,
+        3,
+        "a value whose fill spans the invalidation is not stored either"
+    );
     assert!(WHILE_READING.take().is_none(), "the value was read from the shared store");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidated() {
+async fn no_request_joins_a_fill_older_than_the_bound_of_other_processes() {
     let larders = pair(&MemoryStore::new());
     larders[0].synced().await;
     let first = tokio::spawn({
@@ -276,7 +280,7 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
             *larder.get_or_load("a", Policy::ttl(MINUTE), slow).await.unwrap()
         }
     });
-    // Past the bound of other processes, and far from the end of the fill.
+    // Past the bound of other processes, and long before the end of the fill.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let began = tokio::time::Instant::now();
     let load = |_: Loading| async { Ok::<_, Infallible>(2) };
@@ -285,18 +289,17 @@ async fn nobody_joins_a_flight_that_is_older_than_what_others_may_have_invalidat
     assert_eq!(first.await.unwrap(), 1);
 }
 
-/// A log on which a test can turn: nobody may say any more where it ends, a read has a hole, another log takes its
-/// place.
+/// A log with faults: its end cannot be read, a read skips a record, or another log replaces it.
 #[derive(Debug)]
 struct Turned {
     line: LogLine,
-    /// Another log, and whether it is found in place of the first.
+    /// Another log; `over` switches to it.
     other: Option<LogLine>,
     over: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
-    /// Whether the first record of the next read that brings several is left out.
+    /// Whether the next read with several records omits the first.
     holed: Arc<AtomicBool>,
-    /// Whether it takes five seconds until the word of where it ends has come.
+    /// Whether the answer about the end of the log takes five seconds.
     late: Arc<AtomicBool>,
 }
 
@@ -372,9 +375,9 @@ impl Bus for Turned {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
+async fn stricter_consistency_is_met_or_the_origin_is_used() {
     let log = SharedLog::new();
-    // One line is as slow as a lease allows, the other is not.
+    // One line is as slow as the maximum lag allows, the other is fast.
     let lines = [Duration::from_millis(400), Duration::from_micros(10)];
     let lines = lines.map(|slow| log.line(SeededRng::new(3), 0, slow));
     let cut = lines[0].clone();
@@ -399,7 +402,7 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
     let bounded = Consistency::Bounded(Duration::from_secs(5));
     assert_eq!(load(bounded, 0).await, 119);
     cut.cut(true);
-    assert_eq!(load(Consistency::Strong, 7).await, 7, "nobody can say");
+    assert_eq!(load(Consistency::Strong, 7).await, 7, "without the log the end is unknown");
     let outer = larders[0].clone();
     let page = move |_: Loading| async move {
         let part = |_: Loading| async { Ok::<_, Infallible>(77) };
@@ -419,7 +422,7 @@ async fn who_asks_for_more_than_eventual_gets_it_or_the_origin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_may_bound_the_age_of_what_it_takes() {
+async fn a_call_may_bound_the_age_of_the_entry() {
     let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let load = async |longest: u64, value: u32| {
         let policy = Policy::ttl(MINUTE).max_age(Duration::from_secs(longest));
@@ -434,7 +437,7 @@ async fn a_call_may_bound_the_age_of_what_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
+async fn the_invalidation_feed_has_every_invalidation_in_log_order() {
     let larders = pair(&MemoryStore::new());
     joined(&larders).await;
     let mut heard = larders[0].invalidations();
@@ -456,7 +459,7 @@ async fn an_application_hears_every_invalidation_in_the_order_of_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_brings_nothing_proves_nothing() {
+async fn an_empty_read_of_the_log_does_not_reduce_the_lag() {
     let line = SharedLog::new().line(SeededRng::new(1), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let deaf = Arc::clone(&bus.deaf);
@@ -469,9 +472,9 @@ async fn a_read_that_brings_nothing_proves_nothing() {
     assert!(larder.lag() > Duration::from_secs(58), "{:?}", larder.lag());
 }
 
-/// An old primary that was cut off goes on to take what the new one never hears of.
+/// An old primary that is cut off still accepts appends that the new one never receives.
 #[tokio::test(start_paused = true)]
-async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
+async fn records_that_only_the_old_log_took_are_appended_to_the_new_one() {
     let logs = [SharedLog::new(), SharedLog::new()];
     let process = |seed: u64| {
         let line = |log: &SharedLog| log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
@@ -486,9 +489,9 @@ async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
     other_over.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(load(&other, 1).await, 1, "filled after it had found the new log");
-    assert_eq!(one.invalidate("t").await, Invalidated::Logged, "by the old one");
+    assert_eq!(one.invalidate("t").await, Invalidated::Logged, "by the old log");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(load(&other, 2).await, 1, "which nobody else hears of");
+    assert_eq!(load(&other, 2).await, 1, "no other process receives it");
     one_over.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(load(&other, 3).await, 3);
@@ -496,9 +499,9 @@ async fn what_an_old_log_took_behind_a_fail_over_is_appended_to_the_new_one() {
 
 const LATE: Duration = Duration::from_secs(5);
 
-/// What others have invalidated while the answer was under way is not in it.
+/// The answer does not include invalidations that others append while it is on its way.
 #[tokio::test(start_paused = true)]
-async fn a_proof_is_as_old_as_its_question() {
+async fn the_lag_counts_from_the_time_the_end_was_requested() {
     let line = SharedLog::new().line(SeededRng::new(3), 0, Duration::from_micros(10));
     let bus = Turned::new(line);
     let late = Arc::clone(&bus.late);
@@ -512,9 +515,9 @@ async fn a_proof_is_as_old_as_its_question() {
     }
 }
 
-/// A gap in the same log emptied all that memory held, when the origin was busiest.
+/// Regression: a gap in the same log emptied memory, at the time of the highest load.
 #[tokio::test(start_paused = true)]
-async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
+async fn a_gap_in_the_log_invalidates_only_the_targets_of_missed_records() {
     let log = SharedLog::new();
     let line = |seed| log.line(SeededRng::new(seed), 0, Duration::from_micros(10));
     let bus = Turned::new(line(1));
@@ -542,12 +545,16 @@ async fn a_gap_in_the_log_drops_what_it_hid_and_nothing_else() {
     assert_eq!(ask("untouched", 2).await, 1);
     let told = heard.next().await.unwrap();
     assert!(told.missed && !told.own, "{told:?}");
-    assert_ne!(told.what, [larder::Selector::Everything], "what it hid is known");
+    assert_ne!(
+        told.what,
+        [larder::Selector::Everything],
+        "the targets of the missed record are known"
+    );
 }
 
-/// It was asked for three times in a lease, however small the bound: most of what is kept was passed by.
+/// Regression: the end was requested three times per maximum lag, however small the bound: most hits became bypasses.
 #[tokio::test(start_paused = true)]
-async fn a_small_bound_is_proved_often_enough() {
+async fn a_small_bound_is_checked_often_enough() {
     let log = SharedLog::new();
     let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
     let larder = Larder::builder().tag_table_slots(1 << 10).bus(line).build().unwrap();
@@ -562,7 +569,7 @@ async fn a_small_bound_is_proved_often_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
+async fn a_nested_value_is_as_strict_as_its_request_also_while_waiting() {
     let log = SharedLog::new();
     let line = log.line(SeededRng::new(3), 0, Duration::from_micros(10));
     let larder = Larder::builder().tag_table_slots(1 << 10).bus(line.clone()).build().unwrap();
@@ -588,7 +595,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     };
     line.cut(false);
     tokio::time::sleep(5 * second).await;
-    // Nor does what is stale stand in for an error, once the proof has grown old meanwhile.
+    // Nor does a stale entry replace an error, once the lag has exceeded the bound meanwhile.
     let lifetime = larder::Lifetime::fresh_for(second).stale_if_error(MINUTE);
     let first = |_: Loading| async { Ok::<u32, &str>(1) };
     larder.get_or_load("b", lifetime, first).await.unwrap();
@@ -598,7 +605,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     assert!(asking.await.is_err());
     line.cut(false);
     tokio::time::sleep(5 * second).await;
-    // Whoever waits when the line is cut is not served what comes when the proof has grown old.
+    // A waiter is not served a fill that completes when the lag has exceeded its bound.
     let _logged = larder.clear().await;
     let leading = ask(5);
     let waiting = async {
@@ -610,7 +617,7 @@ async fn a_part_is_as_strict_as_its_request_and_stays_so_while_it_waits() {
     assert_eq!(futures_util::join!(leading, waiting), (5, 6));
 }
 
-/// A list of half a million tags held the log up, and whoever started could not read it in one page.
+/// Regression: a list of half a million tags blocked the log, and a process that started could not read it in one page.
 #[tokio::test(start_paused = true)]
 async fn many_targets_are_several_records_and_all_of_them_act() {
     let larders = pair(&MemoryStore::new());
@@ -632,9 +639,9 @@ async fn many_targets_are_several_records_and_all_of_them_act() {
     assert_eq!(ask(&larders[1], 2).await, 2);
 }
 
-/// The relay of the guide forgot what it had not heard.
+/// Regression: the relay of the guide lost records that it had not received.
 #[tokio::test(start_paused = true)]
-async fn who_falls_behind_is_told_that_something_was_missed() {
+async fn a_slow_subscriber_of_the_feed_is_told_that_it_missed_records() {
     let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let mut heard = larder.invalidations();
     for number in 0..1_500 {
@@ -646,7 +653,7 @@ async fn who_falls_behind_is_told_that_something_was_missed() {
     assert!(next.own && !next.missed);
 }
 
-/// A store that takes its time to read, with limits of its own.
+/// A store with slow reads and configurable limits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Limited {
     pub(crate) store: MemoryStore,
@@ -693,7 +700,7 @@ impl Store for Limited {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_has_a_deadline_of_its_own_is_waited_for_and_another_is_not() {
+async fn a_store_with_a_longer_deadline_is_waited_for() {
     for (deadline, expected) in [(Some(Duration::from_millis(200)), 1), (None, 2)] {
         let store = Limited { takes: Duration::from_millis(80), deadline, ..Limited::default() };
         let log = SharedLog::new();

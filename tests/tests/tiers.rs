@@ -1,4 +1,4 @@
-//! Where something is kept, and that of all processes one fills it.
+//! Level placement, and fill locks: one process fills for all.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ async fn load(larder: &Larder, policy: Policy, value: u32) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_for_one_tier_is_in_no_other() {
+async fn an_entry_for_one_level_is_in_no_other() {
     let cluster = cluster(|builder| builder).await;
     let policy = |tiers| Policy::ttl(MINUTE).tag("t").tiers(tiers);
     assert_eq!(load(cluster.process(0), policy(Tiers::MEMORY), 1).await, 1);
@@ -58,7 +58,7 @@ async fn what_is_for_one_tier_is_in_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_tier_has_a_lifetime_of_its_own() {
+async fn each_level_has_a_lifetime_of_its_own() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(10 * MINUTE).tiers(Tiers::BOTH.memory_for(MINUTE));
     assert_eq!(load(cluster.process(0), policy(), 1).await, 1);
@@ -86,7 +86,7 @@ async fn each_tier_has_a_lifetime_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
+async fn an_entry_that_requires_sealing_reaches_no_store_without_a_key() {
     let open = cluster(|builder| builder).await;
     let larder = open.process(0).clone();
     let require = || ResponseCacheLayer::new(&larder).require_sealing();
@@ -99,11 +99,11 @@ async fn what_has_to_be_sealed_reaches_no_store_without_a_key() {
     sealed.settled().await;
     assert_eq!(sealed.store().keys().len(), 1);
     assert_eq!(load(sealed.process(1), policy.clone(), 2).await, 1);
-    // The same policy with a larder that has no key.
+    // The same policy with a larder without a key.
     assert_eq!(load(open.process(0), policy, 3).await, 3);
     open.settled().await;
     assert!(open.store().keys().is_empty());
-    // Nor is there anything to refuse where nothing leaves the process.
+    // Without a store nothing leaves the process, so nothing is refused.
     let alone = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     assert!(!alone.kernel().has_store());
     drop(ResponseCacheLayer::new(&alone).require_sealing());
@@ -124,7 +124,7 @@ async fn two_types_under_one_name_do_not_read_each_other() {
     for round in 0..2 {
         let old = |_: Loading| async { Ok::<_, Infallible>(Old { price: 1 }) };
         let new = |_: Loading| async { Ok::<_, Infallible>(New { price: 2 }) };
-        // The two versions of a rolling deploy, one after the other.
+        // The two versions of an application in a rolling deploy, one after the other.
         assert_eq!(cluster.process(0).get_or_load("a", policy(), old).await.unwrap().price, 1);
         assert_eq!(cluster.process(1).get_or_load("a", policy(), new).await.unwrap().price, 2);
         cluster.settled().await;
@@ -143,7 +143,7 @@ async fn two_types_under_one_name_do_not_read_each_other() {
     }
 }
 
-/// Counts how often a loader runs, and takes its time.
+/// Counts calls of a slow loader.
 #[derive(Clone, Default)]
 struct WriterId(Arc<AtomicU32>);
 
@@ -177,7 +177,7 @@ async fn all_at_once(cluster: &SimulatedCluster, origin: &WriterId, policy: &Pol
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_all_processes_one_loads() {
+async fn one_process_loads_for_all() {
     let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).tag("t").fill_once_per_cluster(10 * SECOND);
     let origin = WriterId::default();
@@ -187,7 +187,7 @@ async fn of_all_processes_one_loads() {
     cluster.settled().await;
     assert_eq!(all_at_once(&cluster, &origin, &policy).await, [2; 30]);
     assert_eq!(origin.calls(), 2);
-    // Without it each process loads for itself.
+    // Without the fill lock each process loads for itself.
     let _logged = cluster.process(1).invalidate("t").await;
     cluster.settled().await;
     all_at_once(&cluster, &origin, &Policy::ttl(MINUTE).tag("t")).await;
@@ -195,8 +195,8 @@ async fn of_all_processes_one_loads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_takes_the_lease_next_finds_what_was_written() {
-    // Writes are on their way for a while, and a lease that is given back before them says too much.
+async fn the_next_holder_of_a_fill_lock_finds_the_entry() {
+    // Writes take a while to arrive, so a fill lock must not be released before them.
     for seed in 0..300 {
         let longest = Duration::from_millis(20);
         let weather = NetworkConditions { dice: SeededRng::new(seed), failing_percent: 0, longest };
@@ -209,7 +209,7 @@ async fn whoever_takes_the_lease_next_finds_what_was_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_refreshes_first_refreshes_for_all() {
+async fn one_process_refreshes_for_all() {
     let cluster = cluster(|builder| builder).await;
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let policy = Policy::from(lifetime).fill_once_per_cluster(10 * SECOND);
@@ -217,7 +217,7 @@ async fn whoever_refreshes_first_refreshes_for_all() {
     all_at_once(&cluster, &origin, &policy).await;
     tokio::time::sleep(MINUTE).await;
     let began = Instant::now();
-    assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30], "nobody waits");
+    assert_eq!(all_at_once(&cluster, &origin, &policy).await, [1; 30], "no request waits");
     assert!(began.elapsed() < SECOND / 2);
     cluster.settled().await;
     tokio::time::sleep(2 * SECOND).await;
@@ -226,11 +226,11 @@ async fn whoever_refreshes_first_refreshes_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_dies_delays_others_by_its_expiry_and_never_longer() {
+async fn a_dead_holder_of_a_fill_lock_delays_others_by_its_expiry_at_most() {
     let cluster = cluster(|builder| builder).await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(5 * SECOND);
     let origin = WriterId::default();
-    // It takes the lease, and nothing is ever heard of it again.
+    // The process takes the fill lock, and never completes its fill.
     let hanging = |_: Loading| std::future::pending::<Result<u32, String>>();
     let dead = cluster.process(0).clone();
     let held = policy.clone();
@@ -244,7 +244,7 @@ async fn a_holder_that_dies_delays_others_by_its_expiry_and_never_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
+async fn no_process_waits_for_a_fill_that_is_not_storable_or_fails() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).fill_once_per_cluster(30 * SECOND);
     let slow = |larder: Larder, outcome: Result<u32, String>| async move {
@@ -259,13 +259,13 @@ async fn nobody_waits_for_what_is_not_kept_nor_for_an_error() {
         let began = Instant::now();
         let [a, b, c] = [0, 1, 2].map(|process| cluster.process(process).clone());
         tokio::join!(slow(a, outcome.clone()), slow(b, outcome.clone()), slow(c, outcome));
-        // After what is not kept the others load together, after an error one after the other.
+        // After a fill that is not storable the others load together, after an error one after the other.
         assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_all_processes_one_renders_a_page() {
+async fn one_process_renders_a_page_for_all() {
     let cluster = cluster(|builder| builder).await;
     let calls = Arc::new(AtomicU32::new(0));
     let pages = cluster.processes().iter().map(|larder| {
@@ -292,13 +292,13 @@ async fn of_all_processes_one_renders_a_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_to_be_invalidated_later_outlives_its_process() {
+async fn a_scheduled_invalidation_outlives_its_process() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(10 * MINUTE).tag("t");
     assert_eq!(load(cluster.process(1), policy(), 1).await, 1);
     let later = Invalidation::from("t").after(MINUTE);
     assert_eq!(cluster.process(0).invalidate(later).await, Invalidated::Scheduled);
-    // Whoever said so is gone.
+    // The process that scheduled it is gone.
     cluster.cut_off(0);
     tokio::time::sleep(MINUTE - SECOND).await;
     assert_eq!(load(cluster.process(1), policy(), 2).await, 1, "not before its time");
@@ -307,7 +307,7 @@ async fn what_is_to_be_invalidated_later_outlives_its_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_to_be_invalidated_later_is_kept_by_each_log_that_follows() {
+async fn a_scheduled_invalidation_survives_replacement_of_the_log() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(10 * MINUTE).tag("t");
     cluster.cut_off(0);

@@ -1,5 +1,5 @@
-//! Caching for Tower and Axum services: a family of layers and extractors over one engine, that knows what
-//! every response was made of, so that one write makes every copy that depends on it disappear.
+//! Caching for Tower and Axum services: layers and extractors over one engine. Every stored response carries the
+//! tags of the data that it was made of, so one invalidation after a write reaches every copy that depends on it.
 //!
 //! # The first hit
 //!
@@ -41,34 +41,36 @@
 //! # }
 //! ```
 //!
-//! The handler says how long its response lives and on what it depends. A request with credentials passes by until the
-//! layer says [what differs by user](guide::identity); a lifetime for all routes at once is
-//! [`ResponseCacheLayer::ttl`](http::ResponseCacheLayer::ttl), and [the guide](guide::lifetimes) says what it means.
+//! The handler sets the lifetime of its response and tags the data it depends on. larder neither answers an
+//! authenticated request from the cache nor stores its response until the layer declares
+//! [how responses differ by user](guide::identity). [`ResponseCacheLayer::ttl`](http::ResponseCacheLayer::ttl) sets one
+//! lifetime for all routes; [the guide](guide::lifetimes) lists its restrictions.
 //!
-//! # Where to go on
+//! # Contents
 //!
 //! - **The guide**: [users and credentials](guide::identity), [the order of layers](guide::layers),
 //!   [lifetimes](guide::lifetimes), [values and fragments](guide::values), [stampedes](guide::stampede),
 //!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes),
 //!   operating Redis (`guide::redis`), [each header and directive](guide::headers), [each word of
 //!   `Cache-Status`](guide::cache_status).
-//! - **Whole responses**: [`http::response_cache`] says which responses larder stores, which it does not, and why.
-//! - **Sessions outside of the cache**: [`http::final_head`].
+//! - **Whole responses**: [`http::response_cache`] lists which responses larder stores, which it does not, and why.
+//! - **Session layers outside of the cache**: [`http::final_head`].
 //! - **Conditional requests**: [`http::conditional`].
-//! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; what can be
-//!   named: [`Target`].
+//! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; its targets:
+//!   [`Target`].
 //! - **Objects**: [`Larder::get_or_load`], with a [`Policy`].
 //! - **Fragments of pages**: `axum::FragmentCache`.
-//! - **What is counted**: [`Larder::stats`].
-//! - **A second level and a shared log**: [`Store`] and [`Bus`].
+//! - **Counters**: [`Larder::stats`].
+//! - **A second level and a shared log**: [`store::Store`] and [`store::Bus`].
 //!
 //! # Features
 //!
-//! - `axum` (default): the module `axum`; the layers read the URI that axum notes before nesting strips its prefix.
+//! - `axum` (default): the module `axum`; the layers read the URI from before nesting (axum's `OriginalUri`).
 //! - `tower-sessions`: `ResponseCacheLayer::refuse_written_sessions`.
-//! - `redis`: the module `redis`, the shared store and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
+//! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
-//! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements of that builder, and of SeaORM.
+//! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements built by sea-query or
+//!   SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 pub use larder_core::{
@@ -80,12 +82,12 @@ pub use larder_core::{
 
 pub mod guide;
 
-/// What the README shows compiles.
+/// Compiles the code of the README as doc tests.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../../../README.md")]
 pub struct Readme;
 
-/// The layers, for any tower service.
+/// The layers, for any Tower service.
 pub mod http {
     pub use larder_http::*;
 }
@@ -95,19 +97,19 @@ pub mod store {
     pub use larder_core::store::*;
 }
 
-/// Many processes as one cache, over Redis, Valkey or Redis Cluster.
+/// The second level and the invalidation log on Redis, Valkey or Redis Cluster.
 #[cfg(feature = "redis")]
 pub mod redis {
     pub use larder_redis::*;
 }
 
-/// Queries that are cached with one line and dropped by what is written.
+/// Cached SQL queries, invalidated by the statements that write their tables and rows.
 #[cfg(feature = "sql")]
 pub mod sql {
     pub use larder_sql::*;
 }
 
-/// Extractors, and the layers of [`http`] under the names that routers of axum use.
+/// The extractors for axum, and the layers of [`http`] that routers use most.
 #[cfg(feature = "axum")]
 pub mod axum {
     pub use larder_axum::*;

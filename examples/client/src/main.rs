@@ -1,5 +1,5 @@
-//! A cache around a client: what another service says of its answers is followed as a browser follows it,
-//! many who ask for the same thing at once ask it once, and what is known to have changed is dropped by tag.
+//! A cache around an HTTP client: it follows the cache directives of another service as a browser does, coalesces
+//! concurrent requests for the same URL, and invalidates stored responses by tag.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use larder::{
 };
 use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneService};
 
-/// A client that keeps what it is allowed to keep.
+/// A client that stores the responses that are storable in a private cache.
 type Cached = BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Incoming>>, ClientError>;
 
 fn client(larder: &Larder) -> Cached {
@@ -30,7 +30,7 @@ fn client(larder: &Larder) -> Cached {
     let service = ServiceBuilder::new()
         .layer(ResponseCacheLayer::new(larder).private_cache().name("rates"))
         .map_request(|request: Request<Full<Bytes>>| {
-            // Everything that comes from there is dropped by one word.
+            // One tag for all responses of the service, to invalidate them together.
             if let Some(choices) = request.extensions().get::<ResponseOverrides>() {
                 choices.tag("rates");
             }
@@ -49,10 +49,10 @@ async fn ask(client: &Cached, uri: String) -> Result<String, Box<dyn Error + Sen
     Ok(format!("{} ({status})", String::from_utf8_lossy(&text)))
 }
 
-/// The service elsewhere counts how often it is asked.
+/// The number of requests that reached the service.
 static ASKED: AtomicU64 = AtomicU64::new(0);
 
-/// Exchange rates that may be kept for a minute by each client, and validated afterwards.
+/// A service of exchange rates that a private cache may store for a minute and revalidate afterwards.
 async fn rates() -> std::io::Result<SocketAddr> {
     let rate = |Path(currency): Path<String>, headers: HeaderMap| async move {
         ASKED.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     println!("three at once:     {one}");
     let _queued_or_logged = larder.invalidate("rates").await;
     println!("after a change:    {}", usd().await?);
-    println!("the service was asked {} times for 6 answers", ASKED.load(Ordering::Relaxed));
+    println!("the service got {} requests for 6 responses", ASKED.load(Ordering::Relaxed));
     Ok(())
 }
 

@@ -1,18 +1,18 @@
-//! What a proxy checks of a message before it believes its fields.
+//! Checks the framing and routing fields of a message before the proxy relies on them.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use larder_semantics::{authority::without_user, list};
 
-/// Why a request is answered by the proxy itself.
+/// The reason the proxy answers a request itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It names no host, as HTTP/1.1 demands.
+    /// It has no `Host`, which HTTP/1.1 demands.
     NoHost,
-    /// Its content has a coding that the proxy would have to undo.
+    /// Its content has a transfer coding that the proxy would have to decode.
     TransferCoding,
-    /// It has passed this proxy before.
+    /// It has passed through this proxy before.
     Loop,
-    /// It was to be forwarded no further.
+    /// Its `Max-Forwards` is 0: it must not be forwarded any further.
     LastHop,
 }
 
@@ -28,15 +28,17 @@ impl Refused {
 
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::NoHost => "a request of HTTP/1.1 has to name its host\n",
-            Self::TransferCoding => "the only transfer coding that is understood here is chunked\n",
-            Self::Loop => "the request has passed here before: the origin is this proxy\n",
-            Self::LastHop => "Max-Forwards ends here\n",
+            Self::NoHost => "a request of HTTP/1.1 needs a Host field\n",
+            Self::TransferCoding => "the only transfer coding supported is chunked\n",
+            Self::Loop => {
+                "a loop: the request has already passed through this proxy; check --origin\n"
+            }
+            Self::LastHop => "Max-Forwards is 0: the request is not forwarded\n",
         }
     }
 }
 
-/// Checks a request, before anything that belongs to its connection is removed.
+/// Checks a request, before its hop-by-hop fields are removed.
 ///
 /// # Source
 ///
@@ -65,8 +67,8 @@ pub(crate) fn check<B>(request: &mut http::Request<B>, pseudonym: &str) -> Resul
     Ok(())
 }
 
-/// Whether the content of a response can be believed: its framing is the one that was undone. `Content-Length`
-/// beside `Transfer-Encoding` is none.
+/// Checks that the framing of a response is the one that was decoded. Removes `Content-Length` beside
+/// `Transfer-Encoding`.
 ///
 /// # Source
 ///
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_chunks_is_none() {
+    fn content_length_beside_transfer_encoding_is_removed() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("3"));
         assert_eq!(check_response(&mut headers), Ok(()));

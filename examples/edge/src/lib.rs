@@ -1,4 +1,5 @@
-//! A caching reverse proxy: what the origin allows to be kept is kept, everything else passes as it came.
+//! A caching reverse proxy: it stores the responses that the origin marks as storable, and passes on all others
+//! unchanged.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 
@@ -32,13 +33,13 @@ mod proxy;
 #[derive(Clone, Debug, Parser)]
 #[command(about = "A caching reverse proxy")]
 pub struct Options {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The server behind, such as http://127.0.0.1:8000.
+    /// The origin server, such as http://127.0.0.1:8000.
     #[arg(long)]
     pub origin: Uri,
-    /// How many bytes to keep in memory.
+    /// The size of the cache in memory, in bytes.
     #[arg(long, default_value_t = 256 << 20)]
     pub memory: usize,
     /// Follow RFC 9111 where larder is stricter by default.
@@ -49,8 +50,8 @@ pub struct Options {
     pub trust_forwarded_proto: bool,
 }
 
-/// The request without what concerns only its connection: before a key is made of it, or a client could
-/// name there what the origin is not to see and the key has.
+/// Removes the hop-by-hop fields of a request before its key is built: otherwise a client could name a field in
+/// `Connection` that the key has and the origin does not receive.
 fn as_all_see_it(mut request: Request<Incoming>) -> Request<CacheBody<Incoming>> {
     remove_hop_by_hop(request.headers_mut());
     request.map(CacheBody::inner)
@@ -60,7 +61,7 @@ fn as_all_see_it(mut request: Request<Incoming>) -> Request<CacheBody<Incoming>>
 ///
 /// # Errors
 ///
-/// One sentence that says what is wrong: a taken port, or an option that is not allowed.
+/// One sentence with the cause: the port is taken, or an option is not allowed.
 pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let edge = Edge::new(&options)?;
     let listener = TcpListener::bind(options.listen)
@@ -71,7 +72,7 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What the proxy is made of, once its options were found to be allowed.
+/// The parts of the proxy, built from valid options.
 #[derive(Debug)]
 pub struct Edge {
     larder: Larder,
@@ -81,11 +82,11 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Checks the options.
+    /// Checks the options, and builds the cache and the client.
     ///
     /// # Errors
     ///
-    /// One sentence that says which is not allowed.
+    /// One sentence that names the option that is not allowed.
     pub fn new(options: &Options) -> Result<Self, String> {
         let memory = ByteSize::bytes(options.memory);
         let larder = Larder::builder().memory(memory).build();
@@ -100,7 +101,7 @@ impl Edge {
         })
     }
 
-    /// Serves on this listener until `until` is done, and then what has begun, for a few seconds.
+    /// Accepts connections until `until` completes, and then finishes running requests within five seconds.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) {
         let mut cache = ResponseCacheLayer::new(&self.larder).name("edge").scheme(self.scheme);
         if self.conformance {
@@ -134,23 +135,23 @@ impl Edge {
                 () = &mut until => break,
             };
             let mut server = auto::Builder::new(TokioExecutor::new());
-            // A client may say that it sends no more, and wait for the answer.
+            // A client may close its sending side and still wait for the response.
             server.http1().half_close(true);
             let service = TowerToHyperService::new(service.clone());
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = connections.watch(connection);
-            // A connection that breaks concerns its client alone.
+            // An error of a connection affects its client only.
             tokio::spawn(async move { drop(connection.await) });
         }
         drop(listener);
         if timeout(GRACE, connections.shutdown()).await.is_err() {
-            tracing::warn!("requests that did not end were cut off");
+            tracing::warn!("requests that did not finish within the grace period were aborted");
         }
         self.larder.close(GRACE).await;
     }
 }
 
-/// An answer of the proxy's own.
+/// A response of the proxy's own.
 fn refusal<R>(refused: Refused) -> Response<CacheBody<R>> {
     let mut response =
         Response::new(CacheBody::held(Bytes::from_static(refused.text().as_bytes())));
@@ -160,19 +161,20 @@ fn refusal<R>(refused: Refused) -> Response<CacheBody<R>> {
     response
 }
 
-/// The next connection. One that cannot be taken, as for want of file descriptors, leaves time to others.
+/// Accepts the next connection. After an error, such as no file descriptors being left, it pauses so that others may
+/// close.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection cannot be taken");
+                tracing::warn!(%error, "a connection could not be accepted: retrying after a pause");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// How long requests that have begun may take once the proxy is to end.
+/// The time that running requests get to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Passes requests on to the origin, and its responses back.
+//! Forwards requests to the origin, and its responses to the client.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::framing::check_response;
 
-/// The body of the origin, or that of an error of ours.
+/// The body of the origin's response, or of an error of the proxy.
 pub(crate) type ProxyBody = Either<
     Incoming,
     http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> hyper::Error>,
@@ -31,7 +31,7 @@ pub(crate) struct Proxy {
     client: Client<HttpConnector, CacheBody<Incoming>>,
     scheme: uri::Scheme,
     authority: uri::Authority,
-    /// The name of this process in `Via`, by which it knows its own requests again.
+    /// The name of this process in `Via`, by which it recognises its own requests.
     pseudonym: String,
 }
 
@@ -53,18 +53,18 @@ impl Proxy {
         }
     }
 
-    /// Asks the origin. One that is gone is a 502, and one that does not begin to answer a request without content a
-    /// 504.
+    /// Forwards a request to the origin. Answers 502 if the origin cannot be reached, and 504 if it sends no head
+    /// within 60 seconds for a request without content.
     pub(crate) async fn forward(
         &self,
         mut request: Request<CacheBody<Incoming>>,
     ) -> Response<ProxyBody> {
         self.address(&mut request);
-        // An HTTP/1 server of hyper cannot send them on; they are for the log alone.
+        // The HTTP/1 server of hyper cannot send interim responses: they are only logged.
         hyper::ext::on_informational(&mut request, |interim| {
             tracing::debug!(status = %interim.status(), "interim response of the origin");
         });
-        // With content the clock would count what the client takes to send it.
+        // With content the limit would include the time that the client takes to send it.
         let limit = if request.body().is_end_stream() { HEAD_LIMIT } else { Duration::MAX };
         match timeout(limit, self.request(request)).await {
             Ok(Ok(mut response)) => {
@@ -86,8 +86,8 @@ impl Proxy {
         }
     }
 
-    /// Sends a request, and once more where that is safe and the origin has closed the connection in place of an
-    /// answer: it may have closed it as idle when the request was on its way.
+    /// Sends a request, and retries it once where that is safe and the origin has closed the connection without a
+    /// response: it may have closed the idle connection while the request was on its way.
     ///
     /// Source: RFC 9110, section 9.2.2
     async fn request(
@@ -103,7 +103,7 @@ impl Proxy {
         };
         match again {
             Some(head) if !error.is_connect() => {
-                tracing::debug!(%error, "the origin closed the connection: once more");
+                tracing::debug!(%error, "the origin closed the connection without a response: retrying once");
                 self.client.request(Request::from_parts(head, CacheBody::empty())).await
             }
             _ => Err(error),
@@ -115,7 +115,7 @@ impl Proxy {
         &self.pseudonym
     }
 
-    /// Makes the request one to the origin; `Host` stays what the client asked for.
+    /// Sets the URI to that of the origin, and adds `Via`; `Host` stays as the client sent it.
     fn address<B>(&self, request: &mut Request<B>) {
         let via = HeaderValue::from_str(&format!("1.1 {}", self.pseudonym));
         request.headers_mut().append(header::VIA, via.expect("hexadecimal digits are ASCII"));
@@ -136,7 +136,7 @@ impl Proxy {
     }
 }
 
-/// HTTP/2 may send each cookie in a line of its own; HTTP/1 knows one line.
+/// Joins cookies into one line, as HTTP/1 requires: HTTP/2 may send each in a line of its own.
 ///
 /// Source: RFC 9113, section 8.2.3.
 fn join_cookies(headers: &mut HeaderMap) {
@@ -158,7 +158,7 @@ fn failure(status: StatusCode, text: String) -> Response<ProxyBody> {
 }
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long an origin may take until it begins to answer.
+/// The time the origin has to send the head of its response.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

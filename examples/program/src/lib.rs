@@ -1,4 +1,4 @@
-//! What the example programs have in common: flags, logs, exit codes, and when to end.
+//! Shared by the example programs: flags, logs, exit codes, and shutdown signals.
 
 use std::{error::Error, future::Future, io, process::ExitCode};
 
@@ -9,7 +9,7 @@ use tokio::signal::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Runs a program with the flags it was given. What is wrong is one line on stderr, and exit code 2.
+/// Runs a program with its command line flags. An error is one line on stderr, and exit code 2.
 pub async fn start<O, Fut>(run: impl FnOnce(O) -> Fut) -> ExitCode
 where
     O: Parser,
@@ -24,7 +24,7 @@ where
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            // What is wrong, without the usage that follows it.
+            // Only the message, without the usage text that follows it.
             let text = error.to_string();
             let said: Vec<&str> =
                 text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -41,7 +41,7 @@ where
     }
 }
 
-/// Ends when the program is to end: by Ctrl-C, or by whoever runs it.
+/// Completes on Ctrl-C or SIGTERM.
 pub async fn interrupted() {
     let terminated = async {
         match signal(SignalKind::terminate()) {
@@ -61,6 +61,6 @@ pub async fn interrupted() {
 }
 
 async fn unheard(error: &io::Error) {
-    eprintln!("a signal cannot be heard: {error}");
+    eprintln!("cannot listen for a shutdown signal: {error}");
     std::future::pending::<()>().await;
 }

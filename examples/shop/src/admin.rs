@@ -1,4 +1,4 @@
-//! Who may change products.
+//! Authorisation of product changes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use http::{StatusCode, header, request::Parts};
 
 use crate::{App, secret};
 
-/// The token that may change products.
+/// The token that authorises product changes.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminToken(Arc<str>);
 
@@ -24,7 +24,7 @@ impl AdminToken {
         &self.0
     }
 
-    /// Takes as long for a wrong token as for the right one.
+    /// Compares in constant time for tokens of the right length.
     fn is(&self, given: &str) -> bool {
         let differences = self.0.bytes().zip(given.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
         self.0.len() == given.len() && differences == 0

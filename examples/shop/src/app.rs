@@ -1,4 +1,4 @@
-//! The shop as a router: which layers stand around which pages.
+//! The router of the shop: the pages and the layers around them.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     pages::{api, cart, catalogue},
 };
 
-/// What every handler shares.
+/// The state that all handlers share.
 #[derive(Clone, Debug)]
 pub struct App {
     pub(crate) database: Database,
@@ -64,7 +64,7 @@ impl App {
         &self.larder
     }
 
-    /// The token that may change products.
+    /// The token that authorises product changes.
     pub fn admin_token(&self) -> &str {
         self.admin.as_str()
     }
@@ -81,8 +81,8 @@ pub fn router(app: App) -> Router {
             ServeDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")),
         )
         .layer(
-            // From the outside: the report of the head that leaves, a span, a time limit, then compression, so
-            // that the cache stores a page once and not once for each encoding.
+            // From the outside: the report of the final head, a span, a time limit, then compression, so that the cache
+            // stores a page once and not once for each encoding.
             ServiceBuilder::new()
                 .layer(FinalHeadLayer::new())
                 .layer(TraceLayer::new_for_http())
@@ -95,8 +95,8 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
-/// Pages that are the same for everyone; their handlers say how long they live. Visitors have a cookie for their
-/// cart; `shared` hides it here.
+/// Pages that are the same for every visitor; their handlers set the lifetime. Visitors have a cookie for their cart;
+/// `shared` declares that these pages do not depend on it.
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
     let cache = HttpCache::new(&app.larder)
         .shared()
@@ -117,7 +117,7 @@ fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
     pages.layer(cache)
 }
 
-/// Pages that belong to one visitor, and those that tell how the shop is doing: never cached.
+/// The cart of one visitor, the health check and the statistics: never cached.
 fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/cart", post(cart::add).get(cart::show))

@@ -1,4 +1,4 @@
-//! A small shop on axum, and SQLite or PostgreSQL. Every page is cached; a price that changes shows on the next request.
+//! A small shop on axum, with SQLite or PostgreSQL. Every page is cached; a changed price shows on the next request.
 //!
 //! `database/` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
 
@@ -21,31 +21,31 @@ mod seed;
 #[derive(Clone, Debug, Parser)]
 #[command(about = "A demo shop that caches everything and shows nothing stale")]
 pub struct Options {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
-    /// sqlite://FILE, created when new, or postgres://USER@HOST/NAME, which has to be there. Its tables are made
-    /// and seeded when they are not there. In memory without it.
+    /// sqlite://FILE, created when new, or postgres://USER@HOST/NAME, which has to exist. Missing tables are created
+    /// and seeded. Without this flag the database is in memory.
     #[arg(long)]
     pub database: Option<String>,
-    /// How many products to seed a new database with; 10000 without it.
+    /// The number of products to seed a new database with; 10000 by default.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub products: Option<u32>,
     /// Products for a new database from a CSV file with the columns category,name,description,price_cents,stock,
     /// in place of seeded ones.
     #[arg(long, conflicts_with = "products")]
     pub import: Option<PathBuf>,
-    /// Asks the database for every page, to compare.
+    /// Read the database for every page, for comparison.
     #[arg(long)]
     pub no_cache: bool,
-    /// How many bytes the cache may hold.
+    /// The size of the cache in memory, in bytes.
     #[arg(long, default_value_t = 64 << 20)]
     pub memory: usize,
     /// A Redis to share the cache with other shops of the same database, such as redis://127.0.0.1:6379;
     /// several times for the nodes of a cluster.
     #[arg(long, requires = "database")]
     pub redis: Vec<String>,
-    /// The token that may change products; drawn at random without it.
+    /// The token that authorises product changes; random by default.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub admin_token: Option<String>,
 }
@@ -54,7 +54,7 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// One sentence that says what is wrong: a taken port, a broken database, a memory size that is not allowed.
+/// One sentence with the cause: the port is taken, the database is broken, or the memory size is not allowed.
 pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(options.listen)
         .await
@@ -71,7 +71,7 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     serve(listener, app, interrupted(), GRACE).await
 }
 
-/// Serves until `until` is done, and then what has begun, for as long as `grace` or until Ctrl-C is pressed again.
+/// Serves until `until` completes, then lets running requests finish for `grace`, or until Ctrl-C is pressed again.
 ///
 /// # Errors
 ///
@@ -85,13 +85,13 @@ pub async fn serve(
     let larder = app.larder().clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
-        // An error is the end of the other half, which is what is waited for.
+        // The sender is dropped to signal the end, so an error is the signal waited for.
         drop(stopped.await);
     });
     let cut_off = async move {
         until.await;
         drop(stop);
-        // A client that never ends its request would hold the shop for ever.
+        // A client that never finishes its request would keep the shop from stopping.
         tokio::select! {
             () = tokio::time::sleep(grace) => {}
             () = interrupted() => {}
@@ -99,18 +99,18 @@ pub async fn serve(
     };
     tokio::select! {
         served = serving.into_future() => served?,
-        () = cut_off => tracing::warn!("requests that did not end were cut off"),
+        () = cut_off => tracing::warn!("requests that did not finish within the grace period were aborted"),
     }
     larder.close(Duration::from_secs(5)).await;
     Ok(())
 }
 
-/// 128 bits that nobody can guess.
+/// 128 bits that cannot be guessed.
 pub(crate) fn secret() -> u128 {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).expect("the system has random bits");
     u128::from_ne_bytes(bits)
 }
 
-/// How long requests that have begun may take once the shop is to end.
+/// The time that running requests get to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(5);

@@ -1,10 +1,10 @@
-//! The products of a new shop: made up, the same each time, or read from a file.
+//! The products of a new shop: generated, the same each time, or read from a file.
 
 use std::{fs, ops::RangeInclusive, path::Path};
 
 use serde::Deserialize;
 
-/// A product before it has a number.
+/// A product without an id.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct NewProduct {
     pub(crate) category: String,
@@ -31,7 +31,7 @@ const OPINIONS: [&str; 5] = [
     "Not for me, though well made.",
 ];
 
-/// A made-up product. The same number always makes the same one.
+/// Generates a product. The same number always gives the same product.
 pub(crate) fn product(number: u32) -> NewProduct {
     let chance = scatter(number);
     let pick = |from: &[&'static str], shift: u32| from[(chance >> shift) as usize % from.len()];
@@ -50,7 +50,7 @@ pub(crate) fn product(number: u32) -> NewProduct {
     }
 }
 
-/// The reviews of a made-up product: author, stars, opinion.
+/// Generates the reviews of a product: author, stars, opinion.
 pub(crate) fn reviews(number: u32) -> impl Iterator<Item = (&'static str, i64, &'static str)> {
     let count = scatter(number) % 4;
     (0..count).map(move |review| {
@@ -61,7 +61,7 @@ pub(crate) fn reviews(number: u32) -> impl Iterator<Item = (&'static str, i64, &
     })
 }
 
-/// The products of a CSV file. A line that is broken is reported with its number and skipped.
+/// Reads the products of a CSV file. A broken line is reported with its number and skipped.
 pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
     let cannot_read = |error: csv::Error| format!("cannot read {}: {error}", path.display());
     let text = fs::read(path).map_err(|error| cannot_read(error.into()))?;
@@ -78,12 +78,12 @@ pub(crate) fn read_csv(path: &Path) -> Result<Vec<NewProduct>, String> {
     Ok(products)
 }
 
-/// The products of a CSV text, and a report of each record that is not one: where it stands, and why.
+/// Parses the products of a CSV text, and reports each invalid record with its lines and the reason.
 fn products(
     text: &[u8],
     mut report: impl FnMut(String, String),
 ) -> Result<Vec<NewProduct>, csv::Error> {
-    // The reader counts the second half of CRLF with the line that follows.
+    // The CSV reader would count the LF of a CRLF as part of the next line.
     let text = String::from_utf8_lossy(text).replace("\r\n", "\n");
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let headers = reader.headers()?.clone();
@@ -101,8 +101,8 @@ fn products(
     }
 }
 
-/// Where a record stands that was just read: a field may span lines, and a `"` that is never closed spans all
-/// that follow.
+/// The lines of the record that was just read: a field may span lines, and a `"` that is never closed spans all that
+/// follow.
 fn lines(record: &csv::StringRecord, reader: &csv::Reader<&[u8]>) -> String {
     let last = reader.position().line().saturating_sub(1);
     match record.position().map(csv::Position::line) {
@@ -112,7 +112,7 @@ fn lines(record: &csv::StringRecord, reader: &csv::Reader<&[u8]>) -> String {
     }
 }
 
-/// What is wrong with a record, without where it is, which is said already.
+/// The reason a record is invalid, without its position, which is reported already.
 fn why(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::Deserialize { err, .. } => err.to_string(),
@@ -120,7 +120,7 @@ fn why(error: &csv::Error) -> String {
     }
 }
 
-/// What prices and stocks may be.
+/// The limits of prices and stocks.
 pub(crate) const AMOUNTS: RangeInclusive<i64> = 0..=1_000_000_000;
 
 fn check(product: &NewProduct) -> Result<(), String> {
@@ -137,7 +137,7 @@ fn check(product: &NewProduct) -> Result<(), String> {
     Ok(())
 }
 
-/// Bits that look random but are not: splitmix64.
+/// Pseudorandom bits from a number: splitmix64.
 fn scatter(number: u32) -> u64 {
     let mut z = u64::from(number).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_is_reported_where_it_stands_and_skipped() {
+    fn a_broken_line_is_reported_with_its_number_and_skipped() {
         let text = "category,name,description,price_cents,stock\n\
                     Books,One,fine,100,1\n\
                     \n\

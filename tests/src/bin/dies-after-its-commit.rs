@@ -1,5 +1,5 @@
-//! A process of a test: it writes through a query cache, and is killed when the database has committed, before anything
-//! was invalidated. Its arguments are a database, a log, and the value to write.
+//! A process under test: it writes through a query cache and is killed after the commit in the database, before it
+//! invalidates anything. Its arguments are a database, a log, and the value to write.
 
 use std::{
     process::Command,
@@ -13,7 +13,7 @@ use larder::{
 };
 use tower::{Layer as _, Service};
 
-/// Whatever is committed through it was its last.
+/// A service that kills the process as soon as a statement was committed.
 #[derive(Clone)]
 struct LastWords(SqlxService);
 

@@ -1,4 +1,4 @@
-//! Writes of others, and of a process that died before it could say what it wrote.
+//! Writes of other clients, and of a process that died before it could invalidate.
 
 use std::{
     process::{Command, Stdio},
@@ -46,7 +46,7 @@ async fn followed() -> (Server, Larder, Db, larder::sql::OutboxFollower) {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn what_somebody_changes_by_hand_is_seen_and_the_rest_stays() {
+async fn a_write_by_another_client_invalidates_its_rows_only() {
     let (server, larder, db, _following) = followed().await;
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
     let writes = [
@@ -68,7 +68,7 @@ async fn what_somebody_changes_by_hand_is_seen_and_the_rest_stays() {
         let took = until(write, || async { v(&db, 1).await == expected }).await;
         assert!(took < Duration::from_secs(1) || cfg!(debug_assertions), "{write}: {took:?}");
     }
-    // Only what was named goes.
+    // Only results that read the written rows are invalidated.
     let before = (v(&db, 500).await, sum(&db).await);
     let kept = hits();
     server.psql("BEGIN; UPDATE a SET v = 12 WHERE id = 500; ROLLBACK");
@@ -83,7 +83,7 @@ async fn what_somebody_changes_by_hand_is_seen_and_the_rest_stays() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn a_transaction_that_commits_behind_later_ones_is_not_skipped() {
+async fn a_transaction_that_commits_after_later_ones_is_not_skipped() {
     let (server, _larder, db, _following) = followed().await;
     let pool = server.pool().await;
     let mut early = pool.begin().await.unwrap();
@@ -98,16 +98,16 @@ async fn a_transaction_that_commits_behind_later_ones_is_not_skipped() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn a_listener_that_is_cut_off_and_a_server_that_comes_back_lose_nothing() {
+async fn a_lost_listener_connection_and_a_server_crash_lose_no_write() {
     let (mut server, _larder, db, _following) = followed().await;
     assert_eq!(v(&db, 1).await, 1);
-    // All connections at once, that of the listener among them, and a write before anybody is back.
+    // Terminates all connections at once, that of the listener included, and writes before any is back.
     server.psql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'",
     );
     server.psql("UPDATE a SET v = 2 WHERE id = 1");
     until("the cut is caught up", || async { v(&db, 1).await == 2 }).await;
-    // A process of the server that crashes takes all others along; numbers of transactions are given out once more.
+    // The crash of one process of the server restarts all; transaction ids of lost transactions are given out again.
     server.psql("BEGIN; INSERT INTO a VALUES (77, 0); ROLLBACK");
     server.crash();
     server.psql("UPDATE a SET v = 5 WHERE id = 1");
@@ -122,7 +122,7 @@ async fn a_listener_that_is_cut_off_and_a_server_that_comes_back_lose_nothing() 
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
+async fn outbox_lines_are_removed_only_after_all_followers_could_read_them() {
     let (server, _larder, db, following) = followed().await;
     server.psql("UPDATE a SET v = 2 WHERE id = 1");
     until("it is seen", || async { v(&db, 1).await == 2 }).await;
@@ -131,39 +131,35 @@ async fn lines_are_removed_only_when_everybody_had_time_to_read_them() {
         server.psql("SELECT has_table_privilege('public', 'larder_outbox.line', 'INSERT')"),
         "f"
     );
-    // Who may write the table and not the outbox leaves a line all the same.
+    // A role that may write the table but not the outbox leaves a line all the same.
     server.psql("CREATE ROLE clerk; GRANT UPDATE, SELECT ON a TO clerk; SET ROLE clerk; UPDATE a SET v = 3 WHERE id = 1");
-    until("what a clerk writes", || async { v(&db, 1).await == 3 }).await;
-    // A key that was renamed keeps nobody from writing, and a table that was made since is seen.
+    until("the write of the clerk is seen", || async { v(&db, 1).await == 3 }).await;
+    // A renamed key column does not block writes, and a table created since gets its triggers.
     server.psql("ALTER TABLE b RENAME COLUMN x TO z; UPDATE b SET v = 2; CREATE TABLE late (id bigint PRIMARY KEY)");
     db.outbox().install().await.unwrap();
     server.psql("UPDATE a SET v = 3 WHERE id = 1; INSERT INTO late VALUES (1)");
     drop(following);
     v(&db, 1).await;
     server.psql("UPDATE a SET v = 4 WHERE id = 1");
-    assert_eq!(v(&db, 1).await, 3, "nobody follows any more");
-    // To install it again changes nothing.
+    assert_eq!(v(&db, 1).await, 3, "no follower runs any more");
+    // Installing again changes nothing.
     let before = server.psql("SELECT string_agg(oid::text, ',' ORDER BY oid) FROM pg_trigger");
     db.outbox().install().await.unwrap();
     assert_eq!(
         server.psql("SELECT string_agg(oid::text, ',' ORDER BY oid) FROM pg_trigger"),
         before
     );
-    // What is printed is what is run, by somebody who may.
+    // A role with the rights runs the printed statements instead.
     server.psql("DROP SCHEMA larder_outbox CASCADE");
     assert!(db.outbox().follow().await.is_err(), "there is none");
     server.psql(&db.outbox().sql().await.unwrap());
     let _following = db.outbox().follow().await.unwrap();
-    assert_eq!(
-        v(&db, 1).await,
-        4,
-        "who begins to follow takes nothing for true that was read before"
-    );
+    assert_eq!(v(&db, 1).await, 4, "a new follower invalidates every result read before");
 }
 
 #[tokio::test]
 #[cfg_attr(not(all(has_postgres, has_redis)), ignore = "needs PostgreSQL and Redis")]
-async fn a_shared_place_that_is_lost_or_held_by_somebody_who_hangs_is_made_good() {
+async fn a_lost_or_blocked_outbox_position_is_recovered() {
     let (server, log) = (Server::start(), redis::Server::start(&[]).await);
     server.psql(SCHEMA);
     let larder = redis::larder(log.redis());
@@ -177,9 +173,11 @@ async fn a_shared_place_that_is_lost_or_held_by_somebody_who_hangs_is_made_good(
     .await;
     until("it is kept", || async { v(&db, 1).await == 1 }).await;
     server.psql("TRUNCATE larder_outbox.reader; UPDATE a SET v = 2 WHERE id = 1");
-    until("whoever finds no place takes everything for changed", || async { v(&db, 1).await == 2 })
-        .await;
-    // Somebody stops while he has the place.
+    until("a follower without a position invalidates everything", || async {
+        v(&db, 1).await == 2
+    })
+    .await;
+    // A client hangs while it holds the lock on the position.
     let pool = server.pool().await;
     let mut stopped = pool.begin().await.unwrap();
     let hold = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
@@ -188,7 +186,7 @@ async fn a_shared_place_that_is_lost_or_held_by_somebody_who_hangs_is_made_good(
     sqlx::query(hold).execute(&mut *stopped).await.unwrap();
     server.psql("UPDATE a SET v = 3 WHERE id = 1");
     until("the others take it", || async { v(&db, 1).await == 3 }).await;
-    // The log is gone for a while: this process knows, and tells it later.
+    // The log is down for a while: this process invalidates its own entries, and appends to the log later.
     log.signal("STOP");
     server.psql("UPDATE a SET v = 4 WHERE id = 1");
     until("it is known without the log", || async { v(&db, 1).await == 4 }).await;
@@ -198,7 +196,7 @@ async fn a_shared_place_that_is_lost_or_held_by_somebody_who_hangs_is_made_good(
     until("as before", || async { v(&db, 1).await == 5 }).await;
 }
 
-/// Two processes on one log, of which one dies between its commit and its invalidation.
+/// Two processes share a log; one dies between its commit and its invalidation.
 async fn a_death_between_commit_and_invalidation(url: &str, open: impl AsyncFn(&Larder) -> Db) {
     let log = redis::Server::start(&[]).await;
     let (lives, starts_later) = (redis::larder(log.redis()), || redis::larder(log.redis()));
@@ -214,20 +212,24 @@ async fn a_death_between_commit_and_invalidation(url: &str, open: impl AsyncFn(&
     .await;
     until("it is kept", || async { v(&db, 1).await == 1 && lives.stats().shared.writes > 0 }).await;
     dies_after_its_commit(url, &log, 2);
-    until("who lives hears of it", || async { v(&db, 1).await == 2 }).await;
-    // Kept once more, now that its own record has come back to it.
+    until("the living process sees the write", || async { v(&db, 1).await == 2 }).await;
+    // Store the result once more, now that the process has received its own record.
     assert!(lives.kernel().catch_up(larder::Consistency::Strong).await);
     assert_eq!(v(&db, 1).await, 2);
-    // Nobody lives: what lies in the shared store is not true any more.
+    // No process lives: the entry in the shared store is outdated.
     lives.close(Duration::from_secs(10)).await;
     drop(following);
     dies_after_its_commit(url, &log, 3);
     let later = starts_later();
     redis::synced(&later).await;
     let db = open(&later).await;
-    assert_eq!(v(&db, 1).await, 2, "the store still has it: the proof proves nothing without that");
+    assert_eq!(
+        v(&db, 1).await,
+        2,
+        "the outdated entry is in the store: without it the test proves nothing"
+    );
     let _following = db.outbox().follow().await.unwrap();
-    until("who comes later hears of it", || async { v(&db, 1).await == 3 }).await;
+    until("a process that starts later sees the write", || async { v(&db, 1).await == 3 }).await;
 }
 
 fn dies_after_its_commit(url: &str, log: &redis::Server, v: i64) {
@@ -241,7 +243,7 @@ fn dies_after_its_commit(url: &str, log: &redis::Server, v: i64) {
 
 #[tokio::test]
 #[cfg_attr(not(all(has_postgres, has_redis)), ignore = "needs PostgreSQL and Redis")]
-async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_in_postgres() {
+async fn a_process_killed_between_commit_and_invalidation_loses_no_write_in_postgres() {
     let server = Server::start();
     server.psql(SCHEMA);
     let open = async |larder: &Larder| server.db(larder).await;
@@ -251,7 +253,7 @@ async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_
     a_death_between_commit_and_invalidation(&server.url(), open).await;
 }
 
-/// A database in a file that is gone with the test.
+/// A database file that is deleted at the end of the test.
 struct File(std::path::PathBuf);
 
 impl Drop for File {
@@ -280,7 +282,7 @@ impl File {
 
 #[tokio::test]
 #[cfg_attr(not(has_redis), ignore = "needs Redis")]
-async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_in_sqlite() {
+async fn a_process_killed_between_commit_and_invalidation_loses_no_write_in_sqlite() {
     let file = File::new("killed");
     let open = async |larder: &Larder| file.db(larder).await;
     sqlx::raw_sql(SCHEMA).execute(&file.pool().await).await.unwrap();
@@ -291,7 +293,7 @@ async fn a_process_that_is_killed_between_commit_and_invalidation_loses_nothing_
 }
 
 #[tokio::test]
-async fn what_another_connection_writes_to_sqlite_is_seen() {
+async fn writes_of_another_connection_to_sqlite_are_seen() {
     let file = File::new("elsewhere");
     let other = file.pool().await;
     sqlx::raw_sql(SCHEMA).execute(&other).await.unwrap();
@@ -324,13 +326,13 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
         sqlx::raw_sql(write).execute(&other).await.unwrap();
         until(write, || async { v(&db, 1).await == expected }).await;
     }
-    // A row that is removed because another takes its other unique value.
+    // A row that `REPLACE` removes because another takes its unique value.
     assert_eq!(u().await, -1);
     sqlx::raw_sql("INSERT INTO u VALUES (1, 'x', 1)").execute(&other).await.unwrap();
     until("it is there", || async { u().await == 1 }).await;
     sqlx::raw_sql("INSERT OR REPLACE INTO u VALUES (2, 'x', 2)").execute(&other).await.unwrap();
     until("it is gone", || async { u().await == -1 }).await;
-    // A key that is no text keeps nothing from being seen.
+    // A key that is not text does not stop the following of other tables.
     sqlx::raw_sql("CREATE TABLE s (id BLOB PRIMARY KEY)").execute(&other).await.unwrap();
     db.outbox().install().await.unwrap();
     v(&db, 1).await;
@@ -339,7 +341,7 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
         .await
         .unwrap();
     until("behind bytes", || async { v(&db, 1).await == 9 }).await;
-    // A table that was renamed.
+    // A renamed table.
     sqlx::raw_sql("ALTER TABLE s RENAME TO renamed").execute(&other).await.unwrap();
     db.outbox().install().await.unwrap();
     let lines = || async {
@@ -350,7 +352,8 @@ async fn what_another_connection_writes_to_sqlite_is_seen() {
     let before = lines().await;
     sqlx::raw_sql("INSERT INTO renamed VALUES (x'01')").execute(&other).await.unwrap();
     assert_eq!(lines().await, (before.0, before.1 + 1));
-    // Only what was named goes, and what our own handle writes is not seen by it as a change of tables.
+    // Only results that read the written rows are invalidated, and a write by larder's own handle does not count as a
+    // change of the schema.
     let rest = sum(&db).await;
     db.query("UPDATE a SET v = 8 WHERE id = $1").bind(1).execute().await.unwrap();
     assert_eq!(v(&db, 1).await, 8);

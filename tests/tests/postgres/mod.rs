@@ -1,4 +1,4 @@
-//! Queries of a real PostgreSQL, and writes of others.
+//! Queries against a real PostgreSQL, and writes by other clients.
 #![cfg_attr(not(has_postgres), allow(dead_code))]
 
 mod elsewhere;

@@ -1,4 +1,4 @@
-//! What is asked of PostgreSQL, what comes back, and what is known of its tables.
+//! PostgreSQL: the values of parameters and results, and the analysis of its tables.
 
 use larder::{
     Larder, Target,
@@ -81,7 +81,7 @@ async fn values_go_there_and_come_back() {
     let sum = db.query("SELECT sum(id) FROM v").fetch_scalar::<i64>().await.unwrap();
     let money = db.query("SELECT money FROM v").fetch_scalar::<f64>().await.unwrap();
     assert_eq!((sum, money), (1, 19.9));
-    // Nothing is a value of whatever type is wanted.
+    // NULL is a value of any type.
     let nothing = "UPDATE v SET whole = $1, at = $2, word = $3 WHERE id = $4";
     let nothing = [SqlValue::Null, SqlValue::Null, SqlValue::Null, 1.into()]
         .into_iter()
@@ -89,7 +89,7 @@ async fn values_go_there_and_come_back() {
     assert_eq!(db.statement(nothing).execute().await.unwrap(), 1);
     let left = db.query("SELECT count(whole) + count(at) + count(word) FROM v");
     assert_eq!(left.fetch_scalar::<i64>().await.unwrap(), 0);
-    // The same text with a value of another type is another statement.
+    // The same text with a parameter of another type is another statement.
     let word =
         |value: SqlValue| db.query("SELECT few FROM v WHERE few = $1").bind(value).uncached();
     assert_eq!(word("few".into()).fetch_all::<String>().await.unwrap().len(), 1);
@@ -108,7 +108,7 @@ enum SqlRow {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn what_is_known_of_tables_says_what_depends_on_what() {
+async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
     let (server, _larder, db) = with(
         "CREATE TABLE a (id bigint PRIMARY KEY, v int);
          CREATE TABLE b (id int PRIMARY KEY, a_id bigint REFERENCES a ON DELETE CASCADE);
@@ -207,7 +207,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
     {
         assert_eq!(writes(text), everything, "{text}");
     }
-    // A trigger of somebody may do anything, and one that runs before a row decides its key.
+    // A trigger of a user may do anything, and one that runs before a row decides its key.
     server.psql(
         "CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.id + 1; RETURN NEW; END';
          CREATE TRIGGER moves BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION moves();",
@@ -220,7 +220,7 @@ async fn what_is_known_of_tables_says_what_depends_on_what() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn a_transaction_with_an_error_is_not_taken_for_committed() {
+async fn a_transaction_with_an_error_does_not_count_as_committed() {
     let (_server, larder, db) = with("CREATE TABLE a (id bigint PRIMARY KEY, v int)").await;
     db.query("INSERT INTO a (id, v) VALUES (1, 1)").execute().await.unwrap();
     let v = || db.query("SELECT v FROM a WHERE id = $1").bind(1).fetch_scalar::<i64>();
@@ -231,7 +231,7 @@ async fn a_transaction_with_an_error_is_not_taken_for_committed() {
     let ended = transaction.commit().await.unwrap_err();
     assert_eq!(ended.kind(), QueryErrorKind::RolledBack);
     assert_eq!(v().await.unwrap(), 1);
-    // An error that never reached the server has spoiled nothing.
+    // An error raised before anything reached the server leaves the transaction usable.
     let mut transaction = db.begin().await.unwrap();
     let unwritten = transaction.query("SELECT $1::interval").bind("1 day").fetch_all::<String>();
     assert!(unwritten.await.is_err());
@@ -243,14 +243,14 @@ async fn a_transaction_with_an_error_is_not_taken_for_committed() {
     let before = larder.stats().invalidations;
     let mut transaction = db.begin().await.unwrap();
     transaction.query("UPDATE a SET v = 3 WHERE id = $1").bind(1).execute().await.unwrap();
-    assert_eq!(v().await.unwrap(), 1, "nobody sees it before");
+    assert_eq!(v().await.unwrap(), 1, "no other connection sees it before the commit");
     transaction.commit().await.unwrap();
     assert_eq!((v().await.unwrap(), larder.stats().invalidations), (3, before + 1));
 }
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn a_statement_that_was_prepared_for_other_tables_is_prepared_anew() {
+async fn a_statement_is_prepared_again_after_its_table_changed() {
     let (server, _larder, db) = with("CREATE TABLE a (id bigint PRIMARY KEY, v int)").await;
     let all = || {
         db.query("SELECT * FROM a")
@@ -266,7 +266,7 @@ async fn a_statement_that_was_prepared_for_other_tables_is_prepared_anew() {
     assert_eq!(all().await.unwrap()[0]["w"], 7);
 }
 
-/// The row as the server writes it, by no cast of its own type.
+/// The value in the server's own notation, without a cast of its type.
 async fn text(db: &Db, expression: &str) -> Result<Option<String>, larder::sql::QueryError> {
     let text = format!("SELECT {expression} AS value");
     db.query(text).uncached().fetch_scalar::<Option<String>>().await
@@ -274,9 +274,9 @@ async fn text(db: &Db, expression: &str) -> Result<Option<String>, larder::sql::
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn values_at_the_edges_of_their_types_come_as_they_are() {
+async fn values_at_the_limits_of_their_types_are_exact() {
     let (_server, _larder, db) = with("SET TimeZone = 'UTC'").await;
-    // What RFC 3339 can write is written so, all else as the server writes it.
+    // Values that RFC 3339 can express are written so, all others as the server writes them.
     let rows = [
         ("time '24:00:00'", "24:00:00"),
         ("time '23:59:59.999999'", "23:59:59.999999"),
@@ -302,7 +302,7 @@ async fn values_at_the_edges_of_their_types_come_as_they_are() {
     ];
     for (expression, expected) in rows {
         assert_eq!(text(&db, expression).await.unwrap().as_deref(), Some(expected), "{expression}");
-        // What comes out goes in again.
+        // A value that was read can be passed as a parameter again.
         let kind = expression.split(' ').next().unwrap();
         let same = format!("SELECT {expression} = $1::text::{kind} AS same");
         let same = db.query(same).bind(expected).uncached().fetch_scalar::<bool>().await;
@@ -323,7 +323,7 @@ async fn values_at_the_edges_of_their_types_come_as_they_are() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
+async fn triggers_and_functions_invalidate_the_tables_they_may_write() {
     // Each of them writes `counters` when a row of its table is written.
     let schema = "
         CREATE TABLE counters (name text PRIMARY KEY, n bigint);
@@ -374,7 +374,8 @@ async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
         let after = count().await;
         assert!(ran.is_err() || after > before, "{text}: {before} to {after}");
     }
-    // A domain whose check writes may do so wherever a value becomes one of it, and a cast or an operator wherever it is implied.
+    // A domain whose check writes may do so wherever a value is converted to it, and a cast or an operator wherever it
+    // applies implicitly.
     for (defines, text) in [
         ("CREATE DOMAIN checked AS bigint CHECK (is_counted(VALUE))", "SELECT CAST(1 AS checked)"),
         (
@@ -409,7 +410,7 @@ async fn code_of_the_database_that_writes_invalidates_what_it_may_write() {
         db.query(text).execute().await.unwrap();
         assert!(count().await > before, "{text}");
     }
-    // And what has none of it names its rows still.
+    // A write without any of these still names its rows.
     let writes = db.explain(&Statement::new("INSERT INTO plain (id, item) VALUES (1, 'x')")).writes;
     assert_eq!(writes, [Target::tag(db.table_tag("plain")), Target::tag(db.row_tag("plain", [1]))]);
 }
@@ -439,7 +440,7 @@ async fn a_cast_that_reads_a_table_is_not_cached() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn names_that_differ_in_case_alone_name_no_row() {
+async fn columns_whose_names_differ_only_by_case_name_no_row() {
     let long = "k".repeat(70);
     let schema = format!(
         "CREATE TABLE t (\"Id\" bigint PRIMARY KEY, id bigint, v bigint);
@@ -460,7 +461,7 @@ async fn names_that_differ_in_case_alone_name_no_row() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn roles_and_settings_of_the_session_share_no_result() {
+async fn sessions_with_other_roles_or_settings_share_no_result() {
     let (server, larder, db) = with(
         "CREATE TABLE secrets (v text);
          INSERT INTO secrets VALUES ('hidden');
@@ -491,7 +492,7 @@ async fn roles_and_settings_of_the_session_share_no_result() {
         let at = db.query("SELECT at::text FROM moments").fetch_scalar::<String>().await.unwrap();
         assert!(at.starts_with(expected), "{setting}: {at}");
     }
-    // The same settings are the same session.
+    // Equal settings are the same session.
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
     let before = hits();
     let again = with("SET TimeZone = 'Asia/Tokyo'").await;
@@ -501,11 +502,11 @@ async fn roles_and_settings_of_the_session_share_no_result() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn statements_are_prepared_anew_after_definitions_also_in_transactions() {
+async fn statements_are_prepared_again_after_ddl_also_in_transactions() {
     let server = Server::start();
     server.psql("CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1)");
     let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
-    // One connection: what it has prepared is what all statements meet.
+    // One connection, so that all statements meet its prepared ones.
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&server.url()).await;
     let db = larder::sql::SqlxService::postgres(pool.unwrap()).cached(&larder).await.unwrap();
     let all = "SELECT * FROM a";
@@ -533,7 +534,7 @@ async fn statements_are_prepared_anew_after_definitions_also_in_transactions() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn a_write_that_returns_what_cannot_be_fetched_says_that_it_has_written() {
+async fn a_write_whose_returned_rows_cannot_be_decoded_reports_that_it_was_executed() {
     let (server, _larder, db) = with("CREATE TABLE a (id bigint PRIMARY KEY, numbers int[])").await;
     let count = || db.query("SELECT count(*) FROM a").fetch_scalar::<i64>();
     assert_eq!(count().await.unwrap(), 0);
@@ -567,7 +568,7 @@ async fn a_nested_transaction_outlives_the_error_within_it() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
-async fn what_cannot_write_bypasses_and_leaves_the_rest_cached() {
+async fn statements_that_cannot_write_invalidate_nothing() {
     let (_server, larder, db) = with(
         "CREATE EXTENSION pgcrypto;
          CREATE TABLE a (id bigint PRIMARY KEY, v int); INSERT INTO a VALUES (1, 1);

@@ -1,5 +1,5 @@
-//! A server whose memory is full, under each of its policies: what becomes of entries and of the log is told in
-//! the guide, and promise 1 holds under all of them.
+//! A server whose memory is full, under each `maxmemory-policy`: the guide documents the fate of entries and of the
+//! log, and promise 1 holds under all policies.
 
 use std::convert::Infallible;
 
@@ -18,7 +18,7 @@ async fn fill(larder: &Larder, server: &Server) {
     };
     for number in 0..2_000_u64 {
         let load = move |_: Loading| async move {
-            // Nothing that a compression could make smaller.
+            // Noise that compression cannot shrink.
             let noise = (0..4_000_u64).map(|at| (at ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             Ok::<_, Infallible>(noise.collect::<Vec<_>>())
         };
@@ -35,7 +35,7 @@ async fn fill(larder: &Larder, server: &Server) {
     panic!("the memory of the server is not full: {}", server.cli(&["INFO", "memory"]));
 }
 
-/// Load goes on while memory fills up. Says whether the log is the one it was, and whether appends were refused.
+/// Runs load while memory fills up. Returns whether the log kept its epoch, and whether appends were refused.
 async fn under(policy: &str, more: &[&str]) -> (bool, bool) {
     let limits = ["--maxmemory", "12mb", "--maxmemory-policy", policy];
     let server = Server::start(&[&limits, more].concat()).await;
@@ -44,18 +44,18 @@ async fn under(policy: &str, more: &[&str]) -> (bool, bool) {
     let filling = larder(server.redis());
     synced(&filling).await;
     fill(&filling, &server).await;
-    // An eviction is chance: under `allkeys-*` the log need not be among what goes.
+    // Eviction is random: under `allkeys-*` the keys of the log need not be among the evicted ones.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let same_log = load.stats(0).log.epoch == epoch;
     let refused = server.cli(&["INFO", "errorstats"]).contains("errorstat_OOM");
     if refused {
-        until("invalidations are queued, and it shows", || async {
+        until("the statistics show queued invalidations", || async {
             load.stats(0).invalidations_pending > 0
         })
         .await;
-        // There is room again.
+        // Make room again.
         server.cli(&["CONFIG", "SET", "maxmemory", "1gb"]);
-        until("what was queued is in the log", || async {
+        until("the queued invalidations are in the log", || async {
             load.stats(0).invalidations_pending < 3
         })
         .await;
@@ -66,7 +66,7 @@ async fn under(policy: &str, more: &[&str]) -> (bool, bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn where_entries_expire_and_the_log_does_not_only_entries_are_evicted() {
+async fn volatile_policies_evict_entries_and_never_the_log() {
     for policy in ["volatile-lfu", "volatile-lru", "volatile-random", "volatile-ttl"] {
         assert_eq!(under(policy, &[]).await, (true, false), "{policy}");
     }
@@ -74,7 +74,7 @@ async fn where_entries_expire_and_the_log_does_not_only_entries_are_evicted() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn where_the_log_may_be_evicted_nobody_reads_what_was_invalidated() {
+async fn under_allkeys_policies_no_process_reads_an_invalidated_entry() {
     let durable = ["--save", "1 1", "--appendonly", "yes"];
     for (policy, more) in
         [("allkeys-lru", &durable[..]), ("allkeys-lfu", &[]), ("allkeys-random", &[])]
@@ -86,14 +86,14 @@ async fn where_the_log_may_be_evicted_nobody_reads_what_was_invalidated() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn where_nothing_is_evicted_invalidations_are_queued_and_it_shows() {
+async fn under_noeviction_invalidations_are_queued_and_reported() {
     assert_eq!(under("noeviction", &[]).await, (true, true));
 }
 
-/// Every write that was refused for want of room made a new connection.
+/// Regression: every write that was refused for lack of memory opened a new connection.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_server_without_room_is_not_connected_to_again_and_again() {
+async fn writes_refused_for_lack_of_memory_keep_the_connection() {
     let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
     let larder = larder(server.redis());
     synced(&larder).await;
@@ -110,6 +110,6 @@ async fn a_server_without_room_is_not_connected_to_again_and_again() {
     }
     larder.close(PATIENCE).await;
     assert!(server.cli(&["INFO", "errorstats"]).contains("errorstat_OOM"));
-    // One of them is this question's own.
+    // One of them is the connection of `redis-cli` itself.
     assert!(connections() - before < 6, "{} connections", connections() - before);
 }

@@ -1,4 +1,4 @@
-//! Processes that share a Redis are one cache, whatever becomes of it.
+//! Processes that share a Redis act as one cache, through every failure of the server.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ async fn redis_is_a_store_and_a_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn redis_is_one_also_while_its_connections_break() {
+async fn redis_passes_the_conformance_suites_while_connections_break() {
     let server = Arc::new(Server::start(&[]).await);
     let (cut, done) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
     let ended = Arc::clone(&done);
@@ -50,7 +50,7 @@ async fn redis_is_one_also_while_its_connections_break() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in_both() {
+async fn processes_share_entries_and_invalidations() {
     let server = Server::start(&[]).await;
     let [one, other] = [larder(server.redis()), larder(server.redis())];
     synced(&one).await;
@@ -65,7 +65,7 @@ async fn what_one_process_fills_another_uses_and_what_one_invalidates_is_gone_in
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_server_that_forgets_makes_everybody_forget_and_go_on() {
+async fn processes_recover_from_a_server_that_lost_its_data() {
     for way in ["FLUSHALL", "kill", "DEL", "CLIENT KILL"] {
         let mut server = Server::start(&[]).await;
         let [one, other] = [larder(server.redis()), larder(server.redis())];
@@ -86,7 +86,7 @@ async fn a_server_that_forgets_makes_everybody_forget_and_go_on() {
         let _queued_or_logged = one.invalidate("t").await;
         assert_eq!(load(&one, 3).await, 3, "{way}: at once where it was said");
         until(way, || async { load(&other, 4).await != 1 }).await;
-        // And both are one cache again.
+        // Both processes share a cache again.
         until("they share again", || async {
             let _queued_or_logged = one.invalidate("t").await;
             let mine = load(&one, 50).await;
@@ -101,8 +101,8 @@ async fn a_server_that_forgets_makes_everybody_forget_and_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn what_a_log_has_forgotten_is_not_trusted() {
-    // The entry lies in Redis, the invalidation that reached it does not any more.
+async fn entries_are_not_trusted_after_the_log_lost_invalidations() {
+    // The entry is still in Redis; the invalidation that matched it is lost.
     for lost in [
         &["compact"][..],
         &["clock"],
@@ -128,7 +128,7 @@ async fn what_a_log_has_forgotten_is_not_trusted() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_process_that_starts_knows_what_was_invalidated_before() {
+async fn a_new_process_applies_earlier_invalidations() {
     let server = Server::start(&[]).await;
     let one = larder(server.redis());
     synced(&one).await;
@@ -139,7 +139,11 @@ async fn a_process_that_starts_knows_what_was_invalidated_before() {
     }
     let early = larder(server.redis());
     synced(&early).await;
-    assert_eq!(load(&early, 8).await, 1, "what was not invalidated is there, beyond several pages");
+    assert_eq!(
+        load(&early, 8).await,
+        1,
+        "an entry that was not invalidated is a hit, after several pages of the log"
+    );
     let _logged = one.invalidate("t").await;
     let late = larder(server.redis());
     synced(&late).await;
@@ -181,7 +185,7 @@ async fn two_shops_of_one_database_are_one_cache() {
         (status.unwrap_or_default(), String::from_utf8(text.to_vec()).unwrap())
     };
     ask(0, "GET", "").await;
-    until("what one shop has rendered the other serves", || async {
+    until("a page that one shop rendered is a hit in the other", || async {
         ask(1, "GET", "").await.0.contains("hit")
     })
     .await;
@@ -192,7 +196,7 @@ async fn two_shops_of_one_database_are_one_cache() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_server_that_is_stopped_or_away_costs_hits_and_never_answers() {
+async fn an_unreachable_server_costs_hits_and_never_responses() {
     let mut server = Server::start(&[]).await;
     let one = larder(server.redis());
     synced(&one).await;
@@ -205,7 +209,7 @@ async fn a_server_that_is_stopped_or_away_costs_hits_and_never_answers() {
             let loaded = one.get_or_load(name, Policy::ttl(MINUTE), load).await.unwrap();
             assert_eq!(*loaded, number);
         }
-        // Each of the first few waits for its deadline, then nobody waits any more.
+        // The first five reads wait for their deadline; then the circuit opens and reads fail at once.
         assert!(began.elapsed() < PATIENCE, "{way}: {:?}", began.elapsed());
         let _queued = tokio::time::timeout(PATIENCE, one.invalidate("t")).await.expect("an answer");
         if way == "STOP" {
@@ -223,7 +227,7 @@ async fn a_server_that_is_stopped_or_away_costs_hits_and_never_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_process_starts_without_its_server_and_joins_later() {
+async fn a_process_starts_without_the_server_and_connects_later() {
     let mut server = Server::start(&[]).await;
     server.kill();
     let one = larder(server.redis());

@@ -1,4 +1,4 @@
-//! Entries from replicas, and invalidations that replicas have to have.
+//! Reading entries from replicas, and waiting for replica acknowledgement of invalidations.
 
 use larder::{Consistency, Invalidated, Larder};
 use larder_redis::{ReadFrom, Redis};
@@ -34,7 +34,7 @@ impl Pair {
         .await;
     }
 
-    /// A process that has filled an entry, which both have.
+    /// Returns a process that has filled an entry, which both servers have.
     async fn filled(&self) -> Larder {
         let one = larder(self.primary.redis());
         synced(&one).await;
@@ -58,7 +58,7 @@ impl Pair {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn entries_come_from_whom_they_are_to_come() {
+async fn read_from_chooses_the_server_of_reads() {
     let pair = Pair::start().await;
     let _one = pair.filled().await;
     for (from, by_replica) in [
@@ -78,10 +78,10 @@ async fn entries_come_from_whom_they_are_to_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
+async fn a_lagging_replica_costs_misses_and_never_serves_an_invalidated_entry() {
     let pair = Pair::start().await;
     let one = pair.filled().await;
-    // It still answers, and hears of nothing any more.
+    // It still answers, but receives no more writes.
     pair.replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(one.invalidate("t").await, Invalidated::Logged);
     until("its own record has come back", || async {
@@ -92,7 +92,11 @@ async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
     assert!(one.close(PATIENCE).await);
     let from_replica = larder(pair.redis(ReadFrom::AnyReplica));
     synced(&from_replica).await;
-    assert_eq!(load(&from_replica, 3).await, 3, "the old entry is there, and is no longer true");
+    assert_eq!(
+        load(&from_replica, 3).await,
+        3,
+        "the replica has the old entry, which is invalidated"
+    );
     assert_eq!(from_replica.stats().shared.misses, 1);
     let from_primary = larder(pair.primary.redis());
     synced(&from_primary).await;
@@ -102,7 +106,7 @@ async fn a_replica_that_lags_costs_misses_and_is_never_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn where_one_of_the_two_is_stopped_the_other_answers() {
+async fn if_the_first_server_is_stopped_the_second_answers() {
     for (from, stopped) in
         [(ReadFrom::AnyReplica, "replica"), (ReadFrom::PrimaryThenReplica, "primary")]
     {
@@ -117,7 +121,7 @@ async fn where_one_of_the_two_is_stopped_the_other_answers() {
             "replica" => pair.replica.signal("STOP"),
             _ => pair.primary.signal("STOP"),
         }
-        until("after a few that were late nobody waits", || async {
+        until("after five timeouts reads no longer wait", || async {
             get().await.is_ok_and(|found| found.is_some())
         })
         .await;
@@ -127,7 +131,7 @@ async fn where_one_of_the_two_is_stopped_the_other_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
+async fn a_durable_invalidation_waits_for_replica_acknowledgement() {
     let pair = Pair::start().await;
     let one = larder(pair.primary.redis().durable(1));
     synced(&one).await;
@@ -142,7 +146,7 @@ async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
     .await;
     let before = one.stats().log.applied;
     assert_eq!(one.invalidate("t").await, Invalidated::Queued);
-    // It is in the log once, and acts everywhere.
+    // The log has it once, and it acts in every process.
     until("it comes back", || async { one.kernel().catch_up(Consistency::Strong).await }).await;
     assert_eq!(one.stats().log.applied, before + 1);
     assert_eq!(one.stats().invalidations_pending, 0);
@@ -150,11 +154,11 @@ async fn an_invalidation_that_has_to_be_on_a_replica_waits_for_one() {
     until("a replica has it", || async { one.invalidate("t").await == Invalidated::Logged }).await;
 }
 
-/// Each waited for its own `WAIT` on one connection, the later ones until their deadline, and were appended again:
-/// in the end there were so many that all was dropped.
+/// Regression: each append waited for its own `WAIT` on one connection, the later ones until their deadline, and was
+/// appended again: in the end the log was so full that everything was dropped.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn many_invalidations_that_no_replica_has_are_in_the_log_once_each() {
+async fn unacknowledged_invalidations_are_in_the_log_once_each() {
     let server = Server::start(&[]).await;
     let one = larder(server.redis().durable(1));
     synced(&one).await;
@@ -168,7 +172,7 @@ async fn many_invalidations_that_no_replica_has_are_in_the_log_once_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn in_a_cluster_the_replica_of_the_log_is_waited_for() {
+async fn in_a_cluster_appends_wait_for_the_replica_of_the_log() {
     let cluster = Cluster::start(3, 1).await;
     let one = larder(cluster.redis().durable(1));
     synced(&one).await;

@@ -1,4 +1,4 @@
-//! Real servers, started for each test on free ports and stopped by their own process ids.
+//! Real Redis servers, each started for one test on a free port and stopped by process id.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ pub(crate) use tests::{PATIENCE, until};
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// A server that ends with the test, also with one that fails.
+/// A server that stops at the end of the test, also if that fails.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) port: u16,
@@ -33,7 +33,7 @@ impl Drop for Server {
 }
 
 pub(crate) fn free_port() -> u16 {
-    // A cluster wants the port that is 10,000 higher, too.
+    // A cluster node also needs the port that is 10,000 higher.
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -82,7 +82,7 @@ impl Server {
         drop(kill.args([&format!("-{name}"), &*id]).stderr(Stdio::null()).status());
     }
 
-    /// Ends without a word, and forgets everything.
+    /// Kills the server, which loses all of its data.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         self.child.wait().unwrap();
@@ -94,7 +94,7 @@ impl Server {
     }
 }
 
-/// A cluster of servers: primaries, and for each so many replicas.
+/// A cluster of servers: primaries, with the given number of replicas each.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Server>,
 }
@@ -106,7 +106,7 @@ impl Cluster {
             let flags = [
                 ["--cluster-enabled", "yes"],
                 ["--cluster-node-timeout", "2000"],
-                // A replica that was not heard of for a while takes over all the same.
+                // A replica without contact to its primary for a while may take over all the same.
                 ["--cluster-replica-validity-factor", "0"],
             ];
             nodes.push(Server::start(flags.as_flattened()).await);
@@ -121,7 +121,7 @@ impl Cluster {
         assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
         let cluster = Self { nodes };
         until("the cluster is ready", || async {
-            // A replica that has nothing yet would take nothing over.
+            // A replica without data could not take over.
             let is_ready = |node: &Server| {
                 let role = node.cli(&["INFO", "replication"]);
                 let has_all = role.contains("role:master") || role.contains("link_status:up");
@@ -139,7 +139,7 @@ impl Cluster {
         Redis::cluster(urls.iter().map(String::as_str)).unwrap()
     }
 
-    /// No command ever reached over slots.
+    /// Asserts that no command ever spanned several slots.
     pub(crate) fn assert_no_cross_slot(&self) {
         for node in &self.nodes {
             let errors = node.cli(&["INFO", "errorstats"]);

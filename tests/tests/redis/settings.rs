@@ -1,4 +1,4 @@
-//! What a server has to be allowed, and what larder says of its settings.
+//! The rights larder needs on a server, and its advice about the settings.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::server::{Cluster, Server, larder, load, synced};
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn settings_that_cost_something_are_told() {
+async fn harmful_settings_are_reported() {
     let server = Server::start(&["--maxmemory", "100mb"]).await;
     let advice = async || server.redis().advice().await.unwrap();
     assert_eq!(advice().await, [Advice::Noeviction]);
@@ -28,7 +28,7 @@ async fn settings_that_cost_something_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn a_user_with_the_rights_of_the_guide_can_do_all_that_larder_does_and_no_more() {
+async fn the_acl_of_the_guide_allows_what_larder_needs_and_no_more() {
     let guide = include_str!("../../../crates/larder/src/guide/redis.md");
     let rules = guide.lines().find(|line| line.starts_with("ACL SETUSER")).unwrap();
     let rules: Vec<&str> = rules.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! Values that somebody has written into Redis who may not: counted misses, whatever they are, and never an answer.
+//! Entries that an attacker has written into Redis: counted misses for any bytes, and never a response.
 
 use std::convert::Infallible;
 
@@ -25,12 +25,12 @@ async fn ask(larder: &Larder, name: u64, loads: &str) -> String {
     larder.get_or_load(name, policy, load).await.unwrap().to_string()
 }
 
-/// What is loaded in place of what was tampered with is not kept, so that it does not hide what became of it.
+/// Loads in place of a tampered entry are not stored, so that the test can see whether that entry was removed.
 fn loads_by_force(page: &str) -> bool {
     page.ends_with('!')
 }
 
-/// An envelope whose checksum fits what it has become.
+/// Returns the envelope with a checksum that matches its changed bytes.
 fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = XxHash3_64::oneshot(&bytes[13..]).to_le_bytes();
     bytes[5..13].copy_from_slice(&checksum);
@@ -39,7 +39,7 @@ fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
 
 type Tampering = fn(&[u8], &[u8]) -> Vec<u8>;
 
-/// What is done to the bytes of an entry, given those of another; and whether they are removed.
+/// Name, change to the bytes of an entry, given those of another entry; and whether larder removes the entry.
 const TAMPERINGS: [(&str, Tampering, bool); 10] = [
     ("garbage", |_, _| b"not ours at all".to_vec(), true),
     ("nothing", |_, _| Vec::new(), true),
@@ -55,7 +55,7 @@ const TAMPERINGS: [(&str, Tampering, bool); 10] = [
     (
         "a bomb",
         |own, _| {
-            // The length of what it becomes stands in front of the block, behind the header.
+            // The decompressed length precedes the block, behind the header.
             let length = u32::from_le_bytes(own[14..18].try_into().unwrap()) as usize;
             let claim = u32::to_le_bytes(60 << 20);
             let at = (18 + length).min(own.len() - 4);
@@ -75,10 +75,10 @@ fn with(bytes: &[u8], at: usize, change: impl Fn(u8) -> u8) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn what_an_attacker_has_written_is_a_counted_miss() {
+async fn a_tampered_entry_is_a_counted_miss() {
     for sealed in [false, true] {
         let server = Server::start(&[]).await;
-        // One that took its time is a miss as well, and none of these.
+        // A read past its deadline would be a miss as well, and hide the effect of tampering.
         let redis = server.redis().deadline(PATIENCE);
         let larder = if sealed {
             let builder =

@@ -1,4 +1,4 @@
-//! The same over TLS.
+//! Redis over TLS.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use super::server::{MINUTE, PATIENCE, Server, larder, load, synced, until};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A root, and a certificate that it vouches for, as files beside each other.
+/// A root, and a certificate that it signed, as files in one directory.
 struct Authority {
     directory: std::path::PathBuf,
     root: String,
@@ -56,7 +56,7 @@ impl Authority {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn only_who_is_vouched_for_is_trusted_and_let_in() {
+async fn only_certificates_of_a_trusted_root_are_accepted_by_both_sides() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let tls_port = super::server::free_port();
     let flags = [
@@ -77,7 +77,7 @@ async fn only_who_is_vouched_for_is_trusted_and_let_in() {
     synced(&other).await;
     assert_eq!(load(&one, 1).await, 1);
     assert!(one.close(PATIENCE).await);
-    // A first read may not have the time to shake hands.
+    // The first read may time out during the handshake.
     until("it is connected", || async {
         let late = other.stats().shared.errors;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -88,7 +88,7 @@ async fn only_who_is_vouched_for_is_trusted_and_let_in() {
     .await;
     assert_eq!(load(&other, 2).await, 1);
     let strangers = [
-        // They do not know us, or we do not know them.
+        // The server does not know the client, or the client does not know the server.
         known(),
         known().client_certificate(theirs.read("crt"), theirs.read("key")).unwrap(),
         Certificates::default().root(theirs.root.clone()).unwrap(),
@@ -102,7 +102,7 @@ async fn only_who_is_vouched_for_is_trusted_and_let_in() {
 }
 
 #[test]
-fn what_is_no_certificate_is_told_before_anybody_connects() {
+fn invalid_certificates_are_refused_before_connecting() {
     use larder_redis::CertificateErrorKind::{NoCertificate, NoKey, NoTls, Unusable};
     let (ours, theirs) = (Authority::new("a"), Authority::new("b"));
     let none = Certificates::default;

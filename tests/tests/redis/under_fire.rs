@@ -1,5 +1,5 @@
-//! Load goes on while servers are killed, stopped, cut off and emptied: not one response fails, and nobody
-//! reads what he has invalidated.
+//! Load goes on while servers are killed, stopped, cut off and emptied: not one response fails, and no process reads an
+//! entry that it has invalidated.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ async fn a_cluster_is_a_store_and_a_log() {
     conformance::store(&redis.store()).await;
     conformance::leases(&redis.store()).await;
     conformance::bus(&redis.bus()).await;
-    // Text that a client chose does not choose a slot.
+    // Text chosen by a client does not choose a slot.
     let larders = [larder(redis.clone()), larder(redis)];
     for larder in &larders {
         synced(larder).await;
@@ -44,7 +44,7 @@ async fn a_cluster_is_a_store_and_a_log() {
     cluster.assert_no_cross_slot();
 }
 
-/// Three processes that read and write all the time, each checked against the history of all.
+/// Three processes that read and write all the time; each read is checked against the common history.
 pub(super) struct Load {
     larders: Arc<Vec<Larder>>,
     history: Arc<History>,
@@ -71,8 +71,8 @@ impl Load {
         self.larders[process].stats()
     }
 
-    /// Stops, and asserts that no response has failed, that nobody has read what he should not have, and that all
-    /// come to the same.
+    /// Stops the load, and asserts that no response has failed, that no process has read an invalidated version, and
+    /// that all processes end with the same versions.
     pub(super) async fn assert_all_was_well(mut self) {
         self.tasks.abort_all();
         while let Some(ended) = self.tasks.join_next().await {
@@ -109,7 +109,7 @@ async fn write(process: usize, larder: Larder, history: Arc<History>) {
 
 async fn read(process: usize, larder: Larder, history: Arc<History>, consistency: Consistency) {
     let bound = match consistency {
-        // What was seen within the bound, and what a read takes with a server that does not answer.
+        // The lag within the bound, and the time of a read while the server does not answer.
         Consistency::Bounded(bound) => Some(bound + Duration::from_secs(1)),
         _ => None,
     };
@@ -121,7 +121,7 @@ async fn read(process: usize, larder: Larder, history: Arc<History>, consistency
     }
 }
 
-/// An item through the cache of one process; the origin takes its time on both sides of its read.
+/// Loads an item through the cache of one process; the origin is slow before and after its read.
 async fn item(larder: &Larder, told: &Arc<History>, key: u64, consistency: Consistency) -> u64 {
     let history = Arc::clone(told);
     let load = move |_: Loading| async move {
@@ -143,7 +143,7 @@ async fn for_a_while() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
-async fn no_server_that_dies_stops_or_forgets_makes_anybody_read_what_was_invalidated() {
+async fn no_process_reads_invalidated_entries_while_the_server_fails() {
     let mut server = Server::start(&[]).await;
     let load = Load::start(&server.redis()).await;
     for way in ["none", "CLIENT KILL", "FLUSHALL", "STOP", "KILL", "none"] {
@@ -178,7 +178,7 @@ async fn a_cluster_may_lose_all_its_primaries_one_after_the_other() {
         cluster.nodes[primary].kill();
         let survivors = &cluster.nodes[primary + 1..];
         until("a replica takes over", || async {
-            // Not only suspected: three others have the slots.
+            // The primary has failed, not only `fail?`, and three nodes serve its slots and the others.
             let replaced = |node: &Server| {
                 let nodes = node.cli(&["CLUSTER", "NODES"]);
                 let is_gone = |line: &str| {
@@ -191,8 +191,8 @@ async fn a_cluster_may_lose_all_its_primaries_one_after_the_other() {
             survivors.iter().all(|node| replaced(node) && is_well(node))
         })
         .await;
-        // And it is a log again for everybody.
-        until("what was queued is in the log", || async {
+        // All processes follow the log again.
+        until("the queued invalidations are in the log", || async {
             (0..3).all(|process| {
                 let stats = load.stats(process);
                 stats.invalidations_pending < 3 && stats.log.synchronised

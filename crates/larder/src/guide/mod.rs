@@ -1,4 +1,4 @@
-//! The guide: a page for each thing that has to be decided.
+//! The guide: one page for each decision about a cache, with its options, costs and pitfalls.
 
 #[doc = include_str!("cache_status.md")]
 pub mod cache_status {}

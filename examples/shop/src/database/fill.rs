@@ -1,4 +1,4 @@
-//! Fills a new shop: with products that are made up, or with those of a file.
+//! Fills a new shop, with generated products or with those of a file.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use larder::sql::{Db, QueryError, SqlValue, Transaction, TransactionQuery};
 use super::{DatabaseError, causes};
 use crate::{Options, seed};
 
-/// Fills the tables if they are new. Says whether they were.
+/// Fills the tables if they are empty. Returns whether they were.
 pub(super) async fn fill_if_new(db: &Db, options: &Options) -> Result<bool, DatabaseError> {
     let failed = |error: QueryError| DatabaseError(format!("the database: {}", causes(&error)));
     let count = db.query("SELECT count(*) FROM products").uncached().fetch_scalar::<i64>();
     if count.await.map_err(failed)? > 0 {
-        // The same command line starts the shop again.
+        // The shop may be restarted with the same command line.
         let asked = options.import.as_ref().map(|_| "--import");
         if let Some(flag) = asked.or(options.products.map(|_| "--products")) {
-            eprintln!("note: the database has products already: {flag} is for a new one");
+            eprintln!("note: {flag} is ignored: the database already has products");
         }
         return Ok(false);
     }
@@ -26,7 +26,7 @@ pub(super) async fn fill_if_new(db: &Db, options: &Options) -> Result<bool, Data
     };
     let filled = fill(db, &new, options.import.is_none()).await;
     if filled.is_err() {
-        // Another shop that started at once may have been first.
+        // Another shop started at the same time may have filled the tables first.
         let count = db.query("SELECT count(*) FROM products").uncached().fetch_scalar::<i64>();
         if count.await.is_ok_and(|count| count > 0) {
             return Ok(false);
@@ -36,7 +36,7 @@ pub(super) async fn fill_if_new(db: &Db, options: &Options) -> Result<bool, Data
     Ok(true)
 }
 
-/// All or nothing: one transaction.
+/// Inserts all rows in one transaction.
 async fn fill(db: &Db, new: &[seed::NewProduct], with_reviews: bool) -> Result<(), QueryError> {
     let (mut slugs, mut products, mut reviews) = (Slugs::default(), Vec::new(), Vec::new());
     for (number, product) in (1_i64..).zip(new) {
@@ -87,12 +87,12 @@ async fn insert(
     Ok(())
 }
 
-/// The names of categories, and what stands for each in addresses.
+/// The names of categories, and the slug of each for URLs.
 #[derive(Default)]
 struct Slugs(BTreeMap<String, String>);
 
 impl Slugs {
-    /// No two names have the same, though they may look alike without what an address cannot have.
+    /// Returns the slug of a name. No two names share one, even if they differ only in letters that a URL cannot have.
     fn of(&mut self, name: &str) -> String {
         if let Some(slug) = self.0.get(name) {
             return slug.clone();
@@ -114,7 +114,7 @@ impl Slugs {
 
 const DEFAULT_PRODUCTS: u32 = 10_000;
 
-/// How many rows one statement inserts.
+/// The number of rows that one statement inserts.
 const AT_ONCE: usize = 200;
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_categories_share_an_address() {
+    fn no_two_categories_share_a_slug() {
         let mut slugs = Slugs::default();
         let found: Vec<_> =
             ["C#", "C+", "書籍", "玩具", "C#", "Home & Garden"].map(|name| slugs.of(name)).into();

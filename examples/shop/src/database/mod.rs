@@ -1,4 +1,4 @@
-//! What the shop reads and writes.
+//! The database of the shop: its queries and writes.
 
 use std::{fmt, sync::Arc};
 
@@ -31,7 +31,7 @@ impl Product {
     }
 }
 
-/// An amount as people read it.
+/// Formats an amount for people.
 pub(crate) fn price(cents: i64) -> String {
     format!("€ {}.{:02}", cents / 100, cents % 100)
 }
@@ -44,7 +44,7 @@ pub(crate) struct Category {
     pub(crate) products: i64,
 }
 
-/// What somebody thinks of a product.
+/// A customer's review of a product.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Review {
     pub(crate) author: String,
@@ -61,19 +61,19 @@ pub(crate) struct CartLine {
     pub(crate) quantity: i64,
 }
 
-/// The database of the shop. What it reads is kept until it is written, and so is every page made of it.
+/// The database of the shop. Results are cached until their rows are written, and so is every page rendered from them.
 #[derive(Clone, Debug)]
 pub struct Database {
     db: Db,
     cached: bool,
-    /// Writes of others, as by `psql`, are seen while this lives.
+    /// While this lives, writes by other clients, such as `psql`, invalidate too.
     _following: Option<Arc<OutboxFollower>>,
 }
 
-/// Rows that are shared with everybody who asks the same.
+/// Rows shared by all requests for the same query.
 pub(crate) type Shared<T> = Arc<Vec<T>>;
 
-/// How many products a page of a list has.
+/// The number of products on a page of a list.
 pub(crate) const PAGE: i64 = 24;
 
 impl Database {
@@ -88,10 +88,10 @@ impl Database {
         let service = open::connect(given).await?;
         let db = service.cached(larder).await.map_err(failed)?;
         if fill::fill_if_new(&db, options).await? {
-            // A Redis may know another database of the same name.
+            // A shared Redis may hold results of another database of the same name.
             let _logged_or_queued = db.invalidate_all().await;
         }
-        // A database in memory is written by nobody else.
+        // No other process writes to a database in memory.
         let follows = !options.no_cache && !given.contains(":memory:");
         let following =
             if follows { Some(Arc::new(open::follow(&db, given).await?)) } else { None };
@@ -126,7 +126,7 @@ impl Database {
         self.query(text).bind(id).fetch_all().await
     }
 
-    /// A page of a category, or of all products, and how many there are.
+    /// One page of a category, or of all products, and the total number of products.
     pub(crate) async fn list(
         &self,
         category: Option<&str>,
@@ -181,7 +181,7 @@ impl Database {
     }
 }
 
-/// The database cannot be used. Says why in one sentence.
+/// The error for a database that cannot be used, with the cause in one sentence.
 #[derive(Debug)]
 pub struct DatabaseError(String);
 
@@ -191,7 +191,7 @@ impl DatabaseError {
     }
 }
 
-/// A URL without the password that it may have, which nobody has to read in a log.
+/// The URL without a password, fit for logs.
 fn shown(given: &str) -> String {
     let given = given.split_once('?').map_or(given, |(place, _)| place);
     let scheme = given.split_once("://").map_or("…", |(scheme, _)| scheme);
@@ -201,12 +201,12 @@ fn shown(given: &str) -> String {
     }
 }
 
-/// An error with what caused it.
+/// The text of an error and of its causes.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        // Some say themselves what caused them.
+        // Some errors already include the text of their cause.
         if !text.ends_with(&cause.to_string()) {
             text = format!("{text}: {cause}");
         }

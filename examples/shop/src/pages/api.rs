@@ -1,4 +1,4 @@
-//! JSON.
+//! The JSON API.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::{
     seed::AMOUNTS,
 };
 
-/// Which part of a list. What is empty is not given.
+/// The category and page of a list. An empty value counts as absent.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Listing {
     #[serde(default)]
@@ -35,7 +35,7 @@ pub(crate) struct Listing {
     page: String,
 }
 
-/// What is to change.
+/// The fields of a product to change.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {

@@ -1,4 +1,4 @@
-//! The cart: one visitor's own, never cached.
+//! The cart of a visitor, never cached.
 
 use askama::Template;
 use axum::{
@@ -13,7 +13,7 @@ use super::{PageError, Shop, html};
 use crate::database::{CartLine, Shared, price};
 use crate::secret;
 
-/// What is put into the cart.
+/// The form that adds a product to the cart.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Added {
     product_id: i64,

@@ -1,4 +1,4 @@
-//! Pages that are the same for everyone.
+//! Pages that are the same for every visitor.
 
 use std::time::Duration;
 
@@ -49,14 +49,14 @@ struct ProductPage {
     reviews: Shared<Review>,
 }
 
-/// Which page of a list.
+/// The page number of a list.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Paging {
     #[serde(default)]
     page: String,
 }
 
-/// What to search for.
+/// The words of a search.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Search {
     #[serde(default)]
@@ -81,7 +81,7 @@ pub(crate) async fn home(
             let kept = fragments.get_or_render("categories", keep, render).await;
             kept.map_err(|error| PageError::Broken(reason(&error).into()))?.to_string()
         }
-        // The shop runs without a cache.
+        // Without a cache there is no fragment to store.
         None => render().await?,
     };
     html(&Home { title: "Welcome", categories, products })
@@ -112,7 +112,7 @@ pub(crate) async fn product(
     id: Result<Path<i64>, PathRejection>,
 ) -> Result<Html<String>, PageError> {
     fresh(policy.as_ref());
-    // What is no number names nothing here either.
+    // An id that is not a number matches no product.
     let Path(id) = id.map_err(|_| PageError::NotFound)?;
     let product = app.database.product(id).await?.ok_or(PageError::NotFound)?;
     let reviews = app.database.reviews(id).await?;

@@ -18,7 +18,7 @@ pub(crate) mod catalogue;
 
 pub(crate) type Shop = State<Arc<App>>;
 
-/// What can go wrong with a page.
+/// The error of a page.
 #[derive(Debug)]
 pub(crate) enum PageError {
     NotFound,
@@ -41,9 +41,11 @@ impl From<askama::Error> for PageError {
 impl fmt::Display for PageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound => f.write_str("There is no such thing in this shop."),
+            Self::NotFound => f.write_str("This page or product does not exist."),
             Self::BadInput(why) => f.write_str(why),
-            Self::Broken(_) => f.write_str("Something went wrong. It is not your fault."),
+            Self::Broken(_) => {
+                f.write_str("The shop could not render this page. Please try again later.")
+            }
         }
     }
 }
@@ -61,7 +63,7 @@ impl IntoResponse for PageError {
             Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
             Self::BadInput(_) => (StatusCode::BAD_REQUEST, "Bad request"),
             Self::Broken(error) => {
-                tracing::error!(%error, "a page broke");
+                tracing::error!(%error, "a page could not be rendered");
                 (StatusCode::INTERNAL_SERVER_ERROR, "Error")
             }
         };
@@ -71,7 +73,7 @@ impl IntoResponse for PageError {
     }
 }
 
-/// The page of a list that was asked for, the first without a word.
+/// Parses the page number of a list; empty means the first.
 fn page_of(given: &str) -> Result<i64, String> {
     match given {
         "" => Ok(1),
@@ -83,8 +85,8 @@ fn page_of(given: &str) -> Result<i64, String> {
     }
 }
 
-/// Says how long a page is fresh if no row that it was rendered from changes, and for how long after that it stands in
-/// for an error. The shop runs without a cache too, and then there is no policy.
+/// Sets the lifetime of a page, unless a row that it was rendered from changes, and the time after it during which it
+/// may replace an error. Without a cache there is no policy.
 fn fresh(policy: Option<&CachePolicy>) {
     if let Some(policy) = policy {
         policy.ttl(Lifetime::fresh_for(PAGE_LIVES).stale_if_error(PAGE_LIVES));
