@@ -21,7 +21,7 @@ use crate::missing::MissingLayer;
 /// use larder_core::Policy;
 ///
 /// async fn page(fragments: FragmentCache) -> String {
-///     let policy = Policy::ttl(Duration::from_mins(10)).tag(("product", 42)).shared();
+///     let policy = Policy::ttl(Duration::from_secs(600)).tag(("product", 42)).shared();
 ///     let render = || async { Ok::<_, Infallible>("<b>product 42</b>".to_owned()) };
 ///     match fragments.get_or_render(("card", 42), policy, render).await {
 ///         Ok(card) => format!("<main>{card}</main>"),

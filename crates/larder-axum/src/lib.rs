@@ -18,7 +18,7 @@
 //! use tower::ServiceExt;
 //!
 //! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
-//!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
+//!     policy.ttl(Duration::from_secs(300)).tag(("product", id));
 //!     format!("product {id}")
 //! }
 //!
@@ -48,9 +48,11 @@ pub use self::{
     policy::CachePolicy,
 };
 
+#[cfg(feature = "read-your-writes")]
+pub use larder_http::ReadYourWrites;
 pub use larder_http::{
     ConditionalLayer, FinalHeadLayer, Head, HttpCache, InvalidationLayer, QueryRule,
-    ReadYourWrites, ResponseCacheLayer, Scheme,
+    ResponseCacheLayer, Scheme,
 };
 
 mod conditional;

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use super::*;
 
-const MINUTE: Duration = Duration::from_mins(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn larder() -> Larder {
     Larder::builder().tag_table_slots(1 << 12).build().unwrap()

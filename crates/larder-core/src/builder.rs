@@ -11,18 +11,17 @@ use crate::{
     bus::{Bus, LocalBus},
     clock::Clock,
     engine::{Engine, EngineParts},
-    envelope::Codec,
     fill_lock::FillLocks,
     kernel::Kernel,
     larder::Larder,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
-    sealing::SealingKeys,
-    second_level::SecondLevel,
-    store::Store,
+    second_level::SecondLevelOptions,
     tag::Tag,
     target::Rule,
 };
+#[cfg(feature = "second-level")]
+use crate::{sealing::SealingKeys, store::Store};
 
 /// A number of bytes.
 ///
@@ -80,13 +79,11 @@ pub struct LarderBuilder {
     refreshes: usize,
     lease: Duration,
     failover_bound: Duration,
-    store: Option<Arc<dyn Store>>,
+    second_level: SecondLevelOptions,
     leases: Option<Arc<dyn FillLocks>>,
-    sealing: Option<SealingKeys>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
     wall_clock: Option<SystemTime>,
-    store_wait_limit: Option<Duration>,
 }
 
 impl Default for LarderBuilder {
@@ -102,13 +99,11 @@ impl Default for LarderBuilder {
             refreshes: 64,
             lease: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
-            store: None,
+            second_level: SecondLevelOptions::default(),
             leases: None,
-            sealing: None,
             bus: None,
             rules: Vec::new(),
             wall_clock: None,
-            store_wait_limit: None,
         }
     }
 }
@@ -131,9 +126,10 @@ impl LarderBuilder {
     /// together: 60 ms by default, or one deadline of the store if that is longer; 1 ms to 1 minute allowed. After
     /// that the request goes on as if the store had nothing. Waits for a store that answers do not count, and
     /// background refreshes have no such limit.
+    #[cfg(feature = "second-level")]
     #[doc(alias("timeout budget"))]
     pub fn store_wait_limit(mut self, limit: Duration) -> Self {
-        self.store_wait_limit = Some(limit);
+        self.second_level.wait_limit = Some(limit);
         self
     }
 
@@ -189,14 +185,16 @@ impl LarderBuilder {
     }
 
     /// The second level, a store that several processes share. None by default.
+    #[cfg(feature = "second-level")]
     #[doc(alias("L2", "distributed cache", "second level cache"))]
     pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
+        self.second_level.store = Some(Arc::new(store));
         self
     }
 
     /// The fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster). None by default: then
     /// each process fills for itself.
+    #[cfg(feature = "second-level")]
     pub fn fill_locks(mut self, leases: impl FillLocks) -> Self {
         self.leases = Some(Arc::new(leases));
         self
@@ -204,8 +202,9 @@ impl LarderBuilder {
 
     /// Seals entries in the second level (encrypts and authenticates them), and refuses unsealed ones from there.
     /// Without keys, anyone with write access to the store can forge pages.
+    #[cfg(feature = "second-level")]
     pub fn seal_with(mut self, keys: SealingKeys) -> Self {
-        self.sealing = Some(keys);
+        self.second_level.sealing = Some(keys);
         self
     }
 
@@ -253,7 +252,7 @@ impl LarderBuilder {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
         bus.keep_for(self.max_lifetime);
-        if self.store.is_some() && !bus.is_shared() {
+        if self.second_level.has_store() && !bus.is_shared() {
             // A local log has an epoch of its own in each process, and a new one at each start.
             tracing::warn!(
                 target: "larder",
@@ -265,7 +264,7 @@ impl LarderBuilder {
         let failover_bound = if bus.is_shared() { self.failover_bound } else { Duration::ZERO };
         let registry = Registry::new(Options {
             cells: self.cells,
-            shared: self.store.is_some(),
+            shared: self.second_level.has_store(),
             longest: self.max_lifetime,
             failover_bound,
         });
@@ -273,9 +272,7 @@ impl LarderBuilder {
             registry,
             memory: Memory::new(self.memory.as_bytes(), self.eviction, clock),
             clock,
-            shared: self.store.map(|store| {
-                Arc::new(SecondLevel::new(store, Codec::new(self.sealing), self.store_wait_limit))
-            }),
+            shared: self.second_level.build(),
             leases: self.leases,
             bus,
             rules: self.rules,
@@ -301,7 +298,7 @@ impl LarderBuilder {
         let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 86_400));
         within_time("max_lifetime", self.max_lifetime, second..=year)?;
         within_time("max_lag", self.lease, Duration::from_millis(10)..=60 * second)?;
-        if let Some(limit) = self.store_wait_limit {
+        if let Some(limit) = self.second_level.wait_limit() {
             within_time("store_wait_limit", limit, Duration::from_millis(1)..=60 * second)?;
         }
         within_time("failover_bound", self.failover_bound, second..=3600 * second)?;

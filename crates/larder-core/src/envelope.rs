@@ -13,7 +13,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use twox_hash::XxHash3_64;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     budget::{ByteBudget, ReservedBytes},
@@ -95,7 +95,7 @@ impl Codec {
         bytes.extend_from_slice(&[0; 8]);
         bytes.push(form);
         bytes.extend_from_slice(&content);
-        let checksum = XxHash3_64::oneshot(&bytes[CHECKED_FROM..]);
+        let checksum = xxh3_64(&bytes[CHECKED_FROM..]);
         bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
         Some(bytes.into())
     }
@@ -127,7 +127,7 @@ impl Codec {
         if rest[0] != VERSION {
             return Err(EnvelopeError::OtherVersion);
         }
-        if rest[1..9] != XxHash3_64::oneshot(&bytes[CHECKED_FROM..]).to_le_bytes() {
+        if rest[1..9] != xxh3_64(&bytes[CHECKED_FROM..]).to_le_bytes() {
             return Err(EnvelopeError::Corrupt);
         }
         let form = rest[9];
@@ -350,9 +350,8 @@ mod tests {
             assert_eq!(bytes[PREFIX_BYTES - 1], form);
             assert_eq!(open(&bytes, &key("a")).unwrap().1, payload);
         }
-        let noise: Vec<u8> = (0..8000_u32)
-            .flat_map(|n| XxHash3_64::oneshot(&n.to_le_bytes()).to_le_bytes())
-            .collect();
+        let noise: Vec<u8> =
+            (0..8000_u32).flat_map(|n| xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
         for noise in [&noise[..4000], &noise] {
             let bytes = seal(&header(), noise).unwrap();
             assert_eq!(open(&bytes, &key("a")).unwrap().1, noise);
@@ -409,7 +408,7 @@ mod tests {
         assert_eq!(other, Err(EnvelopeError::OtherVersion));
         let mut bytes = bytes.to_vec();
         bytes[PREFIX_BYTES - 1] = 128;
-        let checksum = XxHash3_64::oneshot(&bytes[CHECKED_FROM..]);
+        let checksum = xxh3_64(&bytes[CHECKED_FROM..]);
         bytes[CHECKED_FROM - 8..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(open(&bytes.into(), &key("a")), Err(EnvelopeError::OtherVersion));
     }
@@ -479,7 +478,7 @@ mod tests {
             let header = [&start[..], &noise].concat();
             let length = u32::try_from(header.len()).unwrap().to_le_bytes();
             let checked = [&[0][..], &length, &header].concat();
-            let checksum = XxHash3_64::oneshot(&checked).to_le_bytes();
+            let checksum = xxh3_64(&checked).to_le_bytes();
             drop(open(&[MAGIC, &[VERSION], &checksum, &checked].concat().into(), &key("a")));
         }
     }

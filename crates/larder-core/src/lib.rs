@@ -13,6 +13,8 @@
 //!
 //! Most applications use the `larder` crate, which adds the layers and extractors.
 
+#![cfg_attr(not(feature = "second-level"), allow(dead_code, reason = "the second level uses it"))]
+
 pub use self::{
     builder::{BuildError, ByteSize, LarderBuilder},
     consistency::Consistency,
@@ -25,11 +27,13 @@ pub use self::{
     observe::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
     policy::Policy,
     scope::Scoped,
-    sealing::SealingKeys,
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
     tiers::Tiers,
 };
+
+#[cfg(feature = "sealing")]
+pub use self::sealing::SealingKeys;
 
 pub mod kernel;
 pub mod store;
@@ -41,6 +45,7 @@ mod clock;
 mod consistency;
 mod engine;
 mod entry;
+#[cfg(feature = "second-level")]
 mod envelope;
 mod fill_lock;
 mod flight;
@@ -56,6 +61,7 @@ mod policy;
 mod registry;
 mod schema;
 mod scope;
+#[cfg(feature = "sealing")]
 mod sealing;
 mod second_level;
 mod settings;

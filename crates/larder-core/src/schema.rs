@@ -7,11 +7,12 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use twox_hash::XxHash3_64;
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::recorder::Recorder;
 
 mod recorder;
+#[cfg(feature = "second-level")]
 pub(crate) mod shape;
 
 /// The fingerprint of a type in its serialised form.
@@ -59,7 +60,7 @@ impl Schema {
 
     /// Returns the fingerprint of a format that has a name of its own.
     pub fn named(name: &str) -> Self {
-        Self(XxHash3_64::oneshot(name.as_bytes()))
+        Self(xxh3_64(name.as_bytes()))
     }
 
     /// Appends the fingerprint to a store key, as sixteen hexadecimal digits. Without a formatter, since each read of

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use smol_str::{SmolStr, format_smolstr};
-use twox_hash::XxHash3_64;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::key::Kind;
 
@@ -40,7 +40,7 @@ impl Tag {
     /// `?`, since larder uses them in tags of its own.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
-        let cut = &text[..text.floor_char_boundary(MAX_TAG_BYTES)];
+        let cut = &text[..floor_char_boundary(text, MAX_TAG_BYTES)];
         if cut.contains(char::is_control) {
             return Self(cut.replace(char::is_control, "?").into());
         }
@@ -95,7 +95,7 @@ impl Tag {
 
     /// The tag of the responses of this path on one scheme and authority in this partition.
     pub fn of_path_in_partition(origin: &str, path: &str, partition: &[u8]) -> Self {
-        let partition = XxHash3_64::oneshot(partition);
+        let partition = xxh3_64(partition);
         Self::own('i', &format!("{partition:016x} {origin}{}", decoded(path)))
     }
 
@@ -159,6 +159,11 @@ impl Tag {
         // Not cut: a path may be longer than a tag of the application, and two paths cut alike would share a tag.
         Self(format_smolstr!("{OWN}{class}{text}"))
     }
+}
+
+/// Returns the last character boundary at or before `most` bytes. In the standard library from Rust 1.91 on.
+fn floor_char_boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 /// Decodes each `%XX` of a path that a router would take for the character itself: printable ASCII, except `/`, `%`,

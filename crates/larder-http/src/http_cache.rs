@@ -39,10 +39,12 @@
 use larder_core::{Larder, Lifetime};
 use tower_layer::Layer;
 
+#[cfg(feature = "read-your-writes")]
+use crate::invalidation::ReadYourWrites;
 use crate::{
     address::{Head, QueryRule, Scheme},
     conditional::{ConditionalLayer, ConditionalService},
-    invalidation::{InvalidationLayer, InvalidationService, ReadYourWrites},
+    invalidation::{InvalidationLayer, InvalidationService},
     response_cache::{IntoPartition, ResponseCache, ResponseCacheLayer},
 };
 
@@ -101,6 +103,7 @@ impl HttpCache {
     }
 
     /// Lets a client see its own writes in every process: see [`InvalidationLayer::read_your_writes`].
+    #[cfg(feature = "read-your-writes")]
     pub fn read_your_writes(self, positions: ReadYourWrites) -> Self {
         self.invalidation(|layer| layer.read_your_writes(positions))
     }

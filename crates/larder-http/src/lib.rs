@@ -15,13 +15,15 @@
 //! With the feature `axum`, which `larder-axum` enables, the layers read the URI that axum's routers record before
 //! nesting strips its prefix.
 
+#[cfg(feature = "read-your-writes")]
+pub use self::invalidation::ReadYourWrites;
 pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
     conditional::{ConditionalLayer, ConditionalService, Conditions},
     final_head::FinalHeadLayer,
     http_cache::HttpCache,
-    invalidation::{InvalidationLayer, InvalidationService, PendingInvalidations, ReadYourWrites},
+    invalidation::{InvalidationLayer, InvalidationService, PendingInvalidations},
     query_method::{QueryMethod, QueryMethodLayer},
     response_cache::{ResponseCache, ResponseCacheLayer, ResponseOverrides},
 };

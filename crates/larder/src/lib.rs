@@ -13,7 +13,7 @@
 //! use tower::ServiceExt;
 //!
 //! async fn show(policy: CachePolicy, Path(id): Path<u64>) -> String {
-//!     policy.ttl(Duration::from_mins(5)).tag(("product", id));
+//!     policy.ttl(Duration::from_secs(300)).tag(("product", id));
 //!     format!("product {id}")
 //! }
 //!
@@ -73,11 +73,13 @@
 //!   SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
+#[cfg(feature = "second-level")]
+pub use larder_core::SealingKeys;
 pub use larder_core::{
     BuildError, ByteSize, CacheCounters, CacheStats, Consistency, Eviction, Evictions, IntoName,
     Invalidated, Invalidation, InvalidationEvent, InvalidationFeed, Key, Kind, Larder,
     LarderBuilder, Latency, Lifetime, LoadError, Loading, LogStats, MAX_TAG_BYTES, MemoryStats,
-    Mode, Policy, Scoped, SealingKeys, SecondLevelStats, Selector, Stats, Tag, Target, Tiers, tag,
+    Mode, Policy, Scoped, SecondLevelStats, Selector, Stats, Tag, Target, Tiers, tag,
 };
 
 pub mod guide;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use larder::{Larder, Loading, Policy, SealingKeys, Tiers};
 use redis::AsyncCommands as _;
-use twox_hash::XxHash3_64;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::server::{MINUTE, PATIENCE, Server, larder, synced};
 
@@ -32,7 +32,7 @@ fn loads_by_force(page: &str) -> bool {
 
 /// Returns the envelope with a checksum that matches its changed bytes.
 fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
-    let checksum = XxHash3_64::oneshot(&bytes[13..]).to_le_bytes();
+    let checksum = xxh3_64(&bytes[13..]).to_le_bytes();
     bytes[5..13].copy_from_slice(&checksum);
     bytes
 }

@@ -30,6 +30,10 @@ use self::{
 };
 pub use self::{error::LoadError, fill::Loading};
 
+#[cfg(feature = "second-level")]
+mod encode;
+#[cfg(not(feature = "second-level"))]
+mod encode_absent;
 mod error;
 mod fill;
 mod value;

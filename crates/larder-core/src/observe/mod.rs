@@ -263,7 +263,7 @@ impl Observer {
                 "the invalidation log accepts no records: invalidations act here, and are queued for others"
             ),
             (true, false) => {
-                tracing::info!(target: "larder", "the invalidation log accepts invalidations again")
+                tracing::info!(target: "larder", "the invalidation log accepts invalidations again");
             }
             _ => {}
         }

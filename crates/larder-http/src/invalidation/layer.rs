@@ -70,6 +70,7 @@ impl InvalidationLayer {
     /// Makes a client see its own writes, no matter which process serves its next request. Off by default: other
     /// processes follow within milliseconds, and each request that carries a position waits for it.
     #[doc(alias("session consistency"))]
+    #[cfg(feature = "read-your-writes")]
     pub fn read_your_writes(mut self, positions: ReadYourWrites) -> Self {
         self.options.positions = Some(positions);
         self

@@ -51,12 +51,15 @@
 mod future;
 mod layer;
 mod pending;
+#[cfg_attr(not(feature = "read-your-writes"), path = "read_your_writes_absent.rs")]
 mod read_your_writes;
 mod service;
 
+#[cfg(feature = "read-your-writes")]
+pub use self::read_your_writes::ReadYourWrites;
 pub use self::{
     future::ResponseFuture, layer::InvalidationLayer, pending::PendingInvalidations,
-    read_your_writes::ReadYourWrites, service::InvalidationService,
+    service::InvalidationService,
 };
 
 #[cfg(test)]

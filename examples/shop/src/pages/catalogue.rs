@@ -77,7 +77,7 @@ pub(crate) async fn home(
     };
     let categories = match fragments {
         Some(fragments) => {
-            let keep = Policy::ttl(Duration::from_hours(1)).until_invalidated();
+            let keep = Policy::ttl(Duration::from_secs(3600)).until_invalidated();
             let kept = fragments.get_or_render("categories", keep, render).await;
             kept.map_err(|error| PageError::Broken(reason(&error).into()))?.to_string()
         }

@@ -93,7 +93,7 @@ fn fresh(policy: Option<&CachePolicy>) {
     }
 }
 
-const PAGE_LIVES: Duration = Duration::from_mins(10);
+const PAGE_LIVES: Duration = Duration::from_secs(600);
 
 /// Renders a template.
 fn html(page: &impl Template) -> Result<Html<String>, PageError> {

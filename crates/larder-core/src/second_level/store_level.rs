@@ -17,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::{READ_DEADLINE, StoreLookup};
 use crate::{
     clock::Moment,
     engine::Engine,
@@ -28,19 +29,31 @@ use crate::{
     registry::{TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},
+    sealing::SealingKeys,
     store::{Store, StoreError},
-    tiers::Tiers,
 };
 
-/// A lookup in the second level.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreLookup<'a> {
-    /// The key of the entry.
-    pub key: &'a Key,
-    /// The schema that its value must have.
-    pub schema: Schema,
-    /// The levels that store it once it is found.
-    pub tiers: Tiers,
+/// The options of a second level, from which the builder makes it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SecondLevelOptions {
+    pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) sealing: Option<SealingKeys>,
+    pub(crate) wait_limit: Option<Duration>,
+}
+
+impl SecondLevelOptions {
+    pub(crate) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    pub(crate) fn wait_limit(&self) -> Option<Duration> {
+        self.wait_limit
+    }
+
+    pub(crate) fn build(self) -> Option<Arc<SecondLevel>> {
+        let codec = Codec::new(self.sealing);
+        self.store.map(|store| Arc::new(SecondLevel::new(store, codec, self.wait_limit)))
+    }
 }
 
 /// The store, its codec and its counters.
@@ -75,7 +88,7 @@ const NO_KEYS: &str = "entries that require sealing are stored in the first leve
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl SecondLevel {
-    pub(crate) fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Option<Duration>) -> Self {
+    fn new(store: Arc<dyn Store>, codec: Codec, wait_limit: Option<Duration>) -> Self {
         let deadline = store.deadline().unwrap_or(READ_DEADLINE);
         let wait_limit = wait_limit.unwrap_or_else(|| WAIT_LIMIT.max(deadline));
         Self {
@@ -381,5 +394,3 @@ const MAX_WRITES: usize = 1024;
 const WAIT_LIMIT: Duration = Duration::from_millis(60);
 /// How long a write to the store may take before it is given up.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a read of the store may take before it counts as a miss.
-pub(crate) const READ_DEADLINE: Duration = Duration::from_millis(50);

@@ -1,0 +1,73 @@
+//! The stand-in for the second level in builds without the feature `second-level`: a type without values.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::StoreLookup;
+use crate::{
+    engine::Engine,
+    entry::{AnyEntry, Value},
+    observe::SecondLevelStats,
+    scope::Scope,
+};
+
+#[derive(Debug)]
+pub(crate) enum SecondLevel {}
+
+/// No options: there is no second level to build.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SecondLevelOptions {}
+
+#[expect(clippy::unused_self, reason = "the signatures are those of the second level")]
+impl SecondLevelOptions {
+    pub(crate) fn has_store(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn wait_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    pub(crate) fn build(self) -> Option<Arc<SecondLevel>> {
+        None
+    }
+}
+
+impl SecondLevel {
+    pub(crate) fn stats(&self) -> SecondLevelStats {
+        match *self {}
+    }
+
+    #[expect(clippy::unused_async, reason = "the signature is that of the second level")]
+    pub(crate) async fn fetch<V: Value>(
+        self: &Arc<Self>,
+        _: &Arc<Engine>,
+        _: &Scope,
+        _: StoreLookup<'_>,
+        _: impl FnOnce(Bytes) -> Option<V>,
+    ) -> Option<AnyEntry> {
+        match **self {}
+    }
+
+    pub(crate) fn write_behind(self: &Arc<Self>, _: &Arc<Engine>, _: &AnyEntry) {
+        match **self {}
+    }
+
+    pub(crate) fn under_way(&self, _: &AnyEntry) -> Option<watch::Receiver<()>> {
+        match *self {}
+    }
+
+    pub(crate) fn wait_limit(&self) -> Duration {
+        match *self {}
+    }
+
+    pub(crate) fn seals(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        match *self {}
+    }
+}
