@@ -30,8 +30,8 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::{
-    clock::Moment, entry::AnyEntry, fill_lock::HeldFillLock, key::Key, registry::Stamp,
-    scope::Scope, sync::Mutex,
+    clock::Moment, entry::AnyEntry, fill_lock::HeldFillLock, key::Key, reason::Reason,
+    registry::Stamp, scope::Scope, sync::Mutex,
 };
 
 /// The result of a fill.
@@ -40,7 +40,7 @@ pub enum FlightResult {
     /// An entry. It may have been stored, or invalidated during the fill.
     Filled(AnyEntry),
     /// Not storable, for this reason: only the leader's client gets the result, and each waiter fills for itself.
-    NotShared(&'static str),
+    NotShared(Reason),
     /// It is unknown whether the result may be shared, or the leader was dropped before it filled: another request
     /// may lead.
     Withdrawn,

@@ -27,6 +27,7 @@ use crate::{
     object::{self, LoadError, Loading},
     observe::LogStats,
     policy::Policy,
+    reason::Reason,
     scope::{ScopeOwner, StoreWaits},
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
@@ -376,7 +377,7 @@ impl Kernel {
         draft: EntryDraft,
         scope: &Scope,
         value: V,
-    ) -> Result<AnyEntry, &'static str> {
+    ) -> Result<AnyEntry, Reason> {
         let gathered = scope.gathered();
         if let Some(why) = gathered.no_store {
             return Err(why);
@@ -388,7 +389,7 @@ impl Kernel {
             }
         }
         if tags.len() > self.engine.max_tags {
-            return Err("too-many-tags");
+            return Err(Reason::TooManyTags);
         }
         let hash = self.hash(draft.key.as_bytes());
         let id = self.engine.memory.next_id();

@@ -26,6 +26,7 @@ pub use self::{
     object::{LoadError, Loading},
     observe::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
     policy::Policy,
+    reason::Reason,
     scope::Scoped,
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
@@ -58,6 +59,7 @@ mod memory;
 mod object;
 mod observe;
 mod policy;
+mod reason;
 mod registry;
 mod schema;
 mod scope;

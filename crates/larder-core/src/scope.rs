@@ -21,7 +21,9 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::{bus::WriterId, clock::Moment, entry::Entry, key::Key, registry::Stamp, tag::Tag};
+use crate::{
+    bus::WriterId, clock::Moment, entry::Entry, key::Key, reason::Reason, registry::Stamp, tag::Tag,
+};
 
 /// The audience of a value that is built in a scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,7 +127,7 @@ pub struct ScopeContents {
     /// Whether a part was stale when it was added.
     pub stale: bool,
     /// Why the value built here is not storable, if it is not.
-    pub no_store: Option<&'static str>,
+    pub no_store: Option<Reason>,
     /// The oldest stamp of the stale parts and of all pieces. The value built here takes it, so that the end of a
     /// part's grace also reaches this value.
     pub(crate) oldest: Option<Stamp>,
@@ -149,7 +151,7 @@ impl ScopeContents {
     fn add_tags(&mut self, tags: impl IntoIterator<Item = Tag>) {
         for tag in tags {
             if self.tags.len() >= MOST_TAGS {
-                self.no_store = Some("too-many-tags");
+                self.no_store = Some(Reason::TooManyTags);
                 return;
             }
             if !self.tags.contains(&tag) {
@@ -302,7 +304,7 @@ impl Scope {
 
     /// Adds the contents of a part that is not stored, for this reason: the value built in this scope is then not
     /// storable either.
-    pub fn add_unkept(&self, part: ScopeContents, why: &'static str) {
+    pub fn add_unkept(&self, part: ScopeContents, why: Reason) {
         self.gather(|gathered| {
             gathered.add_tags(part.tags);
             gathered.until = gathered.until.min(part.until);

@@ -45,6 +45,7 @@
 //! # }
 //! ```
 
+use larder_core::Reason;
 use std::{
     fmt,
     future::Future,
@@ -205,7 +206,7 @@ pub(crate) enum HeadVerdict {
     /// They changed nothing that matters for storing.
     Storable,
     /// They made it a response for its client alone, for this reason.
-    NotStorable(&'static str),
+    NotStorable(Reason),
     /// The response was dropped before its head left.
     Unknown,
 }
@@ -213,13 +214,13 @@ pub(crate) enum HeadVerdict {
 impl HeadVerdict {
     fn on(sent: Head, left: Head) -> Self {
         if left.cookies > sent.cookies {
-            Self::NotStorable("final-set-cookie")
+            Self::NotStorable(Reason::FinalSetCookie)
         } else if left.no_store && !sent.no_store {
-            Self::NotStorable("final-no-store")
+            Self::NotStorable(Reason::FinalNoStore)
         } else if left.private && !sent.private {
-            Self::NotStorable("final-private")
+            Self::NotStorable(Reason::FinalPrivate)
         } else if is_error(left.status) && !is_error(sent.status) {
-            Self::NotStorable("final-status")
+            Self::NotStorable(Reason::FinalStatus)
         } else {
             Self::Storable
         }
@@ -266,7 +267,7 @@ impl FinalHead {
 }
 
 /// Replaces `stored` by the reason in the `Cache-Status` line that the cache wrote before the verdict.
-fn correct_cache_status(headers: &mut HeaderMap, why: &str) {
+fn correct_cache_status(headers: &mut HeaderMap, why: Reason) {
     let mut lines = headers.get_all(header::CACHE_STATUS).iter();
     let Some(last) = lines.next_back().and_then(|line| line.to_str().ok()) else { return };
     let corrected = last.replace("; stored", &format!("; detail={why}"));

@@ -4,6 +4,7 @@
 //! budget of all fills until the last reader is dropped. When recording is given up, the first reader gets the rest of
 //! the body itself and reads it at its own pace, as if there were no cache.
 
+use larder_core::Reason;
 use std::{
     pin::Pin,
     sync::Arc,
@@ -58,10 +59,10 @@ pub(crate) enum BodyTooLarge {
 }
 
 impl BodyTooLarge {
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub(crate) const fn reason(self) -> Reason {
         match self {
-            Self::Limit => "too-large",
-            Self::Budget => "fill-budget",
+            Self::Limit => Reason::TooLarge,
+            Self::Budget => Reason::FillBudget,
         }
     }
 }

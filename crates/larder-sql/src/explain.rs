@@ -1,6 +1,6 @@
 //! Explains how a query cache treats a statement.
 
-use larder_core::{Tag, Target};
+use larder_core::{Reason, Tag, Target};
 
 use crate::{
     analysis::{StatementKind, TRANSACTION_CONTROL},
@@ -15,7 +15,7 @@ use crate::{
 #[non_exhaustive]
 pub struct Explanation {
     /// Why the result is not stored; `None` if it is storable.
-    pub not_kept: Option<&'static str>,
+    pub not_stored: Option<Reason>,
     /// The tags of the result.
     pub reads: Vec<Tag>,
     /// The targets that the statement invalidates.
@@ -36,7 +36,7 @@ impl<S> Db<S> {
     /// let db = Db::new(layer.layer(()));
     /// let explained = db.explain(&Statement::new("SELECT * FROM products WHERE id = ?").bind(42));
     /// assert_eq!(explained.reads[0].as_str(), "sql:main:products:42");
-    /// assert_eq!(explained.not_kept, None);
+    /// assert_eq!(explained.not_stored, None);
     /// ```
     pub fn explain(&self, statement: &Statement) -> Explanation {
         self.cache().plan().explain(statement)
@@ -54,7 +54,7 @@ impl QueryContext {
     fn explain(&self, statement: &Statement) -> Explanation {
         let known = self.known();
         let analysis = self.analyse(&known, statement.text());
-        let not_kept = match (
+        let not_stored = match (
             self.admit::<()>(statement, &known, &analysis, &QueryOptions::default()),
             analysis.nature,
         ) {
@@ -62,10 +62,10 @@ impl QueryContext {
             (QueryAdmission::Refused, _) => Some(TRANSACTION_CONTROL),
             (QueryAdmission::Bypass(why), _)
             | (QueryAdmission::Write, StatementKind::Unknown(why)) => Some(why),
-            (QueryAdmission::Write, _) => Some("write"),
+            (QueryAdmission::Write, _) => Some(Reason::Write),
         };
         Explanation {
-            not_kept,
+            not_stored,
             reads: self.read_by(&known, statement, &analysis),
             writes: self.written_by(&known, statement, &analysis),
         }

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Lifetime, Policy, Tag, Target,
+    Lifetime, Policy, Reason, Tag, Target,
     kernel::{Event, Kernel, Schema, ScopeContents},
 };
 use parking_lot::{Mutex, RwLock};
@@ -68,7 +68,7 @@ pub(crate) enum QueryAdmission {
     /// Look it up in the cache, under this name.
     Cached(String),
     /// Bypass the cache, for this reason.
-    Bypass(&'static str),
+    Bypass(Reason),
     /// It writes: run it, and invalidate.
     Write,
     /// It begins or ends a transaction: on a pooled connection, statements of other callers would run in that
@@ -184,23 +184,23 @@ impl QueryContext {
             StatementKind::Write | StatementKind::Definition | StatementKind::Unknown(_) => {
                 return QueryAdmission::Write;
             }
-            _ if known.is_distrusted => "no-catalogue",
-            _ if wishes.uncached => "uncached",
+            _ if known.is_distrusted => Some(Reason::NoCatalog),
+            _ if wishes.uncached => Some(Reason::Uncached),
             // An explicit lifetime makes a volatile query storable.
-            StatementKind::Volatile("volatile")
+            StatementKind::Volatile(Reason::Volatile)
                 if wishes.lifetime.is_some() && !analysis.reads_unknown =>
             {
-                ""
+                None
             }
-            StatementKind::Volatile(why) => why,
+            StatementKind::Volatile(why) => Some(why),
             StatementKind::Query
                 if wishes.lifetime.is_none() && self.moves_with_time(statement) =>
             {
-                "volatile"
+                Some(Reason::Volatile)
             }
-            StatementKind::Query => "",
+            StatementKind::Query => None,
         };
-        if !why.is_empty() {
+        if let Some(why) = why {
             return QueryAdmission::Bypass(why);
         }
         let mut name = String::with_capacity(128);
@@ -269,7 +269,7 @@ impl QueryContext {
             && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
-            tracing::warn!(target: "larder", database, why, text, "a statement may write anything: all stored results of this database are invalidated each time it runs");
+            tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write anything: all stored results of this database are invalidated each time it runs");
         }
         self.tags.written_by(analysis, known.catalog(), statement.values())
     }
@@ -288,7 +288,7 @@ impl QueryContext {
         known: &SchemaSnapshot,
         statement: &Statement,
         analysis: &Analysis,
-        why: &'static str,
+        why: Reason,
     ) {
         let meter = self.kernel.meter(self.options.name);
         meter.record(Event::Bypass(why), self.kernel.now());
@@ -296,7 +296,7 @@ impl QueryContext {
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
             // Its dependencies are unknown, so the enclosing value must not be stored.
-            scope.add_unkept(ScopeContents::default(), "unknown-query");
+            scope.add_unkept(ScopeContents::default(), Reason::UnknownQuery);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use larder_core::{Kind, Lifetime, LoadError, Loading, Tag, kernel::Kernel};
+use larder_core::{Kind, Lifetime, LoadError, Loading, Reason, Tag, kernel::Kernel};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
@@ -185,7 +185,7 @@ impl<S: Database> QueryCache<S> {
             QueryAdmission::Write => self.write(known, &analysis, statement).await,
             QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
             QueryAdmission::Cached(_) | QueryAdmission::Bypass(_) => {
-                self.plan.note_bypass(&known, &statement, &analysis, "statement");
+                self.plan.note_bypass(&known, &statement, &analysis, Reason::Statement);
                 ask(self.inner.clone(), statement).await
             }
         }
@@ -199,11 +199,12 @@ impl<S: Database> QueryCache<S> {
         analysis: &Analysis,
         statement: Statement,
     ) -> Result<StatementOutcome, QueryError> {
-        self.plan.note_bypass(&known, &statement, analysis, "write");
+        self.plan.note_bypass(&known, &statement, analysis, Reason::Write);
         let mut targets = self.plan.written_by(&known, &statement, analysis);
         let redefines =
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
-        let may_define = redefines && analysis.nature != StatementKind::Unknown("unknown-function");
+        let may_define =
+            redefines && analysis.nature != StatementKind::Unknown(Reason::UnknownFunction);
         let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
         let writing = self.plan.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
@@ -238,7 +239,7 @@ async fn load<S: Database, T: CacheableRow>(
 ) -> Result<Vec<T>, QueryError> {
     if !plan.is_current(&known) {
         // The schema has changed between the analysis of the statement and the stamp of this fill.
-        fill.refuse("redefined");
+        fill.refuse(Reason::Redefined);
     }
     let tags = plan.read_by(&known, &fetch.statement, &analysis);
     tags.into_iter().chain(fetch.wishes.tags).for_each(|tag| fill.tag(tag));
@@ -247,7 +248,7 @@ async fn load<S: Database, T: CacheableRow>(
         fill.ttl(plan.empty_ttl(fetch.wishes.lifetime.unwrap_or(plan.options.lifetime)));
     }
     if rows.weight() > plan.options.max_bytes {
-        fill.refuse("too-large");
+        fill.refuse(Reason::TooLarge);
     }
     rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
 }

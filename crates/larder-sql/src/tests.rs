@@ -384,7 +384,11 @@ async fn large_volatile_and_failed_results_are_not_stored() {
     let refused = |why: &str| {
         let stats = larder.stats();
         let cache = stats.cache("queries").unwrap();
-        cache.refusals.keys().chain(cache.bypasses.keys()).any(|reason| reason.contains(why))
+        cache
+            .refusals
+            .keys()
+            .chain(cache.bypasses.keys())
+            .any(|reason| reason.as_str().contains(why))
     };
     let large = || db.query("SELECT printf('%200s', 'x') AS text").fetch_all::<String>();
     large().await.unwrap();

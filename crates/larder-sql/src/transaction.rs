@@ -1,5 +1,6 @@
 //! Transactions: they invalidate when they are committed, and never when they are rolled back.
 
+use larder_core::Reason;
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
@@ -209,7 +210,7 @@ impl Transaction {
         self.known.get_or_insert_with(|| Arc::clone(&known));
         // Before it runs: a statement that fails may have written a part.
         self.targets.extend(self.plan.written_by(&known, statement, &analysis));
-        self.plan.note_bypass(&known, statement, &analysis, "transaction");
+        self.plan.note_bypass(&known, statement, &analysis, Reason::Transaction);
         // A statement that is dropped while it runs may have ended the transaction as well.
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;

@@ -192,10 +192,14 @@ async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
     for (text, expected) in rows {
         let explained = db.explain(&Statement::new(text));
         let reads: Vec<&str> = explained.reads.iter().map(|tag| tag.as_str()).collect();
-        assert_eq!(explained.not_kept.unwrap_or(&reads.join(" ")), expected, "{text}");
+        assert_eq!(
+            explained.not_stored.map_or(reads.join(" "), |why| why.to_string()),
+            expected,
+            "{text}"
+        );
     }
     let moving = db.explain(&Statement::new("SELECT * FROM a WHERE v > $1").bind("Today"));
-    assert_eq!(moving.not_kept, Some("volatile"));
+    assert_eq!(moving.not_stored, Some(larder::Reason::Volatile));
     let everything = format!("{:?}", [Target::prefix("sql:main")]);
     let writes = |text: &'static str| format!("{:?}", db.explain(&Statement::new(text)).writes);
     let tree = writes("UPDATE part_1 SET id = 1 WHERE id = 7 AND at = 1");

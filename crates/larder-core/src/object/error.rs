@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::key::Key;
+use crate::reason::Reason;
 
 /// The error of a call that has no value to return.
 #[derive(Debug)]
@@ -46,12 +47,12 @@ pub(super) enum Failure<E> {
 }
 
 impl<E> Failure<E> {
-    pub(super) fn name(&self) -> &'static str {
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Loader(_) => "loader",
-            Self::Deadline(_) => "deadline",
-            Self::Panic => "panic",
-            Self::Elsewhere => "elsewhere",
+            Self::Loader(_) => Reason::Loader,
+            Self::Deadline(_) => Reason::Deadline,
+            Self::Panic => Reason::Panic,
+            Self::Elsewhere => Reason::Elsewhere,
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     flight::{FlightResult, Leader},
     lifetime::Lifetime,
     policy::Policy,
+    reason::Reason,
     tag::Tag,
 };
 
@@ -28,7 +29,7 @@ pub(super) struct LoadOptions {
     pub(super) lifetime: Lifetime,
     pub(super) tags: Vec<Tag>,
     /// Why the value is not storable, if it is not.
-    pub(super) refused: Option<&'static str>,
+    pub(super) refused: Option<Reason>,
 }
 
 impl Loading {
@@ -51,11 +52,11 @@ impl Loading {
     /// Makes this value not storable, and with it any page that includes it. Its waiters stop waiting and load for
     /// themselves at once, and for 10 s calls for this name do not coalesce (hit-for-miss).
     pub fn no_store(&self) {
-        self.refuse("no-store");
+        self.refuse(Reason::NoStore);
     }
 
     /// Like [`Loading::no_store`], with a reason of its own for the statistics. The first reason counts.
-    pub fn refuse(&self, why: &'static str) {
+    pub fn refuse(&self, why: Reason) {
         self.0.lock().wishes.refused.get_or_insert(why);
         self.land(FlightResult::NotShared(why));
     }

@@ -15,6 +15,7 @@ use crate::{
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
+    reason::Reason,
     schema::Schema,
     scope::{Audience, PartTraits, Scope, ScopeContents, ScopeOwner},
     second_level::StoreLookup,
@@ -88,12 +89,12 @@ where
     let kernel = Cow::Borrowed(kernel);
     let mut call = Call { kernel, key, hash, policy, kind, name, scope, opened, began };
     let bypass = if is_too_long {
-        Some("key-too-long")
+        Some(Reason::KeyTooLong)
     } else if audience == Audience::Unknown {
-        Some("identified")
+        Some(Reason::Identified)
     } else if !caught_up || call.scope.distrusts() || !call.is_trusted() {
         call.scope = call.scope.clone().distrusting();
-        Some("unsynchronised")
+        Some(Reason::Unsynchronised)
     } else {
         None
     };
@@ -125,7 +126,7 @@ impl Call<'_> {
         let arrived = self.kernel.sequence();
         let mut stale = None;
         let mut failure = None;
-        let mut why = Event::Bypass("overtaken");
+        let mut why = Event::Bypass(Reason::Overtaken);
         let mut looks = 0;
         while looks < MAX_LOOKS {
             match self.look()? {
@@ -159,7 +160,7 @@ impl Call<'_> {
                     FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
                     FlightRole::Waiter(wait) => wait,
                     FlightRole::Alone => {
-                        why = Event::Bypass("self-waiting");
+                        why = Event::Bypass(Reason::SelfWaiting);
                         break;
                     }
                     FlightRole::Circle(names) => return Err(LoadError::Circle { names }),
@@ -185,8 +186,8 @@ impl Call<'_> {
         }
         if let Some(failure) = failure {
             // Several fills in a row failed. A waiter does not add one more load to an origin in trouble.
-            self.record(Event::Failed("another's"), self.began);
-            self.scope.add_unkept(ScopeContents::default(), "failed-part");
+            self.record(Event::Failed(Reason::Anothers), self.began);
+            self.scope.add_unkept(ScopeContents::default(), Reason::FailedPart);
             return Err(failure.into());
         }
         self.record(why, self.began);
@@ -264,7 +265,7 @@ impl Call<'_> {
         };
         let now = self.kernel.now();
         Ok(match landing {
-            _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass("unsynchronised")),
+            _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass(Reason::Unsynchronised)),
             FlightResult::Filled(entry) if !self.is_young(&entry) => WaitOutcome::Again,
             FlightResult::Filled(entry)
                 if wait.arrived_before_fill()
@@ -325,7 +326,7 @@ impl Call<'_> {
             Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => {
-                    self.record(Event::Failed("panic"), self.kernel.now());
+                    self.record(Event::Failed(Reason::Panic), self.kernel.now());
                     panic::resume_unwind(panic)
                 }
                 Err(_) => Err(LoadError::Cancelled),
@@ -415,7 +416,7 @@ impl Call<'_> {
             Ok(value) => value,
             Err(failure) => {
                 fill.land(FlightResult::Failed(Arc::new(failure.clone())));
-                return Err((failure, self.loose(&fill, &scope, "failed-part")));
+                return Err((failure, self.loose(&fill, &scope, Reason::FailedPart)));
             }
         };
         let now = self.kernel.now();
@@ -430,11 +431,11 @@ impl Call<'_> {
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
-                if wishes.refused.is_some() || ALWAYS_REFUSED.contains(&why) {
+                if wishes.refused.is_some() || why.recurs() {
                     self.remember_refusal(now);
                 }
                 fill.land(FlightResult::NotShared(why));
-                Ok(FillOutcome::Unkept(value, self.loose(&fill, &scope, "unkept-part")))
+                Ok(FillOutcome::Unkept(value, self.loose(&fill, &scope, Reason::UnkeptPart)))
             }
         }
     }
@@ -469,7 +470,7 @@ impl Call<'_> {
             Ok(Err(error)) => Failure::Loader(Arc::new(error)),
             Err(_) => Failure::Deadline(deadline),
         };
-        self.record(Event::Failed(failure.name()), self.kernel.now());
+        self.record(Event::Failed(failure.reason()), self.kernel.now());
         Err(failure)
     }
 
@@ -498,17 +499,17 @@ impl Call<'_> {
         wishes: &LoadOptions,
         scope: &Scope,
         now: Moment,
-    ) -> Result<AnyEntry, &'static str> {
+    ) -> Result<AnyEntry, Reason> {
         if let Some(why) = wishes.refused {
             return Err(why);
         }
         let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
         let gathered = scope.gathered();
         if gathered.private && (self.policy.shared || !partitioned) {
-            return Err("private-part");
+            return Err(Reason::PrivatePart);
         }
         if gathered.varied && self.policy.shared {
-            return Err("varied-part");
+            return Err(Reason::VariedPart);
         }
         let mut tags = vec![self.own_tag()];
         tags.extend(wishes.tags.iter().cloned());
@@ -524,7 +525,7 @@ impl Call<'_> {
         let entry = self.kernel.entry(draft, scope, object)?;
         let event = match self.kernel.keep(&entry) {
             true => Event::Stored,
-            false => Event::Refused("overtaken"),
+            false => Event::Refused(Reason::Overtaken),
         };
         self.record(event, now);
         Ok(entry)
@@ -539,7 +540,7 @@ impl Call<'_> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some(permit) = self.kernel.refresh_permit() else {
-            self.record(Event::Failed("refresh-budget"), self.began);
+            self.record(Event::Failed(Reason::RefreshBudget), self.began);
             return;
         };
         let arrived = self.scope.stamp().local;
@@ -582,10 +583,12 @@ impl Call<'_> {
         let loose = |why| self.loose(&fill, &scope, why);
         match loaded {
             Ok(value) => {
-                self.add_loose(loose("unkept-part"));
+                self.add_loose(loose(Reason::UnkeptPart));
                 Ok(Arc::new(value))
             }
-            Err(failure) => self.fall_back_or_fail(stale.as_ref(), failure, loose("failed-part")),
+            Err(failure) => {
+                self.fall_back_or_fail(stale.as_ref(), failure, loose(Reason::FailedPart))
+            }
         }
     }
 
@@ -630,7 +633,7 @@ impl Call<'_> {
     }
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
-    fn loose(&self, fill: &Loading, scope: &Scope, why: &'static str) -> UnstoredValue {
+    fn loose(&self, fill: &Loading, scope: &Scope, why: Reason) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
@@ -692,7 +695,7 @@ enum FillOutcome<T> {
 /// The contents of a value that is not stored, and why the enclosing scope is not storable either.
 struct UnstoredValue {
     gathered: ScopeContents,
-    why: &'static str,
+    why: Reason,
 }
 
 /// How many times a call looks up and waits before it loads alone, or fails with the error of the fills that it
@@ -700,7 +703,5 @@ struct UnstoredValue {
 const MAX_LOOKS: usize = 4;
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
-/// Reasons that will hold for the next value too.
-const ALWAYS_REFUSED: [&str; 3] = ["private-part", "varied-part", "too-many-tags"];
 /// The longest wait with a timer; a longer limit means no limit.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);

@@ -21,6 +21,7 @@ use self::{
     window::{Reading, Window},
 };
 use crate::clock::Moment;
+use crate::reason::Reason;
 pub use stats::{
     CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats,
 };
@@ -47,17 +48,17 @@ pub enum Event {
     /// The request was coalesced: it was served by the fill of another request.
     Collapsed,
     /// The request bypassed the cache, for this reason.
-    Bypass(&'static str),
+    Bypass(Reason),
     /// A response or value was stored.
     Stored,
     /// A response or value was not stored, for this reason.
-    Refused(&'static str),
+    Refused(Reason),
     /// A lookup found an entry that an invalidation had reached.
     Invalid,
     /// A lookup found an entry whose lifetime had ended.
     Expired,
     /// A fill, a refresh or another step failed, for this reason.
-    Failed(&'static str),
+    Failed(Reason),
 }
 
 impl Event {
@@ -96,7 +97,7 @@ impl Event {
         }
     }
 
-    const fn reason(self) -> Option<&'static str> {
+    const fn reason(self) -> Option<Reason> {
         match self {
             Self::Bypass(why) | Self::Refused(why) | Self::Failed(why) => Some(why),
             _ => None,
@@ -111,7 +112,7 @@ const EVENTS: usize = 12;
 pub struct Meter {
     name: Arc<str>,
     events: Striped<EVENTS>,
-    reasons: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    reasons: Mutex<BTreeMap<(&'static str, Reason), u64>>,
     hits: Histogram,
     fills: Histogram,
     window: Window,
@@ -167,7 +168,7 @@ impl Meter {
             tracing::trace!(target: "larder", cache = &*self.name, event = name);
             return;
         };
-        tracing::debug!(target: "larder", cache = &*self.name, event = name, reason);
+        tracing::debug!(target: "larder", cache = &*self.name, event = name, reason = reason.as_str());
         *self.reasons.lock().entry((name, reason)).or_default() += 1;
     }
 

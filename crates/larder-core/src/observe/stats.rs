@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Serialize, Serializer};
 
 use super::{Event, window::Reading};
-use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts};
+use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts, reason::Reason};
 
 /// All counters of a larder at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -113,11 +113,11 @@ pub struct CacheStats {
     /// Counts of the last minute, give or take five seconds.
     pub last_minute: CacheCounters,
     /// Bypasses, by reason.
-    pub bypasses: BTreeMap<&'static str, u64>,
+    pub bypasses: BTreeMap<Reason, u64>,
     /// Responses and values that were not stored, by reason.
-    pub refusals: BTreeMap<&'static str, u64>,
+    pub refusals: BTreeMap<Reason, u64>,
     /// Failures, by reason.
-    pub errors: BTreeMap<&'static str, u64>,
+    pub errors: BTreeMap<Reason, u64>,
 }
 
 /// Counts of one cache over some time.
@@ -173,7 +173,7 @@ impl CacheStats {
         name: &str,
         total: &Reading,
         last_minute: &Reading,
-        reasons: &BTreeMap<(&'static str, &'static str), u64>,
+        reasons: &BTreeMap<(&'static str, Reason), u64>,
     ) -> Self {
         let of = |event: Event| {
             let named = reasons.iter().filter(|((name, _), _)| *name == event.name());
@@ -183,9 +183,9 @@ impl CacheStats {
             name: name.to_owned(),
             total: CacheCounters::new(total),
             last_minute: CacheCounters::new(last_minute),
-            bypasses: of(Event::Bypass("")),
-            refusals: of(Event::Refused("")),
-            errors: of(Event::Failed("")),
+            bypasses: of(Event::Bypass(ANY)),
+            refusals: of(Event::Refused(ANY)),
+            errors: of(Event::Failed(ANY)),
         }
     }
 }
@@ -207,12 +207,12 @@ impl CacheCounters {
             stale_on_error,
             misses,
             collapsed,
-            bypassed: of(Event::Bypass("")),
+            bypassed: of(Event::Bypass(ANY)),
             stored: of(Event::Stored),
-            refused: of(Event::Refused("")),
+            refused: of(Event::Refused(ANY)),
             invalid: of(Event::Invalid),
             expired: of(Event::Expired),
-            failed: of(Event::Failed("")),
+            failed: of(Event::Failed(ANY)),
             hit_ratio: if all == 0 { 0.0 } else { saved as f64 / all as f64 },
             hit_time: Latency::new(&reading.hits),
             fill_time: Latency::new(&reading.fills),
@@ -231,3 +231,6 @@ impl Latency {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// Events of one kind are counted together: their reason does not matter.
+const ANY: Reason = Reason::Method;

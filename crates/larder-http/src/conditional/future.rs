@@ -1,5 +1,6 @@
 //! The response future: adds a validator, and answers 304 where the client has the representation.
 
+use larder_core::Reason;
 use std::{
     fmt,
     future::Future,
@@ -151,7 +152,7 @@ impl ResponseFinish {
             |conditions: &Conditions| conditions.has_guards() && !conditions.were_checked();
         if !self.is_safe && self.conditions.as_ref().is_some_and(unchecked) {
             let now = self.options.kernel.now();
-            self.options.meter.record(Event::Failed("unchecked-condition"), now);
+            self.options.meter.record(Event::Failed(Reason::UncheckedCondition), now);
         }
     }
 }

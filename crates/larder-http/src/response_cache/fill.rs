@@ -11,13 +11,13 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, response};
 use http_body::{Body, Frame};
 use larder_core::{
-    Key, Tag,
+    Key, Reason, Tag,
     kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Scope},
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
     date, fields,
-    storing::{self, NotStorable, RequestIdentity},
+    storing::{self, RequestIdentity},
     vary,
 };
 use tokio::{
@@ -148,18 +148,18 @@ impl Fill {
         match timeout_at(deadline, &mut calling).await {
             Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
             Ok(Err(error)) => {
-                self.record(Event::Failed("origin"));
+                self.record(Event::Failed(Reason::Origin));
                 // The error belongs to the client of the fill, and cannot be cloned.
                 fail(lead, SharedFailure::with_status(StatusCode::SERVICE_UNAVAILABLE));
                 drop(client.send(Err(error)));
             }
             Err(_) => {
-                self.record(Event::Failed("deadline"));
+                self.record(Event::Failed(Reason::Deadline));
                 fail(lead, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
                 // From here on the fill serves its own client only.
                 tokio::select! {
                     answer = calling => {
-                        let answer = answer.map(|response| self.passed(response, "deadline"));
+                        let answer = answer.map(|response| self.passed(response, Reason::Deadline));
                         drop(client.send(answer));
                     }
                     () = client.closed() => {}
@@ -196,7 +196,7 @@ impl Fill {
         let limit = self.plan.options.body_limit;
         let judged = match judged {
             Ok(_) if announced.is_some_and(|bytes| bytes > limit as u64) => {
-                Err(BodyTooLarge::Limit.as_str())
+                Err(BodyTooLarge::Limit.reason())
             }
             judged => judged,
         };
@@ -215,9 +215,9 @@ impl Fill {
         let names = self.plan.selecting_names(&head.headers, judged.opted_in);
         let base = self.base(&head.headers);
         let Ok(key) = self.variant(&base, &names) else {
-            self.let_go(lead, "key-too-long");
+            self.let_go(lead, Reason::KeyTooLong);
             let response = Response::from_parts(head, body);
-            drop(client.send(Ok(self.passed(response, "key-too-long"))));
+            drop(client.send(Ok(self.passed(response, Reason::KeyTooLong))));
             return;
         };
         let from = head.status;
@@ -272,7 +272,7 @@ impl Fill {
                 self.let_go(lead, why);
             }
             HeadVerdict::Storable | HeadVerdict::Unknown => {
-                self.record(Event::Refused("final-head-unknown"));
+                self.record(Event::Refused(Reason::FinalHeadUnknown));
                 lead.land(FlightResult::Withdrawn);
             }
         }
@@ -307,18 +307,18 @@ impl Fill {
             ready = self.pull_first(&recording, &mut body, deadline).await;
         }
         if matches!(ready, Some(RecordingOutcome::Broken)) && recording.is_empty() {
-            self.record(Event::Failed("body"));
+            self.record(Event::Failed(Reason::Body));
             fail(lead, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
             let text = "the response of the origin failed before its first byte\n";
             let answer = refusal(StatusCode::BAD_GATEWAY, text);
-            drop(client.send(Ok(self.passed_on(answer, "origin"))));
+            drop(client.send(Ok(self.passed_on(answer, Reason::Origin))));
             return;
         }
         self.prepare(&mut heard);
         if let Some(RecordingOutcome::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
                 // Shorter or longer than announced: its client gets it unchanged, no other request gets it.
-                self.record(Event::Failed("length"));
+                self.record(Event::Failed(Reason::Length));
                 let body = CacheBody::recorded(recording.reader());
                 let answer = self.answer(&heard, &StoreOutcome::NOT, body);
                 drop((lead, client.send(Ok(answer))));
@@ -328,8 +328,8 @@ impl Fill {
             return self.keep_whole(lead, heard, whole, client);
         }
         let unkept = match &ready {
-            Some(RecordingOutcome::Trailers) => Some("trailers"),
-            Some(RecordingOutcome::BodyTooLarge(full)) => Some(full.as_str()),
+            Some(RecordingOutcome::Trailers) => Some(Reason::Trailers),
+            Some(RecordingOutcome::BodyTooLarge(full)) => Some(full.reason()),
             _ => None,
         };
         let head = self.head(&heard, unkept.is_none(), unkept);
@@ -404,7 +404,7 @@ impl Fill {
         };
         if matches!(recorded, RecordingOutcome::Late) && recording.has_company() {
             // The response is not stored any more, but waiters that read along get the rest.
-            self.let_go(lead, "deadline");
+            self.let_go(lead, Reason::Deadline);
             while recording.is_read() {
                 let soon = Instant::now() + LOOK_FOR_READERS;
                 match self.pull(&recording, &mut body, Some(soon)).await {
@@ -531,21 +531,21 @@ impl Fill {
                 lead.land(self.keep(&heard, &whole).landing);
             }
             RecordingOutcome::Trailers => {
-                self.remember("trailers");
-                self.let_go(lead, "trailers");
+                self.remember(Reason::Trailers);
+                self.let_go(lead, Reason::Trailers);
             }
             RecordingOutcome::BodyTooLarge(full) => {
-                self.remember(full.as_str());
-                self.let_go(lead, full.as_str());
+                self.remember(full.reason());
+                self.let_go(lead, full.reason());
                 recording.hand_over(body);
             }
             RecordingOutcome::Late => {
-                self.remember("deadline");
-                self.let_go(lead, "deadline");
+                self.remember(Reason::Deadline);
+                self.let_go(lead, Reason::Deadline);
                 recording.hand_over(body);
             }
             RecordingOutcome::Broken => {
-                self.record(Event::Failed("body"));
+                self.record(Event::Failed(Reason::Body));
                 drop(lead);
             }
         }
@@ -563,17 +563,19 @@ impl Fill {
         part: Option<Part>,
         chosen: &OverrideValues,
         received: Moment,
-    ) -> Result<StorageDecision, &'static str> {
+    ) -> Result<StorageDecision, Reason> {
         let headers = response.headers();
         match (response.status(), part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
                 let judged = self.judge_fields(StatusCode::OK, headers, chosen, received)?;
                 // Partial responses are stored without variants, which a response that was not opted in has.
-                (judged.opted_in || !self.plan.guards_fields()).then_some(judged).ok_or("part")
+                (judged.opted_in || !self.plan.guards_fields())
+                    .then_some(judged)
+                    .ok_or(Reason::Part)
             }
-            (StatusCode::PARTIAL_CONTENT, _) => Err("part"),
+            (StatusCode::PARTIAL_CONTENT, _) => Err(Reason::Part),
             // An error about the requested range says nothing about the full response.
-            (status, _) if self.in_part && status != StatusCode::OK => Err("part"),
+            (status, _) if self.in_part && status != StatusCode::OK => Err(Reason::Part),
             (status, _) => self.judge_fields(status, headers, chosen, received),
         }
     }
@@ -584,7 +586,7 @@ impl Fill {
         headers: &HeaderMap,
         chosen: &OverrideValues,
         received: Moment,
-    ) -> Result<StorageDecision, &'static str> {
+    ) -> Result<StorageDecision, Reason> {
         let clock = self.plan.kernel.clock();
         let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         if self.is_written() {
@@ -667,13 +669,13 @@ impl Fill {
         lead: Leader,
         response: Response<R>,
         chosen: &OverrideValues,
-        why: &'static str,
+        why: Reason,
         client: oneshot::Sender<Answer<R, E>>,
     ) where
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        self.record(Event::Failed("origin-status"));
+        self.record(Event::Failed(Reason::OriginStatus));
         let status = response.status();
         let is_short = announced(&response).is_some_and(|bytes| bytes <= LARGEST_SHARED);
         let (head, body) = response.into_parts();
@@ -715,7 +717,7 @@ impl Fill {
 
     /// Handles a response that is not storable: the waiters forward their own requests, and the entry that this
     /// fill refreshes is removed, if it may no longer be stored.
-    fn refuse<R>(&self, lead: Leader, response: &Response<R>, why: &'static str) {
+    fn refuse<R>(&self, lead: Leader, response: &Response<R>, why: Reason) {
         if response.status().is_client_error() && !is_gone(response.status()) {
             // A client error concerns this request, not the page that other requests ask for.
             return self.let_go(lead, why);
@@ -724,20 +726,20 @@ impl Fill {
             // It says nothing about the full response.
             return self.let_go(lead, why);
         }
-        if let Some(replaced) = self.replaces.as_ref().filter(|_| !is_of_the_asker(why)) {
+        if let Some(replaced) = self.replaces.as_ref().filter(|_| !why.is_of_the_user()) {
             self.plan.kernel.remove(replaced);
         }
         self.remember(why);
         self.let_go(lead, why);
     }
 
-    pub(super) fn let_go(&self, lead: Leader, why: &'static str) {
+    pub(super) fn let_go(&self, lead: Leader, why: Reason) {
         self.record(Event::Refused(why));
         lead.land(FlightResult::NotShared(why));
     }
 
     /// Returns a response that is forwarded to its client without being stored.
-    pub(super) fn passed<R>(&self, response: Response<R>, why: &str) -> Response<CacheBody<R>> {
+    pub(super) fn passed<R>(&self, response: Response<R>, why: Reason) -> Response<CacheBody<R>> {
         let scope = self.scope.clone();
         self.passed_on(response.map(|body| CacheBody::scoped(body, scope)), why)
     }
@@ -745,7 +747,7 @@ impl Fill {
     pub(super) fn passed_on<R>(
         &self,
         mut response: Response<CacheBody<R>>,
-        why: &str,
+        why: Reason,
     ) -> Response<CacheBody<R>> {
         if self.is_private() {
             let chosen = self.choices.chosen();
@@ -754,7 +756,7 @@ impl Fill {
         }
         let forward = if why == UNKNOWN_FIELD { Forward::Bypass } else { self.why };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
-        let status = CacheStatus { detail: Some(why), ..said(handling) };
+        let status = CacheStatus { detail: Some(why.as_str()), ..said(handling) };
         note(&self.plan, response.headers_mut(), status, "miss");
         self.plan.alike.add_vary(response.headers_mut());
         self.fitted(response)
@@ -787,12 +789,12 @@ impl Fill {
         self.fitted(response)
     }
 
-    fn head(&self, heard: &ReceivedHead, stored: bool, why: Option<&str>) -> response::Parts {
+    fn head(&self, heard: &ReceivedHead, stored: bool, why: Option<Reason>) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (heard.head.status, heard.head.headers.clone());
         let handling = Handling::Forward { why: self.why, stored, collapsed: false };
         let fwd_status = (heard.from != head.status).then(|| heard.from.as_u16());
-        let status = CacheStatus { fwd_status, detail: why, ..said(handling) };
+        let status = CacheStatus { fwd_status, detail: why.map(Reason::as_str), ..said(handling) };
         note(&self.plan, &mut head.headers, status, "miss");
         head
     }
@@ -840,12 +842,6 @@ pub(super) fn is_gone(status: StatusCode) -> bool {
     [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
 }
 
-/// Whether a response is not storable because its request was authenticated. The stored response for other
-/// clients stays.
-pub(super) fn is_of_the_asker(why: &str) -> bool {
-    [NotStorable::Authorization, NotStorable::Identified].iter().any(|of| of.as_str() == why)
-}
-
 /// Returns the length of a body, if it is announced.
 pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
     response
@@ -875,10 +871,10 @@ impl<R> Drop for FailRecordingOnDrop<'_, R> {
 
 /// The reason why a request with an unknown field is not answered from a response that was not opted in, nor
 /// stored as one.
-pub(super) const UNKNOWN_FIELD: &str = "unknown-field";
+pub(super) const UNKNOWN_FIELD: Reason = Reason::UnknownField;
 
 /// The reason why a response is not stored if its handler has written to the session of its client.
-pub(super) const SESSION_WRITTEN: &str = "session-written";
+pub(super) const SESSION_WRITTEN: Reason = Reason::SessionWritten;
 
 /// The interval at which a fill that goes on for its readers alone checks whether any are left.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

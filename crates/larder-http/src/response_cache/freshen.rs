@@ -10,6 +10,7 @@
 //! [RFC 9111, section 4.3.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4) and
 //! [section 4.3.5](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.5)
 
+use larder_core::Reason;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use larder_semantics::{
 use tokio::sync::oneshot;
 
 use super::{
-    fill::{Answer, Fill, ReceivedHead, is_of_the_asker},
+    fill::{Answer, Fill, ReceivedHead},
     lookup::Lookup,
     stored,
 };
@@ -91,7 +92,7 @@ impl Lookup {
         }
         match fill.confirmed(kept, response.headers()) {
             Ok((heard, whole)) => drop(fill.keep(&heard, &whole)),
-            Err(why) if !is_of_the_asker(why) => kernel.remove(kept),
+            Err(why) if !why.is_of_the_user() => kernel.remove(kept),
             Err(_) => {}
         }
     }
@@ -116,7 +117,7 @@ impl Fill {
             Ok((heard, whole)) => self.keep_whole(lead, heard, whole, client),
             Err(why) => {
                 // It is current, but no longer storable, or not from an authenticated request like this one.
-                if !is_of_the_asker(why) {
+                if !why.is_of_the_user() {
                     kernel.remove(known);
                 }
                 self.remember(why);
@@ -139,14 +140,14 @@ impl Fill {
         known: &AnyEntry,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
-        self.record(Event::Failed("revalidation"));
+        self.record(Event::Failed(Reason::Revalidation));
         let kernel = &self.plan.kernel;
         kernel.remove(known);
         drop(lead);
         let mut response = whole(known);
         let (age, _) = stored::aged(known, kernel.now());
         response.headers_mut().insert(header::AGE, stored::age_line(age));
-        drop(client.send(Ok(self.passed_on(response, "revalidation"))));
+        drop(client.send(Ok(self.passed_on(response, Reason::Revalidation))));
     }
 
     /// Applies an update to a stored response, and judges the result like a full response.
@@ -154,7 +155,7 @@ impl Fill {
         &self,
         entry: &AnyEntry,
         update: &HeaderMap,
-    ) -> Result<(ReceivedHead, Bytes), &'static str> {
+    ) -> Result<(ReceivedHead, Bytes), Reason> {
         let stored = stored::of(entry).expect("only responses are confirmed");
         let mut fields = stored.fields();
         if stored.traits.told_by_us {
@@ -169,7 +170,7 @@ impl Fill {
         let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
         let names = self.plan.selecting_names(&fields, judged.opted_in);
         let base = self.base(&fields);
-        let key = self.variant(&base, &names).map_err(|_| "key-too-long")?;
+        let key = self.variant(&base, &names).map_err(|_| Reason::KeyTooLong)?;
         self.scope.add_tags(entry.tags().iter().cloned());
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (stored.status(), fields);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use larder_core::{
-    Key, Tag,
+    Key, Reason, Tag,
     kernel::{
         AnyEntry, EntryState, Event, FlightResult, FlightRole, Leader, Moment, Progress, Scope,
         Waiter,
@@ -84,7 +84,7 @@ pub(super) enum LookupResult {
 }
 
 /// The reason why no stored response may answer: this process may be too far behind the log.
-pub(super) const UNSYNCHRONISED: &str = "unsynchronised";
+pub(super) const UNSYNCHRONISED: Reason = Reason::Unsynchronised;
 
 /// The reason why waiting for a fill in flight returned no response.
 pub(super) enum WaitFailure {
@@ -92,7 +92,7 @@ pub(super) enum WaitFailure {
     /// The fill takes too long: join again, which may start another fill beside it.
     Long,
     Failed(SharedFailure),
-    Alone(&'static str),
+    Alone(Reason),
 }
 
 impl Lookup {
@@ -228,7 +228,7 @@ impl Lookup {
         self.plan.kernel.lead_alone(&self.queue, &self.scope)
     }
 
-    pub(super) fn refused_lately(&self) -> Option<&'static str> {
+    pub(super) fn refused_lately(&self) -> Option<Reason> {
         let kernel = &self.plan.kernel;
         let key = store::refusal_key(&self.queue).ok()?;
         let entry = kernel.find(key.as_bytes())?;
@@ -236,7 +236,7 @@ impl Lookup {
             Some(CacheRecord::Refusal(why))
                 if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
             {
-                Some(why)
+                Some(*why)
             }
             _ => None,
         }
@@ -245,14 +245,12 @@ impl Lookup {
     /// Whether larder may store the response of a request that it forwards by itself for this reason: one odd
     /// response must not keep an address out of the cache. Reasons that only the body shows are not tried again
     /// so soon, and conditional and range requests are left to the origin.
-    pub(super) fn keeps_alone(&self, reason: &str) -> bool {
-        let by_its_body = ["too-large", "fill-budget", "trailers", "deadline", "private-part"];
-        let not_trusted = reason == UNSYNCHRONISED;
+    pub(super) fn keeps_alone(&self, reason: Reason) -> bool {
         !self.lookup.head_only
             && !self.lookup.facts.narrowed
-            && !not_trusted
-            && !reason.starts_with("final-")
-            && !by_its_body.contains(&reason)
+            && reason != UNSYNCHRONISED
+            && !reason.is_of_the_final_head()
+            && !reason.shows_in_the_body()
     }
 
     pub(super) fn fill(&self, why: Forward, known: Option<AnyEntry>) -> Fill {
@@ -373,7 +371,7 @@ impl Lookup {
         match self.usable(fallback.as_ref()) {
             Some(entry) => {
                 self.record(Event::Miss);
-                Ok(self.stale(&entry, Event::StaleOnError, Some("origin")))
+                Ok(self.stale(&entry, Event::StaleOnError, Some(Reason::Origin.as_str())))
             }
             None => Err(WaitFailure::Failed(failure)),
         }
@@ -385,10 +383,10 @@ impl Lookup {
         failure: &SharedFailure,
         why: Forward,
     ) -> Response<CacheBody<R>> {
-        self.record(Event::Failed("another's"));
+        self.record(Event::Failed(Reason::Anothers));
         let mut response = failure.answer(|key, names| self.has_key(key, names));
         let handling = Handling::Forward { why, stored: false, collapsed: true };
-        let status = CacheStatus { detail: Some("origin"), ..said(handling) };
+        let status = CacheStatus { detail: Some(Reason::Origin.as_str()), ..said(handling) };
         note(&self.plan, response.headers_mut(), status, "miss");
         self.plan.alike.add_vary(response.headers_mut());
         response
@@ -472,8 +470,11 @@ impl Lookup {
                 self.record(Event::StaleOnError);
                 let handling =
                     Handling::Forward { why: Forward::Stale, stored: false, collapsed: false };
-                let status =
-                    CacheStatus { fwd_status: status, detail: Some("origin"), ..said(handling) };
+                let status = CacheStatus {
+                    fwd_status: status,
+                    detail: Some(Reason::Origin.as_str()),
+                    ..said(handling)
+                };
                 Ok(self.noted(&entry, status, "stale"))
             }
             _ => answer,
@@ -529,7 +530,8 @@ impl Lookup {
 
     /// Answers this request from a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        let detail = (!self.plan.kernel.is_synchronised()).then_some("unsynchronised");
+        let detail =
+            (!self.plan.kernel.is_synchronised()).then_some(Reason::Unsynchronised.as_str());
         if self.plan.options.cache_status_with_key || detail.is_some() {
             return self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "hit");
         }

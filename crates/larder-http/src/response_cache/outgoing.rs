@@ -1,5 +1,6 @@
 //! The lifetime of a response in this cache, and the caching fields that it has downstream.
 
+use larder_core::Reason;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -65,16 +66,15 @@ pub(super) fn judge(
     status: StatusCode,
     headers: &HeaderMap,
     times: ResponseTimes,
-) -> Result<StorageDecision, &'static str> {
+) -> Result<StorageDecision, Reason> {
     if let Some(why) = chosen.no_store {
         return Err(why);
     }
     if is_unkeepable_error(options, status) {
-        return Err("error");
+        return Err(Reason::Error);
     }
     let control = control(options, chosen, headers);
-    storing::check(asker, status, headers, &control, options.rules())
-        .map_err(NotStorable::as_str)?;
+    storing::check(asker, status, headers, &control, options.rules()).map_err(not_storable)?;
     let validated = !Validators::of(headers).is_empty();
     let explicit = freshness::lifetime(headers, &control, times.received, options.role);
     let opted_in = explicit != Freshness::Unknown
@@ -83,7 +83,7 @@ pub(super) fn judge(
         || control.no_cache;
     let (lifetime, by_us) = if control.no_cache {
         if !validated {
-            return Err("no-cache");
+            return Err(Reason::NoCache);
         }
         (Lifetime::fresh_for(Duration::ZERO), false)
     } else {
@@ -101,7 +101,7 @@ pub(super) fn judge(
     let (age, age_when_asked) = (age_at(times.received), age_at(times.asked));
     let is_stored = lifetime.total() > age;
     if !is_stored && lifetime.fresh() <= age_when_asked {
-        return Err(NotStorable::Stale.as_str());
+        return Err(Reason::Stale);
     }
     Ok(StorageDecision {
         lifetime,
@@ -168,7 +168,7 @@ fn lifetime(
     status: StatusCode,
     explicit: Freshness,
     guessed: impl FnOnce() -> Option<Duration>,
-) -> Result<(Lifetime, bool), &'static str> {
+) -> Result<(Lifetime, bool), Reason> {
     let silent = explicit == Freshness::Unknown;
     let negative = options.negative.iter().find(|(of, _)| *of == status);
     if let (true, Some((_, lifetime))) = (silent, negative) {
@@ -191,7 +191,7 @@ fn lifetime(
         return Ok((added, true));
     }
     let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
-    guessed.ok_or(NotStorable::NoLifetime.as_str())
+    guessed.ok_or(Reason::NoLifetime)
 }
 
 /// Returns the lifetime with its stale windows: those of the response, else of the handler, else of the layer.
@@ -291,6 +291,21 @@ pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
 }
 
+fn not_storable(why: NotStorable) -> Reason {
+    match why {
+        NotStorable::NoStore => Reason::NoStore,
+        NotStorable::Private => Reason::Private,
+        NotStorable::SetCookie => Reason::SetCookie,
+        NotStorable::VaryStar => Reason::VaryStar,
+        NotStorable::Authorization => Reason::Authorization,
+        NotStorable::Identified => Reason::Identified,
+        NotStorable::NoLifetime => Reason::NoLifetime,
+        NotStorable::Stale => Reason::Stale,
+        NotStorable::Streaming => Reason::Endless,
+        NotStorable::Status | _ => Reason::Status,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,7 +333,7 @@ mod tests {
         chosen: &OverrideValues,
         status: u16,
         control: &'static str,
-    ) -> Result<StorageDecision, &'static str> {
+    ) -> Result<StorageDecision, Reason> {
         let now = SystemTime::now();
         let times = ResponseTimes { asked: now, received: now };
         let status = StatusCode::from_u16(status).unwrap();
@@ -352,7 +367,7 @@ mod tests {
         for (chosen, status, control, expected) in rows {
             let found = judged(chosen, status, control);
             let found = found.map(|judged| (judged.lifetime.fresh().as_secs(), judged.by_us));
-            assert_eq!(found, expected, "{status} {control}");
+            assert_eq!(found.map_err(Reason::as_str), expected, "{status} {control}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use larder_core::{
-    Lifetime, Tag,
+    Lifetime, Reason, Tag,
     kernel::{Kernel, Scope},
 };
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub(super) struct OverrideValues {
     /// The lifetime that a nested layer adds, if the response has none.
     pub(super) added: Option<Lifetime>,
     pub(super) tags: Vec<Tag>,
-    pub(super) no_store: Option<&'static str>,
+    pub(super) no_store: Option<Reason>,
     pub(super) public: bool,
     pub(super) browser: Option<HeaderValue>,
     pub(super) cdn: Option<HeaderValue>,
@@ -66,7 +66,7 @@ impl ResponseOverrides {
 
     /// Excludes the response from storing.
     pub fn no_store(&self) -> &Self {
-        self.refuse("policy")
+        self.refuse(Reason::Policy)
     }
 
     /// Declares that the response is the same for all clients, authenticated or not.
@@ -104,7 +104,7 @@ impl ResponseOverrides {
         self.0.chosen.lock().added = Some(lifetime);
     }
 
-    pub(super) fn refuse(&self, why: &'static str) -> &Self {
+    pub(super) fn refuse(&self, why: Reason) -> &Self {
         self.0.chosen.lock().no_store = Some(why);
         self
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
 use http_body::Body;
 use larder_core::{
-    Consistency, Key, Kind, Tag,
+    Consistency, Key, Kind, Reason, Tag,
     kernel::{
         AnyEntry, Audience, EntryState, Kernel, KeyBuf, MAX_KEY_BYTES, Meter, Moment, Scope,
         StoreLookup,
@@ -104,30 +104,30 @@ pub(super) enum Bypass {
     /// This cache is disabled.
     Off,
     /// A predicate of `bypass_if` matches it.
-    OverrideValues,
+    ByChoice,
     /// Its address is longer than a key may be.
-    KeyTooLongError,
+    KeyTooLong,
 }
 
 impl Bypass {
     /// Whether the reason lies in the request, which no stored response may answer, and not in the setup of the
     /// cache.
     fn is_of_the_request(self) -> bool {
-        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::OverrideValues)
+        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::ByChoice)
     }
 
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(super) const fn reason(self) -> Reason {
         match self {
-            Self::Method => "method",
-            Self::Upgrade => "upgrade",
-            Self::RequestBody => "request-body",
-            Self::Identity => "identity",
-            Self::NoStore => "request-no-store",
-            Self::Guarded => "guarded",
-            Self::Nested => "nested",
-            Self::Off => "off",
-            Self::OverrideValues => "by-choice",
-            Self::KeyTooLongError => "key-too-long",
+            Self::Method => Reason::Method,
+            Self::Upgrade => Reason::Upgrade,
+            Self::RequestBody => Reason::RequestBody,
+            Self::Identity => Reason::Identity,
+            Self::NoStore => Reason::RequestNoStore,
+            Self::Guarded => Reason::Guarded,
+            Self::Nested => Reason::Nested,
+            Self::Off => Reason::Off,
+            Self::ByChoice => Reason::ByChoice,
+            Self::KeyTooLong => Reason::KeyTooLong,
         }
     }
 }
@@ -206,7 +206,7 @@ impl CacheContext {
         partitioned |= matches!(around, Audience::Partition(_));
         // Single-flight keys and variant keys append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
-            return Admission::Bypass(Bypass::KeyTooLongError);
+            return Admission::Bypass(Bypass::KeyTooLong);
         }
         let hash = self.kernel.hash(key.as_bytes());
         let has_unknown_field = false;
@@ -400,7 +400,7 @@ impl CacheContext {
     }
 
     /// Logs that a response is not stored, and the remedy: once per layer.
-    pub(super) fn warn_of_refusal(&self, key: &Key, why: &str, field: Option<&HeaderName>) {
+    pub(super) fn warn_of_refusal(&self, key: &Key, why: Reason, field: Option<&HeaderName>) {
         if self.warned.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -409,7 +409,7 @@ impl CacheContext {
             target: "larder",
             cache = &*self.options.name,
             route = %key,
-            why,
+            why = why.as_str(),
             field,
             "a response is not stored, for the reason in `why`. unknown-field: it lives by the layer's ttl alone, and its \
              request has a field (`field`) that is not part of the key; set a lifetime in its handler \
@@ -493,7 +493,7 @@ impl CacheContext {
             return Some(Bypass::Off);
         }
         if self.passes_by_choice(head) {
-            return Some(Bypass::OverrideValues);
+            return Some(Bypass::ByChoice);
         }
         // The enclosing cache has decided on the request; this one only passes its options on.
         if !self.tells_more_apart && head.extensions.get::<ResponseOverrides>().is_some() {

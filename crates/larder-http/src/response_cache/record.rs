@@ -1,5 +1,6 @@
 //! The values that a response cache stores under its keys.
 
+use larder_core::Reason;
 use std::any::Any;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ pub(super) enum CacheRecord {
     /// The `No-Vary-Search` rules of an address.
     SearchRules(SearchRules),
     /// Hit-for-miss: the last response was not storable, for this reason.
-    Refusal(&'static str),
+    Refusal(Reason),
 }
 
 impl CacheRecord {

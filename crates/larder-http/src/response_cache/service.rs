@@ -1,5 +1,6 @@
 //! The service: decides on each request, and returns the future for it.
 
+use larder_core::Reason;
 use std::{
     fmt,
     sync::Arc,
@@ -55,7 +56,7 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         let plan = &self.plan;
-        plan.meter.record(Event::Bypass(why.as_str()), plan.kernel.now());
+        plan.meter.record(Event::Bypass(why.reason()), plan.kernel.now());
         let facts = plan.facts(request.headers());
         let scope = match why {
             // Values that are read inside are part of the response that the enclosing cache stores.
@@ -69,7 +70,7 @@ impl<S> ResponseCache<S> {
         let forward = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         // `fwd=method` is the reason already.
-        let detail = (why != Bypass::Method).then_some(why.as_str());
+        let detail = (why != Bypass::Method).then_some(why.reason().as_str());
         let status = CacheStatus { detail, ..said(handling) };
         if why == Bypass::Method {
             self.plan.note_partition(&request);
@@ -113,7 +114,7 @@ impl<S> ResponseCache<S> {
                 ResponseFuture::ready(self.plan.refused(
                     StatusCode::URI_TOO_LONG,
                     text,
-                    "key-too-long",
+                    Reason::KeyTooLong,
                 ))
             }
         }
@@ -130,7 +131,7 @@ impl<S> ResponseCache<S> {
         match why {
             Bypass::Nested => self.plan.options.pass_on_to(around),
             // The enclosing cache does not store a response that bypasses this one.
-            why => drop(around.refuse(why.as_str())),
+            why => drop(around.refuse(why.reason())),
         }
     }
 }
@@ -161,9 +162,10 @@ where
                 return ResponseFuture::ready(self.plan.nothing_stored(began));
             }
             Admission::Ambiguous => {
-                self.plan.meter.record(Event::Bypass("ambiguous-host"), began);
+                self.plan.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
                 let text = "the request must name exactly one valid host\n";
-                let answer = self.plan.refused(StatusCode::BAD_REQUEST, text, "ambiguous-host");
+                let answer =
+                    self.plan.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
                 return ResponseFuture::ready(answer);
             }
         };
@@ -171,7 +173,7 @@ where
             && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
             // This cache separates requests by inputs that the enclosing one does not know.
-            around.refuse("inner-cache");
+            around.refuse(Reason::InnerCache);
         }
         if let Some(answer) = self.plan.plain_hit(&lookup, request.headers(), began) {
             return ResponseFuture::ready(answer);

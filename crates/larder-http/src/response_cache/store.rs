@@ -5,13 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use larder_core::{
-    Key, Lifetime, Tag, Tiers,
+    Key, Lifetime, Reason, Tag, Tiers,
     kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult, Moment},
 };
-use larder_semantics::{
-    groups,
-    storing::{NotStorable, Profile},
-};
+use larder_semantics::{groups, storing::Profile};
 
 use super::{
     fill::{Fill, ReceivedHead, SESSION_WRITTEN},
@@ -28,7 +25,7 @@ use super::{
 pub(super) struct StoreOutcome {
     pub(super) landing: FlightResult,
     pub(super) stored: bool,
-    pub(super) why: Option<&'static str>,
+    pub(super) why: Option<Reason>,
 }
 
 impl StoreOutcome {
@@ -68,20 +65,20 @@ impl Fill {
                 let is_stored = heard.judged.is_stored;
                 let stored = is_stored && self.plan.kernel.keep(&entry);
                 if !is_stored {
-                    self.record(Event::Refused(NotStorable::Stale.as_str()));
+                    self.record(Event::Refused(Reason::Stale));
                 } else if stored {
                     self.note_rule(heard);
                     self.list_variant(heard);
                     self.record(Event::Stored);
                 } else {
-                    self.record(Event::Refused("overtaken"));
+                    self.record(Event::Refused(Reason::Overtaken));
                 }
                 let landing = if heard.part.is_none() && heard.judged.is_of_use_to_others() {
                     FlightResult::Filled(entry)
                 } else {
-                    FlightResult::NotShared("unconfirmed")
+                    FlightResult::NotShared(Reason::Unconfirmed)
                 };
-                let why = (!is_stored).then_some(NotStorable::Stale.as_str());
+                let why = (!is_stored).then_some(Reason::Stale);
                 StoreOutcome { landing, stored, why }
             }
             Err(why) => {
@@ -127,9 +124,9 @@ impl Fill {
             && (hides_one() || hides_variants())
     }
 
-    fn entry(&self, heard: &ReceivedHead, whole: &Bytes) -> Result<AnyEntry, &'static str> {
+    fn entry(&self, heard: &ReceivedHead, whole: &Bytes) -> Result<AnyEntry, Reason> {
         if self.scope.gathered().private && !self.asker.partitioned {
-            return Err("private-part");
+            return Err(Reason::PrivatePart);
         }
         // Choices that the handler made while it produced the body count too.
         let chosen = self.choices.chosen();
@@ -140,7 +137,7 @@ impl Fill {
             return Err(SESSION_WRITTEN);
         }
         if self.would_hide_a_good_one(heard) {
-            return Err("error");
+            return Err(Reason::Error);
         }
         let mut headers = heard.head.headers.clone();
         outgoing::remove_unkept(&self.plan.options, &mut headers);
@@ -178,19 +175,19 @@ impl Fill {
         heard: &ReceivedHead,
         headers: &mut HeaderMap,
         whole: &Bytes,
-    ) -> Result<(Key, StatusCode, Option<Part>, Bytes), &'static str> {
+    ) -> Result<(Key, StatusCode, Option<Part>, Bytes), Reason> {
         let Some(part) = heard.part else {
             return Ok((heard.key.clone(), heard.head.status, None, whole.clone()));
         };
         if whole.len() as u64 != part.range.len() {
-            return Err("length");
+            return Err(Reason::Length);
         }
         let (part, bytes) = self.joined(headers, part, whole);
         headers.remove(header::CONTENT_RANGE);
         if part.range.len() == part.total {
             return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
         }
-        let key = partial::part_key(&heard.key).map_err(|_| "key-too-long")?;
+        let key = partial::part_key(&heard.key).map_err(|_| Reason::KeyTooLong)?;
         Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
     }
 
@@ -288,7 +285,7 @@ impl Fill {
     }
 
     /// Stores a hit-for-miss record under the single-flight key.
-    pub(super) fn remember(&self, why: &'static str) {
+    pub(super) fn remember(&self, why: Reason) {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
         let now = self.plan.kernel.now();

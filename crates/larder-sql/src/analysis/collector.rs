@@ -1,5 +1,6 @@
 //! Walks over a statement, and gathers its reads, changes and calls for the rules.
 
+use larder_core::Reason;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
@@ -33,9 +34,9 @@ pub(super) struct Collector<'a> {
     not_a_relation: Option<*const ObjectName>,
     has_unnamed_columns: bool,
     changes: Vec<TableChange>,
-    volatile: Option<&'static str>,
+    volatile: Option<Reason>,
     defines: bool,
-    unknown: Option<&'static str>,
+    unknown: Option<Reason>,
     reads_unknown: bool,
 }
 
@@ -105,15 +106,15 @@ impl<'a> Collector<'a> {
 
     fn read_unknown(&mut self) {
         self.reads_unknown = true;
-        self.volatile = self.volatile.or(Some("unknown-relation"));
+        self.volatile = self.volatile.or(Some(Reason::UnknownRelation));
     }
 
     fn call(&mut self, purity: Purity) {
         match purity {
             Purity::Pure => {}
-            Purity::Volatile => self.volatile = self.volatile.or(Some("volatile")),
+            Purity::Volatile => self.volatile = self.volatile.or(Some(Reason::Volatile)),
             Purity::Reads => self.read_unknown(),
-            Purity::Unknown => self.unknown = self.unknown.or(Some("unknown-function")),
+            Purity::Unknown => self.unknown = self.unknown.or(Some(Reason::UnknownFunction)),
         }
     }
 
@@ -189,7 +190,7 @@ impl<'a> Collector<'a> {
 
     fn change(&mut self, table: Option<String>, rows: Option<Vec<PinnedKey>>, what: RowEffects) {
         let Some(table) = table else {
-            self.unknown = self.unknown.or(Some("unknown-table"));
+            self.unknown = self.unknown.or(Some(Reason::UnknownTable));
             return;
         };
         let with = match self.catalog {
@@ -254,7 +255,7 @@ impl<'a> Collector<'a> {
     fn delete(&mut self, delete: &Delete) {
         let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
         let [target] = &from[..] else {
-            self.unknown = self.unknown.or(Some("several-tables"));
+            self.unknown = self.unknown.or(Some(Reason::SeveralTables));
             return;
         };
         let mut occurrences = Occurrence::all(from, self.dialect);
@@ -320,10 +321,10 @@ impl Visitor for Collector<'_> {
         }
         self.scopes.push(scope);
         if !query.locks.is_empty() {
-            self.volatile = self.volatile.or(Some("for-update"));
+            self.volatile = self.volatile.or(Some(Reason::ForUpdate));
         }
         if !is_plain(&query.body) || !query.pipe_operators.is_empty() {
-            self.unknown = self.unknown.or(Some("not-understood"));
+            self.unknown = self.unknown.or(Some(Reason::NotUnderstood));
         }
         ControlFlow::Continue(())
     }
@@ -346,7 +347,7 @@ impl Visitor for Collector<'_> {
         }
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
         if select.into.is_some() || !select.lateral_views.is_empty() {
-            self.unknown = self.unknown.or(Some("not-understood"));
+            self.unknown = self.unknown.or(Some(Reason::NotUnderstood));
         }
         if let Some(catalog) = self.catalog {
             let occurrences = Occurrence::all(&select.from, self.dialect);
@@ -386,13 +387,13 @@ impl Visitor for Collector<'_> {
                 self.call(purity.unwrap_or(Purity::Unknown));
             }
             TableFactor::Table { sample: Some(_), .. } => {
-                self.volatile = self.volatile.or(Some("volatile"));
+                self.volatile = self.volatile.or(Some(Reason::Volatile));
             }
             TableFactor::Table { .. }
             | TableFactor::Derived { .. }
             | TableFactor::NestedJoin { .. }
             | TableFactor::UNNEST { .. } => {}
-            _ => self.unknown = self.unknown.or(Some("not-understood")),
+            _ => self.unknown = self.unknown.or(Some(Reason::NotUnderstood)),
         }
         ControlFlow::Continue(())
     }

@@ -31,6 +31,7 @@
 //!
 //! So a write invalidates each earlier result that it may have changed.
 
+use larder_core::Reason;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
@@ -89,13 +90,13 @@ pub(crate) enum StatementKind {
     /// It only reads, and returns the same rows while nothing is written.
     Query,
     /// It only reads, but its result is not storable, for this reason.
-    Volatile(&'static str),
+    Volatile(Reason),
     /// It writes tables of the catalog.
     Write,
     /// It changes the schema, or settings.
     Definition,
     /// It may write anything, for this reason.
-    Unknown(&'static str),
+    Unknown(Reason),
 }
 
 /// The analysis of a statement.
@@ -134,7 +135,7 @@ impl Analysis {
             let controls = transactions::may_control(text);
             return Self::unknown(
                 text,
-                if controls { TRANSACTION_CONTROL } else { "not-understood" },
+                if controls { TRANSACTION_CONTROL } else { Reason::NotUnderstood },
             );
         };
         let normalised = normalised(&raw);
@@ -148,7 +149,7 @@ impl Analysis {
             {
                 let why = match analysis.nature {
                     StatementKind::Unknown(why) => why,
-                    _ => "shows-settings",
+                    _ => Reason::ShowsSettings,
                 };
                 let nature = StatementKind::Volatile(why);
                 Self { nature, reads_unknown: true, changes: Vec::new(), ..analysis }
@@ -166,7 +167,7 @@ impl Analysis {
     ) -> Self {
         if text.len() > LONGEST_TEXT || tokens.len() > MOST_TOKENS {
             // A condition with a hundred thousand members overflows any stack.
-            return Self::unknown(normalised, "too-long");
+            return Self::unknown(normalised, Reason::TooLong);
         }
         let tokens = numbered(cut(tokens, dialect));
         let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements();
@@ -178,12 +179,12 @@ impl Analysis {
                 let by_text = dialect == SqlDialect::Sqlite && collector.has_unnamed_columns();
                 collector.finish(fingerprint(if by_text { text } else { normalised }))
             }
-            Ok(_) => Self::unknown(normalised, "several-statements"),
-            Err(_) => Self::unknown(normalised, "not-understood"),
+            Ok(_) => Self::unknown(normalised, Reason::SeveralStatements),
+            Err(_) => Self::unknown(normalised, Reason::NotUnderstood),
         }
     }
 
-    fn unknown(text: &str, why: &'static str) -> Self {
+    fn unknown(text: &str, why: Reason) -> Self {
         Self {
             fingerprint: fingerprint(text),
             nature: StatementKind::Unknown(why),
@@ -360,7 +361,7 @@ pub(crate) fn digest(text: &str, bytes: usize) -> String {
 }
 
 /// The reason for which a statement that begins or ends a transaction is refused.
-pub(crate) const TRANSACTION_CONTROL: &str = "transaction-control";
+pub(crate) const TRANSACTION_CONTROL: Reason = Reason::TransactionControl;
 const MOST_TEXTS: usize = 4096;
 /// The analyses of these texts take a few times as much memory.
 const MOST_TEXT_BYTES: usize = 4 << 20;

@@ -68,7 +68,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
         ("SELECT * FROM products WHERE id = stock", "products"),
         ("SELECT * FROM products WHERE id + 0 = 7", "products"),
         ("SELECT * FROM products WHERE stock > ?1 AND id = ?", "products"),
-        ("SELECT * FROM other.products WHERE id = 7", "Volatile(\"unknown-relation\") sql:d"),
+        ("SELECT * FROM other.products WHERE id = 7", "Volatile(UnknownRelation) sql:d"),
         ("SELECT * FROM products p(a, id) WHERE p.id = 7", "products"),
         ("SELECT * FROM categories WHERE slug = 'a'", "categories:a"),
         ("SELECT * FROM categories WHERE slug = 'a' COLLATE NOCASE", "categories"),
@@ -91,7 +91,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
             "SELECT * FROM products p JOIN products q ON true WHERE p.id = 7 AND q.id = 8",
             "products:7 products:8",
         ),
-        ("SELECT * FROM products p ON p.id = 7", "Volatile(\"not-understood\") sql:d"),
+        ("SELECT * FROM products p ON p.id = 7", "Volatile(NotUnderstood) sql:d"),
         // Below: subqueries, CTEs, unions, views.
         (
             "SELECT (SELECT count(*) FROM reviews WHERE product = p.id) FROM products p WHERE p.id = 7",
@@ -127,25 +127,25 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
 #[test]
 fn volatile_and_unparsed_queries_are_not_storable() {
     let rows = [
-        ("SELECT random()", "Volatile(\"volatile\") sql:d"),
-        ("SELECT CURRENT_TIMESTAMP, * FROM products", "Volatile(\"volatile\") products"),
-        ("SELECT * FROM products WHERE made < date('now')", "Volatile(\"volatile\") products"),
-        ("SELECT * FROM products WHERE made < date(?)", "Volatile(\"volatile\") products"),
+        ("SELECT random()", "Volatile(Volatile) sql:d"),
+        ("SELECT CURRENT_TIMESTAMP, * FROM products", "Volatile(Volatile) products"),
+        ("SELECT * FROM products WHERE made < date('now')", "Volatile(Volatile) products"),
+        ("SELECT * FROM products WHERE made < date(?)", "Volatile(Volatile) products"),
         ("SELECT date('2026-11-21')", "sql:d"),
-        ("SELECT strftime('%Y')", "Volatile(\"volatile\") sql:d"),
-        ("SELECT unixepoch('subsec')", "Volatile(\"volatile\") sql:d"),
-        ("SELECT * FROM sqlite_sequence", "Volatile(\"unknown-relation\") sql:d"),
+        ("SELECT strftime('%Y')", "Volatile(Volatile) sql:d"),
+        ("SELECT unixepoch('subsec')", "Volatile(Volatile) sql:d"),
+        ("SELECT * FROM sqlite_sequence", "Volatile(UnknownRelation) sql:d"),
         (
             "SELECT 1 UNION SELECT id FROM (WITH cheap AS (SELECT 1 AS id) SELECT id FROM cheap)",
             "products",
         ),
-        ("SELECT * FROM products FOR UPDATE", "Volatile(\"for-update\") products"),
-        ("SELECT * FROM nobody_knows", "Volatile(\"unknown-relation\") sql:d"),
-        ("SELECT charge_card(7)", "Unknown(\"unknown-function\") sql:d"),
-        ("SELECT 1; SELECT 2", "Unknown(\"several-statements\") sql:d"),
-        ("SELEC 1", "Unknown(\"not-understood\") sql:d"),
-        ("BEGIN", "Unknown(\"transaction-control\") sql:d"),
-        ("TABLE products", "Unknown(\"not-understood\") sql:d"),
+        ("SELECT * FROM products FOR UPDATE", "Volatile(ForUpdate) products"),
+        ("SELECT * FROM nobody_knows", "Volatile(UnknownRelation) sql:d"),
+        ("SELECT charge_card(7)", "Unknown(UnknownFunction) sql:d"),
+        ("SELECT 1; SELECT 2", "Unknown(SeveralStatements) sql:d"),
+        ("SELEC 1", "Unknown(NotUnderstood) sql:d"),
+        ("BEGIN", "Unknown(TransactionControl) sql:d"),
+        ("TABLE products", "Unknown(NotUnderstood) sql:d"),
     ];
     for (text, expected) in rows {
         assert_eq!(read(text, &[]), expected, "{text}");
@@ -234,21 +234,21 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
         ("WITH sqlite_master AS (SELECT 1 AS n) SELECT n FROM sqlite_master", "sql:d"),
         (
             "SELECT n FROM (WITH sqlite_master AS (SELECT 1 AS n) SELECT n FROM sqlite_master) JOIN sqlite_master",
-            "Volatile(\"unknown-relation\") sql:d",
+            "Volatile(UnknownRelation) sql:d",
         ),
         (
             "SELECT (WITH x AS (SELECT 1 AS n) SELECT n FROM x), n FROM x",
-            "Volatile(\"unknown-relation\") sql:d",
+            "Volatile(UnknownRelation) sql:d",
         ),
         (
             "WITH x AS (SELECT 1 AS n), y AS (SELECT n FROM x) SELECT (SELECT n FROM x) FROM y",
             "sql:d",
         ),
         ("WITH x AS (SELECT id FROM products WHERE id = 7) SELECT id FROM x", "products:7"),
-        ("WITH x AS (SELECT 1 AS n) SELECT n FROM main.x", "Volatile(\"unknown-relation\") sql:d"),
+        ("WITH x AS (SELECT 1 AS n) SELECT n FROM main.x", "Volatile(UnknownRelation) sql:d"),
         // A function that stands where a table stands is no table elsewhere.
         ("SELECT value FROM json_each('[1]')", "sql:d"),
-        ("SELECT 1 FROM json_each('[1]') JOIN json_each", "Volatile(\"unknown-relation\") sql:d"),
+        ("SELECT 1 FROM json_each('[1]') JOIN json_each", "Volatile(UnknownRelation) sql:d"),
     ];
     for (text, expected) in rows {
         assert_eq!(read(text, &[]), expected, "{text}");
@@ -261,13 +261,13 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
     let quoted = postgres("WITH \"Pg_Class\" AS (SELECT 1) SELECT count(*) FROM pg_class");
     assert_eq!(
         quoted.nature,
-        StatementKind::Volatile("unknown-relation"),
+        StatementKind::Volatile(larder_core::Reason::UnknownRelation),
         "names in quotes keep their case"
     );
     let seen = postgres("WITH pg_class AS (SELECT n FROM pg_class) SELECT n FROM pg_class");
     assert_eq!(
         seen.nature,
-        StatementKind::Volatile("unknown-relation"),
+        StatementKind::Volatile(larder_core::Reason::UnknownRelation),
         "the one inside is the server's"
     );
 }

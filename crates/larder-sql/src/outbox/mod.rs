@@ -40,7 +40,7 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{Invalidated, Target, kernel::Event};
+use larder_core::{Invalidated, Reason, Target, kernel::Event};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -354,7 +354,9 @@ impl<R: Reader> OutboxReader<R> {
 
     fn note(&mut self, error: &sqlx::Error) {
         let plan = self.db.cache().plan();
-        plan.kernel.meter(plan.options.name).record(Event::Failed("outbox"), plan.kernel.now());
+        plan.kernel
+            .meter(plan.options.name)
+            .record(Event::Failed(Reason::Outbox), plan.kernel.now());
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(target: "larder", %error, "the outbox cannot be read: writes of other programs are not seen until a retry succeeds");
         }

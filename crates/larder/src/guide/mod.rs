@@ -12,7 +12,7 @@ pub mod identity {}
 #[doc = include_str!("invalidation.md")]
 pub mod invalidation {}
 
-#[cfg(feature = "axum")]
+#[cfg(any(doc, feature = "axum"))]
 #[doc = include_str!("layers.md")]
 pub mod layers {}
 
@@ -22,11 +22,11 @@ pub mod lifetimes {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(doc, feature = "sqlite", feature = "postgres"))]
 #[doc = include_str!("queries.md")]
 pub mod queries {}
 
-#[cfg(feature = "redis")]
+#[cfg(any(doc, feature = "redis"))]
 #[doc = include_str!("redis.md")]
 pub mod redis {}
 
@@ -35,3 +35,14 @@ pub mod stampede {}
 
 #[doc = include_str!("values.md")]
 pub mod values {}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_guide_explains_each_reason() {
+        let page = include_str!("cache_status.md");
+        for reason in crate::Reason::ALL {
+            assert!(page.contains(&format!("`{reason}`")), "{reason}: {}", reason.sentence());
+        }
+    }
+}
