@@ -40,6 +40,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub use self::{
     conditional::{ConditionUnmet, Conditional},
     fragment::FragmentCache,

@@ -11,11 +11,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::target::{Mode, Selector};
+use crate::{
+    store::BoxFuture,
+    target::{Mode, Selector},
+};
 
 /// Carries invalidations between the processes that share a cache.
 ///

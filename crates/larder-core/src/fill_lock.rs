@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
@@ -24,7 +23,7 @@ use crate::{
     kernel::Kernel,
     scope::{Scope, StoreWaits},
     second_level::READ_DEADLINE,
-    store::StoreError,
+    store::{BoxFuture, StoreError},
 };
 
 /// Fill locks that all processes see: a further trait for a [`Store`](crate::store::Store) that supports them.
@@ -59,6 +58,7 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
 
 /// The result of taking a fill lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FillLockState {
     /// The caller has taken it.
     Acquired,

@@ -10,6 +10,7 @@ use crate::{
 
 /// An invalidation as the feed reports it, in the order of the log.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct InvalidationEvent {
     /// Hard or soft.
     pub mode: Mode,

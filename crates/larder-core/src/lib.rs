@@ -13,6 +13,7 @@
 //!
 //! Most applications use the `larder` crate, which adds the layers and extractors.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "second-level"), allow(dead_code, reason = "the second level uses it"))]
 
 pub use self::{

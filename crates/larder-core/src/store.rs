@@ -5,10 +5,12 @@ pub use crate::{
     fill_lock::{FillLockState, FillLocks},
 };
 
-use std::{fmt, time::Duration};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+
+/// The future of a store or a log.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A shared store: holds bytes under a key for a time. It need not be reliable: larder checks every entry that it
 /// reads by its stamp, so a store may lose, repeat, delay or reorder writes.

@@ -300,6 +300,7 @@ impl<const N: usize> From<[Target; N]> for Invalidation {
 /// The outcome of an invalidation. In this process it acts in every case, at once or after its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a queued invalidation has not reached other processes yet"]
+#[non_exhaustive]
 pub enum Invalidated {
     /// It is in the log: other processes will apply it.
     Logged,

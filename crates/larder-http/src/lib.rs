@@ -15,6 +15,8 @@
 //! With the feature `axum`, which `larder-axum` enables, the layers read the URI that axum's routers record before
 //! nesting strips its prefix.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "read-your-writes")]
 pub use self::invalidation::ReadYourWrites;
 pub use self::{

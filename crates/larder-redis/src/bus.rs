@@ -9,10 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::BoxFuture;
 use larder_core::{
     Mode, Selector,
-    store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, WriterId},
+    store::{BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, WriterId},
 };
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};

@@ -31,6 +31,8 @@
 //! - Fail-over: set `min-replicas-to-write 1` where a primary that is cut off must not accept invalidations that its
 //!   replacement never receives.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use larder_core::{ByteSize, LarderBuilder};

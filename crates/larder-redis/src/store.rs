@@ -10,8 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, try_join_all};
-use larder_core::store::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
+use futures_util::future::try_join_all;
+use larder_core::store::{
+    BoxFuture, FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId,
+};
 use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
 
 use crate::{

@@ -31,6 +31,8 @@
 //! [RFC 9211]: https://www.rfc-editor.org/rfc/rfc9211
 //! [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod authority;
 pub mod cache_control;
 pub mod cache_status;

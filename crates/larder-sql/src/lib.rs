@@ -55,6 +55,8 @@
 //! Query builders: [`Statement`] accepts the statements of sea-query, and of SeaORM with it (feature `sea-query`).
 //! sqlx's `QueryBuilder` gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "sea-query")]
 pub use self::sea_query::BindError;
 pub use self::{

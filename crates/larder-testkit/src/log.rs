@@ -9,8 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::BoxFuture;
-use larder_core::store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record};
+use larder_core::store::{
+    BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record,
+};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 

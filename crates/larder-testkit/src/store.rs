@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use larder_core::store::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId};
+use larder_core::store::{
+    BoxFuture, FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

@@ -73,6 +73,8 @@
 //!   SeaORM.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "second-level")]
 pub use larder_core::SealingKeys;
 pub use larder_core::{

@@ -39,6 +39,7 @@ pub enum Eviction {
 
 /// Number of entries that the first level evicted, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Evictions {
     /// Evicted for want of room, or not admitted by the policy.
     pub size: u64,

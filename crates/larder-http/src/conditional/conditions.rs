@@ -28,6 +28,7 @@ struct Inner {
 
 /// The answer to a request whose preconditions are not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FailedPrecondition {
     /// 304: the client has the current representation.
     NotModified(Validators),

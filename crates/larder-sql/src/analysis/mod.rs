@@ -68,6 +68,7 @@ pub(crate) use self::{
 
 /// A dialect of SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SqlDialect {
     /// The dialect of SQLite.
     Sqlite,

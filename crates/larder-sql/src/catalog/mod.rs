@@ -69,6 +69,7 @@ pub(crate) struct KeyColumn {
 
 /// How the values of a key column are compared. A value of another kind than the column's does not name a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyKind {
     /// As integers.
     Integer,
