@@ -40,5 +40,6 @@ pub mod response_cache;
 mod address;
 mod body;
 mod etag;
+mod own_response;
 mod ready;
 mod recording;

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     body::{BoxError, CacheBody, Waiting},
     etag,
-    response_cache::refusal,
+    own_response::own_response,
 };
 
 pin_project! {
@@ -203,7 +203,7 @@ pub(super) fn answer<B, R>(status: StatusCode, request: &Request<B>) -> Response
         }
         _ => "this route cannot check the precondition of the change, so nothing was changed\n",
     };
-    refusal(status, text)
+    own_response(status, text)
 }
 
 impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {

@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::future::ResponseFuture;
 use crate::{
     body::{BoxError, CacheBody},
-    response_cache::refusal,
+    own_response::own_response,
 };
 
 /// The service that reads the content of a QUERY for the response cache inside. Made by
@@ -95,10 +95,10 @@ where
         Ok(content) => content.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let text = "the content of this QUERY exceeds the size limit of this server\n";
-            return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, text));
+            return Err(own_response(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
         Err(_) => {
-            return Err(refusal(
+            return Err(own_response(
                 StatusCode::BAD_REQUEST,
                 "the content of this QUERY ended early\n",
             ));

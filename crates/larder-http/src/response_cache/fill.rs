@@ -28,10 +28,10 @@ use tower_service::Service;
 
 use super::{
     conditional_range::{self, ConditionsAndRange},
-    layer::WriteCheck,
-    miss::refusal,
+    downstream,
+    judge::{self, ResponseTimes, StorageDecision},
     no_vary_search::SearchKey,
-    outgoing::{self, ResponseTimes, StorageDecision},
+    options::WriteCheck,
     overrides::{OverrideValues, ResponseOverrides},
     partial,
     plan::CacheContext,
@@ -46,6 +46,7 @@ use crate::{
     body::{BoxError, CacheBody},
     etag,
     final_head::{FinalHead, HeadVerdict},
+    own_response::own_response,
     recording::{BodyTooLarge, Recording},
 };
 
@@ -310,7 +311,7 @@ impl Fill {
             self.record(Event::Failed(Reason::Body));
             fail(lead, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
             let text = "the response of the origin failed before its first byte\n";
-            let answer = refusal(StatusCode::BAD_GATEWAY, text);
+            let answer = own_response(StatusCode::BAD_GATEWAY, text);
             drop(client.send(Ok(self.passed_on(answer, Reason::Origin))));
             return;
         }
@@ -348,7 +349,7 @@ impl Fill {
         let mut along = along.then(|| {
             let mut head = head;
             self.plan.remove_own_fields(&mut head.headers);
-            outgoing::remove_named(&self.plan.options, &mut head.headers);
+            downstream::remove_named(&self.plan.options, &mut head.headers);
             InFlightResponse {
                 head,
                 recording: Arc::clone(&recording),
@@ -594,7 +595,7 @@ impl Fill {
             return Err(SESSION_WRITTEN);
         }
         let options = &self.plan.options;
-        let judged = outgoing::judge(options, chosen, self.asker, status, headers, times)?;
+        let judged = judge::judge(options, chosen, self.asker, status, headers, times)?;
         match &self.unknown_field {
             Some(field) if !judged.opted_in && self.plan.guards_fields() => {
                 tracing::debug!(target: "larder", key = %self.key, %field, "{UNKNOWN_FIELD}");
@@ -639,7 +640,7 @@ impl Fill {
             headers.insert(header::DATE, value(&date));
         }
         let private = self.is_private();
-        let told = outgoing::tell_others(
+        let told = downstream::tell_others(
             &self.plan.options,
             &heard.chosen,
             private,
@@ -687,7 +688,7 @@ impl Fill {
         let failure = match (body.as_held(), self.variant(&self.key, &names)) {
             (Some(body), Ok(key)) if self.may_share_error(status, &head.headers, chosen) => {
                 let mut headers = head.headers.clone();
-                outgoing::remove_unkept(&self.plan.options, &mut headers);
+                downstream::remove_unkept(&self.plan.options, &mut headers);
                 self.plan.remove_own_fields(&mut headers);
                 let body = body.clone();
                 SharedFailure::shared(status, SharedError { headers, body, key, names })
@@ -707,7 +708,7 @@ impl Fill {
         chosen: &OverrideValues,
     ) -> bool {
         let options = &self.plan.options;
-        let control = outgoing::control(options, chosen, headers);
+        let control = judge::control(options, chosen, headers);
         chosen.no_store.is_none()
             && self.unknown_field.is_none()
             && !self.scope.gathered().private
@@ -752,7 +753,7 @@ impl Fill {
         if self.is_private() {
             let chosen = self.choices.chosen();
             let headers = response.headers_mut();
-            outgoing::tell_others(&self.plan.options, &chosen, true, false, headers);
+            downstream::tell_others(&self.plan.options, &chosen, true, false, headers);
         }
         let forward = if why == UNKNOWN_FIELD { Forward::Bypass } else { self.why };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };

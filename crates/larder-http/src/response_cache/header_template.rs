@@ -145,7 +145,7 @@ impl HeaderInterner {
         Self { known: Mutex::default(), vary }
     }
 
-    /// Adds the `Vary` line of the key to outgoing fields. Returns `true` if there is one.
+    /// Adds the `Vary` line of the key to judge fields. Returns `true` if there is one.
     pub(super) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
         let Some(line) = self.vary.clone() else { return false };
         fields.append(header::VARY, line);

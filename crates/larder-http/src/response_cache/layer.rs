@@ -3,16 +3,20 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers, kernel::Kernel};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
-    targeted,
 };
 use tower_layer::Layer;
 
-use super::{outgoing, overrides::ResponseOverrides, plan::CacheContext, service::ResponseCache};
+use super::{
+    downstream,
+    options::{KeyInput, Options, WriteCheck},
+    plan::CacheContext,
+    service::ResponseCache,
+};
 use crate::address::{Head, QueryRule, Scheme};
 
 /// The tower layer of a response cache: stores whole responses, and answers requests from them.
@@ -33,15 +37,6 @@ pub struct ResponseCacheLayer {
     pub(super) kernel: Kernel,
     pub(super) options: Options,
 }
-
-pub(super) type Partition =
-    Arc<dyn Fn(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition> + Send + Sync>;
-pub(super) type BypassPredicate = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
-/// A check whether the handler has written to the state behind a request extension. Runs after the handler.
-pub(super) type WriteCheck = Box<dyn Fn() -> bool + Send + Sync>;
-/// Returns the check for the extension of a request, `None` if the request does not have the extension.
-pub(super) type RefusalRule = Arc<dyn Fn(&Extensions) -> Option<WriteCheck> + Send + Sync>;
-pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
 /// The error for a request whose partition could not be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,60 +62,6 @@ impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
         self.map(|partition| partition.map(Into::into)).map_err(|_| UnknownPartition)
     }
-}
-
-/// An input of the key beside the address and the partition.
-#[derive(Clone)]
-pub(super) struct KeyInput {
-    pub(super) name: Arc<str>,
-    /// The request fields that the value is derived from. Empty if downstream caches cannot see the input.
-    pub(super) fields: Vec<HeaderName>,
-    pub(super) value: VaryBy,
-}
-
-#[derive(Clone)]
-pub(super) struct Options {
-    pub(super) name: Arc<str>,
-    pub(super) lifetime: Option<Lifetime>,
-    pub(super) overrides: bool,
-    pub(super) off: bool,
-    pub(super) while_revalidating: Option<Duration>,
-    pub(super) on_error: Option<Duration>,
-    pub(super) negative: Vec<(StatusCode, Lifetime)>,
-    pub(super) scheme: Scheme,
-    pub(super) query: QueryRule,
-    pub(super) shared: bool,
-    pub(super) partition: Option<Partition>,
-    pub(super) vary_by: Vec<KeyInput>,
-    pub(super) vary_by_header: Vec<HeaderName>,
-    pub(super) harmless: Vec<HeaderName>,
-    pub(super) depends_on_url_alone: bool,
-    pub(super) credential_headers: Vec<HeaderName>,
-    pub(super) credential_extensions: Vec<fn(&Extensions) -> bool>,
-    pub(super) bypass_if: Vec<BypassPredicate>,
-    pub(super) refuse_if: Vec<RefusalRule>,
-    pub(super) browser: Option<HeaderValue>,
-    pub(super) cdn: Option<HeaderValue>,
-    pub(super) never_store_header: Vec<HeaderName>,
-    pub(super) body_limit: usize,
-    pub(super) coalesce_timeout: Duration,
-    pub(super) deadline: Duration,
-    pub(super) refusal: Duration,
-    pub(super) variants: usize,
-    pub(super) demands: bool,
-    pub(super) consistency: Consistency,
-    pub(super) tiers: Tiers,
-    pub(super) lease: Option<Duration>,
-    pub(super) profile: Profile,
-    pub(super) role: Role,
-    pub(super) heuristics: Option<Heuristics>,
-    pub(super) revalidatable: Duration,
-    pub(super) targets: Vec<HeaderName>,
-    pub(super) strip_targeted_fields: bool,
-    pub(super) no_vary_search: bool,
-    pub(super) cache_status: bool,
-    pub(super) cache_status_with_key: bool,
-    pub(super) x_cache: bool,
 }
 
 impl ResponseCacheLayer {
@@ -587,7 +528,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Strips the targeted fields from outgoing responses. By default they stay, for downstream caches.
+    /// Strips the targeted fields from judge responses. By default they stay, for downstream caches.
     pub fn strip_targeted_fields(mut self) -> Self {
         self.options.strip_targeted_fields = true;
         self
@@ -651,109 +592,9 @@ impl fmt::Debug for ResponseCacheLayer {
 ///
 /// If the text is not a valid field value.
 fn field_value(setter: &str, text: &str) -> HeaderValue {
-    outgoing::field_value(text).unwrap_or_else(|| {
+    downstream::field_value(text).unwrap_or_else(|| {
         panic!(
             "{setter}({text:?}) is not a valid field value: use visible ASCII, spaces and tabs only"
         )
     })
-}
-
-impl Options {
-    /// Returns a `Vary` line with the request fields that key inputs are derived from, `None` if there are
-    /// none.
-    pub(super) fn vary_line(&self) -> Option<HeaderValue> {
-        let mut names: Vec<&str> =
-            self.vary_by.iter().flat_map(|input| &input.fields).map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        let line = HeaderValue::from_str(&names.join(", "));
-        line.ok().filter(|line| !line.is_empty())
-    }
-
-    /// Whether the key has an input that downstream caches cannot see.
-    pub(super) fn has_hidden_input(&self) -> bool {
-        self.vary_by.iter().any(|input| input.fields.is_empty())
-    }
-
-    pub(super) fn rules(&self) -> (Profile, Role) {
-        (self.profile, self.role)
-    }
-
-    pub(super) fn guesses(&self) -> Heuristics {
-        self.heuristics.unwrap_or(match self.profile {
-            Profile::Careful => Heuristics::Off,
-            Profile::Conformance => Heuristics::TENTH,
-        })
-    }
-
-    /// Passes the options of a layer inside another response cache on to that cache, which stores the response:
-    /// the lifetime, and the fields for browsers and CDNs.
-    pub(super) fn pass_on_to(&self, around: &ResponseOverrides) {
-        if let Some(lifetime) = self.lifetime {
-            let revalidate = lifetime.window_while_revalidating();
-            let on_error = lifetime.window_on_error();
-            let lifetime = lifetime
-                .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
-                .stale_if_error(self.on_error.unwrap_or(on_error));
-            if self.overrides {
-                around.ttl(lifetime);
-            } else {
-                around.add(lifetime);
-            }
-        }
-        if let Some(browser) = &self.browser {
-            around.tell_browsers(browser.clone());
-        }
-        if let Some(cdn) = &self.cdn {
-            around.tell_cdn(cdn.clone());
-        }
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            name: "responses".into(),
-            lifetime: None,
-            overrides: false,
-            off: false,
-            while_revalidating: None,
-            on_error: None,
-            negative: Vec::new(),
-            scheme: Scheme::default(),
-            query: QueryRule::default(),
-            shared: false,
-            partition: None,
-            vary_by: Vec::new(),
-            vary_by_header: Vec::new(),
-            harmless: Vec::new(),
-            depends_on_url_alone: false,
-            credential_headers: Vec::new(),
-            credential_extensions: Vec::new(),
-            bypass_if: Vec::new(),
-            refuse_if: Vec::new(),
-            browser: None,
-            cdn: None,
-            never_store_header: Vec::new(),
-            body_limit: 1 << 20,
-            coalesce_timeout: Duration::from_secs(10),
-            deadline: Duration::from_secs(30),
-            refusal: Duration::from_secs(10),
-            variants: 32,
-            demands: true,
-            consistency: Consistency::Eventual,
-            tiers: Tiers::BOTH,
-            lease: None,
-            profile: Profile::Careful,
-            role: Role::Shared,
-            heuristics: None,
-            revalidatable: Duration::from_secs(86_400),
-            targets: vec![targeted::CDN_CACHE_CONTROL],
-            strip_targeted_fields: false,
-            no_vary_search: false,
-            cache_status: true,
-            cache_status_with_key: false,
-            x_cache: false,
-        }
-    }
 }

@@ -23,8 +23,8 @@ use tokio::time::timeout_at;
 use super::{
     conditional_range::{self, ConditionsAndRange},
     fill::{Answer, Fill, InFlightResponse, after, is_error, note},
-    layer::WriteCheck,
     no_vary_search::SearchKey,
+    options::WriteCheck,
     overrides::ResponseOverrides,
     plan::{CacheContext, RequestKey, aged_for},
     record::CacheRecord,

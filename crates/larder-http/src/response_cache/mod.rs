@@ -69,15 +69,17 @@
 //! ```
 
 mod conditional_range;
+mod downstream;
 mod fill;
 mod freshen;
 mod future;
 mod header_template;
+mod judge;
 mod layer;
 mod lookup;
 mod miss;
 mod no_vary_search;
-mod outgoing;
+mod options;
 mod overrides;
 mod partial;
 mod plan;
@@ -92,7 +94,7 @@ mod stored;
 mod unkeyed;
 mod variants;
 
-pub(crate) use self::{miss::refusal, stored::remove_last_line};
+pub(crate) use self::stored::remove_last_line;
 
 pub use self::{
     future::ResponseFuture,

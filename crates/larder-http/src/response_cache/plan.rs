@@ -24,8 +24,9 @@ use larder_semantics::{
 
 use super::{
     header_template::HeaderInterner,
-    layer::{Options, UnknownPartition, WriteCheck},
+    layer::UnknownPartition,
     no_vary_search::SearchKey,
+    options::{Options, WriteCheck},
     overrides::ResponseOverrides,
     record::CacheRecord,
     request_fields::{ALL_SELECTING, SELECTING, is_credentials},
@@ -52,22 +53,6 @@ pub(super) struct CacheContext {
     /// Whether the warning about a response that is not stored was logged already.
     warned: AtomicBool,
     key_start: KeyBuf,
-}
-
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl Options {
-    fn tells_more_apart(&self) -> bool {
-        self.partition.is_some()
-            || !self.vary_by.is_empty()
-            || self.shared
-            || !self.credential_headers.is_empty()
-            || !self.credential_extensions.is_empty()
-    }
 }
 
 /// The decision on a request.

@@ -28,8 +28,9 @@ use larder_semantics::{
 };
 
 use super::{
+    downstream,
     fill::announced,
-    outgoing::{self, ResponseTimes},
+    judge::{self, ResponseTimes},
     overrides::ResponseOverrides,
     plan::CacheContext,
     record::CacheRecord,
@@ -179,7 +180,7 @@ impl FromPost {
         scope.cut(gathered.until);
         let (options, chosen) = (&self.plan.options, self.choices.chosen());
         let asker = RequestIdentity::default();
-        let judged = outgoing::judge(options, &chosen, asker, status, &headers, times);
+        let judged = judge::judge(options, &chosen, asker, status, &headers, times);
         let Some(judged) = judged.ok().filter(|judged| judged.is_stored) else { return };
         if !headers.contains_key(header::DATE)
             && let Ok(date) = date::format(times.received).parse()
@@ -187,7 +188,7 @@ impl FromPost {
             headers.insert(header::DATE, date);
         }
         let groups = groups::names(&headers, &groups::CACHE_GROUPS);
-        outgoing::remove_unkept(options, &mut headers);
+        downstream::remove_unkept(options, &mut headers);
         self.plan.remove_own_fields(&mut headers);
         let traits = Traits {
             open: judged.open,

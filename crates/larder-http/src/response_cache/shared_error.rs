@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use larder_core::Key;
 
-use super::miss::refusal;
 use crate::body::CacheBody;
+use crate::own_response::own_response;
 
 /// The failure of a fill.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl SharedFailure {
                 *response.headers_mut() = shared.headers.clone();
                 response
             }
-            _ => refusal(
+            _ => own_response(
                 self.status,
                 "an identical request, for whose response this one waited, failed; try again later\n",
             ),

@@ -11,9 +11,10 @@ use larder_core::{
 use larder_semantics::{groups, storing::Profile};
 
 use super::{
+    downstream,
     fill::{Fill, ReceivedHead, SESSION_WRITTEN},
     no_vary_search::SearchRules,
-    outgoing, partial,
+    partial,
     plan::CacheContext,
     record::CacheRecord,
     stored::{self, Part, StoredResponse, Traits},
@@ -140,7 +141,7 @@ impl Fill {
             return Err(Reason::Error);
         }
         let mut headers = heard.head.headers.clone();
-        outgoing::remove_unkept(&self.plan.options, &mut headers);
+        downstream::remove_unkept(&self.plan.options, &mut headers);
         self.plan.remove_own_fields(&mut headers);
         let (key, status, part, whole) = self.pieced_together(heard, &mut headers, whole)?;
         let mut stored = StoredResponse::new(
