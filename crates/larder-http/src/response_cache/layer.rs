@@ -12,7 +12,7 @@ use larder_semantics::{
 use tower_layer::Layer;
 
 use super::{
-    downstream,
+    answer::downstream,
     options::{KeyInput, Options, WriteCheck},
     plan::CacheContext,
     service::ResponseCache,

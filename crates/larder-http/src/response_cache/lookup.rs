@@ -21,18 +21,22 @@ use larder_semantics::{
 use tokio::time::timeout_at;
 
 use super::{
-    conditional_range::{self, ConditionsAndRange},
-    fill::{Answer, Fill, InFlightResponse, after, is_error, note},
-    no_vary_search::SearchKey,
+    answer::{
+        conditional_range::{self, ConditionsAndRange},
+        status_header::said,
+    },
+    fill::{
+        Answer, Fill, InFlightResponse, after, is_error, note, shared_error::SharedFailure, store,
+    },
     options::WriteCheck,
     overrides::ResponseOverrides,
     plan::{CacheContext, RequestKey, aged_for},
-    record::CacheRecord,
-    shared_error::SharedFailure,
-    status_header::said,
-    store,
-    stored::{self, aged},
-    variants::{default_key, variant_key},
+    stored::{
+        self, aged,
+        no_vary_search::SearchKey,
+        record::CacheRecord,
+        variants::{default_key, variant_key},
+    },
 };
 use crate::{
     body::CacheBody, conditional::Conditions, final_head::FinalHead,

@@ -19,10 +19,10 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
+    answer::status_header::said,
     fill::{Answer, Fill, after, is_error, note},
     lookup::{Lookup, LookupResult, UNSYNCHRONISED, WaitFailure},
     plan::{CacheContext, RequestKey},
-    status_header::said,
     stored,
 };
 use crate::{

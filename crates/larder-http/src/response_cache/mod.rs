@@ -68,31 +68,18 @@
 //! # }
 //! ```
 
-mod conditional_range;
-mod downstream;
+mod answer;
 mod fill;
-mod freshen;
 mod future;
-mod header_template;
-mod judge;
 mod layer;
 mod lookup;
 mod miss;
-mod no_vary_search;
 mod options;
 mod overrides;
-mod partial;
 mod plan;
-mod post_as_get;
-mod record;
-mod request_fields;
+mod request;
 mod service;
-mod shared_error;
-mod status_header;
-mod store;
 mod stored;
-mod unkeyed;
-mod variants;
 
 pub(crate) use self::stored::remove_last_line;
 

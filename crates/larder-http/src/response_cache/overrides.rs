@@ -9,7 +9,7 @@ use larder_core::{
 };
 use parking_lot::Mutex;
 
-use super::downstream;
+use super::answer::downstream;
 
 /// The choices of a handler for the response to one request. The response cache puts it into the extensions of
 /// every request that it forwards; without a response cache, choices have no effect.

@@ -23,14 +23,17 @@ use larder_semantics::{
 };
 
 use super::{
-    header_template::HeaderInterner,
     layer::UnknownPartition,
-    no_vary_search::SearchKey,
     options::{Options, WriteCheck},
     overrides::ResponseOverrides,
-    record::CacheRecord,
-    request_fields::{ALL_SELECTING, SELECTING, is_credentials},
-    stored::{self, Extras, StoredResponse, aged},
+    request::{
+        credentials::is_credentials,
+        request_fields::{ALL_SELECTING, SELECTING},
+    },
+    stored::{
+        self, Extras, StoredResponse, aged, header_template::HeaderInterner,
+        no_vary_search::SearchKey, record::CacheRecord,
+    },
 };
 use crate::{
     address::{Address, Head, Host},
@@ -560,22 +563,6 @@ impl RequestFacts {
         }
     }
 }
-
-/// The request fields that carry credentials, unless the layer sets others.
-pub(super) const IDENTITY: [HeaderName; 12] = [
-    header::COOKIE,
-    header::AUTHORIZATION,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-auth-token"),
-    HeaderName::from_static("x-forwarded-user"),
-    HeaderName::from_static("x-forwarded-email"),
-    HeaderName::from_static("x-forwarded-groups"),
-    HeaderName::from_static("x-forwarded-preferred-username"),
-    HeaderName::from_static("x-forwarded-access-token"),
-    HeaderName::from_static("x-forwarded-client-cert"),
-    HeaderName::from_static("x-remote-user"),
-];
 
 const ROOM_FOR_SUFFIXES: usize = 64;
 

@@ -15,12 +15,12 @@ use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
 use super::{
+    answer::status_header::said,
     future::ResponseFuture,
     miss::CacheMiss,
     overrides::ResponseOverrides,
     plan::{Admission, Bypass, CacheContext, RequestKey},
-    post_as_get::FromPost,
-    status_header::said,
+    request::post_as_get::FromPost,
 };
 use crate::{
     address::Head,

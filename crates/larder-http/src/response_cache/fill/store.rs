@@ -10,36 +10,35 @@ use larder_core::{
 };
 use larder_semantics::{groups, storing::Profile};
 
-use super::{
-    downstream,
-    fill::{Fill, ReceivedHead, SESSION_WRITTEN},
-    no_vary_search::SearchRules,
-    partial,
+use crate::response_cache::{
+    answer::downstream,
+    fill::{Fill, ReceivedHead, SESSION_WRITTEN, partial},
     plan::CacheContext,
-    record::CacheRecord,
-    stored::{self, Part, StoredResponse, Traits},
-    variants::Variants,
+    stored::{
+        self, Part, StoredResponse, Traits, no_vary_search::SearchRules, record::CacheRecord,
+        variants::Variants,
+    },
 };
 
 /// The outcome of storing a response.
 #[derive(Debug)]
-pub(super) struct StoreOutcome {
-    pub(super) landing: FlightResult,
-    pub(super) stored: bool,
-    pub(super) why: Option<Reason>,
+pub(in crate::response_cache) struct StoreOutcome {
+    pub(in crate::response_cache) landing: FlightResult,
+    pub(in crate::response_cache) stored: bool,
+    pub(in crate::response_cache) why: Option<Reason>,
 }
 
 impl StoreOutcome {
     /// The response will be stored once its head has left.
-    pub(super) const TO_BE: Self =
+    pub(in crate::response_cache) const TO_BE: Self =
         Self { landing: FlightResult::Abandoned, stored: true, why: None };
-    pub(super) const NOT: Self =
+    pub(in crate::response_cache) const NOT: Self =
         Self { landing: FlightResult::Abandoned, stored: false, why: None };
 }
 
 impl CacheContext {
     /// Whether several responses are stored under this address.
-    pub(super) fn has_variants(&self, address: &Key) -> bool {
+    pub(in crate::response_cache) fn has_variants(&self, address: &Key) -> bool {
         let list = self.kernel.find(address.as_bytes());
         let is_list =
             |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
@@ -49,7 +48,7 @@ impl CacheContext {
     }
 
     /// Strips the fields that belong to one response and to no stored copy of it.
-    pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
+    pub(in crate::response_cache) fn remove_own_fields(&self, headers: &mut HeaderMap) {
         let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
         for name in ours.chain(&self.options.never_store_header) {
             headers.remove(name);
@@ -58,7 +57,11 @@ impl CacheContext {
 }
 
 impl Fill {
-    pub(super) fn keep(&self, heard: &ReceivedHead, whole: &Bytes) -> StoreOutcome {
+    pub(in crate::response_cache) fn keep(
+        &self,
+        heard: &ReceivedHead,
+        whole: &Bytes,
+    ) -> StoreOutcome {
         let now = self.plan.kernel.now();
         self.plan.meter.record_fill_time(now.since(self.began));
         match self.entry(heard, whole) {
@@ -286,7 +289,7 @@ impl Fill {
     }
 
     /// Stores a hit-for-miss record under the single-flight key.
-    pub(super) fn remember(&self, why: Reason) {
+    pub(in crate::response_cache) fn remember(&self, why: Reason) {
         let Ok(key) = refusal_key(&self.queue) else { return };
         let time = self.plan.options.refusal;
         let now = self.plan.kernel.now();
@@ -297,7 +300,9 @@ impl Fill {
 }
 
 /// Returns the key of the hit-for-miss record of a single-flight key.
-pub(super) fn refusal_key(queue: &Key) -> Result<Key, larder_core::kernel::KeyTooLongError> {
+pub(in crate::response_cache) fn refusal_key(
+    queue: &Key,
+) -> Result<Key, larder_core::kernel::KeyTooLongError> {
     queue.with_part(b" refused")
 }
 

@@ -9,11 +9,11 @@ use larder_core::{Key, kernel::KeyBuf};
 use larder_semantics::vary::selecting_value;
 use parking_lot::Mutex;
 
-use super::request_fields::{ALL_SELECTING, SELECTING};
+use crate::response_cache::request::request_fields::{ALL_SELECTING, SELECTING};
 
 /// The sets of fields by which the responses of an address vary, and the keys of its stored variants.
 #[derive(Debug)]
-pub(super) struct Variants(Mutex<List>);
+pub(in crate::response_cache) struct Variants(Mutex<List>);
 
 #[derive(Debug, Default)]
 struct List {
@@ -24,7 +24,7 @@ struct List {
 }
 
 impl Variants {
-    pub(super) fn new() -> Self {
+    pub(in crate::response_cache) fn new() -> Self {
         Self(Mutex::default())
     }
 
@@ -32,7 +32,11 @@ impl Variants {
     /// response without `Vary` last.
     ///
     /// Source: [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1), last paragraph
-    pub(super) fn candidates(&self, address: &[u8], headers: &HeaderMap) -> Vec<KeyBuf> {
+    pub(in crate::response_cache) fn candidates(
+        &self,
+        address: &[u8],
+        headers: &HeaderMap,
+    ) -> Vec<KeyBuf> {
         let list = self.0.lock();
         let named = list.names.iter().filter(|names| !names.is_empty());
         let mut keys: Vec<_> = named.map(|names| variant_key(address, names, headers)).collect();
@@ -43,12 +47,12 @@ impl Variants {
     }
 
     /// Returns the keys of the stored variants, the most recently used first.
-    pub(super) fn kept(&self) -> Vec<Key> {
+    pub(in crate::response_cache) fn kept(&self) -> Vec<Key> {
         self.0.lock().kept.iter().rev().cloned().collect()
     }
 
     /// Notes that a variant was used.
-    pub(super) fn touch(&self, key: &[u8]) {
+    pub(in crate::response_cache) fn touch(&self, key: &[u8]) {
         let kept = &mut self.0.lock().kept;
         if let Some(at) = kept.iter().position(|other| other.as_bytes() == key) {
             kept[at..].rotate_left(1);
@@ -56,7 +60,12 @@ impl Variants {
     }
 
     /// Notes that a variant was stored. Returns those to evict for it.
-    pub(super) fn add(&self, names: &[HeaderName], key: &Key, most: usize) -> Vec<Key> {
+    pub(in crate::response_cache) fn add(
+        &self,
+        names: &[HeaderName],
+        key: &Key,
+        most: usize,
+    ) -> Vec<Key> {
         let mut list = self.0.lock();
         list.names.retain(|other| other != names);
         list.names.insert(0, names.to_vec());
@@ -68,7 +77,7 @@ impl Variants {
     }
 
     /// Decodes a list from the second level: the sets of names, without the variants in the first level.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::response_cache) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let names = |line: &str| {
             if line == NO_NAMES {
@@ -83,13 +92,13 @@ impl Variants {
 
 impl Variants {
     /// Returns the bytes held beside the entry itself.
-    pub(super) fn weight(&self) -> usize {
+    pub(in crate::response_cache) fn weight(&self) -> usize {
         // Counted as full, since it grows after it was weighed.
         2 * 1024
     }
 
     /// Encodes the list for the second level.
-    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+    pub(in crate::response_cache) fn encode(&self) -> Option<Vec<u8>> {
         let line = |names: &Vec<HeaderName>| {
             if names.is_empty() {
                 return NO_NAMES.to_owned();
@@ -102,14 +111,18 @@ impl Variants {
 }
 
 /// Returns the key of the response without `Vary` at an address that has variants.
-pub(super) fn default_key(address: &[u8]) -> KeyBuf {
+pub(in crate::response_cache) fn default_key(address: &[u8]) -> KeyBuf {
     let mut key = KeyBuf::continued(address);
     key.push(b" default");
     key
 }
 
 /// Returns the key of the variant that these request fields select.
-pub(super) fn variant_key(address: &[u8], names: &[HeaderName], headers: &HeaderMap) -> KeyBuf {
+pub(in crate::response_cache) fn variant_key(
+    address: &[u8],
+    names: &[HeaderName],
+    headers: &HeaderMap,
+) -> KeyBuf {
     let mut key = KeyBuf::continued(address);
     for name in names {
         key.push(name.as_str().as_bytes());

@@ -13,23 +13,23 @@ use larder_semantics::{
     validation::{self, Condition, Validators},
 };
 
-use super::stored::Part;
+use crate::response_cache::stored::Part;
 use crate::{body::CacheBody, conditional::not_modified};
 
 /// How the conditions and the range of a request apply to a full response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConditionsAndRange {
+pub(in crate::response_cache) struct ConditionsAndRange {
     /// Whether the request is a HEAD.
-    pub(super) head_only: bool,
+    pub(in crate::response_cache) head_only: bool,
     /// Whether the response comes from the cache: the origin has evaluated the conditions for any other
     /// already.
-    pub(super) is_stored: bool,
+    pub(in crate::response_cache) is_stored: bool,
     /// Whether a 206 goes only to a client that accepts no content coding.
-    pub(super) avoids_coded: bool,
+    pub(in crate::response_cache) avoids_coded: bool,
 }
 
 /// Applies the conditions and the range of a request to a response that is the full representation.
-pub(super) fn fitted<R>(
+pub(in crate::response_cache) fn fitted<R>(
     asked: &HeaderMap,
     fit: ConditionsAndRange,
     response: Response<CacheBody<R>>,
@@ -60,7 +60,7 @@ pub(super) fn fitted<R>(
 }
 
 /// Answers a range request from a partial response. Returns `None` if the range is not covered.
-pub(super) fn fitted_part<R>(
+pub(in crate::response_cache) fn fitted_part<R>(
     asked: &HeaderMap,
     response: Response<CacheBody<R>>,
     kept: &Part,

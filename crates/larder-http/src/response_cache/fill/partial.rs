@@ -17,23 +17,23 @@ use larder_semantics::{
     validation::{self, Validators},
 };
 
-use super::{
-    conditional_range,
+use crate::body::CacheBody;
+use crate::response_cache::{
+    answer::conditional_range,
     fill::Fill,
     lookup::Lookup,
     stored::{self, Part},
 };
-use crate::body::CacheBody;
 
 /// Returns the key of the partial response that belongs to a key.
-pub(super) fn part_key(key: &Key) -> Result<Key, KeyTooLongError> {
+pub(in crate::response_cache) fn part_key(key: &Key) -> Result<Key, KeyTooLongError> {
     key.with_part(b" part")
 }
 
 /// Returns the range of a partial response, if it may be stored: it must announce the length of the full
 /// representation, and have a validator (not under `Profile::Conformance`). Only partial responses with the
 /// same strong `ETag` are ever combined.
-pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
+pub(in crate::response_cache) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
     let (range, total) = ranges::content_range(headers)?;
     let is_enough = profile == Profile::Conformance || !Validators::of(headers).is_empty();
     is_enough.then_some(Part { range, total: total? })
@@ -41,7 +41,9 @@ pub(super) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
 
 impl Lookup {
     /// Answers a range request from a stored partial response.
-    pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
+    pub(in crate::response_cache) fn answer_from_part<R>(
+        &self,
+    ) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
         let kernel = &self.plan.kernel;
         let key = part_key(&self.key).ok()?;
         let entry = kernel.find(key.as_bytes())?;
@@ -66,7 +68,7 @@ impl Fill {
     /// The fields are merged too: a 206 may omit fields that its client has from the response before.
     ///
     /// Source: RFC 9110, section 15.3.7; RFC 9111, section 3.4.
-    pub(super) fn joined(
+    pub(in crate::response_cache) fn joined(
         &self,
         headers: &mut HeaderMap,
         part: Part,

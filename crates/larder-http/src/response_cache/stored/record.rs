@@ -6,16 +6,14 @@ use std::any::Any;
 use bytes::Bytes;
 use larder_core::kernel::{AnyEntry, Encoded, Schema, Value};
 
-use super::{
-    header_template::HeaderInterner,
-    no_vary_search::SearchRules,
-    stored::{Extras, StoredResponse},
+use crate::response_cache::stored::{
+    Extras, StoredResponse, header_template::HeaderInterner, no_vary_search::SearchRules,
     variants::Variants,
 };
 
 /// A stored response, the variants or the `No-Vary-Search` rules of an address, or a hit-for-miss record.
 #[derive(Debug)]
-pub(super) enum CacheRecord {
+pub(in crate::response_cache) enum CacheRecord {
     Response(StoredResponse),
     Variants(Variants),
     /// The `No-Vary-Search` rules of an address.
@@ -25,16 +23,20 @@ pub(super) enum CacheRecord {
 }
 
 impl CacheRecord {
-    pub(super) fn of(entry: &AnyEntry) -> Option<&Self> {
+    pub(in crate::response_cache) fn of(entry: &AnyEntry) -> Option<&Self> {
         entry.value()
     }
 
     /// Returns the schema of the encoded bytes. Any change of the encoding needs another name.
-    pub(super) fn schema() -> Schema {
+    pub(in crate::response_cache) fn schema() -> Schema {
         Schema::named("response cache, 1")
     }
 
-    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &HeaderInterner) -> Option<Self> {
+    pub(in crate::response_cache) fn decode(
+        bytes: &Bytes,
+        extras: Extras,
+        alike: &HeaderInterner,
+    ) -> Option<Self> {
         let rest = bytes.slice(1.min(bytes.len())..);
         match bytes.first()? {
             b'r' => StoredResponse::decode(&rest, extras, alike).map(Self::Response),

@@ -14,28 +14,28 @@ use larder_semantics::{
     validation::Validators,
 };
 
-use super::{fill::is_gone, options::Options, overrides::OverrideValues};
+use crate::response_cache::{fill::is_gone, options::Options, overrides::OverrideValues};
 
 /// The decision on storing a response, made from its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StorageDecision {
-    pub(super) lifetime: Lifetime,
+pub(in crate::response_cache) struct StorageDecision {
+    pub(in crate::response_cache) lifetime: Lifetime,
     /// The age of the response on receipt.
-    pub(super) age: Duration,
+    pub(in crate::response_cache) age: Duration,
     /// The age of the response at the time of its request.
-    pub(super) age_when_asked: Duration,
+    pub(in crate::response_cache) age_when_asked: Duration,
     /// Whether it is stored: not if it took longer than its lifetime to arrive.
-    pub(super) is_stored: bool,
+    pub(in crate::response_cache) is_stored: bool,
     /// Whether its lifetime comes from larder alone.
-    pub(super) by_us: bool,
+    pub(in crate::response_cache) by_us: bool,
     /// Whether authenticated requests may get it too.
-    pub(super) open: bool,
+    pub(in crate::response_cache) open: bool,
     /// Whether clients that accept stale responses (`max-stale`) may get it stale.
-    pub(super) may_go_stale: bool,
+    pub(in crate::response_cache) may_go_stale: bool,
     /// Whether it has a validator, so that its origin can confirm it.
-    pub(super) validated: bool,
+    pub(in crate::response_cache) validated: bool,
     /// Whether the handler opted it in: by a lifetime of its own, `public` or `no-cache`.
-    pub(super) opted_in: bool,
+    pub(in crate::response_cache) opted_in: bool,
 }
 
 impl StorageDecision {
@@ -44,7 +44,7 @@ impl StorageDecision {
     /// request.
     ///
     /// Source: [RFC 9111, section 4](https://www.rfc-editor.org/rfc/rfc9111#section-4), on collapsed requests
-    pub(super) fn is_of_use_to_others(&self) -> bool {
+    pub(in crate::response_cache) fn is_of_use_to_others(&self) -> bool {
         let revalidating = self.lifetime.window_while_revalidating();
         self.lifetime.fresh().saturating_add(revalidating) > self.age_when_asked
     }
@@ -52,13 +52,13 @@ impl StorageDecision {
 
 /// The times of a request and of its response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ResponseTimes {
-    pub(super) asked: SystemTime,
-    pub(super) received: SystemTime,
+pub(in crate::response_cache) struct ResponseTimes {
+    pub(in crate::response_cache) asked: SystemTime,
+    pub(in crate::response_cache) received: SystemTime,
 }
 
 /// Decides whether a response is stored, and for how long.
-pub(super) fn judge(
+pub(in crate::response_cache) fn judge(
     options: &Options,
     chosen: &OverrideValues,
     asker: RequestIdentity,
@@ -127,7 +127,7 @@ fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
 
 /// Returns the directives of a response for this cache, with the choices of the handler and the options
 /// applied.
-pub(super) fn control(
+pub(in crate::response_cache) fn control(
     options: &Options,
     chosen: &OverrideValues,
     headers: &HeaderMap,

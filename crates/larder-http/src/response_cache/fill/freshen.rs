@@ -22,12 +22,12 @@ use larder_semantics::{
 };
 use tokio::sync::oneshot;
 
-use super::{
+use crate::body::CacheBody;
+use crate::response_cache::{
     fill::{Answer, Fill, ReceivedHead},
     lookup::Lookup,
     stored,
 };
-use crate::body::CacheBody;
 
 impl Lookup {
     /// Returns the stored response that the origin may confirm instead of sending it again: the selected one,
@@ -36,7 +36,10 @@ impl Lookup {
     ///
     /// Only one, so that a 304 is unambiguous: a 304 without `ETag` would not be, and then larder would have
     /// nothing to answer with.
-    pub(super) fn to_confirm(&self, selected: Option<&AnyEntry>) -> Option<AnyEntry> {
+    pub(in crate::response_cache) fn to_confirm(
+        &self,
+        selected: Option<&AnyEntry>,
+    ) -> Option<AnyEntry> {
         let is_validated =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
         let has_strong_tag =
@@ -52,7 +55,7 @@ impl Lookup {
 
     /// Adds the conditions by which the origin may confirm a stored response. The `Last-Modified` of a variant
     /// that was not selected says nothing about the requested one, so it is left out.
-    pub(super) fn add_conditions<B>(
+    pub(in crate::response_cache) fn add_conditions<B>(
         request: &mut Request<B>,
         known: Option<&AnyEntry>,
         selected: Option<&AnyEntry>,
@@ -73,7 +76,12 @@ impl Lookup {
     /// Applies the response to a HEAD to the stored response to GET: the same validators freshen it, other ones
     /// remove it. Without a validator it does nothing (except under `Profile::Conformance`): a handler that has
     /// none would confirm any stored response.
-    pub(super) fn note_head<R>(&self, fill: &Fill, response: &Response<R>, kept: &AnyEntry) {
+    pub(in crate::response_cache) fn note_head<R>(
+        &self,
+        fill: &Fill,
+        response: &Response<R>,
+        kept: &AnyEntry,
+    ) {
         let kernel = &self.plan.kernel;
         let Some(stored) = stored::of(kept) else { return };
         let whole = [response.status(), stored.status()] == [StatusCode::OK; 2];
@@ -100,7 +108,7 @@ impl Lookup {
 
 impl Fill {
     /// Handles a 304: the origin says that the stored response is current.
-    pub(super) fn hear_confirmed<R, E>(
+    pub(in crate::response_cache) fn hear_confirmed<R, E>(
         self,
         lead: Leader,
         known: &AnyEntry,
@@ -151,7 +159,7 @@ impl Fill {
     }
 
     /// Applies an update to a stored response, and judges the result like a full response.
-    pub(super) fn confirmed(
+    pub(in crate::response_cache) fn confirmed(
         &self,
         entry: &AnyEntry,
         update: &HeaderMap,

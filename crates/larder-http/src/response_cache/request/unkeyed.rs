@@ -6,14 +6,14 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
-use super::{plan::CacheContext, request_fields::is_credentials};
 use crate::address::{
     Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of, with_query,
 };
+use crate::response_cache::{plan::CacheContext, request::credentials::is_credentials};
 
 impl CacheContext {
     /// Strips the unkeyed inputs from a request, and sets its scheme and authority to those of the key.
-    pub(super) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
+    pub(in crate::response_cache) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
         let address = Address::of(&Head::from(&*request), self.options.scheme).ok();
         let address = address.map(|address| (address.scheme, address.authority.into_owned()));
         let names = self.unkeyed(request.headers());
@@ -46,7 +46,7 @@ impl CacheContext {
     }
 
     /// Whether a request has unkeyed inputs, or spells its scheme or authority differently from the key.
-    pub(super) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
+    pub(in crate::response_cache) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
             || self.options.query.filtered(original_uri(head).query()).is_some()
             || (self.strips() && self.is_spelt_otherwise(head))
@@ -78,7 +78,7 @@ impl CacheContext {
     }
 
     /// Whether a field of this name is stripped from the request of a fill, or set to the value in the key.
-    pub(super) fn is_unkeyed(&self, name: &HeaderName) -> bool {
+    pub(in crate::response_cache) fn is_unkeyed(&self, name: &HeaderName) -> bool {
         let forwarded = name.as_str().starts_with("x-forwarded-") && *name != FORWARDED_FOR;
         (forwarded || UNKEYED.contains(&name.as_str()))
             && !is_credentials(name.as_str())

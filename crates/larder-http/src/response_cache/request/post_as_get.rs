@@ -27,14 +27,15 @@ use larder_semantics::{
     vary,
 };
 
-use super::{
-    downstream,
-    fill::announced,
-    judge::{self, ResponseTimes},
+use crate::response_cache::{
+    answer::downstream,
+    fill::{
+        announced,
+        judge::{self, ResponseTimes},
+    },
     overrides::ResponseOverrides,
     plan::CacheContext,
-    record::CacheRecord,
-    stored::{self, StoredResponse, Traits},
+    stored::{self, StoredResponse, Traits, record::CacheRecord},
 };
 use crate::{
     address::{Address, Head},
@@ -44,7 +45,7 @@ use crate::{
 };
 
 /// A POST whose response may be stored for a GET of its address.
-pub(super) struct FromPost {
+pub(in crate::response_cache) struct FromPost {
     plan: Arc<CacheContext>,
     requested: PendingInvalidations,
     choices: ResponseOverrides,
@@ -63,7 +64,7 @@ pub(super) struct FromPost {
 impl FromPost {
     /// Returns `Some` for a POST without credentials, cache directives and unkeyed inputs, inside of an
     /// invalidation layer on the same larder, if the key of this layer needs no more than the address.
-    pub(super) fn of<B>(
+    pub(in crate::response_cache) fn of<B>(
         plan: &Arc<CacheContext>,
         request: &Request<B>,
         scope: &Scope,
@@ -102,7 +103,7 @@ impl FromPost {
     }
 
     /// Stores the response after the write has been invalidated, if it represents this address.
-    pub(super) async fn hear<R>(
+    pub(in crate::response_cache) async fn hear<R>(
         self: Box<Self>,
         response: Response<CacheBody<R>>,
     ) -> Response<CacheBody<R>>

@@ -7,12 +7,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::kernel::{AnyEntry, Entry, Moment};
 use larder_semantics::{fields, ranges::ByteRange};
 
-use super::{
-    header_template::{HeaderInterner, OwnValues, Template},
-    record::CacheRecord,
-    status_header,
-};
 use crate::body::CacheBody;
+use crate::response_cache::{
+    answer::status_header,
+    stored::{
+        header_template::{HeaderInterner, OwnValues, Template},
+        record::CacheRecord,
+    },
+};
+
+pub(super) mod header_template;
+pub(super) mod no_vary_search;
+pub(super) mod record;
+pub(super) mod variants;
 
 /// A stored response.
 ///
@@ -23,36 +30,36 @@ use crate::body::CacheBody;
 /// that a hit reads lies in the entry itself: the own values as text, not as handles with a reference count
 /// elsewhere, and a body that is sent keeps the entry alive, without a reference count of its own.
 #[derive(Debug)]
-pub(super) struct StoredResponse {
+pub(in crate::response_cache) struct StoredResponse {
     /// All fields, with slots for those that are filled in on a hit.
     alike: Arc<Template>,
     body: Bytes,
     own: OwnValues,
     status: StatusCode,
-    pub(super) traits: Traits,
+    pub(in crate::response_cache) traits: Traits,
     /// Whether `Cache-Status` lines of upstream caches come before ours.
     upstream_status: bool,
     /// Whether the last line of `Vary` names the fields of our key, and does not come from the origin.
     has_own_vary: bool,
     /// The range, if this is a partial response.
-    pub(super) part: Option<Box<Part>>,
+    pub(in crate::response_cache) part: Option<Box<Part>>,
     /// Bytes of fields that are not shared with other responses.
     own_fields: usize,
 }
 
 /// The properties of a stored response besides its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Traits {
+pub(in crate::response_cache) struct Traits {
     /// Whether authenticated requests may get it too.
-    pub(super) open: bool,
+    pub(in crate::response_cache) open: bool,
     /// Whether its fields for downstream caches come from larder and not from its origin.
-    pub(super) told_by_us: bool,
+    pub(in crate::response_cache) told_by_us: bool,
     /// Whether it has a validator, so that its origin can confirm it.
-    pub(super) validated: bool,
+    pub(in crate::response_cache) validated: bool,
     /// Whether clients that accept stale responses (`max-stale`) may get it stale.
-    pub(super) may_go_stale: bool,
+    pub(in crate::response_cache) may_go_stale: bool,
     /// Whether the handler opted it in: its lifetime does not come from the layer alone.
-    pub(super) opted_in: bool,
+    pub(in crate::response_cache) opted_in: bool,
 }
 
 impl Traits {
@@ -76,21 +83,21 @@ impl Traits {
 
 /// The range of a partial response, and the length of the full one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) range: ByteRange,
-    pub(super) total: u64,
+pub(in crate::response_cache) struct Part {
+    pub(in crate::response_cache) range: ByteRange,
+    pub(in crate::response_cache) total: u64,
 }
 
 /// The fields that a hit adds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extras {
-    pub(super) cache_status: bool,
-    pub(super) x_cache: bool,
+pub(in crate::response_cache) struct Extras {
+    pub(in crate::response_cache) cache_status: bool,
+    pub(in crate::response_cache) x_cache: bool,
 }
 
 impl StoredResponse {
     /// Stores a body without copying it: its buffer must hold nothing else.
-    pub(super) fn new(
+    pub(in crate::response_cache) fn new(
         status: StatusCode,
         mut fields: HeaderMap,
         body: Bytes,
@@ -137,26 +144,26 @@ impl StoredResponse {
     /// Called while the first line of the entry is still being loaded, so that all lines load at once: behind
     /// the next locked instruction they would load one after another.
     #[inline]
-    pub(super) fn ask_for_all_lines(&self) {
+    pub(in crate::response_cache) fn ask_for_all_lines(&self) {
         black_box((self.body.len(), self.status));
         self.own.ask_for_all_lines();
     }
 
-    pub(super) fn status(&self) -> StatusCode {
+    pub(in crate::response_cache) fn status(&self) -> StatusCode {
         self.status
     }
 
-    pub(super) fn body(&self) -> &Bytes {
+    pub(in crate::response_cache) fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// Whether upstream caches have sent a `Cache-Status`.
-    pub(super) fn has_upstream_status(&self) -> bool {
+    pub(in crate::response_cache) fn has_upstream_status(&self) -> bool {
         self.upstream_status
     }
 
     /// Returns the fields as they were stored, without those that a hit adds.
-    pub(super) fn fields(&self) -> HeaderMap {
+    pub(in crate::response_cache) fn fields(&self) -> HeaderMap {
         let mut fields = self.filled_in(None, None);
         fields.remove(header::AGE);
         fields.remove(header::CONTENT_LENGTH);
@@ -190,7 +197,11 @@ impl StoredResponse {
     }
 
     /// Decodes a stored response from the second level.
-    pub(super) fn decode(bytes: &Bytes, extras: Extras, alike: &HeaderInterner) -> Option<Self> {
+    pub(in crate::response_cache) fn decode(
+        bytes: &Bytes,
+        extras: Extras,
+        alike: &HeaderInterner,
+    ) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
         let traits = Traits::from_byte(at.take(1)?[0])?;
@@ -210,12 +221,12 @@ impl StoredResponse {
 
 impl StoredResponse {
     /// Returns the bytes held beside the entry itself.
-    pub(super) fn weight(&self) -> usize {
+    pub(in crate::response_cache) fn weight(&self) -> usize {
         self.body.len() + self.own.heap_bytes() + self.own_fields
     }
 
     /// Encodes the response for the second level.
-    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+    pub(in crate::response_cache) fn encode(&self) -> Option<Vec<u8>> {
         if self.part.is_some() {
             // Partial responses stay in this process.
             return None;
@@ -270,13 +281,13 @@ fn rounded_up(age: Duration) -> u64 {
 }
 
 /// Returns the `Age` value of an age.
-pub(super) fn age_line(age: Duration) -> HeaderValue {
+pub(in crate::response_cache) fn age_line(age: Duration) -> HeaderValue {
     status_header::age(rounded_up(age))
 }
 
 /// Returns the response of an entry, if it holds one.
 #[inline]
-pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
+pub(in crate::response_cache) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
     match CacheRecord::of(entry)? {
         CacheRecord::Response(stored) => Some(stored),
         _ => None,
@@ -285,7 +296,7 @@ pub(super) fn of(entry: &AnyEntry) -> Option<&StoredResponse> {
 
 /// Returns the response to a fresh hit, from an entry that holds one.
 #[inline]
-pub(super) fn hit<R>(
+pub(in crate::response_cache) fn hit<R>(
     entry: AnyEntry,
     now: Moment,
     extras: Extras,
@@ -298,7 +309,7 @@ pub(super) fn hit<R>(
 
 /// Returns a response of this age with this line of `Cache-Status`, from an entry that holds one.
 #[inline]
-pub(super) fn answer<R>(
+pub(in crate::response_cache) fn answer<R>(
     entry: AnyEntry,
     age: Duration,
     cache_status: Option<HeaderValue>,
@@ -333,12 +344,15 @@ impl AsRef<[u8]> for BodyOf {
 
 /// Returns the age of an entry, and the rest of its freshness.
 #[inline]
-pub(super) fn aged<V: ?Sized>(entry: &Entry<V>, now: Moment) -> (Duration, Duration) {
+pub(in crate::response_cache) fn aged<V: ?Sized>(
+    entry: &Entry<V>,
+    now: Moment,
+) -> (Duration, Duration) {
     let ends = entry.ends();
     (now.since(ends.filled()), ends.fresh_until().since(now))
 }
 
-pub(super) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+pub(in crate::response_cache) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@
 //! response: a password in a field of the application, a language, the name of a page fragment. So the fields
 //! of every request fall into classes:
 //!
-//! - **credentials** identify the client; see [`RequestFacts`](super::plan::RequestFacts);
+//! - **credentials** identify the client; see [`RequestFacts`](crate::response_cache::plan::RequestFacts);
 //! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
 //! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
 //!   client to all servers alike;
@@ -15,10 +15,11 @@ use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName};
 
-use super::plan::CacheContext;
+use super::credentials::is_credentials;
+use crate::response_cache::plan::CacheContext;
 
 /// The fields that are part of the key of a response that was not opted in, sorted.
-pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
+pub(in crate::response_cache) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
     let mut names: Vec<HeaderName> =
         SELECTING_NAMES.iter().map(|name| HeaderName::from_static(name)).collect();
     names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
@@ -27,7 +28,8 @@ pub(super) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
 
 /// Stands for all of [`SELECTING`] in the list of an address, so that keys hold only the fields that are
 /// present.
-pub(super) const ALL_SELECTING: HeaderName = HeaderName::from_static("larder-selecting-fields");
+pub(in crate::response_cache) const ALL_SELECTING: HeaderName =
+    HeaderName::from_static("larder-selecting-fields");
 
 /// Content negotiation, scripts of other origins, and requests for a page fragment.
 const SELECTING_NAMES: [&str; 25] = [
@@ -134,7 +136,10 @@ const HARMLESS_PREFIX: &str = "sec-";
 impl CacheContext {
     /// Returns the first request field that may have selected the response and is not part of the key, if there
     /// is one.
-    pub(super) fn unknown_field<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderName> {
+    pub(in crate::response_cache) fn unknown_field<'a>(
+        &self,
+        headers: &'a HeaderMap,
+    ) -> Option<&'a HeaderName> {
         headers.keys().find(|name| !self.is_known(name))
     }
 
@@ -151,24 +156,6 @@ impl CacheContext {
             || options.harmless.contains(name)
             || options.vary_by.iter().any(|input| input.fields.contains(name))
     }
-}
-
-/// Whether the name of a field shows that it holds credentials.
-pub(super) fn is_credentials(name: &str) -> bool {
-    super::plan::IDENTITY.iter().any(|known| known == name) || sounds_secret(name)
-}
-
-/// Whether a name contains a word for credentials.
-pub(super) fn sounds_secret(name: &str) -> bool {
-    // One pass over the first letters of these words: it runs for each unusual field name of every request.
-    let bytes = name.as_bytes();
-    bytes.iter().enumerate().any(|(at, first)| match first {
-        b'a' => bytes[at..].starts_with(b"auth") || bytes[at..].starts_with(b"api-key"),
-        b't' => bytes[at..].starts_with(b"token"),
-        b's' => bytes[at..].starts_with(b"secret") || bytes[at..].starts_with(b"session"),
-        b'p' => bytes[at..].starts_with(b"password"),
-        _ => false,
-    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 /// The slots come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
 /// values of a copy, without a search.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(in crate::response_cache) struct Template {
     fields: HeaderMap,
     has: [bool; 6],
 }
@@ -51,7 +51,7 @@ impl Template {
 
     /// Returns a copy with the values of one response, and of one hit, in the slots.
     #[inline]
-    pub(super) fn filled_in(
+    pub(in crate::response_cache) fn filled_in(
         &self,
         own: &OwnValues,
         age: Option<HeaderValue>,
@@ -85,14 +85,14 @@ const FILLED_IN: [HeaderName; 6] = [
 
 /// The values of the fields that differ between responses, concatenated.
 #[derive(Debug)]
-pub(super) struct OwnValues {
+pub(in crate::response_cache) struct OwnValues {
     text: SmallVec<[u8; USUAL_TEXT]>,
     ends: [u32; 4],
 }
 
 impl OwnValues {
     /// Moves the values out of `fields`, and leaves empty slots.
-    pub(super) fn take_from(fields: &mut HeaderMap) -> Self {
+    pub(in crate::response_cache) fn take_from(fields: &mut HeaderMap) -> Self {
         let mut text = SmallVec::new();
         let ends = OWN.map(|name| {
             if let Some(value) = fields.get(&name) {
@@ -120,40 +120,40 @@ impl OwnValues {
         }
     }
 
-    /// See [`StoredResponse::ask_for_all_lines`](super::stored::StoredResponse::ask_for_all_lines).
+    /// See [`StoredResponse::ask_for_all_lines`](crate::response_cache::stored::StoredResponse::ask_for_all_lines).
     #[inline]
-    pub(super) fn ask_for_all_lines(&self) {
+    pub(in crate::response_cache) fn ask_for_all_lines(&self) {
         black_box((self.text.first().copied(), self.text.last().copied(), self.ends[3]));
     }
 
     /// Returns the bytes held beside this.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub(in crate::response_cache) fn heap_bytes(&self) -> usize {
         if self.text.spilled() { self.text.capacity() } else { 0 }
     }
 }
 
 /// Templates that many responses share.
 #[derive(Debug, Default)]
-pub(super) struct HeaderInterner {
+pub(in crate::response_cache) struct HeaderInterner {
     known: Mutex<HashMap<u64, Arc<Template>>>,
     /// The request fields of the key, which each response names in its last line of `Vary`.
     vary: Option<HeaderValue>,
 }
 
 impl HeaderInterner {
-    pub(super) fn new(vary: Option<HeaderValue>) -> Self {
+    pub(in crate::response_cache) fn new(vary: Option<HeaderValue>) -> Self {
         Self { known: Mutex::default(), vary }
     }
 
     /// Adds the `Vary` line of the key to judge fields. Returns `true` if there is one.
-    pub(super) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
+    pub(in crate::response_cache) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
         let Some(line) = self.vary.clone() else { return false };
         fields.append(header::VARY, line);
         true
     }
 
     /// Returns the shared template of these fields, and the number of its bytes that are not shared.
-    pub(super) fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
+    pub(in crate::response_cache) fn share(&self, fields: HeaderMap) -> (Arc<Template>, usize) {
         let bytes = map_bytes(&fields);
         let hash = hash_of(&fields);
         let mut known = self.known.lock();

@@ -15,27 +15,30 @@ use parking_lot::Mutex;
 
 /// The key of an address without its query, and the query.
 #[derive(Clone, Debug)]
-pub(super) struct SearchKey {
+pub(in crate::response_cache) struct SearchKey {
     base: Key,
     query: Option<String>,
 }
 
 /// The `No-Vary-Search` rules of the responses of an address, the latest first.
 #[derive(Debug, Default)]
-pub(super) struct SearchRules(Mutex<Vec<SearchVariance>>);
+pub(in crate::response_cache) struct SearchRules(Mutex<Vec<SearchVariance>>);
 
 impl SearchKey {
-    pub(super) fn new(base: &KeyBuf, query: Option<&str>) -> Option<Self> {
+    pub(in crate::response_cache) fn new(base: &KeyBuf, query: Option<&str>) -> Option<Self> {
         Some(Self { base: base.finish().ok()?, query: query.map(str::to_owned) })
     }
 
     /// Returns the key of the rules of this address.
-    pub(super) fn rules_key(&self) -> Result<Key, KeyTooLongError> {
+    pub(in crate::response_cache) fn rules_key(&self) -> Result<Key, KeyTooLongError> {
         self.base.with_part(b" rules")
     }
 
     /// Returns the key of a response with this rule.
-    pub(super) fn key(&self, variance: &SearchVariance) -> Result<Key, KeyTooLongError> {
+    pub(in crate::response_cache) fn key(
+        &self,
+        variance: &SearchVariance,
+    ) -> Result<Key, KeyTooLongError> {
         let mut key = KeyBuf::continued(self.base.as_bytes());
         key.push_pieces([FOR_MANY, format!("{variance:?}").as_bytes()]);
         key.push(&variance.normalised(self.query.as_deref()));
@@ -43,7 +46,10 @@ impl SearchKey {
     }
 
     /// Returns the rule and the key of a response with these fields, if it has `No-Vary-Search`.
-    pub(super) fn told(&self, headers: &HeaderMap) -> Option<(SearchVariance, Key)> {
+    pub(in crate::response_cache) fn told(
+        &self,
+        headers: &HeaderMap,
+    ) -> Option<(SearchVariance, Key)> {
         let variance = SearchVariance::of(headers)?;
         let key = self.key(&variance).ok()?;
         Some((variance, key))
@@ -51,11 +57,11 @@ impl SearchKey {
 }
 
 impl SearchRules {
-    pub(super) fn all(&self) -> Vec<SearchVariance> {
+    pub(in crate::response_cache) fn all(&self) -> Vec<SearchVariance> {
         self.0.lock().clone()
     }
 
-    pub(super) fn note(&self, variance: SearchVariance) {
+    pub(in crate::response_cache) fn note(&self, variance: SearchVariance) {
         let mut rules = self.0.lock();
         rules.retain(|known| *known != variance);
         rules.insert(0, variance);

@@ -7,12 +7,12 @@ use larder_semantics::{
     targeted::{self, CDN_CACHE_CONTROL},
 };
 
-use super::{options::Options, overrides::OverrideValues};
+use crate::response_cache::{options::Options, overrides::OverrideValues};
 
 /// Sets the caching fields for downstream: larder cannot invalidate browsers and delivery networks, so a
 /// lifetime of its own is not passed on to them. Returns `true` if the layer or the handler has set a field for
 /// them.
-pub(super) fn tell_others(
+pub(in crate::response_cache) fn tell_others(
     options: &Options,
     chosen: &OverrideValues,
     private: bool,
@@ -64,19 +64,19 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
 /// differently.
 ///
 /// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
-pub(super) fn field_value(text: &str) -> Option<HeaderValue> {
+pub(in crate::response_cache) fn field_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
 }
 
 /// Removes the fields that this cache may not store, or may not send from storage.
-pub(super) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
+pub(in crate::response_cache) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
     remove_named(options, headers);
     fields::remove_not_stored(headers);
     headers.remove(header::AGE);
 }
 
 /// Removes the fields that the response names in `private="…"` or `no-cache="…"`.
-pub(super) fn remove_named(options: &Options, headers: &mut HeaderMap) {
+pub(in crate::response_cache) fn remove_named(options: &Options, headers: &mut HeaderMap) {
     let control = targeted::control_of(headers, &options.targets);
     fields::remove_named(headers, &control, options.role);
 }

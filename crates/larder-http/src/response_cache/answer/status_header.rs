@@ -15,13 +15,13 @@ const SECONDS: usize = 3_601;
 const CACHE_NAME: &str = "larder";
 
 /// Returns an `Age` value.
-pub(super) fn age(seconds: u64) -> HeaderValue {
+pub(in crate::response_cache) fn age(seconds: u64) -> HeaderValue {
     static AGES: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&AGES, seconds, |seconds| seconds.to_string())
 }
 
 /// Returns the `Cache-Status` value of a fresh hit.
-pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
+pub(in crate::response_cache) fn hit(ttl_seconds: u64) -> HeaderValue {
     static HITS: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&HITS, ttl_seconds, |ttl| {
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
@@ -30,12 +30,12 @@ pub(super) fn hit(ttl_seconds: u64) -> HeaderValue {
 }
 
 /// Returns the `Cache-Status` of this cache, without optional parameters.
-pub(super) const fn said(handling: Handling) -> CacheStatus<'static> {
+pub(in crate::response_cache) const fn said(handling: Handling) -> CacheStatus<'static> {
     CacheStatus::new(CACHE_NAME, handling)
 }
 
 /// Returns a `Cache-Status` value.
-pub(super) fn status_value(status: &CacheStatus<'_>) -> HeaderValue {
+pub(in crate::response_cache) fn status_value(status: &CacheStatus<'_>) -> HeaderValue {
     value(&status.to_string())
 }
 

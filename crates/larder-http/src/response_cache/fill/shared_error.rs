@@ -11,7 +11,7 @@ use crate::own_response::own_response;
 
 /// The failure of a fill.
 #[derive(Clone, Debug)]
-pub(super) struct SharedFailure {
+pub(in crate::response_cache) struct SharedFailure {
     status: StatusCode,
     /// The response itself, if waiters may get it too.
     response: Option<Arc<SharedError>>,
@@ -19,28 +19,28 @@ pub(super) struct SharedFailure {
 
 /// An error response that may answer all waiters of the leader.
 #[derive(Debug)]
-pub(super) struct SharedError {
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(in crate::response_cache) struct SharedError {
+    pub(in crate::response_cache) headers: HeaderMap,
+    pub(in crate::response_cache) body: Bytes,
     /// The key of its variant, and the fields that select it.
-    pub(super) key: Key,
-    pub(super) names: Vec<HeaderName>,
+    pub(in crate::response_cache) key: Key,
+    pub(in crate::response_cache) names: Vec<HeaderName>,
 }
 
 impl SharedFailure {
     /// Returns a failure of which waiters get only the status.
-    pub(super) fn with_status(status: StatusCode) -> Self {
+    pub(in crate::response_cache) fn with_status(status: StatusCode) -> Self {
         Self { status, response: None }
     }
 
     /// Returns a failure whose response waiters may get.
-    pub(super) fn shared(status: StatusCode, response: SharedError) -> Self {
+    pub(in crate::response_cache) fn shared(status: StatusCode, response: SharedError) -> Self {
         Self { status, response: Some(Arc::new(response)) }
     }
 
     /// Returns the response to a waiter. `is_variant` decides whether its request selects a key by these
     /// fields.
-    pub(super) fn answer<R>(
+    pub(in crate::response_cache) fn answer<R>(
         &self,
         is_variant: impl Fn(&Key, &[HeaderName]) -> bool,
     ) -> Response<CacheBody<R>> {
@@ -60,4 +60,4 @@ impl SharedFailure {
 }
 
 /// The largest error body that waiters share, in bytes; of a larger one they get only the status.
-pub(super) const LARGEST_SHARED: u64 = 64 << 10;
+pub(in crate::response_cache) const LARGEST_SHARED: u64 = 64 << 10;

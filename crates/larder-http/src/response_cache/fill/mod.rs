@@ -26,21 +26,26 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{
-    conditional_range::{self, ConditionsAndRange},
-    downstream,
-    judge::{self, ResponseTimes, StorageDecision},
-    no_vary_search::SearchKey,
+use crate::response_cache::{
+    answer::{
+        conditional_range::{self, ConditionsAndRange},
+        downstream,
+        status_header::{self, said},
+    },
+    fill::{
+        judge::{ResponseTimes, StorageDecision},
+        shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
+        store::StoreOutcome,
+    },
     options::WriteCheck,
     overrides::{OverrideValues, ResponseOverrides},
-    partial,
     plan::CacheContext,
-    request_fields::{ALL_SELECTING, SELECTING},
-    shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
-    status_header::{self, said},
-    store::StoreOutcome,
-    stored::{self, Part},
-    variants::{default_key, variant_key},
+    request::request_fields::{ALL_SELECTING, SELECTING},
+    stored::{
+        self, Part,
+        no_vary_search::SearchKey,
+        variants::{default_key, variant_key},
+    },
 };
 use crate::{
     body::{BoxError, CacheBody},
@@ -50,70 +55,76 @@ use crate::{
     recording::{BodyTooLarge, Recording},
 };
 
+pub(super) mod freshen;
+pub(super) mod judge;
+pub(super) mod partial;
+pub(super) mod shared_error;
+pub(super) mod store;
+
 /// A fill: the facts of its request, and the state that it needs to store the response.
-pub(super) struct Fill {
-    pub(super) plan: Arc<CacheContext>,
-    pub(super) key: Key,
+pub(in crate::response_cache) struct Fill {
+    pub(in crate::response_cache) plan: Arc<CacheContext>,
+    pub(in crate::response_cache) key: Key,
     /// The single-flight key; hit-for-miss records are stored under it.
-    pub(super) queue: Key,
+    pub(in crate::response_cache) queue: Key,
     /// Scheme and authority.
-    pub(super) origin: String,
-    pub(super) tags: Vec<Tag>,
-    pub(super) selecting: HeaderMap,
-    pub(super) asker: RequestIdentity,
-    pub(super) scope: Scope,
-    pub(super) choices: ResponseOverrides,
-    pub(super) why: Forward,
-    pub(super) began: Moment,
+    pub(in crate::response_cache) origin: String,
+    pub(in crate::response_cache) tags: Vec<Tag>,
+    pub(in crate::response_cache) selecting: HeaderMap,
+    pub(in crate::response_cache) asker: RequestIdentity,
+    pub(in crate::response_cache) scope: Scope,
+    pub(in crate::response_cache) choices: ResponseOverrides,
+    pub(in crate::response_cache) why: Forward,
+    pub(in crate::response_cache) began: Moment,
     /// The stored response that this request selects and this fill replaces.
-    pub(super) replaces: Option<AnyEntry>,
+    pub(in crate::response_cache) replaces: Option<AnyEntry>,
     /// The stored response that the origin may confirm, since this fill sends its validators.
-    pub(super) known: Option<AnyEntry>,
+    pub(in crate::response_cache) known: Option<AnyEntry>,
     /// The key of the address without its query, if the layer honours `No-Vary-Search`.
-    pub(super) search: Option<Box<SearchKey>>,
-    pub(super) wants_etag: bool,
+    pub(in crate::response_cache) search: Option<Box<SearchKey>>,
+    pub(in crate::response_cache) wants_etag: bool,
     /// Whether the request of the client has a condition or a range.
-    pub(super) narrowed: bool,
+    pub(in crate::response_cache) narrowed: bool,
     /// Whether the fill asks the origin for a range only.
-    pub(super) in_part: bool,
+    pub(in crate::response_cache) in_part: bool,
     /// A request field that may have selected the response and is not part of the key.
-    pub(super) unknown_field: Option<HeaderName>,
+    pub(in crate::response_cache) unknown_field: Option<HeaderName>,
     /// Reports the head with which the response leaves, where there is a
     /// [`FinalHeadLayer`](crate::FinalHeadLayer).
-    pub(super) final_head: Option<FinalHead>,
+    pub(in crate::response_cache) final_head: Option<FinalHead>,
     /// The checks that decide after the handler whether the response is stored.
-    pub(super) written: Arc<[WriteCheck]>,
+    pub(in crate::response_cache) written: Arc<[WriteCheck]>,
 }
 
 /// The result that a fill sends to its client.
-pub(super) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
+pub(in crate::response_cache) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
 
 /// A response in flight, as waiters read it along.
 #[derive(Debug)]
-pub(super) struct InFlightResponse<R> {
-    pub(super) head: response::Parts,
-    pub(super) recording: Arc<Recording<R>>,
-    pub(super) open: bool,
-    pub(super) opted_in: bool,
-    pub(super) key: Key,
-    pub(super) names: Vec<HeaderName>,
+pub(in crate::response_cache) struct InFlightResponse<R> {
+    pub(in crate::response_cache) head: response::Parts,
+    pub(in crate::response_cache) recording: Arc<Recording<R>>,
+    pub(in crate::response_cache) open: bool,
+    pub(in crate::response_cache) opted_in: bool,
+    pub(in crate::response_cache) key: Key,
+    pub(in crate::response_cache) names: Vec<HeaderName>,
 }
 
 /// The head of a response that is about to be stored.
-pub(super) struct ReceivedHead {
-    pub(super) head: response::Parts,
-    pub(super) judged: StorageDecision,
-    pub(super) chosen: OverrideValues,
+pub(in crate::response_cache) struct ReceivedHead {
+    pub(in crate::response_cache) head: response::Parts,
+    pub(in crate::response_cache) judged: StorageDecision,
+    pub(in crate::response_cache) chosen: OverrideValues,
     /// The key of the address, or of all equivalent queries under `No-Vary-Search`.
-    pub(super) base: Key,
+    pub(in crate::response_cache) base: Key,
     /// The base, and the values of the fields that the response varies by.
-    pub(super) key: Key,
-    pub(super) names: Vec<HeaderName>,
-    pub(super) received: Moment,
+    pub(in crate::response_cache) key: Key,
+    pub(in crate::response_cache) names: Vec<HeaderName>,
+    pub(in crate::response_cache) received: Moment,
     /// The range, if the response is partial.
-    pub(super) part: Option<Part>,
+    pub(in crate::response_cache) part: Option<Part>,
     /// The status that the inner service sent.
-    pub(super) from: StatusCode,
+    pub(in crate::response_cache) from: StatusCode,
 }
 
 /// The outcome of recording a body.
@@ -128,7 +139,7 @@ enum RecordingOutcome {
 
 impl Fill {
     /// Runs the fill to its end, even if its client disconnects.
-    pub(super) async fn run<S, B, R>(
+    pub(in crate::response_cache) async fn run<S, B, R>(
         self,
         lead: Leader,
         inner: S,
@@ -169,7 +180,7 @@ impl Fill {
         }
     }
 
-    pub(super) async fn hear<R, E>(
+    pub(in crate::response_cache) async fn hear<R, E>(
         self,
         lead: Leader,
         response: Response<R>,
@@ -229,7 +240,7 @@ impl Fill {
     /// Stores a complete body, and answers the client of the fill. Inside of a
     /// [`FinalHeadLayer`](crate::FinalHeadLayer) the response is stored once its head has left, if it left
     /// storable.
-    pub(super) fn keep_whole<R, E>(
+    pub(in crate::response_cache) fn keep_whole<R, E>(
         self,
         lead: Leader,
         heard: ReceivedHead,
@@ -280,7 +291,7 @@ impl Fill {
     }
 
     /// Whether the handler has written to state of its client that an outer layer sends, such as a session.
-    pub(super) fn is_written(&self) -> bool {
+    pub(in crate::response_cache) fn is_written(&self) -> bool {
         self.written.iter().any(|is_written| is_written())
     }
 
@@ -553,7 +564,7 @@ impl Fill {
     }
 
     /// Whether the head of a response allows storing it.
-    pub(super) fn would_keep<R>(&self, response: &Response<R>) -> bool {
+    pub(in crate::response_cache) fn would_keep<R>(&self, response: &Response<R>) -> bool {
         let now = self.plan.kernel.now();
         self.judge(response, None, &self.choices.chosen(), now).is_ok()
     }
@@ -581,7 +592,7 @@ impl Fill {
         }
     }
 
-    pub(super) fn judge_fields(
+    pub(in crate::response_cache) fn judge_fields(
         &self,
         status: StatusCode,
         headers: &HeaderMap,
@@ -608,12 +619,12 @@ impl Fill {
 
     /// Returns the key under which the responses of this address are stored: that of the address, or of all
     /// equivalent queries under `No-Vary-Search`.
-    pub(super) fn base(&self, headers: &HeaderMap) -> Key {
+    pub(in crate::response_cache) fn base(&self, headers: &HeaderMap) -> Key {
         let told = self.search.as_ref().and_then(|search| search.told(headers));
         told.map_or_else(|| self.key.clone(), |(_, key)| key)
     }
 
-    pub(super) fn variant(
+    pub(in crate::response_cache) fn variant(
         &self,
         base: &Key,
         names: &[HeaderName],
@@ -625,14 +636,14 @@ impl Fill {
     }
 
     /// Whether, downstream, only the cache of the client itself may store the response.
-    pub(super) fn is_private(&self) -> bool {
+    pub(in crate::response_cache) fn is_private(&self) -> bool {
         self.asker.partitioned
             || self.scope.gathered().private
             || self.plan.options.has_hidden_input()
     }
 
     /// Prepares the head for being sent and stored.
-    pub(super) fn prepare(&self, heard: &mut ReceivedHead) {
+    pub(in crate::response_cache) fn prepare(&self, heard: &mut ReceivedHead) {
         let headers = &mut heard.head.headers;
         fields::remove_hop_by_hop(headers);
         if !headers.contains_key(header::DATE) {
@@ -734,18 +745,22 @@ impl Fill {
         self.let_go(lead, why);
     }
 
-    pub(super) fn let_go(&self, lead: Leader, why: Reason) {
+    pub(in crate::response_cache) fn let_go(&self, lead: Leader, why: Reason) {
         self.record(Event::Refused(why));
         lead.land(FlightResult::NotShared(why));
     }
 
     /// Returns a response that is forwarded to its client without being stored.
-    pub(super) fn passed<R>(&self, response: Response<R>, why: Reason) -> Response<CacheBody<R>> {
+    pub(in crate::response_cache) fn passed<R>(
+        &self,
+        response: Response<R>,
+        why: Reason,
+    ) -> Response<CacheBody<R>> {
         let scope = self.scope.clone();
         self.passed_on(response.map(|body| CacheBody::scoped(body, scope)), why)
     }
 
-    pub(super) fn passed_on<R>(
+    pub(in crate::response_cache) fn passed_on<R>(
         &self,
         mut response: Response<CacheBody<R>>,
         why: Reason,
@@ -773,7 +788,7 @@ impl Fill {
         conditional_range::fitted(&self.selecting, fit, response)
     }
 
-    pub(super) fn answer<R>(
+    pub(in crate::response_cache) fn answer<R>(
         &self,
         heard: &ReceivedHead,
         kept: &StoreOutcome,
@@ -800,13 +815,13 @@ impl Fill {
         head
     }
 
-    pub(super) fn record(&self, event: Event) {
+    pub(in crate::response_cache) fn record(&self, event: Event) {
         self.plan.meter.record(event, self.plan.kernel.now());
     }
 }
 
 /// Adds the outcome to the fields of a response: `Cache-Status` and `X-Cache`, as configured.
-pub(super) fn note(
+pub(in crate::response_cache) fn note(
     plan: &CacheContext,
     headers: &mut HeaderMap,
     status: CacheStatus<'_>,
@@ -821,7 +836,7 @@ pub(super) fn note(
 }
 
 /// Returns the time at that distance from now; one that the clock cannot represent becomes 366 days.
-pub(super) fn after(time: Duration) -> Instant {
+pub(in crate::response_cache) fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(366 * 86_400))
 }
@@ -834,17 +849,17 @@ fn fail(lead: Leader, failure: SharedFailure) {
 /// Whether a stale response may replace a response with this status.
 ///
 /// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
-pub(super) fn is_error(status: StatusCode) -> bool {
+pub(in crate::response_cache) fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
 /// Whether a status says that the resource does not exist, and not that this one request is wrong.
-pub(super) fn is_gone(status: StatusCode) -> bool {
+pub(in crate::response_cache) fn is_gone(status: StatusCode) -> bool {
     [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
 }
 
 /// Returns the length of a body, if it is announced.
-pub(super) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
+pub(in crate::response_cache) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
     response
         .body()
         .size_hint()
@@ -872,10 +887,10 @@ impl<R> Drop for FailRecordingOnDrop<'_, R> {
 
 /// The reason why a request with an unknown field is not answered from a response that was not opted in, nor
 /// stored as one.
-pub(super) const UNKNOWN_FIELD: Reason = Reason::UnknownField;
+pub(in crate::response_cache) const UNKNOWN_FIELD: Reason = Reason::UnknownField;
 
 /// The reason why a response is not stored if its handler has written to the session of its client.
-pub(super) const SESSION_WRITTEN: Reason = Reason::SessionWritten;
+pub(in crate::response_cache) const SESSION_WRITTEN: Reason = Reason::SessionWritten;
 
 /// The interval at which a fill that goes on for its readers alone checks whether any are left.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);
