@@ -375,7 +375,7 @@ impl Waiter {
     }
 
     /// Waits for the end of a fill.
-    pub async fn landing(&mut self) -> FlightResult {
+    pub async fn result(&mut self) -> FlightResult {
         match self.hear(|progress, _| matches!(progress, Progress::Done(_))).await {
             Progress::Done(landing) => landing,
             Progress::Streaming(_) => FlightResult::Abandoned,

@@ -39,6 +39,7 @@ pub use crate::{
     clock::{Clock, Moment, jittered},
     engine::EntryState,
     entry::{AnyEntry, Encoded, Entry, Value},
+    fill_loop::{FillRequest, fill_or_wait},
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},

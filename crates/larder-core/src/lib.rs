@@ -50,6 +50,7 @@ mod entry;
 #[cfg(feature = "second-level")]
 mod envelope;
 mod fill_lock;
+mod fill_loop;
 mod flight;
 mod invalidation_feed;
 mod key;

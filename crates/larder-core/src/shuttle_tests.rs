@@ -137,7 +137,7 @@ impl World {
                     unreachable!("no scope here is inside a fill")
                 }
                 FlightRole::Leader(lead) => return self.lead(lead, scope.stamp()),
-                FlightRole::Waiter(mut wait) => match block_on(wait.landing()) {
+                FlightRole::Waiter(mut wait) => match block_on(wait.result()) {
                     FlightResult::Filled(entry) if wait.arrived_before_fill() => {
                         return version(&entry);
                     }

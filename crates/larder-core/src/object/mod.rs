@@ -1,6 +1,8 @@
 //! Cache-aside for values: look up, otherwise load once and store.
 
-use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
+use std::{
+    any::Any, borrow::Cow, future::Future, marker::PhantomData, panic, sync::Arc, time::Duration,
+};
 
 use tracing::Instrument as _;
 
@@ -9,7 +11,8 @@ use crate::{
     consistency::Consistency,
     engine::EntryState,
     entry::AnyEntry,
-    flight::{FlightResult, FlightRole, Leader, Waiter},
+    fill_loop::{FillRequest, fill_or_wait},
+    flight::{FlightResult, FlightRole, Leader},
     kernel::{EntryDraft, Kernel},
     key::{Key, KeyBuf, Kind},
     lifetime::Lifetime,
@@ -19,6 +22,7 @@ use crate::{
     schema::Schema,
     scope::{Audience, PartTraits, Scope, ScopeContents, ScopeOwner},
     second_level::StoreLookup,
+    store::BoxFuture,
     tag::Tag,
     tiers::Tiers,
 };
@@ -124,74 +128,25 @@ impl Call<'_> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let arrived = self.kernel.sequence();
-        let mut stale = None;
-        let mut failure = None;
-        let mut why = Event::Bypass(Reason::Overtaken);
-        let mut looks = 0;
-        while looks < MAX_LOOKS {
-            match self.look()? {
-                LookupResult::Fresh(entry, value) => return Ok(self.hit(&entry, value)),
-                LookupResult::Stale(entry, value) => {
-                    self.add_to_whole(&entry, true);
-                    self.record(Event::StaleHit, self.began);
-                    self.refresh(&entry, load);
-                    return Ok(value);
-                }
-                LookupResult::OnError(entry) => stale = Some(entry),
-                LookupResult::Gone(event) if looks == 0 => self.record(event, self.began),
-                LookupResult::Gone(_) | LookupResult::Nothing => {}
-            }
-            if looks == 0 && self.opened == ScopeOwner::ThisCall {
-                self.scope = self.kernel.counting_waits(self.scope.clone());
-            }
-            if looks == 0 && self.was_refused_lately() {
-                // Hit-for-miss: no call waits for this fill. If its value is storable after all, it is stored.
-                let lead = self.kernel.lead_alone(&self.key, &self.scope);
-                return self.lead(lead, stale, load).await;
-            }
-            if looks > 0 && self.opened == ScopeOwner::ThisCall {
-                // This call has read nothing yet, so it may take a newer stamp: all waiters may take the value of a
-                // fill under it.
-                self.scope = self.kernel.open_scope().bounded_as(&self.scope);
-            }
-            let place = (self.hash, &self.key);
-            let wait =
-                match self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout) {
-                    FlightRole::Leader(lead) => return self.lead(lead, stale, load).await,
-                    FlightRole::Waiter(wait) => wait,
-                    FlightRole::Alone => {
-                        why = Event::Bypass(Reason::SelfWaiting);
-                        break;
-                    }
-                    FlightRole::Circle(names) => return Err(LoadError::Circle { names }),
-                };
-            match self.wait(wait).await? {
-                WaitOutcome::Taken(value) => return Ok(value),
-                // The fill is slow: the next `join` leads a second fill beside it, or waits for such a one.
-                WaitOutcome::Long => continue,
-                WaitOutcome::Again => failure = None,
-                WaitOutcome::Failed(error) => {
-                    if let Some(value) = self.fall_back(stale.as_ref()) {
-                        self.record(Event::Miss, self.began);
-                        return Ok(value);
-                    }
-                    failure = Some(error);
-                }
-                WaitOutcome::GiveUp(event) => {
-                    (why, failure) = (event, None);
-                    break;
-                }
-            }
-            looks += 1;
+        let mut request =
+            ValueRequest { call: self, load: Some(load), arrived, stale: None, typed: PhantomData };
+        if let Some(found) = request.look(true) {
+            return found;
         }
-        if let Some(failure) = failure {
-            // Several fills in a row failed. A waiter does not add one more load to an origin in trouble.
-            self.record(Event::Failed(Reason::Anothers), self.began);
-            self.scope.add_unkept(ScopeContents::default(), Reason::FailedPart);
-            return Err(failure.into());
+        let call = &mut *request.call;
+        if call.opened == ScopeOwner::ThisCall {
+            call.scope = call.kernel.counting_waits(call.scope.clone());
         }
-        self.record(why, self.began);
-        self.alone(stale, load).await
+        // Boxed: the compiler cannot prove at the call site of a user that the loop is `Send` where an error type has a
+        // lifetime in it, such as `&'static str`.
+        let answer: BoxFuture<'_, _> = if call.was_refused_lately() {
+            // Hit-for-miss: no call waits for this fill. If its value is storable after all, it is stored.
+            let lead = call.kernel.lead_alone(&call.key, &call.scope);
+            Box::pin(request.lead(lead))
+        } else {
+            Box::pin(fill_or_wait(request))
+        };
+        answer.await
     }
 
     /// Clones this call for a task that may outlive its caller.
@@ -253,37 +208,6 @@ impl Call<'_> {
     /// Whether the lag of this process is within the bound of the scope. Checked again after each wait.
     fn is_trusted(&self) -> bool {
         self.kernel.is_within_bound_of(&self.scope)
-    }
-
-    async fn wait<T: CacheValue, E: Send + Sync + 'static>(
-        &self,
-        mut wait: Waiter,
-    ) -> Result<WaitOutcome<T, E>, LoadError<E>> {
-        let patience = wait.patience().min(LONGEST_WAIT);
-        let Ok(landing) = tokio::time::timeout(patience, wait.landing()).await else {
-            return Ok(WaitOutcome::Long);
-        };
-        let now = self.kernel.now();
-        Ok(match landing {
-            _ if !self.is_trusted() => WaitOutcome::GiveUp(Event::Bypass(Reason::Unsynchronised)),
-            FlightResult::Filled(entry) if !self.is_young(&entry) => WaitOutcome::Again,
-            FlightResult::Filled(entry)
-                if wait.arrived_before_fill()
-                    || self.kernel.entry_state(&entry, now) == EntryState::Fresh =>
-            {
-                let value = self.value(&entry)?;
-                self.add_to_whole(&entry, false);
-                self.record(Event::Collapsed, now);
-                WaitOutcome::Taken(value)
-            }
-            FlightResult::Filled(_) | FlightResult::Withdrawn => WaitOutcome::Again,
-            FlightResult::Abandoned => WaitOutcome::Failed(Failure::Panic),
-            FlightResult::Failed(error) => {
-                let error = error.downcast_ref::<Failure<E>>().cloned();
-                WaitOutcome::Failed(error.unwrap_or(Failure::Elsewhere))
-            }
-            FlightResult::NotShared(_) => WaitOutcome::GiveUp(Event::Miss),
-        })
     }
 
     /// Reads the second level, then runs the loader in a task of its own: waiters do not depend on the caller being
@@ -360,7 +284,7 @@ impl Call<'_> {
     /// Returns the value of a fill, and adds it to the enclosing scope as a part.
     fn taken<T: CacheValue, E>(&self, brought: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
         match brought {
-            FillOutcome::CacheValue(value, entry) => {
+            FillOutcome::Stored(value, entry) => {
                 self.add_to_whole(&entry, false);
                 Ok(value)
             }
@@ -380,7 +304,7 @@ impl Call<'_> {
         };
         let value = Arc::clone(&object.value);
         lead.land(FlightResult::Filled(entry.clone()));
-        FillOutcome::CacheValue(value, entry.clone())
+        FillOutcome::Stored(value, entry.clone())
     }
 
     /// Reads the entry from the second level. With a fill lock, waits while another process holds it, and takes the
@@ -427,7 +351,7 @@ impl Call<'_> {
         match self.keep(object, &wishes, &scope, now) {
             Ok(entry) => {
                 fill.land(FlightResult::Filled(entry.clone()));
-                Ok(FillOutcome::CacheValue(value, entry))
+                Ok(FillOutcome::Stored(value, entry))
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
@@ -663,6 +587,129 @@ impl Call<'_> {
     }
 }
 
+/// A call with its loader, as the fill loop drives it.
+struct ValueRequest<'c, 'k, T, E, F> {
+    call: &'c mut Call<'k>,
+    load: Option<F>,
+    /// The sequence number of this process when the call arrived.
+    arrived: u64,
+    stale: Option<AnyEntry>,
+    typed: PhantomData<fn() -> (T, E)>,
+}
+
+impl<T, E, F, Fut> ValueRequest<'_, '_, T, E, F>
+where
+    T: CacheValue,
+    E: Send + Sync + 'static,
+    F: FnOnce(Loading) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    fn look(&mut self, is_first: bool) -> Option<Result<Arc<T>, LoadError<E>>> {
+        let call = &*self.call;
+        match call.look() {
+            Err(error) => return Some(Err(error)),
+            Ok(LookupResult::Fresh(entry, value)) => return Some(Ok(call.hit(&entry, value))),
+            Ok(LookupResult::Stale(entry, value)) => {
+                call.add_to_whole(&entry, true);
+                call.record(Event::StaleHit, call.began);
+                call.refresh(&entry, self.load.take().expect("a loader is taken once, at the end"));
+                return Some(Ok(value));
+            }
+            Ok(LookupResult::OnError(entry)) => self.stale = Some(entry),
+            Ok(LookupResult::Gone(event)) if is_first => call.record(event, call.began),
+            Ok(LookupResult::Gone(_) | LookupResult::Nothing) => {}
+        }
+        None
+    }
+}
+
+impl<T, E, F, Fut> FillRequest for ValueRequest<'_, '_, T, E, F>
+where
+    T: CacheValue,
+    E: Send + Sync + 'static,
+    F: FnOnce(Loading) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    type Output = Result<Arc<T>, LoadError<E>>;
+    type Failure = Failure<E>;
+
+    fn kernel(&self) -> &Kernel {
+        &self.call.kernel
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.call.scope
+    }
+
+    fn restamp(&mut self) {
+        if self.call.opened == ScopeOwner::ThisCall {
+            // This call has read nothing yet.
+            self.call.scope = self.call.kernel.open_scope().bounded_as(&self.call.scope);
+        }
+    }
+
+    fn join(&self) -> FlightRole {
+        let Call { kernel, hash, key, scope, policy, .. } = &*self.call;
+        kernel.join((*hash, key), scope, self.arrived, policy.coalesce_timeout)
+    }
+
+    fn take(&mut self, entry: &AnyEntry) -> Option<Self::Output> {
+        if !self.call.is_young(entry) {
+            return None;
+        }
+        let value = match self.call.value(entry) {
+            Ok(value) => value,
+            Err(error) => return Some(Err(error)),
+        };
+        self.call.add_to_whole(entry, false);
+        self.call.record(Event::Collapsed, self.call.kernel.now());
+        Some(Ok(value))
+    }
+
+    fn look_again(&mut self) -> Option<Self::Output> {
+        self.look(false)
+    }
+
+    fn fall_back(
+        &mut self,
+        failure: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Result<Self::Output, Failure<E>> {
+        if let Some(value) = self.call.fall_back(self.stale.as_ref()) {
+            self.call.record(Event::Miss, self.call.began);
+            return Ok(Ok(value));
+        }
+        let Some(failure) = failure else { return Err(Failure::Panic) };
+        Err(failure.downcast_ref::<Failure<E>>().cloned().unwrap_or(Failure::Elsewhere))
+    }
+
+    async fn lead(self, leader: Leader) -> Self::Output {
+        let load = self.load.expect("a loader is taken once, at the end");
+        self.call.lead(leader, self.stale, load).await
+    }
+
+    async fn alone(self, reason: Reason) -> Self::Output {
+        let event = match reason {
+            Reason::SelfWaiting | Reason::Overtaken | Reason::Unsynchronised => {
+                Event::Bypass(reason)
+            }
+            _ => Event::Miss,
+        };
+        self.call.record(event, self.call.began);
+        let load = self.load.expect("a loader is taken once, at the end");
+        self.call.alone(self.stale, load).await
+    }
+
+    async fn circle(self, names: Vec<String>) -> Self::Output {
+        Err(LoadError::Circle { names })
+    }
+
+    fn fail(self, failure: Failure<E>) -> Self::Output {
+        self.call.record(Event::Failed(Reason::Anothers), self.call.began);
+        self.call.scope.add_unkept(ScopeContents::default(), Reason::FailedPart);
+        Err(failure.into())
+    }
+}
+
 /// The result of a lookup in the first level.
 enum LookupResult<T> {
     Fresh(AnyEntry, Arc<T>),
@@ -673,20 +720,9 @@ enum LookupResult<T> {
     Nothing,
 }
 
-/// The result of waiting for the fill of another call.
-enum WaitOutcome<T, E> {
-    Taken(Arc<T>),
-    Again,
-    /// The fill has not ended within the wait.
-    Long,
-    /// The fill failed, for this reason.
-    Failed(Failure<E>),
-    GiveUp(Event),
-}
-
 /// The result of a fill.
 enum FillOutcome<T> {
-    CacheValue(Arc<T>, AnyEntry),
+    Stored(Arc<T>, AnyEntry),
     Unkept(Arc<T>, UnstoredValue),
     /// The value that is stored under this name has another type, this one.
     OtherType(&'static str),
@@ -698,10 +734,5 @@ struct UnstoredValue {
     why: Reason,
 }
 
-/// How many times a call looks up and waits before it loads alone, or fails with the error of the fills that it
-/// waited for.
-const MAX_LOOKS: usize = 4;
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
-/// The longest wait with a timer; a longer limit means no limit.
-const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use larder_core::{
     Key, Reason, Tag,
-    kernel::{
-        AnyEntry, EntryState, Event, FlightResult, FlightRole, Leader, Moment, Progress, Scope,
-        Waiter,
-    },
+    kernel::{AnyEntry, EntryState, Event, FlightRole, Leader, Moment, Scope},
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -18,16 +15,12 @@ use larder_semantics::{
     validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS},
 };
 
-use tokio::time::timeout_at;
-
 use super::{
     answer::{
         conditional_range::{self, ConditionsAndRange},
         status_header::said,
     },
-    fill::{
-        Answer, Fill, InFlightResponse, after, is_error, note, shared_error::SharedFailure, store,
-    },
+    fill::{Answer, Fill, InFlightResponse, is_error, note, shared_error::SharedFailure, store},
     options::WriteCheck,
     overrides::ResponseOverrides,
     plan::{CacheContext, RequestKey, aged_for},
@@ -89,15 +82,6 @@ pub(super) enum LookupResult {
 
 /// The reason why no stored response may answer: this process may be too far behind the log.
 pub(super) const UNSYNCHRONISED: Reason = Reason::Unsynchronised;
-
-/// The reason why waiting for a fill in flight returned no response.
-pub(super) enum WaitFailure {
-    Again,
-    /// The fill takes too long: join again, which may start another fill beside it.
-    Long,
-    Failed(SharedFailure),
-    Alone(Reason),
-}
 
 impl Lookup {
     /// Looks this request up in the first level.
@@ -323,61 +307,18 @@ impl Lookup {
         request
     }
 
-    pub(super) async fn wait<R: Send + 'static>(
+    /// Returns the response in place of the failed fill of another request: a stale one, or the failure.
+    pub(super) fn fall_back<R>(
         &self,
-        mut wait: Waiter,
-        why: Forward,
-        fallback: &Option<AnyEntry>,
-    ) -> Result<Response<CacheBody<R>>, WaitFailure> {
-        let until = after(wait.patience());
-        let landing = match timeout_at(until, wait.progress()).await {
-            Ok(Progress::Done(landing)) => landing,
-            Ok(Progress::Streaming(_)) if !self.is_trusted() => {
-                return Err(WaitFailure::Alone(UNSYNCHRONISED));
-            }
-            Ok(Progress::Streaming(along)) => match self.read_along(along, why) {
-                Some(answer) => return Ok(answer),
-                None => match timeout_at(until, wait.landing()).await {
-                    Ok(landing) => landing,
-                    Err(_) => return Err(WaitFailure::Long),
-                },
-            },
-            Err(_) => return Err(WaitFailure::Long),
-        };
-        match landing {
-            _ if !self.is_trusted() => Err(WaitFailure::Alone(UNSYNCHRONISED)),
-            FlightResult::Filled(entry)
-                if (wait.arrived_before_fill() || self.is_fresh(&entry))
-                    && self.is_mine(&entry) =>
-            {
-                self.record(Event::Collapsed);
-                Ok(self.collapsed(&entry, why))
-            }
-            FlightResult::Filled(_) | FlightResult::Withdrawn => Err(WaitFailure::Again),
-            FlightResult::NotShared(why) => Err(WaitFailure::Alone(why)),
-            FlightResult::Abandoned => {
-                self.failed_for_another(SharedFailure::with_status(PANICKED), fallback)
-            }
-            FlightResult::Failed(failure) => {
-                let failure = failure.downcast_ref::<SharedFailure>().cloned();
-                let failure = failure.unwrap_or(SharedFailure::with_status(PANICKED));
-                self.failed_for_another(failure, fallback)
-            }
-        }
-    }
-
-    /// Answers with a stale response in place of a failed fill, if there is one.
-    fn failed_for_another<R>(
-        &self,
-        failure: SharedFailure,
-        fallback: &Option<AnyEntry>,
-    ) -> Result<Response<CacheBody<R>>, WaitFailure> {
-        match self.usable(fallback.as_ref()) {
+        failure: Option<&SharedFailure>,
+        fallback: Option<&AnyEntry>,
+    ) -> Result<Response<CacheBody<R>>, SharedFailure> {
+        match self.usable(fallback) {
             Some(entry) => {
                 self.record(Event::Miss);
                 Ok(self.stale(&entry, Event::StaleOnError, Some(Reason::Origin.as_str())))
             }
-            None => Err(WaitFailure::Failed(failure)),
+            None => Err(failure.cloned().unwrap_or(SharedFailure::with_status(PANICKED))),
         }
     }
 
@@ -411,13 +352,8 @@ impl Lookup {
         }
     }
 
-    fn is_fresh(&self, entry: &AnyEntry) -> bool {
-        let kernel = &self.plan.kernel;
-        kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
-    }
-
     /// Returns the response in flight, if this request may get it: the same bytes, as they arrive.
-    fn read_along<R: Send + 'static>(
+    pub(super) fn read_along<R: Send + 'static>(
         &self,
         along: Arc<dyn std::any::Any + Send + Sync>,
         why: Forward,
@@ -440,7 +376,7 @@ impl Lookup {
     }
 
     /// Whether the entry of a fill would be a hit for this request.
-    fn is_mine(&self, entry: &AnyEntry) -> bool {
+    pub(super) fn is_mine(&self, entry: &AnyEntry) -> bool {
         let Some(stored) = stored::of(entry) else { return false };
         let names = self.plan.selecting_names(&stored.fields(), stored.traits.opted_in);
         self.has_key(entry.key(), &names)

@@ -1,14 +1,17 @@
 //! Handles a request that the first look into the first level could not answer: looks it up in full, waits for
 //! a fill in flight, or leads one.
 
-use std::{ops::ControlFlow, panic, sync::Arc};
+use std::{any::Any, future::Future, ops::ControlFlow, panic, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use larder_core::{
     Consistency, Reason,
-    kernel::{AnyEntry, Event, FlightResult, FlightRole, Leader, Moment},
+    kernel::{
+        AnyEntry, Event, FillRequest, FlightResult, FlightRole, Kernel, Leader, Moment, Scope,
+        fill_or_wait,
+    },
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -20,8 +23,8 @@ use tracing::Instrument as _;
 
 use super::{
     answer::status_header::said,
-    fill::{Answer, Fill, after, is_error, note},
-    lookup::{Lookup, LookupResult, UNSYNCHRONISED, WaitFailure},
+    fill::{Answer, Fill, after, is_error, note, shared_error::SharedFailure},
+    lookup::{Lookup, LookupResult, UNSYNCHRONISED},
     plan::{CacheContext, RequestKey},
     stored,
 };
@@ -196,59 +199,15 @@ where
         if self.asked.lookup.head_only { Some(Reason::Head) } else { self.asked.refused_lately() }
     }
 
-    /// Leads a fill, or waits for the one in flight, up to [`MAX_LOOKS`] times.
-    async fn queue(mut self, mut case: ForwardPlan) -> Answer<R, S::Error> {
+    /// Leads a fill, or waits for the one in flight: see [`fill_or_wait`].
+    async fn queue(mut self, case: ForwardPlan) -> Answer<R, S::Error> {
         // Without a stored response to confirm, the origin need not send more than the requested range.
         self.asked.in_part = case.known.is_none() && self.asked.asks_for_a_part();
         if self.asked.in_part || case.is_for_one() {
             let lead = self.asked.lead_alone();
             return self.lead(lead, case).await;
         }
-        let mut looks = 0;
-        let mut failure = None;
-        while looks < MAX_LOOKS {
-            if looks > 0 {
-                self.asked.stamp_anew();
-            }
-            let wait = match self.asked.join() {
-                FlightRole::Leader(lead) => return self.lead(lead, case).await,
-                FlightRole::Alone | FlightRole::Circle(_) => break,
-                // A request that demands a new response is not served by a fill that began before it.
-                FlightRole::Waiter(_) if case.why == Forward::Request || !self.asked.may_wait() => {
-                    break;
-                }
-                FlightRole::Waiter(wait) => wait,
-            };
-            match self.asked.wait(wait, case.why, &case.fallback).await {
-                Ok(answer) => return Ok(answer),
-                Err(WaitFailure::Long) => continue,
-                Err(WaitFailure::Again) => failure = None,
-                Err(WaitFailure::Failed(error)) => failure = Some(error),
-                Err(WaitFailure::Alone(reason)) => return self.alone(case, reason).await,
-            }
-            looks += 1;
-            if !self.asked.is_trusted() {
-                return self.alone(case, UNSYNCHRONISED).await;
-            }
-            match self.asked.look() {
-                LookupResult::Fresh(entry) if self.meets(&entry) => {
-                    self.asked.record(Event::Collapsed);
-                    return Ok(self.asked.collapsed(&entry, case.why));
-                }
-                LookupResult::Fresh(entry)
-                | LookupResult::Stale(entry)
-                | LookupResult::OnError(entry)
-                | LookupResult::ToRevalidate(entry) => {
-                    case = ForwardPlan::of(&self.asked, case.why, Some(entry));
-                }
-                LookupResult::Nothing(found) => case = ForwardPlan::of(&self.asked, found, None),
-            }
-        }
-        match failure {
-            // Fill after fill failed: do not send the other requests to an origin in trouble.
-            Some(failure) => Ok(self.asked.shared_failure(&failure, case.why)),
-            None => self.alone(case, Reason::Alone).await,
-        }
+        fill_or_wait(QueuedMiss { miss: self, case }).await
     }
 
     /// Leads a fill: reads the second level, then calls the inner service in a task of its own. A leader that
@@ -484,6 +443,102 @@ fn shutting_down<R>(plan: &CacheContext) -> Response<CacheBody<R>> {
     )
 }
 
+/// A miss in the fill loop, with its plan.
+struct QueuedMiss<S, B> {
+    miss: CacheMiss<S, B>,
+    case: ForwardPlan,
+}
+
+impl<S, B, R> FillRequest for QueuedMiss<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Output = Answer<R, S::Error>;
+    type Failure = SharedFailure;
+
+    fn kernel(&self) -> &Kernel {
+        &self.miss.asked.plan.kernel
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.miss.asked.scope
+    }
+
+    fn restamp(&mut self) {
+        self.miss.asked.stamp_anew();
+    }
+
+    fn join(&self) -> FlightRole {
+        match self.miss.asked.join() {
+            // A request that demands a new response is not served by a fill that began before it.
+            FlightRole::Waiter(_)
+                if self.case.why == Forward::Request || !self.miss.asked.may_wait() =>
+            {
+                FlightRole::Alone
+            }
+            role => role,
+        }
+    }
+
+    fn take(&mut self, entry: &AnyEntry) -> Option<Self::Output> {
+        let asked = &self.miss.asked;
+        asked.is_mine(entry).then(|| {
+            asked.record(Event::Collapsed);
+            Ok(asked.collapsed(entry, self.case.why))
+        })
+    }
+
+    fn read_along(&mut self, stream: Arc<dyn Any + Send + Sync>) -> Option<Self::Output> {
+        self.miss.asked.read_along(stream, self.case.why).map(Ok)
+    }
+
+    fn look_again(&mut self) -> Option<Self::Output> {
+        let asked = &self.miss.asked;
+        let (why, selected) = match asked.look() {
+            LookupResult::Fresh(entry) if self.miss.meets(&entry) => {
+                asked.record(Event::Collapsed);
+                return Some(Ok(asked.collapsed(&entry, self.case.why)));
+            }
+            LookupResult::Fresh(entry)
+            | LookupResult::Stale(entry)
+            | LookupResult::OnError(entry)
+            | LookupResult::ToRevalidate(entry) => (self.case.why, Some(entry)),
+            LookupResult::Nothing(found) => (found, None),
+        };
+        self.case = ForwardPlan::of(asked, why, selected);
+        None
+    }
+
+    fn fall_back(
+        &mut self,
+        failure: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Result<Self::Output, SharedFailure> {
+        let failure = failure.as_deref().and_then(|failure| failure.downcast_ref());
+        self.miss.asked.fall_back(failure, self.case.fallback.as_ref()).map(Ok)
+    }
+
+    fn lead(self, leader: Leader) -> impl Future<Output = Self::Output> + Send {
+        self.miss.lead(leader, self.case)
+    }
+
+    fn alone(self, reason: Reason) -> impl Future<Output = Self::Output> + Send {
+        let reason = match reason {
+            Reason::SelfWaiting | Reason::Overtaken => Reason::Alone,
+            reason => reason,
+        };
+        self.miss.alone(self.case, reason)
+    }
+
+    fn fail(self, failure: SharedFailure) -> Self::Output {
+        Ok(self.miss.asked.shared_failure(&failure, self.case.why))
+    }
+}
+
 impl CacheContext {
     /// Answers a request with `only-if-cached` that no stored response may answer: 504.
     ///
@@ -507,6 +562,3 @@ impl CacheContext {
         response
     }
 }
-
-/// The number of lookups of a waiter before its request is forwarded by itself, or gets the error of the fills.
-const MAX_LOOKS: usize = 4;
