@@ -3,7 +3,7 @@
 use larder_core::{Reason, Tag, Target};
 
 use crate::{
-    analysis::{StatementKind, TRANSACTION_CONTROL},
+    analysis::StatementKind,
     db::Db,
     plan::{QueryAdmission, QueryContext},
     service::QueryOptions,
@@ -59,7 +59,7 @@ impl QueryContext {
             analysis.nature,
         ) {
             (QueryAdmission::Cached(_), _) => None,
-            (QueryAdmission::Refused, _) => Some(TRANSACTION_CONTROL),
+            (QueryAdmission::Refused, _) => Some(Reason::TransactionControl),
             (QueryAdmission::Bypass(why), _)
             | (QueryAdmission::Write, StatementKind::Unknown(why)) => Some(why),
             (QueryAdmission::Write, _) => Some(Reason::Write),

@@ -18,9 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    analysis::{
-        Analyses, Analysis, SqlDialect, StatementKind, TRANSACTION_CONTROL, digest, is_moving_time,
-    },
+    analysis::{Analyses, Analysis, SqlDialect, StatementKind, digest, is_moving_time},
     catalog::Catalog,
     layer::Options,
     service::QueryOptions,
@@ -180,7 +178,7 @@ impl QueryContext {
         wishes: &QueryOptions,
     ) -> QueryAdmission {
         let why = match analysis.nature {
-            StatementKind::Unknown(TRANSACTION_CONTROL) => return QueryAdmission::Refused,
+            StatementKind::Unknown(Reason::TransactionControl) => return QueryAdmission::Refused,
             StatementKind::Write | StatementKind::Definition | StatementKind::Unknown(_) => {
                 return QueryAdmission::Write;
             }

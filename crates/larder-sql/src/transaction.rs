@@ -12,7 +12,7 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
-    analysis::{StatementKind, TRANSACTION_CONTROL},
+    analysis::StatementKind,
     db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
     plan::{QueryContext, SchemaSnapshot},
@@ -201,7 +201,7 @@ impl Transaction {
     async fn run(&mut self, statement: &Statement) -> Result<StatementOutcome, QueryError> {
         let known = self.plan.known();
         let analysis = self.plan.analyse(&known, statement.text());
-        if analysis.nature == StatementKind::Unknown(TRANSACTION_CONTROL) {
+        if analysis.nature == StatementKind::Unknown(Reason::TransactionControl) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
         self.take_back_dropped().await?;

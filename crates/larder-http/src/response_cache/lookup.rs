@@ -80,9 +80,6 @@ pub(super) enum LookupResult {
     Nothing(Forward),
 }
 
-/// The reason why no stored response may answer: this process may be too far behind the log.
-pub(super) const UNSYNCHRONISED: Reason = Reason::Unsynchronised;
-
 impl Lookup {
     /// Looks this request up in the first level.
     pub(super) fn look(&self) -> LookupResult {
@@ -236,7 +233,7 @@ impl Lookup {
     pub(super) fn keeps_alone(&self, reason: Reason) -> bool {
         !self.lookup.head_only
             && !self.lookup.facts.narrowed
-            && reason != UNSYNCHRONISED
+            && reason != Reason::Unsynchronised
             && !reason.is_of_the_final_head()
             && !reason.shows_in_the_body()
     }

@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 use super::{
     answer::status_header::said,
     fill::{Answer, Fill, after, is_error, note, shared_error::SharedFailure},
-    lookup::{Lookup, LookupResult, UNSYNCHRONISED},
+    lookup::{Lookup, LookupResult},
     plan::{CacheContext, RequestKey},
     stored,
 };
@@ -127,7 +127,7 @@ where
                 }
                 self.asked.scope = self.asked.scope.clone().distrusting();
                 let case = ForwardPlan::of(&self.asked, Forward::Bypass, None);
-                return self.alone(case, UNSYNCHRONISED).await;
+                return self.alone(case, Reason::Unsynchronised).await;
             }
             if let Consistency::Bounded(bound) = consistency {
                 self.asked.scope = self.asked.scope.clone().bounded(bound);

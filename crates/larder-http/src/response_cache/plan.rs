@@ -62,62 +62,13 @@ pub(super) struct CacheContext {
 #[derive(Debug)]
 pub(super) enum Admission {
     /// Look it up.
-    RequestKey(RequestKey),
+    Lookup(RequestKey),
     /// Forward it, for this reason.
-    Bypass(Bypass),
+    Bypass(Reason),
     /// Reject it with 400: it names two hosts, or an invalid one.
     Ambiguous,
     /// Answer 504: it has `only-if-cached`, and is of a kind that no stored response may answer.
     OnlyIfCached,
-}
-
-/// The reason why a request bypasses the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bypass {
-    /// Its method is not GET or HEAD, nor a QUERY whose content was read.
-    Method,
-    /// It has `Upgrade`.
-    Upgrade,
-    /// It has content, which is not part of the key.
-    RequestBody,
-    /// Its user is unknown: it has a credential extension and no partition, its partition could not be
-    /// determined, or the enclosing cache could not identify the user.
-    Identity,
-    /// It has `no-store`.
-    NoStore,
-    /// It has `If-Match` or `If-Unmodified-Since`, which only its origin can evaluate.
-    Guarded,
-    /// The enclosing response cache handles it already.
-    Nested,
-    /// This cache is disabled.
-    Off,
-    /// A predicate of `bypass_if` matches it.
-    ByChoice,
-    /// Its address is longer than a key may be.
-    KeyTooLong,
-}
-
-impl Bypass {
-    /// Whether the reason lies in the request, which no stored response may answer, and not in the setup of the
-    /// cache.
-    fn is_of_the_request(self) -> bool {
-        !matches!(self, Self::Method | Self::Nested | Self::Off | Self::ByChoice)
-    }
-
-    pub(super) const fn reason(self) -> Reason {
-        match self {
-            Self::Method => Reason::Method,
-            Self::Upgrade => Reason::Upgrade,
-            Self::RequestBody => Reason::RequestBody,
-            Self::Identity => Reason::Identity,
-            Self::NoStore => Reason::RequestNoStore,
-            Self::Guarded => Reason::Guarded,
-            Self::Nested => Reason::Nested,
-            Self::Off => Reason::Off,
-            Self::ByChoice => Reason::ByChoice,
-            Self::KeyTooLong => Reason::KeyTooLong,
-        }
-    }
 }
 
 /// The key of a request that is looked up, with the facts that decide which stored responses it may get.
@@ -166,11 +117,11 @@ impl CacheContext {
         let head_only = *head.method == Method::HEAD;
         let content = query_content(&head);
         if *head.method != Method::GET && !head_only && content.is_none() {
-            return Admission::Bypass(Bypass::Method);
+            return Admission::Bypass(Reason::Method);
         }
         let (facts, host) = self.read(head.headers);
         let Ok(partition) = self.partition(&head) else {
-            return Admission::Bypass(Bypass::Identity);
+            return Admission::Bypass(Reason::Identity);
         };
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
@@ -178,7 +129,7 @@ impl CacheContext {
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             let wants_stored =
                 || facts.demands && RequestDirectives::of(head.headers).only_if_cached;
-            if bypass.is_of_the_request() && wants_stored() {
+            if lies_in_the_request(bypass) && wants_stored() {
                 return Admission::OnlyIfCached;
             }
             return Admission::Bypass(bypass);
@@ -188,17 +139,17 @@ impl CacheContext {
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
             // The enclosing cache could not identify the user; bypass here too.
-            return Admission::Bypass(Bypass::Identity);
+            return Admission::Bypass(Reason::Identity);
         }
         let key = self.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
         // Single-flight keys and variant keys append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
-            return Admission::Bypass(Bypass::KeyTooLong);
+            return Admission::Bypass(Reason::KeyTooLong);
         }
         let hash = self.kernel.hash(key.as_bytes());
         let has_unknown_field = false;
-        Admission::RequestKey(RequestKey {
+        Admission::Lookup(RequestKey {
             key,
             hash,
             head_only,
@@ -476,32 +427,32 @@ impl CacheContext {
         facts: RequestFacts,
         partitioned: bool,
         has_content: bool,
-    ) -> Option<Bypass> {
+    ) -> Option<Reason> {
         if self.options.off {
-            return Some(Bypass::Off);
+            return Some(Reason::Off);
         }
         if self.passes_by_choice(head) {
-            return Some(Bypass::ByChoice);
+            return Some(Reason::ByChoice);
         }
         // The enclosing cache has decided on the request; this one only passes its options on.
         if !self.tells_more_apart && head.extensions.get::<ResponseOverrides>().is_some() {
-            return Some(Bypass::Nested);
+            return Some(Reason::Nested);
         }
         if facts.upgrade {
-            return Some(Bypass::Upgrade);
+            return Some(Reason::Upgrade);
         }
         if facts.guarded {
-            return Some(Bypass::Guarded);
+            return Some(Reason::Guarded);
         }
         if has_content {
-            return Some(Bypass::RequestBody);
+            return Some(Reason::RequestBody);
         }
         let options = &self.options;
         if !partitioned && options.credential_extensions.iter().any(|is| is(head.extensions)) {
-            return Some(Bypass::Identity);
+            return Some(Reason::Identity);
         }
         if facts.demands && RequestDirectives::of(head.headers).no_store {
-            return Some(Bypass::NoStore);
+            return Some(Reason::RequestNoStore);
         }
         None
     }
@@ -562,6 +513,12 @@ impl RequestFacts {
             name => self.identified |= is_credentials(name),
         }
     }
+}
+
+/// Whether a reason for a bypass lies in the request, which no stored response may answer, and not in the setup of the
+/// cache.
+fn lies_in_the_request(reason: Reason) -> bool {
+    !matches!(reason, Reason::Method | Reason::Nested | Reason::Off | Reason::ByChoice)
 }
 
 const ROOM_FOR_SUFFIXES: usize = 64;

@@ -19,7 +19,7 @@ use super::{
     future::ResponseFuture,
     miss::CacheMiss,
     overrides::ResponseOverrides,
-    plan::{Admission, Bypass, CacheContext, RequestKey},
+    plan::{Admission, CacheContext, RequestKey},
     request::post_as_get::FromPost,
 };
 use crate::{
@@ -46,7 +46,7 @@ impl<S> ResponseCache<S> {
     fn forward<B, R>(
         &mut self,
         mut request: Request<B>,
-        why: Bypass,
+        why: Reason,
     ) -> ResponseFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
@@ -56,23 +56,23 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         let plan = &self.plan;
-        plan.meter.record(Event::Bypass(why.reason()), plan.kernel.now());
+        plan.meter.record(Event::Bypass(why), plan.kernel.now());
         let facts = plan.facts(request.headers());
         let scope = match why {
             // Values that are read inside are part of the response that the enclosing cache stores.
-            Bypass::Nested => plan.kernel.scope(),
+            Reason::Nested => plan.kernel.scope(),
             _ => {
                 // A bypassed request keeps its credentials, even if the layer strips those of other requests.
                 plan.kernel.scope().gathering(plan.audience(&Head::from(&request), facts, false))
             }
         };
         self.leave_word(&mut request, why, &scope);
-        let forward = if why == Bypass::Method { Forward::Method } else { Forward::Bypass };
+        let forward = if why == Reason::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         // `fwd=method` is the reason already.
-        let detail = (why != Bypass::Method).then_some(why.reason().as_str());
+        let detail = (why != Reason::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..said(handling) };
-        if why == Bypass::Method {
+        if why == Reason::Method {
             self.plan.note_partition(&request);
         }
         let from_post = FromPost::of(&self.plan, &request, &scope);
@@ -122,16 +122,16 @@ impl<S> ResponseCache<S> {
 
     /// Gives the handler its [`ResponseOverrides`]. In a request of an enclosing cache, passes the options of
     /// this layer to that cache, or tells it not to store the response.
-    fn leave_word<B>(&self, request: &mut Request<B>, why: Bypass, scope: &Scope) {
+    fn leave_word<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {
             extensions.insert(ResponseOverrides::new(&self.plan.kernel, scope));
             return;
         };
         match why {
-            Bypass::Nested => self.plan.options.pass_on_to(around),
+            Reason::Nested => self.plan.options.pass_on_to(around),
             // The enclosing cache does not store a response that bypasses this one.
-            why => drop(around.refuse(why.reason())),
+            why => drop(around.refuse(why)),
         }
     }
 }
@@ -156,7 +156,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let began = self.plan.kernel.tick();
         let lookup = match self.plan.admit(&request) {
-            Admission::RequestKey(lookup) => lookup,
+            Admission::Lookup(lookup) => lookup,
             Admission::Bypass(why) => return self.forward(request, why),
             Admission::OnlyIfCached => {
                 return ResponseFuture::ready(self.plan.nothing_stored(began));

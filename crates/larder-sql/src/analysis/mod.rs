@@ -136,12 +136,12 @@ impl Analysis {
             let controls = transactions::may_control(text);
             return Self::unknown(
                 text,
-                if controls { TRANSACTION_CONTROL } else { Reason::NotUnderstood },
+                if controls { Reason::TransactionControl } else { Reason::NotUnderstood },
             );
         };
         let normalised = normalised(&raw);
         if transactions::controls(&tokens) {
-            return Self::unknown(&normalised, TRANSACTION_CONTROL);
+            return Self::unknown(&normalised, Reason::TransactionControl);
         }
         let analysis = Self::parsed(text, tokens.clone(), &normalised, dialect, catalog);
         match (analysis.nature, catalog) {
@@ -361,8 +361,6 @@ pub(crate) fn digest(text: &str, bytes: usize) -> String {
     })
 }
 
-/// The reason for which a statement that begins or ends a transaction is refused.
-pub(crate) const TRANSACTION_CONTROL: Reason = Reason::TransactionControl;
 const MOST_TEXTS: usize = 4096;
 /// The analyses of these texts take a few times as much memory.
 const MOST_TEXT_BYTES: usize = 4 << 20;

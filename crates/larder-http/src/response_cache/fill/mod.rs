@@ -602,16 +602,16 @@ impl Fill {
         let clock = self.plan.kernel.clock();
         let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
         if self.is_written() {
-            self.plan.warn_of_refusal(&self.key, SESSION_WRITTEN, None);
-            return Err(SESSION_WRITTEN);
+            self.plan.warn_of_refusal(&self.key, Reason::SessionWritten, None);
+            return Err(Reason::SessionWritten);
         }
         let options = &self.plan.options;
         let judged = judge::judge(options, chosen, self.asker, status, headers, times)?;
         match &self.unknown_field {
             Some(field) if !judged.opted_in && self.plan.guards_fields() => {
-                tracing::debug!(target: "larder", key = %self.key, %field, "{UNKNOWN_FIELD}");
-                self.plan.warn_of_refusal(&self.key, UNKNOWN_FIELD, Some(field));
-                Err(UNKNOWN_FIELD)
+                tracing::debug!(target: "larder", key = %self.key, %field, "{}", Reason::UnknownField);
+                self.plan.warn_of_refusal(&self.key, Reason::UnknownField, Some(field));
+                Err(Reason::UnknownField)
             }
             _ => Ok(judged),
         }
@@ -770,7 +770,7 @@ impl Fill {
             let headers = response.headers_mut();
             downstream::tell_others(&self.plan.options, &chosen, true, false, headers);
         }
-        let forward = if why == UNKNOWN_FIELD { Forward::Bypass } else { self.why };
+        let forward = if why == Reason::UnknownField { Forward::Bypass } else { self.why };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         let status = CacheStatus { detail: Some(why.as_str()), ..said(handling) };
         note(&self.plan, response.headers_mut(), status, "miss");
@@ -884,13 +884,6 @@ impl<R> Drop for FailRecordingOnDrop<'_, R> {
         self.0.break_off();
     }
 }
-
-/// The reason why a request with an unknown field is not answered from a response that was not opted in, nor
-/// stored as one.
-pub(in crate::response_cache) const UNKNOWN_FIELD: Reason = Reason::UnknownField;
-
-/// The reason why a response is not stored if its handler has written to the session of its client.
-pub(in crate::response_cache) const SESSION_WRITTEN: Reason = Reason::SessionWritten;
 
 /// The interval at which a fill that goes on for its readers alone checks whether any are left.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use larder_semantics::{groups, storing::Profile};
 
 use crate::response_cache::{
     answer::downstream,
-    fill::{Fill, ReceivedHead, SESSION_WRITTEN, partial},
+    fill::{Fill, ReceivedHead, partial},
     plan::CacheContext,
     stored::{
         self, Part, StoredResponse, Traits, no_vary_search::SearchRules, record::CacheRecord,
@@ -138,7 +138,7 @@ impl Fill {
             return Err(why);
         }
         if self.is_written() {
-            return Err(SESSION_WRITTEN);
+            return Err(Reason::SessionWritten);
         }
         if self.would_hide_a_good_one(heard) {
             return Err(Reason::Error);
