@@ -8,7 +8,7 @@ pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(larder_shuttle)]
-pub(crate) use shuttle_tests::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
+pub(crate) use explored::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
 /// Returns a boxed slice of zeros. The allocator hands out untouched pages, so only written ones are resident.
 #[cfg(not(larder_shuttle))]
