@@ -54,11 +54,6 @@ impl Kernel {
         *self.engine().written.lock()
     }
 
-    /// Whether invalidations of this process are not in the log yet.
-    pub fn has_unsent(&self) -> bool {
-        self.engine().registry.waiting().0 > 0
-    }
-
     /// Waits until this process has applied the log up to `position`, for at most `wait`. Returns `false` on a
     /// timeout, and at once for a position in an epoch that this process does not follow.
     ///

@@ -22,7 +22,6 @@ use crate::{
     entry::EntryMetadata,
     flight::Patience,
     key::{IntoName, Key, Kind, escaped},
-    larder::Larder,
     lifetime::Lifetime,
     object::{self, LoadError, Loading},
     observe::LogStats,
@@ -50,7 +49,7 @@ pub use crate::{
     second_level::StoreLookup,
 };
 
-/// The engine of a [`Larder`], within its namespace. Cheap to clone; a clone is the same engine.
+/// The engine of a [`Larder`](crate::Larder), within its namespace. Cheap to clone; a clone is the same engine.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     engine: Arc<Engine>,
@@ -81,12 +80,7 @@ impl Kernel {
         Self { engine: Arc::new(engine), namespace: "".into() }
     }
 
-    /// The handle of this engine for applications.
-    pub fn larder(&self) -> Larder {
-        Larder::of(self.clone())
-    }
-
-    /// Invalidates targets: see [`Larder::invalidate`].
+    /// Invalidates targets: see [`Larder::invalidate`](crate::Larder::invalidate).
     ///
     /// # Panics
     ///
@@ -112,7 +106,7 @@ impl Kernel {
         }
     }
 
-    /// As [`Larder::get_or_load`], for a value of another kind. Names of two kinds never collide.
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load), for a value of another kind. Names of two kinds never collide.
     ///
     /// # Errors
     ///
@@ -120,7 +114,7 @@ impl Kernel {
     ///
     /// # Panics
     ///
-    /// As [`Larder::get_or_load`].
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
     pub async fn get_or_fill<T, E, F, Fut>(
         &self,
         kind: Kind,
@@ -188,11 +182,6 @@ impl Kernel {
     /// The number of the newest invalidation in this process; a request notes it on arrival.
     pub fn sequence(&self) -> u64 {
         self.engine.registry.sequence()
-    }
-
-    /// The namespace, empty for the larder itself.
-    pub fn namespace_name(&self) -> &str {
-        &self.namespace
     }
 
     /// Starts a key in this namespace and version.
@@ -345,7 +334,7 @@ impl Kernel {
     /// Entries stored under it stay in this process: other processes know of the write by its invalidation only.
     pub fn scope_after_own(&self, since: u64, own: u64) -> Option<Scope> {
         let local = since + own;
-        let stamp = crate::kernel::Stamp { local, log: None };
+        let stamp = Stamp { local, log: None };
         (self.sequence() == local).then(|| Scope::open(self.engine.origin, stamp))
     }
 
@@ -465,7 +454,7 @@ impl Kernel {
         Arc::clone(&self.engine.refreshes).try_acquire_owned().ok()
     }
 
-    /// Runs a task that [`Larder::close`] waits for.
+    /// Runs a task that [`Larder::close`](crate::Larder::close) waits for.
     ///
     /// # Panics
     ///

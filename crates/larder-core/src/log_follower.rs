@@ -187,7 +187,7 @@ enum ApplyOutcome {
     Other,
 }
 
-fn apply(engine: &Engine, at: Position, records: &[(u64, crate::store::Record)]) -> ApplyOutcome {
+fn apply(engine: &Engine, at: Position, records: &[(u64, Record)]) -> ApplyOutcome {
     let mut expected = at.number;
     for (number, record) in records {
         expected += 1;

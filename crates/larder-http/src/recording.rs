@@ -4,7 +4,6 @@
 //! budget of all fills until the last reader is dropped. When recording is given up, the first reader gets the rest of
 //! the body itself and reads it at its own pace, as if there were no cache.
 
-use larder_core::Reason;
 use std::{
     pin::Pin,
     sync::Arc,
@@ -14,7 +13,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use larder_core::kernel::{ReservedBytes, Scope};
+use larder_core::{
+    Reason,
+    kernel::{ReservedBytes, Scope},
+};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
@@ -193,7 +195,7 @@ pin_project! {
 enum NextFrame<R> {
     Chunk(Bytes),
     Trailers(HeaderMap),
-    RecordingEnd,
+    End,
     Rest(Pin<Box<R>>),
     Broken(BoxError),
     Wait,
@@ -218,7 +220,7 @@ where
                 NextFrame::Trailers(trailers) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                NextFrame::RecordingEnd => return Poll::Ready(None),
+                NextFrame::End => return Poll::Ready(None),
                 NextFrame::Broken(error) => return Poll::Ready(Some(Err(error))),
                 NextFrame::Wait => return Poll::Pending,
                 NextFrame::Rest(rest) => {
@@ -257,7 +259,7 @@ fn step<R>(recording: &Recording<R>, at: &mut usize, cx: &Context<'_>) -> NextFr
     }
     match &mut state.end {
         RecordingEnd::Complete(trailers) => {
-            trailers.take().map_or(NextFrame::RecordingEnd, NextFrame::Trailers)
+            trailers.take().map_or(NextFrame::End, NextFrame::Trailers)
         }
         RecordingEnd::Rest(rest) => match rest.take() {
             Some(rest) => NextFrame::Rest(rest),

@@ -1,10 +1,9 @@
 //! Transactions: they invalidate when they are committed, and never when they are rolled back.
 
-use larder_core::Reason;
+use larder_core::{Reason, Target};
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-use larder_core::Target;
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]

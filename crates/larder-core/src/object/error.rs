@@ -2,8 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::key::Key;
-use crate::reason::Reason;
+use crate::{key::Key, reason::Reason};
 
 /// The error of a call that has no value to return.
 #[derive(Debug)]

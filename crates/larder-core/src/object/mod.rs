@@ -35,10 +35,8 @@ use self::{
 };
 pub use self::{error::LoadError, fill::Loading};
 
-#[cfg(feature = "second-level")]
+#[cfg_attr(not(feature = "second-level"), path = "encode_absent.rs")]
 mod encode;
-#[cfg(not(feature = "second-level"))]
-mod encode_absent;
 mod error;
 mod fill;
 mod value;

@@ -20,8 +20,7 @@ use self::{
     striped::Striped,
     window::{Reading, Window},
 };
-use crate::clock::Moment;
-use crate::reason::Reason;
+use crate::{clock::Moment, reason::Reason};
 pub use stats::{
     CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats,
 };

@@ -5,14 +5,9 @@
 
 use crate::{key::Key, schema::Schema, tiers::Tiers};
 
-#[cfg(not(feature = "second-level"))]
-mod absent;
-#[cfg(feature = "second-level")]
+#[cfg_attr(not(feature = "second-level"), path = "absent.rs")]
 mod store_level;
 
-#[cfg(not(feature = "second-level"))]
-pub(crate) use self::absent::{SecondLevel, SecondLevelOptions};
-#[cfg(feature = "second-level")]
 pub(crate) use self::store_level::{SecondLevel, SecondLevelOptions};
 
 /// A lookup in the second level.

@@ -26,7 +26,7 @@ use crate::{
     key::Key,
     lifetime::Ends,
     observe::{SecondLevelStats, striped::Striped},
-    registry::{TagMarks, Verdict},
+    registry::{Stamp, TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},
     sealing::SealingKeys,
@@ -176,7 +176,7 @@ impl SecondLevel {
         wanted: StoreLookup<'_>,
         header: Header,
         payload: Bytes,
-        stamp: crate::kernel::Stamp,
+        stamp: Stamp,
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Result<Option<AnyEntry>, EnvelopeError> {
         let StoreLookup { key, tiers, .. } = wanted;
@@ -209,7 +209,7 @@ impl SecondLevel {
         }
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
         // The log position stays that of the fill; the sequence number is that of this promotion.
-        let stamp = crate::kernel::Stamp { log: Some(header.filled), ..stamp };
+        let stamp = Stamp { log: Some(header.filled), ..stamp };
         let origins = EntryMetadata {
             hash: engine.memory.hash(key.as_bytes()),
             // The id identifies entries in the first level and writes under way; an entry that is read from the store

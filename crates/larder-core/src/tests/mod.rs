@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 mod herds;
 
-use crate::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target};
+use crate::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target, kernel::Audience};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -290,7 +290,7 @@ async fn a_rule_extends_an_invalidation() {
 #[tokio::test]
 async fn data_that_a_handler_held_before_an_invalidation_is_not_stored_as_valid() {
     let larder = larder();
-    let scope = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
+    let scope = larder.kernel().open_scope().gathering(Audience::Everyone);
     let handler = async {
         let held_since_before = 1;
         let _ = larder.invalidate("t").await;
@@ -411,7 +411,7 @@ async fn a_page_with_a_part_served_on_error_is_stale_and_still_storable() {
     let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
-    let page = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
+    let page = larder.kernel().open_scope().gathering(Audience::Everyone);
     assert_eq!(page.clone().scoped(failing(&larder, &loads)).await.unwrap(), 7);
     let gathered = page.gathered();
     assert!(gathered.stale && gathered.no_store.is_none(), "{gathered:?}");
@@ -480,8 +480,7 @@ async fn namespaces_with_similar_names_share_nothing() {
 #[tokio::test]
 async fn a_spawned_task_takes_its_scope_along_or_its_values_are_counted() {
     let larder = larder();
-    let request =
-        larder.kernel().scope().gathering(crate::kernel::Audience::Partition(b"ada"[..].into()));
+    let request = larder.kernel().scope().gathering(Audience::Partition(b"ada"[..].into()));
     let own = larder.clone();
     let handler = async {
         let carried = own.clone();
@@ -497,10 +496,7 @@ async fn a_spawned_task_takes_its_scope_along_or_its_values_are_counted() {
 #[tokio::test]
 async fn a_shared_value_with_a_part_for_one_variant_is_not_stored() {
     let larder = larder();
-    let variant = larder
-        .kernel()
-        .open_scope()
-        .gathering(crate::kernel::Audience::Variant(b"acme"[..].into()));
+    let variant = larder.kernel().open_scope().gathering(Audience::Variant(b"acme"[..].into()));
     let whole = |value: u32| {
         let inside = larder.clone();
         let policy = Policy::ttl(MINUTE).shared();
@@ -511,10 +507,7 @@ async fn a_shared_value_with_a_part_for_one_variant_is_not_stored() {
     assert_eq!(*variant.clone().scoped(whole(1)).await.unwrap(), 1);
     assert_eq!(*whole(2).await.unwrap(), 2, "no other variant gets the part of acme");
     assert_eq!(larder.stats().cache("objects").unwrap().refusals["varied-part"], 1);
-    let partition = larder
-        .kernel()
-        .open_scope()
-        .gathering(crate::kernel::Audience::Partition(b"acme"[..].into()));
+    let partition = larder.kernel().open_scope().gathering(Audience::Partition(b"acme"[..].into()));
     assert_eq!(partition.scoped(load(&larder, "part", 3)).await, 3, "a partition is no variant");
 }
 
@@ -566,7 +559,7 @@ async fn a_refresh_has_the_stamp_of_the_request_that_started_it() {
     let first = |_: Loading| async { Ok::<_, Infallible>(0_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, first).await.unwrap(), 0);
     tokio::time::advance(MINUTE).await;
-    let request = larder.kernel().open_scope().gathering(crate::kernel::Audience::Everyone);
+    let request = larder.kernel().open_scope().gathering(Audience::Everyone);
     let handler = async {
         let held = 1;
         let _ = larder.invalidate("source").await;

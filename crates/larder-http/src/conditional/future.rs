@@ -1,6 +1,5 @@
 //! The response future: adds a validator, and answers 304 where the client has the representation.
 
-use larder_core::Reason;
 use std::{
     fmt,
     future::Future,
@@ -12,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use larder_core::kernel::Event;
+use larder_core::{Reason, kernel::Event};
 use larder_semantics::{
     cache_control::CacheControl,
     validation::{Condition, Validators, belongs_in_not_modified, may_become_not_modified},

@@ -88,7 +88,9 @@ impl ReadYourWrites {
         let position = match kernel.written() {
             // No process can apply a record that the log has not taken yet: with a position of no known log, requests
             // of this client bypass stored entries until it expires.
-            _ if kernel.has_unsent() => Position { epoch: Epoch::from_bits(0), number: 0 },
+            _ if kernel.invalidations_pending() > 0 => {
+                Position { epoch: Epoch::from_bits(0), number: 0 }
+            }
             Some(written) if before != Some(written) => written,
             _ => return,
         };

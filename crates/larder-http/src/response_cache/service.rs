@@ -1,6 +1,5 @@
 //! The service: decides on each request, and returns the future for it.
 
-use larder_core::Reason;
 use std::{
     fmt,
     sync::Arc,
@@ -10,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use larder_core::kernel::{Event, Moment, Scope};
+use larder_core::{
+    Reason,
+    kernel::{Event, Moment, Scope},
+};
 use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 

@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use std::fmt::Write as _;
 
-use crate::analysis::Purity;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-use crate::analysis::fingerprint;
+use crate::{analysis::Purity, analysis::fingerprint};
 
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;

@@ -10,8 +10,10 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 
 use super::{PageError, Shop, html};
-use crate::database::{CartLine, Shared, price};
-use crate::secret;
+use crate::{
+    database::{CartLine, Shared, price},
+    secret,
+};
 
 /// The form that adds a product to the cart.
 #[derive(Debug, Deserialize)]

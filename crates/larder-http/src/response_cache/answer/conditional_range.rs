@@ -13,8 +13,7 @@ use larder_semantics::{
     validation::{self, Condition, Validators},
 };
 
-use crate::response_cache::stored::Part;
-use crate::{body::CacheBody, conditional::not_modified};
+use crate::{body::CacheBody, conditional::not_modified, response_cache::stored::Part};
 
 /// How the conditions and the range of a request apply to a full response.
 #[derive(Clone, Copy, Debug)]

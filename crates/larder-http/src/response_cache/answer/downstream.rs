@@ -82,10 +82,10 @@ pub(in crate::response_cache) fn remove_named(options: &Options, headers: &mut H
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::response_cache) mod tests {
     use super::*;
 
-    fn headers(control: &'static str) -> HeaderMap {
+    pub(in crate::response_cache) fn headers(control: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if !control.is_empty() {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));

@@ -10,23 +10,27 @@
 //! [RFC 9111, section 4.3.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4) and
 //! [section 4.3.5](https://www.rfc-editor.org/rfc/rfc9111#section-4.3.5)
 
-use larder_core::Reason;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use larder_core::kernel::{AnyEntry, EntryState, Event, Leader};
+use larder_core::{
+    Reason,
+    kernel::{AnyEntry, EntryState, Event, Leader},
+};
 use larder_semantics::{
     storing::Profile,
     validation::{self, Validators},
 };
 use tokio::sync::oneshot;
 
-use crate::body::CacheBody;
-use crate::response_cache::{
-    fill::{Answer, Fill, ReceivedHead},
-    lookup::Lookup,
-    stored,
+use crate::{
+    body::CacheBody,
+    response_cache::{
+        fill::{Answer, Fill, ReceivedHead},
+        lookup::Lookup,
+        stored,
+    },
 };
 
 impl Lookup {

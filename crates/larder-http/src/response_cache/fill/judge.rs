@@ -1,10 +1,9 @@
 //! The decision on a response: whether this cache stores it, and for how long.
 
-use larder_core::Reason;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
-use larder_core::Lifetime;
+use larder_core::{Lifetime, Reason};
 use larder_semantics::{
     cache_control::{CacheControl, Seconds},
     freshness::{self, Freshness},
@@ -235,17 +234,8 @@ fn not_storable(why: NotStorable) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    fn headers(control: &'static str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        if !control.is_empty() {
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
-        }
-        headers
-    }
+    use crate::response_cache::answer::downstream::tests::headers;
 
     const SECOND: Duration = Duration::from_secs(1);
 

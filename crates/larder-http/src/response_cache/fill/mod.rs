@@ -26,33 +26,33 @@ use tokio::{
 };
 use tower_service::Service;
 
-use crate::response_cache::{
-    answer::{
-        conditional_range::{self, ConditionsAndRange},
-        downstream,
-        status_header::{self, said},
-    },
-    fill::{
-        judge::{ResponseTimes, StorageDecision},
-        shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
-        store::StoreOutcome,
-    },
-    options::WriteCheck,
-    overrides::{OverrideValues, ResponseOverrides},
-    plan::CacheContext,
-    request::request_fields::{ALL_SELECTING, SELECTING},
-    stored::{
-        self, Part,
-        no_vary_search::SearchKey,
-        variants::{default_key, variant_key},
-    },
-};
 use crate::{
     body::{BoxError, CacheBody},
     etag,
     final_head::{FinalHead, HeadVerdict},
     own_response::own_response,
     recording::{BodyTooLarge, Recording},
+    response_cache::{
+        answer::{
+            conditional_range::{self, ConditionsAndRange},
+            downstream,
+            status_header::{self, said},
+        },
+        fill::{
+            judge::{ResponseTimes, StorageDecision},
+            shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
+            store::StoreOutcome,
+        },
+        options::WriteCheck,
+        overrides::{OverrideValues, ResponseOverrides},
+        plan::CacheContext,
+        request::request_fields::{ALL_SELECTING, SELECTING},
+        stored::{
+            self, Part,
+            no_vary_search::SearchKey,
+            variants::{default_key, variant_key},
+        },
+    },
 };
 
 pub(super) mod freshen;

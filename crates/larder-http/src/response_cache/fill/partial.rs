@@ -17,12 +17,14 @@ use larder_semantics::{
     validation::{self, Validators},
 };
 
-use crate::body::CacheBody;
-use crate::response_cache::{
-    answer::conditional_range,
-    fill::Fill,
-    lookup::Lookup,
-    stored::{self, Part},
+use crate::{
+    body::CacheBody,
+    response_cache::{
+        answer::conditional_range,
+        fill::Fill,
+        lookup::Lookup,
+        stored::{self, Part},
+    },
 };
 
 /// Returns the key of the partial response that belongs to a key.

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use larder_core::Key;
 
-use crate::body::CacheBody;
-use crate::own_response::own_response;
+use crate::{body::CacheBody, own_response::own_response};
 
 /// The failure of a fill.
 #[derive(Clone, Debug)]

@@ -27,21 +27,21 @@ use larder_semantics::{
     vary,
 };
 
-use crate::response_cache::{
-    answer::downstream,
-    fill::{
-        announced,
-        judge::{self, ResponseTimes},
-    },
-    overrides::ResponseOverrides,
-    plan::CacheContext,
-    stored::{self, StoredResponse, Traits, record::CacheRecord},
-};
 use crate::{
     address::{Address, Head},
     body::{BoxError, CacheBody},
     final_head::{FinalHead, HeadVerdict},
     invalidation::PendingInvalidations,
+    response_cache::{
+        answer::downstream,
+        fill::{
+            announced,
+            judge::{self, ResponseTimes},
+        },
+        overrides::ResponseOverrides,
+        plan::CacheContext,
+        stored::{self, StoredResponse, Traits, record::CacheRecord},
+    },
 };
 
 /// A POST whose response may be stored for a GET of its address.

@@ -6,10 +6,13 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
 
-use crate::address::{
-    Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of, with_query,
+use crate::{
+    address::{
+        Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of,
+        with_query,
+    },
+    response_cache::{plan::CacheContext, request::credentials::is_credentials},
 };
-use crate::response_cache::{plan::CacheContext, request::credentials::is_credentials};
 
 impl CacheContext {
     /// Strips the unkeyed inputs from a request, and sets its scheme and authority to those of the key.

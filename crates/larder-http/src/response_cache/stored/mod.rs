@@ -7,12 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::kernel::{AnyEntry, Entry, Moment};
 use larder_semantics::{fields, ranges::ByteRange};
 
-use crate::body::CacheBody;
-use crate::response_cache::{
-    answer::status_header,
-    stored::{
-        header_template::{HeaderInterner, OwnValues, Template},
-        record::CacheRecord,
+use crate::{
+    body::CacheBody,
+    response_cache::{
+        answer::status_header,
+        stored::{
+            header_template::{HeaderInterner, OwnValues, Template},
+            record::CacheRecord,
+        },
     },
 };
 

@@ -1,10 +1,12 @@
 //! The values that a response cache stores under its keys.
 
-use larder_core::Reason;
 use std::any::Any;
 
 use bytes::Bytes;
-use larder_core::kernel::{AnyEntry, Encoded, Schema, Value};
+use larder_core::{
+    Reason,
+    kernel::{AnyEntry, Encoded, Schema, Value},
+};
 
 use crate::response_cache::stored::{
     Extras, StoredResponse, header_template::HeaderInterner, no_vary_search::SearchRules,
