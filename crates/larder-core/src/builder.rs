@@ -11,12 +11,12 @@ use crate::{
     bus::{Bus, LocalBus},
     clock::Clock,
     engine::{Engine, EngineParts},
-    fill_lock::FillLocks,
     kernel::Kernel,
     larder::Larder,
     memory::{Eviction, Memory},
     registry::{Options, Registry},
     second_level::SecondLevelOptions,
+    store::FillLocks,
     tag::Tag,
     target::Rule,
 };

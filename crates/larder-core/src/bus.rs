@@ -7,6 +7,8 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
@@ -14,10 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{
-    store::BoxFuture,
-    target::{Mode, Selector},
-};
+use crate::target::{Mode, Selector};
+
+/// The future of a store or a log.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Carries invalidations between the processes that share a cache.
 ///

@@ -21,7 +21,6 @@ use crate::{
     bus::{Bus, Epoch, Position, Record, WriterId},
     clock::{Clock, Moment, jittered},
     entry::AnyEntry,
-    fill_lock::FillLocks,
     flight::Flights,
     invalidation_feed::{FEED_LENGTH, FeedMessage},
     lifetime::Phase,
@@ -31,6 +30,7 @@ use crate::{
     registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
     second_level::SecondLevel,
     settings::Settings,
+    store::FillLocks,
     target::{Invalidated, Rule},
     unscoped::UnscopedLoads,
 };

@@ -7,7 +7,6 @@
 //! work and decides nothing: entries are judged by their stamps either way.
 
 use std::{
-    fmt,
     future::Future,
     sync::{Arc, Weak},
     time::Duration,
@@ -19,68 +18,26 @@ use crate::{
     bus::WriterId,
     engine::Engine,
     entry::AnyEntry,
-    flight::{FlightResult, Leader},
+    flight::{FlightResult, Leader, ReleaseAtEnd},
     kernel::Kernel,
     scope::{Scope, StoreWaits},
     second_level::READ_DEADLINE,
-    store::{BoxFuture, StoreError},
+    store::{FillLockState, FillLocks},
 };
-
-/// Fill locks that all processes see: a further trait for a [`Store`](crate::store::Store) that supports them.
-///
-/// The conformance suite of `larder-testkit` tests the contract of each method.
-pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
-    /// Takes the fill lock of a key for `holder`, for at most `expiry`.
-    ///
-    /// # Errors
-    ///
-    /// If it is not known whether the lock was taken: it may be, until it expires.
-    fn take<'a>(
-        &'a self,
-        key: &'a str,
-        holder: WriterId,
-        expiry: Duration,
-    ) -> BoxFuture<'a, Result<FillLockState, StoreError>>;
-
-    /// Releases a fill lock, if `holder` still has it. With `vain` the value was not storable: for that long
-    /// [`FillLocks::take`] answers [`FillLockState::NotStorable`], so that no process waits for the key.
-    ///
-    /// # Errors
-    ///
-    /// If it is not known whether the lock was released; it expires.
-    fn give_back<'a>(
-        &'a self,
-        key: &'a str,
-        holder: WriterId,
-        vain: Option<Duration>,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-}
-
-/// The result of taking a fill lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FillLockState {
-    /// The caller has taken it.
-    Acquired,
-    /// Another holder has it.
-    Held,
-    /// The value of the last holder was not storable: there is no entry to wait for.
-    NotStorable,
-}
 
 /// The fill lock of a leader, released when its fill ends.
 #[derive(Debug)]
-pub(crate) struct HeldFillLock {
+struct HeldFillLock {
     engine: Weak<Engine>,
     leases: Arc<dyn FillLocks>,
     name: String,
     holder: WriterId,
 }
 
-impl HeldFillLock {
+impl ReleaseAtEnd for HeldFillLock {
     /// Releases the lock in the background, once the entry is written to the second level: the next holder finds it
     /// there.
-    pub(crate) fn give_back(self, landing: &FlightResult) {
+    fn release(self: Box<Self>, landing: &FlightResult) {
         let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
         let shared = engine.shared.as_ref();
         let (written, vain) = match landing {

@@ -30,8 +30,8 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::{
-    clock::Moment, entry::AnyEntry, fill_lock::HeldFillLock, key::Key, reason::Reason,
-    registry::Stamp, scope::Scope, sync::Mutex,
+    clock::Moment, entry::AnyEntry, key::Key, reason::Reason, registry::Stamp, scope::Scope,
+    sync::Mutex,
 };
 
 /// The result of a fill.
@@ -200,13 +200,13 @@ impl Flights {
         let flight = Flight::new(key, hash, scope, now, &older);
         place.insert(Arc::clone(&flight));
         drop(flights);
-        FlightRole::Leader(Leader { shard: Some(Arc::clone(shard)), flight, held: None })
+        FlightRole::Leader(Leader { shard: Some(Arc::clone(shard)), flight, lock: None })
     }
 
     /// Leads a fill that no request joins.
     pub(crate) fn alone(&self, key: &Key, scope: &Scope, now: Moment) -> Leader {
         let flight = Flight::new(key, 0, scope, now, &[]);
-        Leader { shard: None, flight, held: None }
+        Leader { shard: None, flight, lock: None }
     }
 
     fn shard(&self, hash: u64) -> &Arc<Shard> {
@@ -219,6 +219,12 @@ impl Flights {
     }
 }
 
+/// A lock that a leader holds until its fill ends.
+pub(crate) trait ReleaseAtEnd: fmt::Debug + Send + Sync {
+    /// Releases the lock. Called once, with the result of the fill.
+    fn release(self: Box<Self>, result: &FlightResult);
+}
+
 /// The handle of the request that runs a fill. If it is dropped, the waiters try again.
 #[derive(Debug)]
 pub struct Leader {
@@ -226,7 +232,7 @@ pub struct Leader {
     shard: Option<Arc<Shard>>,
     flight: Arc<Flight>,
     /// The fill lock that stops other processes from filling the key.
-    held: Option<HeldFillLock>,
+    lock: Option<Box<dyn ReleaseAtEnd>>,
 }
 
 impl Leader {
@@ -239,8 +245,8 @@ impl Leader {
         self.shard.is_none()
     }
 
-    pub(crate) fn hold(&mut self, held: HeldFillLock) {
-        self.held = Some(held);
+    pub(crate) fn hold(&mut self, lock: impl ReleaseAtEnd + 'static) {
+        self.lock = Some(Box::new(lock));
     }
 
     /// Notes that the leader reads the second level, in the task of its caller. Waiters do not depend on that task
@@ -281,8 +287,8 @@ impl Leader {
     }
 
     fn end(&mut self, landing: FlightResult) {
-        if let Some(held) = self.held.take() {
-            held.give_back(&landing);
+        if let Some(lock) = self.lock.take() {
+            lock.release(&landing);
         }
         self.leave();
         // No request waits for this fill.

@@ -4,7 +4,6 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
     bus::{Record, WriterId},
-    larder::Larder,
     target::{Mode, Selector},
 };
 
@@ -37,17 +36,11 @@ pub struct InvalidationFeed {
     origin: WriterId,
 }
 
-impl Larder {
-    /// Subscribes to the invalidations of all processes that share the log, from now on, as they act here: to drop
-    /// values that the application caches elsewhere, or to purge a delivery network.
-    #[doc(alias("subscribe", "invalidation events", "change feed"))]
-    pub fn invalidations(&self) -> InvalidationFeed {
-        let engine = self.kernel().engine();
-        InvalidationFeed { records: engine.feed.subscribe(), origin: engine.origin }
-    }
-}
-
 impl InvalidationFeed {
+    pub(crate) fn new(records: broadcast::Receiver<FeedMessage>, origin: WriterId) -> Self {
+        Self { records, origin }
+    }
+
     /// Waits for the next invalidation. `None` once the larder is gone.
     ///
     /// A receiver that is more than 1,024 behind has missed some: it then gets one event that invalidates

@@ -7,7 +7,7 @@ use std::{cell::Cell, fmt};
 
 use smallvec::SmallVec;
 
-use crate::scope::Audience;
+use crate::audience::Audience;
 
 /// The kind of an entry. Its letter is the first byte of each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     builder::LarderBuilder,
+    invalidation_feed::InvalidationFeed,
     kernel::Kernel,
     key::{IntoName, Kind},
     object::{LoadError, Loading},
@@ -149,6 +150,14 @@ impl Larder {
             values_outside_scopes: engine.unscoped.count(),
             caches: engine.observer.stats(engine.clock.now()),
         }
+    }
+
+    /// Subscribes to the invalidations of all processes that share the log, from now on, as they act here: to drop
+    /// values that the application caches elsewhere, or to purge a delivery network.
+    #[doc(alias("subscribe", "invalidation events", "change feed"))]
+    pub fn invalidations(&self) -> InvalidationFeed {
+        let engine = self.0.engine();
+        InvalidationFeed::new(engine.feed.subscribe(), engine.origin)
     }
 
     /// Carries the scope of the current request into a task of its own.

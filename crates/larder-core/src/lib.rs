@@ -40,6 +40,7 @@ pub use self::sealing::SealingKeys;
 pub mod kernel;
 pub mod store;
 
+mod audience;
 mod budget;
 mod builder;
 mod bus;
@@ -50,7 +51,6 @@ mod entry;
 #[cfg(feature = "second-level")]
 mod envelope;
 mod fill_lock;
-mod fill_loop;
 mod flight;
 mod invalidation_feed;
 mod key;

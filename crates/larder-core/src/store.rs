@@ -1,16 +1,12 @@
 //! The second level: bytes that several processes share.
 
-pub use crate::{
-    bus::{Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId},
-    fill_lock::{FillLockState, FillLocks},
+pub use crate::bus::{
+    BoxFuture, Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId,
 };
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-
-/// The future of a store or a log.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A shared store: holds bytes under a key for a time. It need not be reliable: larder checks every entry that it
 /// reads by its stamp, so a store may lose, repeat, delay or reorder writes.
@@ -65,6 +61,48 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn max_value_bytes(&self) -> Option<usize> {
         None
     }
+}
+
+/// Fill locks that all processes see: a further trait for a [`Store`] that supports them.
+///
+/// The conformance suite of `larder-testkit` tests the contract of each method.
+pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
+    /// Takes the fill lock of a key for `holder`, for at most `expiry`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not known whether the lock was taken: it may be, until it expires.
+    fn take<'a>(
+        &'a self,
+        key: &'a str,
+        holder: WriterId,
+        expiry: Duration,
+    ) -> BoxFuture<'a, Result<FillLockState, StoreError>>;
+
+    /// Releases a fill lock, if `holder` still has it. With `vain` the value was not storable: for that long
+    /// [`FillLocks::take`] answers [`FillLockState::NotStorable`], so that no process waits for the key.
+    ///
+    /// # Errors
+    ///
+    /// If it is not known whether the lock was released; it expires.
+    fn give_back<'a>(
+        &'a self,
+        key: &'a str,
+        holder: WriterId,
+        vain: Option<Duration>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// The result of taking a fill lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FillLockState {
+    /// The caller has taken it.
+    Acquired,
+    /// Another holder has it.
+    Held,
+    /// The value of the last holder was not storable: there is no entry to wait for.
+    NotStorable,
 }
 
 /// The error of a store.

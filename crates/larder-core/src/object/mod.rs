@@ -4,23 +4,24 @@ use std::{
     any::Any, borrow::Cow, future::Future, marker::PhantomData, panic, sync::Arc, time::Duration,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use tracing::Instrument as _;
 
 use crate::{
+    audience::Audience,
     clock::Moment,
     consistency::Consistency,
     engine::EntryState,
     entry::AnyEntry,
-    fill_loop::{FillRequest, fill_or_wait},
     flight::{FlightResult, FlightRole, Leader},
-    kernel::{EntryDraft, Kernel},
-    key::{Key, KeyBuf, Kind},
+    kernel::{EntryDraft, FillRequest, Kernel, fill_or_wait},
+    key::{IntoName, Key, KeyBuf, Kind},
     lifetime::Lifetime,
     observe::{Event, Meter},
     policy::Policy,
     reason::Reason,
     schema::Schema,
-    scope::{Audience, PartTraits, Scope, ScopeContents, ScopeOwner},
+    scope::{PartTraits, Scope, ScopeContents, ScopeOwner},
     second_level::StoreLookup,
     store::BoxFuture,
     tag::Tag,
@@ -58,7 +59,34 @@ struct Call<'a> {
     began: Moment,
 }
 
-pub(crate) async fn get_or_fill<T, E, F, Fut>(
+impl Kernel {
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load), for a value of another kind. Names of two kinds never collide.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
+    pub async fn get_or_fill<T, E, F, Fut>(
+        &self,
+        kind: Kind,
+        name: impl IntoName,
+        policy: impl Into<Policy>,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Send + Sync + 'static,
+        F: FnOnce(Loading) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        get_or_fill(self, kind, name.into_name(), policy.into(), load).await
+    }
+}
+
+async fn get_or_fill<T, E, F, Fut>(
     kernel: &Kernel,
     kind: Kind,
     name: String,

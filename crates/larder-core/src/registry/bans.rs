@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{
     clock::Moment,
     key::Key,
-    registry::{Verdict, tag_versions::Severity},
+    registry::{tag_versions::Severity, verdict::Verdict},
     tag::Tag,
     target::Glob,
 };

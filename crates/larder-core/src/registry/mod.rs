@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
+pub use self::verdict::Verdict;
 use self::{
     bans::{Bans, Watermark},
     tag_versions::{Severity, TagVersions},
@@ -35,6 +36,7 @@ use crate::{
 
 mod bans;
 mod tag_versions;
+mod verdict;
 pub(crate) mod writer;
 
 /// The start of a fill: the sequence number of this process, and the position in the log where there is a second
@@ -66,17 +68,6 @@ impl Stamp {
         };
         Self { local: self.local.min(other.local), log }
     }
-}
-
-/// Whether an entry is still valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// No invalidation reaches it.
-    Valid,
-    /// A soft invalidation reaches it: it is stale.
-    Stale,
-    /// A hard invalidation reaches it: it may not be served.
-    Invalid,
 }
 
 /// The registry's data of an entry: the hashes of its tags, and when it was last found valid.

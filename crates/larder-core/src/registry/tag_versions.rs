@@ -10,7 +10,7 @@
 //! not either, and no cold line is read.
 
 use crate::{
-    registry::Verdict,
+    registry::verdict::Verdict,
     sync::{AtomicU64, Ordering, zeros},
 };
 

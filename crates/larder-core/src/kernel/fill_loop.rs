@@ -17,11 +17,11 @@ use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::Kernel;
 use crate::{
     engine::EntryState,
     entry::AnyEntry,
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
-    kernel::Kernel,
     reason::Reason,
     scope::Scope,
 };

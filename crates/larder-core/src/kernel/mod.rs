@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use crate::{
@@ -21,11 +20,9 @@ use crate::{
     engine::Engine,
     entry::EntryMetadata,
     flight::Patience,
-    key::{IntoName, Key, Kind, escaped},
+    key::{Key, Kind, escaped},
     lifetime::Lifetime,
-    object::{self, LoadError, Loading},
     observe::LogStats,
-    policy::Policy,
     reason::Reason,
     scope::{ScopeOwner, StoreWaits},
     tag::Tag,
@@ -33,21 +30,25 @@ use crate::{
     tiers::Tiers,
 };
 
+pub use self::fill_loop::{FillRequest, fill_or_wait};
 pub use crate::{
+    audience::Audience,
     budget::ReservedBytes,
     clock::{Clock, Moment, jittered},
     engine::EntryState,
     entry::{AnyEntry, Encoded, Entry, Value},
-    fill_loop::{FillRequest, fill_or_wait},
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
     observe::{Event, Meter},
     registry::{Stamp, Verdict},
     schema::Schema,
-    scope::{Audience, PartTraits, Scope, ScopeContents, ScopeGuard},
+    scope::{PartTraits, Scope, ScopeContents, ScopeGuard},
     second_level::StoreLookup,
 };
+
+mod catch_up;
+mod fill_loop;
 
 /// The engine of a [`Larder`](crate::Larder), within its namespace. Cheap to clone; a clone is the same engine.
 #[derive(Clone, Debug)]
@@ -104,31 +105,6 @@ impl Kernel {
                 outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
             }
         }
-    }
-
-    /// As [`Larder::get_or_load`](crate::Larder::get_or_load), for a value of another kind. Names of two kinds never collide.
-    ///
-    /// # Errors
-    ///
-    /// See [`LoadError`].
-    ///
-    /// # Panics
-    ///
-    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
-    pub async fn get_or_fill<T, E, F, Fut>(
-        &self,
-        kind: Kind,
-        name: impl IntoName,
-        policy: impl Into<Policy>,
-        load: F,
-    ) -> Result<Arc<T>, LoadError<E>>
-    where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
-    {
-        object::get_or_fill(self, kind, name.into_name(), policy.into(), load).await
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -1,0 +1,12 @@
+//! The verdict on an entry, by the log.
+
+/// Whether an entry is still valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// No invalidation reaches it.
+    Valid,
+    /// A soft invalidation reaches it: it is stale.
+    Stale,
+    /// A hard invalidation reaches it: it may not be served.
+    Invalid,
+}
