@@ -26,7 +26,7 @@ use crate::{
     lifetime::Phase,
     log_follower,
     memory::Memory,
-    observe::{LogStats, Observer},
+    metrics::{LogStats, Observer},
     registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
     second_level::SecondLevel,
     settings::Settings,

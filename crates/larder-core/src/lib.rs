@@ -24,8 +24,8 @@ pub use self::{
     larder::Larder,
     lifetime::Lifetime,
     memory::{Eviction, Evictions},
+    metrics::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
     object::{LoadError, Loading},
-    observe::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
     policy::Policy,
     reason::Reason,
     scope::Scoped,
@@ -58,8 +58,8 @@ mod larder;
 mod lifetime;
 mod log_follower;
 mod memory;
+mod metrics;
 mod object;
-mod observe;
 mod policy;
 mod reason;
 mod registry;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Response, header};
 use http_body::{Body, Frame, SizeHint};
 use larder_core::kernel::Scope;
 use pin_project_lite::pin_project;
@@ -22,6 +22,15 @@ pub(crate) type Waiting<R, E> =
 
 /// The error type of bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Returns the length of a body, if it is announced.
+pub(crate) fn announced_length<R: Body>(response: &Response<R>) -> Option<u64> {
+    response
+        .body()
+        .size_hint()
+        .exact()
+        .or_else(|| response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
+}
 
 pin_project! {
     /// A body that is held whole, recorded while it is read, or passed through from the inner service.

@@ -55,14 +55,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use larder_semantics::cache_control::CacheControl;
+use larder_semantics::{cache_control::CacheControl, fields};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
-
-use crate::response_cache::remove_last_line;
 
 /// Reports the head with which each response leaves to the response caches inside. Must be the outermost layer.
 ///
@@ -272,7 +270,7 @@ fn correct_cache_status(headers: &mut HeaderMap, why: Reason) {
     let Some(last) = lines.next_back().and_then(|line| line.to_str().ok()) else { return };
     let corrected = last.replace("; stored", &format!("; detail={why}"));
     if let Ok(corrected) = HeaderValue::from_str(&corrected) {
-        remove_last_line(headers, &header::CACHE_STATUS);
+        fields::remove_last_line(headers, &header::CACHE_STATUS);
         headers.append(header::CACHE_STATUS, corrected);
     }
 }

@@ -5,7 +5,7 @@
 //! [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1) and
 //! [RFC 9111, section 3.1](https://www.rfc-editor.org/rfc/rfc9111#section-3.1)
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{cache_control::CacheControl, list, storing::Role};
 
@@ -96,6 +96,24 @@ const FOR_ALL: [HeaderName; 5] = [
 
 const HOP_BY_HOP: [HeaderName; 4] =
     [header::CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// Removes the last line of a field.
+pub fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
+    let mut lines: Vec<HeaderValue> = fields.get_all(name).iter().cloned().collect();
+    lines.pop();
+    fields.remove(name);
+    for line in lines {
+        fields.append(name, line);
+    }
+}
+
+/// Returns a text as a field value: visible ASCII, spaces and tabs. Recipients read other characters
+/// differently.
+///
+/// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
+pub fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
+}
 
 #[cfg(test)]
 mod tests {

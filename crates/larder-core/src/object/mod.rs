@@ -17,7 +17,7 @@ use crate::{
     kernel::{EntryDraft, FillRequest, Kernel, fill_or_wait},
     key::{IntoName, Key, KeyBuf, Kind},
     lifetime::Lifetime,
-    observe::{Event, Meter},
+    metrics::{Event, Meter},
     policy::Policy,
     reason::Reason,
     schema::Schema,

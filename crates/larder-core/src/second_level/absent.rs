@@ -9,7 +9,7 @@ use super::StoreLookup;
 use crate::{
     engine::Engine,
     entry::{AnyEntry, Value},
-    observe::SecondLevelStats,
+    metrics::SecondLevelStats,
     scope::Scope,
 };
 

@@ -25,7 +25,7 @@ use crate::{
     envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
     lifetime::Ends,
-    observe::{SecondLevelStats, striped::Striped},
+    metrics::{SecondLevelStats, striped::Striped},
     registry::{Stamp, TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},

@@ -39,12 +39,13 @@
 //! # }
 //! ```
 
+mod answer;
 mod conditions;
 mod future;
 mod layer;
 mod service;
 
-pub(crate) use self::{conditions::is_around, future::not_modified};
+pub(crate) use self::{answer::not_modified, conditions::is_around};
 pub use self::{
     conditions::{Conditions, FailedPrecondition},
     future::ResponseFuture,

@@ -13,8 +13,9 @@ use larder_semantics::validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS};
 use tower_service::Service;
 
 use super::{
-    conditions::{Conditions, FailedPrecondition, InsideConditional},
-    future::{ResponseFinish, ResponseFuture, answer},
+    answer::{ResponseFinish, refusal, unmet_answer},
+    conditions::{Conditions, InsideConditional},
+    future::ResponseFuture,
     layer::Options,
 };
 use crate::{
@@ -61,7 +62,7 @@ where
             request.extensions_mut().insert(conditions.clone());
         }
         if let Some(status) = self.refused(request.method(), conditions.as_ref()) {
-            return ResponseFuture::ready(answer(status, &request));
+            return ResponseFuture::ready(refusal(status, &request));
         }
         let finish = ResponseFinish::new(&self.options, request.method(), conditions);
         if finish.has_conditions() && self.options.validate.is_some() {
@@ -110,7 +111,7 @@ impl<S> ConditionalService<S> {
                 None => None,
             };
             if current.is_none() && finish.refuses_unchecked() {
-                return Ok(answer(StatusCode::PRECONDITION_FAILED, &request));
+                return Ok(refusal(StatusCode::PRECONDITION_FAILED, &request));
             }
             if let Some(unmet) = current.and_then(|current| finish.check(current).err()) {
                 return Ok(unmet_answer(&unmet));
@@ -121,13 +122,6 @@ impl<S> ConditionalService<S> {
             ResponseFuture::plain(called, finish).await
         })
     }
-}
-
-fn unmet_answer<R>(unmet: &FailedPrecondition) -> Response<CacheBody<R>> {
-    let mut response = Response::new(CacheBody::empty());
-    *response.status_mut() = unmet.status();
-    unmet.add_fields(response.headers_mut());
-    response
 }
 
 fn has_conditions(headers: &HeaderMap) -> bool {

@@ -12,7 +12,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
-use super::{layer::Options, pending::PendingGuard};
+use super::{layer::Options, requested::PendingGuard};
 
 pin_project! {
     /// The response future of [`InvalidationService`](super::InvalidationService).

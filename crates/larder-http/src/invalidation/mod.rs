@@ -50,15 +50,15 @@
 
 mod future;
 mod layer;
-mod pending;
 #[cfg_attr(not(feature = "read-your-writes"), path = "read_your_writes_absent.rs")]
 mod read_your_writes;
+mod requested;
 mod service;
 
 #[cfg(feature = "read-your-writes")]
 pub use self::read_your_writes::ReadYourWrites;
 pub use self::{
-    future::ResponseFuture, layer::InvalidationLayer, pending::PendingInvalidations,
+    future::ResponseFuture, layer::InvalidationLayer, requested::PendingInvalidations,
     service::InvalidationService,
 };
 

@@ -18,8 +18,8 @@ use tower_service::Service;
 use super::{
     future::ResponseFuture,
     layer::Options,
-    pending::{PendingGuard, PendingInvalidations},
     read_your_writes::ReadYourWrites,
+    requested::{PendingGuard, PendingInvalidations},
 };
 use crate::{
     address::{Address, Head, Scheme, original_uri},

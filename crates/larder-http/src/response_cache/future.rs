@@ -13,7 +13,7 @@ use larder_core::kernel::Scope;
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
-use super::{fill::note, plan::CacheContext};
+use super::{answer::cache_status::note, context::CacheContext};
 use crate::body::{CacheBody, Waiting};
 
 pin_project! {
@@ -87,7 +87,7 @@ where
                 let response = ready!(forward.as_mut().project().future.poll(cx))?;
                 drop(entered);
                 let mut response = response.map(|body| CacheBody::scoped(body, scope));
-                note(&plan, response.headers_mut(), status, "bypass");
+                note(plan.extras, response.headers_mut(), status, "bypass");
                 plan.alike.add_vary(response.headers_mut());
                 Poll::Ready(Ok(response))
             }

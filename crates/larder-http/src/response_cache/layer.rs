@@ -2,19 +2,18 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers, kernel::Kernel};
 use larder_semantics::{
+    fields,
     freshness::Heuristics,
     storing::{Profile, Role},
 };
 use tower_layer::Layer;
 
 use super::{
-    answer::downstream,
-    options::{KeyInput, Options, WriteCheck},
-    plan::CacheContext,
+    context::CacheContext,
+    options::{IntoPartition, KeyInput, Options, WriteCheck},
     service::ResponseCache,
 };
 use crate::address::{Head, QueryRule, Scheme};
@@ -36,32 +35,6 @@ use crate::address::{Head, QueryRule, Scheme};
 pub struct ResponseCacheLayer {
     pub(super) kernel: Kernel,
     pub(super) options: Options,
-}
-
-/// The error for a request whose partition could not be determined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownPartition;
-
-/// A return type for the closure of [`ResponseCacheLayer::partition_by`]: an `Option`, or a `Result` of one.
-pub trait IntoPartition {
-    /// Returns the partition, `None` for visitors.
-    ///
-    /// # Errors
-    ///
-    /// If the partition could not be determined.
-    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
-}
-
-impl<P: Into<Bytes>> IntoPartition for Option<P> {
-    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
-        Ok(self.map(Into::into))
-    }
-}
-
-impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
-    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
-        self.map(|partition| partition.map(Into::into)).map_err(|_| UnknownPartition)
-    }
 }
 
 impl ResponseCacheLayer {
@@ -592,7 +565,7 @@ impl fmt::Debug for ResponseCacheLayer {
 ///
 /// If the text is not a valid field value.
 fn field_value(setter: &str, text: &str) -> HeaderValue {
-    downstream::field_value(text).unwrap_or_else(|| {
+    fields::value(text).unwrap_or_else(|| {
         panic!(
             "{setter}({text:?}) is not a valid field value: use visible ASCII, spaces and tabs only"
         )

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{
     Key, Reason, Tag,
     kernel::{AnyEntry, EntryState, Event, FlightRole, Leader, Moment, Scope},
@@ -17,13 +17,13 @@ use larder_semantics::{
 
 use super::{
     answer::{
-        conditional_range::{self, ConditionsAndRange},
-        status_header::said,
+        cache_status::{note, said},
+        conditions_and_range::{self, ConditionsAndRange},
     },
-    fill::{Answer, Fill, InFlightResponse, is_error, note, shared_error::SharedFailure, store},
+    context::{CacheContext, RequestKey, aged_for},
+    fill::{Fill, InFlightResponse, partial, shared_error::SharedFailure},
     options::WriteCheck,
     overrides::ResponseOverrides,
-    plan::{CacheContext, RequestKey, aged_for},
     stored::{
         self, aged,
         no_vary_search::SearchKey,
@@ -213,20 +213,6 @@ impl Lookup {
         self.plan.kernel.lead_alone(&self.queue, &self.scope)
     }
 
-    pub(super) fn refused_lately(&self) -> Option<Reason> {
-        let kernel = &self.plan.kernel;
-        let key = store::refusal_key(&self.queue).ok()?;
-        let entry = kernel.find(key.as_bytes())?;
-        match CacheRecord::of(&entry) {
-            Some(CacheRecord::Refusal(why))
-                if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
-            {
-                Some(*why)
-            }
-            _ => None,
-        }
-    }
-
     /// Whether larder may store the response of a request that it forwards by itself for this reason: one odd
     /// response must not keep an address out of the cache. Reasons that only the body shows are not tried again
     /// so soon, and conditional and range requests are left to the origin.
@@ -280,7 +266,7 @@ impl Lookup {
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        self.plan.remove_unkeyed(&mut request);
+        self.plan.options.remove_unkeyed(&mut request);
         let headers = request.headers_mut();
         for name in WRITE_PRECONDITIONS.iter().chain(&CACHE_VALIDATION) {
             headers.remove(name);
@@ -304,21 +290,6 @@ impl Lookup {
         request
     }
 
-    /// Returns the response in place of the failed fill of another request: a stale one, or the failure.
-    pub(super) fn fall_back<R>(
-        &self,
-        failure: Option<&SharedFailure>,
-        fallback: Option<&AnyEntry>,
-    ) -> Result<Response<CacheBody<R>>, SharedFailure> {
-        match self.usable(fallback) {
-            Some(entry) => {
-                self.record(Event::Miss);
-                Ok(self.stale(&entry, Event::StaleOnError, Some(Reason::Origin.as_str())))
-            }
-            None => Err(failure.cloned().unwrap_or(SharedFailure::with_status(PANICKED))),
-        }
-    }
-
     /// Returns the response to a waiter after the largest number of failed fills.
     pub(super) fn shared_failure<R>(
         &self,
@@ -329,7 +300,7 @@ impl Lookup {
         let mut response = failure.answer(|key, names| self.has_key(key, names));
         let handling = Handling::Forward { why, stored: false, collapsed: true };
         let status = CacheStatus { detail: Some(Reason::Origin.as_str()), ..said(handling) };
-        note(&self.plan, response.headers_mut(), status, "miss");
+        note(self.plan.extras, response.headers_mut(), status, "miss");
         self.plan.alike.add_vary(response.headers_mut());
         response
     }
@@ -366,10 +337,10 @@ impl Lookup {
         *response.headers_mut() = along.head.headers.clone();
         response.headers_mut().remove(header::CACHE_STATUS);
         let handling = Handling::Forward { why, stored: true, collapsed: true };
-        note(&self.plan, response.headers_mut(), said(handling), "miss");
+        note(self.plan.extras, response.headers_mut(), said(handling), "miss");
         self.plan.alike.add_vary(response.headers_mut());
         self.record(Event::Collapsed);
-        Some(conditional_range::fitted(&self.selecting, self.fit(false), response))
+        Some(conditions_and_range::fitted(&self.selecting, self.fit(false), response))
     }
 
     /// Whether the entry of a fill would be a hit for this request.
@@ -389,52 +360,6 @@ impl Lookup {
 
     fn is_shared_with(&self, open: bool) -> bool {
         open || self.lookup.partitioned || self.plan.options.shared
-    }
-
-    /// Replaces an error by the stale response, if that may still be served.
-    pub(super) fn or_stale<R, E>(
-        &self,
-        answer: Answer<R, E>,
-        fallback: Option<&AnyEntry>,
-    ) -> Answer<R, E> {
-        let failed = match &answer {
-            Ok(response) => is_error(response.status()),
-            Err(_) => true,
-        };
-        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
-        match self.usable(fallback) {
-            Some(entry) if failed => {
-                self.record(Event::StaleOnError);
-                let handling =
-                    Handling::Forward { why: Forward::Stale, stored: false, collapsed: false };
-                let status = CacheStatus {
-                    fwd_status: status,
-                    detail: Some(Reason::Origin.as_str()),
-                    ..said(handling)
-                };
-                Ok(self.noted(&entry, status, "stale"))
-            }
-            _ => answer,
-        }
-    }
-
-    /// Returns the stale response, if it may replace an error: it may have been invalidated during the fill.
-    fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
-        let entry = fallback.filter(|_| self.is_trusted())?;
-        let kernel = &self.plan.kernel;
-        let now = kernel.now();
-        let welcome = || {
-            let stale_for = aged_for(entry, now).stale_for;
-            let may = stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale);
-            may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
-        };
-        let usable = match kernel.entry_state(entry, now) {
-            EntryState::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),
-            EntryState::OnError => true,
-            EntryState::ToRevalidate => welcome(),
-            _ => false,
-        };
-        usable.then(|| entry.clone())
     }
 
     /// Reads the response of this address, or of the variant that the request selects, from the second level.
@@ -481,12 +406,30 @@ impl Lookup {
         stored::hit(Arc::clone(entry), now, self.plan.extras, self.lookup.head_only)
     }
 
+    /// Answers a range request from a stored partial response.
+    pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
+        let kernel = &self.plan.kernel;
+        let key = partial::part_key(&self.key).ok()?;
+        let entry = kernel.find(key.as_bytes())?;
+        let stored = stored::of(&entry)?;
+        let now = kernel.now();
+        let usable = self.plan.may_have(&self.lookup, stored)
+            && kernel.entry_state(&entry, now) == EntryState::Fresh
+            && self.plan.meets(&self.demands, &entry, now);
+        if !usable {
+            return None;
+        }
+        let kept = stored.part.as_deref()?;
+        let answer = conditions_and_range::fitted_part(&self.selecting, self.hit(&entry), kept)?;
+        Some((entry, answer))
+    }
+
     /// Applies the conditions and the range of this request to a full response.
     fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
         if !self.lookup.facts.narrowed {
             return response;
         }
-        conditional_range::fitted(&self.selecting, self.fit(true), response)
+        conditions_and_range::fitted(&self.selecting, self.fit(true), response)
     }
 
     fn fit(&self, is_stored: bool) -> ConditionsAndRange {
@@ -509,7 +452,7 @@ impl Lookup {
         self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "stale")
     }
 
-    fn noted<R>(
+    pub(super) fn noted<R>(
         &self,
         entry: &AnyEntry,
         status: CacheStatus<'_>,
@@ -528,7 +471,7 @@ impl Lookup {
         let name = entry.key().name();
         let key = self.plan.options.cache_status_with_key.then_some(&*name);
         let status = CacheStatus { ttl: Some(ttl), key, ..status };
-        note(&self.plan, response.headers_mut(), status, plain);
+        note(self.plan.extras, response.headers_mut(), status, plain);
         self.fitted(response)
     }
 
@@ -536,6 +479,3 @@ impl Lookup {
         self.plan.meter.record(event, self.plan.kernel.now());
     }
 }
-
-/// The status for waiters of a fill that panicked or was dropped.
-const PANICKED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;

@@ -69,23 +69,25 @@
 //! ```
 
 mod answer;
+mod context;
 mod fill;
 mod future;
+mod hit_for_miss;
 mod layer;
 mod lookup;
 mod miss;
 mod options;
 mod overrides;
-mod plan;
+mod refresh;
 mod request;
 mod service;
+mod stale_if_error;
 mod stored;
-
-pub(crate) use self::stored::remove_last_line;
 
 pub use self::{
     future::ResponseFuture,
-    layer::{IntoPartition, ResponseCacheLayer, UnknownPartition},
+    layer::ResponseCacheLayer,
+    options::{IntoPartition, UnknownPartition},
     overrides::ResponseOverrides,
     service::ResponseCache,
 };

@@ -11,7 +11,7 @@ use larder_semantics::{
     targeted,
 };
 
-use super::{layer::UnknownPartition, overrides::ResponseOverrides};
+use super::overrides::ResponseOverrides;
 use crate::address::{Head, QueryRule, Scheme};
 
 pub(super) type Partition =
@@ -23,6 +23,32 @@ pub(super) type WriteCheck = Box<dyn Fn() -> bool + Send + Sync>;
 pub(super) type RefusalRule = Arc<dyn Fn(&Extensions) -> Option<WriteCheck> + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
+/// The error for a request whose partition could not be determined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownPartition;
+
+/// A return type for the closure of [`ResponseCacheLayer::partition_by`]: an `Option`, or a `Result` of one.
+pub trait IntoPartition {
+    /// Returns the partition, `None` for visitors.
+    ///
+    /// # Errors
+    ///
+    /// If the partition could not be determined.
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
+}
+
+impl<P: Into<Bytes>> IntoPartition for Option<P> {
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
+        Ok(self.map(Into::into))
+    }
+}
+
+impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
+    fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
+        self.map(|partition| partition.map(Into::into)).map_err(|_| UnknownPartition)
+    }
+}
+
 /// An input of the key beside the address and the partition.
 #[derive(Clone)]
 pub(super) struct KeyInput {
@@ -30,6 +56,15 @@ pub(super) struct KeyInput {
     /// The request fields that the value is derived from. Empty if downstream caches cannot see the input.
     pub(super) fields: Vec<HeaderName>,
     pub(super) value: VaryBy,
+}
+
+impl fmt::Debug for KeyInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyInput")
+            .field("name", &self.name)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone)]

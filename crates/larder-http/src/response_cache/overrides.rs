@@ -7,9 +7,8 @@ use larder_core::{
     Lifetime, Reason, Tag,
     kernel::{Kernel, Scope},
 };
+use larder_semantics::fields;
 use parking_lot::Mutex;
-
-use super::answer::downstream;
 
 /// The choices of a handler for the response to one request. The response cache puts it into the extensions of
 /// every request that it forwards; without a response cache, choices have no effect.
@@ -117,7 +116,7 @@ impl ResponseOverrides {
 /// Returns the text as a field value, or `no-store` if it is not a valid one. A handler runs too late to refuse
 /// the text, and without the field downstream caches would guess.
 fn field_value(name: &str, text: &str) -> HeaderValue {
-    downstream::field_value(text).unwrap_or_else(|| {
+    fields::value(text).unwrap_or_else(|| {
         tracing::warn!(target: "larder", name, text, "not a valid field value (use visible ASCII, spaces and tabs only): sending no-store in its place");
         HeaderValue::from_static("no-store")
     })

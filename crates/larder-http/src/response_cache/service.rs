@@ -17,11 +17,11 @@ use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
 use super::{
-    answer::status_header::said,
+    answer::cache_status::said,
+    context::{Admission, CacheContext, RequestKey},
     future::ResponseFuture,
     miss::CacheMiss,
     overrides::ResponseOverrides,
-    plan::{Admission, CacheContext, RequestKey},
     request::post_as_get::FromPost,
 };
 use crate::{

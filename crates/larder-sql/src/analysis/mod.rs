@@ -48,14 +48,14 @@ use sqlparser::{
     tokenizer::{Token, Tokenizer},
 };
 
-use self::collector::Collector;
+use self::reads_and_writes::Collector;
 use crate::catalog::Catalog;
 
-mod collector;
 mod functions;
 mod pins;
-mod reads;
+mod reads_and_writes;
 mod transactions;
+mod unparsed;
 
 #[cfg(feature = "sqlite")]
 pub(crate) use self::functions::OF_TIME;
@@ -146,7 +146,7 @@ impl Analysis {
         let analysis = Self::parsed(text, tokens.clone(), &normalised, dialect, catalog);
         match (analysis.nature, catalog) {
             (StatementKind::Unknown(_) | StatementKind::Definition, Some(catalog))
-                if reads::cannot_write(&cut(tokens.clone(), dialect), dialect, catalog) =>
+                if unparsed::cannot_write(&cut(tokens.clone(), dialect), dialect, catalog) =>
             {
                 let why = match analysis.nature {
                     StatementKind::Unknown(why) => why,

@@ -60,14 +60,6 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, value);
 }
 
-/// Returns a text as a field value: visible ASCII, spaces and tabs. Recipients read other characters
-/// differently.
-///
-/// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
-pub(in crate::response_cache) fn field_value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii())
-}
-
 /// Removes the fields that this cache may not store, or may not send from storage.
 pub(in crate::response_cache) fn remove_unkept(options: &Options, headers: &mut HeaderMap) {
     remove_named(options, headers);

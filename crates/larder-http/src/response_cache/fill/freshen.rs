@@ -132,7 +132,7 @@ impl Fill {
                 if !why.is_of_the_user() {
                     kernel.remove(known);
                 }
-                self.remember(why);
+                self.remember_refusal(why);
                 self.let_go(lead, why);
                 let mut response = whole(known);
                 let fields = validation::freshened(response.headers(), update);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode, header};
 use larder_core::{Lifetime, Reason};
 use larder_semantics::{
-    cache_control::{CacheControl, Seconds},
+    cache_control::CacheControl,
     freshness::{self, Freshness},
     list,
     storing::{self, NotStorable, Profile, RequestIdentity},
@@ -13,7 +13,8 @@ use larder_semantics::{
     validation::Validators,
 };
 
-use crate::response_cache::{fill::is_gone, options::Options, overrides::OverrideValues};
+use super::lifetime;
+use crate::response_cache::{options::Options, overrides::OverrideValues};
 
 /// The decision on storing a response, made from its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +87,9 @@ pub(in crate::response_cache) fn judge(
         (Lifetime::fresh_for(Duration::ZERO), false)
     } else {
         let guessed = || options.guesses().lifetime(status, headers, &control, times.received);
-        lifetime(options, chosen, status, explicit, guessed)?
+        lifetime::lifetime(options, chosen, status, explicit, guessed)?
     };
-    let mut lifetime = with_windows(lifetime, options, chosen, &control);
+    let mut lifetime = lifetime::with_windows(lifetime, options, chosen, &control);
     if validated {
         lifetime = lifetime.keep_for_revalidation(options.revalidatable);
     }
@@ -124,6 +125,18 @@ fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
         && !options.negative.iter().any(|(of, _)| *of == status)
 }
 
+/// Whether a stale response may replace a response with this status.
+///
+/// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
+pub(in crate::response_cache) fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Whether a status says that the resource does not exist, and not that this one request is wrong.
+pub(in crate::response_cache) fn is_gone(status: StatusCode) -> bool {
+    [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
+}
+
 /// Returns the directives of a response for this cache, with the choices of the handler and the options
 /// applied.
 pub(in crate::response_cache) fn control(
@@ -142,79 +155,6 @@ pub(in crate::response_cache) fn control(
     // A lifetime that was set explicitly for this response prevails over `no-cache`.
     control.no_cache &= chosen.lifetime.is_none() && !options.overrides;
     control
-}
-
-/// Returns the lifetime, and whether it comes from larder alone. The first of these that applies:
-/// `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the response
-/// itself, the layer, heuristics.
-fn lifetime(
-    options: &Options,
-    chosen: &OverrideValues,
-    status: StatusCode,
-    explicit: Freshness,
-    guessed: impl FnOnce() -> Option<Duration>,
-) -> Result<(Lifetime, bool), Reason> {
-    let silent = explicit == Freshness::Unknown;
-    let negative = options.negative.iter().find(|(of, _)| *of == status);
-    if let (true, Some((_, lifetime))) = (silent, negative) {
-        return Ok((*lifetime, true));
-    }
-    // A lifetime for a page does not apply to the error that came instead.
-    let meant = storing::takes_default_lifetime(status);
-    if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
-        return Ok((lifetime, silent));
-    }
-    // It does apply to a redirect that the handler sends.
-    let is_error = status.is_client_error() || status.is_server_error();
-    if let Some(lifetime) = chosen.lifetime.filter(|_| !is_error) {
-        return Ok((lifetime, silent));
-    }
-    if let Freshness::Explicit(fresh) = explicit {
-        return Ok((Lifetime::fresh_for(fresh), false));
-    }
-    if let Some(added) = chosen.added.or(options.lifetime).filter(|_| meant) {
-        return Ok((added, true));
-    }
-    let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
-    guessed.ok_or(Reason::NoLifetime)
-}
-
-/// Returns the lifetime with its stale windows: those of the response, else of the handler, else of the layer.
-/// A response that must not be served stale has none.
-///
-/// Source: RFC 9111, section 4.2.4; RFC 5861.
-fn with_windows(
-    lifetime: Lifetime,
-    options: &Options,
-    chosen: &OverrideValues,
-    control: &CacheControl,
-) -> Lifetime {
-    if control.forbids_stale(options.role) {
-        return Lifetime::fresh_for(lifetime.fresh());
-    }
-    let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
-    let or_else = |own: Duration, layer: Option<Duration>| {
-        // A response that arrives stale gets no window from the layer.
-        if lifetime.fresh().is_zero() {
-            own
-        } else if own.is_zero() && chosen.lifetime.is_none() {
-            layer.unwrap_or_default()
-        } else {
-            own
-        }
-    };
-    let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
-        or_else(lifetime.window_while_revalidating(), options.while_revalidating)
-    });
-    let on_error = said(control.stale_if_error).unwrap_or_else(|| {
-        let own = or_else(lifetime.window_on_error(), options.on_error);
-        match options.profile {
-            // RFC 9111 allows it while the origin is unreachable.
-            Profile::Conformance if own.is_zero() => options.revalidatable,
-            _ => own,
-        }
-    });
-    lifetime.stale_while_revalidate(revalidate).stale_if_error(on_error)
 }
 
 fn not_storable(why: NotStorable) -> Reason {

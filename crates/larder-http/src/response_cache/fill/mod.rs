@@ -27,28 +27,28 @@ use tokio::{
 use tower_service::Service;
 
 use crate::{
-    body::{BoxError, CacheBody},
+    body::{BoxError, CacheBody, announced_length},
     etag,
     final_head::{FinalHead, HeadVerdict},
     own_response::own_response,
     recording::{BodyTooLarge, Recording},
     response_cache::{
         answer::{
-            conditional_range::{self, ConditionsAndRange},
+            cache_status::{note, said},
+            conditions_and_range::{self, ConditionsAndRange},
             downstream,
-            status_header::{self, said},
         },
+        context::CacheContext,
         fill::{
-            judge::{ResponseTimes, StorageDecision},
+            judge::{ResponseTimes, StorageDecision, is_error, is_gone},
             shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
             store::StoreOutcome,
         },
         options::WriteCheck,
         overrides::{OverrideValues, ResponseOverrides},
-        plan::CacheContext,
         request::request_fields::{ALL_SELECTING, SELECTING},
         stored::{
-            self, Part,
+            Part,
             no_vary_search::SearchKey,
             variants::{default_key, variant_key},
         },
@@ -57,6 +57,7 @@ use crate::{
 
 pub(super) mod freshen;
 pub(super) mod judge;
+pub(super) mod lifetime;
 pub(super) mod partial;
 pub(super) mod shared_error;
 pub(super) mod store;
@@ -204,7 +205,7 @@ impl Fill {
             None
         };
         let judged = self.judge(&response, part, &chosen, received);
-        let announced = announced(&response);
+        let announced = announced_length(&response);
         let limit = self.plan.options.body_limit;
         let judged = match judged {
             Ok(_) if announced.is_some_and(|bytes| bytes > limit as u64) => {
@@ -280,7 +281,7 @@ impl Fill {
         match told {
             HeadVerdict::NotStorable(why) => {
                 self.plan.warn_of_refusal(&self.key, why, None);
-                self.remember(why);
+                self.remember_refusal(why);
                 self.let_go(lead, why);
             }
             HeadVerdict::Storable | HeadVerdict::Unknown => {
@@ -543,16 +544,16 @@ impl Fill {
                 lead.land(self.keep(&heard, &whole).landing);
             }
             RecordingOutcome::Trailers => {
-                self.remember(Reason::Trailers);
+                self.remember_refusal(Reason::Trailers);
                 self.let_go(lead, Reason::Trailers);
             }
             RecordingOutcome::BodyTooLarge(full) => {
-                self.remember(full.reason());
+                self.remember_refusal(full.reason());
                 self.let_go(lead, full.reason());
                 recording.hand_over(body);
             }
             RecordingOutcome::Late => {
-                self.remember(Reason::Deadline);
+                self.remember_refusal(Reason::Deadline);
                 self.let_go(lead, Reason::Deadline);
                 recording.hand_over(body);
             }
@@ -689,7 +690,7 @@ impl Fill {
     {
         self.record(Event::Failed(Reason::OriginStatus));
         let status = response.status();
-        let is_short = announced(&response).is_some_and(|bytes| bytes <= LARGEST_SHARED);
+        let is_short = announced_length(&response).is_some_and(|bytes| bytes <= LARGEST_SHARED);
         let (head, body) = response.into_parts();
         let body = match is_short {
             true => CacheBody::read_ahead(body, Some(self.scope.clone())),
@@ -741,7 +742,7 @@ impl Fill {
         if let Some(replaced) = self.replaces.as_ref().filter(|_| !why.is_of_the_user()) {
             self.plan.kernel.remove(replaced);
         }
-        self.remember(why);
+        self.remember_refusal(why);
         self.let_go(lead, why);
     }
 
@@ -773,7 +774,7 @@ impl Fill {
         let forward = if why == Reason::UnknownField { Forward::Bypass } else { self.why };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         let status = CacheStatus { detail: Some(why.as_str()), ..said(handling) };
-        note(&self.plan, response.headers_mut(), status, "miss");
+        note(self.plan.extras, response.headers_mut(), status, "miss");
         self.plan.alike.add_vary(response.headers_mut());
         self.fitted(response)
     }
@@ -785,7 +786,7 @@ impl Fill {
         }
         let avoids_coded = self.plan.avoids_coded();
         let fit = ConditionsAndRange { head_only: false, is_stored: false, avoids_coded };
-        conditional_range::fitted(&self.selecting, fit, response)
+        conditions_and_range::fitted(&self.selecting, fit, response)
     }
 
     pub(in crate::response_cache) fn answer<R>(
@@ -811,27 +812,12 @@ impl Fill {
         let handling = Handling::Forward { why: self.why, stored, collapsed: false };
         let fwd_status = (heard.from != head.status).then(|| heard.from.as_u16());
         let status = CacheStatus { fwd_status, detail: why.map(Reason::as_str), ..said(handling) };
-        note(&self.plan, &mut head.headers, status, "miss");
+        note(self.plan.extras, &mut head.headers, status, "miss");
         head
     }
 
     pub(in crate::response_cache) fn record(&self, event: Event) {
         self.plan.meter.record(event, self.plan.kernel.now());
-    }
-}
-
-/// Adds the outcome to the fields of a response: `Cache-Status` and `X-Cache`, as configured.
-pub(in crate::response_cache) fn note(
-    plan: &CacheContext,
-    headers: &mut HeaderMap,
-    status: CacheStatus<'_>,
-    plain: &'static str,
-) {
-    if plan.extras.cache_status {
-        headers.append(header::CACHE_STATUS, status_header::status_value(&status));
-    }
-    if plan.extras.x_cache {
-        headers.insert(stored::X_CACHE, HeaderValue::from_static(plain));
     }
 }
 
@@ -844,27 +830,6 @@ pub(in crate::response_cache) fn after(time: Duration) -> Instant {
 /// Ends the flight of a fill that failed.
 fn fail(lead: Leader, failure: SharedFailure) {
     lead.land(FlightResult::Failed(Arc::new(failure)));
-}
-
-/// Whether a stale response may replace a response with this status.
-///
-/// Source: [RFC 5861, section 4](https://www.rfc-editor.org/rfc/rfc5861#section-4)
-pub(in crate::response_cache) fn is_error(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
-/// Whether a status says that the resource does not exist, and not that this one request is wrong.
-pub(in crate::response_cache) fn is_gone(status: StatusCode) -> bool {
-    [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&status)
-}
-
-/// Returns the length of a body, if it is announced.
-pub(in crate::response_cache) fn announced<R: Body>(response: &Response<R>) -> Option<u64> {
-    response
-        .body()
-        .size_hint()
-        .exact()
-        .or_else(|| response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok())
 }
 
 /// Whether a body has the length that was announced, if one was.

@@ -6,10 +6,10 @@
 //! [section 3.4](https://www.rfc-editor.org/rfc/rfc9111#section-3.4)
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use larder_core::{
     Key,
-    kernel::{AnyEntry, EntryState, KeyTooLongError},
+    kernel::{EntryState, KeyTooLongError},
 };
 use larder_semantics::{
     fields, ranges,
@@ -17,14 +17,9 @@ use larder_semantics::{
     validation::{self, Validators},
 };
 
-use crate::{
-    body::CacheBody,
-    response_cache::{
-        answer::conditional_range,
-        fill::Fill,
-        lookup::Lookup,
-        stored::{self, Part},
-    },
+use crate::response_cache::{
+    fill::Fill,
+    stored::{self, Part},
 };
 
 /// Returns the key of the partial response that belongs to a key.
@@ -39,28 +34,6 @@ pub(in crate::response_cache) fn told(headers: &HeaderMap, profile: Profile) -> 
     let (range, total) = ranges::content_range(headers)?;
     let is_enough = profile == Profile::Conformance || !Validators::of(headers).is_empty();
     is_enough.then_some(Part { range, total: total? })
-}
-
-impl Lookup {
-    /// Answers a range request from a stored partial response.
-    pub(in crate::response_cache) fn answer_from_part<R>(
-        &self,
-    ) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
-        let kernel = &self.plan.kernel;
-        let key = part_key(&self.key).ok()?;
-        let entry = kernel.find(key.as_bytes())?;
-        let stored = stored::of(&entry)?;
-        let now = kernel.now();
-        let usable = self.plan.may_have(&self.lookup, stored)
-            && kernel.entry_state(&entry, now) == EntryState::Fresh
-            && self.plan.meets(&self.demands, &entry, now);
-        if !usable {
-            return None;
-        }
-        let kept = stored.part.as_deref()?;
-        let answer = conditional_range::fitted_part(&self.selecting, self.hit(&entry), kept)?;
-        Some((entry, answer))
-    }
 }
 
 impl Fill {

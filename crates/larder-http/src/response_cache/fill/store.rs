@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use larder_core::{
-    Key, Lifetime, Reason, Tag, Tiers,
-    kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult, Moment},
+    Key, Reason, Tag,
+    kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult},
 };
 use larder_semantics::{groups, storing::Profile};
 
 use crate::response_cache::{
     answer::downstream,
     fill::{Fill, ReceivedHead, partial},
-    plan::CacheContext,
     stored::{
         self, Part, StoredResponse, Traits, no_vary_search::SearchRules, record::CacheRecord,
         variants::Variants,
@@ -34,26 +33,6 @@ impl StoreOutcome {
         Self { landing: FlightResult::Abandoned, stored: true, why: None };
     pub(in crate::response_cache) const NOT: Self =
         Self { landing: FlightResult::Abandoned, stored: false, why: None };
-}
-
-impl CacheContext {
-    /// Whether several responses are stored under this address.
-    pub(in crate::response_cache) fn has_variants(&self, address: &Key) -> bool {
-        let list = self.kernel.find(address.as_bytes());
-        let is_list =
-            |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
-        list.is_some_and(|list| {
-            is_list(&list) && self.kernel.entry_state(&list, self.kernel.now()) == EntryState::Fresh
-        })
-    }
-
-    /// Strips the fields that belong to one response and to no stored copy of it.
-    pub(in crate::response_cache) fn remove_own_fields(&self, headers: &mut HeaderMap) {
-        let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
-        for name in ours.chain(&self.options.never_store_header) {
-            headers.remove(name);
-        }
-    }
 }
 
 impl Fill {
@@ -86,7 +65,7 @@ impl Fill {
                 StoreOutcome { landing, stored, why }
             }
             Err(why) => {
-                self.remember(why);
+                self.remember_refusal(why);
                 self.record(Event::Refused(why));
                 StoreOutcome {
                     landing: FlightResult::NotShared(why),
@@ -226,8 +205,12 @@ impl Fill {
         }
         let rules = SearchRules::default();
         rules.note(variance);
-        let entry =
-            self.bookkeeping(key, Duration::MAX, heard.received, CacheRecord::SearchRules(rules));
+        let entry = self.plan.bookkeeping(
+            key,
+            Duration::MAX,
+            heard.received,
+            CacheRecord::SearchRules(rules),
+        );
         if let Some(entry) = entry {
             kernel.keep(&entry);
         }
@@ -263,49 +246,8 @@ impl Fill {
 
     fn new_list(&self, heard: &ReceivedHead) -> Option<AnyEntry> {
         let kept = CacheRecord::Variants(Variants::new());
-        let entry = self.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
+        let entry =
+            self.plan.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
         self.plan.kernel.keep(&entry).then_some(entry)
     }
-
-    /// Returns an entry without tags that is not a response: a list or a record.
-    fn bookkeeping(
-        &self,
-        key: Key,
-        lives: Duration,
-        filled: Moment,
-        kept: CacheRecord,
-    ) -> Option<AnyEntry> {
-        let kernel = &self.plan.kernel;
-        let draft = EntryDraft {
-            key,
-            tags: Vec::new(),
-            lifetime: Lifetime::fresh_for(lives),
-            age: Duration::ZERO,
-            filled,
-            cost: Duration::ZERO,
-            tiers: if kernel.shares(self.plan.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
-        };
-        kernel.entry(draft, &kernel.open_scope(), kept).ok()
-    }
-
-    /// Stores a hit-for-miss record under the single-flight key.
-    pub(in crate::response_cache) fn remember(&self, why: Reason) {
-        let Ok(key) = refusal_key(&self.queue) else { return };
-        let time = self.plan.options.refusal;
-        let now = self.plan.kernel.now();
-        if let Some(entry) = self.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
-            self.plan.kernel.keep(&entry);
-        }
-    }
 }
-
-/// Returns the key of the hit-for-miss record of a single-flight key.
-pub(in crate::response_cache) fn refusal_key(
-    queue: &Key,
-) -> Result<Key, larder_core::kernel::KeyTooLongError> {
-    queue.with_part(b" refused")
-}
-
-/// Fields that belong to one response and not to its stored copy.
-static PER_RESPONSE: [HeaderName; 2] =
-    [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];

@@ -20,7 +20,7 @@ use larder_core::{
 };
 use larder_semantics::{
     cache_control::CacheControl,
-    date,
+    date, fields,
     freshness::{self, Freshness},
     groups,
     storing::RequestIdentity,
@@ -29,18 +29,15 @@ use larder_semantics::{
 
 use crate::{
     address::{Address, Head},
-    body::{BoxError, CacheBody},
+    body::{BoxError, CacheBody, announced_length},
     final_head::{FinalHead, HeadVerdict},
     invalidation::PendingInvalidations,
     response_cache::{
-        answer::downstream,
-        fill::{
-            announced,
-            judge::{self, ResponseTimes},
-        },
+        answer::{cache_status::X_CACHE, downstream},
+        context::CacheContext,
+        fill::judge::{self, ResponseTimes},
         overrides::ResponseOverrides,
-        plan::CacheContext,
-        stored::{self, StoredResponse, Traits, record::CacheRecord},
+        stored::{StoredResponse, Traits, record::CacheRecord},
     },
 };
 
@@ -80,12 +77,12 @@ impl FromPost {
             || facts.demands
             || plan.tells_more_apart
             || plan.passes_by_choice(&head)
-            || plan.says_what_is_unkeyed(&head);
+            || plan.options.says_what_is_unkeyed(&head);
         if forbidden || !requested.is_of(&plan.kernel) {
             return None;
         }
         let address = Address::of(&head, plan.options.scheme).ok()?;
-        let key = plan.key_of_address(&head, &address).finish().ok()?;
+        let key = plan.keys.key_of_address(&head, &address).finish().ok()?;
         let (origin, tags) = plan.address_tags(&head);
         let query = address.query.map(|query| format!("?{query}")).unwrap_or_default();
         Some(Box::new(Self {
@@ -127,13 +124,13 @@ impl FromPost {
             return response;
         }
         let limit = self.plan.options.body_limit as u64;
-        if announced(&response).is_none_or(|bytes| bytes > limit) {
+        if announced_length(&response).is_none_or(|bytes| bytes > limit) {
             return response;
         }
         let (head, body) = response.into_parts();
         let response = Response::from_parts(head, body.gathered().await);
         let Some(whole) = response.body().as_held().cloned() else { return response };
-        if announced(&response) == Some(whole.len() as u64) {
+        if announced_length(&response) == Some(whole.len() as u64) {
             let status = response.status();
             let headers = without_our_word(&self.plan, response.headers().clone());
             let requested = self.requested.clone();
@@ -223,9 +220,9 @@ impl FromPost {
 /// Removes the fields that this cache has added to the response to the POST.
 fn without_our_word(plan: &CacheContext, mut headers: HeaderMap) -> HeaderMap {
     if plan.extras.cache_status {
-        stored::remove_last_line(&mut headers, &header::CACHE_STATUS);
+        fields::remove_last_line(&mut headers, &header::CACHE_STATUS);
     }
-    headers.remove(stored::X_CACHE);
+    headers.remove(X_CACHE);
     headers
 }
 

@@ -5,7 +5,7 @@
 //! response: a password in a field of the application, a language, the name of a page fragment. So the fields
 //! of every request fall into classes:
 //!
-//! - **credentials** identify the client; see [`RequestFacts`](crate::response_cache::plan::RequestFacts);
+//! - **credentials** identify the client; see [`RequestFacts`](crate::response_cache::context::RequestFacts);
 //! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
 //! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
 //!   client to all servers alike;
@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use http::{HeaderMap, HeaderName};
 
 use super::credentials::is_credentials;
-use crate::response_cache::plan::CacheContext;
+use crate::response_cache::options::Options;
 
 /// The fields that are part of the key of a response that was not opted in, sorted.
 pub(in crate::response_cache) static SELECTING: LazyLock<Vec<HeaderName>> = LazyLock::new(|| {
@@ -133,7 +133,7 @@ const HARMLESS: [&str; 66] = [
 /// Fields of a browser about the circumstances of a request: `Sec-Fetch-Mode`, `Sec-CH-UA`, `Sec-GPC` and the like.
 const HARMLESS_PREFIX: &str = "sec-";
 
-impl CacheContext {
+impl Options {
     /// Returns the first request field that may have selected the response and is not part of the key, if there
     /// is one.
     pub(in crate::response_cache) fn unknown_field<'a>(
@@ -145,16 +145,15 @@ impl CacheContext {
 
     fn is_known(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
-        let options = &self.options;
         text.starts_with(HARMLESS_PREFIX)
             || HARMLESS.binary_search(&text).is_ok()
             || SELECTING_NAMES.binary_search(&text).is_ok()
             || self.is_unkeyed(name)
             || is_credentials(text)
-            || options.credential_headers.contains(name)
-            || options.vary_by_header.contains(name)
-            || options.harmless.contains(name)
-            || options.vary_by.iter().any(|input| input.fields.contains(name))
+            || self.credential_headers.contains(name)
+            || self.vary_by_header.contains(name)
+            || self.harmless.contains(name)
+            || self.vary_by.iter().any(|input| input.fields.contains(name))
     }
 }
 

@@ -11,13 +11,13 @@ use crate::{
         Address, Head, original_uri, original_uri_mut, spell_authority, spell_authority_of,
         with_query,
     },
-    response_cache::{plan::CacheContext, request::credentials::is_credentials},
+    response_cache::{options::Options, request::credentials::is_credentials},
 };
 
-impl CacheContext {
+impl Options {
     /// Strips the unkeyed inputs from a request, and sets its scheme and authority to those of the key.
     pub(in crate::response_cache) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
-        let address = Address::of(&Head::from(&*request), self.options.scheme).ok();
+        let address = Address::of(&Head::from(&*request), self.scheme).ok();
         let address = address.map(|address| (address.scheme, address.authority.into_owned()));
         let names = self.unkeyed(request.headers());
         let headers = request.headers_mut();
@@ -27,7 +27,7 @@ impl CacheContext {
         if let Some((scheme, authority)) = address.filter(|_| self.strips()) {
             // A missing field counts as `http`.
             let may_differ = scheme == "https" || headers.contains_key(PROTO);
-            if may_differ && !self.options.vary_by_header.contains(&PROTO) {
+            if may_differ && !self.vary_by_header.contains(&PROTO) {
                 headers.insert(PROTO, HeaderValue::from_static(scheme));
             }
             spell_authority(request, &authority);
@@ -36,7 +36,7 @@ impl CacheContext {
             }
         }
         let filter = |uri: &mut Uri| {
-            if let Some(query) = self.options.query.filtered(uri.query())
+            if let Some(query) = self.query.filtered(uri.query())
                 && let Some(filtered) = with_query(uri, &query)
             {
                 *uri = filtered;
@@ -51,13 +51,13 @@ impl CacheContext {
     /// Whether a request has unkeyed inputs, or spells its scheme or authority differently from the key.
     pub(in crate::response_cache) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
-            || self.options.query.filtered(original_uri(head).query()).is_some()
+            || self.query.filtered(original_uri(head).query()).is_some()
             || (self.strips() && self.is_spelt_otherwise(head))
     }
 
     /// Whether the scheme or authority that a handler reads differs from that of the key.
     fn is_spelt_otherwise(&self, head: &Head<'_>) -> bool {
-        let Ok(address) = Address::of(head, self.options.scheme) else { return true };
+        let Ok(address) = Address::of(head, self.scheme) else { return true };
         let differs = |text: &[u8]| text != address.authority.as_bytes();
         head.headers.get(header::HOST).is_some_and(|host| differs(host.as_bytes()))
             || head.uri.authority().is_some_and(|given| differs(given.as_str().as_bytes()))
@@ -69,7 +69,7 @@ impl CacheContext {
 
     /// Whether this cache strips fields at all. In a private cache all requests come from its own client.
     fn strips(&self) -> bool {
-        self.options.profile == Profile::Careful && self.options.role == Role::Shared
+        self.profile == Profile::Careful && self.role == Role::Shared
     }
 
     /// Returns the fields that change the responses of many frameworks and are not part of the key.
@@ -85,8 +85,8 @@ impl CacheContext {
         let forwarded = name.as_str().starts_with("x-forwarded-") && *name != FORWARDED_FOR;
         (forwarded || UNKEYED.contains(&name.as_str()))
             && !is_credentials(name.as_str())
-            && !self.options.credential_headers.contains(name)
-            && !self.options.vary_by_header.contains(name)
+            && !self.credential_headers.contains(name)
+            && !self.vary_by_header.contains(name)
     }
 }
 

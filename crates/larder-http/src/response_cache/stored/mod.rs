@@ -10,7 +10,7 @@ use larder_semantics::{fields, ranges::ByteRange};
 use crate::{
     body::CacheBody,
     response_cache::{
-        answer::status_header,
+        answer::cache_status::{self, Extras, X_CACHE},
         stored::{
             header_template::{HeaderInterner, OwnValues, Template},
             record::CacheRecord,
@@ -90,13 +90,6 @@ pub(in crate::response_cache) struct Part {
     pub(in crate::response_cache) total: u64,
 }
 
-/// The fields that a hit adds.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::response_cache) struct Extras {
-    pub(in crate::response_cache) cache_status: bool,
-    pub(in crate::response_cache) x_cache: bool,
-}
-
 impl StoredResponse {
     /// Stores a body without copying it: its buffer must hold nothing else.
     pub(in crate::response_cache) fn new(
@@ -173,7 +166,7 @@ impl StoredResponse {
             fields.remove(header::CACHE_STATUS);
         }
         if self.has_own_vary {
-            remove_last_line(&mut fields, &header::VARY);
+            fields::remove_last_line(&mut fields, &header::VARY);
         }
         fields
     }
@@ -267,16 +260,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Removes the last line of a field.
-pub(crate) fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
-    let mut lines: Vec<HeaderValue> = fields.get_all(name).iter().cloned().collect();
-    lines.pop();
-    fields.remove(name);
-    for line in lines {
-        fields.append(name, line);
-    }
-}
-
 /// Rounds an age up to whole seconds, so that it is never less than the time that has passed.
 fn rounded_up(age: Duration) -> u64 {
     age.as_secs() + u64::from(age.subsec_nanos() > 0)
@@ -284,7 +267,7 @@ fn rounded_up(age: Duration) -> u64 {
 
 /// Returns the `Age` value of an age.
 pub(in crate::response_cache) fn age_line(age: Duration) -> HeaderValue {
-    status_header::age(rounded_up(age))
+    cache_status::age(rounded_up(age))
 }
 
 /// Returns the response of an entry, if it holds one.
@@ -305,7 +288,7 @@ pub(in crate::response_cache) fn hit<R>(
     head_only: bool,
 ) -> Response<CacheBody<R>> {
     let (age, fresh_for) = aged(&entry, now);
-    let status = extras.cache_status.then(|| status_header::hit(fresh_for.as_secs()));
+    let status = extras.cache_status.then(|| cache_status::hit(fresh_for.as_secs()));
     answer(entry, age, status, head_only)
 }
 
@@ -354,8 +337,6 @@ pub(in crate::response_cache) fn aged<V: ?Sized>(
     (now.since(ends.filled()), ends.fresh_until().since(now))
 }
 
-pub(in crate::response_cache) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,7 +368,7 @@ mod tests {
         let stored = stored(&HeaderInterner::default());
         assert_eq!(stored.fields(), fields());
         let seconds = Duration::from_secs;
-        let fields = stored.fields_of_answer(seconds(3), Some(status_header::hit(57)));
+        let fields = stored.fields_of_answer(seconds(3), Some(cache_status::hit(57)));
         assert_eq!(fields["age"], "3");
         assert_eq!(fields["cache-status"], "larder; hit; ttl=57");
         assert_eq!(fields.get_all("link").iter().count(), 2);

@@ -8,9 +8,12 @@ use larder_core::{
     kernel::{AnyEntry, Encoded, Schema, Value},
 };
 
-use crate::response_cache::stored::{
-    Extras, StoredResponse, header_template::HeaderInterner, no_vary_search::SearchRules,
-    variants::Variants,
+use crate::response_cache::{
+    answer::cache_status::Extras,
+    stored::{
+        StoredResponse, header_template::HeaderInterner, no_vary_search::SearchRules,
+        variants::Variants,
+    },
 };
 
 /// A stored response, the variants or the `No-Vary-Search` rules of an address, or a hit-for-miss record.

@@ -5,14 +5,23 @@
 
 use std::sync::OnceLock;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use larder_semantics::cache_status::{CacheStatus, Handling};
+
+pub(in crate::response_cache) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// Values for up to an hour are shared; most responses need no others.
 const SECONDS: usize = 3_601;
 
 /// The name of this cache in `Cache-Status`.
 const CACHE_NAME: &str = "larder";
+
+/// The fields by which a response says how the cache answered it: one flag each, by the options of the layer.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::response_cache) struct Extras {
+    pub(in crate::response_cache) cache_status: bool,
+    pub(in crate::response_cache) x_cache: bool,
+}
 
 /// Returns an `Age` value.
 pub(in crate::response_cache) fn age(seconds: u64) -> HeaderValue {
@@ -37,6 +46,21 @@ pub(in crate::response_cache) const fn said(handling: Handling) -> CacheStatus<'
 /// Returns a `Cache-Status` value.
 pub(in crate::response_cache) fn status_value(status: &CacheStatus<'_>) -> HeaderValue {
     value(&status.to_string())
+}
+
+/// Adds the outcome to the fields of a response: `Cache-Status` and `X-Cache`, as configured.
+pub(in crate::response_cache) fn note(
+    extras: Extras,
+    headers: &mut HeaderMap,
+    status: CacheStatus<'_>,
+    plain: &'static str,
+) {
+    if extras.cache_status {
+        headers.append(header::CACHE_STATUS, status_value(&status));
+    }
+    if extras.x_cache {
+        headers.insert(X_CACHE, HeaderValue::from_static(plain));
+    }
 }
 
 fn made_once(

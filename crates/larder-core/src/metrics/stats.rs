@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Serialize, Serializer};
 
 use super::{Event, window::Reading};
-use crate::{bus::Epoch, memory::Evictions, observe::histogram::Counts, reason::Reason};
+use crate::{bus::Epoch, memory::Evictions, metrics::histogram::Counts, reason::Reason};
 
 /// All counters of a larder at one moment.
 #[derive(Clone, Debug, Serialize)]

@@ -1,45 +1,50 @@
 //! Decides, before the inner service is called, whether a request may be answered from the cache, and under
 //! which key.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderName, Method, Request, header};
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use larder_core::{
-    Consistency, Key, Kind, Reason, Tag,
+    Consistency, Key, Lifetime, Reason, Tag, Tiers,
     kernel::{
-        AnyEntry, Audience, EntryState, Kernel, KeyBuf, MAX_KEY_BYTES, Meter, Moment, Scope,
-        StoreLookup,
+        AnyEntry, Audience, EntryDraft, EntryState, Event, Kernel, KeyBuf, MAX_KEY_BYTES, Meter,
+        Moment, Scope, StoreLookup,
     },
 };
 use larder_semantics::{
+    cache_status::{CacheStatus, Handling},
     reuse::{RequestDirectives, StoredAge},
     storing::{Profile, Role},
     vary,
 };
 
 use super::{
-    layer::UnknownPartition,
-    options::{Options, WriteCheck},
+    answer::cache_status::{Extras, note, said},
+    options::{Options, UnknownPartition, WriteCheck},
     overrides::ResponseOverrides,
     request::{
         credentials::is_credentials,
+        key::{KeyBuilder, query_content},
         request_fields::{ALL_SELECTING, SELECTING},
     },
     stored::{
-        self, Extras, StoredResponse, aged, header_template::HeaderInterner,
-        no_vary_search::SearchKey, record::CacheRecord,
+        self, StoredResponse, aged, header_template::HeaderInterner, no_vary_search::SearchKey,
+        record::CacheRecord,
     },
 };
 use crate::{
     address::{Address, Head, Host},
     body::CacheBody,
     invalidation::PendingInvalidations,
-    query_method::PostContent,
+    own_response::own_response,
 };
 
 /// The state of one response cache: its options, and the values derived from them.
@@ -55,7 +60,7 @@ pub(super) struct CacheContext {
     pub(super) tells_more_apart: bool,
     /// Whether the warning about a response that is not stored was logged already.
     warned: AtomicBool,
-    key_start: KeyBuf,
+    pub(super) keys: KeyBuilder,
 }
 
 /// The decision on a request.
@@ -99,7 +104,7 @@ pub(super) struct RequestFacts {
 impl CacheContext {
     pub(super) fn new(kernel: &Kernel, options: &Options) -> Arc<Self> {
         Arc::new(Self {
-            key_start: kernel.key(Kind::Response, &fingerprint(options)),
+            keys: KeyBuilder::new(kernel, options),
             kernel: kernel.clone(),
             meter: kernel.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
@@ -141,7 +146,7 @@ impl CacheContext {
             // The enclosing cache could not identify the user; bypass here too.
             return Admission::Bypass(Reason::Identity);
         }
-        let key = self.whole_key(&head, &address, partition.as_deref(), &around);
+        let key = self.keys.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
         // Single-flight keys and variant keys append to it.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
@@ -169,7 +174,7 @@ impl CacheContext {
         let bare = Address { query: None, ..address.clone() };
         let partition = self.partition(head).ok()?;
         let around = self.audience_around(head);
-        let base = self.whole_key(head, &bare, partition.as_deref(), &around);
+        let base = self.keys.whole_key(head, &bare, partition.as_deref(), &around);
         SearchKey::new(&base, address.query).map(Box::new)
     }
 
@@ -193,7 +198,7 @@ impl CacheContext {
         lookup: &RequestKey,
         headers: &HeaderMap,
         now: Moment,
-    ) -> Option<http::Response<CacheBody<R>>> {
+    ) -> Option<Response<CacheBody<R>>> {
         if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
             return None;
         }
@@ -201,7 +206,7 @@ impl CacheContext {
             CacheRecord::Response(stored) => {
                 stored.ask_for_all_lines();
                 let may_have = self.may_have(lookup, stored)
-                    && (stored.traits.opted_in || self.unknown_field(headers).is_none());
+                    && (stored.traits.opted_in || self.options.unknown_field(headers).is_none());
                 let is_fresh = may_have && self.kernel.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
@@ -457,44 +462,65 @@ impl CacheContext {
         None
     }
 
-    /// Returns the key of a request: its address, the content of a QUERY, and its audience.
-    fn whole_key(
+    /// Returns an entry without tags that is not a response: a list or a record.
+    pub(super) fn bookkeeping(
         &self,
-        head: &Head<'_>,
-        address: &Address<'_>,
-        partition: Option<&[u8]>,
-        around: &Audience,
-    ) -> KeyBuf {
-        let mut key = self.key(head, address, partition);
-        if let Some(content) = query_content(head) {
-            key.push_pieces([b" of ", content.as_bytes()]);
-        }
-        key.push_audience(around);
-        key
+        key: Key,
+        lives: Duration,
+        filled: Moment,
+        kept: CacheRecord,
+    ) -> Option<AnyEntry> {
+        let kernel = &self.kernel;
+        let draft = EntryDraft {
+            key,
+            tags: Vec::new(),
+            lifetime: Lifetime::fresh_for(lives),
+            age: Duration::ZERO,
+            filled,
+            cost: Duration::ZERO,
+            tiers: if kernel.shares(self.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
+        };
+        kernel.entry(draft, &kernel.open_scope(), kept).ok()
     }
 
-    /// Returns the key of an address without a partition.
-    pub(super) fn key_of_address(&self, head: &Head<'_>, address: &Address<'_>) -> KeyBuf {
-        self.key(head, address, None)
+    /// Whether several responses are stored under this address.
+    pub(super) fn has_variants(&self, address: &Key) -> bool {
+        let list = self.kernel.find(address.as_bytes());
+        let is_list =
+            |list: &AnyEntry| matches!(CacheRecord::of(list), Some(CacheRecord::Variants(_)));
+        list.is_some_and(|list| {
+            is_list(&list) && self.kernel.entry_state(&list, self.kernel.now()) == EntryState::Fresh
+        })
     }
 
-    fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {
-        let mut key = self.key_start.clone();
-        key.push_pieces([address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);
-        key.push(address.path.as_bytes());
-        match (self.options.query.filtered(address.query), address.query) {
-            (Some(filtered), _) if filtered.is_empty() => key.push(b""),
-            (Some(filtered), _) => key.push_pieces([b"?", filtered.as_bytes()]),
-            (None, Some(query)) => key.push_pieces([b"?", query.as_bytes()]),
-            (None, None) => key.push(b""),
+    /// Strips the fields that belong to one response and to no stored copy of it.
+    pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
+        let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
+        for name in ours.chain(&self.options.never_store_header) {
+            headers.remove(name);
         }
-        if let Some(partition) = partition {
-            key.push_pieces([b" by ", partition]);
-        }
-        for input in &self.options.vary_by {
-            key.push_pieces([b" as ", (input.value)(head).as_bytes()]);
-        }
-        key
+    }
+
+    /// Answers a request with `only-if-cached` that no stored response may answer: 504.
+    ///
+    /// Source: [RFC 9111, section 5.2.1.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7)
+    pub(super) fn nothing_stored<R>(&self, now: Moment) -> Response<CacheBody<R>> {
+        self.meter.record(Event::Bypass(Reason::OnlyIfCached), now);
+        let text = "only-if-cached: no stored response may answer this request\n";
+        self.refused(StatusCode::GATEWAY_TIMEOUT, text, Reason::OnlyIfCached)
+    }
+
+    /// Returns a response generated by larder, with the reason in `Cache-Status`.
+    pub(super) fn refused<R>(
+        &self,
+        status: StatusCode,
+        text: &'static str,
+        why: Reason,
+    ) -> Response<CacheBody<R>> {
+        let mut response = own_response(status, text);
+        let said = CacheStatus { detail: Some(why.as_str()), ..said(Handling::Refused) };
+        note(self.extras, response.headers_mut(), said, "refused");
+        response
     }
 }
 
@@ -523,31 +549,6 @@ fn lies_in_the_request(reason: Reason) -> bool {
 
 const ROOM_FOR_SUFFIXES: usize = 64;
 
-/// Returns the part of the key that separates layers on one larder, so that none serves a response that was
-/// stored under other rules: name, key inputs, partition, `shared`.
-fn fingerprint(options: &Options) -> String {
-    let mut text = options.name.to_string();
-    for input in &options.vary_by {
-        text.push('+');
-        text.push_str(&input.name);
-    }
-    if options.partition.is_some() {
-        text.push('@');
-    }
-    if options.shared {
-        text.push('!');
-    }
-    text
-}
-
-/// Returns the content of a QUERY, if [`QueryMethodLayer`](crate::QueryMethodLayer) has read it.
-fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
-    if *head.method != Method::QUERY {
-        return None;
-    }
-    head.extensions.get()
-}
-
 /// Returns the age of an entry, the rest of its freshness, and the time since it became stale.
 pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> StoredAge {
     let (age, fresh_for) = aged(entry, now);
@@ -560,3 +561,7 @@ fn put(parts: &mut Vec<u8>, name: &[u8], value: &[u8]) {
         parts.extend_from_slice(part);
     }
 }
+
+/// Fields that belong to one response and not to its stored copy.
+static PER_RESPONSE: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];

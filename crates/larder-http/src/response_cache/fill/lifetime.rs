@@ -1,0 +1,86 @@
+//! The lifetime of a response: which option, choice or directive gives it (TTL precedence), and its stale windows.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use larder_core::{Lifetime, Reason};
+use larder_semantics::{
+    cache_control::{CacheControl, Seconds},
+    freshness::Freshness,
+    storing::{self, Profile},
+};
+
+use crate::response_cache::{options::Options, overrides::OverrideValues};
+
+/// Returns the lifetime, and whether it comes from larder alone. The first of these that applies:
+/// `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the response
+/// itself, the layer, heuristics.
+pub(super) fn lifetime(
+    options: &Options,
+    chosen: &OverrideValues,
+    status: StatusCode,
+    explicit: Freshness,
+    guessed: impl FnOnce() -> Option<Duration>,
+) -> Result<(Lifetime, bool), Reason> {
+    let silent = explicit == Freshness::Unknown;
+    let negative = options.negative.iter().find(|(of, _)| *of == status);
+    if let (true, Some((_, lifetime))) = (silent, negative) {
+        return Ok((*lifetime, true));
+    }
+    // A lifetime for a page does not apply to the error that came instead.
+    let meant = storing::takes_default_lifetime(status);
+    if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
+        return Ok((lifetime, silent));
+    }
+    // It does apply to a redirect that the handler sends.
+    let is_error = status.is_client_error() || status.is_server_error();
+    if let Some(lifetime) = chosen.lifetime.filter(|_| !is_error) {
+        return Ok((lifetime, silent));
+    }
+    if let Freshness::Explicit(fresh) = explicit {
+        return Ok((Lifetime::fresh_for(fresh), false));
+    }
+    if let Some(added) = chosen.added.or(options.lifetime).filter(|_| meant) {
+        return Ok((added, true));
+    }
+    let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
+    guessed.ok_or(Reason::NoLifetime)
+}
+
+/// Returns the lifetime with its stale windows: those of the response, else of the handler, else of the layer.
+/// A response that must not be served stale has none.
+///
+/// Source: RFC 9111, section 4.2.4; RFC 5861.
+pub(super) fn with_windows(
+    lifetime: Lifetime,
+    options: &Options,
+    chosen: &OverrideValues,
+    control: &CacheControl,
+) -> Lifetime {
+    if control.forbids_stale(options.role) {
+        return Lifetime::fresh_for(lifetime.fresh());
+    }
+    let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
+    let or_else = |own: Duration, layer: Option<Duration>| {
+        // A response that arrives stale gets no window from the layer.
+        if lifetime.fresh().is_zero() {
+            own
+        } else if own.is_zero() && chosen.lifetime.is_none() {
+            layer.unwrap_or_default()
+        } else {
+            own
+        }
+    };
+    let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
+        or_else(lifetime.window_while_revalidating(), options.while_revalidating)
+    });
+    let on_error = said(control.stale_if_error).unwrap_or_else(|| {
+        let own = or_else(lifetime.window_on_error(), options.on_error);
+        match options.profile {
+            // RFC 9111 allows it while the origin is unreachable.
+            Profile::Conformance if own.is_zero() => options.revalidatable,
+            _ => own,
+        }
+    });
+    lifetime.stale_while_revalidate(revalidate).stale_if_error(on_error)
+}

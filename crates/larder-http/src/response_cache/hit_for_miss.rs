@@ -1,0 +1,47 @@
+//! Hit-for-miss: a record that the last response of a key was not storable. For a while no request waits for a fill of
+//! that key, since each would have waited in vain.
+
+use larder_core::{
+    Key, Reason,
+    kernel::{EntryState, KeyTooLongError},
+};
+
+use super::{context::CacheContext, fill::Fill, lookup::Lookup, stored::record::CacheRecord};
+
+impl Fill {
+    /// Stores a hit-for-miss record under the single-flight key.
+    pub(super) fn remember_refusal(&self, why: Reason) {
+        let Ok(key) = refusal_key(&self.queue) else { return };
+        let time = self.plan.options.refusal;
+        let now = self.plan.kernel.now();
+        if let Some(entry) = self.plan.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
+            self.plan.kernel.keep(&entry);
+        }
+    }
+}
+
+impl Lookup {
+    /// Returns the reason of the hit-for-miss record of this single-flight key, if there is a record.
+    pub(super) fn refused_lately(&self) -> Option<Reason> {
+        find(&self.plan, &self.queue)
+    }
+}
+
+fn find(plan: &CacheContext, queue: &Key) -> Option<Reason> {
+    let kernel = &plan.kernel;
+    let key = refusal_key(queue).ok()?;
+    let entry = kernel.find(key.as_bytes())?;
+    match CacheRecord::of(&entry) {
+        Some(CacheRecord::Refusal(why))
+            if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
+        {
+            Some(*why)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the key of the hit-for-miss record of a single-flight key.
+fn refusal_key(queue: &Key) -> Result<Key, KeyTooLongError> {
+    queue.with_part(b" refused")
+}

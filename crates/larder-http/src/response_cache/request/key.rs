@@ -1,0 +1,101 @@
+//! The cache key of a request: scheme, authority, path, query, partition, key inputs and the content of a QUERY.
+
+use http::Method;
+use larder_core::{
+    Kind,
+    kernel::{Audience, Kernel, KeyBuf},
+};
+
+use crate::{
+    address::{Address, Head, QueryRule},
+    query_method::PostContent,
+    response_cache::options::{KeyInput, Options},
+};
+
+/// Builds the keys of one response cache.
+#[derive(Debug)]
+pub(in crate::response_cache) struct KeyBuilder {
+    /// The part that all keys of the layer begin with.
+    start: KeyBuf,
+    query: QueryRule,
+    vary_by: Vec<KeyInput>,
+}
+
+impl KeyBuilder {
+    pub(in crate::response_cache) fn new(kernel: &Kernel, options: &Options) -> Self {
+        Self {
+            start: kernel.key(Kind::Response, &fingerprint(options)),
+            query: options.query.clone(),
+            vary_by: options.vary_by.clone(),
+        }
+    }
+
+    /// Returns the key of a request: its address, the content of a QUERY, and its audience.
+    pub(in crate::response_cache) fn whole_key(
+        &self,
+        head: &Head<'_>,
+        address: &Address<'_>,
+        partition: Option<&[u8]>,
+        around: &Audience,
+    ) -> KeyBuf {
+        let mut key = self.key(head, address, partition);
+        if let Some(content) = query_content(head) {
+            key.push_pieces([b" of ", content.as_bytes()]);
+        }
+        key.push_audience(around);
+        key
+    }
+
+    /// Returns the key of an address without a partition.
+    pub(in crate::response_cache) fn key_of_address(
+        &self,
+        head: &Head<'_>,
+        address: &Address<'_>,
+    ) -> KeyBuf {
+        self.key(head, address, None)
+    }
+
+    fn key(&self, head: &Head<'_>, address: &Address<'_>, partition: Option<&[u8]>) -> KeyBuf {
+        let mut key = self.start.clone();
+        key.push_pieces([address.scheme.as_bytes(), b"://", address.authority.as_bytes()]);
+        key.push(address.path.as_bytes());
+        match (self.query.filtered(address.query), address.query) {
+            (Some(filtered), _) if filtered.is_empty() => key.push(b""),
+            (Some(filtered), _) => key.push_pieces([b"?", filtered.as_bytes()]),
+            (None, Some(query)) => key.push_pieces([b"?", query.as_bytes()]),
+            (None, None) => key.push(b""),
+        }
+        if let Some(partition) = partition {
+            key.push_pieces([b" by ", partition]);
+        }
+        for input in &self.vary_by {
+            key.push_pieces([b" as ", (input.value)(head).as_bytes()]);
+        }
+        key
+    }
+}
+
+/// Returns the part of the key that separates layers on one larder, so that none serves a response that was
+/// stored under other rules: name, key inputs, partition, `shared`.
+fn fingerprint(options: &Options) -> String {
+    let mut text = options.name.to_string();
+    for input in &options.vary_by {
+        text.push('+');
+        text.push_str(&input.name);
+    }
+    if options.partition.is_some() {
+        text.push('@');
+    }
+    if options.shared {
+        text.push('!');
+    }
+    text
+}
+
+/// Returns the content of a QUERY, if [`QueryMethodLayer`](crate::QueryMethodLayer) has read it.
+pub(in crate::response_cache) fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
+    if *head.method != Method::QUERY {
+        return None;
+    }
+    head.extensions.get()
+}
