@@ -40,6 +40,7 @@ pub mod response_cache;
 mod address;
 mod body;
 mod etag;
+mod layer_future;
 mod own_response;
 mod ready;
 mod recording;

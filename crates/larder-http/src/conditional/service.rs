@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::{
     answer::{ResponseFinish, refusal, unmet_answer},
     conditions::{Conditions, InsideConditional},
-    future::ResponseFuture,
+    future::{Finishing, ResponseFuture},
     layer::Options,
 };
 use crate::{
@@ -70,7 +70,7 @@ where
             return self.validate(inner, request, finish);
         }
         let _around = InsideConditional::enter();
-        ResponseFuture::plain(self.inner.call(request), finish)
+        ResponseFuture::inner(Finishing::new(self.inner.call(request), finish))
     }
 }
 
@@ -105,7 +105,7 @@ impl<S> ConditionalService<S> {
     {
         let validate = self.options.validate.clone();
         let asked = validate.map(|validate| validate(Head::from(&request)));
-        ResponseFuture::waiting(async move {
+        ResponseFuture::composed(async move {
             let current = match asked {
                 Some(asked) => asked.await,
                 None => None,
@@ -119,7 +119,7 @@ impl<S> ConditionalService<S> {
             let around = InsideConditional::enter();
             let called = inner.call(request);
             drop(around);
-            ResponseFuture::plain(called, finish).await
+            Finishing::new(called, finish).await
         })
     }
 }

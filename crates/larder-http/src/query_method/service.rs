@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::{Digest as _, Sha256};
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::{PassedOn, ResponseFuture};
 use crate::{
     body::{BoxError, CacheBody},
     own_response::own_response,
@@ -48,11 +48,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if *request.method() != Method::QUERY {
-            return ResponseFuture::passed(self.inner.call(request));
+            return ResponseFuture::inner(PassedOn::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
         let limit = self.limit;
-        ResponseFuture::reading(async move {
+        ResponseFuture::composed(async move {
             match read(request, limit).await {
                 Ok(request) => Ok(inner.call(request).await?.map(CacheBody::inner)),
                 Err(refused) => Ok(refused),

@@ -1,7 +1,6 @@
-//! The future of a response: ready, forwarded, or waiting.
+//! The future of a forwarded request: polls the inner service in a scope of its own, and adds `Cache-Status`.
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -14,90 +13,48 @@ use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
 use super::{answer::cache_status::note, context::CacheContext};
-use crate::body::{CacheBody, Waiting};
+use crate::{body::CacheBody, layer_future::LayerFuture};
+
+/// The response future of a [`ResponseCache`](super::ResponseCache).
+// Boxed: every hit carries the future through the boxes of a router, so it is small.
+pub type ResponseFuture<F, R, E> = LayerFuture<Pin<Box<Forwarded<F>>>, R, E>;
 
 pin_project! {
-    /// The response of a [`ResponseCache`](super::ResponseCache).
-    pub struct ResponseFuture<F, R, E> {
-        #[pin]
-        state: State<F, R, E>,
-    }
-}
-
-pin_project! {
-    // Small: every hit carries this through the boxes of a router, so a forwarded request is boxed.
-    #[project = StateProjection]
-    enum State<F, R, E> {
-        Ready { response: Option<Response<CacheBody<R>>> },
-        Forward { forward: Pin<Box<Forward<F>>> },
-        Waiting { future: Waiting<R, E> },
-    }
-}
-
-pin_project! {
-    struct Forward<F> {
+    /// The inner future of a request that bypasses the cache.
+    pub struct Forwarded<F> {
         #[pin]
         future: F,
         scope: Scope,
-        plan: Arc<CacheContext>,
+        context: Arc<CacheContext>,
         status: CacheStatus<'static>,
     }
 }
 
-impl<F, R, E> ResponseFuture<F, R, E> {
-    pub(super) fn ready(response: Response<CacheBody<R>>) -> Self {
-        Self { state: State::Ready { response: Some(response) } }
-    }
-
-    pub(super) fn forward(
+impl<F> Forwarded<F> {
+    pub(super) fn new(
         future: F,
         scope: Scope,
-        plan: Arc<CacheContext>,
+        context: Arc<CacheContext>,
         status: CacheStatus<'static>,
-    ) -> Self {
-        let forward = Box::pin(Forward { future, scope, plan, status });
-        Self { state: State::Forward { forward } }
-    }
-
-    pub(super) fn waiting(
-        future: impl Future<Output = Result<Response<CacheBody<R>>, E>> + Send + 'static,
-    ) -> Self {
-        Self { state: State::Waiting { future: Box::pin(future) } }
+    ) -> Pin<Box<Self>> {
+        Box::pin(Self { future, scope, context, status })
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F, R, E>
+impl<F, R, E> Future for Forwarded<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
     type Output = Result<Response<CacheBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Ready { response } => {
-                let response = response.take();
-                Poll::Ready(Ok(
-                    response.expect("ResponseFuture was polled after it had returned Ready")
-                ))
-            }
-            StateProjection::Forward { forward } => {
-                let Forward { scope, plan, status, .. } = &**forward;
-                let (scope, plan, status) = (scope.clone(), Arc::clone(plan), *status);
-                let entered = scope.enter();
-                let response = ready!(forward.as_mut().project().future.poll(cx))?;
-                drop(entered);
-                let mut response = response.map(|body| CacheBody::scoped(body, scope));
-                note(plan.extras, response.headers_mut(), status, "bypass");
-                plan.alike.add_vary(response.headers_mut());
-                Poll::Ready(Ok(response))
-            }
-            StateProjection::Waiting { future } => future.as_mut().poll(cx),
-        }
-    }
-}
-
-impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        let this = self.project();
+        let entered = this.scope.enter();
+        let response = ready!(this.future.poll(cx))?;
+        drop(entered);
+        let mut response = response.map(|body| CacheBody::scoped(body, this.scope.clone()));
+        note(this.context.extras, response.headers_mut(), *this.status, "bypass");
+        this.context.alike.add_vary(response.headers_mut());
+        Poll::Ready(Ok(response))
     }
 }

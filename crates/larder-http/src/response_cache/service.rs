@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::{
     answer::cache_status::said,
     context::{Admission, CacheContext, RequestKey},
-    future::ResponseFuture,
+    future::{Forwarded, ResponseFuture},
     miss::CacheMiss,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
@@ -81,10 +81,11 @@ impl<S> ResponseCache<S> {
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        let forwarded = ResponseFuture::forward(future, scope, Arc::clone(&self.plan), status);
+        let forwarded =
+            ResponseFuture::inner(Forwarded::new(future, scope, Arc::clone(&self.plan), status));
         match from_post {
             None => forwarded,
-            Some(from_post) => ResponseFuture::waiting(async move {
+            Some(from_post) => ResponseFuture::composed(async move {
                 let response = forwarded.await?;
                 Ok(from_post.hear(response).await)
             }),
@@ -110,7 +111,7 @@ impl<S> ResponseCache<S> {
     {
         let inner = take_ready(&mut self.inner);
         match CacheMiss::new(&self.plan, inner, request, lookup, began) {
-            Some(miss) => ResponseFuture::waiting(miss.serve()),
+            Some(miss) => ResponseFuture::composed(miss.serve()),
             None => {
                 let text = "the URL is too long for the cache: shorten it\n";
                 ResponseFuture::ready(self.plan.refused(
