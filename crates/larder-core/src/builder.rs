@@ -77,10 +77,10 @@ pub struct LarderBuilder {
     max_tags: usize,
     fill_budget: ByteSize,
     refreshes: usize,
-    lease: Duration,
+    max_lag: Duration,
     failover_bound: Duration,
     second_level: SecondLevelOptions,
-    leases: Option<Arc<dyn FillLocks>>,
+    fill_locks: Option<Arc<dyn FillLocks>>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
     wall_clock: Option<SystemTime>,
@@ -97,10 +97,10 @@ impl Default for LarderBuilder {
             max_tags: 128,
             fill_budget: ByteSize::mib(64),
             refreshes: 64,
-            lease: Duration::from_secs(2),
+            max_lag: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
             second_level: SecondLevelOptions::default(),
-            leases: None,
+            fill_locks: None,
             bus: None,
             rules: Vec::new(),
             wall_clock: None,
@@ -195,8 +195,8 @@ impl LarderBuilder {
     /// The fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster). None by default: then
     /// each process fills for itself.
     #[cfg(feature = "second-level")]
-    pub fn fill_locks(mut self, leases: impl FillLocks) -> Self {
-        self.leases = Some(Arc::new(leases));
+    pub fn fill_locks(mut self, fill_locks: impl FillLocks) -> Self {
+        self.fill_locks = Some(Arc::new(fill_locks));
         self
     }
 
@@ -217,8 +217,8 @@ impl LarderBuilder {
 
     /// The longest lag behind a shared log at which this process counts as up to date; 2 s by default, 10 ms to 1
     /// minute allowed.
-    pub fn max_lag(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+    pub fn max_lag(mut self, max_lag: Duration) -> Self {
+        self.max_lag = max_lag;
         self
     }
 
@@ -273,13 +273,13 @@ impl LarderBuilder {
             memory: Memory::new(self.memory.as_bytes(), self.eviction, clock),
             clock,
             shared: self.second_level.build(),
-            leases: self.leases,
+            fill_locks: self.fill_locks,
             bus,
             rules: self.rules,
             version: self.version,
             max_lifetime: self.max_lifetime,
             max_tags: self.max_tags,
-            lease: self.lease,
+            max_lag: self.max_lag,
             fill_bytes: self.fill_budget.as_bytes(),
             refreshes: self.refreshes,
         }))))
@@ -297,7 +297,7 @@ impl LarderBuilder {
         within("refresh_budget", self.refreshes, 1..=100_000, "")?;
         let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 86_400));
         within_time("max_lifetime", self.max_lifetime, second..=year)?;
-        within_time("max_lag", self.lease, Duration::from_millis(10)..=60 * second)?;
+        within_time("max_lag", self.max_lag, Duration::from_millis(10)..=60 * second)?;
         if let Some(limit) = self.second_level.wait_limit() {
             within_time("store_wait_limit", limit, Duration::from_millis(1)..=60 * second)?;
         }

@@ -43,7 +43,7 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) shared: Option<Arc<SecondLevel>>,
-    pub(crate) leases: Option<Arc<dyn FillLocks>>,
+    pub(crate) fill_locks: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) flights: Flights,
     pub(crate) unscoped: UnscopedLoads,
@@ -56,7 +56,7 @@ pub(crate) struct Engine {
     pub(crate) version: String,
     pub(crate) max_lifetime: Duration,
     pub(crate) max_tags: usize,
-    pub(crate) lease: Duration,
+    pub(crate) max_lag: Duration,
     /// Whether other processes append to the log too.
     pub(crate) follows_others: bool,
     /// Sends the invalidations that acted in this process to the application.
@@ -103,13 +103,13 @@ pub(crate) struct EngineParts {
     pub(crate) registry: Registry,
     pub(crate) memory: Memory,
     pub(crate) shared: Option<Arc<SecondLevel>>,
-    pub(crate) leases: Option<Arc<dyn FillLocks>>,
+    pub(crate) fill_locks: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) version: String,
     pub(crate) max_lifetime: Duration,
     pub(crate) max_tags: usize,
-    pub(crate) lease: Duration,
+    pub(crate) max_lag: Duration,
     pub(crate) fill_bytes: usize,
     pub(crate) refreshes: usize,
 }
@@ -123,7 +123,7 @@ impl Engine {
             registry: assembly.registry,
             memory: assembly.memory,
             shared: assembly.shared,
-            leases: assembly.leases,
+            fill_locks: assembly.fill_locks,
             flights: Flights::new(),
             unscoped: UnscopedLoads::default(),
             settings: Settings::default(),
@@ -135,7 +135,7 @@ impl Engine {
             version: assembly.version,
             max_lifetime: assembly.max_lifetime,
             max_tags: assembly.max_tags,
-            lease: assembly.lease,
+            max_lag: assembly.max_lag,
             // A local log needs no follower.
             follows_others: assembly.bus.is_shared(),
             following: AtomicBool::new(!assembly.bus.is_shared()),
@@ -211,7 +211,7 @@ impl Engine {
     /// The interval between two proofs of the lag: a third of `max_lag` or of the smallest bound, at least 10 ms.
     pub(crate) fn step(&self) -> Duration {
         let bound = Duration::from_nanos(self.smallest_bound.load(Ordering::Relaxed));
-        (self.lease.min(bound) / 3).max(SHORTEST_STEP)
+        (self.max_lag.min(bound) / 3).max(SHORTEST_STEP)
     }
 
     pub(crate) fn log_stats(&self) -> LogStats {
@@ -222,7 +222,7 @@ impl Engine {
             epoch: applied.map(|at| at.epoch),
             applied: applied.map_or(0, |at| at.number),
             lag,
-            synchronised: applied.is_some() && lag <= self.lease,
+            synchronised: applied.is_some() && lag <= self.max_lag,
         }
     }
 
@@ -247,7 +247,7 @@ impl Engine {
 
     /// Stores an entry in the first level, if its placement includes that and no newer usable entry is there.
     /// Returns `false` only if the entry was invalidated meanwhile.
-    pub(crate) fn keep_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
+    pub(crate) fn store_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
         if self.entry_state(entry, now) == EntryState::Invalid {
             return false;
         }
@@ -268,8 +268,8 @@ impl Engine {
     }
 
     /// Stores a filled entry in its levels. Returns `false` if it was invalidated meanwhile.
-    pub(crate) fn keep(self: &Arc<Self>, entry: &AnyEntry) -> bool {
-        let kept = self.keep_in_memory(entry, self.clock.now());
+    pub(crate) fn store(self: &Arc<Self>, entry: &AnyEntry) -> bool {
+        let kept = self.store_in_memory(entry, self.clock.now());
         if let (true, Some(shared)) = (kept, &self.shared) {
             shared.write_behind(self, entry);
         }

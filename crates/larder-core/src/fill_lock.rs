@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 struct HeldFillLock {
     engine: Weak<Engine>,
-    leases: Arc<dyn FillLocks>,
+    fill_locks: Arc<dyn FillLocks>,
     name: String,
     holder: WriterId,
 }
@@ -37,10 +37,10 @@ struct HeldFillLock {
 impl ReleaseAtEnd for HeldFillLock {
     /// Releases the lock in the background, once the entry is written to the second level: the next holder finds it
     /// there.
-    fn release(self: Box<Self>, landing: &FlightResult) {
+    fn release(self: Box<Self>, result: &FlightResult) {
         let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
         let shared = engine.shared.as_ref();
-        let (written, vain) = match landing {
+        let (written, vain) = match result {
             FlightResult::Filled(entry) => {
                 (shared.and_then(|shared| shared.under_way(entry)), None)
             }
@@ -54,7 +54,7 @@ impl ReleaseAtEnd for HeldFillLock {
                 // The sender is dropped when the write ends, which is an error here.
                 drop(written.changed().await);
             }
-            let giving = self.leases.give_back(&self.name, self.holder, vain);
+            let giving = self.fill_locks.give_back(&self.name, self.holder, vain);
             if let Err(error) = giving.await {
                 tracing::debug!(target: "larder", %error, "a fill lock was not released; it expires");
             }
@@ -63,14 +63,14 @@ impl ReleaseAtEnd for HeldFillLock {
 }
 
 impl Kernel {
-    /// Reads the entry of a leader's key from the second level. With `lease`, the expiry of a fill lock, the
+    /// Reads the entry of a leader's key from the second level. With `fill_lock_expiry`, the expiry of a fill lock, the
     /// processes fill one after the other, and this returns the entry if another process stores it meanwhile.
     /// `None` if this process has to fill.
     pub async fn fetch_in_turn<F, Fut>(
         &self,
         scope: &Scope,
-        lead: &mut Leader,
-        lease: Option<Duration>,
+        leader: &mut Leader,
+        fill_lock_expiry: Option<Duration>,
         fetch: F,
     ) -> Option<AnyEntry>
     where
@@ -81,15 +81,15 @@ impl Kernel {
             return Some(entry);
         }
         let engine = self.engine();
-        let (expiry, leases) = (lease?, engine.leases.as_ref()?);
+        let (expiry, fill_locks) = (fill_lock_expiry?, engine.fill_locks.as_ref()?);
         // No process waits for a fill that cannot be shared. And without a log position, entries can be neither
         // written to the second level nor read from it.
-        engine.registry.applied().filter(|_| !lead.is_alone())?;
-        let (name, holder) = (lead.key().store_key(), WriterId::random());
+        engine.registry.applied().filter(|_| !leader.is_alone())?;
+        let (name, holder) = (leader.key().store_key(), WriterId::random());
         // Registered before the lock is taken: it may be taken even if no answer comes or this future is dropped.
-        lead.hold(HeldFillLock {
+        leader.hold(HeldFillLock {
             engine: self.downgraded(),
-            leases: Arc::clone(leases),
+            fill_locks: Arc::clone(fill_locks),
             name: name.clone(),
             holder,
         });
@@ -103,7 +103,7 @@ impl Kernel {
                 return None;
             }
             let began = Instant::now();
-            let taking = leases.take(&name, holder, expiry);
+            let taking = fill_locks.take(&name, holder, expiry);
             let taken = tokio::time::timeout(patience.min(left), taking).await;
             if let (Ok(Err(_)) | Err(_), Some(waits)) = (&taken, scope.store_waits()) {
                 waits.add(began.elapsed());

@@ -63,7 +63,7 @@ impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Streaming(_) => f.write_str("Streaming"),
-            Self::Done(landing) => f.debug_tuple("Done").field(landing).finish(),
+            Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
         }
     }
 }
@@ -272,8 +272,8 @@ impl Leader {
     }
 
     /// Ends the fill with this result.
-    pub fn land(mut self, landing: FlightResult) {
-        self.end(landing);
+    pub fn finish(mut self, result: FlightResult) {
+        self.end(result);
     }
 
     /// Removes the fill from its shard, unless a newer one has replaced it there.
@@ -286,9 +286,9 @@ impl Leader {
         }
     }
 
-    fn end(&mut self, landing: FlightResult) {
+    fn end(&mut self, result: FlightResult) {
         if let Some(lock) = self.lock.take() {
-            lock.release(&landing);
+            lock.release(&result);
         }
         self.leave();
         // No request waits for this fill.
@@ -296,7 +296,7 @@ impl Leader {
         progress.send_if_modified(|progress| {
             let flying = !matches!(progress, Some(Progress::Done(_)));
             if flying {
-                *progress = Some(Progress::Done(landing));
+                *progress = Some(Progress::Done(result));
             }
             flying
         });
@@ -383,7 +383,7 @@ impl Waiter {
     /// Waits for the end of a fill.
     pub async fn result(&mut self) -> FlightResult {
         match self.hear(|progress, _| matches!(progress, Progress::Done(_))).await {
-            Progress::Done(landing) => landing,
+            Progress::Done(result) => result,
             Progress::Streaming(_) => FlightResult::Abandoned,
         }
     }
@@ -406,12 +406,12 @@ impl Waiter {
 impl AwaitedFlight {
     async fn hear(&mut self, is_meant: &impl Fn(&Progress, bool) -> bool) -> Progress {
         let early = self.arrived_before_fill;
-        let told = self.progress.wait_for(|progress| {
+        let progress = self.progress.wait_for(|progress| {
             progress.as_ref().is_some_and(|progress| is_meant(progress, early))
         });
-        let told = told.await.ok().and_then(|progress| progress.clone());
+        let progress = progress.await.ok().and_then(|progress| progress.clone());
         // A sender that is gone without a result: the fill ended just before this waiter subscribed to it.
-        told.unwrap_or(Progress::Done(FlightResult::Withdrawn))
+        progress.unwrap_or(Progress::Done(FlightResult::Withdrawn))
     }
 }
 

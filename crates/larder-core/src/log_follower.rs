@@ -31,8 +31,8 @@ impl Proof {
         Moment::from_nanos(self.0.load(Ordering::Acquire))
     }
 
-    fn renew(&self, asked: Moment) {
-        self.0.fetch_max(asked.as_nanos(), Ordering::AcqRel);
+    fn renew(&self, sent_at: Moment) {
+        self.0.fetch_max(sent_at.as_nanos(), Ordering::AcqRel);
     }
 }
 
@@ -66,11 +66,11 @@ impl Follower {
         let mut in_vain = 0_u32;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
-            let lease = engine.lease;
+            let max_lag = engine.max_lag;
             if let Err(error) = install(&engine).await {
                 tracing::debug!(target: "larder", %error, "the invalidation log cannot be read; trying again");
                 drop(engine);
-                tokio::time::sleep(jittered(lease / 3)).await;
+                tokio::time::sleep(jittered(max_lag / 3)).await;
                 continue;
             }
             let installed = engine.clock.now();
@@ -81,18 +81,18 @@ impl Follower {
             // No view until the next one is installed: the log of this one may have been replaced.
             engine.registry.close_view();
             drop(engine);
-            in_vain = if lasted < lease { in_vain.saturating_add(1) } else { 0 };
+            in_vain = if lasted < max_lag { in_vain.saturating_add(1) } else { 0 };
             if in_vain > 1 {
                 // Two servers may disagree on the epoch. Each view of another epoch invalidates the first level.
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(in_vain.min(10));
-                tokio::time::sleep(jittered(pause.min(lease))).await;
+                tokio::time::sleep(jittered(pause.min(max_lag))).await;
             }
         }
     }
 
     /// Reads records until there is a mismatch, or the larder is gone.
     async fn tail(&self) -> Option<()> {
-        let mut asked = Moment::START;
+        let mut sent_at = Moment::START;
         // An end of the log that was requested and is not reached yet.
         let mut owed: Option<(Moment, Position)> = None;
         loop {
@@ -114,7 +114,7 @@ impl Follower {
                 Err(error) => {
                     // A read may fail where a request for the end succeeds, and tells that there is more.
                     tracing::debug!(target: "larder", %error, "reading the invalidation log failed; trying again");
-                    let pause = engine.lease / 12;
+                    let pause = engine.max_lag / 12;
                     drop(engine);
                     tokio::time::sleep(pause).await;
                     true
@@ -122,19 +122,19 @@ impl Follower {
             };
             let engine = self.engine.upgrade()?;
             let applied = engine.registry.applied()?;
-            if let Some((asked, end)) = owed
+            if let Some((sent_at, end)) = owed
                 && end.epoch == applied.epoch
                 && end.number <= applied.number
             {
-                engine.proof.renew(asked);
+                engine.proof.renew(sent_at);
                 owed = None;
             }
             // Also applies invalidations that are due while no request comes.
             let now = engine.tick();
-            if now.since(asked) < step && !empty {
+            if now.since(sent_at) < step && !empty {
                 continue;
             }
-            asked = now;
+            sent_at = now;
             if engine.has_left_behind() {
                 engine.send_unsent();
             }
@@ -150,7 +150,7 @@ impl Follower {
 
     /// Requests the end of the log. Only that proves that this process is up to date: an emptied log also answers
     /// every read with no records.
-    async fn compare(&self, engine: &Engine, asked: Moment, read_nothing: bool) -> LogEnd {
+    async fn compare(&self, engine: &Engine, sent_at: Moment, read_nothing: bool) -> LogEnd {
         let Ok(end) = self.bus.end(None).await else { return LogEnd::Fits };
         let Some(applied) = engine.registry.applied() else { return LogEnd::Behind };
         if end.epoch != applied.epoch {
@@ -160,7 +160,7 @@ impl Follower {
             return LogEnd::Behind;
         }
         if end.number == applied.number {
-            engine.proof.renew(asked);
+            engine.proof.renew(sent_at);
             return LogEnd::Fits;
         }
         // There are more records, yet a read returned none: they were trimmed, or reading is broken. One more read
@@ -225,7 +225,7 @@ fn tell_of_missed(engine: &Engine, record: Record) {
 async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     let before = *engine.seen.lock();
     engine.registry.close_view();
-    let asked = engine.clock.now();
+    let sent_at = engine.clock.now();
     let mut end = engine.bus.end(None).await?;
     let went_back =
         before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number);
@@ -270,7 +270,7 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             }
         }
     }
-    engine.proof.renew(asked);
+    engine.proof.renew(sent_at);
     *engine.seen.lock() = Some(end);
     *engine.lost.lock() = None;
     engine.send_unsent();

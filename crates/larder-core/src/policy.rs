@@ -32,7 +32,7 @@ pub struct Policy {
     pub(crate) consistency: Consistency,
     pub(crate) max_age: Option<Duration>,
     pub(crate) tiers: Tiers,
-    pub(crate) lease: Option<Duration>,
+    pub(crate) fill_lock: Option<Duration>,
 }
 
 impl Policy {
@@ -133,7 +133,7 @@ impl Policy {
     /// for itself.
     #[doc(alias("distributed lock", "cluster lock", "single flight across processes"))]
     pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
-        self.lease = Some(expiry);
+        self.fill_lock = Some(expiry);
         self
     }
 }
@@ -151,7 +151,7 @@ impl From<Lifetime> for Policy {
             consistency: Consistency::Eventual,
             max_age: None,
             tiers: Tiers::BOTH,
-            lease: None,
+            fill_lock: None,
         }
     }
 }

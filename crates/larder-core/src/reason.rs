@@ -81,7 +81,7 @@ reasons! {
     Deadline = "deadline", "The fill took longer than it may.";
     PrivatePart = "private-part", "It contains a part of one user, outside of a partition.";
     VariedPart = "varied-part", "It contains a part of one variant, and is shared by all.";
-    UnkeptPart = "unkept-part", "It contains a part that was not stored.";
+    UnstoredPart = "unstored-part", "It contains a part that was not stored.";
     FailedPart = "failed-part", "It contains a part whose fill failed.";
     TooManyTags = "too-many-tags", "It has more tags than `max_tags`.";
     InnerCache = "inner-cache", "An inner response cache has inputs in its key that this one does not have.";

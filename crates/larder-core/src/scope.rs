@@ -272,7 +272,7 @@ impl Scope {
 
     /// Adds the contents of a part that is not stored, for this reason: the value built in this scope is then not
     /// storable either.
-    pub fn add_unkept(&self, part: ScopeContents, why: Reason) {
+    pub fn add_unstored(&self, part: ScopeContents, why: Reason) {
         self.gather(|gathered| {
             gathered.add_tags(part.tags);
             gathered.until = gathered.until.min(part.until);

@@ -136,7 +136,7 @@ impl World {
                 FlightRole::Alone | FlightRole::Circle(_) => {
                     unreachable!("no scope here is inside a fill")
                 }
-                FlightRole::Leader(lead) => return self.lead(lead, scope.stamp()),
+                FlightRole::Leader(leader) => return self.lead(leader, scope.stamp()),
                 FlightRole::Waiter(mut wait) => match block_on(wait.result()) {
                     FlightResult::Filled(entry) if wait.arrived_before_fill() => {
                         return version(&entry);
@@ -147,9 +147,9 @@ impl World {
         }
     }
 
-    fn lead(&self, lead: Leader, stamp: Stamp) -> u64 {
+    fn lead(&self, leader: Leader, stamp: Stamp) -> u64 {
         let entry = self.fill(stamp);
-        lead.land(FlightResult::Filled(entry.clone()));
+        leader.finish(FlightResult::Filled(entry.clone()));
         version(&entry)
     }
 

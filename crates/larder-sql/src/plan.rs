@@ -294,7 +294,7 @@ impl QueryContext {
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
             // Its dependencies are unknown, so the enclosing value must not be stored.
-            scope.add_unkept(ScopeContents::default(), Reason::UnknownQuery);
+            scope.add_unstored(ScopeContents::default(), Reason::UnknownQuery);
         }
     }
 

@@ -21,7 +21,7 @@ impl Kernel {
     #[inline]
     pub fn is_synchronised(&self) -> bool {
         let engine = self.engine();
-        !engine.follows_others || self.is_within(engine.lease)
+        !engine.follows_others || self.is_within(engine.max_lag)
     }
 
     /// The position of the newest invalidation that the log has taken from this process, for a client to carry from
@@ -64,7 +64,7 @@ impl Kernel {
                 self.is_within(bound)
             }
             Consistency::Strong => {
-                let reached = tokio::time::timeout(engine.lease, reach_the_end(engine)).await;
+                let reached = tokio::time::timeout(engine.max_lag, reach_the_end(engine)).await;
                 reached.unwrap_or(false)
             }
         }

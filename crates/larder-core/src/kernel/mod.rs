@@ -323,7 +323,7 @@ impl Kernel {
         wait: Duration,
     ) -> FlightRole {
         let engine = &self.engine;
-        let trusted = engine.bus.is_shared().then_some(engine.lease);
+        let trusted = engine.bus.is_shared().then_some(engine.max_lag);
         let patience = Patience { wait, trusted };
         engine.flights.join(key, scope, arrived, engine.clock.now(), patience)
     }
@@ -383,8 +383,8 @@ impl Kernel {
     }
 
     /// Stores an entry in its levels. Returns `false` if it was invalidated meanwhile.
-    pub fn keep(&self, entry: &AnyEntry) -> bool {
-        self.engine.keep(entry)
+    pub fn store(&self, entry: &AnyEntry) -> bool {
+        self.engine.store(entry)
     }
 
     /// Drops this very entry from the first level.

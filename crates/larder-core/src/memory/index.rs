@@ -48,11 +48,11 @@ impl Index {
         shard.find(hash, |entry| entry.key().as_bytes() == key).map(read)
     }
 
-    /// Stores an entry and returns the one that it replaced. The error is the present entry, if `keep` preferred it.
+    /// Stores an entry and returns the one that it replaced. The error is the present entry, if `keeps_old` preferred it.
     pub(crate) fn replace(
         &self,
         entry: AnyEntry,
-        keep: impl FnOnce(&AnyEntry) -> bool,
+        keeps_old: impl FnOnce(&AnyEntry) -> bool,
     ) -> Result<Option<AnyEntry>, AnyEntry> {
         let weight = entry.weight();
         let mut shard = self.shard(entry.hash).write();
@@ -62,7 +62,7 @@ impl Index {
             |other| other.hash,
         );
         let before = match slot {
-            hash_table::Entry::Occupied(there) if keep(there.get()) => {
+            hash_table::Entry::Occupied(there) if keeps_old(there.get()) => {
                 return Err(Arc::clone(there.get()));
             }
             hash_table::Entry::Occupied(mut there) => {

@@ -109,12 +109,12 @@ impl Memory {
         key: &[u8],
         read: impl FnOnce(&AnyEntry) -> Option<R>,
     ) -> Option<R> {
-        let (answer, heard) = self.index.read(hash, key, |entry| {
+        let (answer, touched) = self.index.read(hash, key, |entry| {
             let answer = read(entry);
-            let heard = (answer.is_some() && entry.touch()).then(|| Slot::of(entry));
-            (answer, heard)
+            let touched = (answer.is_some() && entry.touch()).then(|| Slot::of(entry));
+            (answer, touched)
         })?;
-        if let Some(slot) = heard {
+        if let Some(slot) = touched {
             drop(self.keeper.get(&slot));
         }
         answer
@@ -140,17 +140,17 @@ impl Memory {
         }
     }
 
-    /// Stores an entry, unless `keep` prefers the present entry of the same key.
+    /// Stores an entry, unless `keeps_old` prefers the present entry of the same key.
     ///
     /// # Errors
     ///
-    /// The present entry, if `keep` preferred it.
+    /// The present entry, if `keeps_old` preferred it.
     pub(crate) fn put(
         &self,
         entry: &AnyEntry,
-        keep: impl FnOnce(&AnyEntry) -> bool,
+        keeps_old: impl FnOnce(&AnyEntry) -> bool,
     ) -> Result<(), AnyEntry> {
-        if let Some(before) = self.index.replace(Arc::clone(entry), keep)? {
+        if let Some(before) = self.index.replace(Arc::clone(entry), keeps_old)? {
             self.keeper.invalidate(&Slot::of(&before));
         }
         self.keeper.insert(Slot::of(entry), Arc::clone(entry));

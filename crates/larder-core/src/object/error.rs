@@ -20,9 +20,9 @@ pub enum LoadError<E> {
         /// The key of the value.
         key: Box<Key>,
         /// The type of the stored value.
-        kept: &'static str,
+        stored: &'static str,
         /// The requested type.
-        asked: &'static str,
+        requested: &'static str,
     },
     /// This call waited for other calls for the same name, and their loaders panicked.
     Panicked,
@@ -85,10 +85,10 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
             Self::TimedOut { deadline } => {
                 write!(f, "the loader took longer than the fill timeout of {deadline:?}")
             }
-            Self::OtherType { key, kept, asked } => {
+            Self::OtherType { key, stored, requested } => {
                 write!(
                     f,
-                    "{key} was requested as {asked}, but is stored as {kept}: use one type per key"
+                    "{key} was requested as {requested}, but is stored as {stored}: use one type per key"
                 )
             }
             Self::Panicked => f.write_str("the loader panicked in another call for this name"),

@@ -19,9 +19,9 @@ pub struct Loading(Arc<Mutex<LoadingState>>);
 
 #[derive(Debug)]
 struct LoadingState {
-    wishes: LoadOptions,
+    options: LoadOptions,
     /// The leader of the fill, while requests may wait for it; `None` once the fill has ended.
-    lead: Option<Leader>,
+    leader: Option<Leader>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,20 +33,20 @@ pub(super) struct LoadOptions {
 }
 
 impl Loading {
-    pub(super) fn new(policy: &Policy, lead: Option<Leader>) -> Self {
-        let wishes =
+    pub(super) fn new(policy: &Policy, leader: Option<Leader>) -> Self {
+        let options =
             LoadOptions { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
-        Self(Arc::new(Mutex::new(LoadingState { wishes, lead })))
+        Self(Arc::new(Mutex::new(LoadingState { options, leader })))
     }
 
     /// Sets the lifetime of this value, in place of the policy's.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
-        self.0.lock().wishes.lifetime = lifetime.into();
+        self.0.lock().options.lifetime = lifetime.into();
     }
 
     /// Adds a tag.
     pub fn tag(&self, tag: impl Into<Tag>) {
-        self.0.lock().wishes.tags.push(tag.into());
+        self.0.lock().options.tags.push(tag.into());
     }
 
     /// Makes this value not storable, and with it any page that includes it. Its waiters stop waiting and load for
@@ -57,18 +57,18 @@ impl Loading {
 
     /// Like [`Loading::no_store`], with a reason of its own for the statistics. The first reason counts.
     pub fn refuse(&self, why: Reason) {
-        self.0.lock().wishes.refused.get_or_insert(why);
-        self.land(FlightResult::NotShared(why));
+        self.0.lock().options.refused.get_or_insert(why);
+        self.finish(FlightResult::NotShared(why));
     }
 
-    pub(super) fn wishes(&self) -> LoadOptions {
-        self.0.lock().wishes.clone()
+    pub(super) fn options(&self) -> LoadOptions {
+        self.0.lock().options.clone()
     }
 
-    pub(super) fn land(&self, landing: FlightResult) {
-        let lead = self.0.lock().lead.take();
-        if let Some(lead) = lead {
-            lead.land(landing);
+    pub(super) fn finish(&self, result: FlightResult) {
+        let leader = self.0.lock().leader.take();
+        if let Some(leader) = leader {
+            leader.finish(result);
         }
     }
 }
@@ -79,6 +79,6 @@ pub(super) struct FinishOnDrop<'a>(pub(super) &'a Loading);
 
 impl Drop for FinishOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.land(FlightResult::Abandoned);
+        self.0.finish(FlightResult::Abandoned);
     }
 }

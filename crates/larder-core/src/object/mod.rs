@@ -167,8 +167,8 @@ impl Call<'_> {
         // lifetime in it, such as `&'static str`.
         let answer: BoxFuture<'_, _> = if call.was_refused_lately() {
             // Hit-for-miss: no call waits for this fill. If its value is storable after all, it is stored.
-            let lead = call.kernel.lead_alone(&call.key, &call.scope);
-            Box::pin(request.lead(lead))
+            let leader = call.kernel.lead_alone(&call.key, &call.scope);
+            Box::pin(request.lead(leader))
         } else {
             Box::pin(fill_or_wait(request))
         };
@@ -240,7 +240,7 @@ impl Call<'_> {
     /// polled, and dropping the caller does not stop the fill.
     async fn lead<T, E, F, Fut>(
         &self,
-        mut lead: Leader,
+        mut leader: Leader,
         mut stale: Option<AnyEntry>,
         load: F,
     ) -> Result<Arc<T>, LoadError<E>>
@@ -254,26 +254,28 @@ impl Call<'_> {
         match self.look()? {
             LookupResult::Fresh(entry, value) => {
                 let value = self.hit(&entry, value);
-                lead.land(FlightResult::Filled(entry));
+                leader.finish(FlightResult::Filled(entry));
                 return Ok(value);
             }
             LookupResult::Stale(entry, _) | LookupResult::OnError(entry) => stale = Some(entry),
             LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
-        if self.policy.lease.is_none() && self.kernel.shares(self.policy.tiers) {
+        if self.policy.fill_lock.is_none() && self.kernel.shares(self.policy.tiers) {
             // In the caller's task: the read is short, and if the caller is not polled for 200 ms a waiter leads
             // another fill.
-            lead.look();
-            if let Some(entry) = self.fetch::<T>(&mut lead).await {
-                return self.taken(self.fetched(lead, &entry));
+            leader.look();
+            if let Some(entry) = self.fetch::<T>(&mut leader).await {
+                return self.taken(self.fetched(leader, &entry));
             }
-            lead.looked();
+            leader.looked();
         }
         let call = self.detached();
-        let filling = async move { call.fetch_or_fill(lead, load).await };
+        let filling = async move { call.fetch_or_fill(leader, load).await };
         match self.kernel.spawn(filling.in_current_span()).await {
-            Ok(Ok(brought)) => self.taken(brought),
-            Ok(Err((failure, loose))) => self.fall_back_or_fail(stale.as_ref(), failure, loose),
+            Ok(Ok(outcome)) => self.taken(outcome),
+            Ok(Err((failure, unstored))) => {
+                self.fall_back_or_fail(stale.as_ref(), failure, unstored)
+            }
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => {
                     self.record(Event::Failed(Reason::Panic), self.kernel.now());
@@ -286,7 +288,7 @@ impl Call<'_> {
 
     async fn fetch_or_fill<T, E, F, Fut>(
         &self,
-        mut lead: Leader,
+        mut leader: Leader,
         load: F,
     ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
     where
@@ -295,62 +297,62 @@ impl Call<'_> {
         F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        if self.policy.lease.is_some()
-            && let Some(entry) = self.fetch::<T>(&mut lead).await
+        if self.policy.fill_lock.is_some()
+            && let Some(entry) = self.fetch::<T>(&mut leader).await
         {
-            return Ok(self.fetched(lead, &entry));
+            return Ok(self.fetched(leader, &entry));
         }
         self.record(Event::Miss, self.began);
         if self.policy.tiers.in_memory().is_some() {
             self.kernel.note_miss(self.hash);
         }
-        self.fill(lead, load).await
+        self.fill(leader, load).await
     }
 
     /// Returns the value of a fill, and adds it to the enclosing scope as a part.
-    fn taken<T: CacheValue, E>(&self, brought: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
-        match brought {
+    fn taken<T: CacheValue, E>(&self, outcome: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
+        match outcome {
             FillOutcome::Stored(value, entry) => {
                 self.add_to_whole(&entry, false);
                 Ok(value)
             }
-            FillOutcome::Unkept(value, loose) => {
-                self.add_loose(loose);
+            FillOutcome::Unstored(value, unstored) => {
+                self.add_unstored(unstored);
                 Ok(value)
             }
-            FillOutcome::OtherType(kept) => Err(self.other_type::<T, E>(kept)),
+            FillOutcome::OtherType(stored) => Err(self.other_type::<T, E>(stored)),
         }
     }
 
     /// Ends the fill with the entry from the second level.
-    fn fetched<T: CacheValue>(&self, lead: Leader, entry: &AnyEntry) -> FillOutcome<T> {
+    fn fetched<T: CacheValue>(&self, leader: Leader, entry: &AnyEntry) -> FillOutcome<T> {
         self.record(Event::SharedHit, self.began);
         let Some(object) = entry.value::<Object<T>>() else {
             return FillOutcome::OtherType(entry.type_name());
         };
         let value = Arc::clone(&object.value);
-        lead.land(FlightResult::Filled(entry.clone()));
+        leader.finish(FlightResult::Filled(entry.clone()));
         FillOutcome::Stored(value, entry.clone())
     }
 
     /// Reads the entry from the second level. With a fill lock, waits while another process holds it, and takes the
     /// entry that the other process stores.
-    async fn fetch<T: CacheValue>(&self, lead: &mut Leader) -> Option<AnyEntry> {
+    async fn fetch<T: CacheValue>(&self, leader: &mut Leader) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
-        if !self.kernel.shares(tiers) || lead.is_alone() {
+        if !self.kernel.shares(tiers) || leader.is_alone() {
             return None;
         }
         let wanted = StoreLookup { key: &self.key, schema: Schema::of::<T>(), tiers };
         let fetch = || self.kernel.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
         let young =
             || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
-        self.kernel.fetch_in_turn(&self.scope, lead, self.policy.lease, young).await
+        self.kernel.fetch_in_turn(&self.scope, leader, self.policy.fill_lock, young).await
     }
 
     /// Runs the loader, stores its value, and ends the fill for its waiters.
     async fn fill<T, E, F, Fut>(
         &self,
-        lead: Leader,
+        leader: Leader,
         load: F,
     ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
     where
@@ -359,33 +361,33 @@ impl Call<'_> {
         F: FnOnce(Loading) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let fill = Loading::new(&self.policy, Some(lead));
+        let fill = Loading::new(&self.policy, Some(leader));
         let _lands = FinishOnDrop(&fill);
         let scope = self.scope.filling(self.key.clone());
         let value = match self.load(&fill, &scope, load).await {
             Ok(value) => value,
             Err(failure) => {
-                fill.land(FlightResult::Failed(Arc::new(failure.clone())));
-                return Err((failure, self.loose(&fill, &scope, Reason::FailedPart)));
+                fill.finish(FlightResult::Failed(Arc::new(failure.clone())));
+                return Err((failure, self.unstored(&fill, &scope, Reason::FailedPart)));
             }
         };
         let now = self.kernel.now();
         self.metered(|meter| meter.record_fill_time(now.since(self.began)));
         let object = Object::new(value);
         let value = Arc::clone(&object.value);
-        let wishes = fill.wishes();
-        match self.keep(object, &wishes, &scope, now) {
+        let options = fill.options();
+        match self.store(object, &options, &scope, now) {
             Ok(entry) => {
-                fill.land(FlightResult::Filled(entry.clone()));
+                fill.finish(FlightResult::Filled(entry.clone()));
                 Ok(FillOutcome::Stored(value, entry))
             }
             Err(why) => {
                 self.record(Event::Refused(why), now);
-                if wishes.refused.is_some() || why.recurs() {
+                if options.refused.is_some() || why.recurs() {
                     self.remember_refusal(now);
                 }
-                fill.land(FlightResult::NotShared(why));
-                Ok(FillOutcome::Unkept(value, self.loose(&fill, &scope, Reason::UnkeptPart)))
+                fill.finish(FlightResult::NotShared(why));
+                Ok(FillOutcome::Unstored(value, self.unstored(&fill, &scope, Reason::UnstoredPart)))
             }
         }
     }
@@ -432,25 +434,25 @@ impl Call<'_> {
         let draft = EntryDraft {
             key,
             tags: vec![self.own_tag()],
-            lifetime: Lifetime::fresh_for(NOT_KEPT_FOR),
+            lifetime: Lifetime::fresh_for(REFUSAL_TIME),
             age: Duration::ZERO,
             filled: now,
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
         };
         if let Ok(entry) = self.kernel.entry(draft, &self.kernel.open_scope(), RefusalNote) {
-            self.kernel.keep(&entry);
+            self.kernel.store(&entry);
         }
     }
 
-    fn keep<T: CacheValue>(
+    fn store<T: CacheValue>(
         &self,
         object: Object<T>,
-        wishes: &LoadOptions,
+        options: &LoadOptions,
         scope: &Scope,
         now: Moment,
     ) -> Result<AnyEntry, Reason> {
-        if let Some(why) = wishes.refused {
+        if let Some(why) = options.refused {
             return Err(why);
         }
         let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
@@ -462,18 +464,18 @@ impl Call<'_> {
             return Err(Reason::VariedPart);
         }
         let mut tags = vec![self.own_tag()];
-        tags.extend(wishes.tags.iter().cloned());
+        tags.extend(options.tags.iter().cloned());
         let draft = EntryDraft {
             key: self.key.clone(),
             tags,
-            lifetime: wishes.lifetime,
+            lifetime: options.lifetime,
             age: Duration::ZERO,
             filled: now,
             cost: now.since(self.began),
             tiers: self.policy.tiers,
         };
         let entry = self.kernel.entry(draft, scope, object)?;
-        let event = match self.kernel.keep(&entry) {
+        let event = match self.kernel.store(&entry) {
             true => Event::Stored,
             false => Event::Refused(Reason::Overtaken),
         };
@@ -496,19 +498,19 @@ impl Call<'_> {
         let arrived = self.scope.stamp().local;
         let place = (self.hash, stale.key());
         let joined = self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
-        if let FlightRole::Leader(mut lead) = joined {
+        if let FlightRole::Leader(mut leader) = joined {
             let mut call = self.detached();
             // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
             let refreshing = async move {
                 // Another process may have refreshed it.
-                let fetched = match call.policy.lease {
-                    Some(_) => call.fetch::<T>(&mut lead).await,
+                let fetched = match call.policy.fill_lock {
+                    Some(_) => call.fetch::<T>(&mut leader).await,
                     None => None,
                 };
                 match fetched {
-                    Some(entry) => lead.land(FlightResult::Filled(entry)),
-                    None => drop(call.fill(lead, load).await),
+                    Some(entry) => leader.finish(FlightResult::Filled(entry)),
+                    None => drop(call.fill(leader, load).await),
                 }
                 drop(permit);
             };
@@ -530,14 +532,14 @@ impl Call<'_> {
         let fill = Loading::new(&self.policy, None);
         let scope = self.scope.filling(self.key.clone());
         let loaded = self.load(&fill, &scope, load).await;
-        let loose = |why| self.loose(&fill, &scope, why);
+        let unstored = |why| self.unstored(&fill, &scope, why);
         match loaded {
             Ok(value) => {
-                self.add_loose(loose(Reason::UnkeptPart));
+                self.add_unstored(unstored(Reason::UnstoredPart));
                 Ok(Arc::new(value))
             }
             Err(failure) => {
-                self.fall_back_or_fail(stale.as_ref(), failure, loose(Reason::FailedPart))
+                self.fall_back_or_fail(stale.as_ref(), failure, unstored(Reason::FailedPart))
             }
         }
     }
@@ -546,12 +548,12 @@ impl Call<'_> {
         &self,
         stale: Option<&AnyEntry>,
         failure: Failure<E>,
-        loose: UnstoredValue,
+        unstored: UnstoredValue,
     ) -> Result<Arc<T>, LoadError<E>> {
         if let Some(value) = self.fall_back(stale) {
             return Ok(value);
         }
-        self.add_loose(loose);
+        self.add_unstored(unstored);
         Err(failure.into())
     }
 
@@ -577,14 +579,14 @@ impl Call<'_> {
         }
     }
 
-    fn other_type<T, E>(&self, kept: &'static str) -> LoadError<E> {
-        let (key, asked) = (Box::new(self.key.clone()), std::any::type_name::<T>());
-        LoadError::OtherType { key, kept, asked }
+    fn other_type<T, E>(&self, stored: &'static str) -> LoadError<E> {
+        let (key, requested) = (Box::new(self.key.clone()), std::any::type_name::<T>());
+        LoadError::OtherType { key, stored, requested }
     }
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
-    fn loose(&self, fill: &Loading, scope: &Scope, why: Reason) -> UnstoredValue {
-        let own = std::iter::once(self.own_tag()).chain(fill.wishes().tags);
+    fn unstored(&self, fill: &Loading, scope: &Scope, why: Reason) -> UnstoredValue {
+        let own = std::iter::once(self.own_tag()).chain(fill.options().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
@@ -592,8 +594,8 @@ impl Call<'_> {
     }
 
     /// Adds the contents of a value that is not stored to the enclosing scope, which thereby is not storable either.
-    fn add_loose(&self, UnstoredValue { gathered, why }: UnstoredValue) {
-        self.scope.add_unkept(gathered, why);
+    fn add_unstored(&self, UnstoredValue { gathered, why }: UnstoredValue) {
+        self.scope.add_unstored(gathered, why);
     }
 
     /// Returns the tag that all entries of this name carry.
@@ -731,7 +733,7 @@ where
 
     fn fail(self, failure: Failure<E>) -> Self::Output {
         self.call.record(Event::Failed(Reason::Anothers), self.call.began);
-        self.call.scope.add_unkept(ScopeContents::default(), Reason::FailedPart);
+        self.call.scope.add_unstored(ScopeContents::default(), Reason::FailedPart);
         Err(failure.into())
     }
 }
@@ -749,7 +751,7 @@ enum LookupResult<T> {
 /// The result of a fill.
 enum FillOutcome<T> {
     Stored(Arc<T>, AnyEntry),
-    Unkept(Arc<T>, UnstoredValue),
+    Unstored(Arc<T>, UnstoredValue),
     /// The value that is stored under this name has another type, this one.
     OtherType(&'static str),
 }
@@ -761,4 +763,4 @@ struct UnstoredValue {
 }
 
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
-const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
+const REFUSAL_TIME: Duration = Duration::from_secs(10);

@@ -223,7 +223,7 @@ impl SecondLevel {
             tiers,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
-        Ok(engine.keep_in_memory(&entry, now).then_some(entry))
+        Ok(engine.store_in_memory(&entry, now).then_some(entry))
     }
 
     /// Writes an entry in the background. Drops the write if 1,024 are under way.

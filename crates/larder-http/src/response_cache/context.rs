@@ -27,7 +27,7 @@ use larder_semantics::{
 };
 
 use super::{
-    answer::cache_status::{Extras, note, said},
+    answer::cache_status::{Extras, add_status, own_status},
     options::{Options, UnknownPartition, WriteCheck},
     overrides::ResponseOverrides,
     request::{
@@ -53,11 +53,11 @@ pub(super) struct CacheContext {
     pub(super) kernel: Kernel,
     pub(super) meter: Arc<Meter>,
     pub(super) options: Options,
-    pub(super) alike: HeaderInterner,
+    pub(super) header_interner: HeaderInterner,
     pub(super) extras: Extras,
     /// Whether this response cache may store entries itself when nested in another one: it separates requests
     /// by inputs that the outer one does not know.
-    pub(super) tells_more_apart: bool,
+    pub(super) has_more_key_inputs: bool,
     /// Whether the warning about a response that is not stored was logged already.
     warned: AtomicBool,
     pub(super) keys: KeyBuilder,
@@ -94,7 +94,7 @@ pub(super) struct RequestKey {
 pub(super) struct RequestFacts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
-    pub(super) demands: bool,
+    pub(super) directives: bool,
     /// Whether it has a condition or a range: it may get 304 or 206 instead of the full response.
     pub(super) narrowed: bool,
     guarded: bool,
@@ -108,8 +108,8 @@ impl CacheContext {
             kernel: kernel.clone(),
             meter: kernel.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
-            alike: HeaderInterner::new(options.vary_line()),
-            tells_more_apart: options.tells_more_apart(),
+            header_interner: HeaderInterner::new(options.vary_line()),
+            has_more_key_inputs: options.has_more_key_inputs(),
             warned: AtomicBool::new(false),
             options: options.clone(),
         })
@@ -133,7 +133,7 @@ impl CacheContext {
         let has_content = content.is_none() && !request.body().is_end_stream();
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             let wants_stored =
-                || facts.demands && RequestDirectives::of(head.headers).only_if_cached;
+                || facts.directives && RequestDirectives::of(head.headers).only_if_cached;
             if lies_in_the_request(bypass) && wants_stored() {
                 return Admission::OnlyIfCached;
             }
@@ -187,7 +187,7 @@ impl CacheContext {
     /// Reads a key from the second level.
     pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
         let wanted = StoreLookup { key, schema: CacheRecord::schema(), tiers: self.options.tiers };
-        let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.alike);
+        let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.header_interner);
         self.kernel.fetch(scope, wanted, decode).await
     }
 
@@ -195,17 +195,17 @@ impl CacheContext {
     #[inline]
     pub(super) fn plain_hit<R>(
         &self,
-        lookup: &RequestKey,
+        request_key: &RequestKey,
         headers: &HeaderMap,
         now: Moment,
     ) -> Option<Response<CacheBody<R>>> {
-        if lookup.facts.demands || lookup.facts.narrowed || !self.is_plain() {
+        if request_key.facts.directives || request_key.facts.narrowed || !self.is_plain() {
             return None;
         }
         let read = |entry: &AnyEntry| match CacheRecord::of(entry)? {
             CacheRecord::Response(stored) => {
                 stored.ask_for_all_lines();
-                let may_have = self.may_have(lookup, stored)
+                let may_have = self.may_have(request_key, stored)
                     && (stored.traits.opted_in || self.options.unknown_field(headers).is_none());
                 let is_fresh = may_have && self.kernel.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
@@ -214,8 +214,8 @@ impl CacheContext {
             CacheRecord::Variants(_) if !self.options.shared => Some(entry.clone()),
             _ => None,
         };
-        let key = lookup.key.as_bytes();
-        let mut entry = self.kernel.read(lookup.hash, key, read)?;
+        let key = request_key.key.as_bytes();
+        let mut entry = self.kernel.read(request_key.hash, key, read)?;
         if let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&entry) {
             let candidates = variants.candidates(key, headers);
             let (variant, found) = candidates.into_iter().find_map(|candidate| {
@@ -227,7 +227,7 @@ impl CacheContext {
             entry = found;
         }
         stored::of(&entry)?;
-        let answer = stored::hit(entry, now, self.extras, lookup.head_only);
+        let answer = stored::hit(entry, now, self.extras, request_key.head_only);
         self.count_hit(now);
         Some(answer)
     }
@@ -248,16 +248,24 @@ impl CacheContext {
     /// Whether the request may get this stored response: an authenticated request only if the response is open
     /// to all or belongs to its partition, a request with an unknown field only if the handler opted the
     /// response in.
-    pub(super) fn may_have(&self, lookup: &RequestKey, stored: &StoredResponse) -> bool {
-        if lookup.has_unknown_field && !stored.traits.opted_in {
+    pub(super) fn may_have(&self, request_key: &RequestKey, stored: &StoredResponse) -> bool {
+        if request_key.has_unknown_field && !stored.traits.opted_in {
             return false;
         }
-        !lookup.facts.identified || lookup.partitioned || self.options.shared || stored.traits.open
+        !request_key.facts.identified
+            || request_key.partitioned
+            || self.options.shared
+            || stored.traits.open
     }
 
     /// Whether an entry satisfies the directives of the request.
-    pub(super) fn meets(&self, demands: &RequestDirectives, entry: &AnyEntry, now: Moment) -> bool {
-        demands.satisfied_by(aged_for(entry, now))
+    pub(super) fn meets(
+        &self,
+        directives: &RequestDirectives,
+        entry: &AnyEntry,
+        now: Moment,
+    ) -> bool {
+        directives.satisfied_by(aged_for(entry, now))
     }
 
     /// Returns the audience of a response to this request.
@@ -387,7 +395,7 @@ impl CacheContext {
         if !custom.is_empty() {
             facts.identified = custom.iter().any(|name| headers.contains_key(name));
         }
-        facts.demands &= self.options.demands;
+        facts.directives &= self.options.directives;
         if self.options.role == Role::Private {
             // All requests to a private cache come from its one user: credentials do not matter.
             (facts.identified, facts.authorized) = (false, false);
@@ -417,12 +425,12 @@ impl CacheContext {
     /// Returns the audience of the enclosing response cache.
     fn audience_around(&self, head: &Head<'_>) -> Audience {
         let around =
-            self.tells_more_apart.then(|| head.extensions.get::<ResponseOverrides>()).flatten();
+            self.has_more_key_inputs.then(|| head.extensions.get::<ResponseOverrides>()).flatten();
         around.map(|around| around.scope().audience()).unwrap_or_default()
     }
 
     /// Whether a predicate of `bypass_if` matches this request.
-    pub(super) fn passes_by_choice(&self, head: &Head<'_>) -> bool {
+    pub(super) fn bypasses_by_choice(&self, head: &Head<'_>) -> bool {
         self.options.bypass_if.iter().any(|passes| passes(head))
     }
 
@@ -436,11 +444,11 @@ impl CacheContext {
         if self.options.off {
             return Some(Reason::Off);
         }
-        if self.passes_by_choice(head) {
+        if self.bypasses_by_choice(head) {
             return Some(Reason::ByChoice);
         }
         // The enclosing cache has decided on the request; this one only passes its options on.
-        if !self.tells_more_apart && head.extensions.get::<ResponseOverrides>().is_some() {
+        if !self.has_more_key_inputs && head.extensions.get::<ResponseOverrides>().is_some() {
             return Some(Reason::Nested);
         }
         if facts.upgrade {
@@ -456,7 +464,7 @@ impl CacheContext {
         if !partitioned && options.credential_extensions.iter().any(|is| is(head.extensions)) {
             return Some(Reason::Identity);
         }
-        if facts.demands && RequestDirectives::of(head.headers).no_store {
+        if facts.directives && RequestDirectives::of(head.headers).no_store {
             return Some(Reason::RequestNoStore);
         }
         None
@@ -468,7 +476,7 @@ impl CacheContext {
         key: Key,
         lives: Duration,
         filled: Moment,
-        kept: CacheRecord,
+        record: CacheRecord,
     ) -> Option<AnyEntry> {
         let kernel = &self.kernel;
         let draft = EntryDraft {
@@ -480,7 +488,7 @@ impl CacheContext {
             cost: Duration::ZERO,
             tiers: if kernel.shares(self.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
         };
-        kernel.entry(draft, &kernel.open_scope(), kept).ok()
+        kernel.entry(draft, &kernel.open_scope(), record).ok()
     }
 
     /// Whether several responses are stored under this address.
@@ -518,8 +526,9 @@ impl CacheContext {
         why: Reason,
     ) -> Response<CacheBody<R>> {
         let mut response = own_response(status, text);
-        let said = CacheStatus { detail: Some(why.as_str()), ..said(Handling::Refused) };
-        note(self.extras, response.headers_mut(), said, "refused");
+        let own_status =
+            CacheStatus { detail: Some(why.as_str()), ..own_status(Handling::Refused) };
+        add_status(self.extras, response.headers_mut(), own_status, "refused");
         response
     }
 }
@@ -532,7 +541,7 @@ impl RequestFacts {
             | "connection" | "referer" => {}
             "cookie" => self.identified = true,
             "authorization" => (self.identified, self.authorized) = (true, true),
-            "cache-control" | "pragma" => self.demands = true,
+            "cache-control" | "pragma" => self.directives = true,
             "if-none-match" | "if-modified-since" | "range" => self.narrowed = true,
             "if-match" | "if-unmodified-since" => self.guarded = true,
             "upgrade" => self.upgrade = true,

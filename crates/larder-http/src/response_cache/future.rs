@@ -12,7 +12,7 @@ use larder_core::kernel::Scope;
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
-use super::{answer::cache_status::note, context::CacheContext};
+use super::{answer::cache_status::add_status, context::CacheContext};
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of a [`ResponseCache`](super::ResponseCache).
@@ -53,8 +53,8 @@ where
         let response = ready!(this.future.poll(cx))?;
         drop(entered);
         let mut response = response.map(|body| CacheBody::scoped(body, this.scope.clone()));
-        note(this.context.extras, response.headers_mut(), *this.status, "bypass");
-        this.context.alike.add_vary(response.headers_mut());
+        add_status(this.context.extras, response.headers_mut(), *this.status, "bypass");
+        this.context.header_interner.add_vary(response.headers_mut());
         Poll::Ready(Ok(response))
     }
 }

@@ -11,11 +11,11 @@ use super::{context::CacheContext, fill::Fill, lookup::Lookup, stored::record::C
 impl Fill {
     /// Stores a hit-for-miss record under the single-flight key.
     pub(super) fn remember_refusal(&self, why: Reason) {
-        let Ok(key) = refusal_key(&self.queue) else { return };
-        let time = self.plan.options.refusal;
-        let now = self.plan.kernel.now();
-        if let Some(entry) = self.plan.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
-            self.plan.kernel.keep(&entry);
+        let Ok(key) = refusal_key(&self.flight_key) else { return };
+        let time = self.context.options.refusal;
+        let now = self.context.kernel.now();
+        if let Some(entry) = self.context.bookkeeping(key, time, now, CacheRecord::Refusal(why)) {
+            self.context.kernel.store(&entry);
         }
     }
 }
@@ -23,13 +23,13 @@ impl Fill {
 impl Lookup {
     /// Returns the reason of the hit-for-miss record of this single-flight key, if there is a record.
     pub(super) fn refused_lately(&self) -> Option<Reason> {
-        find(&self.plan, &self.queue)
+        find(&self.context, &self.flight_key)
     }
 }
 
-fn find(plan: &CacheContext, queue: &Key) -> Option<Reason> {
-    let kernel = &plan.kernel;
-    let key = refusal_key(queue).ok()?;
+fn find(context: &CacheContext, flight_key: &Key) -> Option<Reason> {
+    let kernel = &context.kernel;
+    let key = refusal_key(flight_key).ok()?;
     let entry = kernel.find(key.as_bytes())?;
     match CacheRecord::of(&entry) {
         Some(CacheRecord::Refusal(why))
@@ -42,6 +42,6 @@ fn find(plan: &CacheContext, queue: &Key) -> Option<Reason> {
 }
 
 /// Returns the key of the hit-for-miss record of a single-flight key.
-fn refusal_key(queue: &Key) -> Result<Key, KeyTooLongError> {
-    queue.with_part(b" refused")
+fn refusal_key(flight_key: &Key) -> Result<Key, KeyTooLongError> {
+    flight_key.with_part(b" refused")
 }

@@ -65,7 +65,7 @@ impl ResponseCacheLayer {
     /// Sets the lifetime of every storable response with one of the statuses of [`ttl`](Self::ttl), in place of
     /// its own: also of one with `no-cache`, or with a lifetime from `CachePolicy`.
     pub fn override_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
-        self.options.overrides = true;
+        self.options.overrides_handler = true;
         self.ttl(lifetime)
     }
 
@@ -394,7 +394,7 @@ impl ResponseCacheLayer {
     /// Ignores `Cache-Control` and `Pragma` of requests, so that clients cannot put load on the origin by
     /// sending `no-cache`.
     pub fn ignore_request_cache_control(mut self) -> Self {
-        self.options.demands = false;
+        self.options.directives = false;
         self
     }
 
@@ -501,7 +501,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Strips the targeted fields from judge responses. By default they stay, for downstream caches.
+    /// Strips the targeted fields from responses. By default they stay, for downstream caches.
     pub fn strip_targeted_fields(mut self) -> Self {
         self.options.strip_targeted_fields = true;
         self

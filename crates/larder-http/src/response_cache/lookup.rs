@@ -17,7 +17,7 @@ use larder_semantics::{
 
 use super::{
     answer::{
-        cache_status::{note, said},
+        cache_status::{add_status, own_status},
         conditions_and_range::{self, ConditionsAndRange},
     },
     context::{CacheContext, RequestKey, aged_for},
@@ -38,17 +38,17 @@ use crate::{
 
 /// The state of a request during its lookup.
 pub(super) struct Lookup {
-    pub(super) plan: Arc<CacheContext>,
-    pub(super) lookup: RequestKey,
+    pub(super) context: Arc<CacheContext>,
+    pub(super) request_key: RequestKey,
     pub(super) key: Key,
     /// The single-flight key. Authenticated requests have one of their own, and so do requests with an unknown
     /// field.
-    pub(super) queue: Key,
-    pub(super) queue_hash: u64,
+    pub(super) flight_key: Key,
+    pub(super) flight_hash: u64,
     pub(super) scope: Scope,
     pub(super) arrived: u64,
     pub(super) began: Moment,
-    pub(super) demands: RequestDirectives,
+    pub(super) directives: RequestDirectives,
     pub(super) selecting: http::HeaderMap,
     pub(super) origin: String,
     pub(super) tags: Vec<Tag>,
@@ -83,7 +83,7 @@ pub(super) enum LookupResult {
 impl Lookup {
     /// Looks this request up in the first level.
     pub(super) fn look(&self) -> LookupResult {
-        match self.look_under(self.lookup.hash, self.lookup.key.as_bytes()) {
+        match self.look_under(self.request_key.hash, self.request_key.key.as_bytes()) {
             LookupResult::Nothing(Forward::UriMiss) => self.look_by_search(),
             found => found,
         }
@@ -91,7 +91,7 @@ impl Lookup {
 
     /// Looks up an equivalent query under `No-Vary-Search`.
     fn look_by_search(&self) -> LookupResult {
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let Some(search) = &self.search else { return LookupResult::Nothing(Forward::UriMiss) };
         let rules = search.rules_key().ok().and_then(|key| kernel.find(key.as_bytes()));
         let Some(CacheRecord::SearchRules(rules)) =
@@ -110,18 +110,18 @@ impl Lookup {
     }
 
     fn look_under(&self, hash: u64, key: &[u8]) -> LookupResult {
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let Some(entry) = kernel.get(hash, key) else {
             return LookupResult::Nothing(Forward::UriMiss);
         };
         match CacheRecord::of(&entry) {
-            Some(CacheRecord::Response(_)) => self.judge(entry),
+            Some(CacheRecord::Response(_)) => self.decide(entry),
             Some(CacheRecord::Variants(variants)) => {
                 let candidates = variants.candidates(key, &self.selecting);
                 for candidate in candidates {
                     if let Some(found) = kernel.find(candidate.as_bytes()) {
                         variants.touch(candidate.as_bytes());
-                        return self.judge(found);
+                        return self.decide(found);
                     }
                 }
                 LookupResult::Nothing(Forward::VaryMiss)
@@ -130,12 +130,12 @@ impl Lookup {
         }
     }
 
-    fn judge(&self, entry: AnyEntry) -> LookupResult {
-        let kernel = &self.plan.kernel;
+    fn decide(&self, entry: AnyEntry) -> LookupResult {
+        let kernel = &self.context.kernel;
         let Some(stored) = stored::of(&entry) else {
             return LookupResult::Nothing(Forward::UriMiss);
         };
-        if !self.plan.may_have(&self.lookup, stored) {
+        if !self.context.may_have(&self.request_key, stored) {
             return LookupResult::Nothing(Forward::UriMiss);
         }
         match kernel.entry_state(&entry, kernel.now()) {
@@ -157,29 +157,31 @@ impl Lookup {
 
     /// Narrows the single-flight key to the variant, once the fields by which an address varies are known: then
     /// only requests for the same variant wait for each other.
-    pub(super) fn queue_by_variant(&mut self) {
-        let kernel = &self.plan.kernel;
-        let Some(list) = kernel.get(self.lookup.hash, self.key.as_bytes()) else { return };
+    pub(super) fn narrow_flight_to_variant(&mut self) {
+        let kernel = &self.context.kernel;
+        let Some(list) = kernel.get(self.request_key.hash, self.key.as_bytes()) else { return };
         let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
-        let candidates = variants.candidates(self.queue.as_bytes(), &self.selecting);
-        if let Some(queue) = candidates.first().and_then(|queue| queue.finish().ok()) {
-            self.queue_hash = kernel.hash(queue.as_bytes());
-            self.queue = queue;
+        let candidates = variants.candidates(self.flight_key.as_bytes(), &self.selecting);
+        if let Some(flight_key) = candidates.first().and_then(|flight_key| flight_key.finish().ok())
+        {
+            self.flight_hash = kernel.hash(flight_key.as_bytes());
+            self.flight_key = flight_key;
         }
     }
 
     /// Returns the variants of this address that this client may get, the most recently used first.
     pub(super) fn other_variants(&self) -> Vec<AnyEntry> {
-        let kernel = &self.plan.kernel;
-        let list = kernel.get(self.lookup.hash, self.lookup.key.as_bytes());
+        let kernel = &self.context.kernel;
+        let list = kernel.get(self.request_key.hash, self.request_key.key.as_bytes());
         let Some(CacheRecord::Variants(variants)) =
             list.as_ref().and_then(|list| CacheRecord::of(list))
         else {
             return Vec::new();
         };
-        let found = variants.kept().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
+        let found = variants.stored().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
         let may_be_served = |entry: &AnyEntry| {
-            let fits = stored::of(entry).is_some_and(|kept| self.plan.may_have(&self.lookup, kept));
+            let fits = stored::of(entry)
+                .is_some_and(|stored| self.context.may_have(&self.request_key, stored));
             let entry_state = kernel.entry_state(entry, kernel.now());
             fits && !matches!(entry_state, EntryState::Invalid | EntryState::Expired)
         };
@@ -188,58 +190,64 @@ impl Lookup {
 
     /// Whether the request asks for a range.
     pub(super) fn asks_for_a_part(&self) -> bool {
-        self.lookup.facts.narrowed && ranges::is_asked(&self.selecting)
+        self.request_key.facts.narrowed && ranges::is_asked(&self.selecting)
     }
 
     /// Whether a fill that began for an earlier request may answer this one.
     pub(super) fn may_wait(&self) -> bool {
-        !self.demands.no_cache && self.demands.max_age.is_none_or(|most| !most.is_zero())
+        !self.directives.no_cache && self.directives.max_age.is_none_or(|most| !most.is_zero())
     }
 
     /// Whether the request accepts this stale response as it is (`max-stale`), and the response allows that.
-    pub(super) fn welcomes(&self, entry: &AnyEntry) -> bool {
+    pub(super) fn accepts_stale(&self, entry: &AnyEntry) -> bool {
         stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale)
-            && self.demands.accept_stale(aged_for(entry, self.plan.kernel.now()))
+            && self.directives.accept_stale(aged_for(entry, self.context.kernel.now()))
     }
 
     /// Joins the flight of the single-flight key, as its leader or as a waiter.
     pub(super) fn join(&self) -> FlightRole {
-        let place = (self.queue_hash, &self.queue);
-        self.plan.kernel.join(place, &self.scope, self.arrived, self.plan.options.coalesce_timeout)
+        let place = (self.flight_hash, &self.flight_key);
+        self.context.kernel.join(
+            place,
+            &self.scope,
+            self.arrived,
+            self.context.options.coalesce_timeout,
+        )
     }
 
     /// Leads a flight that no other request can join.
     pub(super) fn lead_alone(&self) -> Leader {
-        self.plan.kernel.lead_alone(&self.queue, &self.scope)
+        self.context.kernel.lead_alone(&self.flight_key, &self.scope)
     }
 
     /// Whether larder may store the response of a request that it forwards by itself for this reason: one odd
     /// response must not keep an address out of the cache. Reasons that only the body shows are not tried again
     /// so soon, and conditional and range requests are left to the origin.
-    pub(super) fn keeps_alone(&self, reason: Reason) -> bool {
-        !self.lookup.head_only
-            && !self.lookup.facts.narrowed
+    pub(super) fn may_store_alone(&self, reason: Reason) -> bool {
+        !self.request_key.head_only
+            && !self.request_key.facts.narrowed
             && reason != Reason::Unsynchronised
             && !reason.is_of_the_final_head()
             && !reason.shows_in_the_body()
     }
 
     pub(super) fn fill(&self, why: Forward, known: Option<AnyEntry>) -> Fill {
-        let scope = self.scope.filling(self.queue.clone());
-        let hidden = self.plan.options.shared;
+        let scope = self.scope.filling(self.flight_key.clone());
+        let hidden = self.context.options.shared;
         Fill {
-            plan: Arc::clone(&self.plan),
+            context: Arc::clone(&self.context),
             key: self.key.clone(),
-            queue: self.queue.clone(),
+            flight_key: self.flight_key.clone(),
             origin: self.origin.clone(),
             tags: self.tags.clone(),
             selecting: self.selecting.clone(),
-            asker: RequestIdentity {
-                authorized: self.lookup.facts.authorized && !self.plan.hides_authorization(),
-                identified: self.lookup.facts.identified && !hidden,
-                partitioned: self.lookup.partitioned,
+            identity: RequestIdentity {
+                authorized: self.request_key.facts.authorized
+                    && !self.context.hides_authorization(),
+                identified: self.request_key.facts.identified && !hidden,
+                partitioned: self.request_key.partitioned,
             },
-            choices: ResponseOverrides::new(&self.plan.kernel, &scope),
+            overrides: ResponseOverrides::new(&self.context.kernel, &scope),
             scope,
             why,
             began: self.began,
@@ -247,7 +255,7 @@ impl Lookup {
             known,
             search: self.search.clone(),
             wants_etag: self.wants_etag,
-            narrowed: self.lookup.facts.narrowed,
+            narrowed: self.request_key.facts.narrowed,
             in_part: self.in_part,
             unknown_field: self.unknown_field.clone(),
             final_head: self.final_head.clone(),
@@ -260,13 +268,13 @@ impl Lookup {
     pub(super) fn for_fill<B>(
         &self,
         mut request: Request<B>,
-        choices: &ResponseOverrides,
+        overrides: &ResponseOverrides,
     ) -> Request<B> {
         // A stale response to HEAD is refreshed by a GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        self.plan.options.remove_unkeyed(&mut request);
+        self.context.options.remove_unkeyed(&mut request);
         let headers = request.headers_mut();
         for name in WRITE_PRECONDITIONS.iter().chain(&CACHE_VALIDATION) {
             headers.remove(name);
@@ -275,11 +283,11 @@ impl Lookup {
             headers.remove(header::IF_RANGE);
             headers.remove(header::RANGE);
         }
-        if self.plan.options.shared {
-            self.plan.hide_identity(headers);
+        if self.context.options.shared {
+            self.context.hide_identity(headers);
         }
         let extensions = request.extensions_mut();
-        extensions.insert(choices.clone());
+        extensions.insert(overrides.clone());
         if self.wants_etag {
             extensions.insert(Conditions::none());
         }
@@ -299,23 +307,23 @@ impl Lookup {
         self.record(Event::Failed(Reason::Anothers));
         let mut response = failure.answer(|key, names| self.has_key(key, names));
         let handling = Handling::Forward { why, stored: false, collapsed: true };
-        let status = CacheStatus { detail: Some(Reason::Origin.as_str()), ..said(handling) };
-        note(self.plan.extras, response.headers_mut(), status, "miss");
-        self.plan.alike.add_vary(response.headers_mut());
+        let status = CacheStatus { detail: Some(Reason::Origin.as_str()), ..own_status(handling) };
+        add_status(self.context.extras, response.headers_mut(), status, "miss");
+        self.context.header_interner.add_vary(response.headers_mut());
         response
     }
 
     /// Whether this process has caught up with the log within the bound of the scope. Checked again after each
     /// wait.
     pub(super) fn is_trusted(&self) -> bool {
-        self.plan.kernel.is_within_bound_of(&self.scope)
+        self.context.kernel.is_within_bound_of(&self.scope)
     }
 
     /// Takes a new stamp, if nothing has been read for this request yet, so that earlier invalidations do not
     /// overtake its fill.
     pub(super) fn stamp_anew(&mut self) {
         if self.is_outermost {
-            let opened = self.plan.kernel.open_scope().gathering(self.scope.audience());
+            let opened = self.context.kernel.open_scope().gathering(self.scope.audience());
             self.scope = opened.bounded_as(&self.scope);
         }
     }
@@ -328,8 +336,8 @@ impl Lookup {
     ) -> Option<Response<CacheBody<R>>> {
         let along = along.downcast::<InFlightResponse<R>>().ok()?;
         let mine = self.has_key(&along.key, &along.names)
-            && (along.opted_in || !self.lookup.has_unknown_field);
-        if !mine || (self.lookup.facts.identified && !self.is_shared_with(along.open)) {
+            && (along.opted_in || !self.request_key.has_unknown_field);
+        if !mine || (self.request_key.facts.identified && !self.is_shared_with(along.open)) {
             return None;
         }
         let mut response = Response::new(CacheBody::recorded(along.recording.reader()));
@@ -337,19 +345,19 @@ impl Lookup {
         *response.headers_mut() = along.head.headers.clone();
         response.headers_mut().remove(header::CACHE_STATUS);
         let handling = Handling::Forward { why, stored: true, collapsed: true };
-        note(self.plan.extras, response.headers_mut(), said(handling), "miss");
-        self.plan.alike.add_vary(response.headers_mut());
+        add_status(self.context.extras, response.headers_mut(), own_status(handling), "miss");
+        self.context.header_interner.add_vary(response.headers_mut());
         self.record(Event::Collapsed);
-        Some(conditions_and_range::fitted(&self.selecting, self.fit(false), response))
+        Some(conditions_and_range::apply_conditions(&self.selecting, self.fit(false), response))
     }
 
     /// Whether the entry of a fill would be a hit for this request.
     pub(super) fn is_mine(&self, entry: &AnyEntry) -> bool {
         let Some(stored) = stored::of(entry) else { return false };
-        let names = self.plan.selecting_names(&stored.fields(), stored.traits.opted_in);
+        let names = self.context.selecting_names(&stored.fields(), stored.traits.opted_in);
         self.has_key(entry.key(), &names)
-            && self.plan.may_have(&self.lookup, stored)
-            && self.plan.meets(&self.demands, entry, self.plan.kernel.now())
+            && self.context.may_have(&self.request_key, stored)
+            && self.context.meets(&self.directives, entry, self.context.kernel.now())
     }
 
     fn has_key(&self, key: &Key, names: &[http::HeaderName]) -> bool {
@@ -359,26 +367,29 @@ impl Lookup {
     }
 
     fn is_shared_with(&self, open: bool) -> bool {
-        open || self.lookup.partitioned || self.plan.options.shared
+        open || self.request_key.partitioned || self.context.options.shared
     }
 
     /// Reads the response of this address, or of the variant that the request selects, from the second level.
-    pub(super) async fn fetch(&self, lead: &mut Leader) -> Option<AnyEntry> {
-        let plan = &self.plan;
-        if !plan.kernel.shares(plan.options.tiers) {
+    pub(super) async fn fetch(&self, leader: &mut Leader) -> Option<AnyEntry> {
+        let context = &self.context;
+        if !context.kernel.shares(context.options.tiers) {
             return None;
         }
-        plan.kernel.fetch_in_turn(&self.scope, lead, plan.options.lease, || self.fetch_once()).await
+        context
+            .kernel
+            .fetch_in_turn(&self.scope, leader, context.options.lease, || self.fetch_once())
+            .await
     }
 
     async fn fetch_once(&self) -> Option<AnyEntry> {
-        let plan = &self.plan;
-        let mut found = plan.fetch(&self.scope, &self.key).await?;
+        let context = &self.context;
+        let mut found = context.fetch(&self.scope, &self.key).await?;
         if let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&found) {
             let mut variant = None;
             for candidate in variants.candidates(self.key.as_bytes(), &self.selecting) {
                 let key = candidate.finish().ok()?;
-                variant = plan.fetch(&self.scope, &key).await;
+                variant = context.fetch(&self.scope, &key).await;
                 if variant.is_some() {
                     break;
                 }
@@ -386,60 +397,65 @@ impl Lookup {
             found = variant?;
         }
         let stored = stored::of(&found)?;
-        (plan.may_have(&self.lookup, stored) && plan.meets(&self.demands, &found, self.began))
-            .then_some(found)
+        (context.may_have(&self.request_key, stored)
+            && context.meets(&self.directives, &found, self.began))
+        .then_some(found)
     }
 
     /// Answers this request from a fresh entry.
     pub(super) fn answer_from<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
         let detail =
-            (!self.plan.kernel.is_synchronised()).then_some(Reason::Unsynchronised.as_str());
-        if self.plan.options.cache_status_with_key || detail.is_some() {
-            return self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "hit");
+            (!self.context.kernel.is_synchronised()).then_some(Reason::Unsynchronised.as_str());
+        if self.context.options.cache_status_with_key || detail.is_some() {
+            return self.noted(entry, CacheStatus { detail, ..own_status(Handling::Hit) }, "hit");
         }
-        self.fitted(self.hit(entry))
+        self.apply_conditions(self.hit(entry))
     }
 
     /// Returns the full response of a fresh entry.
     pub(super) fn hit<R>(&self, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        let now = self.plan.kernel.now();
-        stored::hit(Arc::clone(entry), now, self.plan.extras, self.lookup.head_only)
+        let now = self.context.kernel.now();
+        stored::hit(Arc::clone(entry), now, self.context.extras, self.request_key.head_only)
     }
 
     /// Answers a range request from a stored partial response.
     pub(super) fn answer_from_part<R>(&self) -> Option<(AnyEntry, Response<CacheBody<R>>)> {
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let key = partial::part_key(&self.key).ok()?;
         let entry = kernel.find(key.as_bytes())?;
         let stored = stored::of(&entry)?;
         let now = kernel.now();
-        let usable = self.plan.may_have(&self.lookup, stored)
+        let usable = self.context.may_have(&self.request_key, stored)
             && kernel.entry_state(&entry, now) == EntryState::Fresh
-            && self.plan.meets(&self.demands, &entry, now);
+            && self.context.meets(&self.directives, &entry, now);
         if !usable {
             return None;
         }
-        let kept = stored.part.as_deref()?;
-        let answer = conditions_and_range::fitted_part(&self.selecting, self.hit(&entry), kept)?;
+        let part = stored.part.as_deref()?;
+        let answer = conditions_and_range::apply_conditions_to_part(
+            &self.selecting,
+            self.hit(&entry),
+            part,
+        )?;
         Some((entry, answer))
     }
 
     /// Applies the conditions and the range of this request to a full response.
-    fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
-        if !self.lookup.facts.narrowed {
+    fn apply_conditions<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
+        if !self.request_key.facts.narrowed {
             return response;
         }
-        conditions_and_range::fitted(&self.selecting, self.fit(true), response)
+        conditions_and_range::apply_conditions(&self.selecting, self.fit(true), response)
     }
 
     fn fit(&self, is_stored: bool) -> ConditionsAndRange {
-        let avoids_coded = self.plan.avoids_coded();
-        ConditionsAndRange { head_only: self.lookup.head_only, is_stored, avoids_coded }
+        let avoids_coded = self.context.avoids_coded();
+        ConditionsAndRange { head_only: self.request_key.head_only, is_stored, avoids_coded }
     }
 
     pub(super) fn collapsed<R>(&self, entry: &AnyEntry, why: Forward) -> Response<CacheBody<R>> {
         let handling = Handling::Forward { why, stored: false, collapsed: true };
-        self.noted(entry, said(handling), "miss")
+        self.noted(entry, own_status(handling), "miss")
     }
 
     pub(super) fn stale<R>(
@@ -449,7 +465,7 @@ impl Lookup {
         detail: Option<&str>,
     ) -> Response<CacheBody<R>> {
         self.record(event);
-        self.noted(entry, CacheStatus { detail, ..said(Handling::Hit) }, "stale")
+        self.noted(entry, CacheStatus { detail, ..own_status(Handling::Hit) }, "stale")
     }
 
     pub(super) fn noted<R>(
@@ -459,23 +475,23 @@ impl Lookup {
         plain: &'static str,
     ) -> Response<CacheBody<R>> {
         let stored = stored::of(entry).expect("only entries that hold responses are answered from");
-        let now = self.plan.kernel.now();
+        let now = self.context.kernel.now();
         let (age, fresh_for) = aged(entry, now);
         let late = now.since(entry.ends().fresh_until());
         let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let ttl = if fresh_for.is_zero() { -seconds(late) } else { seconds(fresh_for) };
-        let mut response = stored::answer(Arc::clone(entry), age, None, self.lookup.head_only);
+        let mut response = stored::answer(Arc::clone(entry), age, None, self.request_key.head_only);
         if !stored.has_upstream_status() {
             response.headers_mut().remove(header::CACHE_STATUS);
         }
         let name = entry.key().name();
-        let key = self.plan.options.cache_status_with_key.then_some(&*name);
+        let key = self.context.options.cache_status_with_key.then_some(&*name);
         let status = CacheStatus { ttl: Some(ttl), key, ..status };
-        note(self.plan.extras, response.headers_mut(), status, plain);
-        self.fitted(response)
+        add_status(self.context.extras, response.headers_mut(), status, plain);
+        self.apply_conditions(response)
     }
 
     pub(super) fn record(&self, event: Event) {
-        self.plan.meter.record(event, self.plan.kernel.now());
+        self.context.meter.record(event, self.context.kernel.now());
     }
 }

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::{
     context::{CacheContext, RequestKey},
-    fill::{Answer, Fill, after, judge::is_error, shared_error::SharedFailure},
+    fill::{Answer, Fill, after, shared_error::SharedFailure, storage_decision::is_error},
     lookup::{Lookup, LookupResult},
     stored,
 };
@@ -33,7 +33,7 @@ use crate::{
 
 /// A request that needs the full lookup, and the state of that lookup.
 pub(super) struct CacheMiss<S, B> {
-    pub(super) asked: Lookup,
+    pub(super) lookup: Lookup,
     inner: Option<S>,
     request: Option<Request<B>>,
 }
@@ -49,52 +49,53 @@ where
 {
     /// Returns `None` for a key that is too long; admission rejects those before.
     pub(super) fn new(
-        plan: &Arc<CacheContext>,
+        context: &Arc<CacheContext>,
         inner: S,
         request: Request<B>,
-        mut lookup: RequestKey,
+        mut request_key: RequestKey,
         began: Moment,
     ) -> Option<Self> {
-        let kernel = &plan.kernel;
+        let kernel = &context.kernel;
         let arrived = kernel.sequence();
-        let key = lookup.key.finish().ok()?;
-        let unknown_field = if plan.guards_fields() {
-            plan.options.unknown_field(request.headers()).cloned()
+        let key = request_key.key.finish().ok()?;
+        let unknown_field = if context.guards_fields() {
+            context.options.unknown_field(request.headers()).cloned()
         } else {
             None
         };
-        lookup.has_unknown_field = unknown_field.is_some();
-        let set_apart = lookup.facts.identified && !lookup.partitioned && !plan.options.shared;
-        let queue = match (set_apart, &unknown_field) {
+        request_key.has_unknown_field = unknown_field.is_some();
+        let set_apart =
+            request_key.facts.identified && !request_key.partitioned && !context.options.shared;
+        let flight_key = match (set_apart, &unknown_field) {
             (true, _) => key.with_part(b" identified").ok()?,
             // Its response answers this request alone, unless the handler opts it in.
             (false, Some(_)) => key.with_part(b" unknown field").ok()?,
             (false, None) => key.clone(),
         };
         let head = Head::from(&request);
-        let demands = if lookup.facts.demands {
+        let directives = if request_key.facts.directives {
             RequestDirectives::of(head.headers)
         } else {
             RequestDirectives::default()
         };
-        let hidden = plan.options.shared;
-        let scope = kernel.scope().gathering(plan.audience(&head, lookup.facts, hidden));
-        let (origin, tags) = plan.address_tags(&head);
-        let search = plan.search(&head);
+        let hidden = context.options.shared;
+        let scope = kernel.scope().gathering(context.audience(&head, request_key.facts, hidden));
+        let (origin, tags) = context.address_tags(&head);
+        let search = context.search(&head);
         let mut selecting = head.headers.clone();
-        if plan.options.shared {
-            plan.hide_identity(&mut selecting);
+        if context.options.shared {
+            context.hide_identity(&mut selecting);
         }
-        let asked = Lookup {
-            plan: Arc::clone(plan),
-            queue_hash: kernel.hash(queue.as_bytes()),
-            lookup,
+        let lookup = Lookup {
+            context: Arc::clone(context),
+            flight_hash: kernel.hash(flight_key.as_bytes()),
+            request_key,
             key,
-            queue,
+            flight_key,
             scope,
             arrived,
             began,
-            demands,
+            directives,
             selecting,
             origin,
             tags,
@@ -104,178 +105,183 @@ where
             is_outermost: kernel.current_scope().is_none(),
             unknown_field,
             final_head: request.extensions().get().cloned(),
-            written: plan.written(request.extensions()),
+            written: context.written(request.extensions()),
             requested: PendingInvalidations::current(),
         };
-        Some(Self { asked, inner: Some(inner), request: Some(request) })
+        Some(Self { lookup, inner: Some(inner), request: Some(request) })
     }
 
     /// Answers the request.
     pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
-        let consistency = self.asked.plan.options.consistency;
-        if consistency != Consistency::Eventual || self.asked.scope.distrusts() {
-            let caught_up = self.asked.plan.kernel.catch_up(consistency).await;
-            if !caught_up || self.asked.scope.distrusts() {
-                if self.asked.demands.only_if_cached {
-                    let now = self.asked.plan.kernel.now();
-                    return Ok(self.asked.plan.nothing_stored(now));
+        let consistency = self.lookup.context.options.consistency;
+        if consistency != Consistency::Eventual || self.lookup.scope.distrusts() {
+            let caught_up = self.lookup.context.kernel.catch_up(consistency).await;
+            if !caught_up || self.lookup.scope.distrusts() {
+                if self.lookup.directives.only_if_cached {
+                    let now = self.lookup.context.kernel.now();
+                    return Ok(self.lookup.context.nothing_stored(now));
                 }
-                self.asked.scope = self.asked.scope.clone().distrusting();
-                let case = ForwardPlan::of(&self.asked, Forward::Bypass, None);
-                return self.alone(case, Reason::Unsynchronised).await;
+                self.lookup.scope = self.lookup.scope.clone().distrusting();
+                let plan = ForwardPlan::of(&self.lookup, Forward::Bypass, None);
+                return self.alone(plan, Reason::Unsynchronised).await;
             }
             if let Consistency::Bounded(bound) = consistency {
-                self.asked.scope = self.asked.scope.clone().bounded(bound);
+                self.lookup.scope = self.lookup.scope.clone().bounded(bound);
             }
             // All invalidations until now have been applied: no fill that began before them may answer, and
             // they do not overtake one that begins now.
-            self.asked.arrived = self.asked.plan.kernel.sequence();
-            self.asked.stamp_anew();
+            self.lookup.arrived = self.lookup.context.kernel.sequence();
+            self.lookup.stamp_anew();
         }
-        let case = match self.answer_at_once() {
+        let plan = match self.answer_at_once() {
             ControlFlow::Break(answer) => return Ok(answer),
-            ControlFlow::Continue(case) => case,
+            ControlFlow::Continue(plan) => plan,
         };
-        if case.why == Forward::VaryMiss {
-            self.asked.queue_by_variant();
+        if plan.why == Forward::VaryMiss {
+            self.lookup.narrow_flight_to_variant();
         }
         match self.reason_to_go_alone() {
-            Some(reason) => self.alone(case, reason).await,
-            None => self.queue(case).await,
+            Some(reason) => self.alone(plan, reason).await,
+            None => self.join_flight(plan).await,
         }
     }
 
     /// Answers from the first level, fresh or stale, or with 504 for `only-if-cached`.
     fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, ForwardPlan> {
-        let demands = self.asked.demands;
-        let case = match self.asked.look() {
+        let directives = self.lookup.directives;
+        let plan = match self.lookup.look() {
             LookupResult::Fresh(entry) if self.meets(&entry) => {
-                let answer = self.asked.answer_from(&entry);
-                self.asked.plan.kernel.note_hit(&entry);
-                self.asked.plan.count_hit(self.asked.began);
+                let answer = self.lookup.answer_from(&entry);
+                self.lookup.context.kernel.note_hit(&entry);
+                self.lookup.context.count_hit(self.lookup.began);
                 return ControlFlow::Break(answer);
             }
             LookupResult::Fresh(entry) => {
-                ForwardPlan::of(&self.asked, Forward::Request, Some(entry))
+                ForwardPlan::of(&self.lookup, Forward::Request, Some(entry))
             }
-            LookupResult::Stale(entry) if demands.allow_refreshing() => {
-                let answer = self.asked.stale(&entry, Event::StaleHit, None);
+            LookupResult::Stale(entry) if directives.allow_refreshing() => {
+                let answer = self.lookup.stale(&entry, Event::StaleHit, None);
                 self.refresh(entry);
                 return ControlFlow::Break(answer);
             }
             LookupResult::Stale(entry)
             | LookupResult::OnError(entry)
             | LookupResult::ToRevalidate(entry) => {
-                if self.asked.welcomes(&entry) {
-                    return ControlFlow::Break(self.asked.stale(&entry, Event::StaleHit, None));
+                if self.lookup.accepts_stale(&entry) {
+                    return ControlFlow::Break(self.lookup.stale(&entry, Event::StaleHit, None));
                 }
-                ForwardPlan::of(&self.asked, Forward::Stale, Some(entry))
+                ForwardPlan::of(&self.lookup, Forward::Stale, Some(entry))
             }
             LookupResult::Nothing(why) => {
-                if self.asked.asks_for_a_part()
-                    && let Some((entry, answer)) = self.asked.answer_from_part()
+                if self.lookup.asks_for_a_part()
+                    && let Some((entry, answer)) = self.lookup.answer_from_part()
                 {
-                    self.asked.plan.kernel.note_hit(&entry);
-                    self.asked.plan.count_hit(self.asked.began);
+                    self.lookup.context.kernel.note_hit(&entry);
+                    self.lookup.context.count_hit(self.lookup.began);
                     return ControlFlow::Break(answer);
                 }
-                ForwardPlan::of(&self.asked, why, None)
+                ForwardPlan::of(&self.lookup, why, None)
             }
         };
-        if demands.only_if_cached {
-            let now = self.asked.plan.kernel.now();
-            return ControlFlow::Break(self.asked.plan.nothing_stored(now));
+        if directives.only_if_cached {
+            let now = self.lookup.context.kernel.now();
+            return ControlFlow::Break(self.lookup.context.nothing_stored(now));
         }
-        ControlFlow::Continue(case)
+        ControlFlow::Continue(plan)
     }
 
     /// Returns the reason, if any, why the request does not wait for a fill and its response is not stored.
     fn reason_to_go_alone(&self) -> Option<Reason> {
-        if self.asked.lookup.head_only { Some(Reason::Head) } else { self.asked.refused_lately() }
+        if self.lookup.request_key.head_only {
+            Some(Reason::Head)
+        } else {
+            self.lookup.refused_lately()
+        }
     }
 
     /// Leads a fill, or waits for the one in flight: see [`fill_or_wait`].
-    async fn queue(mut self, case: ForwardPlan) -> Answer<R, S::Error> {
+    async fn join_flight(mut self, plan: ForwardPlan) -> Answer<R, S::Error> {
         // Without a stored response to confirm, the origin need not send more than the requested range.
-        self.asked.in_part = case.known.is_none() && self.asked.asks_for_a_part();
-        if self.asked.in_part || case.is_for_one() {
-            let lead = self.asked.lead_alone();
-            return self.lead(lead, case).await;
+        self.lookup.in_part = plan.known.is_none() && self.lookup.asks_for_a_part();
+        if self.lookup.in_part || plan.is_for_one() {
+            let leader = self.lookup.lead_alone();
+            return self.lead(leader, plan).await;
         }
-        fill_or_wait(QueuedMiss { miss: self, case }).await
+        fill_or_wait(QueuedMiss { miss: self, plan }).await
     }
 
     /// Leads a fill: reads the second level, then calls the inner service in a task of its own. A leader that
     /// waits for the fill lock of another process does that in a task too, so that its waiters do not depend on
     /// this client being polled.
-    async fn lead(self, mut lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
-        if case.why != Forward::Request {
+    async fn lead(self, mut leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
+        if plan.why != Forward::Request {
             // Another fill may have ended between the lookup and the join.
-            if let LookupResult::Fresh(entry) = self.asked.look()
+            if let LookupResult::Fresh(entry) = self.lookup.look()
                 && self.meets(&entry)
             {
-                self.asked.record(Event::Collapsed);
-                lead.land(FlightResult::Filled(entry.clone()));
-                return Ok(self.asked.collapsed(&entry, case.why));
+                self.lookup.record(Event::Collapsed);
+                leader.finish(FlightResult::Filled(entry.clone()));
+                return Ok(self.lookup.collapsed(&entry, plan.why));
             }
-            let plan = &self.asked.plan;
-            if plan.options.lease.is_none() && plan.kernel.shares(plan.options.tiers) {
+            let context = &self.lookup.context;
+            if context.options.lease.is_none() && context.kernel.shares(context.options.tiers) {
                 // Without a task: it is short, and if this client is not polled, a waiter leads another flight.
-                lead.look();
-                let fetched = self.asked.fetch(&mut lead).await;
-                if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
-                    return Ok(self.fetched(lead, &entry));
+                leader.look();
+                let fetched = self.lookup.fetch(&mut leader).await;
+                if let Some(entry) = fetched.filter(|_| self.lookup.is_trusted()) {
+                    return Ok(self.fetched(leader, &entry));
                 }
-                lead.looked();
-            } else if plan.kernel.shares(plan.options.tiers) {
-                let plan = Arc::clone(plan);
-                let leading = plan.kernel.spawn(self.fetch_or_fill(lead, case).in_current_span());
-                return ended(leading.await, &plan);
+                leader.looked();
+            } else if context.kernel.shares(context.options.tiers) {
+                let context = Arc::clone(context);
+                let leading =
+                    context.kernel.spawn(self.fetch_or_fill(leader, plan).in_current_span());
+                return ended(leading.await, &context);
             }
         }
-        self.lead_fill(lead, case).await
+        self.lead_fill(leader, plan).await
     }
 
-    async fn fetch_or_fill(self, mut lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
-        let fetched = self.asked.fetch(&mut lead).await;
-        if let Some(entry) = fetched.filter(|_| self.asked.is_trusted()) {
-            return Ok(self.fetched(lead, &entry));
+    async fn fetch_or_fill(self, mut leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
+        let fetched = self.lookup.fetch(&mut leader).await;
+        if let Some(entry) = fetched.filter(|_| self.lookup.is_trusted()) {
+            return Ok(self.fetched(leader, &entry));
         }
-        self.lead_fill(lead, case).await
+        self.lead_fill(leader, plan).await
     }
 
     /// Ends the flight with the entry from the second level.
-    fn fetched(&self, lead: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
-        lead.land(FlightResult::Filled(entry.clone()));
-        self.asked.record(Event::SharedHit);
-        self.asked.answer_from(entry)
+    fn fetched(&self, leader: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
+        leader.finish(FlightResult::Filled(entry.clone()));
+        self.lookup.record(Event::SharedHit);
+        self.lookup.answer_from(entry)
     }
 
-    async fn lead_fill(mut self, lead: Leader, case: ForwardPlan) -> Answer<R, S::Error> {
-        let ForwardPlan { why, fallback, selected, known } = case;
-        self.asked.record(Event::Miss);
-        self.asked.plan.kernel.note_miss(self.asked.lookup.hash);
+    async fn lead_fill(mut self, leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
+        let ForwardPlan { why, fallback, selected, known } = plan;
+        self.lookup.record(Event::Miss);
+        self.lookup.context.kernel.note_miss(self.lookup.request_key.hash);
         let (client, answer) = oneshot::channel();
-        let filling = self.spawn_fill(lead, why, (selected, known), client);
+        let filling = self.spawn_fill(leader, why, (selected, known), client);
         match answer.await {
-            Ok(answer) => self.asked.or_stale(answer, fallback.as_ref()),
+            Ok(answer) => self.lookup.or_stale(answer, fallback.as_ref()),
             Err(_) => {
-                let ended = filling.await.map(|()| Ok(shutting_down(&self.asked.plan)));
-                self::ended(ended, &self.asked.plan)
+                let ended = filling.await.map(|()| Ok(shutting_down(&self.lookup.context)));
+                self::ended(ended, &self.lookup.context)
             }
         }
     }
 
     fn spawn_fill(
         &mut self,
-        lead: Leader,
+        leader: Leader,
         why: Forward,
-        kept: (Option<AnyEntry>, Option<AnyEntry>),
+        entries: (Option<AnyEntry>, Option<AnyEntry>),
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
-        let (fill, inner, request) = self.fill(why, kept);
-        let kernel = self.asked.plan.kernel.clone();
-        kernel.spawn(fill.run(lead, inner, request, client).in_current_span())
+        let (fill, inner, request) = self.fill(why, entries);
+        let kernel = self.lookup.context.kernel.clone();
+        kernel.spawn(fill.run(leader, inner, request, client).in_current_span())
     }
 
     /// Returns a fill, the inner service, and the request that the fill sends.
@@ -285,50 +291,51 @@ where
         (replaces, known): (Option<AnyEntry>, Option<AnyEntry>),
     ) -> (Fill, S, Request<B>) {
         let (inner, request) = self.take();
-        let fill = Fill { replaces, ..self.asked.fill(why, known) };
-        let mut request = self.asked.for_fill(request, &fill.choices);
+        let fill = Fill { replaces, ..self.lookup.fill(why, known) };
+        let mut request = self.lookup.for_fill(request, &fill.overrides);
         Lookup::add_conditions(&mut request, fill.known.as_ref(), fill.replaces.as_ref());
         (fill, inner, request)
     }
 
     /// Forwards the request by itself. No waiter shares its response, and larder stores it only if
-    /// [`keeps_alone`](Lookup::keeps_alone) allows that for the reason.
-    async fn alone(mut self, case: ForwardPlan, reason: Reason) -> Answer<R, S::Error> {
-        let ForwardPlan { why, fallback, selected, .. } = case;
-        self.asked.record(Event::Miss);
+    /// [`may_store_alone`](Lookup::may_store_alone) allows that for the reason.
+    async fn alone(mut self, plan: ForwardPlan, reason: Reason) -> Answer<R, S::Error> {
+        let ForwardPlan { why, fallback, selected, .. } = plan;
+        self.lookup.record(Event::Miss);
         let (mut inner, mut request) = self.take();
-        let fill = self.asked.fill(why, None);
-        let keeps = self.asked.keeps_alone(reason);
-        if keeps {
-            request = self.asked.for_fill(request, &fill.choices);
-        } else if self.asked.plan.options.shared {
-            self.asked.plan.hide_identity(request.headers_mut());
+        let fill = self.lookup.fill(why, None);
+        let may_store = self.lookup.may_store_alone(reason);
+        if may_store {
+            request = self.lookup.for_fill(request, &fill.overrides);
+        } else if self.lookup.context.options.shared {
+            self.lookup.context.hide_identity(request.headers_mut());
         }
-        if self.asked.lookup.head_only {
+        if self.lookup.request_key.head_only {
             // Its response may confirm the stored response to GET.
-            self.asked.plan.options.remove_unkeyed(&mut request);
+            self.lookup.context.options.remove_unkeyed(&mut request);
         }
-        request.extensions_mut().insert(fill.choices.clone());
+        request.extensions_mut().insert(fill.overrides.clone());
         let calling = async move { inner.call(request).await };
         let answer = match fill.scope.clone().scoped(calling).await {
             // The response was not storable a while ago, and is storable now.
-            Ok(response) if keeps && fill.would_keep(&response) => {
-                let lead = self.asked.lead_alone();
-                let answer = keep_alone(fill, lead, response).await;
-                return self.asked.or_stale(answer, fallback.as_ref());
+            Ok(response) if may_store && fill.would_store(&response) => {
+                let leader = self.lookup.lead_alone();
+                let answer = store_alone(fill, leader, response).await;
+                return self.lookup.or_stale(answer, fallback.as_ref());
             }
             answer => answer,
         };
-        if let (true, Ok(response), Some(kept)) = (self.asked.lookup.head_only, &answer, &selected)
+        if let (true, Ok(response), Some(entry)) =
+            (self.lookup.request_key.head_only, &answer, &selected)
         {
-            self.asked.note_head(&fill, response, kept);
+            self.lookup.note_head(&fill, response, entry);
         }
-        let answer = answer.map(|response| fill.passed(response, reason));
-        self.asked.or_stale(answer, fallback.as_ref())
+        let answer = answer.map(|response| fill.forwarded(response, reason));
+        self.lookup.or_stale(answer, fallback.as_ref())
     }
 
     fn meets(&self, entry: &AnyEntry) -> bool {
-        self.asked.plan.meets(&self.asked.demands, entry, self.asked.plan.kernel.now())
+        self.lookup.context.meets(&self.lookup.directives, entry, self.lookup.context.kernel.now())
     }
 
     fn take(&mut self) -> (S, Request<B>) {
@@ -349,16 +356,16 @@ struct ForwardPlan {
 }
 
 impl ForwardPlan {
-    fn of(asked: &Lookup, why: Forward, selected: Option<AnyEntry>) -> Self {
+    fn of(lookup: &Lookup, why: Forward, selected: Option<AnyEntry>) -> Self {
         let is_good =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| !is_error(stored.status()));
         let in_place = why != Forward::Request
-            && !asked.demands.no_cache
+            && !lookup.directives.no_cache
             && selected.as_ref().is_some_and(is_good);
         Self {
             why,
             fallback: selected.clone().filter(|_| in_place),
-            known: asked.to_confirm(selected.as_ref()),
+            known: lookup.to_confirm(selected.as_ref()),
             selected,
         }
     }
@@ -371,33 +378,33 @@ impl ForwardPlan {
 }
 
 /// Stores a response that no other request waits for.
-async fn keep_alone<R, E>(fill: Fill, lead: Leader, response: Response<R>) -> Answer<R, E>
+async fn store_alone<R, E>(fill: Fill, leader: Leader, response: Response<R>) -> Answer<R, E>
 where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
     E: Send + 'static,
 {
-    let plan = Arc::clone(&fill.plan);
+    let context = Arc::clone(&fill.context);
     let (client, answer) = oneshot::channel();
-    let hearing = fill.hear(lead, response, after(plan.options.deadline), client);
-    drop(plan.kernel.spawn(hearing.in_current_span()));
-    answer.await.unwrap_or_else(|_| Ok(shutting_down(&plan)))
+    let hearing = fill.receive(leader, response, after(context.options.deadline), client);
+    drop(context.kernel.spawn(hearing.in_current_span()));
+    answer.await.unwrap_or_else(|_| Ok(shutting_down(&context)))
 }
 
 /// Returns the result of a task, and resumes its panic here.
 fn ended<R, E>(
     outcome: Result<Answer<R, E>, tokio::task::JoinError>,
-    plan: &CacheContext,
+    context: &CacheContext,
 ) -> Answer<R, E> {
     match outcome.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(answer) => answer,
         Err(Ok(panic)) => panic::resume_unwind(panic),
-        Err(Err(_)) => Ok(shutting_down(plan)),
+        Err(Err(_)) => Ok(shutting_down(context)),
     }
 }
 
-fn shutting_down<R>(plan: &CacheContext) -> Response<CacheBody<R>> {
-    plan.refused(
+fn shutting_down<R>(context: &CacheContext) -> Response<CacheBody<R>> {
+    context.refused(
         StatusCode::SERVICE_UNAVAILABLE,
         "the server is shutting down; try again later\n",
         Reason::ShuttingDown,
@@ -407,7 +414,7 @@ fn shutting_down<R>(plan: &CacheContext) -> Response<CacheBody<R>> {
 /// A miss in the fill loop, with its plan.
 struct QueuedMiss<S, B> {
     miss: CacheMiss<S, B>,
-    case: ForwardPlan,
+    plan: ForwardPlan,
 }
 
 impl<S, B, R> FillRequest for QueuedMiss<S, B>
@@ -423,22 +430,22 @@ where
     type Failure = SharedFailure;
 
     fn kernel(&self) -> &Kernel {
-        &self.miss.asked.plan.kernel
+        &self.miss.lookup.context.kernel
     }
 
     fn scope(&self) -> &Scope {
-        &self.miss.asked.scope
+        &self.miss.lookup.scope
     }
 
     fn restamp(&mut self) {
-        self.miss.asked.stamp_anew();
+        self.miss.lookup.stamp_anew();
     }
 
     fn join(&self) -> FlightRole {
-        match self.miss.asked.join() {
+        match self.miss.lookup.join() {
             // A request that demands a new response is not served by a fill that began before it.
             FlightRole::Waiter(_)
-                if self.case.why == Forward::Request || !self.miss.asked.may_wait() =>
+                if self.plan.why == Forward::Request || !self.miss.lookup.may_wait() =>
             {
                 FlightRole::Alone
             }
@@ -447,31 +454,31 @@ where
     }
 
     fn take(&mut self, entry: &AnyEntry) -> Option<Self::Output> {
-        let asked = &self.miss.asked;
-        asked.is_mine(entry).then(|| {
-            asked.record(Event::Collapsed);
-            Ok(asked.collapsed(entry, self.case.why))
+        let lookup = &self.miss.lookup;
+        lookup.is_mine(entry).then(|| {
+            lookup.record(Event::Collapsed);
+            Ok(lookup.collapsed(entry, self.plan.why))
         })
     }
 
     fn read_along(&mut self, stream: Arc<dyn Any + Send + Sync>) -> Option<Self::Output> {
-        self.miss.asked.read_along(stream, self.case.why).map(Ok)
+        self.miss.lookup.read_along(stream, self.plan.why).map(Ok)
     }
 
     fn look_again(&mut self) -> Option<Self::Output> {
-        let asked = &self.miss.asked;
-        let (why, selected) = match asked.look() {
+        let lookup = &self.miss.lookup;
+        let (why, selected) = match lookup.look() {
             LookupResult::Fresh(entry) if self.miss.meets(&entry) => {
-                asked.record(Event::Collapsed);
-                return Some(Ok(asked.collapsed(&entry, self.case.why)));
+                lookup.record(Event::Collapsed);
+                return Some(Ok(lookup.collapsed(&entry, self.plan.why)));
             }
             LookupResult::Fresh(entry)
             | LookupResult::Stale(entry)
             | LookupResult::OnError(entry)
-            | LookupResult::ToRevalidate(entry) => (self.case.why, Some(entry)),
+            | LookupResult::ToRevalidate(entry) => (self.plan.why, Some(entry)),
             LookupResult::Nothing(found) => (found, None),
         };
-        self.case = ForwardPlan::of(asked, why, selected);
+        self.plan = ForwardPlan::of(lookup, why, selected);
         None
     }
 
@@ -480,11 +487,11 @@ where
         failure: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Result<Self::Output, SharedFailure> {
         let failure = failure.as_deref().and_then(|failure| failure.downcast_ref());
-        self.miss.asked.fall_back(failure, self.case.fallback.as_ref()).map(Ok)
+        self.miss.lookup.fall_back(failure, self.plan.fallback.as_ref()).map(Ok)
     }
 
     fn lead(self, leader: Leader) -> impl Future<Output = Self::Output> + Send {
-        self.miss.lead(leader, self.case)
+        self.miss.lead(leader, self.plan)
     }
 
     fn alone(self, reason: Reason) -> impl Future<Output = Self::Output> + Send {
@@ -492,10 +499,10 @@ where
             Reason::SelfWaiting | Reason::Overtaken => Reason::Alone,
             reason => reason,
         };
-        self.miss.alone(self.case, reason)
+        self.miss.alone(self.plan, reason)
     }
 
     fn fail(self, failure: SharedFailure) -> Self::Output {
-        Ok(self.miss.asked.shared_failure(&failure, self.case.why))
+        Ok(self.miss.lookup.shared_failure(&failure, self.plan.why))
     }
 }

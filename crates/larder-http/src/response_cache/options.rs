@@ -71,7 +71,7 @@ impl fmt::Debug for KeyInput {
 pub(super) struct Options {
     pub(super) name: Arc<str>,
     pub(super) lifetime: Option<Lifetime>,
-    pub(super) overrides: bool,
+    pub(super) overrides_handler: bool,
     pub(super) off: bool,
     pub(super) while_revalidating: Option<Duration>,
     pub(super) on_error: Option<Duration>,
@@ -96,7 +96,7 @@ pub(super) struct Options {
     pub(super) deadline: Duration,
     pub(super) refusal: Duration,
     pub(super) variants: usize,
-    pub(super) demands: bool,
+    pub(super) directives: bool,
     pub(super) consistency: Consistency,
     pub(super) tiers: Tiers,
     pub(super) lease: Option<Duration>,
@@ -120,7 +120,7 @@ impl fmt::Debug for Options {
 
 impl Options {
     /// Whether this cache separates requests by inputs that an enclosing cache does not know.
-    pub(super) fn tells_more_apart(&self) -> bool {
+    pub(super) fn has_more_key_inputs(&self) -> bool {
         self.partition.is_some()
             || !self.vary_by.is_empty()
             || self.shared
@@ -164,17 +164,17 @@ impl Options {
             let lifetime = lifetime
                 .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
                 .stale_if_error(self.on_error.unwrap_or(on_error));
-            if self.overrides {
+            if self.overrides_handler {
                 around.ttl(lifetime);
             } else {
                 around.add(lifetime);
             }
         }
         if let Some(browser) = &self.browser {
-            around.tell_browsers(browser.clone());
+            around.set_browser(browser.clone());
         }
         if let Some(cdn) = &self.cdn {
-            around.tell_cdn(cdn.clone());
+            around.set_cdn(cdn.clone());
         }
     }
 }
@@ -184,7 +184,7 @@ impl Default for Options {
         Self {
             name: "responses".into(),
             lifetime: None,
-            overrides: false,
+            overrides_handler: false,
             off: false,
             while_revalidating: None,
             on_error: None,
@@ -209,7 +209,7 @@ impl Default for Options {
             deadline: Duration::from_secs(30),
             refusal: Duration::from_secs(10),
             variants: 32,
-            demands: true,
+            directives: true,
             consistency: Consistency::Eventual,
             tiers: Tiers::BOTH,
             lease: None,

@@ -19,7 +19,7 @@ pub struct ResponseOverrides(Arc<Inner>);
 struct Inner {
     kernel: Kernel,
     scope: Scope,
-    chosen: Mutex<OverrideValues>,
+    override_values: Mutex<OverrideValues>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,7 @@ pub(super) struct OverrideValues {
 impl ResponseOverrides {
     pub(super) fn new(kernel: &Kernel, scope: &Scope) -> Self {
         let (kernel, scope) = (kernel.clone(), scope.clone());
-        Self(Arc::new(Inner { kernel, scope, chosen: Mutex::default() }))
+        Self(Arc::new(Inner { kernel, scope, override_values: Mutex::default() }))
     }
 
     /// The larder of the response cache.
@@ -53,13 +53,13 @@ impl ResponseOverrides {
     /// Sets the lifetime of the response, in place of that of the layer or of `Cache-Control`. An error does
     /// not take it, and [`override_ttl`](super::ResponseCacheLayer::override_ttl) prevails over it.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
-        self.0.chosen.lock().lifetime = Some(lifetime.into());
+        self.0.override_values.lock().lifetime = Some(lifetime.into());
         self
     }
 
     /// Adds a tag to the stored response.
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
-        self.0.chosen.lock().tags.push(tag.into());
+        self.0.override_values.lock().tags.push(tag.into());
         self
     }
 
@@ -70,7 +70,7 @@ impl ResponseOverrides {
 
     /// Declares that the response is the same for all clients, authenticated or not.
     pub fn public(&self) -> &Self {
-        self.0.chosen.lock().public = true;
+        self.0.override_values.lock().public = true;
         self
     }
 
@@ -79,37 +79,37 @@ impl ResponseOverrides {
     /// For a text that is not a valid field value (a line break, a letter outside ASCII) larder logs a warning
     /// and sends `no-store` in its place.
     pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
-        self.tell_browsers(field_value("Cache-Control", cache_control));
+        self.set_browser(field_value("Cache-Control", cache_control));
         self
     }
 
     /// Sets the `CDN-Cache-Control` that content delivery networks get. A text that is not a valid field value
     /// becomes `no-store`, as for [`browser_cache_control`](Self::browser_cache_control).
     pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
-        self.tell_cdn(field_value("CDN-Cache-Control", cache_control));
+        self.set_cdn(field_value("CDN-Cache-Control", cache_control));
         self
     }
 
-    pub(super) fn tell_browsers(&self, cache_control: HeaderValue) {
-        self.0.chosen.lock().browser = Some(cache_control);
+    pub(super) fn set_browser(&self, cache_control: HeaderValue) {
+        self.0.override_values.lock().browser = Some(cache_control);
     }
 
-    pub(super) fn tell_cdn(&self, cache_control: HeaderValue) {
-        self.0.chosen.lock().cdn = Some(cache_control);
+    pub(super) fn set_cdn(&self, cache_control: HeaderValue) {
+        self.0.override_values.lock().cdn = Some(cache_control);
     }
 
     /// Adds the lifetime of a nested layer.
     pub(super) fn add(&self, lifetime: Lifetime) {
-        self.0.chosen.lock().added = Some(lifetime);
+        self.0.override_values.lock().added = Some(lifetime);
     }
 
     pub(super) fn refuse(&self, why: Reason) -> &Self {
-        self.0.chosen.lock().no_store = Some(why);
+        self.0.override_values.lock().no_store = Some(why);
         self
     }
 
-    pub(super) fn chosen(&self) -> OverrideValues {
-        self.0.chosen.lock().clone()
+    pub(super) fn override_values(&self) -> OverrideValues {
+        self.0.override_values.lock().clone()
     }
 }
 

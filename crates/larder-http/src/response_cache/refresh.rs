@@ -33,33 +33,35 @@ where
 {
     /// Starts one background refresh, unless one is in flight or the refresh budget is used up.
     pub(super) fn refresh(&mut self, stale: AnyEntry) {
-        let Some(permit) = self.asked.plan.kernel.refresh_permit() else {
-            self.asked.record(Event::Failed(Reason::RefreshBudget));
+        let Some(permit) = self.lookup.context.kernel.refresh_permit() else {
+            self.lookup.record(Event::Failed(Reason::RefreshBudget));
             return;
         };
-        let FlightRole::Leader(mut lead) = self.asked.join() else { return };
+        let FlightRole::Leader(mut leader) = self.lookup.join() else { return };
         // No enclosing fill waits for it.
-        self.asked.scope = self.asked.scope.in_background();
+        self.lookup.scope = self.lookup.scope.in_background();
         // Its response goes to no client.
-        self.asked.final_head = None;
-        let plan = Arc::clone(&self.asked.plan);
-        let kernel = plan.kernel.clone();
-        let (key, scope) = (stale.key().clone(), self.asked.scope.clone());
-        let known = self.asked.to_confirm(Some(&stale));
+        self.lookup.final_head = None;
+        let context = Arc::clone(&self.lookup.context);
+        let kernel = context.kernel.clone();
+        let (key, scope) = (stale.key().clone(), self.lookup.scope.clone());
+        let known = self.lookup.to_confirm(Some(&stale));
         let filling = self.fill(Forward::Stale, (Some(stale), known));
         let refreshing = async move {
-            if plan.options.lease.is_some() {
+            if context.options.lease.is_some() {
                 // Another process may have refreshed it.
-                let fetch = || plan.fetch(&scope, &key);
-                if let Some(entry) =
-                    plan.kernel.fetch_in_turn(&scope, &mut lead, plan.options.lease, fetch).await
+                let fetch = || context.fetch(&scope, &key);
+                if let Some(entry) = context
+                    .kernel
+                    .fetch_in_turn(&scope, &mut leader, context.options.lease, fetch)
+                    .await
                 {
-                    return lead.land(FlightResult::Filled(entry));
+                    return leader.finish(FlightResult::Filled(entry));
                 }
             }
             let (client, _) = oneshot::channel();
             let (fill, inner, request) = filling;
-            fill.run(lead, inner, request, client).await;
+            fill.run(leader, inner, request, client).await;
             drop(permit);
         };
         drop(kernel.spawn(refreshing.in_current_span()));

@@ -17,7 +17,7 @@ use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 use tower_service::Service;
 
 use super::{
-    answer::cache_status::said,
+    answer::cache_status::own_status,
     context::{Admission, CacheContext, RequestKey},
     future::{Forwarded, ResponseFuture},
     miss::CacheMiss,
@@ -35,12 +35,12 @@ use crate::{
 /// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
 pub struct ResponseCache<S> {
     inner: S,
-    plan: Arc<CacheContext>,
+    context: Arc<CacheContext>,
 }
 
 impl<S> ResponseCache<S> {
-    pub(super) fn new(inner: S, plan: Arc<CacheContext>) -> Self {
-        Self { inner, plan }
+    pub(super) fn new(inner: S, context: Arc<CacheContext>) -> Self {
+        Self { inner, context }
     }
 
     /// Forwards a request, in a scope of its own.
@@ -57,37 +57,41 @@ impl<S> ResponseCache<S> {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let plan = &self.plan;
-        plan.meter.record(Event::Bypass(why), plan.kernel.now());
-        let facts = plan.facts(request.headers());
+        let context = &self.context;
+        context.meter.record(Event::Bypass(why), context.kernel.now());
+        let facts = context.facts(request.headers());
         let scope = match why {
             // Values that are read inside are part of the response that the enclosing cache stores.
-            Reason::Nested => plan.kernel.scope(),
+            Reason::Nested => context.kernel.scope(),
             _ => {
                 // A bypassed request keeps its credentials, even if the layer strips those of other requests.
-                plan.kernel.scope().gathering(plan.audience(&Head::from(&request), facts, false))
+                context.kernel.scope().gathering(context.audience(
+                    &Head::from(&request),
+                    facts,
+                    false,
+                ))
             }
         };
-        self.leave_word(&mut request, why, &scope);
+        self.insert_overrides(&mut request, why, &scope);
         let forward = if why == Reason::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         // `fwd=method` is the reason already.
         let detail = (why != Reason::Method).then_some(why.as_str());
-        let status = CacheStatus { detail, ..said(handling) };
+        let status = CacheStatus { detail, ..own_status(handling) };
         if why == Reason::Method {
-            self.plan.note_partition(&request);
+            self.context.note_partition(&request);
         }
-        let from_post = FromPost::of(&self.plan, &request, &scope);
+        let from_post = FromPost::of(&self.context, &request, &scope);
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
         let forwarded =
-            ResponseFuture::inner(Forwarded::new(future, scope, Arc::clone(&self.plan), status));
+            ResponseFuture::inner(Forwarded::new(future, scope, Arc::clone(&self.context), status));
         match from_post {
             None => forwarded,
             Some(from_post) => ResponseFuture::composed(async move {
                 let response = forwarded.await?;
-                Ok(from_post.hear(response).await)
+                Ok(from_post.receive(response).await)
             }),
         }
     }
@@ -98,7 +102,7 @@ impl<S> ResponseCache<S> {
     fn miss<B, R>(
         &mut self,
         request: Request<B>,
-        lookup: RequestKey,
+        request_key: RequestKey,
         began: Moment,
     ) -> ResponseFuture<S::Future, R, S::Error>
     where
@@ -110,11 +114,11 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         let inner = take_ready(&mut self.inner);
-        match CacheMiss::new(&self.plan, inner, request, lookup, began) {
+        match CacheMiss::new(&self.context, inner, request, request_key, began) {
             Some(miss) => ResponseFuture::composed(miss.serve()),
             None => {
                 let text = "the URL is too long for the cache: shorten it\n";
-                ResponseFuture::ready(self.plan.refused(
+                ResponseFuture::ready(self.context.refused(
                     StatusCode::URI_TOO_LONG,
                     text,
                     Reason::KeyTooLong,
@@ -125,14 +129,14 @@ impl<S> ResponseCache<S> {
 
     /// Gives the handler its [`ResponseOverrides`]. In a request of an enclosing cache, passes the options of
     /// this layer to that cache, or tells it not to store the response.
-    fn leave_word<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
+    fn insert_overrides<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {
-            extensions.insert(ResponseOverrides::new(&self.plan.kernel, scope));
+            extensions.insert(ResponseOverrides::new(&self.context.kernel, scope));
             return;
         };
         match why {
-            Reason::Nested => self.plan.options.pass_on_to(around),
+            Reason::Nested => self.context.options.pass_on_to(around),
             // The enclosing cache does not store a response that bypasses this one.
             why => drop(around.refuse(why)),
         }
@@ -157,37 +161,37 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let began = self.plan.kernel.tick();
-        let lookup = match self.plan.admit(&request) {
-            Admission::Lookup(lookup) => lookup,
+        let began = self.context.kernel.tick();
+        let request_key = match self.context.admit(&request) {
+            Admission::Lookup(request_key) => request_key,
             Admission::Bypass(why) => return self.forward(request, why),
             Admission::OnlyIfCached => {
-                return ResponseFuture::ready(self.plan.nothing_stored(began));
+                return ResponseFuture::ready(self.context.nothing_stored(began));
             }
             Admission::Ambiguous => {
-                self.plan.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
+                self.context.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
                 let text = "the request must name exactly one valid host\n";
                 let answer =
-                    self.plan.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
+                    self.context.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
                 return ResponseFuture::ready(answer);
             }
         };
-        if self.plan.tells_more_apart
+        if self.context.has_more_key_inputs
             && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
             // This cache separates requests by inputs that the enclosing one does not know.
             around.refuse(Reason::InnerCache);
         }
-        if let Some(answer) = self.plan.plain_hit(&lookup, request.headers(), began) {
+        if let Some(answer) = self.context.plain_hit(&request_key, request.headers(), began) {
             return ResponseFuture::ready(answer);
         }
-        self.miss(request, lookup, began)
+        self.miss(request, request_key, began)
     }
 }
 
 impl<S: Clone> Clone for ResponseCache<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan) }
+        Self { inner: self.inner.clone(), context: Arc::clone(&self.context) }
     }
 }
 

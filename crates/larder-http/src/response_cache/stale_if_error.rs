@@ -12,9 +12,9 @@ use larder_core::{
 use larder_semantics::cache_status::{CacheStatus, Forward, Handling};
 
 use super::{
-    answer::cache_status::said,
+    answer::cache_status::own_status,
     context::aged_for,
-    fill::{Answer, judge::is_error, shared_error::SharedFailure},
+    fill::{Answer, shared_error::SharedFailure, storage_decision::is_error},
     lookup::Lookup,
     stored,
 };
@@ -55,7 +55,7 @@ impl Lookup {
                 let status = CacheStatus {
                     fwd_status: status,
                     detail: Some(Reason::Origin.as_str()),
-                    ..said(handling)
+                    ..own_status(handling)
                 };
                 Ok(self.noted(&entry, status, "stale"))
             }
@@ -66,12 +66,12 @@ impl Lookup {
     /// Returns the stale response, if it may replace an error: it may have been invalidated during the fill.
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
         let entry = fallback.filter(|_| self.is_trusted())?;
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let now = kernel.now();
         let welcome = || {
             let stale_for = aged_for(entry, now).stale_for;
             let may = stored::of(entry).is_some_and(|stored| stored.traits.may_go_stale);
-            may && self.demands.stale_if_error.is_some_and(|most| stale_for <= most)
+            may && self.directives.stale_if_error.is_some_and(|most| stale_for <= most)
         };
         let usable = match kernel.entry_state(entry, now) {
             EntryState::WhileRevalidating => entry.ends().on_error_until() > now || welcome(),

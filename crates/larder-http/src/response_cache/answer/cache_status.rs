@@ -34,12 +34,12 @@ pub(in crate::response_cache) fn hit(ttl_seconds: u64) -> HeaderValue {
     static HITS: [OnceLock<HeaderValue>; SECONDS] = [const { OnceLock::new() }; SECONDS];
     made_once(&HITS, ttl_seconds, |ttl| {
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
-        CacheStatus { ttl: Some(ttl), ..said(Handling::Hit) }.to_string()
+        CacheStatus { ttl: Some(ttl), ..own_status(Handling::Hit) }.to_string()
     })
 }
 
 /// Returns the `Cache-Status` of this cache, without optional parameters.
-pub(in crate::response_cache) const fn said(handling: Handling) -> CacheStatus<'static> {
+pub(in crate::response_cache) const fn own_status(handling: Handling) -> CacheStatus<'static> {
     CacheStatus::new(CACHE_NAME, handling)
 }
 
@@ -49,7 +49,7 @@ pub(in crate::response_cache) fn status_value(status: &CacheStatus<'_>) -> Heade
 }
 
 /// Adds the outcome to the fields of a response: `Cache-Status` and `X-Cache`, as configured.
-pub(in crate::response_cache) fn note(
+pub(in crate::response_cache) fn add_status(
     extras: Extras,
     headers: &mut HeaderMap,
     status: CacheStatus<'_>,

@@ -28,27 +28,27 @@ pub(in crate::response_cache) struct ConditionsAndRange {
 }
 
 /// Applies the conditions and the range of a request to a response that is the full representation.
-pub(in crate::response_cache) fn fitted<R>(
-    asked: &HeaderMap,
-    fit: ConditionsAndRange,
+pub(in crate::response_cache) fn apply_conditions<R>(
+    request_headers: &HeaderMap,
+    mode: ConditionsAndRange,
     response: Response<CacheBody<R>>,
 ) -> Response<CacheBody<R>> {
     if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {
         return response;
     }
-    if client_has_it(asked, response.headers(), fit.is_stored) {
+    if client_has_it(request_headers, response.headers(), mode.is_stored) {
         return not_modified(response.headers());
     }
     let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-    if is_part || fit.head_only || !ranges::if_range_holds(asked, response.headers()) {
+    if is_part || mode.head_only || !ranges::if_range_holds(request_headers, response.headers()) {
         return response;
     }
     let Some(body) = response.body().as_held().cloned() else { return response };
-    if fit.avoids_coded && may_have_it_coded(asked, response.headers()) {
+    if mode.avoids_coded && may_have_it_coded(request_headers, response.headers()) {
         return response;
     }
     let total = body.len() as u64;
-    match ranges::select(asked, total) {
+    match ranges::select(request_headers, total) {
         Selection::Whole => response,
         Selection::Unsatisfiable => unsatisfiable(response.headers(), total),
         Selection::Parts(parts) => match parts[..] {
@@ -59,36 +59,38 @@ pub(in crate::response_cache) fn fitted<R>(
 }
 
 /// Answers a range request from a partial response. Returns `None` if the range is not covered.
-pub(in crate::response_cache) fn fitted_part<R>(
-    asked: &HeaderMap,
+pub(in crate::response_cache) fn apply_conditions_to_part<R>(
+    request_headers: &HeaderMap,
     response: Response<CacheBody<R>>,
-    kept: &Part,
+    stored_part: &Part,
 ) -> Option<Response<CacheBody<R>>> {
-    if client_has_it(asked, response.headers(), true) {
+    if client_has_it(request_headers, response.headers(), true) {
         return Some(not_modified(response.headers()));
     }
-    if !ranges::if_range_holds(asked, response.headers()) {
+    if !ranges::if_range_holds(request_headers, response.headers()) {
         return None;
     }
-    let Selection::Parts(parts) = ranges::select(asked, kept.total) else { return None };
+    let Selection::Parts(parts) = ranges::select(request_headers, stored_part.total) else {
+        return None;
+    };
     match parts[..] {
-        [range] if kept.range.covers(&range) => {
+        [range] if stored_part.range.covers(&range) => {
             let body = response.body().as_held()?.clone();
-            let part = Part { range, total: kept.total };
-            Some(part_of(response, &body, &part, kept.range.first))
+            let part = Part { range, total: stored_part.total };
+            Some(part_of(response, &body, &part, stored_part.range.first))
         }
         _ => None,
     }
 }
 
-fn client_has_it(asked: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool {
+fn client_has_it(request_headers: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool {
     let mut current = Validators::of(fields);
     if is_stored {
         // Without `Last-Modified`, a stored response was current at its `Date` at least (RFC 9111, section
         // 4.3.2).
         current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     }
-    let condition = validation::evaluate_not_modified(&Method::GET, asked, &current);
+    let condition = validation::evaluate_not_modified(&Method::GET, request_headers, &current);
     condition == Condition::NotModified
 }
 
@@ -96,7 +98,7 @@ fn client_has_it(asked: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool
 /// encodes full responses and leaves their strong `ETag` on them: a client that has the beginning of the
 /// encoded bytes would append the end of ours, and the layer would compress a multipart 206 as if it were a
 /// page.
-fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap) -> bool {
+fn may_have_it_coded(request_headers: &HeaderMap, fields: &HeaderMap) -> bool {
     let is_coded = |member: &str| {
         let member = member.to_ascii_lowercase();
         let (name, weight) = member.split_once(';').unwrap_or((&member, ""));
@@ -106,7 +108,7 @@ fn may_have_it_coded(asked: &HeaderMap, fields: &HeaderMap) -> bool {
     };
     let kind = fields.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_image = kind.is_some_and(|kind| kind.starts_with("image/") && !kind.contains("svg"));
-    list::members(asked, &header::ACCEPT_ENCODING).any(is_coded)
+    list::members(request_headers, &header::ACCEPT_ENCODING).any(is_coded)
         && !fields.contains_key(header::CONTENT_ENCODING)
         && !is_image
 }
@@ -187,7 +189,7 @@ const BOUNDARY: &str = "larder-8f3b1c6e9d2a4750";
 mod tests {
     use super::*;
 
-    fn asked(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn request_headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let line = |(name, value): &(&'static str, &'static str)| {
             (http::HeaderName::from_static(name), HeaderValue::from_static(value))
         };
@@ -228,7 +230,7 @@ mod tests {
             (&[("range", "bytes=99-")], 416, "", "RFC 9110 15.5.17"),
         ];
         for (lines, status, content, section) in rows {
-            let answer = fitted(&asked(lines), STORED, whole());
+            let answer = apply_conditions(&request_headers(lines), STORED, whole());
             assert_eq!(
                 (answer.status().as_u16(), &*body(&answer)),
                 (*status, *content),
@@ -237,13 +239,13 @@ mod tests {
         }
         let mut part = whole();
         *part.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let held = asked(&[("if-none-match", "\"a\""), ("range", "bytes=0-9")]);
+        let held = request_headers(&[("if-none-match", "\"a\""), ("range", "bytes=0-9")]);
         assert_eq!(
-            fitted(&held, STORED, part).status(),
+            apply_conditions(&held, STORED, part).status(),
             304,
             "RFC 9110 13.2.2, for a partial response"
         );
-        let answer = fitted(&asked(&[("range", "bytes=2-4")]), STORED, whole());
+        let answer = apply_conditions(&request_headers(&[("range", "bytes=2-4")]), STORED, whole());
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
     }
@@ -255,10 +257,10 @@ mod tests {
         let ask = |kind: &'static str, accepts: &str, fields: &[(&'static str, &'static str)]| {
             let mut response = whole();
             response.headers_mut().insert(header::CONTENT_TYPE, value(kind));
-            let mut asked = asked(fields);
-            asked.insert(header::ACCEPT_ENCODING, value(accepts));
-            let fit = ConditionsAndRange { avoids_coded: true, ..STORED };
-            fitted(&asked, fit, response).status().as_u16()
+            let mut request_headers = request_headers(fields);
+            request_headers.insert(header::ACCEPT_ENCODING, value(accepts));
+            let mode = ConditionsAndRange { avoids_coded: true, ..STORED };
+            apply_conditions(&request_headers, mode, response).status().as_u16()
         };
         let rows: [&[(&'static str, &'static str)]; 3] = [
             &[("range", "bytes=5-")],
@@ -294,7 +296,7 @@ mod tests {
             (&[("if-none-match", "\"a\"")], [false, false, true]),
         ];
         for (lines, left) in rows {
-            let answer = fitted(&asked(lines), STORED, digests(whole()));
+            let answer = apply_conditions(&request_headers(lines), STORED, digests(whole()));
             let found = ["content-digest", "content-md5", "repr-digest"]
                 .map(|name| answer.headers().contains_key(name));
             assert_eq!(found, *left, "{lines:?} (RFC 9530 2)");
@@ -317,7 +319,8 @@ mod tests {
         for (name, text) in fields {
             response.headers_mut().insert(name, value(text));
         }
-        let answer = fitted(&asked(&[("range", "bytes=99-")]), STORED, response);
+        let answer =
+            apply_conditions(&request_headers(&[("range", "bytes=99-")]), STORED, response);
         let mut names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
         let expected = [
@@ -339,9 +342,9 @@ mod tests {
             response.headers_mut().insert(header::DATE, date);
             response
         };
-        let since = asked(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
+        let since = request_headers(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
         let status = |is_stored| {
-            fitted(&since, ConditionsAndRange { is_stored, ..STORED }, dated()).status()
+            apply_conditions(&since, ConditionsAndRange { is_stored, ..STORED }, dated()).status()
         };
         assert_eq!(status(true), 304, "RFC 9111 4.3.2");
         assert_eq!(status(false), 200, "RFC 9110 13.1.3: its origin has judged");
@@ -356,8 +359,8 @@ mod tests {
             if !has_etag {
                 response.headers_mut().remove(header::ETAG);
             }
-            let since = asked(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
-            let answer = fitted(&since, STORED, response);
+            let since = request_headers(&[("if-modified-since", "Thu, 01 Jan 1970 01:00:00 GMT")]);
+            let answer = apply_conditions(&since, STORED, response);
             assert_eq!(answer.status(), 304);
             assert_eq!(answer.headers().contains_key(header::LAST_MODIFIED), is_left);
         }
@@ -365,7 +368,8 @@ mod tests {
 
     #[test]
     fn a_multipart_206_names_the_range_of_each_part() {
-        let answer = fitted(&asked(&[("range", "bytes=0-1, 8-9")]), STORED, whole());
+        let answer =
+            apply_conditions(&request_headers(&[("range", "bytes=0-1, 8-9")]), STORED, whole());
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
         let text = body(&answer);
         let part = |range: &str, content: &str| {
@@ -379,8 +383,10 @@ mod tests {
 
     #[test]
     fn a_stored_partial_response_answers_the_ranges_that_it_covers() {
-        let kept = Part { range: ByteRange { first: 100, last: 109 }, total: 1000 };
-        let ask = |range| fitted_part(&asked(&[("range", range)]), whole(), &kept);
+        let stored_part = Part { range: ByteRange { first: 100, last: 109 }, total: 1000 };
+        let ask = |range| {
+            apply_conditions_to_part(&request_headers(&[("range", range)]), whole(), &stored_part)
+        };
         let answer = ask("bytes=102-104").unwrap();
         assert_eq!(body(&answer), "234");
         assert_eq!(answer.headers()[header::CONTENT_RANGE], "bytes 102-104/1000");

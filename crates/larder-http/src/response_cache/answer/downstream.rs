@@ -12,25 +12,26 @@ use crate::response_cache::{options::Options, overrides::OverrideValues};
 /// Sets the caching fields for downstream: larder cannot invalidate browsers and delivery networks, so a
 /// lifetime of its own is not passed on to them. Returns `true` if the layer or the handler has set a field for
 /// them.
-pub(in crate::response_cache) fn tell_others(
+pub(in crate::response_cache) fn set_downstream_fields(
     options: &Options,
-    chosen: &OverrideValues,
+    override_values: &OverrideValues,
     private: bool,
-    by_us: bool,
+    by_larder: bool,
     headers: &mut HeaderMap,
 ) -> bool {
-    let browser = chosen.browser.as_ref().or(options.browser.as_ref().filter(|_| by_us));
+    let browser =
+        override_values.browser.as_ref().or(options.browser.as_ref().filter(|_| by_larder));
     match browser {
-        Some(told) => drop(headers.insert(header::CACHE_CONTROL, told.clone())),
-        None if by_us && !headers.contains_key(header::CACHE_CONTROL) => {
+        Some(value) => drop(headers.insert(header::CACHE_CONTROL, value.clone())),
+        None if by_larder && !headers.contains_key(header::CACHE_CONTROL) => {
             let value = if private { "private, no-cache" } else { "no-cache" };
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(value));
         }
         None => {}
     }
-    let cdn = chosen.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_us));
-    if let Some(told) = cdn {
-        headers.insert(CDN_CACHE_CONTROL, told.clone());
+    let cdn = override_values.cdn.as_ref().or(options.cdn.as_ref().filter(|_| by_larder));
+    if let Some(value) = cdn {
+        headers.insert(CDN_CACHE_CONTROL, value.clone());
     }
     if private {
         make_private(&options.targets, headers);
@@ -50,12 +51,12 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
     if control.private && !control.public && control.s_maxage.is_none() {
         return;
     }
-    let kept = list::members(headers, &header::CACHE_CONTROL).filter(|member| {
+    let members = list::members(headers, &header::CACHE_CONTROL).filter(|member| {
         let name = member.split('=').next().unwrap_or_default();
         let shared = ["public", "s-maxage", "private"];
         !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
     });
-    let text = std::iter::once("private").chain(kept).collect::<Vec<_>>().join(", ");
+    let text = std::iter::once("private").chain(members).collect::<Vec<_>>().join(", ");
     let value = HeaderValue::from_str(&text).expect("members of a field are text of a field");
     headers.insert(header::CACHE_CONTROL, value);
 }
@@ -98,9 +99,9 @@ pub(in crate::response_cache) mod tests {
             ("private, max-age=9", true, false, "private, max-age=9"),
             ("public, no-cache=\"a, b\"", true, false, "private, no-cache=\"a, b\""),
         ];
-        for (control, private, by_us, expected) in rows {
+        for (control, private, by_larder, expected) in rows {
             let mut headers = headers(control);
-            tell_others(&Options::default(), &none, private, by_us, &mut headers);
+            set_downstream_fields(&Options::default(), &none, private, by_larder, &mut headers);
             assert_eq!(headers[header::CACHE_CONTROL], expected, "{control}");
         }
     }

@@ -84,27 +84,27 @@ impl Lookup {
         &self,
         fill: &Fill,
         response: &Response<R>,
-        kept: &AnyEntry,
+        entry: &AnyEntry,
     ) {
-        let kernel = &self.plan.kernel;
-        let Some(stored) = stored::of(kept) else { return };
+        let kernel = &self.context.kernel;
+        let Some(stored) = stored::of(entry) else { return };
         let whole = [response.status(), stored.status()] == [StatusCode::OK; 2];
-        let proven = self.plan.options.profile == Profile::Conformance
+        let proven = self.context.options.profile == Profile::Conformance
             || !Validators::of(response.headers()).is_empty();
         if !whole || stored.part.is_some() || !proven {
             return;
         }
         let length = stored.body().len() as u64;
         if !validation::head_confirms(response.headers(), &stored.fields(), length) {
-            kernel.remove(kept);
+            kernel.remove(entry);
             return;
         }
-        if kernel.entry_state(kept, kernel.now()) == EntryState::Invalid {
+        if kernel.entry_state(entry, kernel.now()) == EntryState::Invalid {
             return;
         }
-        match fill.confirmed(kept, response.headers()) {
-            Ok((heard, whole)) => drop(fill.keep(&heard, &whole)),
-            Err(why) if !why.is_of_the_user() => kernel.remove(kept),
+        match fill.confirmed(entry, response.headers()) {
+            Ok((received, whole)) => drop(fill.store(&received, &whole)),
+            Err(why) if !why.is_of_the_user() => kernel.remove(entry),
             Err(_) => {}
         }
     }
@@ -112,32 +112,32 @@ impl Lookup {
 
 impl Fill {
     /// Handles a 304: the origin says that the stored response is current.
-    pub(in crate::response_cache) fn hear_confirmed<R, E>(
+    pub(in crate::response_cache) fn receive_not_modified<R, E>(
         self,
-        lead: Leader,
+        leader: Leader,
         known: &AnyEntry,
         update: &HeaderMap,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let is_named = !validation::confirmed(update, &[validators(known)]).is_empty();
         let is_overtaken = kernel.entry_state(known, kernel.now()) == EntryState::Invalid;
         if !is_named || is_overtaken {
-            return self.hear_of_another(lead, known, client);
+            return self.discard_unconfirmed(leader, known, client);
         }
         match self.confirmed(known, update) {
-            Ok((heard, whole)) => self.keep_whole(lead, heard, whole, client),
+            Ok((received, whole)) => self.store_complete(leader, received, whole, client),
             Err(why) => {
                 // It is current, but no longer storable, or not from an authenticated request like this one.
                 if !why.is_of_the_user() {
                     kernel.remove(known);
                 }
                 self.remember_refusal(why);
-                self.let_go(lead, why);
+                self.finish_unshared(leader, why);
                 let mut response = whole(known);
                 let fields = validation::freshened(response.headers(), update);
                 *response.headers_mut() = fields;
-                drop(client.send(Ok(self.passed_on(response, why))));
+                drop(client.send(Ok(self.forwarded_body(response, why))));
             }
         }
     }
@@ -146,20 +146,20 @@ impl Fill {
     /// `ETag`. It freshens nothing, and the entry is removed, so that the next request is unconditional. This
     /// client gets the stored response: its request came before the invalidation, or its origin has answered
     /// that very condition.
-    fn hear_of_another<R, E>(
+    fn discard_unconfirmed<R, E>(
         self,
-        lead: Leader,
+        leader: Leader,
         known: &AnyEntry,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         self.record(Event::Failed(Reason::Revalidation));
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         kernel.remove(known);
-        drop(lead);
+        drop(leader);
         let mut response = whole(known);
         let (age, _) = stored::aged(known, kernel.now());
         response.headers_mut().insert(header::AGE, stored::age_line(age));
-        drop(client.send(Ok(self.passed_on(response, Reason::Revalidation))));
+        drop(client.send(Ok(self.forwarded_body(response, Reason::Revalidation))));
     }
 
     /// Applies an update to a stored response, and judges the result like a full response.
@@ -170,35 +170,36 @@ impl Fill {
     ) -> Result<(ReceivedHead, Bytes), Reason> {
         let stored = stored::of(entry).expect("only responses are confirmed");
         let mut fields = stored.fields();
-        if stored.traits.told_by_us {
+        if stored.traits.has_own_fields {
             fields.remove(header::CACHE_CONTROL);
-            self.plan.options.targets.iter().for_each(|target| drop(fields.remove(target)));
+            self.context.options.targets.iter().for_each(|target| drop(fields.remove(target)));
         }
         // An update without `Date` dates from now, not from the time of the stored response.
         fields.remove(header::DATE);
         let fields = validation::freshened(&fields, update);
-        let received = self.plan.kernel.now();
-        let chosen = self.choices.chosen();
-        let judged = self.judge_fields(stored.status(), &fields, &chosen, received)?;
-        let names = self.plan.selecting_names(&fields, judged.opted_in);
+        let received_at = self.context.kernel.now();
+        let override_values = self.overrides.override_values();
+        let decision =
+            self.decide_by_fields(stored.status(), &fields, &override_values, received_at)?;
+        let names = self.context.selecting_names(&fields, decision.opted_in);
         let base = self.base(&fields);
         let key = self.variant(&base, &names).map_err(|_| Reason::KeyTooLong)?;
         self.scope.add_tags(entry.tags().iter().cloned());
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (stored.status(), fields);
-        let mut heard = ReceivedHead {
+        let mut received = ReceivedHead {
             head,
-            judged,
-            chosen,
+            decision,
+            override_values,
             base,
             key,
             names,
-            received,
+            received_at,
             part: None,
             from: StatusCode::NOT_MODIFIED,
         };
-        self.prepare(&mut heard);
-        Ok((heard, stored.body().clone()))
+        self.prepare(&mut received);
+        Ok((received, stored.body().clone()))
     }
 }
 

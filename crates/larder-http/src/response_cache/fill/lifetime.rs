@@ -17,7 +17,7 @@ use crate::response_cache::{options::Options, overrides::OverrideValues};
 /// itself, the layer, heuristics.
 pub(super) fn lifetime(
     options: &Options,
-    chosen: &OverrideValues,
+    override_values: &OverrideValues,
     status: StatusCode,
     explicit: Freshness,
     guessed: impl FnOnce() -> Option<Duration>,
@@ -29,18 +29,18 @@ pub(super) fn lifetime(
     }
     // A lifetime for a page does not apply to the error that came instead.
     let meant = storing::takes_default_lifetime(status);
-    if let (true, Some(lifetime)) = (options.overrides && meant, options.lifetime) {
+    if let (true, Some(lifetime)) = (options.overrides_handler && meant, options.lifetime) {
         return Ok((lifetime, silent));
     }
     // It does apply to a redirect that the handler sends.
     let is_error = status.is_client_error() || status.is_server_error();
-    if let Some(lifetime) = chosen.lifetime.filter(|_| !is_error) {
+    if let Some(lifetime) = override_values.lifetime.filter(|_| !is_error) {
         return Ok((lifetime, silent));
     }
     if let Freshness::Explicit(fresh) = explicit {
         return Ok((Lifetime::fresh_for(fresh), false));
     }
-    if let Some(added) = chosen.added.or(options.lifetime).filter(|_| meant) {
+    if let Some(added) = override_values.added.or(options.lifetime).filter(|_| meant) {
         return Ok((added, true));
     }
     let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
@@ -54,27 +54,28 @@ pub(super) fn lifetime(
 pub(super) fn with_windows(
     lifetime: Lifetime,
     options: &Options,
-    chosen: &OverrideValues,
+    override_values: &OverrideValues,
     control: &CacheControl,
 ) -> Lifetime {
     if control.forbids_stale(options.role) {
         return Lifetime::fresh_for(lifetime.fresh());
     }
-    let said = |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
+    let own_status =
+        |found: Option<Seconds>| found.map(|found| Duration::from_secs(found.or_stale()));
     let or_else = |own: Duration, layer: Option<Duration>| {
         // A response that arrives stale gets no window from the layer.
         if lifetime.fresh().is_zero() {
             own
-        } else if own.is_zero() && chosen.lifetime.is_none() {
+        } else if own.is_zero() && override_values.lifetime.is_none() {
             layer.unwrap_or_default()
         } else {
             own
         }
     };
-    let revalidate = said(control.stale_while_revalidate).unwrap_or_else(|| {
+    let revalidate = own_status(control.stale_while_revalidate).unwrap_or_else(|| {
         or_else(lifetime.window_while_revalidating(), options.while_revalidating)
     });
-    let on_error = said(control.stale_if_error).unwrap_or_else(|| {
+    let on_error = own_status(control.stale_if_error).unwrap_or_else(|| {
         let own = or_else(lifetime.window_on_error(), options.on_error);
         match options.profile {
             // RFC 9111 allows it while the origin is unreachable.

@@ -34,14 +34,14 @@ use crate::{
     recording::{BodyTooLarge, Recording},
     response_cache::{
         answer::{
-            cache_status::{note, said},
+            cache_status::{add_status, own_status},
             conditions_and_range::{self, ConditionsAndRange},
             downstream,
         },
         context::CacheContext,
         fill::{
-            judge::{ResponseTimes, StorageDecision, is_error, is_gone},
             shared_error::{LARGEST_SHARED, SharedError, SharedFailure},
+            storage_decision::{ResponseTimes, StorageDecision, is_error, is_gone},
             store::StoreOutcome,
         },
         options::WriteCheck,
@@ -56,25 +56,25 @@ use crate::{
 };
 
 pub(super) mod freshen;
-pub(super) mod judge;
 pub(super) mod lifetime;
 pub(super) mod partial;
 pub(super) mod shared_error;
+pub(super) mod storage_decision;
 pub(super) mod store;
 
 /// A fill: the facts of its request, and the state that it needs to store the response.
 pub(in crate::response_cache) struct Fill {
-    pub(in crate::response_cache) plan: Arc<CacheContext>,
+    pub(in crate::response_cache) context: Arc<CacheContext>,
     pub(in crate::response_cache) key: Key,
     /// The single-flight key; hit-for-miss records are stored under it.
-    pub(in crate::response_cache) queue: Key,
+    pub(in crate::response_cache) flight_key: Key,
     /// Scheme and authority.
     pub(in crate::response_cache) origin: String,
     pub(in crate::response_cache) tags: Vec<Tag>,
     pub(in crate::response_cache) selecting: HeaderMap,
-    pub(in crate::response_cache) asker: RequestIdentity,
+    pub(in crate::response_cache) identity: RequestIdentity,
     pub(in crate::response_cache) scope: Scope,
-    pub(in crate::response_cache) choices: ResponseOverrides,
+    pub(in crate::response_cache) overrides: ResponseOverrides,
     pub(in crate::response_cache) why: Forward,
     pub(in crate::response_cache) began: Moment,
     /// The stored response that this request selects and this fill replaces.
@@ -114,14 +114,14 @@ pub(in crate::response_cache) struct InFlightResponse<R> {
 /// The head of a response that is about to be stored.
 pub(in crate::response_cache) struct ReceivedHead {
     pub(in crate::response_cache) head: response::Parts,
-    pub(in crate::response_cache) judged: StorageDecision,
-    pub(in crate::response_cache) chosen: OverrideValues,
+    pub(in crate::response_cache) decision: StorageDecision,
+    pub(in crate::response_cache) override_values: OverrideValues,
     /// The key of the address, or of all equivalent queries under `No-Vary-Search`.
     pub(in crate::response_cache) base: Key,
     /// The base, and the values of the fields that the response varies by.
     pub(in crate::response_cache) key: Key,
     pub(in crate::response_cache) names: Vec<HeaderName>,
-    pub(in crate::response_cache) received: Moment,
+    pub(in crate::response_cache) received_at: Moment,
     /// The range, if the response is partial.
     pub(in crate::response_cache) part: Option<Part>,
     /// The status that the inner service sent.
@@ -142,7 +142,7 @@ impl Fill {
     /// Runs the fill to its end, even if its client disconnects.
     pub(in crate::response_cache) async fn run<S, B, R>(
         self,
-        lead: Leader,
+        leader: Leader,
         inner: S,
         request: Request<B>,
         client: oneshot::Sender<Answer<R, S::Error>>,
@@ -153,26 +153,26 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let deadline = after(self.plan.options.deadline);
+        let deadline = after(self.context.options.deadline);
         let mut client = client;
         let mut inner = inner;
         let calling = async move { inner.call(request).await };
         let mut calling = Box::pin(self.scope.clone().scoped(calling));
         match timeout_at(deadline, &mut calling).await {
-            Ok(Ok(response)) => self.hear(lead, response, deadline, client).await,
+            Ok(Ok(response)) => self.receive(leader, response, deadline, client).await,
             Ok(Err(error)) => {
                 self.record(Event::Failed(Reason::Origin));
                 // The error belongs to the client of the fill, and cannot be cloned.
-                fail(lead, SharedFailure::with_status(StatusCode::SERVICE_UNAVAILABLE));
+                fail(leader, SharedFailure::with_status(StatusCode::SERVICE_UNAVAILABLE));
                 drop(client.send(Err(error)));
             }
             Err(_) => {
                 self.record(Event::Failed(Reason::Deadline));
-                fail(lead, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
+                fail(leader, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
                 // From here on the fill serves its own client only.
                 tokio::select! {
                     answer = calling => {
-                        let answer = answer.map(|response| self.passed(response, Reason::Deadline));
+                        let answer = answer.map(|response| self.forwarded(response, Reason::Deadline));
                         drop(client.send(answer));
                     }
                     () = client.closed() => {}
@@ -181,9 +181,9 @@ impl Fill {
         }
     }
 
-    pub(in crate::response_cache) async fn hear<R, E>(
+    pub(in crate::response_cache) async fn receive<R, E>(
         self,
-        lead: Leader,
+        leader: Leader,
         response: Response<R>,
         deadline: Instant,
         client: oneshot::Sender<Answer<R, E>>,
@@ -195,71 +195,81 @@ impl Fill {
             && let Some(known) = self.known.clone()
         {
             let update = response.headers().clone();
-            return self.hear_confirmed(lead, &known, &update, client);
+            return self.receive_not_modified(leader, &known, &update, client);
         }
-        let received = self.plan.kernel.now();
-        let chosen = self.choices.chosen();
+        let received_at = self.context.kernel.now();
+        let override_values = self.overrides.override_values();
         let part = if self.in_part {
-            partial::told(response.headers(), self.plan.options.profile)
+            partial::storable_part(response.headers(), self.context.options.profile)
         } else {
             None
         };
-        let judged = self.judge(&response, part, &chosen, received);
+        let decision = self.decide(&response, part, &override_values, received_at);
         let announced = announced_length(&response);
-        let limit = self.plan.options.body_limit;
-        let judged = match judged {
+        let limit = self.context.options.body_limit;
+        let decision = match decision {
             Ok(_) if announced.is_some_and(|bytes| bytes > limit as u64) => {
                 Err(BodyTooLarge::Limit.reason())
             }
-            judged => judged,
+            decision => decision,
         };
-        let judged = match judged {
-            Ok(judged) => judged,
+        let decision = match decision {
+            Ok(decision) => decision,
             Err(why) if is_error(response.status()) => {
-                return self.share_error(lead, response, &chosen, why, client);
+                return self.share_error(leader, response, &override_values, why, client);
             }
             Err(why) => {
-                self.refuse(lead, &response, why);
-                drop(client.send(Ok(self.passed(response, why))));
+                self.refuse(leader, &response, why);
+                drop(client.send(Ok(self.forwarded(response, why))));
                 return;
             }
         };
         let (head, body) = response.into_parts();
-        let names = self.plan.selecting_names(&head.headers, judged.opted_in);
+        let names = self.context.selecting_names(&head.headers, decision.opted_in);
         let base = self.base(&head.headers);
         let Ok(key) = self.variant(&base, &names) else {
-            self.let_go(lead, Reason::KeyTooLong);
+            self.finish_unshared(leader, Reason::KeyTooLong);
             let response = Response::from_parts(head, body);
-            drop(client.send(Ok(self.passed(response, Reason::KeyTooLong))));
+            drop(client.send(Ok(self.forwarded(response, Reason::KeyTooLong))));
             return;
         };
         let from = head.status;
-        let heard = ReceivedHead { head, judged, chosen, base, key, names, received, part, from };
-        self.record_body(lead, heard, announced, body, deadline, client).await;
+        let received = ReceivedHead {
+            head,
+            decision,
+            override_values,
+            base,
+            key,
+            names,
+            received_at,
+            part,
+            from,
+        };
+        self.record_body(leader, received, announced, body, deadline, client).await;
     }
 
     /// Stores a complete body, and answers the client of the fill. Inside of a
     /// [`FinalHeadLayer`](crate::FinalHeadLayer) the response is stored once its head has left, if it left
     /// storable.
-    pub(in crate::response_cache) fn keep_whole<R, E>(
+    pub(in crate::response_cache) fn store_complete<R, E>(
         self,
-        lead: Leader,
-        heard: ReceivedHead,
+        leader: Leader,
+        received: ReceivedHead,
         whole: Bytes,
         client: oneshot::Sender<Answer<R, E>>,
     ) {
         let Some(final_head) = self.final_head.clone() else {
-            let kept = self.keep(&heard, &whole);
-            let answer = self.answer(&heard, &kept, CacheBody::held(whole));
+            let outcome = self.store(&received, &whole);
+            let answer = self.answer(&received, &outcome, CacheBody::held(whole));
             // Waiters first: they arrived before any request that this client sends next.
-            lead.land(kept.landing);
+            leader.finish(outcome.flight_result);
             drop(client.send(Ok(answer)));
             return;
         };
-        let answer = self.answer(&heard, &StoreOutcome::TO_BE, CacheBody::held(whole.clone()));
+        let answer = self.answer(&received, &StoreOutcome::TO_BE, CacheBody::held(whole.clone()));
         final_head.once_left(answer.status(), answer.headers(), move |verdict| match verdict {
-            HeadVerdict::Storable => lead.land(self.keep(&heard, &whole).landing),
-            verdict => self.withhold(lead, verdict),
+            HeadVerdict::Storable => leader.finish(self.store(&received, &whole).flight_result),
+            verdict => self.withhold(leader, verdict),
         });
         drop(client.send(Ok(answer)));
     }
@@ -277,16 +287,16 @@ impl Fill {
 
     /// Does not store the response: an outer layer has made it specific to one client, or its final head is not
     /// known.
-    fn withhold(&self, lead: Leader, told: HeadVerdict) {
-        match told {
+    fn withhold(&self, leader: Leader, verdict: HeadVerdict) {
+        match verdict {
             HeadVerdict::NotStorable(why) => {
-                self.plan.warn_of_refusal(&self.key, why, None);
+                self.context.warn_of_refusal(&self.key, why, None);
                 self.remember_refusal(why);
-                self.let_go(lead, why);
+                self.finish_unshared(leader, why);
             }
             HeadVerdict::Storable | HeadVerdict::Unknown => {
                 self.record(Event::Refused(Reason::FinalHeadUnknown));
-                lead.land(FlightResult::Withdrawn);
+                leader.finish(FlightResult::Withdrawn);
             }
         }
     }
@@ -299,8 +309,8 @@ impl Fill {
     /// Records the frames that are ready at once, then the others while the client reads along.
     async fn record_body<R, E>(
         self,
-        lead: Leader,
-        mut heard: ReceivedHead,
+        leader: Leader,
+        mut received: ReceivedHead,
         announced: Option<u64>,
         body: R,
         deadline: Instant,
@@ -309,7 +319,7 @@ impl Fill {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let taken = self.plan.kernel.fill_bytes();
+        let taken = self.context.kernel.fill_bytes();
         let recording = Recording::new(announced, self.scope.clone(), taken);
         let mut body = Box::pin(body);
         let unfinished = FailRecordingOnDrop(&recording);
@@ -321,62 +331,62 @@ impl Fill {
         }
         if matches!(ready, Some(RecordingOutcome::Broken)) && recording.is_empty() {
             self.record(Event::Failed(Reason::Body));
-            fail(lead, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
+            fail(leader, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
             let text = "the response of the origin failed before its first byte\n";
             let answer = own_response(StatusCode::BAD_GATEWAY, text);
-            drop(client.send(Ok(self.passed_on(answer, Reason::Origin))));
+            drop(client.send(Ok(self.forwarded_body(answer, Reason::Origin))));
             return;
         }
-        self.prepare(&mut heard);
+        self.prepare(&mut received);
         if let Some(RecordingOutcome::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
                 // Shorter or longer than announced: its client gets it unchanged, no other request gets it.
                 self.record(Event::Failed(Reason::Length));
                 let body = CacheBody::recorded(recording.reader());
-                let answer = self.answer(&heard, &StoreOutcome::NOT, body);
-                drop((lead, client.send(Ok(answer))));
+                let answer = self.answer(&received, &StoreOutcome::NOT, body);
+                drop((leader, client.send(Ok(answer))));
                 return;
             }
-            self.add_etag(&mut heard, &whole);
-            return self.keep_whole(lead, heard, whole, client);
+            self.add_etag(&mut received, &whole);
+            return self.store_complete(leader, received, whole, client);
         }
         let unkept = match &ready {
             Some(RecordingOutcome::Trailers) => Some(Reason::Trailers),
             Some(RecordingOutcome::BodyTooLarge(full)) => Some(full.reason()),
             _ => None,
         };
-        let head = self.head(&heard, unkept.is_none(), unkept);
+        let head = self.head(&received, unkept.is_none(), unkept);
         let mut verdict = self.verdict(head.status, &head.headers);
         let reader = CacheBody::recorded(recording.reader());
         let mut response = Response::new(reader);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
-        *response.extensions_mut() = std::mem::take(&mut heard.head.extensions);
-        self.plan.alike.add_vary(response.headers_mut());
+        *response.extensions_mut() = std::mem::take(&mut received.head.extensions);
+        self.context.header_interner.add_vary(response.headers_mut());
         // Waiters that read along must not be cut off for lack of memory: reserve the announced length.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
-        let usable = heard.part.is_none() && heard.judged.is_of_use_to_others();
+        let usable = received.part.is_none() && received.decision.is_of_use_to_others();
         // The handler may write to a session until the body ends; no waiter may have read so far by then.
         let usable = usable && self.written.is_empty() && !self.scope.gathered().private;
         let along = room && usable && ready.is_none();
         let mut along = along.then(|| {
             let mut head = head;
-            self.plan.remove_own_fields(&mut head.headers);
-            downstream::remove_named(&self.plan.options, &mut head.headers);
+            self.context.remove_own_fields(&mut head.headers);
+            downstream::remove_named(&self.context.options, &mut head.headers);
             InFlightResponse {
                 head,
                 recording: Arc::clone(&recording),
-                open: heard.judged.open,
-                opted_in: heard.judged.opted_in,
-                key: heard.key.clone(),
-                names: heard.names.clone(),
+                open: received.decision.open,
+                opted_in: received.decision.opted_in,
+                key: received.key.clone(),
+                names: received.names.clone(),
             }
         });
         if verdict.is_none()
             && let Some(along) = along.take()
         {
-            lead.begin(Arc::new(along));
+            leader.begin(Arc::new(along));
         }
-        drop(client.send(Ok(self.fitted(response))));
+        drop(client.send(Ok(self.apply_conditions(response))));
         let mut recorded = ready;
         while recorded.is_none() {
             let pulling = self.pull(&recording, &mut body, Some(deadline));
@@ -386,15 +396,15 @@ impl Fill {
             };
             tokio::select! {
                 biased;
-                told = waiting => {
+                known = waiting => {
                     verdict = None;
-                    if told != HeadVerdict::Storable {
-                        self.withhold(lead, told);
+                    if known != HeadVerdict::Storable {
+                        self.withhold(leader, known);
                         recording.hand_over(body);
                         return;
                     }
                     if let Some(along) = along.take() {
-                        lead.begin(Arc::new(along));
+                        leader.begin(Arc::new(along));
                     }
                 }
                 pulled = pulling => recorded = Some(pulled.unwrap_or(RecordingOutcome::Late)),
@@ -404,9 +414,9 @@ impl Fill {
         if let Some(waiting) = verdict
             && matches!(recorded, RecordingOutcome::Whole(_))
         {
-            let told = waiting.await;
-            if told != HeadVerdict::Storable {
-                return self.withhold(lead, told);
+            let verdict = waiting.await;
+            if verdict != HeadVerdict::Storable {
+                return self.withhold(leader, verdict);
             }
         }
         let recorded = match recorded {
@@ -417,7 +427,7 @@ impl Fill {
         };
         if matches!(recorded, RecordingOutcome::Late) && recording.has_company() {
             // The response is not stored any more, but waiters that read along get the rest.
-            self.let_go(lead, Reason::Deadline);
+            self.finish_unshared(leader, Reason::Deadline);
             while recording.is_read() {
                 let soon = Instant::now() + LOOK_FOR_READERS;
                 match self.pull(&recording, &mut body, Some(soon)).await {
@@ -427,7 +437,7 @@ impl Fill {
             }
             return;
         }
-        self.finish(lead, heard, &recording, body, recorded);
+        self.finish(leader, received, &recording, body, recorded);
         drop(unfinished);
     }
 
@@ -505,7 +515,7 @@ impl Fill {
                 Some(RecordingOutcome::Broken)
             }
             Some(Ok(Ok(chunk))) => {
-                let full = recording.push(chunk, self.plan.options.body_limit).err();
+                let full = recording.push(chunk, self.context.options.body_limit).err();
                 full.map(RecordingOutcome::BodyTooLarge)
             }
             Some(Ok(Err(other))) => {
@@ -531,98 +541,107 @@ impl Fill {
 
     fn finish<R>(
         self,
-        lead: Leader,
-        heard: ReceivedHead,
+        leader: Leader,
+        received: ReceivedHead,
         recording: &Recording<R>,
         body: Pin<Box<R>>,
         recorded: RecordingOutcome,
     ) {
         match recorded {
             RecordingOutcome::Whole(whole) => {
-                let mut heard = heard;
-                self.add_etag(&mut heard, &whole);
-                lead.land(self.keep(&heard, &whole).landing);
+                let mut received = received;
+                self.add_etag(&mut received, &whole);
+                leader.finish(self.store(&received, &whole).flight_result);
             }
             RecordingOutcome::Trailers => {
                 self.remember_refusal(Reason::Trailers);
-                self.let_go(lead, Reason::Trailers);
+                self.finish_unshared(leader, Reason::Trailers);
             }
             RecordingOutcome::BodyTooLarge(full) => {
                 self.remember_refusal(full.reason());
-                self.let_go(lead, full.reason());
+                self.finish_unshared(leader, full.reason());
                 recording.hand_over(body);
             }
             RecordingOutcome::Late => {
                 self.remember_refusal(Reason::Deadline);
-                self.let_go(lead, Reason::Deadline);
+                self.finish_unshared(leader, Reason::Deadline);
                 recording.hand_over(body);
             }
             RecordingOutcome::Broken => {
                 self.record(Event::Failed(Reason::Body));
-                drop(lead);
+                drop(leader);
             }
         }
     }
 
     /// Whether the head of a response allows storing it.
-    pub(in crate::response_cache) fn would_keep<R>(&self, response: &Response<R>) -> bool {
-        let now = self.plan.kernel.now();
-        self.judge(response, None, &self.choices.chosen(), now).is_ok()
+    pub(in crate::response_cache) fn would_store<R>(&self, response: &Response<R>) -> bool {
+        let now = self.context.kernel.now();
+        self.decide(response, None, &self.overrides.override_values(), now).is_ok()
     }
 
-    fn judge<R>(
+    fn decide<R>(
         &self,
         response: &Response<R>,
         part: Option<Part>,
-        chosen: &OverrideValues,
-        received: Moment,
+        override_values: &OverrideValues,
+        received_at: Moment,
     ) -> Result<StorageDecision, Reason> {
         let headers = response.headers();
         match (response.status(), part) {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
-                let judged = self.judge_fields(StatusCode::OK, headers, chosen, received)?;
+                let decision =
+                    self.decide_by_fields(StatusCode::OK, headers, override_values, received_at)?;
                 // Partial responses are stored without variants, which a response that was not opted in has.
-                (judged.opted_in || !self.plan.guards_fields())
-                    .then_some(judged)
+                (decision.opted_in || !self.context.guards_fields())
+                    .then_some(decision)
                     .ok_or(Reason::Part)
             }
             (StatusCode::PARTIAL_CONTENT, _) => Err(Reason::Part),
             // An error about the requested range says nothing about the full response.
             (status, _) if self.in_part && status != StatusCode::OK => Err(Reason::Part),
-            (status, _) => self.judge_fields(status, headers, chosen, received),
+            (status, _) => self.decide_by_fields(status, headers, override_values, received_at),
         }
     }
 
-    pub(in crate::response_cache) fn judge_fields(
+    pub(in crate::response_cache) fn decide_by_fields(
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-        chosen: &OverrideValues,
-        received: Moment,
+        override_values: &OverrideValues,
+        received_at: Moment,
     ) -> Result<StorageDecision, Reason> {
-        let clock = self.plan.kernel.clock();
-        let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
+        let clock = self.context.kernel.clock();
+        let times =
+            ResponseTimes { lookup: clock.wall(self.began), received_at: clock.wall(received_at) };
         if self.is_written() {
-            self.plan.warn_of_refusal(&self.key, Reason::SessionWritten, None);
+            self.context.warn_of_refusal(&self.key, Reason::SessionWritten, None);
             return Err(Reason::SessionWritten);
         }
-        let options = &self.plan.options;
-        let judged = judge::judge(options, chosen, self.asker, status, headers, times)?;
+        let options = &self.context.options;
+        let decision = storage_decision::decide(
+            options,
+            override_values,
+            self.identity,
+            status,
+            headers,
+            times,
+        )?;
         match &self.unknown_field {
-            Some(field) if !judged.opted_in && self.plan.guards_fields() => {
+            Some(field) if !decision.opted_in && self.context.guards_fields() => {
                 tracing::debug!(target: "larder", key = %self.key, %field, "{}", Reason::UnknownField);
-                self.plan.warn_of_refusal(&self.key, Reason::UnknownField, Some(field));
+                self.context.warn_of_refusal(&self.key, Reason::UnknownField, Some(field));
                 Err(Reason::UnknownField)
             }
-            _ => Ok(judged),
+            _ => Ok(decision),
         }
     }
 
     /// Returns the key under which the responses of this address are stored: that of the address, or of all
     /// equivalent queries under `No-Vary-Search`.
     pub(in crate::response_cache) fn base(&self, headers: &HeaderMap) -> Key {
-        let told = self.search.as_ref().and_then(|search| search.told(headers));
-        told.map_or_else(|| self.key.clone(), |(_, key)| key)
+        let rule = self.search.as_ref().and_then(|search| search.variance(headers));
+        rule.map_or_else(|| self.key.clone(), |(_, key)| key)
     }
 
     pub(in crate::response_cache) fn variant(
@@ -630,7 +649,7 @@ impl Fill {
         base: &Key,
         names: &[HeaderName],
     ) -> Result<Key, larder_core::kernel::KeyTooLongError> {
-        if names.is_empty() && self.plan.has_variants(base) {
+        if names.is_empty() && self.context.has_variants(base) {
             return default_key(base.as_bytes()).finish();
         }
         variant_key(base.as_bytes(), names, &self.selecting).finish()
@@ -638,28 +657,28 @@ impl Fill {
 
     /// Whether, downstream, only the cache of the client itself may store the response.
     pub(in crate::response_cache) fn is_private(&self) -> bool {
-        self.asker.partitioned
+        self.identity.partitioned
             || self.scope.gathered().private
-            || self.plan.options.has_hidden_input()
+            || self.context.options.has_hidden_input()
     }
 
     /// Prepares the head for being sent and stored.
-    pub(in crate::response_cache) fn prepare(&self, heard: &mut ReceivedHead) {
-        let headers = &mut heard.head.headers;
+    pub(in crate::response_cache) fn prepare(&self, received: &mut ReceivedHead) {
+        let headers = &mut received.head.headers;
         fields::remove_hop_by_hop(headers);
         if !headers.contains_key(header::DATE) {
-            let date = date::format(self.plan.kernel.clock().wall(heard.received));
+            let date = date::format(self.context.kernel.clock().wall(received.received_at));
             headers.insert(header::DATE, value(&date));
         }
         let private = self.is_private();
-        let told = downstream::tell_others(
-            &self.plan.options,
-            &heard.chosen,
+        let has_set = downstream::set_downstream_fields(
+            &self.context.options,
+            &received.override_values,
             private,
-            heard.judged.by_us,
+            received.decision.by_larder,
             headers,
         );
-        if told && heard.names == [ALL_SELECTING] {
+        if has_set && received.names == [ALL_SELECTING] {
             // Downstream caches may store it, and must separate the same requests.
             let names: Vec<&str> = SELECTING.iter().map(HeaderName::as_str).collect();
             headers.insert(header::VARY, value(&names.join(", ")));
@@ -668,10 +687,10 @@ impl Fill {
 
     /// Adds an `ETag` to a 200 without one, so that browsers can revalidate it: if a conditional layer wants
     /// it, or the lifetime is larder's own.
-    fn add_etag(&self, heard: &mut ReceivedHead, whole: &Bytes) {
-        let wanted = self.wants_etag || heard.judged.by_us;
-        if wanted && heard.head.status == StatusCode::OK {
-            etag::add(&mut heard.head.headers, whole, self.plan.kernel.version());
+    fn add_etag(&self, received: &mut ReceivedHead, whole: &Bytes) {
+        let wanted = self.wants_etag || received.decision.by_larder;
+        if wanted && received.head.status == StatusCode::OK {
+            etag::add(&mut received.head.headers, whole, self.context.kernel.version());
         }
     }
 
@@ -679,9 +698,9 @@ impl Fill {
     /// failed, they get the error too, if they may share it.
     fn share_error<R, E>(
         &self,
-        lead: Leader,
+        leader: Leader,
         response: Response<R>,
-        chosen: &OverrideValues,
+        override_values: &OverrideValues,
         why: Reason,
         client: oneshot::Sender<Answer<R, E>>,
     ) where
@@ -696,19 +715,21 @@ impl Fill {
             true => CacheBody::read_ahead(body, Some(self.scope.clone())),
             false => CacheBody::scoped(body, self.scope.clone()),
         };
-        let names = self.plan.selecting_names(&head.headers, false);
+        let names = self.context.selecting_names(&head.headers, false);
         let failure = match (body.as_held(), self.variant(&self.key, &names)) {
-            (Some(body), Ok(key)) if self.may_share_error(status, &head.headers, chosen) => {
+            (Some(body), Ok(key))
+                if self.may_share_error(status, &head.headers, override_values) =>
+            {
                 let mut headers = head.headers.clone();
-                downstream::remove_unkept(&self.plan.options, &mut headers);
-                self.plan.remove_own_fields(&mut headers);
+                downstream::remove_unkept(&self.context.options, &mut headers);
+                self.context.remove_own_fields(&mut headers);
                 let body = body.clone();
                 SharedFailure::shared(status, SharedError { headers, body, key, names })
             }
             _ => SharedFailure::with_status(status),
         };
-        fail(lead, failure);
-        drop(client.send(Ok(self.passed_on(Response::from_parts(head, body), why))));
+        fail(leader, failure);
+        drop(client.send(Ok(self.forwarded_body(Response::from_parts(head, body), why))));
     }
 
     /// Whether an error may answer all waiters of the leader: by the rules for a response that is stored,
@@ -717,107 +738,114 @@ impl Fill {
         &self,
         status: StatusCode,
         headers: &HeaderMap,
-        chosen: &OverrideValues,
+        override_values: &OverrideValues,
     ) -> bool {
-        let options = &self.plan.options;
-        let control = judge::control(options, chosen, headers);
-        chosen.no_store.is_none()
+        let options = &self.context.options;
+        let control = storage_decision::control(options, override_values, headers);
+        override_values.no_store.is_none()
             && self.unknown_field.is_none()
             && !self.scope.gathered().private
             && !headers.contains_key(header::SET_COOKIE)
-            && storing::check(self.asker, status, headers, &control, options.rules()).is_ok()
+            && storing::check(self.identity, status, headers, &control, options.rules()).is_ok()
     }
 
     /// Handles a response that is not storable: the waiters forward their own requests, and the entry that this
     /// fill refreshes is removed, if it may no longer be stored.
-    fn refuse<R>(&self, lead: Leader, response: &Response<R>, why: Reason) {
+    fn refuse<R>(&self, leader: Leader, response: &Response<R>, why: Reason) {
         if response.status().is_client_error() && !is_gone(response.status()) {
             // A client error concerns this request, not the page that other requests ask for.
-            return self.let_go(lead, why);
+            return self.finish_unshared(leader, why);
         }
         if self.in_part {
             // It says nothing about the full response.
-            return self.let_go(lead, why);
+            return self.finish_unshared(leader, why);
         }
         if let Some(replaced) = self.replaces.as_ref().filter(|_| !why.is_of_the_user()) {
-            self.plan.kernel.remove(replaced);
+            self.context.kernel.remove(replaced);
         }
         self.remember_refusal(why);
-        self.let_go(lead, why);
+        self.finish_unshared(leader, why);
     }
 
-    pub(in crate::response_cache) fn let_go(&self, lead: Leader, why: Reason) {
+    pub(in crate::response_cache) fn finish_unshared(&self, leader: Leader, why: Reason) {
         self.record(Event::Refused(why));
-        lead.land(FlightResult::NotShared(why));
+        leader.finish(FlightResult::NotShared(why));
     }
 
     /// Returns a response that is forwarded to its client without being stored.
-    pub(in crate::response_cache) fn passed<R>(
+    pub(in crate::response_cache) fn forwarded<R>(
         &self,
         response: Response<R>,
         why: Reason,
     ) -> Response<CacheBody<R>> {
         let scope = self.scope.clone();
-        self.passed_on(response.map(|body| CacheBody::scoped(body, scope)), why)
+        self.forwarded_body(response.map(|body| CacheBody::scoped(body, scope)), why)
     }
 
-    pub(in crate::response_cache) fn passed_on<R>(
+    pub(in crate::response_cache) fn forwarded_body<R>(
         &self,
         mut response: Response<CacheBody<R>>,
         why: Reason,
     ) -> Response<CacheBody<R>> {
         if self.is_private() {
-            let chosen = self.choices.chosen();
+            let override_values = self.overrides.override_values();
             let headers = response.headers_mut();
-            downstream::tell_others(&self.plan.options, &chosen, true, false, headers);
+            downstream::set_downstream_fields(
+                &self.context.options,
+                &override_values,
+                true,
+                false,
+                headers,
+            );
         }
         let forward = if why == Reason::UnknownField { Forward::Bypass } else { self.why };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
-        let status = CacheStatus { detail: Some(why.as_str()), ..said(handling) };
-        note(self.plan.extras, response.headers_mut(), status, "miss");
-        self.plan.alike.add_vary(response.headers_mut());
-        self.fitted(response)
+        let status = CacheStatus { detail: Some(why.as_str()), ..own_status(handling) };
+        add_status(self.context.extras, response.headers_mut(), status, "miss");
+        self.context.header_interner.add_vary(response.headers_mut());
+        self.apply_conditions(response)
     }
 
     /// Applies the conditions and the range of the client of this fill to a full response.
-    fn fitted<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
+    fn apply_conditions<R>(&self, response: Response<CacheBody<R>>) -> Response<CacheBody<R>> {
         if !self.narrowed {
             return response;
         }
-        let avoids_coded = self.plan.avoids_coded();
+        let avoids_coded = self.context.avoids_coded();
         let fit = ConditionsAndRange { head_only: false, is_stored: false, avoids_coded };
-        conditions_and_range::fitted(&self.selecting, fit, response)
+        conditions_and_range::apply_conditions(&self.selecting, fit, response)
     }
 
     pub(in crate::response_cache) fn answer<R>(
         &self,
-        heard: &ReceivedHead,
-        kept: &StoreOutcome,
+        received: &ReceivedHead,
+        outcome: &StoreOutcome,
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
         // An overtaken response answers no later request, but as far as this fill knew, it was stored.
-        let stored =
-            kept.stored || (kept.why.is_none() && matches!(kept.landing, FlightResult::Filled(_)));
-        let head = self.head(heard, stored, kept.why);
+        let stored = outcome.stored
+            || (outcome.why.is_none() && matches!(outcome.flight_result, FlightResult::Filled(_)));
+        let head = self.head(received, stored, outcome.why);
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
-        *response.extensions_mut() = heard.head.extensions.clone();
-        self.plan.alike.add_vary(response.headers_mut());
-        self.fitted(response)
+        *response.extensions_mut() = received.head.extensions.clone();
+        self.context.header_interner.add_vary(response.headers_mut());
+        self.apply_conditions(response)
     }
 
-    fn head(&self, heard: &ReceivedHead, stored: bool, why: Option<Reason>) -> response::Parts {
+    fn head(&self, received: &ReceivedHead, stored: bool, why: Option<Reason>) -> response::Parts {
         let (mut head, ()) = Response::new(()).into_parts();
-        (head.status, head.headers) = (heard.head.status, heard.head.headers.clone());
+        (head.status, head.headers) = (received.head.status, received.head.headers.clone());
         let handling = Handling::Forward { why: self.why, stored, collapsed: false };
-        let fwd_status = (heard.from != head.status).then(|| heard.from.as_u16());
-        let status = CacheStatus { fwd_status, detail: why.map(Reason::as_str), ..said(handling) };
-        note(self.plan.extras, &mut head.headers, status, "miss");
+        let fwd_status = (received.from != head.status).then(|| received.from.as_u16());
+        let status =
+            CacheStatus { fwd_status, detail: why.map(Reason::as_str), ..own_status(handling) };
+        add_status(self.context.extras, &mut head.headers, status, "miss");
         head
     }
 
     pub(in crate::response_cache) fn record(&self, event: Event) {
-        self.plan.meter.record(event, self.plan.kernel.now());
+        self.context.meter.record(event, self.context.kernel.now());
     }
 }
 
@@ -828,8 +856,8 @@ pub(in crate::response_cache) fn after(time: Duration) -> Instant {
 }
 
 /// Ends the flight of a fill that failed.
-fn fail(lead: Leader, failure: SharedFailure) {
-    lead.land(FlightResult::Failed(Arc::new(failure)));
+fn fail(leader: Leader, failure: SharedFailure) {
+    leader.finish(FlightResult::Failed(Arc::new(failure)));
 }
 
 /// Whether a body has the length that was announced, if one was.

@@ -30,7 +30,10 @@ pub(in crate::response_cache) fn part_key(key: &Key) -> Result<Key, KeyTooLongEr
 /// Returns the range of a partial response, if it may be stored: it must announce the length of the full
 /// representation, and have a validator (not under `Profile::Conformance`). Only partial responses with the
 /// same strong `ETag` are ever combined.
-pub(in crate::response_cache) fn told(headers: &HeaderMap, profile: Profile) -> Option<Part> {
+pub(in crate::response_cache) fn storable_part(
+    headers: &HeaderMap,
+    profile: Profile,
+) -> Option<Part> {
     let (range, total) = ranges::content_range(headers)?;
     let is_enough = profile == Profile::Conformance || !Validators::of(headers).is_empty();
     is_enough.then_some(Part { range, total: total? })
@@ -50,7 +53,7 @@ impl Fill {
         bytes: &Bytes,
     ) -> (Part, Bytes) {
         let alone = (part, bytes.clone());
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let Ok(key) = part_key(&self.key) else { return alone };
         let Some(entry) = kernel.find(key.as_bytes()) else {
             return alone;
@@ -60,18 +63,20 @@ impl Fill {
             return alone;
         }
         let Some(stored) = stored::of(&entry) else { return alone };
-        let Some(kept) = stored.part.as_deref().filter(|kept| kept.total == part.total) else {
+        let Some(stored_part) =
+            stored.part.as_deref().filter(|stored_part| stored_part.total == part.total)
+        else {
             return alone;
         };
         let kept_fields = stored.fields();
         let [now, then] = [&*headers, &kept_fields].map(|fields| Validators::of(fields).etag);
         let same = now.zip(then).is_some_and(|(now, then)| now.is_strongly(&then));
-        match kept.range.joined(&part.range).filter(|_| same) {
-            Some(range) if range.len() <= self.plan.options.body_limit as u64 => {
+        match stored_part.range.joined(&part.range).filter(|_| same) {
+            Some(range) if range.len() <= self.context.options.body_limit as u64 => {
                 self.scope.add_piece(&entry);
                 *headers = validation::freshened(&kept_fields, headers);
                 fields::remove_of_content(headers);
-                let bytes = put_together((kept, stored.body()), (&part, bytes));
+                let bytes = put_together((stored_part, stored.body()), (&part, bytes));
                 (Part { range, total: part.total }, bytes)
             }
             _ => alone,
@@ -127,10 +132,10 @@ mod tests {
                 .into_iter()
                 .collect()
         };
-        assert!(told(&headers("bytes 0-4/10", "\"a\""), Profile::Careful).is_some());
-        assert!(told(&headers("bytes 0-4/*", "\"a\""), Profile::Careful).is_none());
-        assert!(told(&headers("bytes 0-4/10", "W/\"a\""), Profile::Careful).is_some());
-        assert!(told(&headers("bytes 0-4/10", "unquoted"), Profile::Careful).is_none());
-        assert!(told(&headers("bytes 9-4/10", "\"a\""), Profile::Careful).is_none());
+        assert!(storable_part(&headers("bytes 0-4/10", "\"a\""), Profile::Careful).is_some());
+        assert!(storable_part(&headers("bytes 0-4/*", "\"a\""), Profile::Careful).is_none());
+        assert!(storable_part(&headers("bytes 0-4/10", "W/\"a\""), Profile::Careful).is_some());
+        assert!(storable_part(&headers("bytes 0-4/10", "unquoted"), Profile::Careful).is_none());
+        assert!(storable_part(&headers("bytes 9-4/10", "\"a\""), Profile::Careful).is_none());
     }
 }

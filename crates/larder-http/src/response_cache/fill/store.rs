@@ -22,7 +22,7 @@ use crate::response_cache::{
 /// The outcome of storing a response.
 #[derive(Debug)]
 pub(in crate::response_cache) struct StoreOutcome {
-    pub(in crate::response_cache) landing: FlightResult,
+    pub(in crate::response_cache) flight_result: FlightResult,
     pub(in crate::response_cache) stored: bool,
     pub(in crate::response_cache) why: Option<Reason>,
 }
@@ -30,45 +30,46 @@ pub(in crate::response_cache) struct StoreOutcome {
 impl StoreOutcome {
     /// The response will be stored once its head has left.
     pub(in crate::response_cache) const TO_BE: Self =
-        Self { landing: FlightResult::Abandoned, stored: true, why: None };
+        Self { flight_result: FlightResult::Abandoned, stored: true, why: None };
     pub(in crate::response_cache) const NOT: Self =
-        Self { landing: FlightResult::Abandoned, stored: false, why: None };
+        Self { flight_result: FlightResult::Abandoned, stored: false, why: None };
 }
 
 impl Fill {
-    pub(in crate::response_cache) fn keep(
+    pub(in crate::response_cache) fn store(
         &self,
-        heard: &ReceivedHead,
+        received: &ReceivedHead,
         whole: &Bytes,
     ) -> StoreOutcome {
-        let now = self.plan.kernel.now();
-        self.plan.meter.record_fill_time(now.since(self.began));
-        match self.entry(heard, whole) {
+        let now = self.context.kernel.now();
+        self.context.meter.record_fill_time(now.since(self.began));
+        match self.entry(received, whole) {
             Ok(entry) => {
-                let is_stored = heard.judged.is_stored;
-                let stored = is_stored && self.plan.kernel.keep(&entry);
+                let is_stored = received.decision.is_stored;
+                let stored = is_stored && self.context.kernel.store(&entry);
                 if !is_stored {
                     self.record(Event::Refused(Reason::Stale));
                 } else if stored {
-                    self.note_rule(heard);
-                    self.list_variant(heard);
+                    self.store_search_rule(received);
+                    self.list_variant(received);
                     self.record(Event::Stored);
                 } else {
                     self.record(Event::Refused(Reason::Overtaken));
                 }
-                let landing = if heard.part.is_none() && heard.judged.is_of_use_to_others() {
-                    FlightResult::Filled(entry)
-                } else {
-                    FlightResult::NotShared(Reason::Unconfirmed)
-                };
+                let flight_result =
+                    if received.part.is_none() && received.decision.is_of_use_to_others() {
+                        FlightResult::Filled(entry)
+                    } else {
+                        FlightResult::NotShared(Reason::Unconfirmed)
+                    };
                 let why = (!is_stored).then_some(Reason::Stale);
-                StoreOutcome { landing, stored, why }
+                StoreOutcome { flight_result, stored, why }
             }
             Err(why) => {
                 self.remember_refusal(why);
                 self.record(Event::Refused(why));
                 StoreOutcome {
-                    landing: FlightResult::NotShared(why),
+                    flight_result: FlightResult::NotShared(why),
                     stored: false,
                     why: Some(why),
                 }
@@ -78,9 +79,9 @@ impl Fill {
 
     /// Whether an error would replace a good stored response: a fresh one, or, if it is a server error, one
     /// that may still be served stale. Only the input of one client can have caused such a fill.
-    fn would_hide_a_good_one(&self, heard: &ReceivedHead) -> bool {
-        let status = heard.head.status;
-        let kernel = &self.plan.kernel;
+    fn would_hide_a_good_one(&self, received: &ReceivedHead) -> bool {
+        let status = received.head.status;
+        let kernel = &self.context.kernel;
         let is_good = |entry: &AnyEntry| {
             let of_use = match kernel.entry_state(entry, kernel.now()) {
                 EntryState::Fresh => true,
@@ -89,78 +90,78 @@ impl Fill {
             };
             of_use && stored::of(entry).is_some_and(|stored| stored.status().is_success())
         };
-        let hides_one = || kernel.find(heard.key.as_bytes()).as_ref().is_some_and(is_good);
+        let hides_one = || kernel.find(received.key.as_bytes()).as_ref().is_some_and(is_good);
         // An error without `Vary` would take the key of the list of all variants.
         let hides_variants = || {
-            let list = kernel.find(heard.base.as_bytes()).filter(|_| heard.names.is_empty());
+            let list = kernel.find(received.base.as_bytes()).filter(|_| received.names.is_empty());
             let Some(CacheRecord::Variants(variants)) =
                 list.as_ref().and_then(|list| CacheRecord::of(list))
             else {
                 return false;
             };
-            let mut kept =
-                variants.kept().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
-            kept.any(|entry| is_good(&entry))
+            let mut entries =
+                variants.stored().into_iter().filter_map(|key| kernel.find(key.as_bytes()));
+            entries.any(|entry| is_good(&entry))
         };
-        self.plan.options.profile == Profile::Careful
+        self.context.options.profile == Profile::Careful
             && (status.is_client_error() || status.is_server_error())
             && (hides_one() || hides_variants())
     }
 
-    fn entry(&self, heard: &ReceivedHead, whole: &Bytes) -> Result<AnyEntry, Reason> {
-        if self.scope.gathered().private && !self.asker.partitioned {
+    fn entry(&self, received: &ReceivedHead, whole: &Bytes) -> Result<AnyEntry, Reason> {
+        if self.scope.gathered().private && !self.identity.partitioned {
             return Err(Reason::PrivatePart);
         }
         // Choices that the handler made while it produced the body count too.
-        let chosen = self.choices.chosen();
-        if let Some(why) = chosen.no_store {
+        let override_values = self.overrides.override_values();
+        if let Some(why) = override_values.no_store {
             return Err(why);
         }
         if self.is_written() {
             return Err(Reason::SessionWritten);
         }
-        if self.would_hide_a_good_one(heard) {
+        if self.would_hide_a_good_one(received) {
             return Err(Reason::Error);
         }
-        let mut headers = heard.head.headers.clone();
-        downstream::remove_unkept(&self.plan.options, &mut headers);
-        self.plan.remove_own_fields(&mut headers);
-        let (key, status, part, whole) = self.pieced_together(heard, &mut headers, whole)?;
+        let mut headers = received.head.headers.clone();
+        downstream::remove_unkept(&self.context.options, &mut headers);
+        self.context.remove_own_fields(&mut headers);
+        let (key, status, part, whole) = self.pieced_together(received, &mut headers, whole)?;
         let mut stored = StoredResponse::new(
             status,
             headers,
             whole,
-            self.traits(heard),
-            self.plan.extras,
-            &self.plan.alike,
+            self.traits(received),
+            self.context.extras,
+            &self.context.header_interner,
         );
         stored.part = part.map(Box::new);
         let mut tags = self.tags.clone();
-        tags.extend(chosen.tags);
-        let groups = groups::names(&heard.head.headers, &groups::CACHE_GROUPS);
+        tags.extend(override_values.tags);
+        let groups = groups::names(&received.head.headers, &groups::CACHE_GROUPS);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = EntryDraft {
             key,
             tags,
-            lifetime: heard.judged.lifetime,
-            age: heard.judged.age,
-            filled: heard.received,
-            cost: heard.received.since(self.began),
-            tiers: self.plan.options.tiers,
+            lifetime: received.decision.lifetime,
+            age: received.decision.age,
+            filled: received.received_at,
+            cost: received.received_at.since(self.began),
+            tiers: self.context.options.tiers,
         };
-        self.plan.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
+        self.context.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
     }
 
     /// Returns the key, status, range and bytes to store. A partial response is combined with a stored one, if
     /// possible.
     fn pieced_together(
         &self,
-        heard: &ReceivedHead,
+        received: &ReceivedHead,
         headers: &mut HeaderMap,
         whole: &Bytes,
     ) -> Result<(Key, StatusCode, Option<Part>, Bytes), Reason> {
-        let Some(part) = heard.part else {
-            return Ok((heard.key.clone(), heard.head.status, None, whole.clone()));
+        let Some(part) = received.part else {
+            return Ok((received.key.clone(), received.head.status, None, whole.clone()));
         };
         if whole.len() as u64 != part.range.len() {
             return Err(Reason::Length);
@@ -168,31 +169,35 @@ impl Fill {
         let (part, bytes) = self.joined(headers, part, whole);
         headers.remove(header::CONTENT_RANGE);
         if part.range.len() == part.total {
-            return Ok((heard.key.clone(), StatusCode::OK, None, bytes));
+            return Ok((received.key.clone(), StatusCode::OK, None, bytes));
         }
-        let key = partial::part_key(&heard.key).map_err(|_| Reason::KeyTooLong)?;
+        let key = partial::part_key(&received.key).map_err(|_| Reason::KeyTooLong)?;
         Ok((key, StatusCode::PARTIAL_CONTENT, Some(part), bytes))
     }
 
-    fn traits(&self, heard: &ReceivedHead) -> Traits {
+    fn traits(&self, received: &ReceivedHead) -> Traits {
         let private = self.is_private();
-        let options = &self.plan.options;
-        let by_choice = heard.chosen.browser.is_some() || heard.chosen.cdn.is_some();
+        let options = &self.context.options;
+        let by_choice =
+            received.override_values.browser.is_some() || received.override_values.cdn.is_some();
         Traits {
-            open: heard.judged.open,
-            told_by_us: heard.judged.by_us || by_choice || private || options.strip_targeted_fields,
-            validated: heard.judged.validated,
-            may_go_stale: heard.judged.may_go_stale,
-            opted_in: heard.judged.opted_in,
+            open: received.decision.open,
+            has_own_fields: received.decision.by_larder
+                || by_choice
+                || private
+                || options.strip_targeted_fields,
+            validated: received.decision.validated,
+            may_go_stale: received.decision.may_go_stale,
+            opted_in: received.decision.opted_in,
         }
     }
 
     /// Notes the `No-Vary-Search` rule of a response.
-    fn note_rule(&self, heard: &ReceivedHead) {
+    fn store_search_rule(&self, received: &ReceivedHead) {
         let Some(search) = &self.search else { return };
-        let Some((variance, _)) = search.told(&heard.head.headers) else { return };
+        let Some((variance, _)) = search.variance(&received.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         // An entry under the full query is older, and would hide the shared one.
         if let Some(older) = kernel.find(self.key.as_bytes()) {
             kernel.remove(&older);
@@ -201,53 +206,57 @@ impl Fill {
         if let Some(CacheRecord::SearchRules(rules)) =
             known.as_ref().and_then(|known| CacheRecord::of(known))
         {
-            return rules.note(variance);
+            return rules.add_status(variance);
         }
         let rules = SearchRules::default();
-        rules.note(variance);
-        let entry = self.plan.bookkeeping(
+        rules.add_status(variance);
+        let entry = self.context.bookkeeping(
             key,
             Duration::MAX,
-            heard.received,
+            received.received_at,
             CacheRecord::SearchRules(rules),
         );
         if let Some(entry) = entry {
-            kernel.keep(&entry);
+            kernel.store(&entry);
         }
     }
 
     /// Adds a variant to the list of its address.
-    fn list_variant(&self, heard: &ReceivedHead) {
-        if heard.key == heard.base {
+    fn list_variant(&self, received: &ReceivedHead) {
+        if received.key == received.base {
             return;
         }
-        let kernel = &self.plan.kernel;
+        let kernel = &self.context.kernel;
         let list = kernel
-            .find(heard.base.as_bytes())
+            .find(received.base.as_bytes())
             .filter(|entry| {
                 // A list that a reset of the log has invalidated is not written to the second level any more.
                 matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
                     && kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
             })
-            .or_else(|| self.new_list(heard));
+            .or_else(|| self.new_list(received));
         let Some(list) = list else { return };
         let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
-        let most = self.plan.options.variants;
-        for surplus in variants.add(&heard.names, &heard.key, most) {
+        let most = self.context.options.variants;
+        for surplus in variants.add(&received.names, &received.key, most) {
             if let Some(entry) = kernel.find(surplus.as_bytes()) {
                 kernel.remove(&entry);
             }
         }
         if kernel.has_store() {
             // The list changed: write it to the second level again.
-            kernel.keep(&list);
+            kernel.store(&list);
         }
     }
 
-    fn new_list(&self, heard: &ReceivedHead) -> Option<AnyEntry> {
-        let kept = CacheRecord::Variants(Variants::new());
-        let entry =
-            self.plan.bookkeeping(heard.base.clone(), Duration::MAX, heard.received, kept)?;
-        self.plan.kernel.keep(&entry).then_some(entry)
+    fn new_list(&self, received: &ReceivedHead) -> Option<AnyEntry> {
+        let record = CacheRecord::Variants(Variants::new());
+        let entry = self.context.bookkeeping(
+            received.base.clone(),
+            Duration::MAX,
+            received.received_at,
+            record,
+        )?;
+        self.context.kernel.store(&entry).then_some(entry)
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     response_cache::{
         answer::{cache_status::X_CACHE, downstream},
         context::CacheContext,
-        fill::judge::{self, ResponseTimes},
+        fill::storage_decision::{self, ResponseTimes},
         overrides::ResponseOverrides,
         stored::{StoredResponse, Traits, record::CacheRecord},
     },
@@ -43,9 +43,9 @@ use crate::{
 
 /// A POST whose response may be stored for a GET of its address.
 pub(in crate::response_cache) struct FromPost {
-    plan: Arc<CacheContext>,
+    context: Arc<CacheContext>,
     requested: PendingInvalidations,
-    choices: ResponseOverrides,
+    overrides: ResponseOverrides,
     /// The scope in which the POST was answered.
     scope: Scope,
     key: Key,
@@ -62,45 +62,45 @@ impl FromPost {
     /// Returns `Some` for a POST without credentials, cache directives and unkeyed inputs, inside of an
     /// invalidation layer on the same larder, if the key of this layer needs no more than the address.
     pub(in crate::response_cache) fn of<B>(
-        plan: &Arc<CacheContext>,
+        context: &Arc<CacheContext>,
         request: &Request<B>,
         scope: &Scope,
     ) -> Option<Box<Self>> {
-        if *request.method() != Method::POST || plan.options.off {
+        if *request.method() != Method::POST || context.options.off {
             return None;
         }
         let requested = request.extensions().get::<PendingInvalidations>()?.clone();
-        let choices = request.extensions().get::<ResponseOverrides>()?.clone();
+        let overrides = request.extensions().get::<ResponseOverrides>()?.clone();
         let head = Head::from(request);
-        let facts = plan.facts(head.headers);
+        let facts = context.facts(head.headers);
         let forbidden = facts.identified
-            || facts.demands
-            || plan.tells_more_apart
-            || plan.passes_by_choice(&head)
-            || plan.options.says_what_is_unkeyed(&head);
-        if forbidden || !requested.is_of(&plan.kernel) {
+            || facts.directives
+            || context.has_more_key_inputs
+            || context.bypasses_by_choice(&head)
+            || context.options.has_unkeyed_input(&head);
+        if forbidden || !requested.is_of(&context.kernel) {
             return None;
         }
-        let address = Address::of(&head, plan.options.scheme).ok()?;
-        let key = plan.keys.key_of_address(&head, &address).finish().ok()?;
-        let (origin, tags) = plan.address_tags(&head);
+        let address = Address::of(&head, context.options.scheme).ok()?;
+        let key = context.keys.key_of_address(&head, &address).finish().ok()?;
+        let (origin, tags) = context.address_tags(&head);
         let query = address.query.map(|query| format!("?{query}")).unwrap_or_default();
         Some(Box::new(Self {
-            plan: Arc::clone(plan),
+            context: Arc::clone(context),
             requested,
-            choices,
+            overrides,
             scope: scope.clone(),
             key,
             tags,
             uri: format!("{origin}{}{query}", address.path),
             origin,
-            began: plan.kernel.now(),
+            began: context.kernel.now(),
             final_head: request.extensions().get().cloned(),
         }))
     }
 
     /// Stores the response after the write has been invalidated, if it represents this address.
-    pub(in crate::response_cache) async fn hear<R>(
+    pub(in crate::response_cache) async fn receive<R>(
         self: Box<Self>,
         response: Response<CacheBody<R>>,
     ) -> Response<CacheBody<R>>
@@ -112,18 +112,18 @@ impl FromPost {
             return response;
         }
         let control = CacheControl::of(response.headers());
-        let received = self.plan.kernel.now();
-        let wall = |at| self.plan.kernel.clock().wall(at);
-        let told = freshness::lifetime(
+        let received_at = self.context.kernel.now();
+        let wall = |at| self.context.kernel.clock().wall(at);
+        let lifetime = freshness::lifetime(
             response.headers(),
             &control,
-            wall(received),
-            self.plan.options.role,
+            wall(received_at),
+            self.context.options.role,
         );
-        if told == Freshness::Unknown || !vary::names(response.headers()).is_empty() {
+        if lifetime == Freshness::Unknown || !vary::names(response.headers()).is_empty() {
             return response;
         }
-        let limit = self.plan.options.body_limit as u64;
+        let limit = self.context.options.body_limit as u64;
         if announced_length(&response).is_none_or(|bytes| bytes > limit) {
             return response;
         }
@@ -132,14 +132,14 @@ impl FromPost {
         let Some(whole) = response.body().as_held().cloned() else { return response };
         if announced_length(&response) == Some(whole.len() as u64) {
             let status = response.status();
-            let headers = without_our_word(&self.plan, response.headers().clone());
+            let headers = without_own_fields(&self.context, response.headers().clone());
             let requested = self.requested.clone();
             let sent = response.headers().clone();
             requested.afterwards(move |scope| match self.final_head.clone() {
-                None => self.keep(&scope, status, headers, &whole, received),
+                None => self.store(&scope, status, headers, &whole, received_at),
                 Some(final_head) => final_head.once_left(status, &sent, move |verdict| {
                     if verdict == HeadVerdict::Storable {
-                        self.keep(&scope, status, headers, &whole, received);
+                        self.store(&scope, status, headers, &whole, received_at);
                     }
                 }),
             });
@@ -157,69 +157,77 @@ impl FromPost {
         })
     }
 
-    fn keep(
+    fn store(
         &self,
         scope: &Scope,
         status: StatusCode,
         mut headers: HeaderMap,
         whole: &Bytes,
-        received: Moment,
+        received_at: Moment,
     ) {
-        let clock = self.plan.kernel.clock();
-        let times = ResponseTimes { asked: clock.wall(self.began), received: clock.wall(received) };
+        let clock = self.context.kernel.clock();
+        let times =
+            ResponseTimes { lookup: clock.wall(self.began), received_at: clock.wall(received_at) };
         let gathered = self.scope.gathered();
         let is_unkept = gathered.private || gathered.stale || gathered.no_store.is_some();
-        if is_unkept || self.plan.has_variants(&self.key) {
+        if is_unkept || self.context.has_variants(&self.key) {
             return;
         }
         // All values that were read for the POST are part of its response.
         let scope = scope.gathering(Audience::Everyone);
         scope.add_tags(gathered.tags);
         scope.cut(gathered.until);
-        let (options, chosen) = (&self.plan.options, self.choices.chosen());
-        let asker = RequestIdentity::default();
-        let judged = judge::judge(options, &chosen, asker, status, &headers, times);
-        let Some(judged) = judged.ok().filter(|judged| judged.is_stored) else { return };
+        let (options, override_values) = (&self.context.options, self.overrides.override_values());
+        let identity = RequestIdentity::default();
+        let decision =
+            storage_decision::decide(options, &override_values, identity, status, &headers, times);
+        let Some(decision) = decision.ok().filter(|decision| decision.is_stored) else { return };
         if !headers.contains_key(header::DATE)
-            && let Ok(date) = date::format(times.received).parse()
+            && let Ok(date) = date::format(times.received_at).parse()
         {
             headers.insert(header::DATE, date);
         }
         let groups = groups::names(&headers, &groups::CACHE_GROUPS);
         downstream::remove_unkept(options, &mut headers);
-        self.plan.remove_own_fields(&mut headers);
+        self.context.remove_own_fields(&mut headers);
         let traits = Traits {
-            open: judged.open,
-            told_by_us: false,
-            validated: judged.validated,
-            may_go_stale: judged.may_go_stale,
-            opted_in: judged.opted_in,
+            open: decision.open,
+            has_own_fields: false,
+            validated: decision.validated,
+            may_go_stale: decision.may_go_stale,
+            opted_in: decision.opted_in,
         };
         // A copy: the body may be a slice of a larger buffer.
         let whole = Bytes::copy_from_slice(whole);
-        let stored =
-            StoredResponse::new(status, headers, whole, traits, self.plan.extras, &self.plan.alike);
+        let stored = StoredResponse::new(
+            status,
+            headers,
+            whole,
+            traits,
+            self.context.extras,
+            &self.context.header_interner,
+        );
         let mut tags = self.tags.clone();
-        tags.extend(chosen.tags);
+        tags.extend(override_values.tags);
         tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = EntryDraft {
             key: self.key.clone(),
             tags,
-            lifetime: judged.lifetime,
-            age: judged.age,
-            filled: received,
+            lifetime: decision.lifetime,
+            age: decision.age,
+            filled: received_at,
             cost: Duration::ZERO,
             tiers: larder_core::Tiers::MEMORY,
         };
-        if let Ok(entry) = self.plan.kernel.entry(draft, &scope, CacheRecord::Response(stored)) {
-            self.plan.kernel.keep(&entry);
+        if let Ok(entry) = self.context.kernel.entry(draft, &scope, CacheRecord::Response(stored)) {
+            self.context.kernel.store(&entry);
         }
     }
 }
 
 /// Removes the fields that this cache has added to the response to the POST.
-fn without_our_word(plan: &CacheContext, mut headers: HeaderMap) -> HeaderMap {
-    if plan.extras.cache_status {
+fn without_own_fields(context: &CacheContext, mut headers: HeaderMap) -> HeaderMap {
+    if context.extras.cache_status {
         fields::remove_last_line(&mut headers, &header::CACHE_STATUS);
     }
     headers.remove(X_CACHE);

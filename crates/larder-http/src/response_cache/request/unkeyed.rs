@@ -49,14 +49,14 @@ impl Options {
     }
 
     /// Whether a request has unkeyed inputs, or spells its scheme or authority differently from the key.
-    pub(in crate::response_cache) fn says_what_is_unkeyed(&self, head: &Head<'_>) -> bool {
+    pub(in crate::response_cache) fn has_unkeyed_input(&self, head: &Head<'_>) -> bool {
         !self.unkeyed(head.headers).is_empty()
             || self.query.filtered(original_uri(head).query()).is_some()
-            || (self.strips() && self.is_spelt_otherwise(head))
+            || (self.strips() && self.differs_from_key(head))
     }
 
     /// Whether the scheme or authority that a handler reads differs from that of the key.
-    fn is_spelt_otherwise(&self, head: &Head<'_>) -> bool {
+    fn differs_from_key(&self, head: &Head<'_>) -> bool {
         let Ok(address) = Address::of(head, self.scheme) else { return true };
         let differs = |text: &[u8]| text != address.authority.as_bytes();
         head.headers.get(header::HOST).is_some_and(|host| differs(host.as_bytes()))

@@ -145,7 +145,7 @@ impl HeaderInterner {
         Self { known: Mutex::default(), vary }
     }
 
-    /// Adds the `Vary` line of the key to judge fields. Returns `true` if there is one.
+    /// Adds the `Vary` line of the key to the fields of a response. Returns `true` if there is one.
     pub(in crate::response_cache) fn add_vary(&self, fields: &mut HeaderMap) -> bool {
         let Some(line) = self.vary.clone() else { return false };
         fields.append(header::VARY, line);

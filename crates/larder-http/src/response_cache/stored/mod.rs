@@ -34,7 +34,7 @@ pub(super) mod variants;
 #[derive(Debug)]
 pub(in crate::response_cache) struct StoredResponse {
     /// All fields, with slots for those that are filled in on a hit.
-    alike: Arc<Template>,
+    template: Arc<Template>,
     body: Bytes,
     own: OwnValues,
     status: StatusCode,
@@ -55,7 +55,7 @@ pub(in crate::response_cache) struct Traits {
     /// Whether authenticated requests may get it too.
     pub(in crate::response_cache) open: bool,
     /// Whether its fields for downstream caches come from larder and not from its origin.
-    pub(in crate::response_cache) told_by_us: bool,
+    pub(in crate::response_cache) has_own_fields: bool,
     /// Whether it has a validator, so that its origin can confirm it.
     pub(in crate::response_cache) validated: bool,
     /// Whether clients that accept stale responses (`max-stale`) may get it stale.
@@ -66,7 +66,7 @@ pub(in crate::response_cache) struct Traits {
 
 impl Traits {
     fn to_byte(self) -> u8 {
-        [self.opted_in, self.open, self.told_by_us, self.validated, self.may_go_stale]
+        [self.opted_in, self.open, self.has_own_fields, self.validated, self.may_go_stale]
             .into_iter()
             .fold(0, |byte, is| byte << 1 | u8::from(is))
     }
@@ -76,7 +76,7 @@ impl Traits {
         (byte < 32).then(|| Self {
             opted_in: is(4),
             open: is(3),
-            told_by_us: is(2),
+            has_own_fields: is(2),
             validated: is(1),
             may_go_stale: is(0),
         })
@@ -98,7 +98,7 @@ impl StoredResponse {
         body: Bytes,
         traits: Traits,
         extras: Extras,
-        alike: &HeaderInterner,
+        interner: &HeaderInterner,
     ) -> Self {
         // Set here, so that no hit has to grow the map for it.
         fields.remove(header::CONTENT_LENGTH);
@@ -106,7 +106,7 @@ impl StoredResponse {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let own = OwnValues::take_from(&mut fields);
-        let has_own_vary = alike.add_vary(&mut fields);
+        let has_own_vary = interner.add_vary(&mut fields);
         let upstream_status =
             fields.get_all(header::CACHE_STATUS).iter().any(|line| !line.is_empty());
         if !upstream_status {
@@ -120,9 +120,9 @@ impl StoredResponse {
         if extras.x_cache {
             fields.insert(X_CACHE, HeaderValue::from_static("hit"));
         }
-        let (alike, own_fields) = alike.share(fields);
+        let (template, own_fields) = interner.share(fields);
         Self {
-            alike,
+            template,
             body,
             own,
             status,
@@ -188,14 +188,14 @@ impl StoredResponse {
     /// Returns the shared fields, with the values of this response and of this hit filled in.
     #[inline]
     fn filled_in(&self, age: Option<HeaderValue>, status: Option<HeaderValue>) -> HeaderMap {
-        self.alike.filled_in(&self.own, age, status)
+        self.template.filled_in(&self.own, age, status)
     }
 
     /// Decodes a stored response from the second level.
     pub(in crate::response_cache) fn decode(
         bytes: &Bytes,
         extras: Extras,
-        alike: &HeaderInterner,
+        interner: &HeaderInterner,
     ) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
@@ -210,7 +210,7 @@ impl StoredResponse {
         }
         // A copy: a slice would keep the whole buffer of the second level alive.
         let body = Bytes::copy_from_slice(&bytes[at.at..]);
-        Some(Self::new(status, fields, body, traits, extras, alike))
+        Some(Self::new(status, fields, body, traits, extras, interner))
     }
 }
 
@@ -357,10 +357,10 @@ mod tests {
         fields
     }
 
-    fn stored(alike: &HeaderInterner) -> StoredResponse {
+    fn stored(interner: &HeaderInterner) -> StoredResponse {
         let body = Bytes::from_static(b"hello");
         let traits = Traits { open: true, validated: true, ..Traits::default() };
-        StoredResponse::new(StatusCode::OK, fields(), body, traits, EXTRAS, alike)
+        StoredResponse::new(StatusCode::OK, fields(), body, traits, EXTRAS, interner)
     }
 
     #[test]
@@ -380,10 +380,10 @@ mod tests {
 
     #[test]
     fn a_stored_response_survives_encoding_and_decoding() {
-        let alike = HeaderInterner::default();
-        let bytes = Bytes::from(stored(&alike).encode().unwrap());
-        let read = StoredResponse::decode(&bytes, EXTRAS, &alike).unwrap();
-        assert_eq!((read.fields(), read.traits), (fields(), stored(&alike).traits));
+        let interner = HeaderInterner::default();
+        let bytes = Bytes::from(stored(&interner).encode().unwrap());
+        let read = StoredResponse::decode(&bytes, EXTRAS, &interner).unwrap();
+        assert_eq!((read.fields(), read.traits), (fields(), stored(&interner).traits));
         assert_eq!(&read.body[..], b"hello");
         let buffer = bytes.as_ptr_range();
         assert!(
@@ -391,14 +391,14 @@ mod tests {
             "the buffer that was decoded is not kept alive"
         );
         for end in 0..bytes.len() - 5 {
-            assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &alike).is_none());
+            assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &interner).is_none());
         }
     }
 
     #[test]
     fn responses_with_the_same_fields_share_one_map() {
-        let alike = HeaderInterner::default();
-        let (a, b) = (stored(&alike), stored(&alike));
-        assert!(Arc::ptr_eq(&a.alike, &b.alike));
+        let interner = HeaderInterner::default();
+        let (a, b) = (stored(&interner), stored(&interner));
+        assert!(Arc::ptr_eq(&a.template, &b.template));
     }
 }

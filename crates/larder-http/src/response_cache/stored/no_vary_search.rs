@@ -46,7 +46,7 @@ impl SearchKey {
     }
 
     /// Returns the rule and the key of a response with these fields, if it has `No-Vary-Search`.
-    pub(in crate::response_cache) fn told(
+    pub(in crate::response_cache) fn variance(
         &self,
         headers: &HeaderMap,
     ) -> Option<(SearchVariance, Key)> {
@@ -61,7 +61,7 @@ impl SearchRules {
         self.0.lock().clone()
     }
 
-    pub(in crate::response_cache) fn note(&self, variance: SearchVariance) {
+    pub(in crate::response_cache) fn add_status(&self, variance: SearchVariance) {
         let mut rules = self.0.lock();
         rules.retain(|known| *known != variance);
         rules.insert(0, variance);

@@ -40,11 +40,11 @@ impl CacheRecord {
     pub(in crate::response_cache) fn decode(
         bytes: &Bytes,
         extras: Extras,
-        alike: &HeaderInterner,
+        interner: &HeaderInterner,
     ) -> Option<Self> {
         let rest = bytes.slice(1.min(bytes.len())..);
         match bytes.first()? {
-            b'r' => StoredResponse::decode(&rest, extras, alike).map(Self::Response),
+            b'r' => StoredResponse::decode(&rest, extras, interner).map(Self::Response),
             b'v' => Variants::decode(&rest).map(Self::Variants),
             _ => None,
         }

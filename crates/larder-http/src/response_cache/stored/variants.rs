@@ -20,7 +20,7 @@ struct List {
     /// The sets of names, the most recently stored first.
     names: Vec<Vec<HeaderName>>,
     /// The variants, the most recently used last.
-    kept: Vec<Key>,
+    keys: Vec<Key>,
 }
 
 impl Variants {
@@ -47,15 +47,15 @@ impl Variants {
     }
 
     /// Returns the keys of the stored variants, the most recently used first.
-    pub(in crate::response_cache) fn kept(&self) -> Vec<Key> {
-        self.0.lock().kept.iter().rev().cloned().collect()
+    pub(in crate::response_cache) fn stored(&self) -> Vec<Key> {
+        self.0.lock().keys.iter().rev().cloned().collect()
     }
 
     /// Notes that a variant was used.
     pub(in crate::response_cache) fn touch(&self, key: &[u8]) {
-        let kept = &mut self.0.lock().kept;
-        if let Some(at) = kept.iter().position(|other| other.as_bytes() == key) {
-            kept[at..].rotate_left(1);
+        let keys = &mut self.0.lock().keys;
+        if let Some(at) = keys.iter().position(|other| other.as_bytes() == key) {
+            keys[at..].rotate_left(1);
         }
     }
 
@@ -70,10 +70,10 @@ impl Variants {
         list.names.retain(|other| other != names);
         list.names.insert(0, names.to_vec());
         list.names.truncate(MAX_NAME_SETS);
-        list.kept.retain(|other| other != key);
-        list.kept.push(key.clone());
-        let surplus = list.kept.len().saturating_sub(most);
-        list.kept.drain(..surplus).collect()
+        list.keys.retain(|other| other != key);
+        list.keys.push(key.clone());
+        let surplus = list.keys.len().saturating_sub(most);
+        list.keys.drain(..surplus).collect()
     }
 
     /// Decodes a list from the second level: the sets of names, without the variants in the first level.
@@ -86,7 +86,7 @@ impl Variants {
             line.split(',').map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
         };
         let names = text.lines().map(names).collect::<Option<Vec<Vec<_>>>>()?;
-        Some(Self(Mutex::new(List { names, kept: Vec::new() })))
+        Some(Self(Mutex::new(List { names, keys: Vec::new() })))
     }
 }
 

@@ -23,11 +23,11 @@ pub(in crate::response_cache) struct StorageDecision {
     /// The age of the response on receipt.
     pub(in crate::response_cache) age: Duration,
     /// The age of the response at the time of its request.
-    pub(in crate::response_cache) age_when_asked: Duration,
+    pub(in crate::response_cache) age_at_request: Duration,
     /// Whether it is stored: not if it took longer than its lifetime to arrive.
     pub(in crate::response_cache) is_stored: bool,
     /// Whether its lifetime comes from larder alone.
-    pub(in crate::response_cache) by_us: bool,
+    pub(in crate::response_cache) by_larder: bool,
     /// Whether authenticated requests may get it too.
     pub(in crate::response_cache) open: bool,
     /// Whether clients that accept stale responses (`max-stale`) may get it stale.
@@ -46,68 +46,68 @@ impl StorageDecision {
     /// Source: [RFC 9111, section 4](https://www.rfc-editor.org/rfc/rfc9111#section-4), on collapsed requests
     pub(in crate::response_cache) fn is_of_use_to_others(&self) -> bool {
         let revalidating = self.lifetime.window_while_revalidating();
-        self.lifetime.fresh().saturating_add(revalidating) > self.age_when_asked
+        self.lifetime.fresh().saturating_add(revalidating) > self.age_at_request
     }
 }
 
 /// The times of a request and of its response.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::response_cache) struct ResponseTimes {
-    pub(in crate::response_cache) asked: SystemTime,
-    pub(in crate::response_cache) received: SystemTime,
+    pub(in crate::response_cache) lookup: SystemTime,
+    pub(in crate::response_cache) received_at: SystemTime,
 }
 
 /// Decides whether a response is stored, and for how long.
-pub(in crate::response_cache) fn judge(
+pub(in crate::response_cache) fn decide(
     options: &Options,
-    chosen: &OverrideValues,
-    asker: RequestIdentity,
+    override_values: &OverrideValues,
+    identity: RequestIdentity,
     status: StatusCode,
     headers: &HeaderMap,
     times: ResponseTimes,
 ) -> Result<StorageDecision, Reason> {
-    if let Some(why) = chosen.no_store {
+    if let Some(why) = override_values.no_store {
         return Err(why);
     }
     if is_unkeepable_error(options, status) {
         return Err(Reason::Error);
     }
-    let control = control(options, chosen, headers);
-    storing::check(asker, status, headers, &control, options.rules()).map_err(not_storable)?;
+    let control = control(options, override_values, headers);
+    storing::check(identity, status, headers, &control, options.rules()).map_err(not_storable)?;
     let validated = !Validators::of(headers).is_empty();
-    let explicit = freshness::lifetime(headers, &control, times.received, options.role);
+    let explicit = freshness::lifetime(headers, &control, times.received_at, options.role);
     let opted_in = explicit != Freshness::Unknown
-        || chosen.lifetime.is_some()
+        || override_values.lifetime.is_some()
         || control.public
         || control.no_cache;
-    let (lifetime, by_us) = if control.no_cache {
+    let (lifetime, by_larder) = if control.no_cache {
         if !validated {
             return Err(Reason::NoCache);
         }
         (Lifetime::fresh_for(Duration::ZERO), false)
     } else {
-        let guessed = || options.guesses().lifetime(status, headers, &control, times.received);
-        lifetime::lifetime(options, chosen, status, explicit, guessed)?
+        let guessed = || options.guesses().lifetime(status, headers, &control, times.received_at);
+        lifetime::lifetime(options, override_values, status, explicit, guessed)?
     };
-    let mut lifetime = lifetime::with_windows(lifetime, options, chosen, &control);
+    let mut lifetime = lifetime::with_windows(lifetime, options, override_values, &control);
     if validated {
         lifetime = lifetime.keep_for_revalidation(options.revalidatable);
     }
-    let age_at = |received| match by_us {
+    let age_at = |received_at| match by_larder {
         true => Duration::ZERO,
-        false => freshness::age_on_receipt(headers, times.asked, received),
+        false => freshness::age_on_receipt(headers, times.lookup, received_at),
     };
-    let (age, age_when_asked) = (age_at(times.received), age_at(times.asked));
+    let (age, age_at_request) = (age_at(times.received_at), age_at(times.lookup));
     let is_stored = lifetime.total() > age;
-    if !is_stored && lifetime.fresh() <= age_when_asked {
+    if !is_stored && lifetime.fresh() <= age_at_request {
         return Err(Reason::Stale);
     }
     Ok(StorageDecision {
         lifetime,
         age,
-        age_when_asked,
+        age_at_request,
         is_stored,
-        by_us,
+        by_larder,
         open: storing::may_answer_identified(&control, options.profile),
         may_go_stale: !control.forbids_stale(options.role),
         validated,
@@ -141,11 +141,11 @@ pub(in crate::response_cache) fn is_gone(status: StatusCode) -> bool {
 /// applied.
 pub(in crate::response_cache) fn control(
     options: &Options,
-    chosen: &OverrideValues,
+    override_values: &OverrideValues,
     headers: &HeaderMap,
 ) -> CacheControl {
     let mut control = targeted::control_of(headers, &options.targets);
-    control.public |= chosen.public;
+    control.public |= override_values.public;
     // Under `Profile::Careful`, `no-cache` with field names applies to the whole response.
     control.no_cache |= options.profile == Profile::Careful && !control.no_cache_fields.is_empty();
     // RFC 9111 does not define `Pragma` in responses; browsers and authors read it as `no-cache`.
@@ -153,7 +153,7 @@ pub(in crate::response_cache) fn control(
         && !control.is_present
         && list::members(headers, &header::PRAGMA).any(|it| it.eq_ignore_ascii_case("no-cache"));
     // A lifetime that was set explicitly for this response prevails over `no-cache`.
-    control.no_cache &= chosen.lifetime.is_none() && !options.overrides;
+    control.no_cache &= override_values.lifetime.is_none() && !options.overrides_handler;
     control
 }
 
@@ -188,21 +188,28 @@ mod tests {
         }
     }
 
-    fn judged(
-        chosen: &OverrideValues,
+    fn decision(
+        override_values: &OverrideValues,
         status: u16,
         control: &'static str,
     ) -> Result<StorageDecision, Reason> {
         let now = SystemTime::now();
-        let times = ResponseTimes { asked: now, received: now };
+        let times = ResponseTimes { lookup: now, received_at: now };
         let status = StatusCode::from_u16(status).unwrap();
-        judge(&options(), chosen, RequestIdentity::default(), status, &headers(control), times)
+        decide(
+            &options(),
+            override_values,
+            RequestIdentity::default(),
+            status,
+            &headers(control),
+            times,
+        )
     }
 
     #[test]
     fn the_lifetime_comes_from_the_first_source_that_has_one() {
         let ttl = Some(Lifetime::fresh_for(7 * SECOND));
-        let chosen = OverrideValues { lifetime: ttl, ..OverrideValues::default() };
+        let override_values = OverrideValues { lifetime: ttl, ..OverrideValues::default() };
         let none = OverrideValues::default();
         let rows = [
             (&none, 200, "", Ok((60, true))),
@@ -217,15 +224,16 @@ mod tests {
             (&none, 200, "max-age=0, must-revalidate", Err("stale")),
             (&none, 200, "no-cache", Err("no-cache")),
             (&none, 200, "no-store", Err("no-store")),
-            (&chosen, 200, "", Ok((7, true))),
-            (&chosen, 200, "max-age=9", Ok((7, false))),
-            (&chosen, 500, "max-age=9", Err("error")),
-            (&chosen, 410, "", Err("no-lifetime")),
-            (&chosen, 404, "", Ok((2, true))),
+            (&override_values, 200, "", Ok((7, true))),
+            (&override_values, 200, "max-age=9", Ok((7, false))),
+            (&override_values, 500, "max-age=9", Err("error")),
+            (&override_values, 410, "", Err("no-lifetime")),
+            (&override_values, 404, "", Ok((2, true))),
         ];
-        for (chosen, status, control, expected) in rows {
-            let found = judged(chosen, status, control);
-            let found = found.map(|judged| (judged.lifetime.fresh().as_secs(), judged.by_us));
+        for (override_values, status, control, expected) in rows {
+            let found = decision(override_values, status, control);
+            let found =
+                found.map(|decision| (decision.lifetime.fresh().as_secs(), decision.by_larder));
             assert_eq!(found.map_err(Reason::as_str), expected, "{status} {control}");
         }
     }
@@ -233,8 +241,8 @@ mod tests {
     #[test]
     fn a_response_that_forbids_serving_stale_has_no_stale_window() {
         let window = |control| {
-            let judged = judged(&OverrideValues::default(), 200, control).unwrap();
-            judged.lifetime.window_while_revalidating().as_secs()
+            let decision = decision(&OverrideValues::default(), 200, control).unwrap();
+            decision.lifetime.window_while_revalidating().as_secs()
         };
         assert_eq!(window("max-age=9"), 5);
         assert_eq!(window("max-age=9, stale-while-revalidate=3"), 3);
