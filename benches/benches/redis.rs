@@ -15,10 +15,7 @@ use std::{
 
 use benches::{Row, median, report};
 use futures_util::{StreamExt as _, stream};
-use larder::{
-    ByteSize, Larder, Loading, Policy, Selector, Tiers,
-    redis::{Redis, WithRedis as _},
-};
+use larder::{ByteSize, Larder, Loading, Policy, Selector, Tiers, redis::Redis};
 use redis::aio::MultiplexedConnection;
 
 struct Server {
@@ -54,7 +51,7 @@ impl Server {
 
     fn larder(&self) -> Larder {
         let redis = Redis::open(&self.url()).expect("a valid URL");
-        let builder = Larder::builder().memory(ByteSize::mib(64)).redis(redis);
+        let builder = Larder::builder().memory(ByteSize::mib(64)).second_level(redis);
         builder.build().expect("the options are valid")
     }
 
@@ -269,7 +266,7 @@ async fn catch_up(server: &Server, one: &Larder) -> Row {
     user(&["on", "nopass", "~*", "+@all"]).await;
     let url = format!("redis://cut:x@127.0.0.1:{}", server.port);
     let redis = Redis::open(&url).expect("a valid URL");
-    let cut = Larder::builder().redis(redis).build().expect("the options are valid");
+    let cut = Larder::builder().second_level(redis).build().expect("the options are valid");
     cut.synced().await;
     let mut heard = cut.invalidations();
     let mut all = Vec::new();

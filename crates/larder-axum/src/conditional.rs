@@ -5,12 +5,14 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use http::request::Parts;
-use larder_http::{Conditions, conditional::FailedPrecondition};
+use larder_http::{Conditions, FailedPrecondition};
 use larder_semantics::validation::Validators;
 
 use crate::missing::MissingLayer;
 
 /// The preconditions of this request. Needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
+///
+/// # Examples
 ///
 /// ```
 /// use larder_axum::{ConditionUnmet, Conditional};

@@ -15,6 +15,8 @@ use crate::missing::MissingLayer;
 /// A fragment becomes part of the page that it is rendered into: the page gets its tags, expires no later, and is
 /// private if the fragment is. Fragments may contain fragments.
 ///
+/// # Examples
+///
 /// ```
 /// use std::{convert::Infallible, sync::Arc, time::Duration};
 /// use larder_axum::FragmentCache;
@@ -41,7 +43,40 @@ impl FragmentCache {
     ///
     /// # Errors
     ///
-    /// When rendering fails; see [`LoadError`].
+    /// With [`LoadError::Failed`] if `render` fails. For the other errors see [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, and with the panic of `render`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum::{Router, body::Body, extract::Path, http::{Request, StatusCode}, routing::get};
+    /// # use larder_axum::*;
+    /// # use larder_core::{Invalidation, Larder, Lifetime, Policy};
+    /// # use tower::ServiceExt as _;
+    /// # use std::convert::Infallible;
+    /// async fn page(fragments: FragmentCache, Path(_): Path<u64>) -> Result<String, StatusCode> {
+    ///     let policy = Policy::ttl(Duration::from_secs(60)).tag(("product", 42)).shared();
+    ///     let render = || async { Ok::<_, Infallible>("<b>product 42</b>".to_owned()) };
+    ///     let card = fragments.get_or_render(("card", 42), policy, render).await;
+    ///     Ok(format!("<main>{}</main>", card.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let app: Router = Router::new().route("/{id}", get(page)).layer(HttpCache::new(&larder));
+    /// app.clone().oneshot(Request::get("/1").body(Body::empty())?).await?;
+    /// app.oneshot(Request::get("/2").body(Body::empty())?).await?;
+    /// let stats = larder.stats();
+    /// let fragments = stats.cache("fragments").ok_or("no fragment was requested")?;
+    /// assert_eq!((fragments.total.misses, fragments.total.hits), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get_or_render<E, F, Fut>(
         &self,
         name: impl IntoName,

@@ -17,6 +17,40 @@ pub struct Invalidate(PendingInvalidations);
 
 impl Invalidate {
     /// Invalidates all entries that have this tag.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum::{Router, body::Body, extract::Path, http::{Request, StatusCode}, routing::get};
+    /// # use larder_axum::*;
+    /// # use larder_core::{Invalidation, Larder, Lifetime, Policy};
+    /// # use tower::ServiceExt as _;
+    /// async fn list(policy: CachePolicy) -> &'static str {
+    ///     policy.ttl(Duration::from_secs(60)).tag("products");
+    ///     "all products"
+    /// }
+    ///
+    /// async fn update(invalidate: Invalidate, Path(id): Path<u64>) {
+    ///     // After the commit. `prefix`, `name` and `path` add other targets.
+    ///     invalidate.tag("products").tag(("product", id));
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let routes: Router = Router::new().route("/", get(list)).route("/{id}", get(list).put(update));
+    /// let app = routes.layer(HttpCache::new(&larder));
+    /// # let status = async |request: axum::http::request::Builder| -> Result<String, Box<dyn std::error::Error>> {
+    /// #     let response = app.clone().oneshot(request.body(Body::empty())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/")).await?, "larder; fwd=uri-miss; stored");
+    /// status(Request::put("/42")).await?;
+    /// assert_eq!(status(Request::get("/")).await?, "larder; fwd=stale; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn tag(&self, tag: impl Into<Tag>) -> &Self {
         self.target(Target::tag(tag))
     }
@@ -44,6 +78,43 @@ impl Invalidate {
 
     /// Invalidates without waiting for the response: on return the invalidation has acted in this process. The only way
     /// to make entries merely stale, or to invalidate after a delay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use axum::{Router, body::Body, extract::Path, http::{Request, StatusCode}, routing::get};
+    /// # use larder_axum::*;
+    /// # use larder_core::{Invalidation, Larder, Lifetime, Policy};
+    /// # use tower::ServiceExt as _;
+    /// # const MINUTE: Duration = Duration::from_secs(60);
+    /// async fn list(policy: CachePolicy) -> &'static str {
+    ///     policy.ttl(Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE)).tag("products");
+    ///     "all products"
+    /// }
+    ///
+    /// async fn update(invalidate: Invalidate) {
+    ///     // The list may be served stale for 30 s, while it is refreshed.
+    ///     let soft = Invalidation::of(["products"]).soft(Duration::from_secs(30));
+    ///     let _logged = invalidate.now(soft).await;
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let routes: Router = Router::new().route("/", get(list)).route("/{id}", get(list).put(update));
+    /// let app = routes.layer(HttpCache::new(&larder));
+    /// # let status = async |request: axum::http::request::Builder| -> Result<String, Box<dyn std::error::Error>> {
+    /// #     let response = app.clone().oneshot(request.body(Body::empty())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// status(Request::get("/")).await?;
+    /// status(Request::put("/42")).await?;
+    /// status(Request::get("/")).await?;
+    /// assert_eq!(larder.stats().cache("responses").map(|pages| pages.total.stale_hits), Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.0.now(invalidation).await
     }

@@ -17,7 +17,7 @@ impl fmt::Display for MissingLayer {
         let Self { extractor, layer } = self;
         write!(
             f,
-            "the extractor {extractor} needs a {layer}: add the layer to this route or to a router around it"
+            "the extractor {extractor} needs {layer} around its route: add HttpCache, which includes it, or {layer} itself"
         )
     }
 }

@@ -25,6 +25,8 @@ use crate::{sealing::SealingKeys, store::Store};
 
 /// A number of bytes.
 ///
+/// # Examples
+///
 /// ```
 /// use larder_core::ByteSize;
 /// assert_eq!(ByteSize::mib(1), ByteSize::bytes(1024 * 1024));
@@ -111,6 +113,19 @@ impl Default for LarderBuilder {
 impl LarderBuilder {
     /// The size of the first level (process memory), keys, tags and bookkeeping included; 64 MiB by default, 64 KiB
     /// to 1 TiB allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::{ByteSize, Larder};
+    ///
+    /// let larder = Larder::builder().memory(ByteSize::mib(256)).build()?;
+    /// assert_eq!(larder.stats().memory.capacity_bytes, 256 * 1024 * 1024);
+    ///
+    /// let too_small = Larder::builder().memory(ByteSize::kib(1)).build();
+    /// assert!(too_small.is_err_and(|error| error.option() == "memory"));
+    /// # Ok::<(), larder_core::BuildError>(())
+    /// ```
     pub fn memory(mut self, size: ByteSize) -> Self {
         self.memory = size;
         self
@@ -142,6 +157,25 @@ impl LarderBuilder {
 
     /// The longest lifetime of an entry, stale windows included, regardless of its policy or response; 7 days by
     /// default, 1 s to 366 days allowed. A shared log retains its records that long.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::Larder;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    /// let larder = Larder::builder().max_lifetime(minute).build()?;
+    /// let rate = async |loaded: u32| {
+    ///     larder.get_or_load("rate", hour, move |_| async move { Ok::<_, Infallible>(loaded) }).await
+    /// };
+    /// assert_eq!(*rate(1).await?, 1);
+    /// tokio::time::advance(minute).await;
+    /// assert_eq!(*rate(2).await?, 2, "the larder allows a minute, so the hour of the policy does not count");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("max age"))]
     pub fn max_lifetime(mut self, longest: Duration) -> Self {
         self.max_lifetime = longest;
@@ -150,6 +184,20 @@ impl LarderBuilder {
 
     /// The version of the application: a deploy with another version never serves entries of the old one. It is
     /// part of every key and of generated validators. Empty by default, at most 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::Larder;
+    ///
+    /// // The version of the package; the hash of a commit does as well.
+    /// let larder = Larder::builder().version(env!("CARGO_PKG_VERSION")).build()?;
+    /// assert_eq!(larder.kernel().version(), env!("CARGO_PKG_VERSION"));
+    ///
+    /// let too_long = Larder::builder().version("v".repeat(257)).build();
+    /// assert!(too_long.is_err_and(|error| error.option() == "version"));
+    /// # Ok::<(), larder_core::BuildError>(())
+    /// ```
     #[doc(alias("version invalidation", "cache busting", "build id"))]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
@@ -189,6 +237,19 @@ impl LarderBuilder {
     #[doc(alias("L2", "distributed cache", "second level cache"))]
     pub fn store(mut self, store: impl Store) -> Self {
         self.second_level.store = Some(Arc::new(store));
+        self
+    }
+
+    /// A second level with its fill locks and its log, such as `Redis`: what [`store`](Self::store),
+    /// [`fill_locks`](Self::fill_locks) and [`bus`](Self::bus) set one by one. A part that it does not bring stays as
+    /// it was set.
+    #[cfg(feature = "second-level")]
+    #[doc(alias("L2", "redis", "distributed cache", "backplane"))]
+    pub fn second_level(mut self, level: impl Into<crate::store::SecondLevel>) -> Self {
+        let level = level.into();
+        self.second_level.store = Some(level.store);
+        self.fill_locks = level.fill_locks.or(self.fill_locks);
+        self.bus = level.bus.or(self.bus);
         self
     }
 
@@ -232,10 +293,23 @@ impl LarderBuilder {
     /// Adds a rule: invalidating `when` invalidates `also` too. A `when` that ends in `*` stands for all tags with
     /// that prefix. Rules also apply to tags that rules have added. Every process must have the same rules.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # use larder_core::Larder;
-    /// let larder = Larder::builder().depends("product:*", "catalog").build();
-    /// # assert!(larder.is_ok());
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::Policy;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().depends("product:*", "catalog").build()?;
+    /// let catalog = async |products: u32| {
+    ///     let policy = Policy::ttl(Duration::from_secs(60)).tag("catalog");
+    ///     larder.get_or_load("products", policy, move |_| async move { Ok::<_, Infallible>(products) }).await
+    /// };
+    /// assert_eq!(*catalog(10).await?, 10);
+    /// let _logged = larder.invalidate(("product", 42)).await;
+    /// assert_eq!(*catalog(11).await?, 11);
+    /// # Ok(())
+    /// # }
     /// ```
     #[doc(alias("dependency invalidation", "cascade"))]
     pub fn depends(mut self, when: impl Into<Tag>, also: impl Into<Tag>) -> Self {
@@ -248,6 +322,19 @@ impl LarderBuilder {
     /// # Errors
     ///
     /// If an option is outside its limits: the error names the option, the value given and the values allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::{ByteSize, Larder};
+    ///
+    /// let larder = Larder::builder().memory(ByteSize::mib(16)).version("1.0").build()?;
+    /// assert_eq!(larder.stats().memory.entries, 0);
+    ///
+    /// let refused = Larder::builder().max_tags(0).build().map_err(|error| error.to_string());
+    /// assert_eq!(refused.err().as_deref(), Some("max_tags is 0, allowed is 8 to 10000"));
+    /// # Ok::<(), larder_core::BuildError>(())
+    /// ```
     pub fn build(self) -> Result<Larder, BuildError> {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));

@@ -29,7 +29,7 @@ pub(crate) struct FeedMessage {
     pub(crate) missed: bool,
 }
 
-/// A receiver of invalidations, by [`Larder::invalidations`].
+/// A receiver of invalidations, by [`Larder::invalidations`](crate::Larder::invalidations).
 #[derive(Debug)]
 pub struct InvalidationFeed {
     records: broadcast::Receiver<FeedMessage>,

@@ -19,21 +19,24 @@ use crate::{
 /// A cache: its levels, the log of invalidations and the background work. Cheap to clone; a clone is the same
 /// cache.
 ///
+/// # Examples
+///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
 /// use larder_core::{Larder, Policy};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let larder = Larder::builder().build().expect("the defaults are valid");
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let larder = Larder::builder().build()?;
 /// let policy = || Policy::ttl(Duration::from_secs(60)).tag(("user", 7));
 /// let load = |_| async { Ok::<_, Infallible>("Ada".to_owned()) };
-/// let name = larder.get_or_load(("user", 7), policy(), load).await.unwrap();
+/// let name = larder.get_or_load(("user", 7), policy(), load).await?;
 /// assert_eq!(*name, "Ada");
 ///
 /// // From here on nothing that was read before is served.
 /// let _ = larder.invalidate(("user", 7)).await;
 /// let load = |_| async { Ok::<_, Infallible>("Countess of Lovelace".to_owned()) };
-/// assert_eq!(*larder.get_or_load(("user", 7), policy(), load).await.unwrap(), "Countess of Lovelace");
+/// assert_eq!(*larder.get_or_load(("user", 7), policy(), load).await?, "Countess of Lovelace");
+/// # Ok(())
 /// # }
 /// ```
 #[doc(alias("cache", "L1", "L2", "cache manager"))]
@@ -58,16 +61,40 @@ impl Larder {
     /// Returns the value of this name: from the first level, the second level, a fill in flight, or `load`.
     ///
     /// Concurrent calls for a name in this process are coalesced: one of them loads. A coalesced loader runs in a
-    /// task of its own, which dropping this future does not stop; on a bypass it runs in that of the caller. A
-    /// panic of the loader resumes in the call that leads; an error is returned as it is and never stored.
+    /// task of its own, which dropping this future does not stop; on a bypass it runs in that of the caller.
     ///
     /// # Errors
     ///
-    /// See [`LoadError`].
+    /// With [`LoadError::Failed`] if the loader fails: its error is returned as it is, and never stored. For the
+    /// other errors see [`LoadError`].
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, and with the panic of the loader.
+    /// Outside a tokio runtime. A panic of the loader resumes in the call that leads. Its waiters try again; one that
+    /// has seen four fills fail, the last by a panic, gets [`LoadError::Panicked`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use larder_core::{Larder, LoadError, Loading};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let minute = Duration::from_secs(60);
+    ///
+    /// let failed = larder.get_or_load("rate", minute, |_| async { Err::<f64, _>("the bank is closed") }).await;
+    /// assert!(matches!(failed, Err(LoadError::Failed(_))));
+    ///
+    /// // The error was not stored, so this call loads. Its loader adds a tag that it knows only now.
+    /// let load = |fill: Loading| async move {
+    ///     fill.tag(("currency", "EUR"));
+    ///     Ok::<_, Infallible>(1.08)
+    /// };
+    /// assert_eq!(*larder.get_or_load("rate", minute, load).await?, 1.08);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias(
         "cache-aside",
         "lazy loading",
@@ -105,6 +132,26 @@ impl Larder {
     /// # Panics
     ///
     /// Outside a tokio runtime, where the log is shared with other processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder_core::{Invalidated, Invalidation, Larder, Target};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// // A tag, or the name of a value; any target; several of them in one append; with a mode or a delay.
+    /// assert_eq!(larder.invalidate(("user", 7)).await, Invalidated::Logged);
+    /// assert_eq!(larder.invalidate(Target::path("/users/7")).await, Invalidated::Logged);
+    /// assert_eq!(larder.invalidate([Target::prefix("user"), Target::tag("team")]).await, Invalidated::Logged);
+    ///
+    /// let sale_ends = Invalidation::of(["sale"]).after(Duration::from_secs(3600));
+    /// assert_eq!(larder.invalidate(sale_ends).await, Invalidated::Scheduled);
+    /// assert_eq!(larder.stats().invalidations_scheduled, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("purge", "evict", "expire", "event invalidation", "tag invalidation"))]
     pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.0.invalidate(invalidation).await
@@ -113,6 +160,10 @@ impl Larder {
     /// Invalidates everything; in a view of a namespace, everything of that namespace.
     ///
     /// Costs as little as invalidating a tag.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     #[doc(alias("flush", "remove_all"))]
     pub async fn clear(&self) -> Invalidated {
         self.invalidate(crate::Target::everything()).await
@@ -121,6 +172,28 @@ impl Larder {
     /// Returns a view with keys and tags of its own, such as one for each tenant. A view of a view is nested in it.
     ///
     /// Any text is a valid name, also an empty one: no name collides with another view or with this larder itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::Larder;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let users = async |tenant: &Larder, loaded: u32| {
+    ///     let load = move |_| async move { Ok::<_, Infallible>(loaded) };
+    ///     tenant.get_or_load("users", Duration::from_secs(60), load).await
+    /// };
+    /// let (acme, globex) = (larder.namespace("acme"), larder.namespace("globex"));
+    /// assert_eq!(*users(&acme, 10).await?, 10);
+    /// assert_eq!(*users(&globex, 20).await?, 20, "the same name, another entry");
+    ///
+    /// let _logged = acme.clear().await;
+    /// assert_eq!(*users(&acme, 11).await?, 11);
+    /// assert_eq!(*users(&globex, 21).await?, 20, "the other namespace was not cleared");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     #[doc(alias("partition", "named cache", "region", "tenant"))]
     pub fn namespace(&self, name: &str) -> Self {
@@ -128,6 +201,26 @@ impl Larder {
     }
 
     /// Returns all counters, as of now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::Larder;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let load = |_| async { Ok::<_, Infallible>(1.08) };
+    /// for _ in 0..4 {
+    ///     larder.get_or_load(("rate", "EUR"), Duration::from_secs(60), load).await?;
+    /// }
+    /// let stats = larder.stats();
+    /// let objects = stats.cache("objects").ok_or("a cache that was not used has no counters")?;
+    /// assert_eq!((objects.total.hits, objects.total.misses), (3, 1));
+    /// assert_eq!(objects.total.hit_ratio, 0.75);
+    /// assert_eq!(stats.memory.entries, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("metrics", "hit ratio"))]
     pub fn stats(&self) -> Stats {
         let engine = self.0.engine();
@@ -168,17 +261,20 @@ impl Larder {
     /// this opens a scope of its own, with a stamp of this moment: for tasks that have nothing to do with a
     /// request.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # use std::{convert::Infallible, time::Duration};
     /// # use larder_core::Larder;
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// # let larder = Larder::builder().build().expect("the defaults are valid");
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
     /// let own = larder.clone();
     /// let task = larder.scoped(async move {
     ///     let load = |_| async { Ok::<_, Infallible>(7) };
     ///     own.get_or_load("answer", Duration::from_secs(60), load).await
     /// });
-    /// assert_eq!(*tokio::spawn(task).await.unwrap().unwrap(), 7);
+    /// assert_eq!(*tokio::spawn(task).await??, 7);
+    /// # Ok(())
     /// # }
     /// ```
     pub fn scoped<F: Future>(&self, future: F) -> Scoped<F> {
@@ -207,6 +303,10 @@ impl Larder {
     /// ([`Invalidated::Scheduled`]); without a shared log they are lost when the process ends.
     ///
     /// The larder still answers afterwards; the caller should stop using it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
     pub async fn close(&self, deadline: Duration) -> bool {
         let engine = self.0.engine();
         engine.send_unsent();

@@ -8,6 +8,8 @@ use crate::clock::Moment;
 ///
 /// Freshness begins with the fill, the stale windows when freshness ends.
 ///
+/// # Examples
+///
 /// ```
 /// use std::time::Duration;
 /// use larder_core::Lifetime;

@@ -8,6 +8,8 @@ use crate::{consistency::Consistency, key::Kind, lifetime::Lifetime, tag::Tag, t
 ///
 /// A `Duration` or a [`Lifetime`] converts into a policy.
 ///
+/// # Examples
+///
 /// ```
 /// use std::time::Duration;
 /// use larder_core::{Lifetime, Policy};
@@ -42,6 +44,26 @@ impl Policy {
     }
 
     /// Adds a tag. The loader may add more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let price = async |cents: u32| {
+    ///     let policy = Policy::ttl(Duration::from_secs(60)).tag(("product", 42));
+    ///     larder.get_or_load("price of 42", policy, move |_| async move { Ok::<_, Infallible>(cents) }).await
+    /// };
+    /// assert_eq!(*price(1999).await?, 1999);
+    /// assert_eq!(*price(999).await?, 1999, "the stored value");
+    ///
+    /// let _logged = larder.invalidate(("product", 42)).await;
+    /// assert_eq!(*price(999).await?, 999);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn tag(mut self, tag: impl Into<Tag>) -> Self {
         self.tags.push(tag.into());
         self
@@ -55,6 +77,24 @@ impl Policy {
 
     /// Sets the cache name under which [`Stats`](crate::Stats) counts this; `objects`, `fragments` or `queries` by
     /// default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let policy = Policy::ttl(Duration::from_secs(60)).name("rates");
+    /// let load = |_| async { Ok::<_, Infallible>(1.08) };
+    /// larder.get_or_load(("rate", "EUR"), policy, load).await?;
+    ///
+    /// let stats = larder.stats();
+    /// assert_eq!(stats.cache("rates").map(|rates| rates.total.misses), Some(1));
+    /// assert!(stats.cache("objects").is_none(), "the default name is not used");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
         self
@@ -94,6 +134,26 @@ impl Policy {
     }
 
     /// Sets how long the loader may run before it is cancelled; 30 s by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, future, time::Duration};
+    /// # use larder_core::{Larder, LoadError, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let policy = || Policy::ttl(Duration::from_secs(60)).fill_timeout(Duration::from_secs(2));
+    /// let endless = |_| future::pending::<Result<u32, Infallible>>();
+    /// let late = larder.get_or_load("report", policy(), endless).await;
+    /// assert!(matches!(late, Err(LoadError::TimedOut { .. })));
+    ///
+    /// // The error is not stored: the next call loads.
+    /// let load = |_| async { Ok::<_, Infallible>(7) };
+    /// assert_eq!(*larder.get_or_load("report", policy(), load).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("hard timeout"))]
     pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -108,14 +168,36 @@ impl Policy {
 
     /// Loads a value anew for this call if it was loaded longer ago than `longest`; other calls may still be served
     /// it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let stock = async |policy: Policy, loaded: u32| {
+    ///     larder.get_or_load("stock", policy, move |_| async move { Ok::<_, Infallible>(loaded) }).await
+    /// };
+    /// let hour = || Policy::ttl(Duration::from_secs(3600));
+    /// assert_eq!(*stock(hour(), 8).await?, 8);
+    ///
+    /// tokio::time::advance(Duration::from_secs(60)).await;
+    /// assert_eq!(*stock(hour(), 7).await?, 8, "a page that lists the product");
+    /// assert_eq!(*stock(hour().max_age(Duration::from_secs(10)), 7).await?, 7, "the order of the product");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_age(mut self, longest: Duration) -> Self {
         self.max_age = Some(longest);
         self
     }
 
-    /// Sets the levels that store the value, and for how long each does; [`Tiers::BOTH`] by default.
+    /// Sets the levels that store the value, and for how long each does; [`Tiers::BOTH`] by default. An earlier
+    /// [`require_sealing`](Self::require_sealing) stays in force.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
-        self.tiers = tiers;
+        self.tiers = tiers.in_place_of(self.tiers);
         self
     }
 

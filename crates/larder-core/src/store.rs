@@ -4,7 +4,7 @@ pub use crate::bus::{
     BoxFuture, Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId,
 };
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -91,6 +91,35 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
         holder: WriterId,
         vain: Option<Duration>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// A store with the fill locks and the log that belong to it, for
+/// [`LarderBuilder::second_level`](crate::LarderBuilder::second_level).
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until it is given to a builder"]
+pub struct SecondLevel {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) fill_locks: Option<Arc<dyn FillLocks>>,
+    pub(crate) bus: Option<Arc<dyn Bus>>,
+}
+
+impl SecondLevel {
+    /// A second level on this store.
+    pub fn new(store: impl Store) -> Self {
+        Self { store: Arc::new(store), fill_locks: None, bus: None }
+    }
+
+    /// Adds the fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster).
+    pub fn fill_locks(mut self, fill_locks: impl FillLocks) -> Self {
+        self.fill_locks = Some(Arc::new(fill_locks));
+        self
+    }
+
+    /// Adds the log that carries invalidations between processes.
+    pub fn bus(mut self, bus: impl Bus) -> Self {
+        self.bus = Some(Arc::new(bus));
+        self
+    }
 }
 
 /// The result of taking a fill lock.

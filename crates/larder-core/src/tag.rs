@@ -15,6 +15,8 @@ pub const MAX_TAG_BYTES: usize = 512;
 /// Invalidating a tag reaches each entry that carries it; invalidating the prefix `product` reaches those that carry
 /// `product` or any tag below it.
 ///
+/// # Examples
+///
 /// ```
 /// use larder_core::{Tag, tag};
 ///

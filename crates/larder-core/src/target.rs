@@ -12,6 +12,8 @@ use crate::{
 
 /// A target of an invalidation: a tag, an exact name, a path, a prefix, a pattern, a kind or everything.
 ///
+/// # Examples
+///
 /// ```
 /// use larder_core::{Kind, Target};
 ///
@@ -228,6 +230,8 @@ pub enum Mode {
 /// An invalidation: its targets, its mode and its delay.
 ///
 /// A value that converts into a [`Target`] converts into a hard and immediate invalidation.
+///
+/// # Examples
 ///
 /// ```
 /// use std::time::Duration;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The levels that store an entry, and for how long each does.
 ///
+/// # Examples
+///
 /// ```
 /// use std::time::Duration;
 /// use larder_core::{Policy, Tiers};
@@ -71,13 +73,40 @@ impl Tiers {
     }
 
     /// Whether the second level may store the entry only sealed.
-    pub(crate) fn requires_sealing(&self) -> bool {
-        self.sealed && self.shared.is_some()
+    pub fn requires_sealing(&self) -> bool {
+        self.sealed
+    }
+
+    /// Returns this placement with the sealing requirement of `earlier` added, so that a setter that replaces a
+    /// placement does not drop the requirement.
+    #[must_use]
+    pub fn in_place_of(mut self, earlier: Self) -> Self {
+        self.sealed |= earlier.sealed;
+        self
     }
 }
 
 impl Default for Tiers {
     fn default() -> Self {
         Self::BOTH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    #[test]
+    fn a_placement_that_is_set_later_does_not_drop_the_sealing_requirement() {
+        let hour = Duration::from_secs(3600);
+        let policies = [
+            Policy::ttl(hour).require_sealing().tiers(Tiers::BOTH),
+            Policy::ttl(hour).tiers(Tiers::BOTH).require_sealing(),
+        ];
+        for policy in policies {
+            assert_eq!(policy.tiers.in_shared(false), None, "without keys");
+            assert!(policy.tiers.in_shared(true).is_some(), "with keys");
+        }
     }
 }

@@ -1,49 +1,4 @@
 //! Reports the head with which a response leaves, which the response cache cannot see.
-//!
-//! Sessions and authentication are outside the cache and change a response after the cache has its copy: a session
-//! layer sets its cookie on the way out. A handler that puts session data into a page has built a response for one
-//! client, and nothing inside the cache shows it. [`FinalHeadLayer`] is therefore the outermost layer, around all that
-//! change responses, and reports the final head. The cache finds its handle in the request; until the report it neither
-//! stores a response nor serves it to a waiter:
-//!
-//! 1. a `Set-Cookie` that was added outside the cache, or `no-store` or `private` in `Cache-Control`, makes the
-//!    response not storable (`detail=final-set-cookie`, `final-no-store`, `final-private`);
-//! 2. so does an error that replaced the response (`detail=final-status`);
-//! 3. a client that disconnects before the head leaves prevents the report; then the response is not stored either, and
-//!    the next request fills again.
-//!
-//! A background refresh has no final head. There,
-//! [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if) finds a handler that writes to a session.
-//!
-//! ```
-//! # use std::{convert::Infallible, time::Duration};
-//! # use http::{HeaderValue, Request, Response, header};
-//! # use http_body_util::Full;
-//! # use bytes::Bytes;
-//! # use larder_core::Larder;
-//! # use larder_http::{FinalHeadLayer, ResponseCacheLayer};
-//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let larder = Larder::builder().build()?;
-//! # let page = service_fn(|_: Request<Full<Bytes>>| async {
-//! #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a token of this session")))
-//! # });
-//! let service = ServiceBuilder::new()
-//!     .layer(FinalHeadLayer::new())
-//!     // In place of a session layer.
-//!     .map_response(|mut response: Response<_>| {
-//!         response.headers_mut().insert(header::SET_COOKIE, HeaderValue::from_static("session=1"));
-//!         response
-//!     })
-//!     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
-//!     .service(page);
-//! # let ask = || service.clone().oneshot(Request::get("/").body(Full::<Bytes>::default()).expect("valid"));
-//! ask().await?;
-//! let next = ask().await?;
-//! assert_eq!(next.headers()["cache-status"], "larder; fwd=uri-miss; detail=final-set-cookie");
-//! # Ok(())
-//! # }
-//! ```
 
 use larder_core::Reason;
 use std::{
@@ -64,7 +19,52 @@ use tower_service::Service;
 
 /// Reports the head with which each response leaves to the response caches inside. Must be the outermost layer.
 ///
-/// Costs a request one allocation. See the [module](self).
+/// Costs a request one allocation.
+///
+/// Sessions and authentication are outside the cache and change a response after the cache has its copy: a session
+/// layer sets its cookie on the way out. A handler that puts session data into a page has built a response for one
+/// client, and nothing inside the cache shows it. [`FinalHeadLayer`] is therefore the outermost layer, around all that
+/// change responses, and reports the final head. The cache finds its handle in the request; until the report it neither
+/// stores a response nor serves it to a waiter:
+///
+/// 1. a `Set-Cookie` that was added outside the cache, or `no-store` or `private` in `Cache-Control`, makes the
+///    response not storable (`detail=final-set-cookie`, `final-no-store`, `final-private`);
+/// 2. so does an error that replaced the response (`detail=final-status`);
+/// 3. a client that disconnects before the head leaves prevents the report; then the response is not stored either, and
+///    the next request fills again.
+///
+/// A background refresh has no final head. There,
+/// [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if) finds a handler that writes to a session.
+///
+/// ```
+/// # use std::{convert::Infallible, time::Duration};
+/// # use http::{HeaderValue, Request, Response, header};
+/// # use http_body_util::Full;
+/// # use bytes::Bytes;
+/// # use larder_core::Larder;
+/// # use larder_http::{FinalHeadLayer, ResponseCacheLayer};
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let larder = Larder::builder().build()?;
+/// # let page = service_fn(|_: Request<Full<Bytes>>| async {
+/// #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a token of this session")))
+/// # });
+/// let service = ServiceBuilder::new()
+///     .layer(FinalHeadLayer::new())
+///     // In place of a session layer.
+///     .map_response(|mut response: Response<_>| {
+///         response.headers_mut().insert(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+///         response
+///     })
+///     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+///     .service(page);
+/// # let ask = || service.clone().oneshot(Request::get("/").body(Full::<Bytes>::default()).expect("valid"));
+/// ask().await?;
+/// let next = ask().await?;
+/// assert_eq!(next.headers()["cache-status"], "larder; fwd=uri-miss; detail=final-set-cookie");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct FinalHeadLayer {}
@@ -96,7 +96,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
+    type Future = FinalHeadFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -108,20 +108,20 @@ where
         if request.extensions().get::<FinalHead>().is_none() {
             request.extensions_mut().insert(report.0.clone());
         }
-        ResponseFuture { future: self.inner.call(request), report }
+        FinalHeadFuture { future: self.inner.call(request), report }
     }
 }
 
 pin_project! {
     /// The response future of [`FinalHeadService`].
-    pub struct ResponseFuture<F> {
+    pub struct FinalHeadFuture<F> {
         #[pin]
         future: F,
         report: HeadReport,
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for FinalHeadFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
@@ -146,9 +146,9 @@ where
     }
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<F> fmt::Debug for FinalHeadFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("FinalHeadFuture").finish_non_exhaustive()
     }
 }
 

@@ -1,40 +1,4 @@
 //! `HttpCache`: the conditional, invalidation and response cache layers as one, in the order in which they have to stand.
-//!
-//! From the outside: [`ConditionalLayer`] answers 304 and 412, [`InvalidationLayer`] invalidates after a write and before
-//! its response, [`ResponseCacheLayer`] stores responses. Settings that two of them share are given once here.
-//!
-//! A [`FinalHeadLayer`](crate::FinalHeadLayer) is its companion. It stands outermost, outside of sessions and
-//! authentication, and reports the cookies that those add to responses:
-//!
-//! ```
-//! # use std::{convert::Infallible, time::Duration};
-//! # use bytes::Bytes;
-//! # use http::{Request, Response};
-//! # use http_body_util::Full;
-//! # use larder_core::Larder;
-//! # use larder_http::{FinalHeadLayer, HttpCache, Scheme};
-//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let page = service_fn(|_: Request<Full<Bytes>>| async {
-//! #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page")))
-//! # });
-//! # let request = || Request::get("/").body(Full::<Bytes>::default());
-//! let larder = Larder::builder().build()?;
-//! let service = ServiceBuilder::new()
-//!     .layer(FinalHeadLayer::new())
-//!     // sessions and authentication
-//!     .layer(
-//!         HttpCache::new(&larder)
-//!             .scheme(Scheme::Https)
-//!             .responses(|cache| cache.ttl(Duration::from_secs(60)).stale_if_error(Duration::from_secs(600))),
-//!     )
-//!     .service(page);
-//! service.clone().oneshot(request()?).await?;
-//! let hit = service.oneshot(request()?).await?;
-//! assert_eq!(hit.headers()["cache-status"], "larder; hit; ttl=59");
-//! # Ok(())
-//! # }
-//! ```
 
 use larder_core::{Larder, Lifetime};
 use tower_layer::Layer;
@@ -48,9 +12,45 @@ use crate::{
     response_cache::{IntoPartition, ResponseCache, ResponseCacheLayer},
 };
 
-/// [`ConditionalLayer`], [`InvalidationLayer`] and [`ResponseCacheLayer`] as one layer. See the [module](self).
+/// [`ConditionalLayer`], [`InvalidationLayer`] and [`ResponseCacheLayer`] as one layer.
 ///
 /// A hit costs as much as with the three layers one by one.
+///
+/// From the outside: [`ConditionalLayer`] answers 304 and 412, [`InvalidationLayer`] invalidates after a write and before
+/// its response, [`ResponseCacheLayer`] stores responses. Settings that two of them share are given once here.
+///
+/// A [`FinalHeadLayer`](crate::FinalHeadLayer) is its companion. It stands outermost, outside of sessions and
+/// authentication, and reports the cookies that those add to responses:
+///
+/// ```
+/// # use std::{convert::Infallible, time::Duration};
+/// # use bytes::Bytes;
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+/// # use larder_core::Larder;
+/// # use larder_http::{FinalHeadLayer, HttpCache, Scheme};
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let page = service_fn(|_: Request<Full<Bytes>>| async {
+/// #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page")))
+/// # });
+/// # let request = || Request::get("/").body(Full::<Bytes>::default());
+/// let larder = Larder::builder().build()?;
+/// let service = ServiceBuilder::new()
+///     .layer(FinalHeadLayer::new())
+///     // sessions and authentication
+///     .layer(
+///         HttpCache::new(&larder)
+///             .scheme(Scheme::Https)
+///             .responses(|cache| cache.ttl(Duration::from_secs(60)).stale_if_error(Duration::from_secs(600))),
+///     )
+///     .service(page);
+/// service.clone().oneshot(request()?).await?;
+/// let hit = service.oneshot(request()?).await?;
+/// assert_eq!(hit.headers()["cache-status"], "larder; hit; ttl=59");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 #[doc(alias("page cache", "output cache", "full page cache", "reverse proxy cache"))]
@@ -82,6 +82,39 @@ impl HttpCache {
     }
 
     /// Stores responses per user or tenant: see [`ResponseCacheLayer::partition_by`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// #[derive(Clone)]
+    /// struct UserId(u64);
+    ///
+    /// // The authentication layer outside refuses a session that it cannot read, so `None` is a visitor.
+    /// let service = HttpCache::new(&larder)
+    ///     .ttl(Duration::from_secs(60))
+    ///     .partition_by(|head| head.extensions.get::<UserId>().map(|user| user.0.to_string()))
+    ///     .layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// let request = |user| Request::get("/account").extension(UserId(user));
+    /// assert_eq!(status(request(1)).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(request(1)).await?, "larder; hit; ttl=60");
+    /// assert_eq!(status(request(2)).await?, "larder; fwd=uri-miss; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("per user", "tenant"))]
     pub fn partition_by<P: IntoPartition>(
         self,
@@ -92,12 +125,69 @@ impl HttpCache {
 
     /// The scheme of URIs in keys, by which the cookie of [`ReadYourWrites`] is `Secure`, too. [`Scheme::Http`] by default:
     /// say [`Scheme::Https`] also behind a proxy that ends TLS.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service = HttpCache::new(&larder)
+    ///     .scheme(Scheme::Https)
+    ///     .ttl(Duration::from_secs(60))
+    ///     .responses(ResponseCacheLayer::cache_status_with_key)
+    ///     .layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// let request = || Request::get("/products/42").header("host", "shop.example");
+    /// assert_eq!(status(request()).await?, "larder; fwd=uri-miss; stored");
+    /// assert!(status(request()).await?.ends_with("key=\"https://shop.example/products/42\""));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn scheme(mut self, scheme: Scheme) -> Self {
         self.invalidation = self.invalidation.scheme(scheme);
         self.responses(|layer| layer.scheme(scheme))
     }
 
     /// The query parameters that are part of keys; all by default: see [`ResponseCacheLayer::query_params`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service = HttpCache::new(&larder)
+    ///     .ttl(Duration::from_secs(60))
+    ///     .query_params(QueryRule::without_trackers())
+    ///     .layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/list?page=2")).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(Request::get("/list?page=2&utm_source=mail")).await?, "larder; hit; ttl=60");
+    /// assert_eq!(status(Request::get("/list?page=3")).await?, "larder; fwd=uri-miss; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn query_params(self, rule: QueryRule) -> Self {
         self.responses(|layer| layer.query_params(rule))
     }

@@ -22,25 +22,36 @@ pub use self::invalidation::ReadYourWrites;
 pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
-    conditional::{ConditionalLayer, ConditionalService, Conditions},
-    final_head::FinalHeadLayer,
+    conditional::{
+        ConditionalFuture, ConditionalLayer, ConditionalService, Conditions, FailedPrecondition,
+    },
+    final_head::{FinalHeadFuture, FinalHeadLayer, FinalHeadService},
     http_cache::HttpCache,
-    invalidation::{InvalidationLayer, InvalidationService, PendingInvalidations},
-    query_method::{QueryMethod, QueryMethodLayer},
-    response_cache::{ResponseCache, ResponseCacheLayer, ResponseOverrides},
+    invalidation::{
+        InvalidationFuture, InvalidationLayer, InvalidationService, PendingInvalidations,
+    },
+    layer_future::LayerFuture,
+    query_method::{QueryMethod, QueryMethodFuture, QueryMethodLayer},
+    response_cache::{
+        IntoPartition, PartitionName, ResponseCache, ResponseCacheFuture, ResponseCacheLayer,
+        ResponseOverrides, UnknownPartition,
+    },
 };
-
-pub mod conditional;
-pub mod final_head;
-pub mod http_cache;
-pub mod invalidation;
-pub mod query_method;
-pub mod response_cache;
+pub use larder_semantics::{
+    freshness::Heuristics,
+    validation::{EntityTag, Validators},
+};
 
 mod address;
 mod body;
+mod conditional;
 mod etag;
+mod final_head;
+mod http_cache;
+mod invalidation;
 mod layer_future;
 mod own_response;
+mod query_method;
 mod ready;
 mod recording;
+mod response_cache;

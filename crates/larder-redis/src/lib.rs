@@ -15,10 +15,10 @@
 //!
 //! ```no_run
 //! use larder_core::Larder;
-//! use larder_redis::{Redis, WithRedis as _};
+//! use larder_redis::Redis;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let larder = Larder::builder().redis(Redis::open("redis://127.0.0.1:6379")?).build()?;
+//! let larder = Larder::builder().second_level(Redis::open("redis://127.0.0.1:6379")?).build()?;
 //! # Ok(()) }
 //! ```
 //!
@@ -35,7 +35,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use larder_core::{ByteSize, LarderBuilder};
+use larder_core::{ByteSize, store::SecondLevel};
 
 #[cfg(feature = "tls")]
 pub use self::tls::{CertificateError, CertificateErrorKind, Certificates};
@@ -71,6 +71,7 @@ pub struct Redis {
     addresses: Addresses,
     server: Server,
     replicas: Vec<Server>,
+    replica_urls: Vec<String>,
     read_from: ReadFrom,
     name: String,
     deadline: Duration,
@@ -85,6 +86,23 @@ impl Redis {
     /// # Errors
     ///
     /// When the URL is not a Redis URL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::Larder;
+    /// use larder_redis::Redis;
+    ///
+    /// // Neither line connects: the first request does.
+    /// let redis = Redis::open("redis://127.0.0.1:6379/0")?;
+    /// let larder = Larder::builder().second_level(redis).build()?;
+    ///
+    /// // The error does not show the password.
+    /// let refused = Redis::open("http://user:password@127.0.0.1").map_err(|error| error.to_string());
+    /// assert!(refused.is_err_and(|text| text.starts_with("\"http://…@127.0.0.1\" is not a Redis URL")));
+    /// # drop(larder);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(url: &str) -> Result<Self, RedisUrlError> {
         Self::of(Addresses::new(vec![url.to_owned()], false))
     }
@@ -104,6 +122,7 @@ impl Redis {
             server: addresses.server(false).map_err(|error| addresses.refused(error))?,
             addresses,
             replicas: Vec::new(),
+            replica_urls: Vec::new(),
             read_from: ReadFrom::Primary,
             name: "larder".to_owned(),
             deadline: Duration::from_millis(40),
@@ -112,18 +131,26 @@ impl Redis {
         })
     }
 
-    /// Trusts and presents these certificates on `rediss://` connections. Call it before [`replicas`](Self::replicas).
+    /// Trusts and presents these certificates on all `rediss://` connections, those to [`replicas`](Self::replicas)
+    /// included.
     ///
     /// # Errors
     ///
     /// When a URL is not a TLS URL, or a certificate does not fit its key.
     #[cfg(feature = "tls")]
     pub fn certificates(mut self, certificates: Certificates) -> Result<Self, CertificateError> {
-        if !self.addresses.urls.iter().all(|url| server::is_tls(url)) {
+        let mut urls = self.addresses.urls.iter().chain(&self.replica_urls);
+        if !urls.all(|url| server::is_tls(url)) {
             return Err(CertificateError::new(CertificateErrorKind::NoTls));
         }
         self.addresses.certificates = certificates;
         self.server = self.addresses.server(false).map_err(CertificateError::unusable)?;
+        self.replicas = self
+            .replica_urls
+            .iter()
+            .map(|url| self.addresses.replica(url))
+            .collect::<Result<_, _>>()
+            .map_err(CertificateError::unusable)?;
         Ok(self)
     }
 
@@ -133,6 +160,21 @@ impl Redis {
     /// # Panics
     ///
     /// If the name is empty, or has a `{` or `}`: Redis Cluster takes those for a hash tag.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::Larder;
+    /// use larder_redis::Redis;
+    ///
+    /// // Two applications on one server.
+    /// let server = Redis::open("redis://127.0.0.1:6379")?;
+    /// let shop = Larder::builder().second_level(server.clone().name("shop")).build()?;
+    /// let blog = Larder::builder().second_level(server.name("blog")).build()?;
+    /// assert!(shop.stats().log.shared && blog.stats().log.shared);
+    /// assert!(!shop.stats().log.synchronised, "no server has answered yet");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(mut self, name: &str) -> Self {
         let is_valid = !name.is_empty() && !name.contains(['{', '}']);
         assert!(
@@ -185,14 +227,32 @@ impl Redis {
         urls: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, RedisUrlError> {
         for url in urls {
-            let client = self.addresses.client(url).map_err(|e| RedisUrlError::new(url, e))?;
-            self.replicas.push(Server::Single(Box::new(client)));
+            let replica = self.addresses.replica(url).map_err(|e| RedisUrlError::new(url, e))?;
+            self.replicas.push(replica);
+            self.replica_urls.push(url.to_owned());
         }
         Ok(self)
     }
 
     /// The servers that entries are read from; the primary by default. Where no replica is known, all reads go to the
     /// primary.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder_redis::{ReadFrom, Redis};
+    ///
+    /// let redis = Redis::open("redis://primary.example:6379")?
+    ///     .replicas(["redis://one.example:6379", "redis://two.example:6379"])?
+    ///     .read_from(ReadFrom::AnyReplica)
+    ///     .deadline(Duration::from_millis(20));
+    ///
+    /// // A cluster names its replicas itself.
+    /// let cluster = Redis::cluster(["redis://node.example:6379"])?.read_from(ReadFrom::PrimaryThenReplica);
+    /// # drop((redis, cluster));
+    /// # Ok::<(), larder_redis::RedisUrlError>(())
+    /// ```
     #[doc(alias("read replicas", "READONLY"))]
     pub fn read_from(mut self, read_from: ReadFrom) -> Self {
         self.read_from = read_from;
@@ -266,23 +326,11 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Adds Redis to a builder as the second level and as the invalidation log.
-pub trait WithRedis: sealed::SealedTrait {
-    /// Shares entries, fill locks and invalidations through this Redis.
-    #[must_use]
-    fn redis(self, redis: Redis) -> Self;
-}
-
-impl WithRedis for LarderBuilder {
-    fn redis(self, redis: Redis) -> Self {
+impl From<Redis> for SecondLevel {
+    fn from(redis: Redis) -> Self {
         let store = redis.store();
-        self.store(store.clone()).fill_locks(store).bus(redis.bus())
+        Self::new(store.clone()).fill_locks(store).bus(redis.bus())
     }
-}
-
-mod sealed {
-    pub trait SealedTrait {}
-    impl SealedTrait for larder_core::LarderBuilder {}
 }
 
 /// The error for a text that is not a Redis URL.
@@ -341,6 +389,18 @@ mod tests {
         let urls = ["redis://u:secret@one", "redis://u:secret", "u:secret@["];
         let error = Redis::cluster(urls).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn certificates_hold_for_replicas_whichever_setter_comes_first() {
+        let primary = || Redis::open("rediss://primary").unwrap();
+        let plain = primary().replicas(["redis://replica"]).unwrap();
+        let refused = plain.certificates(Certificates::default());
+        assert_eq!(refused.unwrap_err().kind(), CertificateErrorKind::NoTls);
+        let tls = primary().replicas(["rediss://replica"]).unwrap();
+        let tls = tls.certificates(Certificates::default()).unwrap();
+        assert_eq!(tls.replicas.len(), 1);
     }
 
     #[test]

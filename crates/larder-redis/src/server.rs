@@ -56,6 +56,11 @@ impl Addresses {
         Ok(Server::Cluster(Box::new(cluster.build()?)))
     }
 
+    /// A replica of a single server.
+    pub(crate) fn replica(&self, url: &str) -> RedisResult<Server> {
+        Ok(Server::Single(Box::new(self.client(url)?)))
+    }
+
     /// A single server.
     pub(crate) fn client(&self, url: &str) -> RedisResult<Client> {
         #[cfg(feature = "tls")]

@@ -55,12 +55,43 @@ impl<S> Db<S> {
     }
 
     /// Invalidates everything that depends on a table or its rows: for writes that did not come through a [`Db`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use larder_core::Larder;
+    /// # use larder_sql::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
+    /// # sqlx::raw_sql(schema).execute(&pool).await?;
+    /// # let larder = Larder::builder().build()?;
+    /// let db = SqlxService::sqlite(pool.clone()).cached(&larder).await?;
+    /// let stock = || db.query("SELECT n FROM stock WHERE id = ?").bind(42).fetch_scalar::<i64>();
+    /// assert_eq!(stock().await?, 8);
+    ///
+    /// sqlx::query("UPDATE stock SET n = 7").execute(&pool).await?;
+    /// assert_eq!(stock().await?, 8, "the cache does not see a write that bypasses it");
+    /// let _logged = db.invalidate_table("stock").await;
+    /// assert_eq!(stock().await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
         let plan = self.cache.plan();
         plan.kernel.invalidate(plan.tags.any_row(&folded(table))).await
     }
 
     /// Invalidates everything that depends on this database.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     pub async fn invalidate_all(&self) -> Invalidated {
         let plan = self.cache.plan();
         plan.kernel.invalidate(plan.tags.everything()).await
@@ -68,6 +99,10 @@ impl<S> Db<S> {
 
     /// Invalidates everything that depends on a row, by the values of its key in their order, or on its table as a
     /// whole.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     pub async fn invalidate_row<K: ToString>(
         &self,
         table: &str,
@@ -108,6 +143,29 @@ impl<S: Database> Query<'_, S> {
     }
 
     /// As [`Fetch::cached_for`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use larder_core::Larder;
+    /// # use larder_sql::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
+    /// # sqlx::raw_sql(schema).execute(&pool).await?;
+    /// # let larder = Larder::builder().build()?;
+    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// // The result of a volatile function is stored only for a lifetime that the query sets.
+    /// let draw = || db.query("SELECT random()");
+    /// assert_ne!(draw().fetch_scalar::<i64>().await?, draw().fetch_scalar::<i64>().await?);
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// let winner: i64 = draw().cached_for(minute).fetch_scalar().await?;
+    /// assert_eq!(draw().cached_for(minute).fetch_scalar::<i64>().await?, winner);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.wishes.lifetime = Some(lifetime.into());
         self
@@ -142,7 +200,9 @@ impl<S: Database> Query<'_, S> {
     ///
     /// # Errors
     ///
-    /// When the database fails, or a row is not of the type.
+    /// When the database fails, or a row is not of the type; [`QueryError::kind`] gives the reason. With
+    /// [`QueryErrorKind::TimedOut`] after the [`deadline`](Self::deadline), and with [`QueryErrorKind::NotAllowed`] for
+    /// a statement that begins or ends a transaction.
     pub async fn fetch_all<T: CacheableRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
         self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
     }
@@ -176,11 +236,13 @@ impl<S: Database> Query<'_, S> {
     }
 
     /// Runs the statement, and returns the number of changed rows. Everything that it changes is invalidated when this
-    /// returns.
+    /// returns, also with an error.
     ///
     /// # Errors
     ///
-    /// When the database fails.
+    /// When the database fails; [`QueryError::kind`] gives the reason. With [`QueryErrorKind::WrittenUnread`] if the
+    /// statement was executed and its rows cannot be read, and with [`QueryErrorKind::NotAllowed`] for one that begins
+    /// or ends a transaction.
     pub async fn execute(self) -> Result<u64, QueryError> {
         self.db.cache.run(self.statement).await.map(|answer| answer.affected)
     }

@@ -26,6 +26,8 @@ impl<S> Db<S> {
     /// Explains a statement: whether its result is stored, which tags it has, and which targets the statement
     /// invalidates. The statement is not run.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # use larder_core::Larder;
     /// # use larder_sql::*;

@@ -9,6 +9,8 @@ use crate::value::SqlValue;
 ///
 /// Written by hand, or made of the text and the values that a query builder gives.
 ///
+/// # Examples
+///
 /// ```
 /// use larder_sql::Statement;
 ///

@@ -49,6 +49,30 @@ impl Db<SqlxService> {
     /// # Errors
     ///
     /// When the database does not answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use larder_core::Larder;
+    /// # use larder_sql::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
+    /// # sqlx::raw_sql(schema).execute(&pool).await?;
+    /// # let larder = Larder::builder().build()?;
+    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// let stock = || db.query("SELECT n FROM stock WHERE id = ?").bind(42).fetch_scalar::<i64>();
+    /// assert_eq!(stock().await?, 8);
+    ///
+    /// let mut order = db.begin().await?;
+    /// order.query("UPDATE stock SET n = n - 1 WHERE id = ?").bind(42).execute().await?;
+    /// assert_eq!(stock().await?, 8, "not committed: the stored result is still valid");
+    /// order.commit().await?;
+    /// assert_eq!(stock().await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
         Ok(Transaction {
             inner: Some(self.cache().inner().pool().begin().await.map_err(QueryError::database)?),
@@ -72,6 +96,12 @@ impl Transaction {
     /// Begins a nested transaction, a savepoint of the database. Committed, it becomes part of this one; rolled back or
     /// dropped, its writes are undone, and nothing is invalidated for them.
     ///
+    /// # Errors
+    ///
+    /// When the database does not answer, or in PostgreSQL after a failed statement.
+    ///
+    /// # Examples
+    ///
     /// ```
     /// # #[cfg(feature = "sqlite")] {
     /// # async fn order(db: &larder_sql::Db) -> Result<(), larder_sql::QueryError> {
@@ -85,10 +115,6 @@ impl Transaction {
     /// transaction.commit().await?;
     /// # Ok(()) } }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// When the database does not answer, or in PostgreSQL after a failed statement.
     #[doc(alias("savepoint"))]
     pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
         self.take_back_dropped().await?;

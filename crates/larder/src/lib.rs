@@ -53,10 +53,10 @@
 //!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes),
 //!   operating Redis (`guide::redis`), [each header and directive](guide::headers), [each word of
 //!   `Cache-Status`](guide::cache_status).
-//! - **Whole responses**: [`http::response_cache`] lists which responses larder stores, which it does not, and why.
-//! - **Session layers outside of the cache**: [`http::final_head`].
-//! - **Conditional requests**: [`http::conditional`].
-//! - **Invalidation after writes**: [`http::invalidation`]; by hand with [`Larder::invalidate`]; its targets:
+//! - **Whole responses**: [`http::ResponseCacheLayer`] lists which responses larder stores, which it does not, and why.
+//! - **Session layers outside of the cache**: [`http::FinalHeadLayer`].
+//! - **Conditional requests**: [`http::ConditionalLayer`].
+//! - **Invalidation after writes**: [`http::InvalidationLayer`]; by hand with [`Larder::invalidate`]; its targets:
 //!   [`Target`].
 //! - **Objects**: [`Larder::get_or_load`], with a [`Policy`].
 //! - **Fragments of pages**: `axum::FragmentCache`.

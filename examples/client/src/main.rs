@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use larder::{
     Larder,
-    http::{CacheBody, ResponseCacheLayer, response_cache::ResponseOverrides},
+    http::{CacheBody, ResponseCacheLayer, ResponseOverrides},
 };
 use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneService};
 

@@ -11,7 +11,7 @@ use larder::{
     ByteSize, Larder,
     axum::{HttpCache, InvalidationLayer},
     http::{FinalHeadLayer, QueryRule},
-    redis::{Redis, WithRedis as _},
+    redis::Redis,
 };
 use tower::ServiceBuilder;
 use tower_http::{
@@ -51,7 +51,7 @@ impl App {
         };
         if let Some(redis) = redis {
             let redis = redis.map_err(|error| format!("--redis: {error}"))?;
-            builder = builder.redis(redis.name("shop"));
+            builder = builder.second_level(redis.name("shop"));
         }
         let larder = builder.build().map_err(|error| format!("--{error}"))?;
         let database = Database::open(options, &larder).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use larder::{
     Larder,
-    redis::{Redis, WithRedis as _},
+    redis::Redis,
     sql::{Db, QueryCacheLayer, SqlxService, Statement, StatementOutcome},
 };
 use tower::{Layer as _, Service};
@@ -45,7 +45,7 @@ async fn main() {
         eprintln!("usage: dies-after-its-commit DATABASE LOG VALUE");
         std::process::exit(2);
     };
-    let larder = Larder::builder().redis(Redis::open(log).expect("a valid URL")).build();
+    let larder = Larder::builder().second_level(Redis::open(log).expect("a valid URL")).build();
     let larder = larder.expect("the defaults are valid");
     larder.synced().await;
     let inner = if database.starts_with("sqlite") {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use larder::{Larder, Loading, Policy};
-use larder_redis::{Redis, WithRedis as _};
+use larder_redis::Redis;
 pub(crate) use tests::{PATIENCE, until};
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -165,7 +165,7 @@ pub(crate) fn larder(redis: Redis) -> Larder {
     Larder::builder()
         .tag_table_slots(1 << 18)
         .max_lag(Duration::from_millis(300))
-        .redis(redis)
+        .second_level(redis)
         .build()
         .unwrap()
 }

@@ -83,7 +83,7 @@ async fn a_tampered_entry_is_a_counted_miss() {
         let larder = if sealed {
             let builder =
                 Larder::builder().tag_table_slots(1 << 12).seal_with(SealingKeys::new([7; 32]));
-            larder::redis::WithRedis::redis(builder, redis).build().unwrap()
+            builder.second_level(redis).build().unwrap()
         } else {
             larder(redis)
         };

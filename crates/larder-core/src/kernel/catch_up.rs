@@ -34,6 +34,10 @@ impl Kernel {
     /// timeout, and at once for a position in an epoch that this process does not follow.
     ///
     /// With a local log it returns `true` at once.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     #[doc(alias("read-your-writes", "session consistency", "causal consistency"))]
     pub async fn reach(&self, position: Position, wait: Duration) -> bool {
         let engine = self.engine();
@@ -54,6 +58,11 @@ impl Kernel {
     /// Establishes `consistency`. Returns `false` if that fails: then no entry may be served.
     ///
     /// A request takes its arrival number ([`Kernel::sequence`]) after this.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes and `consistency` is
+    /// [`Consistency::Strong`].
     pub async fn catch_up(&self, consistency: Consistency) -> bool {
         let engine = self.engine();
         match consistency {

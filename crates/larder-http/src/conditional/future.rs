@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The response future of [`ConditionalService`](super::ConditionalService).
-pub type ResponseFuture<F, R, E> = LayerFuture<Finishing<F>, R, E>;
+pub type ConditionalFuture<F, R, E> = LayerFuture<Finishing<F>, R, E>;
 
 pin_project! {
     /// The inner future of a request, and the steps that finish its response.

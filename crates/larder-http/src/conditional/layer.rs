@@ -9,7 +9,46 @@ use tower_layer::Layer;
 use super::service::ConditionalService;
 use crate::address::Head;
 
-/// Adds validators and answers conditional requests. See the [module](super).
+/// Adds validators and answers conditional requests.
+///
+/// 1. A 200 to GET without `ETag` and `no-store`, whose body is ready at once and at most 1 MiB long, gets a strong
+///    entity tag: a hash of its bytes and of the build version. A response cache inside stores the tag with the
+///    response, so that a hit computes nothing. A streamed body is never delayed for a tag.
+/// 2. A GET or HEAD whose `If-None-Match` or `If-Modified-Since` matches the current representation is answered by 304,
+///    with the fields that belong there.
+/// 3. `If-Match`, `If-Unmodified-Since` and, with an unsafe method, `If-None-Match` guard changes. The handler checks
+///    them against the current validators ([`Conditions::check`](crate::Conditions::check), the `Conditional` extractor), or a function given
+///    with the route does ([`ConditionalLayer::validate_with`]); they are never checked against a stored response. A
+///    precondition that was not checked is counted as `unchecked-condition`; [`ConditionalLayer::refuse_unchecked`]
+///    refuses it.
+///
+/// # Source
+///
+/// [RFC 9110, section 13](https://www.rfc-editor.org/rfc/rfc9110#section-13)
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+/// # use bytes::Bytes;
+/// # use larder_core::Larder;
+/// # use larder_http::ConditionalLayer;
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let larder = Larder::builder().build().expect("the defaults are valid");
+/// let page = service_fn(|_: Request<Full<Bytes>>| async {
+///     Ok::<_, Infallible>(Response::new(Full::from("hello")))
+/// });
+/// let service = ServiceBuilder::new().layer(ConditionalLayer::new(&larder)).service(page);
+///
+/// let ask = Request::get("/").body(Full::default()).expect("a valid request");
+/// let first = service.clone().oneshot(ask).await.expect("it cannot fail");
+/// let tag = &first.headers()["etag"];
+/// let again = Request::get("/").header("if-none-match", tag).body(Full::default());
+/// let second = service.oneshot(again.expect("a valid request")).await.expect("it cannot fail");
+/// assert_eq!(second.status(), 304);
+/// # }
+/// ```
 #[doc(alias("ETag", "browser cache", "304 Not Modified", "If-None-Match", "optimistic locking"))]
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
@@ -53,6 +92,35 @@ impl ConditionalLayer {
     /// Calls this function for the current validators of a conditional request before the handler runs, and answers 304
     /// or 412 without the handler where they suffice. Return [`Validators::absent`] where the resource does not exist,
     /// and `None` for a request that the function does not know.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # use larder_semantics::validation::{EntityTag, Validators};
+    /// // The revision of a report is cheap to look up; the report is not.
+    /// let layer = ConditionalLayer::new(&larder).validate_with(|head| {
+    ///     let is_report = head.uri.path() == "/report";
+    ///     async move { EntityTag::strong("r7").filter(|_| is_report).map(Validators::from) }
+    /// });
+    /// let service = layer.layer(service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> {
+    ///     unreachable!("the layer answers both requests by itself")
+    /// }));
+    /// let read = Request::get("/report").header("if-none-match", "\"r7\"").body(Body::default())?;
+    /// assert_eq!(service.clone().oneshot(read).await?.status(), 304);
+    /// let write = Request::put("/report").header("if-match", "\"r6\"").body(Body::default())?;
+    /// assert_eq!(service.oneshot(write).await?.status(), 412);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn validate_with<F, Fut>(mut self, current: F) -> Self
     where
         F: Fn(Head<'_>) -> Fut + Send + Sync + 'static,

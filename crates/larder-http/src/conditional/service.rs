@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::{
     answer::{ResponseFinish, refusal, unmet_answer},
     conditions::{Conditions, InsideConditional},
-    future::{Finishing, ResponseFuture},
+    future::{ConditionalFuture, Finishing},
     layer::Options,
 };
 use crate::{
@@ -49,7 +49,7 @@ where
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R, S::Error>;
+    type Future = ConditionalFuture<S::Future, R, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -62,7 +62,7 @@ where
             request.extensions_mut().insert(conditions.clone());
         }
         if let Some(status) = self.refused(request.method(), conditions.as_ref()) {
-            return ResponseFuture::ready(refusal(status, &request));
+            return ConditionalFuture::ready(refusal(status, &request));
         }
         let finish = ResponseFinish::new(&self.options, request.method(), conditions);
         if finish.has_conditions() && self.options.validate.is_some() {
@@ -70,7 +70,7 @@ where
             return self.validate(inner, request, finish);
         }
         let _around = InsideConditional::enter();
-        ResponseFuture::inner(Finishing::new(self.inner.call(request), finish))
+        ConditionalFuture::inner(Finishing::new(self.inner.call(request), finish))
     }
 }
 
@@ -94,7 +94,7 @@ impl<S> ConditionalService<S> {
         mut inner: S,
         request: Request<B>,
         finish: ResponseFinish,
-    ) -> ResponseFuture<S::Future, R, S::Error>
+    ) -> ConditionalFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Send + 'static,
         S::Future: Send + 'static,
@@ -105,7 +105,7 @@ impl<S> ConditionalService<S> {
     {
         let validate = self.options.validate.clone();
         let asked = validate.map(|validate| validate(Head::from(&request)));
-        ResponseFuture::composed(async move {
+        ConditionalFuture::composed(async move {
             let current = match asked {
                 Some(asked) => asked.await,
                 None => None,

@@ -16,7 +16,7 @@ use super::{layer::Options, requested::PendingGuard};
 
 pin_project! {
     /// The response future of [`InvalidationService`](super::InvalidationService).
-    pub struct ResponseFuture<F, R, E> {
+    pub struct InvalidationFuture<F, R, E> {
         #[pin]
         state: State<F, R, E>,
     }
@@ -33,7 +33,7 @@ pin_project! {
     }
 }
 
-impl<F, R, E> ResponseFuture<F, R, E>
+impl<F, R, E> InvalidationFuture<F, R, E>
 where
     R: Send + 'static,
     E: Send + 'static,
@@ -58,7 +58,7 @@ where
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F, R, E>
+impl<F, R, E> Future for InvalidationFuture<F, R, E>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
@@ -123,8 +123,8 @@ where
     }
 }
 
-impl<F, R, E> fmt::Debug for ResponseFuture<F, R, E> {
+impl<F, R, E> fmt::Debug for InvalidationFuture<F, R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("InvalidationFuture").finish_non_exhaustive()
     }
 }

@@ -8,7 +8,55 @@ use tower_layer::Layer;
 use super::{read_your_writes::ReadYourWrites, service::InvalidationService};
 use crate::address::{Head, Scheme};
 
-/// Invalidates after a write, before the client gets the response. See the [module](super).
+/// Invalidates after a write, before the client gets the response.
+///
+/// After an unsafe request (POST, PUT, PATCH, DELETE, and any method that is not known to be safe), one append to the
+/// log invalidates
+///
+/// 1. the targets that the handler added through [`PendingInvalidations`](crate::PendingInvalidations) (the `Invalidate` extractor) before the head
+///    left, for any status, and also when the handler panics: the write may be committed;
+/// 2. after 2xx and 3xx, the targets given with the layer and, unless the response is gRPC, the target URI, a
+///    `Location` and `Content-Location` of the same origin ([RFC 9111, section 4.4]), and the groups of
+///    `Cache-Group-Invalidation` ([RFC 9875]).
+///
+/// A target that is added later, by a task that outlives the response, is invalidated at once and by itself.
+///
+/// The request is polled in place. If its client disconnects before it is finished, the request continues in a task, so
+/// that the commit is always followed by the invalidation; [`InvalidationLayer::cancel_on_drop`] switches that off.
+///
+/// With [`ReadYourWrites`] the client of a write carries the log position of its invalidation. The process that serves
+/// its next request first applies the log up to there, or serves no stored entry.
+///
+/// [RFC 9111, section 4.4]: https://www.rfc-editor.org/rfc/rfc9111#section-4.4
+/// [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
+///
+/// ```
+/// # use std::{convert::Infallible, time::Duration};
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+/// # use bytes::Bytes;
+/// # use larder_core::Larder;
+/// # use larder_http::{InvalidationLayer, ResponseCacheLayer};
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # let larder = Larder::builder().build().expect("the defaults are valid");
+/// # let page = service_fn(|_: Request<Full<Bytes>>| async {
+/// #     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+/// # });
+/// let service = ServiceBuilder::new()
+///     .layer(InvalidationLayer::new(&larder))
+///     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+///     .service(page);
+/// # let ask = |method| {
+/// #     let request = Request::builder().method(method).uri("/").body(Full::default());
+/// #     service.clone().oneshot(request.expect("a valid request"))
+/// # };
+/// ask("GET").await.expect("it cannot fail");
+/// ask("POST").await.expect("it cannot fail");
+/// let next = ask("GET").await.expect("it cannot fail");
+/// assert_eq!(next.headers()["cache-status"], "larder; fwd=stale; stored");
+/// # }
+/// ```
 #[doc(alias("write-through invalidation", "purge on write", "write-around"))]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
 pub struct InvalidationLayer {
@@ -20,7 +68,7 @@ type Targets = Arc<dyn Fn(&Head<'_>) -> Vec<Target> + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Options {
     pub(super) kernel: Kernel,
-    pub(super) targets: Option<Targets>,
+    pub(super) targets: Vec<Targets>,
     pub(super) scheme: Scheme,
     pub(super) implicit: bool,
     pub(super) cancel_on_drop: bool,
@@ -33,7 +81,7 @@ impl InvalidationLayer {
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
             kernel: larder.kernel().clone(),
-            targets: None,
+            targets: Vec::new(),
             scheme: Scheme::default(),
             implicit: true,
             cancel_on_drop: false,
@@ -43,13 +91,45 @@ impl InvalidationLayer {
         Self { options }
     }
 
-    /// Also invalidates these targets after a successful write (2xx or 3xx) on these routes.
+    /// Also invalidates these targets after a successful write (2xx or 3xx) on these routes. Several calls add up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # use larder_core::Target;
+    /// # use tower::ServiceBuilder;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service = ServiceBuilder::new()
+    ///     // A write below /products changes its own page, which is implied, and these two.
+    ///     .layer(InvalidationLayer::new(&larder).targets(|_| ["/", "/products"].map(Target::path)))
+    ///     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+    ///     .service(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/products")).await?, "larder; fwd=uri-miss; stored");
+    /// status(Request::put("/products/42")).await?;
+    /// assert_eq!(status(Request::get("/products")).await?, "larder; fwd=stale; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn targets<I>(mut self, targets: impl Fn(&Head<'_>) -> I + Send + Sync + 'static) -> Self
     where
         I: IntoIterator<Item: Into<Target>>,
     {
-        self.options.targets =
-            Some(Arc::new(move |head| targets(head).into_iter().map(Into::into).collect()));
+        self.options
+            .targets
+            .push(Arc::new(move |head| targets(head).into_iter().map(Into::into).collect()));
         self
     }
 

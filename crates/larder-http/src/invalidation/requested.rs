@@ -77,6 +77,10 @@ impl PendingInvalidations {
     }
 
     /// Invalidates without waiting for the response, and returns when the invalidation has acted in this process.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where the log is shared with other processes.
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.kernel.invalidate(invalidation).await
     }

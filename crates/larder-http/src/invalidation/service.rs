@@ -16,7 +16,7 @@ use larder_semantics::{
 use tower_service::Service;
 
 use super::{
-    future::ResponseFuture,
+    future::InvalidationFuture,
     layer::Options,
     read_your_writes::ReadYourWrites,
     requested::{PendingGuard, PendingInvalidations},
@@ -43,7 +43,7 @@ impl<S> InvalidationService<S> {
         &mut self,
         position: Position,
         request: Request<B>,
-    ) -> ResponseFuture<S::Future, R, S::Error>
+    ) -> InvalidationFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -60,7 +60,7 @@ impl<S> InvalidationService<S> {
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
-        ResponseFuture::waiting(waiting, Arc::clone(&self.options))
+        InvalidationFuture::waiting(waiting, Arc::clone(&self.options))
     }
 }
 
@@ -74,7 +74,7 @@ where
 {
     type Response = Response<R>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R, S::Error>;
+    type Future = InvalidationFuture<S::Future, R, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -93,7 +93,7 @@ where
             let entered = PendingGuard::new(&mut around);
             let future = self.inner.call(request);
             drop(entered);
-            return ResponseFuture::safe(future, around);
+            return InvalidationFuture::safe(future, around);
         }
         let kernel = &self.options.kernel;
         kernel.tick();
@@ -112,7 +112,7 @@ where
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
         };
-        ResponseFuture::write(write.follow(called), Arc::clone(&self.options))
+        InvalidationFuture::write(write.follow(called), Arc::clone(&self.options))
     }
 }
 
@@ -148,7 +148,8 @@ impl Write {
         requested: PendingInvalidations,
     ) -> Self {
         let head = Head::from(request);
-        let mut on_success = options.targets.as_ref().map(|of| of(&head)).unwrap_or_default();
+        let mut on_success: Vec<_> =
+            options.targets.iter().flat_map(|targets| targets(&head)).collect();
         let configured = on_success.len();
         let (mut origins, mut path) = (Vec::new(), String::new());
         if options.implicit {

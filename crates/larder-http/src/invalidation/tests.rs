@@ -95,6 +95,21 @@ async fn targets_of_the_route_are_invalidated_on_success_only_in_one_append() {
 }
 
 #[tokio::test]
+async fn targets_given_twice_are_all_invalidated() {
+    let larder = larder();
+    for tag in ["one", "two"] {
+        was_invalid(&larder, tag, tag).await;
+    }
+    let layer = InvalidationLayer::new(&larder)
+        .targets(|_| [Target::tag("one")])
+        .targets(|_| [Target::tag("two")]);
+    answer(layer, |_| Ok(Response::new(()))).await;
+    for tag in ["one", "two"] {
+        assert!(was_invalid(&larder, tag, tag).await, "{tag}");
+    }
+}
+
+#[tokio::test]
 async fn targets_of_a_handler_that_panics_are_invalidated() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;

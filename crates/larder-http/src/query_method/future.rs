@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of [`QueryMethod`](super::QueryMethod).
-pub type ResponseFuture<F, R, E> = LayerFuture<PassedOn<F>, R, E>;
+pub type QueryMethodFuture<F, R, E> = LayerFuture<PassedOn<F>, R, E>;
 
 pin_project! {
     /// The inner future of a request.

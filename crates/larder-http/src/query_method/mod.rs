@@ -1,53 +1,11 @@
 //! Makes responses to QUERY storable: reads the content of the request and adds it to the key.
-//!
-//! 1. The content of a QUERY is read to its end, up to [`limit`](QueryMethodLayer::limit). A longer one is answered
-//!    with 413, one that breaks off with 400.
-//! 2. A digest of the content, with its media type, coding and language, goes to the response cache inside, which
-//!    treats the request like a GET with this addition to its key.
-//! 3. Every other request passes unchanged.
-//!
-//! Without this layer a response cache bypasses QUERY, because it does not know the content.
-//!
-//! # Source
-//!
-//! [RFC 10008](https://www.rfc-editor.org/rfc/rfc10008), section 2.7 for caching.
-//!
-//! ```
-//! # use std::convert::Infallible;
-//! # use http::{Method, Request, Response};
-//! # use http_body_util::{BodyExt, Full};
-//! # use bytes::Bytes;
-//! # use larder_core::Larder;
-//! # use larder_http::{QueryMethodLayer, ResponseCacheLayer};
-//! # use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let larder = Larder::builder().build().expect("the defaults are valid");
-//! let search = service_fn(|asked: Request<Full<Bytes>>| async {
-//!     let found = asked.into_body().collect().await?.to_bytes();
-//!     Ok::<_, Infallible>(Response::builder().header("cache-control", "max-age=60").body(Full::from(found)).expect("valid"))
-//! });
-//! let service = ServiceBuilder::new()
-//!     .layer(QueryMethodLayer::new())
-//!     .layer(ResponseCacheLayer::new(&larder))
-//!     .service(search);
-//!
-//! let ask = async |content: &'static str| {
-//!     let asked = Request::builder().method(Method::QUERY).uri("/").body(Full::from(content));
-//!     let answer = service.clone().oneshot(asked.expect("a valid request")).await;
-//!     answer.expect("it cannot fail").headers()["cache-status"].to_str().expect("text").to_owned()
-//! };
-//! assert_eq!(ask("red shoes").await, "larder; fwd=uri-miss; stored");
-//! assert_eq!(ask("red shoes").await, "larder; hit; ttl=59");
-//! assert_eq!(ask("blue shoes").await, "larder; fwd=uri-miss; stored");
-//! # }
-//! ```
 
 mod future;
 mod layer;
 mod service;
 
 pub(crate) use self::service::PostContent;
-pub use self::{future::ResponseFuture, layer::QueryMethodLayer, service::QueryMethod};
+pub use self::{future::QueryMethodFuture, layer::QueryMethodLayer, service::QueryMethod};
 
 #[cfg(test)]
 mod tests;

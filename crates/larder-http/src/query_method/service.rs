@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::{Digest as _, Sha256};
 use tower_service::Service;
 
-use super::future::{PassedOn, ResponseFuture};
+use super::future::{PassedOn, QueryMethodFuture};
 use crate::{
     body::{BoxError, CacheBody},
     own_response::own_response,
@@ -40,7 +40,7 @@ where
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R, S::Error>;
+    type Future = QueryMethodFuture<S::Future, R, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -48,11 +48,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if *request.method() != Method::QUERY {
-            return ResponseFuture::inner(PassedOn::new(self.inner.call(request)));
+            return QueryMethodFuture::inner(PassedOn::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
         let limit = self.limit;
-        ResponseFuture::composed(async move {
+        QueryMethodFuture::composed(async move {
             match read(request, limit).await {
                 Ok(request) => Ok(inner.call(request).await?.map(CacheBody::inner)),
                 Err(refused) => Ok(refused),

@@ -17,7 +17,7 @@ use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of a [`ResponseCache`](super::ResponseCache).
 // Boxed: every hit carries the future through the boxes of a router, so it is small.
-pub type ResponseFuture<F, R, E> = LayerFuture<Pin<Box<Forwarded<F>>>, R, E>;
+pub type ResponseCacheFuture<F, R, E> = LayerFuture<Pin<Box<Forwarded<F>>>, R, E>;
 
 pin_project! {
     /// The inner future of a request that bypasses the cache.

@@ -20,7 +20,73 @@ use crate::address::{Head, QueryRule, Scheme};
 
 /// The tower layer of a response cache: stores whole responses, and answers requests from them.
 ///
-/// See the [module](super) for its defaults.
+/// Each request takes one of three paths. *Hit*: a fresh stored response answers, without a wait or a task.
+/// *Miss*: one request, the leader, runs a fill: it calls the inner service in a task of its own. The other
+/// requests for the same key are its waiters; they get the same response, complete or while it is in flight.
+/// *Bypass*: larder forwards the request as if the layer were not there.
+///
+/// larder stores a response to GET, under its effective URI and the request fields that it varies by, if both
+/// are true:
+///
+/// 1. it has a lifetime (by `Cache-Control`, `Expires`, or `CachePolicy` in the handler), or
+///    [`ttl`](ResponseCacheLayer::ttl) adds one;
+/// 2. its body is no larger than [`body_limit`](ResponseCacheLayer::body_limit).
+///
+/// larder does not store the following. `Cache-Status` and the counters name the reason:
+///
+/// 1. a response with `no-store`, with `private` and no partition, with `no-cache` and no validator, with
+///    `Set-Cookie`, or with `Vary: *`;
+/// 2. a response to an authenticated request (`Cookie`, `Authorization`, …), unless the response has `public`
+///    or `s-maxage`, the layer is [`shared`](ResponseCacheLayer::shared), or the request has a
+///    [partition](ResponseCacheLayer::partition_by);
+/// 3. event streams, gRPC, upgrades, partial responses without a validator, and responses with trailers;
+/// 4. an error, even with a lifetime, except 404, 410 and the statuses of
+///    [`negative_ttl`](ResponseCacheLayer::negative_ttl);
+/// 5. a response that lives by [`ttl`](ResponseCacheLayer::ttl) alone, if its request has a field that is not
+///    known to be harmless;
+/// 6. a response that an outer layer has made specific to one client, where a
+///    [`FinalHeadLayer`](crate::FinalHeadLayer) reports it.
+///
+/// A stale response with a validator is revalidated with the inner service, and a 304 freshens it. Conditional
+/// requests and ranges are answered from the stored response, and HEAD from that of a GET. Other methods bypass
+/// the cache ([`QueryMethodLayer`](crate::QueryMethodLayer) adds QUERY); see
+/// [`InvalidationLayer`](crate::InvalidationLayer) for their effect on entries.
+///
+/// # Before deploying
+///
+/// Behind a proxy that terminates TLS, set [`scheme`](ResponseCacheLayer::scheme). If pages depend on the user,
+/// decide between `shared` and a partition; until then responses to authenticated requests are not cached.
+///
+/// While a response may be stored, its handler does not see unkeyed inputs: larder strips `X-Forwarded-Host`
+/// and the like, unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the
+/// parameters that [`query_params`](ResponseCacheLayer::query_params) leaves out. `X-Forwarded-Proto` holds the
+/// scheme of the key.
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use bytes::Bytes;
+/// use larder_core::Larder;
+/// use larder_http::ResponseCacheLayer;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let larder = Larder::builder().build().expect("the defaults are valid");
+/// let page = service_fn(|_: Request<Full<Bytes>>| async {
+///     Ok::<_, Infallible>(Response::new(Full::from("hello")))
+/// });
+/// let service = ServiceBuilder::new()
+///     .layer(ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)))
+///     .service(page);
+///
+/// let ask = || Request::get("/").body(Full::default()).expect("a valid request");
+/// let first = service.clone().oneshot(ask()).await.expect("it cannot fail");
+/// assert_eq!(first.headers()["cache-status"], "larder; fwd=uri-miss; stored");
+/// let second = service.oneshot(ask()).await.expect("it cannot fail");
+/// assert_eq!(second.headers()["cache-status"], "larder; hit; ttl=59");
+/// # }
+/// ```
 #[doc(alias(
     "page cache",
     "HTTP cache",
@@ -35,12 +101,19 @@ use crate::address::{Head, QueryRule, Scheme};
 pub struct ResponseCacheLayer {
     pub(super) kernel: Kernel,
     pub(super) options: Options,
+    scheme: Option<Scheme>,
+    targeted_fields: Option<Vec<HeaderName>>,
 }
 
 impl ResponseCacheLayer {
     /// Returns a layer on this larder. By default it stores only responses that allow it themselves.
     pub fn new(larder: &Larder) -> Self {
-        Self { kernel: larder.kernel().clone(), options: Options::default() }
+        Self {
+            kernel: larder.kernel().clone(),
+            options: Options::default(),
+            scheme: None,
+            targeted_fields: None,
+        }
     }
 
     /// Sets the lifetime of responses that have none of their own. Without it they are not stored. It applies
@@ -56,6 +129,34 @@ impl ResponseCacheLayer {
     ///
     /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since larder
     /// cannot invalidate browsers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/")).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(Request::get("/")).await?, "larder; hit; ttl=60");
+    ///
+    /// // The handler may depend on this field; `harmless_field` declares that it does not.
+    /// let request = Request::get("/").header("x-theme", "dark");
+    /// assert_eq!(status(request).await?, "larder; fwd=bypass; detail=unknown-field");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("time to live", "default ttl"))]
     pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.lifetime = Some(lifetime.into());
@@ -65,8 +166,8 @@ impl ResponseCacheLayer {
     /// Sets the lifetime of every storable response with one of the statuses of [`ttl`](Self::ttl), in place of
     /// its own: also of one with `no-cache`, or with a lifetime from `CachePolicy`.
     pub fn override_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
-        self.options.overrides_handler = true;
-        self.ttl(lifetime)
+        self.options.override_lifetime = Some(lifetime.into());
+        self
     }
 
     /// Stores nothing. On a route inside another response cache it makes an exception: that cache does not
@@ -81,14 +182,32 @@ impl ResponseCacheLayer {
     /// inner route comes too late: the credentials are stripped already. The predicate runs for each request,
     /// so it should be cheap. Of several predicates, one that returns `true` is enough.
     ///
-    /// ```
-    /// use larder_core::Larder;
-    /// use larder_http::ResponseCacheLayer;
+    /// # Examples
     ///
-    /// let larder = Larder::builder().build().expect("the defaults are valid");
-    /// let layer: ResponseCacheLayer =
-    ///     ResponseCacheLayer::new(&larder).shared().bypass_if(|head| head.uri.path().starts_with("/cart"));
-    /// # let _ = layer;
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service = ResponseCacheLayer::new(&larder)
+    ///     .ttl(Duration::from_secs(60))
+    ///     .shared()
+    ///     .bypass_if(|head| head.uri.path().starts_with("/cart"))
+    ///     .layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/")).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(Request::get("/cart")).await?, "larder; fwd=bypass; detail=by-choice");
+    /// # Ok(())
+    /// # }
     /// ```
     #[doc(alias("exclude", "skip", "condition"))]
     pub fn bypass_if<F>(mut self, passes: F) -> Self
@@ -101,6 +220,36 @@ impl ResponseCacheLayer {
 
     /// Sets how long a stale response may answer while one refresh runs, for responses that set no such window
     /// themselves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    /// let layer = ResponseCacheLayer::new(&larder).ttl(minute).stale_while_revalidate(minute);
+    /// let service = layer.layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/")).await?, "larder; fwd=uri-miss; stored");
+    ///
+    /// tokio::time::advance(minute + second).await;
+    /// assert_eq!(status(Request::get("/")).await?, "larder; hit; ttl=-1", "stale; a refresh begins");
+    /// larder.close(second).await; // waits for the refresh
+    /// assert_eq!(status(Request::get("/")).await?, "larder; hit; ttl=60");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("background refresh", "SWR", "refresh-ahead"))]
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.options.while_revalidating = Some(window);
@@ -109,6 +258,36 @@ impl ResponseCacheLayer {
 
     /// Sets how long a stale response may answer in place of an error (500, 502, 503, 504, or an error of the
     /// inner service), for responses that set no such window themselves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # use std::sync::atomic::{AtomicU16, Ordering};
+    /// static STATUS: AtomicU16 = AtomicU16::new(200);
+    /// let origin = service_fn(|_: Request<Body>| async {
+    ///     Response::builder().status(STATUS.load(Ordering::Relaxed)).body(Body::from("a page"))
+    /// });
+    /// let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    /// let service = ResponseCacheLayer::new(&larder).ttl(minute).stale_if_error(hour).layer(origin);
+    /// let request = || Request::get("/").body(Body::default());
+    /// service.clone().oneshot(request()?).await?;
+    ///
+    /// STATUS.store(503, Ordering::Relaxed);
+    /// tokio::time::advance(2 * minute).await;
+    /// let response = service.oneshot(request()?).await?;
+    /// assert_eq!(response.status(), 200, "the stale page in place of the error");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("fail-safe", "grace"))]
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.options.on_error = Some(window);
@@ -117,6 +296,37 @@ impl ResponseCacheLayer {
 
     /// Stores responses of these statuses for `lifetime`, unless they have a lifetime of their own. None by
     /// default: a stored error hides a page from all clients.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # use http::StatusCode;
+    /// let page = service_fn(|_: Request<Body>| async {
+    ///     Response::builder().status(StatusCode::NOT_FOUND).body(Body::from("no such product"))
+    /// });
+    /// let ten_seconds = Duration::from_secs(10);
+    /// let layer = ResponseCacheLayer::new(&larder).negative_ttl([StatusCode::NOT_FOUND], ten_seconds);
+    /// let service = layer.layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(status(Request::get("/products/0")).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(Request::get("/products/0")).await?, "larder; hit; ttl=10");
+    /// tokio::time::advance(ten_seconds).await;
+    /// assert_eq!(status(Request::get("/products/0")).await?, "larder; fwd=stale; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias("negative caching", "cache penetration"))]
     pub fn negative_ttl(
         mut self,
@@ -130,6 +340,34 @@ impl ResponseCacheLayer {
 
     /// Declares that the responses of these routes do not depend on the user: larder strips the credentials
     /// from requests that it may answer from the cache, and all clients share the stored responses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let page = service_fn(|request: Request<Body>| async move {
+    ///     assert!(!request.headers().contains_key("cookie"), "the layer strips it");
+    ///     Ok::<_, Infallible>(Response::new(Body::from("the same page for all users")))
+    /// });
+    /// let service = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).shared().layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// let request = |cookie| Request::get("/").header("cookie", cookie);
+    /// assert_eq!(status(request("session=1")).await?, "larder; fwd=uri-miss; stored");
+    /// assert_eq!(status(request("session=2")).await?, "larder; hit; ttl=60");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shared(mut self) -> Self {
         self.options.shared = true;
         self
@@ -145,6 +383,8 @@ impl ResponseCacheLayer {
     /// serve the page of that user to all visitors.
     ///
     /// The name of the partition must be verified already: the id of a session, not the text of a cookie.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use larder_core::Larder;
@@ -182,6 +422,8 @@ impl ResponseCacheLayer {
     /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that downstream
     /// caches separate the same requests. Without fields, the value depends on an input that those caches
     /// cannot see, such as an extension: then responses leave as `private` and without fields for CDNs.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use http::header;
@@ -271,6 +513,8 @@ impl ResponseCacheLayer {
     /// [`FinalHeadLayer`](crate::FinalHeadLayer) reports that cookie for every session layer; this finds the
     /// write where that layer is missing, and in background refreshes.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
     /// use larder_core::Larder;
@@ -312,6 +556,30 @@ impl ResponseCacheLayer {
     /// # Panics
     ///
     /// If the text is not a valid field value: visible ASCII, spaces and tabs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// // Browsers may serve the page for ten seconds; the larder for an hour, since it sees invalidations.
+    /// let service = ResponseCacheLayer::new(&larder)
+    ///     .ttl(Duration::from_secs(3600))
+    ///     .browser_cache_control("max-age=10")
+    ///     .layer(page);
+    /// let response = service.oneshot(Request::get("/").body(Body::default())?).await?;
+    /// assert_eq!(response.headers()["cache-control"], "max-age=10");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn browser_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
         self.options.browser = Some(field_value("browser_cache_control", cache_control.as_ref()));
         self
@@ -387,7 +655,7 @@ impl ResponseCacheLayer {
 
     /// Sets the scheme of effective URIs; `http` by default.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
-        self.options.scheme = scheme;
+        self.scheme = Some(scheme);
         self
     }
 
@@ -409,7 +677,7 @@ impl ResponseCacheLayer {
     /// by default.
     #[doc(alias("L1 only", "L2 only"))]
     pub fn tiers(mut self, tiers: Tiers) -> Self {
-        self.options.tiers = tiers;
+        self.options.tiers = tiers.in_place_of(self.options.tiers);
         self
     }
 
@@ -455,11 +723,9 @@ impl ResponseCacheLayer {
 
     /// Makes this the private cache of one user, around a client: it stores `private` responses, and ignores
     /// credentials and the directives for shared caches (`s-maxage`, `proxy-revalidate`, targeted fields). The
-    /// scheme is that of the URI ([`Scheme::OfUri`]).
+    /// scheme is that of the URI ([`Scheme::OfUri`]), unless [`scheme`](Self::scheme) sets another.
     pub fn private_cache(mut self) -> Self {
         self.options.role = Role::Private;
-        self.options.scheme = Scheme::OfUri;
-        self.options.targets.clear();
         self
     }
 
@@ -483,7 +749,7 @@ impl ResponseCacheLayer {
     /// Sets the targeted fields that this cache obeys, the most specific first, in place of `CDN-Cache-Control`
     /// alone ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)).
     pub fn targeted_fields(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.options.targets = fields.into_iter().collect();
+        self.targeted_fields = Some(fields.into_iter().collect());
         self
     }
 
@@ -532,11 +798,30 @@ impl ResponseCacheLayer {
     }
 }
 
+impl ResponseCacheLayer {
+    /// Returns the options, with the scheme and the targeted fields that were set, or else the defaults of a shared or
+    /// private cache.
+    pub(super) fn options(&self) -> Options {
+        let mut options = self.options.clone();
+        if options.role == Role::Private {
+            options.scheme = Scheme::OfUri;
+            options.targets.clear();
+        }
+        if let Some(scheme) = self.scheme {
+            options.scheme = scheme;
+        }
+        if let Some(fields) = &self.targeted_fields {
+            options.targets.clone_from(fields);
+        }
+        options
+    }
+}
+
 impl<S> Layer<S> for ResponseCacheLayer {
     type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let options = &self.options;
+        let options = &self.options();
         self.kernel.note_setting("scheme", &options.scheme, "ResponseCacheLayer");
         // Caches of different names serve different routes.
         let query_params = format!("query_params of cache {}", options.name);
@@ -547,7 +832,12 @@ impl<S> Layer<S> for ResponseCacheLayer {
 
 impl Clone for ResponseCacheLayer {
     fn clone(&self) -> Self {
-        Self { kernel: self.kernel.clone(), options: self.options.clone() }
+        Self {
+            kernel: self.kernel.clone(),
+            options: self.options.clone(),
+            scheme: self.scheme,
+            targeted_fields: self.targeted_fields.clone(),
+        }
     }
 }
 

@@ -479,7 +479,14 @@ impl Lookup {
         let (age, fresh_for) = aged(entry, now);
         let late = now.since(entry.ends().fresh_until());
         let seconds = |time: std::time::Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        let ttl = if fresh_for.is_zero() { -seconds(late) } else { seconds(fresh_for) };
+        let ttl = if fresh_for.is_zero() {
+            -seconds(late)
+        } else if self.context.kernel.entry_state(entry, now) == EntryState::Fresh {
+            seconds(fresh_for)
+        } else {
+            // A soft invalidation has ended its freshness.
+            0
+        };
         let mut response = stored::answer(Arc::clone(entry), age, None, self.request_key.head_only);
         if !stored.has_upstream_status() {
             response.headers_mut().remove(header::CACHE_STATUS);

@@ -27,7 +27,12 @@ pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownPartition;
 
-/// A return type for the closure of [`ResponseCacheLayer::partition_by`]: an `Option`, or a `Result` of one.
+/// A return type for the closure of [`ResponseCacheLayer::partition_by`](super::ResponseCacheLayer::partition_by): an
+/// `Option` of a [`PartitionName`], or a `Result` of such an `Option`.
+#[diagnostic::on_unimplemented(
+    message = "`partition_by` needs an `Option` or a `Result<Option<_>, _>` of a partition name, not `{Self}`",
+    note = "a partition name is an integer, a string or bytes, such as the id of a user: `Some(user.id)`"
+)]
 pub trait IntoPartition {
     /// Returns the partition, `None` for visitors.
     ///
@@ -37,16 +42,53 @@ pub trait IntoPartition {
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
 }
 
-impl<P: Into<Bytes>> IntoPartition for Option<P> {
+impl<P: PartitionName> IntoPartition for Option<P> {
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
-        Ok(self.map(Into::into))
+        Ok(self.map(PartitionName::into_bytes))
     }
 }
 
-impl<P: Into<Bytes>, E> IntoPartition for Result<Option<P>, E> {
+impl<P: PartitionName, E> IntoPartition for Result<Option<P>, E> {
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition> {
-        self.map(|partition| partition.map(Into::into)).map_err(|_| UnknownPartition)
+        self.map(|partition| partition.map(PartitionName::into_bytes)).map_err(|_| UnknownPartition)
     }
+}
+
+/// The name of a partition: an integer, a string or bytes, such as the id of a user or tenant.
+///
+/// An integer is the same partition as its decimal text.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the name of a partition",
+    note = "a partition name is an integer, a string or bytes; for another type return its text: `id.to_string()`"
+)]
+pub trait PartitionName {
+    /// Returns the bytes by which the key of the cache tells the partition apart.
+    fn into_bytes(self) -> Bytes;
+}
+
+macro_rules! partition_names {
+    ($($name:ty: $bytes:expr;)*) => {$(
+        impl PartitionName for $name {
+            fn into_bytes(self) -> Bytes {
+                $bytes(self)
+            }
+        }
+    )*};
+}
+
+partition_names! {
+    Bytes: std::convert::identity;
+    String: Bytes::from;
+    Vec<u8>: Bytes::from;
+    &'static str: Bytes::from;
+    &'static [u8]: Bytes::from;
+    Box<[u8]>: Bytes::from;
+    [u8; 16]: Bytes::from_owner;
+    u32: |id: u32| id.to_string().into();
+    u64: |id: u64| id.to_string().into();
+    u128: |id: u128| id.to_string().into();
+    i32: |id: i32| id.to_string().into();
+    i64: |id: i64| id.to_string().into();
 }
 
 /// An input of the key beside the address and the partition.
@@ -71,7 +113,8 @@ impl fmt::Debug for KeyInput {
 pub(super) struct Options {
     pub(super) name: Arc<str>,
     pub(super) lifetime: Option<Lifetime>,
-    pub(super) overrides_handler: bool,
+    /// The lifetime that prevails over that of the response and of its handler.
+    pub(super) override_lifetime: Option<Lifetime>,
     pub(super) off: bool,
     pub(super) while_revalidating: Option<Duration>,
     pub(super) on_error: Option<Duration>,
@@ -158,13 +201,13 @@ impl Options {
     /// Passes the options of a layer inside another response cache on to that cache, which stores the response:
     /// the lifetime, and the fields for browsers and CDNs.
     pub(super) fn pass_on_to(&self, around: &ResponseOverrides) {
-        if let Some(lifetime) = self.lifetime {
+        if let Some(lifetime) = self.override_lifetime.or(self.lifetime) {
             let revalidate = lifetime.window_while_revalidating();
             let on_error = lifetime.window_on_error();
             let lifetime = lifetime
                 .stale_while_revalidate(self.while_revalidating.unwrap_or(revalidate))
                 .stale_if_error(self.on_error.unwrap_or(on_error));
-            if self.overrides_handler {
+            if self.override_lifetime.is_some() {
                 around.ttl(lifetime);
             } else {
                 around.add(lifetime);
@@ -184,7 +227,7 @@ impl Default for Options {
         Self {
             name: "responses".into(),
             lifetime: None,
-            overrides_handler: false,
+            override_lifetime: None,
             off: false,
             while_revalidating: None,
             on_error: None,

@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::{
     answer::cache_status::own_status,
     context::{Admission, CacheContext, RequestKey},
-    future::{Forwarded, ResponseFuture},
+    future::{Forwarded, ResponseCacheFuture},
     miss::CacheMiss,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
@@ -49,7 +49,7 @@ impl<S> ResponseCache<S> {
         &mut self,
         mut request: Request<B>,
         why: Reason,
-    ) -> ResponseFuture<S::Future, R, S::Error>
+    ) -> ResponseCacheFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Future: Send + 'static,
@@ -85,11 +85,15 @@ impl<S> ResponseCache<S> {
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        let forwarded =
-            ResponseFuture::inner(Forwarded::new(future, scope, Arc::clone(&self.context), status));
+        let forwarded = ResponseCacheFuture::inner(Forwarded::new(
+            future,
+            scope,
+            Arc::clone(&self.context),
+            status,
+        ));
         match from_post {
             None => forwarded,
-            Some(from_post) => ResponseFuture::composed(async move {
+            Some(from_post) => ResponseCacheFuture::composed(async move {
                 let response = forwarded.await?;
                 Ok(from_post.receive(response).await)
             }),
@@ -104,7 +108,7 @@ impl<S> ResponseCache<S> {
         request: Request<B>,
         request_key: RequestKey,
         began: Moment,
-    ) -> ResponseFuture<S::Future, R, S::Error>
+    ) -> ResponseCacheFuture<S::Future, R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -115,10 +119,10 @@ impl<S> ResponseCache<S> {
     {
         let inner = take_ready(&mut self.inner);
         match CacheMiss::new(&self.context, inner, request, request_key, began) {
-            Some(miss) => ResponseFuture::composed(miss.serve()),
+            Some(miss) => ResponseCacheFuture::composed(miss.serve()),
             None => {
                 let text = "the URL is too long for the cache: shorten it\n";
-                ResponseFuture::ready(self.context.refused(
+                ResponseCacheFuture::ready(self.context.refused(
                     StatusCode::URI_TOO_LONG,
                     text,
                     Reason::KeyTooLong,
@@ -154,7 +158,7 @@ where
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, R, S::Error>;
+    type Future = ResponseCacheFuture<S::Future, R, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -166,14 +170,14 @@ where
             Admission::Lookup(request_key) => request_key,
             Admission::Bypass(why) => return self.forward(request, why),
             Admission::OnlyIfCached => {
-                return ResponseFuture::ready(self.context.nothing_stored(began));
+                return ResponseCacheFuture::ready(self.context.nothing_stored(began));
             }
             Admission::Ambiguous => {
                 self.context.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
                 let text = "the request must name exactly one valid host\n";
                 let answer =
                     self.context.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
-                return ResponseFuture::ready(answer);
+                return ResponseCacheFuture::ready(answer);
             }
         };
         if self.context.has_more_key_inputs
@@ -183,7 +187,7 @@ where
             around.refuse(Reason::InnerCache);
         }
         if let Some(answer) = self.context.plain_hit(&request_key, request.headers(), began) {
-            return ResponseFuture::ready(answer);
+            return ResponseCacheFuture::ready(answer);
         }
         self.miss(request, request_key, began)
     }

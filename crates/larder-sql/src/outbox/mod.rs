@@ -58,6 +58,8 @@ pub(crate) mod sqlite;
 
 /// The outbox of a database, which makes writes known that do not come through a [`Db`]. Given by [`Db::outbox`].
 ///
+/// # Examples
+///
 /// ```no_run
 /// # async fn start(db: larder_sql::Db) -> Result<(), larder_sql::QueryError> {
 /// let outbox = db.outbox();

@@ -120,6 +120,32 @@ impl SqlxService {
     /// # Errors
     ///
     /// When the database does not answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use larder_core::Larder;
+    /// # use larder_sql::*;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
+    /// # sqlx::raw_sql(schema).execute(&pool).await?;
+    /// # let larder = Larder::builder().build()?;
+    /// let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite)
+    ///     .database("shop")
+    ///     .ttl(Duration::from_secs(3600))
+    ///     .name("shop queries");
+    /// let db = SqlxService::sqlite(pool).cached_by(layer).await?;
+    ///
+    /// for _ in 0..2 {
+    ///     let n: i64 = db.query("SELECT n FROM stock WHERE id = ?").bind(42).fetch_scalar().await?;
+    ///     assert_eq!(n, 8);
+    /// }
+    /// assert_eq!(larder.stats().cache("shop queries").map(|queries| queries.total.hits), Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn cached_by(self, layer: QueryCacheLayer) -> sqlx::Result<Db> {
         let mut layer = layer.catalog(self.catalog().await?);
         layer.options.dialect = self.dialect();

@@ -29,7 +29,7 @@ pub(super) fn lifetime(
     }
     // A lifetime for a page does not apply to the error that came instead.
     let meant = storing::takes_default_lifetime(status);
-    if let (true, Some(lifetime)) = (options.overrides_handler && meant, options.lifetime) {
+    if let Some(lifetime) = options.override_lifetime.filter(|_| meant) {
         return Ok((lifetime, silent));
     }
     // It does apply to a redirect that the handler sends.

@@ -153,7 +153,7 @@ pub(in crate::response_cache) fn control(
         && !control.is_present
         && list::members(headers, &header::PRAGMA).any(|it| it.eq_ignore_ascii_case("no-cache"));
     // A lifetime that was set explicitly for this response prevails over `no-cache`.
-    control.no_cache &= override_values.lifetime.is_none() && !options.overrides_handler;
+    control.no_cache &= override_values.lifetime.is_none() && options.override_lifetime.is_none();
     control
 }
 
