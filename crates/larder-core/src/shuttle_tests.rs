@@ -13,15 +13,18 @@ use shuttle::{
 };
 
 use crate::{
+    Larder,
     bus::{Epoch, Position, Record, WriterId},
     clock::{Clock, Moment},
     entry::{AnyEntry, Entry, EntryMetadata, Value},
-    flight::{FlightResult, FlightRole, Flights, Leader, Patience},
+    kernel::{
+        fill_loop::row_request::{Outcome, ReadRow, RowRequest},
+        fill_or_wait,
+    },
     key::{Key, KeyBuf, Kind},
     lifetime::Lifetime,
     memory::{Eviction, Memory},
     registry::{Options, Registry, Stamp, Verdict},
-    scope::Scope,
     tag::Tag,
     target::{Mode, Selector},
 };
@@ -45,8 +48,6 @@ struct World {
     row: AtomicU64,
     registry: Registry,
     memory: Memory,
-    flights: Flights,
-    origin: WriterId,
 }
 
 impl World {
@@ -61,8 +62,6 @@ impl World {
             row: AtomicU64::new(0),
             registry: Registry::new(options),
             memory: Memory::new(1 << 20, Eviction::Lru, Clock::start()),
-            flights: Flights::new(),
-            origin: WriterId::random(),
         })
     }
 
@@ -115,42 +114,6 @@ impl World {
             drop(self.memory.put(&entry, newer));
         }
         entry
-    }
-
-    /// Reads as a request that may wait for the fill of another.
-    fn read_together(&self) -> u64 {
-        let key = Self::key();
-        let hash = self.memory.hash(key.as_bytes());
-        let arrived = self.registry.sequence();
-        loop {
-            let kept = self
-                .memory
-                .read(hash, key.as_bytes(), |entry| self.is_valid(entry).then(|| version(entry)));
-            if let Some(version) = kept {
-                return version;
-            }
-            let scope = Scope::open(self.origin, self.registry.stamp());
-            let place = (hash, &key);
-            let patience = Patience { wait: Duration::MAX, trusted: None };
-            match self.flights.join(place, &scope, arrived, Moment::START, patience) {
-                FlightRole::Alone | FlightRole::Circle(_) => {
-                    unreachable!("no scope here is inside a fill")
-                }
-                FlightRole::Leader(leader) => return self.lead(leader, scope.stamp()),
-                FlightRole::Waiter(mut wait) => match block_on(wait.result()) {
-                    FlightResult::Filled(entry) if wait.arrived_before_fill() => {
-                        return version(&entry);
-                    }
-                    _ => {}
-                },
-            }
-        }
-    }
-
-    fn lead(&self, leader: Leader, stamp: Stamp) -> u64 {
-        let entry = self.fill(stamp);
-        leader.finish(FlightResult::Filled(entry.clone()));
-        version(&entry)
     }
 
     /// Writes the row, then invalidates the entries that depend on it.
@@ -216,25 +179,50 @@ fn two_writers_leave_nothing_stale_behind() {
     );
 }
 
+/// Reads the row through the fill loop, as a request does that may wait for the fill of another.
+fn read_together(larder: &Larder, row: &ReadRow) -> u64 {
+    let request = RowRequest::new(larder.kernel(), row);
+    let outcome = request.look().unwrap_or_else(|| block_on(fill_or_wait(request)));
+    match outcome {
+        Outcome::Hit(version)
+        | Outcome::Led(version)
+        | Outcome::Took(version)
+        | Outcome::Alone(_, version) => version,
+        Outcome::ReadAlong | Outcome::Failed => unreachable!("no fill here streams or fails"),
+    }
+}
+
 #[test]
-fn a_waiter_sees_nothing_from_before_an_invalidation() {
+fn the_fill_loop_returns_nothing_from_before_an_invalidation() {
+    // Waits have deadlines, which need the clock of a runtime. All threads of an exploration are on this one.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime starts");
+    let _entered = runtime.enter();
     check_random(
         || {
-            let world = World::new();
+            let builder = Larder::builder().tag_table_slots(1 << 10);
+            let larder = builder.build().expect("the options are valid");
+            let row = Arc::new(AtomicU64::new(0));
+            let read: ReadRow = {
+                let row = Arc::clone(&row);
+                Arc::new(move || row.load(Ordering::SeqCst))
+            };
             let readers: Vec<_> = (0..3)
                 .map(|_| {
-                    let world = Arc::clone(&world);
-                    thread::spawn(move || world.read_together())
+                    let (larder, read) = (larder.clone(), Arc::clone(&read));
+                    thread::spawn(move || read_together(&larder, &read))
                 })
                 .collect();
             for version in 1..=2 {
-                world.write(version);
-                assert!(world.read_together() >= version);
+                row.store(version, Ordering::SeqCst);
+                let _ = block_on(larder.invalidate(RowRequest::tag()));
+                assert!(read_together(&larder, &read) >= version);
             }
             for reader in readers {
                 reader.join().expect("no reader panics");
             }
-            assert_eq!(world.flights.running(), 0);
+            assert_eq!(larder.stats().fills_running, 0);
+            assert_eq!(read_together(&larder, &read), 2);
         },
         SCHEDULES,
     );

@@ -179,3 +179,8 @@ enum WaitOutcome<O, F> {
 const MAX_LOOKS: usize = 4;
 /// A longer patience counts as endless.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
+
+#[cfg(test)]
+pub(crate) mod row_request;
+#[cfg(test)]
+mod tests;

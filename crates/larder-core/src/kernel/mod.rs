@@ -48,7 +48,7 @@ pub use crate::{
 };
 
 mod catch_up;
-mod fill_loop;
+pub(crate) mod fill_loop;
 
 /// The engine of a [`Larder`](crate::Larder), within its namespace. Cheap to clone; a clone is the same engine.
 #[derive(Clone, Debug)]
