@@ -44,14 +44,14 @@ impl<S> Db<S> {
     /// The tag of a table: everything that depends on the whole table has it. Add it by hand to a value that another
     /// driver loads: `fill.tag(db.table_tag("products"))`.
     pub fn table_tag(&self, table: &str) -> Tag {
-        self.cache.plan().tags.table(&folded(table))
+        self.cache.context().tags.table(&folded(table))
     }
 
     /// The tag of a row, by the values of its key in their order: everything that depends on single rows of the table,
     /// this one among them, has it.
     pub fn row_tag<K: ToString>(&self, table: &str, key: impl IntoIterator<Item = K>) -> Tag {
         let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
-        self.cache.plan().tags.row(&folded(table), &key)
+        self.cache.context().tags.row(&folded(table), &key)
     }
 
     /// Invalidates everything that depends on a table or its rows: for writes that did not come through a [`Db`].
@@ -83,8 +83,8 @@ impl<S> Db<S> {
     /// # }
     /// ```
     pub async fn invalidate_table(&self, table: &str) -> Invalidated {
-        let plan = self.cache.plan();
-        plan.kernel.invalidate(plan.tags.any_row(&folded(table))).await
+        let context = self.cache.context();
+        context.kernel.invalidate(context.tags.any_row(&folded(table))).await
     }
 
     /// Invalidates everything that depends on this database.
@@ -93,8 +93,7 @@ impl<S> Db<S> {
     ///
     /// Outside a tokio runtime, where the log is shared with other processes.
     pub async fn invalidate_all(&self) -> Invalidated {
-        let plan = self.cache.plan();
-        plan.kernel.invalidate(plan.tags.everything()).await
+        self.cache.context().invalidate_all().await
     }
 
     /// Invalidates everything that depends on a row, by the values of its key in their order, or on its table as a
@@ -108,9 +107,9 @@ impl<S> Db<S> {
         table: &str,
         key: impl IntoIterator<Item = K>,
     ) -> Invalidated {
-        let plan = self.cache.plan();
+        let context = self.cache.context();
         let targets = [self.table_tag(table), self.row_tag(table, key)].map(Target::tag);
-        plan.kernel.invalidate(targets.to_vec()).await
+        context.kernel.invalidate(targets.to_vec()).await
     }
 }
 
@@ -122,7 +121,7 @@ impl<S: Database> Db<S> {
 
     /// A query or another statement that was built elsewhere.
     pub fn statement(&self, statement: Statement) -> Query<'_, S> {
-        Query { db: self, statement, wishes: QueryOptions::default() }
+        Query { db: self, statement, options: QueryOptions::default() }
     }
 }
 
@@ -132,7 +131,7 @@ impl<S: Database> Db<S> {
 pub struct Query<'a, S = DefaultDatabase> {
     db: &'a Db<S>,
     statement: Statement,
-    wishes: QueryOptions,
+    options: QueryOptions,
 }
 
 impl<S: Database> Query<'_, S> {
@@ -167,31 +166,31 @@ impl<S: Database> Query<'_, S> {
     /// # }
     /// ```
     pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
-        self.wishes.lifetime = Some(lifetime.into());
+        self.options.lifetime = Some(lifetime.into());
         self
     }
 
     /// As [`Fetch::uncached`].
     pub fn uncached(mut self) -> Self {
-        self.wishes.uncached = true;
+        self.options.uncached = true;
         self
     }
 
     /// As [`Fetch::deadline`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.wishes.deadline = Some(deadline);
+        self.options.deadline = Some(deadline);
         self
     }
 
     /// As [`Fetch::coalesce_timeout`].
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
-        self.wishes.coalesce_timeout = Some(limit);
+        self.options.coalesce_timeout = Some(limit);
         self
     }
 
     /// As [`Fetch::tags`].
     pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
-        self.wishes.tags.extend(tags.into_iter().map(Into::into));
+        self.options.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 
@@ -204,7 +203,7 @@ impl<S: Database> Query<'_, S> {
     /// [`QueryErrorKind::TimedOut`] after the [`deadline`](Self::deadline), and with [`QueryErrorKind::NotAllowed`] for
     /// a statement that begins or ends a transaction.
     pub async fn fetch_all<T: CacheableRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
-        self.db.cache.fetch(Fetch::wishing(self.statement, self.wishes)).await
+        self.db.cache.fetch(Fetch::wishing(self.statement, self.options)).await
     }
 
     /// Fetches the first row, if there is one. All rows of the statement are read and stored: add `LIMIT 1` where there

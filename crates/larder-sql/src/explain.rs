@@ -4,8 +4,8 @@ use larder_core::{Reason, Tag, Target};
 
 use crate::{
     analysis::StatementKind,
+    context::{QueryAdmission, QueryContext},
     db::Db,
-    plan::{QueryAdmission, QueryContext},
     service::QueryOptions,
     statement::Statement,
 };
@@ -41,14 +41,14 @@ impl<S> Db<S> {
     /// assert_eq!(explained.not_stored, None);
     /// ```
     pub fn explain(&self, statement: &Statement) -> Explanation {
-        self.cache().plan().explain(statement)
+        self.cache().context().explain(statement)
     }
 
     /// Whether the analysis finds that a statement only reads, and is storable. Costs an analysis the first time a text
     /// is seen, and a look-up after that. [`Db::explain`] considers the bound values and the state of the catalog, too.
     pub fn is_cached(&self, statement: &Statement) -> bool {
-        let plan = self.cache().plan();
-        plan.analyse(&plan.known(), statement.text()).nature == StatementKind::Query
+        let context = self.cache().context();
+        context.analyse(&context.known(), statement.text()).nature == StatementKind::Query
     }
 }
 

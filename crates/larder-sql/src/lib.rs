@@ -79,14 +79,17 @@ pub use self::{
 };
 
 mod analysis;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod backend;
 mod catalog;
+mod context;
 mod db;
 mod error;
 mod explain;
 mod layer;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod outbox;
-mod plan;
+
 mod rows;
 #[cfg(feature = "sea-query")]
 mod sea_query;

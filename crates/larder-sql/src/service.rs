@@ -17,9 +17,9 @@ use tower_service::Service;
 use crate::{
     analysis::{Analysis, StatementKind},
     catalog::Catalog,
+    context::{QueryAdmission, QueryContext, SchemaSnapshot},
     error::{QueryError, QueryErrorKind},
     layer::Options,
-    plan::{QueryAdmission, QueryContext, SchemaSnapshot},
     rows::StatementOutcome,
     statement::Statement,
 };
@@ -27,7 +27,7 @@ use crate::{
 /// A query whose rows are decoded into values of `T`: one of the two requests of a [`QueryCache`].
 pub struct Fetch<T> {
     statement: Statement,
-    wishes: QueryOptions,
+    options: QueryOptions,
     rows: PhantomData<fn() -> T>,
 }
 
@@ -47,22 +47,22 @@ impl<T> Fetch<T> {
         Self::wishing(statement, QueryOptions::default())
     }
 
-    pub(crate) fn wishing(statement: Statement, wishes: QueryOptions) -> Self {
-        Self { statement, wishes, rows: PhantomData }
+    pub(crate) fn wishing(statement: Statement, options: QueryOptions) -> Self {
+        Self { statement, options, rows: PhantomData }
     }
 
     /// Stores the rows for this lifetime, also those of a volatile query, as one with `now()`. A page or value built
     /// from them is fresh no longer than they are.
     #[must_use]
     pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
-        self.wishes.lifetime = Some(lifetime.into());
+        self.options.lifetime = Some(lifetime.into());
         self
     }
 
     /// Bypasses the cache: queries the database, and stores nothing.
     #[must_use]
     pub fn uncached(mut self) -> Self {
-        self.wishes.uncached = true;
+        self.options.uncached = true;
         self
     }
 
@@ -71,7 +71,7 @@ impl<T> Fetch<T> {
     /// the cache. A query that bypasses the cache, and a write, has no deadline.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.wishes.deadline = Some(deadline);
+        self.options.deadline = Some(deadline);
         self
     }
 
@@ -79,14 +79,14 @@ impl<T> Fetch<T> {
     /// fills run at a time for one query and its values.
     #[must_use]
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
-        self.wishes.coalesce_timeout = Some(limit);
+        self.options.coalesce_timeout = Some(limit);
         self
     }
 
     /// Adds tags to those that the analysis finds. A query that bypasses the cache ignores them.
     #[must_use]
     pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
-        self.wishes.tags.extend(tags.into_iter().map(Into::into));
+        self.options.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 }
@@ -125,16 +125,16 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// a [`Statement`] always goes to the database.
 pub struct QueryCache<S> {
     inner: S,
-    plan: Arc<QueryContext>,
+    context: Arc<QueryContext>,
 }
 
 impl<S> QueryCache<S> {
     pub(crate) fn new(inner: S, kernel: &Kernel, options: Options) -> Self {
-        Self { inner, plan: Arc::new(QueryContext::new(kernel, options)) }
+        Self { inner, context: Arc::new(QueryContext::new(kernel, options)) }
     }
 
-    pub(crate) fn plan(&self) -> &Arc<QueryContext> {
-        &self.plan
+    pub(crate) fn context(&self) -> &Arc<QueryContext> {
+        &self.context
     }
 
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -144,7 +144,7 @@ impl<S> QueryCache<S> {
 
     /// Replaces the catalog, for example after another process has migrated the database.
     pub fn learn(&self, catalog: Catalog) {
-        self.plan.learn(catalog);
+        self.context.learn(catalog);
     }
 }
 
@@ -154,18 +154,18 @@ impl<S: Database> QueryCache<S> {
         &self,
         fetch: Fetch<T>,
     ) -> Result<Arc<Vec<T>>, QueryError> {
-        let known = self.plan.known();
-        let analysis = self.plan.analyse(&known, fetch.statement.text());
-        match self.plan.admit::<T>(&fetch.statement, &known, &analysis, &fetch.wishes) {
+        let known = self.context.known();
+        let analysis = self.context.analyse(&known, fetch.statement.text());
+        match self.context.admit::<T>(&fetch.statement, &known, &analysis, &fetch.options) {
             QueryAdmission::Cached(name) => {
-                let policy = self.plan.policy(&fetch.wishes);
-                let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
-                let load = move |fill| load::<S, T>(inner, plan, (known, analysis), fetch, fill);
-                let kernel = &self.plan.kernel;
+                let policy = self.context.policy(&fetch.options);
+                let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
+                let load = move |fill| load::<S, T>(inner, context, (known, analysis), fetch, fill);
+                let kernel = &self.context.kernel;
                 kernel.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
             }
             QueryAdmission::Bypass(why) => {
-                self.plan.note_bypass(&known, &fetch.statement, &analysis, why);
+                self.context.note_bypass(&known, &fetch.statement, &analysis, why);
                 let answer = ask(self.inner.clone(), fetch.statement).await?;
                 decoded(&answer)
             }
@@ -179,13 +179,13 @@ impl<S: Database> QueryCache<S> {
 
     /// Runs a statement, and invalidates everything that it may have changed.
     pub(crate) async fn run(&self, statement: Statement) -> Result<StatementOutcome, QueryError> {
-        let known = self.plan.known();
-        let analysis = self.plan.analyse(&known, statement.text());
-        match self.plan.admit::<()>(&statement, &known, &analysis, &QueryOptions::default()) {
+        let known = self.context.known();
+        let analysis = self.context.analyse(&known, statement.text());
+        match self.context.admit::<()>(&statement, &known, &analysis, &QueryOptions::default()) {
             QueryAdmission::Write => self.write(known, &analysis, statement).await,
             QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
             QueryAdmission::Cached(_) | QueryAdmission::Bypass(_) => {
-                self.plan.note_bypass(&known, &statement, &analysis, Reason::Statement);
+                self.context.note_bypass(&known, &statement, &analysis, Reason::Statement);
                 ask(self.inner.clone(), statement).await
             }
         }
@@ -199,29 +199,29 @@ impl<S: Database> QueryCache<S> {
         analysis: &Analysis,
         statement: Statement,
     ) -> Result<StatementOutcome, QueryError> {
-        self.plan.note_bypass(&known, &statement, analysis, Reason::Write);
-        let mut targets = self.plan.written_by(&known, &statement, analysis);
+        self.context.note_bypass(&known, &statement, analysis, Reason::Write);
+        let mut targets = self.context.written_by(&known, &statement, analysis);
         let redefines =
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         let may_define =
             redefines && analysis.nature != StatementKind::Unknown(Reason::UnknownFunction);
-        let (inner, plan) = (self.inner.clone(), Arc::clone(&self.plan));
-        let writing = self.plan.kernel.spawn(async move {
+        let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
+        let writing = self.context.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
                 // Now, since the next steps may wait for locks of other connections; and again below, for results that
                 // were read under the old schema.
-                let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
-                plan.relearn().await;
+                let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
+                context.relearn().await;
                 if may_define {
-                    plan.reinstall().await;
+                    context.reinstall().await;
                 }
-            } else if !plan.is_current(&known) {
+            } else if !context.is_current(&known) {
                 // The schema has changed meanwhile: more tables may change with this one.
-                targets = vec![plan.tags.everything()];
+                targets = vec![context.tags.everything()];
             }
             // Also after an error or a panic: the write may have been applied all the same.
-            let _logged_or_queued = plan.kernel.invalidate(targets).await;
+            let _logged_or_queued = context.kernel.invalidate(targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
                 .map_err(written_unread)
@@ -232,22 +232,22 @@ impl<S: Database> QueryCache<S> {
 
 async fn load<S: Database, T: CacheableRow>(
     inner: S,
-    plan: Arc<QueryContext>,
+    context: Arc<QueryContext>,
     (known, analysis): (Arc<SchemaSnapshot>, Arc<Analysis>),
     fetch: Fetch<T>,
     fill: Loading,
 ) -> Result<Vec<T>, QueryError> {
-    if !plan.is_current(&known) {
+    if !context.is_current(&known) {
         // The schema has changed between the analysis of the statement and the stamp of this fill.
         fill.refuse(Reason::Redefined);
     }
-    let tags = plan.read_by(&known, &fetch.statement, &analysis);
-    tags.into_iter().chain(fetch.wishes.tags).for_each(|tag| fill.tag(tag));
+    let tags = context.read_by(&known, &fetch.statement, &analysis);
+    tags.into_iter().chain(fetch.options.tags).for_each(|tag| fill.tag(tag));
     let rows = ask(inner, fetch.statement).await?.rows;
     if rows.rows.is_empty() {
-        fill.ttl(plan.empty_ttl(fetch.wishes.lifetime.unwrap_or(plan.options.lifetime)));
+        fill.ttl(context.empty_ttl(fetch.options.lifetime.unwrap_or(context.options.lifetime)));
     }
-    if rows.weight() > plan.options.max_bytes {
+    if rows.weight() > context.options.max_bytes {
         fill.refuse(Reason::TooLarge);
     }
     rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
@@ -325,7 +325,7 @@ impl<S: Database, T: CacheableRow> Service<Fetch<T>> for QueryCache<S> {
 
 impl<S: Clone> Clone for QueryCache<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), plan: Arc::clone(&self.plan) }
+        Self { inner: self.inner.clone(), context: Arc::clone(&self.context) }
     }
 }
 
@@ -337,7 +337,7 @@ impl<S: fmt::Debug> fmt::Debug for QueryCache<S> {
 
 impl<T> Clone for Fetch<T> {
     fn clone(&self) -> Self {
-        Self::wishing(self.statement.clone(), self.wishes.clone())
+        Self::wishing(self.statement.clone(), self.options.clone())
     }
 }
 

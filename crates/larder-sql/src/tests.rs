@@ -705,7 +705,7 @@ async fn installing_the_outbox_again_is_retried_until_it_succeeds() {
     let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
     let attempts = Arc::new(AtomicU32::new(0));
     let counted = attempts.clone();
-    *db.cache().plan().outbox.lock() = Some(Arc::new(move || {
+    *db.cache().context().outbox.lock() = Some(Arc::new(move || {
         let attempt = counted.fetch_add(1, Ordering::SeqCst) + 1;
         Box::pin(std::future::ready(attempt.is_multiple_of(4)))
     }));

@@ -12,12 +12,13 @@ use tokio::runtime::Handle;
 
 use crate::{
     analysis::StatementKind,
+    backend::BackendTransaction,
+    context::{QueryContext, SchemaSnapshot},
     db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
-    plan::{QueryContext, SchemaSnapshot},
     rows::StatementOutcome,
     service::{CacheableRow, written_unread},
-    sqlx_service::{SqlxService, SqlxTransaction},
+    sqlx_service::SqlxService,
     statement::Statement,
     value::SqlValue,
 };
@@ -30,9 +31,9 @@ use crate::{
 /// rolled back.
 pub struct Transaction {
     /// `None` once the transaction has ended.
-    inner: Option<SqlxTransaction>,
+    inner: Option<Box<dyn BackendTransaction>>,
     uncertain: bool,
-    plan: Arc<QueryContext>,
+    context: Arc<QueryContext>,
     targets: Vec<Target>,
     defines: bool,
     /// The number of open nested transactions, with those that were dropped and are not rolled back yet.
@@ -75,9 +76,11 @@ impl Db<SqlxService> {
     /// ```
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
         Ok(Transaction {
-            inner: Some(self.cache().inner().pool().begin().await.map_err(QueryError::database)?),
+            inner: Some(
+                self.cache().inner().backend().begin().await.map_err(QueryError::database)?,
+            ),
             uncertain: false,
-            plan: Arc::clone(self.cache().plan()),
+            context: Arc::clone(self.cache().context()),
             targets: Vec::new(),
             defines: false,
             depth: 0,
@@ -164,10 +167,11 @@ impl Transaction {
     pub async fn commit(mut self) -> Result<(), QueryError> {
         // If this fails nothing is committed: dropping the transaction rolls it back.
         self.take_back_dropped().await?;
-        let (plan, defines, uncertain) = (Arc::clone(&self.plan), self.defines, self.uncertain);
+        let (context, defines, uncertain) =
+            (Arc::clone(&self.context), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let known = self.known.take();
-        let committing = self.plan.kernel.spawn(async move {
+        let committing = self.context.kernel.spawn(async move {
             let committed = match inner {
                 // The driver may have committed before it panicked.
                 Some(inner) => AssertUnwindSafe(end(inner, uncertain))
@@ -178,15 +182,15 @@ impl Transaction {
             };
             if defines {
                 // Now, since the next steps may wait for locks of other connections.
-                let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
-                plan.relearn().await;
-                plan.reinstall().await;
-            } else if known.is_some_and(|known| !plan.is_current(&known)) {
+                let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
+                context.relearn().await;
+                context.reinstall().await;
+            } else if known.is_some_and(|known| !context.is_current(&known)) {
                 // The schema has changed meanwhile: more tables may change with the written ones.
-                targets = vec![plan.tags.everything()];
+                targets = vec![context.tags.everything()];
             }
             if !targets.is_empty() {
-                let _logged_or_queued = plan.kernel.invalidate(targets).await;
+                let _logged_or_queued = context.kernel.invalidate(targets).await;
             }
             committed
         });
@@ -209,23 +213,23 @@ impl Transaction {
     /// [outbox](crate::Outbox) is followed. `None` in another database.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
-        self.begun().sqlite()
+        self.begun().connection().downcast_mut()
     }
 
     /// The PostgreSQL connection, for features of sqlx that larder lacks. Writes through it are not invalidated, unless
     /// the [outbox](crate::Outbox) is followed. `None` in another database.
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
-        self.begun().postgres()
+        self.begun().connection().downcast_mut()
     }
 
-    fn begun(&mut self) -> &mut SqlxTransaction {
-        self.inner.as_mut().expect("only methods that consume the transaction end it")
+    fn begun(&mut self) -> &mut dyn BackendTransaction {
+        &mut **self.inner.as_mut().expect("only methods that consume the transaction end it")
     }
 
     async fn run(&mut self, statement: &Statement) -> Result<StatementOutcome, QueryError> {
-        let known = self.plan.known();
-        let analysis = self.plan.analyse(&known, statement.text());
+        let known = self.context.known();
+        let analysis = self.context.analyse(&known, statement.text());
         if analysis.nature == StatementKind::Unknown(Reason::TransactionControl) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
@@ -234,8 +238,8 @@ impl Transaction {
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         self.known.get_or_insert_with(|| Arc::clone(&known));
         // Before it runs: a statement that fails may have written a part.
-        self.targets.extend(self.plan.written_by(&known, statement, &analysis));
-        self.plan.note_bypass(&known, statement, &analysis, Reason::Transaction);
+        self.targets.extend(self.context.written_by(&known, statement, &analysis));
+        self.context.note_bypass(&known, statement, &analysis, Reason::Transaction);
         // A statement that is dropped while it runs may have ended the transaction as well.
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
@@ -248,7 +252,7 @@ impl Transaction {
 }
 
 /// Commits, unless a failed statement has left only the rollback.
-async fn end(mut inner: SqlxTransaction, uncertain: bool) -> Result<(), QueryError> {
+async fn end(mut inner: Box<dyn BackendTransaction>, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
         return Err(QueryError::new(QueryErrorKind::RolledBack));
@@ -260,11 +264,11 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         let targets = std::mem::take(&mut self.targets);
         if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
-            let (plan, defines) = (Arc::clone(&self.plan), self.defines);
-            drop(self.plan.kernel.spawn(async move {
-                let _logged_or_queued = plan.kernel.invalidate(targets).await;
+            let (context, defines) = (Arc::clone(&self.context), self.defines);
+            drop(self.context.kernel.spawn(async move {
+                let _logged_or_queued = context.kernel.invalidate(targets).await;
                 if defines {
-                    plan.relearn().await;
+                    context.relearn().await;
                 }
             }));
         }

@@ -8,14 +8,14 @@ use sqlx::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
+use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
 
 /// The SQL that creates the outbox and its triggers.
-pub(super) const DEFINITION: &str = include_str!("postgres.sql");
+pub(crate) const DEFINITION: &str = include_str!("postgres.sql");
 
 /// Reads on connections of its own: a reader that waits for the pool of the application would be late whenever that is
 /// busy.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     pool: PgPool,
     woken: Arc<Notify>,
     /// A snapshot with its time and server: outbox rows that it sees may be removed two hours later.
@@ -23,7 +23,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) async fn open(pool: &PgPool, tasks: &mut JoinSet<()>) -> sqlx::Result<Self> {
+    pub(crate) async fn open(pool: &PgPool, tasks: &mut JoinSet<()>) -> sqlx::Result<Self> {
         let options = (*pool.connect_options()).clone();
         let own = PgPoolOptions::new().max_connections(2).max_lifetime(None).idle_timeout(None);
         let pool = own.connect_lazy_with(options);
@@ -51,7 +51,7 @@ async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
     }
 }
 
-impl super::Reader for Reader {
+impl follower::Reader for Reader {
     type Claim<'a> = ClaimedPosition;
 
     async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
@@ -98,7 +98,7 @@ impl super::Reader for Reader {
     }
 }
 
-pub(super) struct ClaimedPosition {
+pub(crate) struct ClaimedPosition {
     transaction: Transaction<'static, Postgres>,
     name: String,
 }

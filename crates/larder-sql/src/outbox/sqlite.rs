@@ -8,14 +8,14 @@ use std::{fmt::Write as _, time::Duration};
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::{Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
+use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
 use crate::{
     catalog::sqlite::FILE,
     error::{QueryError, QueryErrorKind},
 };
 
 /// Returns the SQL that creates the outbox, and the triggers of all tables.
-pub(super) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
+pub(crate) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
     // A renamed table keeps its triggers, which go on to write its old name.
@@ -91,13 +91,13 @@ fn literal(text: &str) -> String {
 }
 
 /// Reads on a connection of its own, which sees the commits of all others.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     connection: SqliteConnection,
     version: i64,
 }
 
 impl Reader {
-    pub(super) async fn open(pool: &SqlitePool) -> Result<Self, QueryError> {
+    pub(crate) async fn open(pool: &SqlitePool) -> Result<Self, QueryError> {
         let file: Option<String> =
             sqlx::query_scalar(FILE).fetch_one(pool).await.map_err(QueryError::database)?;
         if file.is_none_or(|file| file.is_empty()) {
@@ -115,7 +115,7 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
-impl super::Reader for Reader {
+impl follower::Reader for Reader {
     type Claim<'a> = ClaimedPosition<'a>;
 
     async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
@@ -174,7 +174,7 @@ impl super::Reader for Reader {
 
 /// No lock: there is one writer at a time, and the database must not wait for a log. Two processes that read the same
 /// outbox rows invalidate them twice.
-pub(super) struct ClaimedPosition<'a> {
+pub(crate) struct ClaimedPosition<'a> {
     connection: &'a mut SqliteConnection,
     name: String,
     from: String,

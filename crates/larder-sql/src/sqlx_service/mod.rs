@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -11,14 +10,15 @@ use futures_util::{TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use larder_core::Larder;
 use sqlx::Either;
 #[cfg(feature = "postgres")]
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
 #[cfg(feature = "sqlite")]
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqlitePool;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
 use crate::{
     analysis::{SqlDialect, is_empty},
+    backend::Backend,
     catalog::Catalog,
     db::Db,
     layer::QueryCacheLayer,
@@ -36,33 +36,14 @@ pub(crate) mod sqlite;
 /// The kind of database is chosen when it is made, so that one program runs on either.
 #[derive(Clone)]
 pub struct SqlxService {
-    pool: Pool,
-    /// Identifies an in-memory database, which has no other identity.
-    id: u128,
-}
-
-/// A pool of one of the supported databases.
-#[derive(Clone)]
-pub(crate) enum Pool {
-    #[cfg(feature = "sqlite")]
-    Sqlite(SqlitePool),
-    #[cfg(feature = "postgres")]
-    Postgres(PgPool),
-}
-
-/// A transaction in one of the supported databases.
-pub(crate) enum SqlxTransaction {
-    #[cfg(feature = "sqlite")]
-    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
-    #[cfg(feature = "postgres")]
-    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+    backend: Arc<dyn Backend>,
 }
 
 impl SqlxService {
     /// Over a pool of SQLite connections.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(pool: SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool), id: drawn_id() }
+        Self { backend: Arc::new(sqlite::SqliteBackend::new(pool)) }
     }
 
     /// Over a pool of PostgreSQL connections.
@@ -74,21 +55,16 @@ impl SqlxService {
     /// `column::text`.
     #[cfg(feature = "postgres")]
     pub fn postgres(pool: PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool), id: drawn_id() }
+        Self { backend: Arc::new(postgres::PostgresBackend { pool }) }
     }
 
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.pool
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
     }
 
     /// The SQL dialect of this database.
     pub fn dialect(&self) -> SqlDialect {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_) => SqlDialect::Sqlite,
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(_) => SqlDialect::Postgres,
-        }
+        self.backend.dialect()
     }
 
     /// Reads the catalog of the database.
@@ -97,12 +73,7 @@ impl SqlxService {
     ///
     /// When the database does not answer.
     pub async fn catalog(&self) -> sqlx::Result<Catalog> {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => crate::catalog::sqlite::read(pool, self.id).await,
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => crate::catalog::postgres::read(pool).await,
-        }
+        self.backend.catalog().await
     }
 
     /// Puts this database behind a query cache, with its catalog.
@@ -158,34 +129,6 @@ impl SqlxService {
     }
 }
 
-impl Pool {
-    pub(crate) async fn begin(&self) -> sqlx::Result<SqlxTransaction> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => pool.begin().await.map(SqlxTransaction::Sqlite),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => pool.begin().await.map(SqlxTransaction::Postgres),
-        }
-    }
-
-    async fn run(&self, statement: &Statement) -> sqlx::Result<StatementOutcome> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool) => sqlite::run(&mut *pool.acquire().await?, statement).await,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool) => {
-                postgres::run_anew(&mut *pool.acquire().await?, statement).await
-            }
-        }
-    }
-}
-
-/// A random number that identifies one service.
-fn drawn_id() -> u128 {
-    let half = || u128::from(RandomState::new().build_hasher().finish());
-    half() << 64 | half()
-}
-
 /// Gathers all rows of a statement, and the number of changed rows.
 async fn gathered<D, R>(
     mut brought: BoxStream<'_, sqlx::Result<Either<D, R>>>,
@@ -218,65 +161,6 @@ async fn gathered<D, R>(
     }
 }
 
-impl SqlxTransaction {
-    pub(crate) async fn run(&mut self, statement: &Statement) -> sqlx::Result<StatementOutcome> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(transaction) => sqlite::run(transaction, statement).await,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(transaction) => postgres::run_within(transaction, statement).await,
-        }
-    }
-
-    /// Whether an error has left only the rollback. PostgreSQL would then report a commit, and roll back.
-    pub(crate) async fn is_spoiled(&mut self) -> bool {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => false,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(transaction) => {
-                sqlx::query("SELECT 1").execute(&mut **transaction).await.is_err()
-            }
-        }
-    }
-
-    pub(crate) async fn commit(self) -> sqlx::Result<()> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(transaction) => transaction.commit().await,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(transaction) => transaction.commit().await,
-        }
-    }
-
-    pub(crate) async fn rollback(self) -> sqlx::Result<()> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(transaction) => transaction.rollback().await,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(transaction) => transaction.rollback().await,
-        }
-    }
-
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
-        match self {
-            Self::Sqlite(transaction) => Some(transaction),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) => None,
-        }
-    }
-
-    #[cfg(feature = "postgres")]
-    pub(crate) fn postgres(&mut self) -> Option<&mut PgConnection> {
-        match self {
-            Self::Postgres(transaction) => Some(transaction),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => None,
-        }
-    }
-}
-
 impl Service<Statement> for SqlxService {
     type Response = StatementOutcome;
     type Error = sqlx::Error;
@@ -287,8 +171,7 @@ impl Service<Statement> for SqlxService {
     }
 
     fn call(&mut self, statement: Statement) -> Self::Future {
-        let pool = self.pool.clone();
-        Box::pin(async move { pool.run(&statement).await })
+        Arc::clone(&self.backend).run(statement)
     }
 }
 

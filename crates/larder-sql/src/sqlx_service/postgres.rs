@@ -4,11 +4,12 @@
 //! that the server reports. Only the server knows the type of a text (a time, an identifier, JSON): the statement is
 //! prepared with the type left open, and the text is written as the inferred type.
 
-use std::{str::FromStr, sync::Arc};
+use std::{any::Any, str::FromStr, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use sqlx::{
     Arguments as _, AssertSqlSafe, Column as _, Connection as _, Either, Executor as _,
-    PgConnection, Postgres, Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
+    PgConnection, PgPool, Postgres, Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
     ValueRef as _,
     encode::{Encode, IsNull},
     error::BoxDynError,
@@ -18,18 +19,100 @@ use sqlx::{
     },
 };
 use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::date};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::gathered;
 use crate::{
+    analysis::SqlDialect,
+    backend::{Backend, BackendTransaction, run_all},
+    catalog::{self, Catalog},
+    context::QueryContext,
+    error::QueryError,
+    outbox::{self, follower::OutboxReader},
     rows::{Rows, StatementOutcome},
     statement::Statement,
     value::SqlValue,
 };
 
+/// A pool of PostgreSQL connections.
+pub(crate) struct PostgresBackend {
+    pub(crate) pool: PgPool,
+}
+
+impl Backend for PostgresBackend {
+    fn dialect(&self) -> SqlDialect {
+        SqlDialect::Postgres
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, sqlx::Result<Catalog>> {
+        Box::pin(catalog::postgres::read(&self.pool))
+    }
+
+    fn run(
+        self: Arc<Self>,
+        statement: Statement,
+    ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>> {
+        Box::pin(async move { run_anew(&mut *self.pool.acquire().await?, &statement).await })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
+        Box::pin(async {
+            let transaction: Box<dyn BackendTransaction> =
+                Box::new(PostgresTransaction(self.pool.begin().await?));
+            Ok(transaction)
+        })
+    }
+
+    fn outbox_sql(&self) -> BoxFuture<'_, sqlx::Result<String>> {
+        Box::pin(std::future::ready(Ok(outbox::postgres::DEFINITION.to_owned())))
+    }
+
+    fn run_all(&self, text: String) -> BoxFuture<'_, sqlx::Result<()>> {
+        Box::pin(async move { run_all(&self.pool, &text).await })
+    }
+
+    fn follow(&self, context: Arc<QueryContext>) -> BoxFuture<'_, Result<JoinSet<()>, QueryError>> {
+        Box::pin(async {
+            let mut tasks = JoinSet::new();
+            let reader = outbox::postgres::Reader::open(&self.pool, &mut tasks).await;
+            let reader = reader.map_err(QueryError::database)?;
+            tasks.spawn(OutboxReader::begin(context, reader).await?.run());
+            Ok(tasks)
+        })
+    }
+}
+
+struct PostgresTransaction(sqlx::Transaction<'static, Postgres>);
+
+impl BackendTransaction for PostgresTransaction {
+    fn run<'a>(
+        &'a mut self,
+        statement: &'a Statement,
+    ) -> BoxFuture<'a, sqlx::Result<StatementOutcome>> {
+        Box::pin(run_within(&mut self.0, statement))
+    }
+
+    fn is_spoiled(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async { sqlx::query("SELECT 1").execute(&mut *self.0).await.is_err() })
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
+        Box::pin(self.0.commit())
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
+        Box::pin(self.0.rollback())
+    }
+
+    fn connection(&mut self) -> &mut dyn Any {
+        &mut *self.0
+    }
+}
+
 /// Runs a statement to its end outside of a transaction, and once more if its prepared form was outdated by a schema
 /// change, unless it may have committed a part.
-pub(crate) async fn run_anew(
+async fn run_anew(
     connection: &mut PgConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
@@ -54,7 +137,7 @@ fn commits_by_itself(text: &str) -> bool {
 
 /// Runs a statement to its end within a transaction. If its prepared form was outdated by a schema change, returns the
 /// error of the server, which accepts no other statement in this transaction; the next transaction prepares it anew.
-pub(crate) async fn run_within(
+async fn run_within(
     connection: &mut PgConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
@@ -76,7 +159,7 @@ pub(crate) async fn run_within(
 }
 
 /// Runs a statement to its end.
-pub(crate) async fn run(
+async fn run(
     connection: &mut PgConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {

@@ -1,20 +1,117 @@
 //! Runs statements on SQLite.
 
+use std::{
+    any::Any,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::Arc,
+};
+
+use futures_util::future::BoxFuture;
 use sqlx::{
-    AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
-    Value as _, ValueRef as _,
+    AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, SqlitePool,
+    TypeInfo as _, Value as _, ValueRef as _,
     sqlite::{SqliteArguments, SqliteQueryResult},
 };
+use tokio::task::JoinSet;
 
 use super::gathered;
 use crate::{
+    analysis::SqlDialect,
+    backend::{Backend, BackendTransaction, run_all},
+    catalog::{self, Catalog},
+    context::QueryContext,
+    error::QueryError,
+    outbox::{self, follower::OutboxReader},
     rows::{Rows, StatementOutcome},
     statement::Statement,
     value::SqlValue,
 };
 
+/// A pool of SQLite connections.
+pub(crate) struct SqliteBackend {
+    pool: SqlitePool,
+    /// A random number that identifies an in-memory database, which has no other identity.
+    id: u128,
+}
+
+impl SqliteBackend {
+    pub(crate) fn new(pool: SqlitePool) -> Self {
+        let half = || u128::from(RandomState::new().build_hasher().finish());
+        Self { pool, id: half() << 64 | half() }
+    }
+}
+
+impl Backend for SqliteBackend {
+    fn dialect(&self) -> SqlDialect {
+        SqlDialect::Sqlite
+    }
+
+    fn catalog(&self) -> BoxFuture<'_, sqlx::Result<Catalog>> {
+        Box::pin(catalog::sqlite::read(&self.pool, self.id))
+    }
+
+    fn run(
+        self: Arc<Self>,
+        statement: Statement,
+    ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>> {
+        Box::pin(async move { run(&mut *self.pool.acquire().await?, &statement).await })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
+        Box::pin(async {
+            let transaction: Box<dyn BackendTransaction> =
+                Box::new(SqliteTransaction(self.pool.begin().await?));
+            Ok(transaction)
+        })
+    }
+
+    fn outbox_sql(&self) -> BoxFuture<'_, sqlx::Result<String>> {
+        Box::pin(outbox::sqlite::definition(&self.pool))
+    }
+
+    fn run_all(&self, text: String) -> BoxFuture<'_, sqlx::Result<()>> {
+        Box::pin(async move { run_all(&self.pool, &text).await })
+    }
+
+    fn follow(&self, context: Arc<QueryContext>) -> BoxFuture<'_, Result<JoinSet<()>, QueryError>> {
+        Box::pin(async {
+            let reader = outbox::sqlite::Reader::open(&self.pool).await?;
+            let mut tasks = JoinSet::new();
+            tasks.spawn(OutboxReader::begin(context, reader).await?.run());
+            Ok(tasks)
+        })
+    }
+}
+
+struct SqliteTransaction(sqlx::Transaction<'static, Sqlite>);
+
+impl BackendTransaction for SqliteTransaction {
+    fn run<'a>(
+        &'a mut self,
+        statement: &'a Statement,
+    ) -> BoxFuture<'a, sqlx::Result<StatementOutcome>> {
+        Box::pin(run(&mut self.0, statement))
+    }
+
+    fn is_spoiled(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
+        Box::pin(self.0.commit())
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
+        Box::pin(self.0.rollback())
+    }
+
+    fn connection(&mut self) -> &mut dyn Any {
+        &mut *self.0
+    }
+}
+
 /// Runs a statement to its end.
-pub(crate) async fn run(
+async fn run(
     connection: &mut SqliteConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {

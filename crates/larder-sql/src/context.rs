@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Lifetime, Policy, Reason, Tag, Target,
+    Invalidated, Lifetime, Policy, Reason, Tag, Target,
     kernel::{Event, Kernel, Schema, ScopeContents},
 };
 use parking_lot::{Mutex, RwLock};
@@ -157,6 +157,11 @@ impl QueryContext {
         is_installed
     }
 
+    /// Invalidates everything that depends on this database.
+    pub(crate) async fn invalidate_all(&self) -> Invalidated {
+        self.kernel.invalidate(self.tags.everything()).await
+    }
+
     pub(crate) fn known(&self) -> Arc<SchemaSnapshot> {
         Arc::clone(&self.known.read())
     }
@@ -175,7 +180,7 @@ impl QueryContext {
         statement: &Statement,
         known: &SchemaSnapshot,
         analysis: &Analysis,
-        wishes: &QueryOptions,
+        options: &QueryOptions,
     ) -> QueryAdmission {
         let why = match analysis.nature {
             StatementKind::Unknown(Reason::TransactionControl) => return QueryAdmission::Refused,
@@ -183,16 +188,16 @@ impl QueryContext {
                 return QueryAdmission::Write;
             }
             _ if known.is_distrusted => Some(Reason::NoCatalog),
-            _ if wishes.uncached => Some(Reason::Uncached),
+            _ if options.uncached => Some(Reason::Uncached),
             // An explicit lifetime makes a volatile query storable.
             StatementKind::Volatile(Reason::Volatile)
-                if wishes.lifetime.is_some() && !analysis.reads_unknown =>
+                if options.lifetime.is_some() && !analysis.reads_unknown =>
             {
                 None
             }
             StatementKind::Volatile(why) => Some(why),
             StatementKind::Query
-                if wishes.lifetime.is_none() && self.moves_with_time(statement) =>
+                if options.lifetime.is_none() && self.moves_with_time(statement) =>
             {
                 Some(Reason::Volatile)
             }
@@ -229,18 +234,18 @@ impl QueryContext {
     }
 
     /// The policy for the result of a query.
-    pub(crate) fn policy(&self, wishes: &QueryOptions) -> Policy {
-        let policy = Policy::from(wishes.lifetime.unwrap_or(self.options.lifetime));
+    pub(crate) fn policy(&self, options: &QueryOptions) -> Policy {
+        let policy = Policy::from(options.lifetime.unwrap_or(self.options.lifetime));
         // Shared by all users: values that tell users apart are bound, and so in the key.
         let policy = policy.name(self.options.name).shared();
         // No deadline by default, as without the cache.
-        let deadline = wishes.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
+        let deadline = options.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
         let policy = policy.fill_timeout(deadline);
-        let policy = match wishes.coalesce_timeout.or(self.options.coalesce_timeout) {
+        let policy = match options.coalesce_timeout.or(self.options.coalesce_timeout) {
             Some(limit) => policy.coalesce_timeout(limit),
             None => policy,
         };
-        match wishes.lifetime {
+        match options.lifetime {
             None => policy.until_invalidated(),
             Some(_) => policy,
         }
@@ -307,24 +312,24 @@ impl QueryContext {
 pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Retries to read the catalog and to install the outbox until both have succeeded.
-async fn retry(plan: Weak<QueryContext>) {
+async fn retry(context: Weak<QueryContext>) {
     let mut pause = FIRST_RETRY;
     loop {
         tokio::time::sleep(pause).await;
         pause = LAST_RETRY.min(pause * 2);
-        let Some(plan) = plan.upgrade() else { return };
-        let is_read = !plan.known().is_distrusted || plan.try_relearn().await;
-        let lacks_triggers = plan.lacks_triggers.load(Ordering::Acquire);
-        if !is_read || (lacks_triggers && !plan.try_reinstall().await) {
+        let Some(context) = context.upgrade() else { return };
+        let is_read = !context.known().is_distrusted || context.try_relearn().await;
+        let lacks_triggers = context.lacks_triggers.load(Ordering::Acquire);
+        if !is_read || (lacks_triggers && !context.try_reinstall().await) {
             continue;
         }
         // Pages may have been stored meanwhile, and may have missed a write, although their queries were not cached.
-        let _logged_or_queued = plan.kernel.invalidate(plan.tags.everything()).await;
-        let database = &plan.options.database;
+        let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
+        let database = &context.options.database;
         tracing::info!(target: "larder", database, "the catalog is read and the outbox is installed again: queries are cached");
-        plan.retrying.store(false, Ordering::Release);
+        context.retrying.store(false, Ordering::Release);
         // A failure meanwhile has found `retrying` set, and relies on this task.
-        if !plan.has_to_retry() || plan.retrying.swap(true, Ordering::AcqRel) {
+        if !context.has_to_retry() || context.retrying.swap(true, Ordering::AcqRel) {
             return;
         }
         pause = FIRST_RETRY;

@@ -1,0 +1,71 @@
+//! A database under the query cache: one implementation of [`Backend`] for each kind, so that the rest of the crate
+//! knows none.
+
+use std::{any::Any, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
+
+use crate::{
+    analysis::SqlDialect, catalog::Catalog, context::QueryContext, error::QueryError,
+    rows::StatementOutcome, statement::Statement,
+};
+
+/// A database that runs statements and transactions, and has a catalog and an outbox.
+pub(crate) trait Backend: Send + Sync + 'static {
+    /// The dialect of its statements.
+    fn dialect(&self) -> SqlDialect;
+
+    /// Reads its catalog.
+    fn catalog(&self) -> BoxFuture<'_, sqlx::Result<Catalog>>;
+
+    /// Runs a statement to its end, outside of a transaction.
+    fn run(
+        self: Arc<Self>,
+        statement: Statement,
+    ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>>;
+
+    /// Begins a transaction.
+    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>>;
+
+    /// Returns the SQL that creates the outbox and its triggers.
+    fn outbox_sql(&self) -> BoxFuture<'_, sqlx::Result<String>>;
+
+    /// Runs all statements of a text in one transaction.
+    fn run_all(&self, text: String) -> BoxFuture<'_, sqlx::Result<()>>;
+
+    /// Follows the outbox in these tasks.
+    fn follow(&self, context: Arc<QueryContext>) -> BoxFuture<'_, Result<JoinSet<()>, QueryError>>;
+}
+
+/// A transaction of a database.
+pub(crate) trait BackendTransaction: Send {
+    /// Runs a statement to its end.
+    fn run<'a>(
+        &'a mut self,
+        statement: &'a Statement,
+    ) -> BoxFuture<'a, sqlx::Result<StatementOutcome>>;
+
+    /// Whether an error has left only the rollback. PostgreSQL would then report a commit, and roll back.
+    fn is_spoiled(&mut self) -> BoxFuture<'_, bool>;
+
+    /// Commits.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>>;
+
+    /// Rolls back.
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>>;
+
+    /// The connection of the driver, for [`Transaction::sqlite`](crate::Transaction) and the like.
+    fn connection(&mut self) -> &mut dyn Any;
+}
+
+/// Runs all statements of a text in one transaction.
+pub(crate) async fn run_all<D>(pool: &sqlx::Pool<D>, text: &str) -> sqlx::Result<()>
+where
+    D: sqlx::Database,
+    for<'c> &'c mut D::Connection: sqlx::Executor<'c, Database = D>,
+{
+    let mut transaction = pool.begin().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}

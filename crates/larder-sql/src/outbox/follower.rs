@@ -1,0 +1,278 @@
+//! Follows an outbox: reads its rows, and invalidates the tables and rows that they name.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use larder_core::{Invalidated, Reason, Target, kernel::Event};
+
+use crate::{
+    catalog::{Catalog, folded},
+    context::QueryContext,
+    error::QueryError,
+};
+
+/// The owner of a read position in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ReadPosition {
+    /// This process alone, at this position.
+    Alone(String),
+    /// All processes of a shared log, at the position of this name.
+    Shared(String),
+}
+
+/// The outbox rows behind a position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutboxBatch {
+    pub(crate) lines: Vec<OutboxRow>,
+    /// The position from which the next read starts.
+    pub(crate) place: String,
+    /// Whether outbox rows may have been missed, so that anything may have changed.
+    pub(crate) gap: bool,
+    /// Whether the shared position has to be written again, so that it does not become too old.
+    pub(crate) ages: bool,
+}
+
+impl OutboxBatch {
+    fn is_nothing(&self) -> bool {
+        self.lines.is_empty() && !self.gap && !self.ages
+    }
+}
+
+/// A row of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OutboxRow {
+    pub(crate) table: String,
+    /// The keys of the changed rows; `None` stands for any row.
+    pub(crate) keys: Option<Vec<Vec<Option<String>>>>,
+}
+
+impl OutboxRow {
+    pub(crate) fn new(table: String, keys: Option<&str>) -> Self {
+        // Keys that cannot be parsed stand for any row.
+        Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
+    }
+}
+
+/// Reads the outbox of one kind of database.
+pub(crate) trait Reader: Send + 'static {
+    /// The hold on a shared position while its outbox rows are invalidated.
+    type Claim<'a>: Claim + Send
+    where
+        Self: 'a;
+
+    /// Reads the outbox rows behind a position. Behind the empty position there is always a gap.
+    fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<OutboxBatch>> + Send;
+
+    /// Claims a shared position, and reads the outbox rows behind it; `None` while another process holds it. A position
+    /// that does not exist is created, as the empty one.
+    fn claim(
+        &mut self,
+        name: &str,
+    ) -> impl Future<Output = sqlx::Result<Option<(OutboxBatch, Self::Claim<'_>)>>> + Send;
+
+    /// Removes outbox rows that all readers have had two hours to read, and positions not moved for 30 days.
+    fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Waits until there may be new outbox rows, one second at most.
+    fn wait(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The right to move a shared position. Dropped, it leaves the position as it is.
+pub(crate) trait Claim {
+    fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
+}
+
+/// Reads the outbox of a database, and invalidates.
+pub(crate) struct OutboxReader<R> {
+    context: Arc<QueryContext>,
+    reader: R,
+    reading: ReadPosition,
+    /// The position up to which this process has invalidated for itself, while its invalidations wait for the log.
+    told: Option<String>,
+    cleaned: tokio::time::Instant,
+    failing: bool,
+}
+
+impl<R: Reader> OutboxReader<R> {
+    pub(crate) async fn begin(
+        context: Arc<QueryContext>,
+        mut reader: R,
+    ) -> Result<Self, QueryError> {
+        let here = reader.behind("").await.map_err(QueryError::database)?.place;
+        let reading = shared_place(&context);
+        if reading.is_none() {
+            // Entries stored before this position may have missed an outbox row.
+            let _logged_or_queued = context.invalidate_all().await;
+        }
+        let reading = reading.unwrap_or(ReadPosition::Alone(here));
+        let cleaned = tokio::time::Instant::now();
+        Ok(Self { context, reader, reading, told: None, cleaned, failing: false })
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            let looked = tokio::time::timeout(LONGEST_LOOK, self.look()).await;
+            match looked.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()))) {
+                Ok(()) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!(target: "larder", "the outbox is read again");
+                    }
+                    self.reader.wait().await;
+                }
+                Err(error) => {
+                    self.note(&error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads new outbox rows, and invalidates.
+    async fn look(&mut self) -> sqlx::Result<()> {
+        // Another epoch of the log has another position.
+        if let Some(shared) = shared_place(&self.context).filter(|shared| *shared != self.reading) {
+            (self.reading, self.told) = (shared, None);
+        }
+        match &mut self.reading {
+            ReadPosition::Alone(place) => {
+                Self::tell(&self.context, &mut self.reader, place).await?;
+            }
+            ReadPosition::Shared(name) => {
+                let pending = self.context.kernel.invalidations_pending();
+                match self.told.as_mut().filter(|_| pending > 0) {
+                    // The log is out of reach: go on behind the outbox rows that this process has already invalidated.
+                    Some(place) => Self::tell(&self.context, &mut self.reader, place).await?,
+                    None => self.told = Self::take(&self.context, &mut self.reader, name).await?,
+                }
+            }
+        }
+        if self.cleaned.elapsed() > BETWEEN_CLEANINGS {
+            self.cleaned = tokio::time::Instant::now();
+            if let Err(error) = self.reader.clean().await {
+                // Another process may have the right to remove them.
+                tracing::debug!(target: "larder", %error, "old rows of the outbox cannot be removed by this process");
+            }
+        }
+        Ok(())
+    }
+
+    /// Invalidates the outbox rows behind the position of this process, and moves it.
+    async fn tell(
+        context: &Arc<QueryContext>,
+        reader: &mut R,
+        place: &mut String,
+    ) -> sqlx::Result<()> {
+        let found = reader.behind(place).await?;
+        invalidate(context, &found).await?;
+        *place = found.place;
+        Ok(())
+    }
+
+    /// Invalidates the outbox rows behind a shared position, and moves it. If the invalidation is only queued for the
+    /// log, the position stays, since the queue would be lost with this process; then returns how far it has
+    /// invalidated.
+    async fn take(
+        context: &Arc<QueryContext>,
+        reader: &mut R,
+        name: &str,
+    ) -> sqlx::Result<Option<String>> {
+        let claimed = reader.claim(name).await?;
+        let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) else {
+            return Ok(None);
+        };
+        if invalidate(context, &found).await? == Some(Invalidated::Queued) {
+            return Ok(Some(found.place));
+        }
+        claim.move_to(&found.place).await?;
+        Ok(None)
+    }
+
+    fn note(&mut self, error: &sqlx::Error) {
+        let QueryContext { kernel, options, .. } = &*self.context;
+        kernel.meter(options.name).record(Event::Failed(Reason::Outbox), kernel.now());
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(target: "larder", %error, "the outbox cannot be read: writes of other programs are not seen until a retry succeeds");
+        }
+    }
+}
+
+/// The position that the processes of a log share, another one for each epoch. `None` without a shared log, or while it
+/// is out of reach.
+fn shared_place(context: &Arc<QueryContext>) -> Option<ReadPosition> {
+    let log = context.kernel.log();
+    let epoch = log.epoch.filter(|_| log.shared)?;
+    Some(ReadPosition::Shared(format!("{}:{:032x}", context.options.database, epoch.to_bits())))
+}
+
+/// Invalidates all outbox rows of a batch, as one append. `None` if there are none.
+async fn invalidate(
+    context: &Arc<QueryContext>,
+    found: &OutboxBatch,
+) -> sqlx::Result<Option<Invalidated>> {
+    if found.gap {
+        return Ok(Some(context.invalidate_all().await));
+    }
+    let known = context.known();
+    let is_known = |line: &OutboxRow| {
+        known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
+    };
+    // A table was created since. If the catalog cannot be read, the outbox rows are read again later.
+    if !found.lines.iter().all(is_known) && !context.relearn().await {
+        return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
+    }
+    let targets = targets(context, context.known().catalog(), &found.lines);
+    if targets.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(context.kernel.invalidate(targets).await))
+}
+
+/// The targets of these outbox rows.
+fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) -> Vec<Target> {
+    let mut changed: BTreeMap<String, Option<Vec<Vec<String>>>> = BTreeMap::new();
+    for line in lines {
+        let table = folded(&line.table);
+        let rows = line.keys.as_ref().and_then(|keys| rows(catalog?, &table, keys));
+        let before = changed.entry(table).or_insert(Some(Vec::new()));
+        *before = match (before.take(), rows) {
+            (Some(before), Some(rows)) if before.len() + rows.len() <= MOST_ROWS => {
+                Some([before, rows].concat())
+            }
+            _ => None,
+        };
+    }
+    let mut targets = Vec::new();
+    for (table, rows) in changed {
+        let tree = match catalog {
+            Some(catalog) if catalog.is_table(&table) => catalog.tree(&table),
+            // Known by name only: no process with this catalog stores a query that reads it.
+            Some(catalog) if catalog.is_relation(&table) => None,
+            _ => return vec![context.tags.everything()],
+        };
+        targets.extend(tree.into_iter().flatten().map(|table| context.tags.any_row(table)));
+        let rows = rows.map(|rows| rows.iter().map(|key| context.tags.row(&table, key)).collect());
+        targets.extend(context.tags.changed(&table, rows));
+    }
+    targets
+}
+
+/// The keys of rows in the form of row tags; `None` if they do not fit the primary key.
+fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<Vec<Vec<String>>> {
+    let width = catalog.key(table).len();
+    let row = |key: &Vec<Option<String>>| {
+        let key: Option<Vec<String>> = key.iter().cloned().collect();
+        key.filter(|key| width > 0 && key.len() == width)
+    };
+    keys.iter().map(row).collect()
+}
+
+/// Without a wake-up the outbox is read after this time.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A read that takes longer is given up, and repeated.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// The pause after a failed read.
+const PAUSE: Duration = Duration::from_millis(200);
+const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
+/// More outbox rows in one read invalidate everything; the readers fetch one more.
+pub(crate) const MOST_LINES: usize = 10_000;
+/// More rows of one table invalidate the whole table.
+const MOST_ROWS: usize = 256;
