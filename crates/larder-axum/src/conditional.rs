@@ -10,7 +10,7 @@ use larder_semantics::validation::Validators;
 
 use crate::missing::MissingLayer;
 
-/// The preconditions of this request. Needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
+/// The preconditions of this request. This extractor needs a [`ConditionalLayer`](larder_http::ConditionalLayer).
 ///
 /// # Examples
 ///
@@ -31,17 +31,17 @@ pub struct Conditional(Conditions);
 impl Conditional {
     /// Checks the preconditions against the current validators: an entity tag, a date, or both.
     ///
-    /// In a fill for many clients there are no preconditions, and this always passes.
+    /// In a fill for many clients there are no preconditions, so the check always passes.
     ///
     /// # Errors
     ///
-    /// The answer to give: 304 or 412.
+    /// Returns the answer to send, which is a 304 or a 412.
     pub fn check(&self, current: impl Into<Validators>) -> Result<(), ConditionUnmet> {
         self.0.check(current).map_err(ConditionUnmet)
     }
 }
 
-/// The answer to a request whose preconditions are not met. Turns into 304 or 412.
+/// The answer to a request whose preconditions are not met. It turns into a 304 or a 412.
 #[derive(Clone, Debug)]
 pub struct ConditionUnmet(FailedPrecondition);
 

@@ -9,11 +9,11 @@ use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
-/// Caches rendered fragments of pages. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); `Option` of it does
-/// not.
+/// Caches rendered fragments of pages. This extractor needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer), but
+/// `Option<FragmentCache>` does not.
 ///
-/// A fragment becomes part of the page that it is rendered into: the page gets its tags, expires no later, and is
-/// private if the fragment is. Fragments may contain fragments.
+/// A fragment becomes part of the page that it is rendered into: the page gets its tags, expires no later than the
+/// fragment, and is private if the fragment is private. Fragments may contain fragments.
 ///
 /// # Examples
 ///
@@ -36,18 +36,18 @@ use crate::missing::MissingLayer;
 pub struct FragmentCache(ResponseOverrides);
 
 impl FragmentCache {
-    /// Returns the fragment of this name: the stored one, or one rendered now.
+    /// Returns the fragment with this name. Renders it if it is not stored.
     ///
-    /// Inside a partition it belongs to the partition. For an authenticated request without a partition it is rendered
-    /// each time, unless the policy says that it is [shared](Policy::shared).
+    /// Inside of a partition, the fragment belongs to the partition. For an authenticated request without a partition,
+    /// larder renders the fragment each time, unless the policy declares that it is [shared](Policy::shared).
     ///
     /// # Errors
     ///
-    /// With [`LoadError::Failed`] if `render` fails. For the other errors see [`LoadError`].
+    /// Returns [`LoadError::Failed`] if `render` fails. For the other errors see [`LoadError`].
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, and with the panic of `render`.
+    /// Panics outside of a tokio runtime, and if `render` panics.
     ///
     /// # Examples
     ///
@@ -90,8 +90,8 @@ impl FragmentCache {
     {
         let kernel = self.0.kernel();
         let filled = kernel.get_or_fill(Kind::Fragment, name, policy, |_| render());
-        // Inside another fragment the current scope is that fragment's. In a task that was spawned by hand there is
-        // none, and the fragment belongs to the page.
+        // Inside of another fragment, the current scope is the scope of that fragment. In a task that the handler
+        // spawned there is no current scope, and the fragment belongs to the page.
         let scope = kernel.current_scope().unwrap_or_else(|| self.0.scope().clone());
         scope.scoped(filled).await
     }

@@ -7,10 +7,12 @@ use larder_http::PendingInvalidations;
 
 use crate::missing::MissingLayer;
 
-/// Adds the targets that this request invalidates. Needs an [`InvalidationLayer`](crate::InvalidationLayer).
+/// Adds the targets that this request invalidates. This extractor needs an
+/// [`InvalidationLayer`](crate::InvalidationLayer).
 ///
-/// Targets that are added before the response of a write leaves are invalidated with it, for any status and even if the
-/// handler panics; later ones, and those of a safe request, at once. Add them after the commit.
+/// Targets that are added before the response of a write leaves are invalidated before the client gets the response,
+/// for any status and even if the handler panics. Later targets, and the targets of a safe request, are invalidated at
+/// once. Add targets after the commit.
 #[doc(alias("purge", "cache busting", "event invalidation"))]
 #[derive(Clone, Debug)]
 pub struct Invalidate(PendingInvalidations);
@@ -55,17 +57,17 @@ impl Invalidate {
         self.target(Target::tag(tag))
     }
 
-    /// Invalidates all entries that have this tag or one below it.
+    /// Invalidates all entries that have this tag or a tag below it.
     pub fn prefix(&self, tag: impl Into<Tag>) -> &Self {
         self.target(Target::prefix(tag))
     }
 
-    /// Invalidates the object or fragment of this name.
+    /// Invalidates the object or fragment with this name.
     pub fn name(&self, name: impl IntoName) -> &Self {
         self.target(Target::name(name))
     }
 
-    /// Invalidates every response of this path.
+    /// Invalidates every response with this path.
     pub fn path(&self, path: impl AsRef<str>) -> &Self {
         self.target(Target::path(path))
     }
@@ -76,8 +78,8 @@ impl Invalidate {
         self
     }
 
-    /// Invalidates without waiting for the response: on return the invalidation has acted in this process. The only way
-    /// to make entries merely stale, or to invalidate after a delay.
+    /// Invalidates without waiting for the response. When this method returns, the invalidation has acted in this
+    /// process. Only this method can make entries merely stale, or invalidate after a delay.
     ///
     /// # Examples
     ///

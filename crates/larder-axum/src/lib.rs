@@ -1,14 +1,14 @@
 //! larder for axum.
 //!
-//! Applications depend on `larder`, which has all of this as `larder::axum`.
+//! Applications depend on `larder`, which re-exports this crate as `larder::axum`.
 //!
-//! The layers are those of `larder-http`, which with the feature `axum` read the URI that the client requested, before
-//! nesting stripped its prefix. A handler takes part by these extractors:
+//! The layers come from `larder-http`. With its feature `axum`, which this crate enables, they read the URI that the
+//! client requested, as it was before nesting stripped a prefix from it. Handlers use these extractors:
 //!
 //! - [`CachePolicy`]: the lifetime and the tags of this response;
 //! - [`Invalidate`]: the targets that this write invalidates;
 //! - [`Conditional`]: 304 or 412 before the handler does its work;
-//! - [`FragmentCache`]: fragments of a page, cached by themselves.
+//! - [`FragmentCache`]: fragments of a page, which are cached separately.
 //!
 //! ```
 //! use std::time::Duration;

@@ -5,7 +5,7 @@ use std::fmt;
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 
-/// The rejection of an extractor on a route without its layer: a programming error, answered by 500.
+/// The rejection of an extractor on a route without its layer. This is a programming error, and the client gets a 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingLayer {
     pub(crate) extractor: &'static str,

@@ -7,10 +7,10 @@ use larder_http::ResponseOverrides;
 
 use crate::missing::MissingLayer;
 
-/// The cache policy of this response. Needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); with
+/// The cache policy of this response. This extractor needs a [`ResponseCacheLayer`](crate::ResponseCacheLayer); with
 /// `Option<CachePolicy>` the layer may be missing.
 ///
-/// Its choices take precedence over the options of the layer, except `override_ttl`, and for this cache over
+/// Its choices take precedence over the options of the layer, except `override_ttl`, and, for this cache, over
 /// `Cache-Control`.
 #[doc(alias("surrogate control", "output cache policy", "page cache"))]
 #[derive(Clone, Debug)]
@@ -133,17 +133,18 @@ impl CachePolicy {
         self
     }
 
-    /// Declares the response the same for all clients: authenticated requests may get it too.
+    /// Declares that the response is the same for all clients, so that authenticated requests may get it, too.
     pub fn public(&self) -> &Self {
         self.0.public();
         self
     }
 
-    /// Sets the `Cache-Control` that browsers get, in place of the handler's own. If neither is set, nor one on the
-    /// layer, browsers get `no-cache` for a lifetime that was chosen here or on the layer.
+    /// Sets the `Cache-Control` that browsers get, in place of the field that the handler sets. If neither the handler
+    /// nor the layer sets the field, browsers get `no-cache` for a response whose lifetime was chosen here or on the
+    /// layer.
     ///
-    /// For a text that is not a valid field value larder logs a warning and sends `no-store`. The
-    /// [setter of the layer](crate::ResponseCacheLayer::browser_cache_control) panics for such a text.
+    /// If the string is not a valid field value, larder logs a warning and sends `no-store`. The [setter of the
+    /// layer](crate::ResponseCacheLayer::browser_cache_control) panics for such a string.
     pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
         self.0.browser_cache_control(cache_control);
         self

@@ -1,4 +1,4 @@
-//! The audience of a value or response: all clients, those of one variant, or one user or tenant.
+//! The audience of a value or response: all clients, the clients of one variant, or one user or tenant.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Audience {
-    /// All clients: the request carries no credentials.
+    /// All clients, because the request does not carry credentials.
     #[default]
     Everyone,
-    /// All clients that get the same variant, such as one language.
+    /// All clients that get the same variant, such as the same language.
     Variant(Arc<[u8]>),
     /// The user or tenant of this partition only.
     Partition(Arc<[u8]>),
-    /// The request is authenticated, but no partition is known for its user: nothing is shared.
+    /// The request is authenticated, but no partition is known for its user, so nothing is shared.
     Unknown,
 }
 
 impl Audience {
-    /// Returns the intersection of both audiences; unknown if either is.
+    /// Returns the intersection of both audiences, or `Unknown` if either of them is `Unknown`.
     pub(crate) fn and(self, inner: Self) -> Self {
         let joined = |a: &[u8], b: &[u8]| {
             let length = (a.len() as u64).to_le_bytes();

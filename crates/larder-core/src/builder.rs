@@ -35,27 +35,27 @@ use crate::{sealing::SealingKeys, store::Store};
 pub struct ByteSize(usize);
 
 impl ByteSize {
-    /// This many bytes.
+    /// Creates a size of this many bytes.
     pub const fn bytes(bytes: usize) -> Self {
         Self(bytes)
     }
 
-    /// This many times 1,024 bytes.
+    /// Creates a size of this many times 1,024 bytes.
     pub const fn kib(kib: usize) -> Self {
         Self(kib.saturating_mul(1 << 10))
     }
 
-    /// This many times 1,048,576 bytes.
+    /// Creates a size of this many times 1,048,576 bytes.
     pub const fn mib(mib: usize) -> Self {
         Self(mib.saturating_mul(1 << 20))
     }
 
-    /// This many times 1,073,741,824 bytes.
+    /// Creates a size of this many times 1,073,741,824 bytes.
     pub const fn gib(gib: usize) -> Self {
         Self(gib.saturating_mul(1 << 30))
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub const fn as_bytes(self) -> usize {
         self.0
     }
@@ -82,6 +82,9 @@ pub struct LarderBuilder {
     max_lag: Duration,
     failover_bound: Duration,
     second_level: SecondLevelOptions,
+    /// The second level that is given as a whole.
+    #[cfg(feature = "second-level")]
+    level: Option<crate::store::SecondLevel>,
     fill_locks: Option<Arc<dyn FillLocks>>,
     bus: Option<Arc<dyn Bus>>,
     rules: Vec<Rule>,
@@ -102,6 +105,8 @@ impl Default for LarderBuilder {
             max_lag: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
             second_level: SecondLevelOptions::default(),
+            #[cfg(feature = "second-level")]
+            level: None,
             fill_locks: None,
             bus: None,
             rules: Vec::new(),
@@ -111,8 +116,8 @@ impl Default for LarderBuilder {
 }
 
 impl LarderBuilder {
-    /// The size of the first level (process memory), keys, tags and bookkeeping included; 64 MiB by default, 64 KiB
-    /// to 1 TiB allowed.
+    /// Sets the size of the first level (process memory), including keys, tags and bookkeeping; 64 MiB by default, 64
+    /// KiB to 1 TiB allowed.
     ///
     /// # Examples
     ///
@@ -131,15 +136,15 @@ impl LarderBuilder {
         self
     }
 
-    /// Uses this wall time as the present in place of the system clock: for tests of clocks that are wrong.
+    /// Uses this wall time as the present instead of the system clock, to test wrong clocks.
     pub fn wall_clock(mut self, now: SystemTime) -> Self {
         self.wall_clock = Some(now);
         self
     }
 
-    /// How long one request waits for a second level that does not answer, all of its reads and fill locks
-    /// together: 60 ms by default, or one deadline of the store if that is longer; 1 ms to 1 minute allowed. After
-    /// that the request goes on as if the store had nothing. Waits for a store that answers do not count, and
+    /// Sets how long one request waits in total, over all of its reads and fill locks, for a second level that does not
+    /// answer; 60 ms by default, or one deadline of the store if that is longer; 1 ms to 1 minute allowed. After that
+    /// time the request continues as if the store were empty. Waits for a store that answers do not count, and
     /// background refreshes have no such limit.
     #[cfg(feature = "second-level")]
     #[doc(alias("timeout budget"))]
@@ -148,15 +153,15 @@ impl LarderBuilder {
         self
     }
 
-    /// The eviction policy of the first level; [`Eviction::TinyLfu`] by default.
+    /// Sets the eviction policy of the first level; [`Eviction::TinyLfu`] by default.
     #[doc(alias("LRU", "LFU", "TinyLFU", "eviction policy"))]
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
         self
     }
 
-    /// The longest lifetime of an entry, stale windows included, regardless of its policy or response; 7 days by
-    /// default, 1 s to 366 days allowed. A shared log retains its records that long.
+    /// Sets the maximum lifetime of an entry, including its stale windows, regardless of its policy or response; 7 days
+    /// by default, 1 s to 366 days allowed. A shared log retains its records for that time.
     ///
     /// # Examples
     ///
@@ -182,8 +187,8 @@ impl LarderBuilder {
         self
     }
 
-    /// The version of the application: a deploy with another version never serves entries of the old one. It is
-    /// part of every key and of generated validators. Empty by default, at most 256 bytes.
+    /// Sets the version of the application, which is part of every key and of generated validators, so that a deploy
+    /// with another version never serves entries of the old version. Empty by default, at most 256 bytes.
     ///
     /// # Examples
     ///
@@ -204,35 +209,35 @@ impl LarderBuilder {
         self
     }
 
-    /// The number of slots in each of the two tag tables, a power of two from 2^10 to 2^28; 2^20 by default. A slot
-    /// takes 32 bytes in both tables together, 64 bytes with a second level; memory is resident only where tags
-    /// were invalidated.
+    /// Sets the number of slots in each of the two tag tables, a power of two from 2^10 to 2^28; 2^20 by default. A
+    /// slot takes 32 bytes in both tables together, or 64 bytes with a second level. Only slots whose tags were
+    /// invalidated take resident memory.
     pub fn tag_table_slots(mut self, cells: usize) -> Self {
         self.cells = cells;
         self
     }
 
-    /// The most tags that an entry may carry, larder's own and those of its parts included; 128 by default, 8 to
-    /// 10,000 allowed. An entry with more is not stored.
+    /// Sets the maximum number of tags of an entry, including larder's own tags and the tags of its parts; 128 by
+    /// default, 8 to 10,000 allowed. An entry with more tags is not stored.
     pub fn max_tags(mut self, tags: usize) -> Self {
         self.max_tags = tags;
         self
     }
 
-    /// The most bytes that all running fills together may hold; 64 MiB by default, 64 KiB to 1 TiB allowed. A fill
-    /// beyond the budget goes to its client and is not stored.
+    /// Sets how many bytes all running fills together may hold; 64 MiB by default, 64 KiB to 1 TiB allowed. The result
+    /// of a fill that exceeds the budget is sent to its client and not stored.
     pub fn fill_budget(mut self, size: ByteSize) -> Self {
         self.fill_budget = size;
         self
     }
 
-    /// The most refreshes of stale entries that may run at once; 64 by default, 1 to 100,000 allowed.
+    /// Sets how many refreshes of stale entries may run concurrently; 64 by default, 1 to 100,000 allowed.
     pub fn refresh_budget(mut self, refreshes: usize) -> Self {
         self.refreshes = refreshes;
         self
     }
 
-    /// The second level, a store that several processes share. None by default.
+    /// Sets the second level, a store that several processes share. None by default.
     #[cfg(feature = "second-level")]
     #[doc(alias("L2", "distributed cache", "second level cache"))]
     pub fn store(mut self, store: impl Store) -> Self {
@@ -240,28 +245,24 @@ impl LarderBuilder {
         self
     }
 
-    /// A second level with its fill locks and its log, such as `Redis`: what [`store`](Self::store),
-    /// [`fill_locks`](Self::fill_locks) and [`bus`](Self::bus) set one by one. A part that it does not bring stays as
-    /// it was set.
+    /// Sets a second level with its fill locks and its log, such as `Redis`. A part that [`store`](Self::store),
+    /// [`fill_locks`](Self::fill_locks) or [`bus`](Self::bus) sets takes precedence over the part of this level.
     #[cfg(feature = "second-level")]
     #[doc(alias("L2", "redis", "distributed cache", "backplane"))]
     pub fn second_level(mut self, level: impl Into<crate::store::SecondLevel>) -> Self {
-        let level = level.into();
-        self.second_level.store = Some(level.store);
-        self.fill_locks = level.fill_locks.or(self.fill_locks);
-        self.bus = level.bus.or(self.bus);
+        self.level = Some(level.into());
         self
     }
 
-    /// The fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster). None by default: then
-    /// each process fills for itself.
+    /// Sets the fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster). None by default, so
+    /// that each process fills for itself.
     #[cfg(feature = "second-level")]
     pub fn fill_locks(mut self, fill_locks: impl FillLocks) -> Self {
         self.fill_locks = Some(Arc::new(fill_locks));
         self
     }
 
-    /// Seals entries in the second level (encrypts and authenticates them), and refuses unsealed ones from there.
+    /// Seals entries in the second level (encrypts and authenticates them), and refuses unsealed entries from there.
     /// Without keys, anyone with write access to the store can forge pages.
     #[cfg(feature = "second-level")]
     pub fn seal_with(mut self, keys: SealingKeys) -> Self {
@@ -269,29 +270,29 @@ impl LarderBuilder {
         self
     }
 
-    /// The log that carries invalidations between processes; a [`LocalBus`] by default.
+    /// Sets the log that carries invalidations between processes; a [`LocalBus`] by default.
     #[doc(alias("backplane", "cache coherence", "pub/sub"))]
     pub fn bus(mut self, bus: impl Bus) -> Self {
         self.bus = Some(Arc::new(bus));
         self
     }
 
-    /// The longest lag behind a shared log at which this process counts as up to date; 2 s by default, 10 ms to 1
-    /// minute allowed.
+    /// Sets the maximum lag behind a shared log at which this process is considered up to date; 2 s by default, 10 ms
+    /// to 1 minute allowed.
     pub fn max_lag(mut self, max_lag: Duration) -> Self {
         self.max_lag = max_lag;
         self
     }
 
-    /// How long this process retains its invalidations, to append them again if a shared log is replaced by one
-    /// that lost them; 60 s by default, 1 s to 1 hour allowed.
+    /// Sets how long this process retains its invalidations, to append them again if a shared log is replaced by a log
+    /// that has lost them; 60 s by default, 1 s to 1 hour allowed.
     pub fn failover_bound(mut self, bound: Duration) -> Self {
         self.failover_bound = bound;
         self
     }
 
-    /// Adds a rule: invalidating `when` invalidates `also` too. A `when` that ends in `*` stands for all tags with
-    /// that prefix. Rules also apply to tags that rules have added. Every process must have the same rules.
+    /// Adds a rule, by which invalidating `when` invalidates `also` too. A `when` that ends in `*` stands for all tags
+    /// with that prefix. Rules also apply to tags that rules have added. Every process must have the same rules.
     ///
     /// # Examples
     ///
@@ -317,11 +318,11 @@ impl LarderBuilder {
         self
     }
 
-    /// Builds the larder. Needs no runtime, and is tied to none.
+    /// Builds the larder. This does not need a runtime, and the larder is not tied to a runtime.
     ///
     /// # Errors
     ///
-    /// If an option is outside its limits: the error names the option, the value given and the values allowed.
+    /// If an option is outside its limits. The error names the option, its value and the allowed values.
     ///
     /// # Examples
     ///
@@ -336,15 +337,33 @@ impl LarderBuilder {
     /// # Ok::<(), larder_core::BuildError>(())
     /// ```
     pub fn build(self) -> Result<Larder, BuildError> {
+        #[cfg(feature = "second-level")]
+        return self.with_level().build_parts();
+        #[cfg(not(feature = "second-level"))]
+        self.build_parts()
+    }
+
+    /// Takes the parts of the second level that no setter has set.
+    #[cfg(feature = "second-level")]
+    fn with_level(mut self) -> Self {
+        if let Some(level) = self.level.take() {
+            self.second_level.store.get_or_insert(level.store);
+            self.fill_locks = self.fill_locks.or(level.fill_locks);
+            self.bus = self.bus.or(level.bus);
+        }
+        self
+    }
+
+    fn build_parts(self) -> Result<Larder, BuildError> {
         self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
         bus.keep_for(self.max_lifetime);
         if self.second_level.has_store() && !bus.is_shared() {
-            // A local log has an epoch of its own in each process, and a new one at each start.
+            // A local log has its own epoch in each process, and a new epoch at each start.
             tracing::warn!(
                 target: "larder",
-                "a second level without a shared log: entries that other processes have written are never used. \
-                 Give `LarderBuilder::bus` a log that the processes share."
+                "a second level without a shared log never uses entries that other processes have written. \
+                 Pass a log that the processes share to `LarderBuilder::bus`."
             );
         }
         let clock = self.wall_clock.map_or_else(Clock::start, Clock::start_at);
@@ -422,7 +441,7 @@ fn within_time(
     Err(BuildError::new(option, format!("{given:?}"), allowed))
 }
 
-/// An option of the builder was outside its limits.
+/// The error of [`LarderBuilder::build`] for an option that is outside its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildError {
     option: &'static str,
@@ -435,7 +454,7 @@ impl BuildError {
         Self { option, given: format!("{given}"), allowed: format!("{allowed}") }
     }
 
-    /// The name of the option, as of its method of [`LarderBuilder`].
+    /// Returns the name of the option, which is the name of its method of [`LarderBuilder`].
     pub fn option(&self) -> &'static str {
         self.option
     }

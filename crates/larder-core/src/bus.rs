@@ -1,8 +1,8 @@
 //! The log of invalidations, and the [`Bus`] that carries it between processes.
 //!
-//! A [`Bus`] appends records, each with the next number of an *epoch*, and returns them in order. A new epoch is
-//! drawn at random whenever the log may no longer be the same (a server that came back empty, a fail-over that lost
-//! the last records). Numbers of two epochs are never compared, so a log that lost records invalidates all entries
+//! A [`Bus`] appends records, each with the next number of an *epoch*, and returns them in order. The log draws a new
+//! epoch at random whenever it may no longer be the same log (a server came back empty, or a failover lost the last
+//! records). Numbers of different epochs are never compared, so a log that has lost records invalidates all entries
 //! that were filled before.
 
 use std::{
@@ -28,7 +28,8 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Whether other processes append to this log too, so that it has to be followed.
     fn is_shared(&self) -> bool;
 
-    /// Sets how long records matter: no entry lives longer than `longest`. Called once, before the first append.
+    /// Sets how long the log has to retain records, because no entry lives longer than `longest`. Larder calls this
+    /// once, before the first append.
     fn keep_for(&self, longest: Duration);
 
     /// Appends a record and returns its position.
@@ -41,13 +42,13 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// [position](BusError::appended_at) of the record.
     fn append<'a>(&'a self, record: &'a Record) -> BoxFuture<'a, Result<Position, BusError>>;
 
-    /// Schedules a record: the next process that calls the log after the delay `after` appends it, even if its
-    /// writer has ended by then. Returns the end of the log, with the epoch in which the record is scheduled. A
-    /// record that the same writer schedules twice under the same `id` is scheduled once.
+    /// Schedules a record. The next process that calls the log after the delay `after` appends the record, even if its
+    /// writer has ended by then. Returns the end of the log, with the epoch in which the record is scheduled. A record
+    /// that the same writer schedules twice under the same `id` is scheduled once.
     ///
     /// # Errors
     ///
-    /// As [`Bus::append`]. A local log ends with its process, so it stores nothing and returns its end.
+    /// As [`Bus::append`]. A local log does not outlive its process, so it stores nothing and returns its end.
     fn schedule<'a>(
         &'a self,
         id: u64,
@@ -55,19 +56,18 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         after: Duration,
     ) -> BoxFuture<'a, Result<Position, BusError>>;
 
-    /// Returns the end of the log: the position of its last record.
+    /// Returns the end of the log, which is the position of its last record.
     ///
-    /// `lost` names an epoch in which the caller saw records that this log no longer has: if the log still has that
-    /// epoch, it draws a new one first.
+    /// `lost` is an epoch in which the caller saw records that this log no longer has. If the log still has that epoch,
+    /// it draws a new epoch first.
     ///
     /// # Errors
     ///
-    /// If the log does not answer, or cannot prove that it is the current one (a replica, a primary without
-    /// quorum).
+    /// If the log does not answer, or cannot prove that it is the current log (a replica, a primary without quorum).
     fn end(&self, lost: Option<Epoch>) -> BoxFuture<'_, Result<Position, BusError>>;
 
-    /// Returns the records after `after`, in order. Waits up to `wait` for the first; an empty result proves
-    /// nothing.
+    /// Returns the records after `after`, in order. Waits up to `wait` for the first record; an empty result does not
+    /// prove that there are no records.
     ///
     /// # Errors
     ///
@@ -78,9 +78,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> BoxFuture<'_, Result<Vec<(u64, Record)>, BusError>>;
 
-    /// The time on the log's server, with the instant of this process at which it was read. All processes compute
-    /// the age of second-level entries from it, since their own clocks may differ. `None` without such a server;
-    /// then the wall clocks of all processes have to agree within a second.
+    /// Returns the time on the log's server, with the instant of this process at which that time was read. All
+    /// processes compute the age of second-level entries from it, since their own clocks may differ. `None` if the log
+    /// has no server; the wall clocks of all processes then have to agree within one second.
     fn server_time(&self) -> Option<(Instant, SystemTime)> {
         None
     }
@@ -97,9 +97,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 /// A page of the compacted log.
 #[derive(Clone, Debug)]
 pub struct LogPage {
-    /// The epoch and the last number, both as they stood when the page was read.
+    /// The epoch and the last number at the time when the page was read.
     pub end: Position,
-    /// Records up to this number may be missing: second-level entries that were filled before it are invalid.
+    /// Records up to this number may be missing, so second-level entries that were filled before it are invalid.
     pub horizon: u64,
     /// Numbers and records.
     pub records: Vec<(u64, Record)>,
@@ -107,7 +107,7 @@ pub struct LogPage {
     pub more: bool,
 }
 
-/// One life of the log. Two logs that cannot be known to be the same have different epochs.
+/// One life of the log. Two logs have different epochs unless they are known to be the same log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(u128);
 
@@ -117,12 +117,12 @@ impl Epoch {
         Self(random_bits())
     }
 
-    /// The epoch with these bits, as read from a log.
+    /// Creates the epoch with these bits, as read from a log.
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// Its bits, to be stored in a log.
+    /// Returns its bits, for a log to store.
     pub const fn to_bits(self) -> u128 {
         self.0
     }
@@ -137,8 +137,8 @@ pub struct Position {
     pub number: u64,
 }
 
-/// The identity of a writer of the log, drawn once for each [`Larder`](crate::Larder); also that of a fill lock's
-/// holder.
+/// The identity of a writer of the log, drawn at random once for each [`Larder`](crate::Larder). The holder of a fill
+/// lock is identified by a `WriterId` too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WriterId(u128);
 
@@ -148,7 +148,7 @@ impl WriterId {
         Self(random_bits())
     }
 
-    /// Its bits.
+    /// Returns its bits.
     pub const fn to_bits(self) -> u128 {
         self.0
     }
@@ -165,7 +165,7 @@ pub struct Record {
     pub what: Vec<Selector>,
 }
 
-/// The log of a single process: a counter.
+/// The log of a single process, which is only a counter.
 #[derive(Debug)]
 pub struct LocalBus {
     epoch: Epoch,
@@ -173,7 +173,7 @@ pub struct LocalBus {
 }
 
 impl LocalBus {
-    /// An empty log of a new epoch.
+    /// Creates an empty log with a new epoch.
     pub fn new() -> Self {
         Self { epoch: Epoch::random(), last: AtomicU64::new(0) }
     }
@@ -194,7 +194,8 @@ impl Bus for LocalBus {
         false
     }
 
-    /// Does nothing: this log stores no records. The registry of the process decides which entries they reach.
+    /// Does nothing, because this log does not store records. The registry of the process decides which entries they
+    /// reach.
     fn keep_for(&self, _: Duration) {}
 
     fn append<'a>(&'a self, _: &'a Record) -> BoxFuture<'a, Result<Position, BusError>> {
@@ -202,7 +203,7 @@ impl Bus for LocalBus {
         Box::pin(std::future::ready(Ok(self.at(number))))
     }
 
-    /// Stores nothing: the process that schedules a record holds it for as long as it runs.
+    /// Stores nothing, because the process that schedules a record holds it for as long as it runs.
     fn schedule<'a>(
         &'a self,
         _: u64,
@@ -247,26 +248,26 @@ pub struct BusError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BusErrorKind {
-    /// No answer in time; the command may have been carried out.
+    /// The log did not answer in time; it may have executed the command.
     Timeout,
     /// The log cannot be reached.
     Unreachable,
-    /// The log has another epoch, or has dropped the records asked for.
+    /// The log has another epoch, or has dropped the requested records.
     Gone,
-    /// The log refused the command: it is a replica, has no quorum or is out of memory.
+    /// The log refused the command because it is a replica, has no quorum or is out of memory.
     Refused,
     /// The record is in the log, but fewer servers have acknowledged it than required.
     Unconfirmed,
 }
 
 impl BusError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub fn new(kind: BusErrorKind) -> Self {
         Self { kind, appended_at: None, source: None }
     }
 
-    /// The record is in the log at `at`, but fewer servers have acknowledged it than required. It may be lost with
-    /// its server; larder appends it again if that server is replaced.
+    /// Creates the error for a record that is in the log at `at`, although fewer servers have acknowledged it than
+    /// required. The record may be lost with its server; larder appends it again if that server is replaced.
     pub fn unconfirmed(at: Position) -> Self {
         Self { appended_at: Some(at), ..Self::new(BusErrorKind::Unconfirmed) }
     }
@@ -278,12 +279,12 @@ impl BusError {
         self
     }
 
-    /// The position of the record, if it is in the log despite this error.
+    /// Returns the position of the record, if it is in the log despite this error.
     pub fn appended_at(&self) -> Option<Position> {
         self.appended_at
     }
 
-    /// The kind of the failure.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> BusErrorKind {
         self.kind
     }
@@ -295,10 +296,12 @@ impl fmt::Display for BusError {
             BusErrorKind::Timeout => "the invalidation log did not answer in time",
             BusErrorKind::Unreachable => "the invalidation log cannot be reached",
             BusErrorKind::Gone => {
-                "the invalidation log has another epoch, or has dropped the records asked for"
+                "the invalidation log has another epoch, or has dropped the requested records"
             }
             BusErrorKind::Refused => "the invalidation log refused the command",
-            BusErrorKind::Unconfirmed => "too few servers have acknowledged the record",
+            BusErrorKind::Unconfirmed => {
+                "too few servers of the invalidation log have acknowledged the record"
+            }
         })
     }
 }
@@ -309,7 +312,7 @@ impl std::error::Error for BusError {
     }
 }
 
-/// 128 bits from the seeds that the standard library draws for its hash maps: random, and no dependency.
+/// Returns 128 random bits from the seeds that the standard library draws for its hash maps, which needs no dependency.
 fn random_bits() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let half = |salt: u8| u128::from(RandomState::new().hash_one((salt, std::process::id())));

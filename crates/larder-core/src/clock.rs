@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 /// A point on the monotonic clock of one [`Larder`](crate::Larder), in nanoseconds.
 ///
-/// Eight bytes instead of the sixteen of an `Instant`: it fits an atomic, and entries stay small. Zero is a hundred
-/// years before the larder was built, so that values filled earlier, in another process, have a moment too. Moments
-/// of two larders cannot be compared.
+/// It takes eight bytes instead of the sixteen of an `Instant`, so it fits an atomic, and entries stay small. Zero is a
+/// hundred years before the larder was built, so that values that another process filled earlier have a moment too. The
+/// moments of two larders cannot be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
@@ -18,38 +18,38 @@ impl Moment {
     /// A moment that is never reached, 484 years after the start.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// This many nanoseconds after zero.
+    /// Returns the moment this many nanoseconds after zero.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since zero.
+    /// Returns the nanoseconds since zero.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The moment `later` than this one; saturates at [`Moment::NEVER`].
+    /// Adds `later`; saturates at [`Moment::NEVER`].
     #[must_use]
     pub fn after(self, later: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// The moment `earlier` than this one; saturates at zero.
+    /// Subtracts `earlier`; saturates at zero.
     #[must_use]
     pub fn before(self, earlier: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this moment; zero if this moment is not later.
+    /// Returns the time from `earlier` to this moment; zero if this moment is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The clock that a larder reads. It follows tokio's, so that tests with paused time pause the cache too.
+/// The clock that a larder reads. It follows the clock of tokio, so that tests with paused time pause the cache too.
 ///
-/// Wall time is the wall time of the start plus the time elapsed on the monotonic clock: a step of the system clock
-/// neither revives an entry nor expires one.
+/// Wall time is the wall time at the start plus the time elapsed on the monotonic clock, so that a step of the system
+/// clock neither revives nor expires an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -57,17 +57,17 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// Creates a clock that starts now.
     pub fn start() -> Self {
         Self::start_at(SystemTime::now())
     }
 
-    /// A clock that starts now, at this wall time.
+    /// Creates a clock that starts now, at this wall time.
     pub fn start_at(wall: SystemTime) -> Self {
         Self { start: Instant::now(), wall }
     }
 
-    /// The time that another clock shows at `moment`, if it showed `time` at `at`.
+    /// Returns the time that another clock shows at `moment`, if it showed `time` at `at`.
     pub(crate) fn elsewhere(
         &self,
         moment: Moment,
@@ -80,17 +80,17 @@ impl Clock {
         time + moment.since(known) - known.since(moment)
     }
 
-    /// The current moment. Reads the system's monotonic clock once, about 25 ns.
+    /// Returns the current moment. Reads the system's monotonic clock once, which takes about 25 ns.
     pub fn now(&self) -> Moment {
         Moment::START.after(self.start.elapsed())
     }
 
-    /// The wall time at `moment`.
+    /// Returns the wall time at `moment`.
     pub fn wall(&self, moment: Moment) -> SystemTime {
         self.wall + moment.since(Moment::START) - Moment::START.since(moment)
     }
 
-    /// The moment at which the wall clock showed `time`.
+    /// Returns the moment at which the wall clock showed `time`.
     pub fn moment(&self, time: SystemTime) -> Moment {
         match time.duration_since(self.wall) {
             Ok(later) => Moment::START.after(later),

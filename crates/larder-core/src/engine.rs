@@ -61,14 +61,14 @@ pub(crate) struct Engine {
     pub(crate) follows_others: bool,
     /// Sends the invalidations that acted in this process to the application.
     pub(crate) feed: broadcast::Sender<FeedMessage>,
-    /// Notified whenever more of the log was applied.
+    /// Notified whenever this process has applied more of the log.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
     pub(crate) proof: log_follower::Proof,
-    /// The furthest position of the log that was ever applied.
+    /// The furthest log position that this process has ever applied.
     pub(crate) seen: parking_lot::Mutex<Option<Position>>,
-    /// The furthest position at which the log took a record of this process.
+    /// The furthest position at which the log accepted a record of this process.
     pub(crate) written: parking_lot::Mutex<Option<Position>>,
     /// An epoch in which the log is known to have lost records.
     pub(crate) lost: parking_lot::Mutex<Option<Epoch>>,
@@ -79,7 +79,7 @@ pub(crate) struct Engine {
     smallest_bound: AtomicU64,
 }
 
-/// The state of an entry, by the log and by time.
+/// Returns the state of an entry, according to the log and its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
     /// It may be served.
@@ -88,7 +88,7 @@ pub enum EntryState {
     WhileRevalidating,
     /// It may be served if a fill fails.
     OnError,
-    /// It may be served once its origin has confirmed it.
+    /// It may be served after its origin has confirmed it.
     ToRevalidate,
     /// It was invalidated and may not be served.
     Invalid,
@@ -136,7 +136,7 @@ impl Engine {
             max_lifetime: assembly.max_lifetime,
             max_tags: assembly.max_tags,
             max_lag: assembly.max_lag,
-            // A local log needs no follower.
+            // A local log does not need a follower.
             follows_others: assembly.bus.is_shared(),
             following: AtomicBool::new(!assembly.bus.is_shared()),
             advanced: Notify::new(),
@@ -154,7 +154,7 @@ impl Engine {
         engine
     }
 
-    /// Opens the view of a local log, which is complete at once: no other process appends to it.
+    /// Opens the view of a local log, which is complete at once because no other process appends to it.
     fn open_local_log(&self) {
         if self.bus.is_shared() {
             return;
@@ -182,15 +182,15 @@ impl Engine {
         now
     }
 
-    /// Sends an invalidation of this process to the feeds, if the log is local. A shared log returns the record in
-    /// its order, and the follower sends it then.
+    /// Sends an invalidation of this process to the feeds, if the log is local. From a shared log the follower reads
+    /// the record back in order, and sends it then.
     fn tell_of_own(&self, record: &Record) {
         if !self.follows_others && self.feed.receiver_count() > 0 {
             drop(self.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
     }
 
-    /// The time since this process was last proved to have applied every invalidation.
+    /// Returns the time since larder last verified that this process had applied every invalidation.
     pub(crate) fn lag(&self) -> Duration {
         match self.follows_others {
             true => self.clock.now().since(self.proof.at()),
@@ -198,9 +198,9 @@ impl Engine {
         }
     }
 
-    /// Notes the bound of a request: from now on the lag is proved often enough for it.
+    /// Notes the bound of a request, so that from now on larder verifies the lag often enough for this bound.
     pub(crate) fn note_bound(&self, bound: Duration) {
-        // A smaller bound cannot be proved, so asking the log more often would not help.
+        // A smaller bound cannot be verified, so requesting the end of the log more often would not help.
         let bound = bound.max(3 * SHORTEST_STEP);
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         if nanos < self.smallest_bound.load(Ordering::Relaxed) {
@@ -208,7 +208,8 @@ impl Engine {
         }
     }
 
-    /// The interval between two proofs of the lag: a third of `max_lag` or of the smallest bound, at least 10 ms.
+    /// Returns the interval between two checks of the lag: a third of `max_lag` or of the smallest bound, at least 10
+    /// ms.
     pub(crate) fn step(&self) -> Duration {
         let bound = Duration::from_nanos(self.smallest_bound.load(Ordering::Relaxed));
         (self.max_lag.min(bound) / 3).max(SHORTEST_STEP)
@@ -226,8 +227,8 @@ impl Engine {
         }
     }
 
-    /// The time at `moment` on which all processes that share a store agree: that of the log's server, or this
-    /// process's wall time if the log has none.
+    /// Returns the time at `moment` on which all processes that share a store agree: the time of the log's server, or
+    /// this process's wall time if the log has no server.
     pub(crate) fn shared_time(&self, moment: Moment) -> SystemTime {
         match self.bus.server_time() {
             Some(known) => self.clock.elsewhere(moment, known),
@@ -235,7 +236,7 @@ impl Engine {
         }
     }
 
-    /// The state of an entry, by the log and by time.
+    /// Returns the state of an entry, according to the log and its lifetime.
     #[inline]
     pub(crate) fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         match self.registry.reach(&entry.marks, || (entry.key(), entry.tags())) {
@@ -245,8 +246,8 @@ impl Engine {
         }
     }
 
-    /// Stores an entry in the first level, if its placement includes that and no newer usable entry is there.
-    /// Returns `false` only if the entry was invalidated meanwhile.
+    /// Stores an entry in the first level, if its placement includes that and no newer usable entry is there. Returns
+    /// `false` only if the entry was invalidated in the meantime.
     pub(crate) fn store_in_memory(&self, entry: &AnyEntry, now: Moment) -> bool {
         if self.entry_state(entry, now) == EntryState::Invalid {
             return false;
@@ -262,12 +263,12 @@ impl Engine {
                     EntryState::Invalid | EntryState::Expired
                 )
         };
-        // The entry that stayed is newer and serves as well.
+        // If the present entry stayed, it is newer, and requests can use it as well.
         drop(self.memory.put(entry, is_newer));
         true
     }
 
-    /// Stores a filled entry in its levels. Returns `false` if it was invalidated meanwhile.
+    /// Stores a filled entry in its levels. Returns `false` if it was invalidated in the meantime.
     pub(crate) fn store(self: &Arc<Self>, entry: &AnyEntry) -> bool {
         let kept = self.store_in_memory(entry, self.clock.now());
         if let (true, Some(shared)) = (kept, &self.shared) {
@@ -276,8 +277,8 @@ impl Engine {
         kept
     }
 
-    /// Runs steps 1 to 3 of an invalidation: apply it here, append it to the log, settle it. Once polled, dropping
-    /// the future stops nothing.
+    /// Runs steps 1 to 3 of an invalidation: apply it here, append it to the log, settle it. Once the future was
+    /// polled, dropping it does not stop the invalidation.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
         let begun = self.registry.begin(record, self.clock.now());
         self.tell_of_own(&begun.record);
@@ -299,7 +300,7 @@ impl Engine {
         }
     }
 
-    /// Hands scheduled invalidations to the log, which appends them when due even if this process has ended.
+    /// Hands scheduled invalidations to the log, which appends them when they are due even if this process has ended.
     pub(crate) async fn register_scheduled(&self) {
         for (id, due, record) in self.registry.unregistered() {
             if !self.register(id, due, &record).await {
@@ -316,7 +317,7 @@ impl Engine {
                 true
             }
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "the log did not take a scheduled invalidation yet");
+                tracing::debug!(target: "larder", %error, "the log has not accepted a scheduled invalidation yet");
                 false
             }
         }
@@ -326,7 +327,7 @@ impl Engine {
         if begun.collapsed {
             tracing::error!(
                 target: "larder",
-                "too many invalidations wait for the log: one of everything replaces them and invalidates all entries. \
+                "too many invalidations wait for the log, so an invalidation of all entries has replaced them. \
                  Check that the log is reachable."
             );
         }
@@ -342,7 +343,7 @@ impl Engine {
                 Invalidated::Queued
             }
         };
-        // Counted here, since the caller may have dropped its future.
+        // The task counts the invalidation, since the caller may have dropped its future.
         self.observer.invalidated(outcome, begun.record.what.len());
         outcome
     }
@@ -352,16 +353,16 @@ impl Engine {
         let (at, appended) = match self.bus.append(record).await {
             Ok(at) => (at, AppendOutcome::Confirmed),
             Err(error) => {
-                tracing::debug!(target: "larder", %error, "the log did not confirm an invalidation; it acts here");
+                tracing::debug!(target: "larder", %error, "the log did not confirm an invalidation; it acts locally");
                 match error.appended_at() {
-                    // It is in the log; if the server is lost, the retained record is appended again.
+                    // The record is in the log; if its server is lost, larder appends the retained record again.
                     Some(at) => (at, AppendOutcome::Unconfirmed),
                     None => return AppendOutcome::Not,
                 }
             }
         };
         if before.is_some_and(|before| is_given_again(at, before)) {
-            // The log has lost its last records. This one stays pending until the log has another epoch.
+            // The log has lost its last records. This record stays pending until the log has another epoch.
             *self.lost.lock() = Some(at.epoch);
             return AppendOutcome::Not;
         }
@@ -382,7 +383,8 @@ impl Engine {
         }
     }
 
-    /// The pending invalidations that no task is appending: its task failed, or ended with its runtime.
+    /// Returns the pending invalidations that no task is appending, because their task failed or ended with its
+    /// runtime.
     fn left_behind(&self) -> Vec<(Ticket, Record)> {
         let mut unsent = self.registry.unsent();
         let carried = self.carried.lock();
@@ -399,7 +401,7 @@ impl Engine {
     /// Appends the pending invalidations in the background, and retries until the log has all of them.
     pub(crate) fn send_unsent(self: &Arc<Self>) {
         if !self.bus.is_shared() {
-            // A local log takes records at once.
+            // A local log accepts records at once.
             self.send_all().now_or_never();
             return;
         }
@@ -440,7 +442,8 @@ enum AppendOutcome {
     Not,
 }
 
-/// Whether the log gave a record a number that this process had applied before: the log has lost records.
+/// Whether the log gave a record a number that this process had applied before, which means that the log has lost
+/// records.
 fn is_given_again(at: Position, before: Position) -> bool {
     at.epoch == before.epoch && at.number <= before.number
 }
@@ -461,7 +464,7 @@ impl Drop for CarryGuard<'_> {
     }
 }
 
-/// Clears `sending` when dropped, also if the sending task ends early.
+/// Clears `sending` when dropped, even if the sending task ends early.
 struct SendGuard<'a>(&'a Engine);
 
 impl Drop for SendGuard<'_> {
@@ -480,8 +483,8 @@ fn by_time(phase: Phase) -> EntryState {
     }
 }
 
-/// The state of an entry after a soft invalidation: stale from then on, so it may be used as its windows allow;
-/// without an open window it is invalid.
+/// Returns the state of an entry after a soft invalidation. It is stale from then on, so it may be used as its windows
+/// allow; without an open window it is invalid.
 fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     let ends = entry.ends();
     if now >= ends.leaves {
@@ -498,7 +501,7 @@ fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     }
 }
 
-/// Larder requests the end of the log no more often than this, however small a bound is.
+/// The minimum interval between two requests for the end of the log, even if a bound is smaller.
 const SHORTEST_STEP: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -16,25 +16,25 @@ use crate::{
 /// A value that an entry can hold. The first level stores it as it is; it is encoded only for a
 /// [`Store`](crate::store::Store).
 pub trait Value: Any + Send + Sync {
-    /// All bytes it holds, on the heap and off it.
+    /// Returns all bytes that it holds, on the heap and elsewhere.
     fn weight(&self) -> usize;
 
-    /// The name of its type, for error messages.
+    /// Returns the name of its type, for error messages.
     fn type_name(&self) -> &'static str {
         std::any::type_name::<Self>()
     }
 
-    /// Encodes it for the second level; `None` for a value that stays in this process.
+    /// Encodes it for the second level. `None` if the value stays in this process.
     fn encode(&self) -> Option<Encoded> {
         None
     }
 
-    /// Whether decoding its bytes would give another value; then it stays in this process.
+    /// Whether decoding its bytes would give another value. Such a value stays in this process.
     fn is_lossy(&self) -> bool {
         false
     }
 
-    /// This value as [`Any`], for a downcast.
+    /// Returns this value as [`Any`], for a downcast.
     fn as_any(&self) -> &dyn Any;
 }
 
@@ -47,9 +47,9 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
 }
 
-/// An entry: one allocation with the value and all that a hit reads.
+/// An entry: one allocation with the value and all the data that a hit reads.
 ///
-/// Fields that only fills and invalidations need are in a separate allocation, and the others are in the order in
+/// Fields that only fills and invalidations need are in a separate allocation. The other fields are in the order in
 /// which a hit reads them, so that it touches as few cache lines as possible.
 #[repr(C)]
 pub struct Entry<V: ?Sized = dyn Value> {
@@ -118,50 +118,50 @@ impl<V: Value> Entry<V> {
 }
 
 impl<V: ?Sized> Entry<V> {
-    /// Its key.
+    /// Returns its key.
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// When its phases end.
+    /// Returns the times at which its phases end.
     pub fn ends(&self) -> &Ends {
         &self.ends
     }
 
-    /// The phase at `now`, by time alone.
+    /// Returns the phase at `now`, without regard to invalidations.
     pub fn phase(&self, now: Moment) -> Phase {
         self.ends.phase(now)
     }
 
-    /// All of its tags, larder's own included.
+    /// Returns all of its tags, including larder's own.
     pub fn tags(&self) -> &[Tag] {
         &self.cold.tags
     }
 
-    /// The stamp of its fill.
+    /// Returns the stamp of its fill.
     pub fn stamp(&self) -> Stamp {
         self.cold.stamp
     }
 
-    /// How long the fill took.
+    /// Returns the duration of the fill.
     pub fn cost(&self) -> Duration {
         self.cold.cost
     }
 
-    /// Its level placement.
+    /// Returns its level placement.
     pub(crate) fn tiers(&self) -> Tiers {
         self.cold.tiers
     }
 
-    /// All bytes held: key, tags, value and bookkeeping.
+    /// Returns the bytes that it holds: key, tags, value and bookkeeping.
     pub fn weight(&self) -> usize {
         self.cold.weight
     }
 
-    /// Counts a hit. Returns whether to report it to the eviction policy of the first level: the first, second,
-    /// third, fifth, ninth hit and so on, so that a new entry gains frequency, and then one in 64.
+    /// Counts a hit. Returns whether to report the hit to the eviction policy of the first level. Larder reports the
+    /// first, second, third, fifth, ninth hit and so on, so that a new entry gains frequency, and later one hit in 64.
     pub(crate) fn touch(&self) -> bool {
-        // Two hits that race may count as one: this only steers a sample.
+        // Two hits that race may count as one hit, which is harmless because this count only selects a sample.
         let touches = self.touches.load(Ordering::Relaxed);
         self.touches.store(touches.wrapping_add(1), Ordering::Relaxed);
         touches.is_multiple_of(TOUCHES_BETWEEN)
@@ -170,12 +170,12 @@ impl<V: ?Sized> Entry<V> {
 }
 
 impl Entry {
-    /// The value, if it is a `V`.
+    /// Returns the value, if it is a `V`.
     pub fn value<V: Value>(&self) -> Option<&V> {
         self.value.as_any().downcast_ref()
     }
 
-    /// The name of the value's type.
+    /// Returns the name of the value's type.
     pub fn type_name(&self) -> &'static str {
         self.value.type_name()
     }

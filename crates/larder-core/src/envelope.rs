@@ -1,8 +1,8 @@
 //! The envelope: the encoding of an entry in the second level.
 //!
-//! `magic, version, checksum, form, header length, header, payload`, where `form` is a byte of flags; with a
-//! sealing key, all that follows it is one sealed content. The header carries the whole key, so that larder refuses
-//! the entry of another key if a store returns it. Tags are stored as text, not as hashes, since each process
+//! The format is `magic, version, checksum, form, header length, header, payload`. The byte `form` contains flags. With
+//! a sealing key, all bytes after the form are one sealed content. The header carries the whole key, so that larder
+//! refuses the entry of another key if a store returns it. Tags are stored as text, not as hashes, since each process
 //! hashes them with a secret of its own. The checksum detects accidents, not attackers.
 
 use std::{
@@ -38,15 +38,15 @@ pub(crate) struct Header {
     pub(crate) tags: Vec<Tag>,
 }
 
-/// The reason that bytes cannot be used as an entry.
+/// The reason why bytes cannot be used as an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EnvelopeError {
-    /// Damaged, forged, or not written by larder: removed from the store.
+    /// The bytes are damaged, forged, or not written by larder. Larder removes them from the store.
     Corrupt,
-    /// Of another version, form or schema, or sealed where this process has no key, or the reverse: left in the
-    /// store for the processes that can read it.
+    /// The entry has another version, form or schema, or it is sealed and this process has no key, or the reverse.
+    /// Larder leaves it in the store for the processes that can read it.
     OtherVersion,
-    /// The entry of another key: removed from the store.
+    /// The entry belongs to another key. Larder removes it from the store.
     OtherKey,
     /// The fill budget has no room for the decompressed payload.
     NoRoom,
@@ -57,7 +57,7 @@ pub(crate) enum EnvelopeError {
 pub(crate) struct EnvelopeContents {
     pub(crate) header: Header,
     pub(crate) payload: Bytes,
-    /// The bytes of the fill budget for a decompressed payload, until it has become a value.
+    /// The bytes of the fill budget that a decompressed payload takes until it is decoded into a value.
     pub(crate) room: Option<ReservedBytes>,
 }
 
@@ -103,15 +103,15 @@ impl Codec {
     /// Estimates the work of opening these bytes, as the larger of their number and the decompressed size.
     pub(crate) fn weight_of(&self, bytes: &[u8]) -> usize {
         match bytes.get(PREFIX_BYTES - 1).map(|form| form & !SEALED) {
-            // The exact size may be sealed, so it is estimated. zstd is used from 32 KiB on only.
+            // The exact size may be sealed, so it is estimated. Only payloads of at least 32 KiB use zstd.
             Some(LZ4) => bytes.len().saturating_mul(TYPICAL_LZ4_RATIO),
             Some(ZSTD) => bytes.len().max(LARGE),
             _ => bytes.len(),
         }
     }
 
-    /// Opens an envelope. The payload is copied only if it was compressed or sealed; the decompressed size is taken
-    /// from the budget.
+    /// Opens an envelope. The payload is copied only if it was compressed or sealed, and the decompressed size counts
+    /// against the budget.
     pub(crate) fn open(
         &self,
         mut bytes: Bytes,
@@ -132,14 +132,14 @@ impl Codec {
         }
         let form = rest[9];
         let compression = Compression::named_by(form).ok_or(EnvelopeError::OtherVersion)?;
-        // `advance` instead of `slice`: the first slice of unshared bytes costs an allocation.
+        // This uses `advance` instead of `slice`, because the first slice of unshared bytes costs an allocation.
         bytes.advance(PREFIX_BYTES);
         let mut content = match (&self.sealing, form & SEALED != 0) {
             (Some(keys), true) => Bytes::from(
                 keys.open(&bytes, &associated(form, key)).ok_or(EnvelopeError::Corrupt)?,
             ),
             (None, false) => bytes,
-            // With a key, unsealed bytes are not trusted; without one, sealed bytes cannot be opened.
+            // With a key, unsealed bytes are not trusted; without a key, sealed bytes cannot be opened.
             _ => return Err(EnvelopeError::OtherVersion),
         };
         let length = content.get(..LENGTH_BYTES).ok_or(EnvelopeError::Corrupt)?;
@@ -167,13 +167,13 @@ impl Codec {
         Ok(EnvelopeContents { header, payload, room: Some(room) })
     }
 
-    /// Whether envelopes are sealed, and so can be neither read nor forged without a key.
+    /// Whether envelopes are sealed, so that they can be neither read nor forged without a key.
     pub(crate) fn seals(&self) -> bool {
         self.sealing.is_some()
     }
 }
 
-/// The associated data of a sealed content: version, form and key, namespace included.
+/// Returns the associated data of a sealed content: version, form and key, which includes the namespace.
 fn associated(form: u8, key: &Key) -> Vec<u8> {
     let mut associated = vec![VERSION, form];
     associated.extend_from_slice(key.as_bytes());
@@ -183,21 +183,21 @@ fn associated(form: u8, key: &Key) -> Vec<u8> {
 /// The compression of a payload. The length of the original precedes the compressed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compression {
-    /// Fast to decompress: for payloads from 1 KiB to less than 32 KiB.
+    /// For payloads from 1 KiB to less than 32 KiB, because it is fast to decompress.
     Lz4,
-    /// Smaller: for payloads from 32 KiB to 64 MiB.
+    /// For payloads from 32 KiB to 64 MiB, because its results are smaller.
     Zstd,
 }
 
 impl Compression {
-    /// Compresses a payload. `None` if its size is out of these limits or compression saves less than a tenth.
+    /// Compresses a payload. `None` if its size is outside these limits or if compression saves less than a tenth.
     fn of(payload: &[u8]) -> Option<(Self, Vec<u8>)> {
         let (by, compressed) = match payload.len() {
             WORTH_COMPRESSING..LARGE => (Self::Lz4, lz4_flex::compress(payload)),
             LARGE..=MOST_PAYLOAD => (Self::Zstd, zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?),
             _ => return None,
         };
-        // Saving less than a tenth is not worth the time of every reader.
+        // If compression saves less than a tenth, it is not worth the time that every reader spends on decompression.
         if compressed.len() >= payload.len() / 10 * 9 {
             return None;
         }
@@ -212,7 +212,7 @@ impl Compression {
         }
     }
 
-    /// The compression that a form names: `Some(None)` for no compression, `None` for an unknown form.
+    /// Returns the compression that a form names: `Some(None)` for no compression, `None` for an unknown form.
     fn named_by(form: u8) -> Option<Option<Self>> {
         match form & !SEALED {
             0 => Some(None),
@@ -222,7 +222,7 @@ impl Compression {
         }
     }
 
-    /// The length that a compressed payload claims for its original. `None` if that is above 64 MiB.
+    /// Returns the length that a compressed payload claims for its original. `None` if that exceeds 64 MiB.
     fn claimed(bytes: &[u8]) -> Option<usize> {
         let (length, _) = bytes.split_first_chunk::<4>()?;
         Some(u32::from_le_bytes(*length) as usize).filter(|length| *length <= MOST_PAYLOAD)
@@ -233,11 +233,12 @@ impl Compression {
         let length = Self::claimed(bytes)?;
         let block = &bytes[4..];
         let raw = match self {
-            // Checked before allocating: LZ4 cannot expand these bytes to the claimed length.
+            // LZ4 cannot expand these bytes to the claimed length, so larder does not allocate it.
             Self::Lz4 if length > block.len().saturating_mul(MOST_LZ4_RATIO) => return None,
             Self::Lz4 => lz4_flex::decompress(block, length).ok()?,
             Self::Zstd => {
-                // Allocated as output arrives, up to the claimed length and one byte: zstd has no largest ratio.
+                // zstd has no maximum ratio, so the buffer grows as output arrives, up to the claimed length and one
+                // byte.
                 let mut raw = Vec::new();
                 let decoder = zstd::stream::read::Decoder::with_buffer(block).ok()?;
                 decoder.take(length as u64 + 1).read_to_end(&mut raw).ok()?;
@@ -248,7 +249,7 @@ impl Compression {
     }
 }
 
-/// The bytes of a key, borrowed for the comparison.
+/// The bytes of a key, borrowed.
 struct KeyBytes<'a>(&'a [u8]);
 
 impl Serialize for KeyBytes<'_> {
@@ -267,7 +268,7 @@ const MAGIC: &[u8] = b"lrdr";
 const VERSION: u8 = 5;
 /// The offset of the checked bytes: magic, version and checksum precede them.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
-/// The bytes before the content: those and the form.
+/// The length of the prefix before the content: magic, version, checksum and the form byte.
 const PREFIX_BYTES: usize = CHECKED_FROM + 1;
 const LENGTH_BYTES: usize = 4;
 const LZ4: u8 = 1;
@@ -276,11 +277,11 @@ const ZSTD: u8 = 4;
 const WORTH_COMPRESSING: usize = 1024;
 const LARGE: usize = 32 << 10;
 const ZSTD_LEVEL: i32 = 3;
-/// The largest payload that is compressed. A larger claim is refused as corrupt.
+/// The maximum size of a payload that is compressed. An envelope that claims a larger size is refused as corrupt.
 const MOST_PAYLOAD: usize = 64 << 20;
-/// How many bytes of a page LZ4 typically compresses to one.
+/// How many bytes of a page LZ4 typically compresses to one byte.
 const TYPICAL_LZ4_RATIO: usize = 8;
-/// How many bytes LZ4 compresses to one at most.
+/// How many bytes LZ4 can compress to one byte at most.
 const MOST_LZ4_RATIO: usize = 255;
 
 #[cfg(test)]
@@ -371,7 +372,7 @@ mod tests {
         let claims = |length: u32, block: &[u8]| [&length.to_le_bytes()[..], block].concat();
         assert!(Compression::Lz4.undone(&claims(most, &[0; 1000])).is_none());
         assert!(Compression::Lz4.undone(&claims(u32::MAX, &[0; 1000])).is_none());
-        // Eighty megabytes in a few kilobytes.
+        // This compresses eighty megabytes to a few kilobytes.
         let bomb = zstd::bulk::compress(&vec![0; 80 << 20], ZSTD_LEVEL).unwrap();
         assert!(bomb.len() < 10_000);
         for length in [u32::MAX, most, 1000] {
@@ -379,9 +380,9 @@ mod tests {
         }
     }
 
-    /// Each golden file was written by the larder of its version. A change that makes larder read the newest file
-    /// differently, or an older one as anything but another version, changes the format: it needs a new version and
-    /// a golden file of its own.
+    /// Each golden file was written by the larder of its version. A change after which larder reads the newest file
+    /// differently, or does not recognise an older file as another version, changes the format. It needs a new version
+    /// and its own golden file.
     #[test]
     fn golden_files_of_other_versions_are_recognised() {
         let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
@@ -431,7 +432,7 @@ mod tests {
             Err(EnvelopeError::OtherVersion),
             "with a key"
         );
-        // While keys are being changed, both open.
+        // While keys are being changed, both keys open.
         assert!(opened(&sealing(&[2, 1]), &bytes, &key("a"), schema()).is_ok());
     }
 
@@ -473,7 +474,8 @@ mod tests {
             bytes.push(VERSION);
             bytes.extend(&noise);
             drop(open(&bytes.into(), &key("a")));
-            // A writer of the store can forge a checksum too: then the header parser must not panic either.
+            // A party that can write to the store can also forge a checksum, so the header parser must not panic
+            // either.
             let start = postcard::to_allocvec(&(KeyBytes(key("a").as_bytes()), schema())).unwrap();
             let header = [&start[..], &noise].concat();
             let length = u32::try_from(header.len()).unwrap().to_le_bytes();

@@ -1,10 +1,10 @@
-//! Fill locks: one fill of a key across all processes, by a lock with expiry in the second level.
+//! Fill locks: a lock with expiry in the second level, by which only one process at a time fills a key.
 //!
 //! A process that misses takes the fill lock of the key before it sends a request to the origin. If another process
-//! holds the lock, it reads the second level again, with growing pauses, until the entry is there or the lock is
-//! free. A holder that dies delays the other processes by one expiry; then one of them takes the lock and the
-//! others wait for that one. After [`MOST_HOLDERS`] dead holders each process fills for itself. A fill lock saves
-//! work and decides nothing: entries are judged by their stamps either way.
+//! holds the lock, this process reads the second level again, with growing pauses, until the entry is there or the lock
+//! is free. A holder that dies delays the other processes by one expiry; after that, one of them takes the lock and the
+//! others wait for the new holder. After [`MOST_HOLDERS`] dead holders each process fills for itself. A fill lock only
+//! saves work: with or without it, the stamp of an entry decides whether the entry is valid.
 
 use std::{
     future::Future,
@@ -35,8 +35,8 @@ struct HeldFillLock {
 }
 
 impl ReleaseAtEnd for HeldFillLock {
-    /// Releases the lock in the background, once the entry is written to the second level: the next holder finds it
-    /// there.
+    /// Releases the lock in the background, once the entry is written to the second level, so that the next holder
+    /// finds the entry there.
     fn release(self: Box<Self>, result: &FlightResult) {
         let (Some(engine), Ok(_)) = (self.engine.upgrade(), Handle::try_current()) else { return };
         let shared = engine.shared.as_ref();
@@ -51,7 +51,7 @@ impl ReleaseAtEnd for HeldFillLock {
         };
         engine.tasks.spawn(async move {
             if let Some(mut written) = written {
-                // The sender is dropped when the write ends, which is an error here.
+                // `changed` returns an error when the write ends, because the write drops the sender.
                 drop(written.changed().await);
             }
             let giving = self.fill_locks.give_back(&self.name, self.holder, vain);
@@ -63,9 +63,9 @@ impl ReleaseAtEnd for HeldFillLock {
 }
 
 impl Kernel {
-    /// Reads the entry of a leader's key from the second level. With `fill_lock_expiry`, the expiry of a fill lock, the
-    /// processes fill one after the other, and this returns the entry if another process stores it meanwhile.
-    /// `None` if this process has to fill.
+    /// Reads the entry of a leader's key from the second level. If `fill_lock_expiry`, the expiry of a fill lock, is
+    /// set, the processes fill one after the other, and this method returns the entry if another process stores it in
+    /// the meantime. `None` if this process has to fill.
     pub async fn fetch_in_turn<F, Fut>(
         &self,
         scope: &Scope,
@@ -82,18 +82,19 @@ impl Kernel {
         }
         let engine = self.engine();
         let (expiry, fill_locks) = (fill_lock_expiry?, engine.fill_locks.as_ref()?);
-        // No process waits for a fill that cannot be shared. And without a log position, entries can be neither
-        // written to the second level nor read from it.
+        // A fill that cannot be shared needs no lock, because no process waits for it. Without a log position, entries
+        // can be neither written to the second level nor read from it.
         engine.registry.applied().filter(|_| !leader.is_alone())?;
         let (name, holder) = (leader.key().store_key(), WriterId::random());
-        // Registered before the lock is taken: it may be taken even if no answer comes or this future is dropped.
+        // The leader holds the lock before it is taken, because the server may take it even if no answer arrives or
+        // this future is dropped.
         leader.hold(HeldFillLock {
             engine: self.downgraded(),
             fill_locks: Arc::clone(fill_locks),
             name: name.clone(),
             holder,
         });
-        // A lock that is still held after an expiry has a new holder: the one before has died.
+        // If the lock is still held after an expiry, the previous holder has died and the lock has a new holder.
         let until = Instant::now() + MOST_HOLDERS * expiry.min(LONGEST_EXPIRY);
         let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
         let mut pause = FIRST_PAUSE;
@@ -126,9 +127,9 @@ impl Kernel {
     }
 }
 
-/// How long no process waits for a key whose value was not storable.
+/// How long processes do not wait for a key after its value was not storable.
 const VAIN: Duration = Duration::from_secs(10);
-/// The longest expiry that counts: a process waits for at most [`MOST_HOLDERS`] times this.
+/// The maximum expiry that a process waits for; it waits for at most [`MOST_HOLDERS`] times this.
 const LONGEST_EXPIRY: Duration = Duration::from_secs(86_400);
 /// How many holders in a row may die before each process fills for itself.
 const MOST_HOLDERS: u32 = 3;

@@ -1,17 +1,17 @@
-//! Single flight: of many requests that miss the same key, one fills it.
+//! Single flight: if many requests miss the same key, one of them fills it.
 //!
-//! Two numbers decide which waiters may take the result: a request that arrived at invalidation number `a` takes
-//! the result of a fill with stamp `f` without a further check if `a <= f`, since no invalidation that it could
-//! know of came in between. Any other waiter waits for the end of the fill, and takes the entry only if it would be
-//! a hit.
+//! Two numbers decide which waiters may take the result. A request that arrived at invalidation number `a` takes the
+//! result of a fill with stamp `f` without a further check if `a <= f`, because the stamp covers every invalidation
+//! that was made before the request arrived. Any other waiter waits for the end of the fill, and takes the entry only
+//! if it would be a hit.
 //!
 //! A slow fill does not end single flight. Once it is older than its waiters are willing to wait, one request leads
-//! another fill beside it, and all wait for both; at most [`MOST_AT_ONCE`] fills of one key run at a time. So a
-//! thousand waiters of a slow origin cause one more request each time their patience ends, not a thousand.
+//! another fill in parallel, and all requests wait for both fills; at most [`MOST_AT_ONCE`] fills of one key run at a
+//! time. So a thousand waiters for a slow origin cause only one more request each time their patience ends.
 //!
-//! A fill whose loader waits for a second value holds up the waiters of the first. Each wait from within a fill is
-//! an edge of a graph, from the keys being filled to the key waited for. A wait that would close a cycle is
-//! refused, and its caller loads for itself.
+//! If the loader of a fill waits for a second value, the waiters for the first value wait for it too. Each wait from
+//! within a fill is an edge of a graph, from the keys being filled to the awaited key. A wait that would close a cycle
+//! is refused, and its caller loads for itself.
 
 use std::{
     any::Any,
@@ -37,14 +37,15 @@ use crate::{
 /// The result of a fill.
 #[derive(Clone, Debug)]
 pub enum FlightResult {
-    /// An entry. It may have been stored, or invalidated during the fill.
+    /// An entry. It may have been stored, or it may have been invalidated during the fill.
     Filled(AnyEntry),
-    /// Not storable, for this reason: only the leader's client gets the result, and each waiter fills for itself.
+    /// The value is not storable, for this reason. Only the leader's client gets the result, and each waiter fills for
+    /// itself.
     NotShared(Reason),
-    /// It is unknown whether the result may be shared, or the leader was dropped before it filled: another request
-    /// may lead.
+    /// It is unknown whether the result may be shared, or the leader was dropped before it filled. Another request may
+    /// lead.
     Withdrawn,
-    /// The leader panicked or was dropped: another request may lead.
+    /// The leader panicked or was dropped. Another request may lead.
     Abandoned,
     /// An error. A waiter returns it if its further attempts fail too.
     Failed(Arc<dyn Any + Send + Sync>),
@@ -53,7 +54,7 @@ pub enum FlightResult {
 /// A message of a leader to its waiters.
 #[derive(Clone)]
 pub enum Progress {
-    /// The response has begun: waiters that arrived early enough may read it while it streams.
+    /// The response has begun, and waiters that arrived early enough may read it while it streams.
     Streaming(Arc<dyn Any + Send + Sync>),
     /// The fill has ended.
     Done(FlightResult),
@@ -71,7 +72,7 @@ impl fmt::Debug for Progress {
 /// All fills of a larder that are in flight.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    /// Each shard counts its own fills: a counter for all would be a cache line that every fill writes.
+    /// Each shard counts its own fills, because every fill would write to the cache line of a shared counter.
     shards: Box<[Arc<Shard>]>,
     /// The keys that each fill waits for.
     waits: Arc<Mutex<Edges>>,
@@ -85,12 +86,12 @@ struct Flight {
     hash: u64,
     stamp: Stamp,
     began: Moment,
-    /// Older fills of the same key that had taken too long when this one began, and may still end.
+    /// Older fills of the same key that had taken too long when this fill began, and that may still end.
     older: Vec<Weak<Flight>>,
-    /// Whether the leader is reading the second level in the task of its caller: it goes on only while that is
-    /// polled.
+    /// Whether the leader is reading the second level in the task of its caller. That read makes progress only while
+    /// the task is polled.
     is_looking: AtomicBool,
-    /// Created by the first waiter or by the first message: most fills have neither.
+    /// Created by the first waiter or the first message, because most fills have neither waiters nor messages.
     progress: OnceLock<watch::Sender<Option<Progress>>>,
 }
 
@@ -106,8 +107,8 @@ impl Flight {
         self.progress.get_or_init(|| watch::Sender::new(None))
     }
 
-    /// This fill and the older ones that have not ended, the newest first. An older fill is held by its leader
-    /// alone, until it ends.
+    /// Returns this fill and the older fills that have not ended, the newest first. Only its leader holds an older
+    /// fill, until it ends.
     fn with_older(self: &Arc<Self>) -> SmallVec<[Arc<Self>; 1]> {
         let mut all = SmallVec::from_buf([Arc::clone(self)]);
         all.extend(self.older.iter().filter_map(Weak::upgrade).filter(|older| !older.is_over()));
@@ -118,7 +119,7 @@ impl Flight {
         self.is_looking.load(Ordering::Relaxed)
     }
 
-    /// The age up to which requests join this fill instead of leading another one.
+    /// Returns the age up to which requests join this fill instead of leading another fill.
     fn joins(&self, patience: Patience) -> Duration {
         let joins = patience.joins();
         if self.is_looking() { joins.min(LONGEST_LOOK) } else { joins }
@@ -130,28 +131,28 @@ impl Flight {
     }
 }
 
-/// How long requests wait for a fill, and trust it.
+/// How long requests wait for a fill, and how long they trust it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// The age of a fill after which one of its waiters leads another one beside it.
+    /// The age of a fill after which one of its waiters leads another fill in parallel.
     pub(crate) wait: Duration,
-    /// The age of a fill after which new waiters take its entry only if it would be a hit: a shared log is followed
-    /// with a lag, so an old fill may have missed more invalidations than this process knows of. `None` with a
-    /// local log.
+    /// The age of a fill after which new waiters take its entry only if it would be a hit. A process follows a shared
+    /// log with a lag, so an old fill may have missed invalidations that this process does not know of yet. `None` with
+    /// a local log.
     pub(crate) trusted: Option<Duration>,
 }
 
 /// The role of a request that asks to join a fill.
 #[derive(Debug)]
 pub enum FlightRole {
-    /// No fill is in flight, or the newest takes too long: this request leads one.
+    /// No fill is in flight, or the newest fill takes too long, so this request leads a fill.
     Leader(Leader),
-    /// A fill is in flight: this request waits for it.
+    /// A fill is in flight, and this request waits for it.
     Waiter(Waiter),
-    /// Waiting would be a deadlock: this request comes from within that fill, or from a fill that it waits for.
+    /// Waiting would be a deadlock, because this request comes from within that fill, or from a fill that it waits for.
     Alone,
-    /// This request comes from within that fill for the second time: loading again would never end. These are the
-    /// names of the fills, the outermost first.
+    /// This request comes from within that fill for the second time, so loading would never end. These are the names of
+    /// the fills, the outermost first.
     Circle(Vec<String>),
 }
 
@@ -160,7 +161,7 @@ impl Flights {
         Self { shards: (0..SHARDS).map(|_| Arc::default()).collect(), waits: Arc::default() }
     }
 
-    /// Makes the request the leader of a fill of the key, or a waiter for the one in flight.
+    /// Makes the request the leader of a fill of the key, or a waiter for the fill in flight.
     pub(crate) fn join(
         &self,
         (hash, key): (u64, &Key),
@@ -191,12 +192,12 @@ impl Flights {
                     Ok(waits) => waits,
                     Err(CircularWait) => return FlightRole::Alone,
                 };
-                // Subscribed under the lock, so that the leader finds this waiter when its fill ends.
+                // The waiter subscribes under the lock, so that the leader finds it when the fill ends.
                 return FlightRole::Waiter(Waiter::new(&all, arrived, now, patience, waits));
             }
             older = all;
         }
-        // Later requests join the new fill, and listen to the older ones too.
+        // Later requests join the new fill, and listen to the older fills too.
         let flight = Flight::new(key, hash, scope, now, &older);
         place.insert(Arc::clone(&flight));
         drop(flights);
@@ -210,7 +211,7 @@ impl Flights {
     }
 
     fn shard(&self, hash: u64) -> &Arc<Shard> {
-        // The table itself uses the low bits and the topmost seven.
+        // The table itself uses the low bits and the seven highest bits.
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 
@@ -221,14 +222,15 @@ impl Flights {
 
 /// A lock that a leader holds until its fill ends.
 pub(crate) trait ReleaseAtEnd: fmt::Debug + Send + Sync {
-    /// Releases the lock. Called once, with the result of the fill.
+    /// Releases the lock. The leader calls this once, with the result of the fill.
     fn release(self: Box<Self>, result: &FlightResult);
 }
 
 /// The handle of the request that runs a fill. If it is dropped, the waiters try again.
 #[derive(Debug)]
 pub struct Leader {
-    /// The shard in which requests find the fill; `None` for one that no request joins, and once it has ended.
+    /// The shard in which requests find the fill. `None` for a fill that no request can join, and after the fill has
+    /// ended.
     shard: Option<Arc<Shard>>,
     flight: Arc<Flight>,
     /// The fill lock that stops other processes from filling the key.
@@ -250,17 +252,17 @@ impl Leader {
     }
 
     /// Notes that the leader reads the second level, in the task of its caller. Waiters do not depend on that task
-    /// being polled: once the fill is 200 ms old, one of them leads another beside it.
+    /// being polled, because one of them leads another fill in parallel once this fill is 200 ms old.
     pub fn look(&self) {
         self.flight.is_looking.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the leader has read the second level, and goes on in a task of its own.
+    /// Notes that the leader has read the second level, and continues in a task of its own.
     pub fn looked(&self) {
         self.flight.is_looking.store(false, Ordering::Relaxed);
     }
 
-    /// Lets the waiters that arrived early enough read the response while it streams, from `along`.
+    /// Lets the waiters that arrived early enough read the response from `along` while it streams.
     pub fn begin(&self, along: Arc<dyn Any + Send + Sync>) {
         self.flight.progress().send_if_modified(|progress| {
             let first = progress.is_none();
@@ -276,7 +278,7 @@ impl Leader {
         self.end(result);
     }
 
-    /// Removes the fill from its shard, unless a newer one has replaced it there.
+    /// Removes the fill from its shard, unless a newer fill has replaced it there.
     fn leave(&mut self) {
         let Some(shard) = self.shard.take() else { return };
         let mut flights = shard.lock();
@@ -305,14 +307,14 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        // A leader that is dropped while it reads the second level has sent no request to the origin.
+        // A leader that is dropped while it reads the second level has not sent a request to the origin.
         let is_looking = self.flight.is_looking();
         self.end(if is_looking { FlightResult::Withdrawn } else { FlightResult::Abandoned });
     }
 }
 
 impl Patience {
-    /// The age up to which requests join a fill instead of leading another one.
+    /// Returns the age up to which requests join a fill instead of leading another fill.
     fn joins(self) -> Duration {
         self.trusted.map_or(self.wait, |trusted| trusted.min(self.wait))
     }
@@ -322,7 +324,8 @@ impl Patience {
 #[derive(Debug)]
 pub struct Waiter {
     flights: SmallVec<[AwaitedFlight; 1]>,
-    /// Whether no invalidation came between the start of the fill that sent the last message and this request.
+    /// Whether there was no invalidation between the start of the fill that sent the last message and the arrival of
+    /// this request.
     arrived_before_fill: bool,
     patience: Duration,
     _waits: Option<WaitEdges>,
@@ -353,20 +356,20 @@ impl Waiter {
         Self {
             arrived_before_fill: awaited[0].arrived_before_fill,
             flights: awaited,
-            // At the limit of fills for one key this request cannot lead: it checks again from time to time.
+            // At the limit of fills for one key this request cannot lead, so it checks again from time to time.
             patience: if left.is_zero() { patience.wait.max(LEAST_PATIENCE) } else { left },
             _waits: waits,
         }
     }
 
-    /// How long to wait before joining again: by then the newest fill takes too long.
+    /// Returns how long to wait before joining again. By then the newest fill has taken too long.
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// Whether nothing was invalidated between the start of the fill that sent the last message and the arrival of
-    /// this request, and the fill was young enough to be trusted: the request may then take the entry, even if it
-    /// was invalidated since.
+    /// Returns whether nothing was invalidated between the start of the fill that sent the last message and the arrival
+    /// of this request, and whether the fill was young enough to be trusted. The request may then take the entry, even
+    /// if it has been invalidated since then.
     pub fn arrived_before_fill(&self) -> bool {
         self.arrived_before_fill
     }
@@ -410,15 +413,15 @@ impl AwaitedFlight {
             progress.as_ref().is_some_and(|progress| is_meant(progress, early))
         });
         let progress = progress.await.ok().and_then(|progress| progress.clone());
-        // A sender that is gone without a result: the fill ended just before this waiter subscribed to it.
+        // If the sender is gone without a result, the fill ended just before this waiter subscribed to it.
         progress.unwrap_or(Progress::Done(FlightResult::Withdrawn))
     }
 }
 
-/// From each key being filled to the keys that its fill waits for, one element for each wait.
+/// For each key being filled, the keys that its fill waits for, with one element for each wait.
 type Edges = HashMap<Key, Vec<Key>>;
 
-/// The edges of one wait, removed when it is dropped.
+/// The edges of one wait, which are removed when this is dropped.
 #[derive(Debug)]
 struct WaitEdges {
     edges: Arc<Mutex<Edges>>,
@@ -430,7 +433,7 @@ struct WaitEdges {
 struct CircularWait;
 
 impl WaitEdges {
-    /// Adds the wait of these fills for a key. `None` outside of fills: there are no edges to add.
+    /// Adds the wait of these fills for a key. `None` outside of fills, because there are no edges to add.
     fn add(
         edges: &Arc<Mutex<Edges>>,
         fills: Vec<Key>,
@@ -481,11 +484,11 @@ impl Drop for WaitEdges {
     }
 }
 
-/// How many fills of one key run at once, if each takes longer than its waiters wait.
+/// How many fills of one key run concurrently, if each takes longer than its waiters wait.
 pub(crate) const MOST_AT_ONCE: usize = 4;
-/// The age up to which a leader that reads the second level counts as polled: longer than a store may take by
-/// default (50 ms a read, 60 ms a request).
+/// The age up to which larder assumes that a leader that reads the second level is polled. It is longer than a store
+/// may take by default (50 ms per read, 60 ms per request).
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
-/// The shortest time after which a request that cannot lead checks again, however impatient it is.
+/// The minimum time after which a request that cannot lead checks again, even if its patience is shorter.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 const SHARDS: usize = 64;

@@ -13,23 +13,23 @@ use crate::{
 pub struct InvalidationEvent {
     /// Hard or soft.
     pub mode: Mode,
-    /// The invalidated targets, including those that rules added.
+    /// The invalidated targets, including targets that rules added.
     pub what: Vec<Selector>,
     /// Whether this larder appended it.
     pub own: bool,
-    /// Whether this stands for invalidations that were missed one by one: it names at least their targets, and any
-    /// process may have appended them, this one too.
+    /// Whether this stands for invalidations that the feed could not report individually. It names at least their
+    /// targets, and any process may have appended them, including this process.
     pub missed: bool,
 }
 
-/// A record for the feeds, and whether it stands for missed ones.
+/// A record for the feeds, and whether it stands for missed records.
 #[derive(Clone, Debug)]
 pub(crate) struct FeedMessage {
     pub(crate) record: Record,
     pub(crate) missed: bool,
 }
 
-/// A receiver of invalidations, by [`Larder::invalidations`](crate::Larder::invalidations).
+/// A receiver of invalidations, which [`Larder::invalidations`](crate::Larder::invalidations) returns.
 #[derive(Debug)]
 pub struct InvalidationFeed {
     records: broadcast::Receiver<FeedMessage>,
@@ -41,10 +41,10 @@ impl InvalidationFeed {
         Self { records, origin }
     }
 
-    /// Waits for the next invalidation. `None` once the larder is gone.
+    /// Waits for the next invalidation. `None` once the larder was dropped.
     ///
-    /// A receiver that is more than 1,024 behind has missed some: it then gets one event that invalidates
-    /// everything.
+    /// A receiver that lags more than 1,024 invalidations behind misses some of them, and then gets one event that
+    /// invalidates everything.
     pub async fn next(&mut self) -> Option<InvalidationEvent> {
         match self.records.recv().await {
             Ok(FeedMessage { record, missed }) => Some(InvalidationEvent {
@@ -62,5 +62,5 @@ impl InvalidationFeed {
     }
 }
 
-/// How many invalidations a receiver may be behind.
+/// How many invalidations a receiver may lag behind.
 pub(crate) const FEED_LENGTH: usize = 1024;

@@ -1,6 +1,6 @@
-//! Keys: the parts of an entry's name, joined so that two different lists of parts never collide.
+//! Keys: the parts that identify an entry, joined so that two different lists of parts never collide.
 //!
-//! Each part is preceded by its length. An attacker could type a separator into a URL, but not a length. A hit
+//! Each part is preceded by its length, because an attacker could put a separator into a URL, but not a length. A hit
 //! compares the whole key, never only its hash.
 
 use std::{cell::Cell, fmt};
@@ -27,7 +27,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Response, Self::Fragment, Self::Query, Self::Object];
 
-    /// The letter that stands for this kind in keys.
+    /// Returns the letter that stands for this kind in keys.
     pub const fn letter(self) -> char {
         match self {
             Self::Response => 'r',
@@ -42,22 +42,22 @@ impl Kind {
     }
 }
 
-/// The longest key that is stored, in bytes, parts and lengths included.
+/// The maximum length of a stored key in bytes, including parts and lengths.
 pub const MAX_KEY_BYTES: usize = 16 * 1024;
 
-/// The beginning of a key part that stands for several URLs in place of one (`No-Vary-Search`).
+/// The beginning of a key part that stands for several URLs instead of one URL (`No-Vary-Search`).
 pub const FOR_MANY: &[u8] = b" search ";
 
 const LENGTH_BYTES: usize = 2;
-/// Namespace, version and policy precede the parts that name the entry.
+/// The number of parts that precede the name of the entry: namespace, version and policy.
 const PLACE_PARTS: usize = 3;
-/// Origin, path and query name a response.
+/// The number of parts that identify a response: origin, path and query.
 const ADDRESS_PARTS: usize = 3;
 
 /// A key under construction, for lookups.
 ///
-/// Its buffer is a spare one of the thread and goes back there, so that a lookup allocates nothing and moves no
-/// more than a pointer.
+/// It takes the spare buffer of the thread and gives it back when dropped, so that a lookup does not allocate and does
+/// not move more than a pointer.
 #[derive(Debug)]
 pub struct KeyBuf {
     bytes: Vec<u8>,
@@ -76,7 +76,7 @@ impl KeyBuf {
         key
     }
 
-    /// Starts a key with bytes that were encoded before.
+    /// Starts a key with bytes that are already encoded.
     pub fn continued(start: &[u8]) -> Self {
         let mut bytes = SPARE.take();
         bytes.clear();
@@ -105,7 +105,7 @@ impl KeyBuf {
         }
     }
 
-    /// Appends the part that separates the entries of one variant or partition from the others; nothing for
+    /// Appends the part that separates the entries of one variant or partition from other entries; nothing for
     /// `Everyone` and `Unknown`.
     pub fn push_audience(&mut self, audience: &Audience) {
         match audience {
@@ -115,17 +115,17 @@ impl KeyBuf {
         }
     }
 
-    /// The encoded parts, for a lookup.
+    /// Returns the encoded parts, for a lookup.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Whether this is longer than [`MAX_KEY_BYTES`], so that no entry is stored under it.
+    /// Returns whether this is longer than [`MAX_KEY_BYTES`], so that no entry is stored under it.
     pub fn is_too_long(&self) -> bool {
         self.bytes.len() + self.missing > MAX_KEY_BYTES
     }
 
-    /// The key to store an entry under.
+    /// Returns the key under which an entry is stored.
     ///
     /// # Errors
     ///
@@ -171,18 +171,18 @@ pub struct Key {
 
 impl Clone for Key {
     fn clone(&self) -> Self {
-        // Copied as a whole: `SmallVec::clone` goes byte by byte.
+        // `SmallVec::clone` copies byte by byte, and this copies all bytes at once.
         Self { bytes: SmallVec::from_slice(&self.bytes) }
     }
 }
 
 impl Key {
-    /// The encoded parts.
+    /// Returns the encoded parts.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Decodes a key from the bytes of [`Key::as_bytes`], as read from a store.
+    /// Decodes a key from the bytes that [`Key::as_bytes`] returns.
     ///
     /// `None` for any other bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -192,17 +192,17 @@ impl Key {
         (whole && bytes.len() <= MAX_KEY_BYTES).then_some(key)
     }
 
-    /// The kind of the entry.
+    /// Returns the kind of the entry.
     pub fn kind(&self) -> Kind {
         Kind::from_letter(self.bytes[0]).expect("every constructor writes the letter of a kind")
     }
 
-    /// The namespace of the key, empty for the larder itself.
+    /// Returns the namespace of the key, empty for the larder itself.
     pub fn namespace(&self) -> &[u8] {
         self.parts().next().unwrap_or_default()
     }
 
-    /// A key like this one with one more part.
+    /// Returns this key with one more part.
     ///
     /// # Errors
     ///
@@ -213,22 +213,23 @@ impl Key {
         key.finish()
     }
 
-    /// The text that patterns are matched against: the name of the object, fragment or query, or the URL of a
+    /// Returns the name that patterns are matched against: the name of the object, fragment or query, or the URL of a
     /// response, without namespace, version, policy, partition and variant.
     pub fn name(&self) -> String {
         let naming = if self.kind() == Kind::Response { ADDRESS_PARTS } else { 1 };
         self.parts().skip(PLACE_PARTS).take(naming).map(String::from_utf8_lossy).collect()
     }
 
-    /// Whether the entry serves several URLs, whose names the key does not have.
+    /// Whether the entry serves several URLs, which the key does not contain.
     pub(crate) fn is_for_many(&self) -> bool {
         self.parts().any(|part| part.starts_with(FOR_MANY))
     }
 
-    /// The key under which a [`Store`](crate::store::Store) holds the entry: printable ASCII, `:` between parts.
+    /// Returns the key under which a [`Store`](crate::store::Store) holds the entry: printable ASCII, with `:` between
+    /// parts.
     ///
     /// Bytes that a store could interpret (braces choose a slot in Redis Cluster) or that look like a separator are
-    /// written as `%XX`, so that no text of a request decides where an entry is stored.
+    /// written as `%XX`, so that a client cannot decide where an entry is stored.
     pub fn store_key(&self) -> String {
         let mut text = String::with_capacity(self.bytes.len() * 2 + 32);
         text.push_str("larder:");
@@ -240,7 +241,7 @@ impl Key {
         text
     }
 
-    /// The bytes on the heap beyond the key itself.
+    /// Returns the bytes on the heap, without the key itself.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.bytes.spilled() { self.bytes.capacity() } else { 0 }
     }
@@ -289,7 +290,7 @@ fn escape(part: &[u8], out: &mut String) {
     }
 }
 
-/// A key was longer than [`MAX_KEY_BYTES`].
+/// The error for a key that is longer than [`MAX_KEY_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyTooLongError {
     bytes: usize,
@@ -297,17 +298,16 @@ pub struct KeyTooLongError {
 
 impl fmt::Display for KeyTooLongError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the key has {} bytes, at most {MAX_KEY_BYTES} are allowed", self.bytes)
+        write!(f, "the key has {} bytes, but at most {MAX_KEY_BYTES} are allowed", self.bytes)
     }
 }
 
 impl std::error::Error for KeyTooLongError {}
 
-/// The name of an object: a text, a number, or a tuple of up to four of them.
+/// The name of an object: a string, a number, or a tuple of up to four strings and numbers.
 ///
-/// A tuple is joined by `:`; `("user", 42)` and `"user:42"` are the same name, so an invalidation by text reaches
-/// it. A `:` or `%` within a member is written as `%3A` or `%25`: no member, wherever it comes from, can reach into
-/// the next.
+/// The members of a tuple are joined by `:`, so `("user", 42)` and `"user:42"` are the same name. A `:` or `%` within a
+/// member is written as `%3A` or `%25`, so that a member can never be mistaken for two members.
 ///
 /// ```
 /// use larder_core::IntoName;
@@ -316,7 +316,7 @@ impl std::error::Error for KeyTooLongError {}
 /// assert_eq!(("profile", "acme:eu", 7).into_name(), "profile:acme%3Aeu:7");
 /// ```
 pub trait IntoName {
-    /// The name as one text.
+    /// Returns the name as one string.
     fn into_name(self) -> String;
 }
 
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(text, "larder:o::::/p?%7Ba%7D%3Ab");
     }
 
-    /// Source: the cluster specification of Redis: CRC-16/XMODEM of the text between the first braces.
+    /// Source: the cluster specification of Redis, which uses CRC-16/XMODEM of the text between the first braces.
     fn slot(name: &str) -> u16 {
         let hashed = name.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
         let hashed = hashed.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(name);
@@ -442,12 +442,12 @@ mod tests {
     }
 
     #[test]
-    fn tuples_and_texts_name_the_same_object() {
+    fn a_tuple_and_a_string_name_the_same_object() {
         assert_eq!(("user", 42).into_name(), "user:42");
         assert_eq!(7_u8.into_name(), "7");
     }
 
-    /// When members were joined by `:` unescaped, two customers with names of their choice shared one profile.
+    /// Regression: members were joined by `:` unescaped, so two customers with suitable names shared one profile.
     #[test]
     fn a_separator_in_a_tuple_member_does_not_join_two_names() {
         assert_ne!(

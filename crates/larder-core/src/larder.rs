@@ -16,7 +16,7 @@ use crate::{
     target::{Invalidated, Invalidation},
 };
 
-/// A cache: its levels, the log of invalidations and the background work. Cheap to clone; a clone is the same
+/// A cache: its levels, the log of invalidations and the background work. It is cheap to clone, and a clone is the same
 /// cache.
 ///
 /// # Examples
@@ -53,25 +53,26 @@ impl Larder {
         Self(kernel)
     }
 
-    /// The engine below this handle, for authors of layers.
+    /// Returns the engine below this handle, for authors of layers.
     pub fn kernel(&self) -> &Kernel {
         &self.0
     }
 
     /// Returns the value of this name: from the first level, the second level, a fill in flight, or `load`.
     ///
-    /// Concurrent calls for a name in this process are coalesced: one of them loads. A coalesced loader runs in a
-    /// task of its own, which dropping this future does not stop; on a bypass it runs in that of the caller.
+    /// Concurrent calls for a name in this process are coalesced, so that only one of them loads. A coalesced loader
+    /// runs in a task of its own, which dropping this future does not stop; on a bypass the loader runs in the task of
+    /// the caller.
     ///
     /// # Errors
     ///
-    /// With [`LoadError::Failed`] if the loader fails: its error is returned as it is, and never stored. For the
-    /// other errors see [`LoadError`].
+    /// [`LoadError::Failed`] with the error of the loader if the loader fails. Errors are never stored. For the other
+    /// errors see [`LoadError`].
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime. A panic of the loader resumes in the call that leads. Its waiters try again; one that
-    /// has seen four fills fail, the last by a panic, gets [`LoadError::Panicked`].
+    /// Outside a tokio runtime. A panic of the loader resumes in the call that leads. Its waiters try again; a waiter
+    /// that has seen four fills fail, the last by a panic, gets [`LoadError::Panicked`].
     ///
     /// # Examples
     ///
@@ -122,16 +123,16 @@ impl Larder {
         self.0.get_or_fill(Kind::Object, name, policy, load).await
     }
 
-    /// Invalidates targets: when this returns, nothing that was read before is served in this process any more, not
-    /// even by a fill in flight. Call it after the write is committed.
+    /// Invalidates targets. After this has returned, this process does not serve any data of the targets that was read
+    /// before, not even from a fill in flight. Call it after the write is committed.
     ///
-    /// Costs the same for one entry and a million: one append to the log, and one more for each 5,000 tags and
-    /// patterns beyond the first 5,000 (a target names one or two; rules add more). Once polled, dropping the
-    /// future stops nothing.
+    /// The cost does not depend on the number of entries: one append to the log, and one more for each 5,000 tags and
+    /// patterns beyond the first 5,000 (a target has one or two of them; rules add more). Once the future was polled,
+    /// dropping it does not stop the invalidation.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// Outside a tokio runtime, if the log is shared with other processes.
     ///
     /// # Examples
     ///
@@ -157,21 +158,22 @@ impl Larder {
         self.0.invalidate(invalidation).await
     }
 
-    /// Invalidates everything; in a view of a namespace, everything of that namespace.
+    /// Invalidates all entries; in a view of a namespace, all entries of that namespace.
     ///
-    /// Costs as little as invalidating a tag.
+    /// This costs as little as the invalidation of one tag.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// Outside a tokio runtime, if the log is shared with other processes.
     #[doc(alias("flush", "remove_all"))]
     pub async fn clear(&self) -> Invalidated {
         self.invalidate(crate::Target::everything()).await
     }
 
-    /// Returns a view with keys and tags of its own, such as one for each tenant. A view of a view is nested in it.
+    /// Returns a view with keys and tags of its own, for example for each tenant. A view of a view is nested in it.
     ///
-    /// Any text is a valid name, also an empty one: no name collides with another view or with this larder itself.
+    /// Any string is a valid name, including the empty string. No name collides with another view or with this larder
+    /// itself.
     ///
     /// # Examples
     ///
@@ -200,7 +202,7 @@ impl Larder {
         Self(self.0.namespaced(name))
     }
 
-    /// Returns all counters, as of now.
+    /// Returns the current values of all counters.
     ///
     /// # Examples
     ///
@@ -245,8 +247,9 @@ impl Larder {
         }
     }
 
-    /// Subscribes to the invalidations of all processes that share the log, from now on, as they act here: to drop
-    /// values that the application caches elsewhere, or to purge a delivery network.
+    /// Subscribes to the invalidations of all processes that share the log, from now on, in the order in which they act
+    /// in this process. Use it to drop values that the application caches elsewhere, or to purge a content delivery
+    /// network.
     #[doc(alias("subscribe", "invalidation events", "change feed"))]
     pub fn invalidations(&self) -> InvalidationFeed {
         let engine = self.0.engine();
@@ -255,11 +258,10 @@ impl Larder {
 
     /// Carries the scope of the current request into a task of its own.
     ///
-    /// Inside a request, larder knows the audience of a loaded value and gathers the tags of the page. A spawned
-    /// task leaves the scope behind: its values would be shared by all users, and the page would lack their tags.
-    /// Such calls are counted ([`Stats::values_outside_scopes`]) and logged once. Called outside of any request,
-    /// this opens a scope of its own, with a stamp of this moment: for tasks that have nothing to do with a
-    /// request.
+    /// Inside a request, larder knows the audience of a loaded value and gathers the tags of the page. A spawned task
+    /// does not inherit the scope, so its values would be shared by all users, and the page would lack their tags.
+    /// Larder counts such calls ([`Stats::values_outside_scopes`]) and logs them once. Outside of any request, this
+    /// method opens a new scope with a new stamp, for tasks that do not belong to a request.
     ///
     /// # Examples
     ///
@@ -283,7 +285,7 @@ impl Larder {
 
     /// Waits until this process has a view of the log; returns at once with a local log.
     ///
-    /// For start-up and tests: until then larder serves from the first level only.
+    /// This is useful at start-up and in tests, because until then larder serves from the first level only.
     pub async fn synced(&self) {
         self.0.tick();
         let mut synced = self.0.engine().synced.subscribe();
@@ -291,18 +293,19 @@ impl Larder {
         drop(synced.wait_for(|synced| *synced).await);
     }
 
-    /// The time since this process was last proved to have applied every invalidation; zero with a local log.
+    /// Returns the time since larder last verified that this process had applied every invalidation; zero with a local
+    /// log.
     pub fn lag(&self) -> Duration {
         self.0.engine().lag()
     }
 
     /// Appends the invalidations that are not in the log yet, and waits for all background work, for at most
-    /// `deadline`. Returns `false` if some of it was still running then.
+    /// `deadline`. Returns `false` if some of the work was still running at the deadline.
     ///
-    /// Scheduled invalidations are not waited for. A shared log stores those that it has taken
-    /// ([`Invalidated::Scheduled`]); without a shared log they are lost when the process ends.
+    /// This does not wait for scheduled invalidations. A shared log stores the scheduled invalidations that it has
+    /// accepted ([`Invalidated::Scheduled`]); without a shared log they are lost when the process ends.
     ///
-    /// The larder still answers afterwards; the caller should stop using it.
+    /// The larder still works afterwards, but the caller should stop using it.
     ///
     /// # Panics
     ///

@@ -1,8 +1,8 @@
-//! The engine of larder: stores entries, and decides how long they are fresh and whether they are valid.
+//! The engine of larder, which stores entries and decides how long they are fresh and whether they are valid.
 //!
-//! Every invalidation is appended to a log and so gets a number. Every fill notes the log position before it reads
-//! anything. An entry is valid while no matching invalidation is newer than that. The rest of this crate serves
-//! that comparison:
+//! Every invalidation gets a number when it is appended to a log. Every fill notes the log position before it reads
+//! anything. An entry is valid while no matching invalidation is newer than that position. The main types of this crate
+//! are:
 //!
 //! - [`Larder`] is the handle: [`get_or_load`](Larder::get_or_load), [`invalidate`](Larder::invalidate),
 //!   [`stats`](Larder::stats);

@@ -6,7 +6,7 @@ use crate::clock::Moment;
 
 /// The lifetime of an entry: fresh, then stale but usable, then gone.
 ///
-/// Freshness begins with the fill, the stale windows when freshness ends.
+/// Freshness begins with the fill, and the stale windows begin when freshness ends.
 ///
 /// # Examples
 ///
@@ -33,7 +33,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// Fresh for `fresh`, with no stale window and no jitter.
+    /// Creates a lifetime that is fresh for `fresh`, with no stale window and no jitter.
     pub const fn fresh_for(fresh: Duration) -> Self {
         Self {
             fresh,
@@ -60,8 +60,7 @@ impl Lifetime {
         self
     }
 
-    /// Sets how long a stale entry is stored for revalidation only: it may be served once its origin has confirmed
-    /// it.
+    /// Sets how long a stale entry is stored for revalidation only. It may be served after its origin has confirmed it.
     #[must_use]
     pub const fn keep_for_revalidation(mut self, window: Duration) -> Self {
         self.revalidatable = window;
@@ -73,7 +72,7 @@ impl Lifetime {
     ///
     /// # Panics
     ///
-    /// If it is more than 100.
+    /// If `percent` is more than 100.
     #[must_use]
     #[doc(alias("avalanche", "randomised TTL"))]
     pub const fn jitter_percent(mut self, percent: u8) -> Self {
@@ -82,35 +81,36 @@ impl Lifetime {
         self
     }
 
-    /// How long it is fresh.
+    /// Returns how long it is fresh.
     pub const fn fresh(&self) -> Duration {
         self.fresh
     }
 
-    /// The window of [`Lifetime::stale_while_revalidate`].
+    /// Returns the window of [`Lifetime::stale_while_revalidate`].
     pub const fn window_while_revalidating(&self) -> Duration {
         self.stale_while_revalidate
     }
 
-    /// The window of [`Lifetime::stale_if_error`].
+    /// Returns the window of [`Lifetime::stale_if_error`].
     pub const fn window_on_error(&self) -> Duration {
         self.stale_if_error
     }
 
-    /// The window of [`Lifetime::keep_for_revalidation`].
+    /// Returns the window of [`Lifetime::keep_for_revalidation`].
     pub const fn window_to_revalidate(&self) -> Duration {
         self.revalidatable
     }
 
-    /// The time from the fill to the end of the last window.
+    /// Returns the time from the fill to the end of the last window.
     pub fn total(&self) -> Duration {
         let windows = [self.stale_while_revalidate, self.stale_if_error, self.revalidatable];
         self.fresh.saturating_add(windows.into_iter().max().unwrap_or_default())
     }
 
-    /// Computes the ends of this lifetime for an entry that was filled at `filled` and may live for `longest`.
+    /// Computes when the phases of this lifetime end for an entry that was filled at `filled` and may live for
+    /// `longest`.
     ///
-    /// `chance` decides the jitter; any number will do.
+    /// `chance` is a random number that decides the jitter.
     pub fn ends(&self, filled: Moment, longest: Duration, chance: u64) -> Ends {
         let limit = filled.after(longest);
         let taken = self.fresh.as_nanos().min(u128::from(u64::MAX)) as u64 / 100
@@ -142,47 +142,47 @@ pub struct Ends {
     pub(crate) revalidate: Moment,
     pub(crate) on_error: Moment,
     pub(crate) held: Moment,
-    /// When it leaves the first level, though it may live on in the second.
+    /// When it leaves the first level, although it may stay in the second level.
     pub(crate) leaves: Moment,
 }
 
 impl Ends {
-    /// When it was filled.
+    /// Returns when the entry was filled.
     pub fn filled(&self) -> Moment {
         self.filled
     }
 
-    /// When freshness ends.
+    /// Returns when freshness ends.
     pub fn fresh_until(&self) -> Moment {
         self.fresh
     }
 
-    /// When it may no longer be served in place of an error.
+    /// Returns when the entry may no longer be served in place of an error.
     pub fn on_error_until(&self) -> Moment {
         self.on_error
     }
 
-    /// When it may no longer be served at once, fresh or while it is refreshed.
+    /// Returns when the entry may no longer be served at once, fresh or while it is refreshed.
     pub fn refreshed_until(&self) -> Moment {
         self.fresh.max(self.revalidate)
     }
 
-    /// When it may no longer be served without revalidation by its origin.
+    /// Returns when the entry may no longer be served without revalidation by its origin.
     pub fn served_until(&self) -> Moment {
         self.revalidate.max(self.on_error)
     }
 
-    /// When it can be dropped: all windows are over, or it leaves the first level.
+    /// Returns when the entry can be dropped, because all windows are over or because it leaves the first level.
     pub fn gone_at(&self) -> Moment {
         self.served_until().max(self.held).min(self.leaves)
     }
 
-    /// These ends for an entry that leaves the first level `longest` after `now`, regardless of its lifetime.
+    /// Returns these ends for an entry that leaves the first level `longest` after `now`, regardless of its lifetime.
     pub(crate) fn leaving(self, now: Moment, longest: Duration) -> Self {
         Self { leaves: now.after(longest), ..self }
     }
 
-    /// The phase at `now`.
+    /// Returns the phase at `now`.
     pub fn phase(&self, now: Moment) -> Phase {
         if now >= self.leaves {
             Phase::Gone
@@ -199,7 +199,7 @@ impl Ends {
         }
     }
 
-    /// These ends with freshness over at `fresh` at the latest; the stale windows move with it.
+    /// Shortens freshness so that it ends at `fresh` at the latest; the stale windows move with it.
     #[must_use]
     pub fn cut(self, fresh: Moment) -> Self {
         if fresh >= self.fresh {
@@ -223,11 +223,11 @@ impl Ends {
 pub enum Phase {
     /// May be served.
     Fresh,
-    /// Stale; may be served while a refresh runs, and when a fill fails if that window is open too.
+    /// Stale; may be served while a refresh runs, and also when a fill fails if that window is open.
     WhileRevalidating,
     /// Stale; may be served when a fill fails.
     OnError,
-    /// Stale; may be served once its origin has confirmed it.
+    /// Stale; may be served after its origin has confirmed it.
     ToRevalidate,
     /// May not be served.
     Gone,

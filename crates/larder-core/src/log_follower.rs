@@ -1,8 +1,8 @@
 //! Follows a log that other processes append to.
 //!
-//! One task installs a view from the compacted log, and then reads record after record. Every third of `max_lag`,
-//! or of a smaller bound that a request has set, it requests the end of the log, which proves how far this process
-//! is up to date. After a mismatch (a gap, another epoch, an end that went back) it installs a new view.
+//! One task installs a view from the compacted log, and then reads record after record. After every third of `max_lag`,
+//! or of a smaller bound that a request has set, it requests the end of the log, to verify how far this process has
+//! applied the log. After a mismatch (a gap, another epoch, an end that went back) it installs a new view.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     target::{Mode, Selector},
 };
 
-/// When this process was last proved to have applied every invalidation, in nanoseconds of its clock.
+/// When larder last verified that this process had applied every invalidation, in nanoseconds of its clock.
 #[derive(Debug, Default)]
 pub(crate) struct Proof(AtomicU64);
 
@@ -36,14 +36,14 @@ impl Proof {
     }
 }
 
-/// Starts the follower, unless it runs already or there is no runtime. If its runtime ends, the next request starts
-/// it again on its own.
+/// Starts the follower, unless it is already running or there is no runtime. If its runtime ends, the next request
+/// starts it again.
 pub(crate) fn start(engine: &Arc<Engine>) {
     if Handle::try_current().is_err() || engine.following.swap(true, Ordering::AcqRel) {
         return;
     }
     let follower = Follower { engine: Arc::downgrade(engine), bus: Arc::clone(&engine.bus) };
-    // `close` does not wait for this task: it ends with the larder.
+    // `close` does not wait for this task, which ends with the larder.
     tokio::spawn(follower.run());
 }
 
@@ -62,7 +62,7 @@ impl Drop for Follower {
 
 impl Follower {
     async fn run(self) {
-        // How many views in a row lasted less than `max_lag`.
+        // The number of consecutive views that lasted less than `max_lag`.
         let mut in_vain = 0_u32;
         loop {
             let Some(engine) = self.engine.upgrade() else { return };
@@ -78,22 +78,24 @@ impl Follower {
             self.tail().await;
             let Some(engine) = self.engine.upgrade() else { return };
             let lasted = engine.clock.now().since(installed);
-            // No view until the next one is installed: the log of this one may have been replaced.
+            // There is no view until the next view is installed, because the log of the closed view may have been
+            // replaced.
             engine.registry.close_view();
             drop(engine);
             in_vain = if lasted < max_lag { in_vain.saturating_add(1) } else { 0 };
             if in_vain > 1 {
-                // Two servers may disagree on the epoch. Each view of another epoch invalidates the first level.
+                // Two servers may disagree on the epoch, and each view of another epoch invalidates the first level, so
+                // views must not alternate quickly.
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(in_vain.min(10));
                 tokio::time::sleep(jittered(pause.min(max_lag))).await;
             }
         }
     }
 
-    /// Reads records until there is a mismatch, or the larder is gone.
+    /// Reads records until there is a mismatch or the larder has been dropped.
     async fn tail(&self) -> Option<()> {
         let mut sent_at = Moment::START;
-        // An end of the log that was requested and is not reached yet.
+        // An end of the log that the server has reported and that this process has not reached yet.
         let mut owed: Option<(Moment, Position)> = None;
         loop {
             let engine = self.engine.upgrade()?;
@@ -112,7 +114,7 @@ impl Follower {
                 },
                 Err(error) if error.kind() == BusErrorKind::Gone => return None,
                 Err(error) => {
-                    // A read may fail where a request for the end succeeds, and tells that there is more.
+                    // A read may fail although a request for the end succeeds and reports more records.
                     tracing::debug!(target: "larder", %error, "reading the invalidation log failed; trying again");
                     let pause = engine.max_lag / 12;
                     drop(engine);
@@ -129,7 +131,7 @@ impl Follower {
                 engine.proof.renew(sent_at);
                 owed = None;
             }
-            // Also applies invalidations that are due while no request comes.
+            // `tick` also applies invalidations that become due while no request arrives.
             let now = engine.tick();
             if now.since(sent_at) < step && !empty {
                 continue;
@@ -148,8 +150,8 @@ impl Follower {
         }
     }
 
-    /// Requests the end of the log. Only that proves that this process is up to date: an emptied log also answers
-    /// every read with no records.
+    /// Requests the end of the log. Only this shows whether the process is up to date, because a log that was emptied
+    /// also answers every read with no records.
     async fn compare(&self, engine: &Engine, sent_at: Moment, read_nothing: bool) -> LogEnd {
         let Ok(end) = self.bus.end(None).await else { return LogEnd::Fits };
         let Some(applied) = engine.registry.applied() else { return LogEnd::Behind };
@@ -163,7 +165,7 @@ impl Follower {
             engine.proof.renew(sent_at);
             return LogEnd::Fits;
         }
-        // There are more records, yet a read returned none: they were trimmed, or reading is broken. One more read
+        // The log has more records, but a read returned none, so they were trimmed or reading is broken. One more read
         // decides, since the end may have moved in the meantime.
         if read_nothing && self.bus.read(applied, Duration::ZERO).await.is_ok_and(|r| r.is_empty())
         {
@@ -175,7 +177,7 @@ impl Follower {
 
 enum LogEnd {
     Fits,
-    /// There are more records, still to be read.
+    /// The log has more records, which are still to be read.
     Ahead(Position),
     Behind,
 }
@@ -183,7 +185,7 @@ enum LogEnd {
 enum ApplyOutcome {
     All,
     Gap,
-    /// The log has another record at the position of one of this process.
+    /// The log has another record at a position where it had accepted a record of this process.
     Other,
 }
 
@@ -214,14 +216,14 @@ fn note_seen(engine: &Engine, at: Position) {
     }
 }
 
-/// Sends a record of the compacted log to the feeds. Its writers, and how often it was appended, are unknown.
+/// Sends a record of the compacted log to the feeds. It is unknown which processes appended it, and how often.
 fn tell_of_missed(engine: &Engine, record: Record) {
     drop(engine.feed.send(FeedMessage { record, missed: true }));
 }
 
-/// Installs a view: closes the old one, reads the compacted log, opens the new one, and appends the invalidations
+/// Installs a view: closes the old view, reads the compacted log, opens the new view, and appends the invalidations
 /// again that the log may have lost. If the log is the same and still has all records since the old view, only the
-/// newer ones are applied; otherwise the first level is invalidated.
+/// newer records are applied; otherwise the first level is invalidated.
 async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     let before = *engine.seen.lock();
     engine.registry.close_view();
@@ -231,7 +233,7 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
         before.is_some_and(|before| before.epoch == end.epoch && before.number > end.number);
     let lost = *engine.lost.lock() == Some(end.epoch);
     if went_back || lost {
-        // The log has lost records that this process saw, and would give their numbers again: it needs a new epoch
+        // The log has lost records that this process saw, and would assign their numbers again, so it needs a new epoch
         // first.
         end = engine.bus.end(Some(end.epoch)).await?;
     }
@@ -254,13 +256,14 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
     });
     match goes_on {
         Some(seen) => {
-            // Only records since then are new, and the compacted log has all of them.
+            // Only records after the old position are new, and the compacted log has all of them.
             engine.registry.go_on(end, horizon, &records, seen.number, engine.clock.now());
             records.retain(|(number, _)| *number > seen.number);
             records.into_iter().for_each(|(_, record)| tell_of_missed(engine, record));
         }
         None => {
-            // Before the view opens, so that no entry that they reach is promoted from the second level.
+            // The retained records become pending before the view opens, so that no entry that they reach is promoted
+            // from the second level.
             engine.registry.resend_retained(engine.clock.now());
             engine.registry.open_view(end, horizon, &records, engine.clock.now());
             if before.is_some() {

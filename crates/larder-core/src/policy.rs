@@ -110,24 +110,24 @@ impl Policy {
         self.name.as_deref().unwrap_or(by_kind)
     }
 
-    /// Declares that the value does not depend on the user: authenticated requests share it too.
+    /// Declares that the value does not depend on the user, so that authenticated requests share it too.
     ///
-    /// Without this, a value that is built inside a partition belongs to that partition, and one that is built for an
-    /// authenticated request without a partition is not stored.
+    /// Without this, a value that is built inside a partition belongs to that partition, and a value that is built for
+    /// an authenticated request without a partition is not stored.
     pub fn shared(mut self) -> Self {
         self.shared = true;
         self
     }
 
-    /// Keeps the lifetime of the value from shortening that of a page that includes it: for values that are
-    /// invalidated by tag whenever they change.
+    /// Prevents the lifetime of the value from shortening the lifetime of a page that includes it. Use it for values
+    /// that are invalidated by tag whenever they change.
     pub fn until_invalidated(mut self) -> Self {
         self.until_invalidated = true;
         self
     }
 
-    /// Sets how long a call waits for the fill of another before one more fill is started beside it; 10 s by default.
-    /// One waiter starts it, and all wait for both; at most four fills run at a time for one name.
+    /// Sets how long a call waits for the fill of another call before one waiter starts a second fill in parallel; 10 s
+    /// by default. All waiters then wait for both fills. At most four fills run at a time for one name.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.coalesce_timeout = limit;
         self
@@ -166,8 +166,8 @@ impl Policy {
         self
     }
 
-    /// Loads a value anew for this call if it was loaded longer ago than `longest`; other calls may still be served
-    /// it.
+    /// Loads a value again for this call if it was loaded longer than `longest` ago. Other calls may still get the
+    /// stored value.
     ///
     /// # Examples
     ///
@@ -201,15 +201,16 @@ impl Policy {
         self
     }
 
-    /// Stores the value in the second level only sealed: see [`Tiers::require_sealing`].
+    /// Allows the second level to store the value only sealed; see [`Tiers::require_sealing`].
     pub fn require_sealing(mut self) -> Self {
         self.tiers = self.tiers.require_sealing();
         self
     }
 
-    /// Takes a fill lock, so that one process loads; the others take its value from the second level, or serve a
-    /// stale one where they may. A process that dies delays the others by `expiry`, then one of them takes over:
-    /// choose a little more than the loader takes. Off by default, since each miss costs two round trips more.
+    /// Takes a fill lock, so that only one process loads; the other processes take its value from the second level, or
+    /// serve a stale value if they may. A process that dies delays the other processes by `expiry`, and then one of
+    /// them takes over, so choose a little more than the loader takes. Off by default, since each miss costs two more
+    /// round trips.
     ///
     /// Without a second level and [`LarderBuilder::fill_locks`](crate::LarderBuilder::fill_locks) each process loads
     /// for itself.

@@ -17,19 +17,19 @@ pub(crate) mod shape;
 
 /// The fingerprint of a type in its serialised form.
 ///
-/// The second level stores entries of another schema under another key: while two versions of a program run side by
-/// side each reads its own entries, and an invalidation reaches both.
+/// The second level stores entries of different schemas under different keys. So each of two versions of a program that
+/// run side by side reads its own entries, and an invalidation reaches the entries of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Schema(u64);
 
 impl Schema {
-    /// Returns the fingerprint of a type: its name, its fields and variants with their types, and those of all types
-    /// in it.
+    /// Returns the fingerprint of a type, which covers its name, its fields and variants with their types, and
+    /// recursively the types in it.
     ///
-    /// Computed once per type and process, by letting the type deserialise samples. If a type refuses all of them, or
-    /// accepts anything (`serde_json::Value`, `#[serde(flatten)]`, untagged and internally tagged enums), the
-    /// fingerprint does not cover all of it. Then each value that is read from a store is serialised once more, and
-    /// is a miss unless both serialisations have the same names and kinds of values.
+    /// Larder computes it once per type and process, by letting the type deserialise samples. If a type refuses all
+    /// samples, or accepts anything (`serde_json::Value`, `#[serde(flatten)]`, untagged and internally tagged enums),
+    /// the fingerprint does not cover the whole type. In that case larder serialises each value again that it reads
+    /// from a store, and the read is a miss unless both serialisations have the same names and kinds of values.
     pub fn of<T: DeserializeOwned + 'static>() -> Self {
         Self::seen::<T>().0
     }
@@ -48,7 +48,7 @@ impl Schema {
         }
         let known = KNOWN.lock().get(&id).copied();
         let schema = known.unwrap_or_else(|| {
-            // Not under the lock: reading runs code of the type.
+            // This does not hold the lock, because reading runs code of the type.
             let (shape, is_whole) = described::<T>();
             let schema = (Self::named(&shape), is_whole);
             KNOWN.lock().insert(id, schema);
@@ -63,8 +63,8 @@ impl Schema {
         Self(xxh3_64(name.as_bytes()))
     }
 
-    /// Appends the fingerprint to a store key, as sixteen hexadecimal digits. Without a formatter, since each read of
-    /// a store builds a key.
+    /// Appends the fingerprint to a store key, as sixteen hexadecimal digits. It does not use a formatter, because each
+    /// read of a store builds a key.
     pub(crate) fn add_digits(self, name: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let digits: [u8; 16] = array::from_fn(|at| DIGITS[(self.0 >> (60 - 4 * at)) as usize & 15]);
@@ -78,8 +78,8 @@ impl fmt::Display for Schema {
     }
 }
 
-/// Describes a type as far as it can be read, and returns whether that covers the whole type. In each reading every
-/// enum is given its next variant.
+/// Describes a type as far as it can be read, and returns whether that covers the whole type. In each reading, every
+/// enum gets its next variant.
 fn described<T: DeserializeOwned>() -> (String, bool) {
     let mut seen = std::any::type_name::<T>().to_owned();
     let mut is_whole = true;
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Returns the shape of a type without the module names, which otherwise would tell the two versions apart.
+    /// Returns the shape of a type without the module names, which would otherwise distinguish the two versions.
     fn shape<T: DeserializeOwned>() -> String {
         described::<T>().0.replace("::before::", "::").replace("::after::", "::")
     }
@@ -217,7 +217,7 @@ mod tests {
         is_told_apart::<checked::Weekday>();
     }
 
-    /// Types that deserialise as those of crates for identifiers and dates do.
+    /// Types that deserialise like the types of crates for identifiers and dates.
     mod checked {
         use serde::{Deserialize, Deserializer, de::Error};
 

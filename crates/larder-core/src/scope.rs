@@ -1,10 +1,10 @@
-//! Scopes: gather tags, lifetimes and audience of a request, and of each fill inside it.
+//! Scopes, which gather the tags, lifetimes and audience of a request, and of each fill inside it.
 //!
-//! The outermost larder layer opens a scope for every request. It carries the stamp that every fill inside takes,
-//! never a newer one, since the handler may already hold data when a fill starts. A fill opens a scope of its own
-//! inside; its value becomes a part of the enclosing scope: its tags, its name, the end of its lifetime, whether it
-//! was private or stale. So a page carries the tags of all its queries and fragments, and the handler does not repeat
-//! them.
+//! The outermost larder layer opens a scope for every request. Every fill inside the request takes the scope's stamp
+//! and never a newer stamp, since the handler may have read data before the fill starts. A fill opens its own scope
+//! inside, and its value becomes a part of the enclosing scope: its tags, its name, the end of its lifetime, and
+//! whether it was private or stale. So a page carries the tags of all its queries and fragments, and the handler does
+//! not have to repeat them.
 
 use std::{
     cell::RefCell,
@@ -26,24 +26,24 @@ use crate::{
     registry::Stamp, tag::Tag,
 };
 
-/// The context of the reads of a request or fill: stamp, audience, bounds and gathered parts. Cheap to clone; a clone
-/// is the same scope.
+/// The context of the reads of a request or fill: stamp, audience, bounds and gathered parts. It is cheap to clone, and
+/// a clone is the same scope.
 #[derive(Clone)]
 pub struct Scope {
     origin: WriterId,
     stamp: Stamp,
     parts: Option<Arc<Parts>>,
-    /// Whether no stored entry may be served here, since another process may have invalidated it.
+    /// Set if stored entries must not be served in this scope, because another process may have invalidated them.
     distrusts: bool,
-    /// The maximum lag of this process at which stored entries may be served here. `None` for no bound.
+    /// The maximum lag of this process at which stored entries may be served in this scope. `None` for no bound.
     bound: Option<Duration>,
-    /// The time that the request has spent on waits for a second level that did not answer. `None` where there is no
+    /// The time that the request has spent on waits for a second level that did not answer. `None` if there is no
     /// limit.
     waits: Option<Arc<StoreWaits>>,
 }
 
-/// The time that a request has spent on waits for a second level that gave no answer: one sum for all its reads and
-/// fill locks.
+/// The total time that a request has spent on waits for a second level that did not answer, over all its reads and fill
+/// locks.
 #[derive(Debug)]
 pub(crate) struct StoreWaits {
     limit: Duration,
@@ -55,7 +55,7 @@ impl StoreWaits {
         Arc::new(Self { limit, lost: Mutex::default() })
     }
 
-    /// Returns how long the request may still wait. A task may hold one scope for hours, so the sum lapses ten
+    /// Returns how long the request may still wait. A task may hold one scope for hours, so the sum is reset ten
     /// seconds after the last wait without an answer.
     pub(crate) fn left(&self) -> Duration {
         let mut lost = self.lost.lock();
@@ -84,7 +84,7 @@ struct Parts {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ScopeContents {
-    /// The tags of all parts and of the application, each once.
+    /// The tags of all parts and of the application, without duplicates.
     pub tags: Vec<Tag>,
     /// The earliest end of freshness of the parts that limit the freshness of the value built here.
     pub until: Moment,
@@ -94,10 +94,10 @@ pub struct ScopeContents {
     pub varied: bool,
     /// Whether a part was stale when it was added.
     pub stale: bool,
-    /// Why the value built here is not storable, if it is not.
+    /// The reason why the value built here is not storable, if there is one.
     pub no_store: Option<Reason>,
     /// The oldest stamp of the stale parts and of all pieces. The value built here takes it, so that the end of a
-    /// part's grace also reaches this value.
+    /// part's grace period also reaches this value.
     pub(crate) oldest: Option<Stamp>,
 }
 
@@ -148,7 +148,7 @@ pub(crate) enum ScopeOwner {
 /// The effects of a part on the value that includes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartTraits {
-    /// Whether the end of its freshness ends that of the value that includes it.
+    /// Whether the end of its freshness also ends the freshness of the value that includes it.
     pub cuts: bool,
     /// Whether it belongs to one partition only.
     pub private: bool,
@@ -169,7 +169,7 @@ impl Scope {
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
     }
 
-    /// Whether the current scope of the larder with this origin, if there is one, serves no stored entries.
+    /// Whether the larder with this origin has a current scope in which stored entries must not be served.
     pub(crate) fn is_distrusted(origin: WriterId) -> bool {
         CURRENT.with_borrow(|scopes| {
             let own = scopes.iter().rev().find(|scope| scope.origin == origin);
@@ -177,23 +177,23 @@ impl Scope {
         })
     }
 
-    /// Returns this scope for a request that could not catch up with the invalidations of other processes: no stored
-    /// entry is served in it.
+    /// Returns this scope for a request that could not catch up with the invalidations of other processes. Stored
+    /// entries are not served in it.
     #[must_use]
     pub fn distrusting(mut self) -> Self {
         self.distrusts = true;
         self
     }
 
-    /// Returns this scope with a bound on the lag: stored entries are served only if this process was known within
-    /// `bound` to have applied every invalidation. The stricter of two bounds holds.
+    /// Returns this scope with a bound on the lag. Stored entries are served only if larder has verified within `bound`
+    /// that this process had applied every invalidation. If the scope already has a bound, the stricter bound applies.
     #[must_use]
     pub fn bounded(mut self, bound: Duration) -> Self {
         self.bound = Some(self.bound.map_or(bound, |before| before.min(bound)));
         self
     }
 
-    /// Returns this scope with the lag bound of another, and with its limit on waits for the second level.
+    /// Returns this scope with the lag bound of another scope, and with its limit on waits for the second level.
     #[must_use]
     pub fn bounded_as(self, other: &Self) -> Self {
         Self { bound: other.bound, waits: other.waits.clone(), ..self }
@@ -204,17 +204,17 @@ impl Scope {
         Self { waits: Some(waits), ..self }
     }
 
-    /// Returns the account of waits for the second level. `None` where there is no limit.
+    /// Returns the sum of the waits for the second level. `None` if there is no limit.
     pub(crate) fn store_waits(&self) -> Option<&StoreWaits> {
         self.waits.as_deref()
     }
 
-    /// Returns the maximum lag at which stored entries may be served here, if there is a bound.
+    /// Returns the maximum lag at which stored entries may be served in this scope, if there is a bound.
     pub fn bound(&self) -> Option<Duration> {
         self.bound
     }
 
-    /// Whether no stored entry may be served here.
+    /// Returns whether stored entries must not be served in this scope.
     pub fn distrusts(&self) -> bool {
         self.distrusts
     }
@@ -224,13 +224,14 @@ impl Scope {
         self.stamp
     }
 
-    /// Returns a scope inside this one that gathers parts. Its audience is never wider than that of this scope.
+    /// Returns a scope inside this scope that gathers parts. Its audience is never wider than the audience of this
+    /// scope.
     #[must_use]
     pub fn gathering(&self, audience: Audience) -> Self {
         self.inside(self.audience().and(audience), None)
     }
 
-    /// Returns a scope inside this one for the fill of a key, with the same audience.
+    /// Returns a scope inside this scope for the fill of a key, with the same audience.
     #[must_use]
     pub fn filling(&self, key: Key) -> Self {
         self.inside(self.audience(), Some(key))
@@ -241,7 +242,7 @@ impl Scope {
         self.parts.as_ref().map(|parts| parts.audience.clone()).unwrap_or_default()
     }
 
-    /// Adds tags, each once.
+    /// Adds tags; a tag that is already present is not added again.
     pub fn add_tags(&self, tags: impl IntoIterator<Item = Tag>) {
         self.gather(|gathered| gathered.add_tags(tags));
     }
@@ -260,8 +261,8 @@ impl Scope {
         });
     }
 
-    /// Adds an entry as a piece of the same response: a combination of pieces has the oldest stamp, the earliest end
-    /// of freshness, and all the tags.
+    /// Adds an entry as a piece of the same response. A combination of pieces has the oldest stamp, the earliest end of
+    /// freshness, and all the tags.
     pub fn add_piece<V: ?Sized>(&self, entry: &Entry<V>) {
         self.add_tags(entry.tags().iter().cloned());
         self.gather(|gathered| {
@@ -270,7 +271,7 @@ impl Scope {
         });
     }
 
-    /// Adds the contents of a part that is not stored, for this reason: the value built in this scope is then not
+    /// Adds the contents of a part that is not stored, for this reason. The value built in this scope is then not
     /// storable either.
     pub fn add_unstored(&self, part: ScopeContents, why: Reason) {
         self.gather(|gathered| {
@@ -305,7 +306,7 @@ impl Scope {
         ScopeGuard(PhantomData)
     }
 
-    /// Wraps `future` so that each poll runs inside this scope. A spawned task takes its scope along this way.
+    /// Wraps `future` so that each poll runs inside this scope, for example to carry the scope into a spawned task.
     pub fn scoped<F: Future>(self, future: F) -> Scoped<F> {
         Scoped { future, scope: self }
     }
@@ -344,14 +345,14 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// Restores the former scope of the thread when dropped. Not `Send`: held over an `.await` it could remove the scope
-/// of another task.
+/// Restores the former scope of the thread when dropped. It is not `Send`, because a guard held across an `.await`
+/// could remove the scope of another task.
 #[derive(Debug)]
 pub struct ScopeGuard(PhantomData<*const ()>);
 
 impl Drop for ScopeGuard {
     fn drop(&mut self) {
-        // Dropped after the borrow has ended, since the drop of a scope may run any code.
+        // The scope is dropped after the borrow has ended, since its drop may run any code.
         drop(CURRENT.with_borrow_mut(Vec::pop));
     }
 }
@@ -381,9 +382,9 @@ thread_local! {
     static CURRENT: RefCell<Vec<Scope>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Maximum number of gathered tags, more than any entry may carry; beyond it the value is not storable.
+/// Maximum number of gathered tags, which no entry may exceed; beyond it, the value is not storable.
 const MOST_TAGS: usize = 10_000;
-/// How long after the last wait without an answer a request may wait for the second level anew.
+/// How long after the last wait without an answer a request may wait for the second level again.
 const LAPSES_AFTER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Sealing: encrypts and authenticates the entries of the second level, so that a party with access to the store can
-//! neither read nor forge them.
+//! Sealing, which encrypts and authenticates the entries of the second level, so that a party with access to the store
+//! can neither read nor forge them.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use chacha20poly1305::{
     aead::{Aead as _, OsRng, Payload},
 };
 
-/// The keys of a second level: one that seals, and all that open.
+/// The keys of a second level: one key that seals, and all keys that open.
 ///
-/// XChaCha20-Poly1305 with a random nonce; the key of the entry, its namespace included, is associated data, so that
-/// an entry that was moved to another key does not open. To change keys, first let every process open the new one,
-/// then seal with it, and drop the old one when the longest lifetime has passed.
+/// The cipher is XChaCha20-Poly1305 with a random nonce. The key of the entry, including its namespace, is associated
+/// data, so that an entry that was moved to another key does not open. To change keys, first let every process open
+/// with the new key, then seal with it, and drop the old key after the maximum lifetime of an entry.
 ///
 /// # Source
 ///
@@ -25,21 +25,21 @@ pub struct SealingKeys {
 }
 
 impl SealingKeys {
-    /// Creates keys with one that seals and opens: 256 bits that cannot be guessed.
+    /// Creates keys with one key that seals and opens. It must be 256 bits that cannot be guessed.
     pub fn new(key: [u8; 32]) -> Self {
         let seals = XChaCha20Poly1305::new(&key.into());
         Self { opens: vec![seals.clone()], seals }
     }
 
-    /// Adds a key that only opens: the previous one, or the next one.
+    /// Adds a key that only opens, such as the previous or the next key.
     #[must_use]
     pub fn also_opens(mut self, key: [u8; 32]) -> Self {
         self.opens.push(XChaCha20Poly1305::new(&key.into()));
         self
     }
 
-    /// Seals the content, bound to its associated data. The result is 40 bytes longer. `None` if the content is too
-    /// long for the cipher.
+    /// Seals the content, and binds it to its associated data. The result is 40 bytes longer. `None` if the content is
+    /// too long for the cipher.
     pub fn seal(&self, content: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
         let payload = Payload { msg: content, aad: associated };

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 pub(crate) struct Settings(Mutex<HashMap<String, (String, &'static str)>>);
 
 impl Settings {
-    /// Notes a value. Returns a warning where an earlier layer noted another one.
+    /// Notes a value. Returns a warning if an earlier layer noted a different value.
     pub(crate) fn note(&self, name: String, value: String, layer: &'static str) -> Option<String> {
         match self.0.lock().entry(name) {
             Entry::Vacant(place) => {
@@ -20,8 +20,8 @@ impl Settings {
             Entry::Occupied(place) => {
                 let (first, first_layer) = place.get();
                 Some(format!(
-                    "{} is {value} in {layer} and {first} in {first_layer} of the same larder: give both the same \
-                     value, or use HttpCache, which says it once",
+                    "{} is {value} in {layer} and {first} in {first_layer} of the same larder. Give both layers \
+                     the same value, or use HttpCache, which sets it once",
                     place.key()
                 ))
             }

@@ -1,7 +1,7 @@
 //! Promise 1 (fresh: no read after an invalidation returns an older value) under random schedules of threads.
 //!
-//! Built only with `--cfg larder_shuttle`, under which each atomic and lock of the registry and of the
-//! index is a point where the explorer may switch. `scripts/test` runs them.
+//! The tests are built only with `--cfg larder_shuttle`, which makes each atomic and lock of the registry and of the
+//! index a point at which the explorer may switch threads. `scripts/test` runs them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -154,7 +154,7 @@ fn a_read_after_an_invalidation_never_sees_an_older_value() {
 }
 
 #[test]
-fn two_writers_leave_nothing_stale_behind() {
+fn two_writers_do_not_leave_a_stale_entry() {
     check_random(
         || {
             let world = World::new();
@@ -258,8 +258,8 @@ fn a_stamp_never_mixes_two_views_of_the_log() {
     );
 }
 
-/// A fill under a log number must not read an entry that the record of this number reaches: its own value would be
-/// stored in the second level as if it were newer than the record.
+/// A fill under a log number must not read an entry that the record of this number reaches, because its own value would
+/// be stored in the second level as if it were newer than the record.
 #[test]
 fn a_stamp_with_a_log_number_sees_the_effect_of_that_record() {
     check_random(

@@ -1,4 +1,4 @@
-//! The second level: bytes that several processes share.
+//! The traits of a second level, in which several processes share bytes.
 
 pub use crate::bus::{
     BoxFuture, Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId,
@@ -8,11 +8,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-/// A shared store: holds bytes under a key for a time. It need not be reliable: larder checks every entry that it
-/// reads by its stamp, so a store may lose, repeat, delay or reorder writes.
+/// A shared store, which holds bytes under a key for a time. It does not have to be reliable: larder checks the stamp
+/// of every entry that it reads, so a store may lose, repeat, delay or reorder writes.
 ///
-/// Each method may fail; a failure costs a hit, never a response. The conformance suite of `larder-testkit` tests the
-/// requirements.
+/// Each method may fail. After a failure larder continues without the store, so requests still get their responses. The
+/// conformance suite of `larder-testkit` tests the requirements.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the bytes under a key, if there are any.
     ///
@@ -25,13 +25,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`Store::get`], if it is unknown for one of them.
+    /// As [`Store::get`], if it is unknown for one of the keys.
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>>;
 
-    /// Stores bytes under a key for `lifetime`, in place of those that are there.
+    /// Stores bytes under a key for `lifetime`, and replaces the present bytes.
     ///
     /// # Errors
     ///
@@ -50,20 +50,19 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// If it is unknown whether they are removed.
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Returns how long a read takes at most, if the store enforces such a limit. If not, larder gives up on a read
-    /// after 50 ms.
+    /// Returns the maximum duration of a read, if the store enforces one. If not, larder abandons a read after 50 ms.
     fn deadline(&self) -> Option<Duration> {
         None
     }
 
-    /// Returns the size limit of a value in bytes. Larger ones are not written to the store, and counted in
-    /// [`SecondLevelStats::too_large`](crate::SecondLevelStats::too_large). `None` for no limit.
+    /// Returns the maximum size of a value in bytes. Larder does not write larger values to the store, and counts them
+    /// in [`SecondLevelStats::too_large`](crate::SecondLevelStats::too_large). `None` for no limit.
     fn max_value_bytes(&self) -> Option<usize> {
         None
     }
 }
 
-/// Fill locks that all processes see: a further trait for a [`Store`] that supports them.
+/// Fill locks that all processes share. A [`Store`] that supports them implements this trait too.
 ///
 /// The conformance suite of `larder-testkit` tests the contract of each method.
 pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
@@ -71,7 +70,7 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If it is not known whether the lock was taken: it may be, until it expires.
+    /// If it is not known whether the lock was taken. The lock may then be held until it expires.
     fn take<'a>(
         &'a self,
         key: &'a str,
@@ -79,12 +78,12 @@ pub trait FillLocks: fmt::Debug + Send + Sync + 'static {
         expiry: Duration,
     ) -> BoxFuture<'a, Result<FillLockState, StoreError>>;
 
-    /// Releases a fill lock, if `holder` still has it. With `vain` the value was not storable: for that long
-    /// [`FillLocks::take`] answers [`FillLockState::NotStorable`], so that no process waits for the key.
+    /// Releases a fill lock, if `holder` still has it. If `vain` is set, the value was not storable, and for that time
+    /// [`FillLocks::take`] returns [`FillLockState::NotStorable`], so that no process waits for the key.
     ///
     /// # Errors
     ///
-    /// If it is not known whether the lock was released; it expires.
+    /// If it is not known whether the lock was released. It expires later.
     fn give_back<'a>(
         &'a self,
         key: &'a str,
@@ -104,7 +103,7 @@ pub struct SecondLevel {
 }
 
 impl SecondLevel {
-    /// A second level on this store.
+    /// Creates a second level with this store.
     pub fn new(store: impl Store) -> Self {
         Self { store: Arc::new(store), fill_locks: None, bus: None }
     }
@@ -130,7 +129,7 @@ pub enum FillLockState {
     Acquired,
     /// Another holder has it.
     Held,
-    /// The value of the last holder was not storable: there is no entry to wait for.
+    /// The value of the last holder was not storable, so there is no entry to wait for.
     NotStorable,
 }
 
@@ -141,11 +140,11 @@ pub struct StoreError {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Why a store failed.
+/// The kind of a failure of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// No answer in time; the command may have been carried out.
+    /// The store did not answer in time; it may have executed the command.
     Timeout,
     /// The store cannot be reached.
     Unreachable,
@@ -166,7 +165,7 @@ impl StoreError {
         self
     }
 
-    /// Returns why it failed.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }

@@ -1,4 +1,5 @@
-//! The synchronisation primitives of the registry and the first level, which `shuttle` replaces to explore schedules.
+//! The synchronisation primitives of the registry and the first level. With `shuttle` they are replaced, to explore
+//! schedules.
 //!
 //! With `--cfg larder_shuttle` each atomic and lock is a point at which the explorer may switch threads.
 
@@ -10,7 +11,7 @@ pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(larder_shuttle)]
 pub(crate) use explored::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
-/// Returns a boxed slice of zeros. The allocator hands out untouched pages, so only written ones are resident.
+/// Returns a boxed slice of zeros. The allocator returns untouched pages, so only pages that were written are resident.
 #[cfg(not(larder_shuttle))]
 pub(crate) fn zeros(length: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(length)

@@ -10,10 +10,10 @@ use crate::key::Kind;
 /// Maximum length of an application's tag, in bytes; larder's own tags may be longer.
 pub const MAX_TAG_BYTES: usize = 512;
 
-/// A tag: a short text that names data an entry depends on, hierarchical by `:`, such as `product:42`.
+/// A tag: a short string that names data on which an entry depends, such as `product:42`. Colons make it hierarchical.
 ///
-/// Invalidating a tag reaches each entry that carries it; invalidating the prefix `product` reaches those that carry
-/// `product` or any tag below it.
+/// Invalidating a tag reaches each entry that carries it; invalidating the prefix `product` reaches each entry that
+/// carries `product` or any tag below it.
 ///
 /// # Examples
 ///
@@ -35,11 +35,11 @@ macro_rules! tag {
 }
 
 impl Tag {
-    /// Creates a tag of this text.
+    /// Creates a tag from a string.
     ///
-    /// A text longer than [`MAX_TAG_BYTES`] is cut there, at a character boundary: two tags that differ only beyond
-    /// it are one, so that an entry may be invalidated needlessly, but is never missed. Control characters become
-    /// `?`, since larder uses them in tags of its own.
+    /// A string that is longer than [`MAX_TAG_BYTES`] is truncated at a character boundary. Two tags that differ only
+    /// beyond this limit become the same tag, so an invalidation may reach too many entries, but it never misses an
+    /// entry. Control characters become `?`, since larder uses them in its own tags.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
         let cut = &text[..floor_char_boundary(text, MAX_TAG_BYTES)];
@@ -49,12 +49,12 @@ impl Tag {
         Self(cut.into())
     }
 
-    /// The text.
+    /// Returns the string.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the application gave this tag, rather than larder itself.
+    /// Returns whether this is a tag of the application, and not one of larder's own tags.
     pub fn is_from_application(&self) -> bool {
         !self.0.contains(OWN)
     }
@@ -69,8 +69,8 @@ impl Tag {
         Self::own('k', kind.letter().encode_utf8(&mut [0; 4]))
     }
 
-    /// Returns the tag of all entries of this name. The name of an object or fragment is itself a tag; that of a
-    /// query is not a text that an application writes, so it becomes a tag of larder's own.
+    /// Returns the tag of all entries of this name. The name of an object or fragment is itself a tag. Applications do
+    /// not write the name of a query, so that name becomes one of larder's own tags.
     pub(crate) fn of_name(kind: Kind, name: &str) -> Self {
         match kind {
             Kind::Object | Kind::Fragment => Self::new(name),
@@ -78,36 +78,36 @@ impl Tag {
         }
     }
 
-    /// Returns the tag of every response of this path, on all hosts. Two spellings of one path have the same tag,
-    /// since a router leads both to the same handler.
+    /// Returns the tag of every response of this path, on all hosts. Two spellings of one path have the same tag, since
+    /// a router sends both to the same handler.
     pub fn of_path(path: &str) -> Self {
         Self::own('p', &decoded(path))
     }
 
-    /// The tag of the responses of this path on one scheme and authority, as `https://shop.example`, that belong
-    /// to no partition.
+    /// Returns the tag of the responses of this path on one scheme and authority, such as `https://shop.example`, that
+    /// do not belong to a partition.
     pub fn of_origin_path(origin: &str, path: &str) -> Self {
         Self::own('h', &format!("{origin}{}", decoded(path)))
     }
 
-    /// The tag of the responses of this path on one scheme and authority that belong to any partition.
+    /// Returns the tag of the responses of this path on one scheme and authority that belong to any partition.
     pub fn of_partitioned_path(origin: &str, path: &str) -> Self {
         Self::own('H', &format!("{origin}{}", decoded(path)))
     }
 
-    /// The tag of the responses of this path on one scheme and authority in this partition.
+    /// Returns the tag of the responses of this path on one scheme and authority in this partition.
     pub fn of_path_in_partition(origin: &str, path: &str, partition: &[u8]) -> Self {
         let partition = xxh3_64(partition);
         Self::own('i', &format!("{partition:016x} {origin}{}", decoded(path)))
     }
 
-    /// The tag of a cache group of RFC 9875 on one scheme and authority.
+    /// Returns the tag of a cache group of RFC 9875 on one scheme and authority.
     pub fn of_group(origin: &str, group: &str) -> Self {
         Self::own('g', &format!("{origin} {group}"))
     }
 
-    /// Returns the text of this tag that a pattern over names is matched against: that of an application's tag, or of
-    /// the name of a value, in this namespace.
+    /// Returns the string of this tag that a pattern over names is matched against: an application's tag, or the name
+    /// of a value, in this namespace.
     pub(crate) fn name_in(&self, namespace: &str) -> Option<&str> {
         let own = match namespace {
             "" => &self.0[..],
@@ -122,7 +122,7 @@ impl Tag {
         }
     }
 
-    /// Returns this tag inside the namespace: two namespaces never share a tag.
+    /// Returns this tag inside the namespace. Two namespaces never share a tag.
     pub(crate) fn within(&self, namespace: &str) -> Self {
         if namespace.is_empty() {
             return self.clone();
@@ -130,12 +130,12 @@ impl Tag {
         Self(format_smolstr!("{NAMESPACED}{namespace}{NAMESPACED}{}", self.0))
     }
 
-    /// Returns the tag that stands for everything below this one.
+    /// Returns the tag that stands for everything below this tag.
     pub(crate) fn below(&self) -> Self {
         Self(format_smolstr!("{}:*", self.0))
     }
 
-    /// Returns this tag without its trailing colons, which name nothing.
+    /// Returns this tag without its trailing colons, which have no meaning.
     pub(crate) fn without_last_colons(self) -> Self {
         match self.0.strip_suffix(':') {
             Some(_) => Self(self.0.trim_end_matches(':').into()),
@@ -143,27 +143,29 @@ impl Tag {
         }
     }
 
-    /// Returns the tags that stand for everything below each ancestor of this one: `shop:*` and `shop:product:*` for
+    /// Returns the tags that stand for everything below each ancestor of this tag: `shop:*` and `shop:product:*` for
     /// `shop:product:42`.
     ///
-    /// Larder's own tags have none: the `:` of an address is no hierarchy.
+    /// Larder's own tags have no ancestors, because the `:` of an address is not a hierarchy.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
         let text = if self.is_from_application() { &self.0[..] } else { "" };
         text.match_indices(':').map(|(at, _)| Self(format_smolstr!("{}:*", &text[..at])))
     }
 
-    /// Bytes on the heap.
+    /// Returns the bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.is_heap_allocated() { self.0.len() + 2 * size_of::<usize>() } else { 0 }
     }
 
     fn own(class: char, text: &str) -> Self {
-        // Not cut: a path may be longer than a tag of the application, and two paths cut alike would share a tag.
+        // Larder's own tags are not truncated, because a path may be longer than a tag of the application, and two
+        // truncated paths could share a tag.
         Self(format_smolstr!("{OWN}{class}{text}"))
     }
 }
 
-/// Returns the last character boundary at or before `most` bytes. In the standard library from Rust 1.91 on.
+/// Returns the last character boundary at or before `most` bytes. The standard library has this function from Rust 1.91
+/// on.
 fn floor_char_boundary(text: &str, most: usize) -> usize {
     (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
@@ -171,8 +173,9 @@ fn floor_char_boundary(text: &str, most: usize) -> usize {
 /// Decodes each `%XX` of a path that a router would take for the character itself: printable ASCII, except `/`, `%`,
 /// `?` and `#`.
 ///
-/// Source: RFC 3986, section 6.2.2.2, which asks this of unreserved characters and leaves the others to the scheme:
-/// two paths that share a tag cost a needless miss, while two tags of one page would leave it unreached.
+/// Source: RFC 3986, section 6.2.2.2, which demands this for unreserved characters and leaves the others to the scheme.
+/// Larder decodes more, because two paths that share a tag only cost a needless miss, but if one page had two tags, an
+/// invalidation could miss it.
 fn decoded(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
@@ -188,7 +191,7 @@ fn decoded(path: &str) -> Cow<'_, str> {
                 out.push(char::from(byte));
                 rest = &after[2..];
             }
-            // Any other escape stays, with its digits in upper case.
+            // Any other escape stays escaped, with its digits in upper case.
             Some(byte) => {
                 out.push_str(&format!("%{byte:02X}"));
                 rest = &after[2..];
@@ -254,15 +257,15 @@ impl<'de> serde::Deserialize<'de> for Tag {
     }
 }
 
-/// A visitor that takes a text as it is, not through [`Tag::new`], since stored entries carry larder's own tags too;
-/// and without the intermediate `String` that serde would allocate for each text.
+/// A visitor that takes a string as it is, not through [`Tag::new`], since stored entries carry larder's own tags too.
+/// It avoids the intermediate `String` that serde would allocate for each tag.
 struct AnyText;
 
 impl serde::de::Visitor<'_> for AnyText {
     type Value = Tag;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the text of a tag")
+        f.write_str("the string of a tag")
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Tag, E> {

@@ -33,29 +33,29 @@ use crate::{
 pub struct Target(Vec<Selector>);
 
 impl Target {
-    /// All entries that carry this tag.
+    /// Selects all entries that carry this tag.
     pub fn tag(tag: impl Into<Tag>) -> Self {
         Self(vec![Selector::Tag(tag.into())])
     }
 
-    /// The object, fragment or query of this name, in all its partitions and variants.
+    /// Selects the object, fragment or query of this name, in all its partitions and variants.
     ///
-    /// The name of an object or fragment is a tag of it, so `invalidate(("user", 7))` reaches it as well.
+    /// The name of an object or fragment is also one of its tags, so `invalidate(("user", 7))` reaches it as well.
     pub fn name(name: impl IntoName) -> Self {
         let name = name.into_name();
         let kinds = [Kind::Object, Kind::Query];
         Self(kinds.map(|kind| Selector::Tag(Tag::of_name(kind, &name))).into())
     }
 
-    /// Every response of this path: all hosts, queries, methods, partitions and variants.
+    /// Selects every response of this path: all hosts, queries, methods, partitions and variants.
     ///
-    /// Only the path counts: a `/` is put before one that has none, and a query is left out.
+    /// A leading `/` is added if it is missing, and a query is ignored.
     #[doc(alias("purge URL"))]
     pub fn path(path: impl AsRef<str>) -> Self {
         Self(vec![Selector::Tag(Tag::of_path(&path_alone(path.as_ref())))])
     }
 
-    /// Every response of this path on one scheme and authority, such as `https://shop.example`.
+    /// Selects every response of this path on one scheme and authority, such as `https://shop.example`.
     ///
     /// Case, the default port of the scheme, an empty port and a `/` at the end of the origin do not matter.
     pub fn path_on(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
@@ -64,13 +64,13 @@ impl Target {
         Self(tags.map(Selector::Tag).into())
     }
 
-    /// The responses of this path on one scheme and authority that belong to no partition.
+    /// Selects the responses of this path on one scheme and authority that do not belong to a partition.
     pub fn path_outside_partitions(origin: impl AsRef<str>, path: impl AsRef<str>) -> Self {
         let (origin, path) = (normal_origin(origin.as_ref()), path_alone(path.as_ref()));
         Self(vec![Selector::Tag(Tag::of_origin_path(&origin, &path))])
     }
 
-    /// The responses of this path on one scheme and authority in one partition.
+    /// Selects the responses of this path on one scheme and authority in one partition.
     pub fn path_in_partition(
         origin: impl AsRef<str>,
         path: impl AsRef<str>,
@@ -80,35 +80,35 @@ impl Target {
         Self(vec![Selector::Tag(Tag::of_path_in_partition(&origin, &path, partition))])
     }
 
-    /// The cache group of RFC 9875 on one scheme and authority.
+    /// Selects the cache group of RFC 9875 on one scheme and authority.
     pub fn group(origin: impl AsRef<str>, group: impl AsRef<str>) -> Self {
         Self(vec![Selector::Tag(Tag::of_group(&normal_origin(origin.as_ref()), group.as_ref()))])
     }
 
-    /// All entries that carry this tag or one below it: `product` reaches `product:42`, and so does `product:`.
+    /// Selects all entries that carry this tag or a tag below it. Both `product` and `product:` reach `product:42`.
     #[doc(alias("prefix invalidation", "wildcard"))]
     pub fn prefix(tag: impl Into<Tag>) -> Self {
         let tag = tag.into().without_last_colons();
         Self(vec![Selector::Tag(tag.below()), Selector::Tag(tag)])
     }
 
-    /// All entries whose name matches: `*` stands for any text, `?` for one character.
+    /// Selects all entries whose name matches. `*` stands for any string and `?` for one character.
     ///
-    /// The name of an object or fragment is the one it was requested by; that of a response is its address, such as
-    /// `https://shop.example/products/42?page=2`. Tags of the application count like names. Costs each entry one
-    /// match at its next lookup; up to 64 patterns are told apart, one more makes all of them act as
-    /// [`Target::everything`].
+    /// The name of an object or fragment is the name by which it was requested; the name of a response is its address,
+    /// such as `https://shop.example/products/42?page=2`. Tags of the application are treated like names. A pattern
+    /// costs one match for each entry, at its next lookup. Larder distinguishes up to 64 patterns; if there is one
+    /// more, all of them act as [`Target::everything`].
     #[doc(alias("glob", "wildcard", "ban", "regex"))]
     pub fn pattern(pattern: impl Into<String>) -> Self {
         Self(vec![Selector::Pattern { namespace: String::new(), glob: pattern.into() }])
     }
 
-    /// All entries of one kind.
+    /// Selects all entries of one kind.
     pub fn kind(kind: Kind) -> Self {
         Self(vec![Selector::Tag(Tag::of_kind(kind))])
     }
 
-    /// All entries.
+    /// Selects all entries.
     #[doc(alias("clear", "flush"))]
     pub fn everything() -> Self {
         Self(vec![Selector::Everything])
@@ -119,7 +119,7 @@ impl Target {
     }
 }
 
-/// Returns a path as the tags of responses have it.
+/// Returns a path in the form that the tags of responses use.
 fn path_alone(path: &str) -> Cow<'_, str> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     match path.starts_with('/') {
@@ -128,8 +128,8 @@ fn path_alone(path: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns an origin as the tags of responses have it: lower case, without an empty port or the one that its scheme
-/// implies.
+/// Returns an origin in the form that the tags of responses use: lower case, without an empty port or the default port
+/// of its scheme.
 fn normal_origin(origin: &str) -> String {
     let origin = origin.to_ascii_lowercase();
     let Some((scheme, authority)) = origin.split_once("://") else { return origin };
@@ -203,9 +203,9 @@ impl Glob {
         Self { namespace, pattern, matcher: WildMatch::new(glob) }
     }
 
-    /// Whether it matches the name of an entry, or that of one of its parts.
+    /// Whether it matches the name of an entry or of one of its parts.
     pub(crate) fn matches(&self, key: &Key, tags: &[Tag]) -> bool {
-        // An entry that serves many queries has no one name: any pattern may mean one of them.
+        // An entry that serves many queries has several names, and any pattern may match one of them.
         let own = key.namespace() == self.namespace.as_bytes()
             && (key.is_for_many() || self.matcher.matches(&key.name()));
         own || tags
@@ -218,9 +218,9 @@ impl Glob {
 /// The mode of an invalidation: hard or soft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
-    /// Entries may not be served any more, not in a stale window, not on errors, not after revalidation.
+    /// Entries may no longer be served, not even in a stale window, on errors or after revalidation.
     Hard,
-    /// Entries are stale: they may be served while they are refreshed and on errors, if they have such windows.
+    /// Entries become stale. They may be served while they are refreshed and on errors, if they have such windows.
     Soft {
         /// After this time the invalidation becomes hard.
         grace: Option<Duration>,
@@ -251,8 +251,8 @@ pub struct Invalidation {
 }
 
 impl Invalidation {
-    /// Creates a hard invalidation of all these targets, now: one append to the log per 5,000 selectors, of which a
-    /// target has one or two.
+    /// Creates a hard and immediate invalidation of all these targets. It takes one append to the log per 5,000
+    /// selectors, of which a target has one or two.
     pub fn of<T: Into<Target>>(targets: impl IntoIterator<Item = T>) -> Self {
         Self {
             targets: targets.into_iter().map(Into::into).collect(),
@@ -261,8 +261,8 @@ impl Invalidation {
         }
     }
 
-    /// Makes the invalidation soft: entries become stale, for `grace` at the longest. An entry without a stale window
-    /// is not served any more all the same.
+    /// Makes the invalidation soft, so that entries become stale, for at most `grace`. An entry without a stale window
+    /// is nevertheless no longer served.
     #[doc(alias("soft purge", "grace", "mark stale", "logical expiration"))]
     pub fn soft(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.mode = Mode::Soft { grace: grace.into() };
@@ -301,25 +301,26 @@ impl<const N: usize> From<[Target; N]> for Invalidation {
     }
 }
 
-/// The outcome of an invalidation. In this process it acts in every case, at once or after its delay.
+/// The outcome of an invalidation. In this process the invalidation takes effect in every case, at once or after its
+/// delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a queued invalidation has not reached other processes yet"]
 #[non_exhaustive]
 pub enum Invalidated {
-    /// It is in the log: other processes will apply it.
+    /// It is in the log, and other processes will apply it.
     Logged,
-    /// The log is unreachable, or too few of its servers have the record. It acts in this process, now or after its
-    /// delay, is queued, and will be appended as soon as that is needed and possible. If the process ends before, it
-    /// is lost.
+    /// The log is unreachable, or too few of its servers have the record. The invalidation takes effect in this
+    /// process, now or after its delay. Larder has queued it, and appends it as soon as that is needed and possible. If
+    /// the process ends before that, the invalidation is lost for other processes.
     Queued,
-    /// It will act after its delay. A shared log has registered it, so it acts even if this process ends before: as
-    /// soon as another process asks the log for its end, which each does three times per
+    /// It will take effect after its delay. A shared log has registered it, so it takes effect even if this process
+    /// ends before, as soon as another process requests the end of the log. Each process does that three times per
     /// [`max_lag`](crate::LarderBuilder::max_lag).
     Scheduled,
 }
 
 impl Invalidated {
-    /// Returns the worse of two outcomes: `Queued` if either is.
+    /// Returns the worse of two outcomes, which is `Queued` if either of them is `Queued`.
     pub(crate) fn worse(self, other: Self) -> Self {
         if self == Self::Queued { self } else { other }
     }
@@ -335,7 +336,7 @@ impl fmt::Display for Invalidated {
     }
 }
 
-/// A rule of the builder: an invalidation of `when` also invalidates `also`.
+/// A rule of the builder, by which an invalidation of `when` also invalidates `also`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) when: Tag,
@@ -344,7 +345,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn applies_to(&self, tag: &Tag) -> bool {
-        // A prefix is invalidated: the rules for tags below it apply.
+        // If a prefix is invalidated, the rules for tags below it apply.
         if let Some(branch) = tag.as_str().strip_suffix('*')
             && self.when.as_str().starts_with(branch)
         {
@@ -357,7 +358,8 @@ impl Rule {
     }
 }
 
-/// Adds the selectors that follow from the rules, until none is new. Each tag is added once, so a circle ends.
+/// Adds the selectors that follow from the rules, until there are no new selectors. Each tag is added only once, so a
+/// circle of rules ends.
 pub(crate) fn expand(rules: &[Rule], mut selectors: Vec<Selector>) -> Vec<Selector> {
     let mut at = 0;
     while at < selectors.len() {

@@ -24,17 +24,17 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// First level and, where there is one, second level. The default.
+    /// First level and, if there is one, second level. The default.
     pub const BOTH: Self =
         Self { memory: Some(Duration::MAX), shared: Some(Duration::MAX), sealed: false };
     /// First level only.
     pub const MEMORY: Self = Self { shared: None, ..Self::BOTH };
-    /// Second level only: each hit is a round trip, and no stale entry is served. Without a second level the entry is
-    /// not stored.
+    /// Second level only. Each hit takes a round trip, and stale entries are not served. Without a second level the
+    /// entry is not stored.
     pub const SHARED: Self = Self { memory: None, ..Self::BOTH };
 
     /// Limits the time in the first level, counted from when the entry was stored there. Later requests read it from
-    /// the second level, if it is still fresh there: a stale window that outlasts this limit is lost.
+    /// the second level, if it is still fresh there. A stale window that ends after this limit is lost.
     #[must_use]
     pub const fn memory_for(mut self, longest: Duration) -> Self {
         if self.memory.is_some() {
@@ -52,7 +52,7 @@ impl Tiers {
         self
     }
 
-    /// Stores entries in the second level only sealed. A larder whose second level has no keys
+    /// Allows the second level to store the entries only sealed. A larder whose second level has no keys
     /// ([`LarderBuilder::seal_with`](crate::LarderBuilder::seal_with)) stores them in the first level only, and logs
     /// that once.
     #[must_use]
@@ -61,18 +61,18 @@ impl Tiers {
         self
     }
 
-    /// Returns the limit of the time in the first level. `None` if it does not store the entry.
+    /// Returns the limit of the time in the first level. `None` if the first level does not store the entry.
     pub fn in_memory(&self) -> Option<Duration> {
         self.memory
     }
 
-    /// Returns the limit of the time in a second level that `seals` entries or not. `None` if it may not store the
-    /// entry.
+    /// Returns the limit of the time in a second level. `seals` says whether that level seals entries. `None` if it may
+    /// not store the entry.
     pub(crate) fn in_shared(&self, seals: bool) -> Option<Duration> {
         self.shared.filter(|_| seals || !self.sealed)
     }
 
-    /// Whether the second level may store the entry only sealed.
+    /// Returns whether the second level may store the entry only sealed.
     pub fn requires_sealing(&self) -> bool {
         self.sealed
     }

@@ -13,7 +13,7 @@ pub(crate) struct UnscopedLoads {
 impl UnscopedLoads {
     #[inline]
     pub(crate) fn note_layer(&self) {
-        // Read before it is written: all threads run this, once for each request.
+        // The flag is read before it is written, because all threads run this once for each request.
         if !self.layered.load(Ordering::Relaxed) {
             self.layered.store(true, Ordering::Relaxed);
         }
@@ -24,7 +24,7 @@ impl UnscopedLoads {
         {
             tracing::warn!(
                 target: "larder",
-                "a value was requested outside of every scope: all clients share it, and no page gets its tags. \
+                "a value was requested outside of every scope, so all clients share it and no page gets its tags. \
                  Wrap the tasks that a handler spawns in `Larder::scoped`. \
                  (logged once; counted in `values_outside_scopes`)"
             );

@@ -1,20 +1,21 @@
 //! The estimated memory of an application value, found by serialising it.
 //!
-//! Of an unknown type larder can use nothing but its `Serialize`. That shows its texts, its numbers and how many of
-//! each; their memory is estimated from it: a number takes its width, a text or a list the three words of its handle
-//! and its content. Serialised, a million small numbers are a million bytes; in memory, eight million.
+//! The only thing that larder knows about an application's type is its `Serialize` implementation. It shows the strings
+//! and numbers of the value, and their count, and larder estimates their memory: a number takes its width, and a string
+//! or list takes three words for its handle plus its content. The serialised size would be too low: a million small
+//! numbers are a million bytes when serialised, but eight million in memory.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser};
 
-/// The properties of a value that are found by serialising it.
+/// The properties of a value that larder finds by serialising it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueWeight {
     /// The estimated bytes of the value and of everything it holds.
     pub(crate) bytes: usize,
-    /// Whether its bytes in a store would deserialise to another value: MessagePack writes `Some(None)` and
-    /// `Some(())` as it writes `None`.
+    /// Whether its bytes in a store would deserialise to another value, because MessagePack writes `Some(None)` and
+    /// `Some(())` in the same way as `None`.
     pub(crate) is_lossy: bool,
 }
 
@@ -23,7 +24,7 @@ pub(crate) fn of<T: Serialize>(value: &T) -> ValueWeight {
     let mut weigher = WeighingSerializer { bytes: 0, wrote_nil: false, is_lossy: false };
     // A value that cannot be serialised stays in the first level.
     match value.serialize(&mut weigher) {
-        // Fields that are not serialised take memory all the same.
+        // Fields that are not serialised take memory too, so the estimate is at least the size of the type.
         Ok(()) | Err(NotSerializable) => {
             let bytes = weigher.bytes.max(size_of::<T>());
             ValueWeight { bytes, is_lossy: weigher.is_lossy }
@@ -83,7 +84,8 @@ impl Serializer for &mut WeighingSerializer {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
-    /// As in MessagePack, not as text for people: an IP address is four numbers.
+    /// Returns `false`, as for MessagePack, so that an IP address is serialised as four numbers, not as text for people
+    /// to read.
     fn is_human_readable(&self) -> bool {
         false
     }
@@ -259,7 +261,7 @@ impl ser::SerializeMap for &mut WeighingSerializer {
 const HANDLE: usize = 3 * size_of::<usize>();
 /// The overhead of the allocator for each allocation.
 const PIECE: usize = 2 * size_of::<usize>();
-/// The assumed size of an absent value. Its type is unknown; this is a small one.
+/// The assumed size of an absent value. Its type is unknown, so this is the size of a small type.
 const ABSENT: usize = 2 * size_of::<usize>();
 const DISCRIMINANT: usize = size_of::<usize>();
 
@@ -269,7 +271,8 @@ mod tests {
 
     use super::*;
 
-    /// An estimate may be a third too low, or twice too high; it once was a twenty-fourth of the real size.
+    /// An estimate may be a third too low, or twice as high as the real size. Regression: it was a twenty-fourth of the
+    /// real size.
     #[test]
     fn the_estimate_is_close_to_the_memory_held() {
         #[derive(Serialize)]

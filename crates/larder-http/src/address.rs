@@ -43,8 +43,8 @@ impl<'a> From<&'a request::Parts> for Head<'a> {
 
 /// Returns the URI that the client requested.
 ///
-/// A nested router of axum strips its prefix from the path, so two nested routers would share keys: with the feature
-/// `axum` this is the `OriginalUri` that axum records before.
+/// A nested router of axum strips its prefix from the path, so two nested routers would share keys. With the feature
+/// `axum`, this function therefore returns the `OriginalUri` that axum records before.
 pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
     #[cfg(feature = "axum")]
     if let Some(axum::extract::OriginalUri(original)) = head.extensions.get() {
@@ -53,8 +53,8 @@ pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
     head.uri
 }
 
-/// Returns `OriginalUri` where the request carries it, so that query parameters which are not part of the key are
-/// removed there too. `None` where there is only the request's own URI.
+/// Returns `OriginalUri` if the request carries it, so that larder can remove the query parameters that are not part of
+/// the key from it, too. Returns `None` if there is only the request's own URI.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
     #[cfg(feature = "axum")]
     return extensions
@@ -67,19 +67,21 @@ pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> 
     }
 }
 
-/// The scheme of effective URIs. Fixed by default: a client or a proxy that chooses the scheme chooses the key.
+/// The scheme of effective URIs. It is fixed by default, because a client or proxy that could choose the scheme could
+/// choose the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scheme {
     /// `http`. The default.
     #[default]
     Http,
-    /// `https`, also behind a proxy that ends TLS.
+    /// `https`. Choose it behind a proxy that terminates TLS, too.
     Https,
-    /// `https` where `X-Forwarded-Proto` says so, else `http`. Only behind a proxy that always sets the field.
+    /// `https` if `X-Forwarded-Proto` is `https`, otherwise `http`. Choose it only behind a proxy that always sets the
+    /// field.
     TrustForwarded,
-    /// The scheme of the request URI, else `http`; the key includes the URI's user information. For a layer around an
-    /// HTTP client, where the program itself makes the requests.
+    /// `https` if the request URI has this scheme, otherwise `http`. The key includes the user information of the URI.
+    /// Choose it for a layer around an HTTP client, where the program itself makes the requests.
     OfUri,
 }
 
@@ -111,7 +113,7 @@ pub(crate) struct Address<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-/// The request names two hosts, or an invalid authority: its effective URI is ambiguous.
+/// The error for a request that names two hosts or an invalid authority, so that its effective URI is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AmbiguousHost;
 
@@ -122,7 +124,7 @@ impl<'a> Address<'a> {
         Self::at(host, head, scheme)
     }
 
-    /// Builds the address of a request whose `Host` was already found.
+    /// Builds the address of a request whose `Host` lines have already been read.
     #[inline]
     pub(crate) fn at(host: Host<'a>, head: &Head<'a>, of: Scheme) -> Result<Self, AmbiguousHost> {
         let uri = original_uri(head);
@@ -132,7 +134,7 @@ impl<'a> Address<'a> {
         Ok(Self { scheme, authority, path: uri.path(), query: uri.query() })
     }
 
-    /// Returns scheme and authority, such as `https://shop.example`.
+    /// Returns the scheme and the authority, such as `https://shop.example`.
     pub(crate) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
     }
@@ -157,8 +159,9 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Returns the authority of the URI, else of `Host`. Both must agree, or the cache and a handler could see two hosts.
-/// Drops user information, except around an HTTP client, where it identifies the user.
+/// Returns the authority of the URI or, if the URI has none, the authority in `Host`. If both are present they must
+/// agree, because otherwise the cache and a handler could read different hosts. Drops user information, except around
+/// an HTTP client, where it identifies the user.
 ///
 /// Source: RFC 9112, section 3.2; RFC 9110, section 4.2.4.
 #[inline]
@@ -185,8 +188,8 @@ fn authority<'a>(
     }
 }
 
-/// Replaces the authority in `Host` and URI by that of the key, so that a spelling chosen by one client does not reach
-/// a handler whose response is served to many.
+/// Replaces the authority in `Host` and in the URI by the authority in the key, so that a spelling that one client
+/// chose does not reach a handler whose response is served to many clients.
 pub(crate) fn spell_authority<B>(request: &mut Request<B>, authority: &str) {
     if let Some(host) = request.headers_mut().get_mut(header::HOST)
         && host.as_bytes() != authority.as_bytes()
@@ -213,12 +216,13 @@ pub(crate) fn spell_authority_of(uri: &mut Uri, authority: &str) {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum QueryRule {
-    /// All, as they are written. The default.
+    /// All parameters, as they are written. This is the default.
     #[default]
     All,
-    /// Only these. The handler sees no other.
+    /// Only these parameters; the handler does not see any other.
     Only(Vec<String>),
-    /// All but these, which the handler does not see either. A name that ends in `*` stands for a prefix.
+    /// All parameters except these; the handler does not see them either. A name that ends in `*` stands for all names
+    /// with that prefix.
     Except(Vec<String>),
 }
 
@@ -228,7 +232,7 @@ impl QueryRule {
         Self::Except(TRACKERS.map(str::to_owned).into())
     }
 
-    /// Removes the query parameters that are not part of the key. `None` when there are none to remove.
+    /// Removes the query parameters that are not part of the key. Returns `None` if there is nothing to remove.
     pub(crate) fn filtered(&self, query: Option<&str>) -> Option<String> {
         let query = query?;
         let kept = |parameter: &&str| {

@@ -33,7 +33,7 @@ pub(crate) fn announced_length<R: Body>(response: &Response<R>) -> Option<u64> {
 }
 
 pin_project! {
-    /// A body that is held whole, recorded while it is read, or passed through from the inner service.
+    /// A body that is held in memory in full, recorded while it is read, or passed through from the inner service.
     ///
     /// Data frames are always [`Bytes`]; a held body shares them with the cache without a copy.
     #[derive(Debug)]
@@ -44,8 +44,8 @@ pin_project! {
 }
 
 pin_project! {
-    // Small, since every hit moves it several times and a router boxes it: held bytes and the inner body are inline,
-    // the rest is boxed.
+    // Held bytes and the inner body are inline, and the other variants are boxed, so that this enum is small: every hit
+    // moves it several times, and a router boxes it.
     #[project = SourceProjection]
     #[derive(Debug)]
     enum Source<R> {
@@ -56,7 +56,7 @@ pin_project! {
     }
 }
 
-/// Frames read ahead, and the rest of the body, which was polled and so must not move.
+/// Frames that were read ahead, and the rest of the body, which must not move because it was already polled.
 #[derive(Debug)]
 struct ReadAheadBody<R> {
     frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
@@ -71,7 +71,7 @@ impl<R> From<Bytes> for CacheBody<R> {
     }
 }
 
-/// An empty body for any `R`, so that layers outside larder's can build responses of their own.
+/// An empty body for any `R`, with which layers outside of larder's layers can build their own responses.
 impl<R> Default for CacheBody<R> {
     fn default() -> Self {
         Self::empty()
@@ -95,7 +95,7 @@ impl<R> CacheBody<R> {
         Self { source: Source::Inner { body, scope: None } }
     }
 
-    /// Passes the body of the inner service through, polled in the scope of its request.
+    /// Passes the body of the inner service through, and polls it in the scope of its request.
     pub(crate) fn scoped(body: R, scope: Scope) -> Self {
         Self { source: Source::Inner { body, scope: Some(Box::new(scope)) } }
     }
@@ -104,7 +104,7 @@ impl<R> CacheBody<R> {
         Self { source: Source::RecordingOutcome { reader: Box::pin(reader) } }
     }
 
-    /// Returns the bytes of a held body; `None` for the other kinds.
+    /// Returns the bytes of a held body, and `None` for any other body.
     pub(crate) fn as_held(&self) -> Option<&Bytes> {
         static NONE: Bytes = Bytes::new();
         match &self.source {
@@ -119,10 +119,10 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    /// Reads all frames that are ready without waiting. A body that ends by then, without trailers and without an
-    /// error, becomes a held one.
+    /// Reads all frames that are ready, without waiting. A body that has ended by then, without trailers or an error,
+    /// becomes a held body.
     ///
-    /// A no-op waker suffices, because the reader of the rest polls it again.
+    /// A no-op waker suffices, because the reader of the body polls the rest again.
     pub(crate) fn read_ahead(body: R, scope: Option<Scope>) -> Self {
         let entered = scope.as_ref().map(Scope::enter);
         let mut rest = Box::pin(body);
@@ -145,7 +145,7 @@ where
         Self::of_frames(frames, rest, scope)
     }
 
-    /// Reads this body to its end. A body without trailers that did not fail becomes a held one.
+    /// Reads this body to its end. A body without trailers that did not fail becomes a held body.
     pub(crate) async fn gathered(self) -> Self {
         let mut body = Box::pin(self);
         let mut frames = VecDeque::new();
@@ -174,7 +174,7 @@ where
     }
 }
 
-/// Returns the data of those frames that have any.
+/// Returns the data of the frames that have data.
 fn data(frames: &VecDeque<Result<Frame<Bytes>, BoxError>>) -> impl Iterator<Item = &Bytes> {
     frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref())
 }
@@ -265,7 +265,7 @@ fn after(ahead: u64, rest: &SizeHint) -> SizeHint {
     hint
 }
 
-/// The error of a coalesced body that ended early, with the text of its cause where that is known.
+/// The error of a coalesced body that ended early, with the message of its cause, if that is known.
 #[derive(Clone, Debug)]
 pub(crate) struct BrokenOff(pub(crate) Option<Arc<str>>);
 

@@ -7,8 +7,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 /// Adds a strong entity tag of `body`, unless there is an `ETag` already.
 ///
-/// The tag includes the build version: after a deploy, an equal page that refers to other assets must not match the old
-/// one.
+/// The tag includes the build version, because after a deployment a page with the same bytes may refer to other assets,
+/// and must not match the old page.
 pub(crate) fn add(headers: &mut HeaderMap, body: &Bytes, version: &str) {
     if headers.contains_key(header::ETAG) {
         return;

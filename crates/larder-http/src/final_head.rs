@@ -1,4 +1,4 @@
-//! Reports the head with which a response leaves, which the response cache cannot see.
+//! Reports the final head of a response, which the response cache itself cannot see.
 
 use larder_core::Reason;
 use std::{
@@ -17,24 +17,24 @@ use tokio::sync::oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Reports the head with which each response leaves to the response caches inside. Must be the outermost layer.
+/// Reports the final head of each response to the response caches inside of this layer. It must be the outermost layer.
 ///
-/// Costs a request one allocation.
+/// The layer costs one allocation per request.
 ///
-/// Sessions and authentication are outside the cache and change a response after the cache has its copy: a session
-/// layer sets its cookie on the way out. A handler that puts session data into a page has built a response for one
-/// client, and nothing inside the cache shows it. [`FinalHeadLayer`] is therefore the outermost layer, around all that
-/// change responses, and reports the final head. The cache finds its handle in the request; until the report it neither
-/// stores a response nor serves it to a waiter:
+/// Session and authentication layers are outside of the cache and change a response after the cache has copied it. A
+/// session layer, for example, then adds its cookie. A handler that puts session data into a page has built a response
+/// for one client, and inside of the cache nothing shows that. [`FinalHeadLayer`] is therefore the outermost layer,
+/// around all layers that change responses, and reports the final head. The cache finds the handle of this layer in the
+/// request. Until the report, it neither stores the response nor serves it to a waiter. It does not store the response
+/// at all if
 ///
-/// 1. a `Set-Cookie` that was added outside the cache, or `no-store` or `private` in `Cache-Control`, makes the
-///    response not storable (`detail=final-set-cookie`, `final-no-store`, `final-private`);
-/// 2. so does an error that replaced the response (`detail=final-status`);
-/// 3. a client that disconnects before the head leaves prevents the report; then the response is not stored either, and
-///    the next request fills again.
+/// 1. an outer layer has added `Set-Cookie`, or `no-store` or `private` in `Cache-Control` (`detail=final-set-cookie`,
+///    `final-no-store`, `final-private`);
+/// 2. an outer layer has replaced the response by an error (`detail=final-status`);
+/// 3. the client disconnects before the head leaves, so that there is no report. The next request then fills again.
 ///
-/// A background refresh has no final head. There,
-/// [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if) finds a handler that writes to a session.
+/// A background refresh has no final head. For a refresh,
+/// [`ResponseCacheLayer::refuse_if`](crate::ResponseCacheLayer::refuse_if) detects a handler that writes to a session.
 ///
 /// ```
 /// # use std::{convert::Infallible, time::Duration};
@@ -70,7 +70,7 @@ use tower_service::Service;
 pub struct FinalHeadLayer {}
 
 impl FinalHeadLayer {
-    /// Creates the layer. It needs no larder: the caches inside find its handle in their requests.
+    /// Creates the layer. It does not need a larder, because the caches inside of it find its handle in their requests.
     pub fn new() -> Self {
         Self {}
     }
@@ -104,7 +104,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let report = HeadReport(FinalHead::default());
-        // Only the outermost layer sees every change.
+        // Only the outermost layer sees every change, so an inner layer does not replace its handle.
         if request.extensions().get::<FinalHead>().is_none() {
             request.extensions_mut().insert(report.0.clone());
         }
@@ -163,12 +163,12 @@ impl Drop for HeadReport {
     }
 }
 
-/// The callbacks that response caches run once their response has left. In the extensions of each request inside
-/// [`FinalHeadLayer`].
+/// The callbacks of response caches, which run once the final head of their response is known. Each request inside of
+/// [`FinalHeadLayer`] has them in its extensions.
 #[derive(Clone, Default)]
 pub(crate) struct FinalHead(Arc<Mutex<HeadWaiters>>);
 
-/// A callback that runs once a head has left, before the client gets the response.
+/// A callback that runs once the final head is known, before the client gets the response.
 type Act = Box<dyn FnOnce(HeadVerdict) + Send>;
 
 #[derive(Default)]
@@ -201,9 +201,9 @@ impl Head {
 /// The effect of the outer layers on whether a response may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadVerdict {
-    /// They changed nothing that matters for storing.
+    /// The outer layers changed nothing that matters for storing.
     Storable,
-    /// They made it a response for its client alone, for this reason.
+    /// The outer layers made the response specific to its client, for this reason.
     NotStorable(Reason),
     /// The response was dropped before its head left.
     Unknown,
@@ -226,9 +226,9 @@ impl HeadVerdict {
 }
 
 impl FinalHead {
-    /// Runs `act` once the response that the cache is about to send with this head has left: in the task of its client,
-    /// before the client gets it. Runs it at once, with [`HeadVerdict::Unknown`], where the response future has already
-    /// ended.
+    /// Runs `act` once the final head of the response that the cache is about to send with this head is known. `act`
+    /// runs in the task of the client, before the client gets the response. If the response future has already ended,
+    /// `act` runs at once, with [`HeadVerdict::Unknown`].
     pub(crate) fn once_left(
         &self,
         status: StatusCode,

@@ -1,4 +1,4 @@
-//! `HttpCache`: the conditional, invalidation and response cache layers as one, in the order in which they have to stand.
+//! `HttpCache`: the conditional, invalidation and response cache layers as one layer, in the order that they need.
 
 use larder_core::{Larder, Lifetime};
 use tower_layer::Layer;
@@ -14,13 +14,14 @@ use crate::{
 
 /// [`ConditionalLayer`], [`InvalidationLayer`] and [`ResponseCacheLayer`] as one layer.
 ///
-/// A hit costs as much as with the three layers one by one.
+/// A hit costs as much as with three separate layers.
 ///
-/// From the outside: [`ConditionalLayer`] answers 304 and 412, [`InvalidationLayer`] invalidates after a write and before
-/// its response, [`ResponseCacheLayer`] stores responses. Settings that two of them share are given once here.
+/// From outermost to innermost, [`ConditionalLayer`] answers with 304 and 412, [`InvalidationLayer`] invalidates after
+/// a write and before its response, and [`ResponseCacheLayer`] stores responses. A setting that two of the layers share
+/// is set only once here.
 ///
-/// A [`FinalHeadLayer`](crate::FinalHeadLayer) is its companion. It stands outermost, outside of sessions and
-/// authentication, and reports the cookies that those add to responses:
+/// Use it together with a [`FinalHeadLayer`](crate::FinalHeadLayer), which must be the outermost layer, outside of
+/// session and authentication layers. It reports the cookies that these layers add to responses:
 ///
 /// ```
 /// # use std::{convert::Infallible, time::Duration};
@@ -61,7 +62,7 @@ pub struct HttpCache {
 }
 
 impl HttpCache {
-    /// The three layers over this larder, with their defaults.
+    /// Creates the three layers over this larder, with their defaults.
     pub fn new(larder: &Larder) -> Self {
         Self {
             conditional: ConditionalLayer::new(larder),
@@ -70,18 +71,18 @@ impl HttpCache {
         }
     }
 
-    /// The lifetime of responses that say nothing themselves: see [`ResponseCacheLayer::ttl`].
+    /// Sets the lifetime of responses that have none of their own; see [`ResponseCacheLayer::ttl`].
     #[doc(alias("max-age", "expiry"))]
     pub fn ttl(self, lifetime: impl Into<Lifetime>) -> Self {
         self.responses(|layer| layer.ttl(lifetime))
     }
 
-    /// Declares that these routes render the same response for every user: see [`ResponseCacheLayer::shared`].
+    /// Declares that these routes render the same response for every user; see [`ResponseCacheLayer::shared`].
     pub fn shared(self) -> Self {
         self.responses(ResponseCacheLayer::shared)
     }
 
-    /// Stores responses per user or tenant: see [`ResponseCacheLayer::partition_by`].
+    /// Stores responses per user or tenant; see [`ResponseCacheLayer::partition_by`].
     ///
     /// # Examples
     ///
@@ -123,8 +124,8 @@ impl HttpCache {
         self.responses(|layer| layer.partition_by(partition))
     }
 
-    /// The scheme of URIs in keys, by which the cookie of [`ReadYourWrites`] is `Secure`, too. [`Scheme::Http`] by default:
-    /// say [`Scheme::Https`] also behind a proxy that ends TLS.
+    /// Sets the scheme of URIs in keys; [`Scheme::Http`] by default. Set [`Scheme::Https`] behind a proxy that
+    /// terminates TLS, too. If the scheme is `https`, the cookie of [`ReadYourWrites`] is `Secure`.
     ///
     /// # Examples
     ///
@@ -159,7 +160,7 @@ impl HttpCache {
         self.responses(|layer| layer.scheme(scheme))
     }
 
-    /// The query parameters that are part of keys; all by default: see [`ResponseCacheLayer::query_params`].
+    /// Sets the query parameters that are part of keys; all by default. See [`ResponseCacheLayer::query_params`].
     ///
     /// # Examples
     ///
@@ -192,7 +193,7 @@ impl HttpCache {
         self.responses(|layer| layer.query_params(rule))
     }
 
-    /// Lets a client see its own writes in every process: see [`InvalidationLayer::read_your_writes`].
+    /// Lets a client see its own writes in every process; see [`InvalidationLayer::read_your_writes`].
     #[cfg(feature = "read-your-writes")]
     pub fn read_your_writes(self, positions: ReadYourWrites) -> Self {
         self.invalidation(|layer| layer.read_your_writes(positions))

@@ -32,17 +32,17 @@ pin_project! {
 }
 
 impl<I, R, E> LayerFuture<I, R, E> {
-    /// Returns this response.
+    /// Creates a future that returns this response.
     pub(crate) fn ready(response: Response<CacheBody<R>>) -> Self {
         Self { state: State::Ready { response: Some(response) } }
     }
 
-    /// Polls the future of the inner service in place.
+    /// Creates a future that polls the future of the inner service in place.
     pub(crate) fn inner(inner: I) -> Self {
         Self { state: State::Inner { inner } }
     }
 
-    /// Polls a boxed future.
+    /// Creates a future that polls a boxed future.
     pub(crate) fn composed(
         future: impl Future<Output = Result<Response<CacheBody<R>>, E>> + Send + 'static,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! The tower layers of larder.
 //!
-//! Applications depend on `larder`, which has all of this as `larder::http`.
+//! Applications depend on `larder`, which re-exports this crate as `larder::http`.
 //!
 //! - [`ResponseCacheLayer`] stores whole responses and serves them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
@@ -8,12 +8,12 @@
 //! - [`QueryMethodLayer`] makes responses to QUERY storable;
 //! - [`InvalidationLayer`] invalidates after a write, before the client gets the response.
 //!
-//! Put them into one `ServiceBuilder`, in this order from the outside: final head, sessions and authentication,
-//! conditional, invalidation, response cache. Each layer returns an error of the inner service unchanged; a failure of
-//! larder itself costs a hit, never a response.
+//! Add them to one `ServiceBuilder` in this order, from outermost to innermost: final head, sessions and
+//! authentication, conditional, invalidation, response cache. Each layer returns an error of the inner service
+//! unchanged. If larder itself fails, the request is a miss and still gets its response.
 //!
-//! With the feature `axum`, which `larder-axum` enables, the layers read the URI that axum's routers record before
-//! nesting strips its prefix.
+//! With the feature `axum`, which `larder-axum` enables, the layers read the original URI, which axum's routers record
+//! before a nested router strips its prefix.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,8 +1,8 @@
 //! A response body that is read once from the inner service and served to many readers.
 //!
-//! Readers share chunks. A slow reader keeps them in memory and does not delay the others; they count against the
-//! budget of all fills until the last reader is dropped. When recording is given up, the first reader gets the rest of
-//! the body itself and reads it at its own pace, as if there were no cache.
+//! Readers share chunks. A slow reader holds them in memory, but does not delay the other readers. The chunks count
+//! against the budget of all fills until the last reader is dropped. If the fill stops recording, the first reader
+//! takes over the rest of the body and reads it at its own pace, as if there were no cache.
 
 use std::{
     pin::Pin,
@@ -22,7 +22,7 @@ use pin_project_lite::pin_project;
 
 use crate::body::{BoxError, BrokenOff};
 
-/// A body that the fill writes, and that its client and coalesced clients read.
+/// A body that the fill writes, and that the client of the fill and coalesced clients read.
 #[derive(Debug)]
 pub(crate) struct Recording<R> {
     state: Mutex<State<R>>,
@@ -37,16 +37,17 @@ struct State<R> {
     end: RecordingEnd<R>,
     waiting: Vec<Waker>,
     reserved: usize,
-    /// Returned to the budget when the last reader is dropped.
+    /// The bytes that this recording has taken from the budget. They return to it when the last reader is dropped.
     taken: ReservedBytes,
 }
 
 #[derive(Debug)]
 enum RecordingEnd<R> {
     Open,
-    /// The body is complete. Trailers, if any, go to the first reader that gets to the end.
+    /// The body is complete. Trailers, if any, go to the first reader that reaches the end.
     Complete(Option<HeaderMap>),
-    /// Recording was given up. The first reader to get here takes the rest of the body; other readers fail.
+    /// The fill has stopped recording. The first reader that gets here takes over the rest of the body; other readers
+    /// fail.
     Rest(Option<Pin<Box<R>>>),
     Broken(Option<BoxError>),
 }
@@ -82,7 +83,7 @@ impl<R> Recording<R> {
         Arc::new(Self { state: Mutex::new(state), announced, scope })
     }
 
-    /// Adds a chunk. Readers get it even when it exceeds a limit.
+    /// Adds a chunk. Readers get it even if it exceeds a limit.
     pub(crate) fn push(&self, chunk: Bytes, limit: usize) -> Result<(), BodyTooLarge> {
         let mut state = self.state.lock();
         let bytes = chunk.len();
@@ -115,12 +116,12 @@ impl<R> Recording<R> {
         whole
     }
 
-    /// Whether nothing was recorded yet.
+    /// Whether nothing has been recorded yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.state.lock().bytes == 0
     }
 
-    /// Reserves budget for a whole body of this length. Returns `false` when there is not enough.
+    /// Reserves budget for a whole body of this length. Returns `false` if the budget does not suffice.
     pub(crate) fn reserve(&self, announced: u64) -> bool {
         let mut state = self.state.lock();
         let Ok(announced) = usize::try_from(announced) else { return false };
@@ -134,11 +135,12 @@ impl<R> Recording<R> {
 
     /// Whether there is a reader besides the client of the fill.
     pub(crate) fn has_company(self: &Arc<Self>) -> bool {
-        // Three references: the fill, the response in flight that waiters find, and the client's reader.
+        // The three other references belong to the fill, to the response in flight that waiters find, and to the
+        // client's reader.
         Arc::strong_count(self) > 3
     }
 
-    /// Whether there is any reader, once the response is no longer in flight.
+    /// Whether there is still a reader, if the response is no longer in flight.
     pub(crate) fn is_read(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
     }
@@ -159,7 +161,7 @@ impl<R> Recording<R> {
         wake(state);
     }
 
-    /// Gives up recording: the first reader continues with the body itself.
+    /// Stops recording. The first reader continues with the body itself.
     pub(crate) fn hand_over(&self, rest: Pin<Box<R>>) {
         let mut state = self.state.lock();
         state.end = RecordingEnd::Rest(Some(rest));

@@ -1,4 +1,4 @@
-//! Reads the settings of a server and lists those that cost hits or invalidations.
+//! Reads the settings of a server, and lists the settings that cost hits or invalidations.
 
 use std::{fmt, time::Duration};
 
@@ -10,21 +10,23 @@ use crate::connection::Connection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Advice {
-    /// When memory is full, the server refuses writes: invalidations stay queued until there is room.
+    /// When memory is full, the server refuses writes, so invalidations remain queued until there is room.
     Noeviction,
-    /// When memory is full, the server may drop keys of the log; then every shared entry is filled anew.
+    /// When memory is full, the server may drop keys of the log, after which every shared entry is filled again.
     LogMayBeEvicted {
-        /// The policy.
+        /// The value of `maxmemory-policy`.
         policy: String,
     },
-    /// A primary that is cut off from its replicas still accepts invalidations, and they are lost with it.
+    /// A primary that is cut off from its replicas still accepts invalidations, which are lost if a replica replaces
+    /// it.
     MayWriteAlone {
-        /// The number of replicas it has.
+        /// The number of replicas of the primary.
         replicas: u32,
     },
-    /// Replacing a primary of the cluster takes longer than larder retains invalidations to append them again.
+    /// Replacing a primary of the cluster may take longer than larder retains invalidations in order to append them
+    /// again.
     SlowFailover {
-        /// The time after which a node counts as failed.
+        /// The time after which the cluster treats a node as failed.
         node_timeout: Duration,
     },
 }
@@ -39,7 +41,7 @@ impl fmt::Display for Advice {
             Self::LogMayBeEvicted { policy } => write!(
                 f,
                 "maxmemory-policy is {policy}: once memory is full the log may be evicted, and then every shared \
-                 entry is filled anew; set it to volatile-lfu"
+                 entry is filled again; set it to volatile-lfu"
             ),
             Self::MayWriteAlone { replicas } => write!(
                 f,
@@ -55,7 +57,7 @@ impl fmt::Display for Advice {
     }
 }
 
-/// The settings of a server. A setting that cannot be read counts as correct.
+/// The settings of a server. A setting that cannot be read is treated as correct.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     maxmemory: u64,
@@ -77,7 +79,7 @@ impl Settings {
             }
             _ => {}
         }
-        // In a cluster a primary without the majority stops by itself.
+        // In a cluster, a primary that cannot reach the majority refuses writes by itself.
         if self.replicas > 0 && self.min_replicas == Some(0) && !self.is_cluster {
             advice.push(Advice::MayWriteAlone { replicas: self.replicas });
         }
@@ -113,13 +115,13 @@ pub(crate) async fn ask(mut connection: Connection, home: String) -> RedisResult
 }
 
 async fn info(connection: &mut Connection, home: &str, section: &str) -> RedisResult<String> {
-    // A script runs on the node of its key; the command alone would go to all nodes of a cluster.
+    // A script runs on the node of its key; the `INFO` command would go to all nodes of a cluster.
     let mut asked = cmd("EVAL");
     asked.arg("return redis.call('INFO', ARGV[1])").arg(1).arg(home).arg(section);
     asked.query_async(connection).await
 }
 
-/// Returns `None` where the server does not allow `CONFIG`.
+/// Returns `None` if the server does not allow `CONFIG`.
 async fn config(connection: &mut Connection, home: &str, name: &str) -> Option<u64> {
     // The key of the first command chooses the node.
     let mut asked = redis::pipe();

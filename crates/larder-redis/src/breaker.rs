@@ -1,8 +1,9 @@
 //! A circuit breaker: after five failures in a row commands fail at once instead of waiting for a server that does not
 //! answer.
 //!
-//! *Closed*, commands go out. *Open*, they fail at once. After a pause of 200 ms, which doubles with each failed probe
-//! up to 2 s, one command goes out as a probe (*half-open*): its outcome decides.
+//! While the circuit is *closed*, commands are sent. While it is *open*, they fail at once. After a pause of 200 ms,
+//! which doubles with each failed probe up to 2 s, one command is sent as a probe (*half-open*). If it succeeds, the
+//! circuit closes; otherwise the circuit remains open.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,9 +17,9 @@ use tokio::time::Instant;
 /// The circuit breaker of one server, or of one range of slots.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// Whether the circuit is closed and no command has failed since the last success: then no lock is needed.
+    /// Whether the circuit is closed and no command has failed since the last success. If so, no lock is needed.
     quiet: AtomicBool,
-    /// The number of commands answered.
+    /// The number of commands that the server has answered.
     answers: AtomicU64,
     state: Mutex<State>,
 }
@@ -52,7 +53,7 @@ impl Breaker {
         Self { quiet: AtomicBool::new(true), answers: AtomicU64::new(0), state: Mutex::default() }
     }
 
-    /// Whether a command may go out.
+    /// Whether a command may be sent.
     pub(crate) fn allows(&self) -> bool {
         if self.quiet.load(Ordering::Relaxed) {
             return true;
@@ -63,12 +64,12 @@ impl Breaker {
         if now < open.until {
             return false;
         }
-        // This command is the probe; others fail until its outcome is known.
+        // This command is the probe; other commands fail until its outcome is known.
         open.until = now + open.pause;
         true
     }
 
-    /// The number of commands answered so far. While it grows the server is up.
+    /// The number of commands that the server has answered so far. While it grows, the server is available.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
@@ -126,14 +127,14 @@ mod tests {
         assert_eq!(breaker.failed(), Failed::Opened);
         assert!(!breaker.allows());
         tokio::time::advance(FIRST_PAUSE).await;
-        assert!(breaker.allows(), "one probe goes out");
+        assert!(breaker.allows(), "one probe is sent");
         assert!(!breaker.allows(), "and only one");
         assert_eq!(breaker.failed(), Failed::StillOpen);
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(!breaker.allows(), "the pause grows");
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(breaker.allows());
-        assert!(breaker.succeeded(), "this one closes it");
+        assert!(breaker.succeeded(), "this success closes it");
         assert!(breaker.allows() && breaker.allows() && !breaker.succeeded());
     }
 

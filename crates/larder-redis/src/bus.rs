@@ -1,4 +1,4 @@
-//! The invalidation log, as a Redis Stream that one script appends to.
+//! The invalidation log, as a Redis Stream to which one script appends.
 
 use std::{
     collections::BTreeMap,
@@ -27,33 +27,34 @@ use crate::{
 /// The invalidation log of a [`Redis`](crate::Redis).
 #[derive(Clone, Debug)]
 pub struct RedisBus {
-    /// For commands that answer at once.
+    /// For commands that the server answers at once.
     place: Arc<GuardedConnection>,
     confirmer: Arc<ReplicaAck>,
-    /// For blocking reads: they would delay the answers of all other commands on a shared connection.
+    /// For blocking reads, which would delay the answers to all other commands on a shared connection.
     reader: Arc<SharedConnection>,
     keys: Arc<[String; 5]>,
     log: Arc<Script>,
     page: Arc<Script>,
     longest_millis: Arc<AtomicU64>,
-    /// The number of replicas that must have a record before it counts as appended.
+    /// The number of replicas that must have a record before it is treated as appended.
     durable: u32,
     /// Whether the settings of the server were checked.
     advised: Arc<AtomicBool>,
     time: Arc<Mutex<Option<ServerTime>>>,
 }
 
-/// The time of the server at a moment of this process.
+/// The time of the server at an instant of this process.
 #[derive(Clone, Copy, Debug)]
 struct ServerTime {
     at: Instant,
     time: SystemTime,
-    /// The round trip of the answer: the time may be wrong by half of it.
+    /// The round-trip time of the answer. The time of the server may be wrong by half of it.
     round_trip: Duration,
 }
 
 impl ServerTime {
-    /// Returns the more exact of two measurements, unless that one is older than `RENEWED_WITHIN`.
+    /// Returns the more exact of two measurements, but ignores `other` if it is older than `self` by `RENEWED_WITHIN`
+    /// or more.
     fn or_better(self, other: Option<Self>) -> Self {
         let is_better = |other: &Self| {
             other.round_trip < self.round_trip && self.at.duration_since(other.at) < RENEWED_WITHIN
@@ -68,7 +69,7 @@ impl RedisBus {
         name: &str,
         durable: u32,
     ) -> Self {
-        // The braces choose one slot of a cluster for all of them.
+        // The braces put all keys into the same slot of a cluster.
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
@@ -85,7 +86,7 @@ impl RedisBus {
         }
     }
 
-    /// Runs the script of the log. Returns the end of the log, which after an append is the position of the record.
+    /// Runs the script of the log. Returns the end of the log. After an append, this is the position of the record.
     async fn ask(&self, lost: Option<Epoch>, act: Act<'_>) -> Result<Position, BusError> {
         let mut call = self.log.prepare_invoke();
         call.key(&self.keys[..]);
@@ -129,7 +130,7 @@ impl RedisBus {
         Ok(position)
     }
 
-    /// Notes the time of the server, taken to be that of half the round trip.
+    /// Records the time of the server, and assumes that the server read it in the middle of the round trip.
     fn note_time(&self, sent: Instant, millis: u64) {
         let round_trip = sent.elapsed();
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
@@ -162,7 +163,7 @@ impl RedisBus {
         after: Position,
         wait: Duration,
     ) -> Result<Vec<(u64, Record)>, BusError> {
-        // A cluster connection times out on any longer answer.
+        // A cluster connection times out if an answer takes longer.
         let wait = wait.min(LONGEST_WAIT);
         let keys = Arc::clone(&self.keys);
         let read = self.reader.run(wait + DEADLINE, |mut connection| async move {
@@ -178,7 +179,8 @@ impl RedisBus {
             };
             read.arg("STREAMS").arg(&keys[1]).arg(id);
             let found: Option<StreamReadReply> = read.query_async(&mut connection).await?;
-            // A stream of another epoch proves nothing about this one, whether it holds records or not.
+            // Reads the epoch, too, because a stream of another epoch says nothing about this epoch, whether it holds
+            // records or not.
             let epoch: Option<String> =
                 cmd("HGET").arg(&keys[0]).arg("epoch").query_async(&mut connection).await?;
             Ok((found, epoch))
@@ -191,7 +193,7 @@ impl RedisBus {
             }
         };
         if epoch.as_deref().and_then(epoch_of) != Some(after.epoch) {
-            // The two connections may lead to two servers of which one was replaced: reconnect both.
+            // The two connections may lead to different servers, of which one was replaced, so both reconnect.
             self.reader.forget();
             self.place.forget();
             return Err(BusError::new(BusErrorKind::Gone));
@@ -202,8 +204,8 @@ impl RedisBus {
             .map(|entry| {
                 let of = |name: &str| Vec::<u8>::from_redis_value_ref(entry.map.get(name)?).ok();
                 let number = entry.id.split('-').next().and_then(|number| number.parse().ok());
-                // A newer version may have written a record that this one cannot decode: treat it as an invalidation of
-                // everything.
+                // A newer version of larder may have written a record that this version cannot decode. It is treated as
+                // an invalidation of everything.
                 let record = of("record")
                     .map(|bytes| rmp_serde::from_slice(&bytes).unwrap_or_else(|_| anything()));
                 if of("epoch").as_deref() != Some(epoch.as_bytes()) {
@@ -230,7 +232,8 @@ impl RedisBus {
                 read_member(pair).ok_or_else(|| BusError::new(BusErrorKind::Gone))?;
             let (mode, selector) = match (mode_of(letter), selector) {
                 (Some(mode), Some(selector)) => (mode, selector),
-                // A newer version may have written a member that this one cannot decode: treat it as everything.
+                // A newer version of larder may have written a member that this version cannot decode. It is treated as
+                // an invalidation of everything.
                 _ => (Mode::Hard, Selector::Everything),
             };
             let record = records.entry((number, letter)).or_insert_with(|| Record {
@@ -344,7 +347,7 @@ fn mode_of(letter: u8) -> Option<Mode> {
     Some(match letter {
         b'h' => Mode::Hard,
         b's' => Mode::Soft { grace: None },
-        // The start of the grace period is unknown.
+        // The start of the grace period is unknown, so the period is zero.
         b'g' => Mode::Soft { grace: Some(Duration::ZERO) },
         _ => return None,
     })
@@ -373,15 +376,17 @@ fn bus_error(failure: Failure) -> BusError {
     }
 }
 
-/// A more exact time of the server is preferred for this long; clocks drift by less than a millisecond in it.
+/// For this long, a more exact measurement of the server's time is preferred to a newer measurement. Clocks drift by
+/// less than a millisecond in this time.
 const RENEWED_WITHIN: Duration = Duration::from_secs(10);
 /// The longest time that one read blocks.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A hundred years, the longest delay of a scheduled record.
 const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;
-/// The time an append may take before it counts as failed; it is then appended again.
+/// The time that a command may take. An append that takes longer is treated as failed, and the record is appended
+/// again.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// The approximate length of the stream, in records. A process further behind reads the compacted log.
+/// The approximate length of the stream, in records. A process that is further behind reads the compacted log.
 const MOST_RECORDS: u64 = 100_000;
 /// The most records that one read returns.
 const MOST_READ: u64 = 512;

@@ -1,4 +1,4 @@
-//! A shared connection: opened by a task of its own when it is first needed, and reopened after it broke.
+//! A shared connection, which a separate task opens when it is first needed, and opens again after it broke.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::server::Server;
 
-/// A connection to a server or to a cluster. A clone is the same connection.
+/// A connection to a server or to a cluster. Clones use the same connection.
 #[derive(Clone)]
 pub(crate) enum Connection {
     Single(MultiplexedConnection),
@@ -48,10 +48,10 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// The reason a command returned no answer.
+/// The reason why a command returned no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Not in time; it may have been carried out.
+    /// The answer did not arrive in time. The server may have executed the command.
     Late,
     /// There is no connection.
     Unconnected,
@@ -73,12 +73,12 @@ pub(crate) fn is_broken(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.is_io_error()
 }
 
-/// One connection, shared by all commands of this link.
+/// A connection that many commands share.
 pub(crate) struct SharedConnection {
     server: Server,
-    /// The response timeout of the connection; `None` where commands themselves block.
+    /// The response timeout of the connection; `None` if the commands block, or have a deadline of their own.
     patience: Option<Duration>,
-    /// The connection, while there is one. Each command reads it without a lock.
+    /// The connection, if it is open. Each command reads it without a lock.
     ready: ArcSwapOption<Connection>,
     /// The connection attempt in progress. Its waiters see the channel close when it ends.
     connecting: Mutex<Option<watch::Receiver<()>>>,
@@ -96,7 +96,7 @@ impl SharedConnection {
         Arc::new(Self { server, patience, ready, connecting })
     }
 
-    /// Runs commands, for at most `deadline`. Drops a connection that broke.
+    /// Runs commands for at most `deadline`. Drops the connection if it broke.
     pub(crate) async fn run<T, F, Fut>(
         self: &Arc<Self>,
         deadline: Duration,
@@ -129,7 +129,7 @@ impl SharedConnection {
             return Ok(connection);
         }
         if let Some(mut connected) = self.join_or_connect() {
-            // The sender is dropped when the attempt ends, so an error is the signal waited for.
+            // The sender is dropped when the attempt ends, so an error is the expected signal.
             drop(connected.changed().await);
         }
         self.current().ok_or(Failure::Unconnected)
@@ -139,7 +139,7 @@ impl SharedConnection {
         self.ready.load().as_ref().map(|connection| Connection::clone(connection))
     }
 
-    /// Joins the connection attempt in progress, or starts one. `None` when there is a connection by now.
+    /// Joins the connection attempt in progress, or starts an attempt. `None` if there already is a connection.
     fn join_or_connect(self: &Arc<Self>) -> Option<watch::Receiver<()>> {
         let mut connecting = self.connecting.lock();
         if self.ready.load().is_some() {
@@ -151,8 +151,8 @@ impl SharedConnection {
             _ => {
                 let (done, connected) = watch::channel(());
                 *connecting = Some(connected.clone());
-                // A task of its own: it outlives the request that needs it first, since another may have a longer
-                // deadline.
+                // A separate task opens the connection. It outlives the request that started it, because another
+                // request may have a longer deadline.
                 tokio::spawn(Arc::clone(self).connect(done));
                 Some(connected)
             }
@@ -168,7 +168,8 @@ impl SharedConnection {
             }
             Err(_) => None,
         };
-        // Both under one lock: a caller that sees neither a connection nor an attempt has to start one.
+        // Both change under one lock, because a caller that sees neither a connection nor an attempt starts another
+        // attempt.
         let mut connecting = self.connecting.lock();
         self.ready.store(opened);
         *connecting = None;
@@ -204,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers OK to each command, and the number of connections it has accepted.
+    /// A server that answers OK to each command, and the number of connections that it has accepted.
     async fn agreeable() -> (Arc<SharedConnection>, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let link = link_to(listener.local_addr().unwrap().port());

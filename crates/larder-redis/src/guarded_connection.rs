@@ -20,9 +20,9 @@ use crate::{
 pub(crate) struct GuardedConnection {
     name: &'static str,
     link: Arc<SharedConnection>,
-    /// One breaker for a single server. A cluster has one for each range of slots, since its servers fail one by one: a
-    /// single breaker would stay closed while the others answer, and each command for a key of the failed one would
-    /// wait.
+    /// One breaker for a single server. A cluster has a breaker for each range of slots, because its servers fail
+    /// independently. A single breaker would stay closed while the other servers answer, and each command for a key of
+    /// the failed server would wait.
     circuits: Box<[Breaker]>,
     open: AtomicUsize,
     /// Whether every failure drops the connection.
@@ -38,8 +38,8 @@ impl GuardedConnection {
         Self::with_circuits(name, link, CIRCUITS)
     }
 
-    /// A connection to the server of the log. Its commands are rare, so the first failure already reconnects: the
-    /// sooner a failure is noticed, the sooner other processes see an invalidation.
+    /// Creates a connection to the server of the log. Its commands are rare, so it already reconnects after the first
+    /// failure, so that other processes see invalidations sooner after a failure.
     pub(crate) fn of_log(link: Arc<SharedConnection>) -> Self {
         Self { is_impatient: true, ..Self::with_circuits("log", link, 1) }
     }
@@ -80,7 +80,8 @@ impl GuardedConnection {
         let answers = circuit.answers();
         let outcome = self.link.run(deadline, commands).await;
         match &outcome {
-            // The server answered other commands meanwhile: this command or its answer is large, or slow by itself.
+            // The server answered other commands in the meantime, so only this command is slow, for example because it
+            // or its answer is large.
             Err(Failure::Late) if circuit.answers() != answers => {}
             Ok(_) => self.note_success(circuit),
             Err(Failure::Redis(error)) if is_an_answer(error) => {
@@ -102,8 +103,9 @@ impl GuardedConnection {
 
     fn note_failure(&self, circuit: &Breaker) {
         let failed = circuit.failed();
-        // A server that was stopped keeps its connections open for ever. A cluster client detects that by itself, and a
-        // new one would query all servers while the commands for the healthy ones wait.
+        // A server that was suspended keeps its connections open forever, so the connection is dropped. A cluster
+        // client detects that by itself, and a new client would query all servers while the commands for the healthy
+        // servers wait.
         if self.circuits.len() == 1 && (failed != Failed::Closed || self.is_impatient) {
             self.link.forget();
         }
@@ -123,15 +125,16 @@ fn is_an_answer(error: &RedisError) -> bool {
     !(error.is_timeout() || crate::connection::is_broken(error))
 }
 
-/// Whether this server is no longer the primary, or no longer lets us in: a new connection may lead to the one that is
-/// and does. Commands that are refused for lack of memory or during loading would be refused by any server.
+/// Whether this server is no longer the primary, or no longer accepts our credentials, so that a new connection may
+/// lead to a server that does. Refusals for lack of memory or during loading are excluded, because any server would
+/// refuse.
 fn is_of_another_server(error: &RedisError) -> bool {
     const ELSEWHERE: [&str; 7] =
         ["READONLY", "MASTERDOWN", "NOREPLICAS", "MOVED", "CLUSTERDOWN", "NOAUTH", "WRONGPASS"];
     error.code().is_some_and(|code| ELSEWHERE.contains(&code))
 }
 
-/// Each covers 256 adjacent slots, as the servers of a cluster do.
+/// Each breaker covers 256 adjacent slots, because a server of a cluster has ranges of adjacent slots.
 const CIRCUITS: usize = 64;
 const SLOTS: usize = 16_384;
 
@@ -147,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_five_timeouts_in_a_row_commands_fail_at_once() {
-        // It accepts connections, and never answers.
+        // The server accepts connections, and never answers.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
@@ -193,7 +196,7 @@ mod tests {
             };
             place.run(0, Duration::from_secs(2), ping)
         };
-        // Its answer is still on its way at the deadline.
+        // The answer has not arrived completely at the deadline.
         let large = || place.run(0, Duration::from_millis(20), |_| std::future::pending());
         let large = async || -> Result<String, Failure> { large().await };
         assert!(ping().await.is_ok());
@@ -207,7 +210,7 @@ mod tests {
         }
         assert!(
             matches!(ping().await, Err(Failure::Unconnected)),
-            "no other command was answered meanwhile"
+            "no other command was answered in the meantime"
         );
     }
 

@@ -1,17 +1,17 @@
-//! A second level and an invalidation log for larder over Redis, Valkey and Redis Cluster: many processes act as one
-//! cache.
+//! A second level and an invalidation log for larder over Redis, Valkey and Redis Cluster, with which many processes
+//! act as one cache.
 //!
 //! Applications depend on `larder`, which re-exports this crate as `larder::redis`.
 //!
 //! [`Redis`] provides the shared store (an entry that one process fills serves all of them) and the invalidation log
-//! (an invalidation in one process reaches all of them). The log is a Redis Stream that one script appends to and that
-//! every process reads on from its own position: a lost connection loses no record. A server that came back empty, was
-//! replaced, or lost its tail is detected by the epoch of the log; larder then treats every entry of the old epoch as
-//! invalid.
+//! (an invalidation in one process reaches all of them). The log is a Redis Stream to which one script appends. Every
+//! process reads it from its own position, so it misses no record if a connection is lost. By the epoch of the log,
+//! larder detects a server that came back empty, was replaced, or lost its last records. It then treats every entry of
+//! the old epoch as invalidated.
 //!
-//! An outage of Redis costs hits, never responses: invalidations act at once in the process that made them and are
-//! appended as soon as the log answers again; reads of the store have a deadline; after five failures in a row commands
-//! fail at once instead of waiting.
+//! An outage of Redis causes misses, but no request fails because of it. Invalidations act at once in the process that
+//! made them, and are appended as soon as the log answers again. Reads of the store have a deadline, and after five
+//! failures in a row, commands fail at once instead of waiting.
 //!
 //! ```no_run
 //! use larder_core::Larder;
@@ -26,9 +26,9 @@
 //!
 //! - Memory: entries expire by themselves; the log stores about 150 bytes for each target that was invalidated within
 //!   the longest lifetime. Eviction policies of Redis may drop entries; if they drop a key of the log, a new epoch
-//!   begins, and every shared entry is filled anew.
-//! - Larders that share a log share their invalidations: give each application its own [`name`](Redis::name).
-//! - Fail-over: set `min-replicas-to-write 1` where a primary that is cut off must not accept invalidations that its
+//!   begins, and every shared entry is filled again.
+//! - Larders that share a log share their invalidations, so give each application its own [`name`](Redis::name).
+//! - Fail-over: set `min-replicas-to-write 1` if a primary that is cut off must not accept invalidations that its
 //!   replacement never receives.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -63,8 +63,8 @@ mod tls;
 
 /// A Redis or Valkey server, or a cluster of them.
 ///
-/// Opening a `Redis` does not connect: the first command connects, and a command after a connection broke connects
-/// again.
+/// Opening a `Redis` does not connect. The first command connects, and the next command after a connection broke
+/// connects again.
 #[derive(Clone)]
 #[must_use = "it does nothing until it is given to a builder"]
 pub struct Redis {
@@ -80,7 +80,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A single server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`, or
+    /// Opens a single server, such as `redis://user:password@127.0.0.1:6379/0` or `redis+unix:///run/redis.sock`, or
     /// `rediss://…` with the feature `tls`.
     ///
     /// # Errors
@@ -107,11 +107,11 @@ impl Redis {
         Self::of(Addresses::new(vec![url.to_owned()], false))
     }
 
-    /// A cluster, given by the URLs of some of its nodes.
+    /// Opens a cluster, given the URLs of some of its nodes.
     ///
     /// # Errors
     ///
-    /// When there is no URL, or one of them is not a Redis URL.
+    /// When there is no URL, or one of the URLs is not a Redis URL.
     #[doc(alias("sharding", "hash slots"))]
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, RedisUrlError> {
         Self::of(Addresses::new(urls.into_iter().map(str::to_owned).collect(), true))
@@ -131,12 +131,12 @@ impl Redis {
         })
     }
 
-    /// Trusts and presents these certificates on all `rediss://` connections, those to [`replicas`](Self::replicas)
-    /// included.
+    /// Trusts and presents these certificates on all `rediss://` connections, including the connections to
+    /// [`replicas`](Self::replicas).
     ///
     /// # Errors
     ///
-    /// When a URL is not a TLS URL, or a certificate does not fit its key.
+    /// When a URL is not a TLS URL, or a certificate does not match its key.
     #[cfg(feature = "tls")]
     pub fn certificates(mut self, certificates: Certificates) -> Result<Self, CertificateError> {
         let mut urls = self.addresses.urls.iter().chain(&self.replica_urls);
@@ -154,12 +154,12 @@ impl Redis {
         Ok(self)
     }
 
-    /// The name of the log, and the prefix of the keys of entries; `larder` by default.
-    /// Larders with the same name on one server share entries and invalidations.
+    /// Sets the name of the log, which is also the prefix of the keys of entries; `larder` by default. Larders with the
+    /// same name on one server share entries and invalidations.
     ///
     /// # Panics
     ///
-    /// If the name is empty, or has a `{` or `}`: Redis Cluster takes those for a hash tag.
+    /// If the name is empty, or has a `{` or `}`, which Redis Cluster would treat as a hash tag.
     ///
     /// # Examples
     ///
@@ -185,29 +185,30 @@ impl Redis {
         self
     }
 
-    /// The time a read of the store may take before it counts as a miss; 40 ms by default. With replicas a read that
-    /// fails earlier is tried once more elsewhere, so both may take twice this time. All reads of one request together
-    /// wait for 60 ms, or for this time where it is longer, unless the builder sets a store wait limit.
+    /// Sets the time that a read of the store may take before it is treated as a miss; 40 ms by default. With replicas,
+    /// a read that fails earlier is tried once more on another server, so the two reads together may take twice this
+    /// time. All reads of one request together wait for at most 60 ms, or for this time if it is longer, unless the
+    /// builder sets a store wait limit.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The largest compressed size of a value in the store; 1 MiB by default. Larger values stay in the memory of their
-    /// process and are counted in [`SecondLevelStats::too_large`](larder_core::SecondLevelStats::too_large).
+    /// Sets the largest compressed size of a value in the store; 1 MiB by default. Larger values stay in the memory of
+    /// their process, and [`SecondLevelStats::too_large`](larder_core::SecondLevelStats::too_large) counts them.
     ///
-    /// All values share one connection, and each has to arrive within the [`deadline`](Self::deadline): at 1 Gbit/s a
-    /// value of 1 MiB takes 9 ms, one of 8 MiB 70 ms, and small values behind it wait as long. Raise the deadline along
-    /// with this limit.
+    /// All values share one connection, and each value has to arrive within the [`deadline`](Self::deadline). At 1
+    /// Gbit/s, a value of 1 MiB takes 9 ms and a value of 8 MiB takes 70 ms, and small values after it wait as long. If
+    /// you raise this limit, raise the deadline, too.
     #[doc(alias("large values", "big keys"))]
     pub fn max_value(mut self, most: ByteSize) -> Self {
         self.max_value = most;
         self
     }
 
-    /// Counts an invalidation as logged only once this many replicas have it too; none by default. If they do not
-    /// acknowledge it within half a second, the invalidation is `Queued`: it acts everywhere, and is appended again
-    /// should its server be replaced. Costs one more round trip, and narrows the set of invalidations that a fail-over
+    /// Sets how many replicas must also have an invalidation before it is treated as logged; none by default. If they
+    /// do not acknowledge it within half a second, the invalidation is `Queued`: it acts everywhere, and is appended
+    /// again if its server is replaced. This costs one more round trip, and reduces the invalidations that a fail-over
     /// can lose.
     ///
     /// Source: [`WAIT`](https://redis.io/docs/latest/commands/wait/)
@@ -217,11 +218,11 @@ impl Redis {
         self
     }
 
-    /// The replicas of a single server, by their URLs. A cluster reports its own.
+    /// Adds the replicas of a single server, given their URLs. A cluster reports its own replicas.
     ///
     /// # Errors
     ///
-    /// When one of them is not a Redis URL.
+    /// When one of the URLs is not a Redis URL.
     pub fn replicas<'a>(
         mut self,
         urls: impl IntoIterator<Item = &'a str>,
@@ -234,8 +235,8 @@ impl Redis {
         Ok(self)
     }
 
-    /// The servers that entries are read from; the primary by default. Where no replica is known, all reads go to the
-    /// primary.
+    /// Sets the servers from which entries are read; the primary by default. If no replica is known, all reads go to
+    /// the primary.
     ///
     /// # Examples
     ///
@@ -259,9 +260,9 @@ impl Redis {
         self
     }
 
-    /// The shared store.
+    /// Returns the shared store.
     pub fn store(&self) -> RedisStore {
-        // Each command of the store has a deadline of its own.
+        // Each command of the store has its own deadline.
         let place = |name, server| {
             let link = self.link(server, None);
             if self.addresses.is_cluster {
@@ -288,8 +289,8 @@ impl Redis {
         )
     }
 
-    /// Lists the settings of the server that cost hits or invalidations. A log checks them by itself when it first
-    /// reaches its server, and warns.
+    /// Lists the settings of the server that cost hits or invalidations. The log also checks them when it first reaches
+    /// its server, and logs warnings.
     ///
     /// # Errors
     ///
@@ -298,7 +299,7 @@ impl Redis {
         self.bus().advice().await
     }
 
-    /// The invalidation log.
+    /// Returns the invalidation log.
     pub fn bus(&self) -> RedisBus {
         let links = [SHORT, SHORT, None].map(|patience| self.link(&self.server, patience));
         RedisBus::new(links, &self.name, self.durable)
@@ -316,7 +317,7 @@ impl Addresses {
     }
 }
 
-/// The response timeout of connections whose commands answer at once.
+/// The response timeout of connections whose commands the server answers at once.
 const SHORT: Option<Duration> = Some(Duration::from_secs(5));
 
 impl fmt::Debug for Redis {
@@ -393,7 +394,7 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[test]
-    fn certificates_hold_for_replicas_whichever_setter_comes_first() {
+    fn certificates_apply_to_replicas_whichever_setter_comes_first() {
         let primary = || Redis::open("rediss://primary").unwrap();
         let plain = primary().replicas(["redis://replica"]).unwrap();
         let refused = plain.certificates(Certificates::default());
@@ -401,6 +402,20 @@ mod tests {
         let tls = primary().replicas(["rediss://replica"]).unwrap();
         let tls = tls.certificates(Certificates::default()).unwrap();
         assert_eq!(tls.replicas.len(), 1);
+    }
+
+    #[test]
+    fn a_log_that_is_set_by_itself_takes_precedence_over_that_of_the_level() {
+        use larder_core::{Larder, store::LocalBus};
+
+        let redis = || Redis::open("redis://localhost").unwrap();
+        for builder in [
+            Larder::builder().second_level(redis()).bus(LocalBus::new()),
+            Larder::builder().bus(LocalBus::new()).second_level(redis()),
+        ] {
+            assert!(!builder.build().unwrap().stats().log.shared);
+        }
+        assert!(Larder::builder().second_level(redis()).build().unwrap().stats().log.shared);
     }
 
     #[test]

@@ -1,11 +1,11 @@
--- Appends a record to the log, schedules one to be appended later, or only returns the end of the log. One script, so
--- that no other command runs between its steps.
+-- Appends a record to the log, schedules a record to be appended later, or only returns the end of the log. It is one
+-- script, so that no other command runs between its steps.
 --
--- The log is five keys in one hash slot. Four of them hold the epoch: a key that is missing, of another type or of
--- another epoch means that the log has lost records, and a new epoch is drawn. So does another server, or another run
--- of it: the records that a fail-over or a restart lost cannot be known. A missing number is never read as zero. The
--- fifth key holds scheduled records. It belongs to no epoch and outlives them; its sentinel `!` is missing only if the
--- key was lost, and that too begins a new epoch.
+-- The log consists of five keys in one hash slot. Four of them hold the epoch. If one of these keys is missing, has
+-- another type or has another epoch, the log has lost records, and a new epoch begins. A new epoch also begins if the
+-- log is on a different server or the server was restarted, because the script cannot know which records a fail-over or
+-- a restart has lost. A missing number is never read as zero. The fifth key holds scheduled records. It belongs to no
+-- epoch and outlives them; its sentinel `!` is missing only if the key was lost, and then a new epoch begins, too.
 local meta, stream, compact, clock, due = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local fresh, lost, longest, keep = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local act, after, id, record = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -56,8 +56,8 @@ end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
--- The longest lifetime of an entry in any process. A write, so that a replica, or a primary without its quorum, refuses
--- to answer too.
+-- Stores the longest lifetime of an entry in any process. Each call writes it, so that a replica, or a primary without
+-- its quorum, refuses to answer.
 longest = math.max(longest, tonumber(redis.call('HGET', meta, 'longest') or 0))
 redis.call('HSET', meta, 'longest', longest)
 
@@ -65,7 +65,7 @@ local last = tonumber(redis.call('HGET', meta, 'last'))
 
 local function append(record, members)
   local next = last + 1
-  -- The minute in which this number was given out, noted once per minute.
+  -- Records the minute in which this number was assigned, once per minute.
   local minute = math.floor(now / 60000)
   if redis.call('ZCOUNT', clock, minute, minute) == 0 then
     redis.call('ZADD', clock, minute, next)
@@ -74,7 +74,7 @@ local function append(record, members)
     redis.call('ZADD', compact, next, member)
   end
   redis.call('XADD', stream, 'MAXLEN', '~', keep, next .. '-0', 'epoch', epoch, 'record', record)
-  -- Last: every number up to `last` is in the log.
+  -- Written last, so that every number up to `last` is in the log.
   redis.call('HSET', meta, 'last', next)
   last = next
 end
@@ -85,7 +85,7 @@ for _, packed in ipairs(redis.call('ZRANGEBYSCORE', due, 0, now, 'LIMIT', 0, 64)
   if readable and type(noted) == 'table' and type(noted[2]) == 'string' and type(noted[3]) == 'table' then
     append(noted[2], noted[3])
   else
-    -- A record that cannot be decoded may name anything: invalidate everything.
+    -- A record that cannot be decoded may name any target, so everything is invalidated.
     append('?', { 'h?' })
   end
   redis.call('ZREM', due, packed)

@@ -4,7 +4,7 @@ local meta, compact = KEYS[1], KEYS[3]
 local after, most = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', meta, 'epoch', 'last', 'horizon')
 if not found[1] or not redis.call('ZSCORE', compact, '!' .. found[1]) then
-  return redis.error_reply('GONE the log has forgotten something')
+  return redis.error_reply('GONE the log has lost records')
 end
 local members = redis.call('ZRANGEBYSCORE', compact, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 local more = 0

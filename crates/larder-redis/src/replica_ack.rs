@@ -1,9 +1,9 @@
 //! Replica acknowledgement: checks that replicas have the records that were appended.
 //!
-//! `WAIT` blocks all commands behind it on its connection, so it has a connection of its own. A server replicates its
-//! writes in order: a replica that has the write of this connection has every write of any connection before it. So one
-//! `WAIT` acknowledges all appends before it, and an append waits for at most two: the one in progress, which may have
-//! begun too early, and the one after it.
+//! `WAIT` blocks all commands after it on its connection, so it has its own connection. A server replicates its writes
+//! in order, so a replica that has the write of this connection has every earlier write of any connection, too. So one
+//! `WAIT` acknowledges all earlier appends, and an append waits for at most two: the `WAIT` in progress, which may have
+//! begun too early, and the `WAIT` after it.
 
 use std::{
     sync::{
@@ -26,10 +26,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct ReplicaAck {
     link: Arc<SharedConnection>,
-    /// A key in the slot of the log, which chooses its server.
+    /// A key in the slot of the log, so that commands go to the server of the log.
     home: String,
     last: Mutex<Last>,
-    /// The number of `WAIT`s begun so far.
+    /// The number of `WAIT`s that have begun so far.
     begun: AtomicU64,
 }
 
@@ -53,20 +53,20 @@ impl ReplicaAck {
         Self { link, home, last, begun: AtomicU64::new(0) }
     }
 
-    /// Whether that many replicas have the record at `appended`. A `WAIT` without an answer counts as no.
+    /// Whether that many replicas have the record at `appended`. Returns `false` if `WAIT` is not answered.
     pub(crate) async fn is_on(&self, replicas: u32, appended: Position) -> bool {
         let came = self.begun.load(Ordering::Acquire);
         let mut last = self.last.lock().await;
         let tells = |answer: &Answer| {
             answer.at.epoch == appended.epoch && answer.at.number >= appended.number
         };
-        // A `WAIT` begun after this call would have covered the record, had it been answered: waiters do not repeat it
-        // each.
+        // A `WAIT` that began after this call covers the record. If it was not answered, the waiters do not each repeat
+        // it.
         if last.begun <= came && !last.answer.as_ref().is_some_and(tells) {
             let begun = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
             *last = Last { begun, answer: self.ask(replicas).await };
         }
-        // Another epoch is another server: its replicas prove nothing about this record.
+        // Another epoch may be that of another server, whose replicas need not have this record.
         last.answer.as_ref().is_some_and(|answer| tells(answer) && answer.copies >= replicas)
     }
 
@@ -76,19 +76,19 @@ impl ReplicaAck {
         let answer = match self.link.run(PATIENCE, asking).await {
             Ok(answer) => answer,
             Err(failure) => {
-                tracing::debug!(target: "larder", ?failure, "redis did not answer WAIT: replicas count as without the record");
+                tracing::debug!(target: "larder", ?failure, "redis did not answer WAIT: replicas are treated as if they did not have the record");
                 None
             }
         };
         if answer.is_none_or(|answer| answer.copies < replicas) {
-            // The server may no longer be the one that appends go to.
+            // Appends may go to another server by now.
             self.link.forget();
         }
         answer
     }
 }
 
-/// Counts the replicas that have the write of this connection, and with it all that was in the log before.
+/// Counts the replicas that have the write of this connection, and with it all earlier records of the log.
 async fn copies(
     connection: &mut Connection,
     home: &str,
@@ -96,7 +96,7 @@ async fn copies(
 ) -> RedisResult<Option<Answer>> {
     let millis = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
     // The key before `WAIT` chooses the node of a cluster; `WAIT` alone would go to all primaries. `WAIT` covers only
-    // writes of its own connection, hence the `HSET`.
+    // writes of its own connection, so `HSET` writes a field first.
     let mut asked = redis::pipe();
     asked.cmd("HMGET").arg(home).arg("epoch").arg("last");
     asked.cmd("HSET").arg(home).arg("confirmed").arg(1).ignore();
@@ -110,5 +110,5 @@ async fn copies(
 
 /// The time that replicas have to acknowledge a record.
 const REPLICA_LIMIT: Duration = Duration::from_millis(500);
-/// The time that the server has to answer, the `WAIT` included.
+/// The time that the server has to answer, including the `WAIT`.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ pub(crate) enum Server {
     Cluster(Box<ClusterClient>),
 }
 
-/// URLs, their kind and the certificates. All clients are made from this.
+/// The URLs of a server or a cluster, and the certificates. All clients are made from these.
 #[derive(Clone)]
 pub(crate) struct Addresses {
     pub(crate) urls: Vec<String>,
@@ -32,7 +32,7 @@ impl Addresses {
         }
     }
 
-    /// The single server, or the cluster; for a cluster `replicas_too` also reads from its replicas.
+    /// Returns the single server, or the cluster. With `replicas_too`, a cluster also reads from its replicas.
     pub(crate) fn server(&self, replicas_too: bool) -> RedisResult<Server> {
         if !self.is_cluster {
             let url = self.urls.first().map_or("", String::as_str);
@@ -56,7 +56,7 @@ impl Addresses {
         Ok(Server::Cluster(Box::new(cluster.build()?)))
     }
 
-    /// A replica of a single server.
+    /// Returns a replica of a single server.
     pub(crate) fn replica(&self, url: &str) -> RedisResult<Server> {
         Ok(Server::Single(Box::new(self.client(url)?)))
     }

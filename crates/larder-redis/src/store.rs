@@ -1,4 +1,5 @@
-//! Entries in Redis: `GET`, `SET` with a time to live, `UNLINK`, one key each. Fill locks are keys beside them.
+//! Entries in Redis, each in a key of its own: `GET`, `SET` with a time to live, and `UNLINK`. Fill locks have separate
+//! keys.
 
 use std::{
     io::Write as _,
@@ -21,21 +22,21 @@ use crate::{
     guarded_connection::GuardedConnection,
 };
 
-/// The servers that entries are read from. The log and the fill locks always use the primary.
+/// The servers from which entries are read. The log and the fill locks always use the primary.
 ///
-/// A replica that lags returns an older entry or none. The stamp shows that such an entry is invalidated, so it costs a
-/// miss and never a stale response. With fill locks it can cost a fill, too: a waiter looks for the entry that the last
-/// holder wrote on a replica that does not have it yet.
+/// A replica that lags returns an older entry or no entry. The stamp shows that an older entry is invalidated, so the
+/// read is a miss and the response is never stale. With fill locks, the lag can also cause another fill, if a waiter
+/// looks for the entry of the last holder on a replica that does not have it yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {
     /// The primary.
     #[default]
     Primary,
-    /// The primary, or a replica where the primary refuses or cannot be reached. A read that times out counts as a
-    /// miss; after five in a row the primary counts as unreachable.
+    /// The primary, or a replica if the primary refuses or cannot be reached. A read that times out is treated as a
+    /// miss; after five timeouts in a row, the primary is treated as unreachable.
     PrimaryThenReplica,
-    /// The replicas in turn, or the primary where the replica whose turn it is refuses or cannot be reached.
+    /// The replicas in turn, or the primary if the replica whose turn it is refuses or cannot be reached.
     AnyReplica,
 }
 
@@ -66,7 +67,7 @@ impl Inner {
         place.run(circuit, self.deadline, |connection| get(connection, name)).await
     }
 
-    /// The replica whose turn it is, if there is one.
+    /// Returns the replica whose turn it is, if there are replicas.
     fn next_replica(&self) -> Option<&GuardedConnection> {
         match self.replicas.len() {
             0 => None,
@@ -97,7 +98,7 @@ impl RedisStore {
         }))
     }
 
-    /// The Redis key of an entry: each larder name has entries of its own.
+    /// Returns the Redis key of an entry. Each larder name has its own entries.
     fn entry<'a>(&'a self, key: &'a str) -> Name<'a> {
         Name { of: &self.0.name, what: ":", key }
     }
@@ -118,7 +119,7 @@ impl RedisStore {
             }
         };
         let read = match (inner.ask(first, name).await, second) {
-            // A read that timed out leaves no time for a second one.
+            // A read that timed out leaves no time for a second read.
             (Err(failure), Some(second)) if !failure.is_late() => inner.ask(second, name).await,
             (outcome, _) => outcome,
         };
@@ -150,8 +151,8 @@ impl Store for RedisStore {
         &'a self,
         keys: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-        // One command for each: the keys of a cluster are in different slots, and one connection pipelines the commands
-        // anyway.
+        // Sends one command for each key, because the keys of a cluster are in different slots, and the connection
+        // pipelines the commands anyway.
         Box::pin(try_join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
     }
 
@@ -234,7 +235,7 @@ async fn get(mut connection: Connection, name: Name<'_>) -> RedisResult<Option<B
     cmd("GET").arg(name).query_async(&mut connection).await
 }
 
-/// A Redis key, written into the command from its pieces without a copy: each read names one.
+/// A Redis key, which is written into the command from its pieces without a copy, because each command needs a key.
 #[derive(Clone, Copy, Debug)]
 struct Name<'a> {
     of: &'a str,
@@ -276,7 +277,7 @@ fn store_error(failure: Failure) -> StoreError {
     }
 }
 
-/// Writes run behind the request: no request waits for them.
+/// Writes run in the background, so no request waits for them.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
 /// A hundred years; Redis refuses times that overflow its clock.
 const MOST_MILLIS: u64 = 100 * 366 * 86_400_000;

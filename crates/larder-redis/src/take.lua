@@ -1,5 +1,5 @@
--- Takes a fill lock, or reports its state: 1 taken, 0 held by another, 2 the last fill was not storable, so do not
--- wait.
+-- Takes a fill lock if it is free. Returns 1 if it was taken, 0 if another holder has it, and 2 if the last fill was
+-- not storable, so that the caller does not wait.
 local key, holder, millis = KEYS[1], ARGV[1], ARGV[2]
 local found = redis.call('GET', key)
 if not found then

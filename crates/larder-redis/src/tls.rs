@@ -8,9 +8,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// Certificates for `rediss://` URLs. Without a root of its own it trusts the roots of the system.
+/// Certificates for `rediss://` URLs. If no root is given, connections trust the roots of the system.
 ///
-/// Its `Debug` shows neither keys nor certificates.
+/// Its `Debug` output shows neither keys nor certificates.
 #[derive(Clone, Default)]
 #[must_use = "they do nothing until they are given to a Redis"]
 pub struct Certificates {
@@ -19,21 +19,21 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Trusts only servers whose certificate chains to these roots. PEM.
+    /// Trusts only servers whose certificate chains to these roots, which are PEM.
     ///
     /// # Errors
     ///
-    /// When it holds no certificate.
+    /// When the input holds no certificate.
     pub fn root(mut self, certificates: impl Into<Vec<u8>>) -> Result<Self, CertificateError> {
         self.root = Some(checked(certificates.into())?);
         Ok(self)
     }
 
-    /// Presents a client certificate to servers that ask for one. Both PEM.
+    /// Presents a client certificate to servers that request one. The certificate and the key are PEM.
     ///
     /// # Errors
     ///
-    /// When there is no certificate, no key, or the two do not fit.
+    /// When there is no certificate or no key, or when the two do not match.
     #[doc(alias("mTLS", "mutual TLS"))]
     pub fn client_certificate(
         mut self,
@@ -93,7 +93,7 @@ pub struct CertificateError {
     source: Option<redis::RedisError>,
 }
 
-/// The reason certificates cannot be used.
+/// The reason why certificates cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateErrorKind {
@@ -101,9 +101,9 @@ pub enum CertificateErrorKind {
     NoCertificate,
     /// The input holds no private key.
     NoKey,
-    /// The certificate and the key do not fit, or are of an unknown kind.
+    /// The certificate and the key do not match, or are of an unknown kind.
     Unusable,
-    /// The URL does not use TLS: others on the network could read the connection.
+    /// The URL does not use TLS, so others on the network could read the connection.
     NoTls,
 }
 
@@ -116,7 +116,7 @@ impl CertificateError {
         Self { kind: CertificateErrorKind::Unusable, source: Some(source) }
     }
 
-    /// The reason they cannot be used.
+    /// Returns the reason why the certificates cannot be used.
     pub fn kind(&self) -> CertificateErrorKind {
         self.kind
     }
@@ -132,9 +132,7 @@ impl fmt::Display for CertificateError {
                 "no private key found, allowed is PEM with BEGIN PRIVATE KEY"
             }
             CertificateErrorKind::Unusable => "the certificate and the key cannot be used together",
-            CertificateErrorKind::NoTls => {
-                "certificates for a URL without TLS, allowed is rediss://"
-            }
+            CertificateErrorKind::NoTls => "certificates need a URL with TLS, allowed is rediss://",
         })
     }
 }
@@ -145,11 +143,11 @@ impl std::error::Error for CertificateError {
     }
 }
 
-/// Installs `ring` as the provider of rustls, which panics where a process has chosen none or two are compiled in. An
-/// application that has chosen keeps its choice.
+/// Installs `ring` as the cryptography provider of rustls, unless the application has already installed a provider.
+/// Without an installed provider, rustls panics unless exactly one provider is compiled in.
 fn choose_cryptography() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Another thread may have installed it first, which is as good.
+        // Another thread may have installed it first, which has the same effect.
         drop(rustls::crypto::ring::default_provider().install_default());
     }
 }

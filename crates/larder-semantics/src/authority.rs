@@ -7,9 +7,8 @@
 
 use std::borrow::Cow;
 
-/// Normalises an authority: lower case, without a port that its scheme implies, an empty port, or leading zeros of a
-/// port, and without needless percent-encoding. User information stays as it is. `None` where the text is not an
-/// authority.
+/// Normalises an authority to lower case, without the default port of its scheme, an empty port, leading zeros of a
+/// port, or needless percent-encoding. User information stays as it is. `None` if the string is not an authority.
 ///
 /// ```
 /// use larder_semantics::authority::normalised;
@@ -20,7 +19,7 @@ use std::borrow::Cow;
 /// ```
 #[inline]
 pub fn normalised<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
-    // Most authorities are normal already, and one pass over the bytes shows it.
+    // Most authorities are already in normal form, which one pass over the bytes shows.
     let is_normal = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
     if authority.bytes().all(is_normal) {
         return Some(Cow::Borrowed(authority));
@@ -28,7 +27,7 @@ pub fn normalised<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> 
     spelt_anew(authority, scheme)
 }
 
-/// An authority without its user information.
+/// Returns an authority without its user information.
 ///
 /// # Source
 ///
@@ -56,7 +55,7 @@ fn spelt_anew<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
     Some(if spelt == authority { Cow::Borrowed(authority) } else { Cow::Owned(spelt) })
 }
 
-/// The host, with the brackets of an IPv6 address, and the digits of the port.
+/// Splits an authority into the host, with the brackets of an IPv6 address, and the digits of the port.
 fn split(text: &str) -> Option<(&str, &str)> {
     let end_of_host = match text.strip_prefix('[') {
         Some(address) => address.find(']')? + 2,

@@ -1,9 +1,9 @@
-//! `Cache-Control`, of requests and of responses.
+//! `Cache-Control` of requests and responses.
 //!
-//! An invalid member gets its stricter reading: an invalid lifetime makes a response stale, and of a repeated one the
-//! smallest counts. `no-store`, `no-cache` and `private` apply wherever they can be recognised in a malformed list
-//! (`no-cache; private`), and any other malformed member makes the response stale, since it may have limited its
-//! freshness.
+//! An invalid member is read in the stricter way: an invalid lifetime makes a response stale, and if a lifetime is
+//! repeated, the smallest one applies. `no-store`, `no-cache` and `private` apply wherever they can be recognised in a
+//! malformed list (`no-cache; private`), and any other malformed member makes the response stale, since it may have
+//! limited its freshness.
 //!
 //! # Source
 //!
@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::{list, storing::Role};
 
-/// A number of seconds, as the directive gave it.
+/// A number of seconds, as the directive specifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seconds {
-    /// A number; one that overflows counts as 2^31 ([RFC 9111, section 1.2.2]).
+    /// A number. A number that overflows is treated as 2^31 ([RFC 9111, section 1.2.2]).
     ///
     /// [RFC 9111, section 1.2.2]: https://www.rfc-editor.org/rfc/rfc9111#section-1.2.2
     Valid(u64),
@@ -25,7 +25,7 @@ pub enum Seconds {
 }
 
 impl Seconds {
-    /// The number, or 0 where it is invalid: invalid freshness is staleness.
+    /// Returns the number, or 0 if it is invalid, because a response with invalid freshness is stale.
     pub fn or_stale(self) -> u64 {
         match self {
             Self::Valid(seconds) => seconds,
@@ -42,7 +42,7 @@ impl Seconds {
         Self::Valid(value.parse().unwrap_or(MOST_SECONDS).min(MOST_SECONDS))
     }
 
-    /// Of two values of one directive, returns the one that allows less.
+    /// Returns the stricter of two values of one directive.
     fn stricter(self, other: Option<Self>) -> Self {
         match (self, other) {
             (found, None) => found,
@@ -60,7 +60,7 @@ pub struct CacheControl {
     pub is_present: bool,
     /// Whether the directives come from a targeted field, in place of `Cache-Control`.
     pub is_targeted: bool,
-    /// Whether a member follows no grammar: it may have been any limit, so the response is not fresh.
+    /// Whether a member does not follow the grammar. It may have been any limit, so the response is not fresh.
     pub is_malformed: bool,
     /// `no-store`
     pub no_store: bool,
@@ -105,7 +105,7 @@ impl CacheControl {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         if headers.get_all(header::CACHE_CONTROL).iter().any(|line| line.to_str().is_err()) {
-            // A line that is not ASCII may hold any directive.
+            // A line that is not ASCII may contain any directive.
             (found.is_present, found.no_store) = (true, true);
         }
         for member in list::members(headers, &header::CACHE_CONTROL) {
@@ -115,7 +115,7 @@ impl CacheControl {
         found
     }
 
-    /// As [`CacheControl::of`], for a request: without the field, `Pragma: no-cache` is `no-cache`
+    /// Parses all lines of the field of a request. If the field is absent, `Pragma: no-cache` is read as `no-cache`
     /// ([RFC 9111, section 5.4](https://www.rfc-editor.org/rfc/rfc9111#section-5.4)).
     pub fn of_request(headers: &HeaderMap) -> Self {
         let mut found = Self::of(headers);
@@ -126,7 +126,7 @@ impl CacheControl {
         found
     }
 
-    /// Whether this cache may not serve the response stale, even while the origin fails.
+    /// Returns whether this cache must not serve the response stale, even while the origin fails.
     ///
     /// # Source
     ///
@@ -161,7 +161,7 @@ impl CacheControl {
         }
     }
 
-    /// Reads a member that is not a directive: it may have been any limit.
+    /// Reads a member that is not a directive, and that may have been any limit.
     fn read_malformed(&mut self, text: &str) {
         self.is_malformed = true;
         let name = text.split('=').next().unwrap_or_default();
@@ -169,7 +169,7 @@ impl CacheControl {
         self.hold_strict_words(text);
     }
 
-    /// Applies `no-store`, `no-cache` and `private` wherever they occur in a text.
+    /// Applies `no-store`, `no-cache` and `private` wherever they occur in a string.
     pub(crate) fn hold_strict_words(&mut self, text: &str) {
         for word in text.split(|letter: char| !is_token_letter(letter)) {
             let word = word.to_ascii_lowercase();
@@ -179,7 +179,7 @@ impl CacheControl {
         }
     }
 
-    /// Sets a directive without a value. An unknown one changes nothing.
+    /// Sets a directive without a value. An unknown directive changes nothing.
     pub(crate) fn set_flag(&mut self, name: &str) {
         match name {
             "no-store" => self.no_store = true,
@@ -196,7 +196,7 @@ impl CacheControl {
         }
     }
 
-    /// Sets a directive of seconds. Of two values the stricter wins.
+    /// Sets a directive of seconds. If there are two values, the stricter value applies.
     pub(crate) fn set_seconds(&mut self, name: &str, seconds: Seconds) {
         if let Some(place) = self.seconds_of(name) {
             *place = Some(seconds.stricter(*place));
@@ -251,8 +251,8 @@ fn is_quoted(value: &str) -> bool {
     value.len() >= 2 && value.starts_with('"') && value.ends_with('"')
 }
 
-/// The field names in the quotes. `None` where one of them is not a field name, or there is none: the directive then
-/// applies to the whole response.
+/// Returns the field names in the quotes. `None` if one of them is not a field name, or if there are none. The
+/// directive then applies to the whole response.
 fn field_names(value: &str) -> Option<Vec<HeaderName>> {
     let names = unquoted(value).split(',').map(str::trim).filter(|name| !name.is_empty());
     let names: Option<Vec<HeaderName>> =
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn lifetimes_are_read_as_the_specification_says() {
         use Seconds::{Invalid, Valid};
-        // Lines, the max-age they give, and the section.
+        // The columns are the lines, the resulting max-age, and the section.
         let rows: &[(&[&str], Option<Seconds>, &str)] = &[
             (&["max-age=60"], Some(Valid(60)), "RFC 9111 5.2.2.1"),
             (&["MAX-AGE=60"], Some(Valid(60)), "RFC 9111 5.2: names are case-insensitive"),
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn directives_that_demand_validation_forbid_serving_stale() {
-        // Line, and whether it forbids a private and a shared cache to serve stale.
+        // The columns are the line, and whether it forbids a private and a shared cache to serve stale responses.
         let rows = [
             ("max-age=60, stale-if-error=60", [false, false], "RFC 5861 4"),
             ("must-revalidate", [true, true], "RFC 9111 5.2.2.2"),
@@ -369,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_member_counts_as_the_stricter() {
-        // Line, no-store, private, no-cache, malformed.
+    fn a_malformed_member_is_read_in_the_stricter_way() {
+        // The columns are the line, no-store, private, no-cache and malformed.
         let rows: &[(&str, [bool; 4])] = &[
             ("no-cache; private; no-store", [true, true, true, true]),
             ("private max-age=60", [false, true, false, true]),
@@ -404,14 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_ascii_counts_as_no_store() {
+    fn a_line_that_is_not_ascii_is_read_as_no_store() {
         let line = HeaderValue::from_bytes(b"private, x=\"\xe9\"").unwrap();
         let headers = [(header::CACHE_CONTROL, line)].into_iter().collect();
         assert!(CacheControl::of(&headers).no_store);
     }
 
     #[test]
-    fn pragma_counts_only_without_cache_control() {
+    fn pragma_applies_only_without_cache_control() {
         let mut headers = HeaderMap::new();
         headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         assert!(CacheControl::of_request(&headers).no_cache);
@@ -421,7 +421,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_field_makes_it_panic(line in "[ -~]{0,60}") {
+        fn parsing_any_line_does_not_panic(line in "[ -~]{0,60}") {
             read(&[&line]);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// The reason a request went on to the origin: the `fwd` parameter.
+/// The reason why the cache forwarded a request to the origin, for the `fwd` parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Forward {
@@ -18,14 +18,14 @@ pub enum Forward {
     UriMiss,
     /// A response was stored for this URL, but for other values of the fields in its `Vary`.
     VaryMiss,
-    /// A fresh response was stored, but the request demanded a new one.
+    /// A fresh response was stored, but the request demanded a new response.
     Request,
     /// The stored response was stale.
     Stale,
 }
 
 impl Forward {
-    /// The token of the field.
+    /// Returns the token for the field.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
@@ -38,14 +38,14 @@ impl Forward {
     }
 }
 
-/// One member of the field: the report of this cache.
+/// One member of the field, which is the report of this cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
     /// The name of the cache, a token.
     pub cache: &'a str,
     /// The outcome of the request.
     pub handling: Handling,
-    /// The status of the origin's response, where it differs from that of this response.
+    /// The status of the origin's response, if it differs from the status of this response.
     pub fwd_status: Option<u16>,
     /// How long the response stays fresh, in seconds; negative once it is stale.
     pub ttl: Option<i64>,
@@ -56,7 +56,7 @@ pub struct CacheStatus<'a> {
 }
 
 impl<'a> CacheStatus<'a> {
-    /// The report of the cache of this name, with the outcome only.
+    /// Creates the report of the cache of this name, with the outcome only.
     pub const fn new(cache: &'a str, handling: Handling) -> Self {
         Self { cache, handling, fwd_status: None, ttl: None, key: None, detail: None }
     }
@@ -69,13 +69,13 @@ pub enum Handling {
     Hit,
     /// The cache answered with a response of its own, such as an error.
     Refused,
-    /// The request went on to the origin.
+    /// The cache forwarded the request to the origin.
     Forward {
         /// The reason.
         why: Forward,
         /// Whether the response was stored.
         stored: bool,
-        /// Whether the request was coalesced with one already in flight.
+        /// Whether the request was coalesced with a request that was already in flight.
         collapsed: bool,
     },
 }
@@ -112,7 +112,7 @@ impl fmt::Display for CacheStatus<'_> {
     }
 }
 
-/// Text escaped for a string of structured fields; characters that cannot occur there are left out.
+/// Text that is escaped for a string in structured fields. Characters that cannot occur there are left out.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

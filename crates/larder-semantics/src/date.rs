@@ -1,15 +1,15 @@
-//! The dates of HTTP: names match in any case, and nothing else is looser than the grammar.
+//! The dates of HTTP. Names match in any case; apart from that, parsing is as strict as the grammar.
 //!
 //! # Source
 //!
-//! [RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7) for the three forms;
-//! [RFC 9111, section 4.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.2) for letters in any case.
+//! [RFC 9110, section 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7) for the three forms; [RFC 9111,
+//! section 4.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.2) for names in any case.
 
 use std::time::{Duration, SystemTime};
 
-/// Parses a date in one of the three forms. Does not check that the name of the weekday is right.
+/// Parses a date in one of the three forms. It does not check whether the name of the weekday is right.
 ///
-/// Two digits of a year stand for 1977 to 2076.
+/// A year of two digits is in the range 1977 to 2076.
 pub fn parse(text: &str) -> Option<SystemTime> {
     let mut at = Text(text);
     if let Some(date) = fixdate(&mut at) {
@@ -24,7 +24,7 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     at.end(date)
 }
 
-/// Formats a date for a field. HTTP has no dates before 1970: earlier times become 1970.
+/// Formats a date for a field. Times before 1970 become 1970, because HTTP has no earlier dates.
 pub fn format(time: SystemTime) -> String {
     httpdate::fmt_http_date(time.max(SystemTime::UNIX_EPOCH))
 }
@@ -100,7 +100,7 @@ impl Date {
     }
 }
 
-/// The rest of a text that is being parsed.
+/// The rest of a string that is being parsed.
 struct Text<'a>(&'a str);
 
 impl Text<'_> {
@@ -108,7 +108,7 @@ impl Text<'_> {
         if self.0.is_empty() { date.to_time() } else { None }
     }
 
-    /// Consumes a literal, in any case of letters.
+    /// Consumes a literal in upper or lower case.
     fn literal(&mut self, expected: &str) -> Option<()> {
         let (found, rest) = self.0.split_at_checked(expected.len())?;
         found.eq_ignore_ascii_case(expected).then(|| self.0 = rest)
@@ -131,7 +131,7 @@ impl Text<'_> {
         found.parse().ok()
     }
 
-    /// Parses `08:49:37` to seconds of the day. There may be a leap second.
+    /// Parses `08:49:37` to seconds of the day. A leap second is allowed.
     fn time(&mut self) -> Option<i64> {
         let hour = self.digits(2)?;
         self.literal(":")?;
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn the_three_forms_are_read_and_nothing_looser() {
         let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        // Text, whether it is a date, section.
+        // The columns are the string, whether it is a date, and the section.
         let rows = [
             ("Sun, 06 Nov 1994 08:49:37 GMT", true, "RFC 9110 5.6.7"),
             ("Sunday, 06-Nov-94 08:49:37 GMT", true, "RFC 9110 5.6.7: obsolete, rfc850"),
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_month_has_its_days() {
-        // Year, month, its last day.
+        // The columns are the year, the month and its last day.
         let rows = [
             (1900, "Feb", 28),
             (1996, "Feb", 29),
@@ -262,7 +262,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,40}") {
+        fn parsing_any_string_does_not_panic(text in "\\PC{0,40}") {
             parse(&text);
         }
     }

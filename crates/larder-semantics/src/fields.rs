@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{cache_control::CacheControl, list, storing::Role};
 
-/// Removes the fields of the connection: `Connection`, the fields it names, and those that are always hop-by-hop.
+/// Removes the fields of the connection: `Connection`, the fields that it names, and the fields that are always
+/// hop-by-hop.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = list::members(headers, &header::CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
@@ -22,7 +23,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove("proxy-connection");
 }
 
-/// Removes the fields that are never stored: those of the hop, and those between a proxy and its client.
+/// Removes the fields that are never stored: hop-by-hop fields, and fields between a proxy and its client.
 pub fn remove_not_stored(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     for name in [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION] {
@@ -31,8 +32,7 @@ pub fn remove_not_stored(headers: &mut HeaderMap) {
     headers.remove("proxy-authentication-info");
 }
 
-/// Removes the fields that `Cache-Control` names in `private="..."`, where the cache is shared, and in
-/// `no-cache="..."`.
+/// Removes the fields that `Cache-Control` names in `no-cache="..."` and, if the cache is shared, in `private="..."`.
 ///
 /// # Source
 ///
@@ -45,10 +45,10 @@ pub fn remove_named(headers: &mut HeaderMap, control: &CacheControl, role: Role)
     }
 }
 
-/// Whether a field describes the content of one message, so that it is wrong for a part of that content, for several
-/// parts together, or for a message without content: `Content-Digest` and `Content-MD5`.
+/// Returns whether a field describes the content of one message (`Content-Digest` and `Content-MD5`), so that it is
+/// wrong for a part of that content, for several parts together, or for a message without content.
 ///
-/// `Repr-Digest` describes the representation and is right for all of these.
+/// `Repr-Digest` describes the representation, so it is right for all of these.
 ///
 /// # Source
 ///
@@ -64,8 +64,8 @@ pub fn remove_of_content(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether an error that replaces a response carries this field of it: CORS fields, `Vary`, security policies, and
-/// every other field that describes neither the representation nor its storing.
+/// Returns whether an error that replaces a response carries this field of the response. It carries CORS fields,
+/// `Vary`, security policies, and every other field that describes neither the representation nor its storage.
 pub fn belongs_in_error(name: &HeaderName) -> bool {
     let text = name.as_str();
     let of_storing = ["cache-control", "expires", "age", "pragma", "etag", "last-modified"];
@@ -79,11 +79,11 @@ pub fn belongs_in_error(name: &HeaderName) -> bool {
 const OF_CONTENT: [HeaderName; 2] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
 
-/// Security fields whose names begin like those about content.
+/// Security fields whose names begin like the names of content fields.
 const OF_SECURITY: [&str; 2] = ["content-security-policy", "content-security-policy-report-only"];
 
-/// Fields for every recipient on the path, which `Connection` therefore may not name: a client that names them wants
-/// other recipients to see a different request from ours.
+/// Fields for every recipient on the path, which `Connection` therefore must not name. A client that names them wants
+/// other recipients to see a different request than this cache sees.
 ///
 /// Source: [RFC 9110, section 7.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)
 const FOR_ALL: [HeaderName; 5] = [
@@ -107,8 +107,8 @@ pub fn remove_last_line(fields: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
-/// Returns a text as a field value: visible ASCII, spaces and tabs. Recipients read other characters
-/// differently.
+/// Returns a string as a field value, if it consists of visible ASCII, spaces and tabs. Recipients read other
+/// characters differently.
 ///
 /// Source: [RFC 9110, section 5.5](https://www.rfc-editor.org/rfc/rfc9110#section-5.5)
 pub fn value(text: &str) -> Option<HeaderValue> {
@@ -149,7 +149,7 @@ mod tests {
             no_cache_fields: vec![header::WARNING],
             ..CacheControl::default()
         };
-        // A private cache may store the fields of one user, RFC 9111 5.2.2.7.
+        // A private cache may store the fields of one user (RFC 9111 5.2.2.7).
         for (role, left) in
             [(Role::Shared, &["etag"][..]), (Role::Private, &["set-cookie", "etag"])]
         {
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_error_keeps_fields_that_describe_neither_content_nor_storing() {
-        // Field, whether an error carries it.
+        // The columns are the field, and whether an error carries it.
         for (name, belongs) in [
             ("access-control-allow-origin", true),
             ("vary", true),

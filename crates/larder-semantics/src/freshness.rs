@@ -1,5 +1,7 @@
 //! The lifetime and the age of a response.
 //!
+//! larder-http decides between these lifetimes and those of options and handlers in `response_cache/fill/lifetime.rs`.
+//!
 //! # Source
 //!
 //! [RFC 9111, section 4.2](https://www.rfc-editor.org/rfc/rfc9111#section-4.2)
@@ -17,16 +19,16 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Freshness {
-    /// The response states it.
+    /// The response specifies it.
     Explicit(Duration),
-    /// The response states none.
+    /// The response does not specify a lifetime.
     Unknown,
 }
 
-/// The lifetime of a response in a cache of this role, counted from the time it was generated.
+/// Returns the lifetime of a response in a cache of this role, counted from the time when it was generated.
 ///
-/// `s-maxage`, which a private cache ignores, wins over `max-age`, and that over `Expires`, which a targeted field
-/// replaces. An invalid value counts as stale.
+/// `s-maxage`, which a private cache ignores, takes precedence over `max-age`, and `max-age` over `Expires`, which does
+/// not apply if there is a targeted field. A response with an invalid value is stale.
 ///
 /// # Source
 ///
@@ -58,28 +60,28 @@ pub fn lifetime(
             let left = expires.and_then(|expires| expires.duration_since(generated).ok());
             Freshness::Explicit(left.unwrap_or_default())
         }
-        // Two lines of a field with one value cannot be trusted.
+        // If a field that allows one value has two lines, neither of them can be trusted.
         (Some(_), Some(_)) => Freshness::Explicit(Duration::ZERO),
     }
 }
 
-/// The way a cache guesses the lifetime of a response that states none.
+/// The way in which a cache guesses the lifetime of a response that does not specify one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Heuristics {
-    /// No guess: such a response is not stored.
+    /// The cache does not guess, and such a response is not stored.
     Off,
-    /// A percentage of the time since it last changed, at most `longest`.
+    /// A percentage of the time from the last change of the response to its `Date`, at most `longest`.
     SinceLastModified {
-        /// Percent of that time.
+        /// The percentage of that time.
         percent: u8,
-        /// The longest lifetime that is guessed.
+        /// The maximum lifetime that is guessed.
         longest: Duration,
     },
 }
 
 impl Heuristics {
-    /// A tenth of the time since it last changed, and a day at most.
+    /// A tenth of the time from `Last-Modified` to `Date`, at most one day.
     ///
     /// # Source
     ///
@@ -87,8 +89,8 @@ impl Heuristics {
     pub const TENTH: Self =
         Self::SinceLastModified { percent: 10, longest: Duration::from_secs(86_400) };
 
-    /// The lifetime of a response without an explicit one. Only for statuses that are heuristically cacheable, or where
-    /// the response has `public`.
+    /// Returns the lifetime of a response without an explicit lifetime, if its status is heuristically cacheable or if
+    /// it has `public`.
     ///
     /// # Source
     ///
@@ -111,7 +113,7 @@ impl Heuristics {
     }
 }
 
-/// Whether a response of this status may be stored with a guessed lifetime.
+/// Returns whether a response of this status may be stored with a guessed lifetime.
 ///
 /// # Source
 ///
@@ -120,13 +122,13 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// The age of a response at the time it was received.
+/// Returns the age of a response at the time when it was received.
 ///
 /// # Source
 ///
 /// [RFC 9111, section 4.2.3](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.3)
 pub fn age_on_receipt(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
-    // A date has whole seconds: the fraction that had passed when it was written is unknown.
+    // A date has whole seconds, so the fraction of a second that had passed when it was written is unknown.
     let since =
         |date: SystemTime| Duration::from_secs(seconds(received).saturating_sub(seconds(date)));
     let apparent = date(headers).map(since).unwrap_or_default();
@@ -135,7 +137,7 @@ pub fn age_on_receipt(headers: &HeaderMap, asked: SystemTime, received: SystemTi
     apparent.max(corrected)
 }
 
-/// The first member of `Age`, if it is a number.
+/// Returns the first member of `Age`, if it is a number.
 ///
 /// # Source
 ///
@@ -146,7 +148,7 @@ pub fn age_field(headers: &HeaderMap) -> Option<Duration> {
     digits.then(|| Duration::from_secs(age.parse().unwrap_or(MOST_SECONDS).min(MOST_SECONDS)))
 }
 
-/// The `Date` of a message, if it is there and valid.
+/// Returns the `Date` of a message, if it is present and valid.
 pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
     headers.get(header::DATE)?.to_str().ok().and_then(crate::date::parse)
 }
@@ -186,7 +188,7 @@ mod tests {
     #[test]
     fn lifetimes_follow_the_precedence_of_directives() {
         let date = |seconds| format_date(at(seconds));
-        // Fields, lifetime, section.
+        // The columns are the fields, the lifetime and the section.
         type Lines = Vec<(&'static str, String)>;
         let rows: Vec<(Lines, Freshness, &str)> = vec![
             (vec![("cache-control", "s-maxage=5, max-age=9".into())], explicit(5), "5.2.2.10"),
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_guessed_only_where_the_status_or_public_allows_it() {
+    fn a_lifetime_is_guessed_only_if_the_status_or_public_allows_it() {
         let date = |seconds| format_date(at(seconds));
         let changed = |seconds| vec![("date", date(100_000)), ("last-modified", date(seconds))];
         let public = [vec![("cache-control", "public".into())], changed(0)].concat();

@@ -1,4 +1,4 @@
-//! Cache groups: names shared by responses of one origin, by which they are invalidated together.
+//! Cache groups: names that responses of one origin share, and by which they are invalidated together.
 //!
 //! # Source
 //!
@@ -8,17 +8,17 @@ use http::{HeaderMap, HeaderName};
 
 use crate::list;
 
-/// `Cache-Groups`: the groups a response belongs to.
+/// `Cache-Groups`: the groups to which a response belongs.
 pub const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 /// `Cache-Group-Invalidation`: the groups that an unsafe request has invalidated.
 pub const CACHE_GROUP_INVALIDATION: HeaderName =
     HeaderName::from_static("cache-group-invalidation");
 
-/// The most groups that are read from one field.
+/// The maximum number of groups that are read from one field.
 const MOST_GROUPS: usize = 128;
 
-/// The names in a field of groups, a list of strings. One member that is not a string makes the whole field invalid,
-/// and so empty, as structured fields demand. At most 128 names are read.
+/// Returns the names in a field of groups, which is a list of strings. If one member is not a string, the whole field
+/// is invalid and the result is empty, as structured fields demand. At most 128 names are read.
 pub fn names(headers: &HeaderMap, field: &HeaderName) -> Vec<String> {
     if !headers.contains_key(field) {
         return Vec::new();
@@ -29,7 +29,7 @@ pub fn names(headers: &HeaderMap, field: &HeaderName) -> Vec<String> {
     names
 }
 
-/// A string of structured fields; parameters after it are ignored.
+/// Parses a string of structured fields. Parameters after it are ignored.
 fn string(member: &str) -> Option<String> {
     let mut text = String::new();
     let mut rest = member.strip_prefix('"')?.chars();
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_strings_or_there_are_none() {
+    fn a_field_with_a_member_that_is_not_a_string_has_no_groups() {
         let rows: &[(&'static str, &[&str])] = &[
             (r#""a", "b c""#, &["a", "b c"]),
             (r#""a";x=1"#, &["a"]),

@@ -1,5 +1,5 @@
 //! The rules of the HTTP caching specifications, as pure functions of a request, a response, a stored response and the
-//! time. They read no clock, do no I/O and never wait; layers carry out their verdicts.
+//! time. They do not read a clock, do no I/O and never wait; the layers act on the results.
 //!
 //! Applications depend on `larder`, which re-exports this crate as `larder::semantics`.
 //!

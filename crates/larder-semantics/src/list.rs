@@ -1,9 +1,9 @@
-//! Comma-separated lists in fields, with quoted strings in which a comma is text.
+//! Comma-separated lists in fields. A comma inside a quoted string does not separate members.
 
 use http::{HeaderMap, HeaderName};
 
-/// The members of a list over all lines of the field, trimmed; empty ones are left out. A line with bytes other than
-/// visible ASCII, spaces and tabs has no members.
+/// Returns the members of a list over all lines of the field, trimmed and without empty members. A line with bytes
+/// other than visible ASCII, spaces and tabs has no members.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::VARY};
@@ -25,7 +25,7 @@ pub fn members<'a>(
     headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).flat_map(split)
 }
 
-/// The members of one line, trimmed; empty ones are left out.
+/// Returns the members of one line, trimmed and without empty members.
 ///
 /// ```
 /// let members: Vec<_> = larder_semantics::list::split("no-cache=\"a, b\",, max-age=9").collect();

@@ -1,5 +1,7 @@
 //! `No-Vary-Search`: query parameters that do not select a response.
 //!
+//! larder-http stores and looks up the rules of an address in `response_cache/stored/no_vary_search.rs`.
+//!
 //! # Source
 //!
 //! [draft-ietf-httpbis-no-vary-search](https://datatracker.ietf.org/doc/draft-ietf-httpbis-no-vary-search/)
@@ -21,14 +23,14 @@ pub struct SearchVariance {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Params {
-    /// All but these.
+    /// All parameters except these.
     AllBut(Vec<String>),
-    /// Only these.
+    /// Only these parameters.
     Only(Vec<String>),
 }
 
 impl SearchVariance {
-    /// Parses the field of a response. `None` where it is absent, invalid, or equal to the default.
+    /// Parses the field of a response. `None` if it is absent, invalid, or equal to the default.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let lines = headers.get_all(NO_VARY_SEARCH).iter().map(|line| line.to_str());
         Self::parse(&lines.collect::<Result<Vec<_>, _>>().ok()?.join(", "))
@@ -55,7 +57,7 @@ impl SearchVariance {
         };
         let params = match (told.get("params"), told.get("except"), all_ignored) {
             (_, Some(ListEntry::InnerList(kept)), Some(true)) => Params::Only(names(kept)?),
-            // `except` needs `params` to be true, and has to be a list.
+            // `except` has to be a list, and requires that `params` is true.
             (_, Some(_), _) => return None,
             (_, None, Some(true)) => Params::Only(Vec::new()),
             (Some(ListEntry::InnerList(ignored)), None, _) => Params::AllBut(names(ignored)?),
@@ -65,8 +67,8 @@ impl SearchVariance {
         (!plain).then_some(Self { params, by_order })
     }
 
-    /// The normal form of a query: equal for two queries that select the same response. Each part is preceded by its
-    /// length, so that no separator can be forged.
+    /// Returns the normal form of a query, which is equal for two queries that select the same response. Each part is
+    /// preceded by its length, so that separators cannot be forged.
     pub fn normalised(&self, query: Option<&str>) -> Vec<u8> {
         let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
             parameters(query.unwrap_or_default()).collect();
@@ -91,7 +93,7 @@ impl SearchVariance {
     }
 }
 
-/// The names in a list of strings, decoded as in a query.
+/// Returns the names in a list of strings, decoded as in a query.
 fn names(list: &InnerList) -> Option<Vec<String>> {
     let name = |item: &sfv::Item| match &item.bare_item {
         BareItem::String(name) => Some(decoded(name.as_str()).into_owned()),
@@ -133,7 +135,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// `from_str_radix` accepts a sign as part of a number.
+/// Whether the digits begin with a sign, which `from_str_radix` would accept as part of a number.
 fn after_sign(digits: &[u8]) -> bool {
     digits.first().is_some_and(|digit| *digit == b'+')
 }
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn equivalent_queries_have_the_same_normal_form() {
-        // Field, two queries, whether they are equivalent.
+        // The columns are the field, two queries, and whether they are equivalent.
         let rows = [
             ("key-order", "a=1&b=2", "b=2&a=1", true),
             ("key-order", "a=1&a=2", "a=2&a=1", false),
@@ -201,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(field in "[ -~]{0,40}", query in "\\PC{0,40}") {
+        fn parsing_any_field_and_query_does_not_panic(field in "[ -~]{0,40}", query in "\\PC{0,40}") {
             if let Some(variance) = SearchVariance::parse(&field) {
                 variance.normalised(Some(&query));
             }
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_needs_a_list_and_something_to_except_from() {
+    fn except_needs_a_list_and_params() {
         for text in [
             "except=(\"a\")",
             "params=?0, except=(\"a\")",
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_is_no_digit_of_an_escape() {
+    fn an_escape_with_a_sign_is_not_decoded() {
         assert_eq!(decoded("%+5"), "% 5");
         assert_eq!(decoded("%-5"), "%-5");
         assert_eq!(decoded("%4a+%4A%"), "J J%");

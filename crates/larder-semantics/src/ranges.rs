@@ -22,18 +22,18 @@ pub struct ByteRange {
 }
 
 impl ByteRange {
-    /// The number of bytes. Never zero.
+    /// Returns the number of bytes, which is never zero.
     #[allow(clippy::len_without_is_empty, reason = "a range has at least one byte")]
     pub const fn len(&self) -> u64 {
         self.last - self.first + 1
     }
 
-    /// Whether it includes all of `other`.
+    /// Returns whether it includes all of `other`.
     pub const fn covers(&self, other: &Self) -> bool {
         self.first <= other.first && other.last <= self.last
     }
 
-    /// Both as one range, if they overlap or touch.
+    /// Returns both ranges as one range, if they overlap or touch.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let meet = self.first <= other.last.saturating_add(1)
             && other.first <= self.last.saturating_add(1);
@@ -44,19 +44,19 @@ impl ByteRange {
 /// The parts of a representation of known length that a `Range` selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All of it: there is no `Range`, or it is ignored.
+    /// The whole representation, because there is no `Range` or it is ignored.
     Whole,
     /// These parts.
     Parts(Vec<ByteRange>),
-    /// None of the ranges overlaps the representation: 416.
+    /// None of the ranges overlaps the representation, so the response is a 416.
     Unsatisfiable,
 }
 
-/// Returns the parts that the `Range` of a request selects of a representation of `length` bytes.
+/// Returns the parts of a representation of `length` bytes that the `Range` of a request selects.
 ///
-/// A field that is invalid, repeated, in other units, or with more than [`MOST_RANGES`] ranges is ignored: the whole is
-/// always a correct response. So is any range of an empty representation, and several ranges that together exceed the
-/// whole.
+/// A field that is invalid, repeated, in other units, or with more than [`MOST_RANGES`] ranges is ignored, because the
+/// whole representation is always a correct response. Any range of an empty representation is ignored too, as are
+/// several ranges that together exceed the representation.
 ///
 /// # Source
 ///
@@ -69,13 +69,13 @@ pub fn select(request: &HeaderMap, length: u64) -> Selection {
     }
     let asked: u64 = parts.iter().map(ByteRange::len).sum();
     if parts.len() > 1 && asked > length {
-        // Overlapping ranges that add up to more than the whole would only cost.
+        // It would be useless to send overlapping ranges that add up to more than the whole representation.
         return Selection::Whole;
     }
     Selection::Parts(parts)
 }
 
-/// The single range that a request asks for, where both of its ends are given.
+/// Returns the range that a request asks for, if it is the only range and has both ends.
 pub fn single(request: &HeaderMap) -> Option<ByteRange> {
     match specs(request)?[..] {
         [RangeSpec::From(first, Some(last))] => Some(ByteRange { first, last }),
@@ -83,13 +83,14 @@ pub fn single(request: &HeaderMap) -> Option<ByteRange> {
     }
 }
 
-/// Whether a request has a valid `Range` in bytes.
+/// Returns whether a request has a valid `Range` in bytes.
 pub fn is_asked(request: &HeaderMap) -> bool {
     specs(request).is_some()
 }
 
-/// Whether `If-Range` allows the `Range`: it has the same strong entity tag, or exactly the `Last-Modified` of a
-/// representation that changed at least a second before its response was generated. Also true without the field.
+/// Returns whether `If-Range` allows the `Range`. It does if it has the same strong entity tag, or exactly the
+/// `Last-Modified` of a representation that changed at least a second before its response was generated. The result is
+/// also `true` if the field is absent.
 ///
 /// # Source
 ///
@@ -114,7 +115,7 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// Parses `Content-Range`: the range, and the length of the whole where it is known.
+/// Parses `Content-Range` to the range and, if it is known, the length of the whole representation.
 ///
 /// # Source
 ///
@@ -192,13 +193,13 @@ fn specs(request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     (1..=MOST_RANGES).contains(&specs.len()).then_some(specs)
 }
 
-/// Parses digits; a number that overflows counts as the largest.
+/// Parses digits. A number that overflows is treated as the largest number.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// The most ranges that one request may ask for; with more, it gets the whole.
+/// The maximum number of ranges that one request may ask for. With more ranges, it gets the whole representation.
 pub const MOST_RANGES: usize = 16;
 
 #[cfg(test)]
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_ranges_count_and_seventeen_are_the_whole() {
+    fn sixteen_ranges_are_selected_and_seventeen_are_ignored() {
         let text = |count: u64| {
             let ranges: Vec<_> = (0..count).map(|at| format!("{at}-{at}")).collect();
             format!("bytes={}", ranges.join(","))
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_add_up_to_the_whole_are_parts() {
+    fn parts_that_add_up_to_the_whole_representation_are_selected() {
         let request = headers(&[("range", "bytes=0-4,5-9")]);
         assert_eq!(select(&request, 10), Selection::Parts(vec![range(0, 4), range(5, 9)]));
         assert_eq!(select(&request, 9), Selection::Parts(vec![range(0, 4), range(5, 8)]));

@@ -13,11 +13,11 @@ use crate::cache_control::{CacheControl, Seconds};
 /// The cache directives of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestDirectives {
-    /// A stored response has to be revalidated first.
+    /// A stored response has to be revalidated before it is served.
     pub no_cache: bool,
     /// The response may not be stored.
     pub no_store: bool,
-    /// Only a stored response may answer.
+    /// Only a stored response may be served.
     pub only_if_cached: bool,
     /// The response has to be younger than this.
     pub max_age: Option<Duration>,
@@ -25,7 +25,7 @@ pub struct RequestDirectives {
     pub min_fresh: Option<Duration>,
     /// A stale response is acceptable, if it has been stale for no longer than this.
     pub max_stale: Option<Duration>,
-    /// In place of an error a stale response is acceptable, if it has been stale for no longer than this.
+    /// A stale response is acceptable in place of an error, if it has been stale for no longer than this.
     pub stale_if_error: Option<Duration>,
 }
 
@@ -41,7 +41,7 @@ pub struct StoredAge {
 }
 
 impl RequestDirectives {
-    /// Reads the directives of a request. An invalid number is ignored, except that of `max-age`, which is read as 0.
+    /// Reads the directives of a request. An invalid number is ignored, except in `max-age`, where it is read as 0.
     pub fn of(headers: &HeaderMap) -> Self {
         let control = CacheControl::of_request(headers);
         let seconds = |found: Option<Seconds>| match found {
@@ -59,21 +59,22 @@ impl RequestDirectives {
         }
     }
 
-    /// Whether a fresh stored response meets the directives.
+    /// Returns whether a fresh stored response meets the directives.
     ///
-    /// Even a response of age zero does not meet `max-age=0`: the client wants it revalidated.
+    /// Even a response of age zero does not meet `max-age=0`, because the client wants it revalidated.
     pub fn satisfied_by(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.max_age.is_none_or(|most| stored.age < most)
             && self.min_fresh.is_none_or(|least| stored.fresh_for >= least)
     }
 
-    /// Whether a stale response may answer while it is refreshed, where the response itself allows that.
+    /// Returns whether a stale response may be served while it is refreshed, if the response itself allows that.
     pub fn allow_refreshing(&self) -> bool {
         !self.no_cache && self.max_age.is_none() && self.min_fresh.is_none()
     }
 
-    /// Whether the request accepts a stale response. Whether the response allows it is another question.
+    /// Returns whether the request accepts a stale response. The caller has to check separately whether the response
+    /// allows it.
     pub fn accept_stale(&self, stored: StoredAge) -> bool {
         !self.no_cache
             && self.min_fresh.is_none()
@@ -90,7 +91,8 @@ mod tests {
 
     #[test]
     fn request_directives_limit_age_and_freshness() {
-        // Cache-Control of the request, age, remaining freshness, whether it is met.
+        // The columns are the Cache-Control of the request, the age, the remaining freshness, and whether the
+        // directives are met.
         let rows = [
             ("", 10, 50, true),
             ("no-cache", 0, 60, false),
@@ -115,7 +117,8 @@ mod tests {
 
     #[test]
     fn max_stale_accepts_a_stale_response() {
-        // Cache-Control of the request, age, staleness, whether it is accepted.
+        // The columns are the Cache-Control of the request, the age, the staleness, and whether the response is
+        // accepted.
         let rows = [
             ("", 70, 10, false),
             ("max-stale", 70, 10, true),
@@ -137,8 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn stale_responses_answer_requests_that_accept_them() {
-        // Cache-Control of the request, age, stale for, accepted as it is?, while it is refreshed?
+    fn stale_responses_are_served_to_requests_that_accept_them() {
+        // The columns are the Cache-Control of the request, the age, the staleness, whether the response is accepted as
+        // it is, and whether it is accepted while it is refreshed.
         let rows = [
             ("", 60, 10, false, true),
             ("max-stale", 60, 10, true, true),

@@ -1,4 +1,4 @@
-//! Whether a response is storable, and whether one user or all may share it.
+//! Whether a response is storable, and whether it is stored for one user or for all users.
 //!
 //! # Source
 //!
@@ -13,7 +13,7 @@ use crate::{cache_control::CacheControl, vary};
 pub struct RequestIdentity {
     /// Whether it has `Authorization`.
     pub authorized: bool,
-    /// Whether it carries credentials, in a field that the cache counts as such.
+    /// Whether it carries credentials, in a field that the cache treats as credentials.
     pub identified: bool,
     /// Whether the entry belongs to a partition, which only requests of the same user or tenant reach.
     pub partitioned: bool,
@@ -22,24 +22,24 @@ pub struct RequestIdentity {
 /// The users that the cache serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Many users: the cache of a server or of a proxy.
+    /// Many users, as in the cache of a server or a proxy.
     #[default]
     Shared,
-    /// One user: the cache of a client.
+    /// One user, as in the cache of a client.
     Private,
 }
 
 /// The strictness of the cache beyond the specification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
-    /// A response that could belong to one user is not stored for others, even where the specification allows it.
+    /// A response that could belong to one user is not stored for other users, even if the specification allows it.
     #[default]
     Careful,
-    /// RFC 9111 to the letter.
+    /// Exactly as RFC 9111 specifies.
     Conformance,
 }
 
-/// The reason a response is not storable. The names are those of the `detail` in `Cache-Status`.
+/// The reason why a response is not storable. `Cache-Status` uses the same names as `detail`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotStorable {
@@ -49,15 +49,15 @@ pub enum NotStorable {
     Private,
     /// It sets a cookie.
     SetCookie,
-    /// Its `Vary` has `*`, or a member that is not a field name: no request is known to select it.
+    /// Its `Vary` has `*` or a member that is not a field name, so no request is known to select it.
     VaryStar,
-    /// It answers a request with `Authorization`, and no directive of it allows sharing.
+    /// The request has `Authorization`, and no directive of the response allows sharing.
     Authorization,
-    /// It answers a request with credentials, and no directive of it allows sharing.
+    /// The request carries credentials, and no directive of the response allows sharing.
     Identified,
     /// It is interim, a protocol switch or a 304, or has `must-understand` and an unknown status.
     Status,
-    /// It has no lifetime, and the cache adds none.
+    /// It has no lifetime, and the cache does not add one.
     NoLifetime,
     /// It was stale when it was received, and cannot be revalidated.
     Stale,
@@ -66,7 +66,7 @@ pub enum NotStorable {
 }
 
 impl NotStorable {
-    /// The name as used in `detail`.
+    /// Returns the name that `detail` uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoStore => "no-store",
@@ -83,9 +83,9 @@ impl NotStorable {
     }
 }
 
-/// Checks whether a response is storable as far as its head shows, lifetimes left aside.
+/// Checks whether a response is storable, as far as its head shows and regardless of its lifetime.
 ///
-/// A partial response (206) is judged like the whole.
+/// A partial response (206) is checked like a complete response.
 ///
 /// # Source
 ///
@@ -114,7 +114,8 @@ pub fn check(
     match (control.must_understand, control.no_store) {
         (true, _) if !is_understood(status) => return Err(NotStorable::Status),
         (false, true) => return Err(NotStorable::NoStore),
-        // The malformed member may be the one that allows storing.
+        // A list with a malformed member is read in the stricter way, so `must-understand` does not override
+        // `no-store`.
         (true, true) if control.is_malformed => return Err(NotStorable::NoStore),
         _ => {}
     }
@@ -131,7 +132,7 @@ pub fn check(
     }
 }
 
-/// Whether larder knows the requirements of this status: it knows those of all registered ones.
+/// Whether larder knows the requirements of this status. It knows the requirements of all registered statuses.
 fn is_understood(status: StatusCode) -> bool {
     status.canonical_reason().is_some()
 }
@@ -161,7 +162,7 @@ fn check_asker(
     Ok(())
 }
 
-/// Whether a response to a request with `Authorization` allows storing and sharing.
+/// Returns whether a response to a request with `Authorization` allows storing and sharing.
 ///
 /// # Source
 ///
@@ -170,7 +171,8 @@ pub fn may_answer_authorized(control: &CacheControl) -> bool {
     control.public || control.s_maxage.is_some() || control.must_revalidate
 }
 
-/// Whether a response says that it is the same for every user, so that requests with credentials may share it.
+/// Returns whether a response declares that it is the same for every user, so that requests with credentials may share
+/// it.
 pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
     match profile {
         Profile::Careful => control.public || control.s_maxage.is_some() || control.is_targeted,
@@ -178,7 +180,7 @@ pub fn may_answer_identified(control: &CacheControl, profile: Profile) -> bool {
     }
 }
 
-/// Whether a response is a stream without an end: server-sent events, gRPC, multipart replacements.
+/// Returns whether a response is a stream without an end (server-sent events, gRPC, multipart replacements).
 pub fn is_endless(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else {
         return false;
@@ -188,10 +190,10 @@ pub fn is_endless(headers: &HeaderMap) -> bool {
     ["text/event-stream", "application/grpc", "multipart/x-mixed-replace"].into_iter().any(starts)
 }
 
-/// Whether a response of this status gets the default lifetime of the cache where it has none of its own.
+/// Returns whether a response of this status gets the default lifetime of the cache if it has no lifetime of its own.
 ///
-/// Fewer statuses than are heuristically cacheable: an error with an added lifetime could replace a good page for all
-/// users.
+/// These are fewer statuses than the heuristically cacheable statuses, because an error with an added lifetime could
+/// replace a good page for all users.
 pub fn takes_default_lifetime(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
 }

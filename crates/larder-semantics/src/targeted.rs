@@ -1,4 +1,4 @@
-//! Targeted cache control: fields that address one kind of cache and replace `Cache-Control` there.
+//! Targeted cache control: fields for one kind of cache, which replace `Cache-Control` there.
 //!
 //! # Source
 //!
@@ -13,11 +13,11 @@ use crate::cache_control::{CacheControl, Seconds};
 /// `CDN-Cache-Control`
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// Returns the directives that apply to this cache: those of the first field of `targets` that is valid and not empty,
-/// or else those of `Cache-Control`.
+/// Returns the directives that apply to this cache. They come from the first field of `targets` that is valid and not
+/// empty, or else from `Cache-Control`.
 ///
-/// A target that is not a dictionary is ignored, as the specification demands, except for `no-store`, `no-cache` and
-/// `private` in it: those apply in addition.
+/// A target that is not a dictionary is ignored, as the specification demands, except that `no-store`, `no-cache` and
+/// `private` in it apply in addition.
 ///
 /// # Source
 ///
@@ -42,10 +42,10 @@ pub fn control_of(headers: &HeaderMap, targets: &[HeaderName]) -> CacheControl {
     control
 }
 
-/// A field is not a dictionary.
+/// The error for a field that is not a dictionary.
 struct NoDictionary;
 
-/// The directives of one target; `None` where it is empty.
+/// Returns the directives of one target. `None` if it is empty.
 fn targeted(
     headers: &HeaderMap,
     target: &HeaderName,
@@ -59,7 +59,7 @@ fn targeted(
     let mut control = CacheControl { is_present: true, is_targeted: true, ..Default::default() };
     for (name, value) in &directives {
         let ListEntry::Item(item) = value else {
-            // A list of field names applies to the whole response, the stricter reading.
+            // A list of field names is read in the stricter way, as if the directive applied to the whole response.
             control.set_seconds(name.as_str(), Seconds::Invalid);
             control.set_flag(name.as_str());
             continue;
@@ -71,7 +71,7 @@ fn targeted(
                 control.set_seconds(name.as_str(), seconds);
             }
             BareItem::Boolean(false) => {}
-            // A lifetime of another type is invalid; a flag with a value still counts.
+            // A lifetime of another type is invalid; a flag with a value still applies.
             _ => {
                 control.set_seconds(name.as_str(), Seconds::Invalid);
                 control.set_flag(name.as_str());
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn the_first_valid_target_replaces_cache_control() {
         use Seconds::{Invalid, Valid};
-        // Fields, the resulting max-age, section.
+        // The columns are the fields, the resulting max-age and the section.
         type Row = (&'static [(&'static str, &'static str)], Option<Seconds>, &'static str);
         let rows: &[Row] = &[
             (&[(CDN, "max-age=10"), (CC, "max-age=1")], Some(Valid(10)), "RFC 9213 2.2"),
@@ -140,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn strict_words_hold_in_a_target_that_is_no_dictionary() {
-        // Fields, no-store, private, the resulting max-age.
+    fn strict_words_apply_in_a_target_that_is_not_a_dictionary() {
+        // The columns are the fields, no-store, private and the resulting max-age.
         type Row = (&'static [(&'static str, &'static str)], bool, bool, Option<Seconds>);
         let sixty = Some(Seconds::Valid(60));
         let rows: &[Row] = &[

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{fields, list};
 
-/// An entity tag: an opaque text, strong or weak.
+/// An entity tag: an opaque string, strong or weak.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EntityTag {
     weak: bool,
@@ -19,14 +19,14 @@ pub struct EntityTag {
 }
 
 impl EntityTag {
-    /// A strong tag: equal tags mean equal bytes. `None` for a text that no tag can hold (quotes, blanks, controls,
-    /// anything outside ASCII).
+    /// Creates a strong tag. Equal strong tags mean equal bytes. `None` if the string has characters that a tag cannot
+    /// have (quotes, blanks, control characters, anything outside ASCII).
     pub fn strong(opaque: impl Into<String>) -> Option<Self> {
         let opaque = opaque.into();
         is_opaque(&opaque).then_some(Self { weak: false, opaque })
     }
 
-    /// A weak tag: equal tags mean equivalent representations.
+    /// Creates a weak tag. Equal weak tags mean equivalent representations.
     pub fn weak(opaque: impl Into<String>) -> Option<Self> {
         Some(Self { weak: true, ..Self::strong(opaque)? })
     }
@@ -41,25 +41,25 @@ impl EntityTag {
         is_opaque(opaque).then(|| Self { weak, opaque: opaque.to_owned() })
     }
 
-    /// The `ETag` of a message, if it has exactly one that is valid.
+    /// Returns the `ETag` of a message, if it has exactly one `ETag` and that is valid.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(header::ETAG).iter();
         let tag = Self::parse(lines.next()?.to_str().ok()?)?;
         lines.next().is_none().then_some(tag)
     }
 
-    /// Whether both are strong and the same
-    /// ([RFC 9110, section 8.8.3.2](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3.2)).
+    /// Returns whether both tags are strong and the same ([RFC 9110, section
+    /// 8.8.3.2](https://www.rfc-editor.org/rfc/rfc9110#section-8.8.3.2)).
     pub fn is_strongly(&self, other: &Self) -> bool {
         !self.weak && !other.weak && self.opaque == other.opaque
     }
 
-    /// Whether both are the same, weak or not.
+    /// Returns whether both tags are the same, whether weak or strong.
     pub fn is_weakly(&self, other: &Self) -> bool {
         self.opaque == other.opaque
     }
 
-    /// The tag as a field value.
+    /// Returns the tag as a field value.
     pub fn to_value(&self) -> HeaderValue {
         HeaderValue::from_str(&self.to_string()).expect("an opaque text is visible ASCII")
     }
@@ -80,20 +80,20 @@ fn is_opaque(text: &str) -> bool {
 pub struct Validators {
     /// Its entity tag.
     pub etag: Option<EntityTag>,
-    /// The time of its last change; HTTP distinguishes whole seconds only.
+    /// When it was last changed; HTTP dates have a resolution of one second.
     pub last_modified: Option<SystemTime>,
-    /// Whether there is no current representation: then `If-Match` fails, and a write guarded by `If-None-Match: *`
-    /// goes on.
+    /// Whether there is no current representation. In that case `If-Match` fails, and a write with `If-None-Match: *`
+    /// proceeds.
     pub absent: bool,
 }
 
 impl Validators {
-    /// No current representation.
+    /// Returns the validators for the case that there is no current representation.
     pub const fn absent() -> Self {
         Self { etag: None, last_modified: None, absent: true }
     }
 
-    /// The validators of a response.
+    /// Returns the validators of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         let last_modified = headers.get(header::LAST_MODIFIED);
         Self {
@@ -103,7 +103,7 @@ impl Validators {
         }
     }
 
-    /// Whether there is neither a tag nor a date.
+    /// Returns whether there is neither a tag nor a date.
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
@@ -130,11 +130,11 @@ impl From<(EntityTag, SystemTime)> for Validators {
 /// The result of evaluating the preconditions of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// They hold, or there are none: process the request.
+    /// The preconditions hold, or there are none, so the request is processed.
     Proceed,
-    /// The client has the current representation: 304.
+    /// The client has the current representation, so the response is a 304.
     NotModified,
-    /// The representation that the client refers to has changed: 412.
+    /// The representation that the client refers to has changed, so the response is a 412.
     Failed,
 }
 
@@ -156,7 +156,7 @@ pub fn evaluate(method: &Method, request: &HeaderMap, current: &Validators) -> C
     }
 }
 
-/// Steps 1 and 2 of the order: `If-Match`, else `If-Unmodified-Since`.
+/// Evaluates steps 1 and 2 of the order: `If-Match`, or else `If-Unmodified-Since`.
 pub fn evaluate_guards(request: &HeaderMap, current: &Validators) -> Condition {
     let holds = if request.contains_key(header::IF_MATCH) {
         matches(request, &header::IF_MATCH, current, EntityTag::is_strongly)
@@ -169,7 +169,7 @@ pub fn evaluate_guards(request: &HeaderMap, current: &Validators) -> Condition {
     if holds { Condition::Proceed } else { Condition::Failed }
 }
 
-/// Steps 3 and 4 of the order: `If-None-Match`, else `If-Modified-Since` on GET and HEAD.
+/// Evaluates steps 3 and 4 of the order: `If-None-Match`, or else `If-Modified-Since` on GET and HEAD.
 pub fn evaluate_not_modified(
     method: &Method,
     request: &HeaderMap,
@@ -191,18 +191,18 @@ pub fn evaluate_not_modified(
     }
 }
 
-/// Whether a precondition may turn a response of this status into a 304: only a 200 is the selected representation.
+/// Returns whether a precondition may turn a response of this status into a 304, which is the case for a 200 only.
 pub fn may_become_not_modified(status: StatusCode) -> bool {
     status == StatusCode::OK
 }
 
-/// Whether a 304 carries this field of the 200 that it replaces.
+/// Returns whether a 304 carries this field of the 200 that it replaces.
 ///
 /// # Source
 ///
 /// [RFC 9110, section 15.4.5](https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5); fields about the representation
-/// that the client already has are left out, all others stay. `Last-Modified` stays where it is the only validator
-/// (`has_etag` is false), or a recipient could not identify the response to freshen.
+/// that the client already has are left out, and all other fields stay. `Last-Modified` stays if it is the only
+/// validator (`has_etag` is false), because otherwise a recipient could not identify the response to freshen.
 pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
     if *name == header::LAST_MODIFIED {
         return !has_etag;
@@ -221,11 +221,12 @@ pub fn belongs_in_not_modified(name: &HeaderName, has_etag: bool) -> bool {
         )
 }
 
-/// Returns the indices of the stored responses that a 304 freshens, among those whose validators were sent to get it,
-/// the most recent first.
+/// Returns the indices of the stored responses that a 304 freshens. `stored` contains the validators that were sent to
+/// get the 304, the most recent response first.
 ///
-/// A strong tag selects all that have it; a weaker validator the most recent that has it; a 304 without validators the
-/// only one that was sent. Where only one was sent, its tag matches weakly.
+/// A strong tag selects all responses that have it, and a weaker validator selects the most recent response that has
+/// it. A 304 without validators selects a response only if there is just one. If there is just one response, its tag
+/// matches weakly.
 ///
 /// # Source
 ///
@@ -255,16 +256,16 @@ pub fn confirmed(not_modified: &HeaderMap, stored: &[Validators]) -> Vec<usize> 
     }
 }
 
-/// Whether only one is stored, with this tag, weak or not: servers that compress weaken the tag of a 200 but not that
-/// of a 304.
+/// Whether there is only one stored response and it has this tag, weak or strong. Servers that compress weaken the tag
+/// of a 200, but not the tag of a 304.
 fn is_only(stored: &[Validators], tag: &EntityTag) -> bool {
     matches!(stored, [Validators { etag: Some(only), .. }] if only.is_weakly(tag))
 }
 
-/// Freshens the fields of a stored response by a 304, or by a HEAD that confirms it.
+/// Freshens the fields of a stored response from a 304, or from a HEAD that confirms it.
 ///
-/// Each field of the update replaces all lines of that name, except those that describe the stored bytes: their length,
-/// coding, range and digests.
+/// Each field of the update replaces all lines of that name, except fields that describe the stored bytes: their
+/// length, coding, range and digests.
 ///
 /// # Source
 ///
@@ -288,8 +289,8 @@ pub fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     fields
 }
 
-/// Whether the response to a HEAD is that of the stored response: the same validators and length, as far as the HEAD
-/// has them.
+/// Returns whether the response to a HEAD confirms the stored response. It does if it has the same validators and
+/// length, as far as the HEAD has them.
 ///
 /// # Source
 ///
@@ -324,7 +325,7 @@ fn matches(
     })
 }
 
-/// Parses a date precondition; it applies only as one line with a valid date.
+/// Parses a date precondition, which applies only if it is one line with a valid date.
 fn single_date(request: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = request.get_all(name).iter();
     let date = crate::date::parse(lines.next()?.to_str().ok()?)?;
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn freshening_replaces_all_fields_but_those_of_the_stored_bytes() {
+    fn freshening_replaces_all_fields_except_fields_about_the_stored_bytes() {
         let line = |name: &'static str, value: &str| (HeaderName::from_static(name), value.into());
         let stored = request(&[
             line("x", "old"),
@@ -511,7 +512,7 @@ mod tests {
 
     #[test]
     fn a_304_carries_no_field_about_the_representation() {
-        // Field, whether a 304 carries it beside an ETag, and without one (RFC 9110 15.4.5).
+        // The columns are the field, and whether a 304 carries it with and without an ETag (RFC 9110 15.4.5).
         for (name, with_etag, without) in [
             ("cache-control", true, true),
             ("etag", true, true),

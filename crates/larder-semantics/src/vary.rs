@@ -1,5 +1,7 @@
 //! `Vary`: the fields of a request that select one of several variants.
 //!
+//! larder-http stores and selects the variants of an address in `response_cache/stored/variants.rs`.
+//!
 //! # Source
 //!
 //! [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1)
@@ -10,13 +12,13 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::list;
 
-/// Whether no request is known to select this response: its `Vary` has `*`, or a member that is not a field name and
-/// may have named any field.
+/// Returns whether no request is known to select this response, because its `Vary` has `*`, or a member that is not a
+/// field name and may have named any field.
 ///
 /// # Source
 ///
-/// [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1) for `*`; that a malformed member
-/// counts as one is the stricter of two readings.
+/// [RFC 9111, section 4.1](https://www.rfc-editor.org/rfc/rfc9111#section-4.1) for `*`. A malformed member is treated
+/// like `*`, which is the stricter of two readings.
 pub fn is_unmatchable(headers: &HeaderMap) -> bool {
     headers.get_all(header::VARY).iter().any(|line| {
         let is_name = |name: &str| name != "*" && HeaderName::from_bytes(name.as_bytes()).is_ok();
@@ -24,9 +26,10 @@ pub fn is_unmatchable(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The names of the fields in `Vary`, sorted and without duplicates. Empty where the response does not vary.
+/// Returns the names of the fields in `Vary`, sorted and without duplicates. The list is empty if the response does not
+/// vary.
 ///
-/// Complete only where the response is not [unmatchable](is_unmatchable).
+/// The list is complete only if the response is not [unmatchable](is_unmatchable).
 pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
     let members = list::members(headers, &header::VARY);
     let mut names: Vec<HeaderName> =
@@ -36,13 +39,13 @@ pub fn names(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// The value of a request field in normal form: equal for values that are known to be equivalent. `None` where the
-/// field is absent, which differs from empty.
+/// Returns the value of a request field in normal form, which is equal for values that are known to be equivalent.
+/// `None` if the field is absent, which differs from an empty field.
 ///
-/// Several lines are one list. Only known equivalences are folded: blanks around the commas and semicolons of `Accept`,
-/// `Accept-Encoding` and `Accept-Language`; in the last two also case, the notation of a weight, and the order of
-/// members of different weights; in `Accept-Encoding` also the order of members of the same weight. In
-/// `Accept-Language` that order is a preference, and stays.
+/// Several lines are read as one list. The normal form removes only known differences: blanks around the commas and
+/// semicolons of `Accept`, `Accept-Encoding` and `Accept-Language`; in the last two also case, the notation of a
+/// weight, and the order of members of different weights; in `Accept-Encoding` also the order of members of the same
+/// weight. In `Accept-Language` that order is a preference, and stays.
 ///
 /// # Source
 ///
@@ -69,7 +72,7 @@ pub fn selecting_value(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>
 
 fn normalised_list(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let mut members: Vec<(u16, String)> = list::members(headers, name).map(weighted).collect();
-    // A server may use either weight of a name that has two: the order stays.
+    // If a name has two weights, a server may use either of them, so the order stays.
     if !has_repeated_name(&members) {
         members.sort_by_key(|(weight, _)| Reverse(*weight));
         if name == header::ACCEPT_ENCODING {
@@ -110,7 +113,8 @@ fn without_blanks(member: &str) -> String {
     text
 }
 
-/// A member and its weight in thousandths. A parameter that is not a weight stays part of the name.
+/// Returns the weight of a member in thousandths, and its name. A parameter that is not a weight stays part of the
+/// name.
 fn weighted(member: &str) -> (u16, String) {
     let lower = member.to_ascii_lowercase();
     let parts: Vec<&str> = lower.split(';').map(str::trim).collect();

@@ -1,5 +1,5 @@
-//! A database under the query cache: one implementation of [`Backend`] for each kind, so that the rest of the crate
-//! knows none.
+//! A database under the query cache, with one implementation of [`Backend`] for each kind of database, so that the rest
+//! of the crate does not depend on the kind.
 
 use std::{any::Any, sync::Arc};
 
@@ -46,7 +46,8 @@ pub(crate) trait BackendTransaction: Send {
         statement: &'a Statement,
     ) -> BoxFuture<'a, sqlx::Result<StatementOutcome>>;
 
-    /// Whether an error has left only the rollback. PostgreSQL would then report a commit, and roll back.
+    /// Whether the transaction can only be rolled back, because a statement has failed. PostgreSQL would then report a
+    /// commit but roll back.
     fn is_spoiled(&mut self) -> BoxFuture<'_, bool>;
 
     /// Commits.

@@ -33,7 +33,7 @@ pub(crate) struct QueryContext {
     pub(crate) tags: Tags,
     known: RwLock<Arc<SchemaSnapshot>>,
     relearning: tokio::sync::Mutex<()>,
-    /// Whether a task is retrying to read the catalog, or to install the outbox.
+    /// Whether a task retries reading the catalog or installing the outbox.
     retrying: AtomicBool,
     /// Installs the outbox again; set when this process has installed it.
     pub(crate) outbox: Mutex<Option<Install>>,
@@ -42,12 +42,12 @@ pub(crate) struct QueryContext {
     warned: Mutex<std::collections::HashSet<String>>,
 }
 
-/// The catalog, and the analyses of statements that were made with it. Replaced as a whole.
+/// The catalog, and the analyses of statements that were made with it. A change replaces the whole snapshot.
 #[derive(Default)]
 pub(crate) struct SchemaSnapshot {
     catalog: Option<Catalog>,
     analyses: Analyses,
-    /// Whether the catalog could not be read, so that the previous one may be wrong.
+    /// Whether the catalog could not be read. The previous catalog, which may be outdated, was then dropped.
     is_distrusted: bool,
 }
 
@@ -67,10 +67,10 @@ pub(crate) enum QueryAdmission {
     Cached(String),
     /// Bypass the cache, for this reason.
     Bypass(Reason),
-    /// It writes: run it, and invalidate.
+    /// Run it and invalidate, because it writes.
     Write,
-    /// It begins or ends a transaction: on a pooled connection, statements of other callers would run in that
-    /// transaction.
+    /// Refuse it, because it begins or ends a transaction. On a pooled connection, the statements of other callers
+    /// would run in that transaction.
     Refused,
 }
 
@@ -89,17 +89,17 @@ impl QueryContext {
         }
     }
 
-    /// Replaces the catalog. One without an origin describes the same database as its predecessor, and takes its
-    /// origin.
+    /// Replaces the catalog. A catalog without an origin describes the same database as the previous catalog, and takes
+    /// its origin.
     pub(crate) fn learn(&self, catalog: Catalog) {
         let mut known = self.known.write();
         let origin = known.catalog().and_then(Catalog::origin).map(str::to_owned);
         *known = SchemaSnapshot::of(Some(catalog.or_origin(origin)));
     }
 
-    /// Reads the catalog again, after a statement that may have changed the schema. Returns `false` if that fails: then
-    /// no query is cached and each write invalidates everything, until a later attempt succeeds. Attempts are made in
-    /// the background, at intervals that double from 100 ms to 30 s.
+    /// Reads the catalog again, after a statement that may have changed the schema. Returns `false` if that fails. Then
+    /// no query is cached and each write invalidates everything, until a later attempt succeeds. A background task
+    /// makes these attempts, at intervals that double from 100 ms to 30 s.
     pub(crate) async fn relearn(self: &Arc<Self>) -> bool {
         let is_read = self.try_relearn().await;
         if !is_read {
@@ -116,7 +116,7 @@ impl QueryContext {
         }
     }
 
-    /// Whether an earlier attempt to read the catalog or to install the outbox has failed, and no later one has
+    /// Whether an earlier attempt to read the catalog or to install the outbox has failed, and no later attempt has
     /// succeeded.
     fn has_to_retry(&self) -> bool {
         self.known.read().is_distrusted || self.lacks_triggers.load(Ordering::Acquire)
@@ -124,7 +124,7 @@ impl QueryContext {
 
     async fn try_relearn(&self) -> bool {
         let Some(source) = &self.options.source else { return true };
-        // One at a time, so that the newest catalog stays.
+        // Only one task reads at a time, so that an older catalog does not replace a newer one.
         let _alone = self.relearning.lock().await;
         let catalog = source().await;
         let is_read = catalog.is_some();
@@ -138,9 +138,9 @@ impl QueryContext {
         is_read
     }
 
-    /// Defines the triggers of the outbox again, if this process has installed it: after a schema change there may be
-    /// other tables and other keys. If that fails, further attempts are made in the background, at intervals that
-    /// double from 100 ms to 30 s.
+    /// Creates the triggers of the outbox again if this process has installed it, because a schema change may add
+    /// tables and change keys. If that fails, a background task tries again, at intervals that double from 100 ms to 30
+    /// s.
     pub(crate) async fn reinstall(self: &Arc<Self>) {
         if !self.try_reinstall().await {
             self.retry_later("the outbox cannot be installed again after a schema change: writes of other programs to new tables are not seen until a retry succeeds");
@@ -216,8 +216,8 @@ impl QueryContext {
         let values = name.len();
         statement.values().iter().for_each(|value| value.name(&mut name));
         if name.len() - values > LONGEST_VALUES {
-            // A cryptographic hash in place of the values: two different lists of values do not share one, and the name
-            // is short.
+            // A cryptographic hash replaces the values. It is short, and two different lists of values do not have the
+            // same hash.
             let hash = format!("#{};", digest(&name[values..], 32));
             name.truncate(values);
             name.push_str(&hash);
@@ -226,7 +226,7 @@ impl QueryContext {
         QueryAdmission::Cached(name)
     }
 
-    /// Whether a bound value is a text that PostgreSQL may read as a different time each day.
+    /// Whether a bound value is a text that PostgreSQL may parse as a different time each day.
     fn moves_with_time(&self, statement: &Statement) -> bool {
         let moves =
             |value: &SqlValue| matches!(value, SqlValue::Text(text) if is_moving_time(text));
@@ -236,7 +236,7 @@ impl QueryContext {
     /// The policy for the result of a query.
     pub(crate) fn policy(&self, options: &QueryOptions) -> Policy {
         let policy = Policy::from(options.lifetime.unwrap_or(self.options.lifetime));
-        // Shared by all users: values that tell users apart are bound, and so in the key.
+        // All users share the result, because values that distinguish users are bound, and so are part of the key.
         let policy = policy.name(self.options.name).shared();
         // No deadline by default, as without the cache.
         let deadline = options.deadline.or(self.options.deadline).unwrap_or(Duration::MAX);
@@ -261,7 +261,8 @@ impl QueryContext {
         self.tags.read_by(analysis, known.catalog(), statement.values())
     }
 
-    /// The targets that a statement invalidates. Warns of a statement that may write anything, once.
+    /// Returns the targets that a statement invalidates. Logs one warning for each statement that may write to any
+    /// table.
     pub(crate) fn written_by(
         &self,
         known: &SchemaSnapshot,
@@ -272,20 +273,20 @@ impl QueryContext {
             && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
-            tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write anything: all stored results of this database are invalidated each time it runs");
+            tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write to any table: all stored results of this database are invalidated each time it runs");
         }
         self.tags.written_by(analysis, known.catalog(), statement.values())
     }
 
-    /// Whether this is the first warning of a statement, and one of the first 1,000 of all. Tests and records under one
-    /// lock.
+    /// Whether this is the first warning about a statement, and one of the first 1,000 warnings. Checks and records it
+    /// under one lock.
     fn is_first(&self, fingerprint: &str) -> bool {
         let mut warned = self.warned.lock();
         warned.len() < MOST_WARNINGS && warned.insert(fingerprint.to_owned())
     }
 
-    /// Counts a bypass, and adds the tags of the query to the enclosing scope: the result is not stored, but a page
-    /// with it may be.
+    /// Counts a bypass, and adds the tags of the query to the enclosing scope. The result is not stored, but a page
+    /// that has it may be stored.
     pub(crate) fn note_bypass(
         &self,
         known: &SchemaSnapshot,
@@ -298,7 +299,7 @@ impl QueryContext {
         let Some(scope) = self.kernel.current_scope() else { return };
         scope.add_tags(self.read_by(known, statement, analysis));
         if analysis.reads_unknown {
-            // Its dependencies are unknown, so the enclosing value must not be stored.
+            // The dependencies of the query are unknown, so the enclosing value must not be stored.
             scope.add_unstored(ScopeContents::default(), Reason::UnknownQuery);
         }
     }
@@ -308,10 +309,10 @@ impl QueryContext {
     }
 }
 
-/// Installs the outbox, and tells whether that succeeded.
+/// Installs the outbox, and returns whether that succeeded.
 pub(crate) type Install = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Retries to read the catalog and to install the outbox until both have succeeded.
+/// Retries reading the catalog and installing the outbox until both have succeeded.
 async fn retry(context: Weak<QueryContext>) {
     let mut pause = FIRST_RETRY;
     loop {
@@ -323,12 +324,13 @@ async fn retry(context: Weak<QueryContext>) {
         if !is_read || (lacks_triggers && !context.try_reinstall().await) {
             continue;
         }
-        // Pages may have been stored meanwhile, and may have missed a write, although their queries were not cached.
+        // Pages may have been stored in the meantime, although their queries were not cached, and a write may not have
+        // invalidated them.
         let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
         let database = &context.options.database;
-        tracing::info!(target: "larder", database, "the catalog is read and the outbox is installed again: queries are cached");
+        tracing::info!(target: "larder", database, "the catalog was read and the outbox was installed again: queries are cached");
         context.retrying.store(false, Ordering::Release);
-        // A failure meanwhile has found `retrying` set, and relies on this task.
+        // If another attempt has failed in the meantime, it found `retrying` set and relies on this task.
         if !context.has_to_retry() || context.retrying.swap(true, Ordering::AcqRel) {
             return;
         }

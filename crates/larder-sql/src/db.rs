@@ -1,4 +1,4 @@
-//! A database handle that reads like sqlx.
+//! A database handle that is used like sqlx.
 
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     value::SqlValue,
 };
 
-/// A database behind a query cache. Clones share both.
+/// A database with a query cache in front of it. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Db<S = DefaultDatabase> {
     cache: QueryCache<S>,
@@ -22,12 +22,12 @@ pub struct Db<S = DefaultDatabase> {
 /// The default database service of a [`Db`].
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub type DefaultDatabase = crate::sqlx_service::SqlxService;
-/// The default database service of a [`Db`]: none, since no feature for a database is enabled.
+/// The default database service of a [`Db`]: none, because no database feature is enabled.
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 pub type DefaultDatabase = std::convert::Infallible;
 
 impl<S> Db<S> {
-    /// A handle to a query cache.
+    /// Creates a handle to a query cache.
     pub fn new(cache: QueryCache<S>) -> Self {
         Self { cache }
     }
@@ -41,24 +41,24 @@ impl<S> Db<S> {
         self.cache.learn(catalog);
     }
 
-    /// The tag of a table: everything that depends on the whole table has it. Add it by hand to a value that another
+    /// Returns the tag of a table, which everything that depends on the whole table has. Add it to a value that another
     /// driver loads: `fill.tag(db.table_tag("products"))`.
     pub fn table_tag(&self, table: &str) -> Tag {
         self.cache.context().tags.table(&folded(table))
     }
 
-    /// The tag of a row, by the values of its key in their order: everything that depends on single rows of the table,
-    /// this one among them, has it.
+    /// Returns the tag of a row, given the values of its key in order. Everything that depends on this row, but not on
+    /// the whole table, has the tag.
     pub fn row_tag<K: ToString>(&self, table: &str, key: impl IntoIterator<Item = K>) -> Tag {
         let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
         self.cache.context().tags.row(&folded(table), &key)
     }
 
-    /// Invalidates everything that depends on a table or its rows: for writes that did not come through a [`Db`].
+    /// Invalidates everything that depends on a table or its rows. Call it after a write that bypasses the [`Db`].
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// If it is called outside a tokio runtime while the log is shared with other processes.
     ///
     /// # Examples
     ///
@@ -91,17 +91,16 @@ impl<S> Db<S> {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// If it is called outside a tokio runtime while the log is shared with other processes.
     pub async fn invalidate_all(&self) -> Invalidated {
         self.cache.context().invalidate_all().await
     }
 
-    /// Invalidates everything that depends on a row, by the values of its key in their order, or on its table as a
-    /// whole.
+    /// Invalidates everything that depends on a row, given the values of its key in order, or on its table as a whole.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// If it is called outside a tokio runtime while the log is shared with other processes.
     pub async fn invalidate_row<K: ToString>(
         &self,
         table: &str,
@@ -114,12 +113,12 @@ impl<S> Db<S> {
 }
 
 impl<S: Database> Db<S> {
-    /// A query or another statement. Never write user input into its text: bind it.
+    /// Creates a query or another statement. Never write user input into its text; bind it instead.
     pub fn query(&self, text: impl Into<Cow<'static, str>>) -> Query<'_, S> {
         self.statement(Statement::new(text))
     }
 
-    /// A query or another statement that was built elsewhere.
+    /// Creates a query from a statement that was built separately, for example by a query builder.
     pub fn statement(&self, statement: Statement) -> Query<'_, S> {
         Query { db: self, statement, options: QueryOptions::default() }
     }
@@ -141,7 +140,7 @@ impl<S: Database> Query<'_, S> {
         self
     }
 
-    /// As [`Fetch::cached_for`].
+    /// Does the same as [`Fetch::cached_for`].
     ///
     /// # Examples
     ///
@@ -170,44 +169,44 @@ impl<S: Database> Query<'_, S> {
         self
     }
 
-    /// As [`Fetch::uncached`].
+    /// Does the same as [`Fetch::uncached`].
     pub fn uncached(mut self) -> Self {
         self.options.uncached = true;
         self
     }
 
-    /// As [`Fetch::deadline`].
+    /// Does the same as [`Fetch::deadline`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
     }
 
-    /// As [`Fetch::coalesce_timeout`].
+    /// Does the same as [`Fetch::coalesce_timeout`].
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = Some(limit);
         self
     }
 
-    /// As [`Fetch::tags`].
+    /// Does the same as [`Fetch::tags`].
     pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
         self.options.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 
-    /// Fetches all rows: a struct is decoded by the names of the columns, a tuple by their order, any other type from
-    /// the only column. All callers of the same query share the values.
+    /// Fetches all rows. A struct is decoded by the names of the columns, a tuple by the order of the columns, and any
+    /// other type from the only column. All callers of the same query share the values.
     ///
     /// # Errors
     ///
-    /// When the database fails, or a row is not of the type; [`QueryError::kind`] gives the reason. With
-    /// [`QueryErrorKind::TimedOut`] after the [`deadline`](Self::deadline), and with [`QueryErrorKind::NotAllowed`] for
-    /// a statement that begins or ends a transaction.
+    /// When the database fails, or when a row cannot be decoded into the type; [`QueryError::kind`] returns the reason.
+    /// It is [`QueryErrorKind::TimedOut`] after the [`deadline`](Self::deadline), and [`QueryErrorKind::NotAllowed`]
+    /// for a statement that begins or ends a transaction.
     pub async fn fetch_all<T: CacheableRow>(self) -> Result<Arc<Vec<T>>, QueryError> {
         self.db.cache.fetch(Fetch::wishing(self.statement, self.options)).await
     }
 
-    /// Fetches the first row, if there is one. All rows of the statement are read and stored: add `LIMIT 1` where there
-    /// may be many.
+    /// Fetches the first row, if there is one. larder reads and stores all rows of the statement, so add `LIMIT 1` if
+    /// there may be many.
     ///
     /// # Errors
     ///
@@ -220,7 +219,7 @@ impl<S: Database> Query<'_, S> {
     ///
     /// # Errors
     ///
-    /// As [`Query::fetch_all`], and with [`QueryErrorKind::NoRow`] where there is none.
+    /// As [`Query::fetch_all`], and with [`QueryErrorKind::NoRow`] if there is no row.
     pub async fn fetch_one<T: CacheableRow>(self) -> Result<SharedRow<T>, QueryError> {
         self.fetch_optional().await?.ok_or_else(|| QueryError::new(QueryErrorKind::NoRow))
     }
@@ -234,13 +233,13 @@ impl<S: Database> Query<'_, S> {
         self.fetch_one::<T>().await.map(|one| T::clone(&one))
     }
 
-    /// Runs the statement, and returns the number of changed rows. Everything that it changes is invalidated when this
-    /// returns, also with an error.
+    /// Runs the statement, and returns the number of changed rows. Everything that the statement may have changed is
+    /// invalidated when this method returns, even if it returns an error.
     ///
     /// # Errors
     ///
-    /// When the database fails; [`QueryError::kind`] gives the reason. With [`QueryErrorKind::WrittenUnread`] if the
-    /// statement was executed and its rows cannot be read, and with [`QueryErrorKind::NotAllowed`] for one that begins
+    /// When the database fails; [`QueryError::kind`] returns the reason. It is [`QueryErrorKind::WrittenUnread`] if the
+    /// statement was executed but its rows cannot be read, and [`QueryErrorKind::NotAllowed`] if the statement begins
     /// or ends a transaction.
     pub async fn execute(self) -> Result<u64, QueryError> {
         self.db.cache.run(self.statement).await.map(|answer| answer.affected)

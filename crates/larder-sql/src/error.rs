@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-/// A query failed. Cheap to clone: the leader and all waiters of a fill get the same error.
+/// The error of a failed query. It is cheap to clone, because the leader and all waiters of a fill get the same error.
 #[derive(Clone, Debug)]
 pub struct QueryError {
     kind: QueryErrorKind,
@@ -21,21 +21,22 @@ pub enum QueryErrorKind {
     NoRow,
     /// The query took longer than its deadline.
     TimedOut,
-    /// The query cache failed, not the database; the reason is the source of the error: for example a fill that waits
-    /// for itself. Long texts and values do not fail, since the key has a hash of them.
+    /// The query cache, and not the database, failed, for example because a fill waits for itself. The source of this
+    /// error has the reason. Long texts and values do not cause this error, because the key has hashes of them.
     TooLong,
-    /// The statement begins or ends a transaction, which a query must not: [`Db::begin`](crate::Db) begins a
-    /// transaction, `begin` of a transaction a nested one, and `commit` and `rollback` end them.
+    /// The statement begins or ends a transaction, which a query must not do. Use [`Db::begin`](crate::Db) to begin a
+    /// transaction, `Transaction::begin` to begin a nested transaction, and `commit` or `rollback` to end it.
     NotAllowed,
     /// An in-memory database has no outbox to follow.
     NothingToFollow,
-    /// The transaction was rolled back instead of committed: a statement in it had failed.
+    /// The transaction was rolled back instead of committed, because a statement in it had failed.
     RolledBack,
-    /// The database driver panicked. A write may have been applied all the same, so everything that it changes was
-    /// invalidated.
+    /// The database driver panicked. A write may have been applied nevertheless, so larder has invalidated everything
+    /// that it changes.
     Panicked,
-    /// The statement was executed, but the rows that it returned cannot be read: a column has a type that cannot be
-    /// fetched, or a row is not of the requested type. Running it again writes twice.
+    /// The statement was executed, but the rows that it returned cannot be read, because a column has a type that
+    /// larder cannot read, or because a row cannot be decoded into the requested type. If you run the statement again,
+    /// it writes twice.
     WrittenUnread,
     /// The runtime was shut down while the query ran.
     Cancelled,
@@ -53,7 +54,7 @@ impl QueryError {
         Self { kind, source: Some(source.into().into()) }
     }
 
-    /// Replaces the kind, and leaves the source.
+    /// Replaces the kind, and leaves the source unchanged.
     pub(crate) fn of_kind(self, kind: QueryErrorKind) -> Self {
         Self { kind, ..self }
     }
@@ -83,10 +84,10 @@ impl fmt::Display for QueryError {
                 "a statement must not begin or end a transaction: use begin(), commit() and rollback()"
             }
             QueryErrorKind::NothingToFollow => {
-                "an in-memory database has no other writers: there is nothing to follow"
+                "an in-memory database has no other writers, so it has no outbox to follow"
             }
             QueryErrorKind::RolledBack => {
-                "a statement of the transaction had failed: the transaction was rolled back instead of committed"
+                "the transaction was rolled back instead of committed, because one of its statements had failed"
             }
             QueryErrorKind::Panicked => "the database driver panicked: a write may have been applied",
             QueryErrorKind::WrittenUnread => {

@@ -10,7 +10,7 @@ use crate::{
     statement::Statement,
 };
 
-/// The treatment of a statement by a query cache. Returned by [`Db::explain`].
+/// The treatment of a statement by a query cache. [`Db::explain`] returns it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -44,8 +44,9 @@ impl<S> Db<S> {
         self.cache().context().explain(statement)
     }
 
-    /// Whether the analysis finds that a statement only reads, and is storable. Costs an analysis the first time a text
-    /// is seen, and a look-up after that. [`Db::explain`] considers the bound values and the state of the catalog, too.
+    /// Returns whether, according to the analysis, a statement only reads and its result is storable. larder analyses
+    /// each text once, and then looks up the analysis. [`Db::explain`] considers the bound values and the state of the
+    /// catalog, too.
     pub fn is_cached(&self, statement: &Statement) -> bool {
         let context = self.cache().context();
         context.analyse(&context.known(), statement.text()).nature == StatementKind::Query

@@ -10,7 +10,7 @@ use crate::{analysis::SqlDialect, catalog::Catalog, service::QueryCache};
 
 /// A layer that stores the results of queries, and invalidates them when statements write.
 ///
-/// See the [crate](crate) for its rules.
+/// The documentation of the [crate](crate) has its rules.
 #[doc(alias("query cache", "second level cache", "result cache"))]
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is given to a service"]
@@ -19,7 +19,7 @@ pub struct QueryCacheLayer {
     pub(crate) options: Options,
 }
 
-/// Reads the catalog from the database; gives `None` if the database does not answer.
+/// Reads the catalog from the database; returns `None` if the database does not answer.
 pub(crate) type CatalogSource = Arc<dyn Fn() -> BoxFuture<'static, Option<Catalog>> + Send + Sync>;
 
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct Options {
 }
 
 impl QueryCacheLayer {
-    /// A query cache on this larder, for a database of this SQL dialect.
+    /// Creates a query cache on this larder, for a database of this SQL dialect.
     pub fn new(larder: &Larder, dialect: SqlDialect) -> Self {
         let options = Options {
             database: "main".to_owned(),
@@ -54,61 +54,64 @@ impl QueryCacheLayer {
         Self { kernel: larder.kernel().clone(), options }
     }
 
-    /// The name of the database in tags and keys, `main` by default. All processes must use the same name for one
-    /// database.
+    /// Sets the name of the database in tags and keys; `main` by default. All processes must use the same name for the
+    /// same database.
     ///
-    /// Behind a [`SqlxService`](crate::SqlxService) two databases of one name do not share results: the key also has
-    /// the identity of the database (the system identifier and the database of PostgreSQL, the file of SQLite) and the
-    /// settings of the session on which results depend. They invalidate each other's results, though. Give two
-    /// databases two names behind a custom service, and so for two PostgreSQL servers whose data directories are copies
-    /// of each other (a restored backup, a promoted replica): those have the same system identifier.
+    /// With a [`SqlxService`](crate::SqlxService), two databases with the same name do not share results, because the
+    /// key also has the identity of the database (the system identifier and the database of PostgreSQL, the file of
+    /// SQLite) and the session settings on which results depend. But a write to one database also invalidates the
+    /// results of the other. Give the databases different names if you use a custom service, or if the data directories
+    /// of two PostgreSQL servers are copies of each other (a restored backup, a promoted replica), because such servers
+    /// have the same system identifier.
     pub fn database(mut self, name: impl Into<String>) -> Self {
         self.options.database = name.into();
         self
     }
 
-    /// Sets the catalog. Without it queries depend on whole tables, and each write invalidates everything.
+    /// Sets the catalog. Without a catalog, queries depend on whole tables, and each write invalidates everything.
     pub fn catalog(mut self, catalog: Catalog) -> Self {
         self.options.catalog = Some(catalog);
         self
     }
 
-    /// The lifetime of results, ten minutes by default. Writes through this layer invalidate them at once.
+    /// Sets the lifetime of results; ten minutes by default. A write through this layer invalidates the affected
+    /// results at once.
     pub fn ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.lifetime = lifetime.into();
         self
     }
 
-    /// The lifetime of results without rows, ten seconds by default, and never longer than that of other results.
+    /// Sets the lifetime of results without rows; ten seconds by default, and never longer than the lifetime of other
+    /// results.
     #[doc(alias("negative caching"))]
     pub fn empty_ttl(mut self, time: Duration) -> Self {
         self.options.empty_ttl = time;
         self
     }
 
-    /// The size above which a result is not stored; 1 MiB by default.
+    /// Sets the size above which a result is not stored; 1 MiB by default.
     pub fn max_bytes(mut self, most: ByteSize) -> Self {
         self.options.max_bytes = most.as_bytes();
         self
     }
 
-    /// Gives up the fill of a query after this time, with
-    /// [`QueryErrorKind::TimedOut`](crate::QueryErrorKind::TimedOut). By default a query has no deadline, as it has
-    /// none without the cache. Queries that bypass the cache, and writes, have no deadline.
+    /// Sets the time after which larder gives up the fill of a query, with
+    /// [`QueryErrorKind::TimedOut`](crate::QueryErrorKind::TimedOut). By default a query has no deadline, as without
+    /// the cache. Queries that bypass the cache, and writes, never have a deadline.
     #[doc(alias("hard timeout"))]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
     }
 
-    /// How long a waiter waits for a fill in flight before one more is started beside it; 10 s by default. At most four
-    /// fills run at a time for one query and its values.
+    /// Sets how long a waiter waits for a fill in flight before larder starts another fill in parallel; 10 s by
+    /// default. At most four fills of the same query and values run concurrently.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = Some(limit);
         self
     }
 
-    /// The name under which this cache is counted in [`Stats`](larder_core::Stats); `queries` by default.
+    /// Sets the name under which [`Stats`](larder_core::Stats) counts this cache; `queries` by default.
     pub fn name(mut self, name: &'static str) -> Self {
         self.options.name = name;
         self

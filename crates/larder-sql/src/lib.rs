@@ -1,18 +1,19 @@
-//! Caches the results of SQL queries, finds the rows and tables that they read, and invalidates them when these are
-//! written.
+//! Caches the results of SQL queries, finds the tables and rows that each query reads, and invalidates a result when a
+//! statement writes to them.
 //!
 //! Applications depend on `larder`, which re-exports this crate as `larder::sql`.
 //!
-//! - A [`Db`] reads like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first call queries the
-//!   database; later calls get the same values, shared.
-//! - Each statement text is analysed once: which tables it reads and, where its `WHERE` names the primary key, which
-//!   rows. These are the tags of the result, and of every fragment, page and object that is built from it.
-//! - `db.query("UPDATE …").execute()` invalidates the rows that the statement names, or the table, and everything that
-//!   changes with them by foreign keys and triggers. When it returns, no result that was read before is served.
-//! - A query that cannot be analysed is not stored. A statement that may write anything invalidates everything, with
-//!   one warning per statement for the first 1,000 statements.
+//! - A [`Db`] is used like sqlx: `db.query("SELECT …").bind(id).fetch_all::<Product>()`. The first call queries the
+//!   database; later calls share its values.
+//! - larder analyses each statement text once, to find the tables that it reads and, if its `WHERE` names the primary
+//!   key, the rows. They become the tags of the result, and of every fragment, page and object that is built from it.
+//! - `db.query("UPDATE …").execute()` invalidates the rows that the statement names, or the whole table, and everything
+//!   that changes with them by foreign keys and triggers. Once it has returned, larder serves no affected result that
+//!   was read before.
+//! - The result of a query that cannot be analysed is not stored. A statement that may write to any table invalidates
+//!   everything, and larder logs one warning for each of the first 1,000 such statements.
 //!
-//! The rules, and the reasons why they miss no write, are at the head of `analysis/mod.rs`.
+//! The module documentation of `analysis/mod.rs` has the rules, and the reasons why they do not miss a write.
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")] {
@@ -40,20 +41,22 @@
 //!
 //! # Before deploying
 //!
-//! 1. Writes that bypass a [`Db`] are seen by a process that follows the [`Outbox`]: writes of other programs, by hand,
-//!    and of a process that died between its commit and its invalidation. Without it, report them by
-//!    [`Db::invalidate_table`] and [`Db::invalidate_row`]; otherwise stale results are served until they expire.
+//! 1. A process that follows the [`Outbox`] also invalidates after writes that bypass its [`Db`]: writes by other
+//!    programs, writes made by hand, and writes of a process that died between its commit and its invalidation. If you
+//!    do not follow the outbox, report such writes with [`Db::invalidate_table`] and [`Db::invalidate_row`]; otherwise
+//!    stale results are served until they expire.
 //! 2. The catalog has only the tables of the main schema (`main`, in PostgreSQL `public`). A query is not stored if it
-//!    reads other tables, or temporary, attached, virtual, foreign or materialized ones, or tables with row-level
-//!    security. A statement that writes one of those invalidates everything (except full-text and R-tree tables of
-//!    SQLite). A temporary table must not have the name of another table.
-//! 3. Schema changes by other programs (`ALTER TABLE`) are not detected: call [`Db::learn`] or restart, and install the
-//!    outbox again.
-//! 4. There is no streaming: read results that are too large to be stored whole through sqlx.
-//! 5. MySQL is not supported: its `ON DUPLICATE KEY UPDATE` and its collations identify rows by rules of their own.
+//!    reads a table of another schema, a temporary, attached, virtual or foreign table, a materialized view, or a table
+//!    with row-level security. A statement that writes to such a table invalidates everything (except full-text and
+//!    R-tree tables of SQLite). A temporary table must not have the name of another table.
+//! 3. larder does not detect schema changes by other programs (`ALTER TABLE`). After such a change, call [`Db::learn`]
+//!    or restart the process, and install the outbox again.
+//! 4. Results are not streamed. Use sqlx directly for results that are too large to be stored.
+//! 5. MySQL is not supported, because its `ON DUPLICATE KEY UPDATE` and its collations identify rows by different
+//!    rules.
 //!
-//! Query builders: [`Statement`] accepts the statements of sea-query, and of SeaORM with it (feature `sea-query`).
-//! sqlx's `QueryBuilder` gives its text by `sql()`, but not its values: bind them to the [`Statement`] instead.
+//! A [`Statement`] can be made from a statement of the query builders sea-query and SeaORM (feature `sea-query`).
+//! sqlx's `QueryBuilder` returns its text with `sql()`, but not its values, so bind the values to the [`Statement`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,7 +1,7 @@
 //! The rows that a statement returns, in one form for all databases, and their decoding into types of the application.
 //!
-//! Rows are decoded by `serde`, not by sqlx's `FromRow`: stored values must be serialised for the second level, and a
-//! query must return the same from each database.
+//! `serde` decodes rows, not sqlx's `FromRow`, because stored values must be serialised for the second level, and
+//! because a query must return the same values from each database.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use crate::value::SqlValue;
 /// The outcome of a statement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StatementOutcome {
-    /// The rows, none for a statement that returns none.
+    /// The rows that the statement returned, if any.
     pub rows: Rows,
     /// The number of changed rows. PostgreSQL also counts the rows that a query returns.
     pub affected: u64,
@@ -35,8 +35,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Decodes all rows into values of a type: a struct by the names of the columns, a tuple by their order, and any
-    /// other type from the only column.
+    /// Decodes all rows into values of a type. A struct is decoded by the names of the columns, a tuple by the order of
+    /// the columns, and any other type from the only column.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Rows {
         self.rows.iter().map(row).collect()
     }
 
-    /// The approximate size of all values, in bytes.
+    /// Returns the approximate size of all values, in bytes.
     pub fn weight(&self) -> usize {
         let of = |value: &SqlValue| {
             size_of::<SqlValue>()
@@ -239,7 +239,7 @@ impl<'de> SeqAccess<'de> for Columns<'de> {
 
 struct Cell<'a>(&'a SqlValue);
 
-/// Parses a text where a number is requested: sums and decimals are returned as texts.
+/// Parses a text if a number is requested, because sums and decimals are returned as text.
 macro_rules! numbers {
     ($($method:ident: $number:ty => $visit:ident),* $(,)?) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {

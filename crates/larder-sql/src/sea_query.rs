@@ -1,4 +1,4 @@
-//! Converts statements that were built by sea-query, or by SeaORM with it.
+//! Converts statements that sea-query or SeaORM has built.
 
 use std::{borrow::Cow, fmt};
 
@@ -25,7 +25,7 @@ use crate::{statement::Statement, value::SqlValue};
 ///
 /// # Errors
 ///
-/// When a value has a type that no [`SqlValue`] has: bind it as text.
+/// When no [`SqlValue`] can hold a value. Bind such a value as text.
 impl TryFrom<(String, Values)> for Statement {
     type Error = BindError;
 
@@ -54,10 +54,10 @@ fn value(value: Value) -> Result<SqlValue, BindError> {
         Value::String(value) => value.into(),
         Value::Char(value) => value.map(|letter| letter.to_string()).into(),
         Value::Bytes(value) => value.into(),
-        // More types exist with further features of sea-query.
+        // Further features of sea-query add more types.
         #[allow(
             unreachable_patterns,
-            reason = "without further features of sea-query there are none"
+            reason = "without further features of sea-query there are no other types"
         )]
         other => return Err(BindError(format!("{other:?}"))),
     })
@@ -69,7 +69,8 @@ pub struct BindError(String);
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let allowed = "supported are booleans, signed 64-bit integers, floating-point numbers, text and bytes";
+        let allowed =
+            "allowed are booleans, signed 64-bit integers, floating-point numbers, text and bytes";
         write!(f, "{} cannot be bound, {allowed}: bind it as text", self.0)
     }
 }

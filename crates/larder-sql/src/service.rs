@@ -24,7 +24,7 @@ use crate::{
     statement::Statement,
 };
 
-/// A query whose rows are decoded into values of `T`: one of the two requests of a [`QueryCache`].
+/// A query whose rows are decoded into values of `T`. It is one of the two request types of a [`QueryCache`].
 pub struct Fetch<T> {
     statement: Statement,
     options: QueryOptions,
@@ -42,7 +42,7 @@ pub(crate) struct QueryOptions {
 }
 
 impl<T> Fetch<T> {
-    /// A query for the rows of this statement.
+    /// Creates a query for the rows of this statement.
     pub fn new(statement: Statement) -> Self {
         Self::wishing(statement, QueryOptions::default())
     }
@@ -51,39 +51,39 @@ impl<T> Fetch<T> {
         Self { statement, options, rows: PhantomData }
     }
 
-    /// Stores the rows for this lifetime, also those of a volatile query, as one with `now()`. A page or value built
-    /// from them is fresh no longer than they are.
+    /// Stores the rows for this lifetime, even if the query is volatile, for example because it calls `now()`. A page
+    /// or value that is built from the rows is fresh no longer than the rows are.
     #[must_use]
     pub fn cached_for(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.lifetime = Some(lifetime.into());
         self
     }
 
-    /// Bypasses the cache: queries the database, and stores nothing.
+    /// Bypasses the cache, so that larder queries the database and does not store the result.
     #[must_use]
     pub fn uncached(mut self) -> Self {
         self.options.uncached = true;
         self
     }
 
-    /// Gives up the fill of the query after this time, with [`QueryErrorKind::TimedOut`]. Without it, and without
-    /// [`QueryCacheLayer::deadline`](crate::QueryCacheLayer::deadline), a query has no deadline, as it has none without
-    /// the cache. A query that bypasses the cache, and a write, has no deadline.
+    /// Sets the time after which larder gives up the fill of the query, with [`QueryErrorKind::TimedOut`]. If neither
+    /// this nor [`QueryCacheLayer::deadline`](crate::QueryCacheLayer::deadline) is set, a query has no deadline, as
+    /// without the cache. Queries that bypass the cache, and writes, never have a deadline.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
     }
 
-    /// How long a waiter waits for a fill in flight before one more is started beside it; 10 s by default. At most four
-    /// fills run at a time for one query and its values.
+    /// Sets how long a waiter waits for a fill in flight before larder starts another fill in parallel; 10 s by
+    /// default. At most four fills of the same query and values run concurrently.
     #[must_use]
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = Some(limit);
         self
     }
 
-    /// Adds tags to those that the analysis finds. A query that bypasses the cache ignores them.
+    /// Adds tags to the tags that the analysis finds. A query that bypasses the cache ignores the added tags.
     #[must_use]
     pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Self {
         self.options.tags.extend(tags.into_iter().map(Into::into));
@@ -91,11 +91,12 @@ impl<T> Fetch<T> {
     }
 }
 
-/// A type that rows are decoded into. Values are shared as they are in the first level, and serialised for the second.
+/// A type into which rows are decoded. The first level shares the values as they are; for the second level, they are
+/// serialised.
 pub trait CacheableRow: Serialize + DeserializeOwned + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> CacheableRow for T {}
 
-/// A service that runs statements: a database, or a stand-in for one.
+/// A service that runs statements: a database, or a stand-in for a database.
 pub trait Database:
     Service<Statement, Response = StatementOutcome, Error: Into<BoxError>, Future: Send + 'static>
     + Clone
@@ -119,10 +120,10 @@ impl<S> Database for S where
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A service that stores the results of queries. Built by [`QueryCacheLayer`](crate::QueryCacheLayer).
+/// A service that stores the results of queries. [`QueryCacheLayer`](crate::QueryCacheLayer) builds it.
 ///
-/// It takes two requests: a [`Fetch`] is answered from the cache where possible, with shared values instead of copies;
-/// a [`Statement`] always goes to the database.
+/// It takes two types of requests. It answers a [`Fetch`] from the cache if possible, with shared values instead of
+/// copies; a [`Statement`] always goes to the database.
 pub struct QueryCache<S> {
     inner: S,
     context: Arc<QueryContext>,
@@ -149,7 +150,7 @@ impl<S> QueryCache<S> {
 }
 
 impl<S: Database> QueryCache<S> {
-    /// Returns the rows of a query, from the cache where possible.
+    /// Returns the rows of a query, from the cache if possible.
     pub(crate) async fn fetch<T: CacheableRow>(
         &self,
         fetch: Fetch<T>,
@@ -191,8 +192,8 @@ impl<S: Database> QueryCache<S> {
         }
     }
 
-    /// Runs a write and invalidates, in a task of its own: neither a dropped caller nor a panic of the driver can come
-    /// between the two.
+    /// Runs a write and then invalidates, in its own task, so that it invalidates even if the caller is dropped or the
+    /// driver panics.
     async fn write(
         &self,
         known: Arc<SchemaSnapshot>,
@@ -209,18 +210,19 @@ impl<S: Database> QueryCache<S> {
         let writing = self.context.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
-                // Now, since the next steps may wait for locks of other connections; and again below, for results that
-                // were read under the old schema.
+                // Invalidates now, because the next steps may wait for locks of other connections, and again below,
+                // because results may be read under the old schema in the meantime.
                 let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
                 context.relearn().await;
                 if may_define {
                     context.reinstall().await;
                 }
             } else if !context.is_current(&known) {
-                // The schema has changed meanwhile: more tables may change with this one.
+                // The schema has changed in the meantime, so the write may have changed more tables than the analysis
+                // found.
                 targets = vec![context.tags.everything()];
             }
-            // Also after an error or a panic: the write may have been applied all the same.
+            // Invalidates even after an error or a panic, because the write may have been applied nevertheless.
             let _logged_or_queued = context.kernel.invalidate(targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
@@ -262,7 +264,7 @@ async fn ask<S: Database>(
     inner.call(statement).await.map_err(failed)
 }
 
-/// Turns the error of a write into `WrittenUnread` if the statement was executed, and only its rows could not be read.
+/// Turns the error of a write into `WrittenUnread` if the statement was executed but its rows could not be read.
 pub(crate) fn written_unread(error: QueryError) -> QueryError {
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
     match source {
@@ -284,8 +286,8 @@ fn unwrapped(error: LoadError<QueryError>) -> QueryError {
         }
         LoadError::Cancelled => QueryError::new(QueryErrorKind::Cancelled),
         LoadError::Panicked => QueryError::new(QueryErrorKind::Panicked),
-        // Other errors do not occur, since the key names the type and all fills fail with a `QueryError`; except a fill
-        // that waits for itself.
+        // The only other error is that a fill waits for itself, because the key has the type and all fills fail with a
+        // `QueryError`.
         other => QueryError::because(QueryErrorKind::TooLong, other.to_string()),
     }
 }
@@ -295,8 +297,8 @@ impl<S: Database> Service<Statement> for QueryCache<S> {
     type Error = QueryError;
     type Future = BoxFuture<'static, Result<StatementOutcome, QueryError>>;
 
-    /// Always ready: a hit need not wait for the database. A clone of the inner service is made ready for each request
-    /// that reaches it.
+    /// Always returns ready, because a hit does not wait for the database. Each request that reaches the inner service
+    /// polls its own clone of it until it is ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
         Poll::Ready(Ok(()))
     }
@@ -312,7 +314,7 @@ impl<S: Database, T: CacheableRow> Service<Fetch<T>> for QueryCache<S> {
     type Error = QueryError;
     type Future = BoxFuture<'static, Result<Arc<Vec<T>>, QueryError>>;
 
-    /// Always ready, as for a [`Statement`].
+    /// Always returns ready, as for a [`Statement`].
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), QueryError>> {
         Poll::Ready(Ok(()))
     }

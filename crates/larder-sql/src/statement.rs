@@ -7,7 +7,7 @@ use crate::value::SqlValue;
 /// A SQL statement with its values: the request of a [`QueryCache`](crate::QueryCache) and of the database service
 /// inside it.
 ///
-/// Written by hand, or made of the text and the values that a query builder gives.
+/// It is written by hand, or made from the text and the values that a query builder returns.
 ///
 /// # Examples
 ///
@@ -24,7 +24,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// A statement without values. Never write user input into the text: bind it.
+    /// Creates a statement without values. Never write user input into the text; bind it instead.
     pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
         Self { text: text.into(), values: Vec::new() }
     }
@@ -36,12 +36,12 @@ impl Statement {
         self
     }
 
-    /// The SQL text.
+    /// Returns the SQL text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The bound values, in order.
+    /// Returns the bound values, in order.
     pub fn values(&self) -> &[SqlValue] {
         &self.values
     }

@@ -1,8 +1,8 @@
 //! The tags that a statement depends on, and the targets that it invalidates.
 //!
-//! The tag of a table is `sql:DATABASE:TABLE`; the tag of a row lies below it: `sql:DATABASE:TABLE:KEY`. A result that
-//! depends on a whole table has the tag of the table only. A write of one row invalidates the tags of the table and of
-//! the row, a write of any row the prefix `sql:DATABASE:TABLE`.
+//! The tag of a table is `sql:DATABASE:TABLE`, and the tag of a row is `sql:DATABASE:TABLE:KEY`. A result that depends
+//! on a whole table has only the tag of the table. A write to one row invalidates the tags of the table and of the row,
+//! and a write to any row invalidates the prefix `sql:DATABASE:TABLE`.
 
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ impl Tags {
         Tag::new(self.text_of(table))
     }
 
-    /// The tag of a row, by the values of its key as text.
+    /// Returns the tag of a row, given the values of its key as text.
     pub(crate) fn row(&self, table: &str, key: &[String]) -> Tag {
         let mut text = self.text_of(table);
         text.push(':');
@@ -44,7 +44,7 @@ impl Tags {
             escape(value, &mut text);
         }
         if text.len() - values > LONGEST_KEY {
-            // A hash tells keys apart as well as their text, and is short.
+            // A hash is short. If two long keys had the same hash, the two rows would only be invalidated together.
             let hash = xxh3_128(&text.as_bytes()[values..]);
             text.truncate(values);
             write!(text, "#{hash:032x}").expect("writing to a string cannot fail");
@@ -52,7 +52,7 @@ impl Tags {
         Tag::new(text)
     }
 
-    /// The tags that a query depends on, by rules 3 and 4 of the analysis.
+    /// Returns the tags that a query depends on, according to rules 3 and 4 of the analysis.
     pub(crate) fn read_by(
         &self,
         analysis: &Analysis,
@@ -68,8 +68,8 @@ impl Tags {
             }
         }
         if tags.is_empty() {
-            // A query without tables still depends on the definitions of functions and types: `everything` must reach
-            // it.
+            // A query without tables still depends on the definitions of functions and types, so it needs a tag that
+            // `everything` invalidates.
             tags.push(Tag::new(self.database.as_str()));
         }
         tags
@@ -101,8 +101,8 @@ impl Tags {
         targets
     }
 
-    /// The targets of a change of these rows: their tags, and the tag of the table for results that depend on all of
-    /// it. For `None`, any row: the table with all its rows.
+    /// Returns the targets of a change to these rows: their tags, and the tag of the table for results that depend on
+    /// the whole table. `None` means any row, for which the target is the table with all its rows.
     pub(crate) fn changed(&self, table: &str, rows: Option<Vec<Tag>>) -> Vec<Target> {
         let Some(rows) = rows else { return vec![self.any_row(table)] };
         std::iter::once(self.table(table)).chain(rows).map(Target::tag).collect()
@@ -116,7 +116,7 @@ impl Tags {
         Target::prefix(self.database.as_str())
     }
 
-    /// The tags of all pinned rows; `None` where a value cannot name a row, or where there are too many rows.
+    /// The tags of all pinned rows; `None` if a value cannot identify a row, or if there are too many rows.
     fn rows(
         &self,
         table: &str,
@@ -154,7 +154,8 @@ impl Tags {
     }
 }
 
-/// The value of a key as a row tag has it; `None` unless the column compares it as it is written.
+/// Returns the value of a key column in the form of row tags; `None` unless the column compares the value exactly as it
+/// is written.
 fn text(operand: &Operand, column: &KeyColumn, values: &[SqlValue]) -> Option<String> {
     match (column.kind, operand) {
         (KeyKind::Integer, Operand::Int(number)) => Some(number.to_string()),
@@ -183,7 +184,8 @@ fn escape(text: &str, out: &mut String) {
     }
 }
 
-/// A statement that names fewer rows than this has a tag for each; otherwise the tag of the table stands for them.
+/// A statement that names fewer rows than this has a tag for each row; otherwise the tag of the table replaces these
+/// tags.
 const MOST_ROWS: usize = 64;
 const LONGEST_KEY: usize = 128;
 

@@ -121,7 +121,7 @@ fn larder() -> Larder {
     Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
-/// A statement of this form: its values are random, and bound or written into the text.
+/// A statement of this form, with random values that are bound or written into the text.
 fn drawn(form: &str, dice: &SeededRng) -> Statement {
     let (mut text, mut values) = (String::new(), Vec::new());
     for (at, part) in form.split(['{', '}']).enumerate() {
@@ -166,7 +166,7 @@ async fn cached_results_always_equal_uncached_ones() {
     for seed in 0..seeds {
         let (dice, larder) = (SeededRng::new(seed), larder());
         let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
-        // A few forms for each seed, so that related reads and writes meet.
+        // Each seed uses only a few forms, so that reads and writes often concern the same rows.
         let some = |forms: &[&'static str], most: u64| {
             (0..most).map(|_| forms[dice.roll(forms.len() as u64) as usize]).collect::<Vec<_>>()
         };
@@ -175,7 +175,7 @@ async fn cached_results_always_equal_uncached_ones() {
             forms.iter().flat_map(|form| [(); 3].map(|()| drawn(form, &dice))).collect();
         for turn in 0..60 {
             let write = drawn(writes[dice.roll(writes.len() as u64) as usize], &dice);
-            // A write that the database refuses has changed nothing, or a part.
+            // A write that the database refuses may have changed nothing, or only some rows.
             let outcome = db.statement(write.clone()).execute().await;
             for _ in 0..8 {
                 let read = &reads[dice.roll(reads.len() as u64) as usize];
@@ -266,7 +266,7 @@ async fn a_page_is_invalidated_with_the_rows_it_has_read() {
     assert_eq!(
         (page().await, rendered.load(Ordering::SeqCst)),
         (0, 1),
-        "it does not show that one"
+        "the page does not depend on this row"
     );
     db.query("UPDATE a SET v = 7 WHERE id = 1").execute().await.unwrap();
     assert_eq!((page().await, rendered.load(Ordering::SeqCst)), (7, 2));
@@ -310,7 +310,7 @@ async fn a_transaction_that_the_database_has_ended_still_invalidates() {
     let broken = "INSERT OR ROLLBACK INTO a (id, v) VALUES (1, 5)";
     assert!(transaction.query(broken).execute().await.is_err());
     assert_eq!(a_in(&mut transaction, 1).await, 0);
-    // There is no transaction any more: this is written at once.
+    // There is no transaction any more, so this write takes effect at once.
     transaction.query("UPDATE a SET v = 8 WHERE id = 1").execute().await.unwrap();
     assert!(transaction.rollback().await.is_err());
     for _ in 0..100 {
@@ -471,7 +471,8 @@ async fn two_databases_of_one_name_share_no_result() {
         sqlx::query("INSERT INTO t VALUES (?)").bind(tenant as i64).execute(&pool).await.unwrap();
         let db = SqlxService::sqlite(pool.clone()).cached(&larder).await.unwrap();
         assert_eq!(db.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap(), tenant as i64);
-        // A second handle to one database shares the results of the first, if both can identify the database.
+        // A second handle to the same database shares the results of the first handle, if both can identify the
+        // database.
         let again = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
         let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
         let before = hits();

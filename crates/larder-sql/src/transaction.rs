@@ -1,4 +1,5 @@
-//! Transactions: they invalidate when they are committed, and never when they are rolled back.
+//! Transactions, which invalidate when they are committed, and not when they are rolled back, unless a statement has
+//! failed or was dropped while it ran.
 
 use larder_core::{Reason, Target};
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
@@ -23,12 +24,12 @@ use crate::{
     value::SqlValue,
 };
 
-/// A transaction. Dropped, it is rolled back, and nothing is invalidated.
+/// A transaction. If it is dropped, it is rolled back, and nothing is invalidated.
 ///
-/// Its queries bypass the cache, since they may read rows that only this transaction sees. A statement that fails or is
-/// dropped while it runs may have ended the transaction, as `INSERT OR ROLLBACK` does in SQLite; then all writes are
-/// invalidated, whether or not they are committed. In PostgreSQL a transaction with a failed statement can only be
-/// rolled back.
+/// Its queries bypass the cache, because they may read rows that only this transaction sees. A statement that fails or
+/// is dropped while it runs may have ended the transaction, as `INSERT OR ROLLBACK` does in SQLite. larder then
+/// invalidates everything that the transaction wrote, whether or not it is committed. In PostgreSQL a transaction with
+/// a failed statement can only be rolled back.
 pub struct Transaction {
     /// `None` once the transaction has ended.
     inner: Option<Box<dyn BackendTransaction>>,
@@ -36,9 +37,10 @@ pub struct Transaction {
     context: Arc<QueryContext>,
     targets: Vec<Target>,
     defines: bool,
-    /// The number of open nested transactions, with those that were dropped and are not rolled back yet.
+    /// The number of open nested transactions, including nested transactions that were dropped but are not rolled back
+    /// yet.
     depth: usize,
-    /// The outermost nested transaction that was dropped: it is rolled back before the next statement.
+    /// The outermost nested transaction that was dropped, which is rolled back before the next statement.
     dropped: Option<Savepoint>,
     /// The schema snapshot at the first statement.
     known: Option<Arc<SchemaSnapshot>>,
@@ -91,13 +93,13 @@ impl Db<SqlxService> {
 }
 
 impl Transaction {
-    /// A query or another statement within the transaction.
+    /// Creates a query or another statement within the transaction.
     pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
         TransactionQuery { transaction: self, statement: Statement::new(text) }
     }
 
-    /// Begins a nested transaction, a savepoint of the database. Committed, it becomes part of this one; rolled back or
-    /// dropped, its writes are undone, and nothing is invalidated for them.
+    /// Begins a nested transaction, which is a savepoint of the database. If it is committed, it becomes part of this
+    /// transaction. If it is rolled back or dropped, its writes are undone, and nothing is invalidated for them.
     ///
     /// # Errors
     ///
@@ -134,8 +136,9 @@ impl Transaction {
         self.begun().run(&statement).await.map(|_| ()).map_err(QueryError::database)
     }
 
-    /// Rolls back to this savepoint, and with it those begun later. If the database does not, the writes may have been
-    /// made outside of any transaction, and are invalidated whether or not this one is committed.
+    /// Rolls back to this savepoint, which also undoes the savepoints that were begun later. If that fails, the writes
+    /// may have been made outside of any transaction, so larder invalidates everything that they changed, whether or
+    /// not this transaction is committed.
     async fn take_back(&mut self, savepoint: Savepoint) -> Result<(), QueryError> {
         self.depth = savepoint.depth - 1;
         let taken_back = async {
@@ -157,15 +160,16 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, and invalidates everything that the transaction has changed. Neither a dropped caller nor a panic of
-    /// the driver can come between the two.
+    /// Commits, and then invalidates everything that the transaction has changed, even if the caller is dropped or the
+    /// driver panics.
     ///
     /// # Errors
     ///
-    /// When the database does not commit. It may have committed all the same, so the writes are invalidated. With
-    /// [`QueryErrorKind::RolledBack`] where a statement has failed: PostgreSQL would report a commit, and roll back.
+    /// When the database does not confirm the commit. It may have committed nevertheless, so larder invalidates
+    /// everything that the transaction wrote. With [`QueryErrorKind::RolledBack`] if a statement has failed in
+    /// PostgreSQL, which would report a commit but roll back.
     pub async fn commit(mut self) -> Result<(), QueryError> {
-        // If this fails nothing is committed: dropping the transaction rolls it back.
+        // If this fails, nothing is committed, because dropping the transaction rolls it back.
         self.take_back_dropped().await?;
         let (context, defines, uncertain) =
             (Arc::clone(&self.context), self.defines, self.uncertain);
@@ -181,12 +185,13 @@ impl Transaction {
                 None => Ok(()),
             };
             if defines {
-                // Now, since the next steps may wait for locks of other connections.
+                // Invalidates now, because the next steps may wait for locks of other connections.
                 let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
                 context.relearn().await;
                 context.reinstall().await;
             } else if known.is_some_and(|known| !context.is_current(&known)) {
-                // The schema has changed meanwhile: more tables may change with the written ones.
+                // The schema has changed in the meantime, so the transaction may have changed more tables than the
+                // analysis found.
                 targets = vec![context.tags.everything()];
             }
             if !targets.is_empty() {
@@ -201,7 +206,7 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// When the database does not answer; then it rolls back by itself.
+    /// When the database does not answer. It then rolls back by itself.
     pub async fn rollback(mut self) -> Result<(), QueryError> {
         match self.inner.take() {
             Some(inner) => inner.rollback().await.map_err(QueryError::database),
@@ -209,15 +214,15 @@ impl Transaction {
         }
     }
 
-    /// The SQLite connection, for features of sqlx that larder lacks. Writes through it are not invalidated, unless the
-    /// [outbox](crate::Outbox) is followed. `None` in another database.
+    /// Returns the SQLite connection, for features of sqlx that larder lacks; `None` for another database. larder does
+    /// not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         self.begun().connection().downcast_mut()
     }
 
-    /// The PostgreSQL connection, for features of sqlx that larder lacks. Writes through it are not invalidated, unless
-    /// the [outbox](crate::Outbox) is followed. `None` in another database.
+    /// Returns the PostgreSQL connection, for features of sqlx that larder lacks; `None` for another database. larder
+    /// does not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
         self.begun().connection().downcast_mut()
@@ -237,10 +242,11 @@ impl Transaction {
         self.defines |=
             matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
         self.known.get_or_insert_with(|| Arc::clone(&known));
-        // Before it runs: a statement that fails may have written a part.
+        // Adds the targets before the statement runs, because a statement that fails may have written a part of its
+        // changes.
         self.targets.extend(self.context.written_by(&known, statement, &analysis));
         self.context.note_bypass(&known, statement, &analysis, Reason::Transaction);
-        // A statement that is dropped while it runs may have ended the transaction as well.
+        // A statement that is dropped while it runs may also have ended the transaction.
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
         self.uncertain = was_uncertain || !matches!(answer, Ok(Ok(_)));
@@ -251,7 +257,7 @@ impl Transaction {
     }
 }
 
-/// Commits, unless a failed statement has left only the rollback.
+/// Commits, or rolls back if a failed statement allows nothing else.
 async fn end(mut inner: Box<dyn BackendTransaction>, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
@@ -285,13 +291,14 @@ impl fmt::Debug for Transaction {
 #[derive(Clone, Copy, Debug)]
 struct Savepoint {
     depth: usize,
-    /// The number of targets at that time.
+    /// The number of targets when it began.
     targets: usize,
 }
 
-/// A transaction within another: a savepoint. Dropped, it is rolled back before the next statement of the outer one.
+/// A transaction within another transaction: a savepoint. If it is dropped, it is rolled back before the next statement
+/// of the outer transaction.
 #[derive(Debug)]
-#[must_use = "dropped, it is rolled back"]
+#[must_use = "it is rolled back if it is dropped"]
 pub struct NestedTransaction<'a> {
     transaction: &'a mut Transaction,
     /// `None` once it has ended.
@@ -299,12 +306,12 @@ pub struct NestedTransaction<'a> {
 }
 
 impl NestedTransaction<'_> {
-    /// A query or another statement within this transaction.
+    /// Creates a query or another statement within this transaction.
     pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
         self.transaction.query(text)
     }
 
-    /// Begins a transaction nested in this one.
+    /// Begins a transaction that is nested in this transaction.
     ///
     /// # Errors
     ///
@@ -313,11 +320,13 @@ impl NestedTransaction<'_> {
         self.transaction.begin().await
     }
 
-    /// Commits: its writes become part of the outer transaction, and are invalidated when that is committed.
+    /// Commits. Its writes become part of the outer transaction, and larder invalidates for them when the outer
+    /// transaction is committed.
     ///
     /// # Errors
     ///
-    /// When the database does not answer, or in PostgreSQL after a failed statement; then it is rolled back.
+    /// When the database does not answer, or in PostgreSQL after a failed statement. The nested transaction is then
+    /// rolled back.
     pub async fn commit(mut self) -> Result<(), QueryError> {
         self.transaction.take_back_dropped().await?;
         let Some(Savepoint { depth, .. }) = self.savepoint else { return Ok(()) };
@@ -327,7 +336,8 @@ impl NestedTransaction<'_> {
         Ok(())
     }
 
-    /// Undoes its writes. The outer transaction goes on, in PostgreSQL also after a failed statement.
+    /// Rolls back, which undoes its writes. The outer transaction continues, in PostgreSQL even after a failed
+    /// statement.
     ///
     /// # Errors
     ///
@@ -344,7 +354,8 @@ impl NestedTransaction<'_> {
 
 impl Drop for NestedTransaction<'_> {
     fn drop(&mut self) {
-        // Covers a nested transaction that was dropped within this one, too: it began later.
+        // Replaces a nested transaction that was dropped within this one, because that began later and is rolled back
+        // with it.
         if let Some(savepoint) = self.savepoint.take() {
             self.transaction.dropped = Some(savepoint);
         }
@@ -370,7 +381,7 @@ impl TransactionQuery<'_> {
     ///
     /// # Errors
     ///
-    /// When the database fails, or a row is not of the type.
+    /// When the database fails, or when a row cannot be decoded into the type.
     pub async fn fetch_all<T: CacheableRow>(self) -> Result<Vec<T>, QueryError> {
         let rows = self.transaction.run(&self.statement).await?.rows;
         rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))

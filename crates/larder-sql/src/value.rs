@@ -11,13 +11,13 @@ pub enum SqlValue {
     /// SQL `NULL`.
     #[default]
     Null,
-    /// True or false; SQLite has the integers 1 and 0 instead.
+    /// A boolean. SQLite stores booleans as the integers 1 and 0.
     Bool(bool),
-    /// An integer of 64 bits with a sign.
+    /// A signed 64-bit integer.
     Int(i64),
     /// A floating-point number.
     Real(f64),
-    /// Text; also decimals, times and identifiers (UUIDs), for which not all databases have a type.
+    /// Text, and also decimals, times and UUIDs, because not all databases have types for them.
     Text(String),
     /// Bytes.
     Blob(Vec<u8>),
@@ -30,7 +30,7 @@ impl SqlValue {
             Self::Null => write!(name, "n"),
             Self::Bool(value) => write!(name, "o{}", u8::from(*value)),
             Self::Int(value) => write!(name, "i{value}"),
-            // Its bits: two different numbers may print the same.
+            // Writes the bits, because two different numbers may print the same.
             Self::Real(value) => write!(name, "r{:x}", value.to_bits()),
             Self::Text(value) => write!(name, "t{}:{value}", value.len()),
             Self::Blob(value) => {

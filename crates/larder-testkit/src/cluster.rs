@@ -72,11 +72,11 @@ pub struct SimulatedCluster {
 pub struct NetworkConditions {
     /// The random numbers, from a seed.
     pub dice: SeededRng,
-    /// The percentage of commands that fail. A failed write to the store is carried out in half of the cases; an append
-    /// to the log fails with this chance before it is carried out, and again afterwards. With the same chance the store
-    /// repeats an old write, or returns the answer to the previous read.
+    /// The percentage of commands that fail. A failed write to the store is nevertheless executed in half of the cases;
+    /// an append to the log fails with this probability before it is executed, and again afterwards. With the same
+    /// probability the store repeats an old write, or returns the answer to the previous read.
     pub failing_percent: u64,
-    /// The longest delay on the way to the store or the log, and on the way back.
+    /// The maximum delay on the way to the store or the log, and on the way back.
     pub longest: Duration,
 }
 
@@ -97,7 +97,7 @@ impl SimulatedCluster {
     ///
     /// # Panics
     ///
-    /// When the options are not valid.
+    /// If the options are not valid.
     pub fn under(
         weather: &NetworkConditions,
         processes: usize,
@@ -120,7 +120,7 @@ impl SimulatedCluster {
     ///
     /// # Panics
     ///
-    /// If there are not so many processes.
+    /// If `at` is not less than the number of processes.
     pub fn process(&self, at: usize) -> &Larder {
         &self.larders[at]
     }
@@ -140,7 +140,8 @@ impl SimulatedCluster {
         &self.store
     }
 
-    /// Cuts a process off from the log: it serves the entries it has, and gets no invalidations.
+    /// Cuts a process off from the log. It continues to serve the entries that it has, and does not receive
+    /// invalidations.
     pub fn cut_off(&self, at: usize) {
         self.lines[at].cut(true);
     }
@@ -157,8 +158,8 @@ impl SimulatedCluster {
         }
     }
 
-    /// Waits until the background work of all processes is done, such as writes to the store, and then 2 s, the default
-    /// `max_lag`, for them to apply each other's invalidations.
+    /// Waits until the background work of all processes is done, such as writes to the store. Then it waits for 2 s,
+    /// the default `max_lag`, until the processes have applied each other's invalidations.
     pub async fn settled(&self) {
         for larder in &self.larders {
             larder.close(Duration::from_secs(60)).await;
@@ -179,12 +180,12 @@ struct Inner<T> {
 }
 
 impl<T: Clone> Source<T> {
-    /// Creates a source that answers at once.
+    /// Creates a source that answers immediately.
     pub fn new(value: T) -> Self {
         Self::slow(value, Duration::ZERO)
     }
 
-    /// Creates a source that waits this long before and again after it reads its value.
+    /// Creates a source that waits for `takes` before it reads its value, and again afterwards.
     pub fn slow(value: T, takes: Duration) -> Self {
         Self(Arc::new(Inner { value: Mutex::new(value), reads: AtomicUsize::new(0), takes }))
     }
@@ -212,7 +213,7 @@ impl<T: Clone> Source<T> {
     ///
     /// # Panics
     ///
-    /// If there were more reads, or fewer.
+    /// If the number of reads differs.
     #[track_caller]
     pub fn assert_fills(&self, expected: usize) {
         let fills = self.0.reads.swap(0, Ordering::SeqCst);
@@ -233,7 +234,7 @@ impl<T: Clone + PartialEq + fmt::Debug> Source<T> {
     }
 }
 
-/// Asserts that the served value is the current one of the source.
+/// Asserts that the served value is the current value of the source.
 ///
 /// See [`SimulatedCluster`] for an example.
 #[macro_export]

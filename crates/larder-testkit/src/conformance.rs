@@ -1,4 +1,4 @@
-//! Conformance tests for stores, fill locks and logs. Each function panics with the requirement that does not hold.
+//! Conformance tests for stores, fill locks and logs. Each function panics and names the requirement that is not met.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub async fn store(store: &dyn Store) {
     assert_eq!(get("larder:o:c").await, None, "an expired value is gone");
 }
 
-/// Tests fill locks of which none is taken.
+/// Tests fill locks. None of them may be held at the start.
 ///
 /// # Panics
 ///
@@ -165,8 +165,9 @@ pub async fn bus(bus: &dyn Bus) {
     assert!(bus.read(end, Duration::ZERO).await.is_err(), "a position in another epoch is gone");
 }
 
-/// Tests a store whose commands fail, are carried out although they fail, arrive late or twice, or get the answer to
-/// another command: each value that it returns was written to it, and a command that is repeated often enough succeeds.
+/// Tests a store whose commands fail, are executed although they fail, arrive late or twice, or get the answer to
+/// another command. Each value that it returns must have been written to it, and a command that is repeated often
+/// enough must succeed.
 ///
 /// # Panics
 ///
@@ -194,8 +195,8 @@ pub async fn store_that_fails(store: &dyn Store) {
     }
 }
 
-/// Tests a log whose commands fail, half of them after they were carried out: each acknowledged record is at its
-/// acknowledged position, and a reader misses none. Returns the number of failed appends.
+/// Tests a log whose commands fail, half of them after they were executed. Each acknowledged record must be at its
+/// acknowledged position, and a reader must not miss a record. Returns the number of failed appends.
 ///
 /// # Panics
 ///
@@ -252,7 +253,7 @@ async fn insist(mut act: impl AsyncFnMut() -> bool, what: &str) {
         if act().await {
             return;
         }
-        // A circuit breaker may have opened; it closes again.
+        // A circuit breaker may have opened, and needs time to close again.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{what} failed 1,000 times in a row");

@@ -1,9 +1,9 @@
 //! Checks reads against the history of writes.
 //!
-//! Every write gives its key a higher version. A read that begins in a process after the invalidation of a version has
-//! returned there must return that version or a later one (P1); in another process the same holds once a bound has
-//! passed (P2). And the reads of one client in one process are monotonic: once it has read a version, it gets no older
-//! one.
+//! Every write gives its key a higher version. If the invalidation of a version has returned in a process, a read that
+//! begins there afterwards must return that version or a later version (P1). In other processes the same applies after
+//! a bound (P2). The reads of one client in one process are monotonic: once it has read a version, it does not get an
+//! older version.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -20,9 +20,9 @@ pub struct History {
 #[derive(Debug, Default)]
 struct State {
     committed: HashMap<u64, u64>,
-    /// The number of operations so far: orders those that happen at one instant of paused time.
+    /// The number of operations so far, which orders operations at the same instant of paused time.
     order: u64,
-    /// The newest version that was read, by client, process and thing.
+    /// The newest version that was read, by client, process and key (or derived value).
     seen: HashMap<(u64, usize, u64), u64>,
     invalidated: Vec<InvalidationOutcome>,
     violations: Vec<Violation>,
@@ -32,14 +32,14 @@ struct State {
 struct InvalidationOutcome {
     at: Instant,
     order: u64,
-    /// Whether the log has it, so that other processes can apply it.
+    /// Whether the log has the invalidation, so that other processes can apply it.
     logged: bool,
     process: usize,
     key: u64,
     version: u64,
 }
 
-/// The time and the order at which a read began.
+/// The time at which a read began, and its order among the operations.
 #[derive(Clone, Copy, Debug)]
 pub struct OperationStart {
     at: Instant,
@@ -67,7 +67,8 @@ impl fmt::Display for Violation {
 }
 
 impl History {
-    /// Creates a history that holds other processes to `bound`; with `None` to no bound.
+    /// Creates a history in which other processes must apply an invalidation within `bound`. `None` means that there is
+    /// no bound.
     pub fn new(bound: Option<Duration>) -> Self {
         Self { bound, state: Mutex::default() }
     }
@@ -85,13 +86,13 @@ impl History {
         self.state.lock().committed.get(&key).copied().unwrap_or_default()
     }
 
-    /// Notes that the invalidation of a version has returned in a process, and is in the log.
+    /// Notes that the invalidation of a version has returned in a process, and that the log has it.
     pub fn invalidated(&self, process: usize, key: u64, version: u64) {
         self.note(true, process, key, version);
     }
 
-    /// Notes that the invalidation of a version has returned in a process, and is queued for the log: other processes
-    /// cannot apply it yet.
+    /// Notes that the invalidation of a version has returned in a process, and that it is queued for the log, so that
+    /// other processes cannot apply it yet.
     pub fn queued(&self, process: usize, key: u64, version: u64) {
         self.note(false, process, key, version);
     }
@@ -129,7 +130,7 @@ impl History {
         self.read_within(self.bound, process, key, began, version);
     }
 
-    /// Checks a read that began at `began` and returned this version; it must reflect invalidations of other processes
+    /// Checks a read that began at `began` and returned this version. It must reflect invalidations by other processes
     /// that are older than `bound`.
     pub fn read_within(
         &self,

@@ -1,4 +1,4 @@
-//! Invariants of `larder-semantics` for any request and any response, shared by fuzzing and property tests.
+//! Invariants of `larder-semantics` for any request and any response, for fuzzing and property tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,8 +28,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Reads lines of `name: value`; those before the first empty line belong to the request. Skips lines that are no
-    /// field.
+    /// Reads lines of `name: value`. The lines before the first empty line belong to the request. Lines that are not
+    /// fields are skipped.
     pub fn read(status: u16, bytes: &[u8]) -> Self {
         let mut exchange = Self {
             request: HeaderMap::new(),
@@ -51,7 +51,7 @@ impl Exchange {
     }
 }
 
-/// Runs every parser on these bytes: none may panic.
+/// Runs every parser on these bytes. No parser may panic.
 pub fn parsers_do_not_panic(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     date::parse(&text);
@@ -94,7 +94,7 @@ pub fn parsers_do_not_panic(bytes: &[u8]) {
 ///
 /// # Panics
 ///
-/// If an invariant does not hold, with the fields of the exchange.
+/// If an invariant does not hold. The message contains the fields of the exchange.
 pub fn decisions_hold(exchange: &Exchange) {
     storing_holds(exchange);
     freshness_holds(exchange);

@@ -1,6 +1,6 @@
 //! Test tools for larder and for code that is built on it.
 //!
-//! - [`SimulatedCluster`] runs several processes as one cache, with an example to begin with;
+//! - [`SimulatedCluster`] simulates several processes that share a cache (its documentation has an example);
 //! - [`Source`] counts the reads of an origin, and [`assert_fresh!`] compares a served value with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut connections;
@@ -10,7 +10,7 @@
 //! - [`invariants`] checks the semantics for any request and response;
 //! - [`SeededRng`] draws random numbers from a seed, so that a failure can be replayed.
 //!
-//! All of it follows tokio's clock: with paused time a simulated minute takes no time.
+//! All of these follow the clock of tokio, so a simulated minute takes no time if time is paused.
 
 pub use self::{
     cluster::{NetworkConditions, SimulatedCluster, Source},

@@ -25,7 +25,7 @@ pub struct SharedLog(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     appended: Notify,
-    /// The start of the log's server: by the clock of this process, and by that of the server.
+    /// The start of the log's server, by the clock of this process and by the clock of the server.
     started: (Instant, SystemTime),
     tells_time: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl State {
         Self { epoch, horizon: 0, records, last: 0, failed_over: false, due }
     }
 
-    /// Runs first in each command that may write: draws a new epoch after a fail-over, and appends due records.
+    /// Draws a new epoch after a failover, and appends due records. Each command that may write calls this first.
     fn check(&mut self) {
         if self.failed_over {
             *self = Self { due: std::mem::take(&mut self.due), ..Self::new() };
@@ -79,27 +79,27 @@ impl SharedLog {
         }))
     }
 
-    /// Stops this log from telling the time of its server.
+    /// Stops this log from reporting the time of its server.
     pub fn keep_no_time(&self) {
         self.0.tells_time.store(false, Ordering::Relaxed);
     }
 
     /// Creates the connection of one process to this log. Each command is delayed by up to `longest` on its way and
-    /// again on its way back. `percent` of the appends fail before they are carried out, and as many of the rest
-    /// afterwards; a schedule fails only before.
+    /// again on its way back. `percent` of the appends fail before they are executed, and the same share of the
+    /// remaining appends fails afterwards; a `schedule` fails only before.
     pub fn line(&self, dice: SeededRng, percent: u64, longest: Duration) -> LogLine {
         let cut = Arc::new(AtomicBool::new(false));
         LogLine { log: self.clone(), dice, percent, longest, cut }
     }
 
-    /// Replaces the log by an empty one of a new epoch, like a server that lost its data.
+    /// Replaces the log with an empty log of a new epoch, like a server that lost its data.
     pub fn replace(&self) {
         *self.0.state.lock() = State::new();
         self.0.appended.notify_waiters();
     }
 
-    /// Loses the last records, like a fail-over to a replica that lagged. The next append or request for the end finds
-    /// another server and so another epoch; a process that only reads finds no records.
+    /// Loses the last records, like a failover to a replica that lagged. The next append or request for the end finds
+    /// another server and therefore another epoch; a process that only reads finds no records.
     pub fn lose_tail(&self, records: usize) {
         let mut state = self.0.state.lock();
         let kept = state.records.len().saturating_sub(records);
@@ -108,7 +108,7 @@ impl SharedLog {
         state.failed_over = true;
     }
 
-    /// Trims the log: a process that lags behind has to resynchronise.
+    /// Trims the log, so that a process that lags behind has to resynchronise.
     pub fn trim(&self) {
         let mut state = self.0.state.lock();
         state.horizon = state.last;
@@ -122,7 +122,7 @@ impl Default for SharedLog {
     }
 }
 
-/// The connection of one process to a [`SharedLog`], which drops no records on its own.
+/// The connection of one process to a [`SharedLog`]. It does not lose records that were appended.
 #[derive(Clone, Debug)]
 pub struct LogLine {
     log: SharedLog,
@@ -133,7 +133,7 @@ pub struct LogLine {
 }
 
 impl LogLine {
-    /// Cuts the connection, or restores it.
+    /// Cuts the connection if `cut` is `true`, and restores it otherwise.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
     }
@@ -156,7 +156,7 @@ impl Bus for LogLine {
         true
     }
 
-    /// The start of the server, unless [`SharedLog::keep_no_time`] was called.
+    /// Returns the start of the server, unless [`SharedLog::keep_no_time`] was called.
     fn server_time(&self) -> Option<(Instant, SystemTime)> {
         let inner = &self.log.0;
         inner.tells_time.load(Ordering::Relaxed).then_some(inner.started)
@@ -210,7 +210,7 @@ impl Bus for LogLine {
             let before = state.last;
             state.check();
             if lost == Some(state.epoch) {
-                // A new epoch: earlier positions mean nothing in it.
+                // The new state has a new epoch, in which earlier positions have no meaning.
                 *state = State { due: std::mem::take(&mut state.due), ..State::new() };
             }
             let end = Position { epoch: state.epoch, number: state.last };

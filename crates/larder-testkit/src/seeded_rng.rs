@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 pub struct SeededRng(Arc<Mutex<u64>>);
 
 impl SeededRng {
-    /// Creates the sequence of this seed.
+    /// Creates a generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(seed)))
     }

@@ -1,4 +1,4 @@
-//! Shared stores for tests: one in memory, and a wrapper that fails.
+//! Shared stores for tests: a store in memory, and a wrapper that fails.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Lease {
-    /// `None` while the key is known to be not storable, so that there is nothing to wait for.
+    /// `None` while the value of the key is known to be not storable, so that there is nothing to wait for.
     holder: Option<WriterId>,
     until: Instant,
 }
@@ -31,7 +31,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Changes the bytes of a key, if it has any, as an attacker or an accident would.
+    /// Changes the bytes of a key, if it has any, as an attacker or an accident could.
     pub fn tamper(&self, key: &str, change: impl FnOnce(&[u8]) -> Vec<u8>) {
         let mut held = self.held.lock();
         if let Some((bytes, until)) = held.remove(key) {
@@ -39,7 +39,7 @@ impl MemoryStore {
         }
     }
 
-    /// Returns all keys, including those that have expired.
+    /// Returns all keys, including expired keys.
     pub fn keys(&self) -> Vec<String> {
         self.held.lock().keys().cloned().collect()
     }
@@ -125,8 +125,8 @@ impl FillLocks for MemoryStore {
     }
 }
 
-/// A store that fails and delays commands, carries out writes that it reports as failed, repeats old writes, and
-/// returns the answer to another command.
+/// A store that fails and delays commands, executes writes that it reports as failed, repeats old writes, and returns
+/// the answers to other commands.
 #[derive(Clone, Debug)]
 pub struct FaultyStore<S> {
     inner: S,
@@ -144,8 +144,9 @@ struct Before {
 }
 
 impl<S: Store + Clone> FaultyStore<S> {
-    /// Creates a store that fails `percent` of all commands, repeats as many writes, and returns as many wrong answers.
-    /// Delays each command by up to `longest`, and each read again on its way back.
+    /// Creates a store in which `percent` of all commands fail, `percent` of all commands repeat the previous write,
+    /// and `percent` of all reads return the answer to the previous read. It delays each command by up to `longest`,
+    /// and each read again on its way back.
     pub fn new(inner: S, dice: SeededRng, percent: u64, longest: Duration) -> Self {
         Self { inner, dice, percent, longest, before: Arc::default() }
     }
@@ -185,7 +186,7 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
         Box::pin(async move {
             self.stall().await?;
             let found = self.inner.get(key).await;
-            // The answer is delayed too, while others may write.
+            // The answer is delayed too, so that other commands may write in the meantime.
             self.dice.pause(self.longest).await;
             found.map(|found| self.confused(found))
         })

@@ -362,5 +362,5 @@ async fn writes_of_another_connection_to_sqlite_are_seen() {
     let in_memory = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:");
     let db = SqlxService::sqlite(in_memory.await.unwrap()).cached(&larder).await.unwrap();
     let error = db.outbox().follow().await.unwrap_err();
-    assert!(error.to_string().contains("nothing to follow"), "{error}");
+    assert!(error.to_string().contains("no outbox to follow"), "{error}");
 }

@@ -6,38 +6,40 @@ use super::Kernel;
 use crate::{bus::Position, consistency::Consistency, engine::Engine, scope::Scope};
 
 impl Kernel {
-    /// Whether the lag is at most `bound`: within that time, every invalidation was proved to be applied.
+    /// Returns whether the lag is at most `bound`, which means that larder has verified within that time that every
+    /// invalidation was applied.
     pub fn is_within(&self, bound: Duration) -> bool {
         self.engine().lag() <= bound
     }
 
-    /// Whether entries may be served in a scope: the lag is within its bound. To be checked again after each wait.
+    /// Returns whether the lag is within the bound of a scope, so that entries may be served in it. Callers must check
+    /// again after each wait.
     pub fn is_within_bound_of(&self, scope: &Scope) -> bool {
         scope.bound().is_none_or(|bound| self.is_within(bound))
     }
 
-    /// Whether entries may be served without `unsynchronised` in the response: the lag is within `max_lag`, or the
-    /// log is local.
+    /// Returns whether the lag is within `max_lag` or the log is local, so that entries may be served without
+    /// `unsynchronised` in the response.
     #[inline]
     pub fn is_synchronised(&self) -> bool {
         let engine = self.engine();
         !engine.follows_others || self.is_within(engine.max_lag)
     }
 
-    /// The position of the newest invalidation that the log has taken from this process, for a client to carry from
-    /// one process to the next. `None` before the first, and with a local log.
+    /// Returns the position of the newest invalidation of this process in the log, which a client can carry from one
+    /// process to another. `None` before the first invalidation, and with a local log.
     pub fn written(&self) -> Option<Position> {
         *self.engine().written.lock()
     }
 
-    /// Waits until this process has applied the log up to `position`, for at most `wait`. Returns `false` on a
-    /// timeout, and at once for a position in an epoch that this process does not follow.
+    /// Waits until this process has applied the log up to `position`, for at most `wait`. Returns `false` on a timeout,
+    /// and immediately for a position in an epoch that this process does not follow.
     ///
-    /// With a local log it returns `true` at once.
+    /// With a local log it returns `true` immediately.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// Outside a tokio runtime, if the log is shared with other processes.
     #[doc(alias("read-your-writes", "session consistency", "causal consistency"))]
     pub async fn reach(&self, position: Position, wait: Duration) -> bool {
         let engine = self.engine();
@@ -55,14 +57,13 @@ impl Kernel {
         tokio::time::timeout(wait, reaching).await.unwrap_or(false)
     }
 
-    /// Establishes `consistency`. Returns `false` if that fails: then no entry may be served.
+    /// Establishes `consistency`. Returns `false` if that fails. The caller must not serve entries then.
     ///
     /// A request takes its arrival number ([`Kernel::sequence`]) after this.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes and `consistency` is
-    /// [`Consistency::Strong`].
+    /// Outside a tokio runtime, if the log is shared with other processes and `consistency` is [`Consistency::Strong`].
     pub async fn catch_up(&self, consistency: Consistency) -> bool {
         let engine = self.engine();
         match consistency {
@@ -90,13 +91,14 @@ async fn reach_the_end(engine: &Engine) -> bool {
 /// Returns `true` if the log has been applied up to `end`. Otherwise waits until more of it is applied and returns
 /// `false`.
 async fn has_applied(engine: &Engine, end: Position) -> bool {
-    // Subscribed before the check, so that no notification in between is missed.
+    // It subscribes before the check, so that it does not miss a notification in between.
     let advanced = engine.advanced.notified();
     let applied = engine.registry.applied();
     if applied.is_some_and(|at| at.epoch == end.epoch && at.number >= end.number) {
         return true;
     }
-    // Records are missing, the epoch is another one, or there is no view yet: the follower will notify.
+    // Records are missing, the epoch is different, or there is no view yet, so this waits for the next notification by
+    // the follower.
     advanced.await;
     false
 }

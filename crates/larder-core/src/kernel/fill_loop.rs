@@ -1,17 +1,17 @@
-//! The fill loop: a call or request that found nothing leads a fill, waits for one in flight, or goes on alone.
+//! The fill loop: a call or request that found nothing leads a fill, waits for a fill in flight, or continues alone.
 //!
-//! Values and responses take part in single flight by the same rules, so the rules are here once:
+//! Values and responses take part in single flight by the same rules:
 //!
-//! 1. Join. A leader fills; a request that would wait for itself goes on alone.
-//! 2. A waiter may read a response in flight along only if its fill began after the request arrived.
-//! 3. The result of a fill answers the waiter without a further check only if the request arrived before the fill
-//!    began. Any other result must be as fresh and valid as a hit.
-//! 4. After each wait the process checks again that it is close enough to the end of the log.
-//! 5. A waiter whose patience ends joins again: one of them leads a fill beside the slow one.
-//! 6. Before it joins again for another reason it looks the entry up, and takes a new stamp if it has read nothing yet,
-//!    so that one new fill can serve all waiters.
-//! 7. After four results that it could not use it goes on alone; after four failures it returns the last one, rather than
-//!    send one more request to an origin in trouble.
+//! 1. Join. A leader fills; a request that would wait for itself continues alone.
+//! 2. A waiter may read a response while it streams only if its fill began after the request arrived.
+//! 3. The waiter takes the result of a fill without a further check only if the request arrived before the fill began.
+//!    Any other result must be as fresh and valid as a hit.
+//! 4. After each wait the loop checks again that the process is close enough to the end of the log.
+//! 5. A waiter whose patience ends joins again, and one of these waiters leads a fill in parallel to the slow fill.
+//! 6. Before a waiter joins again for another reason, it looks the entry up, and takes a new stamp if it has read
+//!    nothing yet, so that one new fill can serve all waiters.
+//! 7. After four results that it could not use, it continues alone; after four failures it returns the last failure,
+//!    rather than send one more request to an origin in trouble.
 
 use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
@@ -28,8 +28,8 @@ use crate::{
 
 /// A call or request that takes part in single flight.
 ///
-/// Twelve methods, of which two have defaults: six are one-line accessors and questions, and the four that end the loop
-/// consume the request.
+/// It has twelve methods, of which two have defaults. Six are one-line accessors and checks, and the four methods that
+/// end the loop consume the request.
 pub trait FillRequest: Sized + Send {
     /// The answer to the request, or its error.
     type Output: Send;
@@ -42,16 +42,17 @@ pub trait FillRequest: Sized + Send {
     /// The scope whose stamp a fill takes.
     fn scope(&self) -> &Scope;
 
-    /// Takes a new stamp, if nothing was read under the present one.
+    /// Takes a new stamp, if nothing was read under the present stamp.
     fn restamp(&mut self);
 
-    /// Joins the fill of the key: leads one, or waits. [`FlightRole::Alone`] for a request that may not wait.
+    /// Joins the fill of the key, as its leader or as a waiter. [`FlightRole::Alone`] for a request that may not wait.
     fn join(&self) -> FlightRole;
 
-    /// Returns the answer from the entry of another fill, if it is of this request (variant, audience, type).
+    /// Returns the answer from the entry of another fill, if the entry is fit for this request (variant, audience,
+    /// type).
     fn take(&mut self, entry: &AnyEntry) -> Option<Self::Output>;
 
-    /// Returns the answer from a response in flight, if this request may read it along.
+    /// Returns the answer from a response in flight, if this request may read it while it streams.
     fn read_along(&mut self, _: Arc<dyn Any + Send + Sync>) -> Option<Self::Output> {
         None
     }
@@ -59,7 +60,7 @@ pub trait FillRequest: Sized + Send {
     /// Looks the entry up again after a wait.
     fn look_again(&mut self) -> Option<Self::Output>;
 
-    /// Returns a stale answer in place of the failed fill of another request, or the failure. `None` for a leader that
+    /// Returns a stale answer in place of the failure of another request's fill. `failure` is `None` if the leader
     /// panicked or was dropped.
     ///
     /// # Errors
@@ -73,15 +74,15 @@ pub trait FillRequest: Sized + Send {
     /// Leads a fill.
     fn lead(self, leader: Leader) -> impl Future<Output = Self::Output> + Send;
 
-    /// Goes on without single flight, for this reason.
+    /// Continues without single flight, for this reason.
     fn alone(self, reason: Reason) -> impl Future<Output = Self::Output> + Send;
 
-    /// Refuses to wait in a circle of fills with these names, the outermost first. Goes on alone by default.
+    /// Refuses to wait in a circle of fills with these names, the outermost first. Continues alone by default.
     fn circle(self, _: Vec<String>) -> impl Future<Output = Self::Output> + Send {
         self.alone(Reason::SelfWaiting)
     }
 
-    /// Returns the failure of as many fills as are tried.
+    /// Returns the last failure after the maximum number of failed fills.
     fn fail(self, failure: Self::Failure) -> Self::Output;
 }
 
@@ -101,7 +102,8 @@ pub async fn fill_or_wait<R: FillRequest>(mut request: R) -> R::Output {
         };
         match wait(&mut request, waiter).await {
             WaitOutcome::Answer(answer) => return answer,
-            // The fill is slow: the next `join` leads a second fill beside it, or waits for such a one.
+            // The fill is slow, so the next `join` leads a second fill in parallel, or waits for one that another
+            // request leads.
             WaitOutcome::Long => continue,
             WaitOutcome::Again => failure = None,
             WaitOutcome::Failed(error) => failure = Some(error),
@@ -175,9 +177,9 @@ enum WaitOutcome<O, F> {
     Alone(Reason),
 }
 
-/// Maximum number of results of other fills that a request looks at before it goes on alone.
+/// Maximum number of results of other fills that a request looks at before it continues alone.
 const MAX_LOOKS: usize = 4;
-/// A longer patience counts as endless.
+/// A longer patience is treated as endless.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
 
 #[cfg(test)]

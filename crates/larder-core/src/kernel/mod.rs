@@ -1,7 +1,6 @@
 //! The engine as layers and other kinds of caches use it.
 //!
-//! Everything in this module is for authors of layers: an application needs none of it, and the facade does not
-//! show it.
+//! Everything in this module is for authors of layers. Applications do not need it, and the facade does not show it.
 
 use std::{
     borrow::Cow,
@@ -50,7 +49,8 @@ pub use crate::{
 mod catch_up;
 pub(crate) mod fill_loop;
 
-/// The engine of a [`Larder`](crate::Larder), within its namespace. Cheap to clone; a clone is the same engine.
+/// The engine of a [`Larder`](crate::Larder), within its namespace. It is cheap to clone, and a clone is the same
+/// engine.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     engine: Arc<Engine>,
@@ -81,11 +81,11 @@ impl Kernel {
         Self { engine: Arc::new(engine), namespace: "".into() }
     }
 
-    /// Invalidates targets: see [`Larder::invalidate`](crate::Larder::invalidate).
+    /// Invalidates targets, as [`Larder::invalidate`](crate::Larder::invalidate) does.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// Outside a tokio runtime, if the log is shared with other processes.
     pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         let invalidation = invalidation.into();
         let now = self.tick();
@@ -100,7 +100,7 @@ impl Kernel {
         match <[Record; 1]>::try_from(records) {
             Ok([record]) => act(record).await,
             Err(several) => {
-                // All start at the first poll, and then continue by themselves.
+                // All invalidations start at the first poll, and then continue even if this future is dropped.
                 let outcomes = join_all(several.into_iter().map(act)).await;
                 outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
             }
@@ -113,7 +113,7 @@ impl Kernel {
 
     pub(crate) fn namespaced(&self, name: &str) -> Self {
         let own = match name {
-            // No other name is written as `%` alone.
+            // Only the empty name is escaped to a lone `%`.
             "" => "%".to_owned(),
             name => escaped(name, |letter| letter == '/' || letter.is_control()),
         };
@@ -124,12 +124,12 @@ impl Kernel {
         Self { engine: Arc::clone(&self.engine), namespace }
     }
 
-    /// The state of the log, as in [`Stats::log`](crate::Stats::log), without reading other counters.
+    /// Returns the state of the log, as in [`Stats::log`](crate::Stats::log), without reading other counters.
     pub fn log(&self) -> LogStats {
         self.engine.log_stats()
     }
 
-    /// The number of invalidations that are not in the log yet.
+    /// Returns the number of invalidations that are not in the log yet.
     pub fn invalidations_pending(&self) -> usize {
         self.engine.registry.waiting().0
     }
@@ -145,17 +145,17 @@ impl Kernel {
         self.engine.tick()
     }
 
-    /// The current moment.
+    /// Returns the current moment.
     pub fn now(&self) -> Moment {
         self.engine.clock.now()
     }
 
-    /// The clock.
+    /// Returns the clock.
     pub fn clock(&self) -> &Clock {
         &self.engine.clock
     }
 
-    /// The number of the newest invalidation in this process; a request notes it on arrival.
+    /// Returns the number of the newest invalidation in this process. A request notes it on arrival.
     pub fn sequence(&self) -> u64 {
         self.engine.registry.sequence()
     }
@@ -165,12 +165,12 @@ impl Kernel {
         KeyBuf::new(kind, &self.namespace, &self.engine.version, policy)
     }
 
-    /// The version of the application, as given to the builder.
+    /// Returns the version of the application, as given to the builder.
     pub fn version(&self) -> &str {
         &self.engine.version
     }
 
-    /// The hash of a key in the first level.
+    /// Returns the hash of a key in the first level.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
         self.engine.memory.hash(key)
@@ -188,30 +188,29 @@ impl Kernel {
         self.engine.memory.read(hash, key, read)
     }
 
-    /// The entry of a key in the first level, valid or not.
+    /// Returns the entry of a key in the first level, without checking whether it is valid or fresh.
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<AnyEntry> {
         self.engine.memory.get(hash, key)
     }
 
-    /// As [`Kernel::get`], for a key whose hash is not at hand.
+    /// Returns the entry of a key as [`Kernel::get`] does, but computes the hash of the key itself.
     pub fn find(&self, key: &[u8]) -> Option<AnyEntry> {
         self.get(self.hash(key), key)
     }
 
-    /// Counts a hit that was served from an entry of [`Kernel::get`].
+    /// Counts a hit that was served from an entry that [`Kernel::get`] returned.
     pub fn note_hit(&self, entry: &AnyEntry) {
         self.engine.memory.note_hit(entry);
     }
 
-    /// Counts a miss of a key in the first level; once for each request.
+    /// Counts a miss of a key in the first level. Callers must call this once for each request.
     pub fn note_miss(&self, hash: u64) {
         self.engine.memory.note_miss(hash);
     }
 
     /// Reads the entry of a key from the second level, if it is fresh and valid there, and promotes it to the first
-    /// level if its placement includes that. The request of `scope` waits for a store that does not answer no
-    /// longer than [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit), all of its reads
-    /// together.
+    /// level if its placement includes that. If the store does not answer, all reads of the request of `scope` together
+    /// wait no longer than [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit).
     pub async fn fetch<V: Value>(
         &self,
         scope: &Scope,
@@ -224,29 +223,29 @@ impl Kernel {
         }
     }
 
-    /// Whether there is a second level.
+    /// Returns whether there is a second level.
     pub fn has_store(&self) -> bool {
         self.engine.shared.is_some()
     }
 
-    /// Whether entries of this placement reach a second level.
+    /// Returns whether entries of this placement are stored in a second level.
     pub fn shares(&self, tiers: Tiers) -> bool {
         let shared = self.engine.shared.as_ref();
         shared.is_some_and(|shared| tiers.in_shared(shared.seals()).is_some())
     }
 
-    /// Whether entries in the second level are sealed.
+    /// Returns whether entries in the second level are sealed.
     pub fn seals(&self) -> bool {
         self.engine.shared.as_ref().is_some_and(|shared| shared.seals())
     }
 
-    /// The state of an entry, by the log and by time.
+    /// Returns the state of an entry, according to the log and its lifetime.
     #[inline]
     pub fn entry_state(&self, entry: &AnyEntry, now: Moment) -> EntryState {
         self.engine.entry_state(entry, now)
     }
 
-    /// The current scope, or a new one for the request of a layer.
+    /// Returns the current scope, or a new scope for the request of a layer.
     #[inline]
     pub fn scope(&self) -> Scope {
         self.engine.unscoped.note_layer();
@@ -258,8 +257,8 @@ impl Kernel {
         Scope::current(self.engine.origin).unwrap_or_else(|| self.open_scope())
     }
 
-    /// The scope for the load of a value. If layers open scopes and this call has none, it is counted: most likely
-    /// a handler spawned a task that left its scope behind.
+    /// Returns the scope for the load of a value. If layers open scopes and this call has none, larder counts it,
+    /// because most likely a handler spawned a task without its scope.
     pub(crate) fn scope_of_value(&self) -> (Scope, ScopeOwner) {
         match Scope::current(self.engine.origin) {
             Some(scope) => (scope, ScopeOwner::Enclosing),
@@ -271,12 +270,13 @@ impl Kernel {
         }
     }
 
-    /// The current scope, if there is one.
+    /// Returns the current scope, if there is one.
     pub fn current_scope(&self) -> Option<Scope> {
         Scope::current(self.engine.origin)
     }
 
-    /// Whether no entry may be served in the current scope, since this process may have missed invalidations.
+    /// Returns whether entries must not be served in the current scope, because this process may have missed
+    /// invalidations.
     #[inline]
     pub fn is_distrusted(&self) -> bool {
         Scope::is_distrusted(self.engine.origin)
@@ -291,7 +291,7 @@ impl Kernel {
         Scope::open(self.engine.origin, self.engine.registry.stamp())
     }
 
-    /// Adds to a scope the limit of its waits for the second level, if there is one.
+    /// Adds the limit on waits for the second level to a scope, if there is a second level.
     pub(crate) fn counting_waits(&self, scope: Scope) -> Scope {
         match &self.engine.shared {
             Some(shared) => scope.waiting(StoreWaits::new(shared.wait_limit())),
@@ -299,22 +299,24 @@ impl Kernel {
         }
     }
 
-    /// Whether both are handles of the same larder.
+    /// Returns whether both are handles of the same larder.
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.engine, &other.engine)
     }
 
-    /// A scope for the response to a write of this process. `None` if anything else was invalidated since number
-    /// `since`: the write itself accounts for `own` numbers.
+    /// Creates a scope for the response to a write of this process. The write itself takes `own` invalidation numbers.
+    /// `None` if anything else was invalidated since number `since`.
     ///
-    /// Entries stored under it stay in this process: other processes know of the write by its invalidation only.
+    /// Entries that are stored under it stay in this process, because other processes know of the write only by its
+    /// invalidation.
     pub fn scope_after_own(&self, since: u64, own: u64) -> Option<Scope> {
         let local = since + own;
         let stamp = Stamp { local, log: None };
         (self.sequence() == local).then(|| Scope::open(self.engine.origin, stamp))
     }
 
-    /// Joins the fill of a key, or leads one. After `wait`, one of the waiters leads another fill beside it.
+    /// Joins the fill of a key, or leads a fill. Once that fill is older than `wait`, one of its waiters leads another
+    /// fill in parallel.
     pub fn join(
         &self,
         key: (u64, &Key),
@@ -361,7 +363,7 @@ impl Kernel {
         let id = self.engine.memory.next_id();
         let chance = id.wrapping_mul(hash | 1);
         let filled = draft.filled.before(draft.age);
-        // A value that was old when it arrived may still be stored for the whole `max_lifetime`.
+        // The age that a value had on arrival does not count against `max_lifetime`.
         let longest = self.engine.max_lifetime.saturating_add(draft.age);
         let mut ends = draft.lifetime.ends(filled, longest, chance);
         if let Some(longest) = draft.tiers.in_memory() {
@@ -382,17 +384,17 @@ impl Kernel {
         Ok(Arc::new(Entry::new(draft.key, origins, value)))
     }
 
-    /// Stores an entry in its levels. Returns `false` if it was invalidated meanwhile.
+    /// Stores an entry in its levels. Returns `false` if it was invalidated in the meantime.
     pub fn store(&self, entry: &AnyEntry) -> bool {
         self.engine.store(entry)
     }
 
-    /// Drops this very entry from the first level.
+    /// Removes exactly this entry from the first level.
     pub fn remove(&self, entry: &AnyEntry) {
         self.engine.memory.remove(entry);
     }
 
-    /// The counters of a named cache.
+    /// Returns the counters of a named cache.
     pub fn meter(&self, name: &str) -> Arc<Meter> {
         self.engine.observer.meter(&self.own_name(name))
     }
@@ -403,7 +405,7 @@ impl Kernel {
         self.engine.observer.with_meter(&self.own_name(name), act)
     }
 
-    /// The name of a cache, within this namespace.
+    /// Returns the name of a cache, within this namespace.
     #[inline]
     fn own_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         match self.namespace.is_empty() {
@@ -412,20 +414,20 @@ impl Kernel {
         }
     }
 
-    /// Notes a setting that all layers of this larder have to agree on, as a layer is put around a service. Where an
-    /// earlier layer noted another value, both are logged as a warning.
+    /// Notes a setting that all layers of this larder have to agree on, when a layer is put around a service. If an
+    /// earlier layer noted a different value, larder logs a warning with both values.
     pub fn note_setting(&self, name: impl Into<String>, value: &dyn Debug, layer: &'static str) {
         if let Some(warning) = self.engine.settings.note(name.into(), format!("{value:?}"), layer) {
             tracing::warn!(target: "larder", "{warning}");
         }
     }
 
-    /// An empty reservation of the bytes that all running fills share.
+    /// Creates an empty reservation of the bytes that all running fills share.
     pub fn fill_bytes(&self) -> ReservedBytes {
         ReservedBytes::none(&self.engine.fill_bytes)
     }
 
-    /// A permit to run one more refresh; `None` if as many as allowed are running.
+    /// Returns a permit to run one more refresh. `None` if the refresh budget is used up.
     pub fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.engine.refreshes).try_acquire_owned().ok()
     }
@@ -444,17 +446,18 @@ impl Kernel {
     }
 
     fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
-        // Rules apply before the namespace: the tags that they add get the namespace of the invalidation.
+        // Rules apply before the namespace, so the tags that they add get the namespace of the invalidation.
         let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
         let all = expand(&self.engine.rules, named);
         let own: Vec<_> =
             all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
-        // The log appends one record at a time, and a process that starts reads each one whole.
+        // A record must not be too large, because the log appends it as a whole, and each process that starts reads it
+        // as a whole.
         let parts = own.chunks(MOST_SELECTORS);
         parts.map(|what| Record { origin: self.engine.origin, mode, what: what.to_vec() }).collect()
     }
 
-    /// The tags of an entry: those of its draft, its kind and its namespaces.
+    /// Returns the tags of an entry: the tags of its draft, its kind and its namespaces.
     fn with_own_tags(&self, draft: &EntryDraft) -> Vec<Tag> {
         let kind = Tag::of_kind(draft.key.kind());
         let mut tags: Vec<Tag> = Vec::with_capacity(draft.tags.len() + 2);
@@ -467,7 +470,7 @@ impl Kernel {
         if !self.namespace.is_empty() {
             tags.push(kind.within(&self.namespace));
         }
-        // The namespace and those that enclose it.
+        // These are the namespace and the namespaces that enclose it.
         let ends = self.namespace.match_indices('/').map(|(at, _)| at);
         for end in ends.chain(std::iter::once(self.namespace.len()).filter(|end| *end > 0)) {
             tags.push(Tag::of_namespace(&self.namespace[..end]));
@@ -476,11 +479,11 @@ impl Kernel {
         tags
     }
 
-    /// A tag, within this namespace.
+    /// Returns a tag, within this namespace.
     pub(crate) fn own_tag(&self, tag: &Tag) -> Tag {
         tag.within(&self.namespace)
     }
 }
 
-/// The most targets in one record of the log.
+/// Maximum number of selectors in one record of the log.
 const MOST_SELECTORS: usize = 5_000;

@@ -1,10 +1,10 @@
 //! The doorkeeper: keeps the first miss of a key out of moka's frequency counts.
 //!
-//! moka admits a new entry if its key was requested more often than the key of the entry that would be evicted. A
-//! scan requests each key once; if that counted, the scan would evict entries that are requested once in a while. So
-//! the first miss of a key is only noted here, in two bits, and misses count from the second on.
+//! moka admits a new entry if its key was requested more often than the key of the entry that would be evicted. A scan
+//! requests each key once; if that counted, the scan would evict entries that are requested occasionally. So the first
+//! miss of a key is only noted here, in two bits, and misses count from the second miss on.
 //!
-//! Notes are cleared one word at a time as new notes arrive: no request ever has to clear all of them.
+//! Notes are cleared one word at a time as new notes arrive, so that no request ever has to clear all of them.
 //!
 //! # Source
 //!
@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// An approximate set of hashes, which forgets the oldest before it is too full to tell hashes apart.
+/// An approximate set of hashes, which forgets old hashes before it is too full to distinguish hashes.
 #[derive(Debug)]
 pub(crate) struct Doorkeeper {
     bits: Box<[AtomicU64]>,
@@ -20,8 +20,8 @@ pub(crate) struct Doorkeeper {
 }
 
 impl Doorkeeper {
-    /// Creates a doorkeeper for a level of `capacity` bytes: one bit per 8 of them, rounded up to a power of two,
-    /// from 8 KiB to 16 MiB of bits, resident only where touched.
+    /// Creates a doorkeeper for a level of `capacity` bytes, with one bit per 8 bytes of capacity, rounded up to a
+    /// power of two, from 8 KiB to 16 MiB of bits. Only the pages that were written are resident.
     pub(crate) fn new(capacity: usize) -> Self {
         let bits = (capacity / 8).next_power_of_two().clamp(1 << 16, 1 << 27);
         Self { bits: bytemuck::zeroed_slice_box(bits / 64), noted: AtomicUsize::new(0) }
@@ -49,8 +49,8 @@ impl Doorkeeper {
     }
 }
 
-/// One word of 64 bits is cleared per this many notes: at most a quarter of all bits is set, an eighth on average, so
-/// that one new hash in sixty is taken for a known one.
+/// One word of 64 bits is cleared per this many notes. At most a quarter of all bits are set, and an eighth on average,
+/// so one new hash in sixty is mistaken for a known hash.
 const NOTES_A_WORD: usize = 8;
 
 /// The multiplier that derives a second hash from the first.

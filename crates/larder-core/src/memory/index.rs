@@ -1,4 +1,4 @@
-//! The index of the first level: maps keys to entries. A lookup allocates nothing and reads the entry under the lock
+//! The index of the first level: maps keys to entries. A lookup does not allocate, and reads the entry under the lock
 //! of its shard.
 
 use std::sync::{
@@ -12,7 +12,7 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{entry::AnyEntry, sync::RwLock};
 
-/// A hash table in shards, each behind a reader-writer lock.
+/// A hash table in shards, each with a reader-writer lock.
 #[derive(Debug)]
 pub(crate) struct Index {
     shards: Box<[CachePadded<RwLock<HashTable<AnyEntry>>>]>,
@@ -48,7 +48,8 @@ impl Index {
         shard.find(hash, |entry| entry.key().as_bytes() == key).map(read)
     }
 
-    /// Stores an entry and returns the one that it replaced. The error is the present entry, if `keeps_old` preferred it.
+    /// Stores an entry and returns the entry that it replaced. The error is the present entry, if `keeps_old` preferred
+    /// it.
     pub(crate) fn replace(
         &self,
         entry: AnyEntry,
@@ -96,7 +97,7 @@ impl Index {
         true
     }
 
-    /// Whether the index holds exactly this entry.
+    /// Whether the index contains exactly this entry.
     pub(crate) fn holds(&self, entry: &AnyEntry) -> bool {
         self.shard(entry.hash).read().find(entry.hash, |other| other.id == entry.id).is_some()
     }
@@ -110,7 +111,7 @@ impl Index {
     }
 
     fn shard(&self, hash: u64) -> &RwLock<HashTable<AnyEntry>> {
-        // The table itself uses the low bits and the topmost seven.
+        // The table itself uses the low bits and the seven highest bits.
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 }

@@ -1,10 +1,10 @@
 //! The first level: live values in process memory, weighed in bytes.
 //!
-//! moka decides which entries stay (weight, admission, expiry); an index of larder's own serves the lookups. A lookup
-//! in moka itself follows five pointers and writes to a channel, several times the budget of a whole hit; the index
-//! follows one. Each entry has one slot in moka, under the hash of its key (so that its frequency survives
-//! replacement) and an id of its own (so that a replacement is never confused with an eviction). moka reports each
-//! entry that it evicts, and the index drops it too.
+//! moka decides which entries stay (weight, admission, expiry), and larder's own index serves the lookups. A lookup in
+//! moka itself follows five pointers and writes to a channel, which costs several times the budget of a whole hit; a
+//! lookup in the index follows one pointer. Each entry has one slot in moka, under the hash of its key (so that its
+//! frequency survives replacement) and an id of its own (so that a replacement is never confused with an eviction).
+//! moka reports each entry that it evicts, and the index drops it too.
 
 use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -24,7 +24,7 @@ use crate::{clock::Clock, entry::AnyEntry};
 mod doorkeeper;
 mod index;
 
-/// How the first level chooses the entries that it evicts when it is full.
+/// The policy by which the first level chooses the entries that it evicts when it is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Eviction {
@@ -33,7 +33,7 @@ pub enum Eviction {
     /// Source: Einziger, Friedman and Manes, *TinyLFU: A Highly Efficient Cache Admission Policy*, 2017.
     #[default]
     TinyLfu,
-    /// Evicts the least recently used entry first. Of the hits of a popular entry only one in 64 updates its recency.
+    /// Evicts the least recently used entry first. For a popular entry, only one hit in 64 updates its recency.
     Lru,
 }
 
@@ -41,7 +41,7 @@ pub enum Eviction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Evictions {
-    /// Evicted for want of room, or not admitted by the policy.
+    /// Evicted because the level was full, or not admitted by the policy.
     pub size: u64,
     /// Removed because their lifetime had ended.
     pub expired: u64,
@@ -98,8 +98,8 @@ impl Memory {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Calls `read` with the entry of a key, if there is one, under the lock of its shard: `read` must not use the
-    /// first level again.
+    /// Calls `read` with the entry of a key, if there is one, under the lock of its shard. Therefore `read` must not
+    /// use the first level again.
     ///
     /// A `Some` from `read` counts as a hit for the eviction policy.
     #[inline]
@@ -133,7 +133,7 @@ impl Memory {
     }
 
     /// Counts a miss of a key for the admission policy, so that a frequently requested key is admitted when it is
-    /// stored. To be called once per request: a scan must not look popular.
+    /// stored. Callers must call this once per request, so that a scan does not look popular.
     pub(crate) fn note_miss(&self, hash: u64) {
         if self.doorkeeper.knows(hash) {
             drop(self.keeper.get(&Slot { hash, id: 0 }));
@@ -155,7 +155,8 @@ impl Memory {
         }
         self.keeper.insert(Slot::of(entry), Arc::clone(entry));
         if !self.index.holds(entry) {
-            // Another thread replaced it before it was inserted into moka, and so could not remove it there.
+            // Another thread replaced the entry before it was inserted into moka, so that thread could not remove it
+            // there.
             self.keeper.invalidate(&Slot::of(entry));
         }
         self.keep_to_capacity(entry.weight());
@@ -186,8 +187,8 @@ impl Memory {
         Evictions { size, expired }
     }
 
-    /// Runs moka's pending evictions each time 1/64 of the capacity was stored: moka evicts in batches at times of
-    /// its own choice, and large bodies would accumulate meanwhile.
+    /// Runs moka's pending evictions each time 1/64 of the capacity was stored. moka evicts in batches at times of its
+    /// own choice, so large bodies would accumulate in the meantime.
     fn keep_to_capacity(&self, stored: usize) {
         let since = self.stored_since_upkeep.fetch_add(stored, Ordering::Relaxed) + stored;
         if since > self.capacity / UPKEEP_SHARE {
@@ -202,7 +203,7 @@ fn forget(index: &Index, causes: &[AtomicU64; 2], entry: &AnyEntry, cause: Remov
     let cause = match cause {
         RemovalCause::Size => 0,
         RemovalCause::Expired => 1,
-        // Caused by larder itself, which changed the index first.
+        // Larder itself caused the removal, and changed the index first.
         RemovalCause::Explicit | RemovalCause::Replaced => return,
     };
     if index.remove(entry) {
@@ -229,7 +230,7 @@ impl Hash for Slot {
     }
 }
 
-/// A hasher that returns its input: keys are already hashed, with a secret of this process.
+/// A hasher that returns its input, because keys are already hashed with a secret of this process.
 #[derive(Debug, Default)]
 struct AsIs(u64);
 
@@ -247,8 +248,8 @@ impl Hasher for AsIs {
     }
 }
 
-/// The expiry for moka: frees an entry once it can neither be served nor revalidated. An entry that was filled in
-/// another process, or that was already old when it was stored, has less time left.
+/// The expiry policy for moka, which frees an entry once it can neither be served nor revalidated. An entry that was
+/// filled in another process, or that was already old when it was stored, has less time left.
 struct UntilGone(Clock);
 
 impl moka::Expiry<Slot, AnyEntry> for UntilGone {
@@ -257,7 +258,7 @@ impl moka::Expiry<Slot, AnyEntry> for UntilGone {
     }
 }
 
-/// Each time this share of the capacity (1/64) was stored, pending evictions bring the level down to its capacity.
+/// Each time 1/64 of the capacity was stored, pending evictions bring the level down to its capacity.
 const UPKEEP_SHARE: usize = 64;
 
 #[cfg(test)]
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn put_returns_the_present_entry_if_keep_prefers_it() {
+    fn put_returns_the_present_entry_if_keeps_old_prefers_it() {
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, Clock::start());
         let (first, second) = (entry(&memory, "a", 10), entry(&memory, "a", 10));
         put(&memory, &first);
@@ -361,12 +362,12 @@ mod tests {
         assert!(Arc::ptr_eq(&kept, &first));
     }
 
-    /// Regression: an entry that was old when it was stored was freed too late, by as much as that age.
+    /// Regression: an entry that was old when it was stored was freed too late, by as much as its age.
     #[tokio::test(start_paused = true)]
     async fn expiry_counts_from_the_fill_and_not_from_the_insertion() {
         let clock = Clock::start();
         let memory = Memory::new(1 << 20, Eviction::TinyLfu, clock);
-        // Filled when the clock started, with a lifetime of a minute.
+        // The entry was filled when the clock started, with a lifetime of one minute.
         let entry = entry(&memory, "a", 1);
         let held = || {
             let (until, now) = (UntilGone(clock), Instant::now());

@@ -1,11 +1,11 @@
-//! A histogram of durations that is counted without a lock.
+//! A histogram of durations that counts without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// Four buckets for each doubling, from 64 ns to 73 minutes: a quantile is at most a quarter too long.
+/// There are four buckets for each doubling, from 64 ns to 73 minutes, so a quantile is at most a quarter too long.
 const BUCKETS: usize = 4 * 36;
 const FIRST_POWER: u32 = 6;
 
@@ -37,7 +37,7 @@ impl Counts {
         Self(self.0.iter().zip(earlier).map(|(now, then)| now.saturating_sub(then)).collect())
     }
 
-    /// Returns the duration that this share of the counted durations does not exceed; zero if none was counted.
+    /// Returns the duration that this share of the counted durations does not exceed; zero if no duration was counted.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let total: u64 = self.0.iter().sum();
         let mut left = ((total as f64 * share).ceil() as u64).clamp(1, total.max(1));

@@ -1,7 +1,7 @@
 //! The observer: counts and logs all events, in [`Stats`], `tracing` and `metrics`.
 //!
-//! All other modules only name an [`Event`]; the rest is decided here, so that no other file depends on a cargo
-//! feature or on a counter.
+//! All other modules only name an [`Event`], and this module counts, logs and exports it, so that no other file depends
+//! on a cargo feature or on a counter.
 
 use std::{
     collections::BTreeMap,
@@ -38,13 +38,13 @@ pub enum Event {
     Hit,
     /// A fresh entry was served from the second level.
     SharedHit,
-    /// A stale entry was served while a refresh runs.
+    /// A stale entry was served while a refresh ran.
     StaleHit,
     /// A stale entry was served because the fill failed.
     StaleOnError,
     /// No entry could be served; the request went to the origin or the loader.
     Miss,
-    /// The request was coalesced: it was served by the fill of another request.
+    /// The request was coalesced, that is, served by the fill of another request.
     Collapsed,
     /// The request bypassed the cache, for this reason.
     Bypass(Reason),
@@ -147,7 +147,7 @@ impl Meter {
         }
     }
 
-    /// Counts a hit, and measures the duration of one in 64: reading the clock costs as much as the lookup.
+    /// Counts a hit, and measures the duration of one hit in 64, because reading the clock costs as much as the lookup.
     #[inline]
     pub fn record_hit(&self, began: Moment, now: impl FnOnce() -> Moment) {
         self.record(Event::Hit, began);
@@ -218,15 +218,15 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// Returns the meter of a cache, the same one for the same name. The first 1,000 names have a meter each, all
-    /// others share the meter `(other)`: names are meant for layers and call sites, not for users.
+    /// Returns the meter of a cache, always the same meter for the same name. The first 1,000 names have a meter each,
+    /// and all other names share the meter `(other)`, because names are meant for layers and call sites, not for users.
     pub(crate) fn meter(&self, name: &str) -> Arc<Meter> {
         let known = self.meters.load().of(name).map(Arc::clone);
         known.unwrap_or_else(|| self.named(name))
     }
 
-    /// Calls `act` with the meter of a cache, without cloning its `Arc`: on a hit all threads would contend for that
-    /// reference count.
+    /// Calls `act` with the meter of a cache. It does not clone the `Arc` of the meter, because on hits all threads
+    /// would contend for the reference count.
     #[inline]
     pub(crate) fn with_meter<R>(&self, name: &str, act: impl FnOnce(&Meter) -> R) -> R {
         match self.meters.load().of(name) {
@@ -239,7 +239,7 @@ impl Observer {
     fn named(&self, name: &str) -> Arc<Meter> {
         let _naming = self.naming.lock();
         let known = self.meters.load_full();
-        // Another thread may have added this name meanwhile, or the last name with a meter of its own.
+        // Another thread may have added this name in the meantime, or the last name with a meter of its own.
         if let Some(meter) = known.of(name) {
             return Arc::clone(meter);
         }
@@ -255,12 +255,13 @@ impl Observer {
         if queued {
             self.queued.fetch_add(1, Ordering::Relaxed);
         }
-        // Logs changes only: while the log is unreachable, one line per invalidation would flood the application's
-        // log.
+        // The observer logs only changes, because one line per invalidation would flood the application's log while the
+        // invalidation log is unreachable.
         match (self.queueing.swap(queued, Ordering::Relaxed), queued) {
             (false, true) => tracing::warn!(
                 target: "larder",
-                "the invalidation log accepts no records: invalidations act here, and are queued for others"
+                "the invalidation log does not accept records, so invalidations act in this process and are queued for \
+                 others. Check that the log is reachable."
             ),
             (true, false) => {
                 tracing::info!(target: "larder", "the invalidation log accepts invalidations again");
@@ -270,21 +271,21 @@ impl Observer {
         tracing::debug!(target: "larder", targets, %outcome, "invalidated");
     }
 
-    /// Counts a scheduled invalidation when it acts.
+    /// Counts a scheduled invalidation when it takes effect.
     pub(crate) fn acted_when_due(&self, targets: usize) {
         self.invalidations.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(target: "larder", targets, "a scheduled invalidation acts");
+        tracing::debug!(target: "larder", targets, "a scheduled invalidation takes effect");
     }
 
-    /// Exports how far this process has followed the log. The follower calls this each time it asks for the end of
-    /// the log: three times per maximum lag, or per smaller bound of a request.
+    /// Exports how far this process has followed the log. The follower calls this each time it requests the end of the
+    /// log: three times per maximum lag, or per smaller bound of a request.
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
     pub(crate) fn followed(&self, log: &LogStats, pending: usize) {
         #[cfg(feature = "metrics")]
         {
             metrics::gauge!("larder_log_lag_seconds").set(log.lag.as_secs_f64());
             metrics::gauge!("larder_log_applied").set(log.applied as f64);
-            // The bits have no meaning of their own: a change of the gauge shows that the log was replaced.
+            // A change of this gauge shows that the log was replaced. Its value has no other meaning.
             let epoch = log.epoch.map_or(0, |epoch| epoch.to_bits() as u32);
             metrics::gauge!("larder_log_epoch").set(f64::from(epoch));
             metrics::gauge!("larder_invalidations_pending").set(pending as f64);
@@ -317,7 +318,8 @@ impl Meters {
         self.named.values().chain(&self.others)
     }
 
-    /// Returns these meters and one more. The last one with room also adds the meter of all other names.
+    /// Returns these meters with one more meter. When this fills the last place, it also adds the shared meter of all
+    /// other names.
     fn with(&self, name: &str, meter: &Arc<Meter>) -> Self {
         let mut named = self.named.clone();
         named.insert(name.into(), Arc::clone(meter));

@@ -13,7 +13,7 @@ use crate::{bus::Epoch, memory::Evictions, metrics::histogram::Counts, reason::R
 pub struct Stats {
     /// The first level.
     pub memory: MemoryStats,
-    /// The second level; all zeros without one.
+    /// The second level; all zeros if there is none.
     pub shared: SecondLevelStats,
     /// The invalidation log.
     pub log: LogStats,
@@ -23,11 +23,11 @@ pub struct Stats {
     pub invalidations_queued: u64,
     /// Invalidations that are queued for the log now.
     pub invalidations_pending: usize,
-    /// Scheduled invalidations, and ends of graces, that are not due yet.
+    /// Scheduled invalidations, and ends of grace periods, that are not due yet.
     pub invalidations_scheduled: usize,
     /// Fills that are in flight now.
     pub fills_running: usize,
-    /// Values that were requested outside of every scope although a layer opens scopes: see
+    /// Values that were requested outside of every scope although a layer opens scopes; see
     /// [`Larder::scoped`](crate::Larder::scoped).
     pub values_outside_scopes: u64,
     /// The counters of each named cache.
@@ -69,8 +69,8 @@ pub struct SecondLevelStats {
     pub errors: u64,
     /// Reads of bytes that could not be opened or decoded; such an entry is removed from the store.
     pub corrupt: u64,
-    /// Writes that were dropped because 1,024 were under way, and reads that were dropped because the fill budget was
-    /// used up.
+    /// Writes that were dropped because 1,024 writes were under way, and reads that were dropped because the fill
+    /// budget was used up.
     pub dropped: u64,
     /// Values that were not written because their bytes would deserialise to another value.
     pub lossy: u64,
@@ -83,21 +83,21 @@ pub struct SecondLevelStats {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LogStats {
-    /// Whether other processes append to it too.
+    /// Whether other processes append to the log too.
     pub shared: bool,
     /// Its epoch, serialised as hexadecimal digits; `None` while this process has no view of the log.
     #[serde(serialize_with = "in_digits")]
     pub epoch: Option<Epoch>,
     /// The number of the last record that this process has applied.
     pub applied: u64,
-    /// How long ago it was last known that this process had applied every record.
+    /// The time since larder last verified that this process had applied every record.
     pub lag: Duration,
     /// Whether this process has a view of the log, and `lag` is within
     /// [`LarderBuilder::max_lag`](crate::LarderBuilder::max_lag).
     pub synchronised: bool,
 }
 
-/// Serialises an epoch as text: of a number of 128 bits most JSON readers would keep 53.
+/// Serialises an epoch as a string, because most JSON readers would keep only 53 of its 128 bits.
 fn in_digits<S: Serializer>(epoch: &Option<Epoch>, serializer: S) -> Result<S::Ok, S::Error> {
     epoch.map(|epoch| format!("{:032x}", epoch.to_bits())).serialize(serializer)
 }
@@ -110,7 +110,7 @@ pub struct CacheStats {
     pub name: String,
     /// Counts since the start.
     pub total: CacheCounters,
-    /// Counts of the last minute, give or take five seconds.
+    /// Counts of the last minute, accurate to five seconds.
     pub last_minute: CacheCounters,
     /// Bypasses, by reason.
     pub bypasses: BTreeMap<Reason, u64>,
@@ -134,7 +134,7 @@ pub struct CacheCounters {
     pub stale_on_error: u64,
     /// Requests that went to the origin or the loader.
     pub misses: u64,
-    /// Coalesced requests: served by the fill of another request.
+    /// Coalesced requests, which were served by the fill of another request.
     pub collapsed: u64,
     /// Requests that bypassed the cache.
     pub bypassed: u64,
@@ -198,7 +198,8 @@ impl CacheCounters {
         let (stale_hits, stale_on_error) = (of(Event::StaleHit), of(Event::StaleOnError));
         let (misses, collapsed) = (of(Event::Miss), of(Event::Collapsed));
         let saved = hits + stale_hits + collapsed;
-        // `stale_on_error` is left out: each was counted as a miss or a bypass as well.
+        // This sum leaves out `stale_on_error`, because each of these requests was counted as a miss or a bypass as
+        // well.
         let all = saved + misses;
         Self {
             hits,
@@ -232,5 +233,5 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Events of one kind are counted together: their reason does not matter.
+/// Events of one kind are counted together, so any reason can stand for all of them.
 const ANY: Reason = Reason::Method;

@@ -26,7 +26,7 @@ impl<const N: usize> Striped<N> {
         self.mine()[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the count at `place` of this thread and of those that share its stripe.
+    /// Returns the count at `place` of all threads that share the stripe of this thread.
     #[inline]
     pub(crate) fn of_this_thread(&self, place: usize) -> u64 {
         self.mine()[place].load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
 //! The counts of the last minute: the difference between the counters now and a minute ago.
 //!
-//! Counters only ever grow. Every five seconds the next count saves a reading of all counters, so that a count costs
-//! one addition and not one for each window.
+//! Counters only ever grow. The first count in every five seconds saves a reading of all counters, so that a count
+//! costs one addition, not one addition for each window.
 
 use std::{
     collections::VecDeque,
@@ -55,14 +55,14 @@ impl Window {
         now.as_nanos() >= self.ends.load(Ordering::Relaxed)
     }
 
-    /// Saves a reading, unless another thread just did.
+    /// Saves a reading, unless another thread has just saved one.
     pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> Reading) {
         let mut noted = self.noted.lock();
         if !self.is_over(now) {
             return;
         }
         self.ends.store(now.after(STEP).as_nanos(), Ordering::Relaxed);
-        // The newest reading that is a minute old stays: it is where the last minute begins.
+        // The newest reading that is at least a minute old stays, because the last minute begins with it.
         let old = |at: Moment| now.since(at) >= STEP * STEPS as u32;
         while noted.get(1).is_some_and(|(at, _)| old(*at)) {
             noted.pop_front();

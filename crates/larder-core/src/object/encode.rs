@@ -1,4 +1,4 @@
-//! Values in the second level: MessagePack with the names of fields.
+//! Values in the second level, as MessagePack with field names.
 
 use std::{any::TypeId, collections::HashMap, sync::LazyLock};
 
@@ -10,7 +10,7 @@ use super::value::{CacheValue, Object};
 use crate::schema::{Schema, shape};
 
 impl<T: CacheValue> Object<T> {
-    /// Deserialises a value. `None` for bytes of another type, which `T` would misread.
+    /// Deserialises a value. `None` for bytes of another type, even if `T` could misread them.
     pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
         let value: T = rmp_serde::from_slice(bytes).ok()?;
         let (_, is_whole) = Schema::seen::<T>();
@@ -35,7 +35,7 @@ impl<T: CacheValue> Object<T> {
             tracing::warn!(
                 target: "larder",
                 r#type = std::any::type_name::<T>(),
-                "values of this type do not survive a MessagePack round trip: they are stored in the first level only"
+                "values of this type do not survive a MessagePack round trip, so they are stored in the first level only"
             );
         }
         KNOWN.lock().insert(id, comes_back);
@@ -43,7 +43,7 @@ impl<T: CacheValue> Object<T> {
     }
 }
 
-/// Whether a value that was read from these bytes serialises to the same names and kinds.
+/// Whether a value that was read from these bytes serialises to the same field names and kinds of values.
 fn is_written_alike<T: Serialize>(value: &T, bytes: &[u8]) -> bool {
     let Ok(written) = rmp_serde::to_vec_named(value) else { return false };
     written == bytes || shape::of(&written).is_some_and(|own| shape::of(bytes) == Some(own))
@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    /// Two versions of one type, which the schema distinguishes only as far as it covers them.
+    /// Declares a version of a type. The schema distinguishes two versions only as far as it covers them.
     macro_rules! version {
         ($name:ident $price:ident: $kind:ty) => {
             mod $name {

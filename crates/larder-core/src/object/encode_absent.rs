@@ -1,4 +1,4 @@
-//! Values in builds without the feature `second-level`: they have no encoded form.
+//! Values in builds without the feature `second-level`, which have no encoded form.
 
 use bytes::Bytes;
 

@@ -30,14 +30,14 @@ pub enum LoadError<E> {
     FailedElsewhere,
     /// The loader requests, directly or through other loaders, the value that it is loading.
     Circle {
-        /// The names of the nested fills, the outermost first; the last is the one that was requested again.
+        /// The names of the nested fills, the outermost first; the last name is the value that was requested again.
         names: Vec<String>,
     },
     /// The runtime that ran the loader was shut down.
     Cancelled,
 }
 
-/// Why a fill produced no value, for all of its waiters.
+/// The reason why a fill did not produce a value, for all of its waiters.
 pub(super) enum Failure<E> {
     Loader(Arc<E>),
     Deadline(Duration),
@@ -88,17 +88,17 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
             Self::OtherType { key, stored, requested } => {
                 write!(
                     f,
-                    "{key} was requested as {requested}, but is stored as {stored}: use one type per key"
+                    "{key} was requested as {requested}, but is stored as {stored}. Use one type per key"
                 )
             }
             Self::Panicked => f.write_str("the loader panicked in another call for this name"),
-            Self::FailedElsewhere => {
-                f.write_str("another call for this name failed with an error of another type")
-            }
+            Self::FailedElsewhere => f.write_str(
+                "the loader failed in another call for this name, with an error of another type",
+            ),
             Self::Circle { names } => {
                 write!(f, "the loaders of these values wait for each other: {}", names.join(" -> "))
             }
-            Self::Cancelled => f.write_str("the runtime was shut down while the value was loaded"),
+            Self::Cancelled => f.write_str("the runtime was shut down while the loader ran"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! [`Loading`]: the handle by which a loader sets the lifetime and tags of its value or refuses storing, and by which
-//! the fill ends for its waiters.
+//! [`Loading`], the handle by which a loader sets the lifetime and tags of its value or prevents storing it, and by
+//! which the fill ends for its waiters.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::{
     tag::Tag,
 };
 
-/// The options of a value that is being loaded: lifetime, tags, no-store. Passed to the loader; cheap to clone.
+/// The options of a value that is being loaded: lifetime, tags, no-store. Larder passes it to the loader; it is cheap
+/// to clone.
 #[derive(Clone, Debug)]
 pub struct Loading(Arc<Mutex<LoadingState>>);
 
@@ -28,7 +29,7 @@ struct LoadingState {
 pub(super) struct LoadOptions {
     pub(super) lifetime: Lifetime,
     pub(super) tags: Vec<Tag>,
-    /// Why the value is not storable, if it is not.
+    /// The reason why the value is not storable, if there is one.
     pub(super) refused: Option<Reason>,
 }
 
@@ -39,7 +40,7 @@ impl Loading {
         Self(Arc::new(Mutex::new(LoadingState { options, leader })))
     }
 
-    /// Sets the lifetime of this value, in place of the policy's.
+    /// Sets the lifetime of this value, in place of the lifetime of the policy.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
         self.0.lock().options.lifetime = lifetime.into();
     }
@@ -49,13 +50,14 @@ impl Loading {
         self.0.lock().options.tags.push(tag.into());
     }
 
-    /// Makes this value not storable, and with it any page that includes it. Its waiters stop waiting and load for
-    /// themselves at once, and for 10 s calls for this name do not coalesce (hit-for-miss).
+    /// Makes this value, and any page that includes it, not storable. Its waiters stop waiting and load for themselves
+    /// at once, and calls for this name do not coalesce for 10 s (hit-for-miss).
     pub fn no_store(&self) {
         self.refuse(Reason::NoStore);
     }
 
-    /// Like [`Loading::no_store`], with a reason of its own for the statistics. The first reason counts.
+    /// Makes this value not storable, as [`Loading::no_store`] does, with another reason for the statistics. Only the
+    /// first reason is recorded.
     pub fn refuse(&self, why: Reason) {
         self.0.lock().options.refused.get_or_insert(why);
         self.finish(FlightResult::NotShared(why));
@@ -73,8 +75,8 @@ impl Loading {
     }
 }
 
-/// Ends a fill as abandoned, if nothing has ended it before: the loader may have passed its [`Loading`] to a task
-/// that outlives it.
+/// Ends a fill as abandoned, if nothing has ended it before. This is needed because the loader may have passed its
+/// [`Loading`] to a task that outlives it.
 pub(super) struct FinishOnDrop<'a>(pub(super) &'a Loading);
 
 impl Drop for FinishOnDrop<'_> {

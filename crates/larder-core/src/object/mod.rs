@@ -1,4 +1,4 @@
-//! Cache-aside for values: look up, otherwise load once and store.
+//! Cache-aside for values: a call looks the value up, and otherwise loads it once and stores it.
 
 use std::{
     any::Any, borrow::Cow, future::Future, marker::PhantomData, panic, sync::Arc, time::Duration,
@@ -44,8 +44,8 @@ mod value;
 
 /// One call of [`Larder::get_or_load`](crate::Larder::get_or_load).
 ///
-/// It borrows its kernel and clones it only for a task that may outlive the caller: a clone changes reference counts
-/// for which all threads contend, and a hit avoids that.
+/// It borrows its kernel and clones it only for a task that may outlive the caller, because a clone changes reference
+/// counts for which all threads contend.
 #[derive(Clone)]
 struct Call<'a> {
     kernel: Cow<'a, Kernel>,
@@ -60,7 +60,8 @@ struct Call<'a> {
 }
 
 impl Kernel {
-    /// As [`Larder::get_or_load`](crate::Larder::get_or_load), for a value of another kind. Names of two kinds never collide.
+    /// Returns a value of another kind, as [`Larder::get_or_load`](crate::Larder::get_or_load) does. Names of two kinds
+    /// never collide.
     ///
     /// # Errors
     ///
@@ -101,7 +102,7 @@ where
 {
     let began = kernel.tick();
     let caught_up = kernel.catch_up(policy.consistency).await;
-    // Only now, so that the stamp of the scope covers the invalidations that the call has just waited for.
+    // The scope opens after the wait, so that its stamp covers the invalidations that the call has waited for.
     let (mut scope, opened) = kernel.scope_of_value();
     if let Consistency::Bounded(bound) = policy.consistency {
         scope = scope.bounded(bound);
@@ -109,7 +110,7 @@ where
     let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
     let finished = key(kernel, kind, &name, &audience).finish();
     let is_too_long = finished.is_err();
-    // This short key identifies the running fill only; nothing is stored under it.
+    // This short key only identifies the running fill; nothing is stored under it.
     let key = finished.unwrap_or_else(|_| {
         let mut short = KeyBuf::new(kind, "", "", "");
         short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
@@ -163,10 +164,10 @@ impl Call<'_> {
         if call.opened == ScopeOwner::ThisCall {
             call.scope = call.kernel.counting_waits(call.scope.clone());
         }
-        // Boxed: the compiler cannot prove at the call site of a user that the loop is `Send` where an error type has a
-        // lifetime in it, such as `&'static str`.
+        // The loop is boxed, because at the call site the compiler cannot prove that it is `Send` if an error type
+        // contains a lifetime, such as `&'static str`.
         let answer: BoxFuture<'_, _> = if call.was_refused_lately() {
-            // Hit-for-miss: no call waits for this fill. If its value is storable after all, it is stored.
+            // Hit-for-miss: no call waits for this fill. If its value is storable this time, it is stored.
             let leader = call.kernel.lead_alone(&call.key, &call.scope);
             Box::pin(request.lead(leader))
         } else {
@@ -190,8 +191,8 @@ impl Call<'_> {
         self.metered(|meter| meter.record(event, now));
     }
 
-    /// Looks the key up in the first level. Records no event and adds nothing to the scope: the caller does, if it
-    /// uses the entry.
+    /// Looks the key up in the first level. If the caller uses the entry, it has to record the event and add the entry
+    /// to the scope.
     fn look<T: CacheValue, E>(&self) -> Result<LookupResult<T>, LoadError<E>> {
         let Some(entry) = self.kernel.get(self.hash, self.key.as_bytes()) else {
             return Ok(LookupResult::Nothing);
@@ -231,13 +232,13 @@ impl Call<'_> {
         self.policy.max_age.is_none_or(|longest| age() <= longest)
     }
 
-    /// Whether the lag of this process is within the bound of the scope. Checked again after each wait.
+    /// Whether the lag of this process is within the bound of the scope. The call checks this again after each wait.
     fn is_trusted(&self) -> bool {
         self.kernel.is_within_bound_of(&self.scope)
     }
 
-    /// Reads the second level, then runs the loader in a task of its own: waiters do not depend on the caller being
-    /// polled, and dropping the caller does not stop the fill.
+    /// Reads the second level, then runs the loader in a task of its own, so that waiters do not depend on the caller
+    /// being polled and dropping the caller does not stop the fill.
     async fn lead<T, E, F, Fut>(
         &self,
         mut leader: Leader,
@@ -261,8 +262,8 @@ impl Call<'_> {
             LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
         if self.policy.fill_lock.is_none() && self.kernel.shares(self.policy.tiers) {
-            // In the caller's task: the read is short, and if the caller is not polled for 200 ms a waiter leads
-            // another fill.
+            // The read runs in the caller's task, because it is short. If the caller is not polled for 200 ms, a waiter
+            // leads another fill.
             leader.look();
             if let Some(entry) = self.fetch::<T>(&mut leader).await {
                 return self.taken(self.fetched(leader, &entry));
@@ -335,8 +336,8 @@ impl Call<'_> {
         FillOutcome::Stored(value, entry.clone())
     }
 
-    /// Reads the entry from the second level. With a fill lock, waits while another process holds it, and takes the
-    /// entry that the other process stores.
+    /// Reads the entry from the second level. If the policy has a fill lock and another process holds it, this waits
+    /// for the entry that the other process stores.
     async fn fetch<T: CacheValue>(&self, leader: &mut Leader) -> Option<AnyEntry> {
         let tiers = self.policy.tiers;
         if !self.kernel.shares(tiers) || leader.is_alone() {
@@ -426,9 +427,9 @@ impl Call<'_> {
         Err(failure)
     }
 
-    /// Stores a hit-for-miss note: for 10 s each call for this key leads a fill of its own, since a waiter would have
-    /// to load for itself in the end. A value stored before stays. Not used for reasons that may not hold for the
-    /// next value: single flight then goes on.
+    /// Stores a hit-for-miss note, by which each call for this key leads its own fill for 10 s, since a waiter would
+    /// finally have to load for itself. A value that was stored before stays. Callers do not use it for reasons that
+    /// may not apply to the next value, so that single flight continues.
     fn remember_refusal(&self, now: Moment) {
         let Ok(key) = self.refusal_key().finish() else { return };
         let draft = EntryDraft {
@@ -503,7 +504,7 @@ impl Call<'_> {
             // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
             let refreshing = async move {
-                // Another process may have refreshed it.
+                // Another process may have refreshed the value.
                 let fetched = match call.policy.fill_lock {
                     Some(_) => call.fetch::<T>(&mut leader).await,
                     None => None,
@@ -518,7 +519,7 @@ impl Call<'_> {
         }
     }
 
-    /// Runs the loader for this caller alone: the value is neither shared with other calls nor stored.
+    /// Runs the loader for this caller alone. The value is neither shared with other calls nor stored.
     async fn alone<T, E, F, Fut>(
         &self,
         stale: Option<AnyEntry>,
@@ -560,7 +561,7 @@ impl Call<'_> {
     fn fall_back<T: CacheValue>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
         let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
         let now = self.kernel.tick();
-        // Checked again: it may have been invalidated while the loader ran.
+        // The entry may have been invalidated while the loader ran, so its state is checked again.
         if !matches!(
             self.kernel.entry_state(entry, now),
             EntryState::WhileRevalidating | EntryState::OnError
@@ -593,7 +594,7 @@ impl Call<'_> {
         UnstoredValue { gathered, why }
     }
 
-    /// Adds the contents of a value that is not stored to the enclosing scope, which thereby is not storable either.
+    /// Adds the contents of a value that is not stored to the enclosing scope, whose value is then not storable either.
     fn add_unstored(&self, UnstoredValue { gathered, why }: UnstoredValue) {
         self.scope.add_unstored(gathered, why);
     }
@@ -743,7 +744,7 @@ enum LookupResult<T> {
     Fresh(AnyEntry, Arc<T>),
     Stale(AnyEntry, Arc<T>),
     OnError(AnyEntry),
-    /// An entry that may not be served any more, for this reason.
+    /// An entry that may no longer be served, with the event to record.
     Gone(Event),
     Nothing,
 }
@@ -752,7 +753,7 @@ enum LookupResult<T> {
 enum FillOutcome<T> {
     Stored(Arc<T>, AnyEntry),
     Unstored(Arc<T>, UnstoredValue),
-    /// The value that is stored under this name has another type, this one.
+    /// The value that is stored under this name has another type, with this name.
     OtherType(&'static str),
 }
 

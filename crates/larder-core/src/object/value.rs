@@ -1,4 +1,5 @@
-//! Application values as entries: stored as they are in the first level, serialised for the second level only.
+//! Application values as entries. The first level stores them as they are, and they are serialised for the second level
+//! only.
 
 use std::{any::Any, sync::Arc};
 
@@ -45,7 +46,7 @@ impl<T: CacheValue> Value for Object<T> {
     }
 }
 
-/// A hit-for-miss note: stored for a key whose value is not storable, so that calls do not wait in vain.
+/// A hit-for-miss note, which is stored for a key whose value is not storable, so that calls do not wait in vain.
 pub(super) struct RefusalNote;
 
 impl Value for RefusalNote {

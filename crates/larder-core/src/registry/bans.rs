@@ -1,4 +1,4 @@
-//! Bans: invalidations that reach entries by other means than a tag: of everything, and by patterns over names.
+//! Bans: invalidations of everything and by patterns over names, which reach entries by other means than a tag.
 //!
 //! [`Bans`] is one object that is replaced as a whole, so that a reader never sees half of a change.
 
@@ -29,14 +29,14 @@ struct Ban {
     made: Moment,
 }
 
-/// The floors, one each for hard and soft invalidations of everything, and the bans by pattern.
+/// The floors (one for hard and one for soft invalidations of everything) and the bans by pattern.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bans {
     floors: [Watermark; 2],
     bans: Vec<Ban>,
 }
 
-/// Maximum number of patterns; one more collapses all of them into the floors.
+/// Maximum number of patterns. If there is one more, all of them collapse into the floors.
 pub(crate) const MAX_BANS: usize = 64;
 
 impl Bans {
@@ -50,7 +50,7 @@ impl Bans {
     }
 
     /// Returns these bans with all matches of `glob` invalidated at `at`. When there are too many patterns, all of
-    /// them, hard and soft, collapse into the floors. Patterns older than any entry can be are dropped.
+    /// them, hard and soft, collapse into the floors. Patterns that are older than any entry can be are dropped.
     #[must_use]
     pub(crate) fn with_ban(
         mut self,
@@ -75,12 +75,12 @@ impl Bans {
         all.into_iter().fold(self, |fence, ban| fence.with_floor(ban.side, ban.at))
     }
 
-    /// Returns the verdict over an entry that was valid at sequence number `after` of this process.
+    /// Returns the verdict on an entry that was valid at sequence number `after` of this process.
     pub(crate) fn reach(&self, key: &Key, tags: &[Tag], after: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.local > after)
     }
 
-    /// Returns the verdict over an entry of the second level that was filled at number `filled` of the log.
+    /// Returns the verdict on an entry of the second level that was filled at number `filled` of the log.
     pub(crate) fn reach_in_log(&self, key: &Key, tags: &[Tag], filled: u64) -> Verdict {
         self.reach_by(key, tags, |at| at.log > filled)
     }

@@ -1,4 +1,4 @@
-//! The registry: this process's picture of the invalidation log, and the verdict over an entry.
+//! The registry: this process's view of the invalidation log, from which it decides whether an entry is valid.
 //!
 //! Every invalidation gets a sequence number of this process, `lc`. Every fill takes the current number into its
 //! stamp before it reads anything. An entry is valid while no invalidation that reaches it has a later number. Log
@@ -7,10 +7,10 @@
 //! # Order
 //!
 //! [`Registry::publish`] writes tag versions and bans first and `lc` last, with release. A reader loads `lc` first,
-//! with acquire: it then sees every tag version of every number up to that one. A mark *clean as of lc* is set to the
-//! `lc` that was loaded before the tag versions were read, so it never covers an invalidation whose tag versions were
-//! not read. A record that moves from one place to another is written at the new place before it leaves the old one,
-//! and readers read the old place first.
+//! with acquire, so that it sees every tag version of every number up to the loaded number. A mark *clean as of lc* is
+//! set to the `lc` that was loaded before the tag versions were read, so it never covers an invalidation whose tag
+//! versions were not read. A record that moves from one place to another is written to the new place before it is
+//! removed from the old place, and readers read the old place first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,11 +39,10 @@ mod tag_versions;
 mod verdict;
 pub(crate) mod writer;
 
-/// The start of a fill: the sequence number of this process, and the position in the log where there is a second
-/// level.
+/// The start of a fill: the sequence number of this process and, if there is a second level, the position in the log.
 ///
-/// A fill takes it before it reads anything, and so it decides every race with an invalidation: the filled entry is
-/// valid only while no later invalidation reaches it.
+/// A fill takes its stamp before it reads anything, so the stamp decides every race with an invalidation: the filled
+/// entry is valid only while no later invalidation reaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub(crate) local: u64,
@@ -56,8 +55,8 @@ impl Stamp {
         self.local
     }
 
-    /// Returns the older of two stamps, part by part. The log position is `None` unless both have one of the same
-    /// epoch.
+    /// Returns the older of two stamps, part by part. The log position is `None` unless both stamps have a position in
+    /// the same epoch.
     #[must_use]
     pub fn older(self, other: Self) -> Self {
         let log = match (self.log, other.log) {
@@ -73,7 +72,7 @@ impl Stamp {
 /// The registry's data of an entry: the hashes of its tags, and when it was last found valid.
 #[derive(Debug)]
 pub(crate) struct TagMarks {
-    /// The newest `lc` at which the entry was found valid; at first that of its stamp.
+    /// The newest `lc` at which the entry was found valid, which is initially the number of its stamp.
     checked: AtomicU64,
     tags: Box<[u64]>,
 }
@@ -94,11 +93,11 @@ impl TagMarks {
 struct View {
     epoch: Epoch,
     applied: AtomicU64,
-    /// Tag versions by log number, for entries of the second level. `None` without one.
+    /// Tag versions by log number, for entries of the second level. `None` without a second level.
     globals: Option<TagVersions>,
 }
 
-/// This process's picture of the log: tag versions, bans, and invalidations that are pending or scheduled.
+/// This process's view of the log: tag versions, bans, and invalidations that are pending or scheduled.
 #[derive(Debug)]
 pub(crate) struct Registry {
     lc: CachePadded<AtomicU64>,
@@ -146,7 +145,8 @@ impl Registry {
         self.lc.load(Ordering::Acquire)
     }
 
-    /// Takes a stamp for all later reads: first the sequence number of this process, then the position in the log.
+    /// Takes a stamp for all later reads. It reads the sequence number of this process first, and then the position in
+    /// the log.
     pub(crate) fn stamp(&self) -> Stamp {
         let local = self.sequence();
         let log = if self.options.shared { self.applied() } else { None };
@@ -165,10 +165,10 @@ impl Registry {
         TagMarks::new(stamp, &self.places(tags))
     }
 
-    /// Returns the verdict over an entry of the first level.
+    /// Returns the verdict on an entry of the first level.
     ///
-    /// One comparison if nothing at all was invalidated since the entry was last found valid: `names`, its key and
-    /// tags, lie in other cache lines and are read only otherwise.
+    /// This takes one comparison if nothing was invalidated since the entry was last found valid. Only otherwise it
+    /// reads `names`, the key and tags of the entry, which are in other cache lines.
     #[inline]
     pub(crate) fn reach<'a>(
         &self,
@@ -203,9 +203,9 @@ impl Registry {
         reach
     }
 
-    /// Returns the verdict over an entry of the second level, by log numbers.
+    /// Returns the verdict on an entry of the second level, by log numbers.
     ///
-    /// An entry that cannot be judged (no view, another epoch) is invalid.
+    /// An entry is invalid if its log number cannot be compared (there is no view, or the epochs differ).
     pub(crate) fn reach_shared(
         &self,
         key: &Key,
@@ -213,7 +213,7 @@ impl Registry {
         places: &[u64],
         filled: Position,
     ) -> Verdict {
-        // Read first: a record is in the tag versions before it leaves this list.
+        // This list is read first, because a record is in the tag versions before it leaves the list.
         if self.pending.load(Ordering::Acquire) > 0
             && self.writer.lock().pending().any(|(_, record)| self.names(record, key, tags, places))
         {
@@ -224,8 +224,8 @@ impl Registry {
             return Verdict::Invalid;
         };
         if filled.number > view.applied.load(Ordering::Acquire) {
-            // The process that filled it has applied records that this one has not, and one of them may stand where
-            // the log has lost one of ours. The follower will tell shortly.
+            // The process that filled it has applied records that this process has not applied, and one of them may
+            // have replaced a record of this process that the log has lost. The follower will soon find out.
             return Verdict::Invalid;
         }
         let by_fence = self.fence.load().reach_in_log(key, tags, filled.number);
@@ -234,7 +234,7 @@ impl Registry {
             .map_or(Verdict::Invalid, |globals| by_fence.max(globals.reach(places, filled.number)))
     }
 
-    /// Step 1 of an invalidation: acts in this process, and adds the record to the pending ones.
+    /// Step 1 of an invalidation: applies the record in this process, and adds it to the pending records.
     pub(crate) fn begin(&self, record: Record, now: Moment) -> StartedInvalidation {
         self.begin_locked(&mut self.writer.lock(), record, now)
     }
@@ -245,7 +245,8 @@ impl Registry {
         record: Record,
         now: Moment,
     ) -> StartedInvalidation {
-        // On the list before `lc` moves: a reader that sees the new `lc` also sees the pending record.
+        // The record is on the list before `lc` moves, so that a reader that sees the new `lc` also sees the pending
+        // record.
         let (ticket, record, collapsed) = writer.add_pending(record);
         self.count_pending(writer);
         let local = self.publish(writer, &record, 0, now);
@@ -253,10 +254,10 @@ impl Registry {
         StartedInvalidation { ticket, record, collapsed }
     }
 
-    /// Step 3 of an invalidation: the log has the record.
+    /// Step 3 of an invalidation: settles a record that the log has.
     ///
     /// Publishes it a second time, since an entry may have been promoted from the second level in between. Returns
-    /// `false` if there is no view of that epoch: the record then stays pending, to be appended again.
+    /// `false` if there is no view of that epoch. The record then stays pending, and larder appends it again.
     pub(crate) fn settle(
         &self,
         ticket: Ticket,
@@ -281,15 +282,15 @@ impl Registry {
         true
     }
 
-    /// Marks a record of a log of this process alone as applied: it is published already.
+    /// Marks a record of a local log as applied. It has already been published.
     pub(crate) fn advance_local(&self, at: Position) {
         if let Some(view) = self.view.load().as_ref() {
             view.applied.fetch_max(at.number, Ordering::AcqRel);
         }
     }
 
-    /// Whether the log has another record at a position where it once took one of ours: then it has lost its tail
-    /// since.
+    /// Whether the log has another record at a position where it had accepted a record of this process, which means
+    /// that it has lost its tail since then.
     pub(crate) fn contradicts(&self, at: Position, record: &Record) -> bool {
         self.writer.lock().contradicts(at, record)
     }
@@ -302,18 +303,18 @@ impl Registry {
         let local = self.publish(&mut writer, record, number, now);
         let log = Some(Position { epoch: view.epoch, number });
         self.start_grace(&mut writer, record, local, log, now);
-        // Last: a stamp with this log number then has a sequence number that covers the publish above.
+        // The log number is stored last, so that a stamp with this log number has a sequence number that covers the
+        // publish above.
         view.applied.fetch_max(number, Ordering::AcqRel);
     }
 
-    /// Closes the view: the second level is then neither read nor written, and stamps carry no log position.
+    /// Closes the view. The second level is then neither read nor written, and stamps do not have a log position.
     pub(crate) fn close_view(&self) {
         self.view.store(None);
     }
 
     /// Opens a view at `end`, from the compacted log. Invalidates all entries of the first level, since this process
-    /// may have missed records up to `end`; entries of the second level stay valid as far as the log vouches for
-    /// them.
+    /// may have missed records up to `end`. The log numbers still decide which entries of the second level are valid.
     pub(crate) fn open_view(
         &self,
         end: Position,
@@ -336,8 +337,8 @@ impl Registry {
         self.view.store(Some(Arc::new(view)));
     }
 
-    /// Replaces the view by a newer one of the same log after a gap. All records up to `seen` were applied; the later
-    /// ones act now, and no other entry of the first level is invalidated.
+    /// Replaces the view with a newer view of the same log after a gap. All records up to `seen` were applied before;
+    /// the later records are applied now, and no other entry of the first level is invalidated.
     pub(crate) fn go_on(
         &self,
         end: Position,
@@ -355,7 +356,8 @@ impl Registry {
         let floor = Watermark { local: 0, log: horizon };
         let fence = Bans::clone(&self.fence.load()).with_floor(Severity::Hard, floor);
         self.fence.store(Arc::new(fence));
-        // Last: a stamp with a log number of this view then has a sequence number that covers the publishes above.
+        // The view is stored last, so that a stamp with a log number of this view has a sequence number that covers the
+        // publishes above.
         self.view.store(Some(Arc::new(view)));
     }
 
@@ -370,8 +372,8 @@ impl Registry {
         view
     }
 
-    /// Schedules an invalidation for `at`, and returns its id. There is no limit: an invalidation that acted early
-    /// instead would miss entries that are filled until `at`.
+    /// Schedules an invalidation for `at`, and returns its id. There is no limit, because an invalidation that is
+    /// applied earlier than `at` does not reach entries that are filled in between.
     pub(crate) fn schedule(&self, at: Moment, record: Record) -> u64 {
         let mut writer = self.writer.lock();
         let id = writer.schedule(at, Due::Publish(record));
@@ -384,23 +386,23 @@ impl Registry {
         self.writer.lock().note_registered(id, epoch);
     }
 
-    /// Returns scheduled invalidations, 64 at most, that the current log has not registered: they would be lost with
+    /// Returns at most 64 scheduled invalidations that the current log has not registered, and that would be lost with
     /// this process.
     pub(crate) fn unregistered(&self) -> Vec<(u64, Moment, Record)> {
         let epoch = self.applied().map(|at| at.epoch);
         epoch.map(|epoch| self.writer.lock().unregistered(epoch)).unwrap_or_default()
     }
 
-    /// Whether a scheduled invalidation or the end of a grace is due. One load.
+    /// Whether a scheduled invalidation or the end of a grace period is due. This takes one atomic load.
     #[inline]
     pub(crate) fn is_due(&self, now: Moment) -> bool {
         now.as_nanos() >= self.next_due.load(Ordering::Acquire)
     }
 
-    /// Runs everything that is due, and returns the records that now act. Afterwards [`Registry::unsent`] may return
-    /// more.
+    /// Runs everything that is due, and returns the records that have now been applied. Afterwards [`Registry::unsent`]
+    /// may return more records.
     ///
-    /// Every request calls this before its lookups, so no timer is needed and none can be late.
+    /// Every request calls this before its lookups, so larder does not need timers, which could be late.
     pub(crate) fn run_due(&self, now: Moment) -> Vec<Record> {
         let mut published = Vec::new();
         loop {
@@ -434,7 +436,7 @@ impl Registry {
         }
     }
 
-    /// Whether an invalidation is pending for whose ticket `holds` returns `false`.
+    /// Whether there is a pending invalidation for whose ticket `holds` returns `false`.
     pub(crate) fn has_unsent_but(&self, holds: impl Fn(Ticket) -> bool) -> bool {
         self.writer.lock().pending().any(|(ticket, _)| !holds(*ticket))
     }
@@ -513,12 +515,12 @@ impl Registry {
             writer.schedule(now.after(grace), due);
             self.announce_due(writer);
         } else {
-            // Hardening early is safe: the entries are stale already.
+            // It is safe to make the invalidation hard early, because the entries are already stale.
             self.harden(writer, local, log, &record.what, now);
         }
     }
 
-    /// Makes a soft invalidation hard under its own numbers; only `lc` moves on.
+    /// Makes a soft invalidation hard under its original numbers; only `lc` advances.
     fn harden(
         &self,
         writer: &mut MutexGuard<'_, Writer>,
@@ -528,7 +530,7 @@ impl Registry {
         now: Moment,
     ) {
         let view = self.view.load();
-        // Numbers of a replaced log have no meaning in the new one.
+        // The numbers of a replaced log have no meaning in the new log.
         let log = log.filter(|at| view.as_ref().is_some_and(|view| view.epoch == at.epoch));
         let log = log.map_or(0, |at| at.number);
         for selector in what {
@@ -585,17 +587,18 @@ impl Registry {
     }
 }
 
-/// An invalidation that acts in this process and is on its way into the log.
+/// An invalidation that has been applied in this process and is still to be appended to the log.
 #[derive(Clone, Debug)]
 pub(crate) struct StartedInvalidation {
     pub(crate) ticket: Ticket,
-    /// The record to append: the invalidation, or one of everything.
+    /// The record to append: this invalidation, or an invalidation of everything.
     pub(crate) record: Record,
-    /// Whether too many invalidations were pending, so that all collapsed into one of everything.
+    /// Whether too many invalidations were pending, so that all of them collapsed into an invalidation of everything.
     pub(crate) collapsed: bool,
 }
 
-/// Makes a soft invalidation of the compacted log hard if it has a grace, since the start of that grace is unknown.
+/// Makes a soft invalidation from the compacted log hard if it has a grace period, since the start of that period is
+/// unknown.
 fn without_grace(mode: Mode) -> Mode {
     match mode {
         Mode::Soft { grace: Some(_) } => Mode::Hard,

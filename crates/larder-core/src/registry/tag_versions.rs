@@ -1,20 +1,21 @@
-//! Tag tables: a fixed number of tag versions in place of an index of keys.
+//! Tag tables: a fixed number of tag versions instead of an index of keys.
 //!
-//! A tag hashes to one slot in each of two tables. Invalidating it writes the number of the invalidation into both;
-//! an entry is reached only if both slots of one of its tags are later than its stamp. So two tags that share a slot
-//! in one table cost nothing, two that share both cost a needless miss, and no invalidation is ever missed. With one
-//! table, a thousand distinct tags a second would cost a third of all hits within a minute; with two, a fiftieth.
+//! A tag hashes to one slot in each of two tables. Invalidating it writes the number of the invalidation into both; an
+//! entry is reached only if both slots of one of its tags are later than its stamp. So two tags that share a slot in
+//! one table do no harm, two tags that share both slots cause needless misses, and no invalidation is ever missed. With
+//! one table, invalidations of a thousand distinct tags per second would cost a third of all hits within a minute; with
+//! two tables they cost a fiftieth.
 //!
-//! Before the tables a small *summary* is read: the newest number of each of 4,096 blocks of the first table, 32 KiB
-//! that stay in the nearest CPU cache. If a block has not moved since the entry was last found valid, its slots have
-//! not either, and no cold line is read.
+//! A reader first reads a small *summary*: the newest number of each of 4,096 blocks of the first table, 32 KiB that
+//! stay in the nearest CPU cache. If the number of a block has not changed since the entry was last found valid, its
+//! slots have not changed either, and the reader does not touch the tables.
 
 use crate::{
     registry::verdict::Verdict,
     sync::{AtomicU64, Ordering, zeros},
 };
 
-/// Which of the two numbers of a slot: the newest hard invalidation, or the newest soft one.
+/// Which of the two numbers of a slot: the newest hard or the newest soft invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
     Hard = 0,
@@ -34,8 +35,8 @@ pub(crate) struct TagVersions {
 }
 
 impl TagVersions {
-    /// Creates two tables of `cells` slots each, a power of two. 32 bytes per slot in both together, resident only
-    /// where written.
+    /// Creates two tables of `cells` slots each, a power of two. A slot takes 32 bytes in both tables together, and
+    /// only slots that were written are resident.
     pub(crate) fn new(cells: usize) -> Self {
         debug_assert!(cells.is_power_of_two(), "the builder allows powers of two only");
         let blocks = cells.min(SUMMARY_BLOCKS);
@@ -47,7 +48,7 @@ impl TagVersions {
         }
     }
 
-    /// Writes `number` for this tag. Called under the registry's lock, before the number is announced.
+    /// Writes `number` for this tag. The registry calls this under its lock, before it announces the number.
     pub(crate) fn raise(&self, tag: u64, side: Severity, number: u64) {
         let [first, second] = self.places(tag);
         raise(&self.tables[0][2 * first + side as usize], number);
@@ -55,7 +56,7 @@ impl TagVersions {
         raise(&self.summary[first >> self.block_shift], number);
     }
 
-    /// Returns the verdict over an entry with these tags that was valid at number `after`.
+    /// Returns the verdict on an entry with these tags that was valid at number `after`.
     pub(crate) fn reach(&self, tags: &[u64], after: u64) -> Verdict {
         let mut reach = Verdict::Valid;
         for &tag in tags {
@@ -78,7 +79,7 @@ impl TagVersions {
             && load(&self.tables[1][2 * second + side as usize]) > after
     }
 
-    /// The halves of one keyed 64-bit hash serve as two hashes.
+    /// Returns the slots of a tag. The two halves of its keyed 64-bit hash serve as two hashes.
     fn places(&self, tag: u64) -> [usize; 2] {
         [tag as usize & self.mask, (tag >> 32) as usize & self.mask]
     }

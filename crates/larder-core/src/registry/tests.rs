@@ -57,7 +57,7 @@ fn a_valid_verdict_moves_the_mark_so_that_the_next_check_is_one_comparison() {
 }
 
 #[test]
-fn hard_beats_soft_in_either_order() {
+fn a_hard_invalidation_overrides_a_soft_one_in_either_order() {
     let key = key();
     for modes in [[Mode::Hard, soft(9)], [soft(9), Mode::Hard]] {
         let registry = registry();

@@ -5,8 +5,8 @@
 pub enum Verdict {
     /// No invalidation reaches it.
     Valid,
-    /// A soft invalidation reaches it: it is stale.
+    /// A soft invalidation reaches it, so it is stale.
     Stale,
-    /// A hard invalidation reaches it: it may not be served.
+    /// A hard invalidation reaches it, so it must not be served.
     Invalid,
 }

@@ -1,5 +1,5 @@
-//! The state behind the registry's one short lock: invalidations that are pending for the log, and those that are
-//! scheduled.
+//! The state that the registry's lock protects: invalidations that are pending for the log, that are scheduled, or that
+//! are retained to be appended again, and own records that are still to be read back from the log.
 
 use std::{
     cmp::Reverse,
@@ -12,16 +12,17 @@ use crate::{
     target::{Mode, Selector},
 };
 
-/// Maximum number of pending invalidations; one more collapses all into one of everything.
-pub(crate) const MAX_PENDING: usize = 16 * 1024;
-/// Maximum number of scheduled actions; beyond it a grace ends at once.
-pub(crate) const MAX_DUE: usize = 16 * 1024;
-/// Maximum number of scheduled invalidations that are registered with a log at once.
-const MOST_AT_ONCE: usize = 64;
-/// Maximum number of own records that are retained to be compared with those read from the log.
-const MAX_OWN: usize = 1024;
-/// Maximum number of own records that are retained to be appended again; one more collapses all into one of
+/// Maximum number of pending invalidations. If there is one more, all of them collapse into an invalidation of
 /// everything.
+pub(crate) const MAX_PENDING: usize = 16 * 1024;
+/// Maximum number of scheduled actions; beyond it, a grace period ends at once.
+pub(crate) const MAX_DUE: usize = 16 * 1024;
+/// Maximum number of scheduled invalidations that are registered with a log at a time.
+const MOST_AT_ONCE: usize = 64;
+/// Maximum number of own records that are retained to be compared with the records read from the log.
+const MAX_OWN: usize = 1024;
+/// Maximum number of own records that are retained to be appended again. If there is one more, all of them collapse
+/// into an invalidation of everything.
 const MAX_RETAINED: usize = 16 * 1024;
 
 /// The id of a pending invalidation.
@@ -33,7 +34,7 @@ pub(crate) struct Ticket(pub(crate) u64);
 pub(crate) enum Due {
     /// A scheduled invalidation.
     Publish(Record),
-    /// The end of a grace: the soft invalidation with these numbers becomes hard.
+    /// The end of a grace period, at which the soft invalidation with these numbers becomes hard.
     Harden {
         /// Its sequence number in this process.
         local: u64,
@@ -68,21 +69,21 @@ impl Ord for ScheduledRecord {
     }
 }
 
-/// The state behind the lock.
+/// The state that the lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     pending: VecDeque<(Ticket, Record)>,
     retained: VecDeque<(Moment, Record)>,
     schedule: BinaryHeap<Reverse<ScheduledRecord>>,
     own: VecDeque<(Position, Record)>,
-    /// Scheduled invalidations by id, with the epoch of the log that has registered them, if one has.
+    /// Scheduled invalidations by id, with the epoch of the log that has registered them, if a log has done so.
     registered: HashMap<u64, Option<Epoch>>,
     next: u64,
 }
 
 impl Writer {
-    /// Adds an invalidation that is about to be appended. Never drops one: beyond [`MAX_PENDING`] all collapse into
-    /// one of everything.
+    /// Adds an invalidation that is about to be appended. It never drops an invalidation; beyond [`MAX_PENDING`], all
+    /// of them collapse into an invalidation of everything.
     pub(crate) fn add_pending(&mut self, mut record: Record) -> (Ticket, Record, bool) {
         self.next += 1;
         let ticket = Ticket(self.next);
@@ -95,7 +96,7 @@ impl Writer {
         (ticket, record, collapsed)
     }
 
-    /// Removes a pending invalidation: the log has it, and its numbers are written.
+    /// Removes a pending invalidation, because the log has it and its numbers are written.
     pub(crate) fn settle(&mut self, ticket: Ticket) {
         self.pending.retain(|(other, _)| *other != ticket);
     }
@@ -108,7 +109,7 @@ impl Writer {
         self.pending.len()
     }
 
-    /// Notes the position at which the log took an own record, until it is read back from there.
+    /// Notes the position at which the log accepted an own record, until the record is read back from there.
     pub(crate) fn note_own(&mut self, at: Position, record: Record) {
         if self.own.len() >= MAX_OWN {
             self.own.pop_front();
@@ -116,7 +117,7 @@ impl Writer {
         self.own.push_back((at, record));
     }
 
-    /// Whether the log has another record at a position where it took one of ours.
+    /// Whether the log has another record at a position where it had accepted a record of this process.
     pub(crate) fn contradicts(&mut self, at: Position, record: &Record) -> bool {
         let found = self.own.iter().position(|(own, _)| *own == at);
         found.and_then(|found| self.own.remove(found)).is_some_and(|(_, own)| own != *record)
@@ -155,7 +156,7 @@ impl Writer {
 
     /// Notes that the log of this epoch has registered the scheduled invalidation `id`.
     pub(crate) fn note_registered(&mut self, id: u64, epoch: Epoch) {
-        // An invalidation that has acted meanwhile is no longer listed.
+        // An invalidation that was applied in the meantime is no longer listed.
         if let Some(kept) = self.registered.get_mut(&id) {
             *kept = Some(epoch);
         }

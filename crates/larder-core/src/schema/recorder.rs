@@ -1,5 +1,5 @@
-//! A deserializer that records which serde types a type requests, and gives it samples: the simplest first, and where
-//! the type refuses that, others of the same kind.
+//! A deserializer that records which serde types a type requests, and gives it samples: first the simplest sample, and
+//! if the type refuses it, other samples of the same kind.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use serde::{
 /// The state of one reading of a type.
 pub(super) struct Recorder {
     seen: String,
-    /// The index of the variant that each enum is given.
+    /// The index of the variant that each enum gets.
     turn: usize,
-    /// The most variants that any enum has.
+    /// The largest number of variants of any enum.
     variants: usize,
     depth: usize,
-    /// The index of the sample that each scalar is given, in the order of reading; those beyond are given their
-    /// first.
+    /// The index of the sample that each scalar gets, in the order of reading. Scalars beyond the end of this list get
+    /// their first sample.
     choices: Vec<usize>,
     /// The number of available samples for each scalar read so far.
     given: Vec<usize>,
@@ -31,7 +31,7 @@ pub(super) struct Recorder {
 /// The result of reading a type.
 pub(super) struct Seen {
     pub(super) shape: String,
-    /// The most variants that any enum has.
+    /// The largest number of variants of any enum.
     pub(super) variants: usize,
     /// Whether the shape covers the whole type.
     pub(super) is_whole: bool,
@@ -61,8 +61,8 @@ impl Recorder {
         Self { seen, turn, variants: 1, depth: 0, choices, given, is_opaque: false }
     }
 
-    /// Reads a type repeatedly, each time with another sample for the last scalar that has one left, until the type
-    /// accepts all samples or none is left to try. At most 512 times.
+    /// Reads a type repeatedly, each time with another sample for the last scalar that has a sample left, until the
+    /// type accepts all samples or there is no sample left to try. It reads at most 512 times.
     pub(super) fn read<T: DeserializeOwned>(turn: usize) -> Seen {
         let mut choices = Vec::new();
         for _ in 0..MOST_READINGS {
@@ -90,7 +90,7 @@ impl Recorder {
         self.seen.push(' ');
     }
 
-    /// Reads the content of a type. Cuts off a type without an end, or one too large.
+    /// Reads the content of a type, up to a maximum depth and length, because a type can be endless.
     fn within<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Stop>) -> Result<T, Stop> {
         if self.depth >= DEEPEST || self.seen.len() >= LONGEST {
             self.note("...");
@@ -103,7 +103,7 @@ impl Recorder {
     }
 }
 
-/// Returns the choices to try after refused ones: another sample for the last scalar that has one left.
+/// Returns the choices to try after refused choices, with another sample for the last scalar that has a sample left.
 fn next_choices(mut tried: Vec<usize>, given: &[usize]) -> Option<Vec<usize>> {
     tried.resize(given.len(), 0);
     loop {
@@ -152,12 +152,12 @@ impl<'de> Deserializer<'de> for &mut Recorder {
         deserialize_identifier visit_borrowed_str [""];
     }
 
-    /// As in the second level: MessagePack is not human-readable.
+    /// Returns `false`, as in the second level, because MessagePack is not human-readable.
     fn is_human_readable(&self) -> bool {
         false
     }
 
-    /// A type that accepts anything requests no type that could be recorded.
+    /// A type that accepts anything does not request a type that could be recorded.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         self.note("any");
         self.is_opaque = true;
@@ -236,7 +236,7 @@ impl<'de> Deserializer<'de> for &mut Recorder {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        // All field names at once, in case one of the fields ends the reading.
+        // All field names are noted at once, in case one of the fields ends the reading.
         self.note(&format!("{name} {fields:?}"));
         self.within(|inside| visitor.visit_map(Fields { inside, fields: fields.iter() }))
     }
@@ -359,7 +359,7 @@ impl<'de> VariantAccess<'de> for Content<'_> {
     }
 }
 
-/// Sample texts that validating types may accept: identifiers, addresses, dates, times, numbers, names.
+/// Sample strings that validating types may accept: identifiers, addresses, dates, times, numbers, names.
 const TEXTS: [&str; 26] = [
     "",
     "00000000-0000-0000-0000-000000000000",
@@ -392,7 +392,7 @@ const TEXTS: [&str; 26] = [
 /// Bytes of the lengths that identifiers, addresses and hashes have.
 const BYTES: [&[u8]; 8] = [b"", &[0; 16], &[0; 4], &[0; 8], &[0; 12], &[0; 20], &[0; 32], &[0; 64]];
 
-/// Maximum number of readings: a type that refuses more samples is not covered as a whole.
+/// Maximum number of readings. A type that refuses more samples is not covered as a whole.
 const MOST_READINGS: usize = 512;
 const DEEPEST: usize = 48;
 const LONGEST: usize = 64 << 10;

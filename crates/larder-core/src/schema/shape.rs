@@ -1,8 +1,8 @@
-//! The shape of a serialised value, its names and kinds, to compare two of them.
+//! The shape of a serialised value (its names and kinds of values), to compare two serialised values.
 //!
-//! MessagePack is self-describing, and serde reads an integer where a float is requested: 1999 cents become 1999.0 in
-//! another program. If the schema does not cover a type as a whole, each value that is read from a store is
-//! serialised once more, and both serialisations must have the same shape.
+//! MessagePack is self-describing, and serde accepts an integer if a float is requested, so 1999 cents become 1999.0 in
+//! another program. If the schema does not cover a type as a whole, each value that is read from a store is serialised
+//! once more, and both serialisations must have the same shape.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,7 +11,7 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// Names and kinds, regardless of order: a hash set serialises in another order each time.
+/// Names and kinds, regardless of order, because a hash set serialises in another order each time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shape {
     Nil,
@@ -21,7 +21,7 @@ pub(crate) enum Shape {
     Text,
     Bytes,
     List(BTreeSet<Shape>),
-    /// Keys that are texts are part of the shape; all other keys are `None`.
+    /// Keys that are strings are part of the shape; all other keys are `None`.
     Map(BTreeSet<(Option<String>, Shape)>),
 }
 
@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
-/// A key of a map: its text, or `None` if it is of another type.
+/// A key of a map: its string, or `None` if it has another type.
 struct MapKey(Option<String>);
 
 impl<'de> Deserialize<'de> for MapKey {
@@ -116,7 +116,7 @@ impl<'de> Visitor<'de> for AnyShape {
         from.deserialize_any(self)
     }
 
-    /// An extension of MessagePack.
+    /// Reads a MessagePack extension.
     fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<Shape, D::Error> {
         IgnoredAny::deserialize(from).map(|_| Shape::Bytes)
     }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_kinds_count_and_neither_values_nor_order() {
+    fn shapes_depend_on_names_and_kinds_but_not_on_values_or_order() {
         #[derive(Serialize)]
         struct Row<T> {
             id: u8,

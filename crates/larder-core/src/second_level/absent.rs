@@ -1,4 +1,4 @@
-//! The stand-in for the second level in builds without the feature `second-level`: a type without values.
+//! The replacement for the second level in builds without the feature `second-level`, a type without values.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum SecondLevel {}
 
-/// No options: there is no second level to build.
+/// There are no options, because there is no second level to build.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SecondLevelOptions {}
 

@@ -1,7 +1,8 @@
-//! The second level: a store that several processes share, read on a miss and written behind a fill.
+//! The second level: a store that several processes share. Larder reads it on a miss, and writes to it in the
+//! background after a fill.
 //!
-//! The code for it needs encoders, compression and encryption that a single process never runs. So it is compiled only
-//! with the feature `second-level`; without it [`SecondLevel`] has no values, and no engine has one.
+//! Its code needs encoders, compression and encryption that a single process never runs, so it is compiled only with
+//! the feature `second-level`. Without the feature, [`SecondLevel`] is a type without values.
 
 use crate::{key::Key, schema::Schema, tiers::Tiers};
 
@@ -17,9 +18,9 @@ pub struct StoreLookup<'a> {
     pub key: &'a Key,
     /// The schema that its value must have.
     pub schema: Schema,
-    /// The levels that store it once it is found.
+    /// The levels that store the entry once it is found.
     pub tiers: Tiers,
 }
 
-/// The longest wait for a read of a store that has no deadline of its own.
+/// The maximum wait for a read of a store that does not have its own deadline.
 pub(crate) const READ_DEADLINE: std::time::Duration = std::time::Duration::from_millis(50);

@@ -1,8 +1,8 @@
 //! The second level: reads entries from the shared store and writes them to it.
 //!
-//! A miss in the first level reads the store; an entry that is fresh, and valid by the numbers of the log, is
-//! *promoted* into the first level, under a stamp that was taken before the read. Writes run in the background. The
-//! store is never trusted: a reader refuses a late or outdated write by its stamp.
+//! A miss in the first level reads the store. If the entry is fresh, and valid by the numbers of the log, it is
+//! *promoted* into the first level, under a stamp that was taken before the read. Writes run in the background. Larder
+//! never trusts the store: a reader refuses a late or outdated write by its stamp.
 
 use std::{
     collections::HashMap,
@@ -66,7 +66,7 @@ pub(crate) struct SecondLevel {
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: Striped<COUNTED>,
     wait_limit: Duration,
-    /// Logs once that entries which require sealing are stored in the first level only.
+    /// Limits the warning that entries that require sealing are stored in the first level only to one line.
     warned_of_keys: Once,
 }
 
@@ -83,8 +83,8 @@ enum Count {
     TooLarge,
 }
 
-const NO_KEYS: &str = "entries that require sealing are stored in the first level only, since the \
-                       second level has no keys: pass them to `LarderBuilder::seal_with`. (logged once)";
+const NO_KEYS: &str = "entries that require sealing are stored in the first level only, because the \
+                       second level has no keys. Pass keys to `LarderBuilder::seal_with`. (logged once)";
 const COUNTED: usize = Count::TooLarge as usize + 1;
 
 impl SecondLevel {
@@ -117,7 +117,7 @@ impl SecondLevel {
         }
     }
 
-    /// Reads the entry of a key and promotes it into the first level, if the store has one that is fresh and valid.
+    /// Reads the entry of a key and, if it is fresh and valid, promotes it into the first level.
     pub(crate) async fn fetch<V: Value>(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
@@ -126,7 +126,8 @@ impl SecondLevel {
         decode: impl FnOnce(Bytes) -> Option<V>,
     ) -> Option<AnyEntry> {
         wanted.tiers.in_shared(self.seals())?;
-        // Taken before the read: an invalidation during the read must reach the entry that it returns.
+        // The stamp is taken before the read, because an invalidation during the read must reach the entry that the
+        // read returns.
         let stamp = engine.registry.stamp();
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
@@ -156,7 +157,7 @@ impl SecondLevel {
         entry
     }
 
-    /// Opens a large entry on a blocking thread, so that it does not hold up the other tasks of this one.
+    /// Opens a large entry on a blocking thread, so that it does not delay the other tasks of this thread.
     async fn opened_apart(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
@@ -166,7 +167,7 @@ impl SecondLevel {
         let (shared, engine) = (Arc::clone(self), Arc::clone(engine));
         let (key, schema) = (wanted.key.clone(), wanted.schema);
         let opening = move || shared.codec.open(found, &key, schema, &engine.fill_bytes);
-        // Fails only if the runtime is shut down or the task panics.
+        // This fails only if the runtime is shut down or the task panics.
         tokio::task::spawn_blocking(opening).await.unwrap_or(Err(EnvelopeError::NoRoom))
     }
 
@@ -193,7 +194,7 @@ impl SecondLevel {
             Err(_) => return Ok(None),
         };
         let filled = now.before(age);
-        // The process that wrote it may allow longer lifetimes than this one.
+        // The process that wrote the entry may allow longer lifetimes than this process.
         let end = |after: Duration| filled.after(after.min(engine.max_lifetime));
         let ends = Ends {
             filled,
@@ -208,12 +209,12 @@ impl SecondLevel {
             return Ok(None);
         }
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
-        // The log position stays that of the fill; the sequence number is that of this promotion.
+        // The stamp has the log position of the fill and the sequence number of this promotion.
         let stamp = Stamp { log: Some(header.filled), ..stamp };
         let origins = EntryMetadata {
             hash: engine.memory.hash(key.as_bytes()),
-            // The id identifies entries in the first level and writes under way; an entry that is read from the store
-            // and not promoted is neither.
+            // The id identifies entries in the first level and writes under way. An entry that is read from the store
+            // and not promoted is neither, so it does not need an id.
             id: if tiers.in_memory().is_some() { engine.memory.next_id() } else { 0 },
             ends,
             stamp,
@@ -241,7 +242,7 @@ impl SecondLevel {
             self.count(Count::Dropped);
             return;
         };
-        // Readers take it only while it is fresh.
+        // Readers use the entry only while it is fresh.
         let lifetime = entry.ends().fresh_until().since(engine.clock.now()).min(longest);
         if lifetime.is_zero() {
             return;
@@ -268,7 +269,7 @@ impl SecondLevel {
         if entry.weight() < LARGE {
             return self.envelope(entry, at);
         }
-        // On a blocking thread, so that it does not hold up the other tasks of this one.
+        // This runs on a blocking thread, so that it does not delay the other tasks of this thread.
         let (shared, entry) = (Arc::clone(self), Arc::clone(entry));
         tokio::task::spawn_blocking(move || shared.envelope(&entry, at)).await.ok()?
     }
@@ -311,7 +312,7 @@ impl SecondLevel {
         self.under_way.lock().get(&entry.id).cloned()
     }
 
-    /// How long a request waits for a store that does not answer, in all of its reads together.
+    /// Returns how long a request waits in total, over all of its reads, for a store that does not answer.
     pub(crate) fn wait_limit(&self) -> Duration {
         self.wait_limit
     }
@@ -330,7 +331,7 @@ impl SecondLevel {
         let began = Instant::now();
         let reading = self.store.get(name);
         let read = match self.store.deadline() {
-            // The store limits the read itself: a second timer is not needed.
+            // The store limits the read itself, so a second timer is not needed.
             Some(deadline) if deadline <= left => Ok(reading.await),
             _ => tokio::time::timeout(self.deadline().min(left), reading).await,
         };
@@ -383,14 +384,15 @@ fn place(key: &Key, schema: Schema) -> String {
     place
 }
 
-/// From this weight on an entry is compressed and sealed, or opened, on a blocking thread.
+/// An entry of at least this weight is compressed and sealed, or opened, on a blocking thread.
 const LARGE: usize = 32 << 10;
-/// How far the fill time of an entry may lie in the future of this process: two clocks may differ by that much.
+/// How far the fill time of an entry may lie in the future of this process, because the clocks of two processes may
+/// differ.
 const MOST_SKEW: Duration = Duration::from_secs(1);
-/// Maximum number of writes under way at once.
+/// Maximum number of writes that are under way at a time.
 const MAX_WRITES: usize = 1024;
-/// The default limit on waits of one request: a read that takes the whole 40 ms of the Redis level, and half of
-/// another.
+/// The default limit on the waits of one request. It is enough for one read that takes the whole 40 ms of the Redis
+/// level, and half of another read.
 const WAIT_LIMIT: Duration = Duration::from_millis(60);
-/// How long a write to the store may take before it is given up.
+/// How long a write to the store may take before larder abandons it.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,5 +1,4 @@
-//! Stampedes: many callers of one name never cause as many loads, even if the first load panics, fails, hangs or is
-//! slow.
+//! Stampedes: many callers of one name never cause a load each, even if the first load panics, fails, hangs or is slow.
 
 use std::sync::atomic::AtomicBool;
 
@@ -10,7 +9,7 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 const CALLERS: usize = 200;
 
-/// The number of loads that ran, and the most that ran at once.
+/// The number of loads that ran, and the maximum number that ran concurrently.
 #[derive(Clone, Default)]
 struct Count {
     all: Arc<AtomicUsize>,
@@ -19,7 +18,7 @@ struct Count {
 }
 
 impl Count {
-    /// Counts a load until the guard is dropped, also by a panic.
+    /// Counts a load until the guard is dropped, even by a panic.
     fn begin(&self) -> impl Drop + Send + use<> {
         struct Ends(Count);
         impl Drop for Ends {
@@ -66,7 +65,7 @@ async fn a_panicking_loader_runs_four_times_and_not_once_per_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loader_slower_than_the_coalesce_timeout_gets_few_fills_beside_it() {
+async fn a_loader_slower_than_the_coalesce_timeout_gets_few_parallel_fills() {
     let (larder, count) = (larder(), Count::default());
     let calls = (0..CALLERS).map(|at| {
         let (larder, count) = (larder.clone(), count.clone());
@@ -121,7 +120,7 @@ async fn at_most_four_endless_loads_run_for_one_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hanging_refresh_gets_one_load_beside_it() {
+async fn a_hanging_refresh_gets_one_parallel_load() {
     let (larder, count) = (larder(), Count::default());
     let lifetime = Lifetime::fresh_for(SECOND).stale_while_revalidate(SECOND);
     let policy = || Policy::from(lifetime).fill_timeout(Duration::MAX);
@@ -232,7 +231,7 @@ async fn two_loaders_that_need_the_same_value_load_it_once() {
             Ok::<_, Infallible>(value)
         }
     };
-    // Both need `c`, which needs nothing.
+    // Both values need `c`, which does not need another value.
     let both = ["a", "b"].map(|name| {
         let (inner, load) = (larder.clone(), load(3, 5));
         let outer = move |_: Loading| async move {

@@ -1,4 +1,4 @@
-//! Tests of the engine as a whole, on objects: races, stampedes, errors.
+//! Tests of the whole engine with objects: races, stampedes, errors.
 
 use std::{
     convert::Infallible,
@@ -63,7 +63,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_served_to_later_calls() {
     });
     tokio::task::yield_now().await;
     commit.notify_one();
-    // The call that started before may get the old value, the one that arrived after may not.
+    // The call that started before the invalidation may get the old value, but the call that arrived after it may not.
     assert!(filling.await.is_ok());
     assert_eq!(*later.await.unwrap().unwrap(), "new");
 }
@@ -318,9 +318,9 @@ async fn a_value_with_a_part_that_is_not_stored_is_not_stored_either() {
     assert_eq!(*outer(2).await.unwrap(), 2);
 }
 
-/// Runs three concurrent calls whose loader takes a second and calls `no_store` at its end, and with `at_once` at its
-/// start too. Returns how long all three took.
-async fn three_loads_of_what_is_not_kept(larder: &Larder, at_once: bool) -> Duration {
+/// Runs three concurrent calls whose loader takes a second and calls `no_store` at its end and, if `at_once` is set, at
+/// its start. Returns how long the three calls took.
+async fn three_loads_of_an_unstored_value(larder: &Larder, at_once: bool) -> Duration {
     let second = Duration::from_secs(1);
     let ask = || {
         let larder = larder.clone();
@@ -348,16 +348,16 @@ async fn calls_do_not_wait_for_a_value_that_is_not_stored() {
     let (told, silent) = (larder(), larder());
     let second = Duration::from_secs(1);
     assert_eq!(
-        three_loads_of_what_is_not_kept(&told, true).await,
+        three_loads_of_an_unstored_value(&told, true).await,
         second,
         "waiters go on at the call of `no_store`"
     );
     assert_eq!(
-        three_loads_of_what_is_not_kept(&silent, false).await,
+        three_loads_of_an_unstored_value(&silent, false).await,
         2 * second,
         "each waited once"
     );
-    assert_eq!(three_loads_of_what_is_not_kept(&silent, false).await, second, "and not again");
+    assert_eq!(three_loads_of_an_unstored_value(&silent, false).await, second, "and not again");
 }
 
 async fn failing(
@@ -476,7 +476,7 @@ async fn namespaces_with_similar_names_share_nothing() {
     }
 }
 
-/// Regression: a handler's task loaded a cart outside of the scope of its request, and all clients shared it.
+/// Regression: a task of a handler loaded a cart outside of the scope of its request, and all clients shared the cart.
 #[tokio::test]
 async fn a_spawned_task_takes_its_scope_along_or_its_values_are_counted() {
     let larder = larder();
@@ -543,8 +543,8 @@ async fn different_spellings_of_a_target_are_equal() {
     );
 }
 
-/// Regression: a handler read data, the data was changed and invalidated, and then a refresh behind a stale hit
-/// loaded its value from the data that the handler held. Under a new stamp that value was stored as valid.
+/// Regression: a handler read data, the data was changed and invalidated, and then the refresh after a stale hit loaded
+/// its value from the data that the handler held. Under a new stamp that value was stored as valid.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_has_the_stamp_of_the_request_that_started_it() {
     let larder = larder();
@@ -571,7 +571,7 @@ async fn a_refresh_has_the_stamp_of_the_request_that_started_it() {
     assert_ne!(served, 1, "data from before the invalidation is not stored after it");
 }
 
-/// Regression: waiters got the error of the first fill although they had waited through a second one that succeeded.
+/// Regression: waiters got the error of the first fill although they had also waited for a second fill that succeeded.
 #[tokio::test(start_paused = true)]
 async fn an_error_is_not_returned_after_a_later_fill_has_succeeded() {
     let larder = larder();

@@ -21,7 +21,7 @@ use crate::{
     own_response::own_response,
 };
 
-/// The steps that finish a response: validator, 304, and the count of unchecked preconditions.
+/// The steps that finish a response: adding a validator, replacing it by a 304, and counting an unchecked precondition.
 #[derive(Debug)]
 pub(super) struct ResponseFinish {
     options: Arc<Options>,
@@ -97,8 +97,9 @@ fn wants_tag<R>(response: &Response<R>) -> bool {
         && !CacheControl::of(response.headers()).no_store
 }
 
-/// Adds an entity tag of the body, if all of it is ready at once and it is at most [`LONGEST_TAGGED`] bytes long. The
-/// body is polled as its client would poll it; the frames already read are served before the rest.
+/// Adds an entity tag of the body, if the whole body is ready at once and at most [`LONGEST_TAGGED`] bytes long. larder
+/// polls the body as the client would; if it is not ready, the client gets the frames that were already read before the
+/// rest.
 fn with_tag<R>(response: Response<R>, version: &str) -> Response<CacheBody<R>>
 where
     R: Body<Data = Bytes>,
@@ -128,14 +129,14 @@ pub(crate) fn not_modified<R>(fields: &HeaderMap) -> Response<CacheBody<R>> {
     response
 }
 
-/// Builds the refusal of a change.
+/// Builds the response that refuses a change.
 pub(super) fn refusal<B, R>(status: StatusCode, request: &Request<B>) -> Response<CacheBody<R>> {
-    tracing::debug!(target: "larder", method = %request.method(), %status, "change refused: its precondition is missing or cannot be checked");
+    tracing::debug!(target: "larder", method = %request.method(), %status, "refused a change: its precondition is missing, or the layer cannot check it");
     let text = match status {
         StatusCode::PRECONDITION_REQUIRED => {
-            "a change needs a precondition: send If-Match with the current ETag, or If-None-Match: * to create\n"
+            "this change needs a precondition: send If-Match with the current ETag, or If-None-Match: * to create a resource\n"
         }
-        _ => "this route cannot check the precondition of the change, so nothing was changed\n",
+        _ => "this route cannot check the precondition of the request, so nothing was changed\n",
     };
     own_response(status, text)
 }
@@ -148,5 +149,5 @@ pub(super) fn unmet_answer<R>(unmet: &FailedPrecondition) -> Response<CacheBody<
     response
 }
 
-/// Hashing this much takes about a tenth of a millisecond.
+/// The length of the longest body that gets an entity tag. Hashing such a body takes about a tenth of a millisecond.
 const LONGEST_TAGGED: u64 = 1 << 20;

@@ -14,8 +14,8 @@ use larder_semantics::{
     validation::{self, CACHE_VALIDATION, Condition, Validators, WRITE_PRECONDITIONS},
 };
 
-/// The preconditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into its extensions; a
-/// request without preconditions has none there.
+/// The preconditions of a request. [`ConditionalLayer`](super::ConditionalLayer) puts them into the extensions of the
+/// request; a request without preconditions does not have this extension.
 #[derive(Clone, Debug)]
 pub struct Conditions(Arc<Inner>);
 
@@ -76,13 +76,14 @@ impl Conditions {
         Self(Arc::new(Inner { method: method.clone(), fields, checked }))
     }
 
-    /// Creates an empty set: every check passes. For a fill whose response is served to many clients.
+    /// Creates an empty set, against which every check passes. A fill whose response is served to many clients has this
+    /// set.
     pub fn none() -> Self {
         Self::of(&Method::GET, &HeaderMap::new())
     }
 
-    /// Whether a conditional layer encloses this task: distinguishes a request without preconditions from a route
-    /// without the layer.
+    /// Returns whether a conditional layer encloses this task. This distinguishes a request without preconditions from
+    /// a route without the layer.
     pub fn layer_is_around() -> bool {
         is_around()
     }
@@ -91,8 +92,8 @@ impl Conditions {
     ///
     /// # Errors
     ///
-    /// The answer: 304 where the client has the current representation, 412 where the current state does not meet a
-    /// precondition.
+    /// Returns the answer to send: 304 if the client has the current representation, 412 if the current state does not
+    /// meet a precondition.
     ///
     /// # Source
     ///
@@ -107,8 +108,8 @@ impl Conditions {
         }
     }
 
-    /// Whether there are preconditions that guard a change. With an unsafe method `If-None-Match` is one: `*` forbids
-    /// overwriting an existing resource.
+    /// Returns whether there are preconditions that guard a change. With an unsafe method, `If-None-Match` is such a
+    /// precondition, because `*` forbids overwriting an existing resource.
     ///
     /// # Source
     ///
@@ -128,7 +129,7 @@ impl Conditions {
     }
 }
 
-/// Whether a conditional layer encloses the future that this thread polls now.
+/// Whether a conditional layer encloses the future that this thread is polling.
 pub(crate) fn is_around() -> bool {
     AROUND.get()
 }

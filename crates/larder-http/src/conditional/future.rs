@@ -1,4 +1,4 @@
-//! The future of a request that a conditional layer passes on: finishes the response of the inner service.
+//! The future of a request that a conditional layer passes on. It finishes the response of the inner service.
 
 use std::{
     future::Future,

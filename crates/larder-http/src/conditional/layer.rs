@@ -11,16 +11,16 @@ use crate::address::Head;
 
 /// Adds validators and answers conditional requests.
 ///
-/// 1. A 200 to GET without `ETag` and `no-store`, whose body is ready at once and at most 1 MiB long, gets a strong
-///    entity tag: a hash of its bytes and of the build version. A response cache inside stores the tag with the
-///    response, so that a hit computes nothing. A streamed body is never delayed for a tag.
-/// 2. A GET or HEAD whose `If-None-Match` or `If-Modified-Since` matches the current representation is answered by 304,
-///    with the fields that belong there.
+/// 1. A 200 to a GET gets a strong entity tag (a hash of its bytes and of the build version), if it has neither `ETag`
+///    nor `no-store` and its body is ready at once and at most 1 MiB long. A response cache inside of this layer stores
+///    the tag with the response, so that a hit does not compute it. The layer never delays a streamed body for a tag.
+/// 2. A GET or HEAD whose `If-None-Match` or `If-Modified-Since` matches the current representation gets a 304, with
+///    the fields that belong in it.
 /// 3. `If-Match`, `If-Unmodified-Since` and, with an unsafe method, `If-None-Match` guard changes. The handler checks
-///    them against the current validators ([`Conditions::check`](crate::Conditions::check), the `Conditional` extractor), or a function given
-///    with the route does ([`ConditionalLayer::validate_with`]); they are never checked against a stored response. A
-///    precondition that was not checked is counted as `unchecked-condition`; [`ConditionalLayer::refuse_unchecked`]
-///    refuses it.
+///    them against the current validators ([`Conditions::check`](crate::Conditions::check), the `Conditional`
+///    extractor), or the function that [`ConditionalLayer::validate_with`] sets does. They are never checked against a
+///    stored response. larder counts a precondition that was not checked as `unchecked-condition`; with
+///    [`ConditionalLayer::refuse_unchecked`] it refuses the change.
 ///
 /// # Source
 ///
@@ -89,9 +89,9 @@ impl ConditionalLayer {
         Self { options }
     }
 
-    /// Calls this function for the current validators of a conditional request before the handler runs, and answers 304
-    /// or 412 without the handler where they suffice. Return [`Validators::absent`] where the resource does not exist,
-    /// and `None` for a request that the function does not know.
+    /// Sets a function that returns the current validators for a conditional request. The layer calls it before the
+    /// handler, and answers with 304 or 412 without calling the handler if the validators suffice. Return
+    /// [`Validators::absent`] if the resource does not exist, and `None` for a request that the function does not know.
     ///
     /// # Examples
     ///
@@ -130,15 +130,15 @@ impl ConditionalLayer {
         self
     }
 
-    /// Refuses a change that is guarded by `If-Match`, `If-Unmodified-Since` or `If-None-Match` with 412 where the
-    /// layer itself cannot check it: without [`validate_with`](Self::validate_with), or where that returns `None`. By
-    /// default the handler runs, and a precondition that the handler did not check either is counted.
+    /// Refuses, with 412, a change with `If-Match`, `If-Unmodified-Since` or `If-None-Match` if the layer itself cannot
+    /// check the precondition, because [`validate_with`](Self::validate_with) is not set or its function returns
+    /// `None`. By default the handler runs, and larder counts a precondition that the handler did not check either.
     pub fn refuse_unchecked(mut self) -> Self {
         self.options.refuse_unchecked = true;
         self
     }
 
-    /// Refuses a change without a precondition with 428.
+    /// Refuses, with 428, a change that has no precondition.
     ///
     /// # Source
     ///

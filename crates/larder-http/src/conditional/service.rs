@@ -1,4 +1,4 @@
-//! The service: reads the preconditions of a request and passes it on.
+//! The service, which reads the preconditions of a request and passes the request on.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use crate::{
     body::{BoxError, CacheBody},
 };
 
-/// Answers conditional requests around an inner service.
+/// The service that answers conditional requests to an inner service.
 ///
 /// Made by [`ConditionalLayer`](super::ConditionalLayer).
 #[derive(Clone)]
@@ -88,7 +88,8 @@ impl<S> ConditionalService<S> {
         }
     }
 
-    /// Calls the function of the route for the current validators, then the handler if it is still needed.
+    /// Calls the `validate_with` function for the current validators, and then the inner service if the validators do
+    /// not suffice.
     fn validate<B, R>(
         &self,
         mut inner: S,

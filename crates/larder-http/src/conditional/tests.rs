@@ -140,7 +140,7 @@ async fn validate_with_answers_without_the_handler() {
     assert_eq!(service.oneshot(get).await.unwrap().status(), 304);
 }
 
-/// A write with `If-None-Match: *` is guarded as much as one with `If-Match`.
+/// A write with `If-None-Match: *` is guarded like a write with `If-Match`.
 #[tokio::test]
 async fn a_write_that_must_not_overwrite_is_guarded() {
     let create = || request(Method::PUT, &[("if-none-match", "*")]);

@@ -25,7 +25,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, R, E> {
-        // While this is polled, `around` holds the options of the enclosing layer: see `PendingGuard`.
+        // While this is polled, `around` holds the options of the enclosing layer; see `PendingGuard`.
         Safe { #[pin] future: F, around: Option<Arc<Options>> },
         // A safe request that waits until this process has applied the log up to its client's position.
         Waiting { waiting: Pin<Box<dyn Future<Output = Result<Response<R>, E>> + Send>>, around: Option<Arc<Options>> },
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// A write, polled in place until its client disconnects.
+/// A write, which is polled in place until its client disconnects.
 struct PendingWrite<R, E> {
     write: Option<Pin<Box<dyn Task<R, E>>>>,
     options: Arc<Options>,
@@ -87,7 +87,7 @@ struct PendingWrite<R, E> {
 
 impl<R, E> PendingWrite<R, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<R>, E>> {
-        // Taken out for the poll, so that `drop` does not hand over a write that panicked.
+        // The write is taken out during the poll, so that `drop` does not hand over a write that panicked.
         let mut write = self.write.take().expect("a future is not polled after it was ready");
         let polled = write.as_mut().poll(cx);
         if polled.is_pending() {

@@ -13,19 +13,20 @@ use crate::address::{Head, Scheme};
 /// After an unsafe request (POST, PUT, PATCH, DELETE, and any method that is not known to be safe), one append to the
 /// log invalidates
 ///
-/// 1. the targets that the handler added through [`PendingInvalidations`](crate::PendingInvalidations) (the `Invalidate` extractor) before the head
-///    left, for any status, and also when the handler panics: the write may be committed;
-/// 2. after 2xx and 3xx, the targets given with the layer and, unless the response is gRPC, the target URI, a
-///    `Location` and `Content-Location` of the same origin ([RFC 9111, section 4.4]), and the groups of
-///    `Cache-Group-Invalidation` ([RFC 9875]).
+/// 1. the targets that the handler added through [`PendingInvalidations`](crate::PendingInvalidations) (the
+///    `Invalidate` extractor) before the head left, for any status and even if the handler panics, because the write
+///    may be committed;
+/// 2. after 2xx and 3xx, the targets of the layer and, unless the response is gRPC, the target URI, a `Location` and
+///    `Content-Location` of the same origin ([RFC 9111, section 4.4]), and the groups of `Cache-Group-Invalidation`
+///    ([RFC 9875]).
 ///
-/// A target that is added later, by a task that outlives the response, is invalidated at once and by itself.
+/// If a task that outlives the response adds a target later, larder invalidates that target at once and separately.
 ///
 /// The request is polled in place. If its client disconnects before it is finished, the request continues in a task, so
-/// that the commit is always followed by the invalidation; [`InvalidationLayer::cancel_on_drop`] switches that off.
+/// that the invalidation always follows the commit; [`InvalidationLayer::cancel_on_drop`] switches that off.
 ///
 /// With [`ReadYourWrites`] the client of a write carries the log position of its invalidation. The process that serves
-/// its next request first applies the log up to there, or serves no stored entry.
+/// the next request of that client first applies the log up to this position; if it cannot, it serves no stored entry.
 ///
 /// [RFC 9111, section 4.4]: https://www.rfc-editor.org/rfc/rfc9111#section-4.4
 /// [RFC 9875]: https://www.rfc-editor.org/rfc/rfc9875
@@ -91,7 +92,8 @@ impl InvalidationLayer {
         Self { options }
     }
 
-    /// Also invalidates these targets after a successful write (2xx or 3xx) on these routes. Several calls add up.
+    /// Adds targets that larder also invalidates after a successful write (2xx or 3xx) on these routes. Each call adds
+    /// to the targets of earlier calls.
     ///
     /// # Examples
     ///
@@ -133,22 +135,23 @@ impl InvalidationLayer {
         self
     }
 
-    /// Invalidates only the targets of the handler and of [`targets`](Self::targets), not the target URI and the URIs
-    /// and groups that the response names. For routes whose writes change no stored response.
+    /// Invalidates only the targets of the handler and of [`targets`](Self::targets), and not the target URI or the
+    /// URIs and groups that the response names. Use it for routes whose writes do not change any stored response.
     pub fn explicit_only(mut self) -> Self {
         self.options.implicit = false;
         self
     }
 
-    /// Cancels a write whose client disconnects. The handler itself must then never stop between its commit and its
-    /// end, or the invalidation is lost.
+    /// Cancels a write whose client disconnects. If the handler is then cancelled between its commit and its end, the
+    /// invalidation is lost, so the handler itself must prevent that.
     pub fn cancel_on_drop(mut self) -> Self {
         self.options.cancel_on_drop = true;
         self
     }
 
-    /// Makes a client see its own writes, no matter which process serves its next request. Off by default: other
-    /// processes follow within milliseconds, and each request that carries a position waits for it.
+    /// Makes a client see its own writes, no matter which process serves its next request. It is off by default,
+    /// because other processes follow within milliseconds, and each request that carries a position waits until its
+    /// process has applied the log up to that position.
     #[doc(alias("session consistency"))]
     #[cfg(feature = "read-your-writes")]
     pub fn read_your_writes(mut self, positions: ReadYourWrites) -> Self {
@@ -156,9 +159,9 @@ impl InvalidationLayer {
         self
     }
 
-    /// Invalidates the target of a redirect after a write in all partitions, as the target URI. Off by default: it is
-    /// invalidated outside partitions and in the partition of the request, so that a user's sign-in that redirects to
-    /// `/` does not remove the page of every other user.
+    /// Invalidates the target of a redirect after a write in all partitions, like the target URI. By default larder
+    /// invalidates it only outside of partitions and in the partition of the request, so that the sign-in of a user
+    /// that redirects to `/` does not remove the pages of all other users.
     ///
     /// # Source
     ///
@@ -169,8 +172,8 @@ impl InvalidationLayer {
         self
     }
 
-    /// Sets the scheme of requests: with `https` the cookie of [`ReadYourWrites`] is `Secure`. The invalidated targets
-    /// do not depend on it.
+    /// Sets the scheme of requests. If it is `https`, the cookie of [`ReadYourWrites`] is `Secure`. The invalidated
+    /// targets do not depend on the scheme.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
         self.options.scheme = scheme;
         self
@@ -182,7 +185,7 @@ impl<S> Layer<S> for InvalidationLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         if self.options.positions.is_some() {
-            // The scheme decides about its cookie alone.
+            // In this layer, the scheme affects only the cookie.
             self.options.kernel.note_setting("scheme", &self.options.scheme, "InvalidationLayer");
         }
         InvalidationService::new(inner, Arc::new(self.options.clone()))

@@ -1,4 +1,5 @@
-//! Log positions that clients carry, so that every process has applied their writes before it serves them.
+//! Log positions that clients carry, so that every process applies the invalidations of a client's writes before it
+//! serves that client.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use larder_core::{
     store::{Epoch, Position},
 };
 
-/// The log position that the client of a write carries, in a cookie or a header field. The process that serves its next
-/// request waits a moment until it has applied the log up to there; where that takes too long, or the position is of
-/// another log, it bypasses stored entries.
+/// The log position that the client of a write carries, in a cookie or a header field. The process that serves the next
+/// request of that client waits until it has applied the log up to this position. If that takes too long, or if the
+/// position belongs to another log, the request bypasses stored entries.
 ///
-/// The position is sealed: a client cannot make a process wait for a record that was never written. It identifies no
-/// user, and the layer strips it from the request before inner layers see it, so that its cookie does not count as
-/// credentials.
+/// The position is sealed, so that a client cannot make a process wait for a record that was never written. It does not
+/// identify a user. The layer strips it from the request before inner layers see it, so that they do not treat its
+/// cookie as credentials.
 ///
 /// Every process needs the same keys.
 #[doc(alias("read-your-writes", "session consistency", "sticky sessions"))]
@@ -41,35 +42,36 @@ impl ReadYourWrites {
         Self { keys, carrier: Carrier::Cookie, wait: WAIT, lasts: LASTS }
     }
 
-    /// Carries the position in a header field named `Larder-Position`, for programs: they send with each request the
-    /// last value they received.
+    /// Carries the position in a header field named `Larder-Position`, for programs. With each request, a program sends
+    /// the last value that it received.
     pub fn by_field(keys: SealingKeys) -> Self {
         Self { carrier: Carrier::Field, ..Self::by_cookie(keys) }
     }
 
-    /// Limits how long a request waits until its process has seen the write; 100 ms by default. Other processes usually
-    /// follow within a few milliseconds.
+    /// Sets how long a request may wait until its process has applied the invalidation of the write; 100 ms by default.
+    /// Other processes usually follow within a few milliseconds.
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = longest;
         self
     }
 
-    /// Sets how long the client carries the position after a write; a minute by default. It should be longer than other
-    /// processes may be cut off from the log and still serve.
+    /// Sets how long the client carries the position after a write; a minute by default. This time should be longer
+    /// than the time for which another process may be cut off from the log and still serve requests.
     pub fn lasting(mut self, time: Duration) -> Self {
         self.lasts = time;
         self
     }
 
-    /// Strips the position from a request and returns it, if it is sealed with our keys and is either of the log that
-    /// this process follows, or of another log and not older than [`lasting`](Self::lasting).
+    /// Strips the position from a request and returns it, if it is sealed with our keys and belongs to the log that
+    /// this process follows, or belongs to another log and is not older than [`lasting`](Self::lasting).
     pub(super) fn taken_from(&self, headers: &mut HeaderMap, kernel: &Kernel) -> Option<Position> {
         let carried = match self.carrier {
             Carrier::Cookie => take_cookie(headers),
             Carrier::Field => headers.remove(FIELD).map(|carried| carried.as_bytes().to_vec()),
         };
         let (position, given_at) = self.read(&carried?)?;
-        // In a log that this process follows the position alone decides, even if the clocks of the processes differ.
+        // For the log that this process follows the age does not matter, because the clocks of the processes may
+        // differ.
         let known = kernel.log().epoch == Some(position.epoch);
         let age = seconds(kernel.clock()).saturating_sub(given_at);
         (known || age <= self.lasts.as_secs()).then_some(position)
@@ -77,7 +79,7 @@ impl ReadYourWrites {
 
     /// Adds the position to the response of a write, if anything was invalidated since `before`.
     ///
-    /// `secure` keeps the cookie off unencrypted connections.
+    /// If `secure` is set, clients send the cookie only over encrypted connections.
     pub(super) fn give(
         &self,
         headers: &mut HeaderMap,
@@ -86,8 +88,8 @@ impl ReadYourWrites {
         secure: bool,
     ) {
         let position = match kernel.written() {
-            // No process can apply a record that the log has not taken yet: with a position of no known log, requests
-            // of this client bypass stored entries until it expires.
+            // No process can apply a record that the log does not have yet. So the client gets the position of an
+            // unknown log, with which its requests bypass stored entries until the position expires.
             _ if kernel.invalidations_pending() > 0 => {
                 Position { epoch: Epoch::from_bits(0), number: 0 }
             }
@@ -132,7 +134,7 @@ impl ReadYourWrites {
     }
 }
 
-/// Removes our cookie from `Cookie` and returns its value. The other cookies may be any bytes.
+/// Removes our cookie from `Cookie` and returns its value. The other cookies may contain any bytes.
 fn take_cookie(headers: &mut HeaderMap) -> Option<Vec<u8>> {
     let ours =
         |pair: &[u8]| Some(pair.strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"=")?.to_vec());

@@ -17,18 +17,19 @@ use parking_lot::Mutex;
 
 use super::layer::Options;
 
-/// A handle by which a handler adds the targets that its write invalidates.
+/// A handle with which a handler adds the targets that its write invalidates.
 /// [`InvalidationLayer`](super::InvalidationLayer) puts it into the extensions of an unsafe request.
 #[derive(Clone)]
 pub struct PendingInvalidations {
     kernel: Kernel,
     targets: Arc<Mutex<Option<Vec<Target>>>>,
     afterwards: Arc<Mutex<Option<AfterCommit>>>,
-    /// The partition of the request, where a response cache inside has determined it.
+    /// The partition of the request, if a response cache inside of this layer has determined it.
     partition: Arc<OnceLock<Bytes>>,
 }
 
-/// A callback that runs once a write was invalidated, if nothing else was invalidated meanwhile.
+/// A callback that runs after larder has invalidated the targets of a write, if nothing else was invalidated during the
+/// write.
 type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 
 impl PendingInvalidations {
@@ -52,17 +53,19 @@ impl PendingInvalidations {
         }
     }
 
-    /// Returns a handle of the invalidation layer that encloses this task, if there is one. It invalidates at once.
+    /// Returns a handle of the invalidation layer that encloses this task, if such a layer exists. The handle
+    /// invalidates targets at once.
     pub fn current() -> Option<Self> {
         AROUND.with_borrow(|options| options.as_ref().map(|options| Self::closed(&options.kernel)))
     }
 
-    /// Invalidates a target together with the response. Where no write is pending (in a safe request, or once the head
-    /// of the response has left) it invalidates at once: on return the invalidation has acted in this process.
+    /// Invalidates a target before the client gets the response. If no write is pending (in a safe request, or after
+    /// the head of the response has left), it invalidates the target at once. The invalidation has then acted in this
+    /// process when the method returns.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, if it invalidates at once and the log is shared with other processes.
+    /// Panics outside of a tokio runtime, if it invalidates at once and the log is shared with other processes.
     pub fn add(&self, target: impl Into<Target>) {
         let target = target.into();
         let late = match &mut *self.targets.lock() {
@@ -80,7 +83,7 @@ impl PendingInvalidations {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where the log is shared with other processes.
+    /// Panics outside of a tokio runtime, if the log is shared with other processes.
     pub async fn now(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
         self.kernel.invalidate(invalidation).await
     }
@@ -89,7 +92,8 @@ impl PendingInvalidations {
         self.kernel.is_same_as(kernel)
     }
 
-    /// Runs `act` once the write was invalidated, unless something else was invalidated meanwhile.
+    /// Runs `act` after larder has invalidated the targets of the write, unless something else was invalidated during
+    /// the write.
     pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
         *self.afterwards.lock() = Some(Box::new(act));
     }
@@ -121,9 +125,10 @@ impl fmt::Debug for PendingInvalidations {
     }
 }
 
-/// A guard that makes a layer the enclosing one of this thread for a poll, and restores the one before when dropped.
+/// A guard that makes a layer the enclosing layer of this thread for a poll, and restores the previous layer when it is
+/// dropped.
 ///
-/// It swaps the two. A clone for each poll would cost every hit four locked instructions.
+/// It swaps the two layers, because a clone for each poll would cost every hit four locked instructions.
 pub(super) struct PendingGuard<'a>(&'a mut Option<Arc<Options>>);
 
 impl<'a> PendingGuard<'a> {

@@ -1,4 +1,4 @@
-//! The service: passes safe requests through, and invalidates after unsafe ones.
+//! The service, which passes safe requests through and invalidates after unsafe requests.
 
 use std::{
     fmt,
@@ -37,8 +37,8 @@ impl<S> InvalidationService<S> {
         Self { inner, options }
     }
 
-    /// Serves a request that carries a log position: once this process has applied the log up to there, or else without
-    /// stored entries.
+    /// Serves a request that carries a log position once this process has applied the log up to that position, or else
+    /// without stored entries.
     fn after<B, R>(
         &mut self,
         position: Position,
@@ -54,8 +54,8 @@ impl<S> InvalidationService<S> {
         let (options, mut inner) = (Arc::clone(&self.options), take_ready(&mut self.inner));
         let waiting = async move {
             let reached = options.reach(position).await;
-            // Taken after the wait, so that the stamp of a new scope includes the position. Inside another layer it is
-            // the scope of that layer.
+            // The scope is taken after the wait, so that the stamp of a new scope includes the position. Inside of
+            // another layer, this is the scope of that layer.
             let scope = options.kernel.scope();
             let scope = if reached { scope } else { scope.distrusting() };
             scope.scoped(async move { inner.call(request).await }).await
@@ -103,7 +103,7 @@ where
         let scope = write.scope.clone();
         let mut inner = take_ready(&mut self.inner);
         let options = Arc::clone(&self.options);
-        // Called inside the future, so that a panic in `call` is followed by the invalidation as well.
+        // `call` runs inside of the future, so that the invalidation follows a panic in `call`, too.
         let called = async move {
             let reached = match carried {
                 Some(position) => options.reach(position).await,
@@ -130,10 +130,10 @@ struct Write {
     requested: PendingInvalidations,
     scope: Scope,
     on_success: Vec<Target>,
-    /// The number of these targets that were given with the layer; the others are implicit.
+    /// The number of targets in `on_success` that come from the options of the layer; the others are implicit.
     configured: usize,
-    /// The origin of the target URI under both schemes: the scheme in the keys is an option of the response cache, and
-    /// an invalidation must not miss because this layer is configured differently.
+    /// The origins of the target URI, one for each scheme. The scheme in keys is an option of the response cache, and
+    /// an invalidation must not miss an entry because this layer is configured differently.
     origins: Vec<String>,
     path: String,
     /// The log position of this process's newest invalidation before the write.
@@ -157,7 +157,7 @@ impl Write {
             let both = [Scheme::Http, Scheme::Https].map(|scheme| Address::of(&head, scheme));
             match both {
                 [Ok(http), Ok(https)] => origins = vec![http.origin(), https.origin()],
-                // The host is ambiguous: invalidate the path on all hosts.
+                // The host is ambiguous, so the path is invalidated on all hosts.
                 _ => on_success.push(Target::path(&path)),
             }
         }
@@ -187,7 +187,8 @@ impl Write {
             self.add_named(response.status(), response.headers(), &mut targets);
         }
         if !targets.is_empty() {
-            // `Queued` is no failure: it has acted here, and larder retries the append.
+            // `Queued` is not a failure, because the invalidation has acted in this process and larder retries the
+            // append.
             let outcome = self.options.kernel.invalidate(targets).await;
             self.go_on(outcome);
         }
@@ -202,7 +203,8 @@ impl Write {
     }
 
     /// Runs the callback that stores the response of the write itself, if the log has the invalidation and nothing else
-    /// was invalidated since the write began: the response may have been read before that.
+    /// was invalidated since the write began. Otherwise the handler may have read its data before the other
+    /// invalidation.
     fn go_on(&self, outcome: Invalidated) {
         let Some(afterwards) = self.requested.take_afterwards() else { return };
         let since = self.scope.stamp().number();
@@ -215,8 +217,8 @@ impl Write {
 
     /// Adds the targets of the same origin that the response names.
     ///
-    /// The target of a redirect is more often the next page to visit than a changed one, so it is invalidated only
-    /// outside partitions and in the partition of this request.
+    /// The target of a redirect is more often the next page to visit than a page that the write has changed, so it is
+    /// invalidated only outside of partitions and in the partition of this request.
     fn add_named(&self, status: StatusCode, headers: &HeaderMap, targets: &mut Vec<Target>) {
         let partition = self.requested.partition();
         for origin in &self.origins {
@@ -242,13 +244,14 @@ impl Write {
         }
     }
 
-    /// Whether the `Location` of a response of this status is invalidated in all partitions.
+    /// Whether the `Location` of a response with this status is invalidated in all partitions.
     fn reaches_partitions(&self, status: StatusCode) -> bool {
         !status.is_redirection() || self.options.redirects_reach_partitions
     }
 }
 
-/// Returns the path of a reference to the same origin, else `None`: larder never invalidates another origin.
+/// Returns the path of a reference to the same origin. Returns `None` for another origin, which larder never
+/// invalidates.
 fn same_origin_path(reference: &str, origin: &str, base: &str) -> Option<String> {
     let reference = reference.split(['?', '#']).next().unwrap_or_default();
     if reference.is_empty() {
@@ -313,7 +316,7 @@ impl<S: fmt::Debug> fmt::Debug for InvalidationService<S> {
     }
 }
 
-/// The steps in which an invalidation acts: in this process at once, and again when the log has it.
+/// The number of steps in which an invalidation acts: at once in this process, and again when the log has it.
 const STEPS: u64 = 2;
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ async fn targets_of_a_handler_that_panics_are_invalidated() {
 }
 
 #[tokio::test]
-async fn a_write_is_invalidated_although_its_client_disconnects() {
+async fn a_write_invalidates_its_targets_although_its_client_disconnects() {
     let larder = larder();
     was_invalid(&larder, "x", "t").await;
     let (committed, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -199,7 +199,7 @@ async fn a_nested_layer_is_the_enclosing_one_only_during_its_polls() {
     let get = Request::builder().uri("/a").body(Empty::new()).unwrap();
     let mut answer = Box::pin(InvalidationLayer::new(&outer).layer(looks).oneshot(get));
     while futures_util::poll!(&mut answer).is_pending() {
-        assert!(PendingInvalidations::current().is_none(), "nothing is around a task that waits");
+        assert!(PendingInvalidations::current().is_none(), "no layer encloses a task that waits");
     }
     assert!(PendingInvalidations::current().is_none());
 }

@@ -1,4 +1,4 @@
-//! The future of a request that is passed on as it is.
+//! The future of a request that is passed on unchanged.
 
 use std::{
     future::Future,

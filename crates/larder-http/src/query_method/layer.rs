@@ -7,11 +7,11 @@ use super::service::QueryMethod;
 
 /// Makes responses to QUERY storable for a response cache inside.
 ///
-/// 1. The content of a QUERY is read to its end, up to [`limit`](QueryMethodLayer::limit). A longer one is answered
-///    with 413, one that breaks off with 400.
+/// 1. The layer reads the content of a QUERY to its end, up to [`limit`](QueryMethodLayer::limit). It answers longer
+///    content with 413, and content that ends early with 400.
 /// 2. A digest of the content, with its media type, coding and language, goes to the response cache inside, which
 ///    treats the request like a GET with this addition to its key.
-/// 3. Every other request passes unchanged.
+/// 3. Every other request passes through unchanged.
 ///
 /// Without this layer a response cache bypasses QUERY, because it does not know the content.
 ///
@@ -60,7 +60,7 @@ impl QueryMethodLayer {
         Self { limit: 64 * 1024 }
     }
 
-    /// Limits the content that is read; 64 KiB by default. A request with more is refused with 413.
+    /// Sets the limit of the content that is read; 64 KiB by default. The layer refuses longer content with 413.
     pub const fn limit(mut self, limit: ByteSize) -> Self {
         self.limit = limit.as_bytes();
         self

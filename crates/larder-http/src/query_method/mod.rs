@@ -1,4 +1,4 @@
-//! Makes responses to QUERY storable: reads the content of the request and adds it to the key.
+//! Makes responses to QUERY storable: the layer reads the content of the request and adds a digest of it to the key.
 
 mod future;
 mod layer;

@@ -1,4 +1,4 @@
-//! The service: reads the content of a QUERY before passing it on.
+//! The service, which reads the content of a QUERY before it passes the request on.
 
 use std::task::{Context, Poll};
 
@@ -66,7 +66,7 @@ where
 pub(crate) struct PostContent(Vec<u8>);
 
 impl PostContent {
-    /// Returns the SHA-256 digest of the content, followed by the fields that say how to read the content.
+    /// Returns the SHA-256 digest of the content, followed by the fields that determine how the content is read.
     fn of(headers: &HeaderMap, content: &[u8]) -> Self {
         let mut told = Sha256::digest(content).to_vec();
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
@@ -84,7 +84,7 @@ impl PostContent {
     }
 }
 
-/// Returns the request with its content read, or the answer to a request that cannot be read.
+/// Reads the content of a request and returns the request, or the answer to send if its content cannot be read.
 async fn read<B, R>(request: Request<B>, limit: usize) -> Result<Request<B>, Response<CacheBody<R>>>
 where
     B: Body<Data = Bytes> + From<Bytes>,
@@ -94,13 +94,13 @@ where
     let content = match Limited::new(body, limit).collect().await {
         Ok(content) => content.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            let text = "the content of this QUERY exceeds the size limit of this server\n";
+            let text = "the content of this QUERY exceeds the limit of this server: shorten it\n";
             return Err(own_response(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
         Err(_) => {
             return Err(own_response(
                 StatusCode::BAD_REQUEST,
-                "the content of this QUERY ended early\n",
+                "the content of this QUERY ended early: send it again\n",
             ));
         }
     };

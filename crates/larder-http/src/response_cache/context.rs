@@ -55,10 +55,10 @@ pub(super) struct CacheContext {
     pub(super) options: Options,
     pub(super) header_interner: HeaderInterner,
     pub(super) extras: Extras,
-    /// Whether this response cache may store entries itself when nested in another one: it separates requests
-    /// by inputs that the outer one does not know.
+    /// Whether this response cache may store entries itself if it is nested in another response cache, because it
+    /// separates requests by inputs that the outer cache does not know.
     pub(super) has_more_key_inputs: bool,
-    /// Whether the warning about a response that is not stored was logged already.
+    /// Whether the warning about a response that is not stored has already been logged.
     warned: AtomicBool,
     pub(super) keys: KeyBuilder,
 }
@@ -66,13 +66,14 @@ pub(super) struct CacheContext {
 /// The decision on a request.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// Look it up.
+    /// Look up the request.
     Lookup(RequestKey),
-    /// Forward it, for this reason.
+    /// Forward the request, for this reason.
     Bypass(Reason),
-    /// Reject it with 400: it names two hosts, or an invalid one.
+    /// Reject the request with 400, because it names two hosts or an invalid host.
     Ambiguous,
-    /// Answer 504: it has `only-if-cached`, and is of a kind that no stored response may answer.
+    /// Answer with 504, because the request has `only-if-cached` and no stored response may be served to such a
+    /// request.
     OnlyIfCached,
 }
 
@@ -84,7 +85,7 @@ pub(super) struct RequestKey {
     pub(super) head_only: bool,
     pub(super) facts: RequestFacts,
     pub(super) partitioned: bool,
-    /// Whether the request has a field that may have selected a response that was not opted in. Determined on a
+    /// Whether the request has a field that may have selected a response that was not opted in. This is determined on a
     /// miss.
     pub(super) has_unknown_field: bool,
 }
@@ -95,7 +96,7 @@ pub(super) struct RequestFacts {
     pub(super) identified: bool,
     pub(super) authorized: bool,
     pub(super) directives: bool,
-    /// Whether it has a condition or a range: it may get 304 or 206 instead of the full response.
+    /// Whether the request has a condition or a range, so that it may get 304 or 206 instead of the full response.
     pub(super) narrowed: bool,
     guarded: bool,
     upgrade: bool,
@@ -143,12 +144,12 @@ impl CacheContext {
             return Admission::Ambiguous;
         };
         if around == Audience::Unknown && !partitioned && !self.options.shared {
-            // The enclosing cache could not identify the user; bypass here too.
+            // The enclosing cache could not identify the user, so the request bypasses this cache, too.
             return Admission::Bypass(Reason::Identity);
         }
         let key = self.keys.whole_key(&head, &address, partition.as_deref(), &around);
         partitioned |= matches!(around, Audience::Partition(_));
-        // Single-flight keys and variant keys append to it.
+        // Single-flight keys and variant keys append to this key.
         if key.is_too_long() || key.as_bytes().len() > MAX_KEY_BYTES - ROOM_FOR_SUFFIXES {
             return Admission::Bypass(Reason::KeyTooLong);
         }
@@ -178,20 +179,20 @@ impl CacheContext {
         SearchKey::new(&base, address.query).map(Box::new)
     }
 
-    /// Whether a 206 goes only to a client that accepts no content coding. Under `Profile::Conformance` that is
-    /// left to the layer that encodes.
+    /// Whether larder sends a 206 only to clients that accept no content coding. Under `Profile::Conformance`, the
+    /// layer that encodes is responsible for that.
     pub(super) fn avoids_coded(&self) -> bool {
         self.options.profile == Profile::Careful
     }
 
-    /// Reads a key from the second level.
+    /// Reads the entry of a key from the second level.
     pub(super) async fn fetch(&self, scope: &Scope, key: &Key) -> Option<AnyEntry> {
         let wanted = StoreLookup { key, schema: CacheRecord::schema(), tiers: self.options.tiers };
         let decode = |bytes: Bytes| CacheRecord::decode(&bytes, self.extras, &self.header_interner);
         self.kernel.fetch(scope, wanted, decode).await
     }
 
-    /// Returns the response of a fresh entry, if the request needs no full lookup.
+    /// Returns the response of a fresh entry, if the request does not need a full lookup.
     #[inline]
     pub(super) fn plain_hit<R>(
         &self,
@@ -210,7 +211,7 @@ impl CacheContext {
                 let is_fresh = may_have && self.kernel.entry_state(entry, now) == EntryState::Fresh;
                 is_fresh.then(|| entry.clone())
             }
-            // Fields that the layer strips select no variant: only the full lookup excludes them.
+            // Fields that the layer strips do not select a variant, and only the full lookup excludes them.
             CacheRecord::Variants(_) if !self.options.shared => Some(entry.clone()),
             _ => None,
         };
@@ -232,7 +233,7 @@ impl CacheContext {
         Some(answer)
     }
 
-    /// Whether a hit needs no further parameter in `Cache-Status` and no round trip to the log.
+    /// Whether a hit needs neither further parameters in `Cache-Status` nor a round trip to the log.
     #[inline]
     fn is_plain(&self) -> bool {
         self.options.consistency == Consistency::Eventual
@@ -245,9 +246,9 @@ impl CacheContext {
         self.meter.record_hit(began, || self.kernel.now());
     }
 
-    /// Whether the request may get this stored response: an authenticated request only if the response is open
-    /// to all or belongs to its partition, a request with an unknown field only if the handler opted the
-    /// response in.
+    /// Whether the request may get this stored response. An authenticated request may get it only if the response is
+    /// open to all or belongs to its partition. A request with an unknown field may get it only if the handler opted
+    /// the response in.
     pub(super) fn may_have(&self, request_key: &RequestKey, stored: &StoredResponse) -> bool {
         if request_key.has_unknown_field && !stored.traits.opted_in {
             return false;
@@ -292,7 +293,7 @@ impl CacheContext {
         }
     }
 
-    /// Returns the partition of a request, `None` for visitors.
+    /// Returns the partition of a request, or `None` for a visitor.
     fn partition(&self, head: &Head<'_>) -> Result<Option<Bytes>, UnknownPartition> {
         self.options.partition.as_ref().map_or(Ok(None), |partition| partition(head))
     }
@@ -351,7 +352,7 @@ impl CacheContext {
         names
     }
 
-    /// Logs that a response is not stored, and the remedy: once per layer.
+    /// Logs that a response is not stored, and the remedy. Does so once per layer.
     pub(super) fn warn_of_refusal(&self, key: &Key, why: Reason, field: Option<&HeaderName>) {
         if self.warned.swap(true, Ordering::Relaxed) {
             return;
@@ -363,11 +364,11 @@ impl CacheContext {
             route = %key,
             why = why.as_str(),
             field,
-            "a response is not stored, for the reason in `why`. unknown-field: it lives by the layer's ttl alone, and its \
+            "larder does not store a response, for the reason in `why`. unknown-field: only the layer's ttl gives it a lifetime, and its \
              request has a field (`field`) that is not part of the key; set a lifetime in its handler \
              (CachePolicy::ttl), or declare the field on the layer (vary_by_header, harmless_field, \
-             depends_on_url_alone). session-written, final-*: it is specific to one client; do not write to the \
-             session or set cookies in its handler, or bypass the cache for its route. Logged once per layer"
+             depends_on_url_alone). session-written, final-*: the response is specific to one client; do not write to the \
+             session or set cookies in its handler, or bypass the cache for its route. This is logged once per layer"
         );
     }
 
@@ -381,7 +382,7 @@ impl CacheContext {
         self.read(headers).0
     }
 
-    /// Returns the facts about the fields of a request, and its host, from one pass over them.
+    /// Collects the facts about the fields of a request, and its host, in one pass.
     #[inline]
     fn read<'a>(&self, headers: &'a HeaderMap) -> (RequestFacts, Host<'a>) {
         let (mut facts, mut host) = (RequestFacts::default(), Host::default());
@@ -397,7 +398,7 @@ impl CacheContext {
         }
         facts.directives &= self.options.directives;
         if self.options.role == Role::Private {
-            // All requests to a private cache come from its one user: credentials do not matter.
+            // All requests to a private cache come from its one user, so credentials do not matter.
             (facts.identified, facts.authorized) = (false, false);
         }
         (facts, host)
@@ -447,7 +448,7 @@ impl CacheContext {
         if self.bypasses_by_choice(head) {
             return Some(Reason::ByChoice);
         }
-        // The enclosing cache has decided on the request; this one only passes its options on.
+        // The enclosing cache handles the request, and this cache only passes its options on to that cache.
         if !self.has_more_key_inputs && head.extensions.get::<ResponseOverrides>().is_some() {
             return Some(Reason::Nested);
         }
@@ -470,7 +471,8 @@ impl CacheContext {
         None
     }
 
-    /// Returns an entry without tags that is not a response: a list or a record.
+    /// Builds an entry without tags for a value that is not a response: a list of variants, `No-Vary-Search` rules, or
+    /// a hit-for-miss record.
     pub(super) fn bookkeeping(
         &self,
         key: Key,
@@ -501,7 +503,7 @@ impl CacheContext {
         })
     }
 
-    /// Strips the fields that belong to one response and to no stored copy of it.
+    /// Strips the fields that belong to one response and not to its stored copies.
     pub(super) fn remove_own_fields(&self, headers: &mut HeaderMap) {
         let ours = PER_RESPONSE.iter().filter(|_| self.options.profile == Profile::Careful);
         for name in ours.chain(&self.options.never_store_header) {
@@ -509,12 +511,12 @@ impl CacheContext {
         }
     }
 
-    /// Answers a request with `only-if-cached` that no stored response may answer: 504.
+    /// Returns a 504 for a request with `only-if-cached` to which no stored response may be served.
     ///
     /// Source: [RFC 9111, section 5.2.1.7](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7)
     pub(super) fn nothing_stored<R>(&self, now: Moment) -> Response<CacheBody<R>> {
         self.meter.record(Event::Bypass(Reason::OnlyIfCached), now);
-        let text = "only-if-cached: no stored response may answer this request\n";
+        let text = "only-if-cached: the cache has no response to this request\n";
         self.refused(StatusCode::GATEWAY_TIMEOUT, text, Reason::OnlyIfCached)
     }
 
@@ -536,7 +538,7 @@ impl CacheContext {
 impl RequestFacts {
     fn read(&mut self, name: &HeaderName) {
         match name.as_str() {
-            // First the fields of most requests.
+            // The fields of most requests come first.
             "host" | "user-agent" | "accept" | "accept-encoding" | "accept-language"
             | "connection" | "referer" => {}
             "cookie" => self.identified = true,
@@ -550,15 +552,15 @@ impl RequestFacts {
     }
 }
 
-/// Whether a reason for a bypass lies in the request, which no stored response may answer, and not in the setup of the
-/// cache.
+/// Whether the reason for a bypass lies in the request, so that no stored response may be served to it, and not in the
+/// configuration of the cache.
 fn lies_in_the_request(reason: Reason) -> bool {
     !matches!(reason, Reason::Method | Reason::Nested | Reason::Off | Reason::ByChoice)
 }
 
 const ROOM_FOR_SUFFIXES: usize = 64;
 
-/// Returns the age of an entry, the rest of its freshness, and the time since it became stale.
+/// Returns the age of an entry, its remaining freshness lifetime, and the time since it became stale.
 pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> StoredAge {
     let (age, fresh_for) = aged(entry, now);
     StoredAge { age, fresh_for, stale_for: now.since(entry.ends().fresh_until()) }

@@ -1,4 +1,4 @@
-//! The future of a forwarded request: polls the inner service in a scope of its own, and adds `Cache-Status`.
+//! The future of a forwarded request, which polls the inner service in a scope of its own and adds `Cache-Status`.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use super::{answer::cache_status::add_status, context::CacheContext};
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of a [`ResponseCache`](super::ResponseCache).
-// Boxed: every hit carries the future through the boxes of a router, so it is small.
+// `Forwarded` is boxed so that this future is small, because every hit carries it through the boxes of a router.
 pub type ResponseCacheFuture<F, R, E> = LayerFuture<Pin<Box<Forwarded<F>>>, R, E>;
 
 pin_project! {

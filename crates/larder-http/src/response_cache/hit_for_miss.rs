@@ -1,5 +1,5 @@
-//! Hit-for-miss: a record that the last response of a key was not storable. For a while no request waits for a fill of
-//! that key, since each would have waited in vain.
+//! Hit-for-miss: a record that the last response of a key was not storable. For a while, no request waits for a fill of
+//! that key, because the request would probably wait in vain.
 
 use larder_core::{
     Key, Reason,

@@ -18,11 +18,11 @@ use super::{
 };
 use crate::address::{Head, QueryRule, Scheme};
 
-/// The tower layer of a response cache: stores whole responses, and answers requests from them.
+/// The tower layer of a response cache, which stores whole responses and answers requests from them.
 ///
-/// Each request takes one of three paths. *Hit*: a fresh stored response answers, without a wait or a task.
-/// *Miss*: one request, the leader, runs a fill: it calls the inner service in a task of its own. The other
-/// requests for the same key are its waiters; they get the same response, complete or while it is in flight.
+/// Each request takes one of three paths. *Hit*: larder answers with a fresh stored response, and neither waits nor
+/// spawns a task. *Miss*: one request, the leader, runs a fill, which calls the inner service in a task of its own. The
+/// other requests for the same key are its waiters; they get the same response, complete or while it is in flight.
 /// *Bypass*: larder forwards the request as if the layer were not there.
 ///
 /// larder stores a response to GET, under its effective URI and the request fields that it varies by, if both
@@ -32,7 +32,7 @@ use crate::address::{Head, QueryRule, Scheme};
 ///    [`ttl`](ResponseCacheLayer::ttl) adds one;
 /// 2. its body is no larger than [`body_limit`](ResponseCacheLayer::body_limit).
 ///
-/// larder does not store the following. `Cache-Status` and the counters name the reason:
+/// larder does not store the following responses; `Cache-Status` and the counters name the reason:
 ///
 /// 1. a response with `no-store`, with `private` and no partition, with `no-cache` and no validator, with
 ///    `Set-Cookie`, or with `Vary: *`;
@@ -42,25 +42,25 @@ use crate::address::{Head, QueryRule, Scheme};
 /// 3. event streams, gRPC, upgrades, partial responses without a validator, and responses with trailers;
 /// 4. an error, even with a lifetime, except 404, 410 and the statuses of
 ///    [`negative_ttl`](ResponseCacheLayer::negative_ttl);
-/// 5. a response that lives by [`ttl`](ResponseCacheLayer::ttl) alone, if its request has a field that is not
-///    known to be harmless;
-/// 6. a response that an outer layer has made specific to one client, where a
-///    [`FinalHeadLayer`](crate::FinalHeadLayer) reports it.
+/// 5. a response whose lifetime comes from [`ttl`](ResponseCacheLayer::ttl) alone, if its request has a field that is
+///    not known to be harmless;
+/// 6. a response that an outer layer has made specific to one client, if a [`FinalHeadLayer`](crate::FinalHeadLayer)
+///    reports that.
 ///
-/// A stale response with a validator is revalidated with the inner service, and a 304 freshens it. Conditional
-/// requests and ranges are answered from the stored response, and HEAD from that of a GET. Other methods bypass
-/// the cache ([`QueryMethodLayer`](crate::QueryMethodLayer) adds QUERY); see
+/// larder revalidates a stale response that has a validator with the inner service, and a 304 freshens it. It answers
+/// conditional requests and range requests from the stored response, and a HEAD from the stored response to a GET.
+/// Other methods bypass the cache ([`QueryMethodLayer`](crate::QueryMethodLayer) adds QUERY); see
 /// [`InvalidationLayer`](crate::InvalidationLayer) for their effect on entries.
 ///
 /// # Before deploying
 ///
-/// Behind a proxy that terminates TLS, set [`scheme`](ResponseCacheLayer::scheme). If pages depend on the user,
-/// decide between `shared` and a partition; until then responses to authenticated requests are not cached.
+/// Behind a proxy that terminates TLS, set [`scheme`](ResponseCacheLayer::scheme). If clients send credentials, choose
+/// `shared` for pages that do not depend on the user, and a partition for pages that do. Until then, larder stores a
+/// response to an authenticated request only if it has `public` or `s-maxage`.
 ///
-/// While a response may be stored, its handler does not see unkeyed inputs: larder strips `X-Forwarded-Host`
-/// and the like, unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the
-/// parameters that [`query_params`](ResponseCacheLayer::query_params) leaves out. `X-Forwarded-Proto` holds the
-/// scheme of the key.
+/// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-Forwarded-Host` and the like,
+/// unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the parameters that
+/// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-Forwarded-Proto` to the scheme of the key.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -106,7 +106,7 @@ pub struct ResponseCacheLayer {
 }
 
 impl ResponseCacheLayer {
-    /// Returns a layer on this larder. By default it stores only responses that allow it themselves.
+    /// Creates a layer over this larder. By default it stores only responses that have a lifetime of their own.
     pub fn new(larder: &Larder) -> Self {
         Self {
             kernel: larder.kernel().clone(),
@@ -116,19 +116,18 @@ impl ResponseCacheLayer {
         }
     }
 
-    /// Sets the lifetime of responses that have none of their own. Without it they are not stored. It applies
+    /// Sets the lifetime of responses that have none of their own. Without this setting they are not stored. It applies
     /// to the statuses 200, 203, 204, 300, 301 and 308.
     ///
-    /// Prefer a lifetime that the handler sets (`CachePolicy`, `Cache-Control`): the handler knows which inputs
-    /// its response depends on. A response that lives by this alone may depend on any field of its request. So
-    /// `Accept`, `Accept-Language` and the request fields for page fragments are part of its key, unless it has
-    /// a `Vary`, and a request with a field that is not known to be harmless bypasses the cache
-    /// (`detail=unknown-field`). [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field
-    /// matters; [`harmless_field`](Self::harmless_field) and [`vary_by_header`](Self::vary_by_header) declare a
-    /// single field.
+    /// Prefer a lifetime that the handler sets (`CachePolicy`, `Cache-Control`), because the handler knows which inputs
+    /// its response depends on. A response whose lifetime comes from this setting alone may depend on any field of its
+    /// request. So `Accept`, `Accept-Language` and the request fields for page fragments are part of its key, unless it
+    /// has a `Vary`, and a request with a field that is not known to be harmless bypasses the cache
+    /// (`detail=unknown-field`). [`depends_on_url_alone`](Self::depends_on_url_alone) promises that no field matters;
+    /// [`harmless_field`](Self::harmless_field) and [`vary_by_header`](Self::vary_by_header) declare a single field.
     ///
-    /// A response that lives only by this leaves with `Cache-Control: no-cache` and an `ETag`, since larder
-    /// cannot invalidate browsers.
+    /// larder sends a response whose lifetime comes from this setting alone with `Cache-Control: no-cache` and an
+    /// `ETag`, because it cannot invalidate browsers.
     ///
     /// # Examples
     ///
@@ -163,24 +162,25 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets the lifetime of every storable response with one of the statuses of [`ttl`](Self::ttl), in place of
-    /// its own: also of one with `no-cache`, or with a lifetime from `CachePolicy`.
+    /// Sets the lifetime of every storable response with one of the statuses of [`ttl`](Self::ttl), in place of its own
+    /// lifetime. This includes responses with `no-cache`, or with a lifetime from `CachePolicy`.
     pub fn override_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
         self.options.override_lifetime = Some(lifetime.into());
         self
     }
 
-    /// Stores nothing. On a route inside another response cache it makes an exception: that cache does not
-    /// store the responses of the route either.
+    /// Disables this cache, so that it stores nothing. A response cache around it does not store the responses of its
+    /// routes either.
     pub fn disabled(mut self) -> Self {
         self.options.off = true;
         self
     }
 
-    /// Bypasses the cache for requests for which the predicate returns `true`: larder looks nothing up, stores
-    /// nothing and strips no fields. For exceptions from a [`shared`](Self::shared) layer, where a layer on an
-    /// inner route comes too late: the credentials are stripped already. The predicate runs for each request,
-    /// so it should be cheap. Of several predicates, one that returns `true` is enough.
+    /// Bypasses the cache for requests for which the predicate returns `true`. For such a request, larder does not look
+    /// up or store a response, and does not strip fields. Use it for exceptions from a [`shared`](Self::shared) layer.
+    /// A layer on an inner route cannot make such an exception, because the outer layer has already stripped the
+    /// credentials. The predicate runs for each request, so it should be cheap. If there are several predicates, it is
+    /// enough that one of them returns `true`.
     ///
     /// # Examples
     ///
@@ -218,7 +218,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets how long a stale response may answer while one refresh runs, for responses that set no such window
+    /// Sets how long larder may serve a stale response while a refresh runs, for responses that do not set this window
     /// themselves.
     ///
     /// # Examples
@@ -256,8 +256,8 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets how long a stale response may answer in place of an error (500, 502, 503, 504, or an error of the
-    /// inner service), for responses that set no such window themselves.
+    /// Sets how long larder may serve a stale response in place of an error (500, 502, 503, 504, or an error of the
+    /// inner service), for responses that do not set this window themselves.
     ///
     /// # Examples
     ///
@@ -294,8 +294,8 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Stores responses of these statuses for `lifetime`, unless they have a lifetime of their own. None by
-    /// default: a stored error hides a page from all clients.
+    /// Stores responses with these statuses for `lifetime`, unless they have a lifetime of their own. There are no such
+    /// statuses by default, because a stored error hides a page from all clients.
     ///
     /// # Examples
     ///
@@ -338,8 +338,8 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Declares that the responses of these routes do not depend on the user: larder strips the credentials
-    /// from requests that it may answer from the cache, and all clients share the stored responses.
+    /// Declares that the responses of these routes do not depend on the user. larder then strips the credentials from
+    /// requests that it may answer from the cache, and all clients share the stored responses.
     ///
     /// # Examples
     ///
@@ -373,16 +373,17 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Stores an entry per partition, such as per user. Only with a partition may a shared cache store a
-    /// `private` response.
+    /// Stores an entry per partition, such as per user. A shared cache may store a `private` response only with a
+    /// partition.
     ///
-    /// The closure returns an `Option` or a `Result<Option<_>, _>`: `Some` names the partition, `None` counts
-    /// the request among the visitors without one, and an `Err` makes the request bypass the cache
-    /// (`detail=identity`). If finding the user may fail, return the `Err`: with `.ok()` a user whose session
-    /// cannot be read would become a visitor, and if the handler reads the session all the same, larder would
-    /// serve the page of that user to all visitors.
+    /// The closure returns an `Option` or a `Result<Option<_>, _>`: `Some` names the partition, `None` stands for a
+    /// visitor without a partition, and an `Err` makes the request bypass the cache (`detail=identity`). If the closure
+    /// may fail to find the user, return the `Err`. With `.ok()`, larder would treat a user whose session cannot be
+    /// read as a visitor, and if the handler can read the session nevertheless, larder would serve the page of that
+    /// user to all visitors.
     ///
-    /// The name of the partition must be verified already: the id of a session, not the text of a cookie.
+    /// The name of the partition must already be verified. For example, use the id of a session and not the value of a
+    /// cookie.
     ///
     /// # Examples
     ///
@@ -419,9 +420,9 @@ impl ResponseCacheLayer {
 
     /// Stores an entry per value, such as a locale or a class of devices. There should be few values.
     ///
-    /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that downstream
-    /// caches separate the same requests. Without fields, the value depends on an input that those caches
-    /// cannot see, such as an extension: then responses leave as `private` and without fields for CDNs.
+    /// `fields` are the request fields that `value` reads. Responses name them in `Vary`, so that downstream caches
+    /// separate the same requests. Without fields, the value depends on an input that those caches cannot see, such as
+    /// an extension, so larder sends the responses as `private` and without fields for CDNs.
     ///
     /// # Examples
     ///
@@ -455,15 +456,15 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Lets an unkeyed field such as `X-Forwarded-Host`, which larder otherwise strips, reach the handler, and
-    /// stores an entry per value of it. For fields that a proxy in front always sets. Responses name it in
-    /// `Vary`.
+    /// Lets an unkeyed field such as `X-Forwarded-Host`, which larder otherwise strips, reach the handler, and stores
+    /// an entry per value of the field. Use it for fields that a proxy in front always sets. Responses name the field
+    /// in `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
     pub fn vary_by_header(mut self, field: HeaderName) -> Self {
         self.options.vary_by_header.push(field.clone());
         let name = field.as_str().to_owned();
         self.vary_by(&name, [field.clone()], move |head| {
-            // With the length of each line, so that one line never looks like two.
+            // The value includes the length of each line, so that one line never looks like two lines.
             let lines = head.headers.get_all(&field).iter();
             lines
                 .map(|line| format!("{}={};", line.len(), line.as_bytes().escape_ascii()))
@@ -471,16 +472,16 @@ impl ResponseCacheLayer {
         })
     }
 
-    /// Declares that a request field selects no response, such as a tracing field of the application: it no
-    /// longer makes a request bypass responses that live by [`ttl`](Self::ttl) alone.
+    /// Declares that a request field, such as a tracing field of the application, does not select a response. The field
+    /// then no longer makes a request bypass responses whose lifetime comes from [`ttl`](Self::ttl) alone.
     pub fn harmless_field(mut self, field: HeaderName) -> Self {
         self.options.harmless.push(field);
         self
     }
 
-    /// Promises that every response of these routes depends only on its URL and on the fields that it names in
-    /// `Vary`, also one that lives by [`ttl`](Self::ttl) alone: a browser, a script and a request with fields
-    /// that larder does not know then share it. Credentials still count.
+    /// Promises that every response of these routes depends only on its URL and on the fields that it names in `Vary`,
+    /// even if its lifetime comes from [`ttl`](Self::ttl) alone. A browser, a script and a request with fields that
+    /// larder does not know then share the response. The rules for credentials still apply.
     #[doc(alias("ignore headers"))]
     pub fn depends_on_url_alone(mut self) -> Self {
         self.options.depends_on_url_alone = true;
@@ -497,21 +498,21 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Declares a type of request extension by which a session or auth layer identifies the user. A request
-    /// with it bypasses the cache (`detail=identity`), unless it has a partition.
+    /// Declares a type of request extension by which a session or auth layer identifies the user. A request with this
+    /// extension bypasses the cache (`detail=identity`), unless the request has a partition.
     pub fn credential_extension<T: Send + Sync + 'static>(mut self) -> Self {
         self.options.credential_extensions.push(|extensions| extensions.get::<T>().is_some());
         self
     }
 
-    /// Does not store a response (`detail=session-written`) if the predicate returns `true` for the `T` in the
-    /// extensions of its request, such as a session that the handler has written to. The predicate runs after
-    /// the handler and again at the end of the body. `T` is a handle whose clones share their state. Before
-    /// that no waiter gets the response either: waiters of requests with a `T` wait for the end of the body.
+    /// Refuses to store a response (`detail=session-written`) if the predicate returns `true` for the `T` in the
+    /// extensions of its request, such as a session that the handler has written to. The predicate runs after the
+    /// handler and again at the end of the body. No waiter gets the response before that, so the waiters of a request
+    /// with a `T` wait for the end of the body. `T` must be a handle whose clones share their state.
     ///
-    /// For session layers outside of the cache, which add their cookie where the cache does not see it.
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer) reports that cookie for every session layer; this finds the
-    /// write where that layer is missing, and in background refreshes.
+    /// Use it for session layers outside of the cache, which add their cookie where the cache does not see it.
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer) reports that cookie for every session layer; this setting detects the
+    /// write without that layer, too, and in background refreshes.
     ///
     /// # Examples
     ///
@@ -543,19 +544,19 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Does not store a response whose handler has written to its `tower-sessions` session. See
+    /// Refuses to store a response whose handler has written to its `tower-sessions` session. See
     /// [`refuse_if`](Self::refuse_if).
     #[cfg(feature = "tower-sessions")]
     pub fn refuse_written_sessions(self) -> Self {
         self.refuse_if(tower_sessions_core::Session::is_modified)
     }
 
-    /// Sets the `Cache-Control` that browsers get for responses that live by this layer, in place of
+    /// Sets the `Cache-Control` that browsers get for responses whose lifetime comes from larder alone, in place of
     /// `no-cache`.
     ///
     /// # Panics
     ///
-    /// If the text is not a valid field value: visible ASCII, spaces and tabs.
+    /// Panics if the string is not a valid field value, which has only visible ASCII, spaces and tabs.
     ///
     /// # Examples
     ///
@@ -585,42 +586,42 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets the `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)) that content delivery
-    /// networks get for responses that live by this layer.
+    /// Sets the `CDN-Cache-Control` ([RFC 9213](https://www.rfc-editor.org/rfc/rfc9213)) that content delivery networks
+    /// get for responses whose lifetime comes from larder alone.
     ///
     /// # Panics
     ///
-    /// If the text is not a valid field value: visible ASCII, spaces and tabs.
+    /// Panics if the string is not a valid field value, which has only visible ASCII, spaces and tabs.
     pub fn cdn_cache_control(mut self, cache_control: impl AsRef<str>) -> Self {
         self.options.cdn = Some(field_value("cdn_cache_control", cache_control.as_ref()));
         self
     }
 
-    /// Strips a field from stored copies, since it belongs to one response, beside `X-Request-Id` and
+    /// Strips a field from stored copies, because it belongs to one response, in addition to `X-Request-Id` and
     /// `Server-Timing`.
     pub fn never_store_header(mut self, field: HeaderName) -> Self {
         self.options.never_store_header.push(field);
         self
     }
 
-    /// Sets the largest body that larder stores; 1 MiB by default. A larger one streams to its client and is
-    /// not stored.
+    /// Sets the largest body that larder stores; 1 MiB by default. A larger body streams to its client and is not
+    /// stored.
     pub fn body_limit(mut self, limit: ByteSize) -> Self {
         self.options.body_limit = limit.as_bytes();
         self
     }
 
-    /// Sets how long requests wait for the fill in flight before another fill starts beside it; 10 s by
-    /// default. One waiter starts it, and all wait for both; at most four fills run at a time for one key.
+    /// Sets how long requests wait for the fill in flight before another fill starts in parallel; 10 s by default. One
+    /// waiter starts that fill, and all waiters wait for both; at most four fills run concurrently for one key.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = limit;
         self
     }
 
-    /// Sets how long a fill may take, its body included; 30 s by default. After that it serves its own client
-    /// only, and its response is not stored. If the head is late, the waiters try again, one after the other,
-    /// and after four such fills get 504. If only the body is late, waiters that read it along get the rest;
-    /// the others are forwarded, each by itself.
+    /// Sets how long a fill may take, including its body; 30 s by default. After that the fill serves only its own
+    /// client, and its response is not stored. If the head is late, the waiters try again, one after the other, and get
+    /// a 504 after four such fills. If only the body is late, waiters that already read it get the rest, and larder
+    /// forwards the request of every other waiter alone.
     pub fn fill_timeout(mut self, deadline: Duration) -> Self {
         self.options.deadline = deadline;
         self
@@ -634,12 +635,12 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets the maximum number of stored variants per URL; 32 by default. One more evicts the least recently
-    /// used.
+    /// Sets the maximum number of stored variants per URL; 32 by default. If there is one more, larder evicts the least
+    /// recently used variant.
     ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// Panics if `variants` is 0.
     pub fn max_variants(mut self, variants: usize) -> Self {
         assert!(variants > 0, "max_variants is 0: set it to 1 or more");
         self.options.variants = variants;
@@ -666,8 +667,9 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Sets how far these routes may lag behind the invalidations of other processes; [`Consistency::Eventual`]
-    /// by default. A request for which the level cannot be met bypasses the cache (`detail=unsynchronised`).
+    /// Sets how far these routes may lag behind the invalidations of other processes; [`Consistency::Eventual`] by
+    /// default. If this consistency cannot be met for a request, the request bypasses the cache
+    /// (`detail=unsynchronised`).
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.options.consistency = consistency;
         self
@@ -681,11 +683,11 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Lets responses reach the second level only sealed.
+    /// Lets responses reach the second level only if they are sealed.
     ///
     /// # Panics
     ///
-    /// When the larder has a second level and no keys to seal with
+    /// Panics if the larder has a second level and no keys to seal with
     /// ([`LarderBuilder::seal_with`](larder_core::LarderBuilder::seal_with)).
     pub fn require_sealing(mut self) -> Self {
         assert!(
@@ -696,12 +698,13 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Coalesces fills across processes by a fill lock in the second level: one process fills; the others take
-    /// its entry from the second level, or serve a stale one where they may. A process that dies with the lock
-    /// delays the others by `expiry`, then one of them takes over: choose a little more than the handlers take.
-    /// Off by default, since each miss costs two more round trips.
+    /// Coalesces fills across processes by a fill lock in the second level: one process fills, and the other processes
+    /// take its entry from the second level, or serve a stale response if they may. A process that dies while it holds
+    /// the lock delays the other processes by `expiry`, and then one of them takes over. Choose an `expiry` that is a
+    /// little longer than the handlers take. The lock is off by default, because it costs each miss two more round
+    /// trips.
     ///
-    /// Without a second level that has fill locks, each process fills for itself.
+    /// Without a second level that has fill locks, each process runs its own fills.
     #[doc(alias("distributed lock", "single flight across processes"))]
     pub fn fill_once_per_cluster(mut self, expiry: Duration) -> Self {
         self.options.lease = Some(expiry);
@@ -721,15 +724,15 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Makes this the private cache of one user, around a client: it stores `private` responses, and ignores
-    /// credentials and the directives for shared caches (`s-maxage`, `proxy-revalidate`, targeted fields). The
-    /// scheme is that of the URI ([`Scheme::OfUri`]), unless [`scheme`](Self::scheme) sets another.
+    /// Makes this the private cache of one user, around an HTTP client. It stores `private` responses, and ignores
+    /// credentials and the directives for shared caches (`s-maxage`, `proxy-revalidate`, targeted fields). The scheme
+    /// comes from the URI ([`Scheme::OfUri`]), unless [`scheme`](Self::scheme) sets another.
     pub fn private_cache(mut self) -> Self {
         self.options.role = Role::Private;
         self
     }
 
-    /// Sets how larder estimates the lifetime of a response that has none, where the layer adds none.
+    /// Sets how larder estimates the lifetime of a response that has none, if the layer does not add a lifetime either.
     /// [`Heuristics::Off`] by default, [`Heuristics::TENTH`] under [`conformance`](Self::conformance).
     #[doc(alias("heuristic freshness"))]
     pub fn heuristics(mut self, heuristics: Heuristics) -> Self {
@@ -753,11 +756,11 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Honours `No-Vary-Search`: requests whose queries are equivalent under that field of a stored response
+    /// Honours `No-Vary-Search`, so that requests whose queries are equivalent under that field of a stored response
     /// share the response.
     ///
     /// The handler still sees each query as it was sent, so it must name only parameters that do not change its
-    /// response. Costs a second lookup on a miss.
+    /// response. This option costs a second lookup on a miss.
     ///
     /// # Source
     ///
@@ -767,7 +770,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Strips the targeted fields from responses. By default they stay, for downstream caches.
+    /// Strips the targeted fields from responses. By default the fields stay in the responses, for downstream caches.
     pub fn strip_targeted_fields(mut self) -> Self {
         self.options.strip_targeted_fields = true;
         self
@@ -823,7 +826,7 @@ impl<S> Layer<S> for ResponseCacheLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let options = &self.options();
         self.kernel.note_setting("scheme", &options.scheme, "ResponseCacheLayer");
-        // Caches of different names serve different routes.
+        // Caches with different names serve different routes, so their settings may differ.
         let query_params = format!("query_params of cache {}", options.name);
         self.kernel.note_setting(query_params, &options.query, "ResponseCacheLayer");
         ResponseCache::new(inner, CacheContext::new(&self.kernel, options))
@@ -849,11 +852,11 @@ impl fmt::Debug for ResponseCacheLayer {
     }
 }
 
-/// Returns a text as a field value.
+/// Returns a string as a field value.
 ///
 /// # Panics
 ///
-/// If the text is not a valid field value.
+/// Panics if the string is not a valid field value.
 fn field_value(setter: &str, text: &str) -> HeaderValue {
     fields::value(text).unwrap_or_else(|| {
         panic!(

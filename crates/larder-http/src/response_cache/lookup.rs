@@ -41,8 +41,7 @@ pub(super) struct Lookup {
     pub(super) context: Arc<CacheContext>,
     pub(super) request_key: RequestKey,
     pub(super) key: Key,
-    /// The single-flight key. Authenticated requests have one of their own, and so do requests with an unknown
-    /// field.
+    /// The single-flight key. Authenticated requests have a separate key, and so do requests with an unknown field.
     pub(super) flight_key: Key,
     pub(super) flight_hash: u64,
     pub(super) scope: Scope,
@@ -55,16 +54,15 @@ pub(super) struct Lookup {
     pub(super) wants_etag: bool,
     /// The key of the address without its query, if the layer honours `No-Vary-Search`.
     pub(super) search: Option<Box<SearchKey>>,
-    /// Whether the request had no scope before: nothing has been read for it yet.
+    /// Whether the request had no scope before, so that nothing has been read for it yet.
     pub(super) is_outermost: bool,
-    /// Whether the request has a range, and the fill asks the origin for that range only.
+    /// Whether the request has a range, and the fill requests only that range from the origin.
     pub(super) in_part: bool,
     /// A request field that may have selected a response that was not opted in.
     pub(super) unknown_field: Option<HeaderName>,
-    /// Reports the head with which the response leaves, where there is a
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
+    /// Reports the final head of the response, if there is a [`FinalHeadLayer`](crate::FinalHeadLayer).
     pub(super) final_head: Option<FinalHead>,
-    /// The checks that decide after the handler whether the response is stored.
+    /// The checks that run after the handler and decide whether the response is stored.
     pub(super) written: Arc<[WriteCheck]>,
     /// The enclosing invalidation layer, which does not enclose the task of a fill.
     pub(super) requested: Option<PendingInvalidations>,
@@ -75,7 +73,7 @@ pub(super) enum LookupResult {
     Fresh(AnyEntry),
     Stale(AnyEntry),
     OnError(AnyEntry),
-    /// Usable once its origin has confirmed it.
+    /// larder may serve the entry once its origin has confirmed it.
     ToRevalidate(AnyEntry),
     Nothing(Forward),
 }
@@ -155,8 +153,8 @@ impl Lookup {
         }
     }
 
-    /// Narrows the single-flight key to the variant, once the fields by which an address varies are known: then
-    /// only requests for the same variant wait for each other.
+    /// Narrows the single-flight key to the variant, once the fields by which an address varies are known, so that only
+    /// requests for the same variant wait for each other.
     pub(super) fn narrow_flight_to_variant(&mut self) {
         let kernel = &self.context.kernel;
         let Some(list) = kernel.get(self.request_key.hash, self.key.as_bytes()) else { return };
@@ -188,12 +186,12 @@ impl Lookup {
         found.filter(may_be_served).collect()
     }
 
-    /// Whether the request asks for a range.
+    /// Whether the request has a valid `Range` in bytes.
     pub(super) fn asks_for_a_part(&self) -> bool {
         self.request_key.facts.narrowed && ranges::is_asked(&self.selecting)
     }
 
-    /// Whether a fill that began for an earlier request may answer this one.
+    /// Whether this request may get the response of a fill that began for an earlier request.
     pub(super) fn may_wait(&self) -> bool {
         !self.directives.no_cache && self.directives.max_age.is_none_or(|most| !most.is_zero())
     }
@@ -204,7 +202,7 @@ impl Lookup {
             && self.directives.accept_stale(aged_for(entry, self.context.kernel.now()))
     }
 
-    /// Joins the flight of the single-flight key, as its leader or as a waiter.
+    /// Joins the fill of the single-flight key, as its leader or as a waiter.
     pub(super) fn join(&self) -> FlightRole {
         let place = (self.flight_hash, &self.flight_key);
         self.context.kernel.join(
@@ -215,14 +213,14 @@ impl Lookup {
         )
     }
 
-    /// Leads a flight that no other request can join.
+    /// Leads a fill that no other request can join.
     pub(super) fn lead_alone(&self) -> Leader {
         self.context.kernel.lead_alone(&self.flight_key, &self.scope)
     }
 
-    /// Whether larder may store the response of a request that it forwards by itself for this reason: one odd
-    /// response must not keep an address out of the cache. Reasons that only the body shows are not tried again
-    /// so soon, and conditional and range requests are left to the origin.
+    /// Whether larder may store the response of a request that it forwards alone for this reason. A single response
+    /// that is not storable must not keep an address out of the cache. But larder does not try again so soon if only
+    /// the body shows the reason, and it leaves conditional and range requests to the origin.
     pub(super) fn may_store_alone(&self, reason: Reason) -> bool {
         !self.request_key.head_only
             && !self.request_key.facts.narrowed
@@ -263,8 +261,8 @@ impl Lookup {
         }
     }
 
-    /// Returns the request as a fill sends it: without the parts that are specific to this client and must not
-    /// change a shared response.
+    /// Returns the request as a fill sends it, without the parts that are specific to this client and must not change a
+    /// shared response.
     pub(super) fn for_fill<B>(
         &self,
         mut request: Request<B>,
@@ -298,7 +296,7 @@ impl Lookup {
         request
     }
 
-    /// Returns the response to a waiter after the largest number of failed fills.
+    /// Returns the response to a waiter after the maximum number of fills has failed.
     pub(super) fn shared_failure<R>(
         &self,
         failure: &SharedFailure,
@@ -313,8 +311,8 @@ impl Lookup {
         response
     }
 
-    /// Whether this process has caught up with the log within the bound of the scope. Checked again after each
-    /// wait.
+    /// Whether this process has caught up with the log within the bound of the scope. Callers check this again after
+    /// each wait.
     pub(super) fn is_trusted(&self) -> bool {
         self.context.kernel.is_within_bound_of(&self.scope)
     }
@@ -328,7 +326,7 @@ impl Lookup {
         }
     }
 
-    /// Returns the response in flight, if this request may get it: the same bytes, as they arrive.
+    /// Returns the response in flight, if this request may get it. Its body has the same bytes, as they arrive.
     pub(super) fn read_along<R: Send + 'static>(
         &self,
         along: Arc<dyn std::any::Any + Send + Sync>,
@@ -474,7 +472,7 @@ impl Lookup {
         status: CacheStatus<'_>,
         plain: &'static str,
     ) -> Response<CacheBody<R>> {
-        let stored = stored::of(entry).expect("only entries that hold responses are answered from");
+        let stored = stored::of(entry).expect("only entries that hold responses are served");
         let now = self.context.kernel.now();
         let (age, fresh_for) = aged(entry, now);
         let late = now.since(entry.ends().fresh_until());

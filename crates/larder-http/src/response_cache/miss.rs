@@ -1,5 +1,5 @@
-//! Handles a request that the first look into the first level could not answer: looks it up in full, waits for
-//! a fill in flight, or leads one.
+//! Handles a request that the first read of the first level could not serve. It runs the full lookup, and then waits
+//! for the fill in flight or leads a fill.
 
 use std::{any::Any, future::Future, ops::ControlFlow, panic, sync::Arc};
 
@@ -47,7 +47,7 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    /// Returns `None` for a key that is too long; admission rejects those before.
+    /// Returns `None` if the key is too long, although requests with such a key do not get past admission.
     pub(super) fn new(
         context: &Arc<CacheContext>,
         inner: S,
@@ -68,7 +68,7 @@ where
             request_key.facts.identified && !request_key.partitioned && !context.options.shared;
         let flight_key = match (set_apart, &unknown_field) {
             (true, _) => key.with_part(b" identified").ok()?,
-            // Its response answers this request alone, unless the handler opts it in.
+            // Only this request gets the response, unless the handler opts it in.
             (false, Some(_)) => key.with_part(b" unknown field").ok()?,
             (false, None) => key.clone(),
         };
@@ -128,8 +128,8 @@ where
             if let Consistency::Bounded(bound) = consistency {
                 self.lookup.scope = self.lookup.scope.clone().bounded(bound);
             }
-            // All invalidations until now have been applied: no fill that began before them may answer, and
-            // they do not overtake one that begins now.
+            // All invalidations until now have been applied. So this request must not get the response of a fill that
+            // began before them, and they do not overtake a fill that begins now.
             self.lookup.arrived = self.lookup.context.kernel.sequence();
             self.lookup.stamp_anew();
         }
@@ -146,7 +146,7 @@ where
         }
     }
 
-    /// Answers from the first level, fresh or stale, or with 504 for `only-if-cached`.
+    /// Answers with a fresh or stale response from the first level, or with a 504 for `only-if-cached`.
     fn answer_at_once(&mut self) -> ControlFlow<Response<CacheBody<R>>, ForwardPlan> {
         let directives = self.lookup.directives;
         let plan = match self.lookup.look() {
@@ -190,7 +190,7 @@ where
         ControlFlow::Continue(plan)
     }
 
-    /// Returns the reason, if any, why the request does not wait for a fill and its response is not stored.
+    /// Returns the reason, if there is one, why larder forwards the request alone and does not let it wait for a fill.
     fn reason_to_go_alone(&self) -> Option<Reason> {
         if self.lookup.request_key.head_only {
             Some(Reason::Head)
@@ -199,7 +199,7 @@ where
         }
     }
 
-    /// Leads a fill, or waits for the one in flight: see [`fill_or_wait`].
+    /// Leads a fill, or waits for the fill in flight; see [`fill_or_wait`].
     async fn join_flight(mut self, plan: ForwardPlan) -> Answer<R, S::Error> {
         // Without a stored response to confirm, the origin need not send more than the requested range.
         self.lookup.in_part = plan.known.is_none() && self.lookup.asks_for_a_part();
@@ -210,9 +210,9 @@ where
         fill_or_wait(QueuedMiss { miss: self, plan }).await
     }
 
-    /// Leads a fill: reads the second level, then calls the inner service in a task of its own. A leader that
-    /// waits for the fill lock of another process does that in a task too, so that its waiters do not depend on
-    /// this client being polled.
+    /// Leads a fill: reads the second level, and then calls the inner service in a task of its own. A leader that waits
+    /// for the fill lock of another process waits in a task, too, so that its waiters do not depend on whether the
+    /// future of this request is polled.
     async fn lead(self, mut leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
         if plan.why != Forward::Request {
             // Another fill may have ended between the lookup and the join.
@@ -225,7 +225,8 @@ where
             }
             let context = &self.lookup.context;
             if context.options.lease.is_none() && context.kernel.shares(context.options.tiers) {
-                // Without a task: it is short, and if this client is not polled, a waiter leads another flight.
+                // This read does not need a task. It is short, and if the future of this request is not polled, a
+                // waiter leads another fill.
                 leader.look();
                 let fetched = self.lookup.fetch(&mut leader).await;
                 if let Some(entry) = fetched.filter(|_| self.lookup.is_trusted()) {
@@ -250,7 +251,7 @@ where
         self.lead_fill(leader, plan).await
     }
 
-    /// Ends the flight with the entry from the second level.
+    /// Ends the fill with the entry from the second level.
     fn fetched(&self, leader: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
         leader.finish(FlightResult::Filled(entry.clone()));
         self.lookup.record(Event::SharedHit);
@@ -297,7 +298,7 @@ where
         (fill, inner, request)
     }
 
-    /// Forwards the request by itself. No waiter shares its response, and larder stores it only if
+    /// Forwards the request alone. No waiter shares its response, and larder stores it only if
     /// [`may_store_alone`](Lookup::may_store_alone) allows that for the reason.
     async fn alone(mut self, plan: ForwardPlan, reason: Reason) -> Answer<R, S::Error> {
         let ForwardPlan { why, fallback, selected, .. } = plan;
@@ -345,12 +346,12 @@ where
     }
 }
 
-/// The plan for forwarding a request: the reason, the stored response that the origin may confirm, and the
-/// stale one that may replace an error.
+/// The plan for forwarding a request: the reason, the stored response that the origin may confirm, and the stale
+/// response that may replace an error.
 struct ForwardPlan {
     why: Forward,
     fallback: Option<AnyEntry>,
-    /// The stored response that the request selects, but that may not answer it as it is.
+    /// The stored response that the request selects, but that larder must not serve to it as it is.
     selected: Option<AnyEntry>,
     known: Option<AnyEntry>,
 }
@@ -370,7 +371,7 @@ impl ForwardPlan {
         }
     }
 
-    /// Whether no other request can use the response, since it must be revalidated for each.
+    /// Whether no other request can use the response, because it must be revalidated for each request.
     fn is_for_one(&self) -> bool {
         let ends = self.selected.as_ref().map(|entry| *entry.ends());
         ends.is_some_and(|ends| ends.refreshed_until() <= ends.filled())
@@ -391,7 +392,7 @@ where
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&context)))
 }
 
-/// Returns the result of a task, and resumes its panic here.
+/// Returns the result of a task, or resumes its panic here.
 fn ended<R, E>(
     outcome: Result<Answer<R, E>, tokio::task::JoinError>,
     context: &CacheContext,
@@ -443,7 +444,7 @@ where
 
     fn join(&self) -> FlightRole {
         match self.miss.lookup.join() {
-            // A request that demands a new response is not served by a fill that began before it.
+            // A request that demands a new response must not get the response of a fill that began before it.
             FlightRole::Waiter(_)
                 if self.plan.why == Forward::Request || !self.miss.lookup.may_wait() =>
             {

@@ -17,9 +17,9 @@ use crate::address::{Head, QueryRule, Scheme};
 pub(super) type Partition =
     Arc<dyn Fn(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition> + Send + Sync>;
 pub(super) type BypassPredicate = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
-/// A check whether the handler has written to the state behind a request extension. Runs after the handler.
+/// A check whether the handler has written to the state that a request extension refers to. It runs after the handler.
 pub(super) type WriteCheck = Box<dyn Fn() -> bool + Send + Sync>;
-/// Returns the check for the extension of a request, `None` if the request does not have the extension.
+/// Returns the check for the extension of a request, or `None` if the request does not have the extension.
 pub(super) type RefusalRule = Arc<dyn Fn(&Extensions) -> Option<WriteCheck> + Send + Sync>;
 pub(super) type VaryBy = Arc<dyn Fn(&Head<'_>) -> String + Send + Sync>;
 
@@ -34,11 +34,11 @@ pub struct UnknownPartition;
     note = "a partition name is an integer, a string or bytes, such as the id of a user: `Some(user.id)`"
 )]
 pub trait IntoPartition {
-    /// Returns the partition, `None` for visitors.
+    /// Returns the partition, or `None` for a visitor.
     ///
     /// # Errors
     ///
-    /// If the partition could not be determined.
+    /// Returns an error if the partition could not be determined.
     fn into_partition(self) -> Result<Option<Bytes>, UnknownPartition>;
 }
 
@@ -56,13 +56,13 @@ impl<P: PartitionName, E> IntoPartition for Result<Option<P>, E> {
 
 /// The name of a partition: an integer, a string or bytes, such as the id of a user or tenant.
 ///
-/// An integer is the same partition as its decimal text.
+/// An integer names the same partition as its decimal string.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the name of a partition",
-    note = "a partition name is an integer, a string or bytes; for another type return its text: `id.to_string()`"
+    note = "a partition name is an integer, a string or bytes; for another type return a string: `id.to_string()`"
 )]
 pub trait PartitionName {
-    /// Returns the bytes by which the key of the cache tells the partition apart.
+    /// Returns the bytes that identify the partition in the key of the cache.
     fn into_bytes(self) -> Bytes;
 }
 
@@ -91,7 +91,7 @@ partition_names! {
     i64: |id: i64| id.to_string().into();
 }
 
-/// An input of the key beside the address and the partition.
+/// An input of the key in addition to the address and the partition.
 #[derive(Clone)]
 pub(super) struct KeyInput {
     pub(super) name: Arc<str>,
@@ -113,7 +113,7 @@ impl fmt::Debug for KeyInput {
 pub(super) struct Options {
     pub(super) name: Arc<str>,
     pub(super) lifetime: Option<Lifetime>,
-    /// The lifetime that prevails over that of the response and of its handler.
+    /// The lifetime that takes precedence over the lifetimes from the response and from its handler.
     pub(super) override_lifetime: Option<Lifetime>,
     pub(super) off: bool,
     pub(super) while_revalidating: Option<Duration>,
@@ -171,8 +171,8 @@ impl Options {
             || !self.credential_extensions.is_empty()
     }
 
-    /// Returns a `Vary` line with the request fields that key inputs are derived from, `None` if there are
-    /// none.
+    /// Returns a `Vary` line with the request fields that key inputs are derived from, or `None` if there are no such
+    /// fields.
     pub(super) fn vary_line(&self) -> Option<HeaderValue> {
         let mut names: Vec<&str> =
             self.vary_by.iter().flat_map(|input| &input.fields).map(HeaderName::as_str).collect();
@@ -198,8 +198,8 @@ impl Options {
         })
     }
 
-    /// Passes the options of a layer inside another response cache on to that cache, which stores the response:
-    /// the lifetime, and the fields for browsers and CDNs.
+    /// Passes options of a layer inside of another response cache (the lifetime, and the fields for browsers and CDNs)
+    /// on to that cache, which stores the response.
     pub(super) fn pass_on_to(&self, around: &ResponseOverrides) {
         if let Some(lifetime) = self.override_lifetime.or(self.lifetime) {
             let revalidate = lifetime.window_while_revalidating();

@@ -1,4 +1,4 @@
-//! The choices of a handler for its own response, made by the `CachePolicy` extractor.
+//! The choices of a handler for its own response, which the handler makes with the `CachePolicy` extractor.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use larder_core::{
 use larder_semantics::fields;
 use parking_lot::Mutex;
 
-/// The choices of a handler for the response to one request. The response cache puts it into the extensions of
-/// every request that it forwards; without a response cache, choices have no effect.
+/// The choices of a handler for the response to one request. The response cache puts this value into the extensions of
+/// every request that it forwards; without a response cache, the choices have no effect.
 #[derive(Clone, Debug)]
 pub struct ResponseOverrides(Arc<Inner>);
 
@@ -40,18 +40,18 @@ impl ResponseOverrides {
         Self(Arc::new(Inner { kernel, scope, override_values: Mutex::default() }))
     }
 
-    /// The larder of the response cache.
+    /// Returns the kernel of the larder that the response cache uses.
     pub fn kernel(&self) -> &Kernel {
         &self.0.kernel
     }
 
-    /// The scope of the request: values that are read in it become part of the response.
+    /// Returns the scope of the request. Values that are read in it become part of the response.
     pub fn scope(&self) -> &Scope {
         &self.0.scope
     }
 
-    /// Sets the lifetime of the response, in place of that of the layer or of `Cache-Control`. An error does
-    /// not take it, and [`override_ttl`](super::ResponseCacheLayer::override_ttl) prevails over it.
+    /// Sets the lifetime of the response, in place of the lifetime from the layer or from `Cache-Control`. It does not
+    /// apply to an error, and [`override_ttl`](super::ResponseCacheLayer::override_ttl) takes precedence over it.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) -> &Self {
         self.0.override_values.lock().lifetime = Some(lifetime.into());
         self
@@ -63,7 +63,7 @@ impl ResponseOverrides {
         self
     }
 
-    /// Excludes the response from storing.
+    /// Makes the response not storable.
     pub fn no_store(&self) -> &Self {
         self.refuse(Reason::Policy)
     }
@@ -76,14 +76,14 @@ impl ResponseOverrides {
 
     /// Sets the `Cache-Control` that browsers get.
     ///
-    /// For a text that is not a valid field value (a line break, a letter outside ASCII) larder logs a warning
-    /// and sends `no-store` in its place.
+    /// If the string is not a valid field value (for example, because it has a line break or a non-ASCII character),
+    /// larder logs a warning and sends `no-store` instead.
     pub fn browser_cache_control(&self, cache_control: &str) -> &Self {
         self.set_browser(field_value("Cache-Control", cache_control));
         self
     }
 
-    /// Sets the `CDN-Cache-Control` that content delivery networks get. A text that is not a valid field value
+    /// Sets the `CDN-Cache-Control` that content delivery networks get. A string that is not a valid field value
     /// becomes `no-store`, as for [`browser_cache_control`](Self::browser_cache_control).
     pub fn cdn_cache_control(&self, cache_control: &str) -> &Self {
         self.set_cdn(field_value("CDN-Cache-Control", cache_control));
@@ -113,11 +113,11 @@ impl ResponseOverrides {
     }
 }
 
-/// Returns the text as a field value, or `no-store` if it is not a valid one. A handler runs too late to refuse
-/// the text, and without the field downstream caches would guess.
+/// Returns the string as a field value, or `no-store` if it is not a valid field value. It is too late to reject the
+/// string when the handler runs, and without the field downstream caches would guess a lifetime.
 fn field_value(name: &str, text: &str) -> HeaderValue {
     fields::value(text).unwrap_or_else(|| {
-        tracing::warn!(target: "larder", name, text, "not a valid field value (use visible ASCII, spaces and tabs only): sending no-store in its place");
+        tracing::warn!(target: "larder", name, text, "the handler set a string that is not a valid field value, so larder sends no-store instead; use only visible ASCII, spaces and tabs");
         HeaderValue::from_static("no-store")
     })
 }

@@ -1,4 +1,4 @@
-//! Stale-while-revalidate: refreshes a stale response in the background, while requests get the stale one.
+//! Stale-while-revalidate: larder refreshes a stale response in the background, while requests get the stale response.
 //!
 //! # Source
 //!
@@ -31,16 +31,16 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    /// Starts one background refresh, unless one is in flight or the refresh budget is used up.
+    /// Starts a background refresh, unless a fill of the same key is in flight or the refresh budget is used up.
     pub(super) fn refresh(&mut self, stale: AnyEntry) {
         let Some(permit) = self.lookup.context.kernel.refresh_permit() else {
             self.lookup.record(Event::Failed(Reason::RefreshBudget));
             return;
         };
         let FlightRole::Leader(mut leader) = self.lookup.join() else { return };
-        // No enclosing fill waits for it.
+        // No enclosing fill waits for the refresh.
         self.lookup.scope = self.lookup.scope.in_background();
-        // Its response goes to no client.
+        // The response of the refresh is not sent to any client.
         self.lookup.final_head = None;
         let context = Arc::clone(&self.lookup.context);
         let kernel = context.kernel.clone();
@@ -49,7 +49,7 @@ where
         let filling = self.fill(Forward::Stale, (Some(stale), known));
         let refreshing = async move {
             if context.options.lease.is_some() {
-                // Another process may have refreshed it.
+                // Another process may have refreshed the response.
                 let fetch = || context.fetch(&scope, &key);
                 if let Some(entry) = context
                     .kernel

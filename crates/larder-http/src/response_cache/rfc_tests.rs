@@ -1,5 +1,5 @@
-//! Conformance with the RFCs: scripts of requests, with the request and answer of the origin and the response that the
-//! client gets. Each names its section.
+//! Tests of conformance with the RFCs. They are scripts of requests, with the request that the origin gets, its answer,
+//! and the response that the client gets. Each script names its section.
 
 use std::{collections::VecDeque, convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ impl Step {
         Self { fields: fields.to_vec(), ..self }
     }
 
-    /// The origin is called and answers this.
+    /// The origin is called and sends this answer.
     fn origin(
         self,
         status: u16,
@@ -408,7 +408,7 @@ async fn variants_are_validated_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn content_digest_stays_with_its_message() {
+async fn a_content_digest_is_sent_only_with_the_content_that_it_is_of() {
     let digest = ("content-digest", "sha-256=:AA==:");
     let other = ("content-digest", "sha-256=:BB==:");
     let whole = ("repr-digest", "sha-256=:CC==:");
@@ -428,7 +428,7 @@ async fn content_digest_stays_with_its_message() {
     )
     .await;
     run_both(
-        "RFC 9530 2: parts that are joined have none",
+        "RFC 9530 2: combined partial responses have no digest",
         &[
             ask(&[("range", "bytes=0-4")]).origin(
                 206,
@@ -586,7 +586,7 @@ async fn ranges_are_served_from_stored_responses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_is_served_where_it_is_allowed() {
+async fn a_stale_response_is_served_if_that_is_allowed() {
     let revalidate = ("cache-control", "max-age=60, must-revalidate");
     run_both(
         "RFC 9111 5.2.1.2: max-stale",
@@ -830,7 +830,7 @@ async fn one_no_store_answer_does_not_prevent_storing_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_on_receipt_counts() {
+async fn the_age_on_receipt_reduces_the_freshness_lifetime() {
     run_both(
         "RFC 9111 4.2.3, 5.1",
         &[
@@ -843,17 +843,17 @@ async fn the_age_on_receipt_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_if_cached_reaches_no_origin() {
+async fn a_request_with_only_if_cached_does_not_reach_the_origin() {
     for company in ["only-if-cached, no-store", "no-store, only-if-cached, max-age=0"] {
         let demand = ("cache-control", company);
         run_both(
             "RFC 9111 5.2.1.7: with no-store",
             &[
                 ask(&[demand])
-                    .gets(504, "only-if-cached: no stored response may answer this request\n"),
+                    .gets(504, "only-if-cached: the cache has no response to this request\n"),
                 ask(&[]).origin(200, &[A, MINUTE], "one"),
                 ask(&[demand])
-                    .gets(504, "only-if-cached: no stored response may answer this request\n"),
+                    .gets(504, "only-if-cached: the cache has no response to this request\n"),
             ],
         )
         .await;
@@ -863,9 +863,9 @@ async fn only_if_cached_reaches_no_origin() {
         "RFC 9111 5.2.1.7: with a condition that only the origin judges",
         &[
             ask(&[demand, ("if-match", "\"a\"")])
-                .gets(504, "only-if-cached: no stored response may answer this request\n"),
+                .gets(504, "only-if-cached: the cache has no response to this request\n"),
             ask(&[demand, ("if-unmodified-since", PAST.1)])
-                .gets(504, "only-if-cached: no stored response may answer this request\n"),
+                .gets(504, "only-if-cached: the cache has no response to this request\n"),
         ],
     )
     .await;

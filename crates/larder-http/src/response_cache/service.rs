@@ -1,4 +1,4 @@
-//! The service: decides on each request, and returns the future for it.
+//! The service, which decides how to handle each request and returns the response future.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ use crate::{
     ready::take_ready,
 };
 
-/// The service of a response cache: answers from the cache, and calls the inner service on a miss or bypass.
+/// The service of a response cache, which answers from the cache, and calls the inner service on a miss or bypass.
 ///
 /// Made by [`ResponseCacheLayer`](super::ResponseCacheLayer).
 pub struct ResponseCache<S> {
@@ -64,7 +64,7 @@ impl<S> ResponseCache<S> {
             // Values that are read inside are part of the response that the enclosing cache stores.
             Reason::Nested => context.kernel.scope(),
             _ => {
-                // A bypassed request keeps its credentials, even if the layer strips those of other requests.
+                // A bypassed request keeps its credentials, even if the layer strips the credentials of other requests.
                 context.kernel.scope().gathering(context.audience(
                     &Head::from(&request),
                     facts,
@@ -75,7 +75,7 @@ impl<S> ResponseCache<S> {
         self.insert_overrides(&mut request, why, &scope);
         let forward = if why == Reason::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
-        // `fwd=method` is the reason already.
+        // `fwd=method` already names the reason.
         let detail = (why != Reason::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..own_status(handling) };
         if why == Reason::Method {
@@ -100,8 +100,8 @@ impl<S> ResponseCache<S> {
         }
     }
 
-    /// Runs the full lookup, in a future of its own. Separate from `call`, so that hits do not carry the stack
-    /// frame of that future.
+    /// Runs the full lookup in a future of its own. This method is separate from `call`, so that hits do not carry the
+    /// stack frame of that future.
     #[inline(never)]
     fn miss<B, R>(
         &mut self,
@@ -131,8 +131,8 @@ impl<S> ResponseCache<S> {
         }
     }
 
-    /// Gives the handler its [`ResponseOverrides`]. In a request of an enclosing cache, passes the options of
-    /// this layer to that cache, or tells it not to store the response.
+    /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, passes the
+    /// options of this layer to that cache, or prevents that cache from storing the response.
     fn insert_overrides<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {
@@ -141,7 +141,7 @@ impl<S> ResponseCache<S> {
         };
         match why {
             Reason::Nested => self.context.options.pass_on_to(around),
-            // The enclosing cache does not store a response that bypasses this one.
+            // The enclosing cache does not store a response that bypasses this cache.
             why => drop(around.refuse(why)),
         }
     }
@@ -183,7 +183,7 @@ where
         if self.context.has_more_key_inputs
             && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
-            // This cache separates requests by inputs that the enclosing one does not know.
+            // This cache separates requests by inputs that the enclosing cache does not know.
             around.refuse(Reason::InnerCache);
         }
         if let Some(answer) = self.context.plain_hit(&request_key, request.headers(), began) {

@@ -1,4 +1,4 @@
-//! Stale-if-error: serves a stale response in place of an error, while its window is open.
+//! Stale-if-error: larder serves a stale response in place of an error, within its stale window.
 //!
 //! # Source
 //!
@@ -21,7 +21,7 @@ use super::{
 use crate::body::CacheBody;
 
 impl Lookup {
-    /// Returns the response in place of the failed fill of another request: a stale one, or the failure.
+    /// Returns a stale response in place of the failure of another request's fill, or else that failure.
     pub(super) fn fall_back<R>(
         &self,
         failure: Option<&SharedFailure>,
@@ -36,7 +36,7 @@ impl Lookup {
         }
     }
 
-    /// Replaces an error by the stale response, if that may still be served.
+    /// Replaces an error by the stale response, if that response may still be served.
     pub(super) fn or_stale<R, E>(
         &self,
         answer: Answer<R, E>,
@@ -63,7 +63,7 @@ impl Lookup {
         }
     }
 
-    /// Returns the stale response, if it may replace an error: it may have been invalidated during the fill.
+    /// Returns the stale response, if it may replace an error. It may not if it was invalidated during the fill.
     fn usable(&self, fallback: Option<&AnyEntry>) -> Option<AnyEntry> {
         let entry = fallback.filter(|_| self.is_trusted())?;
         let kernel = &self.context.kernel;

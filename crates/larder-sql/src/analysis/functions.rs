@@ -1,4 +1,5 @@
-//! The purity of functions: pure ones, and volatile ones that write nothing. Any other function may do anything.
+//! The purity of functions. Lists name the pure functions, and the volatile functions that write nothing; any other
+//! function may do anything.
 
 use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value};
 
@@ -7,7 +8,7 @@ use crate::catalog::Catalog;
 /// The effect of a function on the statement that calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purity {
-    /// It returns the same for the same arguments.
+    /// It returns the same value for the same arguments.
     Pure,
     /// Its result changes with time, but it writes nothing.
     Volatile,
@@ -44,7 +45,7 @@ pub(crate) fn listed(name: &str) -> Purity {
 }
 
 /// Whether a time function of SQLite has a fixed time as its argument. Otherwise its result depends on the clock;
-/// `'subsec'` alone means now, too.
+/// `'subsec'` alone also means now.
 fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     let FunctionArguments::List(list) = arguments else { return false };
     let [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] = &list.args[..] else {
@@ -56,8 +57,7 @@ fn is_of_fixed_time(arguments: &FunctionArguments) -> bool {
     }
 }
 
-/// Whether PostgreSQL, reading a text as a time, reads another one each day: `'today'`, `'10:00 tomorrow'`, bound or
-/// written.
+/// Whether PostgreSQL may parse a text as a different time each day, such as `'today'` or `'10:00 tomorrow'`.
 pub(crate) fn is_moving_time(text: &str) -> bool {
     let mut words = text.split(|letter: char| !letter.is_ascii_alphabetic());
     words.any(|word| MOVING_TIMES.iter().any(|moving| word.eq_ignore_ascii_case(moving)))
@@ -65,7 +65,7 @@ pub(crate) fn is_moving_time(text: &str) -> bool {
 
 const MOVING_TIMES: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
-/// Whether a name without brackets is a call.
+/// Whether a name without brackets is a function call.
 pub(super) fn needs_no_brackets(name: &str) -> bool {
     name.starts_with("current_") || ["localtime", "localtimestamp", "session_user"].contains(&name)
 }

@@ -2,32 +2,34 @@
 //!
 //! # The rules
 //!
-//! A query is a function of the rows of its tables. Its dependencies are found as follows; each step can only add
-//! dependencies that the query does not have.
+//! The rows of the tables that a query reads determine its result. larder finds the dependencies of a query by the
+//! following rules. They may add dependencies that the query does not have, but they do not miss a dependency.
 //!
-//! 1. Every relation that is named anywhere in it, by joins, subqueries, CTEs and unions, counts with all its rows; a
-//!    view counts as the tables behind it. The name of a CTE is no relation, unless a table or a view has the same
-//!    name. Relations of another schema, virtual tables and SQLite's own are not in the catalog, and a query that reads
-//!    one is not stored.
-//! 2. An occurrence of a table in a `FROM` is *pinned* when the `WHERE` of the same `SELECT` is a conjunction, and for
-//!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only rows of the
-//!    joined tables that satisfy the `WHERE` reach the result, and such a row contains a row of this occurrence whose
-//!    key is one of those values: no other row of the table matters. This holds for outer joins, too: the row of nulls
-//!    in place of a missing one does not satisfy the condition.
-//! 3. If *each* occurrence of a table is pinned, the query depends on these rows only, whether they exist or not (an
-//!    `INSERT` that adds one of them changes it). Otherwise it depends on the whole table.
-//! 4. Values pin only where they compare with the column as they are written: integers with a column of integers, texts
-//!    with a column that compares texts byte by byte. Everything else depends on the whole table.
+//! 1. A query depends on all rows of every relation that is named anywhere in it, including joins, subqueries, CTEs and
+//!    unions. A view is treated as the tables that it reads. The name of a CTE is not treated as a relation, unless a
+//!    table or a view has the same name. Relations of another schema, virtual tables and the tables of SQLite itself
+//!    are not in the catalog, and a query that reads such a relation is not stored.
+//! 2. An occurrence of a table in a `FROM` is *pinned* if the `WHERE` of the same `SELECT` is a conjunction, and for
+//!    each column of the primary key one of its members is `column = value` or `column IN (values)`. Only joined rows
+//!    that satisfy the `WHERE` reach the result, and such a row contains a row of this occurrence whose key is one of
+//!    those values, so no other row of the table affects the result. This holds for outer joins, too, because the row
+//!    of nulls that replaces a missing row does not satisfy the condition.
+//! 3. If *each* occurrence of a table is pinned, the query depends only on the pinned rows, whether they exist or not
+//!    (an `INSERT` that adds such a row changes the result). Otherwise it depends on the whole table.
+//! 4. A value pins an occurrence only if the database compares it with the column exactly as it is written: an integer
+//!    with a column of integers, or a text with a column that compares texts byte by byte. With any other value, the
+//!    query depends on the whole table.
 //!
 //! A write changes
 //!
 //! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key;
-//!    results that depend on the table as a whole change with them;
-//! 2. any row of the table where it names none, changes a key, or may remove rows it does not name (`REPLACE`, an
-//!    upsert over another unique key, a table that is defined to replace on conflict);
-//! 3. all tables that change with it by foreign keys and triggers, as a whole, and the tables that change with those;
-//! 4. everything, where its effects are unknown: schema changes, statements that cannot be parsed, unknown functions,
-//!    triggers that cannot be read, tables outside the catalog.
+//!    results that depend on the whole table change, too;
+//! 2. any row of the table, if the write names no rows, changes a key, or may remove rows that it does not name
+//!    (`REPLACE`, an upsert over another unique key, a table that is defined to replace on conflict);
+//! 3. all rows of the tables that change with it by foreign keys and triggers, and of the tables that change with those
+//!    tables;
+//! 4. everything, if the effects of the write are unknown: schema changes, statements that cannot be parsed, unknown
+//!    functions, triggers that cannot be read, tables outside the catalog.
 //!
 //! So a write invalidates each earlier result that it may have changed.
 
@@ -92,21 +94,21 @@ pub(crate) enum StatementKind {
     Query,
     /// It only reads, but its result is not storable, for this reason.
     Volatile(Reason),
-    /// It writes tables of the catalog.
+    /// It writes to tables of the catalog.
     Write,
     /// It changes the schema, or settings.
     Definition,
-    /// It may write anything, for this reason.
+    /// It may write to any table, for this reason.
     Unknown(Reason),
 }
 
 /// The analysis of a statement.
 #[derive(Clone, Debug)]
 pub(crate) struct Analysis {
-    /// A hash of the text, without whitespace and comments unless these are part of a column name.
+    /// A hash of the text, without whitespace and comments unless they are part of a column name.
     pub(crate) fingerprint: String,
     pub(crate) nature: StatementKind,
-    /// The tables that it reads: of each the pinned rows, or `None` for all rows.
+    /// The tables that it reads, each with the pinned rows, or with `None` for all rows.
     pub(crate) reads: BTreeMap<String, Option<Vec<PinnedKey>>>,
     /// Whether it reads something that the catalog does not describe.
     pub(crate) reads_unknown: bool,
@@ -119,7 +121,7 @@ pub(crate) struct TableChange {
     pub(crate) table: String,
     /// The rows that it names; `None` for any row.
     pub(crate) rows: Option<Vec<PinnedKey>>,
-    /// All tables that change with it, as a whole. `None` where any table may change.
+    /// All tables that change with it, each as a whole. `None` if any table may change.
     pub(crate) with: Option<BTreeSet<String>>,
 }
 
@@ -129,7 +131,7 @@ impl Analysis {
     }
 
     fn of_any_depth(text: &str, dialect: SqlDialect, catalog: Option<&Catalog>) -> Self {
-        // With quotes as they are written: texts that differ in quotes are different statements.
+        // Leaves quotes as they are written, because texts that differ in quotes are different statements.
         let raw = Tokenizer::new(dialect.parser(), text).with_unescape(false).tokenize();
         let tokens = Tokenizer::new(dialect.parser(), text).tokenize();
         let (Ok(raw), Ok(tokens)) = (raw, tokens) else {
@@ -176,7 +178,7 @@ impl Analysis {
             Ok([statement]) => {
                 let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
-                // SQLite names a column without an alias by the text of its expression.
+                // SQLite names a column without an alias after the text of its expression.
                 let by_text = dialect == SqlDialect::Sqlite && collector.has_unnamed_columns();
                 collector.finish(fingerprint(if by_text { text } else { normalised }))
             }
@@ -196,7 +198,7 @@ impl Analysis {
     }
 }
 
-/// The tables that several statements write, as in the body of a trigger. `None` where they may write anything.
+/// The tables to which several statements write, as in the body of a trigger. `None` if they may write to any table.
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) fn written_by(
     tokens: Vec<Token>,
@@ -230,7 +232,7 @@ fn written_by_any_depth(
     Some(tables)
 }
 
-/// The tables behind a view. `None` if its definition cannot be parsed, or is volatile.
+/// The tables that a view reads. `None` if its definition cannot be parsed, or is volatile.
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
     on_deep_stack(|| read_by_any_depth(query, dialect))
@@ -249,9 +251,9 @@ fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String
     (analysis.nature == StatementKind::Query).then(|| analysis.reads.into_keys().collect())
 }
 
-/// The analyses of statements, by their texts. A program has few texts, and short ones; one that writes values into its
-/// texts has any number. So all are removed at 4,096 texts or 4 MiB of text, and a text over 16 KiB is analysed each
-/// time.
+/// The analyses of statements, by their texts. Most programs have few and short texts, but a program that writes values
+/// into its texts may have any number of them. So all analyses are removed at 4,096 texts or 4 MiB of text, and a text
+/// over 16 KiB is analysed each time.
 #[derive(Debug, Default)]
 pub(crate) struct Analyses {
     known: RwLock<Texts>,
@@ -260,7 +262,7 @@ pub(crate) struct Analyses {
 #[derive(Debug, Default)]
 struct Texts {
     analyses: HashMap<Arc<str>, Arc<Analysis>, RandomState>,
-    /// The bytes of all texts together.
+    /// The size of all texts together, in bytes.
     bytes: usize,
 }
 
@@ -289,13 +291,13 @@ impl Analyses {
     }
 }
 
-/// Runs a recursive function on a stack that is large enough for the deepest statement, in builds without optimisation
-/// too. The memory (128 MiB) is reserved for the call, and only its used part is allocated.
+/// Runs a recursive function on a stack that is large enough for the deepest statement, even in builds without
+/// optimisation. The memory (128 MiB) is reserved for the call, and only its used part is allocated.
 fn on_deep_stack<T>(run: impl FnOnce() -> T) -> T {
     stacker::grow(DEEP_STACK, run)
 }
 
-/// Cuts names as PostgreSQL does, at 63 bytes between characters: two names that agree so far are equal.
+/// Cuts names as PostgreSQL does, at 63 bytes between characters. Two names that agree up to there are equal.
 fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
     let cut = |mut token: Token| {
         if let Token::Word(word) = &mut token
@@ -321,7 +323,8 @@ pub(crate) fn is_empty(text: &str) -> bool {
     })
 }
 
-/// Numbers each `?`. Drivers number them differently beside other placeholders: then they name no row.
+/// Numbers each `?`. If a statement also has other placeholders, drivers number the `?` differently, so these are left
+/// without a number and do not identify a row.
 fn numbered(tokens: Vec<Token>) -> Vec<Token> {
     let is_plain = |token: &Token| matches!(token, Token::Placeholder(name) if name == "?");
     let is_other = |token: &Token| matches!(token, Token::Placeholder(name) if name != "?");
@@ -338,7 +341,7 @@ fn numbered(tokens: Vec<Token>) -> Vec<Token> {
     tokens.into_iter().map(number).collect()
 }
 
-/// All tokens without whitespace and comments, each behind its length.
+/// All tokens except whitespace and comments, each after its length.
 fn normalised(tokens: &[Token]) -> String {
     let mut text = String::new();
     for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
@@ -352,7 +355,7 @@ pub(crate) fn fingerprint(text: &str) -> String {
     digest(text, 16)
 }
 
-/// The first bytes, as many as given, of the SHA-256 of a text, in hexadecimal digits.
+/// The first bytes of the SHA-256 of a text, as many as `bytes`, in hexadecimal digits.
 pub(crate) fn digest(text: &str, bytes: usize) -> String {
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(bytes).fold(String::with_capacity(2 * bytes), |mut hex, byte| {

@@ -1,4 +1,4 @@
-//! Finds the rows of a table to which a condition pins a query: rule 2.
+//! Finds the rows of a table to which a condition pins a query (rule 2).
 
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, TableFactor, TableWithJoins,
@@ -169,7 +169,7 @@ fn member<'a>(condition: &'a Expr, members: &mut Vec<(&'a Expr, Vec<Operand>)>) 
     }
 }
 
-/// Whether an expression is this column of this occurrence and of no other.
+/// Whether an expression is this column of this occurrence, and not of another occurrence.
 fn is_column(
     tested: &Expr,
     column: &KeyColumn,

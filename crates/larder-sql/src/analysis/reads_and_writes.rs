@@ -26,7 +26,7 @@ pub(super) struct Collector<'a> {
     /// The number of occurrences of each relation.
     relations: BTreeMap<String, usize>,
     pinned: BTreeMap<String, Vec<PinnedKey>>,
-    /// The names of CTEs that hide tables, for each query around the present place of the walk.
+    /// The names of CTEs that hide tables, for each query that encloses the current position of the walk.
     scopes: Vec<BTreeSet<String>>,
     /// The same for the queries of CTEs that the walk has not reached yet.
     within_ctes: HashMap<*const Query, BTreeSet<String>>,
@@ -59,7 +59,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether a column of the result may be named by the text of its expression.
+    /// Whether a column of the result may be named after the text of its expression.
     pub(super) fn has_unnamed_columns(&self) -> bool {
         self.has_unnamed_columns
     }
@@ -83,7 +83,7 @@ impl<'a> Collector<'a> {
         Analysis { fingerprint, nature, reads, reads_unknown, changes: self.changes }
     }
 
-    /// Rules 1 and 3.
+    /// Applies rules 1 and 3.
     fn reads(&mut self) -> BTreeMap<String, Option<Vec<PinnedKey>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
@@ -118,14 +118,14 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// As [`Self::call`], for a call that may not exist.
+    /// Does the same as [`Self::call`], if there is a call.
     fn call_if(&mut self, purity: Option<Purity>) {
         if let Some(purity) = purity {
             self.call(purity);
         }
     }
 
-    /// A name as the server resolves it: PostgreSQL keeps the case of quoted names.
+    /// Returns a name as the server resolves it. PostgreSQL preserves the case of quoted names.
     fn resolved(&self, name: &Ident) -> String {
         match (self.dialect, name.quote_style) {
             (SqlDialect::Postgres, Some(_)) => name.value.clone(),
@@ -139,14 +139,14 @@ impl<'a> Collector<'a> {
         self.scopes.last().is_some_and(|scope| scope.contains(&self.resolved(name)))
     }
 
-    /// Calls the user-defined overloads of a function for which the language has its own syntax.
+    /// Records calls of the user-defined overloads of a function for which SQL has its own syntax.
     fn overloaded(&mut self, name: &str) {
         let purity = self.catalog.and_then(|catalog| catalog.purity(name));
         self.call_if(purity);
     }
 
-    /// The name by which a function is looked up: the catalog of PostgreSQL merges functions of one name in all
-    /// schemas.
+    /// Returns the name by which a function is looked up. The catalog of PostgreSQL merges the functions of all schemas
+    /// that have the same name.
     fn function(&self, name: &ObjectName) -> Option<String> {
         match (self.dialect, self.catalog) {
             (SqlDialect::Postgres, Some(_)) => pins::relation(name),
@@ -154,7 +154,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Calls the operators behind words of the language.
+    /// Records calls of the operators that implement keywords of SQL.
     ///
     /// Source: PostgreSQL, section 9.7 on `LIKE` and `SIMILAR TO`, 9.2 on `BETWEEN`, 9.24 on `IN`, 9.18 on `CASE`.
     fn operators_behind(&mut self, expr: &Expr) {
@@ -197,7 +197,7 @@ impl<'a> Collector<'a> {
             Some(catalog) if catalog.is_table(&table) => {
                 catalog.changes_with(&table, what.deletes, what.updates)
             }
-            // A view, a table that was created since, or no catalog at all.
+            // There is no catalog, or this is a view or a table that was created since the catalog was read.
             _ => None,
         };
         self.changes.push(TableChange { table, rows, with });
@@ -218,7 +218,8 @@ impl<'a> Collector<'a> {
                 OnConflictAction::DoNothing => Some(false),
                 OnConflictAction::DoUpdate(update) => {
                     let target = conflict.conflict_target.as_ref();
-                    // An upsert over the key changes the named row; over another unique key, any row.
+                    // An upsert over the key changes the named row; an upsert over another unique key may change any
+                    // row.
                     let is_over_key = target.is_some_and(|target| is_key(target, &key));
                     (is_over_key && !touches(&update.assignments, &key)).then_some(true)
                 }
@@ -274,7 +275,7 @@ impl<'a> Collector<'a> {
         table: Option<&str>,
     ) -> Option<Vec<PinnedKey>> {
         let pinned = pins::pinned(occurrences, condition, self.catalog?);
-        // Another occurrence of the table in a `FROM` may be the pinned one.
+        // Another occurrence of the table in a `FROM` may be the pinned occurrence.
         let mut own = pinned.into_iter().filter(|(name, _)| Some(&**name) == table);
         match (own.next(), own.next()) {
             (Some((_, rows)), None) if occurrences.len() == 1 => Some(vec![rows]),
@@ -282,7 +283,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether a conflict with another row of this table removes that row.
+    /// Whether a write to this table removes other rows that conflict with the written row.
     fn replaces(&self, table: Option<&str>) -> bool {
         table.zip(self.catalog).is_some_and(|(table, catalog)| catalog.replaces(table))
     }
@@ -310,7 +311,8 @@ impl Visitor for Collector<'_> {
             let outer = scope.clone();
             let names = with.cte_tables.iter().map(|table| self.resolved(&table.alias.name));
             let names: Vec<String> = names.collect();
-            // In SQLite all CTEs see each other; in PostgreSQL each sees those before it, unless `RECURSIVE`.
+            // In SQLite all CTEs see each other; in PostgreSQL each CTE sees only the CTEs before it, unless the query
+            // has `RECURSIVE`.
             let all_see_all = with.recursive || self.dialect == SqlDialect::Sqlite;
             for (at, table) in with.cte_tables.iter().enumerate() {
                 let seen = if all_see_all { &names[..] } else { &names[..at] };
@@ -342,7 +344,7 @@ impl Visitor for Collector<'_> {
             _ => false,
         };
         if select.from.iter().any(|table| !table.joins.is_empty()) {
-            // A join may be by `USING` or `NATURAL`, which compare with `=`.
+            // A join may have `USING` or `NATURAL`, which compare with `=`.
             self.operator(&"=");
         }
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
@@ -367,7 +369,8 @@ impl Visitor for Collector<'_> {
             self.call(Purity::Unknown);
         }
         match pins::table(relation, self.dialect) {
-            // A CTE. If a table has its name it counts as a table, too, since the walk may confuse the two.
+            // A CTE. If a relation has the same name, the name is treated as this relation, because the walk may
+            // confuse the two.
             Some(name)
                 if self.is_cte(relation)
                     && self.catalog.is_none_or(|catalog| !catalog.is_relation(&name)) => {}

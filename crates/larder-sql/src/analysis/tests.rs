@@ -55,7 +55,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
         ("SELECT * FROM products WHERE ?1 = id", "products:42"),
         ("SELECT * FROM products WHERE id IN (1, ?, -3)", "products:-3 products:1 products:42"),
         ("SELECT * FROM \"main\".\"products\" WHERE \"id\" = 7", "products:7"),
-        // Not a conjunction, not the key, not a value as it is written.
+        // These are not a conjunction, not the key, or not a value that is compared as it is written.
         ("SELECT * FROM products WHERE id = 7 OR stock = 0", "products"),
         ("SELECT * FROM products WHERE NOT (id = 7)", "products"),
         ("SELECT * FROM products WHERE id NOT IN (7)", "products"),
@@ -76,7 +76,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
         ("SELECT * FROM lines WHERE cart = 'a' AND product IN (1, 2)", "lines:a,1 lines:a,2"),
         ("SELECT * FROM lines WHERE cart = 'a'", "lines"),
         ("SELECT * FROM notes WHERE id = 7", "notes"),
-        // Joins: each table by itself; a name without a table is of neither.
+        // Joins pin each table separately; a column name without a table belongs to neither table.
         (
             "SELECT * FROM products p JOIN categories c ON c.slug = p.slug WHERE p.id = 7",
             "categories products:7",
@@ -92,7 +92,7 @@ fn a_query_depends_on_the_rows_it_names_and_on_all_tables_it_reads() {
             "products:7 products:8",
         ),
         ("SELECT * FROM products p ON p.id = 7", "Volatile(NotUnderstood) sql:d"),
-        // Below: subqueries, CTEs, unions, views.
+        // Subqueries, CTEs, unions and views follow.
         (
             "SELECT (SELECT count(*) FROM reviews WHERE product = p.id) FROM products p WHERE p.id = 7",
             "products:7 reviews",
@@ -212,7 +212,7 @@ fn a_write_invalidates_the_rows_it_names_or_the_whole_table() {
     for (text, expected) in rows {
         assert_eq!(written(text, &bound), expected, "{text}");
     }
-    assert!(written("SELECT * FROM products", &[]).is_empty(), "a query writes nothing at all");
+    assert!(written("SELECT * FROM products", &[]).is_empty(), "a query writes nothing");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn whitespace_and_comments_do_not_change_the_fingerprint() {
     assert_eq!(one.fingerprint, analysed("SELECT * FROM products WHERE id=?").fingerprint);
     let [two, words] = ["SELECT 1 IN ('x'' , ''y')", "SELECT 1 IN ('x' , 'y')"]
         .map(|text| analysed(text).fingerprint);
-    assert_ne!(two, words, "quotes within quotes are not quotes");
+    assert_ne!(two, words, "escaped quotes are part of the literal");
     assert_ne!(one.fingerprint, analysed("SELECT * FROM products WHERE id = 'a  b'").fingerprint);
     let [narrow, wide] = ["SELECT 'a b'", "SELECT 'a  b'"].map(|text| analysed(text).fingerprint);
     assert_ne!(narrow, wide);
@@ -246,7 +246,7 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
         ),
         ("WITH x AS (SELECT id FROM products WHERE id = 7) SELECT id FROM x", "products:7"),
         ("WITH x AS (SELECT 1 AS n) SELECT n FROM main.x", "Volatile(UnknownRelation) sql:d"),
-        // A function that stands where a table stands is no table elsewhere.
+        // A function that is used like a table is not a table elsewhere.
         ("SELECT value FROM json_each('[1]')", "sql:d"),
         ("SELECT 1 FROM json_each('[1]') JOIN json_each", "Volatile(UnknownRelation) sql:d"),
     ];
@@ -262,13 +262,13 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
     assert_eq!(
         quoted.nature,
         StatementKind::Volatile(larder_core::Reason::UnknownRelation),
-        "names in quotes keep their case"
+        "quoted names preserve their case"
     );
     let seen = postgres("WITH pg_class AS (SELECT n FROM pg_class) SELECT n FROM pg_class");
     assert_eq!(
         seen.nature,
         StatementKind::Volatile(larder_core::Reason::UnknownRelation),
-        "the one inside is the server's"
+        "within its own definition, the name refers to the relation of the server"
     );
 }
 
@@ -381,7 +381,7 @@ fn stored_analyses_are_limited_in_bytes() {
     assert!(analyses.bytes() > 0);
     let before = analyses.bytes();
     analyses.get(&"x".repeat(1 << 20), || analysed("SELECT 1"));
-    assert_eq!(analyses.bytes(), before, "a long text is no key");
+    assert_eq!(analyses.bytes(), before, "the analysis of a long text is not stored");
 }
 
 #[test]
@@ -393,11 +393,11 @@ fn long_names_are_cut_as_in_postgres() {
     let analysis = Analysis::of(&text, SqlDialect::Postgres, Some(&catalog));
     assert_eq!(analysis.changes[0].rows, None, "the key is changed");
     let analysis = Analysis::of(&text, SqlDialect::Sqlite, Some(&catalog));
-    assert!(analysis.changes[0].rows.is_some(), "SQLite takes names as they are");
+    assert!(analysis.changes[0].rows.is_some(), "SQLite does not cut names");
 }
 
 #[test]
-fn whitespace_counts_in_expressions_that_name_a_column() {
+fn whitespace_changes_the_fingerprint_of_expressions_that_name_a_column() {
     let same = |one: &str, other: &str| analysed(one).fingerprint == analysed(other).fingerprint;
     assert!(!same("SELECT id+1 FROM products", "SELECT id + 1 FROM products"));
     assert!(!same("SELECT x'01'", "SELECT X'01'"));

@@ -1,7 +1,7 @@
 //! Detects texts that begin or end a transaction.
 //!
-//! On a pooled connection such a statement would put the statements of other callers into a transaction, or end theirs.
-//! It is detected in texts of one statement and of several, even if the rest of the text cannot be parsed.
+//! On a pooled connection such a statement would put the statements of other callers into a transaction, or end their
+//! transaction. larder detects it in texts of one or several statements, even if the rest of the text cannot be parsed.
 
 use sqlparser::tokenizer::Token;
 
@@ -34,7 +34,7 @@ fn any_controls(words: &[String]) -> bool {
     for statement in words.split(|word| word == ";") {
         let word = |at: usize| statement.get(at).map_or("", String::as_str);
         if in_body {
-            // The body of a trigger or a routine: its `END` ends the body, not a transaction.
+            // In the body of a trigger or a routine, `END` ends the body and not a transaction.
             in_body = word(0) != "END";
             continue;
         }

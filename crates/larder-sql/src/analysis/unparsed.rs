@@ -1,16 +1,16 @@
 //! Decides whether a statement that cannot be parsed can write.
 //!
-//! A statement that cannot be parsed would count as a write of everything. But most of them are queries in a form that
-//! the parser does not know, and these need only bypass the cache. Its tokens show that a statement cannot write: it is
-//! a single one, begins as a query does, has no word by which a query writes, and calls only functions that are known
-//! not to write.
+//! A statement that cannot be parsed would be treated as a write to every table. But most of these statements are
+//! queries in a form that the parser does not know, which only need to bypass the cache. larder knows that such a
+//! statement cannot write if its tokens form a single statement that begins like a query, has no keyword with which a
+//! query writes, and calls only functions that are known not to write.
 
 use sqlparser::tokenizer::{Token, Word};
 
 use super::{SqlDialect, functions, functions::Purity};
 use crate::catalog::{Catalog, folded};
 
-/// Whether a text of these tokens cannot write. `false` where this is not certain.
+/// Whether a text of these tokens cannot write. `false` if this is not certain.
 pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Catalog) -> bool {
     let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
     let mut tokens: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
@@ -57,7 +57,7 @@ fn has(tokens: &[&Token], words: &[&str]) -> bool {
     tokens.iter().filter_map(|token| bare(token)).any(is)
 }
 
-/// Whether the token at this place calls no function that may write.
+/// Whether the token at this position calls no function that may write.
 fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
     let Token::Word(word) = tokens[at] else { return true };
     let name = folded(&word.value);
@@ -68,7 +68,8 @@ fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
         return true;
     }
     match functions::of_name(&name, Some(catalog)) {
-        // A function that may have been created since, unless the language itself has brackets here.
+        // The function may have been created since the catalog was read, unless the brackets belong to the syntax of
+        // SQL.
         Purity::Unknown => {
             let is_word = word.quote_style.is_none() && BEFORE_BRACKETS.contains(&&*name);
             catalog.purity(&name).is_none() && (is_word || names_columns(tokens, at + 1))
@@ -78,7 +79,7 @@ fn is_harmless(tokens: &[&Token], at: usize, catalog: &Catalog) -> bool {
 }
 
 /// Whether the brackets that open here hold the columns of a CTE: `x (a, b) AS [NOT] [MATERIALIZED] (SELECT …`. In
-/// contrast `f(a) AS n` is a call.
+/// contrast, `f(a) AS n` is a call.
 fn names_columns(tokens: &[&Token], open: usize) -> bool {
     let close = tokens[open..].iter().position(|token| matches!(token, Token::RParen));
     let Some(close) = close else { return false };
@@ -96,7 +97,7 @@ fn names_columns(tokens: &[&Token], open: usize) -> bool {
     begins && rest.next().is_some_and(|token| is(token, &["SELECT", "VALUES", "WITH", "TABLE"]))
 }
 
-/// Whether a `PRAGMA` sets nothing: it has no value, or its value only selects the output.
+/// Whether a `PRAGMA` sets nothing, because it has no value or its value only selects the output.
 fn only_shows(tokens: &[&Token]) -> bool {
     let sets = tokens.iter().any(|token| matches!(token, Token::Eq | Token::LParen));
     let open = tokens.iter().position(|token| matches!(token, Token::LParen | Token::Eq));
@@ -105,11 +106,11 @@ fn only_shows(tokens: &[&Token]) -> bool {
     !sets || (name.is_some_and(shows) && !tokens.iter().any(|token| matches!(token, Token::Eq)))
 }
 
-/// Words by which a statement that begins as a query writes, or runs a statement that does.
+/// Keywords with which a statement that begins like a query writes, or runs a statement that writes.
 const WRITING: [&str; 9] =
     ["INSERT", "UPDATE", "DELETE", "MERGE", "INTO", "EXECUTE", "CREATE", "REFRESH", "DECLARE"];
 
-/// Words of the language, and types, before brackets that are no call.
+/// Keywords and types of SQL that may come before brackets without being a function call.
 const BEFORE_BRACKETS: &[&str] = &[
     "all",
     "and",

@@ -1,4 +1,4 @@
-//! The catalog of a database: tables with their keys, the tables that change with them, and the tables behind views.
+//! The catalog of a database: tables with their keys, the tables that change with them, and the tables that views read.
 
 use std::collections::{BTreeSet, HashMap};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -14,9 +14,9 @@ pub(crate) mod sqlite;
 
 /// The tables and views of a database.
 ///
-/// [`SqlxService`](crate::SqlxService) reads it from the database. Without a catalog each query depends on whole
+/// [`SqlxService`](crate::SqlxService) reads it from the database. Without a catalog, each query depends on whole
 /// tables, and each write invalidates everything. A query that reads a relation outside the catalog is not stored, and
-/// a statement that writes one invalidates everything.
+/// a statement that writes to such a relation invalidates everything.
 ///
 /// ```
 /// use larder_sql::{Catalog, KeyKind, Table};
@@ -33,16 +33,16 @@ pub struct Catalog {
     fields: HashMap<String, Purity>,
     /// User-defined operators that are not immutable.
     operators: HashMap<String, Purity>,
-    /// The worst of the functions that any statement may call without naming them: implicit user-defined casts, and
-    /// user-defined operators by which rows are sorted, grouped and compared.
+    /// The worst purity of the functions that any statement may call without naming them: implicit user-defined casts,
+    /// and user-defined operators that sort, group and compare rows.
     implied: Option<Purity>,
     /// The same for any statement that writes: assignment casts, and checks of domains.
     implied_by_writes: Option<Purity>,
     /// The same for a statement that casts.
     casts: Option<Purity>,
-    /// Relations whose reading calls a function that may write: views, and tables with row-level security.
+    /// Relations for which a read calls a function that may write: views, and tables with row-level security.
     writing: BTreeSet<String>,
-    /// The identity of the database, and the settings of the session: part of the key of each result.
+    /// The identity of the database, and the settings of the session, which are part of the key of each result.
     origin: Option<String>,
 }
 
@@ -53,7 +53,8 @@ pub struct Table {
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
-    /// Whether its rows can be written, but a query that reads it is not storable: a full-text index.
+    /// Whether it is a table, such as a full-text index, whose rows can be written although a query that reads it is
+    /// not storable.
     is_opaque: bool,
     /// The tables that share rows with this one, by partitions or inheritance.
     tree: BTreeSet<String>,
@@ -66,17 +67,17 @@ pub(crate) struct KeyColumn {
     pub(crate) kind: KeyKind,
 }
 
-/// How the values of a key column are compared. A value of another kind than the column's does not name a row.
+/// How the values of a key column are compared. A value of a different kind does not identify a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyKind {
     /// As integers.
     Integer,
-    /// As texts, byte by byte. Not for a column whose collation treats different texts as equal.
+    /// As texts, byte by byte. Do not use it for a column whose collation treats different texts as equal.
     Text,
 }
 
-/// A table whose rows are deleted or changed with those of another, by a foreign key.
+/// A table whose rows are deleted or changed with the rows of another table, by a foreign key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Child {
     table: String,
@@ -84,7 +85,7 @@ struct Child {
     on_update: bool,
 }
 
-/// The tables that a write also writes, by triggers.
+/// The tables to which triggers write when a table is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Effect {
     #[default]
@@ -95,7 +96,7 @@ pub(crate) enum Effect {
 }
 
 impl Catalog {
-    /// A catalog without tables.
+    /// Creates a catalog without tables.
     pub fn new() -> Self {
         Self::default()
     }
@@ -134,18 +135,18 @@ impl Catalog {
         self.writing.contains(relation)
     }
 
-    /// Whether neither a cast nor an operator can write, which statements use without naming a function.
+    /// Whether casts and operators, which statements use without naming a function, cannot write.
     pub(crate) fn hides_no_write(&self) -> bool {
         let hidden = [self.implied, self.casts].into_iter().flatten();
         !hidden.chain(self.operators.values().copied()).any(|purity| purity == Purity::Unknown)
     }
 
-    /// The identity of the database, and the settings of the session. `None` where they are not known.
+    /// The identity of the database, and the settings of the session. `None` if they are unknown.
     pub(crate) fn origin(&self) -> Option<&str> {
         self.origin.as_deref()
     }
 
-    /// Sets the origin, unless there is one.
+    /// Sets the origin, unless it is already set.
     pub(crate) fn or_origin(mut self, origin: Option<String>) -> Self {
         self.origin = self.origin.or(origin);
         self
@@ -156,14 +157,14 @@ impl Catalog {
     pub(crate) fn of_origin(mut self, facts: &[String]) -> Self {
         let mut written = String::new();
         for fact in facts {
-            // Each behind its length: two different lists of facts are written differently.
+            // Writes the length before each fact, so that two different lists of facts are written differently.
             write!(written, "{}:{fact}", fact.len()).expect("writing to a string cannot fail");
         }
         self.origin = Some(fingerprint(&written));
         self
     }
 
-    /// The purity of a function as the database declares it; `None` where the lists of known functions decide.
+    /// The purity of a function as the database declares it; `None` if the lists of known functions determine it.
     pub(crate) fn purity(&self, function: &str) -> Option<Purity> {
         self.functions.get(function).copied()
     }
@@ -182,7 +183,7 @@ impl Catalog {
         !self.operators.is_empty()
     }
 
-    /// The purity of a user-defined operator; `None` for an immutable one.
+    /// The purity of a user-defined operator; `None` if the operator is immutable.
     pub(crate) fn operator(&self, name: &str) -> Option<Purity> {
         self.operators.get(name).copied()
     }
@@ -202,17 +203,17 @@ impl Catalog {
         self.is_table(name) || self.views.contains_key(name)
     }
 
-    /// Whether a conflict with another row of a table removes that row.
+    /// Whether a write to a table removes other rows that conflict with the written row.
     pub(crate) fn replaces(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|table| table.replaces)
     }
 
-    /// The tables behind a relation. `None` where they are not known.
+    /// The tables that a relation reads. `None` if they are unknown.
     pub(crate) fn made_of(&self, relation: &str) -> Option<BTreeSet<String>> {
         let (mut tables, mut seen) = (BTreeSet::new(), BTreeSet::new());
         let mut next = vec![relation];
         while let Some(name) = next.pop() {
-            // Views may name each other, if only by the names of their CTEs.
+            // Views may name each other, for example if a CTE has the name of a view.
             if !seen.insert(name) {
                 continue;
             }
@@ -233,7 +234,7 @@ impl Catalog {
     }
 
     /// All tables that change when rows of a table are written, without the table itself, unless it changes through
-    /// others. `None` where any table may change.
+    /// other tables. `None` if any table may change.
     pub(crate) fn changes_with(
         &self,
         table: &str,
@@ -261,14 +262,14 @@ impl Catalog {
             Effect::Anything => return false,
         }
         next.into_iter().all(|name| {
-            // Once is enough: the tables that change with it have been followed then.
+            // Follows each table once, because that already adds all tables that change with it.
             !all.insert(name.to_owned()) || self.spread(name, true, true, all)
         })
     }
 }
 
 impl Table {
-    /// A table without key, foreign keys and triggers.
+    /// Creates a table without a key, foreign keys or triggers.
     pub fn new() -> Self {
         Self::default()
     }
@@ -280,43 +281,43 @@ impl Table {
         self
     }
 
-    /// Adds a child table: its rows are deleted or changed when rows of this table are deleted, or when their keys are
-    /// updated: a foreign key with `CASCADE`, `SET NULL` or `SET DEFAULT`.
+    /// Adds a child table, which has a foreign key with `CASCADE`, `SET NULL` or `SET DEFAULT`: its rows are deleted or
+    /// changed when rows of this table are deleted, or when their keys are updated.
     #[must_use]
     pub fn child(mut self, table: &str, on_delete: bool, on_update: bool) -> Self {
         self.children.push(Child { table: folded(table), on_delete, on_update });
         self
     }
 
-    /// Declares that a write removes rows in conflict with the written one, as by `ON CONFLICT REPLACE` in the table's
-    /// definition.
+    /// Declares that a write removes rows that conflict with the written row, as with `ON CONFLICT REPLACE` in the
+    /// table's definition.
     #[must_use]
     pub fn replaces_conflicts(mut self) -> Self {
         self.replaces = true;
         self
     }
 
-    /// Adds tables that share rows with this one: partitions, and tables that inherit.
+    /// Adds tables that share rows with this one: partitions, and tables that inherit from each other.
     #[must_use]
     pub fn shares_rows_with<'a>(mut self, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.tree.extend(tables.into_iter().map(folded));
         self
     }
 
-    /// Adds tables that triggers write at each write of this table.
+    /// Adds tables to which triggers write at each write to this table.
     #[must_use]
     pub fn triggers<'a>(self, tables: impl IntoIterator<Item = &'a str>) -> Self {
         let tables = tables.into_iter().map(folded).collect();
         self.with_effect(Effect::Tables(tables))
     }
 
-    /// Declares that a write of this table may write any table, by triggers.
+    /// Declares that the triggers of this table may write to any table.
     #[must_use]
     pub fn triggers_anything(self) -> Self {
         self.with_effect(Effect::Anything)
     }
 
-    /// Declares that a query which reads this table is not storable, and that a write of it changes no other table.
+    /// Declares that a query which reads this table is not storable, and that a write to it changes no other table.
     #[cfg(feature = "sqlite")]
     pub(crate) fn opaque(mut self) -> Self {
         self.is_opaque = true;
@@ -336,8 +337,8 @@ impl Table {
     }
 }
 
-/// Folds a name for comparison. PostgreSQL keeps the case of quoted names: names that differ only in case are not
-/// described.
+/// Folds a name for comparison. PostgreSQL preserves the case of quoted names, so relations whose names differ only in
+/// case are not described.
 pub(crate) fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
 }

@@ -1,9 +1,9 @@
 //! Reads the catalog of a PostgreSQL database.
 //!
-//! Describes only relations of the schema `public` to which their bare names resolve, so that a name in a statement and
-//! a name here are the same table. Names are folded to lower case; relations whose names differ only in case are not
-//! described. A query that reads a relation outside the catalog is not stored, and a statement that writes one
-//! invalidates everything.
+//! Describes only relations of the schema `public` to which their unqualified names resolve, so that a name in a
+//! statement and the same name in the catalog refer to the same table. Names are folded to lower case; relations whose
+//! names differ only in case are not described. A query that reads a relation outside the catalog is not stored, and a
+//! statement that writes to such a relation invalidates everything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,8 +19,8 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     for relation in &read.relations {
         let name = folded(&relation.name);
         match read.names.get(&relation.oid) {
-            // Stored by name only: the analysis does not take it for a CTE of the same name, and no query that reads it
-            // is stored.
+            // Only the name is stored, so that the analysis does not mistake the relation for a CTE of the same name,
+            // and no query that reads it is stored.
             None => drop(catalog.views.insert(name, None)),
             Some(_) if relation.is_view() => drop(catalog.views.insert(name, read.view(relation))),
             Some(_) => match read.table(relation) {
@@ -42,7 +42,7 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
     for (name, volatility, is_of_index) in &read.operators {
         let Some(purity) = purity(*volatility) else { continue };
         if *is_of_index {
-            // Rows are sorted, grouped and compared by it, in statements that do not name it.
+            // Statements that do not name the operator may sort, group and compare rows with it.
             catalog.implied = catalog.implied.max(Some(purity));
         }
         catalog.operators.insert(name.clone(), purity);
@@ -109,12 +109,13 @@ impl CatalogRows {
         self.names.get(&oid).map(String::as_str)
     }
 
-    /// The tables behind a view. `None` if the view is volatile, or reads a relation that is not described.
+    /// The tables that a view reads. `None` if the view is volatile, or reads a relation that is not described.
     fn view(&self, view: &Relation) -> Option<BTreeSet<String>> {
         if self.unsteady.contains(&(view.oid,)) {
             return None;
         }
-        // Exact, but without system catalogs and built-in functions: those appear only in the text of the view.
+        // These dependencies are exact, but lack system catalogs and built-in functions, which appear only in the text
+        // of the view.
         let of = self.made_of.iter().filter(|(of, _)| *of == view.oid);
         let tables: Option<BTreeSet<String>> =
             of.map(|(_, table)| self.name(*table).map(str::to_owned)).collect();
@@ -123,7 +124,7 @@ impl CatalogRows {
         tables.filter(|tables| read.iter().all(|name| tables.contains(name)))
     }
 
-    /// A table. `None` if it shares rows with tables that are not described.
+    /// Describes a table. `None` if it shares rows with tables that are not described.
     fn table(&self, relation: &Relation) -> Option<Table> {
         let tree = self.trees.get(&relation.oid).into_iter().flatten();
         let tree = tree.filter(|oid| **oid != relation.oid).map(|oid| self.name(*oid));
@@ -135,7 +136,7 @@ impl CatalogRows {
         if !own.is_empty() || runs || self.ruled.contains(&(relation.oid,)) {
             table = table.triggers_anything();
         }
-        // A `BEFORE` trigger may store another key than the given one.
+        // A `BEFORE` trigger may change the key of a row.
         if !own.iter().any(|trigger| trigger.is_before_rows) {
             for (column, kind) in key(relation.oid, &self.columns, &self.keys).unwrap_or_default() {
                 table = table.key(&column, kind);
@@ -144,8 +145,8 @@ impl CatalogRows {
         Some(table)
     }
 
-    /// Adds the functions behind conversions: user-defined casts and checks of domains; and the relations whose reading
-    /// calls a function that may write.
+    /// Adds the functions that conversions call (user-defined casts and checks of domains), and the relations for which
+    /// a read calls a function that may write.
     fn add_casts(&self, catalog: &mut Catalog) {
         for cast in &self.casts {
             let purity = cast.called.purity();
@@ -161,12 +162,12 @@ impl CatalogRows {
             if code.is_of_domain {
                 let purity = code.called.purity();
                 catalog.casts = catalog.casts.max(Some(purity));
-                // Storing a value in a column of a domain converts it, too.
+                // A write to a column of a domain converts the value, too.
                 catalog.implied_by_writes = catalog.implied_by_writes.max(Some(purity));
             }
             writing.extend(code.view.filter(|_| code.called.may_write()));
         }
-        // And the views over such views.
+        // Adds the views that read such views, too.
         loop {
             let of = |(view, made_of): &(i64, i64)| writing.contains(made_of).then_some(*view);
             let more: BTreeSet<i64> = self.made_of.iter().filter_map(of).collect();
@@ -235,7 +236,7 @@ struct Trigger {
     is_ours: bool,
 }
 
-/// The names of the described relations, without those that differ only in case.
+/// The names of the described relations, without names that differ only in case.
 fn names(relations: &[Relation]) -> BTreeMap<i64, String> {
     let mut times: HashMap<String, u32> = HashMap::new();
     for relation in relations {
@@ -263,7 +264,7 @@ fn trees(inherits: &[(i64, i64)]) -> HashMap<i64, BTreeSet<i64>> {
     beside.keys().map(|oid| (*oid, tree(*oid))).collect()
 }
 
-/// The primary key of a table; `None` unless all of its columns compare values as they are written.
+/// The primary key of a table; `None` unless all of its columns compare values exactly as they are written.
 fn key(
     relation: i64,
     columns: &[Column],
@@ -274,7 +275,8 @@ fn key(
     let own = columns.iter().filter(|column| column.relation == relation);
     let mut times: HashMap<String, u32> = HashMap::new();
     own.for_each(|column| *times.entry(folded(&column.name)).or_default() += 1);
-    // Names are compared without case here, and with case by the server: two such columns cannot be told apart.
+    // larder compares names without case, but the server compares them with case, so larder cannot distinguish two
+    // columns whose names differ only in case.
     if names.iter().any(|name| times.get(&folded(name)).copied() != Some(1)) {
         return None;
     }
@@ -285,8 +287,9 @@ fn key(
     names.iter().map(kind).collect()
 }
 
-/// The way in which a column compares its values; `None` unless it compares them as they are written. A `varchar(5)`
-/// cuts blanks, `char` ignores them, `name` cuts at 63 bytes, and the value of a generated column is computed.
+/// The way in which a column compares its values; `None` unless it compares them exactly as they are written. A
+/// `varchar(5)` cuts blanks, `char` ignores them, `name` cuts at 63 bytes, and the value of a generated column is
+/// computed.
 fn kind_of(column: &Column) -> Option<KeyKind> {
     if column.is_generated || column.is_bounded {
         return None;
@@ -298,20 +301,20 @@ fn kind_of(column: &Column) -> Option<KeyKind> {
     }
 }
 
-/// All functions of one name, with the worst properties of all.
+/// All functions with the same name, with the worst properties of them all.
 #[derive(FromRow)]
 struct Function {
     name: String,
     volatility: i64,
     is_of_users: bool,
-    /// Whether one of them belongs to no extension.
+    /// Whether one of the user-defined functions belongs to no extension.
     is_by_hand: bool,
     is_field: bool,
 }
 
 impl Function {
-    /// The purity to put into the catalog; `None` where the lists of known functions decide. A user-defined function
-    /// counts as it is declared.
+    /// The purity for the catalog; `None` if the lists of known functions determine it. A user-defined function is
+    /// treated as it is declared.
     fn purity(&self) -> Option<Purity> {
         let listed = analysis::listed(&self.name);
         match self.volatility {
@@ -334,7 +337,7 @@ struct FunctionUse {
 }
 
 impl FunctionUse {
-    /// Whether it may write, by the rule for functions that a statement names.
+    /// Whether it may write, according to the rule for functions that a statement names.
     fn may_write(&self) -> bool {
         let is_listed = || analysis::listed(&self.function) == Purity::Volatile;
         self.is_volatile && (self.is_by_hand || !is_listed())
@@ -352,7 +355,7 @@ impl FunctionUse {
 /// A call of a function by an object that statements use without naming the function.
 #[derive(FromRow)]
 struct Code {
-    /// The table whose writes call it: by a default, a check, a generated column, an index.
+    /// The table whose writes call the function, by a default, a check, a generated column or an index.
     relation: Option<i64>,
     view: Option<i64>,
     is_of_domain: bool,
@@ -362,14 +365,14 @@ struct Code {
 
 #[derive(FromRow)]
 struct Cast {
-    /// `i`: an expression may imply it; `a`: an assignment may; `e`: it is always written.
+    /// `i`: an expression may imply the cast; `a`: an assignment may imply it; `e`: statements always write it.
     context: String,
     #[sqlx(flatten)]
     called: FunctionUse,
 }
 
-/// The purity of a user-defined operator, as its function is declared: a stable one may read any table. `None` for an
-/// immutable one.
+/// The purity of a user-defined operator, according to the declaration of its function. A stable function may read any
+/// table. `None` if the function is immutable.
 fn purity(volatility: i64) -> Option<Purity> {
     match volatility {
         0 => None,
@@ -378,9 +381,8 @@ fn purity(volatility: i64) -> Option<Purity> {
     }
 }
 
-/// The database, the role, and the settings by which, according to the documentation of the server, input is read,
-/// output is written, or names are resolved. Source: PostgreSQL, section 20.11, "Client Connection Defaults", and
-/// 20.13.
+/// The database, the role, and the settings that, according to the documentation of the server, affect how it reads
+/// input, writes output or resolves names. Source: PostgreSQL, section 20.11, "Client Connection Defaults", and 20.13.
 const ORIGIN: &str = "
     SELECT concat_ws(' ', current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()))
     UNION ALL SELECT 'role ' || current_user
@@ -393,8 +395,8 @@ const ORIGIN: &str = "
 const MAY_ASK_CONTROL: &str = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')";
 const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
 
-/// All relations to which a bare name can resolve, and whether each is described: plain tables and views of the schema
-/// `public`, without row-level security.
+/// All relations to which an unqualified name can resolve, and whether the catalog describes each of them: plain tables
+/// and views of the schema `public`, without row-level security.
 const RELATIONS: &str = "
     SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind::text AS kind,
         c.relkind IN ('r', 'p', 'v') AND n.nspname = 'public' AND pg_table_is_visible(c.oid)
@@ -431,7 +433,7 @@ const TRIGGERS: &str = "
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'";
 
-/// Rules with lower identifiers are the server's own.
+/// Rules with lower identifiers belong to the server itself.
 const RULES: &str = "
     SELECT DISTINCT ev_class::int8 FROM pg_rewrite
     WHERE rulename <> '_RETURN' AND ev_enabled <> 'D' AND oid >= 16384";
@@ -460,7 +462,8 @@ macro_rules! by_hand {
     };
 }
 
-/// Functions by name, all overloads in all schemas together. An aggregate counts as the worst of its support functions.
+/// Functions by name, with all overloads of all schemas together. An aggregate is treated as the worst of its support
+/// functions.
 const FUNCTIONS: &str = concat!("
     SELECT lower(p.proname) AS name,
         max(CASE greatest(p.provolatile::text, s.worst) WHEN 'i' THEN 0 WHEN 's' THEN 1 ELSE 2 END)::int8 AS volatility,
@@ -478,7 +481,7 @@ const FUNCTIONS: &str = concat!("
 /// All objects that call a user-defined function that is not immutable, by its name or by an operator.
 const CODE: &str = concat!("
     WITH RECURSIVE domains AS (
-        -- The default of a domain is also that of domains over it, and of columns of all these types.
+        -- The default of a domain also applies to domains over it, and to columns of all these types.
         SELECT oid AS base, oid AS domain FROM pg_type WHERE typtype = 'd'
         UNION SELECT d.base, t.oid FROM domains d JOIN pg_type t ON t.typbasetype = d.domain),
     called AS (

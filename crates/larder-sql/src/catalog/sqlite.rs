@@ -14,8 +14,8 @@ use crate::{
 
 /// Reads the tables, views, keys and triggers of the database.
 ///
-/// On a connection of the pool, not on one of its own: an in-memory database has no other, and only there temporary
-/// objects and the settings of the session are visible.
+/// It uses a connection of the pool and not its own connection, because an in-memory database has no other connection,
+/// and because temporary objects and the settings of the session are visible only there.
 pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let mut connection = pool.acquire().await?;
     let file: Option<String> = sqlx::query_scalar(FILE).fetch_one(&mut *connection).await?;
@@ -36,8 +36,8 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     let objects: Vec<[String; 4]> =
         objects.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect();
     let of = |kind: &'static str| objects.iter().filter(move |object| object[0] == kind);
-    // Virtual tables, the tables behind them and SQLite's own change without a statement that names them: none is
-    // described.
+    // Virtual tables, the tables that store their rows, and the tables of SQLite itself change without a statement that
+    // names them, so the catalog does not describe them.
     let plain = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let plain: Vec<(String,)> = sqlx::query_as(plain).fetch_all(&mut *connection).await?;
     let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
@@ -45,7 +45,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
         let words = words(sql);
         let has = |wanted: &[&str]| {
-            // A definition that has unknown tokens may contain anything.
+            // If a definition has unknown tokens, it may contain anything.
             words
                 .as_ref()
                 .is_none_or(|words| words.windows(wanted.len()).any(|part| part == wanted))
@@ -61,7 +61,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         if has(&["CONFLICT", "REPLACE"]) {
             table = table.replaces_conflicts();
         }
-        // No pragma tells which column has the collation.
+        // No pragma reports which column has the collation.
         let collates = has(&["COLLATE"]);
         let kinds: Option<Vec<_>> = columns
             .iter()
@@ -73,14 +73,14 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
                 ))
             })
             .collect();
-        // A key with a column that is not understood names no rows.
+        // If larder does not know how a column of the key compares its values, the key does not identify rows.
         for (column, kind) in kinds.unwrap_or_default() {
             table = table.key(&column, kind);
         }
         catalog = catalog.table(name, table);
     }
     for [_, name, _, sql] in of("table").filter(|table| !is_plain(&table[1])) {
-        // Stored by name only, so that the analysis does not take it for a CTE of the same name.
+        // Only the name is stored, so that the analysis does not mistake the table for a CTE of the same name.
         let writes_itself = words(sql).is_some_and(|words| {
             let module =
                 words.iter().position(|word| word == "USING").and_then(|at| words.get(at + 1));
@@ -101,7 +101,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
             _ if LOADING.contains(&&*name) => Purity::Unknown,
             (true, true) => Purity::Pure,
             (true, false) => Purity::Volatile,
-            // Defined by the application, under a name that is on no list: it may do anything.
+            // The application has defined it, under a name that is on no list, so it may do anything.
             (false, _) => Purity::Unknown,
         };
         catalog.functions.insert(name, purity);
@@ -143,13 +143,13 @@ fn words(sql: &str) -> Option<Vec<String>> {
     let word = |token: Token| match token {
         Token::Whitespace(_) => None,
         Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
-        // Any other token: no word is empty.
+        // Any other token becomes an empty text, which no word equals.
         _ => Some(String::new()),
     };
     Some(tokens.into_iter().filter_map(word).collect())
 }
 
-/// The way in which a column of a declared type compares its values; `None` unless it compares them as they are
+/// The way in which a column of a declared type compares its values; `None` unless it compares them exactly as they are
 /// written.
 ///
 /// Source: [Datatypes in SQLite, section 3.1](https://www.sqlite.org/datatype3.html)
@@ -174,7 +174,8 @@ fn body(sql: &str) -> Option<Vec<Token>> {
     tokens.get(begin + 1..end).map(<[Token]>::to_vec)
 }
 
-/// Modules of virtual tables that are written as tables are; a write changes only the table and the tables behind it.
+/// Modules of virtual tables to which statements write as to plain tables. A write changes only the virtual table and
+/// the tables that store its rows.
 const WRITING_THEMSELVES: [&str; 5] = ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY"];
 
 /// Every function, with the worst flags of all overloads. 2048 is `SQLITE_DETERMINISTIC`.
@@ -184,7 +185,7 @@ const FUNCTIONS: &str = "
 /// Functions of SQLite that load code, which may do anything.
 const LOADING: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
-/// The file of the database; an empty text or null for an in-memory one.
+/// The file of the database; an empty text or null for an in-memory database.
 pub(crate) const FILE: &str = "SELECT file FROM pragma_database_list WHERE name = 'main'";
 
 /// The settings of a session on which results depend: how `LIKE` compares, how columns are named, and the order of rows

@@ -15,17 +15,17 @@ use crate::{
 enum ReadPosition {
     /// This process alone, at this position.
     Alone(String),
-    /// All processes of a shared log, at the position of this name.
+    /// All processes of a shared log, at the position with this name.
     Shared(String),
 }
 
-/// The outbox rows behind a position.
+/// The outbox rows after a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OutboxBatch {
     pub(crate) lines: Vec<OutboxRow>,
     /// The position from which the next read starts.
     pub(crate) place: String,
-    /// Whether outbox rows may have been missed, so that anything may have changed.
+    /// Whether outbox rows may have been missed, so that any table may have changed.
     pub(crate) gap: bool,
     /// Whether the shared position has to be written again, so that it does not become too old.
     pub(crate) ages: bool,
@@ -41,42 +41,43 @@ impl OutboxBatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutboxRow {
     pub(crate) table: String,
-    /// The keys of the changed rows; `None` stands for any row.
+    /// The keys of the changed rows; `None` means any row.
     pub(crate) keys: Option<Vec<Vec<Option<String>>>>,
 }
 
 impl OutboxRow {
     pub(crate) fn new(table: String, keys: Option<&str>) -> Self {
-        // Keys that cannot be parsed stand for any row.
+        // If the keys cannot be parsed, any row may have changed.
         Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
     }
 }
 
 /// Reads the outbox of one kind of database.
 pub(crate) trait Reader: Send + 'static {
-    /// The hold on a shared position while its outbox rows are invalidated.
+    /// The claim to a shared position while this process invalidates by the outbox rows after it.
     type Claim<'a>: Claim + Send
     where
         Self: 'a;
 
-    /// Reads the outbox rows behind a position. Behind the empty position there is always a gap.
+    /// Reads the outbox rows after a position. For the empty position, `OutboxBatch::gap` is always set.
     fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<OutboxBatch>> + Send;
 
-    /// Claims a shared position, and reads the outbox rows behind it; `None` while another process holds it. A position
-    /// that does not exist is created, as the empty one.
+    /// Claims a shared position, and reads the outbox rows after it; `None` while another process holds the position.
+    /// If the position does not exist, it is created as the empty position.
     fn claim(
         &mut self,
         name: &str,
     ) -> impl Future<Output = sqlx::Result<Option<(OutboxBatch, Self::Claim<'_>)>>> + Send;
 
-    /// Removes outbox rows that all readers have had two hours to read, and positions not moved for 30 days.
+    /// Removes outbox rows that all readers have had two hours to read, and positions that no process has moved for 30
+    /// days.
     fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Waits until there may be new outbox rows, one second at most.
+    /// Waits until there may be new outbox rows, for at most one second.
     fn wait(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// The right to move a shared position. Dropped, it leaves the position as it is.
+/// The right to move a shared position. If it is dropped, the position does not change.
 pub(crate) trait Claim {
     fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
@@ -86,7 +87,7 @@ pub(crate) struct OutboxReader<R> {
     context: Arc<QueryContext>,
     reader: R,
     reading: ReadPosition,
-    /// The position up to which this process has invalidated for itself, while its invalidations wait for the log.
+    /// The position up to which this process has invalidated, while its invalidations wait to be appended to the log.
     told: Option<String>,
     cleaned: tokio::time::Instant,
     failing: bool,
@@ -100,7 +101,7 @@ impl<R: Reader> OutboxReader<R> {
         let here = reader.behind("").await.map_err(QueryError::database)?.place;
         let reading = shared_place(&context);
         if reading.is_none() {
-            // Entries stored before this position may have missed an outbox row.
+            // Outbox rows before this position may not have invalidated the entries that are already stored.
             let _logged_or_queued = context.invalidate_all().await;
         }
         let reading = reading.unwrap_or(ReadPosition::Alone(here));
@@ -126,9 +127,9 @@ impl<R: Reader> OutboxReader<R> {
         }
     }
 
-    /// Reads new outbox rows, and invalidates.
+    /// Reads new outbox rows, and invalidates the tables and rows that they name.
     async fn look(&mut self) -> sqlx::Result<()> {
-        // Another epoch of the log has another position.
+        // Each epoch of the log has its own position.
         if let Some(shared) = shared_place(&self.context).filter(|shared| *shared != self.reading) {
             (self.reading, self.told) = (shared, None);
         }
@@ -139,7 +140,8 @@ impl<R: Reader> OutboxReader<R> {
             ReadPosition::Shared(name) => {
                 let pending = self.context.kernel.invalidations_pending();
                 match self.told.as_mut().filter(|_| pending > 0) {
-                    // The log is out of reach: go on behind the outbox rows that this process has already invalidated.
+                    // The log cannot be reached, so this process continues after the outbox rows that it has already
+                    // read.
                     Some(place) => Self::tell(&self.context, &mut self.reader, place).await?,
                     None => self.told = Self::take(&self.context, &mut self.reader, name).await?,
                 }
@@ -148,14 +150,15 @@ impl<R: Reader> OutboxReader<R> {
         if self.cleaned.elapsed() > BETWEEN_CLEANINGS {
             self.cleaned = tokio::time::Instant::now();
             if let Err(error) = self.reader.clean().await {
-                // Another process may have the right to remove them.
+                // Perhaps only another process has the right to remove them.
                 tracing::debug!(target: "larder", %error, "old rows of the outbox cannot be removed by this process");
             }
         }
         Ok(())
     }
 
-    /// Invalidates the outbox rows behind the position of this process, and moves it.
+    /// Reads the outbox rows after the position of this process, invalidates the tables and rows that they name, and
+    /// advances the position.
     async fn tell(
         context: &Arc<QueryContext>,
         reader: &mut R,
@@ -167,9 +170,9 @@ impl<R: Reader> OutboxReader<R> {
         Ok(())
     }
 
-    /// Invalidates the outbox rows behind a shared position, and moves it. If the invalidation is only queued for the
-    /// log, the position stays, since the queue would be lost with this process; then returns how far it has
-    /// invalidated.
+    /// Reads the outbox rows after a shared position, invalidates the tables and rows that they name, and advances the
+    /// position. If the invalidation is only queued for the log, the position does not change, because the queue would
+    /// be lost with this process. Then returns the position up to which this process has invalidated.
     async fn take(
         context: &Arc<QueryContext>,
         reader: &mut R,
@@ -195,15 +198,15 @@ impl<R: Reader> OutboxReader<R> {
     }
 }
 
-/// The position that the processes of a log share, another one for each epoch. `None` without a shared log, or while it
-/// is out of reach.
+/// Returns the position that the processes of a log share. Each epoch has its own position. `None` without a shared
+/// log, or while its epoch is unknown.
 fn shared_place(context: &Arc<QueryContext>) -> Option<ReadPosition> {
     let log = context.kernel.log();
     let epoch = log.epoch.filter(|_| log.shared)?;
     Some(ReadPosition::Shared(format!("{}:{:032x}", context.options.database, epoch.to_bits())))
 }
 
-/// Invalidates all outbox rows of a batch, as one append. `None` if there are none.
+/// Invalidates the targets of all outbox rows of a batch, in one append. `None` if there are no targets.
 async fn invalidate(
     context: &Arc<QueryContext>,
     found: &OutboxBatch,
@@ -215,7 +218,8 @@ async fn invalidate(
     let is_known = |line: &OutboxRow| {
         known.catalog().is_some_and(|catalog| catalog.is_relation(&folded(&line.table)))
     };
-    // A table was created since. If the catalog cannot be read, the outbox rows are read again later.
+    // An unknown table was created since the catalog was read. If the catalog cannot be read again, the outbox rows are
+    // read again later.
     if !found.lines.iter().all(is_known) && !context.relearn().await {
         return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
     }
@@ -244,7 +248,7 @@ fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow
     for (table, rows) in changed {
         let tree = match catalog {
             Some(catalog) if catalog.is_table(&table) => catalog.tree(&table),
-            // Known by name only: no process with this catalog stores a query that reads it.
+            // The catalog has only its name, so no process with this catalog stores a query that reads it.
             Some(catalog) if catalog.is_relation(&table) => None,
             _ => return vec![context.tags.everything()],
         };
@@ -255,7 +259,7 @@ fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow
     targets
 }
 
-/// The keys of rows in the form of row tags; `None` if they do not fit the primary key.
+/// The keys of rows in the form of row tags; `None` if they do not match the primary key.
 fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<Vec<Vec<String>>> {
     let width = catalog.key(table).len();
     let row = |key: &Vec<Option<String>>| {
@@ -265,14 +269,15 @@ fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<
     keys.iter().map(row).collect()
 }
 
-/// Without a wake-up the outbox is read after this time.
+/// The outbox is read after this time even without a wake-up.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// A read that takes longer is given up, and repeated.
+/// A read that takes longer is cancelled and repeated.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// The pause after a failed read.
 const PAUSE: Duration = Duration::from_millis(200);
 const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
-/// More outbox rows in one read invalidate everything; the readers fetch one more.
+/// If one read returns more outbox rows than this, everything is invalidated. The readers fetch one more row to detect
+/// that.
 pub(crate) const MOST_LINES: usize = 10_000;
-/// More rows of one table invalidate the whole table.
+/// If more rows of one table have changed, the whole table is invalidated.
 const MOST_ROWS: usize = 256;

@@ -1,37 +1,39 @@
-//! The outbox: makes writes known that do not come through a [`Db`], those of other programs, by hand, and of a process
-//! that died between its commit and its invalidation.
+//! The outbox, by which a process also invalidates after writes that do not come through its [`Db`]: writes by other
+//! programs, writes made by hand, and writes of a process that died between its commit and its invalidation.
 //!
-//! # The idea
+//! # How it works
 //!
-//! Database triggers add a row to a table, the *outbox*, for each statement (in SQLite: for each row) that changes
-//! another table, in the transaction of that statement. A committed change has its outbox row, whichever program made
-//! it and even if that program has died; a change that was rolled back has none. An [`OutboxFollower`] reads the outbox
-//! rows, and invalidates the tables and rows that they name. So no invalidation is lost after a commit: at worst it is
-//! late.
+//! Database triggers add a row to a table, the *outbox*, for each statement (in SQLite, for each row) that changes
+//! another table, in the transaction of that statement. So a committed change has an outbox row, whichever program made
+//! it and even if that program has died, and a change that was rolled back does not have an outbox row. An
+//! [`OutboxFollower`] reads the outbox rows, and invalidates the tables and rows that they name. So after a commit, an
+//! invalidation may be late, but it is not lost.
 //!
 //! # Read positions
 //!
-//! A process without a shared log reads all outbox rows from its start on: before that its first level was empty.
-//! Processes that share a log share a read position in the outbox, too, stored in the database under the epoch of that
-//! log: one of them at a time reads the outbox rows behind it, invalidates, and moves the position. A process that dies
-//! meanwhile has not moved it, and the next one reads the same outbox rows again. A log that was lost has a new epoch,
-//! which voids all entries stored under the old one anyway.
+//! A process without a shared log invalidates everything when it begins to follow the outbox, and then reads all outbox
+//! rows after that point. Processes that share a log also share a read position in the outbox, which is stored in the
+//! database under the epoch of that log. One process at a time reads the outbox rows after the position, invalidates,
+//! and advances the position. If it dies before it has advanced the position, the next process reads the same outbox
+//! rows again. If the log is lost, a new epoch begins, which invalidates all entries of the old epoch anyway.
 //!
 //! # Failures
 //!
-//! 1. A transaction that commits late. In PostgreSQL the numbers of outbox rows are drawn before the commit, so "all
-//!    above the last one" would skip it. The position is a *snapshot* instead: the set of transactions that had ended.
-//!    An outbox row is read once its transaction has ended and was not in that set, in whichever order transactions
-//!    began. In SQLite there is one writer at a time, and numbers are in the order of commits.
-//! 2. A lost notification. It only wakes the reader, which reads the table once a second in any case.
-//! 3. Outbox rows that were removed before they were read. They are removed after two hours at the earliest; a reader
-//!    whose position is older than one hour invalidates everything. So does a reader that finds another server than
-//!    before, or one that was restarted, since it may have lost transactions that it had reported as committed; and a
-//!    reader that finds no shared position.
-//! 4. A process that hangs while it holds the shared position. PostgreSQL ends its transaction after ten idle seconds.
+//! 1. A transaction commits late. PostgreSQL assigns the numbers of outbox rows before the commit, so a reader that
+//!    continues after the last number would skip a row that is committed later. The position is a *snapshot* instead:
+//!    the set of transactions that had ended. The reader reads an outbox row if its transaction has ended and was not
+//!    in that set, in whichever order transactions began. SQLite has one writer at a time, so its numbers are in the
+//!    order of commits.
+//! 2. A notification is lost. Notifications only wake the reader, which reads the table once a second in any case.
+//! 3. Outbox rows are removed before they are read. They are removed after two hours at the earliest, and a reader
+//!    whose position is older than one hour invalidates everything. A reader also invalidates everything if it finds no
+//!    shared position, or if the server is a different server or was restarted, because it may have lost transactions
+//!    that it had reported as committed.
+//! 4. A process hangs while it holds the shared position. PostgreSQL ends the transaction of that process after ten
+//!    idle seconds.
 //!
-//! A process that follows the outbox invalidates its own writes twice, at once and a little later by their outbox rows.
-//! The cost is a second fill of pages built in between.
+//! A process that follows the outbox invalidates twice for each of its own writes: at once, and a little later when it
+//! reads the outbox row. Pages that are built in between are filled a second time.
 
 use std::{
     fmt,
@@ -52,7 +54,8 @@ pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
-/// The outbox of a database, which makes writes known that do not come through a [`Db`]. Given by [`Db::outbox`].
+/// The outbox of a database. A process that follows it also invalidates after writes that do not come through its
+/// [`Db`]. [`Db::outbox`] returns it.
 ///
 /// # Examples
 ///
@@ -70,14 +73,15 @@ pub struct Outbox {
 }
 
 impl Db {
-    /// Returns the outbox, which makes writes known that do not come through this handle.
+    /// Returns the outbox, by which this process also invalidates after writes that do not come through this handle.
     pub fn outbox(&self) -> Outbox {
         Outbox { db: self.clone() }
     }
 }
 
 impl Outbox {
-    /// Returns the SQL that [`Outbox::install`] runs: for programs without the right to create tables and triggers.
+    /// Returns the SQL that [`Outbox::install`] runs. An administrator can run it if the program has no right to create
+    /// tables and triggers.
     ///
     /// # Errors
     ///
@@ -86,16 +90,18 @@ impl Outbox {
         self.backend().outbox_sql().await.map_err(QueryError::database)
     }
 
-    /// Creates the outbox, and on each table the triggers that fill it. Existing outbox rows stay: run it at each
-    /// start, after migrations. It runs again by itself after this handle has run a statement that changes the schema.
+    /// Creates the outbox, and on each table the triggers that fill it. Call it at each start, after migrations;
+    /// existing outbox rows remain. After this handle has run a statement that changes the schema, larder installs the
+    /// outbox again by itself.
     ///
-    /// PostgreSQL: on tables of the schema `public`, by statement, with the keys of up to 128 rows (64 for an `UPDATE`,
-    /// which counts old and new rows); needs the right to create a schema (`larder_outbox`) and triggers. SQLite: by
+    /// In PostgreSQL, the triggers are on the tables of the schema `public`, and add one outbox row for each statement,
+    /// with the keys of up to 128 rows (64 for an `UPDATE`, which counts old and new rows). The program needs the right
+    /// to create a schema (`larder_outbox`) and triggers. In SQLite, the triggers add an outbox row for each changed
     /// row.
     ///
     /// # Errors
     ///
-    /// When the database refuses.
+    /// When the database refuses the SQL or does not answer.
     pub async fn install(&self) -> Result<(), QueryError> {
         let definition = self.sql().await?;
         self.backend().run_all(definition).await.map_err(QueryError::database)?;
@@ -105,16 +111,16 @@ impl Outbox {
             let (backend, again) = (Arc::clone(&backend), again.clone());
             Box::pin(async move { reinstall(&*backend, again).await.is_ok() })
         }));
-        // Its own objects are not in the catalog, but tables may have been created before.
+        // Tables may have been created since the catalog was read.
         match self.context().relearn().await {
             true => Ok(()),
             false => Err(QueryError::new(QueryErrorKind::Database)),
         }
     }
 
-    /// Follows the outbox: invalidates the tables and rows named in it, until the returned follower is dropped. With a
-    /// shared log it begins with the writes since a process on that log last followed; without one it begins with an
-    /// invalidation of everything.
+    /// Follows the outbox: invalidates the tables and rows that it names, until the returned follower is dropped. With
+    /// a shared log, it begins with the writes since a process with that log last followed the outbox. Without a shared
+    /// log, it begins with an invalidation of everything.
     ///
     /// # Errors
     ///
@@ -123,7 +129,7 @@ impl Outbox {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// If it is called outside a tokio runtime.
     pub async fn follow(&self) -> Result<OutboxFollower, QueryError> {
         let tasks = self.backend().follow(Arc::clone(self.context())).await?;
         Ok(OutboxFollower { _tasks: tasks })
@@ -147,7 +153,7 @@ async fn reinstall(backend: &dyn Backend, context: Weak<QueryContext>) -> sqlx::
     Ok(())
 }
 
-/// A running follower of the outbox. Dropping it stops it.
+/// A running follower of the outbox. It stops when it is dropped.
 #[must_use = "the outbox is followed only until this is dropped"]
 pub struct OutboxFollower {
     _tasks: JoinSet<()>,

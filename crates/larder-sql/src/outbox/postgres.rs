@@ -1,4 +1,4 @@
-//! The outbox in PostgreSQL: filled by triggers, read by snapshots, woken by `NOTIFY`.
+//! The outbox in PostgreSQL: triggers fill it, snapshots are its read positions, and `NOTIFY` wakes the reader.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,12 @@ use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, Outbox
 /// The SQL that creates the outbox and its triggers.
 pub(crate) const DEFINITION: &str = include_str!("postgres.sql");
 
-/// Reads on connections of its own: a reader that waits for the pool of the application would be late whenever that is
-/// busy.
+/// Reads on its own connections, because a reader that uses the pool of the application would be late whenever the pool
+/// is busy.
 pub(crate) struct Reader {
     pool: PgPool,
     woken: Arc<Notify>,
-    /// A snapshot with its time and server: outbox rows that it sees may be removed two hours later.
+    /// A snapshot with its time and server. Outbox rows that are visible in it may be removed two hours later.
     old: Option<(f64, String, String)>,
 }
 
@@ -27,7 +27,7 @@ impl Reader {
         let options = (*pool.connect_options()).clone();
         let own = PgPoolOptions::new().max_connections(2).max_lifetime(None).idle_timeout(None);
         let pool = own.connect_lazy_with(options);
-        // Listens before the first read: each commit that this read misses sends a wake-up.
+        // Listens before the first read, so that each commit that this read misses wakes the reader.
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         let woken = Arc::new(Notify::new());
@@ -36,15 +36,15 @@ impl Reader {
     }
 }
 
-/// Wakes the reader for each notification, and whenever one may have been lost.
+/// Wakes the reader for each notification, and whenever a notification may have been lost.
 async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
     loop {
-        // `None`: the connection was lost, and made again.
+        // `Ok(None)` means that the connection was lost and opened again.
         let heard = listener.try_recv().await.is_ok();
         woken.notify_one();
         if !heard {
             tokio::time::sleep(AFTER_A_LOSS).await;
-            // Connects again, if it can; otherwise the next turn tries.
+            // Connects again, if it can; otherwise the next iteration tries again.
             drop(sqlx::query("SELECT 1").execute(&mut listener).await);
             woken.notify_one();
         }
@@ -60,12 +60,12 @@ impl follower::Reader for Reader {
 
     async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition)>> {
         let mut transaction = self.pool.begin().await?;
-        // A process that stalls or is cut off must not hold the position for ever.
+        // A process that stalls or is cut off must not hold the position forever.
         sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
         let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
         let mut place = claim().fetch_optional(&mut *transaction).await?;
         if place.is_none() {
-            // Another process holds it, or it does not exist yet.
+            // Another process holds the position, or the position does not exist yet.
             sqlx::query(REGISTER).bind(name).execute(&mut *transaction).await?;
             place = claim().fetch_optional(&mut *transaction).await?;
         }
@@ -78,13 +78,13 @@ impl follower::Reader for Reader {
     async fn clean(&mut self) -> sqlx::Result<()> {
         let now: (f64, String, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
         if self.old.as_ref().is_some_and(|(_, _, server)| *server != now.2) {
-            // Transaction numbers of another server do not fit these outbox rows.
+            // The transaction numbers of another server do not refer to these outbox rows.
             self.old = None;
         }
         let remove = match &self.old {
             Some((at, ..)) if now.0 - at < REMOVED_AFTER_SECONDS => return Ok(()),
             Some((_, over, _)) => sqlx::query(REMOVE).bind(over),
-            // A process that never runs for two hours removes at least rows that are a day old.
+            // Even a process that never runs for two hours removes the rows that are a day old.
             None => sqlx::query(REMOVE_AGED),
         };
         remove.execute(&self.pool).await?;
@@ -116,7 +116,7 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
     for row in rows {
         found.place = row.try_get(0)?;
         found.gap |= row.try_get::<bool, _>(1)?;
-        // There is always one row, without an outbox row in it if there are none.
+        // The query always returns a row, whose columns of the outbox row are null if there is no outbox row.
         if let Some(table) = row.try_get(2)? {
             found.lines.push(OutboxRow::new(table, row.try_get(3)?));
         }
@@ -126,10 +126,11 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
 
 const CHANNEL: &str = "larder";
 const AFTER_A_LOSS: Duration = Duration::from_millis(200);
-/// Twice the 3,600 s after which a position counts as a gap.
+/// Twice the 3,600 s after which a position is treated as a gap.
 const REMOVED_AFTER_SECONDS: f64 = 7200.0;
 
-/// Identifies the server, its start (the reset time of its statistics is new after a crash, too), and the outbox table.
+/// Identifies the server, its start (the reset time of its statistics also changes after a crash), and the outbox
+/// table.
 macro_rules! server {
     () => {
         "extract(epoch FROM pg_postmaster_start_time())::text || '.'
@@ -138,9 +139,9 @@ macro_rules! server {
     };
 }
 
-/// A position is a snapshot, its time, and its server and table. There is a gap if it is older than 3,600 s, of another
-/// server, of one that was restarted (it may have lost its last commits, or draw transaction numbers again), ahead of
-/// the server, or empty.
+/// A position is a snapshot with its time, its server and its table. There is a gap if the position is empty, is older
+/// than 3,600 s, is ahead of the server, is from another server, or is from before a restart of the server, because a
+/// server that was restarted may have lost its last commits, or may assign transaction numbers again.
 const BEHIND: &str = concat!(
     "
     WITH place AS MATERIALIZED (
@@ -167,9 +168,9 @@ const NOW: &str =
     concat!("SELECT extract(epoch FROM now())::float8, pg_current_snapshot()::text, ", server!());
 const REMOVE: &str = "DELETE FROM larder_outbox.line
     WHERE xid < pg_snapshot_xmax($1::text::pg_snapshot) AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
-/// Not sooner: an outbox row has the time of its statement, and its transaction may have been committed long after
-/// that.
+/// Rows are not removed sooner, because an outbox row has the time of its statement, and its transaction may have been
+/// committed long after that time.
 const REMOVE_AGED: &str = "DELETE FROM larder_outbox.line WHERE at < now() - interval '1 day'";
-/// A position that no process has moved for so long belongs to an epoch that is over.
+/// A position that no process has moved for this long belongs to an epoch that has ended.
 const REMOVE_READERS: &str =
     "DELETE FROM larder_outbox.reader WHERE at < now() - interval '30 days'";

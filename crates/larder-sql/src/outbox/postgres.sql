@@ -1,10 +1,10 @@
--- What larder needs to know of writes that it does not make itself: each statement that changes a table of the
--- schema public leaves a line here, in its own transaction, and wakes whoever listens when that is committed.
+-- The outbox of larder, for writes that larder does not make itself: each statement that changes a table of the schema
+-- public adds a row here, in its own transaction, and wakes the listeners when the transaction is committed.
 --
--- Run it again after tables were made or their keys changed; what is there stays.
+-- Run this text again after tables were created or their keys changed. Existing rows remain.
 SELECT pg_advisory_xact_lock(7810762);
 
--- Not named like a role that anybody has: "$user" comes first in the search path.
+-- The name must not be the name of a role, because "$user" comes first in the search path.
 CREATE SCHEMA IF NOT EXISTS larder_outbox;
 
 CREATE TABLE IF NOT EXISTS larder_outbox.line (
@@ -17,19 +17,19 @@ CREATE TABLE IF NOT EXISTS larder_outbox.line (
 CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
 CREATE INDEX IF NOT EXISTS line_by_at ON larder_outbox.line (at);
 
--- How far those have come who share a cache. Nowhere is the empty text.
+-- Read positions that processes share. The empty text means that there is no position yet.
 CREATE TABLE IF NOT EXISTS larder_outbox.reader (
   name text PRIMARY KEY,
   seen text NOT NULL DEFAULT '',
   at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- The arguments are the columns of the key, if there is one.
+-- The arguments are the columns of the primary key, if the table has a primary key.
 CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
 DECLARE
-  most CONSTANT int := 64; -- keys; more are as good as any row
-  -- Null where a column of the key has another name by now. By concat, since a cast may be a function of somebody else.
+  most CONSTANT int := 64; -- up to twice as many keys; if there are more, the outbox row means any row
+  -- Null if a column of the key was renamed. Uses concat, because a cast may call a user-defined function.
   key text := (SELECT string_agg(format('concat(%I)', c), ', ' ORDER BY n)
     FROM unnest(TG_ARGV) WITH ORDINALITY AS k (c, n)
     JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attname = c AND NOT a.attisdropped
@@ -42,7 +42,7 @@ DECLARE
   counted bigint;
   found jsonb;
 BEGIN
-  -- A table that has moved to another schema is read by nobody who keeps it.
+  -- larder stores no query that reads a table which has moved to another schema.
   IF TG_TABLE_SCHEMA <> 'public' THEN RETURN NULL; END IF;
   IF TG_OP <> 'TRUNCATE' THEN
     EXECUTE format('SELECT count(*), jsonb_agg(DISTINCT k) FROM (SELECT * FROM (' || changed || ') r LIMIT %2$s) q',
@@ -51,7 +51,7 @@ BEGIN
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
   END IF;
   INSERT INTO larder_outbox.line (relation, keys) VALUES (TG_TABLE_NAME, found);
-  -- A wake-up: who misses it looks a second later.
+  -- Wakes the readers. A reader that misses the notification reads a second later.
   PERFORM pg_notify('larder', '');
   RETURN NULL;
 END $larder$;
@@ -70,7 +70,7 @@ BEGIN
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum
     WHERE c.relkind IN ('r', 'p') AND n.nspname = 'public'
     GROUP BY c.oid
-    -- A trigger that is made anew waits for all who write its table: only where there is something to do.
+    -- Replacing a trigger waits for all writers of its table, so triggers are only replaced if one has to change.
     HAVING 4 <> (
       SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace
       WHERE t.tgrelid = c.oid AND pn.nspname = 'larder_outbox' AND p.proname = 'note' AND t.tgenabled <> 'D'

@@ -1,7 +1,8 @@
-//! The outbox in SQLite: filled by triggers, read by number, woken by polling `data_version`.
+//! The outbox in SQLite: triggers fill it, row numbers are its read positions, and the reader polls `data_version` to
+//! detect commits.
 //!
-//! The update hook of SQLite does not suffice: it sees the writes of one connection only, and neither tables without a
-//! rowid, nor rows that `REPLACE` removes, nor a `DELETE` without a condition.
+//! The update hook of SQLite does not suffice, because it reports only the writes of one connection. It also does not
+//! report writes to tables without a rowid, rows that `REPLACE` removes, or a `DELETE` without a condition.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -18,7 +19,7 @@ use crate::{
 pub(crate) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
-    // A renamed table keeps its triggers, which go on to write its old name.
+    // A renamed table keeps its triggers, which would continue to write its old name.
     let ours: Vec<(String,)> = sqlx::query_as(OURS).fetch_all(&mut *connection).await?;
     for (trigger,) in ours {
         writeln!(definition, "DROP TRIGGER IF EXISTS {};", quoted(&trigger))
@@ -34,13 +35,13 @@ pub(crate) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     Ok(definition)
 }
 
-/// Adds the triggers of one table. They are created anew, since the key of the table may have changed.
+/// Adds the triggers of one table. They are dropped and created again, because the key of the table may have changed.
 fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) {
     let key_of = |row: &str| {
         let columns = key.iter().map(|column| format!("CAST({row}.{} AS TEXT)", quoted(column)));
         format!("json_array({})", columns.collect::<Vec<_>>().join(", "))
     };
-    // A row that `REPLACE` removes for another unique value fires no trigger.
+    // No trigger fires for a row that `REPLACE` removes because of another unique value.
     let names_rows = !key.is_empty();
     let names_written = names_rows && is_unique;
     let any = || vec!["NULL".to_owned()];
@@ -59,7 +60,8 @@ fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) 
         )
         .expect("writing to a string cannot fail");
         for row in rows {
-            // Not a `REPLACE`: the statement that fires the trigger would decide how a conflict is resolved.
+            // Does not use `REPLACE`, because the statement that fires the trigger would determine how a conflict is
+            // resolved.
             let same = if row == "NULL" { "IS NULL".to_owned() } else { format!("= {row}") };
             write!(
                 definition,
@@ -77,7 +79,7 @@ fn trigger(event: &str, table: &str) -> String {
     format!("larder_{event}_{table}")
 }
 
-/// Whether a trigger is one that fills the outbox, which no query depends on.
+/// Whether a trigger fills the outbox, on which no query depends.
 pub(crate) fn is_ours(name: &str, table: &str) -> bool {
     EVENTS.iter().any(|event| name == trigger(event, table))
 }
@@ -90,7 +92,7 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Reads on a connection of its own, which sees the commits of all others.
+/// Reads on its own connection, which sees the commits of all other connections.
 pub(crate) struct Reader {
     connection: SqliteConnection,
     version: i64,
@@ -127,10 +129,10 @@ impl follower::Reader for Reader {
         for row in rows {
             let (end, now): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             found.place = format!("{end} {now}");
-            // Numbers are not drawn twice, unless the database was replaced by an older copy.
+            // SQLite does not assign a number twice, unless the database was replaced by an older copy.
             found.gap |= end < seen || now - seen_at > KEPT_FOR_SECONDS;
             let Some(table) = row.try_get(2)? else { continue };
-            // A key with bytes that are not UTF-8 stands for any row.
+            // If a key has bytes that are not UTF-8, any row may have changed.
             let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
             let key = key.and_then(|key| String::from_utf8(key).ok()).map(|key| format!("[{key}]"));
             found.lines.push(OutboxRow::new(table, key.as_deref()));
@@ -172,8 +174,8 @@ impl follower::Reader for Reader {
     }
 }
 
-/// No lock: there is one writer at a time, and the database must not wait for a log. Two processes that read the same
-/// outbox rows invalidate them twice.
+/// This is not a lock, because SQLite has one writer at a time, and the database must not wait for a log. If two
+/// processes read the same outbox rows, both invalidate.
 pub(crate) struct ClaimedPosition<'a> {
     connection: &'a mut SqliteConnection,
     name: String,
@@ -188,7 +190,7 @@ impl Claim for ClaimedPosition<'_> {
 }
 
 const EVENTS: [&str; 3] = ["insert", "update", "delete"];
-/// How soon a commit of another connection is seen.
+/// The interval at which the reader looks for commits of other connections.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 const TABLES: &str =
@@ -201,15 +203,15 @@ CREATE TABLE IF NOT EXISTS larder_outbox (
   row_key TEXT -- the key of the row, an array of texts; null for any row
 );
 CREATE INDEX IF NOT EXISTS larder_outbox_by_row ON larder_outbox (relation, row_key);
--- Read positions that processes share. The empty text is no position yet.
+-- Read positions that processes share. The empty text means that there is no position yet.
 CREATE TABLE IF NOT EXISTS larder_reader (
   name TEXT PRIMARY KEY,
   seen TEXT NOT NULL DEFAULT '',
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER))
 );
 ";
-/// All plain tables except those of the outbox, and whether only the key is unique: neither another index, nor the
-/// rowid of a table with a key of another type.
+/// All plain tables except the tables of the outbox, and for each whether only its key is unique: it has no other
+/// unique index, and no rowid that is separate from the key.
 const WATCHED: &str = "
     SELECT t.name, NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.\"unique\" AND i.origin <> 'pk')
         AND (t.wr OR NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.origin = 'pk'))

@@ -1,4 +1,4 @@
-//! A pool of sqlx, as a tower service.
+//! A connection pool of sqlx, as a tower service.
 
 use std::{
     fmt,
@@ -33,26 +33,26 @@ pub(crate) mod sqlite;
 
 /// A service that runs statements on a pool of sqlx. Clones share the pool.
 ///
-/// The kind of database is chosen when it is made, so that one program runs on either.
+/// The kind of database is chosen when the service is created, so the same program can run on SQLite or PostgreSQL.
 #[derive(Clone)]
 pub struct SqlxService {
     backend: Arc<dyn Backend>,
 }
 
 impl SqlxService {
-    /// Over a pool of SQLite connections.
+    /// Creates a service over a pool of SQLite connections.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(pool: SqlitePool) -> Self {
         Self { backend: Arc::new(sqlite::SqliteBackend::new(pool)) }
     }
 
-    /// Over a pool of PostgreSQL connections.
+    /// Creates a service over a pool of PostgreSQL connections.
     ///
-    /// Placeholders are `$1`, `$2`, … (SQLite takes them, too). Integers are bound as `bigint`, other numbers as
-    /// `double precision`; the server infers the type of a text or a null from its context. Where it cannot, it returns
-    /// an error, and `CAST($1 AS text)` helps. Columns of type `numeric`, `uuid`, `json`, `date`, `time` and
-    /// `timestamp` are returned as text, times as in RFC 3339; for other types (`interval`, arrays, …) select
-    /// `column::text`.
+    /// Placeholders are `$1`, `$2`, … (SQLite accepts them, too). Integers are bound as `bigint`, other numbers as
+    /// `double precision`; the server infers the type of a text or a null from its context. If it cannot infer the
+    /// type, it returns an error; then write `CAST($1 AS text)`, for example. Columns of type `numeric`, `uuid`,
+    /// `json`, `date`, `time` and `timestamp` are returned as text, with times as in RFC 3339; for other types
+    /// (`interval`, arrays, …) select `column::text`.
     #[cfg(feature = "postgres")]
     pub fn postgres(pool: PgPool) -> Self {
         Self { backend: Arc::new(postgres::PostgresBackend { pool }) }
@@ -62,7 +62,7 @@ impl SqlxService {
         &self.backend
     }
 
-    /// The SQL dialect of this database.
+    /// Returns the SQL dialect of this database.
     pub fn dialect(&self) -> SqlDialect {
         self.backend.dialect()
     }
@@ -76,7 +76,7 @@ impl SqlxService {
         self.backend.catalog().await
     }
 
-    /// Puts this database behind a query cache, with its catalog.
+    /// Puts a query cache in front of this database, with the catalog of the database.
     ///
     /// # Errors
     ///
@@ -86,7 +86,8 @@ impl SqlxService {
         self.cached_by(layer).await
     }
 
-    /// As [`SqlxService::cached`], with a layer of one's own; its dialect is replaced by that of this database.
+    /// Does the same as [`SqlxService::cached`] with the given layer. The dialect and the catalog of this database
+    /// replace those of the layer.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ async fn gathered<D, R>(
                 answer.affected += affected(&done);
                 is_done = true;
             }
-            // Reads to the end all the same: a write must be complete before its error is returned.
+            // Continues to the end, because a write must be complete before its error is returned.
             Either::Right(row) => unread = unread.or(add(&row, &mut answer.rows).err()),
         }
     }
@@ -153,7 +154,7 @@ async fn gathered<D, R>(
         None if answer.rows.rows.iter().any(|row| row.len() != answer.rows.columns.len()) => {
             Err(sqlx::Error::Protocol("the columns changed while the rows were read".to_owned()))
         }
-        // A driver that fails while it reads ends the stream, without an error and without this final count.
+        // If the driver fails while it reads, the stream ends without an error and without this final count.
         None if !is_done && !is_empty => Err(sqlx::Error::Protocol(
             "the result of the statement ended early, without a count of rows".to_owned(),
         )),
@@ -200,7 +201,7 @@ mod tests {
             Ok(())
         };
         let gathered = gathered(stream::iter(said).boxed(), text, |done: &u64| *done, add);
-        gathered.now_or_never().expect("nothing is waited for")
+        gathered.now_or_never().expect("the stream is ready")
     }
 
     #[test]
@@ -208,14 +209,14 @@ mod tests {
         let whole =
             gathering(vec![Ok(Either::Right(&[1])), Ok(Either::Left(3))], "SELECT").unwrap();
         assert_eq!((whole.affected, whole.rows.rows.len()), (3, 1));
-        // A driver that fails while it reads ends the stream.
+        // If the driver fails while it reads, the stream ends.
         assert!(gathering(vec![], "SELECT 1").is_err());
         assert!(gathering(vec![Ok(Either::Right(&[1]))], "SELECT 1").is_err());
-        // Columns that changed on the way.
+        // The columns changed while the rows were read.
         assert!(
             gathering(vec![Ok(Either::Right(&[1, 2])), Ok(Either::Left(0))], "SELECT").is_err()
         );
-        // A row that cannot be read, in an answer that goes on.
+        // A row cannot be read, and another row follows.
         let unread = vec![Ok(Either::Right(&[][..])), Ok(Either::Right(&[1])), Ok(Either::Left(1))];
         assert!(matches!(gathering(unread, "SELECT"), Err(sqlx::Error::ColumnNotFound(_))));
         for nothing in ["", " ;", "-- nothing", "/* nothing */"] {

@@ -1,8 +1,8 @@
 //! Runs statements on PostgreSQL.
 //!
 //! sqlx uses the binary formats, so each value is written in the type that the server expects, and read in the type
-//! that the server reports. Only the server knows the type of a text (a time, an identifier, JSON): the statement is
-//! prepared with the type left open, and the text is written as the inferred type.
+//! that the server reports. Only the server knows which type a text stands for (a time, a UUID, JSON). So the statement
+//! is prepared without a type for it, and the text is written as the type that the server infers.
 
 use std::{any::Any, str::FromStr, sync::Arc};
 
@@ -110,8 +110,8 @@ impl BackendTransaction for PostgresTransaction {
     }
 }
 
-/// Runs a statement to its end outside of a transaction, and once more if its prepared form was outdated by a schema
-/// change, unless it may have committed a part.
+/// Runs a statement to its end outside of a transaction. Runs it once more if a schema change has outdated its prepared
+/// form, unless the statement may have committed a part of its changes.
 async fn run_anew(
     connection: &mut PgConnection,
     statement: &Statement,
@@ -128,22 +128,24 @@ async fn run_anew(
     }
 }
 
-/// Whether a statement may have committed a part before it failed: procedures and anonymous blocks may.
+/// Whether a statement may have committed a part of its changes before it failed, as procedures and anonymous blocks
+/// can.
 fn commits_by_itself(text: &str) -> bool {
-    // A comment or bracket before the word hides it: then the statement counts as one of these.
+    // A comment or bracket before the first word hides it. The statement is then treated as a procedure call.
     let word: String = text.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
     ["", "CALL", "DO"].iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
-/// Runs a statement to its end within a transaction. If its prepared form was outdated by a schema change, returns the
-/// error of the server, which accepts no other statement in this transaction; the next transaction prepares it anew.
+/// Runs a statement to its end within a transaction. If a schema change has outdated its prepared form, returns the
+/// error of the server, which does not accept another statement in this transaction. The next transaction prepares the
+/// statement again.
 async fn run_within(
     connection: &mut PgConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
     match run(connection, statement).await {
         Err(error @ sqlx::Error::Encode(_)) => {
-            // Nothing was sent: the transaction goes on.
+            // Nothing was sent, so the transaction can continue.
             connection.clear_cached_statements().await?;
             match run(connection, statement).await {
                 Err(sqlx::Error::Encode(_)) => Err(error),
@@ -174,14 +176,14 @@ async fn run(
         .await
 }
 
-/// The text with the types of the bound values appended: sqlx identifies a prepared statement by its text alone, and
-/// would send bytes of one type to a statement prepared for another.
+/// Returns the text with the types of the bound values appended, because sqlx identifies a prepared statement by its
+/// text alone. Otherwise it would send bytes of one type to a statement that was prepared for another type.
 fn marked(statement: &Statement) -> String {
     let mut text = statement.text().to_owned();
     if statement.values().is_empty() {
         return text;
     }
-    // On a line of its own: the text may end in a comment.
+    // Uses a separate line, because the text may end in a comment.
     text.push_str("\n/*");
     text.extend(statement.values().iter().map(|value| match value {
         SqlValue::Bool(_) => 'o',
@@ -194,7 +196,7 @@ fn marked(statement: &Statement) -> String {
     text
 }
 
-/// The type of each value: its own, or for a text or a null the one that the server infers.
+/// Returns the type of each value. For a text or a null, it is the type that the server infers.
 async fn kinds(
     connection: &mut PgConnection,
     text: &Arc<str>,
@@ -211,7 +213,7 @@ async fn kinds(
     if !values.iter().any(|value| matches!(value, SqlValue::Text(_) | SqlValue::Null)) {
         return Ok(kinds);
     }
-    // Queries the server once for each text; then the connection has it.
+    // Queries the server once for each text; after that, the connection has the prepared statement.
     let text = AssertSqlSafe(Arc::clone(text)).into_sql_str();
     let prepared = connection.prepare_with(text, &kinds).await?;
     if let Some(Either::Left(inferred)) = prepared.parameters() {
@@ -220,8 +222,9 @@ async fn kinds(
     Ok(kinds)
 }
 
-/// Whether a prepared statement may be outdated by a schema change: the server says so, names or types do not fit, or a
-/// value does not fit the inferred type. A statement that failed so has done nothing, unless it commits by itself.
+/// Whether a schema change may have outdated a prepared statement: the server reports that, names or types do not
+/// match, or a value does not match the inferred type. A statement that failed with such an error has changed nothing,
+/// unless it commits by itself.
 ///
 /// Source: PostgreSQL, appendix A; 0A000 is "cached plan must not change result type".
 fn may_be_outdated(error: &sqlx::Error) -> bool {
@@ -342,7 +345,7 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
         "INT4" => SqlValue::Int(i32::from_be_bytes(bytes.try_into()?).into()),
         "INT8" => SqlValue::Int(i64::from_be_bytes(bytes.try_into()?)),
         "OID" => SqlValue::Int(u32::from_be_bytes(bytes.try_into()?).into()),
-        // As it is written, 0.1, not as the nearest number of 64 bits.
+        // Converts the decimal text, so that 0.1 remains 0.1 and does not become the 64-bit value of the 32-bit number.
         "FLOAT4" => SqlValue::Real(f32::from_be_bytes(bytes.try_into()?).to_string().parse()?),
         "FLOAT8" => SqlValue::Real(f64::from_be_bytes(bytes.try_into()?)),
         "BYTEA" => SqlValue::Blob(bytes.to_vec()),
@@ -355,7 +358,7 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
         "TIME" => SqlValue::Text(time_text(i64::from_be_bytes(bytes.try_into()?))),
         "VOID" => SqlValue::Null,
         name if is_text(name, &kind) => SqlValue::Text(raw.as_str()?.to_owned()),
-        // No guess at unknown bytes.
+        // larder does not guess the meaning of unknown bytes.
         other => {
             return Err(
                 format!("a column of type {other} cannot be read: write column::text").into()
@@ -366,8 +369,8 @@ fn value(raw: &PgValueRef<'_>) -> Result<SqlValue, BoxDynError> {
 
 /// Writes a number of any size as the server does.
 ///
-/// Source: `numeric_send` in PostgreSQL's `numeric.c`: digits of base 10,000, the weight of the first, the sign, and
-/// the number of decimal places.
+/// Source: `numeric_send` in PostgreSQL's `numeric.c`: digits of base 10,000, the weight of the first digit, the sign,
+/// and the number of decimal places.
 fn numeric(bytes: &[u8]) -> Option<String> {
     let half = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
     let (count, weight) = (i32::from(half(0)?), i32::from(half(2)? as i16));
@@ -406,8 +409,8 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// Writes a time as in RFC 3339, with a `Z` where its zone is known. RFC 3339 has no year before 1 or after 9999: such
-/// a time is written as the server does: `0044-03-15 12:00:00 BC`, `12000-01-01 00:00:00+00`.
+/// Writes a time as in RFC 3339, with a `Z` if its zone is known. RFC 3339 has no years before Christ or after 9999, so
+/// such a time is written as the server writes it: `0044-03-15 12:00:00 BC`, `12000-01-01 00:00:00+00`.
 fn timestamp(micros: i64, in_utc: bool) -> String {
     match micros {
         i64::MAX => return "infinity".to_owned(),
@@ -442,12 +445,13 @@ fn date_text(days: i32) -> String {
     date + era
 }
 
-/// The date of a day counted from [`EPOCH`], in the proleptic Gregorian calendar, and its era if that is before Christ.
-/// For any year: the server has dates to the year 5,874,897, more than calendars of libraries hold.
+/// Returns the date of a day that is counted from [`EPOCH`], in the proleptic Gregorian calendar, and the era if the
+/// date is before Christ. It works for any year, because the server has dates up to the year 5,874,897, which calendar
+/// libraries do not support.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 fn calendar(days: i64) -> (String, &'static str) {
-    // From the first of March of the year 0, in eras of 400 years.
+    // Counts from 1 March of the year 0, in eras of 400 years.
     let days = days + DAYS_BEFORE_EPOCH;
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -456,16 +460,16 @@ fn calendar(days: i64) -> (String, &'static str) {
     let day = day - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = year + era * 400 + i64::from(month <= 2);
-    // There is no year 0.
+    // The server has no year 0.
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     (format!("{year:04}-{month:02}-{day:02}"), era)
 }
 
 /// The day from which the server counts.
 const EPOCH: Date = date!(2000 - 01 - 01);
-/// From the first of March of the year 0.
+/// The days from 1 March of the year 0 to [`EPOCH`].
 const DAYS_BEFORE_EPOCH: i64 = 730_425;
-/// In microseconds.
+/// The length of a day in microseconds.
 const DAY: i64 = 86_400_000_000;
 const JSONB_VERSION: u8 = 1;
 const BOOL: u32 = 16;
@@ -522,7 +526,7 @@ mod tests {
         }
         assert_eq!(date_text(-1), "1999-12-31");
         assert_eq!(time_text(DAY), "24:00:00");
-        // Every day of some centuries, by the calendar of a library.
+        // Compares every day of some centuries with the calendar of a library.
         for days in -400_000..400_000 {
             let date = EPOCH + Duration::days(days);
             assert_eq!(calendar(days), (date.to_string(), ""));

@@ -115,8 +115,9 @@ async fn run(
     connection: &mut SqliteConnection,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
-    // SQLite prepares by the schema that this connection has last seen, and sqlx takes the names and the number of
-    // columns from the prepared statement. So the connection checks the schema first, and prepares each time.
+    // SQLite prepares a statement with the schema that this connection last read, and sqlx takes the names and the
+    // number of columns from the prepared statement. So the connection checks the schema first, and prepares the
+    // statement each time.
     sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;
     let mut query = sqlx::query::<Sqlite>(AssertSqlSafe(statement.text())).persistent(false);
     for value in statement.values() {
@@ -126,7 +127,7 @@ async fn run(
         .await
 }
 
-/// Reads no row, but begins a read, in which SQLite notices that another connection has changed the schema.
+/// Reads no row, but begins a read, during which SQLite detects that another connection has changed the schema.
 const SEE_SCHEMA: &str = "SELECT 1 FROM sqlite_schema LIMIT 0";
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
@@ -151,7 +152,7 @@ fn add(row: &sqlx::sqlite::SqliteRow, rows: &mut Rows) -> sqlx::Result<()> {
         if value.is_null() {
             return Ok(SqlValue::Null);
         }
-        // By the type of the value, not by the declared type of the column.
+        // Decodes by the type of the value, not by the declared type of the column.
         Ok(match value.type_info().name() {
             "INTEGER" | "INT8" | "BOOLEAN" => SqlValue::Int(value.try_decode_unchecked()?),
             "REAL" => SqlValue::Real(value.try_decode_unchecked()?),

@@ -1,7 +1,7 @@
-//! The values of `Age` and `Cache-Status` that hits share: built once for each number of seconds.
+//! The values of `Age` and `Cache-Status` that hits share. Each is built once for each number of seconds.
 //!
-//! The texts are leaked on purpose: cloning a static value touches no reference count, on which all threads
-//! would contend. There are at most 2 × 3,601 of them, about 200 KiB, each built when first used.
+//! The strings are leaked on purpose, because a clone of a static value does not touch a reference count, on which all
+//! threads would contend. There are at most 2 × 3,601 strings (about 200 KiB), and each is built when it is first used.
 
 use std::sync::OnceLock;
 
@@ -10,13 +10,13 @@ use larder_semantics::cache_status::{CacheStatus, Handling};
 
 pub(in crate::response_cache) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// Values for up to an hour are shared; most responses need no others.
+/// Values for up to an hour are shared; most responses do not need other values.
 const SECONDS: usize = 3_601;
 
 /// The name of this cache in `Cache-Status`.
 const CACHE_NAME: &str = "larder";
 
-/// The fields by which a response says how the cache answered it: one flag each, by the options of the layer.
+/// Which fields report the outcome of a lookup. The options of the layer set these flags.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::response_cache) struct Extras {
     pub(in crate::response_cache) cache_status: bool,

@@ -20,10 +20,10 @@ use crate::{body::CacheBody, conditional::not_modified, response_cache::stored::
 pub(in crate::response_cache) struct ConditionsAndRange {
     /// Whether the request is a HEAD.
     pub(in crate::response_cache) head_only: bool,
-    /// Whether the response comes from the cache: the origin has evaluated the conditions for any other
-    /// already.
+    /// Whether the response comes from the cache. For any other response, the origin has already evaluated the
+    /// conditions.
     pub(in crate::response_cache) is_stored: bool,
-    /// Whether a 206 goes only to a client that accepts no content coding.
+    /// Whether larder sends a 206 only to clients that accept no content coding.
     pub(in crate::response_cache) avoids_coded: bool,
 }
 
@@ -58,7 +58,7 @@ pub(in crate::response_cache) fn apply_conditions<R>(
     }
 }
 
-/// Answers a range request from a partial response. Returns `None` if the range is not covered.
+/// Answers a range request from a partial response. Returns `None` if the response does not cover the range.
 pub(in crate::response_cache) fn apply_conditions_to_part<R>(
     request_headers: &HeaderMap,
     response: Response<CacheBody<R>>,
@@ -86,18 +86,16 @@ pub(in crate::response_cache) fn apply_conditions_to_part<R>(
 fn client_has_it(request_headers: &HeaderMap, fields: &HeaderMap, is_stored: bool) -> bool {
     let mut current = Validators::of(fields);
     if is_stored {
-        // Without `Last-Modified`, a stored response was current at its `Date` at least (RFC 9111, section
-        // 4.3.2).
+        // A stored response without `Last-Modified` was current at least at its `Date` (RFC 9111, section 4.3.2).
         current.last_modified = current.last_modified.or_else(|| freshness::date(fields));
     }
     let condition = validation::evaluate_not_modified(&Method::GET, request_headers, &current);
     condition == Condition::NotModified
 }
 
-/// Whether the client may have this representation in a content coding. A compression layer around this cache
-/// encodes full responses and leaves their strong `ETag` on them: a client that has the beginning of the
-/// encoded bytes would append the end of ours, and the layer would compress a multipart 206 as if it were a
-/// page.
+/// Whether the client may have this representation in a content coding. A compression layer around this cache encodes
+/// full responses and does not remove their strong `ETag`. A client that has the beginning of the encoded bytes would
+/// append the end of the bytes that are not encoded, and the layer would compress a multipart 206 as if it were a page.
 fn may_have_it_coded(request_headers: &HeaderMap, fields: &HeaderMap) -> bool {
     let is_coded = |member: &str| {
         let member = member.to_ascii_lowercase();
@@ -113,7 +111,7 @@ fn may_have_it_coded(request_headers: &HeaderMap, fields: &HeaderMap) -> bool {
         && !is_image
 }
 
-/// Returns a 206 with one range, of bytes that begin at `offset`.
+/// Returns a 206 with one range. The bytes of `body` begin at `offset`.
 fn part_of<R>(
     response: Response<CacheBody<R>>,
     body: &Bytes,
@@ -160,7 +158,7 @@ fn several_parts<R>(
     Response::from_parts(head, CacheBody::held(bytes.freeze()))
 }
 
-/// Returns a 416: the representation has none of the requested ranges.
+/// Returns a 416, because the representation has none of the requested ranges.
 fn unsatisfiable<R>(fields: &HeaderMap, total: u64) -> Response<CacheBody<R>> {
     let mut response = Response::new(CacheBody::empty());
     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
@@ -181,7 +179,7 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("numbers and tokens are visible ASCII")
 }
 
-/// Long enough that no body contains it by chance; a body that contains it on purpose harms only its own
+/// The boundary is so long that no body contains it by chance. A body that contains it on purpose harms only its own
 /// readers.
 const BOUNDARY: &str = "larder-8f3b1c6e9d2a4750";
 
@@ -250,8 +248,8 @@ mod tests {
         assert_eq!(answer.headers()[header::CONTENT_LENGTH], "3");
     }
 
-    /// A compression layer around the cache left the `ETag` on bytes of its own, and the client combined the
-    /// two; or it compressed a multipart 206 as if it were a page.
+    /// Regression: a compression layer around the cache did not remove the `ETag` from the bytes that it encoded, and
+    /// the client combined these bytes with others. The layer also compressed a multipart 206 as if it were a page.
     #[test]
     fn a_client_that_may_have_encoded_bytes_gets_no_206_to_combine_with_them() {
         let ask = |kind: &'static str, accepts: &str, fields: &[(&'static str, &'static str)]| {
@@ -347,11 +345,11 @@ mod tests {
             apply_conditions(&since, ConditionsAndRange { is_stored, ..STORED }, dated()).status()
         };
         assert_eq!(status(true), 304, "RFC 9111 4.3.2");
-        assert_eq!(status(false), 200, "RFC 9110 13.1.3: its origin has judged");
+        assert_eq!(status(false), 200, "RFC 9110 13.1.3: the origin has evaluated it");
     }
 
     #[test]
-    fn a_304_keeps_the_only_validator_there_is() {
+    fn a_304_has_last_modified_only_without_an_etag() {
         for (has_etag, is_left) in [(true, false), (false, true)] {
             let mut response = whole();
             let changed = value("Thu, 01 Jan 1970 00:00:00 GMT");
@@ -382,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_partial_response_answers_the_ranges_that_it_covers() {
+    fn a_stored_partial_response_serves_the_ranges_that_it_covers() {
         let stored_part = Part { range: ByteRange { first: 100, last: 109 }, total: 1000 };
         let ask = |range| {
             apply_conditions_to_part(&request_headers(&[("range", range)]), whole(), &stored_part)

@@ -9,9 +9,8 @@ use larder_semantics::{
 
 use crate::response_cache::{options::Options, overrides::OverrideValues};
 
-/// Sets the caching fields for downstream: larder cannot invalidate browsers and delivery networks, so a
-/// lifetime of its own is not passed on to them. Returns `true` if the layer or the handler has set a field for
-/// them.
+/// Sets the fields that control downstream caches. larder cannot invalidate browsers and content delivery networks, so
+/// it does not pass its own lifetime on to them. Returns `true` if the layer or the handler has set a field for them.
 pub(in crate::response_cache) fn set_downstream_fields(
     options: &Options,
     override_values: &OverrideValues,
@@ -57,7 +56,7 @@ fn make_private(targets: &[HeaderName], headers: &mut HeaderMap) {
         !shared.iter().any(|known| name.eq_ignore_ascii_case(known))
     });
     let text = std::iter::once("private").chain(members).collect::<Vec<_>>().join(", ");
-    let value = HeaderValue::from_str(&text).expect("members of a field are text of a field");
+    let value = HeaderValue::from_str(&text).expect("members of a field form a field value");
     headers.insert(header::CACHE_CONTROL, value);
 }
 

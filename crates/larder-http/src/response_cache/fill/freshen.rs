@@ -1,9 +1,8 @@
-//! Freshens stored responses: by a 304, or by the response to a HEAD.
+//! Freshens stored responses by a 304 or by the response to a HEAD.
 //!
-//! A freshened response is stored anew: the old bytes, the fields with the update applied, the tags of both,
-//! and the stamp that was taken before the lookup. When the confirmation arrives, larder checks the old stamp
-//! once more: an entry that an invalidation has reached meanwhile is removed, even though its origin confirms
-//! it.
+//! larder stores a freshened response as a new entry, with the old bytes, the updated fields, the tags of both, and the
+//! stamp that was taken before the lookup. When the confirmation arrives, larder checks the old stamp again. If the
+//! entry was invalidated in the meantime, larder removes it, even though its origin confirms it.
 //!
 //! # Source
 //!
@@ -34,12 +33,12 @@ use crate::{
 };
 
 impl Lookup {
-    /// Returns the stored response that the origin may confirm instead of sending it again: the selected one,
-    /// if its origin gave it a validator, else the most recently used variant of this address with a strong
-    /// `ETag`.
+    /// Returns the stored response that the origin may confirm instead of sending it again. This is the selected
+    /// response, if its origin gave it a validator. If the request selects no response, it is the most recently used
+    /// variant of this address with a strong `ETag` from its origin.
     ///
-    /// Only one, so that a 304 is unambiguous: a 304 without `ETag` would not be, and then larder would have
-    /// nothing to answer with.
+    /// The request has the validators of only one response, so that a 304 is unambiguous. With several, a 304 without
+    /// `ETag` would be ambiguous, and larder would have no response to answer with.
     pub(in crate::response_cache) fn to_confirm(
         &self,
         selected: Option<&AnyEntry>,
@@ -57,8 +56,8 @@ impl Lookup {
         }
     }
 
-    /// Adds the conditions by which the origin may confirm a stored response. The `Last-Modified` of a variant
-    /// that was not selected says nothing about the requested one, so it is left out.
+    /// Adds the conditions by which the origin may confirm a stored response. The `Last-Modified` of a variant that was
+    /// not selected says nothing about the requested variant, so it is left out.
     pub(in crate::response_cache) fn add_conditions<B>(
         request: &mut Request<B>,
         known: Option<&AnyEntry>,
@@ -77,9 +76,9 @@ impl Lookup {
         }
     }
 
-    /// Applies the response to a HEAD to the stored response to GET: the same validators freshen it, other ones
-    /// remove it. Without a validator it does nothing (except under `Profile::Conformance`): a handler that has
-    /// none would confirm any stored response.
+    /// Applies the response to a HEAD to the stored response to GET. If its validators and length agree with the stored
+    /// response, it freshens that response; otherwise larder removes the stored response. A response without a
+    /// validator has no effect (except under `Profile::Conformance`), because it would confirm any stored response.
     pub(in crate::response_cache) fn note_head<R>(
         &self,
         fill: &Fill,
@@ -111,7 +110,7 @@ impl Lookup {
 }
 
 impl Fill {
-    /// Handles a 304: the origin says that the stored response is current.
+    /// Handles a 304, with which the origin confirms that the stored response is current.
     pub(in crate::response_cache) fn receive_not_modified<R, E>(
         self,
         leader: Leader,
@@ -128,7 +127,8 @@ impl Fill {
         match self.confirmed(known, update) {
             Ok((received, whole)) => self.store_complete(leader, received, whole, client),
             Err(why) => {
-                // It is current, but no longer storable, or not from an authenticated request like this one.
+                // The stored response is current, but it is no longer storable, or not for an authenticated request
+                // like this one.
                 if !why.is_of_the_user() {
                     kernel.remove(known);
                 }
@@ -142,10 +142,10 @@ impl Fill {
         }
     }
 
-    /// Handles a 304 whose stored response an invalidation has reached since the lookup, or that names another
-    /// `ETag`. It freshens nothing, and the entry is removed, so that the next request is unconditional. This
-    /// client gets the stored response: its request came before the invalidation, or its origin has answered
-    /// that very condition.
+    /// Handles a 304 whose stored response was invalidated after the lookup, or that names another `ETag`. Such a 304
+    /// freshens nothing. larder removes the entry, so that the next request is unconditional. This client gets the
+    /// stored response, because its request came before the invalidation, or because the origin has sent the 304 in
+    /// reply to the `ETag` of this response.
     fn discard_unconfirmed<R, E>(
         self,
         leader: Leader,
@@ -162,7 +162,7 @@ impl Fill {
         drop(client.send(Ok(self.forwarded_body(response, Reason::Revalidation))));
     }
 
-    /// Applies an update to a stored response, and judges the result like a full response.
+    /// Applies an update to a stored response, and decides on storing the result like a full response.
     pub(in crate::response_cache) fn confirmed(
         &self,
         entry: &AnyEntry,

@@ -1,4 +1,5 @@
-//! The lifetime of a response: which option, choice or directive gives it (TTL precedence), and its stale windows.
+//! Determines the lifetime of a response, by the precedence of options, choices of the handler and directives, and its
+//! stale windows.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use larder_semantics::{
 
 use crate::response_cache::{options::Options, overrides::OverrideValues};
 
-/// Returns the lifetime, and whether it comes from larder alone. The first of these that applies:
-/// `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the response
-/// itself, the layer, heuristics.
+/// Returns the lifetime, and whether it comes from larder alone. The lifetime comes from the first of these sources
+/// that applies: `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the
+/// response itself, the layer, heuristics.
 pub(super) fn lifetime(
     options: &Options,
     override_values: &OverrideValues,
@@ -27,12 +28,13 @@ pub(super) fn lifetime(
     if let (true, Some((_, lifetime))) = (silent, negative) {
         return Ok((*lifetime, true));
     }
-    // A lifetime for a page does not apply to the error that came instead.
+    // The lifetime from the layer is meant for pages. It does not apply to an error that the handler returns in place
+    // of a page.
     let meant = storing::takes_default_lifetime(status);
     if let Some(lifetime) = options.override_lifetime.filter(|_| meant) {
         return Ok((lifetime, silent));
     }
-    // It does apply to a redirect that the handler sends.
+    // The lifetime that the handler chose also applies to a redirect.
     let is_error = status.is_client_error() || status.is_server_error();
     if let Some(lifetime) = override_values.lifetime.filter(|_| !is_error) {
         return Ok((lifetime, silent));
@@ -47,8 +49,8 @@ pub(super) fn lifetime(
     guessed.ok_or(Reason::NoLifetime)
 }
 
-/// Returns the lifetime with its stale windows: those of the response, else of the handler, else of the layer.
-/// A response that must not be served stale has none.
+/// Adds the stale windows to the lifetime. They come from the response, or else from the handler, or else from the
+/// layer. A response that must not be served stale has no stale windows.
 ///
 /// Source: RFC 9111, section 4.2.4; RFC 5861.
 pub(super) fn with_windows(
@@ -78,7 +80,7 @@ pub(super) fn with_windows(
     let on_error = own_status(control.stale_if_error).unwrap_or_else(|| {
         let own = or_else(lifetime.window_on_error(), options.on_error);
         match options.profile {
-            // RFC 9111 allows it while the origin is unreachable.
+            // RFC 9111 allows larder to serve a stale response while the origin is unreachable.
             Profile::Conformance if own.is_zero() => options.revalidatable,
             _ => own,
         }

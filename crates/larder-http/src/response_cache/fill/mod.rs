@@ -1,4 +1,4 @@
-//! A fill: calls the inner service in a task of its own, records the response, and stores it.
+//! A fill calls the inner service in a task of its own, records the response, and stores it.
 //!
 //! The first byte goes to the client when the handler produces it, while larder records the body. As soon as
 //! the response turns out not to be storable, the fill releases its waiters and hands the rest of the body to
@@ -79,28 +79,27 @@ pub(in crate::response_cache) struct Fill {
     pub(in crate::response_cache) began: Moment,
     /// The stored response that this request selects and this fill replaces.
     pub(in crate::response_cache) replaces: Option<AnyEntry>,
-    /// The stored response that the origin may confirm, since this fill sends its validators.
+    /// The stored response that the origin may confirm, because this fill sends its validators.
     pub(in crate::response_cache) known: Option<AnyEntry>,
     /// The key of the address without its query, if the layer honours `No-Vary-Search`.
     pub(in crate::response_cache) search: Option<Box<SearchKey>>,
     pub(in crate::response_cache) wants_etag: bool,
     /// Whether the request of the client has a condition or a range.
     pub(in crate::response_cache) narrowed: bool,
-    /// Whether the fill asks the origin for a range only.
+    /// Whether the fill requests only a range from the origin.
     pub(in crate::response_cache) in_part: bool,
     /// A request field that may have selected the response and is not part of the key.
     pub(in crate::response_cache) unknown_field: Option<HeaderName>,
-    /// Reports the head with which the response leaves, where there is a
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
+    /// Reports the final head of the response, if there is a [`FinalHeadLayer`](crate::FinalHeadLayer).
     pub(in crate::response_cache) final_head: Option<FinalHead>,
-    /// The checks that decide after the handler whether the response is stored.
+    /// The checks that run after the handler and decide whether the response is stored.
     pub(in crate::response_cache) written: Arc<[WriteCheck]>,
 }
 
 /// The result that a fill sends to its client.
 pub(in crate::response_cache) type Answer<R, E> = Result<Response<CacheBody<R>>, E>;
 
-/// A response in flight, as waiters read it along.
+/// A response in flight, which waiters read as it arrives.
 #[derive(Debug)]
 pub(in crate::response_cache) struct InFlightResponse<R> {
     pub(in crate::response_cache) head: response::Parts,
@@ -169,7 +168,7 @@ impl Fill {
             Err(_) => {
                 self.record(Event::Failed(Reason::Deadline));
                 fail(leader, SharedFailure::with_status(StatusCode::GATEWAY_TIMEOUT));
-                // From here on the fill serves its own client only.
+                // From here on, the fill serves only its own client.
                 tokio::select! {
                     answer = calling => {
                         let answer = answer.map(|response| self.forwarded(response, Reason::Deadline));
@@ -249,8 +248,8 @@ impl Fill {
     }
 
     /// Stores a complete body, and answers the client of the fill. Inside of a
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer) the response is stored once its head has left, if it left
-    /// storable.
+    /// [`FinalHeadLayer`](crate::FinalHeadLayer) the response is stored once its final head is known, if that head
+    /// allows storing.
     pub(in crate::response_cache) fn store_complete<R, E>(
         self,
         leader: Leader,
@@ -261,7 +260,7 @@ impl Fill {
         let Some(final_head) = self.final_head.clone() else {
             let outcome = self.store(&received, &whole);
             let answer = self.answer(&received, &outcome, CacheBody::held(whole));
-            // Waiters first: they arrived before any request that this client sends next.
+            // The waiters are served first, because they arrived before any request that this client sends next.
             leader.finish(outcome.flight_result);
             drop(client.send(Ok(answer)));
             return;
@@ -274,7 +273,7 @@ impl Fill {
         drop(client.send(Ok(answer)));
     }
 
-    /// Returns the verdict on a response that leaves with this head, where there is a
+    /// Returns the verdict on a response that the cache sends with this head, if there is a
     /// [`FinalHeadLayer`](crate::FinalHeadLayer).
     fn verdict(
         &self,
@@ -285,8 +284,8 @@ impl Fill {
         Some(Box::pin(final_head.verdict(status, headers)))
     }
 
-    /// Does not store the response: an outer layer has made it specific to one client, or its final head is not
-    /// known.
+    /// Does not store the response, because an outer layer has made it specific to one client, or because its final
+    /// head is not known.
     fn withhold(&self, leader: Leader, verdict: HeadVerdict) {
         match verdict {
             HeadVerdict::NotStorable(why) => {
@@ -301,12 +300,13 @@ impl Fill {
         }
     }
 
-    /// Whether the handler has written to state of its client that an outer layer sends, such as a session.
+    /// Whether the handler has written to per-client state that an outer layer sends with the response, such as a
+    /// session.
     pub(in crate::response_cache) fn is_written(&self) -> bool {
         self.written.iter().any(|is_written| is_written())
     }
 
-    /// Records the frames that are ready at once, then the others while the client reads along.
+    /// Records the frames that are ready at once, and then the other frames while the client reads them.
     async fn record_body<R, E>(
         self,
         leader: Leader,
@@ -325,14 +325,14 @@ impl Fill {
         let unfinished = FailRecordingOnDrop(&recording);
         let mut ready = self.pull(&recording, &mut body, None).await;
         if ready.is_none() && recording.is_empty() {
-            // A body that fails before its first byte is an error of its origin, and no head has left yet:
-            // answer 502.
+            // A body that fails before its first byte is an error of its origin. No head has left yet, so the answer is
+            // a 502.
             ready = self.pull_first(&recording, &mut body, deadline).await;
         }
         if matches!(ready, Some(RecordingOutcome::Broken)) && recording.is_empty() {
             self.record(Event::Failed(Reason::Body));
             fail(leader, SharedFailure::with_status(StatusCode::BAD_GATEWAY));
-            let text = "the response of the origin failed before its first byte\n";
+            let text = "the response of the origin failed before its first byte; try again later\n";
             let answer = own_response(StatusCode::BAD_GATEWAY, text);
             drop(client.send(Ok(self.forwarded_body(answer, Reason::Origin))));
             return;
@@ -340,7 +340,8 @@ impl Fill {
         self.prepare(&mut received);
         if let Some(RecordingOutcome::Whole(whole)) = ready {
             if !is_as_announced(&whole, announced) {
-                // Shorter or longer than announced: its client gets it unchanged, no other request gets it.
+                // The body is shorter or longer than announced. Its client gets it unchanged, and no other request gets
+                // it.
                 self.record(Event::Failed(Reason::Length));
                 let body = CacheBody::recorded(recording.reader());
                 let answer = self.answer(&received, &StoreOutcome::NOT, body);
@@ -362,10 +363,12 @@ impl Fill {
         (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers.clone());
         *response.extensions_mut() = std::mem::take(&mut received.head.extensions);
         self.context.header_interner.add_vary(response.headers_mut());
-        // Waiters that read along must not be cut off for lack of memory: reserve the announced length.
+        // Waiters that read the body as it arrives must not be cut off for lack of memory, so the announced length is
+        // reserved.
         let room = announced.is_some_and(|bytes| recording.reserve(bytes));
         let usable = received.part.is_none() && received.decision.is_of_use_to_others();
-        // The handler may write to a session until the body ends; no waiter may have read so far by then.
+        // The handler may write to a session until the body ends, and no waiter may have read any of the body before
+        // that.
         let usable = usable && self.written.is_empty() && !self.scope.gathered().private;
         let along = room && usable && ready.is_none();
         let mut along = along.then(|| {
@@ -426,7 +429,7 @@ impl Fill {
             recorded => recorded,
         };
         if matches!(recorded, RecordingOutcome::Late) && recording.has_company() {
-            // The response is not stored any more, but waiters that read along get the rest.
+            // The response will not be stored, but waiters that already read it get the rest.
             self.finish_unshared(leader, Reason::Deadline);
             while recording.is_read() {
                 let soon = Instant::now() + LOOK_FOR_READERS;
@@ -441,8 +444,8 @@ impl Fill {
         drop(unfinished);
     }
 
-    /// Records frames: those that are ready at once, or all until the deadline. Returns `None` if there is no
-    /// deadline and the next frame is not ready.
+    /// Records the frames that are ready at once or, with a deadline, all frames until then. Returns `None` if there is
+    /// no deadline and the next frame is not ready.
     async fn pull<R>(
         &self,
         recording: &Recording<R>,
@@ -473,8 +476,8 @@ impl Fill {
         }
     }
 
-    /// Waits for the first frame, and records those that are ready behind it. Returns `None` if there may be
-    /// more.
+    /// Waits for the first frame, and records it and the frames that are ready after it. Returns `None` if more frames
+    /// may follow.
     async fn pull_first<R>(
         &self,
         recording: &Recording<R>,
@@ -498,7 +501,7 @@ impl Fill {
         }
     }
 
-    /// Records a frame. Returns `Some` if it is the last one to record.
+    /// Records a frame. Returns `Some` if it is the last frame to record.
     fn record_frame<R>(
         &self,
         recording: &Recording<R>,
@@ -592,7 +595,7 @@ impl Fill {
             (StatusCode::PARTIAL_CONTENT, Some(_)) if vary::names(headers).is_empty() => {
                 let decision =
                     self.decide_by_fields(StatusCode::OK, headers, override_values, received_at)?;
-                // Partial responses are stored without variants, which a response that was not opted in has.
+                // Partial responses are stored without variants, but a response that was not opted in needs variants.
                 (decision.opted_in || !self.context.guards_fields())
                     .then_some(decision)
                     .ok_or(Reason::Part)
@@ -637,7 +640,7 @@ impl Fill {
         }
     }
 
-    /// Returns the key under which the responses of this address are stored: that of the address, or of all
+    /// Returns the key under which the responses of this address are stored: the key of the address, or of all
     /// equivalent queries under `No-Vary-Search`.
     pub(in crate::response_cache) fn base(&self, headers: &HeaderMap) -> Key {
         let rule = self.search.as_ref().and_then(|search| search.variance(headers));
@@ -662,7 +665,7 @@ impl Fill {
             || self.context.options.has_hidden_input()
     }
 
-    /// Prepares the head for being sent and stored.
+    /// Prepares the head to be sent and stored.
     pub(in crate::response_cache) fn prepare(&self, received: &mut ReceivedHead) {
         let headers = &mut received.head.headers;
         fields::remove_hop_by_hop(headers);
@@ -679,14 +682,14 @@ impl Fill {
             headers,
         );
         if has_set && received.names == [ALL_SELECTING] {
-            // Downstream caches may store it, and must separate the same requests.
+            // Downstream caches may store the response, and must separate the same requests as this cache.
             let names: Vec<&str> = SELECTING.iter().map(HeaderName::as_str).collect();
             headers.insert(header::VARY, value(&names.join(", ")));
         }
     }
 
-    /// Adds an `ETag` to a 200 without one, so that browsers can revalidate it: if a conditional layer wants
-    /// it, or the lifetime is larder's own.
+    /// Adds an `ETag` to a 200 that has none, so that browsers can revalidate it. Does so if there is a conditional
+    /// layer around the cache, or if the lifetime comes from larder alone.
     fn add_etag(&self, received: &mut ReceivedHead, whole: &Bytes) {
         let wanted = self.wants_etag || received.decision.by_larder;
         if wanted && received.head.status == StatusCode::OK {
@@ -694,8 +697,8 @@ impl Fill {
         }
     }
 
-    /// Handles an error of the server. The waiters try again, or get a stale response; when fill after fill has
-    /// failed, they get the error too, if they may share it.
+    /// Handles an error of the origin. The waiters try again or get a stale response. After several failed fills, they
+    /// get the error, too, if they may share it.
     fn share_error<R, E>(
         &self,
         leader: Leader,
@@ -732,8 +735,8 @@ impl Fill {
         drop(client.send(Ok(self.forwarded_body(Response::from_parts(head, body), why))));
     }
 
-    /// Whether an error may answer all waiters of the leader: by the rules for a response that is stored,
-    /// except its lifetime.
+    /// Whether larder may send an error to all waiters of the fill. The rules for storing a response apply, except that
+    /// the error needs no lifetime.
     fn may_share_error(
         &self,
         status: StatusCode,
@@ -749,15 +752,15 @@ impl Fill {
             && storing::check(self.identity, status, headers, &control, options.rules()).is_ok()
     }
 
-    /// Handles a response that is not storable: the waiters forward their own requests, and the entry that this
-    /// fill refreshes is removed, if it may no longer be stored.
+    /// Handles a response that is not storable. The waiters forward their own requests. The entry that this fill was to
+    /// replace is removed, unless the credentials of this request are the reason.
     fn refuse<R>(&self, leader: Leader, response: &Response<R>, why: Reason) {
         if response.status().is_client_error() && !is_gone(response.status()) {
-            // A client error concerns this request, not the page that other requests ask for.
+            // A client error concerns this request, and not the page that other requests are for.
             return self.finish_unshared(leader, why);
         }
         if self.in_part {
-            // It says nothing about the full response.
+            // The response to a range request says nothing about the full response.
             return self.finish_unshared(leader, why);
         }
         if let Some(replaced) = self.replaces.as_ref().filter(|_| !why.is_of_the_user()) {
@@ -822,7 +825,8 @@ impl Fill {
         outcome: &StoreOutcome,
         body: CacheBody<R>,
     ) -> Response<CacheBody<R>> {
-        // An overtaken response answers no later request, but as far as this fill knew, it was stored.
+        // A response that an invalidation has overtaken is not served to later requests, but the fill did build an
+        // entry from it, so it is reported as stored.
         let stored = outcome.stored
             || (outcome.why.is_none() && matches!(outcome.flight_result, FlightResult::Filled(_)));
         let head = self.head(received, stored, outcome.why);
@@ -849,18 +853,18 @@ impl Fill {
     }
 }
 
-/// Returns the time at that distance from now; one that the clock cannot represent becomes 366 days.
+/// Returns the instant after this time. If the clock cannot represent it, returns the instant in 366 days.
 pub(in crate::response_cache) fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(366 * 86_400))
 }
 
-/// Ends the flight of a fill that failed.
+/// Ends a fill that failed.
 fn fail(leader: Leader, failure: SharedFailure) {
     leader.finish(FlightResult::Failed(Arc::new(failure)));
 }
 
-/// Whether a body has the length that was announced, if one was.
+/// Whether a body has the announced length. Returns `true` if no length was announced.
 fn is_as_announced(whole: &Bytes, announced: Option<u64>) -> bool {
     announced.is_none_or(|bytes| bytes == whole.len() as u64)
 }
@@ -878,5 +882,5 @@ impl<R> Drop for FailRecordingOnDrop<'_, R> {
     }
 }
 
-/// The interval at which a fill that goes on for its readers alone checks whether any are left.
+/// The interval at which a fill that continues only for its readers checks whether it still has readers.
 const LOOK_FOR_READERS: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Partial responses: stored under a validator, and combined with an adjacent one under the same strong `ETag`.
+//! Stores partial responses that have a validator, and combines adjacent partial responses that have the same strong
+//! `ETag`.
 //!
 //! # Source
 //!
@@ -27,9 +28,9 @@ pub(in crate::response_cache) fn part_key(key: &Key) -> Result<Key, KeyTooLongEr
     key.with_part(b" part")
 }
 
-/// Returns the range of a partial response, if it may be stored: it must announce the length of the full
-/// representation, and have a validator (not under `Profile::Conformance`). Only partial responses with the
-/// same strong `ETag` are ever combined.
+/// Returns the range of a partial response, if it may be stored: it must announce the length of the full representation
+/// and, except under `Profile::Conformance`, have a validator. Only partial responses with the same strong `ETag` are
+/// combined.
 pub(in crate::response_cache) fn storable_part(
     headers: &HeaderMap,
     profile: Profile,
@@ -40,10 +41,10 @@ pub(in crate::response_cache) fn storable_part(
 }
 
 impl Fill {
-    /// Combines a partial response with the stored one of the same representation, if their ranges touch or
-    /// overlap: the stored entry becomes a piece of the new one.
+    /// Combines a partial response with the stored partial response of the same representation, if their ranges touch
+    /// or overlap. The stored entry then becomes a piece of the new entry.
     ///
-    /// The fields are merged too: a 206 may omit fields that its client has from the response before.
+    /// The fields are merged, too, because a 206 may omit fields that its client has from the previous response.
     ///
     /// Source: RFC 9110, section 15.3.7; RFC 9111, section 3.4.
     pub(in crate::response_cache) fn joined(
@@ -84,7 +85,7 @@ impl Fill {
     }
 }
 
-/// Combines two ranges that touch or overlap. Where they overlap, the newer bytes count.
+/// Combines two ranges that touch or overlap. If they overlap, the newer bytes are used.
 fn put_together(old: (&Part, &Bytes), new: (&Part, &Bytes)) -> Bytes {
     let (old, old_bytes) = (old.0.range, old.1);
     let (new, new_bytes) = (new.0.range, new.1);

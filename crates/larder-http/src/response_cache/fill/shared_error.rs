@@ -1,4 +1,4 @@
-//! The failure of a fill, as its waiters get it: a few try again, the others share the error.
+//! The failure of a fill, as its waiters get it. A few waiters try again, and the others share the error.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(in crate::response_cache) struct SharedFailure {
     response: Option<Arc<SharedError>>,
 }
 
-/// An error response that may answer all waiters of the leader.
+/// An error response that larder may send to all waiters of the fill.
 #[derive(Debug)]
 pub(in crate::response_cache) struct SharedError {
     pub(in crate::response_cache) headers: HeaderMap,
@@ -52,11 +52,11 @@ impl SharedFailure {
             }
             _ => own_response(
                 self.status,
-                "an identical request, for whose response this one waited, failed; try again later\n",
+                "this request waited for the response to an identical request, which failed; try again later\n",
             ),
         }
     }
 }
 
-/// The largest error body that waiters share, in bytes; of a larger one they get only the status.
+/// The largest error body that waiters share, in bytes; of a larger error they get only the status.
 pub(in crate::response_cache) const LARGEST_SHARED: u64 = 64 << 10;

@@ -24,7 +24,7 @@ pub(in crate::response_cache) struct StorageDecision {
     pub(in crate::response_cache) age: Duration,
     /// The age of the response at the time of its request.
     pub(in crate::response_cache) age_at_request: Duration,
-    /// Whether it is stored: not if it took longer than its lifetime to arrive.
+    /// Whether the response is stored. It is not stored if it took longer than its lifetime to arrive.
     pub(in crate::response_cache) is_stored: bool,
     /// Whether its lifetime comes from larder alone.
     pub(in crate::response_cache) by_larder: bool,
@@ -34,14 +34,13 @@ pub(in crate::response_cache) struct StorageDecision {
     pub(in crate::response_cache) may_go_stale: bool,
     /// Whether it has a validator, so that its origin can confirm it.
     pub(in crate::response_cache) validated: bool,
-    /// Whether the handler opted it in: by a lifetime of its own, `public` or `no-cache`.
+    /// Whether the handler opted the response in, by a lifetime of its own, `public` or `no-cache`.
     pub(in crate::response_cache) opted_in: bool,
 }
 
 impl StorageDecision {
-    /// Whether it may answer waiters: not if it must be revalidated for each request. A response that took
-    /// longer than its lifetime to arrive answers them all the same, since it was fresh at the time of the
-    /// request.
+    /// Whether waiters may get the response. They may not get it if it must be revalidated for each request. They may
+    /// get a response that took longer than its lifetime to arrive, because it was fresh at the time of the request.
     ///
     /// Source: [RFC 9111, section 4](https://www.rfc-editor.org/rfc/rfc9111#section-4), on collapsed requests
     pub(in crate::response_cache) fn is_of_use_to_others(&self) -> bool {
@@ -115,9 +114,9 @@ pub(in crate::response_cache) fn decide(
     })
 }
 
-/// Whether this is an error that no option allows to be stored. Under `Profile::Careful` the lifetime that a
-/// handler gives an error does not count: many handlers give all their responses the same one, and an error
-/// that one client provoked is not for all.
+/// Whether this is an error that no option allows larder to store. Under `Profile::Careful`, larder ignores the
+/// lifetime that a handler gives to an error, because many handlers give all their responses the same lifetime, and
+/// other clients must not get an error that one client provoked.
 fn is_unkeepable_error(options: &Options, status: StatusCode) -> bool {
     options.profile == Profile::Careful
         && (status.is_client_error() || status.is_server_error())
@@ -152,7 +151,7 @@ pub(in crate::response_cache) fn control(
     control.no_cache |= options.profile == Profile::Careful
         && !control.is_present
         && list::members(headers, &header::PRAGMA).any(|it| it.eq_ignore_ascii_case("no-cache"));
-    // A lifetime that was set explicitly for this response prevails over `no-cache`.
+    // A lifetime that was set explicitly for this response takes precedence over `no-cache`.
     control.no_cache &= override_values.lifetime.is_none() && options.override_lifetime.is_none();
     control
 }

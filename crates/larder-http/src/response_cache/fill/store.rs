@@ -1,4 +1,4 @@
-//! Stores the response of a fill: as an entry, in the lists of its address, or as a hit-for-miss record.
+//! Stores the response of a fill as an entry and adds it to the lists of its address, or stores a hit-for-miss record.
 
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ impl Fill {
         }
     }
 
-    /// Whether an error would replace a good stored response: a fresh one, or, if it is a server error, one
-    /// that may still be served stale. Only the input of one client can have caused such a fill.
+    /// Whether an error would replace a good stored response, which is fresh or, in the case of a server error, may
+    /// still be served stale. Only the input of one client can have caused such a fill.
     fn would_hide_a_good_one(&self, received: &ReceivedHead) -> bool {
         let status = received.head.status;
         let kernel = &self.context.kernel;
@@ -112,7 +112,7 @@ impl Fill {
         if self.scope.gathered().private && !self.identity.partitioned {
             return Err(Reason::PrivatePart);
         }
-        // Choices that the handler made while it produced the body count too.
+        // The choices that the handler made while it produced the body apply, too.
         let override_values = self.overrides.override_values();
         if let Some(why) = override_values.no_store {
             return Err(why);
@@ -152,8 +152,8 @@ impl Fill {
         self.context.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
     }
 
-    /// Returns the key, status, range and bytes to store. A partial response is combined with a stored one, if
-    /// possible.
+    /// Returns the key, status, range and bytes to store. A partial response is combined with a stored partial
+    /// response, if possible.
     fn pieced_together(
         &self,
         received: &ReceivedHead,
@@ -192,13 +192,13 @@ impl Fill {
         }
     }
 
-    /// Notes the `No-Vary-Search` rule of a response.
+    /// Records the `No-Vary-Search` rule of a response.
     fn store_search_rule(&self, received: &ReceivedHead) {
         let Some(search) = &self.search else { return };
         let Some((variance, _)) = search.variance(&received.head.headers) else { return };
         let Ok(key) = search.rules_key() else { return };
         let kernel = &self.context.kernel;
-        // An entry under the full query is older, and would hide the shared one.
+        // An entry under the full query is older, and would hide the shared entry.
         if let Some(older) = kernel.find(self.key.as_bytes()) {
             kernel.remove(&older);
         }
@@ -230,7 +230,7 @@ impl Fill {
         let list = kernel
             .find(received.base.as_bytes())
             .filter(|entry| {
-                // A list that a reset of the log has invalidated is not written to the second level any more.
+                // A list that a reset of the log has invalidated is no longer written to the second level.
                 matches!(CacheRecord::of(entry), Some(CacheRecord::Variants(_)))
                     && kernel.entry_state(entry, kernel.now()) == EntryState::Fresh
             })
@@ -244,7 +244,7 @@ impl Fill {
             }
         }
         if kernel.has_store() {
-            // The list changed: write it to the second level again.
+            // The list has changed, so it is written to the second level again.
             kernel.store(&list);
         }
     }

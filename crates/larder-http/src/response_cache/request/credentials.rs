@@ -9,7 +9,7 @@ pub(in crate::response_cache) fn is_credentials(name: &str) -> bool {
 
 /// Whether a name contains a word for credentials.
 pub(in crate::response_cache) fn sounds_secret(name: &str) -> bool {
-    // One pass over the first letters of these words: it runs for each unusual field name of every request.
+    // This is a single pass over the name, because it runs for each unusual field name of every request.
     let bytes = name.as_bytes();
     bytes.iter().enumerate().any(|(at, first)| match first {
         b'a' => bytes[at..].starts_with(b"auth") || bytes[at..].starts_with(b"api-key"),

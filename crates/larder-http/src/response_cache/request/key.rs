@@ -75,8 +75,8 @@ impl KeyBuilder {
     }
 }
 
-/// Returns the part of the key that separates layers on one larder, so that none serves a response that was
-/// stored under other rules: name, key inputs, partition, `shared`.
+/// Returns the part of the key that separates the layers of a larder (name, key inputs, partition, `shared`), so that
+/// no layer serves a response that was stored under other rules.
 fn fingerprint(options: &Options) -> String {
     let mut text = options.name.to_string();
     for input in &options.vary_by {

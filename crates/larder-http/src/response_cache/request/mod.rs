@@ -1,4 +1,5 @@
-//! The request side: the cache key, fields by their effect on the response, unkeyed inputs, POST responses that answer a later GET.
+//! Handles the inputs of requests: the cache key, classes of fields by their effect on the response, unkeyed inputs,
+//! and POST responses that are stored for later GETs.
 
 pub(super) mod credentials;
 pub(super) mod key;

@@ -1,9 +1,10 @@
 //! Stores the response to a POST that is the representation of its own address, for later GETs.
 //!
-//! The write invalidates that address first. So larder stores the response only after that, with the stamp of
-//! that very invalidation, and only if nothing else was invalidated since the write began:
-//! [`InvalidationLayer`](crate::InvalidationLayer) carries that out. Without that layer nothing is stored, nor
-//! if the length of the content is not announced, since larder reads all of it before the response leaves.
+//! The write first invalidates that address. So larder stores the response only after that invalidation, with its
+//! stamp, and only if nothing else was invalidated since the write began.
+//! [`InvalidationLayer`](crate::InvalidationLayer) does this, and without that layer nothing is stored. Nothing is
+//! stored either if the length of the content is not announced, because larder reads all of the content before the
+//! response leaves.
 //!
 //! # Source
 //!
@@ -53,14 +54,13 @@ pub(in crate::response_cache) struct FromPost {
     uri: String,
     origin: String,
     began: Moment,
-    /// Reports the head with which the response leaves, where there is a
-    /// [`FinalHeadLayer`](crate::FinalHeadLayer).
+    /// Reports the final head of the response, if there is a [`FinalHeadLayer`](crate::FinalHeadLayer).
     final_head: Option<FinalHead>,
 }
 
 impl FromPost {
-    /// Returns `Some` for a POST without credentials, cache directives and unkeyed inputs, inside of an
-    /// invalidation layer on the same larder, if the key of this layer needs no more than the address.
+    /// Returns `Some` for a POST that has no credentials, cache directives or unkeyed inputs and is inside of an
+    /// invalidation layer of the same larder, if the key of this layer has no inputs other than the address.
     pub(in crate::response_cache) fn of<B>(
         context: &Arc<CacheContext>,
         request: &Request<B>,
@@ -99,7 +99,8 @@ impl FromPost {
         }))
     }
 
-    /// Stores the response after the write has been invalidated, if it represents this address.
+    /// Stores the response after larder has invalidated the targets of the write, if the response represents this
+    /// address.
     pub(in crate::response_cache) async fn receive<R>(
         self: Box<Self>,
         response: Response<CacheBody<R>>,
@@ -197,7 +198,7 @@ impl FromPost {
             may_go_stale: decision.may_go_stale,
             opted_in: decision.opted_in,
         };
-        // A copy: the body may be a slice of a larger buffer.
+        // The body is copied, because it may be a slice of a larger buffer.
         let whole = Bytes::copy_from_slice(whole);
         let stored = StoredResponse::new(
             status,

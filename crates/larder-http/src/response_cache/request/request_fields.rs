@@ -1,4 +1,4 @@
-//! Classifies the fields of a request by name: by their possible effect on its response.
+//! Classifies request fields, by their names, according to the effect that they may have on the response.
 //!
 //! A handler that sets the lifetime of its response knows the fields that select it. If the lifetime comes from
 //! the layer alone, the handler has declared nothing, and the cache must assume that any field may select the
@@ -9,7 +9,8 @@
 //! - **selecting** fields are part of the key of a response that was not opted in and has no `Vary`;
 //! - **harmless** fields select nothing: they belong to the connection, to caching, to tracing, or describe the
 //!   client to all servers alike;
-//! - all others are **unknown**: a request that has one is neither answered from nor stored as such a response.
+//! - all other fields are **unknown**: a request with an unknown field never gets a stored response that was not opted
+//!   in, and such a response to that request is not stored.
 
 use std::sync::LazyLock;
 
@@ -60,7 +61,7 @@ const SELECTING_NAMES: [&str; 25] = [
     "x-up-version",
 ];
 
-/// Fields that select nothing. `User-Agent` is one: a handler that reads it must declare it in `Vary`.
+/// Fields that select nothing. `User-Agent` is among them, so a handler that reads it must declare it in `Vary`.
 const HARMLESS: [&str; 66] = [
     "accept-charset",
     "accept-encoding",
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lists_are_in_order() {
+    fn the_lists_of_fields_are_sorted_and_disjoint() {
         assert!(HARMLESS.is_sorted() && SELECTING_NAMES.is_sorted());
         assert!(HARMLESS.iter().all(|name| !SELECTING_NAMES.contains(name)));
         assert!(HARMLESS.iter().chain(&SELECTING_NAMES).all(|name| !is_credentials(name)));

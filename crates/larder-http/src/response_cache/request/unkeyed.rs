@@ -1,7 +1,7 @@
 //! Strips unkeyed inputs from requests whose responses many clients may get.
 //!
-//! A handler that builds a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, would
-//! write the input of one client into the page of all (cache poisoning).
+//! A handler that builds a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, would write the
+//! input of one client into the page that all clients get (cache poisoning).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use larder_semantics::storing::{Profile, Role};
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Options {
-    /// Strips the unkeyed inputs from a request, and sets its scheme and authority to those of the key.
+    /// Strips the unkeyed inputs from a request, and sets its scheme and authority to the values in the key.
     pub(in crate::response_cache) fn remove_unkeyed<B>(&self, request: &mut Request<B>) {
         let address = Address::of(&Head::from(&*request), self.scheme).ok();
         let address = address.map(|address| (address.scheme, address.authority.into_owned()));
@@ -25,7 +25,7 @@ impl Options {
             headers.remove(name);
         }
         if let Some((scheme, authority)) = address.filter(|_| self.strips()) {
-            // A missing field counts as `http`.
+            // A missing field is treated as `http`.
             let may_differ = scheme == "https" || headers.contains_key(PROTO);
             if may_differ && !self.vary_by_header.contains(&PROTO) {
                 headers.insert(PROTO, HeaderValue::from_static(scheme));
@@ -55,7 +55,7 @@ impl Options {
             || (self.strips() && self.differs_from_key(head))
     }
 
-    /// Whether the scheme or authority that a handler reads differs from that of the key.
+    /// Whether the scheme or authority that a handler reads differs from the value in the key.
     fn differs_from_key(&self, head: &Head<'_>) -> bool {
         let Ok(address) = Address::of(head, self.scheme) else { return true };
         let differs = |text: &[u8]| text != address.authority.as_bytes();
@@ -67,7 +67,8 @@ impl Options {
             }
     }
 
-    /// Whether this cache strips fields at all. In a private cache all requests come from its own client.
+    /// Whether this cache strips fields at all. A private cache does not, because all its requests come from its own
+    /// client.
     fn strips(&self) -> bool {
         self.profile == Profile::Careful && self.role == Role::Shared
     }
@@ -91,10 +92,11 @@ impl Options {
 }
 
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Handlers write the address of the client to logs; a page that depends on it is an error of the handler.
+/// larder does not strip this field, because handlers write the address of the client to logs. A page that depends on
+/// the field is an error of the handler.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The unkeyed fields besides those that begin with `x-forwarded-`.
+/// The unkeyed fields whose names do not begin with `x-forwarded-`.
 const UNKEYED: [&str; 14] = [
     "forwarded",
     "front-end-https",

@@ -1,5 +1,5 @@
-//! The fields of stored responses: those that many have in common, once, and the values that each has for
-//! itself.
+//! The fields of stored responses. The fields that many responses have in common are stored only once, and each
+//! response stores its own values.
 
 use std::{collections::HashMap, hash::Hasher as _, hint::black_box, sync::Arc};
 
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::Xxh3;
 
-/// The fields of a response, with slots for those that are filled in on a hit.
+/// The fields of a response, with slots for the values that are filled in on a hit.
 ///
 /// The slots come first, in the order of [`FILLED_IN`], so that filling them in is a walk along the first
 /// values of a copy, without a search.
@@ -21,7 +21,7 @@ pub(in crate::response_cache) struct Template {
 
 impl Template {
     fn new(mut fields: HeaderMap) -> Self {
-        // A line of an upstream cache has text; our slot is empty.
+        // A line of an upstream cache is not empty, but our slot is.
         let has = FILLED_IN.map(|name| fields.get(name).is_some_and(HeaderValue::is_empty));
         let mut ordered = HeaderMap::with_capacity(fields.keys_len());
         for name in FILLED_IN {
@@ -45,7 +45,7 @@ impl Template {
                 .all(|(name, (expected, _))| name == expected),
             "a HeaderMap iterates in the order of insertion"
         );
-        // A clone has exactly the room it needs.
+        // A clone has exactly the capacity that it needs.
         Self { fields: ordered.clone(), has }
     }
 
@@ -73,7 +73,7 @@ impl Template {
 const OWN: [HeaderName; 4] =
     [header::ETAG, header::DATE, header::LAST_MODIFIED, header::CONTENT_LENGTH];
 
-/// Those fields, and the ones that differ between hits.
+/// The fields of [`OWN`], and the fields that differ between hits.
 const FILLED_IN: [HeaderName; 6] = [
     header::ETAG,
     header::DATE,
@@ -104,14 +104,14 @@ impl OwnValues {
         Self { text, ends }
     }
 
-    /// Fills the values into the slots that are present. One allocation holds them all; long values take
-    /// another one in between.
+    /// Fills the values into the slots that are present. One allocation holds all values; long values need a second
+    /// allocation.
     #[inline]
     fn fill_in<'a>(&self, has: &[bool; 6], places: &mut impl Iterator<Item = &'a mut HeaderValue>) {
         let mut rest = Bytes::from_owner(SmallVec::<[u8; USUAL_TEXT]>::from_slice(&self.text));
         let mut at = 0;
         for (&end, _) in self.ends.iter().zip(has).filter(|(_, has)| **has) {
-            // The last split takes the handle that is left, and so no further reference count.
+            // The last split takes the handle that is left, so it does not change the reference count.
             let value = rest.split_to(end as usize - at);
             at = end as usize;
             if let Some(place) = places.next() {
@@ -126,7 +126,7 @@ impl OwnValues {
         black_box((self.text.first().copied(), self.text.last().copied(), self.ends[3]));
     }
 
-    /// Returns the bytes held beside this.
+    /// Returns the number of bytes that this value holds on the heap.
     pub(in crate::response_cache) fn heap_bytes(&self) -> usize {
         if self.text.spilled() { self.text.capacity() } else { 0 }
     }
@@ -182,10 +182,10 @@ fn map_bytes(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| 104 + name.as_str().len() + value.len()).sum()
 }
 
-/// The most templates that are shared; responses with other fields have templates of their own.
+/// The maximum number of shared templates. Responses with other fields have templates of their own.
 const MOST_ALIKE: usize = 256;
 
-/// Our `ETag`, a date and a length take 67 bytes. Longer texts go to the heap.
+/// Our `ETag`, a date and a length take 67 bytes. Longer values go to the heap.
 const USUAL_TEXT: usize = 72;
 
 #[cfg(test)]

@@ -25,15 +25,15 @@ pub(super) mod variants;
 
 /// A stored response.
 ///
-/// Fields that thousands of responses have in common (type, caching, security) are one map that all of them
-/// share; only the values of this response are stored here.
+/// The fields that thousands of responses have in common (type, caching, security) are in a map that all these
+/// responses share. This struct has only the values of its own response.
 ///
-/// A memory line that no CPU cache holds costs a hit a quarter of the time of a whole handler. So everything
-/// that a hit reads lies in the entry itself: the own values as text, not as handles with a reference count
-/// elsewhere, and a body that is sent keeps the entry alive, without a reference count of its own.
+/// A read of memory that is not in a CPU cache costs a hit a quarter of the time of a whole handler. So everything that
+/// a hit reads is in the entry itself: the values are bytes, and not handles with a reference count elsewhere. A body
+/// that is sent keeps the entry alive and does not have a reference count of its own.
 #[derive(Debug)]
 pub(in crate::response_cache) struct StoredResponse {
-    /// All fields, with slots for those that are filled in on a hit.
+    /// All fields, with slots for the values that are filled in on a hit.
     template: Arc<Template>,
     body: Bytes,
     own: OwnValues,
@@ -60,7 +60,7 @@ pub(in crate::response_cache) struct Traits {
     pub(in crate::response_cache) validated: bool,
     /// Whether clients that accept stale responses (`max-stale`) may get it stale.
     pub(in crate::response_cache) may_go_stale: bool,
-    /// Whether the handler opted it in: its lifetime does not come from the layer alone.
+    /// Whether the handler opted the response in, so that its lifetime does not come from the layer alone.
     pub(in crate::response_cache) opted_in: bool,
 }
 
@@ -91,7 +91,7 @@ pub(in crate::response_cache) struct Part {
 }
 
 impl StoredResponse {
-    /// Stores a body without copying it: its buffer must hold nothing else.
+    /// Creates a stored response. The body is not copied, so its buffer must not hold anything else.
     pub(in crate::response_cache) fn new(
         status: StatusCode,
         mut fields: HeaderMap,
@@ -100,7 +100,7 @@ impl StoredResponse {
         extras: Extras,
         interner: &HeaderInterner,
     ) -> Self {
-        // Set here, so that no hit has to grow the map for it.
+        // The field is set here, so that a hit does not have to grow the map.
         fields.remove(header::CONTENT_LENGTH);
         if status != StatusCode::NO_CONTENT {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -110,7 +110,7 @@ impl StoredResponse {
         let upstream_status =
             fields.get_all(header::CACHE_STATUS).iter().any(|line| !line.is_empty());
         if !upstream_status {
-            // An empty line carries nothing, and would be taken for our slot.
+            // An empty line has no information, and would be mistaken for our slot.
             fields.remove(header::CACHE_STATUS);
         }
         fields.insert(header::AGE, HeaderValue::from_static(""));
@@ -134,10 +134,10 @@ impl StoredResponse {
         }
     }
 
-    /// Loads a word of each memory line that a response reads.
+    /// Loads a word of each cache line that a response reads.
     ///
-    /// Called while the first line of the entry is still being loaded, so that all lines load at once: behind
-    /// the next locked instruction they would load one after another.
+    /// This is called while the first line of the entry is still being loaded, so that all lines load in parallel.
+    /// After the next locked instruction, they would load one after another.
     #[inline]
     pub(in crate::response_cache) fn ask_for_all_lines(&self) {
         black_box((self.body.len(), self.status));
@@ -157,7 +157,7 @@ impl StoredResponse {
         self.upstream_status
     }
 
-    /// Returns the fields as they were stored, without those that a hit adds.
+    /// Returns the fields as they were stored, without the fields that a hit adds.
     pub(in crate::response_cache) fn fields(&self) -> HeaderMap {
         let mut fields = self.filled_in(None, None);
         fields.remove(header::AGE);
@@ -204,18 +204,18 @@ impl StoredResponse {
         let mut fields = HeaderMap::new();
         for _ in 0..count {
             let name = HeaderName::from_bytes(at.sized()?).ok()?;
-            // Checked: bytes of the second level cannot smuggle a line break into a field.
+            // This constructor checks the bytes, so that the second level cannot smuggle a line break into a field.
             let value = HeaderValue::from_bytes(at.sized()?).ok()?;
             fields.try_append(name, value).ok()?;
         }
-        // A copy: a slice would keep the whole buffer of the second level alive.
+        // The body is copied, because a slice would keep the whole buffer of the second level alive.
         let body = Bytes::copy_from_slice(&bytes[at.at..]);
         Some(Self::new(status, fields, body, traits, extras, interner))
     }
 }
 
 impl StoredResponse {
-    /// Returns the bytes held beside the entry itself.
+    /// Returns the number of bytes that are held in addition to the entry itself.
     pub(in crate::response_cache) fn weight(&self) -> usize {
         self.body.len() + self.own.heap_bytes() + self.own_fields
     }
@@ -300,8 +300,8 @@ pub(in crate::response_cache) fn answer<R>(
     cache_status: Option<HeaderValue>,
     head_only: bool,
 ) -> Response<CacheBody<R>> {
-    let stored = of(&entry).expect("only entries that hold responses are answered from");
-    // Without a body, the fields still give the length that it would have had.
+    let stored = of(&entry).expect("only entries that hold responses are served");
+    // Even without a body, the fields give the length that the body would have had.
     let is_empty = head_only || stored.body.is_empty();
     let (status, mut fields) = (stored.status, stored.fields_of_answer(age, cache_status));
     if head_only {
@@ -318,16 +318,17 @@ pub(in crate::response_cache) fn answer<R>(
     response
 }
 
-/// The body of an entry's response. It keeps the entry alive, whose reference count a hit has touched anyway.
+/// The body of the response in an entry. It keeps the entry alive. This is cheap, because a hit has already touched the
+/// reference count of the entry.
 struct BodyOf(AnyEntry);
 
 impl AsRef<[u8]> for BodyOf {
     fn as_ref(&self) -> &[u8] {
-        &of(&self.0).expect("only entries that hold responses are answered from").body
+        &of(&self.0).expect("only entries that hold responses are served").body
     }
 }
 
-/// Returns the age of an entry, and the rest of its freshness.
+/// Returns the age of an entry and its remaining freshness lifetime.
 #[inline]
 pub(in crate::response_cache) fn aged<V: ?Sized>(
     entry: &Entry<V>,

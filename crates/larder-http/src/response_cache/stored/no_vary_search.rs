@@ -1,5 +1,5 @@
-//! Equivalent queries under `No-Vary-Search`: the key of the address without its query holds a list of the
-//! rules of its responses; a response with a rule is stored under its query as the rule normalises it.
+//! Equivalent queries under `No-Vary-Search`. An entry for the address without its query lists the rules of the
+//! responses. A response with a rule is stored under its query as the rule normalises it.
 //!
 //! # Source
 //!
@@ -69,5 +69,5 @@ impl SearchRules {
     }
 }
 
-/// The most rules of one address: an address with more is not worth a longer lookup.
+/// The maximum number of rules per address. An address with more rules is not worth a longer lookup.
 const MOST_RULES: usize = 4;

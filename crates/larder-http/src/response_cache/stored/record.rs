@@ -56,7 +56,7 @@ impl Value for CacheRecord {
         match self {
             Self::Response(response) => response.weight(),
             Self::Variants(variants) => variants.weight(),
-            // Counted as full, since it grows after it was weighed.
+            // The weight is that of a full list, because the list grows after it is weighed.
             Self::SearchRules(_) => 1024,
             Self::Refusal(_) => 0,
         }
@@ -66,7 +66,7 @@ impl Value for CacheRecord {
         let (letter, bytes) = match self {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
-            // Each process learns these by itself.
+            // Each process learns these records by itself.
             Self::SearchRules(_) | Self::Refusal(_) => return None,
         };
         let mut all = vec![letter];

@@ -1,8 +1,8 @@
 //! The variants of an address under `Vary`.
 //!
-//! The key of the address holds a list: the sets of fields by which its responses vary, and the stored
-//! variants. Each variant is an entry of its own, under the address and the values of those fields. A response
-//! without `Vary` at such an address is a variant too: it answers requests that no other variant matches.
+//! The entry of the address lists the sets of fields by which its responses vary, and the stored variants. Each variant
+//! is an entry of its own, under the address and the values of those fields. A response without `Vary` at such an
+//! address is a variant, too. larder serves it to requests that no other variant matches.
 
 use http::{HeaderMap, HeaderName};
 use larder_core::{Key, kernel::KeyBuf};
@@ -59,7 +59,7 @@ impl Variants {
         }
     }
 
-    /// Notes that a variant was stored. Returns those to evict for it.
+    /// Notes that a variant was stored. Returns the variants to evict for it.
     pub(in crate::response_cache) fn add(
         &self,
         names: &[HeaderName],
@@ -91,9 +91,9 @@ impl Variants {
 }
 
 impl Variants {
-    /// Returns the bytes held beside the entry itself.
+    /// Returns the number of bytes that are held in addition to the entry itself.
     pub(in crate::response_cache) fn weight(&self) -> usize {
-        // Counted as full, since it grows after it was weighed.
+        // The weight is that of a full list, because the list grows after it is weighed.
         2 * 1024
     }
 
@@ -134,7 +134,7 @@ pub(in crate::response_cache) fn variant_key(
             }
             continue;
         }
-        // An absent field differs from an empty one.
+        // An absent field differs from an empty field.
         match selecting_value(headers, name) {
             Some(value) => key.push_pieces([b"=", &value]),
             None => key.push(b""),
@@ -143,7 +143,7 @@ pub(in crate::response_cache) fn variant_key(
     key
 }
 
-/// The line of the response without `Vary`: no field name contains a space.
+/// The line for a response without `Vary`. No field name contains a space.
 const NO_NAMES: &str = " ";
 const MAX_NAME_SETS: usize = 5;
 

@@ -1,4 +1,4 @@
-//! A change by a layer outside the cache counts before a response is stored and before a waiter gets it.
+//! The cache waits for the changes of outer layers before it stores a response and before a waiter gets it.
 
 use std::sync::atomic::AtomicBool;
 
@@ -262,7 +262,7 @@ async fn a_client_that_disconnects_before_the_head_leaves_no_entry() {
     let app = app(true, Adds::Nothing, &layer(&larder()), numbered);
     let answer = app.service.clone().oneshot(empty(request("/")));
     let mut answer = Box::pin(answer);
-    // Polled as far as the fill, and no further.
+    // The request is polled until its fill runs, and no further.
     assert!(futures_util::poll!(&mut answer).is_pending());
     drop(answer);
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Each input of the key that a downstream cache can see is named in `Vary`; one that it cannot see makes the
+//! Each input of the key that a downstream cache can see is named in `Vary`; an input that it cannot see makes the
 //! response private.
 
 use super::*;

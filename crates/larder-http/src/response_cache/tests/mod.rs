@@ -200,7 +200,7 @@ async fn a_response_to_an_authenticated_request_is_not_shared() {
 }
 
 #[tokio::test]
-async fn a_public_response_answers_authenticated_requests() {
+async fn authenticated_requests_get_a_public_response() {
     let origin = Origin::new(layer(&larder()), with(&[("cache-control", "public, max-age=60")]));
     let ask = || origin.send(request("/").header("cookie", "a=b"));
     assert_eq!(read(ask().await).await.1, "answer 1");
@@ -288,7 +288,7 @@ async fn an_answer_that_is_being_sent_outlives_its_entry() {
     let answer = origin.send(request("/a")).await;
     assert_eq!(answer.headers()[header::CONTENT_LENGTH], "8");
     let _logged = larder.clear().await;
-    assert!(origin.get("/a").await.0.contains("fwd"), "another has its place");
+    assert!(origin.get("/a").await.0.contains("fwd"), "another entry has replaced it");
     drop((larder, origin));
     assert_eq!(read(answer).await.1, "answer 1");
 }
@@ -311,8 +311,8 @@ async fn variants_are_stored_side_by_side() {
     assert_eq!(ask("fr").await, ("larder; fwd=vary-miss; stored".into(), "fr 2".into()));
     assert_eq!(ask("de").await.1, "de 1");
     assert_eq!(ask("FR").await.1, "fr 2");
-    assert_eq!(origin.get("/").await.1, "none 3", "absent is a variant of its own");
-    assert_eq!(ask("de").await.1, "de 4", "the least used made room");
+    assert_eq!(origin.get("/").await.1, "none 3", "a missing field selects another variant");
+    assert_eq!(ask("de").await.1, "de 4", "the least recently used variant was evicted");
 }
 
 #[tokio::test]
@@ -395,7 +395,7 @@ async fn a_revalidation_that_an_invalidation_overtakes_is_not_served_later() {
     assert_eq!(origin.get("/").await.1, "answer 3");
 }
 
-/// A form behind both layers that answers with its new state. `meanwhile` runs during each POST.
+/// A form inside of both layers that answers with its new state. `meanwhile` runs during each POST.
 fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -> Origin {
     let (calls, larder) = (Arc::new(AtomicUsize::new(0)), larder.clone());
     let (counted, within) = (Arc::clone(&calls), larder.clone());
@@ -418,14 +418,14 @@ fn form(larder: &Larder, meanwhile: impl Fn(&Larder) + Clone + Send + 'static) -
 }
 
 #[tokio::test]
-async fn a_response_to_post_answers_get_unless_something_else_was_invalidated_meanwhile() {
+async fn a_response_to_post_is_stored_for_get_unless_something_else_was_invalidated() {
     let post = |uri: &str| request(uri).method(Method::POST);
     let quiet = form(&larder(), |_| {});
     assert_eq!(read(quiet.send(post("/form")).await).await.1, "answer 1");
     assert_eq!(quiet.get("/form").await, ("larder; hit; ttl=59".into(), "answer 1".into()));
     assert_eq!(quiet.get("/other").await.1, "answer 2", "only its own address");
     assert_eq!(read(quiet.send(post("/form")).await).await.1, "answer 3");
-    assert_eq!(quiet.get("/form").await.1, "answer 3", "the write invalidated what was before");
+    assert_eq!(quiet.get("/form").await.1, "answer 3", "the write invalidated the stored response");
     let _ = quiet.send(post("/other")).await;
     assert_eq!(quiet.get("/other").await.1, "answer 5", "it names another address");
 
@@ -448,7 +448,7 @@ async fn a_response_to_post_answers_get_unless_something_else_was_invalidated_me
 }
 
 #[tokio::test]
-async fn ten_thousand_misses_are_one_call_and_ten_thousand_cookies_do_not_wait() {
+async fn ten_thousand_misses_cause_one_call_and_authenticated_requests_do_not_wait() {
     let origin = Origin::asynchronous(layer(&larder()), |_, call| async move {
         tokio::task::yield_now().await;
         Response::new(text(format!("answer {call}")))
@@ -695,7 +695,7 @@ async fn errors_are_stored_only_with_negative_ttl() {
 }
 
 #[tokio::test]
-async fn a_fill_carries_no_precondition_and_stores_the_whole_for_a_range() {
+async fn a_fill_sends_no_precondition_and_stores_the_full_response_for_a_range() {
     let origin = Origin::new(layer(&larder()), |request, call| {
         for name in ["if-none-match", "if-modified-since"] {
             assert!(!request.headers().contains_key(name));
@@ -887,7 +887,7 @@ async fn values_loaded_by_a_write_under_a_shared_layer_are_not_shared() {
 }
 
 #[tokio::test]
-async fn an_inner_cache_stays_inside_the_partition() {
+async fn an_inner_cache_does_not_share_an_entry_between_partitions() {
     let larder = larder();
     let user = |head: &crate::Head<'_>| {
         head.headers.get("x-user").map(|user| Bytes::copy_from_slice(user.as_bytes()))
@@ -925,7 +925,7 @@ async fn infinite_timeouts_are_accepted() {
     assert_eq!(origin.get("/").await.1, "answer 1");
 }
 
-/// A shared layer strips credentials, and a route inside cannot restore them: a bypass must keep them.
+/// A shared layer strips credentials, and a route inside of it cannot restore them, so a bypass must not strip them.
 #[tokio::test]
 async fn a_bypass_keeps_the_credentials_of_its_request() {
     let layer = layer(&larder()).shared().bypass_if(|head| head.uri.path() == "/cart");

@@ -1,5 +1,4 @@
-//! A response that has its lifetime from the layer alone is stored only under all request fields that may have selected
-//! it.
+//! A response whose lifetime comes from the layer alone is stored under all request fields that may have selected it.
 
 use super::*;
 
