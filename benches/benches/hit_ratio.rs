@@ -10,7 +10,7 @@ use std::{
 };
 
 use benches::{Keys, now};
-use larder::{ByteSize, Eviction, Larder, Loading, Policy};
+use larder::{ByteSize, Eviction, Larder, LoadHandle, Policy};
 
 const HOT: usize = 100_000;
 const REQUESTS: usize = 600_000;
@@ -75,7 +75,7 @@ fn larder_ratio(trace: &[u32], eviction: Eviction) -> f64 {
     now(async {
         for &key in trace {
             let policy = if (key as usize) < HOT { hot() } else { cold() };
-            let load = |_: Loading| async { Ok::<_, Infallible>(()) };
+            let load = |_: LoadHandle| async { Ok::<_, Infallible>(()) };
             larder.get_or_load(key, policy, load).await.expect("it cannot fail");
         }
     });

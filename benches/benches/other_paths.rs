@@ -19,7 +19,7 @@ use axum::{
 use benches::{Row, app, ask, baseline, fill, median, now, report, request, take_turns, turns};
 use bytes::Bytes;
 use larder::{
-    Larder, Loading, Policy,
+    Larder, LoadHandle, Policy,
     axum::{InvalidationLayer, ResponseCacheLayer},
 };
 use larder_semantics::{
@@ -155,7 +155,7 @@ fn invalidating() -> Vec<Row> {
             Larder::builder().memory(larder::ByteSize::gib(4)).build().expect("valid options");
         now(async {
             for number in 0..entries {
-                let load = |_: Loading| async { Ok::<_, Infallible>(7_u8) };
+                let load = |_: LoadHandle| async { Ok::<_, Infallible>(7_u8) };
                 let policy = Policy::ttl(Duration::from_secs(3_000)).tag("all");
                 let loaded = larder.get_or_load(("n", number), policy, load).await;
                 loaded.expect("it cannot fail");

@@ -15,7 +15,7 @@ use std::{
 
 use benches::{Row, median, report};
 use futures_util::{StreamExt as _, stream};
-use larder::{ByteSize, Larder, Loading, Policy, Selector, Tiers, redis::Redis};
+use larder::{ByteSize, Larder, LoadHandle, Policy, Selector, Tiers, redis::Redis};
 use redis::aio::MultiplexedConnection;
 
 struct Server {
@@ -105,7 +105,7 @@ async fn load(larder: &Larder, name: u64, tiers: Tiers) -> Arc<String> {
 
 async fn load_sized(larder: &Larder, name: u64, tiers: Tiers, bytes: usize) -> Arc<String> {
     let policy = Policy::ttl(Duration::from_secs(3600)).tag("all").tiers(tiers);
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(noise(name, bytes)) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(noise(name, bytes)) };
     larder.get_or_load(name, policy, load).await.expect("it cannot fail")
 }
 
@@ -295,7 +295,7 @@ async fn large_tag(server: &Server, larder: &Larder) -> [Row; 2] {
     const ENTRIES: u64 = 1_000_000;
     let fills = stream::iter(0..ENTRIES).map(|number| async move {
         let policy = Policy::ttl(Duration::from_secs(3600)).tag("many").tiers(Tiers::SHARED);
-        let load = |_: Loading| async { Ok::<_, Infallible>(0_u8) };
+        let load = |_: LoadHandle| async { Ok::<_, Infallible>(0_u8) };
         larder.get_or_load(("many", number), policy, load).await.expect("it cannot fail");
         if number % 500 == 0 {
             larder.close(Duration::from_secs(10)).await;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
-    Larder, Loading, Policy, SealingKeys,
+    Larder, LoadHandle, Policy, SealingKeys,
     http::{CacheBody, InvalidationLayer, ReadYourWrites, ResponseCacheLayer},
 };
 use larder_testkit::{LogLine, SeededRng, SharedLog};
@@ -192,7 +192,7 @@ fn row_of(
                 let _logged = larder.invalidate("row").await;
             }
             let load =
-                move |_: Loading| async move { Ok::<_, Infallible>(row.load(Ordering::SeqCst)) };
+                move |_: LoadHandle| async move { Ok::<_, Infallible>(row.load(Ordering::SeqCst)) };
             let policy = Policy::ttl(MINUTE).tag("row");
             let read = larder.get_or_load("row", policy, load).await.unwrap();
             Ok(Response::new(Full::<Bytes>::from(read.to_string())))

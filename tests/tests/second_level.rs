@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder::{
-    Larder, LarderBuilder, Lifetime, Loading, Policy, Tag, Target,
+    Larder, LarderBuilder, Lifetime, LoadHandle, Policy, Tag, Target,
     store::{FillLockState, FillLocks, Store, StoreError, WriterId},
 };
 use larder_testkit::{MemoryStore, SeededRng, SharedLog, SimulatedCluster};
@@ -49,7 +49,7 @@ async fn load<T>(larder: &Larder, policy: impl Into<Policy>, value: T) -> Arc<T>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
     larder.get_or_load("a", policy, load).await.unwrap()
 }
 
@@ -210,7 +210,7 @@ async fn one_process_loads_after_the_holder_of_the_fill_lock_dies() {
     let cluster = SimulatedCluster::new(8);
     cluster.synced().await;
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(2 * SECOND);
-    let hanging = |_: Loading| std::future::pending::<Result<u32, Infallible>>();
+    let hanging = |_: LoadHandle| std::future::pending::<Result<u32, Infallible>>();
     let (dead, held) = (cluster.process(0).clone(), policy.clone());
     drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
     tokio::time::sleep(SECOND / 10).await;
@@ -219,7 +219,7 @@ async fn one_process_loads_after_the_holder_of_the_fill_lock_dies() {
         let (larder, policy) = (cluster.process(at).clone(), policy.clone());
         let (loads, running, most) = (loads.clone(), running.clone(), most.clone());
         tokio::spawn(async move {
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 loads.fetch_add(1, Ordering::SeqCst);
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::time::sleep(SECOND).await;
@@ -307,9 +307,9 @@ async fn one_request_waits_no_longer_than_its_limit_for_a_store_that_does_not_an
             // A value that nests twenty others, one after the other, each with a fill lock.
             let began = Instant::now();
             let nested = larder.clone();
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 for part in 0..20 {
-                    let part_of = move |_: Loading| async move { Ok::<_, Infallible>(part) };
+                    let part_of = move |_: LoadHandle| async move { Ok::<_, Infallible>(part) };
                     let policy =
                         Policy::ttl(MINUTE).fill_once_per_cluster(SECOND).tags([Tag::new("part")]);
                     nested.get_or_load(("part", part), policy, part_of).await.unwrap();

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use larder::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target, Tiers};
+use larder::{Invalidation, Larder, Lifetime, LoadError, LoadHandle, Policy, Target, Tiers};
 use larder_testkit::{
     FaultyStore, History, MemoryStore, NetworkConditions, SeededRng, SimulatedCluster,
 };
@@ -134,7 +134,7 @@ impl World {
     /// Loads an item; the origin is slow before and after its read.
     async fn item(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             world.dice.pause(Duration::from_millis(30)).await;
             let version = world.history.current(key);
             world.dice.pause(Duration::from_millis(30)).await;
@@ -167,7 +167,7 @@ impl World {
     /// Loads a page, which reads an item and has no tag of its own.
     async fn page(self: &Arc<Self>, process: usize, key: u64) -> Result<u64, Down> {
         let world = Arc::clone(self);
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             world.dice.pause(Duration::from_millis(10)).await;
             let version = world.item(process, key).await;
             world.dice.pause(Duration::from_millis(10)).await;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use larder::{
-    Consistency, Invalidated, Invalidation, Larder, Loading, Policy, Tiers,
+    Consistency, Invalidated, Invalidation, Larder, LoadHandle, Policy, Tiers,
     store::{Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, Store, StoreError},
 };
 use larder_testkit::{
@@ -32,7 +32,7 @@ fn pair(store: &MemoryStore) -> [Larder; 2] {
 }
 
 async fn load(larder: &Larder, value: u32) -> u32 {
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
 }
 
@@ -97,7 +97,7 @@ async fn an_entry_that_fails_to_deserialize_is_a_counted_miss_and_removed() {
     let larders = pair(&store);
     joined(&larders).await;
     // The first value of a type decides whether it can read its own serialization.
-    let first = |_: Loading| async { Ok::<_, Infallible>(Odd(1)) };
+    let first = |_: LoadHandle| async { Ok::<_, Infallible>(Odd(1)) };
     let policy = Policy::ttl(Duration::from_millis(1)).tiers(Tiers::SHARED);
     larders[0].get_or_load("first", policy, first).await.unwrap();
     settled(&larders).await;
@@ -105,7 +105,7 @@ async fn an_entry_that_fails_to_deserialize_is_a_counted_miss_and_removed() {
         store.remove(&key).await.unwrap();
     }
     let ask = |at: usize, value: u32| {
-        let load = move |fill: Loading| async move {
+        let load = move |fill: LoadHandle| async move {
             if at == 1 {
                 fill.no_store();
             }
@@ -132,7 +132,7 @@ async fn an_older_fill_does_not_replace_a_newer_stale_entry() {
     let lifetime = larder::Lifetime::fresh_for(second).stale_while_revalidate(MINUTE);
     let ask = |value: u32, takes: Duration| {
         let larder = larder.clone();
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             tokio::time::sleep(takes).await;
             Ok::<_, Infallible>(value)
         };
@@ -155,7 +155,7 @@ async fn an_entry_past_its_memory_lifetime_is_not_served_stale() {
     let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let lifetime = larder::Lifetime::fresh_for(MINUTE * 60).stale_while_revalidate(MINUTE * 60);
     let ask = |value: u32| {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         let policy = Policy::from(lifetime).tag("t").tiers(Tiers::BOTH.memory_for(MINUTE));
         larder.get_or_load("a", policy, load)
     };
@@ -200,7 +200,7 @@ async fn misdirected_reads_and_replayed_writes_are_never_served() {
     for turn in 0..600_u32 {
         let (name, round) = (turn % 7, turn / 70);
         let larder = cluster.process(turn as usize % 2);
-        let load = move |_: Loading| async move { Ok::<_, Infallible>((name, round)) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>((name, round)) };
         let policy = Policy::ttl(MINUTE).tag(("round", round)).tiers(Tiers::SHARED);
         let served = *larder.get_or_load(name, policy, load).await.unwrap();
         assert_eq!(served, (name, round), "{turn}");
@@ -248,7 +248,7 @@ async fn an_entry_invalidated_during_its_promotion_is_not_served() {
     let store = MemoryStore::new();
     let larders = pair(&store);
     let load = async |larder: &Larder, value: u32| {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(Hooked(value)) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(Hooked(value)) };
         larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap().0
     };
     joined(&larders).await;
@@ -273,7 +273,7 @@ async fn no_request_joins_a_fill_older_than_the_bound_of_other_processes() {
     let first = tokio::spawn({
         let larder = larders[0].clone();
         async move {
-            let slow = |_: Loading| async {
+            let slow = |_: LoadHandle| async {
                 tokio::time::sleep(Duration::from_secs(20)).await;
                 Ok::<_, Infallible>(1)
             };
@@ -283,7 +283,7 @@ async fn no_request_joins_a_fill_older_than_the_bound_of_other_processes() {
     // Past the bound of other processes, and long before the end of the fill.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let began = tokio::time::Instant::now();
-    let load = |_: Loading| async { Ok::<_, Infallible>(2) };
+    let load = |_: LoadHandle| async { Ok::<_, Infallible>(2) };
     assert_eq!(*larders[0].get_or_load("a", Policy::ttl(MINUTE), load).await.unwrap(), 2);
     assert!(began.elapsed() < Duration::from_secs(1), "it did not wait");
     assert_eq!(first.await.unwrap(), 1);
@@ -386,7 +386,7 @@ async fn stricter_consistency_is_met_or_the_origin_is_used() {
     joined(&larders).await;
     let load = async |consistency: Consistency, value: u32| {
         let policy = Policy::ttl(MINUTE).tag("t").consistency(consistency);
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         *larders[0].get_or_load("a", policy, load).await.unwrap()
     };
     assert_eq!(load(Consistency::Eventual, 1).await, 1);
@@ -404,8 +404,8 @@ async fn stricter_consistency_is_met_or_the_origin_is_used() {
     cut.cut(true);
     assert_eq!(load(Consistency::Strong, 7).await, 7, "without the log the end is unknown");
     let outer = larders[0].clone();
-    let page = move |_: Loading| async move {
-        let part = |_: Loading| async { Ok::<_, Infallible>(77) };
+    let page = move |_: LoadHandle| async move {
+        let part = |_: LoadHandle| async { Ok::<_, Infallible>(77) };
         let part = outer.get_or_load("a", Policy::ttl(MINUTE).tag("t"), part).await;
         Ok::<_, Infallible>(*part.unwrap())
     };
@@ -426,7 +426,7 @@ async fn a_call_may_bound_the_age_of_the_entry() {
     let larder = Larder::builder().tag_table_slots(1 << 10).build().unwrap();
     let load = async |longest: u64, value: u32| {
         let policy = Policy::ttl(MINUTE).max_age(Duration::from_secs(longest));
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         *larder.get_or_load("a", policy, load).await.unwrap()
     };
     assert_eq!(load(10, 1).await, 1);
@@ -527,7 +527,7 @@ async fn a_gap_in_the_log_invalidates_only_the_targets_of_missed_records() {
     larder.synced().await;
     other.synced().await;
     let ask = async |tag: &'static str, value: u32| {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         *larder.get_or_load(tag, Policy::ttl(MINUTE).tag(tag), load).await.unwrap()
     };
     for tag in ["hidden", "seen", "untouched"] {
@@ -576,7 +576,7 @@ async fn a_nested_value_is_as_strict_as_its_request_also_while_waiting() {
     larder.synced().await;
     let second = Duration::from_secs(1);
     let ask = async |value: u32| {
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             tokio::time::sleep(10 * second).await;
             Ok::<_, Infallible>(value)
         };
@@ -589,7 +589,7 @@ async fn a_nested_value_is_as_strict_as_its_request_also_while_waiting() {
     tokio::time::sleep(5 * second).await;
     assert_eq!(ask(3).await, 1, "eventually is good enough for others");
     assert_eq!(strict().scoped(ask(4)).await, 4, "though the value itself asks for no more");
-    let failing = move |_: Loading| async move {
+    let failing = move |_: LoadHandle| async move {
         tokio::time::sleep(10 * second).await;
         Err::<u32, _>("down")
     };
@@ -597,7 +597,7 @@ async fn a_nested_value_is_as_strict_as_its_request_also_while_waiting() {
     tokio::time::sleep(5 * second).await;
     // Nor does a stale entry replace an error, once the lag has exceeded the bound meanwhile.
     let lifetime = larder::Lifetime::fresh_for(second).stale_if_error(MINUTE);
-    let first = |_: Loading| async { Ok::<u32, &str>(1) };
+    let first = |_: LoadHandle| async { Ok::<u32, &str>(1) };
     larder.get_or_load("b", lifetime, first).await.unwrap();
     tokio::time::sleep(2 * second).await;
     let asking = strict().scoped(larder.get_or_load("b", lifetime, failing));
@@ -623,7 +623,7 @@ async fn many_targets_are_several_records_and_all_of_them_act() {
     let larders = pair(&MemoryStore::new());
     joined(&larders).await;
     let ask = async |larder: &Larder, value: u32| {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         let policy = Policy::ttl(MINUTE).tag(("t", 11_999)).tiers(Tiers::MEMORY);
         *larder.get_or_load("a", policy, load).await.unwrap()
     };

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use larder::{
-    Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, Loading, Policy, SealingKeys,
+    Invalidated, Invalidation, Larder, LarderBuilder, Lifetime, LoadHandle, Policy, SealingKeys,
     Tiers, http::ResponseCacheLayer,
 };
 use larder_testkit::{NetworkConditions, SeededRng, SimulatedCluster};
@@ -30,7 +30,7 @@ async fn cluster(options: impl Fn(LarderBuilder) -> LarderBuilder) -> SimulatedC
 }
 
 async fn load(larder: &Larder, policy: Policy, value: u32) -> u32 {
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", policy, load).await.unwrap()
 }
 
@@ -122,20 +122,20 @@ async fn two_types_under_one_name_do_not_read_each_other() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).tag("t");
     for round in 0..2 {
-        let old = |_: Loading| async { Ok::<_, Infallible>(Old { price: 1 }) };
-        let new = |_: Loading| async { Ok::<_, Infallible>(New { price: 2 }) };
+        let old = |_: LoadHandle| async { Ok::<_, Infallible>(Old { price: 1 }) };
+        let new = |_: LoadHandle| async { Ok::<_, Infallible>(New { price: 2 }) };
         // The two versions of an application in a rolling deploy, one after the other.
         assert_eq!(cluster.process(0).get_or_load("a", policy(), old).await.unwrap().price, 1);
         assert_eq!(cluster.process(1).get_or_load("a", policy(), new).await.unwrap().price, 2);
         cluster.settled().await;
         let shared = cluster.process(1).stats().shared;
         assert_eq!((shared.corrupt, cluster.store().keys().len()), (0, 2), "each has its own");
-        let again = |_: Loading| async { Ok::<_, Infallible>(New { price: 3 }) };
+        let again = |_: LoadHandle| async { Ok::<_, Infallible>(New { price: 3 }) };
         let third = cluster.process(2).get_or_load("a", policy(), again).await.unwrap();
         assert_eq!(third.price, 2, "{round}: a third process reads its own");
         let _logged = cluster.process(0).invalidate("t").await;
         cluster.settled().await;
-        let after = |_: Loading| async { Ok::<_, Infallible>(New { price: 4 }) };
+        let after = |_: LoadHandle| async { Ok::<_, Infallible>(New { price: 4 }) };
         let after = cluster.process(2).get_or_load("a", policy(), after).await.unwrap();
         assert_eq!(after.price, 4, "an invalidation reaches both");
         let _logged = cluster.process(0).invalidate("t").await;
@@ -150,7 +150,7 @@ struct WriterId(Arc<AtomicU32>);
 impl WriterId {
     async fn load(self, larder: Larder, policy: Policy) -> Result<u32, String> {
         let calls = self.0;
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
             tokio::time::sleep(SECOND).await;
             Ok::<_, String>(call)
@@ -231,7 +231,7 @@ async fn a_dead_holder_of_a_fill_lock_delays_others_by_its_expiry_at_most() {
     let policy = Policy::ttl(MINUTE).fill_once_per_cluster(5 * SECOND);
     let origin = WriterId::default();
     // The process takes the fill lock, and never completes its fill.
-    let hanging = |_: Loading| std::future::pending::<Result<u32, String>>();
+    let hanging = |_: LoadHandle| std::future::pending::<Result<u32, String>>();
     let dead = cluster.process(0).clone();
     let held = policy.clone();
     drop(tokio::spawn(async move { dead.get_or_load("a", held, hanging).await }));
@@ -248,7 +248,7 @@ async fn no_process_waits_for_a_fill_that_is_not_storable_or_fails() {
     let cluster = cluster(|builder| builder).await;
     let policy = || Policy::ttl(MINUTE).fill_once_per_cluster(30 * SECOND);
     let slow = |larder: Larder, outcome: Result<u32, String>| async move {
-        let load = move |fill: Loading| async move {
+        let load = move |fill: LoadHandle| async move {
             tokio::time::sleep(SECOND).await;
             fill.no_store();
             outcome

@@ -25,7 +25,7 @@ pub trait Value: Any + Send + Sync {
     }
 
     /// Encodes it for the second level. `None` if the value stays in this process.
-    fn encode(&self) -> Option<Encoded> {
+    fn encode(&self) -> Option<EncodedValue> {
         None
     }
 
@@ -40,7 +40,7 @@ pub trait Value: Any + Send + Sync {
 
 /// A value as it is stored in the second level.
 #[derive(Clone, Debug)]
-pub struct Encoded {
+pub struct EncodedValue {
     /// The schema that a reader must have.
     pub schema: Schema,
     /// The encoded value.
@@ -184,7 +184,7 @@ impl Entry {
         self.value.is_lossy()
     }
 
-    pub(crate) fn encode_value(&self) -> Option<Encoded> {
+    pub(crate) fn encode_value(&self) -> Option<EncodedValue> {
         self.value.encode()
     }
 }

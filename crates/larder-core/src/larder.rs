@@ -10,7 +10,7 @@ use crate::{
     kernel::Kernel,
     key::{IntoName, Kind},
     metrics::{MemoryStats, Stats},
-    object::{LoadError, Loading},
+    object::{LoadError, LoadHandle},
     policy::Policy,
     scope::Scoped,
     target::{Invalidated, Invalidation},
@@ -78,7 +78,7 @@ impl Larder {
     ///
     /// ```
     /// use std::{convert::Infallible, time::Duration};
-    /// use larder_core::{Larder, LoadError, Loading};
+    /// use larder_core::{Larder, LoadError, LoadHandle};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let larder = Larder::builder().build()?;
@@ -88,7 +88,7 @@ impl Larder {
     /// assert!(matches!(failed, Err(LoadError::Failed(_))));
     ///
     /// // The error was not stored, so this call loads. Its loader adds a tag that it knows only now.
-    /// let load = |fill: Loading| async move {
+    /// let load = |fill: LoadHandle| async move {
     ///     fill.tag(("currency", "EUR"));
     ///     Ok::<_, Infallible>(1.08)
     /// };
@@ -117,7 +117,7 @@ impl Larder {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         self.0.get_or_fill(Kind::Object, name, policy, load).await

@@ -25,7 +25,7 @@ pub use self::{
     lifetime::Lifetime,
     memory::{Eviction, Evictions},
     metrics::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
-    object::{LoadError, Loading},
+    object::{LoadError, LoadHandle},
     policy::Policy,
     reason::Reason,
     scope::Scoped,

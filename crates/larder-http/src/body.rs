@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use crate::recording::Reader;
 
 /// The boxed future of a response.
-pub(crate) type Waiting<R, E> =
+pub(crate) type BoxedResponse<R, E> =
     Pin<Box<dyn Future<Output = Result<Response<CacheBody<R>>, E>> + Send>>;
 
 /// The error type of bodies.

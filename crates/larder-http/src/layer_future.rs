@@ -11,7 +11,7 @@ use std::{
 use http::Response;
 use pin_project_lite::pin_project;
 
-use crate::body::{CacheBody, Waiting};
+use crate::body::{BoxedResponse, CacheBody};
 
 pin_project! {
     /// The response future of a larder layer. `I` is the future of the inner service, with the steps that finish its
@@ -27,7 +27,7 @@ pin_project! {
     enum State<I, R, E> {
         Ready { response: Option<Response<CacheBody<R>>> },
         Inner { #[pin] inner: I },
-        Composed { future: Waiting<R, E> },
+        Composed { future: BoxedResponse<R, E> },
     }
 }
 

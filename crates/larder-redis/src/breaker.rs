@@ -32,7 +32,7 @@ struct State {
 
 /// The state of the circuit after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failed {
+pub(crate) enum FailureKind {
     /// Closed: fewer than five failures in a row.
     Closed,
     /// This failure opened it.
@@ -87,24 +87,24 @@ impl Breaker {
     }
 
     /// Notes a failure.
-    pub(crate) fn failed(&self) -> Failed {
+    pub(crate) fn failed(&self) -> FailureKind {
         let mut state = self.state.lock();
         self.quiet.store(false, Ordering::Relaxed);
         state.failures += 1;
         if state.failures < MOST_FAILURES {
-            return Failed::Closed;
+            return FailureKind::Closed;
         }
         let now = Instant::now();
         match &mut state.open {
             Some(open) => {
                 open.pause = (open.pause * 2).min(LONGEST_PAUSE);
                 open.until = now + jittered(open.pause);
-                Failed::StillOpen
+                FailureKind::StillOpen
             }
             None => {
                 let pause = FIRST_PAUSE;
                 state.open = Some(Open { pause, until: now + jittered(pause) });
-                Failed::Opened
+                FailureKind::Opened
             }
         }
     }
@@ -122,14 +122,14 @@ mod tests {
     async fn the_circuit_opens_after_failures_in_a_row_and_allows_one_probe_after_a_pause() {
         let breaker = Breaker::new();
         for _ in 1..MOST_FAILURES {
-            assert!(breaker.failed() == Failed::Closed && breaker.allows());
+            assert!(breaker.failed() == FailureKind::Closed && breaker.allows());
         }
-        assert_eq!(breaker.failed(), Failed::Opened);
+        assert_eq!(breaker.failed(), FailureKind::Opened);
         assert!(!breaker.allows());
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(breaker.allows(), "one probe is sent");
         assert!(!breaker.allows(), "and only one");
-        assert_eq!(breaker.failed(), Failed::StillOpen);
+        assert_eq!(breaker.failed(), FailureKind::StillOpen);
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(!breaker.allows(), "the pause grows");
         tokio::time::advance(FIRST_PAUSE).await;

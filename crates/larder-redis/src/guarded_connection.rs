@@ -12,7 +12,7 @@ use std::{
 use redis::{RedisError, RedisResult};
 
 use crate::{
-    breaker::{Breaker, Failed},
+    breaker::{Breaker, FailureKind},
     connection::{Connection, Failure, SharedConnection},
 };
 
@@ -106,10 +106,10 @@ impl GuardedConnection {
         // A server that was suspended keeps its connections open forever, so the connection is dropped. A cluster
         // client detects that by itself, and a new client would query all servers while the commands for the healthy
         // servers wait.
-        if self.circuits.len() == 1 && (failed != Failed::Closed || self.is_impatient) {
+        if self.circuits.len() == 1 && (failed != FailureKind::Closed || self.is_impatient) {
             self.link.forget();
         }
-        if failed == Failed::Opened && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+        if failed == FailureKind::Opened && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(target: "larder", server = self.name, "redis does not answer: the circuit is open, commands fail at once");
         }
     }

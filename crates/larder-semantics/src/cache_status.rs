@@ -103,7 +103,7 @@ impl fmt::Display for CacheStatus<'_> {
             write!(f, "; ttl={ttl}")?;
         }
         if let Some(key) = self.key {
-            write!(f, "; key=\"{}\"", Escaped(key))?;
+            write!(f, "; key=\"{}\"", EscapedText(key))?;
         }
         match self.detail {
             Some(detail) => write!(f, "; detail={detail}"),
@@ -113,9 +113,9 @@ impl fmt::Display for CacheStatus<'_> {
 }
 
 /// Text that is escaped for a string in structured fields. Characters that cannot occur there are left out.
-struct Escaped<'a>(&'a str);
+struct EscapedText<'a>(&'a str);
 
-impl fmt::Display for Escaped<'_> {
+impl fmt::Display for EscapedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for letter in self.0.chars().filter(|letter| matches!(letter, ' '..='~')) {
             if matches!(letter, '"' | '\\') {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use larder_core::{Kind, Lifetime, LoadError, Loading, Reason, Tag, kernel::Kernel};
+use larder_core::{Kind, Lifetime, LoadError, LoadHandle, Reason, Tag, kernel::Kernel};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
@@ -237,7 +237,7 @@ async fn load<S: Database, T: CacheableRow>(
     context: Arc<QueryContext>,
     (known, analysis): (Arc<SchemaSnapshot>, Arc<Analysis>),
     fetch: Fetch<T>,
-    fill: Loading,
+    fill: LoadHandle,
 ) -> Result<Vec<T>, QueryError> {
     if !context.is_current(&known) {
         // The schema has changed between the analysis of the statement and the stamp of this fill.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{ByteSize, Larder, Loading, Policy};
+use larder_core::{ByteSize, Larder, LoadHandle, Policy};
 use larder_testkit::SeededRng;
 use sqlx::{
     SqlitePool,
@@ -255,7 +255,7 @@ async fn a_page_is_invalidated_with_the_rows_it_has_read() {
     let rendered = Arc::new(AtomicU32::new(0));
     let page = async || {
         let (db, rendered) = (db.clone(), rendered.clone());
-        let render = move |_: Loading| async move {
+        let render = move |_: LoadHandle| async move {
             rendered.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Infallible>(a(&db, 1).await.map_or(-1, |a| a.v))
         };
@@ -335,7 +335,7 @@ async fn a_page_depends_on_queries_that_bypass_the_cache() {
         for uncached in [false, true] {
             let page = async || {
                 let db = db.clone();
-                let render = move |_: Loading| async move {
+                let render = move |_: LoadHandle| async move {
                     let query = db.query(text);
                     let query = if uncached { query.uncached() } else { query };
                     Ok::<_, Infallible>(query.fetch_scalar::<i64>().await.unwrap_or(-1))

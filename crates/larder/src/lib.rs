@@ -80,7 +80,7 @@ pub use larder_core::SealingKeys;
 pub use larder_core::{
     BuildError, ByteSize, CacheCounters, CacheStats, Consistency, Eviction, Evictions, IntoName,
     Invalidated, Invalidation, InvalidationEvent, InvalidationFeed, Key, Kind, Larder,
-    LarderBuilder, Latency, Lifetime, LoadError, Loading, LogStats, MAX_TAG_BYTES, MemoryStats,
+    LarderBuilder, Latency, Lifetime, LoadError, LoadHandle, LogStats, MAX_TAG_BYTES, MemoryStats,
     Mode, Policy, Reason, Scoped, SecondLevelStats, Selector, Stats, Tag, Target, Tiers, tag,
 };
 

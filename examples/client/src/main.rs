@@ -23,9 +23,10 @@ use larder::{
 use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneService};
 
 /// A client that stores the responses that are storable in a private cache.
-type Cached = BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Incoming>>, ClientError>;
+type CachedClient =
+    BoxCloneService<Request<Full<Bytes>>, Response<CacheBody<Incoming>>, ClientError>;
 
-fn client(larder: &Larder) -> Cached {
+fn client(larder: &Larder) -> CachedClient {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let service = ServiceBuilder::new()
         .layer(ResponseCacheLayer::new(larder).private_cache().name("rates"))
@@ -40,7 +41,7 @@ fn client(larder: &Larder) -> Cached {
     BoxCloneService::new(service)
 }
 
-async fn ask(client: &Cached, uri: String) -> Result<String, Box<dyn Error + Send + Sync>> {
+async fn ask(client: &CachedClient, uri: String) -> Result<String, Box<dyn Error + Send + Sync>> {
     let request = Request::get(uri).body(Full::default())?;
     let response = client.clone().oneshot(request).await?;
     let status = response.headers().get(header::CACHE_STATUS).cloned();

@@ -5,7 +5,7 @@ use larder_semantics::{authority::without_user, list};
 
 /// The reason the proxy answers a request itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum MalformedRequest {
     /// It has no `Host`, which HTTP/1.1 demands.
     NoHost,
     /// Its content has a transfer coding that the proxy would have to decode.
@@ -16,7 +16,7 @@ pub(crate) enum Refused {
     LastHop,
 }
 
-impl Refused {
+impl MalformedRequest {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::NoHost => StatusCode::BAD_REQUEST,
@@ -43,24 +43,27 @@ impl Refused {
 /// # Source
 ///
 /// RFC 9112, sections 3.2 and 6.1; RFC 9110, sections 7.6.2 and 7.6.3
-pub(crate) fn check<B>(request: &mut http::Request<B>, pseudonym: &str) -> Result<(), Refused> {
+pub(crate) fn check<B>(
+    request: &mut http::Request<B>,
+    pseudonym: &str,
+) -> Result<(), MalformedRequest> {
     let has_host = request.headers().get(header::HOST).is_some_and(|host| !host.is_empty())
         || request.uri().authority().is_some_and(|authority| !authority.as_str().is_empty());
     if !has_host && request.version() == Version::HTTP_11 {
-        return Err(Refused::NoHost);
+        return Err(MalformedRequest::NoHost);
     }
     if has_other_coding(request.headers()) {
-        return Err(Refused::TransferCoding);
+        return Err(MalformedRequest::TransferCoding);
     }
     let passed = |member: &str| member.split_ascii_whitespace().any(|word| word == pseudonym);
     if list::members(request.headers(), &header::VIA).any(passed) {
-        return Err(Refused::Loop);
+        return Err(MalformedRequest::Loop);
     }
     if [Method::OPTIONS, Method::TRACE].contains(request.method())
         && let Some(left) = request.headers().get(header::MAX_FORWARDS)
         && let Some(left) = left.to_str().ok().and_then(|left| left.parse::<u32>().ok())
     {
-        let Some(left) = left.checked_sub(1) else { return Err(Refused::LastHop) };
+        let Some(left) = left.checked_sub(1) else { return Err(MalformedRequest::LastHop) };
         request.headers_mut().insert(header::MAX_FORWARDS, left.into());
     }
     strip_user(request.headers_mut());
@@ -73,9 +76,9 @@ pub(crate) fn check<B>(request: &mut http::Request<B>, pseudonym: &str) -> Resul
 /// # Source
 ///
 /// RFC 9112, section 6.3
-pub(crate) fn check_response(headers: &mut HeaderMap) -> Result<(), Refused> {
+pub(crate) fn check_response(headers: &mut HeaderMap) -> Result<(), MalformedRequest> {
     if has_other_coding(headers) {
-        return Err(Refused::TransferCoding);
+        return Err(MalformedRequest::TransferCoding);
     }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
@@ -110,20 +113,20 @@ mod tests {
     #[test]
     fn requests_are_checked() {
         type Fields = &'static [(&'static str, &'static str)];
-        let rows: [(&str, Fields, Result<(), Refused>); 12] = [
+        let rows: [(&str, Fields, Result<(), MalformedRequest>); 12] = [
             ("GET", &[("host", "a.example")], Ok(())),
-            ("GET", &[], Err(Refused::NoHost)),
-            ("GET", &[("host", "")], Err(Refused::NoHost)),
-            ("GET", &[("host", "a"), ("via", "1.1 other, 1.1 me")], Err(Refused::Loop)),
+            ("GET", &[], Err(MalformedRequest::NoHost)),
+            ("GET", &[("host", "")], Err(MalformedRequest::NoHost)),
+            ("GET", &[("host", "a"), ("via", "1.1 other, 1.1 me")], Err(MalformedRequest::Loop)),
             ("GET", &[("host", "a"), ("via", "1.1 other")], Ok(())),
             ("POST", &[("host", "a"), ("transfer-encoding", "Chunked")], Ok(())),
             (
                 "POST",
                 &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
-                Err(Refused::TransferCoding),
+                Err(MalformedRequest::TransferCoding),
             ),
-            ("OPTIONS", &[("host", "a"), ("max-forwards", "0")], Err(Refused::LastHop)),
-            ("TRACE", &[("host", "a"), ("max-forwards", "0")], Err(Refused::LastHop)),
+            ("OPTIONS", &[("host", "a"), ("max-forwards", "0")], Err(MalformedRequest::LastHop)),
+            ("TRACE", &[("host", "a"), ("max-forwards", "0")], Err(MalformedRequest::LastHop)),
             ("OPTIONS", &[("host", "a"), ("max-forwards", "1")], Ok(())),
             ("OPTIONS", &[("host", "a"), ("max-forwards", "x")], Ok(())),
             ("GET", &[("host", "a"), ("max-forwards", "0")], Ok(())),
@@ -156,6 +159,6 @@ mod tests {
         assert_eq!(check_response(&mut headers), Ok(()));
         assert!(!headers.contains_key(header::CONTENT_LENGTH));
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
-        assert_eq!(check_response(&mut headers), Err(Refused::TransferCoding));
+        assert_eq!(check_response(&mut headers), Err(MalformedRequest::TransferCoding));
     }
 }

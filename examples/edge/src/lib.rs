@@ -24,7 +24,7 @@ use tokio::{
 };
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use self::{framing::Refused, proxy::Proxy};
+use self::{framing::MalformedRequest, proxy::Proxy};
 
 mod framing;
 mod proxy;
@@ -152,7 +152,7 @@ impl Edge {
 }
 
 /// A response of the proxy's own.
-fn refusal<R>(refused: Refused) -> Response<CacheBody<R>> {
+fn refusal<R>(refused: MalformedRequest) -> Response<CacheBody<R>> {
     let mut response =
         Response::new(CacheBody::held(Bytes::from_static(refused.text().as_bytes())));
     *response.status_mut() = refused.status();

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use larder::{Larder, Loading, Policy};
+use larder::{Larder, LoadHandle, Policy};
 
 use super::{
     server::{MINUTE, PATIENCE, Server, larder, synced, until},
@@ -17,7 +17,7 @@ async fn fill(larder: &Larder, server: &Server) {
         !stats.contains("evicted_keys:0\r") || stats.contains("errorstat_OOM")
     };
     for number in 0..2_000_u64 {
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             // Noise that compression cannot shrink.
             let noise = (0..4_000_u64).map(|at| (at ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             Ok::<_, Infallible>(noise.collect::<Vec<_>>())
@@ -105,7 +105,7 @@ async fn writes_refused_for_lack_of_memory_keep_the_connection() {
     };
     let before = connections();
     for number in 0..100_u64 {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(number) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(number) };
         larder.get_or_load(("refused", number), Policy::ttl(MINUTE), load).await.unwrap();
     }
     larder.close(PATIENCE).await;

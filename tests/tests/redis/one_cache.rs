@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder::{Loading, Policy};
+use larder::{LoadHandle, Policy};
 use larder_redis::Redis;
 use larder_testkit::conformance;
 
@@ -204,7 +204,7 @@ async fn an_unreachable_server_costs_hits_and_never_responses() {
         server.signal(way);
         let began = Instant::now();
         for number in 0..40_u32 {
-            let load = move |_: Loading| async move { Ok::<_, Infallible>(number) };
+            let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(number) };
             let name = format!("{way} {number}");
             let loaded = one.get_or_load(name, Policy::ttl(MINUTE), load).await.unwrap();
             assert_eq!(*loaded, number);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder::{Larder, Loading, Policy};
+use larder::{Larder, LoadHandle, Policy};
 use larder_redis::Redis;
 pub(crate) use tests::{PATIENCE, until};
 
@@ -171,7 +171,7 @@ pub(crate) fn larder(redis: Redis) -> Larder {
 }
 
 pub(crate) async fn load(larder: &Larder, value: u32) -> u32 {
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await.unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use larder::{Larder, Loading, Policy, SealingKeys, Tiers};
+use larder::{Larder, LoadHandle, Policy, SealingKeys, Tiers};
 use redis::AsyncCommands as _;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,7 +15,7 @@ fn page(number: u64) -> String {
 
 async fn ask(larder: &Larder, name: u64, loads: &str) -> String {
     let page = page(name) + loads;
-    let load = move |fill: Loading| async move {
+    let load = move |fill: LoadHandle| async move {
         if loads_by_force(&page) {
             fill.no_store();
         }

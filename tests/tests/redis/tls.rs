@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use larder::{Loading, Policy};
+use larder::{LoadHandle, Policy};
 use larder_redis::{Certificates, Redis};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
@@ -81,7 +81,7 @@ async fn only_certificates_of_a_trusted_root_are_accepted_by_both_sides() {
     until("it is connected", || async {
         let late = other.stats().shared.errors;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let load = |_: Loading| async { Ok::<_, Infallible>(()) };
+        let load = |_: LoadHandle| async { Ok::<_, Infallible>(()) };
         other.get_or_load(("warm", number), Policy::ttl(MINUTE), load).await.unwrap();
         other.stats().shared.errors == late
     })

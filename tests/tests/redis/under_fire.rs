@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use larder::{Consistency, Invalidated, Larder, Loading, Policy};
+use larder::{Consistency, Invalidated, Larder, LoadHandle, Policy};
 use larder_redis::Redis;
 use larder_testkit::{History, conformance};
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ async fn a_cluster_is_a_store_and_a_log() {
         synced(larder).await;
     }
     for number in 0..60 {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(number) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(number) };
         let name = format!("{{a}}{number}");
         larders[0].get_or_load(name, Policy::ttl(MINUTE).tag("t"), load).await.unwrap();
     }
@@ -36,7 +36,7 @@ async fn a_cluster_is_a_store_and_a_log() {
     }
     let _queued_or_logged = larders[0].invalidate("t").await;
     until("it is gone in both", || async {
-        let load = |_: Loading| async { Ok::<_, Infallible>(1000) };
+        let load = |_: LoadHandle| async { Ok::<_, Infallible>(1000) };
         let policy = Policy::ttl(MINUTE).tag("t");
         *larders[1].get_or_load("{a}1", policy, load).await.unwrap() == 1000
     })
@@ -124,7 +124,7 @@ async fn read(process: usize, larder: Larder, history: Arc<History>, consistency
 /// Loads an item through the cache of one process; the origin is slow before and after its read.
 async fn item(larder: &Larder, told: &Arc<History>, key: u64, consistency: Consistency) -> u64 {
     let history = Arc::clone(told);
-    let load = move |_: Loading| async move {
+    let load = move |_: LoadHandle| async move {
         tokio::time::sleep(Duration::from_millis(3)).await;
         let version = history.current(key);
         tokio::time::sleep(Duration::from_millis(3)).await;

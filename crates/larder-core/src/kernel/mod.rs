@@ -35,7 +35,7 @@ pub use crate::{
     budget::ReservedBytes,
     clock::{Clock, Moment, jittered},
     engine::EntryState,
-    entry::{AnyEntry, Encoded, Entry, Value},
+    entry::{AnyEntry, EncodedValue, Entry, Value},
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},

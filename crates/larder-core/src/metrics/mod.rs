@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 
 use self::{
     histogram::Histogram,
-    striped::Striped,
-    window::{Reading, Window},
+    striped::StripedCounters,
+    window::{CounterValues, Window},
 };
 use crate::{clock::Moment, reason::Reason};
 pub use stats::{
@@ -110,7 +110,7 @@ const EVENTS: usize = 12;
 #[derive(Debug)]
 pub struct Meter {
     name: Arc<str>,
-    events: Striped<EVENTS>,
+    events: StripedCounters<EVENTS>,
     reasons: Mutex<BTreeMap<(&'static str, Reason), u64>>,
     hits: Histogram,
     fills: Histogram,
@@ -123,7 +123,7 @@ impl Meter {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            events: Striped::default(),
+            events: StripedCounters::default(),
             reasons: Mutex::default(),
             hits: Histogram::new(),
             fills: Histogram::new(),
@@ -171,9 +171,9 @@ impl Meter {
         *self.reasons.lock().entry((name, reason)).or_default() += 1;
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&self) -> CounterValues {
         let events = self.events.sums();
-        Reading { events, hits: self.hits.counts(), fills: self.fills.counts() }
+        CounterValues { events, hits: self.hits.counts(), fills: self.fills.counts() }
     }
 
     fn stats(&self, now: Moment) -> CacheStats {

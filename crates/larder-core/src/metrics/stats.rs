@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Event, window::Reading};
+use super::{Event, window::CounterValues};
 use crate::{bus::Epoch, memory::Evictions, metrics::histogram::Counts, reason::Reason};
 
 /// All counters of a larder at one moment.
@@ -171,8 +171,8 @@ pub struct Latency {
 impl CacheStats {
     pub(super) fn new(
         name: &str,
-        total: &Reading,
-        last_minute: &Reading,
+        total: &CounterValues,
+        last_minute: &CounterValues,
         reasons: &BTreeMap<(&'static str, Reason), u64>,
     ) -> Self {
         let of = |event: Event| {
@@ -191,7 +191,7 @@ impl CacheStats {
 }
 
 impl CacheCounters {
-    fn new(reading: &Reading) -> Self {
+    fn new(reading: &CounterValues) -> Self {
         let of = |event: Event| reading.events[event.place()];
         let shared_hits = of(Event::SharedHit);
         let hits = of(Event::Hit) + shared_hits;

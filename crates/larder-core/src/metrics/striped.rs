@@ -11,15 +11,15 @@ use crossbeam_utils::CachePadded;
 /// `N` counters, each in 8 stripes of memory. Counting is one addition to the stripe of the thread; only a reader of
 /// the sums visits all stripes.
 #[derive(Debug)]
-pub(crate) struct Striped<const N: usize>([CachePadded<[AtomicU64; N]>; STRIPES]);
+pub(crate) struct StripedCounters<const N: usize>([CachePadded<[AtomicU64; N]>; STRIPES]);
 
-impl<const N: usize> Default for Striped<N> {
+impl<const N: usize> Default for StripedCounters<N> {
     fn default() -> Self {
         Self(array::from_fn(|_| CachePadded::new(array::from_fn(|_| AtomicU64::new(0)))))
     }
 }
 
-impl<const N: usize> Striped<N> {
+impl<const N: usize> StripedCounters<N> {
     /// Adds one to the counter at `place`.
     #[inline]
     pub(crate) fn count(&self, place: usize) {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn no_count_is_lost_between_threads() {
-        let counters = Striped::<3>::default();
+        let counters = StripedCounters::<3>::default();
         std::thread::scope(|scope| {
             for _ in 0..2 * STRIPES {
                 scope.spawn(|| (0..100).for_each(|_| counters.count(1)));

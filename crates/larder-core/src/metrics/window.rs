@@ -19,13 +19,13 @@ const STEPS: usize = 12;
 
 /// The values of the counters at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
+pub(crate) struct CounterValues {
     pub(crate) events: [u64; EVENTS],
     pub(crate) hits: Counts,
     pub(crate) fills: Counts,
 }
 
-impl Reading {
+impl CounterValues {
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut events = self.events;
         for (now, then) in events.iter_mut().zip(earlier.events) {
@@ -42,7 +42,7 @@ impl Reading {
 #[derive(Debug)]
 pub(crate) struct Window {
     ends: AtomicU64,
-    noted: Mutex<VecDeque<(Moment, Reading)>>,
+    noted: Mutex<VecDeque<(Moment, CounterValues)>>,
 }
 
 impl Window {
@@ -56,7 +56,7 @@ impl Window {
     }
 
     /// Saves a reading, unless another thread has just saved one.
-    pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> Reading) {
+    pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> CounterValues) {
         let mut noted = self.noted.lock();
         if !self.is_over(now) {
             return;
@@ -71,9 +71,9 @@ impl Window {
     }
 
     /// Returns the reading of a minute ago; zeros within the first minute.
-    pub(crate) fn a_minute_ago(&self) -> Reading {
+    pub(crate) fn a_minute_ago(&self) -> CounterValues {
         let noted = self.noted.lock();
-        let Some((latest, _)) = noted.back() else { return Reading::default() };
+        let Some((latest, _)) = noted.back() else { return CounterValues::default() };
         let old = |at: Moment| latest.since(at) >= STEP * STEPS as u32;
         noted
             .iter()

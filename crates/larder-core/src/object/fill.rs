@@ -1,4 +1,4 @@
-//! [`Loading`], the handle by which a loader sets the lifetime and tags of its value or prevents storing it, and by
+//! [`LoadHandle`], the handle by which a loader sets the lifetime and tags of its value or prevents storing it, and by
 //! which the fill ends for its waiters.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{
 /// The options of a value that is being loaded: lifetime, tags, no-store. Larder passes it to the loader; it is cheap
 /// to clone.
 #[derive(Clone, Debug)]
-pub struct Loading(Arc<Mutex<LoadingState>>);
+pub struct LoadHandle(Arc<Mutex<LoadingState>>);
 
 #[derive(Debug)]
 struct LoadingState {
@@ -33,7 +33,7 @@ pub(super) struct LoadOptions {
     pub(super) refused: Option<Reason>,
 }
 
-impl Loading {
+impl LoadHandle {
     pub(super) fn new(policy: &Policy, leader: Option<Leader>) -> Self {
         let options =
             LoadOptions { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
@@ -56,7 +56,7 @@ impl Loading {
         self.refuse(Reason::NoStore);
     }
 
-    /// Makes this value not storable, as [`Loading::no_store`] does, with another reason for the statistics. Only the
+    /// Makes this value not storable, as [`LoadHandle::no_store`] does, with another reason for the statistics. Only the
     /// first reason is recorded.
     pub fn refuse(&self, why: Reason) {
         self.0.lock().options.refused.get_or_insert(why);
@@ -76,8 +76,8 @@ impl Loading {
 }
 
 /// Ends a fill as abandoned, if nothing has ended it before. This is needed because the loader may have passed its
-/// [`Loading`] to a task that outlives it.
-pub(super) struct FinishOnDrop<'a>(pub(super) &'a Loading);
+/// [`LoadHandle`] to a task that outlives it.
+pub(super) struct FinishOnDrop<'a>(pub(super) &'a LoadHandle);
 
 impl Drop for FinishOnDrop<'_> {
     fn drop(&mut self) {

@@ -34,7 +34,7 @@ use self::{
     fill::{FinishOnDrop, LoadOptions},
     value::{Object, RefusalNote},
 };
-pub use self::{error::LoadError, fill::Loading};
+pub use self::{error::LoadError, fill::LoadHandle};
 
 #[cfg_attr(not(feature = "second-level"), path = "encode_absent.rs")]
 mod encode;
@@ -80,7 +80,7 @@ impl Kernel {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         get_or_fill(self, kind, name.into_name(), policy.into(), load).await
@@ -97,7 +97,7 @@ async fn get_or_fill<T, E, F, Fut>(
 where
     T: CacheValue,
     E: Send + Sync + 'static,
-    F: FnOnce(Loading) -> Fut + Send + 'static,
+    F: FnOnce(LoadHandle) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
     let began = kernel.tick();
@@ -151,7 +151,7 @@ impl Call<'_> {
     where
         T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let arrived = self.kernel.sequence();
@@ -248,7 +248,7 @@ impl Call<'_> {
     where
         T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         // Another fill may have ended between the lookup of this call and its lead.
@@ -295,7 +295,7 @@ impl Call<'_> {
     where
         T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         if self.policy.fill_lock.is_some()
@@ -359,10 +359,10 @@ impl Call<'_> {
     where
         T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let fill = Loading::new(&self.policy, Some(leader));
+        let fill = LoadHandle::new(&self.policy, Some(leader));
         let _lands = FinishOnDrop(&fill);
         let scope = self.scope.filling(self.key.clone());
         let value = match self.load(&fill, &scope, load).await {
@@ -408,12 +408,12 @@ impl Call<'_> {
 
     async fn load<T, E, F, Fut>(
         &self,
-        fill: &Loading,
+        fill: &LoadHandle,
         scope: &Scope,
         load: F,
     ) -> Result<T, Failure<E>>
     where
-        F: FnOnce(Loading) -> Fut,
+        F: FnOnce(LoadHandle) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
         let deadline = self.policy.deadline;
@@ -489,7 +489,7 @@ impl Call<'_> {
     where
         T: CacheValue,
         E: Send + Sync + 'static,
-        F: FnOnce(Loading) -> Fut + Send + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let Some(permit) = self.kernel.refresh_permit() else {
@@ -527,10 +527,10 @@ impl Call<'_> {
     ) -> Result<Arc<T>, LoadError<E>>
     where
         T: CacheValue,
-        F: FnOnce(Loading) -> Fut,
+        F: FnOnce(LoadHandle) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let fill = Loading::new(&self.policy, None);
+        let fill = LoadHandle::new(&self.policy, None);
         let scope = self.scope.filling(self.key.clone());
         let loaded = self.load(&fill, &scope, load).await;
         let unstored = |why| self.unstored(&fill, &scope, why);
@@ -586,7 +586,7 @@ impl Call<'_> {
     }
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
-    fn unstored(&self, fill: &Loading, scope: &Scope, why: Reason) -> UnstoredValue {
+    fn unstored(&self, fill: &LoadHandle, scope: &Scope, why: Reason) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.options().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
@@ -630,7 +630,7 @@ impl<T, E, F, Fut> ValueRequest<'_, '_, T, E, F>
 where
     T: CacheValue,
     E: Send + Sync + 'static,
-    F: FnOnce(Loading) -> Fut + Send + 'static,
+    F: FnOnce(LoadHandle) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
     fn look(&mut self, is_first: bool) -> Option<Result<Arc<T>, LoadError<E>>> {
@@ -656,7 +656,7 @@ impl<T, E, F, Fut> FillRequest for ValueRequest<'_, '_, T, E, F>
 where
     T: CacheValue,
     E: Send + Sync + 'static,
-    F: FnOnce(Loading) -> Fut + Send + 'static,
+    F: FnOnce(LoadHandle) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
     type Output = Result<Arc<T>, LoadError<E>>;

@@ -6,7 +6,7 @@ use std::{any::Any, sync::Arc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    entry::{Encoded, Value},
+    entry::{EncodedValue, Value},
     schema::Schema,
     weight::{self, ValueWeight},
 };
@@ -33,8 +33,8 @@ impl<T: CacheValue> Value for Object<T> {
         std::any::type_name::<T>()
     }
 
-    fn encode(&self) -> Option<Encoded> {
-        self.to_bytes().map(|bytes| Encoded { schema: Schema::of::<T>(), bytes })
+    fn encode(&self) -> Option<EncodedValue> {
+        self.to_bytes().map(|bytes| EncodedValue { schema: Schema::of::<T>(), bytes })
     }
 
     fn is_lossy(&self) -> bool {

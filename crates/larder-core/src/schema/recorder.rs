@@ -29,7 +29,7 @@ pub(super) struct Recorder {
 }
 
 /// The result of reading a type.
-pub(super) struct Seen {
+pub(super) struct SeenNames {
     pub(super) shape: String,
     /// The largest number of variants of any enum.
     pub(super) variants: usize,
@@ -63,7 +63,7 @@ impl Recorder {
 
     /// Reads a type repeatedly, each time with another sample for the last scalar that has a sample left, until the
     /// type accepts all samples or there is no sample left to try. It reads at most 512 times.
-    pub(super) fn read<T: DeserializeOwned>(turn: usize) -> Seen {
+    pub(super) fn read<T: DeserializeOwned>(turn: usize) -> SeenNames {
         let mut choices = Vec::new();
         for _ in 0..MOST_READINGS {
             let mut recorder = Self::new(turn, choices);
@@ -72,10 +72,10 @@ impl Recorder {
             let next = (!is_read).then(|| next_choices(tried, &given)).flatten();
             match next {
                 Some(next) => choices = next,
-                None => return Seen { shape, variants, is_whole: is_read && !is_opaque },
+                None => return SeenNames { shape, variants, is_whole: is_read && !is_opaque },
             }
         }
-        Seen { shape: String::new(), variants: 1, is_whole: false }
+        SeenNames { shape: String::new(), variants: 1, is_whole: false }
     }
 
     /// Chooses one of `samples` samples for the next scalar, and returns its index.

@@ -21,11 +21,11 @@ use super::{READ_DEADLINE, StoreLookup};
 use crate::{
     clock::Moment,
     engine::Engine,
-    entry::{AnyEntry, Encoded, Entry, EntryMetadata, Value},
+    entry::{AnyEntry, EncodedValue, Entry, EntryMetadata, Value},
     envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
     lifetime::Ends,
-    metrics::{SecondLevelStats, striped::Striped},
+    metrics::{SecondLevelStats, striped::StripedCounters},
     registry::{Stamp, TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},
@@ -64,7 +64,7 @@ pub(crate) struct SecondLevel {
     writes: Arc<Semaphore>,
     /// The entries that are being written, by their ids; the write has ended when the sender is dropped.
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
-    counts: Striped<COUNTED>,
+    counts: StripedCounters<COUNTED>,
     wait_limit: Duration,
     /// Limits the warning that entries that require sealing are stored in the first level only to one line.
     warned_of_keys: Once,
@@ -96,7 +96,7 @@ impl SecondLevel {
             codec,
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             under_way: Mutex::default(),
-            counts: Striped::default(),
+            counts: StripedCounters::default(),
             wait_limit,
             warned_of_keys: Once::new(),
         }
@@ -279,7 +279,7 @@ impl SecondLevel {
             self.count(Count::Lossy);
             return None;
         }
-        let Encoded { schema, bytes: payload } = entry.encode_value()?;
+        let EncodedValue { schema, bytes: payload } = entry.encode_value()?;
         let ends = *entry.ends();
         let header = Header {
             schema,

@@ -47,7 +47,7 @@ async fn a_panicking_loader_runs_four_times_and_not_once_per_caller() {
     let calls = (0..CALLERS).map(|_| {
         let (larder, count) = (larder.clone(), count.clone());
         tokio::spawn(async move {
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 let _running = count.begin();
                 tokio::time::sleep(SECOND).await;
                 panic!("the loader is broken");
@@ -71,7 +71,7 @@ async fn a_loader_slower_than_the_coalesce_timeout_gets_few_parallel_fills() {
         let (larder, count) = (larder.clone(), count.clone());
         async move {
             tokio::time::sleep(Duration::from_millis(at as u64)).await;
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 let _running = count.begin();
                 tokio::time::sleep(25 * SECOND).await;
                 Ok::<_, Infallible>(7)
@@ -101,7 +101,7 @@ async fn at_most_four_endless_loads_run_for_one_name() {
         let (larder, count, release) = (larder.clone(), count.clone(), release.clone());
         async move {
             tokio::time::sleep(SECOND / 10 * at as u32).await;
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 let _running = count.begin();
                 while !release.load(Ordering::SeqCst) {
                     tokio::time::sleep(SECOND).await;
@@ -124,12 +124,12 @@ async fn a_hanging_refresh_gets_one_parallel_load() {
     let (larder, count) = (larder(), Count::default());
     let lifetime = Lifetime::fresh_for(SECOND).stale_while_revalidate(SECOND);
     let policy = || Policy::from(lifetime).fill_timeout(Duration::MAX);
-    let first = |_: Loading| async { Ok::<_, Infallible>(1) };
+    let first = |_: LoadHandle| async { Ok::<_, Infallible>(1) };
     larder.get_or_load("a", policy(), first).await.unwrap();
     tokio::time::advance(SECOND + SECOND / 2).await;
     let hangs = {
         let count = count.clone();
-        move |_: Loading| async move {
+        move |_: LoadHandle| async move {
             let _running = count.begin();
             std::future::pending::<()>().await;
             Ok::<_, Infallible>(2)
@@ -139,7 +139,7 @@ async fn a_hanging_refresh_gets_one_parallel_load() {
     tokio::time::advance(SECOND).await;
     let calls = (0..50).map(|_| {
         let count = count.clone();
-        let load = move |_: Loading| async move {
+        let load = move |_: LoadHandle| async move {
             let _running = count.begin();
             tokio::time::sleep(SECOND).await;
             Ok::<_, Infallible>(3)
@@ -158,7 +158,7 @@ async fn waiters_with_another_error_type_do_not_all_load() {
         let (larder, count) = (larder.clone(), count.clone());
         async move {
             if error {
-                let load = move |_: Loading| async move {
+                let load = move |_: LoadHandle| async move {
                     let _running = count.begin();
                     tokio::time::sleep(SECOND).await;
                     Err::<u32, _>("one type")
@@ -168,7 +168,7 @@ async fn waiters_with_another_error_type_do_not_all_load() {
                     Err(LoadError::Failed(_) | LoadError::FailedElsewhere)
                 )
             } else {
-                let load = move |_: Loading| async move {
+                let load = move |_: LoadHandle| async move {
                     let _running = count.begin();
                     tokio::time::sleep(SECOND).await;
                     Err::<u32, _>(500)
@@ -193,7 +193,7 @@ fn needing<'a>(
     count: &'a Count,
 ) -> futures_util::future::BoxFuture<'a, Result<Arc<u32>, LoadError<String>>> {
     let (inner, counted) = (larder.clone(), count.clone());
-    let load = move |_: Loading| async move {
+    let load = move |_: LoadHandle| async move {
         let _running = counted.begin();
         tokio::time::sleep(SECOND / 100).await;
         let next = needing(&inner, names, (at + 1) % names.len(), &counted).await;
@@ -225,7 +225,7 @@ async fn two_loaders_that_need_the_same_value_load_it_once() {
     let (larder, count) = (larder(), Count::default());
     let load = |value: u32, seconds: u32| {
         let count = count.clone();
-        move |_: Loading| async move {
+        move |_: LoadHandle| async move {
             let _running = count.begin();
             tokio::time::sleep(SECOND * seconds).await;
             Ok::<_, Infallible>(value)
@@ -234,7 +234,7 @@ async fn two_loaders_that_need_the_same_value_load_it_once() {
     // Both values need `c`, which does not need another value.
     let both = ["a", "b"].map(|name| {
         let (inner, load) = (larder.clone(), load(3, 5));
-        let outer = move |_: Loading| async move {
+        let outer = move |_: LoadHandle| async move {
             inner.get_or_load("c", MINUTE, load).await.map(|value| *value)
         };
         larder.get_or_load(name, MINUTE, outer)

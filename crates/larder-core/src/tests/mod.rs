@@ -13,7 +13,9 @@ use tokio::sync::{Notify, oneshot};
 
 mod herds;
 
-use crate::{Invalidation, Larder, Lifetime, LoadError, Loading, Policy, Target, kernel::Audience};
+use crate::{
+    Invalidation, Larder, Lifetime, LoadError, LoadHandle, Policy, Target, kernel::Audience,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,7 +25,7 @@ fn larder() -> Larder {
 
 async fn load(larder: &Larder, name: &str, value: u32) -> u32 {
     let policy = Policy::ttl(MINUTE).tag("t");
-    let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+    let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
     *larder.get_or_load(name, policy, load).await.unwrap()
 }
 
@@ -44,7 +46,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_served_to_later_calls() {
         let (larder, read, commit) = (larder.clone(), read.clone(), commit.clone());
         async move {
             let policy = Policy::ttl(MINUTE).tag("t");
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 read.notify_one();
                 commit.notified().await;
                 Ok::<_, Infallible>("old".to_owned())
@@ -57,7 +59,7 @@ async fn a_fill_overtaken_by_an_invalidation_is_not_served_to_later_calls() {
     let later = tokio::spawn({
         let larder = larder.clone();
         async move {
-            let load = |_: Loading| async { Ok::<_, Infallible>("new".to_owned()) };
+            let load = |_: LoadHandle| async { Ok::<_, Infallible>("new".to_owned()) };
             larder.get_or_load("a", Policy::ttl(MINUTE).tag("t"), load).await
         }
     });
@@ -76,7 +78,7 @@ async fn ten_thousand_misses_of_one_key_are_one_load() {
         .map(|_| {
             let (larder, loads) = (larder.clone(), loads.clone());
             tokio::spawn(async move {
-                let load = move |_: Loading| async move {
+                let load = move |_: LoadHandle| async move {
                     loads.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                     Ok::<_, Infallible>(7)
@@ -99,7 +101,7 @@ async fn a_dropped_caller_does_not_stop_the_load() {
     let leader = tokio::spawn({
         let (larder, began) = (larder.clone(), began.clone());
         async move {
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 began.notify_one();
                 gate.await.unwrap();
                 Ok::<_, Infallible>(1_u32)
@@ -123,7 +125,7 @@ async fn a_panic_of_the_loader_reaches_the_caller_and_frees_the_key() {
     let larder = larder();
     let call = larder.clone();
     let panicked = tokio::spawn(async move {
-        let load = |_: Loading| async {
+        let load = |_: LoadHandle| async {
             if true {
                 panic!("the loader fell over");
             }
@@ -138,7 +140,7 @@ async fn a_panic_of_the_loader_reaches_the_caller_and_frees_the_key() {
 #[tokio::test]
 async fn an_error_is_returned_and_not_stored() {
     let larder = larder();
-    let failing = |_: Loading| async { Err::<u32, _>("no database") };
+    let failing = |_: LoadHandle| async { Err::<u32, _>("no database") };
     let error = larder.get_or_load("a", MINUTE, failing).await.unwrap_err();
     assert!(matches!(error, LoadError::Failed(error) if *error == "no database"));
     assert_eq!(load(&larder, "a", 2).await, 2);
@@ -149,7 +151,7 @@ async fn a_stale_value_is_served_at_once_while_one_refresh_runs() {
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE));
     let ask = |value: u32| {
-        let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
         larder.get_or_load("a", policy(), load)
     };
     assert_eq!(*ask(1).await.unwrap(), 1);
@@ -164,7 +166,7 @@ async fn a_stale_value_is_served_on_error_unless_it_was_invalidated() {
     let larder = larder();
     let policy = || Policy::from(Lifetime::fresh_for(MINUTE).stale_if_error(MINUTE)).tag("t");
     let ask = |value: Result<u32, &'static str>| {
-        larder.get_or_load("a", policy(), move |_: Loading| async move { value })
+        larder.get_or_load("a", policy(), move |_: LoadHandle| async move { value })
     };
     assert_eq!(*ask(Ok(1)).await.unwrap(), 1);
     tokio::time::advance(MINUTE).await;
@@ -177,7 +179,7 @@ async fn a_stale_value_is_served_on_error_unless_it_was_invalidated() {
 async fn one_key_with_two_types_is_an_error_that_names_both() {
     let larder = larder();
     load(&larder, "a", 1).await;
-    let other = |_: Loading| async { Ok::<_, Infallible>(String::new()) };
+    let other = |_: LoadHandle| async { Ok::<_, Infallible>(String::new()) };
     let error = larder.get_or_load("a", MINUTE, other).await.unwrap_err().to_string();
     assert!(error.contains("u32") && error.contains("String"), "{error}");
 }
@@ -187,9 +189,9 @@ async fn a_value_depends_on_the_values_loaded_inside_it() {
     let larder = larder();
     let outer = |value: u32| {
         let inside = larder.clone();
-        larder.get_or_load("outer", MINUTE, move |_: Loading| async move {
+        larder.get_or_load("outer", MINUTE, move |_: LoadHandle| async move {
             let part = Policy::ttl(MINUTE).tag("part");
-            let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+            let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
             inside.get_or_load("inner", part, load).await.map(|part| *part * 10)
         })
     };
@@ -207,12 +209,12 @@ async fn a_part_that_ends_earlier_ends_the_whole_unless_it_lives_until_invalidat
         let larder = larder();
         let outer = |value: u32| {
             let inside = larder.clone();
-            larder.get_or_load("outer", MINUTE, move |_: Loading| async move {
+            larder.get_or_load("outer", MINUTE, move |_: LoadHandle| async move {
                 let mut part = Policy::ttl(MINUTE / 2).tag("part");
                 if until_invalidated {
                     part = part.until_invalidated();
                 }
-                let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+                let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
                 inside.get_or_load("inner", part, load).await.map(|part| *part)
             })
         };
@@ -226,7 +228,8 @@ async fn a_part_that_ends_earlier_ends_the_whole_unless_it_lives_until_invalidat
 async fn a_loader_that_requests_its_own_value_does_not_wait_for_itself() {
     let larder = larder();
     let inside = larder.clone();
-    let outer = move |_: Loading| async move { Ok::<_, Infallible>(load(&inside, "a", 5).await) };
+    let outer =
+        move |_: LoadHandle| async move { Ok::<_, Infallible>(load(&inside, "a", 5).await) };
     assert_eq!(*larder.get_or_load("a", MINUTE, outer).await.unwrap(), 5);
 }
 
@@ -260,7 +263,7 @@ async fn a_delayed_invalidation_acts_after_its_delay_and_not_before() {
 async fn a_loader_can_add_tags_and_refuse_storing() {
     let larder = larder();
     let ask = |value: u32| {
-        larder.get_or_load("a", MINUTE, move |fill: Loading| async move {
+        larder.get_or_load("a", MINUTE, move |fill: LoadHandle| async move {
             if value == 1 {
                 fill.no_store();
             }
@@ -306,8 +309,8 @@ async fn a_value_with_a_part_that_is_not_stored_is_not_stored_either() {
     let outer = |value: u32| {
         let inside = larder.clone();
         let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
-        larder.get_or_load("outer", lifetime, move |_: Loading| async move {
-            let load = move |fill: Loading| async move {
+        larder.get_or_load("outer", lifetime, move |_: LoadHandle| async move {
+            let load = move |fill: LoadHandle| async move {
                 fill.no_store();
                 Ok::<_, Infallible>(value)
             };
@@ -325,7 +328,7 @@ async fn three_loads_of_an_unstored_value(larder: &Larder, at_once: bool) -> Dur
     let ask = || {
         let larder = larder.clone();
         tokio::spawn(async move {
-            let load = move |fill: Loading| async move {
+            let load = move |fill: LoadHandle| async move {
                 if at_once {
                     fill.no_store();
                 }
@@ -366,7 +369,7 @@ async fn failing(
 ) -> Result<u32, LoadError<&'static str>> {
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let loads = Arc::clone(loads);
-    let load = move |_: Loading| async move {
+    let load = move |_: LoadHandle| async move {
         loads.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(1)).await;
         Err("down")
@@ -392,7 +395,7 @@ async fn waiters_of_a_failing_origin_do_not_all_load_at_once() {
 async fn all_waiters_take_the_stale_value_if_the_fill_fails() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
-    let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
+    let load = |_: LoadHandle| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
     let answers = futures_util::future::join_all((0..20).map(|_| failing(&larder, &loads))).await;
@@ -408,7 +411,7 @@ async fn all_waiters_take_the_stale_value_if_the_fill_fails() {
 async fn a_page_with_a_part_served_on_error_is_stale_and_still_storable() {
     let (larder, loads) = (larder(), Arc::new(AtomicUsize::new(0)));
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
-    let load = |_: Loading| async { Ok::<_, &str>(7_u32) };
+    let load = |_: LoadHandle| async { Ok::<_, &str>(7_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, load).await.unwrap(), 7);
     tokio::time::advance(2 * MINUTE).await;
     let page = larder.kernel().open_scope().gathering(Audience::Everyone);
@@ -426,7 +429,7 @@ async fn waiters_share_fills_through_many_invalidations() {
         let (larder, loads) = (larder.clone(), Arc::clone(&loads));
         async move {
             tokio::time::sleep(step / 10 * at).await;
-            let load = move |_: Loading| async move {
+            let load = move |_: LoadHandle| async move {
                 loads.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(2 * step).await;
                 Ok::<_, Infallible>(at)
@@ -500,7 +503,7 @@ async fn a_shared_value_with_a_part_for_one_variant_is_not_stored() {
     let whole = |value: u32| {
         let inside = larder.clone();
         let policy = Policy::ttl(MINUTE).shared();
-        larder.get_or_load("whole", policy, move |_: Loading| async move {
+        larder.get_or_load("whole", policy, move |_: LoadHandle| async move {
             Ok::<_, Infallible>(load(&inside, "part", value).await)
         })
     };
@@ -529,7 +532,7 @@ async fn different_spellings_of_a_target_are_equal() {
     let policy = || Policy::ttl(MINUTE).tag(("product", 42));
     let ask =
         |value: u32| {
-            larder.get_or_load("a", policy(), move |_: Loading| async move {
+            larder.get_or_load("a", policy(), move |_: LoadHandle| async move {
                 Ok::<_, Infallible>(value)
             })
         };
@@ -550,13 +553,13 @@ async fn a_refresh_has_the_stamp_of_the_request_that_started_it() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_while_revalidate(MINUTE);
     let ask = |held: u32| {
-        let load = move |fill: Loading| async move {
+        let load = move |fill: LoadHandle| async move {
             fill.tag("source");
             Ok::<_, Infallible>(held)
         };
         larder.get_or_load("a", lifetime, load)
     };
-    let first = |_: Loading| async { Ok::<_, Infallible>(0_u32) };
+    let first = |_: LoadHandle| async { Ok::<_, Infallible>(0_u32) };
     assert_eq!(*larder.get_or_load("a", lifetime, first).await.unwrap(), 0);
     tokio::time::advance(MINUTE).await;
     let request = larder.kernel().open_scope().gathering(Audience::Everyone);
@@ -579,7 +582,7 @@ async fn an_error_is_not_returned_after_a_later_fill_has_succeeded() {
     let ask = || {
         let (larder, turn) = (larder.clone(), Arc::clone(&turn));
         tokio::spawn(async move {
-            let load = move |fill: Loading| async move {
+            let load = move |fill: LoadHandle| async move {
                 let turn = turn.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 fill.no_store();
@@ -599,7 +602,7 @@ async fn a_hit_for_miss_note_does_not_replace_the_stored_value() {
     let larder = larder();
     let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
     let ask = |answer: Result<u32, &'static str>| {
-        larder.get_or_load("a", lifetime, move |fill: Loading| async move {
+        larder.get_or_load("a", lifetime, move |fill: LoadHandle| async move {
             if answer == Ok(2) {
                 fill.no_store();
             }
@@ -628,7 +631,7 @@ async fn the_name_of_a_value_is_a_tag_of_it() {
     for (what, invalidation, reached) in rows {
         for view in [larder(), larder().namespace("acme")] {
             let load = |value: u32| {
-                let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+                let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
                 let larder = view.clone();
                 async move { *larder.get_or_load(("user", 7), MINUTE, load).await.unwrap() }
             };
@@ -644,8 +647,8 @@ async fn invalidating_the_name_of_a_part_invalidates_the_page() {
     let larder = larder();
     let page = |value: u32| {
         let inner = larder.clone();
-        let load = move |_: Loading| async move {
-            let load = move |_: Loading| async move { Ok::<_, Infallible>(value) };
+        let load = move |_: LoadHandle| async move {
+            let load = move |_: LoadHandle| async move { Ok::<_, Infallible>(value) };
             inner.get_or_load(("user", 7), MINUTE, load).await.map(|value| *value)
         };
         let larder = larder.clone();

@@ -18,24 +18,24 @@ use crate::{
 };
 
 /// The response future of [`ConditionalService`](super::ConditionalService).
-pub type ConditionalFuture<F, R, E> = LayerFuture<Finishing<F>, R, E>;
+pub type ConditionalFuture<F, R, E> = LayerFuture<FinishFuture<F>, R, E>;
 
 pin_project! {
     /// The inner future of a request, and the steps that finish its response.
-    pub struct Finishing<F> {
+    pub struct FinishFuture<F> {
         #[pin]
         future: F,
         finish: ResponseFinish,
     }
 }
 
-impl<F> Finishing<F> {
+impl<F> FinishFuture<F> {
     pub(super) fn new(future: F, finish: ResponseFinish) -> Self {
         Self { future, finish }
     }
 }
 
-impl<F, R, E> Future for Finishing<F>
+impl<F, R, E> Future for FinishFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     R: Body<Data = Bytes>,

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::{
     answer::{ResponseFinish, refusal, unmet_answer},
     conditions::{Conditions, InsideConditional},
-    future::{ConditionalFuture, Finishing},
+    future::{ConditionalFuture, FinishFuture},
     layer::Options,
 };
 use crate::{
@@ -70,7 +70,7 @@ where
             return self.validate(inner, request, finish);
         }
         let _around = InsideConditional::enter();
-        ConditionalFuture::inner(Finishing::new(self.inner.call(request), finish))
+        ConditionalFuture::inner(FinishFuture::new(self.inner.call(request), finish))
     }
 }
 
@@ -120,7 +120,7 @@ impl<S> ConditionalService<S> {
             let around = InsideConditional::enter();
             let called = inner.call(request);
             drop(around);
-            Finishing::new(called, finish).await
+            FinishFuture::new(called, finish).await
         })
     }
 }

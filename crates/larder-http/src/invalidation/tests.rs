@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
-use larder_core::{Larder, Loading, Policy, Target};
+use larder_core::{Larder, LoadHandle, Policy, Target};
 use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
 
@@ -30,7 +30,7 @@ fn put() -> Request<Empty<Bytes>> {
 async fn was_invalid(larder: &Larder, name: &str, tag: &str) -> bool {
     let loaded = Arc::new(AtomicBool::new(false));
     let noted = loaded.clone();
-    let load = move |_: Loading| async move {
+    let load = move |_: LoadHandle| async move {
         noted.store(true, Ordering::SeqCst);
         Ok::<_, Infallible>(())
     };

@@ -12,23 +12,23 @@ use pin_project_lite::pin_project;
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of [`QueryMethod`](super::QueryMethod).
-pub type QueryMethodFuture<F, R, E> = LayerFuture<PassedOn<F>, R, E>;
+pub type QueryMethodFuture<F, R, E> = LayerFuture<ForwardFuture<F>, R, E>;
 
 pin_project! {
     /// The inner future of a request.
-    pub struct PassedOn<F> {
+    pub struct ForwardFuture<F> {
         #[pin]
         future: F,
     }
 }
 
-impl<F> PassedOn<F> {
+impl<F> ForwardFuture<F> {
     pub(super) fn new(future: F) -> Self {
         Self { future }
     }
 }
 
-impl<F, R, E> Future for PassedOn<F>
+impl<F, R, E> Future for ForwardFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::{Digest as _, Sha256};
 use tower_service::Service;
 
-use super::future::{PassedOn, QueryMethodFuture};
+use super::future::{ForwardFuture, QueryMethodFuture};
 use crate::{
     body::{BoxError, CacheBody},
     own_response::own_response,
@@ -48,7 +48,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if *request.method() != Method::QUERY {
-            return QueryMethodFuture::inner(PassedOn::new(self.inner.call(request)));
+            return QueryMethodFuture::inner(ForwardFuture::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
         let limit = self.limit;

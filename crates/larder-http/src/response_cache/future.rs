@@ -16,12 +16,12 @@ use super::{answer::cache_status::add_status, context::CacheContext};
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of a [`ResponseCache`](super::ResponseCache).
-// `Forwarded` is boxed so that this future is small, because every hit carries it through the boxes of a router.
-pub type ResponseCacheFuture<F, R, E> = LayerFuture<Pin<Box<Forwarded<F>>>, R, E>;
+// `BypassFuture` is boxed so that this future is small, because every hit carries it through the boxes of a router.
+pub type ResponseCacheFuture<F, R, E> = LayerFuture<Pin<Box<BypassFuture<F>>>, R, E>;
 
 pin_project! {
     /// The inner future of a request that bypasses the cache.
-    pub struct Forwarded<F> {
+    pub struct BypassFuture<F> {
         #[pin]
         future: F,
         scope: Scope,
@@ -30,7 +30,7 @@ pin_project! {
     }
 }
 
-impl<F> Forwarded<F> {
+impl<F> BypassFuture<F> {
     pub(super) fn new(
         future: F,
         scope: Scope,
@@ -41,7 +41,7 @@ impl<F> Forwarded<F> {
     }
 }
 
-impl<F, R, E> Future for Forwarded<F>
+impl<F, R, E> Future for BypassFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {

@@ -58,9 +58,9 @@ use crate::address::{Head, QueryRule, Scheme};
 /// `shared` for pages that do not depend on the user, and a partition for pages that do. Until then, larder stores a
 /// response to an authenticated request only if it has `public` or `s-maxage`.
 ///
-/// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-Forwarded-Host` and the like,
+/// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-BypassFuture-Host` and the like,
 /// unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the parameters that
-/// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-Forwarded-Proto` to the scheme of the key.
+/// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-BypassFuture-Proto` to the scheme of the key.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -456,7 +456,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Lets an unkeyed field such as `X-Forwarded-Host`, which larder otherwise strips, reach the handler, and stores
+    /// Lets an unkeyed field such as `X-BypassFuture-Host`, which larder otherwise strips, reach the handler, and stores
     /// an entry per value of the field. Use it for fields that a proxy in front always sets. Responses name the field
     /// in `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
@@ -490,7 +490,7 @@ impl ResponseCacheLayer {
 
     /// Sets the request fields that carry credentials. They replace the defaults: `Cookie`, `Authorization`,
     /// `Proxy-Authorization`, `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, the fields of authenticating
-    /// proxies (`X-Forwarded-User`, `-Email`, `-Groups`, `-Preferred-Username`, `-Access-Token` and
+    /// proxies (`X-BypassFuture-User`, `-Email`, `-Groups`, `-Preferred-Username`, `-Access-Token` and
     /// `-Client-Cert`), and every field whose name contains `auth`, `token`, `secret`, `password`, `session` or
     /// `api-key`.
     pub fn credential_headers(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
@@ -716,7 +716,7 @@ impl ResponseCacheLayer {
     /// - responses with `Set-Cookie`, and errors with a lifetime, are stored;
     /// - plain `max-age` is enough to answer authenticated requests (to be stored, a response to
     ///   `Authorization` still needs `public`, `s-maxage` or `must-revalidate`);
-    /// - unkeyed fields such as `X-Forwarded-Host` reach the handler;
+    /// - unkeyed fields such as `X-BypassFuture-Host` reach the handler;
     /// - lifetimes are estimated ([`Heuristics::TENTH`]);
     /// - a stale response replaces errors of the origin, unless the response forbids it.
     pub fn conformance(mut self) -> Self {

@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::{
     answer::cache_status::own_status,
     context::{Admission, CacheContext, RequestKey},
-    future::{Forwarded, ResponseCacheFuture},
+    future::{BypassFuture, ResponseCacheFuture},
     miss::CacheMiss,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
@@ -85,7 +85,7 @@ impl<S> ResponseCache<S> {
         let entered = scope.enter();
         let future = self.inner.call(request);
         drop(entered);
-        let forwarded = ResponseCacheFuture::inner(Forwarded::new(
+        let forwarded = ResponseCacheFuture::inner(BypassFuture::new(
             future,
             scope,
             Arc::clone(&self.context),

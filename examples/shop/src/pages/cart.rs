@@ -17,7 +17,7 @@ use crate::{
 
 /// The form that adds a product to the cart.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Added {
+pub(crate) struct AddedItem {
     product_id: i64,
     #[serde(default = "one")]
     quantity: i64,
@@ -58,7 +58,7 @@ pub(crate) async fn show(
 pub(crate) async fn add(
     State(app): Shop,
     headers: HeaderMap,
-    Form(added): Form<Added>,
+    Form(added): Form<AddedItem>,
 ) -> Result<impl IntoResponse, PageError> {
     if !(1..=99).contains(&added.quantity) {
         let given = added.quantity;

@@ -5,7 +5,7 @@ use std::any::Any;
 use bytes::Bytes;
 use larder_core::{
     Reason,
-    kernel::{AnyEntry, Encoded, Schema, Value},
+    kernel::{AnyEntry, EncodedValue, Schema, Value},
 };
 
 use crate::response_cache::{
@@ -62,7 +62,7 @@ impl Value for CacheRecord {
         }
     }
 
-    fn encode(&self) -> Option<Encoded> {
+    fn encode(&self) -> Option<EncodedValue> {
         let (letter, bytes) = match self {
             Self::Response(response) => (b'r', response.encode()),
             Self::Variants(variants) => (b'v', variants.encode()),
@@ -71,7 +71,7 @@ impl Value for CacheRecord {
         };
         let mut all = vec![letter];
         all.extend(bytes?);
-        Some(Encoded { schema: Self::schema(), bytes: all })
+        Some(EncodedValue { schema: Self::schema(), bytes: all })
     }
 
     fn as_any(&self) -> &dyn Any {
