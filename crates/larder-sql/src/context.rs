@@ -61,6 +61,20 @@ impl SchemaSnapshot {
     }
 }
 
+/// A statement with its analysis, and the schema snapshot that the analysis was made with.
+pub(crate) struct PreparedStatement {
+    pub(crate) statement: Statement,
+    pub(crate) analysis: Arc<Analysis>,
+    pub(crate) schema: Arc<SchemaSnapshot>,
+}
+
+impl PreparedStatement {
+    /// Whether the statement may change the schema.
+    pub(crate) fn may_redefine(&self) -> bool {
+        matches!(self.analysis.nature, StatementKind::Definition | StatementKind::Unknown(_))
+    }
+}
+
 /// The decision how to serve a query.
 pub(crate) enum QueryAdmission {
     /// Look it up in the cache, under this name.
@@ -171,23 +185,29 @@ impl QueryContext {
         Arc::ptr_eq(known, &self.known.read())
     }
 
+    /// Analyses a statement with the current schema.
+    pub(crate) fn prepare(&self, statement: Statement) -> PreparedStatement {
+        let schema = self.known();
+        let analysis = self.analyse(&schema, statement.text());
+        PreparedStatement { statement, analysis, schema }
+    }
+
     pub(crate) fn analyse(&self, known: &SchemaSnapshot, text: &str) -> Arc<Analysis> {
         known.analyses.get(text, || Analysis::of(text, self.options.dialect, known.catalog()))
     }
 
     pub(crate) fn admit<T: DeserializeOwned + 'static>(
         &self,
-        statement: &Statement,
-        known: &SchemaSnapshot,
-        analysis: &Analysis,
+        prepared: &PreparedStatement,
         options: &QueryOptions,
     ) -> QueryAdmission {
+        let PreparedStatement { statement, analysis, schema } = prepared;
         let why = match analysis.nature {
             StatementKind::Unknown(Reason::TransactionControl) => return QueryAdmission::Refused,
             StatementKind::Write | StatementKind::Definition | StatementKind::Unknown(_) => {
                 return QueryAdmission::Write;
             }
-            _ if known.is_distrusted => Some(Reason::NoCatalog),
+            _ if schema.is_distrusted => Some(Reason::NoCatalog),
             _ if options.uncached => Some(Reason::Uncached),
             // An explicit lifetime makes a volatile query storable.
             StatementKind::Volatile(Reason::Volatile)
@@ -209,7 +229,7 @@ impl QueryContext {
         let mut name = String::with_capacity(128);
         name.push_str(&self.options.database);
         name.push(':');
-        name.push_str(known.catalog().and_then(Catalog::origin).unwrap_or_default());
+        name.push_str(schema.catalog().and_then(Catalog::origin).unwrap_or_default());
         name.push(':');
         name.push_str(&analysis.fingerprint);
         name.push(':');
@@ -252,30 +272,22 @@ impl QueryContext {
     }
 
     /// The tags of the result of a query.
-    pub(crate) fn read_by(
-        &self,
-        known: &SchemaSnapshot,
-        statement: &Statement,
-        analysis: &Analysis,
-    ) -> Vec<Tag> {
-        self.tags.read_by(analysis, known.catalog(), statement.values())
+    pub(crate) fn read_by(&self, prepared: &PreparedStatement) -> Vec<Tag> {
+        let PreparedStatement { statement, analysis, schema } = prepared;
+        self.tags.read_by(analysis, schema.catalog(), statement.values())
     }
 
     /// Returns the targets that a statement invalidates. Logs one warning for each statement that may write to any
     /// table.
-    pub(crate) fn written_by(
-        &self,
-        known: &SchemaSnapshot,
-        statement: &Statement,
-        analysis: &Analysis,
-    ) -> Vec<Target> {
+    pub(crate) fn written_by(&self, prepared: &PreparedStatement) -> Vec<Target> {
+        let PreparedStatement { statement, analysis, schema } = prepared;
         if let StatementKind::Unknown(why) = analysis.nature
             && self.is_first(&analysis.fingerprint)
         {
             let (database, text) = (&self.options.database, statement.text());
             tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write to any table: all stored results of this database are invalidated each time it runs");
         }
-        self.tags.written_by(analysis, known.catalog(), statement.values())
+        self.tags.written_by(analysis, schema.catalog(), statement.values())
     }
 
     /// Whether this is the first warning about a statement, and one of the first 1,000 warnings. Checks and records it
@@ -287,18 +299,12 @@ impl QueryContext {
 
     /// Counts a bypass, and adds the tags of the query to the enclosing scope. The result is not stored, but a page
     /// that has it may be stored.
-    pub(crate) fn note_bypass(
-        &self,
-        known: &SchemaSnapshot,
-        statement: &Statement,
-        analysis: &Analysis,
-        why: Reason,
-    ) {
+    pub(crate) fn note_bypass(&self, prepared: &PreparedStatement, why: Reason) {
         let meter = self.kernel.meter(self.options.name);
         meter.record(Event::Bypass(why), self.kernel.now());
         let Some(scope) = self.kernel.current_scope() else { return };
-        scope.add_tags(self.read_by(known, statement, analysis));
-        if analysis.reads_unknown {
+        scope.add_tags(self.read_by(prepared));
+        if prepared.analysis.reads_unknown {
             // The dependencies of the query are unknown, so the enclosing value must not be stored.
             scope.add_unstored(ScopeContents::default(), Reason::UnknownQuery);
         }

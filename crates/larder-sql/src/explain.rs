@@ -55,12 +55,9 @@ impl<S> Db<S> {
 
 impl QueryContext {
     fn explain(&self, statement: &Statement) -> Explanation {
-        let known = self.known();
-        let analysis = self.analyse(&known, statement.text());
-        let not_stored = match (
-            self.admit::<()>(statement, &known, &analysis, &QueryOptions::default()),
-            analysis.nature,
-        ) {
+        let prepared = self.prepare(statement.clone());
+        let admission = self.admit::<()>(&prepared, &QueryOptions::default());
+        let not_stored = match (admission, prepared.analysis.nature) {
             (QueryAdmission::Cached(_), _) => None,
             (QueryAdmission::Refused, _) => Some(Reason::TransactionControl),
             (QueryAdmission::Bypass(why), _)
@@ -69,8 +66,8 @@ impl QueryContext {
         };
         Explanation {
             not_stored,
-            reads: self.read_by(&known, statement, &analysis),
-            writes: self.written_by(&known, statement, &analysis),
+            reads: self.read_by(&prepared),
+            writes: self.written_by(&prepared),
         }
     }
 }

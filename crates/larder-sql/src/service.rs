@@ -15,9 +15,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
 use crate::{
-    analysis::{Analysis, StatementKind},
+    analysis::StatementKind,
     catalog::Catalog,
-    context::{QueryAdmission, QueryContext, SchemaSnapshot},
+    context::{PreparedStatement, QueryAdmission, QueryContext},
     error::{QueryError, QueryErrorKind},
     layer::Options,
     rows::StatementOutcome,
@@ -155,23 +155,23 @@ impl<S: Database> QueryCache<S> {
         &self,
         fetch: Fetch<T>,
     ) -> Result<Arc<Vec<T>>, QueryError> {
-        let known = self.context.known();
-        let analysis = self.context.analyse(&known, fetch.statement.text());
-        match self.context.admit::<T>(&fetch.statement, &known, &analysis, &fetch.options) {
+        let Fetch { statement, options, .. } = fetch;
+        let prepared = self.context.prepare(statement);
+        match self.context.admit::<T>(&prepared, &options) {
             QueryAdmission::Cached(name) => {
-                let policy = self.context.policy(&fetch.options);
+                let policy = self.context.policy(&options);
                 let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
-                let load = move |fill| load::<S, T>(inner, context, (known, analysis), fetch, fill);
+                let load = move |fill| load::<S, T>(inner, context, prepared, options, fill);
                 let kernel = &self.context.kernel;
                 kernel.get_or_fill(Kind::Query, name, policy, load).await.map_err(unwrapped)
             }
             QueryAdmission::Bypass(why) => {
-                self.context.note_bypass(&known, &fetch.statement, &analysis, why);
-                let answer = ask(self.inner.clone(), fetch.statement).await?;
+                self.context.note_bypass(&prepared, why);
+                let answer = ask(self.inner.clone(), prepared.statement).await?;
                 decoded(&answer)
             }
             QueryAdmission::Write => {
-                let answer = self.write(known, &analysis, fetch.statement).await?;
+                let answer = self.write(prepared).await?;
                 decoded(&answer).map_err(|error| error.of_kind(QueryErrorKind::WrittenUnread))
             }
             QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
@@ -180,30 +180,24 @@ impl<S: Database> QueryCache<S> {
 
     /// Runs a statement, and invalidates everything that it may have changed.
     pub(crate) async fn run(&self, statement: Statement) -> Result<StatementOutcome, QueryError> {
-        let known = self.context.known();
-        let analysis = self.context.analyse(&known, statement.text());
-        match self.context.admit::<()>(&statement, &known, &analysis, &QueryOptions::default()) {
-            QueryAdmission::Write => self.write(known, &analysis, statement).await,
+        let prepared = self.context.prepare(statement);
+        match self.context.admit::<()>(&prepared, &QueryOptions::default()) {
+            QueryAdmission::Write => self.write(prepared).await,
             QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
             QueryAdmission::Cached(_) | QueryAdmission::Bypass(_) => {
-                self.context.note_bypass(&known, &statement, &analysis, Reason::Statement);
-                ask(self.inner.clone(), statement).await
+                self.context.note_bypass(&prepared, Reason::Statement);
+                ask(self.inner.clone(), prepared.statement).await
             }
         }
     }
 
     /// Runs a write and then invalidates, in its own task, so that it invalidates even if the caller is dropped or the
     /// driver panics.
-    async fn write(
-        &self,
-        known: Arc<SchemaSnapshot>,
-        analysis: &Analysis,
-        statement: Statement,
-    ) -> Result<StatementOutcome, QueryError> {
-        self.context.note_bypass(&known, &statement, analysis, Reason::Write);
-        let mut targets = self.context.written_by(&known, &statement, analysis);
-        let redefines =
-            matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
+    async fn write(&self, prepared: PreparedStatement) -> Result<StatementOutcome, QueryError> {
+        self.context.note_bypass(&prepared, Reason::Write);
+        let mut targets = self.context.written_by(&prepared);
+        let redefines = prepared.may_redefine();
+        let PreparedStatement { statement, analysis, schema } = prepared;
         let may_define =
             redefines && analysis.nature != StatementKind::Unknown(Reason::UnknownFunction);
         let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
@@ -217,7 +211,7 @@ impl<S: Database> QueryCache<S> {
                 if may_define {
                     context.reinstall().await;
                 }
-            } else if !context.is_current(&known) {
+            } else if !context.is_current(&schema) {
                 // The schema has changed in the meantime, so the write may have changed more tables than the analysis
                 // found.
                 targets = vec![context.tags.everything()];
@@ -235,19 +229,19 @@ impl<S: Database> QueryCache<S> {
 async fn load<S: Database, T: CacheableRow>(
     inner: S,
     context: Arc<QueryContext>,
-    (known, analysis): (Arc<SchemaSnapshot>, Arc<Analysis>),
-    fetch: Fetch<T>,
+    prepared: PreparedStatement,
+    options: QueryOptions,
     fill: LoadHandle,
 ) -> Result<Vec<T>, QueryError> {
-    if !context.is_current(&known) {
+    if !context.is_current(&prepared.schema) {
         // The schema has changed between the analysis of the statement and the stamp of this fill.
         fill.refuse(Reason::Redefined);
     }
-    let tags = context.read_by(&known, &fetch.statement, &analysis);
-    tags.into_iter().chain(fetch.options.tags).for_each(|tag| fill.tag(tag));
-    let rows = ask(inner, fetch.statement).await?.rows;
+    let tags = context.read_by(&prepared);
+    tags.into_iter().chain(options.tags).for_each(|tag| fill.tag(tag));
+    let rows = ask(inner, prepared.statement).await?.rows;
     if rows.rows.is_empty() {
-        fill.ttl(context.empty_ttl(fetch.options.lifetime.unwrap_or(context.options.lifetime)));
+        fill.ttl(context.empty_ttl(options.lifetime.unwrap_or(context.options.lifetime)));
     }
     if rows.weight() > context.options.max_bytes {
         fill.refuse(Reason::TooLarge);

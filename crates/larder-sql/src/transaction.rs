@@ -232,26 +232,25 @@ impl Transaction {
         &mut **self.inner.as_mut().expect("only methods that consume the transaction end it")
     }
 
-    async fn run(&mut self, statement: &Statement) -> Result<StatementOutcome, QueryError> {
-        let known = self.context.known();
-        let analysis = self.context.analyse(&known, statement.text());
-        if analysis.nature == StatementKind::Unknown(Reason::TransactionControl) {
+    async fn run(&mut self, statement: Statement) -> Result<StatementOutcome, QueryError> {
+        let prepared = self.context.prepare(statement);
+        let nature = prepared.analysis.nature;
+        if nature == StatementKind::Unknown(Reason::TransactionControl) {
             return Err(QueryError::new(QueryErrorKind::NotAllowed));
         }
         self.take_back_dropped().await?;
-        self.defines |=
-            matches!(analysis.nature, StatementKind::Definition | StatementKind::Unknown(_));
-        self.known.get_or_insert_with(|| Arc::clone(&known));
+        self.defines |= prepared.may_redefine();
+        self.known.get_or_insert_with(|| Arc::clone(&prepared.schema));
         // Adds the targets before the statement runs, because a statement that fails may have written a part of its
         // changes.
-        self.targets.extend(self.context.written_by(&known, statement, &analysis));
-        self.context.note_bypass(&known, statement, &analysis, Reason::Transaction);
+        self.targets.extend(self.context.written_by(&prepared));
+        self.context.note_bypass(&prepared, Reason::Transaction);
         // A statement that is dropped while it runs may also have ended the transaction.
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
-        let answer = AssertUnwindSafe(self.begun().run(statement)).catch_unwind().await;
+        let answer = AssertUnwindSafe(self.begun().run(&prepared.statement)).catch_unwind().await;
         self.uncertain = was_uncertain || !matches!(answer, Ok(Ok(_)));
         let answer = answer.map_err(|_| QueryError::new(QueryErrorKind::Panicked))?;
-        let writes = analysis.nature == StatementKind::Write;
+        let writes = nature == StatementKind::Write;
         let failed = |error| if writes { written_unread(error) } else { error };
         answer.map_err(QueryError::database).map_err(failed)
     }
@@ -383,7 +382,7 @@ impl TransactionQuery<'_> {
     ///
     /// When the database fails, or when a row cannot be decoded into the type.
     pub async fn fetch_all<T: CacheableRow>(self) -> Result<Vec<T>, QueryError> {
-        let rows = self.transaction.run(&self.statement).await?.rows;
+        let rows = self.transaction.run(self.statement).await?.rows;
         rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
     }
 
@@ -402,6 +401,6 @@ impl TransactionQuery<'_> {
     ///
     /// When the database fails.
     pub async fn execute(self) -> Result<u64, QueryError> {
-        self.transaction.run(&self.statement).await.map(|answer| answer.affected)
+        self.transaction.run(self.statement).await.map(|answer| answer.affected)
     }
 }
