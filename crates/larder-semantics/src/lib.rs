@@ -1,7 +1,7 @@
 //! The rules of the HTTP caching specifications, as pure functions of a request, a response, a stored response and the
 //! time. They do not read a clock, do no I/O and never wait; the layers act on the results.
 //!
-//! Applications depend on `larder`, which re-exports this crate as `larder::semantics`.
+//! `larder-http` applies these rules. Applications depend on `larder`, and rarely need this crate itself.
 //!
 //! - [`authority`]: hosts and ports in normal form ([RFC 3986, section 6.2]);
 //! - [`cache_control`]: the directives of a request or a response ([RFC 9111, section 5.2]);
@@ -13,11 +13,13 @@
 //! - [`date`]: the dates of HTTP ([RFC 9110, section 5.6.7]);
 //! - [`targeted`]: `Cache-Control` for one kind of cache ([RFC 9213]);
 //! - [`ranges`]: partial responses ([RFC 9110, section 14]);
+//! - [`reference`]: the path that `Location` or `Content-Location` names ([RFC 3986, section 5]);
 //! - [`no_vary_search`]: query parameters that do not select a response;
 //! - [`cache_status`]: the `Cache-Status` field ([RFC 9211]);
 //! - [`groups`]: cache groups ([RFC 9875]);
 //! - [`fields`]: fields of a connection or a hop, which are not stored.
 //!
+//! [RFC 3986, section 5]: https://www.rfc-editor.org/rfc/rfc3986#section-5
 //! [RFC 3986, section 6.2]: https://www.rfc-editor.org/rfc/rfc3986#section-6.2
 //! [RFC 9110, section 5.6.7]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
 //! [RFC 9110, section 14]: https://www.rfc-editor.org/rfc/rfc9110#section-14
@@ -42,6 +44,7 @@ pub mod freshness;
 pub mod groups;
 pub mod no_vary_search;
 pub mod ranges;
+pub mod reference;
 pub mod reuse;
 pub mod storing;
 pub mod targeted;
