@@ -1,5 +1,5 @@
-//! A cache around an HTTP client: it follows the cache directives of another service as a browser does, coalesces
-//! concurrent requests for the same URL, and invalidates stored responses by tag.
+//! Shows the response cache around an HTTP client, where it obeys the cache directives of another service as a browser
+//! does, coalesces concurrent requests for the same URL, and invalidates stored responses by tag: `cargo run -p client`.
 
 use std::{
     error::Error,

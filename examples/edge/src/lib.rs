@@ -1,5 +1,5 @@
-//! A caching reverse proxy: it stores the responses that the origin marks as storable, and passes on all others
-//! unchanged.
+//! Shows the layers without axum, as a caching reverse proxy that stores the responses which the origin marks as
+//! storable and passes on all others unchanged: `cargo run --release -p edge -- --origin http://127.0.0.1:3000`.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 

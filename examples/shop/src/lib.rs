@@ -1,6 +1,7 @@
-//! A small shop on axum, with SQLite or PostgreSQL. Every page is cached; a changed price shows on the next request.
+//! Shows larder in a whole axum application, a small shop with SQLite or PostgreSQL in which every page is cached and a
+//! changed price shows on the next request: `cargo run --release -p shop`.
 //!
-//! `database/` reads and writes, `pages/` are the handlers, `app.rs` puts the layers around them.
+//! `database/` reads and writes, `pages/` are the handlers, and `app.rs` puts the layers around them.
 
 use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
 

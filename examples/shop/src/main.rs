@@ -1,4 +1,4 @@
-//! Starts the shop.
+//! Starts the shop, which shows larder in a whole application: `cargo run --release -p shop`.
 
 use std::process::ExitCode;
 
