@@ -13,7 +13,7 @@
 //! - [`date`]: the dates of HTTP ([RFC 9110, section 5.6.7]);
 //! - [`targeted`]: `Cache-Control` for one kind of cache ([RFC 9213]);
 //! - [`ranges`]: partial responses ([RFC 9110, section 14]);
-//! - [`reference`]: the path that `Location` or `Content-Location` names ([RFC 3986, section 5]);
+//! - [`uri_reference`]: the path that `Location` or `Content-Location` names ([RFC 3986, section 5]);
 //! - [`no_vary_search`]: query parameters that do not select a response;
 //! - [`cache_status`]: the `Cache-Status` field ([RFC 9211]);
 //! - [`groups`]: cache groups ([RFC 9875]);
@@ -44,10 +44,11 @@ pub mod freshness;
 pub mod groups;
 pub mod no_vary_search;
 pub mod ranges;
-pub mod reference;
+
 pub mod reuse;
 pub mod storing;
 pub mod targeted;
+pub mod uri_reference;
 pub mod validation;
 pub mod vary;
 

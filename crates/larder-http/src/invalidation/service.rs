@@ -9,7 +9,7 @@ use std::{
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use larder_core::{Invalidated, Target, kernel::Scope, store::Position};
-use larder_semantics::{groups, reference::same_origin_path};
+use larder_semantics::{groups, uri_reference::same_origin_path};
 use tower_service::Service;
 
 use super::{

@@ -10,7 +10,7 @@ use crate::authority::{normalised, without_user};
 /// request. Returns `None` for another origin.
 ///
 /// ```
-/// use larder_semantics::reference::same_origin_path;
+/// use larder_semantics::uri_reference::same_origin_path;
 ///
 /// let path = |reference| same_origin_path(reference, "https://shop.example", "/products/42");
 /// assert_eq!(path("../cart?step=1").as_deref(), Some("/cart"));
