@@ -1,8 +1,8 @@
-//! Counts values that are requested outside of every scope.
+//! Counts values that are requested outside any scope.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The counter of values that were requested outside of every scope although a layer opens scopes for requests.
+/// The counter of values that were requested outside any scope although a layer opens scopes for requests.
 #[derive(Debug, Default)]
 pub(crate) struct UnscopedLoads {
     /// Whether a layer has opened a scope.
@@ -24,7 +24,7 @@ impl UnscopedLoads {
         {
             tracing::warn!(
                 target: "larder",
-                "a value was requested outside of every scope, so all clients share it and no page gets its tags. \
+                "a value was requested outside any scope, so all clients share it and no page gets its tags. \
                  Wrap the tasks that a handler spawns in `Larder::scoped`. \
                  (logged once; counted in `values_outside_scopes`)"
             );

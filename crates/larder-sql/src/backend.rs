@@ -1,5 +1,5 @@
-//! A database under the query cache, with one implementation of [`Backend`] for each kind of database, so that the rest
-//! of the crate does not depend on the kind.
+//! A database under the query cache, with one implementation of [`Backend`] for each kind of database. The code that runs
+//! statements and transactions uses only this trait.
 
 use std::{any::Any, sync::Arc};
 

@@ -335,7 +335,7 @@ impl NestedTransaction<'_> {
         Ok(())
     }
 
-    /// Rolls back, which undoes its writes. The outer transaction continues, in PostgreSQL even after a failed
+    /// Rolls back this nested transaction, which undoes its writes. The outer transaction continues, in PostgreSQL even after a failed
     /// statement.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub struct Stats {
     pub invalidations_scheduled: usize,
     /// Fills that are in flight now.
     pub fills_running: usize,
-    /// Values that were requested outside of every scope although a layer opens scopes; see
+    /// Values that were requested outside any scope although a layer opens scopes; see
     /// [`Larder::scoped`](crate::Larder::scoped).
     pub values_outside_scopes: u64,
     /// The counters of each named cache.

@@ -6,8 +6,8 @@
 //! one table, invalidations of a thousand distinct tags per second would cost a third of all hits within a minute; with
 //! two tables they cost a fiftieth.
 //!
-//! A reader first reads a small *summary*: the newest number of each of 4,096 blocks of the first table, 32 KiB that
-//! stay in the nearest CPU cache. If the number of a block has not changed since the entry was last found valid, its
+//! A reader first reads a small *summary*, which has the newest number of each of the 4,096 blocks of the first table.
+//! It takes 32 KiB, so it usually stays in the L1 or L2 cache. If the number of a block has not changed since the entry was last found valid, its
 //! slots have not changed either, and the reader does not touch the tables.
 
 use crate::{

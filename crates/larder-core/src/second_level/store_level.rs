@@ -307,7 +307,7 @@ impl SecondLevel {
         self.count(Count::Write);
     }
 
-    /// Returns a receiver that ends with the write of this entry, if one is under way.
+    /// Returns a receiver whose channel closes when the write of this entry has ended. `None` if no write is under way.
     pub(crate) fn under_way(&self, entry: &AnyEntry) -> Option<watch::Receiver<()>> {
         self.under_way.lock().get(&entry.id).cloned()
     }

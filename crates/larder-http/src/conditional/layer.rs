@@ -76,7 +76,8 @@ impl fmt::Debug for Options {
 }
 
 impl ConditionalLayer {
-    /// Creates a layer whose entity tags include the version of this larder.
+    /// Creates a layer whose entity tags are hashes of the body and of the application's version
+    /// ([`LarderBuilder::version`](larder_core::LarderBuilder::version)).
     pub fn new(larder: &Larder) -> Self {
         let options = Options {
             version: larder.kernel().version().into(),

@@ -1,4 +1,4 @@
-//! Invalidates after a write, before the client gets the response.
+//! Invalidates the targets of a write, before the client gets the response.
 
 mod future;
 mod layer;

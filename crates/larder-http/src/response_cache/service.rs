@@ -131,8 +131,9 @@ impl<S> ResponseCache<S> {
         }
     }
 
-    /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, passes the
-    /// options of this layer to that cache, or prevents that cache from storing the response.
+    /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, the request
+    /// has them already: then this passes the options of this layer to that cache for [`Reason::Nested`], and prevents
+    /// that cache from storing the response for any other reason.
     fn insert_overrides<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
         let extensions = request.extensions_mut();
         let Some(around) = extensions.get::<ResponseOverrides>() else {

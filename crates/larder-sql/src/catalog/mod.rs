@@ -135,7 +135,7 @@ impl Catalog {
         self.writing.contains(relation)
     }
 
-    /// Whether casts and operators, which statements use without naming a function, cannot write.
+    /// Whether no function that a statement calls without naming it, through a cast or an operator, may write.
     pub(crate) fn hides_no_write(&self) -> bool {
         let hidden = [self.implied, self.casts].into_iter().flatten();
         !hidden.chain(self.operators.values().copied()).any(|purity| purity == Purity::Unknown)
@@ -169,7 +169,7 @@ impl Catalog {
         self.functions.get(function).copied()
     }
 
-    /// The purity of a function that can be written as a column.
+    /// The purity of a function that a statement can call in column notation (`row.function`).
     pub(crate) fn field(&self, name: &str) -> Option<Purity> {
         self.fields.get(name).copied()
     }

@@ -445,8 +445,8 @@ fn date_text(days: i32) -> String {
     date + era
 }
 
-/// Returns the date of a day that is counted from [`EPOCH`], in the proleptic Gregorian calendar, and the era if the
-/// date is before Christ. It works for any year, because the server has dates up to the year 5,874,897, which calendar
+/// Converts a number of days since [`EPOCH`] to a date in the proleptic Gregorian calendar. Also returns the suffix
+/// ` BC` for a year before the year 1, and an empty suffix otherwise. It works for any year, because the server has dates up to the year 5,874,897, which calendar
 /// libraries do not support.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
