@@ -13,8 +13,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder::{
-    Larder, LarderBuilder, Lifetime, LoadHandle, Policy, Tag, Target,
+    Larder, LarderBuilder, Lifetime, LoadHandle, Policy, Reason, Tag, Target, Tiers,
     store::{FillLockState, FillLocks, Store, StoreError, WriterId},
+    values::SetOutcome,
 };
 use larder_testkit::{MemoryStore, SeededRng, SharedLog, SimulatedCluster};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -203,6 +204,28 @@ async fn waiters_do_not_depend_on_the_leader_being_polled() {
     assert!(others.iter().all(|value| **value == 2), "one of the waiters has led a new fill");
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     first.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_one_process_has_set_is_returned_in_another_until_it_is_removed() {
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let [one, two] = [1, 2].map(|_| process(&log, &store, |builder| builder));
+    settled(&[&one, &two]).await;
+    let outcome = one.read_point().set("a", MINUTE, 7_u32).await;
+    assert_eq!(outcome, SetOutcome::Stored);
+    settled(&[&one, &two]).await;
+    let elsewhere = two.values::<u32>();
+    assert_eq!(elsewhere.remaining_ttl("a").await.map(|left| left > MINUTE / 2), Some(true));
+    assert_eq!(elsewhere.get("a").await.as_deref(), Some(&7));
+    let in_store = elsewhere.clone().with(Policy::ttl(MINUTE).tiers(Tiers::SHARED));
+    assert_eq!(in_store.get("a").await.as_deref(), Some(&7), "promotion leaves it in the store");
+    let point = two.read_point();
+    let _ = one.values::<u32>().remove("a").await;
+    settled(&[&one, &two]).await;
+    assert_eq!(elsewhere.get("a").await, None);
+    assert_eq!(in_store.get("a").await, None);
+    let late = point.set("a", MINUTE, 7_u32).await;
+    assert_eq!(late, SetOutcome::NotStored(Reason::Overtaken), "removed in another process");
 }
 
 #[tokio::test(start_paused = true)]

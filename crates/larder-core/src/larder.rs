@@ -10,7 +10,7 @@ use crate::{
     kernel::Kernel,
     key::{IntoName, Kind},
     metrics::{MemoryStats, Stats},
-    object::{LoadError, LoadHandle},
+    object::{LoadError, LoadHandle, ReadPoint, Values},
     policy::Policy,
     scope::Scoped,
     target::{Invalidated, Invalidation},
@@ -168,6 +168,22 @@ impl Larder {
     #[doc(alias("flush", "remove_all"))]
     pub async fn clear(&self) -> Invalidated {
         self.invalidate(crate::Target::everything()).await
+    }
+
+    /// Returns a view of the values of type `T`: `get`, `contains`, `remaining_ttl` and `remove` by name.
+    #[doc(alias("typed cache", "cache.get", "region"))]
+    pub fn values<T>(&self) -> Values<T>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        Values::new(&self.0)
+    }
+
+    /// Takes a read point, under which a value that the application reads from now on is stored:
+    /// [`ReadPoint::set`].
+    #[doc(alias("set", "put", "insert"))]
+    pub fn read_point(&self) -> ReadPoint {
+        ReadPoint::new(&self.0)
     }
 
     /// Returns a view with keys and tags of its own, for example for each tenant. A view of a view is nested in it.

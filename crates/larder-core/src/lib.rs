@@ -39,6 +39,7 @@ pub use self::sealing::SealingKeys;
 
 pub mod kernel;
 pub mod store;
+pub mod values;
 
 mod audience;
 mod budget;

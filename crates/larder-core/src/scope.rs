@@ -231,6 +231,11 @@ impl Scope {
         self.inside(self.audience().and(audience), None)
     }
 
+    /// Returns a scope inside this scope that gathers parts, with the same audience.
+    pub(crate) fn gathering_apart(&self) -> Self {
+        self.inside(self.audience(), None)
+    }
+
     /// Returns a scope inside this scope for the fill of a key, with the same audience.
     #[must_use]
     pub fn filling(&self, key: Key) -> Self {
@@ -274,14 +279,20 @@ impl Scope {
     /// Adds the contents of a part that is not stored, for this reason. The value built in this scope is then not
     /// storable either.
     pub fn add_unstored(&self, part: ScopeContents, why: Reason) {
+        self.add_contents(part);
+        self.gather(|gathered| gathered.no_store = gathered.no_store.or(Some(why)));
+    }
+
+    /// Adds the contents of another scope.
+    pub(crate) fn add_contents(&self, contents: ScopeContents) {
         self.gather(|gathered| {
-            gathered.add_tags(part.tags);
-            gathered.until = gathered.until.min(part.until);
-            gathered.private |= part.private;
-            gathered.varied |= part.varied;
-            gathered.stale |= part.stale;
-            gathered.add_stamp(part.oldest);
-            gathered.no_store = gathered.no_store.or(part.no_store).or(Some(why));
+            gathered.add_tags(contents.tags);
+            gathered.until = gathered.until.min(contents.until);
+            gathered.private |= contents.private;
+            gathered.varied |= contents.varied;
+            gathered.stale |= contents.stale;
+            gathered.add_stamp(contents.oldest);
+            gathered.no_store = gathered.no_store.or(contents.no_store);
         });
     }
 

@@ -203,6 +203,25 @@ async fn a_key_with_a_case_insensitive_collation_names_no_row() {
     assert_eq!(read().await.unwrap(), 2);
 }
 
+#[tokio::test]
+async fn a_value_made_of_a_cached_query_is_invalidated_by_an_update() {
+    let (larder, db) = with_rows().await;
+    let values = larder.values::<i64>();
+    for (after, expected) in [(false, None), (true, None)] {
+        let point = larder.read_point();
+        let row = point.read(a(&db, 1)).await.unwrap();
+        if after {
+            point.set("doubled", Duration::from_secs(60), row.v * 2).await;
+            assert!(values.get("doubled").await.is_some());
+        }
+        db.query("UPDATE a SET v = v + 1 WHERE id = 1").execute().await.unwrap();
+        if !after {
+            point.set("doubled", Duration::from_secs(60), row.v * 2).await;
+        }
+        assert_eq!(values.get("doubled").await, expected, "the update came after the set: {after}");
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct A {
     id: i64,

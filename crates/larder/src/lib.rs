@@ -101,6 +101,11 @@ pub mod store {
     pub use larder_core::store::*;
 }
 
+/// Values by name, without a loader: [`Larder::values`], [`Larder::read_point`].
+pub mod values {
+    pub use larder_core::values::*;
+}
+
 /// The second level and the invalidation log on Redis, Valkey or Redis Cluster.
 #[cfg(feature = "redis")]
 pub mod redis {

@@ -170,6 +170,11 @@ impl Kernel {
         &self.engine.version
     }
 
+    /// The longest lifetime of an entry, as given to the builder.
+    pub(crate) fn max_lifetime(&self) -> Duration {
+        self.engine.max_lifetime
+    }
+
     /// Returns the hash of a key in the first level.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {

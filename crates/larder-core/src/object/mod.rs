@@ -34,13 +34,20 @@ use self::{
     fill::{FinishOnDrop, LoadOptions},
     value::{Object, RefusalNote},
 };
-pub use self::{error::LoadError, fill::LoadHandle};
+pub use self::{
+    error::LoadError,
+    fill::LoadHandle,
+    read_point::{ReadPoint, SetOutcome},
+    values::Values,
+};
 
 #[cfg_attr(not(feature = "second-level"), path = "encode_absent.rs")]
 mod encode;
 mod error;
 mod fill;
+mod read_point;
 mod value;
+mod values;
 
 /// One call of [`Larder::get_or_load`](crate::Larder::get_or_load).
 ///
@@ -100,38 +107,10 @@ where
     F: FnOnce(LoadHandle) -> Fut + Send + 'static,
     Fut: Future<Output = Result<T, E>> + Send + 'static,
 {
-    let began = kernel.tick();
-    let caught_up = kernel.catch_up(policy.consistency).await;
-    // The scope opens after the wait, so that its stamp covers the invalidations that the call has waited for.
-    let (mut scope, opened) = kernel.scope_of_value();
-    if let Consistency::Bounded(bound) = policy.consistency {
-        scope = scope.bounded(bound);
-    }
-    let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
-    let finished = key(kernel, kind, &name, &audience).finish();
-    let is_too_long = finished.is_err();
-    // This short key only identifies the running fill; nothing is stored under it.
-    let key = finished.unwrap_or_else(|_| {
-        let mut short = KeyBuf::new(kind, "", "", "");
-        short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
-        short.finish().expect("eight bytes are not too long")
-    });
-    let hash = kernel.hash(key.as_bytes());
-    let kernel = Cow::Borrowed(kernel);
-    let mut call = Call { kernel, key, hash, policy, kind, name, scope, opened, began };
-    let bypass = if is_too_long {
-        Some(Reason::KeyTooLong)
-    } else if audience == Audience::Unknown {
-        Some(Reason::Identified)
-    } else if !caught_up || call.scope.distrusts() || !call.is_trusted() {
-        call.scope = call.scope.clone().distrusting();
-        Some(Reason::Unsynchronised)
-    } else {
-        None
-    };
+    let (mut call, bypass) = Call::begin(kernel, kind, name, policy).await;
     match bypass {
         Some(why) => {
-            call.record(Event::Bypass(why), began);
+            call.record(Event::Bypass(why), call.began);
             call.alone(None, load).await
         }
         None => call.answer(load).await,
@@ -144,6 +123,62 @@ fn key(kernel: &Kernel, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
     key.push(name.as_bytes());
     key.push_audience(audience);
     key
+}
+
+impl<'a> Call<'a> {
+    /// Begins a call: catches up with the log as the policy demands, opens the scope, and builds the key. Returns a
+    /// reason if the call has to bypass the cache.
+    async fn begin(
+        kernel: &'a Kernel,
+        kind: Kind,
+        name: String,
+        policy: Policy,
+    ) -> (Self, Option<Reason>) {
+        let began = kernel.tick();
+        let caught_up = kernel.catch_up(policy.consistency).await;
+        // The scope opens after the wait, so that its stamp covers the invalidations that the call has waited for.
+        let (mut scope, opened) = kernel.scope_of_value();
+        if let Consistency::Bounded(bound) = policy.consistency {
+            scope = scope.bounded(bound);
+        }
+        if !caught_up {
+            scope = scope.distrusting();
+        }
+        Self::of(kernel, kind, name, policy, (scope, opened, began))
+    }
+
+    /// Returns the call for a value of this name in a scope, and the reason if it has to bypass the cache.
+    fn of(
+        kernel: &'a Kernel,
+        kind: Kind,
+        name: String,
+        policy: Policy,
+        (scope, opened, began): (Scope, ScopeOwner, Moment),
+    ) -> (Self, Option<Reason>) {
+        let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
+        let finished = key(kernel, kind, &name, &audience).finish();
+        let is_too_long = finished.is_err();
+        // This short key only identifies the running fill; nothing is stored under it.
+        let key = finished.unwrap_or_else(|_| {
+            let mut short = KeyBuf::new(kind, "", "", "");
+            short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
+            short.finish().expect("eight bytes are not too long")
+        });
+        let hash = kernel.hash(key.as_bytes());
+        let kernel = Cow::Borrowed(kernel);
+        let mut call = Self { kernel, key, hash, policy, kind, name, scope, opened, began };
+        let bypass = if is_too_long {
+            Some(Reason::KeyTooLong)
+        } else if audience == Audience::Unknown {
+            Some(Reason::Identified)
+        } else if call.scope.distrusts() || !call.is_trusted() {
+            call.scope = call.scope.clone().distrusting();
+            Some(Reason::Unsynchronised)
+        } else {
+            None
+        };
+        (call, bypass)
+    }
 }
 
 impl Call<'_> {
@@ -343,11 +378,17 @@ impl Call<'_> {
         if !self.kernel.shares(tiers) || leader.is_alone() {
             return None;
         }
+        let fetch = || self.fetch_once::<T>();
+        self.kernel.fetch_in_turn(&self.scope, leader, self.policy.fill_lock, fetch).await
+    }
+
+    /// Reads the entry from the second level, without a fill lock.
+    async fn fetch_once<T: CacheValue>(&self) -> Option<AnyEntry> {
+        let tiers = self.policy.tiers;
         let wanted = StoreLookup { key: &self.key, schema: Schema::of::<T>(), tiers };
-        let fetch = || self.kernel.fetch(&self.scope, wanted, |bytes| Object::<T>::decode(&bytes));
-        let young =
-            || async { fetch().await.filter(|entry| self.is_young(entry) && self.is_trusted()) };
-        self.kernel.fetch_in_turn(&self.scope, leader, self.policy.fill_lock, young).await
+        let decode = |bytes| Object::<T>::decode(&bytes);
+        let entry = self.kernel.fetch(&self.scope, wanted, decode).await?;
+        (self.is_young(&entry) && self.is_trusted()).then_some(entry)
     }
 
     /// Runs the loader, stores its value, and ends the fill for its waiters.
@@ -378,7 +419,7 @@ impl Call<'_> {
         let value = Arc::clone(&object.value);
         let options = fill.options();
         match self.store(object, &options, &scope, now) {
-            Ok(entry) => {
+            Ok((entry, _)) => {
                 fill.finish(FlightResult::Filled(entry.clone()));
                 Ok(FillOutcome::Stored(value, entry))
             }
@@ -451,8 +492,8 @@ impl Call<'_> {
         object: Object<T>,
         options: &LoadOptions,
         scope: &Scope,
-        now: Moment,
-    ) -> Result<AnyEntry, Reason> {
+        filled: Moment,
+    ) -> Result<(AnyEntry, bool), Reason> {
         if let Some(why) = options.refused {
             return Err(why);
         }
@@ -471,17 +512,18 @@ impl Call<'_> {
             tags,
             lifetime: options.lifetime,
             age: Duration::ZERO,
-            filled: now,
-            cost: now.since(self.began),
+            filled,
+            cost: filled.since(self.began),
             tiers: self.policy.tiers,
         };
         let entry = self.kernel.entry(draft, scope, object)?;
-        let event = match self.kernel.store(&entry) {
+        let is_stored = self.kernel.store(&entry);
+        let event = match is_stored {
             true => Event::Stored,
             false => Event::Refused(Reason::Overtaken),
         };
-        self.record(event, now);
-        Ok(entry)
+        self.record(event, self.kernel.now());
+        Ok((entry, is_stored))
     }
 
     /// Starts a background refresh, unless one is in flight or the refresh budget is used up.
@@ -602,6 +644,12 @@ impl Call<'_> {
     /// Returns the tag that all entries of this name carry.
     fn own_tag(&self) -> Tag {
         Tag::of_name(self.kind, &self.name)
+    }
+
+    /// Adds the tag of the name to the enclosing scope: a page that shows that a value is not there changes once the
+    /// value is stored after a write.
+    fn depend_on_absence(&self) {
+        self.scope.add_tags([self.kernel.own_tag(&self.own_tag())]);
     }
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {

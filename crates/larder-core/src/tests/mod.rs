@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 mod herds;
+mod values;
 
 use crate::{
     Invalidation, Larder, Lifetime, LoadError, LoadHandle, Policy, Target, kernel::Audience,

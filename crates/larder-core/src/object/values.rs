@@ -1,0 +1,193 @@
+//! The typed view of values: `get`, `contains`, `remaining_ttl` and `remove` by name, without a loader.
+
+use std::{convert::Infallible, fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Call, LookupResult};
+use crate::{
+    entry::AnyEntry,
+    kernel::Kernel,
+    key::{IntoName, Kind},
+    lifetime::Lifetime,
+    metrics::Event,
+    policy::Policy,
+    scope::ScopeOwner,
+    target::{Invalidated, Invalidation, Target},
+};
+
+/// The values of type `T` in a larder, by name. Cheap to clone.
+///
+/// It finds the values that [`Larder::get_or_load`](crate::Larder::get_or_load) and
+/// [`ReadPoint::set`](crate::values::ReadPoint::set) have stored, if [`Values::with`] names the same audience and levels. A page
+/// or value that is built around one of its reads depends on the value, and on its absence too.
+///
+/// # Examples
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+/// use larder_core::{Larder, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let larder = Larder::builder().build()?;
+/// let names = larder.values::<String>();
+/// assert_eq!(names.get(("user", 7)).await, None);
+///
+/// let load = |_| async { Ok::<_, Infallible>("Ada".to_owned()) };
+/// larder.get_or_load(("user", 7), Policy::ttl(Duration::from_secs(60)), load).await?;
+/// assert_eq!(names.get(("user", 7)).await.as_deref().map(String::as_str), Some("Ada"));
+/// assert!(names.remaining_ttl(("user", 7)).await > Some(Duration::from_secs(59)));
+///
+/// let _logged = names.remove(("user", 7)).await;
+/// assert!(!names.contains(("user", 7)).await);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias("typed cache", "get", "contains", "has", "peek"))]
+pub struct Values<T> {
+    kernel: Kernel,
+    policy: Policy,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Values<T>
+where
+    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    pub(crate) fn new(kernel: &Kernel) -> Self {
+        // Reads have no use for a lifetime.
+        let policy = Policy::from(Lifetime::fresh_for(Duration::ZERO));
+        Self { kernel: kernel.clone(), policy, value: PhantomData }
+    }
+
+    /// Reads with the options of this policy: audience ([`Policy::shared`]), levels, consistency, maximum age and the
+    /// name under which reads are counted. Its lifetime and tags have no effect.
+    #[must_use]
+    pub fn with(mut self, policy: impl Into<Policy>) -> Self {
+        self.policy = policy.into();
+        self
+    }
+
+    /// Returns the value of a name, if it is fresh: from the first level, otherwise from the second. Stale windows need
+    /// a loader, so a stale value is not returned.
+    ///
+    /// Costs as much as a hit of [`Larder::get_or_load`](crate::Larder::get_or_load). A value of another type under this
+    /// name is not returned; larder logs an error.
+    #[doc(alias("cache lookup", "peek"))]
+    pub async fn get(&self, name: impl IntoName) -> Option<Arc<T>> {
+        let mut call = self.begin(name).await?;
+        if let Some((entry, value)) = self.look(&mut call).await {
+            call.add_to_whole(&entry, false);
+            return Some(value);
+        }
+        call.record(Event::Miss, call.began);
+        call.depend_on_absence();
+        None
+    }
+
+    /// Returns whether [`get`](Self::get) would return a value. Does not count as a hit or miss.
+    pub async fn contains(&self, name: impl IntoName) -> bool {
+        self.remaining_ttl(name).await.is_some()
+    }
+
+    /// Returns the rest of the freshness lifetime of a value. `None` if [`get`](Self::get) would return no value. Does
+    /// not count as a hit or miss.
+    #[doc(alias("ttl", "expires in"))]
+    pub async fn remaining_ttl(&self, name: impl IntoName) -> Option<Duration> {
+        let mut call = self.begin(name).await?;
+        let found = match call.look::<T, Infallible>() {
+            Ok(LookupResult::Fresh(entry, _)) => Some(entry),
+            _ => self.fetch(&mut call).await,
+        };
+        match found {
+            Some(entry) => {
+                call.add_to_whole(&entry, false);
+                Some(entry.ends().fresh_until().since(self.kernel.now()))
+            }
+            None => {
+                call.depend_on_absence();
+                None
+            }
+        }
+    }
+
+    /// Removes the value of a name for all users and in all processes: a hard invalidation of its name, which also
+    /// reaches the pages and values that depend on it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if the log is shared with other processes.
+    #[doc(alias("delete", "evict", "del"))]
+    pub async fn remove(&self, name: impl IntoName) -> Invalidated {
+        self.kernel.invalidate(Target::name(name)).await
+    }
+
+    /// Removes the values of several names, in one append to the log.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if the log is shared with other processes.
+    pub async fn remove_many<N: IntoName>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Invalidated {
+        let targets: Vec<_> = names.into_iter().map(Target::name).collect();
+        self.kernel.invalidate(Invalidation::from(targets)).await
+    }
+
+    /// Begins a read. `None` if the read has to bypass the cache: then nothing is known about the value.
+    async fn begin(&self, name: impl IntoName) -> Option<Call<'_>> {
+        let name = name.into_name();
+        let (call, bypass) =
+            Call::begin(&self.kernel, Kind::Object, name, self.policy.clone()).await;
+        if let Some(why) = bypass {
+            call.record(Event::Bypass(why), call.began);
+            call.depend_on_absence();
+            return None;
+        }
+        Some(call)
+    }
+
+    /// Looks a value up in both levels, and counts a hit.
+    async fn look(&self, call: &mut Call<'_>) -> Option<(AnyEntry, Arc<T>)> {
+        match call.look::<T, Infallible>() {
+            Ok(LookupResult::Fresh(entry, value)) => {
+                call.kernel.note_hit(&entry);
+                call.metered(|meter| meter.record_hit(call.began, || call.kernel.now()));
+                return Some((entry, value));
+            }
+            Ok(LookupResult::Gone(event)) => call.record(event, call.began),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(target: "larder", %error, "a value was not returned");
+                return None;
+            }
+        }
+        let entry = self.fetch(call).await?;
+        call.record(Event::SharedHit, call.began);
+        let value = call.value::<T, Infallible>(&entry).ok()?;
+        Some((entry, value))
+    }
+
+    async fn fetch(&self, call: &mut Call<'_>) -> Option<AnyEntry> {
+        if !self.kernel.shares(self.policy.tiers) {
+            return None;
+        }
+        if call.opened == ScopeOwner::ThisCall {
+            call.scope = self.kernel.counting_waits(call.scope.clone());
+        }
+        call.fetch_once::<T>().await
+    }
+}
+
+impl<T> Clone for Values<T> {
+    fn clone(&self) -> Self {
+        Self { kernel: self.kernel.clone(), policy: self.policy.clone(), value: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Values<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Values").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
