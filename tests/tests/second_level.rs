@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use larder::{
     Larder, LarderBuilder, Lifetime, LoadHandle, Policy, Reason, Tag, Target, Tiers,
-    store::{FillLockState, FillLocks, Store, StoreError, WriterId},
+    store::{FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId},
     values::SetOutcome,
 };
 use larder_testkit::{MemoryStore, SeededRng, SharedLog, SimulatedCluster};
@@ -228,6 +228,88 @@ async fn a_value_that_one_process_has_set_is_returned_in_another_until_it_is_rem
     assert_eq!(late, SetOutcome::NotStored(Reason::Overtaken), "removed in another process");
 }
 
+/// A store in which one key cannot be read, and that counts its reads.
+#[derive(Clone, Debug)]
+struct OneBadKey {
+    store: MemoryStore,
+    reads: Arc<AtomicU32>,
+}
+
+impl Store for OneBadKey {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        self.store.get(key)
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            let found = self.store.get_many(keys).await;
+            let refused = || Err(StoreError::new(StoreErrorKind::Refused));
+            let answer =
+                |(key, found): (&&str, _)| if key.contains("bad") { refused() } else { found };
+            keys.iter().zip(found).map(answer).collect()
+        })
+    }
+
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.set(key, value, lifetime)
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.remove(key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn get_many_reads_the_store_once_and_a_key_that_fails_costs_only_its_own_hit() {
+    let (log, reads) = (SharedLog::new(), Arc::new(AtomicU32::new(0)));
+    let store = OneBadKey { store: MemoryStore::new(), reads: reads.clone() };
+    let [one, two] = [1, 2].map(|_| process(&log, &store, |builder| builder));
+    settled(&[&one, &two]).await;
+    let point = one.read_point();
+    point.set_many(MINUTE, ["a", "bad", "b", "removed"].map(|name| (name, name.to_owned()))).await;
+    settled(&[&one, &two]).await;
+    let _ = one.invalidate("removed").await;
+    settled(&[&one, &two]).await;
+    let values = two.values::<String>();
+    let names = || values.get_many(["a", "bad", "none", "b", "removed"]);
+    let found: Vec<_> =
+        names().await.into_iter().map(|value| value.map(|it| it.to_string())).collect();
+    assert_eq!(found, [Some("a".into()), None, None, Some("b".into()), None]);
+    assert_eq!(reads.load(Ordering::SeqCst), 1, "one round trip for all");
+    assert_eq!(two.stats().shared.errors, 1);
+    names().await;
+    assert_eq!(two.stats().shared.hits, 2, "the found values were promoted");
+    let hot = values.get_many(["a", "b"]).await;
+    assert_eq!((hot.len(), reads.load(Ordering::SeqCst)), (2, 2), "hits of memory read no store");
+}
+
+#[tokio::test(start_paused = true)]
+async fn get_many_returns_nothing_that_is_invalidated_while_it_reads_the_store() {
+    let (log, store) = (SharedLog::new(), Limited { takes: SECOND / 50, ..Limited::default() });
+    let [one, two] = [1, 2].map(|_| process(&log, &store, |builder| builder));
+    settled(&[&one, &two]).await;
+    one.read_point().set_many(MINUTE, [("a", 1_u32), ("b", 2)]).await;
+    settled(&[&one, &two]).await;
+    let values = two.values::<u32>();
+    let invalidating = async {
+        tokio::time::sleep(SECOND / 100).await;
+        let _ = two.invalidate("a").await;
+    };
+    let (found, ()) = futures_util::join!(values.get_many(["a", "b"]), invalidating);
+    let found: Vec<_> = found.iter().map(|value| value.as_deref().copied()).collect();
+    assert_eq!(found, [None, Some(2)]);
+    assert_eq!(values.get("a").await, None, "nor later");
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_process_loads_after_the_holder_of_the_fill_lock_dies() {
     let cluster = SimulatedCluster::new(8);
@@ -275,7 +357,7 @@ impl Store for Frozen {
     fn get_many<'a>(
         &'a self,
         _: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
         Box::pin(std::future::pending())
     }
 

@@ -673,8 +673,11 @@ impl Store for Limited {
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-        self.store.get_many(keys)
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
+        Box::pin(async move {
+            tokio::time::sleep(self.takes).await;
+            self.store.get_many(keys).await
+        })
     }
 
     fn set<'a>(

@@ -21,15 +21,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// If it is unknown whether there are any.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 
-    /// Returns the bytes under each of these keys, in the order of `keys`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::get`], if it is unknown for one of the keys.
+    /// Returns the bytes under each of these keys, in the order of `keys`: one result for each key, so that one key that
+    /// cannot be read does not fail the others. As one round trip, if the store can.
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>>;
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>>;
 
     /// Stores bytes under a key for `lifetime`, and replaces the present bytes.
     ///

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use larder_core::store::{
     BoxFuture, FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId,
 };
@@ -150,10 +150,10 @@ impl Store for RedisStore {
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
         // Sends one command for each key, because the keys of a cluster are in different slots, and the connection
         // pipelines the commands anyway.
-        Box::pin(try_join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
+        Box::pin(join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
     }
 
     fn set<'a>(

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use larder_core::store::{
     BoxFuture, FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId,
 };
@@ -58,8 +59,8 @@ impl Store for MemoryStore {
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
-        Box::pin(async move { Ok(keys.iter().map(|key| self.read(key)).collect()) })
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
+        Box::pin(async move { keys.iter().map(|key| Ok(self.read(key))).collect() })
     }
 
     fn set<'a>(
@@ -195,12 +196,15 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<Option<Bytes>>, StoreError>> {
+    ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
         Box::pin(async move {
-            self.stall().await?;
+            let failures = join_all(keys.iter().map(|_| self.stall())).await;
             let found = self.inner.get_many(keys).await;
             self.dice.pause(self.longest).await;
-            found.map(|found| found.into_iter().map(|one| self.confused(one)).collect())
+            let answer = |(failed, found): (Result<(), _>, Result<_, _>)| {
+                failed.and(found).map(|found| self.confused(found))
+            };
+            failures.into_iter().zip(found).map(answer).collect()
         })
     }
 

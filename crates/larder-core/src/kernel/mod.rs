@@ -228,6 +228,20 @@ impl Kernel {
         }
     }
 
+    /// Reads the entries of several keys from the second level in one round trip, as [`Kernel::fetch`] does for one key.
+    /// The results are in the order of `wanted`.
+    pub async fn fetch_many<V: Value>(
+        &self,
+        scope: &Scope,
+        wanted: &[StoreLookup<'_>],
+        decode: impl Fn(Bytes) -> Option<V>,
+    ) -> Vec<Option<AnyEntry>> {
+        match &self.engine.shared {
+            Some(shared) => shared.fetch_many(&self.engine, scope, wanted, decode).await,
+            None => vec![None; wanted.len()],
+        }
+    }
+
     /// Returns whether there is a second level.
     pub fn has_store(&self) -> bool {
         self.engine.shared.is_some()

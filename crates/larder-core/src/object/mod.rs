@@ -134,6 +134,26 @@ impl<'a> Call<'a> {
         name: String,
         policy: Policy,
     ) -> (Self, Option<Reason>) {
+        let context = Self::context(kernel, &policy).await;
+        Self::of(kernel, kind, name, policy, context)
+    }
+
+    /// Begins the calls for several names: catches up with the log once, and opens one scope for all.
+    async fn begin_many(
+        kernel: &'a Kernel,
+        kind: Kind,
+        names: Vec<String>,
+        policy: &Policy,
+    ) -> Vec<(Self, Option<Reason>)> {
+        let mut context = Self::context(kernel, policy).await;
+        if context.1 == ScopeOwner::ThisCall {
+            context.0 = kernel.counting_waits(context.0);
+        }
+        let call = |name| Self::of(kernel, kind, name, policy.clone(), context.clone());
+        names.into_iter().map(call).collect()
+    }
+
+    async fn context(kernel: &Kernel, policy: &Policy) -> (Scope, ScopeOwner, Moment) {
         let began = kernel.tick();
         let caught_up = kernel.catch_up(policy.consistency).await;
         // The scope opens after the wait, so that its stamp covers the invalidations that the call has waited for.
@@ -144,7 +164,7 @@ impl<'a> Call<'a> {
         if !caught_up {
             scope = scope.distrusting();
         }
-        Self::of(kernel, kind, name, policy, (scope, opened, began))
+        (scope, opened, began)
     }
 
     /// Returns the call for a value of this name in a scope, and the reason if it has to bypass the cache.
@@ -380,6 +400,20 @@ impl Call<'_> {
         }
         let fetch = || self.fetch_once::<T>();
         self.kernel.fetch_in_turn(&self.scope, leader, self.policy.fill_lock, fetch).await
+    }
+
+    /// Reads the entries of several calls from the second level in one round trip. They have one policy and one scope.
+    async fn fetch_many<T: CacheValue>(calls: &[&Self]) -> Vec<Option<AnyEntry>> {
+        let Some(first) = calls.first() else { return Vec::new() };
+        let (schema, tiers) = (Schema::of::<T>(), first.policy.tiers);
+        let wanted = calls.iter().map(|call| StoreLookup { key: &call.key, schema, tiers });
+        let wanted: Vec<_> = wanted.collect();
+        let decode = |bytes| Object::<T>::decode(&bytes);
+        let entries = first.kernel.fetch_many(&first.scope, &wanted, decode).await;
+        let usable = |(call, entry): (&&Self, Option<AnyEntry>)| {
+            entry.filter(|entry| call.is_young(entry) && call.is_trusted())
+        };
+        calls.iter().zip(entries).map(usable).collect()
     }
 
     /// Reads the entry from the second level, without a fill lock.

@@ -76,13 +76,84 @@ where
     #[doc(alias("cache lookup", "peek"))]
     pub async fn get(&self, name: impl IntoName) -> Option<Arc<T>> {
         let mut call = self.begin(name).await?;
-        if let Some((entry, value)) = self.look(&mut call).await {
-            call.add_to_whole(&entry, false);
-            return Some(value);
+        if let Some(found) = self.look_in_memory(&call) {
+            return found;
         }
-        call.record(Event::Miss, call.began);
-        call.depend_on_absence();
-        None
+        match self.fetch(&mut call).await {
+            Some(entry) => self.take_fetched(&call, &entry),
+            None => {
+                call.record(Event::Miss, call.began);
+                call.depend_on_absence();
+                None
+            }
+        }
+    }
+
+    /// Returns the values of several names, in their order: from the first level, and those that are not there in one
+    /// round trip from the second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder_core::Larder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// larder.read_point().set(("stock", 1), Duration::from_secs(60), 8_u32).await;
+    ///
+    /// let stock = larder.values::<u32>().get_many([("stock", 1), ("stock", 2)]).await;
+    /// assert_eq!(stock[0].as_deref(), Some(&8));
+    /// assert_eq!(stock[1], None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("mget", "multi get", "batch"))]
+    pub async fn get_many<N: IntoName>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Vec<Option<Arc<T>>> {
+        let names = names.into_iter().map(IntoName::into_name);
+        let calls =
+            Call::begin_many(&self.kernel, Kind::Object, names.collect(), &self.policy).await;
+        let mut found = Vec::with_capacity(calls.len());
+        let mut missing = Vec::new();
+        for (at, (call, bypass)) in calls.iter().enumerate() {
+            let value = match bypass {
+                Some(why) => {
+                    call.record(Event::Bypass(*why), call.began);
+                    call.depend_on_absence();
+                    None
+                }
+                None => self.look_in_memory(call).unwrap_or_else(|| {
+                    missing.push(at);
+                    None
+                }),
+            };
+            found.push(value);
+        }
+        if missing.is_empty() {
+            return found;
+        }
+        let entries = match self.kernel.shares(self.policy.tiers) {
+            true => {
+                let missed: Vec<_> = missing.iter().map(|at| &calls[*at].0).collect();
+                Call::fetch_many::<T>(&missed).await
+            }
+            false => vec![None; missing.len()],
+        };
+        for (at, entry) in missing.into_iter().zip(entries) {
+            let call = &calls[at].0;
+            found[at] = match entry {
+                Some(entry) => self.take_fetched(call, &entry),
+                None => {
+                    call.record(Event::Miss, call.began);
+                    call.depend_on_absence();
+                    None
+                }
+            };
+        }
+        found
     }
 
     /// Returns whether [`get`](Self::get) would return a value. Does not count as a hit or miss.
@@ -148,25 +219,27 @@ where
         Some(call)
     }
 
-    /// Looks a value up in both levels, and counts a hit.
-    async fn look(&self, call: &mut Call<'_>) -> Option<(AnyEntry, Arc<T>)> {
+    /// Looks a value up in the first level, and counts a hit. `None` if the second level has to be read.
+    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<Arc<T>>> {
         match call.look::<T, Infallible>() {
-            Ok(LookupResult::Fresh(entry, value)) => {
-                call.kernel.note_hit(&entry);
-                call.metered(|meter| meter.record_hit(call.began, || call.kernel.now()));
-                return Some((entry, value));
-            }
+            Ok(LookupResult::Fresh(entry, value)) => return Some(Some(call.hit(&entry, value))),
             Ok(LookupResult::Gone(event)) => call.record(event, call.began),
             Ok(_) => {}
             Err(error) => {
                 tracing::error!(target: "larder", %error, "a value was not returned");
-                return None;
+                call.depend_on_absence();
+                return Some(None);
             }
         }
-        let entry = self.fetch(call).await?;
+        None
+    }
+
+    /// Returns the value of an entry from the second level, and adds it to the enclosing scope.
+    fn take_fetched(&self, call: &Call<'_>, entry: &AnyEntry) -> Option<Arc<T>> {
+        let value = call.value::<T, Infallible>(entry).ok()?;
         call.record(Event::SharedHit, call.began);
-        let value = call.value::<T, Infallible>(&entry).ok()?;
-        Some((entry, value))
+        call.add_to_whole(entry, false);
+        Some(value)
     }
 
     async fn fetch(&self, call: &mut Call<'_>) -> Option<AnyEntry> {

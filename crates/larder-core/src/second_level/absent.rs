@@ -51,6 +51,17 @@ impl SecondLevel {
         match **self {}
     }
 
+    #[expect(clippy::unused_async, reason = "the signature is that of the second level")]
+    pub(crate) async fn fetch_many<V: Value>(
+        self: &Arc<Self>,
+        _: &Arc<Engine>,
+        _: &Scope,
+        _: &[StoreLookup<'_>],
+        _: impl Fn(Bytes) -> Option<V>,
+    ) -> Vec<Option<AnyEntry>> {
+        match **self {}
+    }
+
     pub(crate) fn write_behind(self: &Arc<Self>, _: &Arc<Engine>, _: &AnyEntry) {
         match **self {}
     }

@@ -132,6 +132,46 @@ impl SecondLevel {
         stamp.log?;
         let name = place(wanted.key, wanted.schema);
         let found = self.read(&name, scope.store_waits()).await?;
+        self.opened(engine, &name, found, wanted, stamp, decode).await
+    }
+
+    /// Reads the entries of several keys in one call of the store, as [`fetch`](Self::fetch) does for one key. `None` for
+    /// each key that has no usable entry.
+    pub(crate) async fn fetch_many<V: Value>(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        scope: &Scope,
+        wanted: &[StoreLookup<'_>],
+        decode: impl Fn(Bytes) -> Option<V>,
+    ) -> Vec<Option<AnyEntry>> {
+        let mut entries = vec![None; wanted.len()];
+        // The stamp is taken before the read, as for one key.
+        let stamp = engine.registry.stamp();
+        let is_readable = |wanted: &StoreLookup<'_>| wanted.tiers.in_shared(self.seals()).is_some();
+        if stamp.log.is_none() || !wanted.iter().all(is_readable) {
+            return entries;
+        }
+        let names: Vec<_> = wanted.iter().map(|wanted| place(wanted.key, wanted.schema)).collect();
+        let found = self.read_many(&names, scope.store_waits()).await;
+        for (at, found) in found.into_iter().enumerate() {
+            if let Some(found) = found {
+                let (name, wanted) = (&names[at], wanted[at]);
+                entries[at] = self.opened(engine, name, found, wanted, stamp, &decode).await;
+            }
+        }
+        entries
+    }
+
+    /// Opens the bytes of an entry, checks it, and promotes it.
+    async fn opened<V: Value>(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        name: &str,
+        found: Bytes,
+        wanted: StoreLookup<'_>,
+        stamp: Stamp,
+        decode: impl FnOnce(Bytes) -> Option<V>,
+    ) -> Option<AnyEntry> {
         let opened = if self.codec.weight_of(&found) < LARGE {
             self.codec.open(found, wanted.key, wanted.schema, &engine.fill_bytes)
         } else {
@@ -149,7 +189,7 @@ impl SecondLevel {
             }
             Err(EnvelopeError::Corrupt | EnvelopeError::OtherKey) => {
                 self.count(Count::Corrupt);
-                self.forget(&name).await;
+                self.forget(name).await;
                 None
             }
         };
@@ -349,6 +389,41 @@ impl SecondLevel {
         }
         self.count(Count::Miss);
         None
+    }
+
+    /// Reads several names in one call. Counts a miss for each that is not there.
+    async fn read_many(&self, names: &[String], waits: Option<&StoreWaits>) -> Vec<Option<Bytes>> {
+        let left = waits.map_or(Duration::MAX, StoreWaits::left);
+        let began = Instant::now();
+        let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+        let read = match self.store.deadline() {
+            _ if left.is_zero() => None,
+            Some(deadline) if deadline <= left => Some(self.store.get_many(&keys).await),
+            _ => {
+                let limit = self.deadline().min(left);
+                let read = tokio::time::timeout(limit, self.store.get_many(&keys)).await;
+                if read.is_err() {
+                    self.count(Count::Error);
+                }
+                read.ok()
+            }
+        };
+        let has_failed = read.as_ref().is_none_or(|read| read.iter().any(Result::is_err));
+        if let (true, Some(waits)) = (has_failed && !left.is_zero(), waits) {
+            waits.add(began.elapsed());
+        }
+        let mut read = read.unwrap_or_default().into_iter();
+        let mut next = || match read.next() {
+            Some(Ok(Some(found))) => Some(found),
+            other => {
+                if let Some(Err(error)) = other {
+                    self.note(Err(error));
+                }
+                self.count(Count::Miss);
+                None
+            }
+        };
+        names.iter().map(|_| next()).collect()
     }
 
     async fn forget(&self, name: &str) {

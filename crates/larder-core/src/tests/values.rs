@@ -227,3 +227,29 @@ async fn several_values_are_set_under_one_point() {
     assert_eq!(outcomes, [SetOutcome::Stored, overtaken, SetOutcome::Stored]);
     assert_eq!(values(&larder).get(("user", 3)).await.as_deref(), Some(&3));
 }
+
+#[tokio::test]
+async fn get_many_returns_the_values_in_the_order_of_the_names() {
+    let larder = larder();
+    larder.read_point().set_many(MINUTE, [("a", 1_u32), ("c", 3)]).await;
+    let request = page(&larder);
+    let got = request.clone().scoped(values(&larder).get_many(["c", "b", "a", "c"])).await;
+    assert_eq!(
+        got.iter().map(|value| value.as_deref().copied()).collect::<Vec<_>>(),
+        [Some(3), None, Some(1), Some(3)]
+    );
+    let tags = request.gathered().tags;
+    for name in ["a", "b", "c"] {
+        assert!(tags.iter().any(|tag| tag.as_str() == name), "{name}: the page depends on it");
+    }
+    assert_eq!(values(&larder).get_many(Vec::<String>::new()).await, []);
+}
+
+#[tokio::test]
+async fn get_many_returns_nothing_of_another_user() {
+    let larder = larder();
+    let [ada, bob] = [&b"ada"[..], b"bob"]
+        .map(|user| larder.kernel().scope().gathering(Audience::Partition(user.into())));
+    ada.scoped(async { set(&larder.read_point(), 1).await }).await;
+    assert_eq!(bob.scoped(values(&larder).get_many([NAME])).await, [None]);
+}
