@@ -296,6 +296,14 @@ impl Scope {
         });
     }
 
+    /// Adds the audience of a part that has no entry.
+    pub(crate) fn add_audience(&self, part: PartTraits) {
+        self.gather(|gathered| {
+            gathered.private |= part.private;
+            gathered.varied |= part.varied;
+        });
+    }
+
     /// Marks values that are built in this scope as dependent on the user.
     pub fn note_private(&self) {
         self.gather(|gathered| gathered.private = true);

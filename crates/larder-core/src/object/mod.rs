@@ -287,6 +287,12 @@ impl Call<'_> {
         self.policy.max_age.is_none_or(|longest| age() <= longest)
     }
 
+    /// Whether an entry may still be returned after a wait.
+    fn is_usable(&self, entry: &AnyEntry) -> bool {
+        let state = self.kernel.entry_state(entry, self.kernel.now());
+        state == EntryState::Fresh && self.is_young(entry) && self.is_trusted()
+    }
+
     /// Whether the lag of this process is within the bound of the scope. The call checks this again after each wait.
     fn is_trusted(&self) -> bool {
         self.kernel.is_within_bound_of(&self.scope)
@@ -684,17 +690,31 @@ impl Call<'_> {
     /// value is stored after a write.
     fn depend_on_absence(&self) {
         self.scope.add_tags([self.kernel.own_tag(&self.own_tag())]);
+        let is_unknown = !self.policy.shared && self.scope.audience() == Audience::Unknown;
+        let traits = self.part_traits(false);
+        self.scope.add_audience(PartTraits { private: traits.private || is_unknown, ..traits });
+    }
+
+    /// Adds the name to the enclosing scope for a read that had to bypass the cache. The value built there is not
+    /// storable, because larder does not know whether the value is there.
+    fn depend_on_the_unknown(&self) {
+        self.depend_on_absence();
+        self.scope.add_unstored(ScopeContents::default(), Reason::UnstoredPart);
     }
 
     fn add_to_whole(&self, entry: &AnyEntry, stale: bool) {
+        self.scope.add_part(entry, self.part_traits(stale));
+    }
+
+    /// Returns the effects of this value on a value that includes it.
+    fn part_traits(&self, stale: bool) -> PartTraits {
         let audience = self.scope.audience();
-        let part = PartTraits {
+        PartTraits {
             cuts: !self.policy.until_invalidated,
             private: !self.policy.shared && matches!(audience, Audience::Partition(_)),
             varied: !self.policy.shared && matches!(audience, Audience::Variant(_)),
             stale,
-        };
-        self.scope.add_part(entry, part);
+        }
     }
 }
 

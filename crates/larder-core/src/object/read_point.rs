@@ -1,7 +1,10 @@
 //! Read points: a stamp that is taken before a value is read, so that a value which the application read itself can be
 //! stored without a race.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -18,7 +21,8 @@ use crate::{
 
 /// A point in the order of invalidations, taken before a value is read. [`ReadPoint::set`] stores the value under it.
 ///
-/// An invalidation after the point reaches the value, although it came before the call of `set`. So a value that was read
+/// An invalidation after the point reaches the value, although it came before the call of `set`. In a request, so does
+/// each invalidation since the request began, because the value may be made of anything that the request has read. So a value that was read
 /// from the database before an invalidation is never served after it:
 ///
 /// 1. `larder.read_point()`;
@@ -56,8 +60,13 @@ pub struct ReadPoint {
     kernel: Kernel,
     /// Gathers the parts that are read under this point.
     scope: Scope,
-    /// The scope around this point, to which the value and everything that is read under the point belong.
+    /// The scope in which the point was taken.
     around: Scope,
+    /// Gathers the values that are set under this point. They join `around` when the point is dropped, so that the next
+    /// value does not take them for its parts.
+    values: Scope,
+    /// Whether the point has read in a request of another audience.
+    is_mixed: AtomicBool,
     opened: ScopeOwner,
     began: Moment,
 }
@@ -66,7 +75,7 @@ pub struct ReadPoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetOutcome {
-    /// It is stored.
+    /// It is stored, or a newer value of the name is.
     Stored,
     /// It is not stored, for this reason: the next read loads it.
     NotStored(Reason),
@@ -77,13 +86,32 @@ impl ReadPoint {
         let began = kernel.tick();
         let (around, opened) = kernel.scope_of_value();
         let scope = around.gathering_apart();
-        Self { kernel: kernel.clone(), scope, around, opened, began }
+        let (values, is_mixed) = (around.gathering_apart(), AtomicBool::new(false));
+        Self { kernel: kernel.clone(), scope, around, values, is_mixed, opened, began }
     }
 
     /// Runs a future whose reads belong to the value: the tags, ends, audience and refusals of the cached values and
     /// queries that it reads become those of the value.
+    ///
+    /// If the point was taken in a request of another user, or outside of a request, its values are not stored from then
+    /// on.
     pub async fn read<F: Future>(&self, reading: F) -> F::Output {
-        self.scope.clone().scoped(reading).await
+        let current = self.kernel.current_scope();
+        if self.is_of_another_audience() {
+            self.is_mixed.store(true, Ordering::Relaxed);
+        }
+        // Inside of the current scope: its bound, its partition and its chain of fills hold here, too.
+        let inside = current.as_ref().unwrap_or(&self.around).gathering_apart();
+        let outside = [&self.scope, &self.around].into_iter().chain(&current).cloned().collect();
+        let _passed_on = PassOnDrop { inside: inside.clone(), outside };
+        inside.scoped(reading).await
+    }
+
+    /// Whether the point is used in a request of another audience than the request in which it was taken. Then its
+    /// values belong to neither.
+    fn is_of_another_audience(&self) -> bool {
+        let current = self.kernel.current_scope();
+        current.is_some_and(|current| current.audience() != self.around.audience())
     }
 
     /// Stores a value under this point. Not a write: pages and values that were built without it stay valid.
@@ -126,31 +154,47 @@ impl ReadPoint {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let scope = self.around.clone();
-        let (call, bypass) =
-            Call::of(&self.kernel, Kind::Object, name, policy, (scope, self.opened, self.began));
-        let refused = bypass.or_else(|| self.is_too_old().then_some(Reason::OldReadPoint));
+        let context = (self.around.clone(), self.opened, self.began);
+        let (mut call, bypass) = Call::of(&self.kernel, Kind::Object, name, policy, context);
+        call.scope = self.values.clone();
+        let refused = bypass.or_else(|| self.refused());
         if self.opened == ScopeOwner::Enclosing {
             // The request may have made the value of anything that it has read.
             self.scope.add_contents(self.around.gathered());
         }
         let options =
             LoadOptions { lifetime: call.policy.lifetime, tags: call.policy.tags.clone(), refused };
-        match call.store(Object::new(value), &options, &self.scope, self.began) {
+        let why = match call.store(Object::new(value), &options, &self.scope, self.began) {
             Ok((entry, is_stored)) => {
                 call.add_to_whole(&entry, false);
+                let now = self.kernel.now();
                 match is_stored {
-                    true => SetOutcome::Stored,
-                    false => SetOutcome::NotStored(Reason::Overtaken),
+                    false => Reason::Overtaken,
+                    true if entry.ends().fresh_until() <= now => Reason::Stale,
+                    true => return SetOutcome::Stored,
                 }
             }
             Err(why) => {
                 call.record(Event::Refused(why), self.kernel.now());
                 call.depend_on_absence();
                 call.scope.add_tags(options.tags.iter().map(|tag| self.kernel.own_tag(tag)));
-                SetOutcome::NotStored(why)
+                why
             }
+        };
+        SetOutcome::NotStored(why)
+    }
+
+    /// Returns the reason, if any, why no value may be stored under this point now.
+    fn refused(&self) -> Option<Reason> {
+        if self.is_of_another_audience() || self.is_mixed.load(Ordering::Relaxed) {
+            return Some(Reason::PrivatePart);
         }
+        let distrusts =
+            |current: Scope| current.distrusts() || !self.kernel.is_within_bound_of(&current);
+        if self.kernel.current_scope().is_some_and(distrusts) {
+            return Some(Reason::Unsynchronised);
+        }
+        self.is_too_old().then_some(Reason::OldReadPoint)
     }
 
     /// Whether bans since the point may have been forgotten.
@@ -161,7 +205,20 @@ impl ReadPoint {
 
 impl Drop for ReadPoint {
     fn drop(&mut self) {
-        // The request depends on what it has read under the point, also if it has set no value.
-        self.around.add_contents(self.scope.gathered());
+        self.around.add_contents(self.values.gathered());
+    }
+}
+
+/// Passes the parts of a read on to the scopes that depend on them, also if the read is cancelled.
+struct PassOnDrop {
+    inside: Scope,
+    outside: Vec<Scope>,
+}
+
+impl Drop for PassOnDrop {
+    fn drop(&mut self) {
+        for scope in &self.outside {
+            scope.add_contents(self.inside.gathered());
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     lifetime::Lifetime,
     metrics::Event,
     policy::Policy,
+    reason::Reason,
     scope::ScopeOwner,
     target::{Invalidated, Invalidation, Target},
 };
@@ -77,13 +78,12 @@ where
     pub async fn get(&self, name: impl IntoName) -> Option<Arc<T>> {
         let mut call = self.begin(name).await?;
         if let Some(found) = self.look_in_memory(&call) {
-            return found;
+            return found.map(|(entry, value)| call.hit(&entry, value));
         }
         match self.fetch(&mut call).await {
             Some(entry) => self.take_fetched(&call, &entry),
             None => {
-                call.record(Event::Miss, call.began);
-                call.depend_on_absence();
+                self.note_absence(&call);
                 None
             }
         }
@@ -116,42 +116,44 @@ where
         let names = names.into_iter().map(IntoName::into_name);
         let calls =
             Call::begin_many(&self.kernel, Kind::Object, names.collect(), &self.policy).await;
-        let mut found = Vec::with_capacity(calls.len());
+        let mut hits: Vec<Option<(AnyEntry, Arc<T>)>> = Vec::with_capacity(calls.len());
         let mut missing = Vec::new();
         for (at, (call, bypass)) in calls.iter().enumerate() {
-            let value = match bypass {
+            hits.push(match bypass {
                 Some(why) => {
-                    call.record(Event::Bypass(*why), call.began);
-                    call.depend_on_absence();
+                    self.note_bypass(call, *why);
                     None
                 }
                 None => self.look_in_memory(call).unwrap_or_else(|| {
                     missing.push(at);
                     None
                 }),
-            };
-            found.push(value);
+            });
         }
-        if missing.is_empty() {
-            return found;
-        }
-        let entries = match self.kernel.shares(self.policy.tiers) {
-            true => {
-                let missed: Vec<_> = missing.iter().map(|at| &calls[*at].0).collect();
-                Call::fetch_many::<T>(&missed).await
+        let mut fetched = vec![None; calls.len()];
+        let waits = !missing.is_empty() && self.kernel.shares(self.policy.tiers);
+        if waits {
+            let missed: Vec<_> = missing.iter().map(|at| &calls[*at].0).collect();
+            for (at, entry) in missing.iter().zip(Call::fetch_many::<T>(&missed).await) {
+                fetched[*at] = entry;
             }
-            false => vec![None; missing.len()],
-        };
-        for (at, entry) in missing.into_iter().zip(entries) {
+        }
+        let mut found = Vec::with_capacity(calls.len());
+        for (at, (hit, entry)) in hits.into_iter().zip(fetched).enumerate() {
             let call = &calls[at].0;
-            found[at] = match entry {
-                Some(entry) => self.take_fetched(call, &entry),
-                None => {
-                    call.record(Event::Miss, call.began);
-                    call.depend_on_absence();
+            found.push(match (hit, entry) {
+                // The read of the second level takes time, in which an invalidation may reach a value of the first.
+                (Some((entry, value)), _) if !waits || call.is_usable(&entry) => {
+                    Some(call.hit(&entry, value))
+                }
+                (_, Some(entry)) => self.take_fetched(call, &entry),
+                (hit, None) => {
+                    if hit.is_some() || missing.contains(&at) {
+                        self.note_absence(call);
+                    }
                     None
                 }
-            };
+            });
         }
         found
     }
@@ -166,9 +168,9 @@ where
     #[doc(alias("ttl", "expires in"))]
     pub async fn remaining_ttl(&self, name: impl IntoName) -> Option<Duration> {
         let mut call = self.begin(name).await?;
-        let found = match call.look::<T, Infallible>() {
-            Ok(LookupResult::Fresh(entry, _)) => Some(entry),
-            _ => self.fetch(&mut call).await,
+        let found = match self.look_in_memory(&call) {
+            Some(found) => found.map(|(entry, _)| entry),
+            None => self.fetch(&mut call).await,
         };
         match found {
             Some(entry) => {
@@ -212,22 +214,35 @@ where
         let (call, bypass) =
             Call::begin(&self.kernel, Kind::Object, name, self.policy.clone()).await;
         if let Some(why) = bypass {
-            call.record(Event::Bypass(why), call.began);
-            call.depend_on_absence();
+            self.note_bypass(&call, why);
             return None;
         }
         Some(call)
     }
 
-    /// Looks a value up in the first level, and counts a hit. `None` if the second level has to be read.
-    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<Arc<T>>> {
+    fn note_bypass(&self, call: &Call<'_>, why: Reason) {
+        call.record(Event::Bypass(why), call.began);
+        call.depend_on_the_unknown();
+    }
+
+    /// Counts a miss, and lets the enclosing scope depend on the absence of the value.
+    fn note_absence(&self, call: &Call<'_>) {
+        call.record(Event::Miss, call.began);
+        if self.policy.tiers.in_memory().is_some() {
+            self.kernel.note_miss(call.hash);
+        }
+        call.depend_on_absence();
+    }
+
+    /// Looks a value up in the first level. `None` if the second level has to be read.
+    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<(AnyEntry, Arc<T>)>> {
         match call.look::<T, Infallible>() {
-            Ok(LookupResult::Fresh(entry, value)) => return Some(Some(call.hit(&entry, value))),
+            Ok(LookupResult::Fresh(entry, value)) => return Some(Some((entry, value))),
             Ok(LookupResult::Gone(event)) => call.record(event, call.began),
             Ok(_) => {}
             Err(error) => {
                 tracing::error!(target: "larder", %error, "a value was not returned");
-                call.depend_on_absence();
+                call.depend_on_the_unknown();
                 return Some(None);
             }
         }

@@ -410,7 +410,12 @@ impl SecondLevel {
         };
         let has_failed = read.as_ref().is_none_or(|read| read.iter().any(Result::is_err));
         if let (true, Some(waits)) = (has_failed && !left.is_zero(), waits) {
-            waits.add(began.elapsed());
+            let lost = began.elapsed();
+            waits.add(lost);
+        }
+        if read.as_ref().is_some_and(|read| read.len() != names.len()) {
+            // The store breaks its contract: the missing results are misses.
+            self.count(Count::Error);
         }
         let mut read = read.unwrap_or_default().into_iter();
         let mut next = || match read.next() {

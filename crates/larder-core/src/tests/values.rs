@@ -253,3 +253,127 @@ async fn get_many_returns_nothing_of_another_user() {
     ada.scoped(async { set(&larder.read_point(), 1).await }).await;
     assert_eq!(bob.scoped(values(&larder).get_many([NAME])).await, [None]);
 }
+
+/// A point that outlives its request, or was taken before any, must not carry the data of one user to another.
+#[tokio::test]
+async fn a_point_that_is_used_in_the_request_of_another_user_stores_nothing() {
+    let larder = larder();
+    let ada = larder.kernel().scope().gathering(Audience::Partition(b"ada"[..].into()));
+    let early = larder.read_point();
+    let in_request = ada.clone().scoped(async {
+        early.read(load(&larder, "cart", 1)).await;
+        set(&early, 1).await
+    });
+    assert_eq!(in_request.await, SetOutcome::NotStored(Reason::PrivatePart));
+    assert_eq!(values(&larder).get("cart").await, None, "the cart is ada's");
+    assert_eq!(values(&larder).get(NAME).await, None);
+    assert_eq!(set(&early, 1).await, SetOutcome::NotStored(Reason::PrivatePart), "nor later");
+    let shared = early.set(NAME, Policy::ttl(MINUTE).shared(), 1_u32).await;
+    assert_eq!(shared, SetOutcome::NotStored(Reason::PrivatePart), "it has read ada's cart");
+    let unread = larder.read_point();
+    let in_request = ada.clone().scoped(async { set(&unread, 1).await });
+    assert_eq!(in_request.await, SetOutcome::NotStored(Reason::PrivatePart), "it may be ada's");
+    assert_eq!(values(&larder).get(NAME).await, None);
+    // The point of a request is still the user's in a task that has left the scope behind.
+    let late = ada.clone().scoped(async { larder.read_point() }).await;
+    assert_eq!(set(&late, 2).await, SetOutcome::Stored);
+    assert_eq!(values(&larder).get(NAME).await, None);
+    assert_eq!(ada.scoped(values(&larder).get(NAME)).await.as_deref(), Some(&2));
+}
+
+#[tokio::test]
+async fn a_shared_value_that_depends_on_the_absence_of_a_users_value_is_not_stored() {
+    let larder = larder();
+    let ada = larder.kernel().scope().gathering(Audience::Partition(b"ada"[..].into()));
+    for many in [false, true] {
+        let shown = || {
+            let inside = larder.clone();
+            let load = move |_: LoadHandle| async move {
+                let view = values(&inside);
+                let found =
+                    if many { view.get_many([NAME]).await.remove(0) } else { view.get(NAME).await };
+                Ok::<_, Infallible>(found.is_some())
+            };
+            larder.get_or_load("shown", Policy::ttl(MINUTE).shared(), load)
+        };
+        assert!(!*ada.clone().scoped(shown()).await.unwrap());
+        assert_eq!(
+            larder.values::<bool>().with(Policy::ttl(MINUTE).shared()).get("shown").await,
+            None
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_value_built_around_a_read_that_had_to_bypass_is_not_stored() {
+    let larder = larder();
+    let unknown = larder.kernel().scope().gathering(Audience::Unknown);
+    unknown.clone().scoped(values(&larder).get(NAME)).await;
+    assert_eq!(unknown.gathered().no_store, Some(Reason::UnstoredPart));
+    set(&larder.read_point(), 1).await;
+    let other_type = page(&larder);
+    other_type.clone().scoped(larder.values::<String>().get(NAME)).await;
+    assert_eq!(other_type.gathered().no_store, Some(Reason::UnstoredPart));
+}
+
+/// A point may outlive the page: the page has the parts as soon as they are read.
+#[tokio::test]
+async fn the_parts_of_a_point_belong_at_once_to_the_scope_in_which_they_are_read() {
+    let larder = larder();
+    let has_part = |scope: &Scope| scope.gathered().tags.iter().any(|tag| tag.as_str() == "t");
+    let request = page(&larder);
+    let point = request.clone().scoped(async { larder.read_point() }).await;
+    let inner = request.gathering_apart();
+    inner.clone().scoped(point.read(load(&larder, "part", 1))).await;
+    assert!(has_part(&inner), "the loader in which the part was read");
+    assert!(has_part(&request), "the request of the point");
+    assert_eq!(set(&point, 1).await, SetOutcome::Stored);
+    let _ = larder.invalidate("t").await;
+    assert_eq!(values(&larder).get(NAME).await, None);
+}
+
+#[tokio::test]
+async fn a_read_that_is_cancelled_passes_on_what_it_has_read() {
+    let larder = larder();
+    let request = page(&larder);
+    let point = request.clone().scoped(async { larder.read_point() }).await;
+    let reading = async {
+        load(&larder, "part", 1).await;
+        std::future::pending::<()>().await;
+    };
+    let mut reading = Box::pin(point.read(reading));
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut reading).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(reading);
+    assert!(request.gathered().tags.iter().any(|tag| tag.as_str() == "t"));
+}
+
+#[tokio::test]
+async fn values_that_are_set_under_one_point_are_not_parts_of_each_other() {
+    let larder = Larder::builder().max_tags(8).build().unwrap();
+    let ada = larder.kernel().scope().gathering(Audience::Partition(b"ada"[..].into()));
+    let setting = async {
+        let point = larder.read_point();
+        let private = point.set_many(MINUTE, (0..20_u32).map(|id| (("user", id), id))).await;
+        let shared = point.set("shared", Policy::ttl(MINUTE).shared(), 1_u32).await;
+        (private, shared)
+    };
+    let (private, shared) = ada.clone().scoped(setting).await;
+    assert_eq!(private, [SetOutcome::Stored; 20]);
+    assert_eq!(shared, SetOutcome::Stored);
+    let _ = larder.invalidate(("user", 0)).await;
+    assert!(ada.clone().scoped(values(&larder).contains(("user", 19))).await);
+    let tags = ada.gathered().tags;
+    assert!(tags.iter().any(|tag| tag.as_str() == "user:19"), "the request depends on them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_whose_lifetime_has_ended_before_it_is_set_is_not_stored() {
+    let larder = larder();
+    let point = larder.read_point();
+    tokio::time::advance(MINUTE).await;
+    assert_eq!(set(&point, 1).await, SetOutcome::NotStored(Reason::Stale));
+    assert_eq!(values(&larder).get(NAME).await, None);
+}
