@@ -83,7 +83,6 @@ pub struct LarderBuilder {
     failover_bound: Duration,
     second_level: SecondLevelOptions,
     /// The second level that is given as a whole.
-    #[cfg(feature = "second-level")]
     level: Option<crate::store::SecondLevel>,
     fill_locks: Option<Arc<dyn FillLocks>>,
     bus: Option<Arc<dyn Bus>>,
@@ -105,7 +104,6 @@ impl Default for LarderBuilder {
             max_lag: Duration::from_secs(2),
             failover_bound: Duration::from_secs(60),
             second_level: SecondLevelOptions::default(),
-            #[cfg(feature = "second-level")]
             level: None,
             fill_locks: None,
             bus: None,
@@ -336,26 +334,13 @@ impl LarderBuilder {
     /// assert_eq!(refused.err().as_deref(), Some("max_tags is 0, allowed is 8 to 10000"));
     /// # Ok::<(), larder_core::BuildError>(())
     /// ```
-    pub fn build(self) -> Result<Larder, BuildError> {
-        #[cfg(feature = "second-level")]
-        return self.with_level().build_parts();
-        #[cfg(not(feature = "second-level"))]
-        self.build_parts()
-    }
-
-    /// Takes the parts of the second level that no setter has set.
-    #[cfg(feature = "second-level")]
-    fn with_level(mut self) -> Self {
+    pub fn build(mut self) -> Result<Larder, BuildError> {
+        self.check()?;
         if let Some(level) = self.level.take() {
-            self.second_level.store.get_or_insert(level.store);
+            self.second_level.use_store(level.store);
             self.fill_locks = self.fill_locks.or(level.fill_locks);
             self.bus = self.bus.or(level.bus);
         }
-        self
-    }
-
-    fn build_parts(self) -> Result<Larder, BuildError> {
-        self.check()?;
         let bus = self.bus.unwrap_or_else(|| Arc::new(LocalBus::new()));
         bus.keep_for(self.max_lifetime);
         if self.second_level.has_store() && !bus.is_shared() {

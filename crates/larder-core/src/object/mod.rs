@@ -145,10 +145,7 @@ impl<'a> Call<'a> {
         names: Vec<String>,
         policy: &Policy,
     ) -> Vec<(Self, Option<Reason>)> {
-        let mut context = Self::context(kernel, policy).await;
-        if context.1 == ScopeOwner::ThisCall {
-            context.0 = kernel.counting_waits(context.0);
-        }
+        let context = Self::context(kernel, policy).await;
         let call = |name| Self::of(kernel, kind, name, policy.clone(), context.clone());
         names.into_iter().map(call).collect()
     }
@@ -216,9 +213,7 @@ impl Call<'_> {
             return found;
         }
         let call = &mut *request.call;
-        if call.opened == ScopeOwner::ThisCall {
-            call.scope = call.kernel.counting_waits(call.scope.clone());
-        }
+        call.scope = call.waiting_scope();
         // The loop is boxed, because at the call site the compiler cannot prove that it is `Send` if an error type
         // contains a lifetime, such as `&'static str`.
         let answer: BoxFuture<'_, _> = if call.was_refused_lately() {
@@ -229,6 +224,15 @@ impl Call<'_> {
             Box::pin(fill_or_wait(request))
         };
         answer.await
+    }
+
+    /// Returns the scope with a limit on waits for the second level. A hit does without one, so a scope that this call
+    /// has opened gets it only now.
+    fn waiting_scope(&self) -> Scope {
+        match self.opened {
+            ScopeOwner::ThisCall => self.kernel.counting_waits(self.scope.clone()),
+            ScopeOwner::Enclosing => self.scope.clone(),
+        }
     }
 
     /// Clones this call for a task that may outlive its caller.
@@ -415,7 +419,7 @@ impl Call<'_> {
         let wanted = calls.iter().map(|call| StoreLookup { key: &call.key, schema, tiers });
         let wanted: Vec<_> = wanted.collect();
         let decode = |bytes| Object::<T>::decode(&bytes);
-        let entries = first.kernel.fetch_many(&first.scope, &wanted, decode).await;
+        let entries = first.kernel.fetch_many(&first.waiting_scope(), &wanted, decode).await;
         let usable = |(call, entry): (&&Self, Option<AnyEntry>)| {
             entry.filter(|entry| call.is_young(entry) && call.is_trusted())
         };

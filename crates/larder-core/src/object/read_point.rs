@@ -22,8 +22,8 @@ use crate::{
 /// A point in the order of invalidations, taken before a value is read. [`ReadPoint::set`] stores the value under it.
 ///
 /// An invalidation after the point reaches the value, although it came before the call of `set`. In a request, so does
-/// each invalidation since the request began, because the value may be made of anything that the request has read. So a value that was read
-/// from the database before an invalidation is never served after it:
+/// each invalidation since the request began, because the value may be made of anything that the request has read. So a
+/// value that was read from the database before an invalidation is never served after it:
 ///
 /// 1. `larder.read_point()`;
 /// 2. read the value, inside of [`ReadPoint::read`] if larder caches what it is made of;
@@ -93,11 +93,11 @@ impl ReadPoint {
     /// Runs a future whose reads belong to the value: the tags, ends, audience and refusals of the cached values and
     /// queries that it reads become those of the value.
     ///
-    /// If the point was taken in a request of another user, or outside of a request, its values are not stored from then
-    /// on.
+    /// If the current request has another audience than the scope in which the point was taken, no value is stored under
+    /// the point from then on.
     pub async fn read<F: Future>(&self, reading: F) -> F::Output {
         let current = self.kernel.current_scope();
-        if self.is_of_another_audience() {
+        if current.as_ref().is_some_and(|current| self.is_of_another_audience(current)) {
             self.is_mixed.store(true, Ordering::Relaxed);
         }
         // Inside of the current scope: its bound, its partition and its chain of fills hold here, too.
@@ -107,11 +107,10 @@ impl ReadPoint {
         inside.scoped(reading).await
     }
 
-    /// Whether the point is used in a request of another audience than the request in which it was taken. Then its
-    /// values belong to neither.
-    fn is_of_another_audience(&self) -> bool {
-        let current = self.kernel.current_scope();
-        current.is_some_and(|current| current.audience() != self.around.audience())
+    /// Whether the point is used in a scope of another audience than the scope in which it was taken. Then its values
+    /// belong to neither.
+    fn is_of_another_audience(&self, current: &Scope) -> bool {
+        current.audience() != self.around.audience()
     }
 
     /// Stores a value under this point. Not a write: pages and values that were built without it stay valid.
@@ -122,6 +121,7 @@ impl ReadPoint {
     /// It is not stored if an invalidation since the point reaches it, if the point is older than
     /// [`LarderBuilder::max_lifetime`](crate::LarderBuilder::max_lifetime), or for the reasons for which the value of a
     /// loader is not stored.
+    #[expect(clippy::unused_async, reason = "a store that acknowledges writes will make it wait")]
     pub async fn set<T>(
         &self,
         name: impl IntoName,
@@ -131,11 +131,12 @@ impl ReadPoint {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        // Waits for nothing today; a store that acknowledges writes will make it wait.
-        std::future::ready(self.set_now(name.into_name(), policy.into(), value)).await
+        self.gather_request();
+        self.set_now(name.into_name(), policy.into(), value)
     }
 
     /// Stores several values under this point, in their order.
+    #[expect(clippy::unused_async, reason = "as `set`")]
     pub async fn set_many<N, T>(
         &self,
         policy: impl Into<Policy>,
@@ -146,8 +147,17 @@ impl ReadPoint {
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let policy = policy.into();
+        self.gather_request();
         let set = |(name, value): (N, T)| self.set_now(name.into_name(), policy.clone(), value);
-        std::future::ready(values.into_iter().map(set).collect()).await
+        values.into_iter().map(set).collect()
+    }
+
+    /// Adds the contents of the request to those of the point: the request may have made the value of anything that it
+    /// has read.
+    fn gather_request(&self) {
+        if self.opened == ScopeOwner::Enclosing {
+            self.scope.add_contents(self.around.gathered());
+        }
     }
 
     fn set_now<T>(&self, name: String, policy: Policy, value: T) -> SetOutcome
@@ -158,10 +168,6 @@ impl ReadPoint {
         let (mut call, bypass) = Call::of(&self.kernel, Kind::Object, name, policy, context);
         call.scope = self.values.clone();
         let refused = bypass.or_else(|| self.refused());
-        if self.opened == ScopeOwner::Enclosing {
-            // The request may have made the value of anything that it has read.
-            self.scope.add_contents(self.around.gathered());
-        }
         let options =
             LoadOptions { lifetime: call.policy.lifetime, tags: call.policy.tags.clone(), refused };
         let why = match call.store(Object::new(value), &options, &self.scope, self.began) {
@@ -186,12 +192,14 @@ impl ReadPoint {
 
     /// Returns the reason, if any, why no value may be stored under this point now.
     fn refused(&self) -> Option<Reason> {
-        if self.is_of_another_audience() || self.is_mixed.load(Ordering::Relaxed) {
+        let current = self.kernel.current_scope();
+        let is_of_another = |current: &Scope| self.is_of_another_audience(current);
+        if self.is_mixed.load(Ordering::Relaxed) || current.as_ref().is_some_and(is_of_another) {
             return Some(Reason::PrivatePart);
         }
         let distrusts =
             |current: Scope| current.distrusts() || !self.kernel.is_within_bound_of(&current);
-        if self.kernel.current_scope().is_some_and(distrusts) {
+        if current.is_some_and(distrusts) {
             return Some(Reason::Unsynchronised);
         }
         self.is_too_old().then_some(Reason::OldReadPoint)

@@ -13,15 +13,14 @@ use crate::{
     metrics::Event,
     policy::Policy,
     reason::Reason,
-    scope::ScopeOwner,
     target::{Invalidated, Invalidation, Target},
 };
 
 /// The values of type `T` in a larder, by name. Cheap to clone.
 ///
 /// It finds the values that [`Larder::get_or_load`](crate::Larder::get_or_load) and
-/// [`ReadPoint::set`](crate::values::ReadPoint::set) have stored, if [`Values::with`] names the same audience and levels. A page
-/// or value that is built around one of its reads depends on the value, and on its absence too.
+/// [`ReadPoint::set`](crate::values::ReadPoint::set) have stored, if [`Values::with`] names the same audience and
+/// levels. A page or value that is built around one of its reads depends on the value, and on its absence too.
 ///
 /// # Examples
 ///
@@ -80,13 +79,8 @@ where
         if let Some(found) = self.look_in_memory(&call) {
             return found.map(|(entry, value)| call.hit(&entry, value));
         }
-        match self.fetch(&mut call).await {
-            Some(entry) => self.take_fetched(&call, &entry),
-            None => {
-                self.note_absence(&call);
-                None
-            }
-        }
+        let fetched = self.fetch(&mut call).await;
+        self.take_fetched(&call, fetched)
     }
 
     /// Returns the values of several names, in their order: from the first level, and those that are not there in one
@@ -116,46 +110,33 @@ where
         let names = names.into_iter().map(IntoName::into_name);
         let calls =
             Call::begin_many(&self.kernel, Kind::Object, names.collect(), &self.policy).await;
-        let mut hits: Vec<Option<(AnyEntry, Arc<T>)>> = Vec::with_capacity(calls.len());
-        let mut missing = Vec::new();
-        for (at, (call, bypass)) in calls.iter().enumerate() {
-            hits.push(match bypass {
+        let looked: Vec<_> = calls
+            .iter()
+            .map(|(call, bypass)| match bypass {
                 Some(why) => {
                     self.note_bypass(call, *why);
-                    None
+                    Some(None)
                 }
-                None => self.look_in_memory(call).unwrap_or_else(|| {
-                    missing.push(at);
-                    None
-                }),
-            });
-        }
-        let mut fetched = vec![None; calls.len()];
+                None => self.look_in_memory(call),
+            })
+            .collect();
+        let missing = calls.iter().zip(&looked).filter(|(_, looked)| looked.is_none());
+        let missing: Vec<_> = missing.map(|((call, _), _)| call).collect();
         let waits = !missing.is_empty() && self.kernel.shares(self.policy.tiers);
-        if waits {
-            let missed: Vec<_> = missing.iter().map(|at| &calls[*at].0).collect();
-            for (at, entry) in missing.iter().zip(Call::fetch_many::<T>(&missed).await) {
-                fetched[*at] = entry;
-            }
-        }
-        let mut found = Vec::with_capacity(calls.len());
-        for (at, (hit, entry)) in hits.into_iter().zip(fetched).enumerate() {
-            let call = &calls[at].0;
-            found.push(match (hit, entry) {
+        let fetched = if waits { Call::fetch_many::<T>(&missing).await } else { Vec::new() };
+        let mut fetched = fetched.into_iter();
+        let take = |((call, _), looked): (&(Call<'_>, _), Option<Option<Hit<T>>>)| {
+            match looked {
                 // The read of the second level takes time, in which an invalidation may reach a value of the first.
-                (Some((entry, value)), _) if !waits || call.is_usable(&entry) => {
+                Some(Some((entry, value))) if !waits || call.is_usable(&entry) => {
                     Some(call.hit(&entry, value))
                 }
-                (_, Some(entry)) => self.take_fetched(call, &entry),
-                (hit, None) => {
-                    if hit.is_some() || missing.contains(&at) {
-                        self.note_absence(call);
-                    }
-                    None
-                }
-            });
-        }
-        found
+                Some(Some(_)) => self.take_fetched(call, None),
+                Some(None) => None,
+                None => self.take_fetched(call, fetched.next().flatten()),
+            }
+        };
+        calls.iter().zip(looked).map(take).collect()
     }
 
     /// Returns whether [`get`](Self::get) would return a value. Does not count as a hit or miss.
@@ -225,17 +206,8 @@ where
         call.depend_on_the_unknown();
     }
 
-    /// Counts a miss, and lets the enclosing scope depend on the absence of the value.
-    fn note_absence(&self, call: &Call<'_>) {
-        call.record(Event::Miss, call.began);
-        if self.policy.tiers.in_memory().is_some() {
-            self.kernel.note_miss(call.hash);
-        }
-        call.depend_on_absence();
-    }
-
     /// Looks a value up in the first level. `None` if the second level has to be read.
-    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<(AnyEntry, Arc<T>)>> {
+    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<Hit<T>>> {
         match call.look::<T, Infallible>() {
             Ok(LookupResult::Fresh(entry, value)) => return Some(Some((entry, value))),
             Ok(LookupResult::Gone(event)) => call.record(event, call.began),
@@ -249,11 +221,20 @@ where
         None
     }
 
-    /// Returns the value of an entry from the second level, and adds it to the enclosing scope.
-    fn take_fetched(&self, call: &Call<'_>, entry: &AnyEntry) -> Option<Arc<T>> {
-        let value = call.value::<T, Infallible>(entry).ok()?;
+    /// Returns the value of an entry from the second level, and adds it to the enclosing scope. Without an entry the
+    /// value is absent.
+    fn take_fetched(&self, call: &Call<'_>, fetched: Option<AnyEntry>) -> Option<Arc<T>> {
+        let Some(entry) = fetched else {
+            call.record(Event::Miss, call.began);
+            if self.policy.tiers.in_memory().is_some() {
+                self.kernel.note_miss(call.hash);
+            }
+            call.depend_on_absence();
+            return None;
+        };
+        let value = call.value::<T, Infallible>(&entry).ok()?;
         call.record(Event::SharedHit, call.began);
-        call.add_to_whole(entry, false);
+        call.add_to_whole(&entry, false);
         Some(value)
     }
 
@@ -261,12 +242,13 @@ where
         if !self.kernel.shares(self.policy.tiers) {
             return None;
         }
-        if call.opened == ScopeOwner::ThisCall {
-            call.scope = self.kernel.counting_waits(call.scope.clone());
-        }
+        call.scope = call.waiting_scope();
         call.fetch_once::<T>().await
     }
 }
+
+/// A fresh entry of the first level, and its value.
+type Hit<T> = (AnyEntry, Arc<T>);
 
 impl<T> Clone for Values<T> {
     fn clone(&self) -> Self {

@@ -11,6 +11,7 @@ use crate::{
     entry::{AnyEntry, Value},
     metrics::SecondLevelStats,
     scope::Scope,
+    store::Store,
 };
 
 #[derive(Debug)]
@@ -25,6 +26,8 @@ impl SecondLevelOptions {
     pub(crate) fn has_store(&self) -> bool {
         false
     }
+
+    pub(crate) fn use_store(&mut self, _: Arc<dyn Store>) {}
 
     pub(crate) fn wait_limit(&self) -> Option<Duration> {
         None

@@ -42,6 +42,11 @@ pub(crate) struct SecondLevelOptions {
 }
 
 impl SecondLevelOptions {
+    /// Uses this store, unless a setter has given one.
+    pub(crate) fn use_store(&mut self, store: Arc<dyn Store>) {
+        self.store.get_or_insert(store);
+    }
+
     pub(crate) fn has_store(&self) -> bool {
         self.store.is_some()
     }
@@ -362,73 +367,66 @@ impl SecondLevel {
     }
 
     async fn read(&self, name: &str, waits: Option<&StoreWaits>) -> Option<Bytes> {
-        let left = waits.map_or(Duration::MAX, StoreWaits::left);
-        if left.is_zero() {
-            // The request has used up its limit on waits.
-            self.count(Count::Miss);
-            return None;
-        }
-        let began = Instant::now();
-        let reading = self.store.get(name);
-        let read = match self.store.deadline() {
-            // The store limits the read itself, so a second timer is not needed.
-            Some(deadline) if deadline <= left => Ok(reading.await),
-            _ => tokio::time::timeout(self.deadline().min(left), reading).await,
-        };
-        match read {
-            Ok(Ok(Some(found))) => return Some(found),
-            Ok(Ok(None)) => {
-                self.count(Count::Miss);
-                return None;
-            }
-            Ok(Err(error)) => self.note(Err(error)),
-            Err(_) => self.count(Count::Error),
-        }
-        if let Some(waits) = waits {
-            waits.add(began.elapsed());
-        }
-        self.count(Count::Miss);
-        None
+        let read = || self.store.get(name);
+        let answer = self.limited(waits, read, Result::is_err).await;
+        self.found(answer)
     }
 
-    /// Reads several names in one call. Counts a miss for each that is not there.
+    /// Reads several names in one call. The results are in the order of `names`.
     async fn read_many(&self, names: &[String], waits: Option<&StoreWaits>) -> Vec<Option<Bytes>> {
-        let left = waits.map_or(Duration::MAX, StoreWaits::left);
-        let began = Instant::now();
         let keys: Vec<&str> = names.iter().map(String::as_str).collect();
-        let read = match self.store.deadline() {
-            _ if left.is_zero() => None,
-            Some(deadline) if deadline <= left => Some(self.store.get_many(&keys).await),
-            _ => {
-                let limit = self.deadline().min(left);
-                let read = tokio::time::timeout(limit, self.store.get_many(&keys)).await;
-                if read.is_err() {
-                    self.count(Count::Error);
-                }
-                read.ok()
-            }
-        };
-        let has_failed = read.as_ref().is_none_or(|read| read.iter().any(Result::is_err));
-        if let (true, Some(waits)) = (has_failed && !left.is_zero(), waits) {
-            let lost = began.elapsed();
-            waits.add(lost);
-        }
-        if read.as_ref().is_some_and(|read| read.len() != names.len()) {
+        let read = || self.store.get_many(&keys);
+        let has_failed = |answers: &Vec<Result<_, _>>| answers.iter().any(Result::is_err);
+        let answers = self.limited(waits, read, has_failed).await;
+        if answers.as_ref().is_some_and(|answers| answers.len() != names.len()) {
             // The store breaks its contract: the missing results are misses.
             self.count(Count::Error);
         }
-        let mut read = read.unwrap_or_default().into_iter();
-        let mut next = || match read.next() {
-            Some(Ok(Some(found))) => Some(found),
-            other => {
-                if let Some(Err(error)) = other {
-                    self.note(Err(error));
-                }
-                self.count(Count::Miss);
+        let mut answers = answers.unwrap_or_default().into_iter();
+        names.iter().map(|_| self.found(answers.next())).collect()
+    }
+
+    /// Runs a read for at most the deadline of the store and the rest of the limit on waits. `None` if it has not
+    /// answered by then. The time of a read that did not answer or has failed counts against the limit.
+    async fn limited<A, F: Future<Output = A>>(
+        &self,
+        waits: Option<&StoreWaits>,
+        read: impl FnOnce() -> F,
+        has_failed: impl FnOnce(&A) -> bool,
+    ) -> Option<A> {
+        let left = waits.map_or(Duration::MAX, StoreWaits::left);
+        if left.is_zero() {
+            // The request has used up its limit on waits.
+            return None;
+        }
+        let began = Instant::now();
+        let answer = match self.store.deadline() {
+            // The store limits the read itself, so a second timer is not needed.
+            Some(deadline) if deadline <= left => Some(read().await),
+            _ => tokio::time::timeout(self.deadline().min(left), read()).await.ok(),
+        };
+        if answer.is_none() {
+            self.count(Count::Error);
+        }
+        if let (true, Some(waits)) = (answer.as_ref().is_none_or(has_failed), waits) {
+            waits.add(began.elapsed());
+        }
+        answer
+    }
+
+    /// Returns the bytes of a result, and counts an error or a miss. `None` stands for a read without an answer.
+    fn found(&self, answer: Option<Result<Option<Bytes>, StoreError>>) -> Option<Bytes> {
+        let found = match answer {
+            Some(Err(error)) => {
+                self.note(Err(error));
                 None
             }
+            answer => answer.and_then(Result::ok).flatten(),
         };
-        names.iter().map(|_| next()).collect()
+        if found.is_none() {
+            self.count(Count::Miss);
+        }
+        found
     }
 
     async fn forget(&self, name: &str) {
