@@ -103,16 +103,16 @@ pub(super) struct RequestFacts {
 }
 
 impl CacheContext {
-    pub(super) fn new(kernel: &Kernel, options: &Options) -> Arc<Self> {
+    pub(super) fn new(kernel: &Kernel, options: Options) -> Arc<Self> {
         Arc::new(Self {
-            keys: KeyBuilder::new(kernel, options),
+            keys: KeyBuilder::new(kernel, &options),
             kernel: kernel.clone(),
             meter: kernel.meter(&options.name),
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
             header_interner: HeaderInterner::new(options.vary_line()),
             has_more_key_inputs: options.has_more_key_inputs(),
             warned: AtomicBool::new(false),
-            options: options.clone(),
+            options,
         })
     }
 

@@ -6,7 +6,7 @@ use larder_core::{
     kernel::{EntryState, KeyTooLongError},
 };
 
-use super::{context::CacheContext, fill::Fill, lookup::Lookup, stored::record::CacheRecord};
+use super::{fill::Fill, lookup::Lookup, stored::record::CacheRecord};
 
 impl Fill {
     /// Stores a hit-for-miss record under the single-flight key.
@@ -23,21 +23,17 @@ impl Fill {
 impl Lookup {
     /// Returns the reason of the hit-for-miss record of this single-flight key, if there is a record.
     pub(super) fn refused_lately(&self) -> Option<Reason> {
-        find(&self.context, &self.flight_key)
-    }
-}
-
-fn find(context: &CacheContext, flight_key: &Key) -> Option<Reason> {
-    let kernel = &context.kernel;
-    let key = refusal_key(flight_key).ok()?;
-    let entry = kernel.find(key.as_bytes())?;
-    match CacheRecord::of(&entry) {
-        Some(CacheRecord::Refusal(why))
-            if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
-        {
-            Some(*why)
+        let kernel = &self.context.kernel;
+        let key = refusal_key(&self.flight_key).ok()?;
+        let entry = kernel.find(key.as_bytes())?;
+        match CacheRecord::of(&entry) {
+            Some(CacheRecord::Refusal(why))
+                if kernel.entry_state(&entry, kernel.now()) == EntryState::Fresh =>
+            {
+                Some(*why)
+            }
+            _ => None,
         }
-        _ => None,
     }
 }
 

@@ -824,7 +824,7 @@ impl<S> Layer<S> for ResponseCacheLayer {
     type Service = ResponseCache<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let options = &self.options();
+        let options = self.options();
         self.kernel.note_setting("scheme", &options.scheme, "ResponseCacheLayer");
         // Caches with different names serve different routes, so their settings may differ.
         let query_params = format!("query_params of cache {}", options.name);
