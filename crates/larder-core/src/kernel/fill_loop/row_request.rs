@@ -98,11 +98,6 @@ impl RowRequest {
         (state == EntryState::Fresh).then(|| Outcome::Hit(version(&entry)))
     }
 
-    /// Joins or leads, as the loop does.
-    pub(crate) fn joined(&self) -> FlightRole {
-        self.join()
-    }
-
     /// Reads the row and stores its version, as a leader does.
     pub(crate) fn fill(&self) -> AnyEntry {
         let minute = Duration::from_secs(60);

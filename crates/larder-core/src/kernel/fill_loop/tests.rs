@@ -29,7 +29,7 @@ fn counted() -> ReadRow {
 /// Starts a fill of the row, and returns its leader with the request that leads.
 fn leader(kernel: &Kernel, row: &ReadRow) -> (Leader, RowRequest) {
     let request = RowRequest::new(kernel, row);
-    match request.joined() {
+    match request.join() {
         FlightRole::Leader(leader) => (leader, request),
         _ => panic!("another fill is in flight"),
     }
@@ -154,7 +154,7 @@ async fn rule_7_a_waiter_returns_the_fourth_failure() {
     }
 }
 
-/// A larder whose shared log answers once, so that its lag grows from then on.
+/// A larder whose shared log does not answer, so that its lag grows.
 fn lagging() -> Larder {
     let builder = Larder::builder().tag_table_slots(1 << 10).bus(SilentBus);
     builder.build().expect("the options are valid")
