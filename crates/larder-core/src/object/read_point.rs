@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Call, fill::LoadOptions, value::Object};
+use super::{call::Call, fill::LoadOptions, value::Object};
 use crate::{
     clock::Moment,
     kernel::Kernel,

@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, marker::PhantomData, sync::Arc, time::Durati
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Call, LookupResult};
+use super::call::{Call, LookupResult};
 use crate::{
     entry::AnyEntry,
     kernel::Kernel,
