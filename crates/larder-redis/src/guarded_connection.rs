@@ -50,16 +50,21 @@ impl GuardedConnection {
     }
 
     /// Returns the index of the breaker for a key, which is given in pieces.
+    pub(crate) fn circuit_of(&self, pieces: &[&str]) -> usize {
+        self.slot_of(pieces) / (SLOTS / self.circuits.len())
+    }
+
+    /// Returns the slot of a key, which is given in pieces; 0 if there is a single server.
     ///
     /// Source: [the cluster specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
     /// No key of larder has braces that would choose another slot.
-    pub(crate) fn circuit_of(&self, pieces: &[&str]) -> usize {
+    pub(crate) fn slot_of(&self, pieces: &[&str]) -> usize {
         if self.circuits.len() == 1 {
             return 0;
         }
         let mut slot = crc16::State::<crc16::XMODEM>::new();
         pieces.iter().for_each(|piece| slot.update(piece.as_bytes()));
-        usize::from(slot.get()) % SLOTS / (SLOTS / self.circuits.len())
+        usize::from(slot.get()) % SLOTS
     }
 
     /// Runs commands for at most `deadline`; runs none while the circuit is open.

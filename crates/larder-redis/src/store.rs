@@ -1,7 +1,8 @@
-//! Entries in Redis, each in a key of its own: `GET`, `SET` with a time to live, and `UNLINK`. Fill locks have separate
+//! Entries in Redis, each in a key of its own: `GET`, `MGET`, `SET` with a time to live, and `UNLINK`. Fill locks have separate
 //! keys.
 
 use std::{
+    collections::HashMap,
     io::Write as _,
     sync::{
         Arc,
@@ -58,15 +59,6 @@ struct Inner {
 }
 
 impl Inner {
-    async fn ask(
-        &self,
-        place: &GuardedConnection,
-        name: Name<'_>,
-    ) -> Result<Option<Bytes>, Failure> {
-        let circuit = place.circuit_of(&name.pieces());
-        place.run(circuit, self.deadline, |connection| get(connection, name)).await
-    }
-
     /// Returns the replica whose turn it is, if there are replicas.
     fn next_replica(&self) -> Option<&GuardedConnection> {
         match self.replicas.len() {
@@ -107,9 +99,16 @@ impl RedisStore {
         Name { of: &self.0.name, what: ":lease:", key }
     }
 
-    /// Reads from the first server of `read_from`, and from the second if the first fails before its deadline.
-    async fn read(&self, name: Name<'_>) -> Result<Option<Bytes>, StoreError> {
+    /// Runs a read on the first server of `read_from`, and on the second if the first fails before its deadline.
+    async fn read<'a, T, C>(&'a self, circuit_of: Name<'a>, command: C) -> Result<T, Failure>
+    where
+        C: Fn(Connection) -> BoxFuture<'a, RedisResult<T>>,
+    {
         let inner = &*self.0;
+        let run = |place: &'a GuardedConnection| {
+            let circuit = place.circuit_of(&circuit_of.pieces());
+            place.run(circuit, inner.deadline, &command)
+        };
         let replica = inner.next_replica();
         let (first, second) = match inner.read_from {
             ReadFrom::Primary => (&inner.primary, None),
@@ -118,12 +117,32 @@ impl RedisStore {
                 (replica.unwrap_or(&inner.primary), replica.map(|_| &inner.primary))
             }
         };
-        let read = match (inner.ask(first, name).await, second) {
+        match (run(first).await, second) {
             // A read that timed out leaves no time for a second read.
-            (Err(failure), Some(second)) if !failure.is_late() => inner.ask(second, name).await,
+            (Err(failure), Some(second)) if !failure.is_late() => run(second).await,
             (outcome, _) => outcome,
-        };
-        read.map_err(store_error)
+        }
+    }
+
+    /// Reads keys of one slot or of one server by one command.
+    async fn read_group<'a>(
+        &'a self,
+        names: &[Name<'a>],
+    ) -> Vec<Result<Option<Bytes>, StoreError>> {
+        let Some(first) = names.first() else { return Vec::new() };
+        let mut mget = cmd("MGET");
+        names.iter().for_each(|name| {
+            mget.arg(*name);
+        });
+        let mget = Arc::new(mget);
+        let read = self.read(*first, |mut connection| {
+            let mget = Arc::clone(&mget);
+            Box::pin(async move { mget.query_async(&mut connection).await })
+        });
+        match read.await {
+            Ok(found) => Vec::into_iter(found).map(Ok).collect(),
+            Err(failure) => names.iter().map(|_| Err(shared_error(&failure))).collect(),
+        }
     }
 
     async fn write<T, F, Fut>(
@@ -144,16 +163,37 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        Box::pin(self.read(self.entry(key)))
+        let name = self.entry(key);
+        Box::pin(async move {
+            let get = |connection| -> BoxFuture<'a, _> { Box::pin(get(connection, name)) };
+            self.read(name, get).await.map_err(store_error)
+        })
     }
 
     fn get_many<'a>(
         &'a self,
         keys: &'a [&'a str],
     ) -> BoxFuture<'a, Vec<Result<Option<Bytes>, StoreError>>> {
-        // Sends one command for each key, because the keys of a cluster are in different slots, and the connection
-        // pipelines the commands anyway.
-        Box::pin(join_all(keys.iter().map(move |key| self.read(self.entry(key)))))
+        // A cluster refuses a command with keys of several slots.
+        let mut groups: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (number, key) in keys.iter().enumerate() {
+            let slot = self.0.primary.slot_of(&self.entry(key).pieces());
+            groups.entry(slot).or_default().push(number);
+        }
+        Box::pin(async move {
+            // A server runs one command at a time, so a long command would delay the commands of others.
+            let groups = groups.values().flat_map(|numbers| numbers.chunks(MOST_KEYS));
+            let reads = groups.map(|numbers| async move {
+                let names: Vec<_> =
+                    numbers.iter().map(|number| self.entry(keys[*number])).collect();
+                numbers.iter().copied().zip(self.read_group(&names).await)
+            });
+            let mut found: Vec<_> = keys.iter().map(|_| Ok(None)).collect();
+            for (number, result) in join_all(reads).await.into_iter().flatten() {
+                found[number] = result;
+            }
+            found
+        })
     }
 
     fn set<'a>(
@@ -261,22 +301,34 @@ impl ToRedisArgs for Name<'_> {
 impl ToSingleRedisArg for Name<'_> {}
 
 fn store_error(failure: Failure) -> StoreError {
+    let error = StoreError::new(kind_of(&failure));
     match failure {
-        Failure::Late => StoreError::new(StoreErrorKind::Timeout),
-        Failure::Unconnected => StoreError::new(StoreErrorKind::Unreachable),
-        Failure::Redis(error) => {
-            let kind = if error.is_timeout() {
-                StoreErrorKind::Timeout
-            } else if is_broken(&error) {
-                StoreErrorKind::Unreachable
-            } else {
-                StoreErrorKind::Refused
-            };
-            StoreError::new(kind).because(error)
-        }
+        Failure::Redis(cause) => error.because(cause),
+        Failure::Late | Failure::Unconnected => error,
     }
 }
 
+/// Returns the error of one key of a command for several.
+fn shared_error(failure: &Failure) -> StoreError {
+    let error = StoreError::new(kind_of(failure));
+    match failure {
+        Failure::Redis(cause) => error.because(cause.to_string()),
+        Failure::Late | Failure::Unconnected => error,
+    }
+}
+
+fn kind_of(failure: &Failure) -> StoreErrorKind {
+    match failure {
+        Failure::Late => StoreErrorKind::Timeout,
+        Failure::Unconnected => StoreErrorKind::Unreachable,
+        Failure::Redis(error) if error.is_timeout() => StoreErrorKind::Timeout,
+        Failure::Redis(error) if is_broken(error) => StoreErrorKind::Unreachable,
+        Failure::Redis(_) => StoreErrorKind::Refused,
+    }
+}
+
+/// Maximum number of keys that one command reads.
+const MOST_KEYS: usize = 256;
 /// Writes run in the background, so no request waits for them.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
 /// A hundred years; Redis refuses times that overflow its clock.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use larder::{LoadHandle, Policy};
+use larder::{LoadHandle, Policy, store::Store as _};
 use larder_redis::Redis;
 use larder_testkit::conformance;
 
@@ -46,6 +46,31 @@ async fn redis_passes_the_conformance_suites_while_connections_break() {
     conformance::store_that_fails(&server.redis().store()).await;
     done.store(true, Ordering::SeqCst);
     cutting.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_redis), ignore = "redis-server is missing")]
+async fn a_batch_is_one_mget_and_a_key_of_another_type_is_a_miss() {
+    let server = Server::start(&[]).await;
+    let store = server.redis().name("shop").store();
+    let names: Vec<String> = (0..100).map(|number| format!("larder:o:{number}")).collect();
+    for name in &names {
+        store.set(name, name.clone().into(), MINUTE).await.unwrap();
+    }
+    let all = server.cli(&["KEYS", "*larder:o:50"]);
+    let other_type = all.lines().next().unwrap().trim();
+    server.cli(&["DEL", other_type]);
+    server.cli(&["LPUSH", other_type, "x"]);
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = store.get_many(&wanted).await;
+    for (number, (found, name)) in found.into_iter().zip(&names).enumerate() {
+        let expected = (number != 50).then(|| name.clone().into_bytes().into());
+        assert_eq!(found.unwrap(), expected, "{name}");
+    }
+    let commands = server.cli(&["INFO", "commandstats"]);
+    assert!(commands.contains("cmdstat_mget:calls=1,"), "{commands}");
+    assert!(!commands.contains("cmdstat_get:"), "{commands}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
