@@ -2,6 +2,7 @@
 
 mod adoption;
 mod attacks;
+mod batches;
 mod edge;
 mod invariants;
 mod layer_order;

@@ -27,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn process(
+pub(crate) fn process(
     log: &SharedLog,
     store: &(impl Store + Clone),
     change: impl FnOnce(LarderBuilder) -> LarderBuilder,
@@ -38,7 +38,7 @@ fn process(
 }
 
 /// Waits until each process has applied the log and every write has reached the store.
-async fn settled(larders: &[&Larder]) {
+pub(crate) async fn settled(larders: &[&Larder]) {
     for larder in larders {
         larder.synced().await;
         assert!(larder.close(MINUTE).await);
@@ -214,13 +214,13 @@ async fn a_value_that_one_process_has_set_is_returned_in_another_until_it_is_rem
     let outcome = one.read_point().set("a", MINUTE, 7_u32).await;
     assert_eq!(outcome, SetOutcome::Stored);
     settled(&[&one, &two]).await;
-    let elsewhere = two.values::<u32>();
+    let elsewhere = two.values::<u32>(MINUTE);
     assert_eq!(elsewhere.remaining_ttl("a").await.map(|left| left > MINUTE / 2), Some(true));
     assert_eq!(elsewhere.get("a").await.as_deref(), Some(&7));
     let in_store = elsewhere.clone().with(Policy::ttl(MINUTE).tiers(Tiers::SHARED));
     assert_eq!(in_store.get("a").await.as_deref(), Some(&7), "promotion leaves it in the store");
     let point = two.read_point();
-    let _ = one.values::<u32>().remove("a").await;
+    let _ = one.values::<u32>(MINUTE).remove("a").await;
     settled(&[&one, &two]).await;
     assert_eq!(elsewhere.get("a").await, None);
     assert_eq!(in_store.get("a").await, None);
@@ -230,9 +230,9 @@ async fn a_value_that_one_process_has_set_is_returned_in_another_until_it_is_rem
 
 /// A store in which one key cannot be read, and that counts its reads.
 #[derive(Clone, Debug)]
-struct OneBadKey {
-    store: MemoryStore,
-    reads: Arc<AtomicU32>,
+pub(crate) struct OneBadKey {
+    pub(crate) store: MemoryStore,
+    pub(crate) reads: Arc<AtomicU32>,
 }
 
 impl Store for OneBadKey {
@@ -279,7 +279,7 @@ async fn get_many_reads_the_store_once_and_a_key_that_fails_costs_only_its_own_h
     settled(&[&one, &two]).await;
     let _ = one.invalidate("removed").await;
     settled(&[&one, &two]).await;
-    let values = two.values::<String>();
+    let values = two.values::<String>(MINUTE);
     let names = || values.get_many(["a", "bad", "none", "b", "removed"]);
     let found: Vec<_> =
         names().await.into_iter().map(|value| value.map(|it| it.to_string())).collect();
@@ -299,7 +299,7 @@ async fn get_many_returns_nothing_that_is_invalidated_while_it_reads_the_store()
     settled(&[&one, &two]).await;
     one.read_point().set_many(MINUTE, [("a", 1_u32), ("b", 2)]).await;
     settled(&[&one, &two]).await;
-    let values = two.values::<u32>();
+    let values = two.values::<u32>(MINUTE);
     let invalidating = async {
         tokio::time::sleep(SECOND / 100).await;
         let _ = two.invalidate("a").await;

@@ -98,7 +98,7 @@ impl Default for LarderBuilder {
             max_lifetime: Duration::from_secs(7 * 24 * 60 * 60),
             version: String::new(),
             cells: 1 << 20,
-            max_tags: 128,
+            max_tags: 2_048,
             fill_budget: ByteSize::mib(64),
             refreshes: 64,
             max_lag: Duration::from_secs(2),
@@ -215,7 +215,7 @@ impl LarderBuilder {
         self
     }
 
-    /// Sets the maximum number of tags of an entry, including larder's own tags and the tags of its parts; 128 by
+    /// Sets the maximum number of tags of an entry, including larder's own tags and the tags of its parts; 2,048 by
     /// default, 8 to 10,000 allowed. An entry with more tags is not stored.
     pub fn max_tags(mut self, tags: usize) -> Self {
         self.max_tags = tags;

@@ -81,49 +81,84 @@ impl Kernel {
             return Some(entry);
         }
         let engine = self.engine();
-        let (expiry, fill_locks) = (fill_lock_expiry?, engine.fill_locks.as_ref()?);
-        // A fill that cannot be shared needs no lock, because no process waits for it. Without a log position, entries
-        // can be neither written to the second level nor read from it.
-        engine.registry.applied().filter(|_| !leader.is_alone())?;
-        let (name, holder) = (leader.key().store_key(), WriterId::random());
-        // The leader holds the lock before it is taken, because the server may take it even if no answer arrives or
-        // this future is dropped.
-        leader.hold(HeldFillLock {
-            engine: self.downgraded(),
-            fill_locks: Arc::clone(fill_locks),
-            name: name.clone(),
-            holder,
-        });
+        let expiry = fill_lock_expiry?;
         // If the lock is still held after an expiry, the previous holder has died and the lock has a new holder.
         let until = Instant::now() + MOST_HOLDERS * expiry.min(LONGEST_EXPIRY);
-        let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
+        let lock = self.prepare_lock(leader, expiry)?;
         let mut pause = FIRST_PAUSE;
         loop {
-            let left = scope.store_waits().map_or(Duration::MAX, StoreWaits::left);
-            if left.is_zero() {
-                return None;
-            }
-            let began = Instant::now();
-            let taking = fill_locks.take(&name, holder, expiry);
-            let taken = tokio::time::timeout(patience.min(left), taking).await;
-            if let (Ok(Err(_)) | Err(_), Some(waits)) = (&taken, scope.store_waits()) {
-                waits.add(began.elapsed());
-            }
-            match taken {
+            match lock.take(engine, scope).await {
                 // Another process may have stored the entry between the read and the lock.
-                Ok(Ok(FillLockState::Acquired)) => return fetch().await,
-                Ok(Ok(FillLockState::Held)) if Instant::now() < until => {
+                Some(FillLockState::Acquired) => return fetch().await,
+                Some(FillLockState::Held) if Instant::now() < until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     if let Some(entry) = fetch().await {
                         return Some(entry);
                     }
                 }
-                Ok(Ok(FillLockState::Held | FillLockState::NotStorable)) | Ok(Err(_)) | Err(_) => {
-                    return None;
-                }
+                Some(FillLockState::Held | FillLockState::NotStorable) | None => return None,
             }
         }
+    }
+
+    /// Takes the fill lock of a leader, without a wait for another holder. `None` if there are no locks, or if it is
+    /// unknown whether the lock was taken.
+    pub(crate) async fn try_lock(
+        &self,
+        scope: &Scope,
+        leader: &mut Leader,
+        expiry: Duration,
+    ) -> Option<FillLockState> {
+        self.prepare_lock(leader, expiry)?.take(self.engine(), scope).await
+    }
+
+    /// Prepares the fill lock of a leader. `None` if the fill needs no lock or if there are no locks.
+    ///
+    /// The leader holds the lock before it is taken, because the server may take it even if no answer arrives or the
+    /// future is dropped.
+    fn prepare_lock(&self, leader: &mut Leader, expiry: Duration) -> Option<FillLock> {
+        let engine = self.engine();
+        let fill_locks = engine.fill_locks.as_ref()?;
+        // A fill that cannot be shared needs no lock, because no process waits for it. Without a log position, entries
+        // can be neither written to the second level nor read from it.
+        engine.registry.applied().filter(|_| !leader.is_alone())?;
+        let (name, holder) = (leader.key().store_key(), WriterId::random());
+        let fill_locks = Arc::clone(fill_locks);
+        leader.hold(HeldFillLock {
+            engine: self.downgraded(),
+            fill_locks: Arc::clone(&fill_locks),
+            name: name.clone(),
+            holder,
+        });
+        Some(FillLock { fill_locks, name, holder, expiry })
+    }
+}
+
+/// A fill lock that a leader may take.
+struct FillLock {
+    fill_locks: Arc<dyn FillLocks>,
+    name: String,
+    holder: WriterId,
+    expiry: Duration,
+}
+
+impl FillLock {
+    /// Asks for the lock once. `None` if it is unknown whether it was taken, or if the request has used up its limit on
+    /// waits.
+    async fn take(&self, engine: &Engine, scope: &Scope) -> Option<FillLockState> {
+        let patience = engine.shared.as_ref().map_or(READ_DEADLINE, |shared| shared.deadline());
+        let left = scope.store_waits().map_or(Duration::MAX, StoreWaits::left);
+        if left.is_zero() {
+            return None;
+        }
+        let began = Instant::now();
+        let taking = self.fill_locks.take(&self.name, self.holder, self.expiry);
+        let taken = tokio::time::timeout(patience.min(left), taking).await;
+        if let (Ok(Err(_)) | Err(_), Some(waits)) = (&taken, scope.store_waits()) {
+            waits.add(began.elapsed());
+        }
+        taken.ok()?.ok()
     }
 }
 

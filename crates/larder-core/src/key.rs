@@ -125,6 +125,11 @@ impl KeyBuf {
         self.bytes.len() + self.missing > MAX_KEY_BYTES
     }
 
+    /// Returns the name, as [`Key::name`] does for the finished key.
+    pub(crate) fn name(&self) -> String {
+        Key { bytes: SmallVec::from_slice(&self.bytes) }.name()
+    }
+
     /// Returns the key under which an entry is stored.
     ///
     /// # Errors
@@ -318,11 +323,23 @@ impl std::error::Error for KeyTooLongError {}
 pub trait IntoName {
     /// Returns the name as one string.
     fn into_name(self) -> String;
+
+    /// Passes the name to `read`. The names of this crate do so without an allocation.
+    fn with_name<R>(self, read: impl FnOnce(&str) -> R) -> R
+    where
+        Self: Sized,
+    {
+        read(&self.into_name())
+    }
 }
 
 impl IntoName for &str {
     fn into_name(self) -> String {
         self.to_owned()
+    }
+
+    fn with_name<R>(self, read: impl FnOnce(&str) -> R) -> R {
+        read(self)
     }
 }
 
@@ -336,6 +353,30 @@ impl IntoName for &String {
     fn into_name(self) -> String {
         self.clone()
     }
+
+    fn with_name<R>(self, read: impl FnOnce(&str) -> R) -> R {
+        read(self)
+    }
+}
+
+/// Writes a name into the spare buffer of the thread, and passes it to `read`.
+fn with_written_name<R>(
+    write: impl FnOnce(&mut String) -> fmt::Result,
+    read: impl FnOnce(&str) -> R,
+) -> R {
+    let mut name = SPARE_NAME.take();
+    name.clear();
+    write(&mut name).expect("a String takes all that is written");
+    let read = read(&name);
+    if name.capacity() <= LARGEST_SPARE {
+        // A thread that is ending no longer has the spare.
+        let _dropped = SPARE_NAME.try_with(|spare| spare.set(name));
+    }
+    read
+}
+
+thread_local! {
+    static SPARE_NAME: Cell<String> = const { Cell::new(String::new()) };
 }
 
 macro_rules! name_of_number {
@@ -343,6 +384,11 @@ macro_rules! name_of_number {
         impl IntoName for $number {
             fn into_name(self) -> String {
                 self.to_string()
+            }
+
+            fn with_name<R>(self, read: impl FnOnce(&str) -> R) -> R {
+                use fmt::Write as _;
+                with_written_name(|name| write!(name, "{self}"), read)
             }
         }
     )*};
@@ -352,17 +398,37 @@ name_of_number!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
 macro_rules! name_of_tuple {
     ($($part:ident)*) => {
         impl<$($part: fmt::Display),*> IntoName for ($($part,)*) {
-            #[allow(non_snake_case, reason = "the type parameters name the fields")]
             fn into_name(self) -> String {
+                self.with_name(str::to_owned)
+            }
+
+            #[allow(non_snake_case, reason = "the type parameters name the fields")]
+            fn with_name<R>(self, read: impl FnOnce(&str) -> R) -> R {
                 let ($($part,)*) = self;
-                [$(escaped_member(&$part.to_string())),*].join(":")
+                let write = |name: &mut String| {
+                    $(add_member(name, $part)?;)*
+                    // The last member has no separator.
+                    name.pop();
+                    Ok(())
+                };
+                with_written_name(write, read)
             }
         }
     };
 }
 
-fn escaped_member(member: &str) -> String {
-    escaped(member, |letter| letter == ':')
+/// Appends one member of a tuple and a separator.
+fn add_member(name: &mut String, member: impl fmt::Display) -> fmt::Result {
+    use fmt::Write as _;
+    let from = name.len();
+    write!(name, "{member}")?;
+    // Few members have a letter that is escaped.
+    if name[from..].contains([':', '%']) {
+        let member = escaped(&name[from..], |letter| letter == ':');
+        name.replace_range(from.., &member);
+    }
+    name.push(':');
+    Ok(())
 }
 
 /// Percent-encodes each `special` character, and `%`.

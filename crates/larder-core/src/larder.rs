@@ -170,13 +170,14 @@ impl Larder {
         self.invalidate(crate::Target::everything()).await
     }
 
-    /// Returns a view of the values of type `T`: `get`, `contains`, `remaining_ttl` and `remove` by name.
+    /// Returns the view of the values of type `T` under a policy: reads, loads, sets and removals by name, also of
+    /// several names at once.
     #[doc(alias("typed cache", "cache.get", "region"))]
-    pub fn values<T>(&self) -> Values<T>
+    pub fn values<T>(&self, policy: impl Into<Policy>) -> Values<T>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        Values::new(&self.0)
+        Values::message_pack(&self.0, policy.into())
     }
 
     /// Takes a read point, under which a value that the application reads from now on is stored:

@@ -35,6 +35,8 @@ pub struct Policy {
     pub(crate) max_age: Option<Duration>,
     pub(crate) tiers: Tiers,
     pub(crate) fill_lock: Option<Duration>,
+    negative: Option<Lifetime>,
+    pub(crate) error_backoff: Option<Duration>,
 }
 
 impl Policy {
@@ -108,6 +110,77 @@ impl Policy {
             Kind::Object => "objects",
         };
         self.name.as_deref().unwrap_or(by_kind)
+    }
+
+    /// Sets the lifetime of a negative result: of the record that the source has no value of this name, which
+    /// [`Values::get_or_load_optional`](crate::values::Values::get_or_load_optional) and the batch methods store. By
+    /// default it is fresh for as long as a value, but for a minute at most, and it has no stale windows.
+    ///
+    /// A negative result has the tags of the value, so the invalidation after an `INSERT` reaches it too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let policy = Policy::ttl(Duration::from_secs(3600)).negative_ttl(Duration::from_secs(5));
+    /// let users = larder.values::<String>(policy);
+    /// let find = async |row: Option<&'static str>| {
+    ///     let load = move |_| async move { Ok::<_, Infallible>(row.map(str::to_owned)) };
+    ///     users.get_or_load_optional(("user", 7), load).await
+    /// };
+    /// assert_eq!(find(None).await?, None);
+    /// assert_eq!(find(Some("Ada")).await?, None, "the negative result is stored");
+    ///
+    /// tokio::time::advance(Duration::from_secs(5)).await;
+    /// assert_eq!(find(Some("Ada")).await?.as_deref().map(String::as_str), Some("Ada"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("negative caching", "cache null", "cache penetration", "not found"))]
+    pub fn negative_ttl(mut self, lifetime: impl Into<Lifetime>) -> Self {
+        self.negative = Some(lifetime.into());
+        self
+    }
+
+    pub(crate) fn negative_lifetime(&self) -> Lifetime {
+        let fresh = self.lifetime.fresh().min(LONGEST_NEGATIVE);
+        self.negative.unwrap_or_else(|| Lifetime::fresh_for(fresh))
+    }
+
+    /// Remembers a failure of the loader for this long, in this process: calls for the name get the same error without
+    /// loading, so that a source in trouble is not asked again at once. Off by default.
+    ///
+    /// A stale value that may be served on errors comes first. An invalidation of the name or of a tag ends the backoff.
+    /// Errors are never stored as values, and each process learns of the failure for itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{io, time::Duration};
+    /// # use larder_core::{Larder, LoadError, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let rate = async |loaded: io::Result<f64>| {
+    ///     let policy = Policy::ttl(Duration::from_secs(60)).error_backoff(Duration::from_secs(2));
+    ///     larder.get_or_load("rate", policy, move |_| async move { loaded }).await
+    /// };
+    /// assert!(rate(Err(io::Error::other("the bank is closed"))).await.is_err());
+    /// assert!(matches!(rate(Ok(1.08)).await, Err(LoadError::Failed(_))), "the bank is not asked again");
+    ///
+    /// tokio::time::advance(Duration::from_secs(2)).await;
+    /// assert_eq!(*rate(Ok(1.08)).await?, 1.08);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("circuit breaker", "cache errors", "retry after"))]
+    pub fn error_backoff(mut self, backoff: Duration) -> Self {
+        self.error_backoff = Some(backoff);
+        self
     }
 
     /// Declares that the value does not depend on the user, so that authenticated requests share it too.
@@ -235,6 +308,8 @@ impl From<Lifetime> for Policy {
             max_age: None,
             tiers: Tiers::BOTH,
             fill_lock: None,
+            negative: None,
+            error_backoff: None,
         }
     }
 }
@@ -244,3 +319,6 @@ impl From<Duration> for Policy {
         Self::from(Lifetime::fresh_for(fresh))
     }
 }
+
+/// The longest default lifetime of a negative result.
+const LONGEST_NEGATIVE: Duration = Duration::from_secs(60);

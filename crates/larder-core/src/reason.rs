@@ -97,6 +97,7 @@ reasons! {
     Loader = "loader", "The loader returned an error.";
     Panic = "panic", "The loader panicked.";
     Elsewhere = "elsewhere", "The fill of another call failed.";
+    ErrorBackoff = "error-backoff", "The loader failed a moment ago, and the policy has an error backoff.";
     RefreshBudget = "refresh-budget", "The maximum number of refreshes is already running.";
     Outbox = "outbox", "The outbox of cached queries could not be read.";
     UncheckedCondition = "unchecked-condition", "Neither the layer nor the handler evaluated a write precondition.";

@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use self::recorder::Recorder;
 
@@ -61,6 +61,11 @@ impl Schema {
     /// Returns the fingerprint of a format that has a name of its own.
     pub fn named(name: &str) -> Self {
         Self(xxh3_64(name.as_bytes()))
+    }
+
+    /// Returns the fingerprint of the same type in another format.
+    pub(crate) fn of_format(self, name: &str) -> Self {
+        Self(xxh3_64_with_seed(name.as_bytes(), self.0))
     }
 
     /// Appends the fingerprint to a store key, as sixteen hexadecimal digits. It does not use a formatter, because each

@@ -19,6 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
@@ -75,7 +76,7 @@ impl StoreWaits {
 #[derive(Debug)]
 struct Parts {
     around: Option<Arc<Parts>>,
-    fills: Option<Key>,
+    fills: SmallVec<[Key; 1]>,
     audience: Audience,
     gathered: Mutex<ScopeContents>,
 }
@@ -126,6 +127,15 @@ impl ScopeContents {
                 self.tags.push(tag);
             }
         }
+    }
+
+    /// Notes why the value built here is not storable. The first reason stays, but a part that failed gives way to any
+    /// other reason, since a failure may be remembered although a part has failed.
+    fn refuse(&mut self, why: Option<Reason>) {
+        self.no_store = match self.no_store {
+            None | Some(Reason::FailedPart) => why.or(self.no_store),
+            earlier => earlier,
+        };
     }
 
     fn add_stamp(&mut self, stamp: Option<Stamp>) {
@@ -228,18 +238,23 @@ impl Scope {
     /// scope.
     #[must_use]
     pub fn gathering(&self, audience: Audience) -> Self {
-        self.inside(self.audience().and(audience), None)
+        self.inside(self.audience().and(audience), SmallVec::new())
     }
 
     /// Returns a scope inside this scope that gathers parts, with the same audience.
     pub(crate) fn gathering_apart(&self) -> Self {
-        self.inside(self.audience(), None)
+        self.inside(self.audience(), SmallVec::new())
     }
 
     /// Returns a scope inside this scope for the fill of a key, with the same audience.
     #[must_use]
     pub fn filling(&self, key: Key) -> Self {
-        self.inside(self.audience(), Some(key))
+        self.filling_all(std::iter::once(key))
+    }
+
+    /// Returns a scope inside this scope for one fill of several keys, with the same audience.
+    pub(crate) fn filling_all(&self, keys: impl IntoIterator<Item = Key>) -> Self {
+        self.inside(self.audience(), keys.into_iter().collect())
     }
 
     /// Returns the audience of values that are built in this scope.
@@ -280,7 +295,7 @@ impl Scope {
     /// storable either.
     pub fn add_unstored(&self, part: ScopeContents, why: Reason) {
         self.add_contents(part);
-        self.gather(|gathered| gathered.no_store = gathered.no_store.or(Some(why)));
+        self.gather(|gathered| gathered.refuse(Some(why)));
     }
 
     /// Adds the contents of another scope.
@@ -292,7 +307,7 @@ impl Scope {
             gathered.varied |= contents.varied;
             gathered.stale |= contents.stale;
             gathered.add_stamp(contents.oldest);
-            gathered.no_store = gathered.no_store.or(contents.no_store);
+            gathered.refuse(contents.no_store);
         });
     }
 
@@ -334,7 +349,7 @@ impl Scope {
     pub(crate) fn fills(&self) -> Vec<Key> {
         let around = |parts: &Arc<Parts>| parts.around.clone();
         std::iter::successors(self.parts.clone(), around)
-            .filter_map(|parts| parts.fills.clone())
+            .flat_map(|parts| parts.fills.clone())
             .collect()
     }
 
@@ -342,10 +357,10 @@ impl Scope {
     #[must_use]
     pub fn in_background(&self) -> Self {
         let outside = Self { parts: None, waits: None, ..self.clone() };
-        outside.inside(self.audience(), None)
+        outside.inside(self.audience(), SmallVec::new())
     }
 
-    fn inside(&self, audience: Audience, fills: Option<Key>) -> Self {
+    fn inside(&self, audience: Audience, fills: SmallVec<[Key; 1]>) -> Self {
         let gathered = Mutex::default();
         let parts = Parts { around: self.parts.clone(), fills, audience, gathered };
         Self { parts: Some(Arc::new(parts)), ..self.clone() }

@@ -61,6 +61,11 @@ impl Tiers {
         self
     }
 
+    /// Returns this placement for a value that cannot leave the process.
+    pub(crate) fn in_process(self) -> Self {
+        Self { shared: None, ..self }
+    }
+
     /// Returns the limit of the time in the first level. `None` if the first level does not store the entry.
     pub fn in_memory(&self) -> Option<Duration> {
         self.memory

@@ -1,4 +1,9 @@
-//! Values by name, without a loader: the typed view [`Values`], and [`ReadPoint`] to store a value that the application
-//! has read itself.
+//! Values by name: the typed view [`Values`] with its batches and codecs, and [`ReadPoint`] to store a value that the
+//! application has read itself.
 
-pub use crate::object::{ReadPoint, SetOutcome, Values};
+#[cfg(feature = "json")]
+pub use crate::object::Json;
+pub use crate::{
+    object::{Codec, CodecError, Missing, ReadPoint, ReadThrough, SetOutcome, Values},
+    schema::Schema,
+};

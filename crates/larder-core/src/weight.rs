@@ -19,6 +19,11 @@ pub(crate) struct ValueWeight {
     pub(crate) is_lossy: bool,
 }
 
+impl ValueWeight {
+    /// The weight of no value.
+    pub(crate) const NOTHING: Self = Self { bytes: 0, is_lossy: false };
+}
+
 /// Weighs a value.
 pub(crate) fn of<T: Serialize>(value: &T) -> ValueWeight {
     let mut weigher = WeighingSerializer { bytes: 0, wrote_nil: false, is_lossy: false };

@@ -206,7 +206,7 @@ async fn a_key_with_a_case_insensitive_collation_names_no_row() {
 #[tokio::test]
 async fn a_value_made_of_a_cached_query_is_invalidated_by_an_update() {
     let (larder, db) = with_rows().await;
-    let values = larder.values::<i64>();
+    let values = larder.values::<i64>(Duration::from_secs(60));
     for (after, expected) in [(false, None), (true, None)] {
         let point = larder.read_point();
         let row = point.read(a(&db, 1)).await.unwrap();

@@ -1,30 +1,29 @@
 //! The steps of a call for a value: look up, lead or fetch, load, store, and add the value to the enclosing scope.
 
-use std::marker::PhantomData;
 use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
 
+use tokio::task::JoinError;
 use tracing::Instrument as _;
 
 use super::{
     error::{Failure, LoadError},
     fill::{FinishOnDrop, LoadHandle, LoadOptions},
     request::ValueRequest,
-    value::{CacheValue, Object, RefusalNote},
+    value::{Answer, CacheValue, FailureNote, Object, RefusalNote, ValueSpec},
 };
 use crate::{
     audience::Audience,
     clock::Moment,
     consistency::Consistency,
     engine::EntryState,
-    entry::AnyEntry,
+    entry::{AnyEntry, Value},
     flight::{FlightResult, FlightRole, Leader},
     kernel::{EntryDraft, FillRequest as _, Kernel, fill_or_wait},
-    key::{Key, KeyBuf, Kind},
+    key::{IntoName, Key, KeyBuf, Kind, MAX_KEY_BYTES},
     lifetime::Lifetime,
     metrics::{Event, Meter},
     policy::Policy,
     reason::Reason,
-    schema::Schema,
     scope::{PartTraits, Scope, ScopeContents, ScopeOwner},
     second_level::StoreLookup,
     store::BoxFuture,
@@ -32,90 +31,95 @@ use crate::{
     tiers::Tiers,
 };
 
-/// One call of [`Larder::get_or_load`](crate::Larder::get_or_load).
+/// One call for the value of a name.
 ///
-/// It borrows its kernel and clones it only for a task that may outlive the caller, because a clone changes reference
-/// counts for which all threads contend.
-#[derive(Clone)]
-pub(super) struct Call<'a> {
+/// It borrows its kernel and its policy, and clones them only for a task that may outlive the caller, because a clone of
+/// the kernel changes reference counts for which all threads contend.
+pub(super) struct Call<'a, T: 'static> {
     pub(super) kernel: Cow<'a, Kernel>,
     pub(super) key: Key,
     pub(super) hash: u64,
-    pub(super) policy: Policy,
+    pub(super) policy: Cow<'a, Policy>,
     pub(super) kind: Kind,
-    pub(super) name: String,
+    /// The name, if the key does not contain it because it would be too long.
+    long_name: Option<String>,
+    pub(super) scope: Scope,
+    pub(super) opened: ScopeOwner,
+    pub(super) began: Moment,
+    pub(super) spec: ValueSpec<T>,
+}
+
+/// The context in which a call begins: its scope, the opener of the scope, and the time.
+#[derive(Clone)]
+pub(super) struct CallContext {
     pub(super) scope: Scope,
     pub(super) opened: ScopeOwner,
     pub(super) began: Moment,
 }
 
-/// Builds the key of a value from its name and its audience.
-fn key(kernel: &Kernel, kind: Kind, name: &str, audience: &Audience) -> KeyBuf {
-    let mut key = kernel.key(kind, "");
-    key.push(name.as_bytes());
-    key.push_audience(audience);
-    key
+/// The name of a value, at the beginning of its key.
+pub(super) struct NamedKey {
+    kind: Kind,
+    key: KeyBuf,
+    /// The name, if it is so long that the key may not contain it.
+    long_name: Option<String>,
 }
 
-impl<'a> Call<'a> {
-    /// Begins a call: catches up with the log as the policy demands, opens the scope, and builds the key. Returns a
-    /// reason if the call has to bypass the cache.
-    pub(super) async fn begin(
-        kernel: &'a Kernel,
-        kind: Kind,
-        name: String,
-        policy: Policy,
-    ) -> (Self, Option<Reason>) {
-        let context = Self::context(kernel, &policy).await;
-        Self::of(kernel, kind, name, policy, context)
+impl NamedKey {
+    pub(super) fn new(kernel: &Kernel, kind: Kind, name: impl IntoName) -> Self {
+        let mut key = kernel.key(kind, "");
+        let long_name = name.with_name(|name| {
+            key.push(name.as_bytes());
+            (name.len() > MAX_KEY_BYTES).then(|| name.to_owned())
+        });
+        Self { kind, key, long_name }
     }
+}
 
-    /// Begins the calls for several names: catches up with the log once, and opens one scope for all.
-    pub(super) async fn begin_many(
-        kernel: &'a Kernel,
-        kind: Kind,
-        names: Vec<String>,
-        policy: &Policy,
-    ) -> Vec<(Self, Option<Reason>)> {
-        let context = Self::context(kernel, policy).await;
-        let call = |name| Self::of(kernel, kind, name, policy.clone(), context.clone());
-        names.into_iter().map(call).collect()
-    }
-
-    async fn context(kernel: &Kernel, policy: &Policy) -> (Scope, ScopeOwner, Moment) {
+impl CallContext {
+    /// Catches up with the log as the policy demands, and then opens the scope, so that its stamp covers the
+    /// invalidations that the call has waited for.
+    pub(super) async fn new(kernel: &Kernel, consistency: Consistency) -> Self {
         let began = kernel.tick();
-        let caught_up = kernel.catch_up(policy.consistency).await;
-        // The scope opens after the wait, so that its stamp covers the invalidations that the call has waited for.
+        let caught_up = kernel.catch_up(consistency).await;
         let (mut scope, opened) = kernel.scope_of_value();
-        if let Consistency::Bounded(bound) = policy.consistency {
+        if let Consistency::Bounded(bound) = consistency {
             scope = scope.bounded(bound);
         }
         if !caught_up {
             scope = scope.distrusting();
         }
-        (scope, opened, began)
+        Self { scope, opened, began }
     }
+}
 
-    /// Returns the call for a value of this name in a scope, and the reason if it has to bypass the cache.
-    pub(super) fn of(
+impl<'a, T: CacheValue> Call<'a, T> {
+    /// Returns the call for the value of this name, and the reason if it has to bypass the cache.
+    pub(super) fn new(
         kernel: &'a Kernel,
-        kind: Kind,
-        name: String,
-        policy: Policy,
-        (scope, opened, began): (Scope, ScopeOwner, Moment),
+        named: NamedKey,
+        policy: Cow<'a, Policy>,
+        spec: ValueSpec<T>,
+        CallContext { scope, opened, began }: CallContext,
     ) -> (Self, Option<Reason>) {
+        let NamedKey { kind, key: mut buffer, mut long_name } = named;
         let audience = if policy.shared { Audience::Everyone } else { scope.audience() };
-        let finished = key(kernel, kind, &name, &audience).finish();
+        let name_alone = buffer.as_bytes().len();
+        buffer.push_audience(&audience);
+        let finished = buffer.finish();
         let is_too_long = finished.is_err();
         // This short key only identifies the running fill; nothing is stored under it.
         let key = finished.unwrap_or_else(|_| {
+            let name = long_name
+                .get_or_insert_with(|| KeyBuf::continued(&buffer.as_bytes()[..name_alone]).name());
             let mut short = KeyBuf::new(kind, "", "", "");
             short.push(&kernel.hash(name.as_bytes()).to_le_bytes());
             short.finish().expect("eight bytes are not too long")
         });
         let hash = kernel.hash(key.as_bytes());
         let kernel = Cow::Borrowed(kernel);
-        let mut call = Self { kernel, key, hash, policy, kind, name, scope, opened, began };
+        let mut call =
+            Self { kernel, key, hash, policy, kind, long_name, scope, opened, began, spec };
         let bypass = if is_too_long {
             Some(Reason::KeyTooLong)
         } else if audience == Audience::Unknown {
@@ -130,17 +134,15 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Call<'_> {
-    pub(super) async fn answer<T, E, F, Fut>(&mut self, load: F) -> Result<Arc<T>, LoadError<E>>
+impl<T: CacheValue> Call<'_, T> {
+    pub(super) async fn answer<A, E, F, Fut>(&mut self, load: F) -> Result<A, LoadError<E>>
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         E: Send + Sync + 'static,
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
-        let arrived = self.kernel.sequence();
-        let mut request =
-            ValueRequest { call: self, load: Some(load), arrived, stale: None, typed: PhantomData };
+        let mut request = ValueRequest::new(self, load);
         if let Some(found) = request.look(true) {
             return found;
         }
@@ -167,11 +169,27 @@ impl Call<'_> {
         }
     }
 
+    /// Joins the fill of the key as a caller that arrives now.
+    pub(super) fn join(&self) -> FlightRole {
+        let arrived = self.scope.stamp().local;
+        let place = (self.hash, &self.key);
+        self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout)
+    }
+
     /// Clones this call for a task that may outlive its caller.
-    fn detached(&self) -> Call<'static> {
-        let Self { kernel, key, hash, policy, kind, name, scope, opened, began } = self.clone();
-        let kernel = Cow::Owned(kernel.into_owned());
-        Call { kernel, key, hash, policy, kind, name, scope, opened, began }
+    pub(super) fn detached(&self) -> Call<'static, T> {
+        Call {
+            kernel: Cow::Owned(Kernel::clone(&self.kernel)),
+            key: self.key.clone(),
+            hash: self.hash,
+            policy: Cow::Owned(Policy::clone(&self.policy)),
+            kind: self.kind,
+            long_name: self.long_name.clone(),
+            scope: self.scope.clone(),
+            opened: self.opened,
+            began: self.began,
+            spec: self.spec,
+        }
     }
 
     fn metered<R>(&self, act: impl FnOnce(&Meter) -> R) -> R {
@@ -184,7 +202,7 @@ impl Call<'_> {
 
     /// Looks the key up in the first level. If the caller uses the entry, it has to record the event and add the entry
     /// to the scope.
-    pub(super) fn look<T: CacheValue, E>(&self) -> Result<LookupResult<T>, LoadError<E>> {
+    pub(super) fn look<A: Answer<Value = T>, E>(&self) -> Result<LookupResult<A>, LoadError<E>> {
         let Some(entry) = self.kernel.get(self.hash, self.key.as_bytes()) else {
             return Ok(LookupResult::Nothing);
         };
@@ -192,14 +210,14 @@ impl Call<'_> {
             return Ok(LookupResult::Nothing);
         }
         Ok(match self.kernel.entry_state(&entry, self.kernel.now()) {
-            EntryState::Fresh => {
-                let value = self.value(&entry)?;
-                LookupResult::Fresh(entry, value)
-            }
-            EntryState::WhileRevalidating => {
-                let value = self.value(&entry)?;
-                LookupResult::Stale(entry, value)
-            }
+            EntryState::Fresh => match self.value(&entry)? {
+                Some(value) => LookupResult::Fresh(entry, value),
+                None => LookupResult::Nothing,
+            },
+            EntryState::WhileRevalidating => match self.value(&entry)? {
+                Some(value) => LookupResult::Stale(entry, value),
+                None => LookupResult::Nothing,
+            },
             EntryState::OnError => LookupResult::OnError(entry),
             EntryState::Invalid => {
                 self.kernel.remove(&entry);
@@ -210,7 +228,7 @@ impl Call<'_> {
         })
     }
 
-    pub(super) fn hit<T>(&self, entry: &AnyEntry, value: Arc<T>) -> Arc<T> {
+    pub(super) fn hit<A>(&self, entry: &AnyEntry, value: A) -> A {
         self.add_to_whole(entry, false);
         self.kernel.note_hit(entry);
         self.metered(|meter| meter.record_hit(self.began, || self.kernel.now()));
@@ -236,20 +254,20 @@ impl Call<'_> {
 
     /// Reads the second level, then runs the loader in a task of its own, so that waiters do not depend on the caller
     /// being polled and dropping the caller does not stop the fill.
-    pub(super) async fn lead<T, E, F, Fut>(
+    pub(super) async fn lead<A, E, F, Fut>(
         &self,
         mut leader: Leader,
         mut stale: Option<AnyEntry>,
         load: F,
-    ) -> Result<Arc<T>, LoadError<E>>
+    ) -> Result<A, LoadError<E>>
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         E: Send + Sync + 'static,
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
         // Another fill may have ended between the lookup of this call and its lead.
-        match self.look()? {
+        match self.look::<A, E>()? {
             LookupResult::Fresh(entry, value) => {
                 let value = self.hit(&entry, value);
                 leader.finish(FlightResult::Filled(entry));
@@ -258,99 +276,127 @@ impl Call<'_> {
             LookupResult::Stale(entry, _) | LookupResult::OnError(entry) => stale = Some(entry),
             LookupResult::Gone(_) | LookupResult::Nothing => {}
         }
-        if self.policy.fill_lock.is_none() && self.kernel.shares(self.policy.tiers) {
+        if self.policy.fill_lock.is_none() && self.is_shared() {
             // The read runs in the caller's task, because it is short. If the caller is not polled for 200 ms, a waiter
             // leads another fill.
             leader.look();
-            if let Some(entry) = self.fetch::<T>(&mut leader).await {
-                return self.taken(self.fetched(leader, &entry));
+            if let Some((entry, value)) = self.fetch::<A>(&mut leader).await {
+                return Ok(self.taken(self.fetched(leader, entry, value)));
             }
             leader.looked();
         }
+        self.run(leader, stale, load).await
+    }
+
+    /// Runs the loader although a value may be stored. No other call waits for this fill, since that call may be content
+    /// with a value that was read earlier.
+    pub(super) async fn reload<A, E, F, Fut>(&self, load: F) -> Result<A, LoadError<E>>
+    where
+        A: Answer<Value = T>,
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
+    {
+        self.run(self.kernel.lead_alone(&self.key, &self.scope), None, load).await
+    }
+
+    /// Runs the loader in a task of its own, and returns its value.
+    async fn run<A, E, F, Fut>(
+        &self,
+        leader: Leader,
+        stale: Option<AnyEntry>,
+        load: F,
+    ) -> Result<A, LoadError<E>>
+    where
+        A: Answer<Value = T>,
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
+    {
         let call = self.detached();
-        let filling = async move { call.fetch_or_fill(leader, load).await };
+        let filling = async move { call.fetch_or_fill::<A, E, F, Fut>(leader, load).await };
         match self.kernel.spawn(filling.in_current_span()).await {
-            Ok(Ok(outcome)) => self.taken(outcome),
-            Ok(Err((failure, unstored))) => {
-                self.fall_back_or_fail(stale.as_ref(), failure, unstored)
-            }
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => {
-                    self.record(Event::Failed(Reason::Panic), self.kernel.now());
-                    panic::resume_unwind(panic)
-                }
-                Err(_) => Err(LoadError::Cancelled),
-            },
+            Ok(outcome) => self.outcome(stale.as_ref(), outcome),
+            Err(failed) => Err(self.resume(failed)),
         }
     }
 
-    async fn fetch_or_fill<T, E, F, Fut>(
-        &self,
-        mut leader: Leader,
-        load: F,
-    ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
+    /// Resumes the panic of a task. Returns the error of a task that ended with its runtime.
+    pub(super) fn resume<E>(&self, failed: JoinError) -> LoadError<E> {
+        let Ok(panic) = failed.try_into_panic() else { return LoadError::Cancelled };
+        self.record(Event::Failed(Reason::Panic), self.kernel.now());
+        panic::resume_unwind(panic)
+    }
+
+    async fn fetch_or_fill<A, E, F, Fut>(&self, mut leader: Leader, load: F) -> FillResult<A, E>
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         E: Send + Sync + 'static,
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
         if self.policy.fill_lock.is_some()
-            && let Some(entry) = self.fetch::<T>(&mut leader).await
+            && let Some((entry, value)) = self.fetch::<A>(&mut leader).await
         {
-            return Ok(self.fetched(leader, &entry));
+            return Ok(self.fetched(leader, entry, value));
         }
+        self.note_miss();
+        self.fill::<A, E, F, Fut>(leader, load).await
+    }
+
+    pub(super) fn note_miss(&self) {
         self.record(Event::Miss, self.began);
         if self.policy.tiers.in_memory().is_some() {
             self.kernel.note_miss(self.hash);
         }
-        self.fill(leader, load).await
     }
 
     /// Returns the value of a fill, and adds it to the enclosing scope as a part.
-    fn taken<T: CacheValue, E>(&self, outcome: FillOutcome<T>) -> Result<Arc<T>, LoadError<E>> {
+    pub(super) fn taken<A>(&self, outcome: FillOutcome<A>) -> A {
         match outcome {
             FillOutcome::Stored(value, entry) => {
                 self.add_to_whole(&entry, false);
-                Ok(value)
+                value
             }
             FillOutcome::Unstored(value, unstored) => {
                 self.add_unstored(unstored);
-                Ok(value)
+                value
             }
-            FillOutcome::OtherType(stored) => Err(self.other_type::<T, E>(stored)),
         }
     }
 
     /// Ends the fill with the entry from the second level.
-    fn fetched<T: CacheValue>(&self, leader: Leader, entry: &AnyEntry) -> FillOutcome<T> {
+    pub(super) fn fetched<A>(&self, leader: Leader, entry: AnyEntry, value: A) -> FillOutcome<A> {
         self.record(Event::SharedHit, self.began);
-        let Some(object) = entry.value::<Object<T>>() else {
-            return FillOutcome::OtherType(entry.type_name());
-        };
-        let value = Arc::clone(&object.value);
         leader.finish(FlightResult::Filled(entry.clone()));
-        FillOutcome::Stored(value, entry.clone())
+        FillOutcome::Stored(value, entry)
+    }
+
+    /// Whether the second level may have the value.
+    pub(super) fn is_shared(&self) -> bool {
+        self.spec.format.schema.is_some() && self.kernel.shares(self.policy.tiers)
     }
 
     /// Reads the entry from the second level. If the policy has a fill lock and another process holds it, this waits
     /// for the entry that the other process stores.
-    async fn fetch<T: CacheValue>(&self, leader: &mut Leader) -> Option<AnyEntry> {
-        let tiers = self.policy.tiers;
-        if !self.kernel.shares(tiers) || leader.is_alone() {
+    async fn fetch<A: Answer<Value = T>>(&self, leader: &mut Leader) -> Option<(AnyEntry, A)> {
+        if !self.is_shared() || leader.is_alone() {
             return None;
         }
-        let fetch = || self.fetch_once::<T>();
-        self.kernel.fetch_in_turn(&self.scope, leader, self.policy.fill_lock, fetch).await
+        let fetch =
+            || async { self.fetch_once().await.filter(|entry| A::of_entry(entry).is_some()) };
+        let lock = self.policy.fill_lock;
+        let entry = self.kernel.fetch_in_turn(&self.scope, leader, lock, fetch).await?;
+        let value = A::of_entry(&entry)?;
+        Some((entry, value))
     }
 
     /// Reads the entries of several calls from the second level in one round trip. They have one policy and one scope.
-    pub(super) async fn fetch_many<T: CacheValue>(calls: &[&Self]) -> Vec<Option<AnyEntry>> {
+    pub(super) async fn fetch_many(calls: &[&Self]) -> Vec<Option<AnyEntry>> {
         let Some(first) = calls.first() else { return Vec::new() };
-        let (schema, tiers) = (Schema::of::<T>(), first.policy.tiers);
-        let wanted = calls.iter().map(|call| StoreLookup { key: &call.key, schema, tiers });
-        let wanted: Vec<_> = wanted.collect();
-        let decode = |bytes| Object::<T>::decode(&bytes);
+        let wanted: Option<Vec<_>> = calls.iter().map(|call| call.wanted()).collect();
+        let Some(wanted) = wanted else { return vec![None; calls.len()] };
+        let decode = |bytes| first.spec.decode(&bytes);
         let entries = first.kernel.fetch_many(&first.waiting_scope(), &wanted, decode).await;
         let usable = |(call, entry): (&&Self, Option<AnyEntry>)| {
             entry.filter(|entry| call.is_young(entry) && call.is_trusted())
@@ -359,42 +405,53 @@ impl Call<'_> {
     }
 
     /// Reads the entry from the second level, without a fill lock.
-    pub(super) async fn fetch_once<T: CacheValue>(&self) -> Option<AnyEntry> {
-        let tiers = self.policy.tiers;
-        let wanted = StoreLookup { key: &self.key, schema: Schema::of::<T>(), tiers };
-        let decode = |bytes| Object::<T>::decode(&bytes);
-        let entry = self.kernel.fetch(&self.scope, wanted, decode).await?;
+    pub(super) async fn fetch_once(&self) -> Option<AnyEntry> {
+        let decode = |bytes| self.spec.decode(&bytes);
+        let entry = self.kernel.fetch(&self.scope, self.wanted()?, decode).await?;
         (self.is_young(&entry) && self.is_trusted()).then_some(entry)
     }
 
+    fn wanted(&self) -> Option<StoreLookup<'_>> {
+        let schema = self.spec.format.schema?();
+        Some(StoreLookup { key: &self.key, schema, tiers: self.policy.tiers })
+    }
+
     /// Runs the loader, stores its value, and ends the fill for its waiters.
-    async fn fill<T, E, F, Fut>(
-        &self,
-        leader: Leader,
-        load: F,
-    ) -> Result<FillOutcome<T>, (Failure<E>, UnstoredValue)>
+    async fn fill<A, E, F, Fut>(&self, leader: Leader, load: F) -> FillResult<A, E>
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         E: Send + Sync + 'static,
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
         let fill = LoadHandle::new(&self.policy, Some(leader));
         let _lands = FinishOnDrop(&fill);
         let scope = self.scope.filling(self.key.clone());
-        let value = match self.load(&fill, &scope, load).await {
-            Ok(value) => value,
+        let loaded = self.load(&fill, &scope, load).await;
+        self.conclude(&fill, &scope, loaded.map(A::loaded))
+    }
+
+    /// Stores the result of a loader, and ends the fill for its waiters.
+    pub(super) fn conclude<A: Answer<Value = T>, E: Send + Sync + 'static>(
+        &self,
+        fill: &LoadHandle,
+        scope: &Scope,
+        loaded: Result<Option<T>, Failure<E>>,
+    ) -> FillResult<A, E> {
+        let content = match loaded {
+            Ok(content) => content,
             Err(failure) => {
+                self.remember_failure(&failure, &fill.options(), scope);
                 fill.finish(FlightResult::Failed(Arc::new(failure.clone())));
-                return Err((failure, self.unstored(&fill, &scope, Reason::FailedPart)));
+                return Err((failure, self.unstored(fill, scope, Reason::FailedPart)));
             }
         };
         let now = self.kernel.now();
         self.metered(|meter| meter.record_fill_time(now.since(self.began)));
-        let object = Object::new(value);
-        let value = Arc::clone(&object.value);
+        let object = self.spec.object(content);
+        let value = A::of(&object).expect(LOADED);
         let options = fill.options();
-        match self.store(object, &options, &scope, now) {
+        match self.store(object, &options, scope, now) {
             Ok((entry, _)) => {
                 fill.finish(FlightResult::Filled(entry.clone()));
                 Ok(FillOutcome::Stored(value, entry))
@@ -405,36 +462,65 @@ impl Call<'_> {
                     self.remember_refusal(now);
                 }
                 fill.finish(FlightResult::NotShared(why));
-                Ok(FillOutcome::Unstored(value, self.unstored(&fill, &scope, Reason::UnstoredPart)))
+                Ok(FillOutcome::Unstored(value, self.unstored(fill, scope, Reason::UnstoredPart)))
             }
         }
     }
 
-    fn refusal_key(&self) -> KeyBuf {
+    /// Returns the key of a note about this value.
+    fn note_key(&self, note: &[u8]) -> KeyBuf {
         let mut key = KeyBuf::continued(self.key.as_bytes());
-        key.push(b" refused");
+        key.push(note);
         key
     }
 
-    fn was_refused_lately(&self) -> bool {
-        let noted = self.kernel.find(self.refusal_key().as_bytes());
-        noted.is_some_and(|note| {
-            self.kernel.entry_state(&note, self.kernel.now()) == EntryState::Fresh
-        })
+    /// Returns a note about this value, if it is there and still applies.
+    fn note(&self, note: &[u8]) -> Option<AnyEntry> {
+        let note = self.kernel.find(self.note_key(note).as_bytes())?;
+        self.is_usable(&note).then_some(note)
     }
 
-    async fn load<T, E, F, Fut>(
+    pub(super) fn was_refused_lately(&self) -> bool {
+        self.note(REFUSED).is_some()
+    }
+
+    /// Returns the failure of a load within the error backoff of the policy, and its note. The caller adds it to the
+    /// scope if it uses it.
+    pub(super) fn failed_lately<E: Send + Sync + 'static>(&self) -> Option<(AnyEntry, Failure<E>)> {
+        self.policy.error_backoff?;
+        let note = self.note(FAILED)?;
+        let FailureNote(failure) = note.value::<FailureNote<Failure<E>>>()?;
+        let failure = failure.clone();
+        Some((note, failure))
+    }
+
+    /// Makes a failure that was remembered a failed part of the enclosing scope.
+    pub(super) fn add_failure(&self, note: &AnyEntry) {
+        self.record(Event::Failed(Reason::ErrorBackoff), self.began);
+        self.add_to_whole(note, false);
+        self.scope.add_unstored(ScopeContents::default(), Reason::FailedPart);
+    }
+
+    async fn load<L, E, F, Fut>(
         &self,
         fill: &LoadHandle,
         scope: &Scope,
         load: F,
-    ) -> Result<T, Failure<E>>
+    ) -> Result<L, Failure<E>>
     where
         F: FnOnce(LoadHandle) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
+        Fut: Future<Output = Result<L, E>>,
     {
-        let deadline = self.policy.deadline;
         let loading = scope.clone().scoped(load(fill.clone()));
+        self.limited(loading).await
+    }
+
+    /// Runs a loader for as long as the policy allows.
+    pub(super) async fn limited<L, E>(
+        &self,
+        loading: impl Future<Output = Result<L, E>>,
+    ) -> Result<L, Failure<E>> {
+        let deadline = self.policy.deadline;
         let failure = match tokio::time::timeout(deadline, loading).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => Failure::Loader(Arc::new(error)),
@@ -448,49 +534,98 @@ impl Call<'_> {
     /// finally have to load for itself. A value that was stored before stays. Callers do not use it for reasons that
     /// may not apply to the next value, so that single flight continues.
     fn remember_refusal(&self, now: Moment) {
-        let Ok(key) = self.refusal_key().finish() else { return };
+        let tags = vec![self.own_tag()];
+        self.remember(REFUSED, tags, REFUSAL_TIME, now, &self.kernel.open_scope(), RefusalNote);
+    }
+
+    /// Remembers a failure for the error backoff of the policy, with the tags, stamp and audience that the value would
+    /// have had.
+    fn remember_failure<E: Send + Sync + 'static>(
+        &self,
+        failure: &Failure<E>,
+        options: &LoadOptions,
+        scope: &Scope,
+    ) {
+        let Some(backoff) = self.policy.error_backoff else { return };
+        let mut gathered = scope.gathered();
+        if options.refused.is_some() || self.refusal_of_audience(&gathered).is_some() {
+            return;
+        }
+        // The failure of a part is often the cause.
+        gathered.no_store = gathered.no_store.filter(|why| *why != Reason::FailedPart);
+        let outcome = scope.gathering_apart();
+        outcome.add_contents(gathered);
+        let note = FailureNote(failure.clone());
+        self.remember(FAILED, self.tags(options), backoff, self.kernel.now(), &outcome, note);
+    }
+
+    /// Stores a note about this value in the first level.
+    fn remember(
+        &self,
+        note: &[u8],
+        tags: Vec<Tag>,
+        time: Duration,
+        now: Moment,
+        scope: &Scope,
+        value: impl Value,
+    ) {
+        let Ok(key) = self.note_key(note).finish() else { return };
         let draft = EntryDraft {
             key,
-            tags: vec![self.own_tag()],
-            lifetime: Lifetime::fresh_for(REFUSAL_TIME),
+            tags,
+            lifetime: Lifetime::fresh_for(time),
             age: Duration::ZERO,
             filled: now,
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
         };
-        if let Ok(entry) = self.kernel.entry(draft, &self.kernel.open_scope(), RefusalNote) {
+        if let Ok(entry) = self.kernel.entry(draft, scope, value) {
             self.kernel.store(&entry);
         }
     }
 
-    pub(super) fn store<T: CacheValue>(
+    /// Returns the reason, if any, why the audience of this call may not share a value with these contents.
+    fn refusal_of_audience(&self, gathered: &ScopeContents) -> Option<Reason> {
+        let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
+        if gathered.private && (self.policy.shared || !partitioned) {
+            Some(Reason::PrivatePart)
+        } else if gathered.varied && self.policy.shared {
+            Some(Reason::VariedPart)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the own tags of the value.
+    fn tags(&self, options: &LoadOptions) -> Vec<Tag> {
+        std::iter::once(self.own_tag()).chain(options.tags.iter().cloned()).collect()
+    }
+
+    pub(super) fn store(
         &self,
         object: Object<T>,
         options: &LoadOptions,
         scope: &Scope,
         filled: Moment,
     ) -> Result<(AnyEntry, bool), Reason> {
-        if let Some(why) = options.refused {
+        let refused = options.refused.or_else(|| self.refusal_of_audience(&scope.gathered()));
+        if let Some(why) = refused {
             return Err(why);
         }
-        let partitioned = matches!(self.scope.audience(), Audience::Partition(_));
-        let gathered = scope.gathered();
-        if gathered.private && (self.policy.shared || !partitioned) {
-            return Err(Reason::PrivatePart);
-        }
-        if gathered.varied && self.policy.shared {
-            return Err(Reason::VariedPart);
-        }
-        let mut tags = vec![self.own_tag()];
-        tags.extend(options.tags.iter().cloned());
+        let lifetime = options.lifetime.unwrap_or_else(|| match object.content() {
+            Some(_) => self.policy.lifetime,
+            None => self.policy.negative_lifetime(),
+        });
+        let tiers = self.policy.tiers;
+        let can_leave = self.spec.format.schema.is_some();
         let draft = EntryDraft {
             key: self.key.clone(),
-            tags,
-            lifetime: options.lifetime,
+            tags: self.tags(options),
+            lifetime,
             age: Duration::ZERO,
             filled,
             cost: filled.since(self.began),
-            tiers: self.policy.tiers,
+            tiers: if can_leave { tiers } else { tiers.in_process() },
         };
         let entry = self.kernel.entry(draft, scope, object)?;
         let is_stored = self.kernel.store(&entry);
@@ -503,33 +638,33 @@ impl Call<'_> {
     }
 
     /// Starts a background refresh, unless one is in flight or the refresh budget is used up.
-    pub(super) fn refresh<T, E, F, Fut>(&self, stale: &AnyEntry, load: F)
+    pub(super) fn refresh<A, E, F, Fut>(&self, load: F)
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         E: Send + Sync + 'static,
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
+        if self.failed_lately::<E>().is_some() {
+            return;
+        }
         let Some(permit) = self.kernel.refresh_permit() else {
             self.record(Event::Failed(Reason::RefreshBudget), self.began);
             return;
         };
-        let arrived = self.scope.stamp().local;
-        let place = (self.hash, stale.key());
-        let joined = self.kernel.join(place, &self.scope, arrived, self.policy.coalesce_timeout);
-        if let FlightRole::Leader(mut leader) = joined {
+        if let FlightRole::Leader(mut leader) = self.join() {
             let mut call = self.detached();
             // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
             let refreshing = async move {
                 // Another process may have refreshed the value.
                 let fetched = match call.policy.fill_lock {
-                    Some(_) => call.fetch::<T>(&mut leader).await,
+                    Some(_) => call.fetch::<A>(&mut leader).await,
                     None => None,
                 };
                 match fetched {
-                    Some(entry) => leader.finish(FlightResult::Filled(entry)),
-                    None => drop(call.fill(leader, load).await),
+                    Some((entry, _)) => leader.finish(FlightResult::Filled(entry)),
+                    None => drop(call.fill::<A, E, F, Fut>(leader, load).await),
                 }
                 drop(permit);
             };
@@ -538,37 +673,57 @@ impl Call<'_> {
     }
 
     /// Runs the loader for this caller alone. The value is neither shared with other calls nor stored.
-    pub(super) async fn alone<T, E, F, Fut>(
+    pub(super) async fn alone<A, E, F, Fut>(
         &self,
         stale: Option<AnyEntry>,
         load: F,
-    ) -> Result<Arc<T>, LoadError<E>>
+    ) -> Result<A, LoadError<E>>
     where
-        T: CacheValue,
+        A: Answer<Value = T>,
         F: FnOnce(LoadHandle) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
+        Fut: Future<Output = Result<A::Loaded, E>>,
     {
         let fill = LoadHandle::new(&self.policy, None);
         let scope = self.scope.filling(self.key.clone());
         let loaded = self.load(&fill, &scope, load).await;
-        let unstored = |why| self.unstored(&fill, &scope, why);
+        self.outcome(stale.as_ref(), self.conclude_alone(&fill, &scope, loaded.map(A::loaded)))
+    }
+
+    /// Returns the result of a loader that ran for this caller alone.
+    pub(super) fn conclude_alone<A: Answer<Value = T>, E>(
+        &self,
+        fill: &LoadHandle,
+        scope: &Scope,
+        loaded: Result<Option<T>, Failure<E>>,
+    ) -> FillResult<A, E> {
+        let unstored = |why| self.unstored(fill, scope, why);
         match loaded {
-            Ok(value) => {
-                self.add_unstored(unstored(Reason::UnstoredPart));
-                Ok(Arc::new(value))
+            Ok(content) => {
+                let value = A::of(&self.spec.object(content)).expect(LOADED);
+                Ok(FillOutcome::Unstored(value, unstored(Reason::UnstoredPart)))
             }
-            Err(failure) => {
-                self.fall_back_or_fail(stale.as_ref(), failure, unstored(Reason::FailedPart))
-            }
+            Err(failure) => Err((failure, unstored(Reason::FailedPart))),
         }
     }
 
-    fn fall_back_or_fail<T: CacheValue, E>(
+    /// Returns the value of a fill or a stale value in place of its failure, and adds it to the enclosing scope.
+    pub(super) fn outcome<A: Answer<Value = T>, E>(
+        &self,
+        stale: Option<&AnyEntry>,
+        outcome: FillResult<A, E>,
+    ) -> Result<A, LoadError<E>> {
+        match outcome {
+            Ok(outcome) => Ok(self.taken(outcome)),
+            Err((failure, unstored)) => self.fall_back_or_fail(stale, failure, unstored),
+        }
+    }
+
+    fn fall_back_or_fail<A: Answer<Value = T>, E>(
         &self,
         stale: Option<&AnyEntry>,
         failure: Failure<E>,
         unstored: UnstoredValue,
-    ) -> Result<Arc<T>, LoadError<E>> {
+    ) -> Result<A, LoadError<E>> {
         if let Some(value) = self.fall_back(stale) {
             return Ok(value);
         }
@@ -576,7 +731,7 @@ impl Call<'_> {
         Err(failure.into())
     }
 
-    pub(super) fn fall_back<T: CacheValue>(&self, stale: Option<&AnyEntry>) -> Option<Arc<T>> {
+    pub(super) fn fall_back<A: Answer<Value = T>>(&self, stale: Option<&AnyEntry>) -> Option<A> {
         let entry = stale.filter(|entry| self.is_young(entry) && self.is_trusted())?;
         let now = self.kernel.tick();
         // The entry may have been invalidated while the loader ran, so its state is checked again.
@@ -586,21 +741,22 @@ impl Call<'_> {
         ) {
             return None;
         }
+        let value = A::of_entry(entry)?;
         self.add_to_whole(entry, true);
         self.record(Event::StaleOnError, now);
-        entry.value::<Object<T>>().map(|object| Arc::clone(&object.value))
+        Some(value)
     }
 
-    pub(super) fn value<T: CacheValue, E>(&self, entry: &AnyEntry) -> Result<Arc<T>, LoadError<E>> {
-        match entry.value::<Object<T>>() {
-            Some(object) => Ok(Arc::clone(&object.value)),
-            None => Err(self.other_type::<T, E>(entry.type_name())),
-        }
-    }
-
-    fn other_type<T, E>(&self, stored: &'static str) -> LoadError<E> {
-        let (key, requested) = (Box::new(self.key.clone()), std::any::type_name::<T>());
-        LoadError::OtherType { key, stored, requested }
+    /// Returns the answer that an entry gives. `None` if it records an absence, and this call needs a value.
+    pub(super) fn value<A: Answer<Value = T>, E>(
+        &self,
+        entry: &AnyEntry,
+    ) -> Result<Option<A>, LoadError<E>> {
+        entry.value::<Object<T>>().map(A::of).ok_or_else(|| LoadError::OtherType {
+            key: Box::new(self.key.clone()),
+            stored: entry.type_name(),
+            requested: std::any::type_name::<T>(),
+        })
     }
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
@@ -609,17 +765,20 @@ impl Call<'_> {
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
-        UnstoredValue { gathered, why }
+        UnstoredValue { gathered: Box::new(gathered), why }
     }
 
     /// Adds the contents of a value that is not stored to the enclosing scope, whose value is then not storable either.
     fn add_unstored(&self, UnstoredValue { gathered, why }: UnstoredValue) {
-        self.scope.add_unstored(gathered, why);
+        self.scope.add_unstored(*gathered, why);
     }
 
     /// Returns the tag that all entries of this name carry.
     fn own_tag(&self) -> Tag {
-        Tag::of_name(self.kind, &self.name)
+        match &self.long_name {
+            Some(name) => Tag::of_name(self.kind, name),
+            None => Tag::of_name(self.kind, &self.key.name()),
+        }
     }
 
     /// Adds the tag of the name to the enclosing scope: a page that shows that a value is not there changes once the
@@ -655,28 +814,34 @@ impl Call<'_> {
 }
 
 /// The result of a lookup in the first level.
-pub(super) enum LookupResult<T> {
-    Fresh(AnyEntry, Arc<T>),
-    Stale(AnyEntry, Arc<T>),
+pub(super) enum LookupResult<A> {
+    Fresh(AnyEntry, A),
+    Stale(AnyEntry, A),
     OnError(AnyEntry),
     /// An entry that may no longer be served, with the event to record.
     Gone(Event),
+    /// No entry, or the record of an absence if the call needs a value.
     Nothing,
 }
 
 /// The result of a fill.
-enum FillOutcome<T> {
-    Stored(Arc<T>, AnyEntry),
-    Unstored(Arc<T>, UnstoredValue),
-    /// The value that is stored under this name has another type, with this name.
-    OtherType(&'static str),
+pub(super) enum FillOutcome<A> {
+    Stored(A, AnyEntry),
+    Unstored(A, UnstoredValue),
 }
 
+/// The result of a fill, or its failure.
+pub(super) type FillResult<A, E> = Result<FillOutcome<A>, (Failure<E>, UnstoredValue)>;
+
 /// The contents of a value that is not stored, and why the enclosing scope is not storable either.
-struct UnstoredValue {
-    gathered: ScopeContents,
+pub(super) struct UnstoredValue {
+    gathered: Box<ScopeContents>,
     why: Reason,
 }
 
+const LOADED: &str = "a loader returns what its caller can use";
+/// The last part of the keys of notes: a refused value, a failed load.
+const REFUSED: &[u8] = b" refused";
+const FAILED: &[u8] = b" failed";
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const REFUSAL_TIME: Duration = Duration::from_secs(10);

@@ -2,19 +2,24 @@
 
 use bytes::Bytes;
 
-use super::value::{CacheValue, Object};
+use crate::schema::Schema;
 
-#[expect(clippy::unused_self, reason = "the signatures are those of the second level")]
-impl<T: CacheValue> Object<T> {
-    pub(super) fn decode(_: &Bytes) -> Option<Self> {
-        None
-    }
+#[expect(
+    clippy::extra_unused_type_parameters,
+    reason = "the signatures are those of the second level"
+)]
+pub(super) const fn schema<T>() -> Option<fn() -> Schema> {
+    None
+}
 
-    pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
-        None
-    }
+pub(super) fn from_bytes<T>(_: &Bytes) -> Option<T> {
+    None
+}
 
-    pub(super) fn comes_back(&self) -> bool {
-        false
-    }
+pub(super) fn to_bytes<T>(_: &T) -> Option<Vec<u8>> {
+    None
+}
+
+pub(super) fn survives<T>(_: &T) -> bool {
+    true
 }

@@ -27,7 +27,8 @@ struct LoadingState {
 
 #[derive(Clone, Debug)]
 pub(super) struct LoadOptions {
-    pub(super) lifetime: Lifetime,
+    /// The lifetime that the loader has set, if it has.
+    pub(super) lifetime: Option<Lifetime>,
     pub(super) tags: Vec<Tag>,
     /// The reason why the value is not storable, if there is one.
     pub(super) refused: Option<Reason>,
@@ -35,14 +36,13 @@ pub(super) struct LoadOptions {
 
 impl LoadHandle {
     pub(super) fn new(policy: &Policy, leader: Option<Leader>) -> Self {
-        let options =
-            LoadOptions { lifetime: policy.lifetime, tags: policy.tags.clone(), refused: None };
+        let options = LoadOptions { lifetime: None, tags: policy.tags.clone(), refused: None };
         Self(Arc::new(Mutex::new(LoadingState { options, leader })))
     }
 
-    /// Sets the lifetime of this value, in place of the lifetime of the policy.
+    /// Sets the lifetime of this value, or of the record of its absence, in place of the lifetimes of the policy.
     pub fn ttl(&self, lifetime: impl Into<Lifetime>) {
-        self.0.lock().options.lifetime = lifetime.into();
+        self.0.lock().options.lifetime = Some(lifetime.into());
     }
 
     /// Adds a tag.

@@ -1,16 +1,23 @@
 //! Cache-aside for values: a call looks the value up, and otherwise loads it once and stores it.
 
-use std::{future::Future, sync::Arc};
+use std::{borrow::Cow, future::Future, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::call::Call;
-pub(crate) use self::value::CacheValue;
+#[cfg(feature = "json")]
+pub use self::format::Json;
 pub use self::{
+    batch::Missing,
     error::LoadError,
     fill::LoadHandle,
+    format::{Codec, CodecError},
     read_point::{ReadPoint, SetOutcome},
+    read_through::ReadThrough,
     values::Values,
+};
+use self::{
+    call::{Call, CallContext, NamedKey},
+    value::{Answer, ValueSpec},
 };
 use crate::{
     kernel::Kernel,
@@ -19,12 +26,15 @@ use crate::{
     policy::Policy,
 };
 
+mod batch;
 mod call;
 #[cfg_attr(not(feature = "second-level"), path = "encode_absent.rs")]
 mod encode;
 mod error;
 mod fill;
+mod format;
 mod read_point;
+mod read_through;
 mod request;
 mod value;
 mod values;
@@ -53,24 +63,27 @@ impl Kernel {
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        get_or_fill(self, kind, name.into_name(), policy.into(), load).await
+        let named = NamedKey::new(self, kind, name);
+        let policy = Cow::Owned(policy.into());
+        get_or_fill(self, named, policy, ValueSpec::message_pack(), load).await
     }
 }
 
-async fn get_or_fill<T, E, F, Fut>(
+async fn get_or_fill<A, E, F, Fut>(
     kernel: &Kernel,
-    kind: Kind,
-    name: String,
-    policy: Policy,
+    named: NamedKey,
+    policy: Cow<'_, Policy>,
+    spec: ValueSpec<A::Value>,
     load: F,
-) -> Result<Arc<T>, LoadError<E>>
+) -> Result<A, LoadError<E>>
 where
-    T: CacheValue,
+    A: Answer,
     E: Send + Sync + 'static,
     F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
 {
-    let (mut call, bypass) = Call::begin(kernel, kind, name, policy).await;
+    let context = CallContext::new(kernel, policy.consistency).await;
+    let (mut call, bypass) = Call::new(kernel, named, policy, spec, context);
     match bypass {
         Some(why) => {
             call.record(Event::Bypass(why), call.began);

@@ -2,13 +2,18 @@
 //! stored without a race.
 
 use std::{
+    borrow::Cow,
     future::Future,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{call::Call, fill::LoadOptions, value::Object};
+use super::{
+    call::{Call, CallContext, NamedKey},
+    fill::LoadOptions,
+    value::{CacheValue, ValueSpec},
+};
 use crate::{
     clock::Moment,
     kernel::Kernel,
@@ -38,7 +43,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let larder = Larder::builder().build()?;
 /// let policy = || Policy::ttl(Duration::from_secs(60));
-/// let stock = larder.values::<u32>();
+/// let stock = larder.values::<u32>(policy());
 ///
 /// let point = larder.read_point();
 /// let read = 8_u32; // from the database
@@ -121,7 +126,6 @@ impl ReadPoint {
     /// It is not stored if an invalidation since the point reaches it, if the point is older than
     /// [`LarderBuilder::max_lifetime`](crate::LarderBuilder::max_lifetime), or for the reasons for which the value of a
     /// loader is not stored.
-    #[expect(clippy::unused_async, reason = "a store that acknowledges writes will make it wait")]
     pub async fn set<T>(
         &self,
         name: impl IntoName,
@@ -131,12 +135,11 @@ impl ReadPoint {
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        self.gather_request();
-        self.set_now(name.into_name(), policy.into(), value)
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        self.set_value(named, Cow::Owned(policy.into()), ValueSpec::message_pack(), value).await
     }
 
     /// Stores several values under this point, in their order.
-    #[expect(clippy::unused_async, reason = "as `set`")]
     pub async fn set_many<N, T>(
         &self,
         policy: impl Into<Policy>,
@@ -146,9 +149,32 @@ impl ReadPoint {
         N: IntoName,
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let policy = policy.into();
+        let named = |(name, value)| (NamedKey::new(&self.kernel, Kind::Object, name), value);
+        let values = values.into_iter().map(named).collect();
+        self.set_values(values, &policy.into(), ValueSpec::message_pack()).await
+    }
+
+    #[expect(clippy::unused_async, reason = "a store that acknowledges writes will make it wait")]
+    pub(super) async fn set_value<T: CacheValue>(
+        &self,
+        named: NamedKey,
+        policy: Cow<'_, Policy>,
+        spec: ValueSpec<T>,
+        value: T,
+    ) -> SetOutcome {
         self.gather_request();
-        let set = |(name, value): (N, T)| self.set_now(name.into_name(), policy.clone(), value);
+        self.set_now(named, policy, spec, value)
+    }
+
+    #[expect(clippy::unused_async, reason = "as `set_value`")]
+    pub(super) async fn set_values<T: CacheValue>(
+        &self,
+        values: Vec<(NamedKey, T)>,
+        policy: &Policy,
+        spec: ValueSpec<T>,
+    ) -> Vec<SetOutcome> {
+        self.gather_request();
+        let set = |(named, value)| self.set_now(named, Cow::Borrowed(policy), spec, value);
         values.into_iter().map(set).collect()
     }
 
@@ -160,17 +186,20 @@ impl ReadPoint {
         }
     }
 
-    fn set_now<T>(&self, name: String, policy: Policy, value: T) -> SetOutcome
-    where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
-        let context = (self.around.clone(), self.opened, self.began);
-        let (mut call, bypass) = Call::of(&self.kernel, Kind::Object, name, policy, context);
+    fn set_now<T: CacheValue>(
+        &self,
+        named: NamedKey,
+        policy: Cow<'_, Policy>,
+        spec: ValueSpec<T>,
+        value: T,
+    ) -> SetOutcome {
+        let scope = self.around.clone();
+        let context = CallContext { scope, opened: self.opened, began: self.began };
+        let (mut call, bypass) = Call::new(&self.kernel, named, policy, spec, context);
         call.scope = self.values.clone();
         let refused = bypass.or_else(|| self.refused());
-        let options =
-            LoadOptions { lifetime: call.policy.lifetime, tags: call.policy.tags.clone(), refused };
-        let why = match call.store(Object::new(value), &options, &self.scope, self.began) {
+        let options = LoadOptions { lifetime: None, tags: call.policy.tags.clone(), refused };
+        let why = match call.store(spec.object(Some(value)), &options, &self.scope, self.began) {
             Ok((entry, is_stored)) => {
                 call.add_to_whole(&entry, false);
                 let now = self.kernel.now();

@@ -6,7 +6,7 @@ use super::{
     call::{Call, LookupResult},
     error::{Failure, LoadError},
     fill::LoadHandle,
-    value::CacheValue,
+    value::Answer,
 };
 use crate::{
     entry::AnyEntry,
@@ -18,23 +18,28 @@ use crate::{
 };
 
 /// A call with its loader, as the fill loop drives it.
-pub(super) struct ValueRequest<'c, 'k, T, E, F> {
-    pub(super) call: &'c mut Call<'k>,
-    pub(super) load: Option<F>,
+pub(super) struct ValueRequest<'c, 'k, A: Answer, E, F> {
+    pub(super) call: &'c mut Call<'k, A::Value>,
+    load: Option<F>,
     /// The sequence number of this process when the call arrived.
-    pub(super) arrived: u64,
-    pub(super) stale: Option<AnyEntry>,
-    pub(super) typed: PhantomData<fn() -> (T, E)>,
+    arrived: u64,
+    stale: Option<AnyEntry>,
+    typed: PhantomData<fn() -> (A, E)>,
 }
 
-impl<T, E, F, Fut> ValueRequest<'_, '_, T, E, F>
+impl<'c, 'k, A, E, F, Fut> ValueRequest<'c, 'k, A, E, F>
 where
-    T: CacheValue,
+    A: Answer,
     E: Send + Sync + 'static,
     F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
 {
-    pub(super) fn look(&mut self, is_first: bool) -> Option<Result<Arc<T>, LoadError<E>>> {
+    pub(super) fn new(call: &'c mut Call<'k, A::Value>, load: F) -> Self {
+        let arrived = call.kernel.sequence();
+        Self { call, load: Some(load), arrived, stale: None, typed: PhantomData }
+    }
+
+    pub(super) fn look(&mut self, is_first: bool) -> Option<Result<A, LoadError<E>>> {
         let call = &*self.call;
         match call.look() {
             Err(error) => return Some(Err(error)),
@@ -42,25 +47,31 @@ where
             Ok(LookupResult::Stale(entry, value)) => {
                 call.add_to_whole(&entry, true);
                 call.record(Event::StaleHit, call.began);
-                call.refresh(&entry, self.load.take().expect("a loader is taken once, at the end"));
+                let load = self.load.take().expect("a loader is taken once, at the end");
+                call.refresh::<A, E, F, Fut>(load);
                 return Some(Ok(value));
             }
             Ok(LookupResult::OnError(entry)) => self.stale = Some(entry),
             Ok(LookupResult::Gone(event)) if is_first => call.record(event, call.began),
             Ok(LookupResult::Gone(_) | LookupResult::Nothing) => {}
         }
-        None
+        let (note, failure) = call.failed_lately::<E>()?;
+        if let Some(value) = call.fall_back(self.stale.as_ref()) {
+            return Some(Ok(value));
+        }
+        call.add_failure(&note);
+        Some(Err(failure.into()))
     }
 }
 
-impl<T, E, F, Fut> FillRequest for ValueRequest<'_, '_, T, E, F>
+impl<A, E, F, Fut> FillRequest for ValueRequest<'_, '_, A, E, F>
 where
-    T: CacheValue,
+    A: Answer,
     E: Send + Sync + 'static,
     F: FnOnce(LoadHandle) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
 {
-    type Output = Result<Arc<T>, LoadError<E>>;
+    type Output = Result<A, LoadError<E>>;
     type Failure = Failure<E>;
 
     fn kernel(&self) -> &Kernel {
@@ -88,7 +99,7 @@ where
             return None;
         }
         let value = match self.call.value(entry) {
-            Ok(value) => value,
+            Ok(value) => value?,
             Err(error) => return Some(Err(error)),
         };
         self.call.add_to_whole(entry, false);

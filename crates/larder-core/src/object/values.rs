@@ -1,40 +1,48 @@
-//! The typed view of values: `get`, `contains`, `remaining_ttl` and `remove` by name, without a loader.
+//! The typed view of values: reads, loads, sets and removals by name, under one policy.
 
-use std::{convert::Infallible, fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, fmt, future::Future, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::call::{Call, LookupResult};
+use super::{
+    call::{Call, CallContext, LookupResult, NamedKey},
+    error::LoadError,
+    fill::LoadHandle,
+    format::Codec,
+    get_or_fill,
+    read_point::{ReadPoint, SetOutcome},
+    value::{Answer as _, ValueSpec},
+};
 use crate::{
     entry::AnyEntry,
     kernel::Kernel,
     key::{IntoName, Kind},
-    lifetime::Lifetime,
+    larder::Larder,
     metrics::Event,
     policy::Policy,
     reason::Reason,
     target::{Invalidated, Invalidation, Target},
 };
 
-/// The values of type `T` in a larder, by name. Cheap to clone.
+/// The values of type `T` in a larder, by name, under one policy. Cheap to clone.
 ///
-/// It finds the values that [`Larder::get_or_load`](crate::Larder::get_or_load) and
-/// [`ReadPoint::set`](crate::values::ReadPoint::set) have stored, if [`Values::with`] names the same audience and
-/// levels. A page or value that is built around one of its reads depends on the value, and on its absence too.
+/// It shares its values with [`Larder::get_or_load`](crate::Larder::get_or_load) and with every other view of the type
+/// whose policy names the same audience and levels. A page or value that is built around one of its reads depends on the
+/// value, and on its absence too.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
-/// use larder_core::{Larder, Policy};
+/// use larder_core::Larder;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let larder = Larder::builder().build()?;
-/// let names = larder.values::<String>();
+/// let names = larder.values::<String>(Duration::from_secs(60));
 /// assert_eq!(names.get(("user", 7)).await, None);
 ///
 /// let load = |_| async { Ok::<_, Infallible>("Ada".to_owned()) };
-/// larder.get_or_load(("user", 7), Policy::ttl(Duration::from_secs(60)), load).await?;
+/// assert_eq!(*names.get_or_load(("user", 7), load).await?, "Ada");
 /// assert_eq!(names.get(("user", 7)).await.as_deref().map(String::as_str), Some("Ada"));
 /// assert!(names.remaining_ttl(("user", 7)).await > Some(Duration::from_secs(59)));
 ///
@@ -44,40 +52,158 @@ use crate::{
 /// # }
 /// ```
 #[doc(alias("typed cache", "get", "contains", "has", "peek"))]
-pub struct Values<T> {
+pub struct Values<T: 'static> {
     kernel: Kernel,
     policy: Policy,
-    value: PhantomData<fn() -> T>,
+    spec: ValueSpec<T>,
 }
 
-impl<T> Values<T>
-where
-    T: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    pub(crate) fn new(kernel: &Kernel) -> Self {
-        // Reads have no use for a lifetime.
-        let policy = Policy::from(Lifetime::fresh_for(Duration::ZERO));
-        Self { kernel: kernel.clone(), policy, value: PhantomData }
+impl<T: Send + Sync + 'static> Values<T> {
+    pub(crate) fn message_pack(kernel: &Kernel, policy: Policy) -> Self
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        Self { kernel: kernel.clone(), policy, spec: ValueSpec::message_pack() }
     }
 
-    /// Reads with the options of this policy: audience ([`Policy::shared`]), levels, consistency, maximum age and the
-    /// name under which reads are counted. Its lifetime and tags have no effect.
+    /// Returns the view of values that a codec encodes for the second level, in place of MessagePack. The first level
+    /// stores values as they are, so every view of the type shares those.
+    pub fn with_codec<C: Codec<T>>(larder: &Larder, policy: impl Into<Policy>) -> Self {
+        let spec = ValueSpec::of_codec::<C>();
+        Self { kernel: larder.kernel().clone(), policy: policy.into(), spec }
+    }
+
+    /// Returns the view of values that never leave the process, of a type that serde does not have to know: no level but
+    /// the first stores them.
+    ///
+    /// A value counts as the size of its type, without what it holds on the heap, unless
+    /// [`weigh_by`](Self::weigh_by) gives its weight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::atomic::{AtomicU32, Ordering}, time::Duration};
+    /// use larder_core::{Larder, values::Values};
+    ///
+    /// /// A compiled template, which cannot be serialised.
+    /// struct Template { source: String, renders: AtomicU32 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let templates = Values::local(&larder, Duration::from_secs(3600))
+    ///     .weigh_by(|template: &Template| size_of::<Template>() + template.source.capacity());
+    /// let compile = |_| async {
+    ///     Ok::<_, Infallible>(Template { source: "Hello {name}".into(), renders: AtomicU32::new(0) })
+    /// };
+    /// let template = templates.get_or_load("hello", compile).await?;
+    /// template.renders.fetch_add(1, Ordering::Relaxed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("no serde", "in-process", "L1 only"))]
+    pub fn local(larder: &Larder, policy: impl Into<Policy>) -> Self {
+        let spec = ValueSpec::local();
+        Self { kernel: larder.kernel().clone(), policy: policy.into(), spec }
+    }
+
+    /// Weighs the values by this function, which returns the bytes that a value takes in memory. By default larder
+    /// estimates them from what serde or the codec writes.
+    #[must_use]
+    #[doc(alias("weigher", "cost function"))]
+    pub fn weigh_by(mut self, weigh: fn(&T) -> usize) -> Self {
+        self.spec.weigh = Some(weigh);
+        self
+    }
+
+    /// Returns this view with another policy, for example with another lifetime for one call.
     #[must_use]
     pub fn with(mut self, policy: impl Into<Policy>) -> Self {
         self.policy = policy.into();
         self
     }
 
+    /// Returns the value of this name: from the first level, the second level, a fill in flight, or `load`, as
+    /// [`Larder::get_or_load`](crate::Larder::get_or_load) does. A hit does not allocate.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
+    #[doc(alias("cache-aside", "lazy loading", "get_or_insert_with", "memoize"))]
+    pub async fn get_or_load<E, F, Fut>(
+        &self,
+        name: impl IntoName,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        get_or_fill(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, load).await
+    }
+
+    /// Returns the value of this name, if its source has one. That it has none is stored too, with a lifetime of its own
+    /// ([`Policy::negative_ttl`]), so that requests for names that do not exist do not all reach the source.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use larder_core::Larder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let users = larder.values::<String>(Duration::from_secs(60));
+    /// let find = async |row: Option<&'static str>| {
+    ///     let load = move |_| async move { Ok::<_, Infallible>(row.map(str::to_owned)) };
+    ///     users.get_or_load_optional(("user", 7), load).await
+    /// };
+    /// assert_eq!(find(None).await?, None);
+    /// assert_eq!(find(Some("Ada")).await?, None, "the source is not asked again");
+    ///
+    /// let _logged = larder.invalidate(("user", 7)).await; // after the INSERT
+    /// assert_eq!(find(Some("Ada")).await?.as_deref().map(String::as_str), Some("Ada"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("negative caching", "cache null", "cache penetration"))]
+    pub async fn get_or_load_optional<E, F, Fut>(
+        &self,
+        name: impl IntoName,
+        load: F,
+    ) -> Result<Option<Arc<T>>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        get_or_fill(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, load).await
+    }
+
     /// Returns the value of a name, if it is fresh: from the first level, otherwise from the second. Stale windows need
     /// a loader, so a stale value is not returned.
     ///
-    /// Costs as much as a hit of [`Larder::get_or_load`](crate::Larder::get_or_load). A value of another type under this
-    /// name is not returned; larder logs an error.
+    /// Costs as much as a hit of [`get_or_load`](Self::get_or_load). A value of another type under this name is not
+    /// returned; larder logs an error.
     #[doc(alias("cache lookup", "peek"))]
     pub async fn get(&self, name: impl IntoName) -> Option<Arc<T>> {
         let mut call = self.begin(name).await?;
         if let Some(found) = self.look_in_memory(&call) {
-            return found.map(|(entry, value)| call.hit(&entry, value));
+            return found.and_then(|(entry, value)| call.hit(&entry, value));
         }
         let fetched = self.fetch(&mut call).await;
         self.take_fetched(&call, fetched)
@@ -94,11 +220,12 @@ where
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let larder = Larder::builder().build()?;
-    /// larder.read_point().set(("stock", 1), Duration::from_secs(60), 8_u32).await;
+    /// let stock = larder.values::<u32>(Duration::from_secs(60));
+    /// stock.set(&larder.read_point(), ("stock", 1), 8).await;
     ///
-    /// let stock = larder.values::<u32>().get_many([("stock", 1), ("stock", 2)]).await;
-    /// assert_eq!(stock[0].as_deref(), Some(&8));
-    /// assert_eq!(stock[1], None);
+    /// let found = stock.get_many([("stock", 1), ("stock", 2)]).await;
+    /// assert_eq!(found[0].as_deref(), Some(&8));
+    /// assert_eq!(found[1], None);
     /// # Ok(())
     /// # }
     /// ```
@@ -107,9 +234,7 @@ where
         &self,
         names: impl IntoIterator<Item = N>,
     ) -> Vec<Option<Arc<T>>> {
-        let names = names.into_iter().map(IntoName::into_name);
-        let calls =
-            Call::begin_many(&self.kernel, Kind::Object, names.collect(), &self.policy).await;
+        let calls = self.begin_many(names).await;
         let looked: Vec<_> = calls
             .iter()
             .map(|(call, bypass)| match bypass {
@@ -122,14 +247,14 @@ where
             .collect();
         let missing = calls.iter().zip(&looked).filter(|(_, looked)| looked.is_none());
         let missing: Vec<_> = missing.map(|((call, _), _)| call).collect();
-        let waits = !missing.is_empty() && self.kernel.shares(self.policy.tiers);
-        let fetched = if waits { Call::fetch_many::<T>(&missing).await } else { Vec::new() };
+        let waits = missing.first().is_some_and(|call| call.is_shared());
+        let fetched = if waits { Call::fetch_many(&missing).await } else { Vec::new() };
         let mut fetched = fetched.into_iter();
-        let take = |((call, _), looked): (&(Call<'_>, _), Option<Option<Hit<T>>>)| {
+        let take = |((call, _), looked): (&(Call<'_, T>, _), Option<Option<Hit<T>>>)| {
             match looked {
                 // The read of the second level takes time, in which an invalidation may reach a value of the first.
                 Some(Some((entry, value))) if !waits || call.is_usable(&entry) => {
-                    Some(call.hit(&entry, value))
+                    call.hit(&entry, value)
                 }
                 Some(Some(_)) => self.take_fetched(call, None),
                 Some(None) => None,
@@ -153,16 +278,31 @@ where
             Some(found) => found.map(|(entry, _)| entry),
             None => self.fetch(&mut call).await,
         };
-        match found {
-            Some(entry) => {
-                call.add_to_whole(&entry, false);
-                Some(entry.ends().fresh_until().since(self.kernel.now()))
-            }
-            None => {
-                call.depend_on_absence();
-                None
-            }
-        }
+        let Some(entry) = found else {
+            call.depend_on_absence();
+            return None;
+        };
+        call.add_to_whole(&entry, false);
+        Option::<Arc<T>>::of_entry(&entry)??;
+        Some(entry.ends().fresh_until().since(self.kernel.now()))
+    }
+
+    /// Stores a value under a read point that was taken before the value was read, as [`ReadPoint::set`] does.
+    #[doc(alias("put", "insert"))]
+    pub async fn set(&self, point: &ReadPoint, name: impl IntoName, value: T) -> SetOutcome {
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        point.set_value(named, Cow::Borrowed(&self.policy), self.spec, value).await
+    }
+
+    /// Stores several values under a read point, as [`ReadPoint::set_many`] does.
+    pub async fn set_many<N: IntoName>(
+        &self,
+        point: &ReadPoint,
+        values: impl IntoIterator<Item = (N, T)>,
+    ) -> Vec<SetOutcome> {
+        let named = |(name, value)| (NamedKey::new(&self.kernel, Kind::Object, name), value);
+        let values = values.into_iter().map(named).collect();
+        point.set_values(values, &self.policy, self.spec).await
     }
 
     /// Removes the value of a name for all users and in all processes: a hard invalidation of its name, which also
@@ -189,11 +329,40 @@ where
         self.kernel.invalidate(Invalidation::from(targets)).await
     }
 
+    pub(super) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Loads a value although it may be stored, and stores the new value.
+    pub(super) async fn reload<E, F, Fut>(
+        &self,
+        name: impl IntoName,
+        load: F,
+    ) -> Result<Option<Arc<T>>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        let context = CallContext::new(&self.kernel, self.policy.consistency).await;
+        let policy = Cow::Borrowed(&self.policy);
+        let (call, bypass) = Call::new(&self.kernel, named, policy, self.spec, context);
+        match bypass {
+            Some(why) => {
+                call.record(Event::Bypass(why), call.began);
+                call.alone(None, load).await
+            }
+            None => Box::pin(call.reload(load)).await,
+        }
+    }
+
     /// Begins a read. `None` if the read has to bypass the cache: then nothing is known about the value.
-    async fn begin(&self, name: impl IntoName) -> Option<Call<'_>> {
-        let name = name.into_name();
+    async fn begin(&self, name: impl IntoName) -> Option<Call<'_, T>> {
+        let named = NamedKey::new(&self.kernel, Kind::Object, name);
+        let context = CallContext::new(&self.kernel, self.policy.consistency).await;
         let (call, bypass) =
-            Call::begin(&self.kernel, Kind::Object, name, self.policy.clone()).await;
+            Call::new(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, context);
         if let Some(why) = bypass {
             self.note_bypass(&call, why);
             return None;
@@ -201,14 +370,27 @@ where
         Some(call)
     }
 
-    fn note_bypass(&self, call: &Call<'_>, why: Reason) {
+    /// Begins the calls for several names: catches up with the log once, and opens one scope for all.
+    pub(super) async fn begin_many<N: IntoName>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Vec<(Call<'_, T>, Option<Reason>)> {
+        let named = |name| NamedKey::new(&self.kernel, Kind::Object, name);
+        let named: Vec<_> = names.into_iter().map(named).collect();
+        let context = CallContext::new(&self.kernel, self.policy.consistency).await;
+        let policy = || Cow::Borrowed(&self.policy);
+        let call = |named| Call::new(&self.kernel, named, policy(), self.spec, context.clone());
+        named.into_iter().map(call).collect()
+    }
+
+    fn note_bypass(&self, call: &Call<'_, T>, why: Reason) {
         call.record(Event::Bypass(why), call.began);
         call.depend_on_the_unknown();
     }
 
     /// Looks a value up in the first level. `None` if the second level has to be read.
-    fn look_in_memory(&self, call: &Call<'_>) -> Option<Option<Hit<T>>> {
-        match call.look::<T, Infallible>() {
+    fn look_in_memory(&self, call: &Call<'_, T>) -> Option<Option<Hit<T>>> {
+        match call.look::<Option<Arc<T>>, Infallible>() {
             Ok(LookupResult::Fresh(entry, value)) => return Some(Some((entry, value))),
             Ok(LookupResult::Gone(event)) => call.record(event, call.began),
             Ok(_) => {}
@@ -223,36 +405,32 @@ where
 
     /// Returns the value of an entry from the second level, and adds it to the enclosing scope. Without an entry the
     /// value is absent.
-    fn take_fetched(&self, call: &Call<'_>, fetched: Option<AnyEntry>) -> Option<Arc<T>> {
+    fn take_fetched(&self, call: &Call<'_, T>, fetched: Option<AnyEntry>) -> Option<Arc<T>> {
         let Some(entry) = fetched else {
-            call.record(Event::Miss, call.began);
-            if self.policy.tiers.in_memory().is_some() {
-                self.kernel.note_miss(call.hash);
-            }
+            call.note_miss();
             call.depend_on_absence();
             return None;
         };
-        let value = call.value::<T, Infallible>(&entry).ok()?;
         call.record(Event::SharedHit, call.began);
         call.add_to_whole(&entry, false);
-        Some(value)
+        Option::<Arc<T>>::of_entry(&entry)?
     }
 
-    async fn fetch(&self, call: &mut Call<'_>) -> Option<AnyEntry> {
-        if !self.kernel.shares(self.policy.tiers) {
+    async fn fetch(&self, call: &mut Call<'_, T>) -> Option<AnyEntry> {
+        if !call.is_shared() {
             return None;
         }
         call.scope = call.waiting_scope();
-        call.fetch_once::<T>().await
+        call.fetch_once().await
     }
 }
 
-/// A fresh entry of the first level, and its value.
-type Hit<T> = (AnyEntry, Arc<T>);
+/// A fresh entry of the first level, and its value; `None` for a negative result.
+type Hit<T> = (AnyEntry, Option<Arc<T>>);
 
 impl<T> Clone for Values<T> {
     fn clone(&self) -> Self {
-        Self { kernel: self.kernel.clone(), policy: self.policy.clone(), value: PhantomData }
+        Self { kernel: self.kernel.clone(), policy: self.policy.clone(), spec: self.spec }
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+mod batches;
 mod herds;
 mod values;
 

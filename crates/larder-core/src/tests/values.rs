@@ -10,7 +10,7 @@ use crate::{
 const NAME: (&str, u32) = ("user", 7);
 
 fn values(larder: &Larder) -> Values<u32> {
-    larder.values()
+    larder.values(MINUTE)
 }
 
 async fn set(point: &ReadPoint, value: u32) -> SetOutcome {
@@ -40,7 +40,7 @@ async fn the_view_finds_the_values_of_loaders_and_of_read_points_until_they_expi
 async fn a_value_of_another_type_is_not_returned() {
     let larder = larder();
     set(&larder.read_point(), 1).await;
-    assert_eq!(larder.values::<String>().get(NAME).await, None);
+    assert_eq!(larder.values::<String>(MINUTE).get(NAME).await, None);
 }
 
 #[tokio::test]
@@ -297,10 +297,7 @@ async fn a_shared_value_that_depends_on_the_absence_of_a_users_value_is_not_stor
             larder.get_or_load("shown", Policy::ttl(MINUTE).shared(), load)
         };
         assert!(!*ada.clone().scoped(shown()).await.unwrap());
-        assert_eq!(
-            larder.values::<bool>().with(Policy::ttl(MINUTE).shared()).get("shown").await,
-            None
-        );
+        assert_eq!(larder.values::<bool>(Policy::ttl(MINUTE).shared()).get("shown").await, None);
     }
 }
 
@@ -312,7 +309,7 @@ async fn a_value_built_around_a_read_that_had_to_bypass_is_not_stored() {
     assert_eq!(unknown.gathered().no_store, Some(Reason::UnstoredPart));
     set(&larder.read_point(), 1).await;
     let other_type = page(&larder);
-    other_type.clone().scoped(larder.values::<String>().get(NAME)).await;
+    other_type.clone().scoped(larder.values::<String>(MINUTE).get(NAME)).await;
     assert_eq!(other_type.gathered().no_store, Some(Reason::UnstoredPart));
 }
 
