@@ -15,7 +15,9 @@ use std::{
 
 use benches::{Row, median, report};
 use futures_util::{StreamExt as _, stream};
-use larder::{ByteSize, Larder, LoadHandle, Policy, Selector, Tiers, redis::Redis};
+use larder::{
+    ByteSize, Larder, LoadHandle, Policy, Selector, Tiers, redis::Redis, values::Missing,
+};
 use redis::aio::MultiplexedConnection;
 
 struct Server {
@@ -76,6 +78,7 @@ async fn main() {
         let rows = second_level(&server, &one, bytes).await;
         report(&format!("A hit of the second level, {bytes} bytes"), &rows);
     }
+    report("A batch of 100 values of 1,000 bytes", &[batch(&server, &one).await]);
     if std::env::args().any(|argument| argument == "hit") {
         return;
     }
@@ -137,6 +140,59 @@ where
     }
     tasks.join_all().await;
     (began.0.elapsed().as_secs_f64(), cpu_seconds() - began.1)
+}
+
+/// Batches that are not promoted, one after the other, compared with a bare `MGET` of the same bytes.
+async fn batch(server: &Server, larder: &Larder) -> Row {
+    const BATCH: u64 = 100;
+    const TURN: usize = 300;
+    let mut bare = server.bare().await;
+    let policy = Policy::ttl(Duration::from_secs(3600)).tiers(Tiers::SHARED).tag("batch");
+    let values = larder.values::<String>(policy);
+    let load = |missing: Missing<(&'static str, u64)>| async move {
+        let names = missing.into_names().into_iter();
+        Ok::<_, Infallible>(names.map(|name| (name, noise(name.1, 1_000))).collect::<Vec<_>>())
+    };
+    let names = || (0..BATCH).map(|number| ("batch", number));
+    for _ in 0..2 {
+        values.get_or_load_many(names(), load).await.expect("it cannot fail");
+        larder.close(Duration::from_secs(10)).await;
+    }
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("larder:larder:o:*batch*")
+        .query_async(&mut bare)
+        .await
+        .expect("keys");
+    assert_eq!(keys.len() as u64, BATCH);
+    let before = larder.stats().shared.hits;
+    let mut pairs = Vec::new();
+    for _ in 0..15 {
+        let began = Instant::now();
+        for _ in 0..TURN {
+            let found = values.get_or_load_many(names(), load).await.expect("it cannot fail");
+            assert!(found.iter().all(Option::is_some));
+        }
+        let ours = began.elapsed().as_secs_f64() * 1e6 / TURN as f64;
+        let began = Instant::now();
+        for _ in 0..TURN {
+            let mut get = redis::cmd("MGET");
+            get.arg(&keys);
+            let found: Vec<bytes::Bytes> =
+                get.query_async(&mut bare).await.expect("they are there");
+            assert_eq!(found.len(), keys.len());
+        }
+        pairs.push((ours, began.elapsed().as_secs_f64() * 1e6 / TURN as f64));
+    }
+    let hits = larder.stats().shared.hits - before;
+    assert!(hits > 15 * 300 * BATCH * 99 / 100, "all are hits of the second level: {hits}");
+    Row {
+        case: "time of `get_or_load_many`, beside a bare MGET".into(),
+        ours: median(pairs.iter().map(|pair| pair.0).collect()),
+        baseline: median(pairs.iter().map(|pair| pair.1).collect()),
+        ratio: median(pairs.iter().map(|(ours, theirs)| ours / theirs).collect()),
+        budget: Some(3.0),
+        unit: "us",
+    }
 }
 
 /// Hits that are not promoted, 64 in flight, compared with bare `GET`s of the same bytes.
