@@ -16,3 +16,4 @@ mod simulation;
 mod sockets;
 mod store;
 mod tiers;
+mod write_through;

@@ -280,15 +280,35 @@ impl Engine {
     /// Runs steps 1 to 3 of an invalidation: apply it here, append it to the log, settle it. Once the future was
     /// polled, dropping it does not stop the invalidation.
     pub(crate) async fn invalidate(self: &Arc<Self>, record: Record) -> Invalidated {
-        let begun = self.registry.begin(record, self.clock.now());
-        self.tell_of_own(&begun.record);
-        let mut carried = Box::pin(Arc::clone(self).carry(begun));
+        self.invalidate_at(record).await.map_or(Invalidated::Queued, |_| Invalidated::Logged)
+    }
+
+    /// Invalidates as [`invalidate`](Self::invalidate) does, and returns where the log has the record. `None` if the
+    /// invalidation is queued.
+    pub(crate) async fn invalidate_at(self: &Arc<Self>, record: Record) -> Option<LoggedRecord> {
+        let mut carried = Box::pin(Arc::clone(self).carry(self.begin(record)));
         match futures_util::poll!(&mut carried) {
             std::task::Poll::Ready(outcome) => outcome,
-            std::task::Poll::Pending => {
-                self.tasks.spawn(carried).await.unwrap_or(Invalidated::Queued)
-            }
+            std::task::Poll::Pending => self.tasks.spawn(carried).await.unwrap_or(None),
         }
+    }
+
+    /// Invalidates without a wait: the record acts in this process at once, and a task appends it.
+    pub(crate) fn invalidate_in_background(self: &Arc<Self>, record: Record) {
+        let begun = self.begin(record);
+        if Handle::try_current().is_ok() {
+            drop(self.tasks.spawn(Arc::clone(self).carry(begun)));
+        } else {
+            // The record is pending, and the next task of this larder appends it.
+            self.send_unsent();
+        }
+    }
+
+    /// Runs step 1 of an invalidation: applies it in this process.
+    fn begin(&self, record: Record) -> StartedInvalidation {
+        let begun = self.registry.begin(record, self.clock.now());
+        self.tell_of_own(&begun.record);
+        begun
     }
 
     /// Schedules an invalidation, in this process and in the log.
@@ -323,7 +343,7 @@ impl Engine {
         }
     }
 
-    async fn carry(self: Arc<Self>, begun: StartedInvalidation) -> Invalidated {
+    async fn carry(self: Arc<Self>, begun: StartedInvalidation) -> Option<LoggedRecord> {
         if begun.collapsed {
             tracing::error!(
                 target: "larder",
@@ -335,23 +355,26 @@ impl Engine {
             let _carried = CarryGuard::new(&self, begun.ticket);
             self.append(begun.ticket, &begun.record).await
         };
-        let outcome = match appended {
-            AppendOutcome::Confirmed => Invalidated::Logged,
-            AppendOutcome::Unconfirmed => Invalidated::Queued,
+        let logged = match appended {
+            AppendOutcome::Confirmed(at) => {
+                Some(LoggedRecord { ticket: begun.ticket, at, collapsed: begun.collapsed })
+            }
+            AppendOutcome::Unconfirmed => None,
             AppendOutcome::Not => {
                 self.send_unsent();
-                Invalidated::Queued
+                None
             }
         };
+        let outcome = if logged.is_some() { Invalidated::Logged } else { Invalidated::Queued };
         // The task counts the invalidation, since the caller may have dropped its future.
         self.observer.invalidated(outcome, begun.record.what.len());
-        outcome
+        logged
     }
 
     async fn append(&self, ticket: Ticket, record: &Record) -> AppendOutcome {
         let before = self.registry.applied();
         let (at, appended) = match self.bus.append(record).await {
-            Ok(at) => (at, AppendOutcome::Confirmed),
+            Ok(at) => (at, AppendOutcome::Confirmed(at)),
             Err(error) => {
                 tracing::debug!(target: "larder", %error, "the log did not confirm an invalidation; it acts locally");
                 match error.appended_at() {
@@ -436,10 +459,19 @@ impl Engine {
 /// The outcome of an append.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AppendOutcome {
-    Confirmed,
+    Confirmed(Position),
     /// The record is in the log, but may be lost with its server.
     Unconfirmed,
     Not,
+}
+
+/// An invalidation of this process that the log has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoggedRecord {
+    pub(crate) ticket: Ticket,
+    pub(crate) at: Position,
+    /// Whether the record is one of everything, because too many invalidations were pending.
+    pub(crate) collapsed: bool,
 }
 
 /// Whether the log gave a record a number that this process had applied before, which means that the log has lost

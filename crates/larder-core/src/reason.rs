@@ -55,6 +55,7 @@ reasons! {
     OnlyIfCached = "only-if-cached", "The request accepts only a stored response, and no stored response may be served.";
     AmbiguousHost = "ambiguous-host", "The request names two hosts, or a host that is not an authority.";
     ShuttingDown = "shutting-down", "The runtime shut down during the fill.";
+    Unlogged = "unlogged", "The log has not confirmed the invalidation of the write.";
     OldReadPoint = "old-read-point", "The read point is older than the longest lifetime of an entry.";
     NoLifetime = "no-lifetime", "Neither the handler nor the response nor the layer sets a lifetime.";
     Policy = "policy", "The handler or the loader called `no_store`.";

@@ -4,6 +4,9 @@
 #[cfg(feature = "json")]
 pub use crate::object::Json;
 pub use crate::{
-    object::{Codec, CodecError, Missing, ReadPoint, ReadThrough, SetOutcome, Values},
+    object::{
+        Codec, CodecError, Missing, ReadPoint, ReadThrough, SetOutcome, Values, WriteError,
+        WriteHandle, WriteOutcome,
+    },
     schema::Schema,
 };

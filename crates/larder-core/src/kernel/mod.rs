@@ -16,7 +16,7 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
 use crate::{
     bus::Record,
-    engine::Engine,
+    engine::{Engine, LoggedRecord},
     entry::EntryMetadata,
     flight::Patience,
     key::{Key, Kind, escaped},
@@ -103,6 +103,35 @@ impl Kernel {
                 // All invalidations start at the first poll, and then continue even if this future is dropped.
                 let outcomes = join_all(several.into_iter().map(act)).await;
                 outcomes.into_iter().reduce(Invalidated::worse).unwrap_or(Invalidated::Logged)
+            }
+        }
+    }
+
+    /// Invalidates targets now and hard, without a wait.
+    pub(crate) fn invalidate_in_background(&self, targets: Vec<crate::Target>) {
+        self.tick();
+        for record in self.records(targets, crate::Mode::Hard) {
+            self.engine.invalidate_in_background(record);
+        }
+    }
+
+    /// Invalidates targets now and hard, and returns where the log has the only record of them. `None` if the
+    /// invalidation is queued or took several records.
+    pub(crate) async fn invalidate_write(
+        &self,
+        targets: Vec<crate::Target>,
+    ) -> (Invalidated, Option<LoggedRecord>) {
+        self.tick();
+        match <[Record; 1]>::try_from(self.records(targets, crate::Mode::Hard)) {
+            Ok([record]) => match self.engine.invalidate_at(record).await {
+                Some(logged) => (Invalidated::Logged, Some(logged).filter(|it| !it.collapsed)),
+                None => (Invalidated::Queued, None),
+            },
+            Err(several) => {
+                let all = several.into_iter().map(|record| self.engine.invalidate(record));
+                let outcomes = join_all(all).await;
+                let worst = outcomes.into_iter().reduce(Invalidated::worse);
+                (worst.unwrap_or(Invalidated::Logged), None)
             }
         }
     }
@@ -365,6 +394,18 @@ impl Kernel {
         scope: &Scope,
         value: V,
     ) -> Result<AnyEntry, Reason> {
+        self.entry_under(draft, scope, |_, _, stamp| Ok(stamp), value)
+    }
+
+    /// Builds an entry as [`entry`](Self::entry) does, under the stamp that `restamp` returns for its key, its tags and
+    /// the stamp of its scope and parts.
+    pub(crate) fn entry_under<V: Value>(
+        &self,
+        draft: EntryDraft,
+        scope: &Scope,
+        restamp: impl FnOnce(&Key, &[Tag], Stamp) -> Result<Stamp, Reason>,
+        value: V,
+    ) -> Result<AnyEntry, Reason> {
         let gathered = scope.gathered();
         if let Some(why) = gathered.no_store {
             return Err(why);
@@ -390,6 +431,7 @@ impl Kernel {
         }
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
         let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
+        let stamp = restamp(&draft.key, &tags, stamp)?;
         let origins = EntryMetadata {
             hash,
             id,

@@ -24,6 +24,7 @@ use crate::{
     metrics::{Event, Meter},
     policy::Policy,
     reason::Reason,
+    registry::Stamp,
     scope::{PartTraits, Scope, ScopeContents, ScopeOwner},
     second_level::StoreLookup,
     store::BoxFuture,
@@ -597,7 +598,7 @@ impl<T: CacheValue> Call<'_, T> {
     }
 
     /// Returns the own tags of the value.
-    fn tags(&self, options: &LoadOptions) -> Vec<Tag> {
+    pub(super) fn tags(&self, options: &LoadOptions) -> Vec<Tag> {
         std::iter::once(self.own_tag()).chain(options.tags.iter().cloned()).collect()
     }
 
@@ -607,6 +608,18 @@ impl<T: CacheValue> Call<'_, T> {
         options: &LoadOptions,
         scope: &Scope,
         filled: Moment,
+    ) -> Result<(AnyEntry, bool), Reason> {
+        self.store_under(object, options, scope, filled, |_, _, stamp| Ok(stamp))
+    }
+
+    /// Stores a value under the stamp that `restamp` returns for its key, its tags and the stamp of its scope.
+    pub(super) fn store_under(
+        &self,
+        object: Object<T>,
+        options: &LoadOptions,
+        scope: &Scope,
+        filled: Moment,
+        restamp: impl FnOnce(&Key, &[Tag], Stamp) -> Result<Stamp, Reason>,
     ) -> Result<(AnyEntry, bool), Reason> {
         let refused = options.refused.or_else(|| self.refusal_of_audience(&scope.gathered()));
         if let Some(why) = refused {
@@ -627,7 +640,7 @@ impl<T: CacheValue> Call<'_, T> {
             cost: filled.since(self.began),
             tiers: if can_leave { tiers } else { tiers.in_process() },
         };
-        let entry = self.kernel.entry(draft, scope, object)?;
+        let entry = self.kernel.entry_under(draft, scope, restamp, object)?;
         let is_stored = self.kernel.store(&entry);
         let event = match is_stored {
             true => Event::Stored,
@@ -760,7 +773,7 @@ impl<T: CacheValue> Call<'_, T> {
     }
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
-    fn unstored(&self, fill: &LoadHandle, scope: &Scope, why: Reason) -> UnstoredValue {
+    pub(super) fn unstored(&self, fill: &LoadHandle, scope: &Scope, why: Reason) -> UnstoredValue {
         let own = std::iter::once(self.own_tag()).chain(fill.options().tags);
         let mut gathered = scope.gathered();
         gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));

@@ -14,6 +14,7 @@ pub use self::{
     read_point::{ReadPoint, SetOutcome},
     read_through::ReadThrough,
     values::Values,
+    write_through::{WriteError, WriteHandle, WriteOutcome},
 };
 use self::{
     call::{Call, CallContext, NamedKey},
@@ -38,6 +39,7 @@ mod read_through;
 mod request;
 mod value;
 mod values;
+mod write_through;
 
 impl Kernel {
     /// Returns a value of another kind, as [`Larder::get_or_load`](crate::Larder::get_or_load) does. Names of two kinds

@@ -333,6 +333,14 @@ impl<T: Send + Sync + 'static> Values<T> {
         &self.kernel
     }
 
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn spec(&self) -> ValueSpec<T> {
+        self.spec
+    }
+
     /// Loads a value although it may be stored, and stores the new value.
     pub(super) async fn reload<E, F, Fut>(
         &self,

@@ -12,7 +12,10 @@
 //! versions were not read. A record that moves from one place to another is written to the new place before it is
 //! removed from the old place, and readers read the old place first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use ahash::RandomState;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +25,7 @@ use smallvec::SmallVec;
 pub use self::verdict::Verdict;
 use self::{
     bans::{Bans, Watermark},
+    recent_records::{OwnRecord, RecordOrigin},
     tag_versions::{Severity, TagVersions},
     writer::{Due, MAX_DUE, Ticket, Writer},
 };
@@ -35,6 +39,7 @@ use crate::{
 };
 
 mod bans;
+pub(crate) mod recent_records;
 mod tag_versions;
 mod verdict;
 pub(crate) mod writer;
@@ -109,6 +114,8 @@ pub(crate) struct Registry {
     /// Number of invalidations that are pending for the log. Changed under the lock of the writer.
     pending: AtomicU64,
     hashing: RandomState,
+    /// Whether the writer remembers records one by one.
+    remembers: AtomicBool,
     options: Options,
 }
 
@@ -136,6 +143,7 @@ impl Registry {
             writer: Mutex::new(Writer::default()),
             pending: AtomicU64::new(0),
             hashing: RandomState::new(),
+            remembers: AtomicBool::new(false),
             options,
         }
     }
@@ -249,7 +257,7 @@ impl Registry {
         // record.
         let (ticket, record, collapsed) = writer.add_pending(record);
         self.count_pending(writer);
-        let local = self.publish(writer, &record, 0, now);
+        let local = self.publish(writer, &record, RecordOrigin::Own(ticket, 0), now);
         self.start_grace(writer, &record, local, None, now);
         StartedInvalidation { ticket, record, collapsed }
     }
@@ -268,11 +276,11 @@ impl Registry {
         let mut writer = self.writer.lock();
         let view = self.view.load_full();
         let Some(view) = view.filter(|view| view.epoch == at.epoch) else {
-            self.publish(&mut writer, record, 0, now);
+            self.publish(&mut writer, record, RecordOrigin::Own(ticket, 0), now);
             return false;
         };
         self.raise_globals(&view, record, at.number);
-        self.publish(&mut writer, record, at.number, now);
+        self.publish(&mut writer, record, RecordOrigin::Own(ticket, at.number), now);
         if !self.options.failover_bound.is_zero() {
             writer.note_own(at, record.clone());
             writer.retain(record.clone(), now, now.after(self.options.failover_bound));
@@ -300,7 +308,7 @@ impl Registry {
         let mut writer = self.writer.lock();
         let Some(view) = self.view.load_full() else { return };
         self.raise_globals(&view, record, number);
-        let local = self.publish(&mut writer, record, number, now);
+        let local = self.publish(&mut writer, record, RecordOrigin::Log(number), now);
         let log = Some(Position { epoch: view.epoch, number });
         self.start_grace(&mut writer, record, local, log, now);
         // The log number is stored last, so that a stamp with this log number has a sequence number that covers the
@@ -333,6 +341,7 @@ impl Registry {
         }
         // The floor covers the patterns of this process that the new bans do not have.
         self.fence.store(Arc::new(fence));
+        writer.recent.forget(next);
         self.announce(&mut writer, next);
         self.view.store(Some(Arc::new(view)));
     }
@@ -349,9 +358,13 @@ impl Registry {
     ) {
         let mut writer = self.writer.lock();
         let view = self.view_of(end, records);
+        // The compacted log has only the newest record of a target.
+        let next = self.sequence() + 1;
+        writer.recent.forget(next);
+        self.announce(&mut writer, next);
         for (number, record) in records.iter().filter(|(number, _)| *number > seen) {
             let record = Record { mode: without_grace(record.mode), ..record.clone() };
-            self.publish(&mut writer, &record, *number, now);
+            self.publish(&mut writer, &record, RecordOrigin::Log(*number), now);
         }
         let floor = Watermark { local: 0, log: horizon };
         let fence = Bans::clone(&self.fence.load()).with_floor(Severity::Hard, floor);
@@ -452,17 +465,18 @@ impl Registry {
         &self,
         writer: &mut MutexGuard<'_, Writer>,
         record: &Record,
-        log: u64,
+        origin: RecordOrigin,
         now: Moment,
     ) -> u64 {
         let next = self.sequence() + 1;
+        writer.recent.add(next, origin, &record.what);
         let side = side(record.mode);
         for selector in &record.what {
             if let Selector::Tag(tag) = selector {
                 self.cells.raise(self.place(tag), side, next);
             }
         }
-        self.fence_off(record, Watermark { local: next, log }, now);
+        self.fence_off(record, Watermark { local: next, log: origin.number() }, now);
         self.announce(writer, next);
         next
     }
@@ -548,6 +562,7 @@ impl Registry {
         };
         self.fence_off(&record, Watermark { local, log }, now);
         let next = self.sequence() + 1;
+        writer.recent.add(next, RecordOrigin::Grace, what);
         self.announce(writer, next);
     }
 
@@ -560,11 +575,50 @@ impl Registry {
     }
 
     fn names(&self, record: &Record, key: &Key, tags: &[Tag], places: &[u64]) -> bool {
-        record.what.iter().any(|selector| match selector {
+        record.what.iter().any(|selector| self.selects(selector, key, tags, places))
+    }
+
+    fn selects(&self, selector: &Selector, key: &Key, tags: &[Tag], places: &[u64]) -> bool {
+        match selector {
             Selector::Tag(tag) => places.contains(&self.place(tag)),
             Selector::Pattern { namespace, glob } => Glob::new(namespace, glob).matches(key, tags),
             Selector::Everything => true,
-        })
+        }
+    }
+
+    /// Remembers the records that are published from now on one by one, for [`Registry::stamp_of_write`].
+    pub(crate) fn remember_records(&self) {
+        if !self.remembers.load(Ordering::Acquire) {
+            let mut writer = self.writer.lock();
+            writer.recent.start(self.sequence());
+            self.remembers.store(true, Ordering::Release);
+        }
+    }
+
+    /// Returns the stamp under which a value may be stored that was written after `since` and whose own record the log
+    /// has at `at`. `None` if any other record since then reaches a value with this key and these tags, or if it is
+    /// unknown whether one does.
+    ///
+    /// The caller has waited until this process had applied the log up to `at`.
+    pub(crate) fn stamp_of_write(
+        &self,
+        since: u64,
+        (ticket, at): (Ticket, Position),
+        key: &Key,
+        tags: &[Tag],
+    ) -> Option<Stamp> {
+        let places = self.places(tags);
+        let own = OwnRecord { ticket, number: at.number };
+        // No record can be published while the lock is held.
+        let writer = self.writer.lock();
+        let applied = self.applied()?;
+        if applied.epoch != at.epoch || applied.number < at.number {
+            return None;
+        }
+        let reaches = |selector: &Selector| self.selects(selector, key, tags, &places);
+        let is_clear = writer.recent.are_clear(since, own, reaches);
+        let log = self.options.shared.then_some(at);
+        is_clear.then(|| Stamp { local: self.sequence(), log })
     }
 
     fn place(&self, tag: &Tag) -> u64 {

@@ -6,6 +6,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
 };
 
+use super::recent_records::RecentRecords;
 use crate::{
     bus::{Epoch, Position, Record},
     clock::Moment,
@@ -79,6 +80,8 @@ pub(crate) struct Writer {
     /// Scheduled invalidations by id, with the epoch of the log that has registered them, if a log has done so.
     registered: HashMap<u64, Option<Epoch>>,
     next: u64,
+    /// The records that were published lately.
+    pub(super) recent: RecentRecords,
 }
 
 impl Writer {

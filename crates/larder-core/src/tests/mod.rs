@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 mod batches;
 mod herds;
 mod values;
+mod write_through;
 
 use crate::{
     Invalidation, Larder, Lifetime, LoadError, LoadHandle, Policy, Target, kernel::Audience,
