@@ -263,6 +263,16 @@ impl Store for OneBadKey {
         self.store.set(key, value, lifetime)
     }
 
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.store.replace(key, read, value, lifetime)
+    }
+
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.store.remove(key)
     }
@@ -367,6 +377,16 @@ impl Store for Frozen {
         _: Bytes,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn replace<'a>(
+        &'a self,
+        _: &'a str,
+        _: Bytes,
+        _: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(std::future::pending())
     }
 

@@ -689,6 +689,16 @@ impl Store for Limited {
         self.store.set(key, value, lifetime)
     }
 
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.store.replace(key, read, value, lifetime)
+    }
+
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.store.remove(key)
     }

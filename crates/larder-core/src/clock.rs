@@ -106,6 +106,25 @@ pub fn jittered(pause: Duration) -> Duration {
     pause - pause / 4 * u32::try_from(chance).unwrap_or_default() / 256
 }
 
+/// Returns a random number from 0 to 1, exclusive.
+pub(crate) fn random_share() -> f64 {
+    use std::cell::Cell;
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(seed());
+    }
+    // SplitMix64. Cryptographic quality is not needed, and each call has to be cheap.
+    let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+    STATE.set(state);
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, Semaphore, broadcast, watch},
+    sync::{Notify, broadcast, watch},
 };
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,7 @@ use crate::{
     log_follower,
     memory::Memory,
     metrics::{LogStats, Observer},
+    refresh::Refreshes,
     registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
     second_level::SecondLevel,
     settings::Settings,
@@ -50,7 +51,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
     pub(crate) fill_bytes: Arc<ByteBudget>,
-    pub(crate) refreshes: Arc<Semaphore>,
+    pub(crate) refreshes: Refreshes,
     pub(crate) tasks: TaskTracker,
     pub(crate) rules: Vec<Rule>,
     pub(crate) version: String,
@@ -129,7 +130,7 @@ impl Engine {
             settings: Settings::default(),
             observer: Observer::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
-            refreshes: Arc::new(Semaphore::new(assembly.refreshes)),
+            refreshes: Refreshes::new(assembly.refreshes),
             tasks: TaskTracker::new(),
             rules: assembly.rules,
             version: assembly.version,
@@ -519,7 +520,7 @@ fn by_time(phase: Phase) -> EntryState {
 /// allow; without an open window it is invalid.
 fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     let ends = entry.ends();
-    if now >= ends.leaves {
+    if now >= ends.leaves || entry.is_idle(now) {
         return EntryState::Expired;
     }
     if ends.revalidate > ends.fresh && now < ends.revalidate {

@@ -29,6 +29,12 @@ pub trait Value: Any + Send + Sync {
         None
     }
 
+    /// Returns the schema of the encoded value. `None` if the value stays in this process, or if its entry never changes
+    /// its lifetime in the second level.
+    fn schema(&self) -> Option<Schema> {
+        None
+    }
+
     /// Whether decoding its bytes would give another value. Such a value stays in this process.
     fn is_lossy(&self) -> bool {
         false
@@ -56,6 +62,8 @@ pub struct Entry<V: ?Sized = dyn Value> {
     key: Key,
     pub(crate) marks: TagMarks,
     ends: Ends,
+    /// When the entry ends unless it is read before, in nanoseconds; the maximum if reads do not matter.
+    idle_until: AtomicU64,
     touches: AtomicU64,
     pub(crate) hash: u64,
     pub(crate) id: u64,
@@ -70,6 +78,10 @@ struct ColdFields {
     cost: Duration,
     weight: usize,
     tiers: Tiers,
+    /// The time without a read after which the entry ends, if its lifetime slides.
+    idle: Option<Duration>,
+    /// When its lifetime was last written to the second level, in nanoseconds.
+    extended: AtomicU64,
 }
 
 /// An entry of any type, as the levels hold it.
@@ -86,11 +98,23 @@ pub(crate) struct EntryMetadata {
     pub(crate) tags: Vec<Tag>,
     pub(crate) cost: Duration,
     pub(crate) tiers: Tiers,
+    pub(crate) idle: Option<IdleTime>,
+}
+
+/// The idle time of an entry whose lifetime slides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdleTime {
+    /// The time without a read after which the entry ends.
+    pub(crate) after: Duration,
+    /// The last read.
+    pub(crate) read: Moment,
+    /// When its lifetime was last written to the second level.
+    pub(crate) extended: Moment,
 }
 
 impl<V: Value> Entry<V> {
     pub(crate) fn new(key: Key, origins: EntryMetadata, value: V) -> Self {
-        let tags = origins.tags.into_boxed_slice();
+        let (tags, ends) = (origins.tags.into_boxed_slice(), origins.ends);
         let weight = size_of::<Self>()
             + size_of::<ColdFields>()
             + BOOKKEEPING_BYTES
@@ -101,8 +125,11 @@ impl<V: Value> Entry<V> {
         Self {
             hash: origins.hash,
             id: origins.id,
-            ends: origins.ends,
+            ends,
             marks: origins.marks,
+            idle_until: AtomicU64::new(
+                origins.idle.map_or(u64::MAX, |idle| idle.read.after(idle.after).as_nanos()),
+            ),
             touches: AtomicU64::new(0),
             cold: Box::new(ColdFields {
                 stamp: origins.stamp,
@@ -110,6 +137,10 @@ impl<V: Value> Entry<V> {
                 cost: origins.cost,
                 weight,
                 tiers: origins.tiers,
+                idle: origins.idle.map(|idle| idle.after),
+                extended: AtomicU64::new(
+                    origins.idle.map_or(ends.filled, |idle| idle.extended).as_nanos(),
+                ),
             }),
             key,
             value,
@@ -130,7 +161,51 @@ impl<V: ?Sized> Entry<V> {
 
     /// Returns the phase at `now`, without regard to invalidations.
     pub fn phase(&self, now: Moment) -> Phase {
-        self.ends.phase(now)
+        if self.is_idle(now) { Phase::Gone } else { self.ends.phase(now) }
+    }
+
+    /// Returns whether its lifetime slides and has ended, because it was not read for too long.
+    pub(crate) fn is_idle(&self, now: Moment) -> bool {
+        now.as_nanos() >= self.idle_until.load(Ordering::Relaxed)
+    }
+
+    /// Returns when freshness ends if the entry is not read again.
+    pub fn fresh_until(&self) -> Moment {
+        self.ends.fresh_until().min(Moment::from_nanos(self.idle_until.load(Ordering::Relaxed)))
+    }
+
+    /// Returns the idle time, if its lifetime slides.
+    pub(crate) fn idle(&self) -> Option<IdleTime> {
+        let after = self.cold.idle?;
+        let read = Moment::from_nanos(self.idle_until.load(Ordering::Relaxed)).before(after);
+        Some(IdleTime { after, read, extended: self.extended() })
+    }
+
+    fn extended(&self) -> Moment {
+        Moment::from_nanos(self.cold.extended.load(Ordering::Relaxed))
+    }
+
+    /// Notes a read, from which a sliding lifetime counts anew.
+    pub(crate) fn slide(&self, now: Moment) {
+        if let Some(after) = self.cold.idle {
+            self.idle_until.fetch_max(now.after(after).as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether to write the lifetime to the second level now: at most once a minute.
+    pub(crate) fn is_to_extend(&self, now: Moment) -> bool {
+        let extended = self.extended();
+        now.since(extended) >= BETWEEN_EXTENSIONS
+            && self
+                .cold
+                .extended
+                .compare_exchange(
+                    extended.as_nanos(),
+                    now.as_nanos(),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
     }
 
     /// Returns all of its tags, including larder's own.
@@ -184,6 +259,10 @@ impl Entry {
         self.value.is_lossy()
     }
 
+    pub(crate) fn schema(&self) -> Option<Schema> {
+        self.value.schema()
+    }
+
     pub(crate) fn encode_value(&self) -> Option<EncodedValue> {
         self.value.encode()
     }
@@ -203,3 +282,6 @@ impl<V: ?Sized> fmt::Debug for Entry<V> {
 /// and the policy's key, queue nodes and timer.
 const BOOKKEEPING_BYTES: usize = 320;
 const TOUCHES_BETWEEN: u64 = 64;
+/// The time between two writes of the lifetime of an entry to the second level. So another process may serve a sliding
+/// entry this much longer than its idle time.
+pub(crate) const BETWEEN_EXTENSIONS: Duration = Duration::from_secs(60);

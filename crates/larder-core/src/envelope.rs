@@ -34,6 +34,8 @@ pub(crate) struct Header {
     pub(crate) fresh: Duration,
     pub(crate) revalidate: Duration,
     pub(crate) on_error: Duration,
+    /// The idle time, if the lifetime slides, and the last read that was written here, counted from the fill.
+    pub(crate) idle: Option<(Duration, Duration)>,
     pub(crate) cost: Duration,
     pub(crate) tags: Vec<Tag>,
 }
@@ -265,7 +267,7 @@ impl<'de> Deserialize<'de> for KeyBytes<'de> {
 }
 
 const MAGIC: &[u8] = b"lrdr";
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 /// The offset of the checked bytes: magic, version and checksum precede them.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
 /// The length of the prefix before the content: magic, version, checksum and the form byte.
@@ -308,6 +310,7 @@ mod tests {
             fresh: Duration::from_secs(60),
             revalidate: Duration::from_secs(70),
             on_error: Duration::from_secs(60),
+            idle: None,
             cost: Duration::from_millis(3),
             tags: vec![Tag::new("product:1"), Tag::of_path("/a")],
         }
@@ -386,20 +389,22 @@ mod tests {
     #[test]
     fn golden_files_of_other_versions_are_recognised() {
         let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
-        let old: [&[u8]; 3] = [
+        let old: [&[u8]; 4] = [
             include_bytes!("golden/version-2"),
             include_bytes!("golden/version-3"),
             include_bytes!("golden/version-4"),
+            include_bytes!("golden/version-5"),
         ];
         for old in old {
             assert_eq!(written(old), Err(EnvelopeError::OtherVersion));
         }
         let filled = Position { epoch: Epoch::from_bits(7), number: 7 };
         let filled_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let expected = Header { filled, filled_at, ..header() };
-        let new = written(include_bytes!("golden/version-5"));
+        let idle = Some((Duration::from_secs(30), Duration::from_secs(5)));
+        let expected = Header { filled, filled_at, idle, ..header() };
+        let new = written(include_bytes!("golden/version-6"));
         assert_eq!(new, Ok((expected.clone(), Bytes::from_static(b"payload"))));
-        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-5")[..]);
+        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-6")[..]);
     }
 
     #[test]

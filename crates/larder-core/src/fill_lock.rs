@@ -65,13 +65,15 @@ impl ReleaseAtEnd for HeldFillLock {
 impl Kernel {
     /// Reads the entry of a leader's key from the second level. If `fill_lock_expiry`, the expiry of a fill lock, is
     /// set, the processes fill one after the other, and this method returns the entry if another process stores it in
-    /// the meantime. `None` if this process has to fill.
+    /// the meantime. `None` if this process has to fill, or if `serves_stale` returns that the read has brought an entry
+    /// that may be served at once, while a refresh runs.
     pub async fn fetch_in_turn<F, Fut>(
         &self,
         scope: &Scope,
         leader: &mut Leader,
         fill_lock_expiry: Option<Duration>,
         fetch: F,
+        serves_stale: impl Fn() -> bool,
     ) -> Option<AnyEntry>
     where
         F: Fn() -> Fut,
@@ -79,6 +81,9 @@ impl Kernel {
     {
         if let Some(entry) = fetch().await {
             return Some(entry);
+        }
+        if serves_stale() {
+            return None;
         }
         let engine = self.engine();
         let expiry = fill_lock_expiry?;

@@ -63,6 +63,7 @@ mod metrics;
 mod object;
 mod policy;
 mod reason;
+mod refresh;
 mod registry;
 mod schema;
 mod scope;

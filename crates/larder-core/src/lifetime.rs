@@ -1,6 +1,6 @@
 //! The lifetime of an entry: how long it is fresh, and how it may be served when stale.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::Moment;
 
@@ -22,7 +22,7 @@ use crate::clock::Moment;
 /// # Source
 ///
 /// [RFC 5861](https://www.rfc-editor.org/rfc/rfc5861) for the two windows.
-#[doc(alias("ttl", "time to live", "expiration", "absolute expiration"))]
+#[doc(alias("ttl", "time to live", "expiration"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetime {
     fresh: Duration,
@@ -30,6 +30,7 @@ pub struct Lifetime {
     stale_if_error: Duration,
     revalidatable: Duration,
     jitter_percent: u8,
+    expires_at: Option<SystemTime>,
 }
 
 impl Lifetime {
@@ -41,6 +42,7 @@ impl Lifetime {
             stale_if_error: Duration::ZERO,
             revalidatable: Duration::ZERO,
             jitter_percent: 0,
+            expires_at: None,
         }
     }
 
@@ -79,6 +81,53 @@ impl Lifetime {
         assert!(percent <= 100, "jitter_percent is above 100, allowed is 0 to 100");
         self.jitter_percent = percent;
         self
+    }
+
+    /// Creates a lifetime that is fresh until this time on the wall clock of the process, with no stale window and no
+    /// jitter. It ends at once for a time that has passed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::{Duration, SystemTime}};
+    /// use larder_core::{Larder, Lifetime, LoadHandle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let offers = larder.values::<String>(Duration::from_secs(3600));
+    /// let load = |fill: LoadHandle| async move {
+    ///     let ends = SystemTime::now() + Duration::from_secs(600); // a column of the row
+    ///     fill.ttl(Lifetime::until(ends));
+    ///     Ok::<_, Infallible>("ten per cent off".to_owned())
+    /// };
+    /// offers.get_or_load("offer", load).await?;
+    /// let left = offers.remaining_ttl("offer").await;
+    /// assert!(left > Some(Duration::from_secs(590)) && left <= Some(Duration::from_secs(600)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("absolute expiration", "expires at"))]
+    pub const fn until(expires_at: SystemTime) -> Self {
+        Self::fresh_for(Duration::MAX).expires_at(expires_at)
+    }
+
+    /// Ends freshness at this time on the wall clock of the process at the latest; the stale windows begin there.
+    #[must_use]
+    pub const fn expires_at(mut self, time: SystemTime) -> Self {
+        self.expires_at = Some(time);
+        self
+    }
+
+    /// Returns this lifetime with another freshness lifetime.
+    #[must_use]
+    pub(crate) const fn with_fresh(mut self, fresh: Duration) -> Self {
+        self.fresh = fresh;
+        self
+    }
+
+    /// Returns the time of [`Lifetime::until`] or [`Lifetime::expires_at`].
+    pub const fn expiry(&self) -> Option<SystemTime> {
+        self.expires_at
     }
 
     /// Returns how long it is fresh.
@@ -180,6 +229,21 @@ impl Ends {
     /// Returns these ends for an entry that leaves the first level `longest` after `now`, regardless of its lifetime.
     pub(crate) fn leaving(self, now: Moment, longest: Duration) -> Self {
         Self { leaves: now.after(longest), ..self }
+    }
+
+    /// Returns these ends with freshness that ends at `fresh`, but no more than `longest` after the fill. The stale windows
+    /// move with it.
+    pub(crate) fn extended(self, fresh: Moment, longest: Duration) -> Self {
+        let limit = self.filled.after(longest);
+        let fresh = fresh.min(limit);
+        let moved = |end: Moment| fresh.after(end.since(self.fresh)).min(limit);
+        Self {
+            fresh,
+            revalidate: moved(self.revalidate),
+            on_error: moved(self.on_error),
+            held: moved(self.held),
+            ..self
+        }
     }
 
     /// Returns the phase at `now`.

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::{consistency::Consistency, key::Kind, lifetime::Lifetime, tag::Tag, tiers::Tiers};
+use crate::{
+    consistency::Consistency, key::Kind, lifetime::Lifetime, refresh::RefreshAhead, tag::Tag,
+    tiers::Tiers,
+};
 
 /// The policy for a value: its lifetime, tags, audience, levels and limits.
 ///
@@ -37,6 +40,8 @@ pub struct Policy {
     pub(crate) fill_lock: Option<Duration>,
     negative: Option<Lifetime>,
     pub(crate) error_backoff: Option<Duration>,
+    pub(crate) refresh_ahead: Option<RefreshAhead>,
+    pub(crate) idle: Option<Duration>,
 }
 
 impl Policy {
@@ -183,6 +188,96 @@ impl Policy {
         self
     }
 
+    /// Refreshes a fresh value in the background once less than this share of its freshness lifetime is left, so that a
+    /// value that is requested often enough never expires. The request that finds it so is answered at once.
+    ///
+    /// A value that is not requested is not refreshed. Refreshes run within
+    /// [`LarderBuilder::refresh_budget`](crate::LarderBuilder::refresh_budget), read the second level first, and take
+    /// the fill lock of [`fill_once_per_cluster`](Self::fill_once_per_cluster); a refresh that fails is repeated after
+    /// one second, then two, up to a minute.
+    ///
+    /// # Panics
+    ///
+    /// If the share is not more than 0 and less than 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let minute = Duration::from_secs(60);
+    /// let rates = larder.values::<f64>(Policy::ttl(minute).refresh_ahead(0.2));
+    /// let rate = async |loaded: f64| {
+    ///     rates.get_or_load("EUR", move |_| async move { Ok::<_, Infallible>(loaded) }).await
+    /// };
+    /// assert_eq!(*rate(1.08).await?, 1.08);
+    ///
+    /// tokio::time::advance(minute / 60 * 50).await; // a sixth of the lifetime is left
+    /// assert_eq!(*rate(1.09).await?, 1.08, "the stored value, at once");
+    /// larder.close(minute).await; // waits for the refresh
+    /// assert_eq!(*rate(1.10).await?, 1.09, "it was refreshed before it expired");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("early refresh", "prefetch", "refreshAfterWrite"))]
+    pub fn refresh_ahead(mut self, share: f64) -> Self {
+        self.refresh_ahead = Some(RefreshAhead::share(share));
+        self
+    }
+
+    /// Refreshes a fresh value in the background at random, the likelier the sooner it expires and the longer its load
+    /// took (XFetch). 1 is the factor of the paper; a larger one refreshes earlier. In place of
+    /// [`refresh_ahead`](Self::refresh_ahead), for values whose loads differ in time.
+    ///
+    /// # Panics
+    ///
+    /// If the factor is not a positive number.
+    ///
+    /// # Source
+    ///
+    /// A. Vattani, F. Chierichetti, K. Lowenstein: Optimal Probabilistic Cache Stampede Prevention. VLDB 2015.
+    #[doc(alias("xfetch", "probabilistic early expiration"))]
+    pub fn refresh_early(mut self, factor: f64) -> Self {
+        self.refresh_ahead = Some(RefreshAhead::early(factor));
+        self
+    }
+
+    /// Ends the freshness of a value that was not read for this time, while each read lets the time begin anew. The
+    /// freshness lifetime of the policy is the maximum age, which reads do not extend. An idle value has no stale windows.
+    ///
+    /// A read in one process is known to the others through the second level, which larder writes at most once a minute
+    /// for a value, so they may serve it up to a minute longer than `idle`. The memory of an idle value is free at its
+    /// maximum age, or earlier by eviction.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use larder_core::{Larder, Policy};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let minute = Duration::from_secs(60);
+    /// let carts = larder.values::<u32>(Policy::ttl(60 * minute).sliding(10 * minute));
+    /// carts.set(&larder.read_point(), "cart", 3).await;
+    /// for _ in 0..5 {
+    ///     tokio::time::advance(9 * minute).await;
+    ///     assert!(carts.get("cart").await.is_some(), "each read lets the ten minutes begin anew");
+    /// }
+    /// tokio::time::advance(10 * minute).await;
+    /// assert!(carts.get("cart").await.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("sliding expiration", "time to idle", "expire after access"))]
+    pub fn sliding(mut self, idle: Duration) -> Self {
+        self.idle = Some(idle);
+        self
+    }
+
     /// Declares that the value does not depend on the user, so that authenticated requests share it too.
     ///
     /// Without this, a value that is built inside a partition belongs to that partition, and a value that is built for
@@ -310,6 +405,8 @@ impl From<Lifetime> for Policy {
             fill_lock: None,
             negative: None,
             error_backoff: None,
+            refresh_ahead: None,
+            idle: None,
         }
     }
 }

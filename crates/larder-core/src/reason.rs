@@ -100,6 +100,7 @@ reasons! {
     Elsewhere = "elsewhere", "The fill of another call failed.";
     ErrorBackoff = "error-backoff", "The loader failed a moment ago, and the policy has an error backoff.";
     RefreshBudget = "refresh-budget", "The maximum number of refreshes is already running.";
+    RefreshBackoff = "refresh-backoff", "The last refresh failed a moment ago.";
     Outbox = "outbox", "The outbox of cached queries could not be read.";
     UncheckedCondition = "unchecked-condition", "Neither the layer nor the handler evaluated a write precondition.";
     UnknownRelation = "unknown-relation", "The statement reads a relation that the catalog does not describe.";

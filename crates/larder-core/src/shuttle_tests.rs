@@ -87,6 +87,7 @@ impl World {
             tags: Self::tags(),
             cost: Duration::ZERO,
             tiers: crate::Tiers::MEMORY,
+            idle: None,
         };
         Arc::new(Entry::new(key, origins, Version(version)))
     }

@@ -40,6 +40,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         lifetime: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// Replaces the bytes under a key by `value` for `lifetime`, if they are still `read`. Returns whether they were.
+    ///
+    /// Larder uses it to extend the lifetime of an entry without replacing the entry of another fill.
+    ///
+    /// # Errors
+    ///
+    /// If it is unknown whether they were replaced.
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
     /// Removes the bytes under a key.
     ///
     /// # Errors

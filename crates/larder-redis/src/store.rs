@@ -56,6 +56,7 @@ struct Inner {
     name: String,
     take: Script,
     give_back: Script,
+    replace: Script,
 }
 
 impl Inner {
@@ -87,6 +88,7 @@ impl RedisStore {
             name: name.to_owned(),
             take: Script::new(include_str!("take.lua")),
             give_back: Script::new(include_str!("give_back.lua")),
+            replace: Script::new(include_str!("replace.lua")),
         }))
     }
 
@@ -207,6 +209,21 @@ impl Store for RedisStore {
             let mut set = cmd("SET");
             set.arg(name).arg(&value[..]).arg("PX").arg(millis(lifetime));
             set.query_async(&mut connection).await
+        }))
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let name = self.entry(key);
+        let mut replace = self.0.replace.prepare_invoke();
+        replace.key(name).arg(&read[..]).arg(&value[..]).arg(millis(lifetime));
+        Box::pin(self.write(name, WRITE_DEADLINE, move |mut connection| async move {
+            replace.invoke_async(&mut connection).await
         }))
     }
 

@@ -36,6 +36,20 @@ pub async fn store(store: &dyn Store) {
         [Some(&b""[..]), None, Some(b"two")],
         "get_many returns values in the order of its keys"
     );
+    let replace = async |key: &str, read: &'static str, value: &'static str, lifetime| {
+        let (read, value) =
+            (Bytes::from_static(read.as_bytes()), Bytes::from_static(value.as_bytes()));
+        store.replace(key, read, value, lifetime).await.expect("a healthy store replaces")
+    };
+    assert!(!replace("larder:o:a", "one", "three", MINUTE).await, "other bytes are not replaced");
+    assert!(!replace("larder:o:none", "", "three", MINUTE).await, "nothing is not replaced");
+    assert_eq!(get("larder:o:none").await, None, "a replacement creates nothing");
+    assert!(replace("larder:o:a", "two", "three", MINUTE).await, "the bytes that were read are");
+    assert_eq!(get("larder:o:a").await.as_deref(), Some(&b"three"[..]), "the new bytes are found");
+    set("larder:o:d", "long", MINUTE).await;
+    assert!(replace("larder:o:d", "long", "long", Duration::from_millis(20)).await);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(get("larder:o:d").await, None, "a replacement sets the lifetime, too");
     store.remove("larder:o:a").await.expect("a healthy store removes");
     store.remove("larder:o:none").await.expect("removing nothing is no error");
     assert_eq!(get("larder:o:a").await, None, "a removed value is gone");

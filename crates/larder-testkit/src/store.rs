@@ -75,6 +75,22 @@ impl Store for MemoryStore {
         })
     }
 
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let is_same = self.read(key).is_some_and(|there| there == read);
+            if is_same {
+                self.held.lock().insert(key.to_owned(), (value, Instant::now() + lifetime));
+            }
+            Ok(is_same)
+        })
+    }
+
     fn remove<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.held.lock().remove(key);
@@ -221,6 +237,23 @@ impl<S: Store + Clone> Store for FaultyStore<S> {
                 self.inner.set(key, value, lifetime).await?;
             }
             failed
+        })
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a str,
+        read: Bytes,
+        value: Bytes,
+        lifetime: Duration,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let failed = self.stall().await;
+            if failed.is_ok() || self.dice.chance(50) {
+                let replaced = self.inner.replace(key, read, value, lifetime).await?;
+                return failed.map(|()| replaced);
+            }
+            Err(StoreError::new(StoreErrorKind::Timeout))
         })
     }
 

@@ -12,12 +12,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::{
     bus::Record,
     engine::{Engine, LoggedRecord},
-    entry::EntryMetadata,
+    entry::{EntryMetadata, IdleTime},
     flight::Patience,
     key::{Key, Kind, escaped},
     lifetime::Lifetime,
@@ -40,6 +40,7 @@ pub use crate::{
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
     metrics::{Event, Meter},
+    refresh::{RefreshAhead, RefreshPermit},
     registry::{Stamp, Verdict},
     schema::Schema,
     scope::{PartTraits, Scope, ScopeContents, ScopeGuard},
@@ -74,6 +75,8 @@ pub struct EntryDraft {
     pub cost: Duration,
     /// Its level placement.
     pub tiers: Tiers,
+    /// The time without a read after which it ends, if its lifetime slides.
+    pub idle: Option<Duration>,
 }
 
 impl Kernel {
@@ -243,7 +246,8 @@ impl Kernel {
     }
 
     /// Reads the entry of a key from the second level, if it is fresh and valid there, and promotes it to the first
-    /// level if its placement includes that. If the store does not answer, all reads of the request of `scope` together
+    /// level if its placement includes that. An entry that may only be served stale is promoted as such and not returned;
+    /// [`Kernel::get`] finds it. If the store does not answer, all reads of the request of `scope` together
     /// wait no longer than [`LarderBuilder::store_wait_limit`](crate::LarderBuilder::store_wait_limit).
     pub async fn fetch<V: Value>(
         &self,
@@ -426,6 +430,9 @@ impl Kernel {
         // The age that a value had on arrival does not count against `max_lifetime`.
         let longest = self.engine.max_lifetime.saturating_add(draft.age);
         let mut ends = draft.lifetime.ends(filled, longest, chance);
+        if let Some(expiry) = draft.lifetime.expiry() {
+            ends = ends.cut(self.engine.clock.moment(expiry));
+        }
         if let Some(longest) = draft.tiers.in_memory() {
             ends = ends.leaving(draft.filled, longest);
         }
@@ -441,6 +448,10 @@ impl Kernel {
             tags,
             cost: draft.cost,
             tiers: draft.tiers,
+            idle: draft.idle.map(|after| {
+                let now = self.now();
+                IdleTime { after, read: now, extended: now }
+            }),
         };
         Ok(Arc::new(Entry::new(draft.key, origins, value)))
     }
@@ -448,6 +459,44 @@ impl Kernel {
     /// Stores an entry in its levels. Returns `false` if it was invalidated in the meantime.
     pub fn store(&self, entry: &AnyEntry) -> bool {
         self.engine.store(entry)
+    }
+
+    /// Notes a read of an entry whose lifetime slides, also in the second level, there at most once a minute.
+    pub(crate) fn slide(&self, entry: &AnyEntry) {
+        if entry.idle().is_none() {
+            return;
+        }
+        let now = self.now();
+        entry.slide(now);
+        self.extend(entry, now);
+    }
+
+    /// Writes the ends of an entry to the second level, at most once a minute.
+    pub(crate) fn extend(&self, entry: &AnyEntry, now: Moment) {
+        if let Some(shared) = &self.engine.shared
+            && entry.schema().is_some()
+            && entry.tiers().in_shared(shared.seals()).is_some()
+            && entry.is_to_extend(now)
+        {
+            shared.extend(&self.engine, entry);
+        }
+    }
+
+    /// Returns an entry with the same key, tags, stamp and value as `entry`, and with other ends.
+    pub(crate) fn with_ends<V: Value>(&self, entry: &AnyEntry, ends: Ends, value: V) -> AnyEntry {
+        let (stamp, tags) = (entry.stamp(), entry.tags().to_vec());
+        let metadata = EntryMetadata {
+            hash: entry.hash,
+            id: self.engine.memory.next_id(),
+            ends,
+            stamp,
+            marks: self.engine.registry.marks(stamp, &tags),
+            tags,
+            cost: entry.cost(),
+            tiers: entry.tiers(),
+            idle: entry.idle(),
+        };
+        Arc::new(Entry::new(entry.key().clone(), metadata, value))
     }
 
     /// Removes exactly this entry from the first level.
@@ -488,9 +537,14 @@ impl Kernel {
         ReservedBytes::none(&self.engine.fill_bytes)
     }
 
-    /// Returns a permit to run one more refresh. `None` if the refresh budget is used up.
-    pub fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.engine.refreshes).try_acquire_owned().ok()
+    /// Returns a permit to refresh an entry in the background.
+    ///
+    /// # Errors
+    ///
+    /// The reason if it must not be refreshed now: the refresh budget is used up, or its last refresh failed a moment
+    /// ago.
+    pub fn refresh_permit(&self, entry: &AnyEntry) -> Result<RefreshPermit, Reason> {
+        self.engine.refreshes.permit(&self.engine, entry, self.now())
     }
 
     /// Runs a task that [`Larder::close`](crate::Larder::close) waits for.

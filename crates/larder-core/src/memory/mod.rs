@@ -308,6 +308,7 @@ mod tests {
             tags: Vec::new(),
             cost: Duration::ZERO,
             tiers: crate::Tiers::BOTH,
+            idle: None,
         };
         Arc::new(Entry::new(key, origins, Block(weight)))
     }

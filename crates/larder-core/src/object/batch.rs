@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tracing::Instrument as _;
 
 use super::{
-    call::{Call, FillResult, LookupResult},
+    call::{Call, FetchResult, FillResult, LookupResult},
     error::LoadError,
     fill::{FinishOnDrop, LoadHandle},
     value::Answer as _,
@@ -290,7 +290,17 @@ where
                     let value = slot.call.taken(slot.call.fetched(leader, entry, value));
                     slot.state = SlotState::Done(value);
                 }
-                None => leads.push((number, leader)),
+                None => match self.slots[number].call.look_for_stale() {
+                    FetchResult::Stale(entry, value) => {
+                        leader.finish(FlightResult::Withdrawn);
+                        self.slots[number].state = SlotState::Stale(entry, value);
+                    }
+                    FetchResult::OnError(entry) => {
+                        self.slots[number].stale = Some(entry);
+                        leads.push((number, leader));
+                    }
+                    FetchResult::Fresh(..) | FetchResult::Nothing => leads.push((number, leader)),
+                },
             }
         }
     }
@@ -354,22 +364,28 @@ where
         join_all(waiting).await.into_iter().collect()
     }
 
-    /// Adds the values to the enclosing scope, refreshes the stale ones, and returns all of them.
+    /// Adds the values to the enclosing scope, refreshes those that are stale or due, and returns all of them.
     fn finish(self) -> Vec<Option<Arc<T>>> {
-        let mut stale = Vec::new();
+        let mut due = Vec::new();
         let taken = self.slots.into_iter().map(|slot| match slot.state {
-            SlotState::Hit(entry, value) => slot.call.hit(&entry, value),
+            SlotState::Hit(entry, value) => {
+                let value = slot.call.hit(&entry, value);
+                if slot.call.is_due(&entry) {
+                    due.push((slot.name, slot.call, entry));
+                }
+                value
+            }
             SlotState::Stale(entry, value) => {
                 slot.call.add_to_whole(&entry, true);
                 slot.call.record(Event::StaleHit, slot.call.began);
-                stale.push((slot.name, slot.call));
+                due.push((slot.name, slot.call, entry));
                 value
             }
             SlotState::Done(value) => value,
             SlotState::Missing => unreachable!("`fill` has loaded each missing name or has failed"),
         });
         let values = taken.collect();
-        refresh_all(stale, self.load);
+        refresh_all(due, self.load);
         values
     }
 }
@@ -477,38 +493,60 @@ where
     calls.into_iter().zip(&fills).zip(keys).map(conclude).collect()
 }
 
-/// Refreshes stale names in the background by one call of the loader, if the refresh budget allows. Names whose fill is
+/// Refreshes names in the background by one call of the loader, as far as the refresh budget allows. Names whose fill is
 /// in flight, and names whose load failed a moment ago, are left out.
-fn refresh_all<N, T, E>(stale: Vec<(N, Call<'_, T>)>, load: BatchLoader<N, T, E>)
+fn refresh_all<N, T, E>(due: Vec<(N, Call<'_, T>, AnyEntry)>, load: BatchLoader<N, T, E>)
 where
     N: IntoName + Clone + Send + Sync + 'static,
     T: Send + Sync + 'static,
     E: Send + Sync + 'static,
 {
-    let Some((_, first)) = stale.first() else { return };
+    let Some((_, first, _)) = due.first() else { return };
     let kernel = first.kernel.clone().into_owned();
-    let Some(permit) = kernel.refresh_permit() else {
-        stale.iter().for_each(|(_, call)| {
-            call.record(Event::Failed(Reason::RefreshBudget), call.began);
-        });
-        return;
-    };
     let scope = first.scope.in_background();
-    let leads = stale.into_iter().filter_map(|(name, call)| {
+    let mut permits = Vec::new();
+    let leads = due.into_iter().filter_map(|(name, call, old)| {
         if call.failed_lately::<E>().is_some() {
             return None;
+        }
+        match call.kernel.refresh_permit(&old) {
+            Ok(permit) => permits.push(permit),
+            Err(why) => {
+                call.record(Event::Failed(why), call.began);
+                return None;
+            }
         }
         let FlightRole::Leader(leader) = call.join() else { return None };
         let mut call = call.detached();
         call.scope = scope.clone();
-        Some(Lead { name, call, leader: Some(leader) })
+        Some((old, Lead { name, call, leader: Some(leader) }))
     });
     let mut leads: Vec<_> = leads.collect();
-    let Some(call) = leads.first().map(|lead| lead.call.detached()) else { return };
+    let Some(call) = leads.first().map(|(_, lead)| lead.call.detached()) else { return };
     let refreshing = async move {
+        fetch_newer(&mut leads).await;
+        let mut leads: Vec<_> = leads.into_iter().map(|(_, lead)| lead).collect();
         lock_all(&call, &mut leads, |lead| lead.leader.as_mut()).await;
         drop(load_all(leads, load).await);
-        drop(permit);
+        drop(permits);
     };
     drop(kernel.spawn(refreshing.in_current_span()));
+}
+
+/// Ends the leads whose values another process has refreshed in the second level.
+async fn fetch_newer<N, T: Send + Sync + 'static>(leads: &mut Vec<(AnyEntry, Lead<N, T>)>) {
+    if !leads.first().is_some_and(|(_, lead)| lead.call.is_shared()) {
+        return;
+    }
+    let calls: Vec<_> = leads.iter().map(|(_, lead)| &lead.call).collect();
+    let mut fetched = Call::fetch_many(&calls).await.into_iter();
+    for (old, mut lead) in std::mem::take(leads) {
+        let found = fetched.next().flatten();
+        match found.filter(|entry| lead.call.is_newer(entry, &old)) {
+            Some(entry) => {
+                lead.leader.take().expect("a refresh leads").finish(FlightResult::Filled(entry));
+            }
+            None => leads.push((old, lead)),
+        }
+    }
 }

@@ -6,6 +6,7 @@ use tokio::task::JoinError;
 use tracing::Instrument as _;
 
 use super::{
+    adaptive::ChangeNote,
     error::{Failure, LoadError},
     fill::{FinishOnDrop, LoadHandle, LoadOptions},
     request::ValueRequest,
@@ -231,9 +232,28 @@ impl<T: CacheValue> Call<'_, T> {
 
     pub(super) fn hit<A>(&self, entry: &AnyEntry, value: A) -> A {
         self.add_to_whole(entry, false);
+        self.kernel.slide(entry);
         self.kernel.note_hit(entry);
         self.metered(|meter| meter.record_hit(self.began, || self.kernel.now()));
         value
+    }
+
+    /// Lets the freshness of a fresh entry end `time` from now, but no later than the longest lifetime after its fill.
+    /// `None` if there is no fresh entry of a value.
+    pub(super) fn extend(&self, time: Duration) -> Option<Moment> {
+        let looked = self.look::<Option<Arc<T>>, ()>();
+        let Ok(LookupResult::Fresh(entry, Some(_))) = looked else { return None };
+        let now = self.kernel.now();
+        let object = entry.value::<Object<T>>()?.clone();
+        let ends = entry.ends().extended(now.after(time), self.kernel.max_lifetime());
+        let extended = self.kernel.with_ends(&entry, ends, object);
+        extended.slide(now);
+        // The entry has the stamp of the other one, so an invalidation of that one reaches it too.
+        if !self.kernel.engine().store_in_memory(&extended, now) {
+            return None;
+        }
+        self.kernel.extend(&extended, now);
+        Some(extended.fresh_until())
     }
 
     /// Whether an entry is no older than the policy's `max_age`.
@@ -281,8 +301,15 @@ impl<T: CacheValue> Call<'_, T> {
             // The read runs in the caller's task, because it is short. If the caller is not polled for 200 ms, a waiter
             // leads another fill.
             leader.look();
-            if let Some((entry, value)) = self.fetch::<A>(&mut leader).await {
-                return Ok(self.taken(self.fetched(leader, entry, value)));
+            match self.fetch::<A>(&mut leader).await {
+                FetchResult::Fresh(entry, value) => {
+                    return Ok(self.taken(self.fetched(leader, entry, value)));
+                }
+                FetchResult::Stale(entry, value) => {
+                    return Ok(self.serve_stale::<A, E, F, Fut>(leader, &entry, value, load));
+                }
+                FetchResult::OnError(entry) => stale = Some(entry),
+                FetchResult::Nothing => {}
             }
             leader.looked();
         }
@@ -336,10 +363,15 @@ impl<T: CacheValue> Call<'_, T> {
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
-        if self.policy.fill_lock.is_some()
-            && let Some((entry, value)) = self.fetch::<A>(&mut leader).await
-        {
-            return Ok(self.fetched(leader, entry, value));
+        if self.policy.fill_lock.is_some() {
+            match self.fetch::<A>(&mut leader).await {
+                FetchResult::Fresh(entry, value) => return Ok(self.fetched(leader, entry, value)),
+                FetchResult::Stale(entry, value) => {
+                    let value = self.serve_stale::<A, E, F, Fut>(leader, &entry, value, load);
+                    return Ok(FillOutcome::Served(value));
+                }
+                FetchResult::OnError(_) | FetchResult::Nothing => {}
+            }
         }
         self.note_miss();
         self.fill::<A, E, F, Fut>(leader, load).await
@@ -363,12 +395,31 @@ impl<T: CacheValue> Call<'_, T> {
                 self.add_unstored(unstored);
                 value
             }
+            FillOutcome::Served(value) => value,
         }
+    }
+
+    /// Serves a stale entry that the second level had, and refreshes it. The waiters of this fill find it in the first
+    /// level.
+    fn serve_stale<A, E, F, Fut>(&self, leader: Leader, entry: &AnyEntry, value: A, load: F) -> A
+    where
+        A: Answer<Value = T>,
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
+    {
+        leader.finish(FlightResult::Withdrawn);
+        self.add_to_whole(entry, true);
+        self.record(Event::StaleHit, self.began);
+        // The refresh has the stamp of this call, which is older than the lookup.
+        self.refresh::<A, E, F, Fut>(entry, load);
+        value
     }
 
     /// Ends the fill with the entry from the second level.
     pub(super) fn fetched<A>(&self, leader: Leader, entry: AnyEntry, value: A) -> FillOutcome<A> {
         self.record(Event::SharedHit, self.began);
+        self.kernel.slide(&entry);
         leader.finish(FlightResult::Filled(entry.clone()));
         FillOutcome::Stored(value, entry)
     }
@@ -380,16 +431,52 @@ impl<T: CacheValue> Call<'_, T> {
 
     /// Reads the entry from the second level. If the policy has a fill lock and another process holds it, this waits
     /// for the entry that the other process stores.
-    async fn fetch<A: Answer<Value = T>>(&self, leader: &mut Leader) -> Option<(AnyEntry, A)> {
+    async fn fetch<A: Answer<Value = T>>(&self, leader: &mut Leader) -> FetchResult<A> {
         if !self.is_shared() || leader.is_alone() {
-            return None;
+            return FetchResult::Nothing;
         }
         let fetch =
             || async { self.fetch_once().await.filter(|entry| A::of_entry(entry).is_some()) };
-        let lock = self.policy.fill_lock;
-        let entry = self.kernel.fetch_in_turn(&self.scope, leader, lock, fetch).await?;
-        let value = A::of_entry(&entry)?;
-        Some((entry, value))
+        let serves_stale = || matches!(self.look_for_stale::<A>(), FetchResult::Stale(..));
+        let (scope, lock) = (&self.scope, self.policy.fill_lock);
+        let found = self.kernel.fetch_in_turn(scope, leader, lock, fetch, serves_stale).await;
+        match found.and_then(|entry| A::of_entry(&entry).map(|value| (entry, value))) {
+            Some((entry, value)) => FetchResult::Fresh(entry, value),
+            None => self.look_for_stale(),
+        }
+    }
+
+    /// Looks a stale entry up that a read of the second level has promoted.
+    pub(super) fn look_for_stale<A: Answer<Value = T>>(&self) -> FetchResult<A> {
+        match self.look::<A, ()>() {
+            Ok(LookupResult::Stale(entry, value)) => FetchResult::Stale(entry, value),
+            Ok(LookupResult::OnError(entry)) => FetchResult::OnError(entry),
+            _ => FetchResult::Nothing,
+        }
+    }
+
+    /// Reads the entry from the second level, if another process has refreshed it there since `old` was filled.
+    async fn fetch_newer<A: Answer<Value = T>>(
+        &self,
+        leader: &mut Leader,
+        old: &AnyEntry,
+    ) -> Option<AnyEntry> {
+        if !self.is_shared() {
+            return None;
+        }
+        let fetch = || async {
+            let found = self.fetch_once().await;
+            found.filter(|entry| self.is_newer(entry, old) && A::of_entry(entry).is_some())
+        };
+        let (scope, lock) = (&self.scope, self.policy.fill_lock);
+        self.kernel.fetch_in_turn(scope, leader, lock, fetch, || false).await
+    }
+
+    /// Whether an entry of the second level is the result of a later fill than an entry of the first level, and not due
+    /// for a refresh itself.
+    pub(super) fn is_newer(&self, entry: &AnyEntry, old: &AnyEntry) -> bool {
+        // The time of a fill is known to a millisecond or so in another process.
+        entry.ends().filled() > old.ends().filled().after(CLOCK_ERROR) && !self.is_due(entry)
     }
 
     /// Reads the entries of several calls from the second level in one round trip. They have one policy and one scope.
@@ -579,6 +666,7 @@ impl<T: CacheValue> Call<'_, T> {
             filled: now,
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
+            idle: None,
         };
         if let Ok(entry) = self.kernel.entry(draft, scope, value) {
             self.kernel.store(&entry);
@@ -595,6 +683,19 @@ impl<T: CacheValue> Call<'_, T> {
         } else {
             None
         }
+    }
+
+    /// Returns the changes of the value that this process has seen, if its lifetime is adaptive.
+    fn changes(
+        &self,
+        object: &Object<T>,
+        options: &LoadOptions,
+        now: Moment,
+    ) -> Option<ChangeNote<T>> {
+        let adaptive = self.spec.adaptive.filter(|_| options.lifetime.is_none())?;
+        let note = self.note(CHANGES);
+        let before = note.as_ref().and_then(|note| note.value::<ChangeNote<T>>());
+        Some(adaptive.next(before, object.content(), now))
     }
 
     /// Returns the own tags of the value.
@@ -625,9 +726,11 @@ impl<T: CacheValue> Call<'_, T> {
         if let Some(why) = refused {
             return Err(why);
         }
-        let lifetime = options.lifetime.unwrap_or_else(|| match object.content() {
-            Some(_) => self.policy.lifetime,
-            None => self.policy.negative_lifetime(),
+        let changes = self.changes(&object, options, filled);
+        let lifetime = options.lifetime.unwrap_or_else(|| match (&changes, object.content()) {
+            (Some(changes), _) => self.policy.lifetime.with_fresh(changes.fresh()),
+            (None, Some(_)) => self.policy.lifetime,
+            (None, None) => self.policy.negative_lifetime(),
         });
         let tiers = self.policy.tiers;
         let can_leave = self.spec.format.schema.is_some();
@@ -639,9 +742,14 @@ impl<T: CacheValue> Call<'_, T> {
             filled,
             cost: filled.since(self.began),
             tiers: if can_leave { tiers } else { tiers.in_process() },
+            idle: self.policy.idle,
         };
         let entry = self.kernel.entry_under(draft, scope, restamp, object)?;
         let is_stored = self.kernel.store(&entry);
+        if let Some((changes, adaptive)) = changes.zip(self.spec.adaptive) {
+            let time = adaptive.ceiling.saturating_mul(2);
+            self.remember(CHANGES, self.tags(options), time, filled, scope, changes);
+        }
         let event = match is_stored {
             true => Event::Stored,
             false => Event::Refused(Reason::Overtaken),
@@ -650,8 +758,13 @@ impl<T: CacheValue> Call<'_, T> {
         Ok((entry, is_stored))
     }
 
-    /// Starts a background refresh, unless one is in flight or the refresh budget is used up.
-    pub(super) fn refresh<A, E, F, Fut>(&self, load: F)
+    /// Whether a fresh entry is to be refreshed before it expires.
+    pub(super) fn is_due(&self, entry: &AnyEntry) -> bool {
+        self.policy.refresh_ahead.is_some_and(|rule| rule.is_due(entry, self.kernel.now()))
+    }
+
+    /// Starts a background refresh of an entry, unless one is in flight or the refresh budget is used up.
+    pub(super) fn refresh<A, E, F, Fut>(&self, old: &AnyEntry, load: F)
     where
         A: Answer<Value = T>,
         E: Send + Sync + 'static,
@@ -661,22 +774,18 @@ impl<T: CacheValue> Call<'_, T> {
         if self.failed_lately::<E>().is_some() {
             return;
         }
-        let Some(permit) = self.kernel.refresh_permit() else {
-            self.record(Event::Failed(Reason::RefreshBudget), self.began);
-            return;
+        let permit = match self.kernel.refresh_permit(old) {
+            Ok(permit) => permit,
+            Err(why) => return self.record(Event::Failed(why), self.began),
         };
         if let FlightRole::Leader(mut leader) = self.join() {
             let mut call = self.detached();
             // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
+            let old = Arc::clone(old);
             let refreshing = async move {
-                // Another process may have refreshed the value.
-                let fetched = match call.policy.fill_lock {
-                    Some(_) => call.fetch::<A>(&mut leader).await,
-                    None => None,
-                };
-                match fetched {
-                    Some((entry, _)) => leader.finish(FlightResult::Filled(entry)),
+                match call.fetch_newer::<A>(&mut leader, &old).await {
+                    Some(entry) => leader.finish(FlightResult::Filled(entry)),
                     None => drop(call.fill::<A, E, F, Fut>(leader, load).await),
                 }
                 drop(permit);
@@ -837,10 +946,22 @@ pub(super) enum LookupResult<A> {
     Nothing,
 }
 
+/// The result of a read of the second level.
+pub(super) enum FetchResult<A> {
+    Fresh(AnyEntry, A),
+    /// A stale entry that may be served while it is refreshed.
+    Stale(AnyEntry, A),
+    /// A stale entry that may be served on errors.
+    OnError(AnyEntry),
+    Nothing,
+}
+
 /// The result of a fill.
 pub(super) enum FillOutcome<A> {
     Stored(A, AnyEntry),
     Unstored(A, UnstoredValue),
+    /// A stale value, which was added to the enclosing scope.
+    Served(A),
 }
 
 /// The result of a fill, or its failure.
@@ -853,8 +974,11 @@ pub(super) struct UnstoredValue {
 }
 
 const LOADED: &str = "a loader returns what its caller can use";
-/// The last part of the keys of notes: a refused value, a failed load.
+/// The last part of the keys of notes: a refused value, a failed load, the changes of a value.
 const REFUSED: &[u8] = b" refused";
 const FAILED: &[u8] = b" failed";
+const CHANGES: &[u8] = b" changes";
+/// Two readings of the time of one fill differ by less than this.
+const CLOCK_ERROR: Duration = Duration::from_millis(10);
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const REFUSAL_TIME: Duration = Duration::from_secs(10);

@@ -27,6 +27,7 @@ use crate::{
     policy::Policy,
 };
 
+mod adaptive;
 mod batch;
 mod call;
 #[cfg_attr(not(feature = "second-level"), path = "encode_absent.rs")]

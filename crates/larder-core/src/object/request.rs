@@ -43,12 +43,18 @@ where
         let call = &*self.call;
         match call.look() {
             Err(error) => return Some(Err(error)),
-            Ok(LookupResult::Fresh(entry, value)) => return Some(Ok(call.hit(&entry, value))),
+            Ok(LookupResult::Fresh(entry, value)) => {
+                if is_first && call.is_due(&entry) {
+                    let load = self.load.take().expect("a loader is taken once, at the end");
+                    call.refresh::<A, E, F, Fut>(&entry, load);
+                }
+                return Some(Ok(call.hit(&entry, value)));
+            }
             Ok(LookupResult::Stale(entry, value)) => {
                 call.add_to_whole(&entry, true);
                 call.record(Event::StaleHit, call.began);
                 let load = self.load.take().expect("a loader is taken once, at the end");
-                call.refresh::<A, E, F, Fut>(load);
+                call.refresh::<A, E, F, Fut>(&entry, load);
                 return Some(Ok(value));
             }
             Ok(LookupResult::OnError(entry)) => self.stale = Some(entry),

@@ -5,9 +5,10 @@ use std::{any::Any, sync::Arc};
 
 use bytes::Bytes;
 
-use super::format::ValueFormat;
+use super::{adaptive::AdaptiveLifetime, format::ValueFormat};
 use crate::{
     entry::{AnyEntry, EncodedValue, Value},
+    schema::Schema,
     weight::ValueWeight,
 };
 
@@ -18,10 +19,12 @@ pub(super) struct Object<T: 'static> {
     weighed: ValueWeight,
 }
 
-/// How a call handles its values: the format in a store, and a weight function if the application gives one.
+/// How a call handles its values: the format in a store, a weight function if the application gives one, and the bounds of
+/// an adaptive lifetime.
 pub(super) struct ValueSpec<T: 'static> {
     pub(super) format: &'static ValueFormat<T>,
     pub(super) weigh: Option<fn(&T) -> usize>,
+    pub(super) adaptive: Option<AdaptiveLifetime<T>>,
 }
 
 impl<T> Clone for ValueSpec<T> {
@@ -34,7 +37,7 @@ impl<T> Copy for ValueSpec<T> {}
 
 impl<T: CacheValue> ValueSpec<T> {
     pub(super) fn new(format: &'static ValueFormat<T>) -> Self {
-        Self { format, weigh: None }
+        Self { format, weigh: None, adaptive: None }
     }
 
     /// Makes the object of a value, or of its absence.
@@ -53,6 +56,12 @@ impl<T: CacheValue> ValueSpec<T> {
             return Some(self.object(None));
         }
         (self.format.decode)(bytes).map(|value| self.object(Some(value)))
+    }
+}
+
+impl<T> Clone for Object<T> {
+    fn clone(&self) -> Self {
+        Self { content: self.content.clone(), format: self.format, weighed: self.weighed }
     }
 }
 
@@ -79,6 +88,10 @@ impl<T: CacheValue> Value for Object<T> {
             None => Vec::new(),
         };
         Some(EncodedValue { schema, bytes })
+    }
+
+    fn schema(&self) -> Option<Schema> {
+        self.format.schema.map(|schema| schema())
     }
 
     fn is_lossy(&self) -> bool {

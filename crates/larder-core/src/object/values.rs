@@ -5,6 +5,7 @@ use std::{borrow::Cow, convert::Infallible, fmt, future::Future, sync::Arc, time
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    adaptive::AdaptiveLifetime,
     call::{Call, CallContext, LookupResult, NamedKey},
     error::LoadError,
     fill::LoadHandle,
@@ -112,6 +113,54 @@ impl<T: Send + Sync + 'static> Values<T> {
     #[doc(alias("weigher", "cost function"))]
     pub fn weigh_by(mut self, weigh: fn(&T) -> usize) -> Self {
         self.spec.weigh = Some(weigh);
+        self
+    }
+
+    /// Adapts the freshness lifetime of each value to its changes: it begins at `floor`, grows while loads return the same
+    /// value, up to `ceiling`, and shrinks when they return another. It replaces the freshness lifetime of the policy;
+    /// the stale windows stay.
+    ///
+    /// Each process observes the changes for itself, and forgets them after an invalidation of the value. A loader that
+    /// sets a lifetime itself is obeyed. Use it for values that change without an invalidation, at rates that differ by
+    /// value or over time: for a value that changes at a constant rate, the right fixed lifetime serves fewer old values.
+    ///
+    /// # Panics
+    ///
+    /// If `floor` is zero or above `ceiling`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use larder_core::Larder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let second = Duration::from_secs(1);
+    /// let weather = larder.values::<String>(60 * second).adaptive(10 * second, 600 * second);
+    /// let mut longest = second;
+    /// for _ in 0..150 {
+    ///     let load = |_| async { Ok::<_, Infallible>("sunny".to_owned()) };
+    ///     weather.get_or_load("Paris", load).await?;
+    ///     longest = longest.max(weather.remaining_ttl("Paris").await.unwrap_or_default());
+    ///     tokio::time::advance(10 * second).await;
+    /// }
+    /// assert!(longest > 60 * second, "it never changed");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    #[doc(alias("adaptive ttl", "alex protocol"))]
+    pub fn adaptive(mut self, floor: Duration, ceiling: Duration) -> Self
+    where
+        T: PartialEq,
+    {
+        assert!(
+            !floor.is_zero() && floor <= ceiling,
+            "adaptive is {floor:?} to {ceiling:?}, allowed is a floor that is more than zero and no more than the ceiling"
+        );
+        self.spec.adaptive = Some(AdaptiveLifetime { floor, ceiling, is_same: T::eq });
         self
     }
 
@@ -284,7 +333,7 @@ impl<T: Send + Sync + 'static> Values<T> {
         };
         call.add_to_whole(&entry, false);
         Option::<Arc<T>>::of_entry(&entry)??;
-        Some(entry.ends().fresh_until().since(self.kernel.now()))
+        Some(entry.fresh_until().since(self.kernel.now()))
     }
 
     /// Stores a value under a read point that was taken before the value was read, as [`ReadPoint::set`] does.
@@ -303,6 +352,43 @@ impl<T: Send + Sync + 'static> Values<T> {
         let named = |(name, value)| (NamedKey::new(&self.kernel, Kind::Object, name), value);
         let values = values.into_iter().map(named).collect();
         point.set_values(values, &self.policy, self.spec).await
+    }
+
+    /// Lets the freshness of a stored value end `time` from now, and returns the rest of its lifetime. `None` if
+    /// [`get`](Self::get) would return no value.
+    ///
+    /// The value keeps its stamp: an invalidation reaches it as before, and it never lives longer than
+    /// [`LarderBuilder::max_lifetime`](crate::LarderBuilder::max_lifetime) after its load. `time` may also be shorter than
+    /// the rest of the lifetime. In the second level the value is extended at most once a minute, and only if no other
+    /// process has stored another one there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder_core::Larder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let minute = Duration::from_secs(60);
+    /// let reports = larder.values::<String>(minute);
+    /// reports.set(&larder.read_point(), "today", "all quiet".to_owned()).await;
+    ///
+    /// tokio::time::advance(minute / 2).await;
+    /// assert_eq!(reports.extend("today", 5 * minute).await, Some(5 * minute));
+    /// assert_eq!(reports.extend("tomorrow", 5 * minute).await, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("touch", "expire", "persist", "renew"))]
+    pub async fn extend(&self, name: impl IntoName, time: Duration) -> Option<Duration> {
+        let mut call = self.begin(name).await?;
+        if self.look_in_memory(&call).is_none() {
+            // It brings the value into the first level.
+            drop(self.fetch(&mut call).await);
+        }
+        call.extend(time).map(|ends| ends.since(self.kernel.now()))
     }
 
     /// Removes the value of a name for all users and in all processes: a hard invalidation of its name, which also
@@ -421,6 +507,7 @@ impl<T: Send + Sync + 'static> Values<T> {
         };
         call.record(Event::SharedHit, call.began);
         call.add_to_whole(&entry, false);
+        self.kernel.slide(&entry);
         Option::<Arc<T>>::of_entry(&entry)?
     }
 

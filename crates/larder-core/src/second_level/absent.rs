@@ -65,6 +65,10 @@ impl SecondLevel {
         match **self {}
     }
 
+    pub(crate) fn extend(self: &Arc<Self>, _: &Arc<Engine>, _: &AnyEntry) {
+        match **self {}
+    }
+
     pub(crate) fn write_behind(self: &Arc<Self>, _: &Arc<Engine>, _: &AnyEntry) {
         match **self {}
     }

@@ -20,8 +20,8 @@ use tokio::{
 use super::{READ_DEADLINE, StoreLookup};
 use crate::{
     clock::Moment,
-    engine::Engine,
-    entry::{AnyEntry, EncodedValue, Entry, EntryMetadata, Value},
+    engine::{Engine, EntryState},
+    entry::{AnyEntry, BETWEEN_EXTENSIONS, EncodedValue, Entry, EntryMetadata, IdleTime, Value},
     envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
     lifetime::Ends,
@@ -122,7 +122,8 @@ impl SecondLevel {
         }
     }
 
-    /// Reads the entry of a key and, if it is fresh and valid, promotes it into the first level.
+    /// Reads the entry of a key and, if it is valid and may be served, promotes it into the first level. Returns it if it
+    /// is fresh; a stale entry is for the caller to look up there.
     pub(crate) async fn fetch<V: Value>(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
@@ -246,11 +247,19 @@ impl SecondLevel {
             fresh: end(header.fresh),
             revalidate: end(header.revalidate),
             on_error: end(header.on_error),
-            // A stale entry of the store is not promoted, so there is nothing to revalidate.
+            // The store holds no entry for revalidation.
             held: filled,
             leaves: tiers.in_memory().map_or(Moment::NEVER, |longest| now.after(longest)),
         };
-        if now >= ends.fresh {
+        if now >= ends.served_until().max(ends.fresh) {
+            return Ok(None);
+        }
+        let idle = header.idle.map(|(after, read)| IdleTime {
+            after,
+            read: now,
+            extended: filled.after(read),
+        });
+        if idle.is_some_and(|idle| now >= idle.extended.after(idle.after + BETWEEN_EXTENSIONS)) {
             return Ok(None);
         }
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
@@ -267,9 +276,12 @@ impl SecondLevel {
             tags: header.tags,
             cost: header.cost,
             tiers,
+            idle,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
-        Ok(engine.store_in_memory(&entry, now).then_some(entry))
+        // A stale entry is promoted as a stale entry, for the lookup in the first level that follows the read.
+        let is_stored = engine.store_in_memory(&entry, now);
+        Ok((is_stored && now < ends.fresh).then_some(entry))
     }
 
     /// Writes an entry in the background. Drops the write if 1,024 are under way.
@@ -287,8 +299,10 @@ impl SecondLevel {
             self.count(Count::Dropped);
             return;
         };
-        // Readers use the entry only while it is fresh.
-        let lifetime = entry.ends().fresh_until().since(engine.clock.now()).min(longest);
+        // A stale window outlives the process: another process serves the stale entry by the same rules.
+        let ends = entry.ends();
+        let lifetime = ends.fresh_until().max(ends.served_until());
+        let lifetime = lifetime.since(engine.clock.now()).min(longest).min(idle_limit(entry));
         if lifetime.is_zero() {
             return;
         }
@@ -333,6 +347,7 @@ impl SecondLevel {
             fresh: ends.fresh.since(ends.filled),
             revalidate: ends.revalidate.since(ends.filled),
             on_error: ends.on_error.since(ends.filled),
+            idle: entry.idle().map(|idle| (idle.after, idle.read.since(ends.filled))),
             cost: entry.cost(),
             tags: entry.tags().to_vec(),
         };
@@ -350,6 +365,59 @@ impl SecondLevel {
             Err(_) => self.count(Count::Error),
         }
         self.count(Count::Write);
+    }
+
+    /// Writes the ends of an entry to the store in the background, if the store still has this entry.
+    pub(crate) fn extend(self: &Arc<Self>, engine: &Arc<Engine>, entry: &AnyEntry) {
+        let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
+            self.count(Count::Dropped);
+            return;
+        };
+        let (shared, engine, entry) = (Arc::clone(self), Arc::clone(engine), Arc::clone(entry));
+        let tasks = engine.tasks.clone();
+        tasks.spawn(async move {
+            let extending = shared.try_extend(&engine, &entry);
+            if tokio::time::timeout(WRITE_DEADLINE, extending).await.is_err() {
+                shared.count(Count::Error);
+            }
+            drop(permit);
+        });
+    }
+
+    async fn try_extend(&self, engine: &Arc<Engine>, entry: &AnyEntry) -> Option<()> {
+        let schema = entry.schema()?;
+        let name = place(entry.key(), schema);
+        let found = match self.store.get(&name).await {
+            Ok(found) => found?,
+            Err(error) => {
+                self.note(Err(error));
+                return None;
+            }
+        };
+        let opened =
+            self.codec.open(found.clone(), entry.key(), schema, &engine.fill_bytes).ok()?;
+        let EnvelopeContents { mut header, payload, room: _room } = opened;
+        // Only this entry is extended: another one has another fill.
+        let (ends, now) = (*entry.ends(), engine.clock.now());
+        let filled_at = engine.shared_time(ends.filled);
+        let apart = filled_at.duration_since(header.filled_at);
+        let apart = apart.unwrap_or_else(|earlier| earlier.duration());
+        if Some(header.filled) != entry.stamp().log
+            || apart > SAME_FILL
+            || engine.entry_state(entry, now) != EntryState::Fresh
+        {
+            return None;
+        }
+        header.fresh = ends.fresh.since(ends.filled);
+        header.revalidate = ends.revalidate.since(ends.filled);
+        header.on_error = ends.on_error.since(ends.filled);
+        header.idle = entry.idle().map(|idle| (idle.after, idle.read.since(ends.filled)));
+        let lifetime = ends.fresh.max(ends.served_until()).since(now).min(idle_limit(entry));
+        let lifetime = lifetime.min(entry.tiers().in_shared(self.seals())?);
+        let bytes = self.codec.seal(entry.key(), &header, &payload)?;
+        let replaced = self.store.replace(&name, found, bytes, lifetime).await;
+        self.note(replaced.map(drop));
+        Some(())
     }
 
     /// Returns a receiver whose channel closes when the write of this entry has ended. `None` if no write is under way.
@@ -453,6 +521,12 @@ impl SecondLevel {
     }
 }
 
+/// Returns how long the store holds an entry that is not read: another process may have read it up to a minute later than
+/// the store knows.
+fn idle_limit(entry: &AnyEntry) -> Duration {
+    entry.idle().map_or(Duration::MAX, |idle| idle.after + BETWEEN_EXTENSIONS)
+}
+
 /// Returns the store key of an entry. It includes the schema, so that another type under the same key has an entry of
 /// its own.
 fn place(key: &Key, schema: Schema) -> String {
@@ -467,6 +541,8 @@ const LARGE: usize = 32 << 10;
 /// How far the fill time of an entry may lie in the future of this process, because the clocks of two processes may
 /// differ.
 const MOST_SKEW: Duration = Duration::from_secs(1);
+/// Two readings of the time of one fill differ by less than this.
+const SAME_FILL: Duration = Duration::from_millis(10);
 /// Maximum number of writes that are under way at a time.
 const MAX_WRITES: usize = 1024;
 /// The default limit on the waits of one request. It is enough for one read that takes the whole 40 ms of the Redis

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 mod batches;
 mod herds;
+mod lifetimes;
 mod values;
 mod write_through;
 

@@ -228,6 +228,9 @@ impl CacheContext {
             entry = found;
         }
         stored::of(&entry)?;
+        if self.options.is_due(&entry, now) {
+            return None;
+        }
         let answer = stored::hit(entry, now, self.extras, request_key.head_only);
         self.count_hit(now);
         Some(answer)
@@ -489,6 +492,7 @@ impl CacheContext {
             filled,
             cost: Duration::ZERO,
             tiers: if kernel.shares(self.options.tiers) { Tiers::BOTH } else { Tiers::MEMORY },
+            idle: None,
         };
         kernel.entry(draft, &kernel.open_scope(), record).ok()
     }

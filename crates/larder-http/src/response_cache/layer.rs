@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use larder_core::{ByteSize, Consistency, Larder, Lifetime, Tiers, kernel::Kernel};
+use larder_core::{
+    ByteSize, Consistency, Larder, Lifetime, Tiers,
+    kernel::{Kernel, RefreshAhead},
+};
 use larder_semantics::{
     fields,
     freshness::Heuristics,
@@ -250,9 +253,27 @@ impl ResponseCacheLayer {
     /// # Ok(())
     /// # }
     /// ```
-    #[doc(alias("background refresh", "SWR", "refresh-ahead"))]
+    #[doc(alias("background refresh", "SWR"))]
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.options.while_revalidating = Some(window);
+        self
+    }
+
+    /// Refreshes a fresh response in the background once less than this share of its freshness lifetime is left, so that
+    /// a response that is requested often enough never expires. The request that finds it so is answered at once, and its
+    /// head is the head of the refresh, under the rules of a fill: a response is never stored for more clients than its
+    /// key serves.
+    ///
+    /// A response that is not requested is not refreshed. Refreshes run within
+    /// [`LarderBuilder::refresh_budget`](larder_core::LarderBuilder::refresh_budget), read the second level first, and
+    /// take the fill lock of [`fill_once_per_cluster`](Self::fill_once_per_cluster).
+    ///
+    /// # Panics
+    ///
+    /// If the share is not more than 0 and less than 1.
+    #[doc(alias("early refresh", "prefetch"))]
+    pub fn refresh_ahead(mut self, share: f64) -> Self {
+        self.options.refresh_ahead = Some(RefreshAhead::share(share));
         self
     }
 

@@ -376,8 +376,23 @@ impl Lookup {
         }
         context
             .kernel
-            .fetch_in_turn(&self.scope, leader, context.options.lease, || self.fetch_once())
+            .fetch_in_turn(
+                &self.scope,
+                leader,
+                context.options.lease,
+                || self.fetch_once(),
+                || self.stale_in_memory().is_some(),
+            )
             .await
+    }
+
+    /// Returns a stale response that a read of the second level has promoted, if this request may get it while it is
+    /// refreshed.
+    pub(super) fn stale_in_memory(&self) -> Option<AnyEntry> {
+        match self.look() {
+            LookupResult::Stale(entry) if self.directives.allow_refreshing() => Some(entry),
+            _ => None,
+        }
     }
 
     async fn fetch_once(&self) -> Option<AnyEntry> {

@@ -152,8 +152,14 @@ where
         let plan = match self.lookup.look() {
             LookupResult::Fresh(entry) if self.meets(&entry) => {
                 let answer = self.lookup.answer_from(&entry);
-                self.lookup.context.kernel.note_hit(&entry);
-                self.lookup.context.count_hit(self.lookup.began);
+                let context = &self.lookup.context;
+                context.kernel.note_hit(&entry);
+                context.count_hit(self.lookup.began);
+                if context.options.is_due(&entry, context.kernel.now())
+                    && directives.allow_refreshing()
+                {
+                    self.refresh(entry);
+                }
                 return ControlFlow::Break(answer);
             }
             LookupResult::Fresh(entry) => {
@@ -213,7 +219,7 @@ where
     /// Leads a fill: reads the second level, and then calls the inner service in a task of its own. A leader that waits
     /// for the fill lock of another process waits in a task, too, so that its waiters do not depend on whether the
     /// future of this request is polled.
-    async fn lead(self, mut leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
+    async fn lead(mut self, mut leader: Leader, mut plan: ForwardPlan) -> Answer<R, S::Error> {
         if plan.why != Forward::Request {
             // Another fill may have ended between the lookup and the join.
             if let LookupResult::Fresh(entry) = self.lookup.look()
@@ -232,6 +238,9 @@ where
                 if let Some(entry) = fetched.filter(|_| self.lookup.is_trusted()) {
                     return Ok(self.fetched(leader, &entry));
                 }
+                if let Some(entry) = self.fetched_stale(&mut plan) {
+                    return Ok(self.serve_stale(leader, entry));
+                }
                 leader.looked();
             } else if context.kernel.shares(context.options.tiers) {
                 let context = Arc::clone(context);
@@ -243,12 +252,44 @@ where
         self.lead_fill(leader, plan).await
     }
 
-    async fn fetch_or_fill(self, mut leader: Leader, plan: ForwardPlan) -> Answer<R, S::Error> {
+    async fn fetch_or_fill(
+        mut self,
+        mut leader: Leader,
+        mut plan: ForwardPlan,
+    ) -> Answer<R, S::Error> {
         let fetched = self.lookup.fetch(&mut leader).await;
         if let Some(entry) = fetched.filter(|_| self.lookup.is_trusted()) {
             return Ok(self.fetched(leader, &entry));
         }
+        if let Some(entry) = self.fetched_stale(&mut plan) {
+            return Ok(self.serve_stale(leader, entry));
+        }
         self.lead_fill(leader, plan).await
+    }
+
+    /// Returns the stale response that a read of the second level has promoted, if this request may get it while it is
+    /// refreshed. One that may be served on errors becomes the fallback of the plan.
+    fn fetched_stale(&self, plan: &mut ForwardPlan) -> Option<AnyEntry> {
+        if plan.selected.is_some() || !self.lookup.is_trusted() {
+            return None;
+        }
+        match self.lookup.look() {
+            LookupResult::Stale(entry) if self.lookup.directives.allow_refreshing() => Some(entry),
+            LookupResult::Stale(entry) | LookupResult::OnError(entry) => {
+                *plan = ForwardPlan::of(&self.lookup, plan.why, Some(entry));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Serves a stale response of the second level, and refreshes it. The waiters of this fill find it in the first
+    /// level.
+    fn serve_stale(&mut self, leader: Leader, entry: AnyEntry) -> Response<CacheBody<R>> {
+        leader.finish(FlightResult::Withdrawn);
+        let answer = self.lookup.stale(&entry, Event::StaleHit, None);
+        self.refresh(entry);
+        answer
     }
 
     /// Ends the fill with the entry from the second level.

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderName, HeaderValue, StatusCode};
-use larder_core::{Consistency, Lifetime, Tiers};
+use larder_core::{
+    Consistency, Lifetime, Tiers,
+    kernel::{AnyEntry, Moment, RefreshAhead},
+};
 use larder_semantics::{
     freshness::Heuristics,
     storing::{Profile, Role},
@@ -117,6 +120,7 @@ pub(super) struct Options {
     pub(super) override_lifetime: Option<Lifetime>,
     pub(super) off: bool,
     pub(super) while_revalidating: Option<Duration>,
+    pub(super) refresh_ahead: Option<RefreshAhead>,
     pub(super) on_error: Option<Duration>,
     pub(super) negative: Vec<(StatusCode, Lifetime)>,
     pub(super) scheme: Scheme,
@@ -187,6 +191,12 @@ impl Options {
         self.vary_by.iter().any(|input| input.fields.is_empty())
     }
 
+    /// Whether a fresh response is to be refreshed before it expires.
+    #[inline]
+    pub(super) fn is_due(&self, entry: &AnyEntry, now: Moment) -> bool {
+        self.refresh_ahead.is_some_and(|rule| rule.is_due(entry, now))
+    }
+
     pub(super) fn rules(&self) -> (Profile, Role) {
         (self.profile, self.role)
     }
@@ -230,6 +240,7 @@ impl Default for Options {
             override_lifetime: None,
             off: false,
             while_revalidating: None,
+            refresh_ahead: None,
             on_error: None,
             negative: Vec::new(),
             scheme: Scheme::default(),

@@ -1,19 +1,17 @@
-//! Stale-while-revalidate: larder refreshes a stale response in the background, while requests get the stale response.
+//! Stale-while-revalidate and refresh-ahead: larder refreshes a response in the background, while requests get the stored
+//! response.
 //!
 //! # Source
 //!
 //! [RFC 5861, section 3](https://www.rfc-editor.org/rfc/rfc5861#section-3)
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
 use http::Response;
 use http_body::Body;
-use larder_core::{
-    Reason,
-    kernel::{AnyEntry, Event, FlightResult, FlightRole},
-};
+use larder_core::kernel::{AnyEntry, Event, FlightResult, FlightRole};
 use larder_semantics::cache_status::Forward;
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -33,9 +31,9 @@ where
 {
     /// Starts a background refresh, unless a fill of the same key is in flight or the refresh budget is used up.
     pub(super) fn refresh(&mut self, stale: AnyEntry) {
-        let Some(permit) = self.lookup.context.kernel.refresh_permit() else {
-            self.lookup.record(Event::Failed(Reason::RefreshBudget));
-            return;
+        let permit = match self.lookup.context.kernel.refresh_permit(&stale) {
+            Ok(permit) => permit,
+            Err(why) => return self.lookup.record(Event::Failed(why)),
         };
         let FlightRole::Leader(mut leader) = self.lookup.join() else { return };
         // No enclosing fill waits for the refresh.
@@ -45,15 +43,20 @@ where
         let context = Arc::clone(&self.lookup.context);
         let kernel = context.kernel.clone();
         let (key, scope) = (stale.key().clone(), self.lookup.scope.clone());
+        let filled = stale.ends().filled();
         let known = self.lookup.to_confirm(Some(&stale));
         let filling = self.fill(Forward::Stale, (Some(stale), known));
         let refreshing = async move {
-            if context.options.lease.is_some() {
+            if context.kernel.shares(context.options.tiers) {
                 // Another process may have refreshed the response.
-                let fetch = || context.fetch(&scope, &key);
+                let is_newer = |entry: &AnyEntry| {
+                    entry.ends().filled() > filled.after(CLOCK_ERROR)
+                        && !context.options.is_due(entry, context.kernel.now())
+                };
+                let fetch = || async { context.fetch(&scope, &key).await.filter(is_newer) };
                 if let Some(entry) = context
                     .kernel
-                    .fetch_in_turn(&scope, &mut leader, context.options.lease, fetch)
+                    .fetch_in_turn(&scope, &mut leader, context.options.lease, fetch, || false)
                     .await
                 {
                     return leader.finish(FlightResult::Filled(entry));
@@ -67,3 +70,6 @@ where
         drop(kernel.spawn(refreshing.in_current_span()));
     }
 }
+
+/// Two readings of the time of one fill, in two processes, differ by less than this.
+const CLOCK_ERROR: Duration = Duration::from_millis(10);

@@ -109,6 +109,7 @@ impl RowRequest {
             filled: self.kernel.now(),
             cost: Duration::ZERO,
             tiers: Tiers::MEMORY,
+            idle: None,
         };
         let version = RowVersion((self.read)());
         let entry = self.kernel.entry(draft, &self.scope, version).expect("it is storable");

@@ -148,6 +148,7 @@ impl Fill {
             filled: received.received_at,
             cost: received.received_at.since(self.began),
             tiers: self.context.options.tiers,
+            idle: None,
         };
         self.context.kernel.entry(draft, &self.scope, CacheRecord::Response(stored))
     }

@@ -219,6 +219,7 @@ impl FromPost {
             filled: received_at,
             cost: Duration::ZERO,
             tiers: larder_core::Tiers::MEMORY,
+            idle: None,
         };
         if let Ok(entry) = self.context.kernel.entry(draft, &scope, CacheRecord::Response(stored)) {
             self.context.kernel.store(&entry);

@@ -28,6 +28,7 @@ mod final_head;
 mod herds;
 mod key_inputs;
 mod opt_in;
+mod refresh_ahead;
 mod setters;
 
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;

@@ -1,0 +1,151 @@
+//! Background refreshes: which entries are due before they expire, how many refreshes run at a time, and how long a
+//! refresh that failed is not repeated.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    clock::{Moment, random_share},
+    engine::Engine,
+    entry::AnyEntry,
+    reason::Reason,
+};
+
+/// The rule by which a fresh entry is refreshed before it expires.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RefreshAhead {
+    /// While less than this share of its freshness lifetime is left.
+    Share(f64),
+    /// At random, the likelier the sooner the entry expires and the longer its fill took, times this factor: XFetch.
+    ///
+    /// # Source
+    ///
+    /// A. Vattani, F. Chierichetti, K. Lowenstein: Optimal Probabilistic Cache Stampede Prevention. VLDB 2015.
+    Early(f64),
+}
+
+impl RefreshAhead {
+    /// Creates the rule of a share.
+    ///
+    /// # Panics
+    ///
+    /// If the share is not more than 0 and less than 1.
+    pub fn share(share: f64) -> Self {
+        assert!(
+            share > 0.0 && share < 1.0,
+            "refresh_ahead is {share}, allowed is more than 0 and less than 1"
+        );
+        Self::Share(share)
+    }
+
+    /// Creates the rule of XFetch.
+    ///
+    /// # Panics
+    ///
+    /// If the factor is not a positive number.
+    pub fn early(factor: f64) -> Self {
+        assert!(
+            factor > 0.0 && factor.is_finite(),
+            "refresh_early is {factor}, allowed is a positive number"
+        );
+        Self::Early(factor)
+    }
+
+    /// Returns whether a fresh entry is due for a refresh.
+    pub fn is_due(self, entry: &AnyEntry, now: Moment) -> bool {
+        let ends = entry.ends();
+        let left = ends.fresh_until().since(now);
+        match self {
+            Self::Share(share) => left < ends.fresh_until().since(ends.filled()).mul_f64(share),
+            Self::Early(factor) => {
+                // Between 0, exclusive, and infinity, with a mean of 1.
+                let chance = -(1.0 - random_share()).ln();
+                left.as_secs_f64() < entry.cost().as_secs_f64() * factor * chance
+            }
+        }
+    }
+}
+
+/// The refreshes of a larder.
+#[derive(Debug)]
+pub(crate) struct Refreshes {
+    permits: Arc<Semaphore>,
+    /// The entries whose last refresh failed, by the hash of their key.
+    failed: Mutex<HashMap<u64, Backoff>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Backoff {
+    failures: u32,
+    until: Moment,
+}
+
+impl Refreshes {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(most)), failed: Mutex::default() }
+    }
+
+    /// Returns a permit to refresh an entry.
+    pub(crate) fn permit(
+        &self,
+        engine: &Arc<Engine>,
+        entry: &AnyEntry,
+        now: Moment,
+    ) -> Result<RefreshPermit, Reason> {
+        let failed = self.failed.lock().get(&entry.hash).copied();
+        if failed.is_some_and(|failed| now < failed.until) {
+            return Err(Reason::RefreshBackoff);
+        }
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let permit = permit.map_err(|_| Reason::RefreshBudget)?;
+        let (engine, entry) = (Arc::downgrade(engine), Arc::clone(entry));
+        Ok(RefreshPermit { engine, entry, _permit: permit })
+    }
+
+    fn note(&self, hash: u64, has_failed: bool, now: Moment) {
+        let mut failed = self.failed.lock();
+        if !has_failed {
+            failed.remove(&hash);
+            return;
+        }
+        if failed.len() >= MOST_FAILED {
+            failed.retain(|_, backoff| now < backoff.until);
+        }
+        if failed.len() < MOST_FAILED {
+            let backoff = failed.entry(hash).or_insert(Backoff { failures: 0, until: now });
+            let pause = FIRST_PAUSE * 2_u32.pow(backoff.failures.min(MOST_DOUBLINGS));
+            *backoff = Backoff { failures: backoff.failures + 1, until: now.after(pause) };
+        }
+    }
+}
+
+/// The permit of one refresh, which its task holds to its end. If the entry is then still the same, the refresh has
+/// failed, and the next refresh of the entry waits for a second, then for two, up to a minute.
+#[derive(Debug)]
+pub struct RefreshPermit {
+    engine: Weak<Engine>,
+    entry: AnyEntry,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for RefreshPermit {
+    fn drop(&mut self) {
+        let Some(engine) = self.engine.upgrade() else { return };
+        let entry = &self.entry;
+        let now = engine.memory.get(entry.hash, entry.key().as_bytes());
+        let has_failed = now.is_some_and(|now| Arc::ptr_eq(&now, entry));
+        engine.refreshes.note(entry.hash, has_failed, engine.clock.now());
+    }
+}
+
+/// Maximum number of entries whose failures are remembered.
+const MOST_FAILED: usize = 10_000;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Up to 64 s.
+const MOST_DOUBLINGS: u32 = 6;
