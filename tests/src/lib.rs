@@ -4,6 +4,17 @@ use std::time::{Duration, Instant};
 
 pub mod postgres;
 
+/// An event that a process under test leaves in the outbox.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Changed {
+    /// The new value.
+    pub v: i64,
+}
+
+impl larder::events::StoredEvent for Changed {
+    const NAME: &'static str = "changed-1";
+}
+
 /// The time limit of `until`. A cluster on a busy machine may have to repeat its elections.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -37,6 +37,7 @@ pub use self::{
 #[cfg(feature = "sealing")]
 pub use self::sealing::SealingKeys;
 
+pub mod events;
 pub mod kernel;
 pub mod store;
 pub mod values;

@@ -1,11 +1,9 @@
 //! Values by name: the typed view [`Values`] with its batches and codecs, and [`ReadPoint`] to store a value that the
 //! application has read itself.
 
-#[cfg(feature = "json")]
-pub use crate::object::Json;
 pub use crate::{
     object::{
-        Codec, CodecError, Missing, ReadPoint, ReadThrough, SetOutcome, Values, WriteError,
+        Codec, CodecError, Json, Missing, ReadPoint, ReadThrough, SetOutcome, Values, WriteError,
         WriteHandle, WriteOutcome,
     },
     schema::Schema,

@@ -38,6 +38,9 @@ pub enum QueryErrorKind {
     /// larder cannot read, or because a row cannot be decoded into the requested type. If you run the statement again,
     /// it writes twice.
     WrittenUnread,
+    /// A domain event cannot be serialised, or its handler has failed. If the transaction was being committed, it is
+    /// committed, and the event is in the outbox, from which it is emitted again.
+    Event,
     /// The runtime was shut down while the query ran.
     Cancelled,
 }
@@ -92,6 +95,9 @@ impl fmt::Display for QueryError {
             QueryErrorKind::Panicked => "the database driver panicked: a write may have been applied",
             QueryErrorKind::WrittenUnread => {
                 "the statement was executed, but the rows that it returned cannot be read: do not run it again"
+            }
+            QueryErrorKind::Event => {
+                "a domain event cannot be serialised, or its handler has failed: a transaction that was being committed is committed"
             }
             QueryErrorKind::Cancelled => "the runtime was shut down while the query ran",
         })

@@ -1,7 +1,7 @@
 //! Transactions, which invalidate when they are committed, and not when they are rolled back, unless a statement has
 //! failed or was dropped while it ran.
 
-use larder_core::{Reason, Target};
+use larder_core::{Reason, Target, events::StoredEvent};
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
@@ -12,7 +12,7 @@ use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
-    analysis::StatementKind,
+    analysis::{SqlDialect, StatementKind},
     backend::BackendTransaction,
     context::{QueryContext, SchemaSnapshot},
     db::{Db, SharedRow},
@@ -36,6 +36,8 @@ pub struct Transaction {
     uncertain: bool,
     context: Arc<QueryContext>,
     targets: Vec<Target>,
+    /// The events that the transaction has left in the outbox: names and bodies.
+    events: Vec<(&'static str, String)>,
     defines: bool,
     /// The number of open nested transactions, including nested transactions that were dropped but are not rolled back
     /// yet.
@@ -84,6 +86,7 @@ impl Db<SqlxService> {
             uncertain: false,
             context: Arc::clone(self.cache().context()),
             targets: Vec::new(),
+            events: Vec::new(),
             defines: false,
             depth: 0,
             dropped: None,
@@ -127,7 +130,8 @@ impl Transaction {
         self.uncertain |= begun.is_err();
         begun?;
         self.depth += 1;
-        let savepoint = Savepoint { depth: self.depth, targets: self.targets.len() };
+        let (targets, events) = (self.targets.len(), self.events.len());
+        let savepoint = Savepoint { depth: self.depth, targets, events };
         Ok(NestedTransaction { transaction: self, savepoint: Some(savepoint) })
     }
 
@@ -147,7 +151,10 @@ impl Transaction {
         };
         let taken_back = taken_back.await;
         match taken_back {
-            Ok(()) => self.targets.truncate(savepoint.targets),
+            Ok(()) => {
+                self.targets.truncate(savepoint.targets);
+                self.events.truncate(savepoint.events);
+            }
             Err(_) => self.uncertain = true,
         }
         taken_back
@@ -160,20 +167,83 @@ impl Transaction {
         Ok(())
     }
 
-    /// Commits, and then invalidates everything that the transaction has changed, even if the caller is dropped or the
-    /// driver panics.
+    /// Leaves a domain event in the outbox, in this transaction. If it is committed, [`commit`](Self::commit) emits the
+    /// event, and returns once it is in effect. If the process dies in between, the processes that follow the
+    /// [outbox](crate::Outbox) emit it, so an event of a committed transaction is never lost, and may be emitted more than
+    /// once. If it is rolled back, nothing happens.
+    ///
+    /// Install the outbox first. The processes that follow it need the handlers of the event and
+    /// [`Larder::receive`](larder_core::Larder::receive); one that does not know the name invalidates everything.
+    ///
+    /// # Errors
+    ///
+    /// When the database refuses the event, for example because the outbox is not installed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use larder_core::{Larder, events::StoredEvent};
+    /// # use larder_sql::*;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Clone, Serialize, Deserialize)]
+    /// struct Sold { product: i64 }
+    ///
+    /// impl StoredEvent for Sold {
+    ///     const NAME: &'static str = "sold-1";
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # sqlx::raw_sql("CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER)").execute(&pool).await?;
+    /// # let larder = Larder::builder().build()?;
+    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// larder.on(|event: &Sold| ("bestsellers-with", event.product));
+    /// larder.receive::<Sold>();
+    /// db.outbox().install().await?;
+    ///
+    /// let mut order = db.begin().await?;
+    /// order.query("UPDATE stock SET n = n - 1 WHERE id = ?").bind(42).execute().await?;
+    /// order.emit(&Sold { product: 42 }).await?;
+    /// order.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("transactional outbox", "domain event", "publish"))]
+    pub async fn emit<E: StoredEvent>(&mut self, event: &E) -> Result<(), QueryError> {
+        self.take_back_dropped().await?;
+        let body = self.context.kernel.stored_event(event);
+        let body = body.map_err(|error| QueryError::because(QueryErrorKind::Event, error))?;
+        let statement = match self.context.options.dialect {
+            SqlDialect::Postgres => Statement::new("SELECT larder_outbox.event($1, $2)"),
+            _ => Statement::new(
+                "INSERT INTO larder_outbox (relation, row_key) VALUES ('larder event ' || ?, ?)",
+            ),
+        };
+        let statement = statement.bind(E::NAME).bind(body.clone());
+        let was_uncertain = std::mem::replace(&mut self.uncertain, true);
+        let left = self.begun().run(&statement).await;
+        self.uncertain = was_uncertain || left.is_err();
+        left.map_err(QueryError::database)?;
+        self.events.push((E::NAME, body));
+        Ok(())
+    }
+
+    /// Commits, and then invalidates everything that the transaction has changed, and emits its events, even if the
+    /// caller is dropped or the driver panics.
     ///
     /// # Errors
     ///
     /// When the database does not confirm the commit. It may have committed nevertheless, so larder invalidates
     /// everything that the transaction wrote. With [`QueryErrorKind::RolledBack`] if a statement has failed in
-    /// PostgreSQL, which would report a commit but roll back.
+    /// PostgreSQL, which would report a commit but roll back. With [`QueryErrorKind::Event`] if the handler of an event
+    /// has failed: the transaction is committed, and the followers of the outbox try the event again.
     pub async fn commit(mut self) -> Result<(), QueryError> {
         // If this fails, nothing is committed, because dropping the transaction rolls it back.
         self.take_back_dropped().await?;
         let (context, defines, uncertain) =
             (Arc::clone(&self.context), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
+        let events = std::mem::take(&mut self.events);
         let known = self.known.take();
         let committing = self.context.kernel.spawn(async move {
             let committed = match inner {
@@ -197,7 +267,11 @@ impl Transaction {
             if !targets.is_empty() {
                 let _logged_or_queued = context.kernel.invalidate(targets).await;
             }
-            committed
+            // They are emitted even if the commit is in doubt, as the targets are invalidated.
+            let is_undone = |error: &QueryError| error.kind() == QueryErrorKind::RolledBack;
+            let events = if committed.as_ref().is_err_and(is_undone) { Vec::new() } else { events };
+            let emitted = emit_all(&context, events).await;
+            committed.and(emitted)
         });
         committing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
     }
@@ -256,6 +330,20 @@ impl Transaction {
     }
 }
 
+/// Emits the events of a transaction. An event without a handler is logged.
+async fn emit_all(
+    context: &QueryContext,
+    events: Vec<(&'static str, String)>,
+) -> Result<(), QueryError> {
+    let mut failed = Ok(());
+    for (name, body) in events {
+        if let Some(Err(error)) = context.kernel.emit_stored(name, body.as_bytes()).await {
+            failed = failed.and(Err(QueryError::because(QueryErrorKind::Event, error)));
+        }
+    }
+    failed
+}
+
 /// Commits, or rolls back if a failed statement allows nothing else.
 async fn end(mut inner: Box<dyn BackendTransaction>, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
@@ -292,6 +380,8 @@ struct Savepoint {
     depth: usize,
     /// The number of targets when it began.
     targets: usize,
+    /// The number of events when it began.
+    events: usize,
 }
 
 /// A transaction within another transaction: a savepoint. If it is dropped, it is rolled back before the next statement
@@ -317,6 +407,15 @@ impl NestedTransaction<'_> {
     /// As [`Transaction::begin`].
     pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
         self.transaction.begin().await
+    }
+
+    /// Leaves a domain event in the outbox, as [`Transaction::emit`] does. It is undone with this nested transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transaction::emit`].
+    pub async fn emit<E: StoredEvent>(&mut self, event: &E) -> Result<(), QueryError> {
+        self.transaction.emit(event).await
     }
 
     /// Commits. Its writes become part of the outer transaction, and larder invalidates for them when the outer

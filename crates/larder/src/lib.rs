@@ -101,6 +101,11 @@ pub mod store {
     pub use larder_core::store::*;
 }
 
+/// Domain events: [`Larder::on`], [`Larder::emit`].
+pub mod events {
+    pub use larder_core::events::*;
+}
+
 /// Values by name, without a loader: [`Larder::values`], [`Larder::read_point`].
 pub mod values {
     pub use larder_core::values::*;

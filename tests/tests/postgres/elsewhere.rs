@@ -1,18 +1,23 @@
 //! Writes of other clients, and of a process that died before it could invalidate.
 
 use std::{
+    convert::Infallible,
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use larder::{
     Larder,
-    sql::{Db, SqlxService},
+    sql::{Db, QueryErrorKind, SqlxService},
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
 use crate::redis::server as redis;
-use tests::{postgres::Server, until};
+use tests::{Changed, postgres::Server, until};
 
 const SCHEMA: &str = "
     CREATE TABLE a (id bigint PRIMARY KEY, v bigint);
@@ -232,9 +237,46 @@ async fn a_death_between_commit_and_invalidation(url: &str, open: impl AsyncFn(&
     until("a process that starts later sees the write", || async { v(&db, 1).await == 3 }).await;
 }
 
+/// A process dies between the commit of a transaction and its event, whose invalidation no table names.
+async fn a_death_between_commit_and_event(url: &str, open: impl AsyncFn(&Larder) -> Db) {
+    let log = redis::Server::start(&[]).await;
+    let lives = redis::larder(log.redis());
+    redis::synced(&lives).await;
+    lives.on(|event: &Changed| ("watched", event.v));
+    lives.receive::<Changed>();
+    let db = open(&lives).await;
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    let read = async || {
+        let load =
+            |_| async { Ok::<_, Infallible>(std::time::Instant::now().elapsed().as_nanos()) };
+        lives.values::<u128>(Duration::from_secs(3600)).get_or_load(("watched", 7), load).await
+    };
+    until("the follower has its position", || async { v(&db, 1).await == 1 }).await;
+    read().await.unwrap();
+    let values = lives.values::<u128>(Duration::from_secs(3600));
+    until("the value is stored and stays", || async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let is_there = values.get(("watched", 7)).await.is_some();
+        if !is_there {
+            read().await.unwrap();
+        }
+        is_there
+    })
+    .await;
+    dies_after_its_commit_with(url, &log, 7, &["event"]);
+    until("the event is handled", || async { values.get(("watched", 7)).await.is_none() }).await;
+    until("and the write is seen", || async { v(&db, 1).await == 7 }).await;
+}
+
 fn dies_after_its_commit(url: &str, log: &redis::Server, v: i64) {
+    dies_after_its_commit_with(url, log, v, &[]);
+}
+
+fn dies_after_its_commit_with(url: &str, log: &redis::Server, v: i64, rest: &[&str]) {
     let died = Command::new(env!("CARGO_BIN_EXE_dies-after-its-commit"))
         .args([url, &format!("redis://127.0.0.1:{}", log.port), &v.to_string()])
+        .args(rest)
         .stderr(Stdio::inherit())
         .status()
         .unwrap();
@@ -251,6 +293,83 @@ async fn a_process_killed_between_commit_and_invalidation_loses_no_write_in_post
     db.outbox().install().await.unwrap();
     server.psql("CREATE VIEW outbox_places AS SELECT * FROM larder_outbox.reader");
     a_death_between_commit_and_invalidation(&server.url(), open).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(all(has_postgres, has_redis)), ignore = "needs PostgreSQL and Redis")]
+async fn an_event_of_a_process_that_was_killed_is_emitted_in_postgres() {
+    let server = Server::start();
+    server.psql(SCHEMA);
+    let open = async |larder: &Larder| server.db(larder).await;
+    a_death_between_commit_and_event(&server.url(), open).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_redis), ignore = "needs Redis")]
+async fn an_event_of_a_process_that_was_killed_is_emitted_in_sqlite() {
+    let file = File::new("events");
+    sqlx::raw_sql(SCHEMA).execute(&file.pool().await).await.unwrap();
+    let open = async |larder: &Larder| file.db(larder).await;
+    a_death_between_commit_and_event(&format!("sqlite://{}", file.0.display()), open).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_fails_stays_in_the_outbox_until_it_is_handled() {
+    let file = File::new("failing-handler");
+    sqlx::raw_sql(SCHEMA).execute(&file.pool().await).await.unwrap();
+    let larder = larder();
+    let (is_broken, handled) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+    is_broken.store(true, Ordering::SeqCst);
+    let (broken, counted) = (is_broken.clone(), handled.clone());
+    larder.on_async(move |_: Changed| {
+        let is_broken = broken.load(Ordering::SeqCst);
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move { if is_broken { Err("the search index is down") } else { Ok("watched") } }
+    });
+    larder.receive::<Changed>();
+    let db = file.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    let values = larder.values::<u32>(Duration::from_secs(3600));
+    values.get_or_load("watched", |_| async { Ok::<_, Infallible>(1) }).await.unwrap();
+    let mut writing = db.begin().await.unwrap();
+    writing.query("UPDATE a SET v = 5 WHERE id = 1").execute().await.unwrap();
+    writing.emit(&Changed { v: 5 }).await.unwrap();
+    let error = writing.commit().await.unwrap_err();
+    assert_eq!(error.kind(), QueryErrorKind::Event, "{error}");
+    assert_eq!(v(&db, 1).await, 5, "it is committed, and its rows are invalidated");
+    let before = handled.load(Ordering::SeqCst);
+    until("it is tried again", || async { handled.load(Ordering::SeqCst) > before + 1 }).await;
+    assert!(values.get("watched").await.is_some());
+    is_broken.store(false, Ordering::SeqCst);
+    until("it is handled", || async { values.get("watched").await.is_none() }).await;
+    // Of a transaction that is rolled back, nothing is left.
+    let mut undone = db.begin().await.unwrap();
+    undone.emit(&Changed { v: 6 }).await.unwrap();
+    undone.rollback().await.unwrap();
+    let mut outer = db.begin().await.unwrap();
+    let mut nested = outer.begin().await.unwrap();
+    nested.emit(&Changed { v: 7 }).await.unwrap();
+    nested.rollback().await.unwrap();
+    outer.commit().await.unwrap();
+    let left = "SELECT count(*) FROM larder_outbox WHERE relation LIKE 'larder event %'";
+    assert_eq!(db.query(left).uncached().fetch_scalar::<i64>().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_no_handler_knows_invalidates_everything() {
+    let file = File::new("unknown-event");
+    sqlx::raw_sql(SCHEMA).execute(&file.pool().await).await.unwrap();
+    let larder = larder();
+    let db = file.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    let values = larder.values::<u32>(Duration::from_secs(3600));
+    values.get_or_load("anything", |_| async { Ok::<_, Infallible>(1) }).await.unwrap();
+    let event =
+        "INSERT INTO larder_outbox (relation, row_key) VALUES ('larder event newer-9', '{}')";
+    sqlx::raw_sql(event).execute(&file.pool().await).await.unwrap();
+    until("it is gone", || async { values.get("anything").await.is_none() }).await;
 }
 
 /// A database file that is deleted at the end of the test.

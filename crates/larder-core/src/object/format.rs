@@ -133,12 +133,10 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// # Ok(())
 /// # }
 /// ```
-#[cfg(feature = "json")]
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a marker without fields")]
 pub struct Json;
 
-#[cfg(feature = "json")]
 impl<T: Serialize + DeserializeOwned + 'static> Codec<T> for Json {
     const NAME: &'static str = "json";
 

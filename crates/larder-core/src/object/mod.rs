@@ -4,13 +4,11 @@ use std::{borrow::Cow, future::Future, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-#[cfg(feature = "json")]
-pub use self::format::Json;
 pub use self::{
     batch::Missing,
     error::LoadError,
     fill::LoadHandle,
-    format::{Codec, CodecError},
+    format::{Codec, CodecError, Json},
     read_point::{ReadPoint, SetOutcome},
     read_through::ReadThrough,
     values::Values,

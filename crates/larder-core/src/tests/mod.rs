@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 mod batches;
+mod events;
 mod herds;
 mod lifetimes;
 mod values;

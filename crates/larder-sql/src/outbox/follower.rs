@@ -23,6 +23,7 @@ enum ReadPosition {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OutboxBatch {
     pub(crate) lines: Vec<OutboxRow>,
+    pub(crate) events: Vec<OutboxEvent>,
     /// The position from which the next read starts.
     pub(crate) place: String,
     /// Whether outbox rows may have been missed, so that any table may have changed.
@@ -33,7 +34,22 @@ pub(crate) struct OutboxBatch {
 
 impl OutboxBatch {
     fn is_nothing(&self) -> bool {
-        self.lines.is_empty() && !self.gap && !self.ages
+        self.lines.is_empty() && self.events.is_empty() && !self.gap && !self.ages
+    }
+}
+
+/// A domain event that a transaction has left in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OutboxEvent {
+    pub(crate) name: String,
+    pub(crate) body: String,
+}
+
+impl OutboxEvent {
+    /// Returns the event of an outbox row, if the row is one.
+    pub(crate) fn of(relation: &str, body: Option<&str>) -> Option<Self> {
+        let name = relation.strip_prefix(EVENT)?;
+        Some(Self { name: name.to_owned(), body: body.unwrap_or_default().to_owned() })
     }
 }
 
@@ -102,7 +118,7 @@ impl<R: Reader> OutboxReader<R> {
         let reading = shared_place(&context);
         if reading.is_none() {
             // Outbox rows before this position may not have invalidated the entries that are already stored.
-            let _logged_or_queued = context.invalidate_all().await;
+            let _logged_or_queued = invalidate_missed(&context).await;
         }
         let reading = reading.unwrap_or(ReadPosition::Alone(here));
         let cleaned = tokio::time::Instant::now();
@@ -206,13 +222,23 @@ fn shared_place(context: &Arc<QueryContext>) -> Option<ReadPosition> {
     Some(ReadPosition::Shared(format!("{}:{:032x}", context.options.database, epoch.to_bits())))
 }
 
-/// Invalidates the targets of all outbox rows of a batch, in one append. `None` if there are no targets.
+/// Invalidates everything that outbox rows which were not read may have invalidated.
+async fn invalidate_missed(context: &Arc<QueryContext>) -> Invalidated {
+    match context.kernel.receives_events() {
+        // An event may invalidate more than the results of this database.
+        true => context.kernel.invalidate(Target::everything()).await,
+        false => context.invalidate_all().await,
+    }
+}
+
+/// Invalidates the targets of all outbox rows of a batch, in one append, and then emits the events. `None` if there are
+/// none. If the handler of an event fails, this returns an error, so that the rows and events are read again.
 async fn invalidate(
     context: &Arc<QueryContext>,
     found: &OutboxBatch,
 ) -> sqlx::Result<Option<Invalidated>> {
     if found.gap {
-        return Ok(Some(context.invalidate_all().await));
+        return Ok(Some(invalidate_missed(context).await));
     }
     let known = context.known();
     let is_known = |line: &OutboxRow| {
@@ -224,10 +250,24 @@ async fn invalidate(
         return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
     }
     let targets = targets(context, context.known().catalog(), &found.lines);
-    if targets.is_empty() {
-        return Ok(None);
+    let mut outcomes = Vec::new();
+    if !targets.is_empty() {
+        outcomes.push(context.kernel.invalidate(targets).await);
     }
-    Ok(Some(context.kernel.invalidate(targets).await))
+    let mut failed = None;
+    for OutboxEvent { name, body } in &found.events {
+        match context.kernel.emit_stored(name, body.as_bytes()).await {
+            Some(Ok(invalidated)) => outcomes.push(invalidated),
+            Some(Err(error)) => failed = Some(error),
+            // Another version of the program knows what the event invalidates.
+            None => outcomes.push(context.kernel.invalidate(Target::everything()).await),
+        }
+    }
+    if let Some(error) = failed {
+        return Err(sqlx::Error::Protocol(error.to_string()));
+    }
+    let is_queued = outcomes.contains(&Invalidated::Queued);
+    Ok(if is_queued { Some(Invalidated::Queued) } else { outcomes.pop() })
 }
 
 /// The targets of these outbox rows.
@@ -269,6 +309,9 @@ fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<
     keys.iter().map(row).collect()
 }
 
+/// The relation of an outbox row that is an event begins with this, and continues with the name of the event. No table
+/// has such a name.
+pub(crate) const EVENT: &str = "larder event ";
 /// The outbox is read after this time even without a wake-up.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A read that takes longer is cancelled and repeated.

@@ -8,7 +8,7 @@ use sqlx::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
+use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxEvent, OutboxRow};
 
 /// The SQL that creates the outbox and its triggers.
 pub(crate) const DEFINITION: &str = include_str!("postgres.sql");
@@ -117,8 +117,11 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
         found.place = row.try_get(0)?;
         found.gap |= row.try_get::<bool, _>(1)?;
         // The query always returns a row, whose columns of the outbox row are null if there is no outbox row.
-        if let Some(table) = row.try_get(2)? {
-            found.lines.push(OutboxRow::new(table, row.try_get(3)?));
+        let Some(table) = row.try_get::<Option<String>, _>(2)? else { continue };
+        let keys = row.try_get::<Option<String>, _>(3)?;
+        match OutboxEvent::of(&table, keys.as_deref()) {
+            Some(event) => found.events.push(event),
+            None => found.lines.push(OutboxRow::new(table, keys.as_deref())),
         }
     }
     Ok(found)

@@ -57,6 +57,13 @@ BEGIN
 END $larder$;
 REVOKE ALL ON FUNCTION larder_outbox.note() FROM PUBLIC;
 
+-- Adds a domain event to the outbox of the current transaction.
+CREATE OR REPLACE FUNCTION larder_outbox.event(name text, body text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
+  INSERT INTO larder_outbox.line (relation, keys) VALUES ('larder event ' || name, body::jsonb);
+  SELECT pg_notify('larder', '');
+$larder$;
+
 DO $larder$
 DECLARE
   watched record;

@@ -9,7 +9,7 @@ use std::{fmt::Write as _, time::Duration};
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxRow};
+use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxEvent, OutboxRow};
 use crate::{
     catalog::sqlite::FILE,
     error::{QueryError, QueryErrorKind},
@@ -131,10 +131,15 @@ impl follower::Reader for Reader {
             found.place = format!("{end} {now}");
             // SQLite does not assign a number twice, unless the database was replaced by an older copy.
             found.gap |= end < seen || now - seen_at > KEPT_FOR_SECONDS;
-            let Some(table) = row.try_get(2)? else { continue };
+            let Some(table) = row.try_get::<Option<String>, _>(2)? else { continue };
             // If a key has bytes that are not UTF-8, any row may have changed.
             let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
-            let key = key.and_then(|key| String::from_utf8(key).ok()).map(|key| format!("[{key}]"));
+            let key = key.and_then(|key| String::from_utf8(key).ok());
+            if let Some(event) = OutboxEvent::of(&table, key.as_deref()) {
+                found.events.push(event);
+                continue;
+            }
+            let key = key.map(|key| format!("[{key}]"));
             found.lines.push(OutboxRow::new(table, key.as_deref()));
         }
         Ok(found)
