@@ -1,16 +1,24 @@
 //! The handle of a cache: [`Larder`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    any::{Any, TypeId, type_name},
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::FutureExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     builder::LarderBuilder,
+    events::{Decoder, EmitError, ErasedEvent, Handler, HandlerError, Invalidations, StoredEvent},
     invalidation_feed::InvalidationFeed,
     kernel::Kernel,
     key::{IntoName, Kind},
     metrics::{MemoryStats, Stats},
-    object::{LoadError, LoadHandle, ReadPoint, Values},
+    object::{Codec, LoadError, LoadHandle, ReadPoint, Values},
     policy::Policy,
     scope::Scoped,
     target::{Invalidated, Invalidation},
@@ -334,5 +342,163 @@ impl Larder {
         let drained = tokio::time::timeout(deadline, engine.tasks.wait()).await.is_ok();
         engine.tasks.reopen();
         drained && engine.registry.waiting().0 == 0
+    }
+
+    /// Registers a handler for events of type `E`: it returns what an event invalidates. Register all handlers at the
+    /// start of each process; a larder and its namespaces share them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use larder_core::{Larder, Target};
+    ///
+    /// #[derive(Clone)]
+    /// struct ProductUpdated { id: u64, category: u64 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// larder.on(|event: &ProductUpdated| {
+    ///     [Target::tag(("product", event.id)), Target::tag(("category", event.category))]
+    /// });
+    ///
+    /// let names = larder.values::<String>(Duration::from_secs(60));
+    /// names.get_or_load(("product", 42), |_| async { Ok::<_, Infallible>("old".to_owned()) }).await?;
+    /// // ... write, commit, then:
+    /// larder.emit(&ProductUpdated { id: 42, category: 7 }).await?;
+    /// assert_eq!(names.get(("product", 42)).await, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("event invalidation", "domain event", "subscribe"))]
+    pub fn on<E, R>(&self, handler: impl Fn(&E) -> R + Send + Sync + 'static)
+    where
+        E: Any + Send + Sync,
+        R: Into<Invalidations>,
+    {
+        let handler: Handler = Arc::new(move |event| {
+            let event = event.downcast::<E>().expect("handlers are found by the type of the event");
+            // It is called here, so that a panic is one of the future.
+            let invalidations =
+                std::panic::catch_unwind(AssertUnwindSafe(|| handler(&event).into()));
+            Box::pin(async move { invalidations.map_err(|_| "the handler panicked".into()) })
+        });
+        self.kernel().engine().events.add(TypeId::of::<E>(), handler);
+    }
+
+    /// Registers a handler that has to look something up, such as the lists that contain a product. It runs after the
+    /// commit, and may fail: then [`emit`](Self::emit) returns an error, and an event in an outbox stays there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use larder_core::{Larder, Target};
+    ///
+    /// #[derive(Clone)]
+    /// struct ProductUpdated { id: u64 }
+    ///
+    /// # async fn categories_of(_: u64) -> std::io::Result<Vec<u64>> { Ok(vec![7]) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// larder.on_async(|event: ProductUpdated| async move {
+    ///     let categories = categories_of(event.id).await?; // SELECT
+    ///     let targets = categories.into_iter().map(|id| Target::tag(("category", id)));
+    ///     Ok::<_, std::io::Error>(targets.collect::<Vec<_>>())
+    /// });
+    /// larder.emit(&ProductUpdated { id: 42 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_async<E, F, Fut, R, X>(&self, handler: F)
+    where
+        E: Any + Clone + Send + Sync,
+        F: Fn(E) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, X>> + Send + 'static,
+        R: Into<Invalidations>,
+        X: Into<HandlerError>,
+    {
+        let handler: Handler = Arc::new(move |event| {
+            let event = event.downcast::<E>().expect("handlers are found by the type of the event");
+            let handling = handler(E::clone(&event));
+            Box::pin(async move {
+                let handled = AssertUnwindSafe(handling).catch_unwind().await;
+                let handled = handled.map_err(|_| HandlerError::from("the handler panicked"))?;
+                handled.map(Into::into).map_err(Into::into)
+            })
+        });
+        self.kernel().engine().events.add(TypeId::of::<E>(), handler);
+    }
+
+    /// Lets the handlers of `E` receive events that transactions have left in an outbox, by the name of the event. Call
+    /// it once for each stored event, beside its handlers.
+    pub fn receive<E: StoredEvent>(&self) {
+        let decode: Decoder = Arc::new(|body| {
+            let event: E = serde_json::from_slice(body)?;
+            Ok(Arc::new(event) as ErasedEvent)
+        });
+        let stored = (TypeId::of::<E>(), decode);
+        self.kernel().engine().events.stored.lock().insert(E::NAME, stored);
+    }
+
+    /// Runs the handlers of an event, and then invalidates everything that they return, in one append for each mode and
+    /// delay. After it has returned `Ok`, nothing of that is served that was read before, as after
+    /// [`invalidate`](Self::invalidate). Call it after the write is committed.
+    ///
+    /// The invalidations apply in the namespace of this view. An event without a handler is logged once.
+    ///
+    /// # Errors
+    ///
+    /// If a handler fails or panics. The invalidations of the other handlers are in effect. Emit the event again, which
+    /// is harmless, or clear the cache.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[doc(alias("publish", "dispatch", "event invalidation"))]
+    pub async fn emit<E: Any + Clone + Send + Sync>(
+        &self,
+        event: &E,
+    ) -> Result<Invalidated, EmitError> {
+        self.kernel().emit(TypeId::of::<E>(), type_name::<E>(), Arc::new(event.clone())).await
+    }
+}
+
+impl<T: Send + Sync + 'static> Values<T> {
+    /// Returns the view of values that a codec encodes for the second level, in place of MessagePack. The first level
+    /// stores values as they are, so every view of the type shares those.
+    pub fn with_codec<C: Codec<T>>(larder: &Larder, policy: impl Into<Policy>) -> Self {
+        Self::of_codec::<C>(larder.kernel(), policy.into())
+    }
+
+    /// Returns the view of values that never leave the process, of a type that serde does not have to know: no level but
+    /// the first stores them.
+    ///
+    /// A value counts as the size of its type, without what it holds on the heap, unless
+    /// [`weigh_by`](Self::weigh_by) gives its weight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::atomic::{AtomicU32, Ordering}, time::Duration};
+    /// use larder_core::{Larder, values::Values};
+    ///
+    /// /// A compiled template, which cannot be serialised.
+    /// struct Template { source: String, renders: AtomicU32 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let templates = Values::local(&larder, Duration::from_secs(3600))
+    ///     .weigh_by(|template: &Template| size_of::<Template>() + template.source.capacity());
+    /// let compile = |_| async {
+    ///     Ok::<_, Infallible>(Template { source: "Hello {name}".into(), renders: AtomicU32::new(0) })
+    /// };
+    /// let template = templates.get_or_load("hello", compile).await?;
+    /// template.renders.fetch_add(1, Ordering::Relaxed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("no serde", "in-process", "L1 only"))]
+    pub fn local(larder: &Larder, policy: impl Into<Policy>) -> Self {
+        Self::in_process(larder.kernel(), policy.into())
     }
 }

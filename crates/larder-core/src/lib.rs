@@ -65,6 +65,7 @@ mod object;
 mod policy;
 mod reason;
 mod refresh;
+mod refresh_ahead;
 mod registry;
 mod schema;
 mod scope;

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    consistency::Consistency, key::Kind, lifetime::Lifetime, refresh::RefreshAhead, tag::Tag,
+    consistency::Consistency, key::Kind, lifetime::Lifetime, refresh_ahead::RefreshAhead, tag::Tag,
     tiers::Tiers,
 };
 

@@ -71,6 +71,7 @@
 //!   `rediss://`.
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements built by sea-query or
 //!   SeaORM.
+//! - `macros`: the attributes `cached` and `cached_fragment`.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -85,6 +86,14 @@ pub use larder_core::{
 };
 
 pub mod guide;
+
+#[cfg(feature = "macros")]
+#[doc(inline)]
+pub use larder_macros::{cached, cached_fragment};
+
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod macros;
 
 /// Compiles the code of the README as doc tests.
 #[cfg(all(doctest, feature = "axum"))]

@@ -1,7 +1,7 @@
 //! Invalidation by webhooks: a product system calls `POST /webhooks/products` after each change.
 //!
-//! Webhooks come at least once, late, and in any order. None of that matters here: the event only says *what* may have
-//! changed, and the page is rendered from the source. So an event that is delivered twice costs one render, and an old
+//! A sender delivers webhooks at least once, late, and in any order. None of that matters here: an event only names the
+//! product that may have changed, and the page is rendered from the source. So an event that is delivered twice costs one render, and an old
 //! event that comes late cannot bring old data back.
 //!
 //! ```text
@@ -67,7 +67,7 @@ async fn changed(State(shop): State<Shop>, Json(event): Json<ProductChanged>) ->
 }
 
 fn app(larder: &Larder) -> Router {
-    // The one place that says what a product is on.
+    // The one place that lists the pages of a product.
     larder.on(|event: &ProductChanged| {
         [Target::tag(("product", event.id)), Target::tag(("category", event.category))]
     });

@@ -40,7 +40,8 @@ pub use crate::{
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
     metrics::{Event, Meter},
-    refresh::{RefreshAhead, RefreshPermit},
+    refresh::RefreshPermit,
+    refresh_ahead::RefreshAhead,
     registry::{Stamp, Verdict},
     schema::Schema,
     scope::{PartTraits, Scope, ScopeContents, ScopeGuard},
@@ -48,6 +49,7 @@ pub use crate::{
 };
 
 mod catch_up;
+mod events;
 pub(crate) mod fill_loop;
 
 /// The engine of a [`Larder`](crate::Larder), within its namespace. It is cheap to clone, and a clone is the same

@@ -18,7 +18,6 @@ use crate::{
     entry::AnyEntry,
     kernel::Kernel,
     key::{IntoName, Kind},
-    larder::Larder,
     metrics::Event,
     policy::Policy,
     reason::Reason,
@@ -67,44 +66,12 @@ impl<T: Send + Sync + 'static> Values<T> {
         Self { kernel: kernel.clone(), policy, spec: ValueSpec::message_pack() }
     }
 
-    /// Returns the view of values that a codec encodes for the second level, in place of MessagePack. The first level
-    /// stores values as they are, so every view of the type shares those.
-    pub fn with_codec<C: Codec<T>>(larder: &Larder, policy: impl Into<Policy>) -> Self {
-        let spec = ValueSpec::of_codec::<C>();
-        Self { kernel: larder.kernel().clone(), policy: policy.into(), spec }
+    pub(crate) fn of_codec<C: Codec<T>>(kernel: &Kernel, policy: Policy) -> Self {
+        Self { kernel: kernel.clone(), policy, spec: ValueSpec::of_codec::<C>() }
     }
 
-    /// Returns the view of values that never leave the process, of a type that serde does not have to know: no level but
-    /// the first stores them.
-    ///
-    /// A value counts as the size of its type, without what it holds on the heap, unless
-    /// [`weigh_by`](Self::weigh_by) gives its weight.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{convert::Infallible, sync::atomic::{AtomicU32, Ordering}, time::Duration};
-    /// use larder_core::{Larder, values::Values};
-    ///
-    /// /// A compiled template, which cannot be serialised.
-    /// struct Template { source: String, renders: AtomicU32 }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let larder = Larder::builder().build()?;
-    /// let templates = Values::local(&larder, Duration::from_secs(3600))
-    ///     .weigh_by(|template: &Template| size_of::<Template>() + template.source.capacity());
-    /// let compile = |_| async {
-    ///     Ok::<_, Infallible>(Template { source: "Hello {name}".into(), renders: AtomicU32::new(0) })
-    /// };
-    /// let template = templates.get_or_load("hello", compile).await?;
-    /// template.renders.fetch_add(1, Ordering::Relaxed);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[doc(alias("no serde", "in-process", "L1 only"))]
-    pub fn local(larder: &Larder, policy: impl Into<Policy>) -> Self {
-        let spec = ValueSpec::local();
-        Self { kernel: larder.kernel().clone(), policy: policy.into(), spec }
+    pub(crate) fn in_process(kernel: &Kernel, policy: Policy) -> Self {
+        Self { kernel: kernel.clone(), policy, spec: ValueSpec::local() }
     }
 
     /// Weighs the values by this function, which returns the bytes that a value takes in memory. By default larder
