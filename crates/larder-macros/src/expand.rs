@@ -69,7 +69,7 @@ struct Argument<'a> {
     is_cache: bool,
 }
 
-/// What the function returns.
+/// The return type of the function.
 enum Results<'a> {
     Plain(&'a Type),
     Optional(&'a Type),

@@ -1,4 +1,4 @@
-//! What the attributes store, and for whom.
+//! The results that the attributes store, and their keys.
 #![allow(clippy::unwrap_used, reason = "a test that fails may say so by an unwrap")]
 
 use std::{
