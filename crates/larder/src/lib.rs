@@ -48,7 +48,7 @@
 //!
 //! # Contents
 //!
-//! - **The guide**: [users and credentials](guide::identity), [the order of layers](guide::layers),
+//! - **The guide**: choosing (`guide::choosing`), [users and credentials](guide::identity), [the order of layers](guide::layers),
 //!   [lifetimes](guide::lifetimes), [values and fragments](guide::values), [stampedes](guide::stampede),
 //!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes),
 //!   operating Redis (`guide::redis`), [each header and directive](guide::headers), [each word of

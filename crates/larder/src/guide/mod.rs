@@ -3,6 +3,10 @@
 #[doc = include_str!("cache_status.md")]
 pub mod cache_status {}
 
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("choosing.md")]
+pub mod choosing {}
+
 #[doc = include_str!("headers.md")]
 pub mod headers {}
 
