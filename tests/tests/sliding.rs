@@ -103,3 +103,16 @@ async fn an_extension_reaches_another_process_and_an_invalidation_ends_it_there(
     settled(&[&one, &two]).await;
     assert_eq!((first.get("a").await, second.get("a").await), (None, None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_lifetime_reaches_the_store_at_once() {
+    let (_, [one, two, _]) = three().await;
+    let [first, second] = [&one, &two].map(|larder| larder.values::<u32>(60 * MINUTE));
+    first.set(&one.read_point(), "a", 1).await;
+    settled(&[&one]).await;
+    first.extend("a", MINUTE).await.unwrap();
+    settled(&[&one]).await;
+    assert!(second.remaining_ttl("a").await <= Some(MINUTE));
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!((first.get("a").await, second.get("a").await), (None, None));
+}

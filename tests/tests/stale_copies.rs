@@ -247,3 +247,56 @@ async fn a_refresh_ahead_takes_what_another_process_has_refreshed() {
     assert_eq!(source.value(&two, policy()).await, Some(3));
     assert_eq!(source.page(&two, page(&two)).await.1, "4");
 }
+
+/// A stale copy of the store must not displace a newer entry of memory.
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_of_the_store_does_not_replace_a_newer_value_of_memory() {
+    let (cluster, source) = (Cluster::new(), Source::default());
+    let lifetime = Lifetime::fresh_for(10 * MINUTE).stale_if_error(60 * MINUTE);
+    let larder = cluster.start().await;
+    assert_eq!(source.value(&larder, lifetime.into()).await, Some(1));
+    settled(&[&larder]).await;
+    tokio::time::sleep(5 * MINUTE).await;
+    // The newer value is in memory alone.
+    let reload = Policy::from(lifetime).max_age(MINUTE).tiers(larder::Tiers::MEMORY);
+    assert_eq!(source.value(&larder, reload).await, Some(2));
+    let _ = larder.invalidate("something else").await;
+    settled(&[&larder]).await;
+    tokio::time::sleep(2 * MINUTE).await;
+    source.is_down(true);
+    // This call reads the store, whose copy is older.
+    let strict = Policy::from(lifetime).max_age(MINUTE);
+    assert_eq!(source.value(&larder, strict).await, None, "the policy allows neither value");
+    assert_eq!(source.value(&larder, lifetime.into()).await, Some(2), "the newer one stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_that_fail_pause_although_the_store_has_the_value() {
+    let (cluster, source) = (Cluster::new(), Source::default());
+    let policy = || Policy::ttl(60 * MINUTE).refresh_ahead(0.9);
+    let larder = cluster.start().await;
+    source.value(&larder, policy()).await;
+    settled(&[&larder]).await;
+    source.is_down(true);
+    tokio::time::sleep(7 * MINUTE).await;
+    for _ in 0..64 {
+        assert_eq!(source.value(&larder, policy()).await, Some(1));
+        tokio::time::sleep(SECOND).await;
+    }
+    let loads = source.loads.load(Ordering::SeqCst);
+    assert!((5..9).contains(&loads), "a minute of pauses that double: {loads}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_with_a_fill_lock_serves_a_stale_value_if_its_first_load_fails() {
+    let (cluster, source) = (Cluster::new(), Source::default());
+    let lifetime = Lifetime::fresh_for(MINUTE).stale_if_error(10 * MINUTE);
+    let first = cluster.start().await;
+    source.value(&first, policy(lifetime, true)).await;
+    settled(&[&first]).await;
+    drop(first);
+    tokio::time::sleep(2 * MINUTE).await;
+    source.is_down(true);
+    let second = cluster.start().await;
+    assert_eq!(source.value(&second, policy(lifetime, true)).await, Some(1));
+}

@@ -29,7 +29,7 @@ use crate::{
     memory::Memory,
     metrics::{LogStats, Observer},
     refresh::Refreshes,
-    registry::{Registry, StartedInvalidation, Verdict, writer::Ticket},
+    registry::{Registry, StartedInvalidation, Verdict, recent_records::OwnRecord, writer::Ticket},
     second_level::SecondLevel,
     settings::Settings,
     store::FillLocks,
@@ -259,17 +259,41 @@ impl Engine {
         if entry.tiers().in_memory().is_none() {
             return true;
         }
+        let is_fresh = self.entry_state(entry, now) == EntryState::Fresh;
         let is_newer = |there: &AnyEntry| {
             let filled = |entry: &AnyEntry| (entry.stamp().local, entry.ends().filled());
-            filled(there) > filled(entry)
-                && !matches!(
-                    self.entry_state(there, now),
-                    EntryState::Invalid | EntryState::Expired
-                )
+            filled(there) > filled(entry) && self.is_as_usable(there, is_fresh, now)
         };
         // If the present entry stayed, it is newer, and requests can use it as well.
         drop(self.memory.put(entry, is_newer));
         true
+    }
+
+    /// Promotes an entry of the second level into the first, unless the first has a usable entry that was filled no
+    /// earlier. The stamp of a promotion is that of the read, so it does not tell which fill is newer.
+    pub(crate) fn promote(&self, entry: &AnyEntry, now: Moment) -> bool {
+        if self.entry_state(entry, now) == EntryState::Invalid {
+            return false;
+        }
+        if entry.tiers().in_memory().is_some() {
+            let is_fresh = self.entry_state(entry, now) == EntryState::Fresh;
+            let is_newer = |there: &AnyEntry| {
+                there.ends().filled().after(SAME_FILL) >= entry.ends().filled()
+                    && self.is_as_usable(there, is_fresh, now)
+            };
+            drop(self.memory.put(entry, is_newer));
+        }
+        true
+    }
+
+    /// Whether a present entry may be served in place of an entry that is fresh or not.
+    fn is_as_usable(&self, there: &AnyEntry, is_fresh: bool, now: Moment) -> bool {
+        match self.entry_state(there, now) {
+            EntryState::Fresh => true,
+            EntryState::Invalid | EntryState::Expired => false,
+            // A stale entry never displaces a fresh one.
+            _ => !is_fresh,
+        }
     }
 
     /// Stores a filled entry in its levels. Returns `false` if it was invalidated in the meantime.
@@ -478,6 +502,12 @@ pub(crate) struct LoggedRecord {
     pub(crate) collapsed: bool,
 }
 
+impl LoggedRecord {
+    pub(crate) fn own(self) -> OwnRecord {
+        OwnRecord { ticket: self.ticket, number: self.at.number }
+    }
+}
+
 /// Whether the log gave a record a number that this process had applied before, which means that the log has lost
 /// records.
 fn is_given_again(at: Position, before: Position) -> bool {
@@ -537,6 +567,8 @@ fn as_stale(entry: &AnyEntry, now: Moment) -> EntryState {
     }
 }
 
+/// Two readings of the time of one fill, in two processes, differ by less than this.
+pub(crate) const SAME_FILL: Duration = Duration::from_millis(10);
 /// The minimum interval between two requests for the end of the log, even if a bound is smaller.
 const SHORTEST_STEP: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);

@@ -99,6 +99,8 @@ pub(crate) struct EntryMetadata {
     pub(crate) cost: Duration,
     pub(crate) tiers: Tiers,
     pub(crate) idle: Option<IdleTime>,
+    /// When its ends were last written to the second level, if that was not at its fill.
+    pub(crate) extended: Option<Moment>,
 }
 
 /// The idle time of an entry whose lifetime slides.
@@ -108,8 +110,6 @@ pub(crate) struct IdleTime {
     pub(crate) after: Duration,
     /// The last read.
     pub(crate) read: Moment,
-    /// When its lifetime was last written to the second level.
-    pub(crate) extended: Moment,
 }
 
 impl<V: Value> Entry<V> {
@@ -138,9 +138,7 @@ impl<V: Value> Entry<V> {
                 weight,
                 tiers: origins.tiers,
                 idle: origins.idle.map(|idle| idle.after),
-                extended: AtomicU64::new(
-                    origins.idle.map_or(ends.filled, |idle| idle.extended).as_nanos(),
-                ),
+                extended: AtomicU64::new(origins.extended.unwrap_or(ends.filled).as_nanos()),
             }),
             key,
             value,
@@ -178,10 +176,10 @@ impl<V: ?Sized> Entry<V> {
     pub(crate) fn idle(&self) -> Option<IdleTime> {
         let after = self.cold.idle?;
         let read = Moment::from_nanos(self.idle_until.load(Ordering::Relaxed)).before(after);
-        Some(IdleTime { after, read, extended: self.extended() })
+        Some(IdleTime { after, read })
     }
 
-    fn extended(&self) -> Moment {
+    pub(crate) fn extended(&self) -> Moment {
         Moment::from_nanos(self.cold.extended.load(Ordering::Relaxed))
     }
 

@@ -1,4 +1,4 @@
-//! Domain events: what happened in the application, and the handlers that say what it invalidates.
+//! Domain events of the application, and the handlers that return the targets which an event invalidates.
 
 use std::{
     any::{Any, TypeId},
@@ -30,7 +30,8 @@ use crate::{bus::BoxFuture, target::Invalidation};
 /// ```
 pub trait StoredEvent: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// The name of the event and its version. A change after which an older program would misread the event needs a new
-    /// name. An event whose name no handler of a process knows invalidates everything there.
+    /// name. A process that follows the outbox, and has not called
+    /// [`Larder::receive_stored`](crate::Larder::receive_stored) for the name, invalidates everything.
     const NAME: &'static str;
 }
 
@@ -121,7 +122,7 @@ impl EventHandlers {
 
     pub(crate) fn report(&self, event: &str) {
         if self.reported.lock().insert(event.to_owned()) {
-            tracing::warn!(target: "larder", event, "the event has no handler, so it invalidates nothing (logged once)");
+            tracing::warn!(target: "larder", event, "the event has no handler in this process (logged once)");
         }
     }
 }

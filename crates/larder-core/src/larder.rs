@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     builder::LarderBuilder,
-    events::{Decoder, EmitError, ErasedEvent, Handler, HandlerError, Invalidations, StoredEvent},
+    events::{EmitError, Handler, HandlerError, Invalidations, StoredEvent},
     invalidation_feed::InvalidationFeed,
     kernel::Kernel,
     key::{IntoName, Kind},
@@ -344,7 +344,7 @@ impl Larder {
         drained && engine.registry.waiting().0 == 0
     }
 
-    /// Registers a handler for events of type `E`: it returns what an event invalidates. Register all handlers at the
+    /// Registers a handler for events of type `E`, which returns the targets that an event invalidates. Register all handlers at the
     /// start of each process; a larder and its namespaces share them.
     ///
     /// # Examples
@@ -417,9 +417,12 @@ impl Larder {
         R: Into<Invalidations>,
         X: Into<HandlerError>,
     {
+        let handler = Arc::new(handler);
         let handler: Handler = Arc::new(move |event| {
             let event = event.downcast::<E>().expect("handlers are found by the type of the event");
-            let handling = handler(E::clone(&event));
+            let handler = Arc::clone(&handler);
+            // It is called inside of the future, so that a panic is one of the future.
+            let handling = async move { handler(E::clone(&event)).await };
             Box::pin(async move {
                 let handled = AssertUnwindSafe(handling).catch_unwind().await;
                 let handled = handled.map_err(|_| HandlerError::from("the handler panicked"))?;
@@ -431,18 +434,13 @@ impl Larder {
 
     /// Lets the handlers of `E` receive events that transactions have left in an outbox, by the name of the event. Call
     /// it once for each stored event, beside its handlers.
-    pub fn receive<E: StoredEvent>(&self) {
-        let decode: Decoder = Arc::new(|body| {
-            let event: E = serde_json::from_slice(body)?;
-            Ok(Arc::new(event) as ErasedEvent)
-        });
-        let stored = (TypeId::of::<E>(), decode);
-        self.kernel().engine().events.stored.lock().insert(E::NAME, stored);
+    pub fn receive_stored<E: StoredEvent>(&self) {
+        self.kernel().receive_stored::<E>();
     }
 
     /// Runs the handlers of an event, and then invalidates everything that they return, in one append for each mode and
-    /// delay. After it has returned `Ok`, nothing of that is served that was read before, as after
-    /// [`invalidate`](Self::invalidate). Call it after the write is committed.
+    /// delay. After this method has returned `Ok`, this process serves no data of these targets that was
+    /// read before, as after [`invalidate`](Self::invalidate). Call it after the write is committed.
     ///
     /// The invalidations apply in the namespace of this view. An event without a handler is logged once.
     ///

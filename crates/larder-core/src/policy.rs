@@ -152,8 +152,10 @@ impl Policy {
     }
 
     pub(crate) fn negative_lifetime(&self) -> Lifetime {
-        let fresh = self.lifetime.fresh().min(LONGEST_NEGATIVE);
-        self.negative.unwrap_or_else(|| Lifetime::fresh_for(fresh))
+        self.negative.unwrap_or_else(|| {
+            let lifetime = Lifetime::fresh_for(self.lifetime.fresh().min(LONGEST_NEGATIVE));
+            self.lifetime.expiry().map_or(lifetime, |expiry| lifetime.expires_at(expiry))
+        })
     }
 
     /// Remembers a failure of the loader for this long, in this process: calls for the name get the same error without
@@ -189,12 +191,12 @@ impl Policy {
     }
 
     /// Refreshes a fresh value in the background once less than this share of its freshness lifetime is left, so that a
-    /// value that is requested often enough never expires. The request that finds it so is answered at once.
+    /// value that is requested often enough never expires. Larder answers the request that triggers the refresh at once.
     ///
     /// A value that is not requested is not refreshed. Refreshes run within
     /// [`LarderBuilder::refresh_budget`](crate::LarderBuilder::refresh_budget), read the second level first, and take
-    /// the fill lock of [`fill_once_per_cluster`](Self::fill_once_per_cluster); a refresh that fails is repeated after
-    /// one second, then two, up to a minute.
+    /// the fill lock of [`fill_once_per_cluster`](Self::fill_once_per_cluster); after a refresh
+    /// that has failed, the next one waits for a request a second later, then for one two seconds later, up to 64.
     ///
     /// # Panics
     ///
@@ -245,8 +247,8 @@ impl Policy {
         self
     }
 
-    /// Ends the freshness of a value that was not read for this time, while each read lets the time begin anew. The
-    /// freshness lifetime of the policy is the maximum age, which reads do not extend. An idle value has no stale windows.
+    /// Ends the freshness of a value that was not read for this time. Each read restarts the time; `contains` and
+    /// `remaining_ttl` are no reads. The freshness lifetime of the policy is the maximum age, which reads do not extend. An idle value has no stale windows.
     ///
     /// A read in one process is known to the others through the second level, which larder writes at most once a minute
     /// for a value, so they may serve it up to a minute longer than `idle`. The memory of an idle value is free at its

@@ -9,7 +9,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{clock::Moment, engine::Engine, entry::AnyEntry, reason::Reason};
+use crate::{
+    clock::Moment,
+    engine::{Engine, SAME_FILL},
+    entry::AnyEntry,
+    reason::Reason,
+};
 
 /// The refreshes of a larder.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ impl Refreshes {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let permit = permit.map_err(|_| Reason::RefreshBudget)?;
         let (engine, entry) = (Arc::downgrade(engine), Arc::clone(entry));
-        Ok(RefreshPermit { engine, entry, _permit: permit })
+        Ok(RefreshPermit { engine, entry, is_leading: false, _permit: permit })
     }
 
     fn note(&self, hash: u64, has_failed: bool, now: Moment) {
@@ -64,21 +69,33 @@ impl Refreshes {
     }
 }
 
-/// The permit of one refresh, which its task holds to its end. If the entry is then still the same, the refresh has
-/// failed, and the next refresh of the entry waits for a second, then for two, up to a minute.
+/// The permit of one refresh, which its task holds to its end. If no later fill has replaced the entry by then, the
+/// refresh has failed, and the next refresh of the entry waits for a second, then for two, up to a minute.
 #[derive(Debug)]
 pub struct RefreshPermit {
     engine: Weak<Engine>,
     entry: AnyEntry,
+    /// Whether the holder leads a fill, so that the refresh can fail.
+    is_leading: bool,
     _permit: OwnedSemaphorePermit,
+}
+
+impl RefreshPermit {
+    /// Notes that the holder leads the fill.
+    #[must_use]
+    pub fn leading(mut self) -> Self {
+        self.is_leading = true;
+        self
+    }
 }
 
 impl Drop for RefreshPermit {
     fn drop(&mut self) {
-        let Some(engine) = self.engine.upgrade() else { return };
+        let Some(engine) = self.engine.upgrade().filter(|_| self.is_leading) else { return };
         let entry = &self.entry;
         let now = engine.memory.get(entry.hash, entry.key().as_bytes());
-        let has_failed = now.is_some_and(|now| Arc::ptr_eq(&now, entry));
+        let latest = entry.ends().filled().after(SAME_FILL);
+        let has_failed = now.is_some_and(|now| now.ends().filled() <= latest);
         engine.refreshes.note(entry.hash, has_failed, engine.clock.now());
     }
 }

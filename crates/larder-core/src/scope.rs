@@ -23,8 +23,14 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
-    audience::Audience, bus::WriterId, clock::Moment, entry::Entry, key::Key, reason::Reason,
-    registry::Stamp, tag::Tag,
+    audience::Audience,
+    bus::WriterId,
+    clock::Moment,
+    entry::Entry,
+    key::Key,
+    reason::Reason,
+    registry::{Stamp, recent_records::OwnRecord},
+    tag::Tag,
 };
 
 /// The context of the reads of a request or fill: stamp, audience, bounds and gathered parts. It is cheap to clone, and
@@ -41,6 +47,22 @@ pub struct Scope {
     /// The time that the request has spent on waits for a second level that did not answer. `None` if there is no
     /// limit.
     waits: Option<Arc<StoreWaits>>,
+    /// The write that this scope belongs to, if it belongs to one.
+    write: Option<Arc<OwnRecords>>,
+}
+
+/// The records of the invalidations that a write makes itself, before its own.
+#[derive(Debug, Default)]
+pub(crate) struct OwnRecords(Mutex<Vec<OwnRecord>>);
+
+impl OwnRecords {
+    pub(crate) fn add(&self, record: OwnRecord) {
+        self.0.lock().push(record);
+    }
+
+    pub(crate) fn all(&self) -> Vec<OwnRecord> {
+        self.0.lock().clone()
+    }
 }
 
 /// The total time that a request has spent on waits for a second level that did not answer, over all its reads and fill
@@ -170,7 +192,8 @@ pub struct PartTraits {
 
 impl Scope {
     pub(crate) fn open(origin: WriterId, stamp: Stamp) -> Self {
-        Self { origin, stamp, parts: None, distrusts: false, bound: None, waits: None }
+        let (parts, bound, waits, write) = (None, None, None, None);
+        Self { origin, stamp, parts, distrusts: false, bound, waits, write }
     }
 
     /// Returns the innermost current scope of the larder with this origin, if there is one.
@@ -212,6 +235,16 @@ impl Scope {
     /// Returns this scope for a request that waits for the second level no longer than `waits` has left.
     pub(crate) fn waiting(self, waits: Arc<StoreWaits>) -> Self {
         Self { waits: Some(waits), ..self }
+    }
+
+    /// Returns this scope for a write, which collects the records of the invalidations that are made inside.
+    pub(crate) fn writing(self, write: Arc<OwnRecords>) -> Self {
+        Self { write: Some(write), ..self }
+    }
+
+    /// Returns the records of the write that this scope belongs to.
+    pub(crate) fn write(&self) -> Option<Arc<OwnRecords>> {
+        self.write.clone()
     }
 
     /// Returns the sum of the waits for the second level. `None` if there is no limit.
@@ -272,7 +305,7 @@ impl Scope {
         self.add_tags(entry.tags().iter().cloned());
         self.gather(|gathered| {
             if part.cuts {
-                gathered.until = gathered.until.min(entry.ends().fresh_until());
+                gathered.until = gathered.until.min(entry.fresh_until());
             }
             gathered.private |= part.private;
             gathered.varied |= part.varied;
@@ -286,7 +319,7 @@ impl Scope {
     pub fn add_piece<V: ?Sized>(&self, entry: &Entry<V>) {
         self.add_tags(entry.tags().iter().cloned());
         self.gather(|gathered| {
-            gathered.until = gathered.until.min(entry.ends().fresh_until());
+            gathered.until = gathered.until.min(entry.fresh_until());
             gathered.add_stamp(Some(entry.stamp()));
         });
     }
@@ -356,7 +389,7 @@ impl Scope {
     /// Returns this scope for background work, for which no enclosing fill waits.
     #[must_use]
     pub fn in_background(&self) -> Self {
-        let outside = Self { parts: None, waits: None, ..self.clone() };
+        let outside = Self { parts: None, waits: None, write: None, ..self.clone() };
         outside.inside(self.audience(), SmallVec::new())
     }
 

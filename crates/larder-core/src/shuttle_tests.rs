@@ -88,6 +88,7 @@ impl World {
             cost: Duration::ZERO,
             tiers: crate::Tiers::MEMORY,
             idle: None,
+            extended: None,
         };
         Arc::new(Entry::new(key, origins, Version(version)))
     }

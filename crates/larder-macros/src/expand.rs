@@ -104,6 +104,10 @@ fn expanded(
             "a method needs `key = \"..\"`, or `namespace = ..` with an expression that distinguishes two values of its type: otherwise two of them would answer for each other",
         ));
     }
+    if target == Target::Fragment && (options.is_local || options.negative_ttl.is_some()) {
+        let message = "`local` and `negative_ttl` have no effect on a fragment, which is text";
+        return Err(Error::new_spanned(&signature.ident, message));
+    }
     let arguments = arguments(function, target)?;
     let names: Vec<&Ident> = arguments.iter().map(|argument| argument.name).collect();
     for skipped in &options.skip {
@@ -287,8 +291,13 @@ fn name(
         let name = argument.name;
         quote! { __name.part(&#name); }
     });
-    let namespace =
-        options.namespace.as_ref().map(|namespace| quote! { __name.part(&#namespace); });
+    // Two types of one module may have methods of one name.
+    let namespace = options.namespace.as_ref().map(|namespace| {
+        quote! {
+            __name.part(&::std::any::type_name::<Self>());
+            __name.part(&#namespace);
+        }
+    });
     Ok(quote! {
         {
             let mut __name = ::larder::macros::KeyText::new();

@@ -39,11 +39,11 @@ mod text;
 /// # The key
 ///
 /// By default it is the path of the module, the name of the function, its type parameters, and all arguments but the
-/// larder and those in `skip(..)`. Arguments are integers, `bool`, `char`, strings, and options, lists and tuples of them;
-/// for others use `key` or `skip`. `key = "user:{id}"` is the name that `get_or_load(("user", id), ..)` has too.
+/// larder and those in `skip(..)`. Arguments are integers, `bool`, `char`, strings, and options, lists, arrays, pairs and
+/// triples of them; for others use `key` or `skip`. `key = "user:{id}"` is the name that `get_or_load(("user", id), ..)` has too.
 ///
 /// A method needs a `key`, or `namespace = ..` with an expression that distinguishes two values of its type: otherwise two
-/// repositories would answer for each other.
+/// repositories would answer for each other. With a `namespace`, the type of `self` is part of the default key, too.
 ///
 /// # Results
 ///
@@ -57,7 +57,7 @@ mod text;
 /// `T` has to be `Clone` and known to serde, and `E` has to be `Clone`, because callers that wait for one load share its
 /// error; `Arc<E>` is, and `?` converts into it. If larder cannot use a load (it panicked for another caller, a function of
 /// another type has the same key, the runtime shuts down), the function runs as it would without the attribute. There is no
-/// time limit on the function.
+/// time limit on the function, unless `policy` sets one; after such a limit the function runs again for its caller.
 ///
 /// # Options
 ///
@@ -69,7 +69,7 @@ mod text;
 /// | `tag = "user:{id}"` | a tag; may be repeated |
 /// | `shared` | the result is the same for all users |
 /// | `local` | the result stays in the process, and serde need not know it |
-/// | `policy = ..` | an expression in place of all of these |
+/// | `policy = ..` | an expression in place of the lifetimes and of `shared` |
 /// | `key = ".."`, `skip(a, b)`, `namespace = ..`, `larder = ..` | see above |
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {

@@ -57,6 +57,11 @@ impl Options {
                 "`skip` has no effect beside `key`, which names the arguments that count",
             ));
         }
+        if self.key.is_some() && self.namespace.is_some() {
+            return Err(call_site(
+                "`namespace` has no effect beside `key`: put an argument that distinguishes two values into the key",
+            ));
+        }
         Ok(self)
     }
 }

@@ -180,6 +180,27 @@ async fn two_repositories_do_not_answer_for_each_other() {
     assert_eq!(acme.name(1).await.unwrap(), "name 1 4");
 }
 
+#[derive(Clone)]
+struct Orders {
+    larder: Larder,
+    calls: Calls,
+}
+
+impl Orders {
+    #[cached(ttl = "1m", namespace = "acme")]
+    async fn count(&self, list: u32) -> String {
+        format!("orders {list} {}", count(&self.calls))
+    }
+}
+
+#[tokio::test]
+async fn methods_of_one_name_and_namespace_differ_by_their_type() {
+    let (larder, counted) = (larder(), Calls::default());
+    let repository = Repository { larder: larder.clone(), tenant: "acme", calls: counted.clone() };
+    assert_eq!(repository.count(1).await, "acme 1 1");
+    assert_eq!(Orders { larder, calls: counted }.count(1).await, "orders 1 2");
+}
+
 #[cached(ttl = "1m", key = "same")]
 async fn one_type(larder: &Larder) -> u32 {
     1

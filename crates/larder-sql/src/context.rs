@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Invalidated, Lifetime, Policy, Reason, Tag, Target,
-    kernel::{Event, Kernel, Schema, ScopeContents},
+    Invalidated, Invalidation, Lifetime, Policy, Reason, Tag, Target,
+    kernel::{Event, Kernel, Schema, Scope, ScopeContents},
 };
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
@@ -288,6 +288,27 @@ impl QueryContext {
             tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write to any table: all stored results of this database are invalidated each time it runs");
         }
         self.tags.written_by(analysis, schema.catalog(), statement.values())
+    }
+
+    /// Adds the rows or tables that a statement writes to the enclosing scope: a value made of the rows that the statement
+    /// returns depends on them.
+    pub(crate) fn note_written(&self, prepared: &PreparedStatement) {
+        let Some(scope) = self.kernel.current_scope() else { return };
+        let PreparedStatement { statement, analysis, schema } = prepared;
+        scope.add_tags(self.tags.of_written(analysis, schema.catalog(), statement.values()));
+    }
+
+    /// Invalidates in the scope in which a write began, so that a write-through takes the invalidation for its own.
+    pub(crate) async fn invalidate_in(
+        &self,
+        scope: Option<&Scope>,
+        targets: impl Into<Invalidation>,
+    ) -> Invalidated {
+        let invalidating = self.kernel.invalidate(targets);
+        match scope {
+            Some(scope) => scope.clone().scoped(invalidating).await,
+            None => invalidating.await,
+        }
     }
 
     /// Whether this is the first warning about a statement, and one of the first 1,000 warnings. Checks and records it

@@ -195,6 +195,8 @@ impl<S: Database> QueryCache<S> {
     /// driver panics.
     async fn write(&self, prepared: PreparedStatement) -> Result<StatementOutcome, QueryError> {
         self.context.note_bypass(&prepared, Reason::Write);
+        self.context.note_written(&prepared);
+        let scope = self.context.kernel.current_scope();
         let mut targets = self.context.written_by(&prepared);
         let redefines = prepared.may_redefine();
         let PreparedStatement { statement, analysis, schema } = prepared;
@@ -206,7 +208,8 @@ impl<S: Database> QueryCache<S> {
             if redefines {
                 // Invalidates now, because the next steps may wait for locks of other connections, and again below,
                 // because results may be read under the old schema in the meantime.
-                let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
+                let everything = context.tags.everything();
+                let _logged_or_queued = context.invalidate_in(scope.as_ref(), everything).await;
                 context.relearn().await;
                 if may_define {
                     context.reinstall().await;
@@ -217,7 +220,7 @@ impl<S: Database> QueryCache<S> {
                 targets = vec![context.tags.everything()];
             }
             // Invalidates even after an error or a panic, because the write may have been applied nevertheless.
-            let _logged_or_queued = context.kernel.invalidate(targets).await;
+            let _logged_or_queued = context.invalidate_in(scope.as_ref(), targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
                 .map_err(written_unread)

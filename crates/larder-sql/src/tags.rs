@@ -10,7 +10,7 @@ use larder_core::{Tag, Target};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    analysis::{Analysis, Operand, PinnedKey, StatementKind},
+    analysis::{Analysis, Operand, PinnedKey, StatementKind, TableChange},
     catalog::{Catalog, KeyColumn, KeyKind},
     value::SqlValue,
 };
@@ -99,6 +99,23 @@ impl Tags {
             targets.extend(with.iter().map(|table| self.any_row(table)));
         }
         targets
+    }
+
+    /// Returns the tags of the rows that a statement writes, or of their tables if the rows are unknown. A value that is
+    /// made of the rows after the write depends on them.
+    pub(crate) fn of_written(
+        &self,
+        analysis: &Analysis,
+        catalog: Option<&Catalog>,
+        values: &[SqlValue],
+    ) -> Vec<Tag> {
+        let of = |change: &TableChange| {
+            let named = change.rows.as_deref();
+            let rows = named.and_then(|all| self.rows(&change.table, all, catalog, values));
+            let rows = rows.filter(|rows| rows.len() < MOST_ROWS);
+            rows.unwrap_or_else(|| vec![self.table(&change.table)])
+        };
+        analysis.changes.iter().flat_map(of).collect()
     }
 
     /// Returns the targets of a change to these rows: their tags, and the tag of the table for results that depend on

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use larder_core::{ByteSize, Larder, LoadHandle, Policy};
+use larder_core::{
+    ByteSize, Larder, LoadHandle, Policy, Reason,
+    values::{SetOutcome, WriteHandle},
+};
 use larder_testkit::SeededRng;
 use sqlx::{
     SqlitePool,
@@ -220,6 +223,61 @@ async fn a_value_made_of_a_cached_query_is_invalidated_by_an_update() {
         }
         assert_eq!(values.get("doubled").await, expected, "the update came after the set: {after}");
     }
+}
+
+/// The `UPDATE` of a write-through invalidates its own row, which is not the write of another.
+#[tokio::test]
+async fn a_row_that_is_written_through_is_a_hit_until_another_statement_writes_it() {
+    let (larder, db) = with_rows().await;
+    db.query("INSERT INTO t VALUES ('x', 0), ('y', 0)").execute().await.unwrap();
+    let values = larder.values::<i64>(Duration::from_secs(60));
+    let add = async |in_transaction: bool| {
+        let db = db.clone();
+        let write = move |_: WriteHandle| async move {
+            let sql = "UPDATE t SET v = v + 1 WHERE slug = 'x' RETURNING v";
+            if !in_transaction {
+                return db.query(sql).fetch_scalar::<i64>().await;
+            }
+            let mut transaction = db.begin().await?;
+            let rows = transaction.query(sql).fetch_all::<Returned>().await?;
+            transaction.commit().await?;
+            Ok(rows[0].v)
+        };
+        values.write_through("x", write).await.unwrap()
+    };
+    for (in_transaction, expected) in [(false, 1), (true, 2)] {
+        let written = add(in_transaction).await;
+        assert_eq!((*written.value, written.stored), (expected, SetOutcome::Stored));
+        assert_eq!(values.get("x").await.as_deref(), Some(&expected));
+        db.query("INSERT INTO c VALUES ('k', ?, 0)").bind(expected).execute().await.unwrap();
+        assert!(values.contains("x").await, "another table");
+    }
+    db.query("UPDATE t SET v = 7 WHERE slug = 'x'").execute().await.unwrap();
+    assert!(!values.contains("x").await, "the value depends on its row");
+}
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Returned {
+    v: i64,
+}
+
+/// Another writer of the row within the write.
+#[tokio::test]
+async fn a_row_that_another_statement_wrote_during_the_write_is_not_stored() {
+    let (larder, db) = with_rows().await;
+    let values = larder.values::<i64>(Duration::from_secs(60));
+    let (writer, other) = (db.clone(), db.clone());
+    let write = move |_: WriteHandle| async move {
+        let row = "UPDATE a SET v = v + 1 WHERE id = 1 RETURNING v";
+        let v = writer.query(row).fetch_scalar::<i64>().await?;
+        // Outside of the scope of this write, as in another request.
+        let elsewhere =
+            async move { other.query("UPDATE a SET v = 9 WHERE id = 1").execute().await };
+        tokio::spawn(elsewhere).await.unwrap()?;
+        Ok::<_, QueryError>(v)
+    };
+    let written = values.write_through(("a", 1), write).await.unwrap();
+    assert_eq!(written.stored, SetOutcome::NotStored(Reason::Overtaken));
 }
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

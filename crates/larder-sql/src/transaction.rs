@@ -173,7 +173,7 @@ impl Transaction {
     /// once. If it is rolled back, nothing happens.
     ///
     /// Install the outbox first. The processes that follow it need the handlers of the event and
-    /// [`Larder::receive`](larder_core::Larder::receive); one that does not know the name invalidates everything.
+    /// [`Larder::receive_stored`](larder_core::Larder::receive_stored); one that does not know the name invalidates everything.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl Transaction {
     /// # let larder = Larder::builder().build()?;
     /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
     /// larder.on(|event: &Sold| ("bestsellers-with", event.product));
-    /// larder.receive::<Sold>();
+    /// larder.receive_stored::<Sold>();
     /// db.outbox().install().await?;
     ///
     /// let mut order = db.begin().await?;
@@ -211,6 +211,7 @@ impl Transaction {
     #[doc(alias("transactional outbox", "domain event", "publish"))]
     pub async fn emit<E: StoredEvent>(&mut self, event: &E) -> Result<(), QueryError> {
         self.take_back_dropped().await?;
+        self.context.kernel.receive_stored::<E>();
         let body = self.context.kernel.stored_event(event);
         let body = body.map_err(|error| QueryError::because(QueryErrorKind::Event, error))?;
         let statement = match self.context.options.dialect {
@@ -244,6 +245,7 @@ impl Transaction {
             (Arc::clone(&self.context), self.defines, self.uncertain);
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let events = std::mem::take(&mut self.events);
+        let scope = self.context.kernel.current_scope();
         let known = self.known.take();
         let committing = self.context.kernel.spawn(async move {
             let committed = match inner {
@@ -256,7 +258,8 @@ impl Transaction {
             };
             if defines {
                 // Invalidates now, because the next steps may wait for locks of other connections.
-                let _logged_or_queued = context.kernel.invalidate(context.tags.everything()).await;
+                let everything = context.tags.everything();
+                let _logged_or_queued = context.invalidate_in(scope.as_ref(), everything).await;
                 context.relearn().await;
                 context.reinstall().await;
             } else if known.is_some_and(|known| !context.is_current(&known)) {
@@ -265,7 +268,7 @@ impl Transaction {
                 targets = vec![context.tags.everything()];
             }
             if !targets.is_empty() {
-                let _logged_or_queued = context.kernel.invalidate(targets).await;
+                let _logged_or_queued = context.invalidate_in(scope.as_ref(), targets).await;
             }
             // They are emitted even if the commit is in doubt, as the targets are invalidated.
             let is_undone = |error: &QueryError| error.kind() == QueryErrorKind::RolledBack;
@@ -319,6 +322,7 @@ impl Transaction {
         // changes.
         self.targets.extend(self.context.written_by(&prepared));
         self.context.note_bypass(&prepared, Reason::Transaction);
+        self.context.note_written(&prepared);
         // A statement that is dropped while it runs may also have ended the transaction.
         let was_uncertain = std::mem::replace(&mut self.uncertain, true);
         let answer = AssertUnwindSafe(self.begun().run(&prepared.statement)).catch_unwind().await;

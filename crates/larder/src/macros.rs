@@ -109,6 +109,20 @@ impl<K: KeyPart> KeyPart for Vec<K> {
     }
 }
 
+impl<K: KeyPart, const N: usize> KeyPart for [K; N] {
+    fn write(&self, out: &mut String) {
+        self.as_slice().write(out);
+    }
+}
+
+impl<A: KeyPart, B: KeyPart, C: KeyPart> KeyPart for (A, B, C) {
+    fn write(&self, out: &mut String) {
+        push_member(out, &self.0);
+        push_member(out, &self.1);
+        push_member(out, &self.2);
+    }
+}
+
 impl<A: KeyPart, B: KeyPart> KeyPart for (A, B) {
     fn write(&self, out: &mut String) {
         push_member(out, &self.0);

@@ -63,7 +63,7 @@ async fn main() {
     let v: i64 = v.parse().expect("a number");
     if !rest.is_empty() {
         larder.on_async(|_: Changed| async { die::<Result<&'static str, Infallible>>().await });
-        larder.receive::<Changed>();
+        larder.receive_stored::<Changed>();
         let db = inner.cached(&larder).await.expect("it answers");
         let mut writing = db.begin().await.expect("it answers");
         let write = writing.query("UPDATE a SET v = $1 WHERE id = 1").bind(v);

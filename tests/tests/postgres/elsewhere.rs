@@ -243,7 +243,7 @@ async fn a_death_between_commit_and_event(url: &str, open: impl AsyncFn(&Larder)
     let lives = redis::larder(log.redis());
     redis::synced(&lives).await;
     lives.on(|event: &Changed| ("watched", event.v));
-    lives.receive::<Changed>();
+    lives.receive_stored::<Changed>();
     let db = open(&lives).await;
     db.outbox().install().await.unwrap();
     let _following = db.outbox().follow().await.unwrap();
@@ -326,7 +326,7 @@ async fn an_event_whose_handler_fails_stays_in_the_outbox_until_it_is_handled() 
         counted.fetch_add(1, Ordering::SeqCst);
         async move { if is_broken { Err("the search index is down") } else { Ok("watched") } }
     });
-    larder.receive::<Changed>();
+    larder.receive_stored::<Changed>();
     let db = file.db(&larder).await;
     db.outbox().install().await.unwrap();
     let _following = db.outbox().follow().await.unwrap();

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::Kernel;
 use crate::{
-    events::{EmitError, ErasedEvent, Handler, HandlerError, Invalidations, StoredEvent},
+    events::{Decoder, EmitError, ErasedEvent, Handler, HandlerError, Invalidations, StoredEvent},
     target::{Invalidated, Invalidation},
 };
 
@@ -58,9 +58,14 @@ impl Kernel {
         }
     }
 
-    /// Returns whether this larder receives stored events.
-    pub fn receives_events(&self) -> bool {
-        !self.engine().events.stored.lock().is_empty()
+    /// Lets the handlers of `E` receive stored events, as
+    /// [`Larder::receive_stored`](crate::Larder::receive_stored) does.
+    pub fn receive_stored<E: StoredEvent>(&self) {
+        let decode: Decoder = Arc::new(|body| {
+            let event: E = serde_json::from_slice(body)?;
+            Ok(Arc::new(event) as ErasedEvent)
+        });
+        self.engine().events.stored.lock().insert(E::NAME, (TypeId::of::<E>(), decode));
     }
 
     /// Encodes an event for an outbox.
@@ -86,7 +91,9 @@ impl Kernel {
             let stored = self.engine().events.stored.lock();
             stored.get_key_value(name).map(|(known, stored)| (*known, stored.clone()))
         };
-        let Some((known, (event, decode))) = found else {
+        let has_handlers = |event| !self.engine().events.of(event).is_empty();
+        let Some((known, (event, decode))) = found.filter(|(_, (event, _))| has_handlers(*event))
+        else {
             self.engine().events.report(name);
             return None;
         };

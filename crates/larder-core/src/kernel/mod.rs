@@ -96,10 +96,22 @@ impl Kernel {
         let now = self.tick();
         let records = self.records(invalidation.targets, invalidation.mode);
         let due = (!invalidation.after.is_zero()).then(|| now.after(invalidation.after));
-        let act = |record: Record| async move {
-            match due {
-                None => self.engine.invalidate(record).await,
-                Some(due) => self.engine.schedule(due, record).await,
+        // An invalidation inside of a write belongs to the write.
+        let write = self.current_scope().and_then(|scope| scope.write());
+        let act = |record: Record| {
+            let write = write.clone();
+            async move {
+                match due {
+                    None => match (self.engine.invalidate_at(record).await, write) {
+                        (Some(logged), Some(write)) => {
+                            write.add(logged.own());
+                            Invalidated::Logged
+                        }
+                        (Some(_), None) => Invalidated::Logged,
+                        (None, _) => Invalidated::Queued,
+                    },
+                    Some(due) => self.engine.schedule(due, record).await,
+                }
             }
         };
         match <[Record; 1]>::try_from(records) {
@@ -450,10 +462,8 @@ impl Kernel {
             tags,
             cost: draft.cost,
             tiers: draft.tiers,
-            idle: draft.idle.map(|after| {
-                let now = self.now();
-                IdleTime { after, read: now, extended: now }
-            }),
+            idle: draft.idle.map(|after| IdleTime { after, read: self.now() }),
+            extended: None,
         };
         Ok(Arc::new(Entry::new(draft.key, origins, value)))
     }
@@ -470,15 +480,16 @@ impl Kernel {
         }
         let now = self.now();
         entry.slide(now);
-        self.extend(entry, now);
+        self.extend(entry, now, false);
     }
 
-    /// Writes the ends of an entry to the second level, at most once a minute.
-    pub(crate) fn extend(&self, entry: &AnyEntry, now: Moment) {
+    /// Writes the ends of an entry to the second level, at most once a minute unless they are `urgent`: an earlier end
+    /// must reach the entry there.
+    pub(crate) fn extend(&self, entry: &AnyEntry, now: Moment, urgent: bool) {
         if let Some(shared) = &self.engine.shared
             && entry.schema().is_some()
             && entry.tiers().in_shared(shared.seals()).is_some()
-            && entry.is_to_extend(now)
+            && (entry.is_to_extend(now) || urgent)
         {
             shared.extend(&self.engine, entry);
         }
@@ -497,6 +508,7 @@ impl Kernel {
             cost: entry.cost(),
             tiers: entry.tiers(),
             idle: entry.idle(),
+            extended: Some(entry.extended()),
         };
         Arc::new(Entry::new(entry.key().clone(), metadata, value))
     }

@@ -309,6 +309,7 @@ mod tests {
             cost: Duration::ZERO,
             tiers: crate::Tiers::BOTH,
             idle: None,
+            extended: None,
         };
         Arc::new(Entry::new(key, origins, Block(weight)))
     }

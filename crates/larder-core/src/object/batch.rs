@@ -19,6 +19,7 @@ use super::{
 use crate::{
     entry::AnyEntry,
     flight::{FlightResult, FlightRole, Leader},
+    kernel::RefreshPermit,
     key::IntoName,
     metrics::Event,
     reason::Reason,
@@ -58,13 +59,16 @@ impl<N> Missing<N> {
         N: IntoName + Clone,
     {
         let name = self.names[0].clone().into_name();
-        Ok(load(self).await?.remove(&name))
+        load(self).await?.remove(&name).transpose()
     }
 }
 
 /// A loader of several names: those that it does not return have no value.
 pub(super) type BatchLoader<N, T, E> =
-    Arc<dyn Fn(Missing<N>) -> BoxFuture<'static, Result<HashMap<String, T>, E>> + Send + Sync>;
+    Arc<dyn Fn(Missing<N>) -> BoxFuture<'static, Result<LoadedValues<T, E>, E>> + Send + Sync>;
+
+/// The values that a batch loader has loaded by their names, or the errors of single names.
+pub(super) type LoadedValues<T, E> = HashMap<String, Result<T, E>>;
 
 /// Returns a loader in the form in which batches call it: its values by their names as strings.
 pub(super) fn batch_loader<N, T, E, F, Fut, L>(load: F) -> BatchLoader<N, T, E>
@@ -77,7 +81,7 @@ where
     Arc::new(move |missing| {
         let loading = load(missing);
         Box::pin(async move {
-            let named = |(name, value): (N, T)| (name.into_name(), value);
+            let named = |(name, value): (N, T)| (name.into_name(), Ok(value));
             Ok(loading.await?.into_iter().map(named).collect())
         })
     })
@@ -85,14 +89,14 @@ where
 
 impl<T: Send + Sync + 'static> Values<T> {
     /// Returns the values of several names, in their order: those that are not in the first level come from the second
-    /// in one round trip, and those that are not there either from one call of `load`. `None` for a name that `load`
-    /// does not return: that it has no value is stored as a negative result ([`Policy::negative_ttl`]).
+    /// in one round trip, and those that are not there either from one call of `load`. For a name that `load` does not
+    /// return, the result is `None`, and larder stores a negative result ([`Policy::negative_ttl`]).
     ///
     /// Single flight holds for each name: a name that another call or batch is loading is not loaded twice. `load` runs
-    /// a second time only for names whose other fill has failed.
+    /// again only for names whose other fill has failed or was not storable, and for names that were invalidated meanwhile.
     ///
     /// All values of one call of `load` depend on everything that `load` reads through larder, since larder cannot tell
-    /// which of them is made of it.
+    /// which value depends on which read.
     ///
     /// [`Policy::negative_ttl`]: crate::Policy::negative_ttl
     ///
@@ -238,19 +242,26 @@ where
         let mut leads = self.lead();
         self.fetch(&mut leads).await;
         self.lock(&mut leads).await;
-        let mut failed = self.load(leads).await;
-        // A value that was invalidated during the load is loaded again.
+        self.load(leads).await?;
+        self.check();
+        self.wait().await?;
+        // The waits take time, too.
+        self.check();
+        self.wait().await
+    }
+
+    /// Makes values missing that were invalidated or have expired while this batch waited.
+    fn check(&mut self) {
         for slot in &mut self.slots {
-            if let SlotState::Hit(entry, _) = &slot.state
-                && !slot.call.is_usable(entry)
-            {
+            let is_usable = match &slot.state {
+                SlotState::Hit(entry, _) => slot.call.is_usable(entry),
+                SlotState::Stale(entry, _) => slot.call.is_usable_stale(entry),
+                SlotState::Missing | SlotState::Done(_) => true,
+            };
+            if !is_usable {
                 slot.state = SlotState::Missing;
             }
         }
-        if failed.is_ok() {
-            failed = self.wait().await;
-        }
-        failed
     }
 
     /// Leads the fills of all missing names that no other call fills.
@@ -444,10 +455,14 @@ async fn lock_all<L, T: Send + Sync + 'static>(
     leader: impl Fn(&mut L) -> Option<&mut Leader>,
 ) {
     let Some(expiry) = call.policy.fill_lock.filter(|_| call.is_shared()) else { return };
-    let locking = leads.iter_mut().filter_map(leader);
-    let locking = locking.map(|leader| call.kernel.try_lock(&call.scope, leader, expiry));
+    let locking = leads.iter_mut().filter_map(&leader).map(|leader| {
+        // A lead that ends without a fill has not failed: its waiters try again.
+        leader.look();
+        call.kernel.try_lock(&call.scope, leader, expiry)
+    });
     let mut states = join_all(locking).await.into_iter();
     leads.retain(|_| states.next().flatten() != Some(FillLockState::Held));
+    leads.iter_mut().filter_map(leader).for_each(|leader| leader.looked());
 }
 
 /// Runs a loader once for all leads, and ends each of their fills.
@@ -482,7 +497,7 @@ where
     let conclude =
         |(((call, is_alone), fill), key): (((Call<'_, T>, bool), &LoadHandle), String)| {
             let content = match &mut loaded {
-                Ok(values) => Ok(values.remove(&key)),
+                Ok(values) => values.remove(&key).transpose().map_err(|error| call.failed(error)),
                 Err(failure) => Err(failure.clone()),
             };
             match is_alone {
@@ -517,6 +532,8 @@ where
             }
         }
         let FlightRole::Leader(leader) = call.join() else { return None };
+        let permit = permits.pop().map(RefreshPermit::leading);
+        permits.extend(permit);
         let mut call = call.detached();
         call.scope = scope.clone();
         Some((old, Lead { name, call, leader: Some(leader) }))

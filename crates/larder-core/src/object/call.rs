@@ -16,7 +16,7 @@ use crate::{
     audience::Audience,
     clock::Moment,
     consistency::Consistency,
-    engine::EntryState,
+    engine::{EntryState, SAME_FILL},
     entry::{AnyEntry, Value},
     flight::{FlightResult, FlightRole, Leader},
     kernel::{EntryDraft, FillRequest as _, Kernel, fill_or_wait},
@@ -246,13 +246,15 @@ impl<T: CacheValue> Call<'_, T> {
         let now = self.kernel.now();
         let object = entry.value::<Object<T>>()?.clone();
         let ends = entry.ends().extended(now.after(time), self.kernel.max_lifetime());
+        let is_shorter = ends.fresh_until() < entry.ends().fresh_until();
         let extended = self.kernel.with_ends(&entry, ends, object);
         extended.slide(now);
+        self.add_to_whole(&extended, false);
         // The entry has the stamp of the other one, so an invalidation of that one reaches it too.
         if !self.kernel.engine().store_in_memory(&extended, now) {
             return None;
         }
-        self.kernel.extend(&extended, now);
+        self.kernel.extend(&extended, now, is_shorter);
         Some(extended.fresh_until())
     }
 
@@ -266,6 +268,20 @@ impl<T: CacheValue> Call<'_, T> {
     pub(super) fn is_usable(&self, entry: &AnyEntry) -> bool {
         let state = self.kernel.entry_state(entry, self.kernel.now());
         state == EntryState::Fresh && self.is_young(entry) && self.is_trusted()
+    }
+
+    /// Whether a stale entry may still be returned after a wait, while it is refreshed.
+    pub(super) fn is_usable_stale(&self, entry: &AnyEntry) -> bool {
+        let state = self.kernel.entry_state(entry, self.kernel.now());
+        let is_servable = matches!(state, EntryState::Fresh | EntryState::WhileRevalidating);
+        is_servable && self.is_young(entry) && self.is_trusted()
+    }
+
+    /// Returns the failure of a loader, and records it.
+    pub(super) fn failed<E>(&self, error: E) -> Failure<E> {
+        let failure = Failure::Loader(Arc::new(error));
+        self.record(Event::Failed(failure.reason()), self.kernel.now());
+        failure
     }
 
     /// Whether the lag of this process is within the bound of the scope. The call checks this again after each wait.
@@ -325,7 +341,16 @@ impl<T: CacheValue> Call<'_, T> {
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
-        self.run(self.kernel.lead_alone(&self.key, &self.scope), None, load).await
+        let mut call = self.detached();
+        // The loader knows only the name, so it cannot have read anything under the stamp of an enclosing request.
+        let scope = self.kernel.open_scope().gathering(self.scope.audience());
+        call.scope = scope.bounded_as(&self.scope);
+        let leader = call.kernel.lead_alone(&call.key, &call.scope);
+        let filling = async move { call.fetch_or_fill::<A, E, F, Fut>(leader, load).await };
+        match self.kernel.spawn(filling.in_current_span()).await {
+            Ok(outcome) => self.outcome(None, outcome),
+            Err(failed) => Err(self.resume(failed)),
+        }
     }
 
     /// Runs the loader in a task of its own, and returns its value.
@@ -475,8 +500,7 @@ impl<T: CacheValue> Call<'_, T> {
     /// Whether an entry of the second level is the result of a later fill than an entry of the first level, and not due
     /// for a refresh itself.
     pub(super) fn is_newer(&self, entry: &AnyEntry, old: &AnyEntry) -> bool {
-        // The time of a fill is known to a millisecond or so in another process.
-        entry.ends().filled() > old.ends().filled().after(CLOCK_ERROR) && !self.is_due(entry)
+        entry.ends().filled() > old.ends().filled().after(SAME_FILL) && !self.is_due(entry)
     }
 
     /// Reads the entries of several calls from the second level in one round trip. They have one policy and one scope.
@@ -728,9 +752,9 @@ impl<T: CacheValue> Call<'_, T> {
         }
         let changes = self.changes(&object, options, filled);
         let lifetime = options.lifetime.unwrap_or_else(|| match (&changes, object.content()) {
-            (Some(changes), _) => self.policy.lifetime.with_fresh(changes.fresh()),
+            (_, None) => self.policy.negative_lifetime(),
+            (Some(changes), Some(_)) => self.policy.lifetime.with_fresh(changes.fresh()),
             (None, Some(_)) => self.policy.lifetime,
-            (None, None) => self.policy.negative_lifetime(),
         });
         let tiers = self.policy.tiers;
         let can_leave = self.spec.format.schema.is_some();
@@ -783,6 +807,7 @@ impl<T: CacheValue> Call<'_, T> {
             // No enclosing fill waits for the refresh.
             call.scope = call.scope.in_background();
             let old = Arc::clone(old);
+            let permit = permit.leading();
             let refreshing = async move {
                 match call.fetch_newer::<A>(&mut leader, &old).await {
                     Some(entry) => leader.finish(FlightResult::Filled(entry)),
@@ -846,7 +871,15 @@ impl<T: CacheValue> Call<'_, T> {
         failure: Failure<E>,
         unstored: UnstoredValue,
     ) -> Result<A, LoadError<E>> {
-        if let Some(value) = self.fall_back(stale) {
+        // With a fill lock, the task of the fill has read the second level, and may have promoted a stale entry.
+        let promoted = match stale {
+            Some(_) => None,
+            None => match self.look_for_stale::<A>() {
+                FetchResult::Stale(entry, _) | FetchResult::OnError(entry) => Some(entry),
+                FetchResult::Fresh(..) | FetchResult::Nothing => None,
+            },
+        };
+        if let Some(value) = self.fall_back(stale.or(promoted.as_ref())) {
             return Ok(value);
         }
         self.add_unstored(unstored);
@@ -874,10 +907,14 @@ impl<T: CacheValue> Call<'_, T> {
         &self,
         entry: &AnyEntry,
     ) -> Result<Option<A>, LoadError<E>> {
-        entry.value::<Object<T>>().map(A::of).ok_or_else(|| LoadError::OtherType {
-            key: Box::new(self.key.clone()),
-            stored: entry.type_name(),
-            requested: std::any::type_name::<T>(),
+        entry.value::<Object<T>>().map(A::of).ok_or_else(|| {
+            // The caller may go on without the cache, so nothing is known about the value.
+            self.depend_on_the_unknown();
+            LoadError::OtherType {
+                key: Box::new(self.key.clone()),
+                stored: entry.type_name(),
+                requested: std::any::type_name::<T>(),
+            }
         })
     }
 
@@ -978,7 +1015,5 @@ const LOADED: &str = "a loader returns what its caller can use";
 const REFUSED: &[u8] = b" refused";
 const FAILED: &[u8] = b" failed";
 const CHANGES: &[u8] = b" changes";
-/// Two readings of the time of one fill differ by less than this.
-const CLOCK_ERROR: Duration = Duration::from_millis(10);
 /// How long a hit-for-miss note lasts, during which calls for the key do not coalesce.
 const REFUSAL_TIME: Duration = Duration::from_secs(10);

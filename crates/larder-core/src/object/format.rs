@@ -117,7 +117,8 @@ pub trait Codec<T>: 'static {
 /// The error of a [`Codec`], of any type.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// JSON, as `serde_json` writes it: readable in the store for other programs, and slower than MessagePack.
+/// JSON, as `serde_json` writes it, in place of MessagePack. The store has it inside of larder's envelope, which may be
+/// compressed and sealed.
 ///
 /// # Examples
 ///

@@ -14,7 +14,7 @@ use crate::{
     target::{Invalidated, Target},
 };
 
-/// A view of values with its loader, so that callers name a value and cannot load it in different ways. Cheap to clone.
+/// A view of values with its loader, so that all callers load a value by the same loader. Cheap to clone.
 ///
 /// `N` is the name of a value ([`IntoName`]), `T` the value, `E` the error of the loader. The loader returns `None` for
 /// a name whose source has no value, which is stored as a negative result
@@ -64,11 +64,11 @@ where
         let load: BatchLoader<N, T, E> = Arc::new(move |missing: Missing<N>| {
             let load_one = |name: N| {
                 let key = name.clone().into_name();
-                load(name).map(|loaded| loaded.map(|value| value.map(|value| (key, value))))
+                load(name).map(|loaded| loaded.transpose().map(|loaded| (key, loaded)))
             };
             let loading = missing.into_names().into_iter().map(load_one);
-            let loading = futures_util::future::try_join_all(loading.collect::<Vec<_>>());
-            Box::pin(async move { Ok(loading.await?.into_iter().flatten().collect()) })
+            let loading = futures_util::future::join_all(loading.collect::<Vec<_>>());
+            Box::pin(async move { Ok(loading.await.into_iter().flatten().collect()) })
         });
         Self { values, load }
     }

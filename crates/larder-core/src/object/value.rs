@@ -52,7 +52,7 @@ impl<T: CacheValue> ValueSpec<T> {
 
     /// Decodes the object of these bytes. `None` for bytes of another type or format.
     pub(super) fn decode(&self, bytes: &Bytes) -> Option<Object<T>> {
-        if bytes.is_empty() {
+        if bytes == ABSENCE {
             return Some(self.object(None));
         }
         (self.format.decode)(bytes).map(|value| self.object(Some(value)))
@@ -83,9 +83,8 @@ impl<T: CacheValue> Value for Object<T> {
     fn encode(&self) -> Option<EncodedValue> {
         let schema = self.format.schema?();
         let bytes = match &self.content {
-            Some(value) => (self.format.encode)(value).filter(|bytes| !bytes.is_empty())?,
-            // No format encodes a value as no bytes, so these stand for an absence.
-            None => Vec::new(),
+            Some(value) => (self.format.encode)(value)?,
+            None => ABSENCE.to_vec(),
         };
         Some(EncodedValue { schema, bytes })
     }
@@ -149,6 +148,9 @@ impl<T: CacheValue> Answer for Option<Arc<T>> {
         Some(object.content.clone())
     }
 }
+
+/// The encoding of a negative result. No MessagePack and no JSON begins with its first byte.
+const ABSENCE: &[u8] = b"\xC1larder: no value\xC1";
 
 /// A hit-for-miss note, which is stored for a key whose value is not storable, so that calls do not wait in vain.
 pub(super) struct RefusalNote;

@@ -163,8 +163,8 @@ impl<T: Send + Sync + 'static> Values<T> {
         get_or_fill(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, load).await
     }
 
-    /// Returns the value of this name, if its source has one. That it has none is stored too, with a lifetime of its own
-    /// ([`Policy::negative_ttl`]), so that requests for names that do not exist do not all reach the source.
+    /// Returns the value of this name, if its source has one. If it has none, larder stores a negative result with a
+    /// lifetime of its own ([`Policy::negative_ttl`]), so that requests for names that do not exist do not all reach the source.
     ///
     /// # Errors
     ///
@@ -326,8 +326,9 @@ impl<T: Send + Sync + 'static> Values<T> {
     ///
     /// The value keeps its stamp: an invalidation reaches it as before, and it never lives longer than
     /// [`LarderBuilder::max_lifetime`](crate::LarderBuilder::max_lifetime) after its load. `time` may also be shorter than
-    /// the rest of the lifetime. In the second level the value is extended at most once a minute, and only if no other
-    /// process has stored another one there.
+    /// the rest of the lifetime. In the second level larder writes the lifetime at most once a minute, from a minute
+    /// after the load, and only if no other process has stored another value there. A value that the first level does not
+    /// store ([`Tiers::SHARED`](crate::Tiers::SHARED)) is not extended.
     ///
     /// # Examples
     ///
@@ -355,7 +356,11 @@ impl<T: Send + Sync + 'static> Values<T> {
             // It brings the value into the first level.
             drop(self.fetch(&mut call).await);
         }
-        call.extend(time).map(|ends| ends.since(self.kernel.now()))
+        let extended = call.extend(time);
+        if extended.is_none() {
+            call.depend_on_absence();
+        }
+        extended.map(|ends| ends.since(self.kernel.now()))
     }
 
     /// Removes the value of a name for all users and in all processes: a hard invalidation of its name, which also

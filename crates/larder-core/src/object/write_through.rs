@@ -5,9 +5,10 @@
 //!
 //! 1. The call takes a stamp before anything is read that the value is made of.
 //! 2. The write runs in a task that the caller cannot stop.
-//! 3. Whatever becomes of it, its record is appended. A write that failed may still have been committed.
+//! 3. Larder appends the record even if the write fails, because a write that failed may still have been committed.
 //! 4. Once this process has applied the log up to that record, the registry examines the records since the stamp one by
-//!    one. If one of them reaches the value, another write may be newer, and nothing is stored.
+//!    one. If one of them reaches the value, another write may be newer, and nothing is stored. Invalidations that the
+//!    write makes itself, as cached queries do after an `UPDATE`, are not those of another write.
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
@@ -22,13 +23,14 @@ use super::{
     values::Values,
 };
 use crate::{
-    engine::LoggedRecord,
+    bus::Position,
     entry::AnyEntry,
     key::{IntoName, Kind},
     lifetime::Lifetime,
     metrics::Event,
     reason::Reason,
-    scope::Scope,
+    registry::recent_records::OwnRecord,
+    scope::{OwnRecords, Scope},
     tag::Tag,
     target::{Invalidated, Target},
 };
@@ -105,8 +107,9 @@ impl<E: std::error::Error + 'static> std::error::Error for WriteError<E> {
 }
 
 impl<T: Send + Sync + 'static> Values<T> {
-    /// Writes to the source, invalidates the name, the tags and what the write adds, and stores the new value in both
-    /// levels.
+    /// Writes to the source, invalidates the name, the tags of the policy and those that the write adds, and stores the new
+    /// value in the levels of the policy. A tag of the policy that many values have is invalidated by each write, so leave
+    /// it out of this view. There is no time limit on the write.
     ///
     /// `write` begins its own transaction and commits it. It returns the value as the source has it now (`RETURNING`),
     /// not the argument of the caller. It runs in a task that dropping this future does not stop. If it fails or panics,
@@ -119,7 +122,7 @@ impl<T: Send + Sync + 'static> Values<T> {
     ///
     /// # Errors
     ///
-    /// [`WriteError::Failed`] with the error of the write.
+    /// [`WriteError::Failed`] with the error of the write; [`WriteError::Cancelled`] if the runtime was shut down.
     ///
     /// # Panics
     ///
@@ -240,7 +243,8 @@ impl<T: Send + Sync + 'static> Call<'static, T> {
     {
         let fill = LoadHandle::new(&self.policy, None);
         let handle = WriteHandle { fill: fill.clone(), targets: Arc::default() };
-        let scope = self.scope.filling(self.key.clone());
+        let own = Arc::new(OwnRecords::default());
+        let scope = self.scope.filling(self.key.clone()).writing(Arc::clone(&own));
         let invalidation = InvalidateOnDrop { call: &self, handle: &handle, is_armed: true };
         let written = scope.clone().scoped(write(handle.clone())).await;
         let (invalidated, logged) = self.kernel.invalidate_write(invalidation.disarm()).await;
@@ -256,7 +260,10 @@ impl<T: Send + Sync + 'static> Call<'static, T> {
         let stored = match (bypass, logged) {
             (Some(why), _) => Err(why),
             (None, None) => Err(Reason::Unlogged),
-            (None, Some(logged)) => self.store_written(object, &fill, &scope, logged).await,
+            (None, Some(logged)) => {
+                own.add(logged.own());
+                self.store_written(object, &fill, &scope, &own.all(), logged.at).await
+            }
         };
         let (outcome, stored) = match stored {
             Ok(entry) => (FillOutcome::Stored(value, entry), SetOutcome::Stored),
@@ -269,20 +276,21 @@ impl<T: Send + Sync + 'static> Call<'static, T> {
         Ok(Box::new(Written { outcome, invalidated, stored }))
     }
 
-    /// Stores the value of a write under the number of its own record.
+    /// Stores the value of a write under the number of its last own record, which the log has at `at`.
     async fn store_written(
         &self,
         object: super::value::Object<T>,
         fill: &LoadHandle,
         scope: &Scope,
-        LoggedRecord { ticket, at, .. }: LoggedRecord,
+        own: &[OwnRecord],
+        at: Position,
     ) -> Result<AnyEntry, Reason> {
         if !self.kernel.reach(at, LONGEST_WAIT).await {
             return Err(Reason::Unsynchronised);
         }
         let registry = &self.kernel.engine().registry;
         let restamp = |key: &_, tags: &[Tag], since: crate::registry::Stamp| {
-            let stamp = registry.stamp_of_write(since.number(), (ticket, at), key, tags);
+            let stamp = registry.stamp_of_write(since.number(), own, at, key, tags);
             stamp.ok_or(Reason::Overtaken)
         };
         match self.store_under(object, &fill.options(), scope, self.began, restamp)? {
@@ -320,5 +328,5 @@ impl<T: Send + Sync + 'static> Drop for InvalidateOnDrop<'_, T> {
     }
 }
 
-/// How long a write waits until this process has applied its own record. It then stores nothing.
+/// How long a write waits until this process has applied its own record. After this time the write stores nothing.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);

@@ -595,20 +595,20 @@ impl Registry {
         }
     }
 
-    /// Returns the stamp under which a value may be stored that was written after `since` and whose own record the log
-    /// has at `at`. `None` if any other record since then reaches a value with this key and these tags, or if it is
+    /// Returns the stamp under which a value may be stored that was written after `since`, with these own records, of which
+    /// the log has the last at `at`. `None` if any other record since then reaches a value with this key and these tags, or if it is
     /// unknown whether one does.
     ///
     /// The caller has waited until this process had applied the log up to `at`.
     pub(crate) fn stamp_of_write(
         &self,
         since: u64,
-        (ticket, at): (Ticket, Position),
+        own: &[OwnRecord],
+        at: Position,
         key: &Key,
         tags: &[Tag],
     ) -> Option<Stamp> {
         let places = self.places(tags);
-        let own = OwnRecord { ticket, number: at.number };
         // No record can be published while the lock is held.
         let writer = self.writer.lock();
         let applied = self.applied()?;

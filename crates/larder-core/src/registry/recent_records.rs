@@ -35,10 +35,10 @@ impl RecordOrigin {
         }
     }
 
-    fn is(self, own: OwnRecord) -> bool {
+    fn is_one_of(self, own: &[OwnRecord]) -> bool {
         match self {
-            Self::Own(ticket, _) => ticket == own.ticket,
-            Self::Log(number) => number == own.number,
+            Self::Own(ticket, _) => own.iter().any(|own| own.ticket == ticket),
+            Self::Log(number) => own.iter().any(|own| own.number == number),
             Self::Grace => false,
         }
     }
@@ -84,19 +84,19 @@ impl RecentRecords {
         }
     }
 
-    /// Returns whether no record after `local` reaches an entry, apart from an own record. `false` if not all records
+    /// Returns whether no record after `local` reaches an entry, apart from own records. `false` if not all records
     /// since then are known.
     pub(super) fn are_clear(
         &self,
         local: u64,
-        own: OwnRecord,
+        own: &[OwnRecord],
         reaches: impl Fn(&Selector) -> bool,
     ) -> bool {
         self.since.is_some_and(|since| since <= local)
             && self
                 .records
                 .iter()
-                .filter(|record| record.local > local && !record.origin.is(own))
+                .filter(|record| record.local > local && !record.origin.is_one_of(own))
                 .all(|record| !record.what.iter().any(&reaches))
     }
 }
@@ -113,7 +113,7 @@ mod tests {
         vec![Selector::Tag(Tag::new(name))]
     }
 
-    const OWN: OwnRecord = OwnRecord { ticket: Ticket(7), number: 40 };
+    const OWN: &[OwnRecord] = &[OwnRecord { ticket: Ticket(7), number: 40 }];
 
     fn are_clear(records: &RecentRecords, local: u64) -> bool {
         records.are_clear(local, OWN, |selector| *selector == tag("a")[0])

@@ -20,7 +20,7 @@ use tokio::{
 use super::{READ_DEADLINE, StoreLookup};
 use crate::{
     clock::Moment,
-    engine::{Engine, EntryState},
+    engine::{Engine, EntryState, SAME_FILL},
     entry::{AnyEntry, BETWEEN_EXTENSIONS, EncodedValue, Entry, EntryMetadata, IdleTime, Value},
     envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
@@ -254,14 +254,14 @@ impl SecondLevel {
         if now >= ends.served_until().max(ends.fresh) {
             return Ok(None);
         }
-        let idle = header.idle.map(|(after, read)| IdleTime {
-            after,
-            read: now,
-            extended: filled.after(read),
-        });
-        if idle.is_some_and(|idle| now >= idle.extended.after(idle.after + BETWEEN_EXTENSIONS)) {
+        let is_idle = |(after, read): (Duration, Duration)| {
+            now >= filled.after(read).after(after).after(BETWEEN_EXTENSIONS)
+        };
+        if header.idle.is_some_and(is_idle) {
             return Ok(None);
         }
+        let idle = header.idle.map(|(after, _)| IdleTime { after, read: now });
+        let extended = header.idle.map(|(_, read)| filled.after(read));
         let value = decode(payload).ok_or(EnvelopeError::Corrupt)?;
         // The stamp has the log position of the fill and the sequence number of this promotion.
         let stamp = Stamp { log: Some(header.filled), ..stamp };
@@ -277,10 +277,11 @@ impl SecondLevel {
             cost: header.cost,
             tiers,
             idle,
+            extended,
         };
         let entry: AnyEntry = Arc::new(Entry::new(key.clone(), origins, value));
         // A stale entry is promoted as a stale entry, for the lookup in the first level that follows the read.
-        let is_stored = engine.store_in_memory(&entry, now);
+        let is_stored = engine.promote(&entry, now);
         Ok((is_stored && now < ends.fresh).then_some(entry))
     }
 
@@ -541,8 +542,6 @@ const LARGE: usize = 32 << 10;
 /// How far the fill time of an entry may lie in the future of this process, because the clocks of two processes may
 /// differ.
 const MOST_SKEW: Duration = Duration::from_secs(1);
-/// Two readings of the time of one fill differ by less than this.
-const SAME_FILL: Duration = Duration::from_millis(10);
 /// Maximum number of writes that are under way at a time.
 const MAX_WRITES: usize = 1024;
 /// The default limit on the waits of one request. It is enough for one read that takes the whole 40 ms of the Redis

@@ -500,3 +500,62 @@ async fn names_longer_than_a_key_still_load() {
     assert_eq!(found, [Some(1), None]);
     assert_eq!(table.reads().len(), 1);
 }
+
+/// The caller may go on without the cache, as `#[cached]` does.
+#[tokio::test]
+async fn a_page_around_a_value_of_another_type_depends_on_its_name_and_is_not_stored() {
+    let larder = larder();
+    load(&larder, "a", 1).await;
+    let page = page(&larder);
+    let text = larder.values::<String>(MINUTE);
+    let load = |_: LoadHandle| async { Ok::<_, Infallible>("one".to_owned()) };
+    let found = page.clone().scoped(text.get_or_load("a", load)).await;
+    assert!(matches!(found, Err(LoadError::OtherType { .. })));
+    assert!(page.gathered().tags.iter().any(|tag| tag.as_str() == "a"));
+    assert_eq!(page.gathered().no_store, Some(Reason::UnstoredPart));
+}
+
+#[tokio::test]
+async fn the_error_of_one_name_is_not_the_error_of_another() {
+    let larder = larder();
+    let load =
+        |name: u32| async move { if name == 2 { Err("two is broken") } else { Ok(Some(name)) } };
+    let policy = Policy::ttl(MINUTE).error_backoff(MINUTE);
+    let through = ReadThrough::new(larder.values::<u32>(policy), load);
+    assert!(through.get_many([1, 2, 3]).await.is_err());
+    assert_eq!(through.get(1).await.unwrap().as_deref(), Some(&1));
+    assert_eq!(through.get(3).await.unwrap().as_deref(), Some(&3));
+    assert!(through.get(2).await.is_err());
+}
+
+/// A refresh in a request that began before an unrelated load of the value.
+#[tokio::test]
+async fn a_refresh_replaces_a_value_that_was_loaded_later_than_its_request_began() {
+    let larder = larder();
+    let source = Arc::new(AtomicU32::new(1));
+    let row = source.clone();
+    let load = move |_: String| {
+        let row = row.load(Ordering::SeqCst);
+        async move { Ok::<_, Infallible>(Some(row)) }
+    };
+    let through = ReadThrough::new(larder.values::<u32>(MINUTE), load);
+    let request = page(&larder);
+    let _ = larder.invalidate("something else").await;
+    through.get("a".to_owned()).await.unwrap();
+    source.store(2, Ordering::SeqCst);
+    let refreshed = request.scoped(through.refresh("a".to_owned())).await.unwrap();
+    assert_eq!(refreshed.as_deref(), Some(&2));
+    assert_eq!(through.get("a".to_owned()).await.unwrap().as_deref(), Some(&2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_negative_result_of_an_adaptive_view_has_the_negative_lifetime() {
+    let larder = larder();
+    let policy = Policy::ttl(MINUTE).negative_ttl(MINUTE / 60);
+    let values = larder.values::<u32>(policy).adaptive(MINUTE, 60 * MINUTE);
+    let table = Table::default();
+    table.one(&values, "a").await.unwrap();
+    tokio::time::advance(MINUTE / 60).await;
+    table.one(&values, "a").await.unwrap();
+    assert_eq!(table.reads().len(), 2);
+}

@@ -369,3 +369,36 @@ async fn an_extension_does_not_hide_an_invalidation() {
     let _ = larder.invalidate("a").await;
     assert_eq!(values.get("a").await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_ends_when_its_sliding_part_becomes_idle() {
+    let larder = larder();
+    let cart = larder.values::<u32>(Policy::ttl(60 * MINUTE).sliding(10 * MINUTE));
+    store(&larder, &cart).await;
+    let inside = cart.clone();
+    let load =
+        move |_: LoadHandle| async move { Ok::<_, Infallible>(*inside.get("a").await.unwrap()) };
+    let pages = larder.values::<u32>(60 * MINUTE);
+    pages.get_or_load("page", load).await.unwrap();
+    assert_eq!(pages.remaining_ttl("page").await, Some(10 * MINUTE));
+}
+
+/// Requests that find a refresh in flight are no failures of it.
+#[tokio::test(start_paused = true)]
+async fn requests_during_a_slow_refresh_do_not_count_as_its_failures() {
+    let larder = larder();
+    let source = Source::slow(10 * SECOND);
+    let values = larder.values::<u32>(Policy::ttl(10 * MINUTE).refresh_ahead(0.9));
+    source.get(&values).await.unwrap();
+    source.is_broken.store(true, Ordering::SeqCst);
+    tokio::time::sleep(2 * MINUTE).await;
+    for _ in 0..100 {
+        source.get(&values).await.unwrap();
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    let before = source.loads();
+    tokio::time::sleep(2 * SECOND).await;
+    source.get(&values).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(source.loads(), before + 1, "the pause after the first failure is a second");
+}

@@ -36,6 +36,7 @@ where
             Err(why) => return self.lookup.record(Event::Failed(why)),
         };
         let FlightRole::Leader(mut leader) = self.lookup.join() else { return };
+        let permit = permit.leading();
         // No enclosing fill waits for the refresh.
         self.lookup.scope = self.lookup.scope.in_background();
         // The response of the refresh is not sent to any client.

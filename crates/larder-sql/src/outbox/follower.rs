@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use larder_core::{Invalidated, Reason, Target, kernel::Event};
 
 use crate::{
@@ -222,13 +223,10 @@ fn shared_place(context: &Arc<QueryContext>) -> Option<ReadPosition> {
     Some(ReadPosition::Shared(format!("{}:{:032x}", context.options.database, epoch.to_bits())))
 }
 
-/// Invalidates everything that outbox rows which were not read may have invalidated.
+/// Invalidates everything, after outbox rows were not read: one of them may have been an event, which may invalidate more
+/// than the results of this database.
 async fn invalidate_missed(context: &Arc<QueryContext>) -> Invalidated {
-    match context.kernel.receives_events() {
-        // An event may invalidate more than the results of this database.
-        true => context.kernel.invalidate(Target::everything()).await,
-        false => context.invalidate_all().await,
-    }
+    context.kernel.invalidate(Target::everything()).await
 }
 
 /// Invalidates the targets of all outbox rows of a batch, in one append, and then emits the events. `None` if there are
@@ -255,8 +253,12 @@ async fn invalidate(
         outcomes.push(context.kernel.invalidate(targets).await);
     }
     let mut failed = None;
-    for OutboxEvent { name, body } in &found.events {
-        match context.kernel.emit_stored(name, body.as_bytes()).await {
+    let emitting = found
+        .events
+        .iter()
+        .map(|OutboxEvent { name, body }| context.kernel.emit_stored(name, body.as_bytes()));
+    for emitted in join_all(emitting).await {
+        match emitted {
             Some(Ok(invalidated)) => outcomes.push(invalidated),
             Some(Err(error)) => failed = Some(error),
             // Another version of the program knows what the event invalidates.
