@@ -6,6 +6,7 @@ mod batches;
 mod edge;
 mod invariants;
 mod layer_order;
+mod patterns;
 mod postgres;
 mod random_queries;
 mod read_your_writes;
