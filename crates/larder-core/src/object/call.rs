@@ -329,7 +329,7 @@ impl<T: CacheValue> Call<'_, T> {
             }
             leader.looked();
         }
-        self.run(leader, stale, load).await
+        self.run(self.detached(), leader, stale, load).await
     }
 
     /// Runs the loader although a value may be stored. No other call waits for this fill, since that call may be content
@@ -346,16 +346,13 @@ impl<T: CacheValue> Call<'_, T> {
         let scope = self.kernel.open_scope().gathering(self.scope.audience());
         call.scope = scope.bounded_as(&self.scope);
         let leader = call.kernel.lead_alone(&call.key, &call.scope);
-        let filling = async move { call.fetch_or_fill::<A, E, F, Fut>(leader, load).await };
-        match self.kernel.spawn(filling.in_current_span()).await {
-            Ok(outcome) => self.outcome(None, outcome),
-            Err(failed) => Err(self.resume(failed)),
-        }
+        self.run(call, leader, None, load).await
     }
 
-    /// Runs the loader in a task of its own, and returns its value.
+    /// Runs the loader in a task of its own, as `call`, and returns its value to the scope of this call.
     async fn run<A, E, F, Fut>(
         &self,
+        call: Call<'static, T>,
         leader: Leader,
         stale: Option<AnyEntry>,
         load: F,
@@ -366,7 +363,6 @@ impl<T: CacheValue> Call<'_, T> {
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
-        let call = self.detached();
         let filling = async move { call.fetch_or_fill::<A, E, F, Fut>(leader, load).await };
         match self.kernel.spawn(filling.in_current_span()).await {
             Ok(outcome) => self.outcome(stale.as_ref(), outcome),
