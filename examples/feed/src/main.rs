@@ -7,7 +7,7 @@
 //! # How it scales
 //!
 //! An entry may have 2,048 tags by default, and 10,000 at most (`LarderBuilder::max_tags`). A hit costs hardly more with a
-//! thousand tags than with eight; a tag takes about 32 bytes in the entry. For readers who follow more authors, turn the
+//! thousand tags than with eight; a tag takes about 32 bytes in the entry. For readers with more authors, turn the
 //! dependency around: give each feed the one tag `("feed", reader)`, and let a handler of a `Posted` event
 //! (`Larder::on_async`) look up the followers of the author and return their tags. Then a post costs one invalidation for
 //! each follower, 5,000 of them in one append.
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_post_of_an_author_who_is_not_on_the_page_appears_at_once() {
+    async fn a_post_of_an_author_without_a_post_on_the_page_appears_at_once() {
         let larder = Larder::builder().build().unwrap();
         let feeds = Feeds::new(&larder);
         let (authors, others) = (followed(7), followed(8));
@@ -157,7 +157,7 @@ mod tests {
         feeds.post(new.clone()).await;
         assert_eq!(feeds.feed(7).await.unwrap().first(), Some(&new));
 
-        // A post of an author whom the reader does not follow costs no hit.
+        // A post of another author costs no hit.
         let stranger = others.into_iter().find(|author| !authors.contains(author)).unwrap();
         let page = feeds.feed(7).await.unwrap();
         feeds.post(Post { number: 101, author: stranger }).await;
