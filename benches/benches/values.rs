@@ -87,38 +87,12 @@ fn allocated() -> Vec<Row> {
         .enable_all()
         .build()
         .expect("a runtime can be built");
-    let count = |hit: &mut dyn FnMut() -> u64| {
-        hit();
-        (0..100).map(|_| hit()).max().unwrap_or(0) as f64
+    let most = |count: &dyn Fn() -> u64| {
+        count();
+        (0..100).map(|_| count()).max().unwrap_or(0) as f64
     };
-    let text = count(&mut || {
-        runtime.block_on(async {
-            let mut allocated = 0;
-            let hitting = values.get_or_load("user:7", load);
-            let mut hitting = std::pin::pin!(hitting);
-            futures_util::future::poll_fn(|context| {
-                let mut polled = std::task::Poll::Pending;
-                allocated = allocations::count(|| polled = hitting.as_mut().poll(context));
-                polled.map(drop)
-            })
-            .await;
-            allocated
-        })
-    });
-    let tuple = count(&mut || {
-        runtime.block_on(async {
-            let mut allocated = 0;
-            let hitting = values.get_or_load(("user", 7), load);
-            let mut hitting = std::pin::pin!(hitting);
-            futures_util::future::poll_fn(|context| {
-                let mut polled = std::task::Poll::Pending;
-                allocated = allocations::count(|| polled = hitting.as_mut().poll(context));
-                polled.map(drop)
-            })
-            .await;
-            allocated
-        })
-    });
+    let text = most(&|| allocations_of(&runtime, values.get_or_load("user:7", load)));
+    let tuple = most(&|| allocations_of(&runtime, values.get_or_load(("user", 7), load)));
     let row = |case: &str, ours| Row {
         case: case.to_owned(),
         ours,
@@ -128,6 +102,21 @@ fn allocated() -> Vec<Row> {
         unit: "allocations",
     };
     vec![row("by a string", text), row("by a tuple", tuple)]
+}
+
+/// Counts what a call allocates while it is polled.
+fn allocations_of(runtime: &tokio::runtime::Runtime, call: impl Future) -> u64 {
+    runtime.block_on(async {
+        let mut allocated = 0;
+        let mut call = std::pin::pin!(call);
+        futures_util::future::poll_fn(|context| {
+            let mut polled = std::task::Poll::Pending;
+            allocated = allocations::count(|| polled = call.as_mut().poll(context));
+            polled.map(drop)
+        })
+        .await;
+        allocated
+    })
 }
 
 /// Hits of values with 8, 400 and 2,000 tags, one in a thousand of which lie in a block of the tag table that an

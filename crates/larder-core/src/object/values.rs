@@ -391,14 +391,6 @@ impl<T: Send + Sync + 'static> Values<T> {
         &self.kernel
     }
 
-    pub(super) fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
-    pub(super) fn spec(&self) -> ValueSpec<T> {
-        self.spec
-    }
-
     /// Loads a value although it may be stored, and stores the new value.
     pub(super) async fn reload<E, F, Fut>(
         &self,
@@ -410,10 +402,7 @@ impl<T: Send + Sync + 'static> Values<T> {
         F: FnOnce(LoadHandle) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let named = NamedKey::new(&self.kernel, Kind::Object, name);
-        let context = CallContext::new(&self.kernel, self.policy.consistency).await;
-        let policy = Cow::Borrowed(&self.policy);
-        let (call, bypass) = Call::new(&self.kernel, named, policy, self.spec, context);
+        let (call, bypass) = self.call(name).await;
         match bypass {
             Some(why) => {
                 call.record(Event::Bypass(why), call.began);
@@ -423,12 +412,16 @@ impl<T: Send + Sync + 'static> Values<T> {
         }
     }
 
-    /// Begins a read. `None` if the read has to bypass the cache: then nothing is known about the value.
-    async fn begin(&self, name: impl IntoName) -> Option<Call<'_, T>> {
+    /// Creates the call for a name, after catching up with the log. The reason says why the call has to bypass the cache.
+    pub(super) async fn call(&self, name: impl IntoName) -> (Call<'_, T>, Option<Reason>) {
         let named = NamedKey::new(&self.kernel, Kind::Object, name);
         let context = CallContext::new(&self.kernel, self.policy.consistency).await;
-        let (call, bypass) =
-            Call::new(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, context);
+        Call::new(&self.kernel, named, Cow::Borrowed(&self.policy), self.spec, context)
+    }
+
+    /// Begins a read. `None` if the read has to bypass the cache: then nothing is known about the value.
+    async fn begin(&self, name: impl IntoName) -> Option<Call<'_, T>> {
+        let (call, bypass) = self.call(name).await;
         if let Some(why) = bypass {
             self.note_bypass(&call, why);
             return None;

@@ -10,13 +10,13 @@
 //!    one. If one of them reaches the value, another write may be newer, and nothing is stored. Invalidations that the
 //!    write makes itself, as cached queries do after an `UPDATE`, are not those of another write.
 
-use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use super::{
-    call::{Call, CallContext, FillOutcome, NamedKey},
+    call::{Call, FillOutcome},
     fill::LoadHandle,
     read_point::SetOutcome,
     value::Answer,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     bus::Position,
     entry::AnyEntry,
-    key::{IntoName, Kind},
+    key::IntoName,
     lifetime::Lifetime,
     metrics::Event,
     reason::Reason,
@@ -200,10 +200,7 @@ impl<T: Send + Sync + 'static> Values<T> {
     {
         let kernel = self.kernel();
         kernel.engine().registry.remember_records();
-        let named = NamedKey::new(kernel, Kind::Object, name);
-        let context = CallContext::new(kernel, self.policy().consistency).await;
-        let policy = Cow::Borrowed(self.policy());
-        let (call, bypass) = Call::new(kernel, named, policy, self.spec(), context);
+        let (call, bypass) = self.call(name).await;
         let writing = call.detached().write::<A, E, F, Fut>(bypass, write);
         match kernel.spawn(writing.in_current_span()).await {
             Ok(Ok(written)) => {
