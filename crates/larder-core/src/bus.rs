@@ -154,6 +154,30 @@ impl WriterId {
     }
 }
 
+/// The identity of one committed transaction of a database, drawn at random. A record that names it covers changes of
+/// that transaction, so a follower of the database's outbox does not have to invalidate them again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CommitId(u128);
+
+impl CommitId {
+    /// Draws a random identity of 128 bits.
+    pub fn random() -> Self {
+        Self(random_bits())
+    }
+
+    /// Parses the text that [`Display`](fmt::Display) writes: 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_whole = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_whole.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// One record of the log: an invalidation, including the targets that rules added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -163,6 +187,8 @@ pub struct Record {
     pub mode: Mode,
     /// The targets that it invalidates.
     pub what: Vec<Selector>,
+    /// The transaction that made the changes, if the record was appended after its commit.
+    pub commit: Option<CommitId>,
 }
 
 /// The log of a single process, which is only a counter.

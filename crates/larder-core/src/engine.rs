@@ -64,7 +64,7 @@ pub(crate) struct Engine {
     pub(crate) follows_others: bool,
     /// Sends the invalidations that acted in this process to the application.
     pub(crate) feed: broadcast::Sender<FeedMessage>,
-    /// Notified whenever this process has applied more of the log.
+    /// Notified whenever this process has applied more of the log, or has appended a record of a committed transaction.
     pub(crate) advanced: Notify,
     pub(crate) following: AtomicBool,
     pub(crate) synced: watch::Sender<bool>,
@@ -423,6 +423,9 @@ impl Engine {
         match self.follows_others {
             true => self.note_written(at),
             false => self.registry.advance_local(at),
+        }
+        if record.commit.is_some() {
+            self.advanced.notify_waiters();
         }
         appended
     }

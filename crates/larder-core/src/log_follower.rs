@@ -268,7 +268,8 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             engine.registry.open_view(end, horizon, &records, engine.clock.now());
             if before.is_some() {
                 let what = vec![Selector::Everything];
-                let record = Record { origin: WriterId::random(), mode: Mode::Hard, what };
+                let record =
+                    Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None };
                 tell_of_missed(engine, record);
             }
         }

@@ -247,6 +247,11 @@ impl Scope {
         self.write.clone()
     }
 
+    /// Returns whether this scope belongs to a value that is written through.
+    pub fn is_writing(&self) -> bool {
+        self.write.is_some()
+    }
+
     /// Returns the sum of the waits for the second level. `None` if there is no limit.
     pub(crate) fn store_waits(&self) -> Option<&StoreWaits> {
         self.waits.as_deref()

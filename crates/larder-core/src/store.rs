@@ -1,7 +1,8 @@
 //! The traits of a second level, in which several processes share bytes.
 
 pub use crate::bus::{
-    BoxFuture, Bus, BusError, BusErrorKind, Epoch, LocalBus, LogPage, Position, Record, WriterId,
+    BoxFuture, Bus, BusError, BusErrorKind, CommitId, Epoch, LocalBus, LogPage, Position, Record,
+    WriterId,
 };
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -240,6 +240,8 @@ impl RedisBus {
                 origin: WriterId::random(),
                 mode,
                 what: Vec::new(),
+                // A transaction is only of interest shortly after its commit.
+                commit: None,
             });
             record.what.push(selector);
         }
@@ -354,7 +356,8 @@ fn mode_of(letter: u8) -> Option<Mode> {
 }
 
 fn anything() -> Record {
-    Record { origin: WriterId::random(), mode: Mode::Hard, what: vec![Selector::Everything] }
+    let what = vec![Selector::Everything];
+    Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None }
 }
 
 fn bus_error(failure: Failure) -> BusError {

@@ -4,6 +4,7 @@
 use std::{any::Any, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use larder_core::store::CommitId;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -19,14 +20,17 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Reads its catalog.
     fn catalog(&self) -> BoxFuture<'_, sqlx::Result<Catalog>>;
 
-    /// Runs a statement to its end, outside of a transaction.
+    /// Runs a statement to its end, outside of a transaction, or in one of its own if the statement has a [`CommitId`].
     fn run(
         self: Arc<Self>,
         statement: Statement,
     ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>>;
 
-    /// Begins a transaction.
-    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>>;
+    /// Begins a transaction. If it has an identity, its rows in the outbox get that identity.
+    fn begin(
+        &self,
+        commit: Option<CommitId>,
+    ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>>;
 
     /// Returns the SQL that creates the outbox and its triggers.
     fn outbox_sql(&self) -> BoxFuture<'_, sqlx::Result<String>>;
@@ -58,6 +62,18 @@ pub(crate) trait BackendTransaction: Send {
 
     /// The connection of the driver, for [`Transaction::sqlite`](crate::Transaction) and the like.
     fn connection(&mut self) -> &mut dyn Any;
+}
+
+/// Runs a statement in a transaction of its own with an identity.
+pub(crate) async fn run_as(
+    backend: &dyn Backend,
+    commit: CommitId,
+    statement: &Statement,
+) -> sqlx::Result<StatementOutcome> {
+    let mut transaction = backend.begin(Some(commit)).await?;
+    let outcome = transaction.run(statement).await?;
+    transaction.commit().await?;
+    Ok(outcome)
 }
 
 /// Runs all statements of a text in one transaction.

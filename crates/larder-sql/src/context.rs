@@ -11,8 +11,9 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use larder_core::{
-    Invalidated, Invalidation, Lifetime, Policy, Reason, Tag, Target,
+    Invalidated, Lifetime, Policy, Reason, Tag, Target,
     kernel::{Event, Kernel, Schema, Scope, ScopeContents},
+    store::CommitId,
 };
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
@@ -298,13 +299,28 @@ impl QueryContext {
         scope.add_tags(self.tags.of_written(analysis, schema.catalog(), statement.values()));
     }
 
-    /// Invalidates in the scope in which a write began, so that a write-through takes the invalidation for its own.
+    /// Returns the identity for a transaction that begins now: only inside of a value that is written through, and only if
+    /// the database has an outbox.
+    pub(crate) fn commit_id(&self) -> Option<CommitId> {
+        let is_writing = self.kernel.current_scope().is_some_and(|scope| scope.is_writing());
+        let has_outbox = || self.known().catalog().is_some_and(Catalog::has_outbox);
+        (is_writing && has_outbox()).then(CommitId::random)
+    }
+
+    /// Invalidates in the scope in which a write began, so that a write-through takes the invalidation for its own. With
+    /// the identity of a transaction that is committed, its outbox rows do not invalidate the same targets again.
     pub(crate) async fn invalidate_in(
         &self,
         scope: Option<&Scope>,
-        targets: impl Into<Invalidation>,
+        commit: Option<CommitId>,
+        targets: Vec<Target>,
     ) -> Invalidated {
-        let invalidating = self.kernel.invalidate(targets);
+        let invalidating = async {
+            match commit {
+                Some(commit) => self.kernel.invalidate_commit(commit, targets).await,
+                None => self.kernel.invalidate(targets).await,
+            }
+        };
         match scope {
             Some(scope) => scope.clone().scoped(invalidating).await,
             None => invalidating.await,

@@ -202,14 +202,17 @@ impl<S: Database> QueryCache<S> {
         let PreparedStatement { statement, analysis, schema } = prepared;
         let may_define =
             redefines && analysis.nature != StatementKind::Unknown(Reason::UnknownFunction);
+        let commit = self.context.commit_id().filter(|_| analysis.nature == StatementKind::Write);
+        let statement = statement.committed_as(commit);
         let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
         let writing = self.context.kernel.spawn(async move {
             let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
             if redefines {
                 // Invalidates now, because the next steps may wait for locks of other connections, and again below,
                 // because results may be read under the old schema in the meantime.
-                let everything = context.tags.everything();
-                let _logged_or_queued = context.invalidate_in(scope.as_ref(), everything).await;
+                let everything = vec![context.tags.everything()];
+                let _logged_or_queued =
+                    context.invalidate_in(scope.as_ref(), None, everything).await;
                 context.relearn().await;
                 if may_define {
                     context.reinstall().await;
@@ -220,7 +223,8 @@ impl<S: Database> QueryCache<S> {
                 targets = vec![context.tags.everything()];
             }
             // Invalidates even after an error or a panic, because the write may have been applied nevertheless.
-            let _logged_or_queued = context.invalidate_in(scope.as_ref(), targets).await;
+            let commit = commit.filter(|_| matches!(answer, Ok(Ok(_))));
+            let _logged_or_queued = context.invalidate_in(scope.as_ref(), commit, targets).await;
             answer
                 .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
                 .map_err(written_unread)

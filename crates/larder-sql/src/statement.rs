@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use larder_core::store::CommitId;
+
 use crate::value::SqlValue;
 
 /// A SQL statement with its values: the request of a [`QueryCache`](crate::QueryCache) and of the database service
@@ -21,12 +23,14 @@ use crate::value::SqlValue;
 pub struct Statement {
     text: Cow<'static, str>,
     values: Vec<SqlValue>,
+    /// The identity of the transaction that the statement is alone, for the outbox.
+    commit: Option<CommitId>,
 }
 
 impl Statement {
     /// Creates a statement without values. Never write user input into the text; bind it instead.
     pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
-        Self { text: text.into(), values: Vec::new() }
+        Self { text: text.into(), values: Vec::new(), commit: None }
     }
 
     /// Binds the next value.
@@ -34,6 +38,17 @@ impl Statement {
     pub fn bind(mut self, value: impl Into<SqlValue>) -> Self {
         self.values.push(value.into());
         self
+    }
+
+    /// Runs the statement in a transaction of its own with this identity.
+    pub(crate) fn committed_as(mut self, commit: Option<CommitId>) -> Self {
+        self.commit = commit;
+        self
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn commit(&self) -> Option<CommitId> {
+        self.commit
     }
 
     /// Returns the SQL text.

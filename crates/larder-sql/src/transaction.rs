@@ -1,7 +1,7 @@
 //! Transactions, which invalidate when they are committed, and not when they are rolled back, unless a statement has
 //! failed or was dropped while it ran.
 
-use larder_core::{Reason, Target, events::StoredEvent};
+use larder_core::{Reason, Target, events::StoredEvent, store::CommitId};
 use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
@@ -33,6 +33,8 @@ use crate::{
 pub struct Transaction {
     /// `None` once the transaction has ended.
     inner: Option<Box<dyn BackendTransaction>>,
+    /// The identity of the transaction, for the outbox. `None` once it may contain statements that larder does not know.
+    commit: Option<CommitId>,
     uncertain: bool,
     context: Arc<QueryContext>,
     targets: Vec<Target>,
@@ -79,10 +81,11 @@ impl Db<SqlxService> {
     /// # }
     /// ```
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
+        let commit = self.cache().context().commit_id();
+        let begun = self.cache().inner().backend().begin(commit).await;
         Ok(Transaction {
-            inner: Some(
-                self.cache().inner().backend().begin().await.map_err(QueryError::database)?,
-            ),
+            inner: Some(begun.map_err(QueryError::database)?),
+            commit,
             uncertain: false,
             context: Arc::clone(self.cache().context()),
             targets: Vec::new(),
@@ -243,6 +246,7 @@ impl Transaction {
         self.take_back_dropped().await?;
         let (context, defines, uncertain) =
             (Arc::clone(&self.context), self.defines, self.uncertain);
+        let commit = self.commit;
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
         let events = std::mem::take(&mut self.events);
         let scope = self.context.kernel.current_scope();
@@ -258,8 +262,9 @@ impl Transaction {
             };
             if defines {
                 // Invalidates now, because the next steps may wait for locks of other connections.
-                let everything = context.tags.everything();
-                let _logged_or_queued = context.invalidate_in(scope.as_ref(), everything).await;
+                let everything = vec![context.tags.everything()];
+                let _logged_or_queued =
+                    context.invalidate_in(scope.as_ref(), None, everything).await;
                 context.relearn().await;
                 context.reinstall().await;
             } else if known.is_some_and(|known| !context.is_current(&known)) {
@@ -268,7 +273,10 @@ impl Transaction {
                 targets = vec![context.tags.everything()];
             }
             if !targets.is_empty() {
-                let _logged_or_queued = context.invalidate_in(scope.as_ref(), targets).await;
+                // A transaction that has not reported its commit may still be committed, after this invalidation.
+                let commit = commit.filter(|_| committed.is_ok() && !uncertain);
+                let _logged_or_queued =
+                    context.invalidate_in(scope.as_ref(), commit, targets).await;
             }
             // They are emitted even if the commit is in doubt, as the targets are invalidated.
             let is_undone = |error: &QueryError| error.kind() == QueryErrorKind::RolledBack;
@@ -295,6 +303,7 @@ impl Transaction {
     /// not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
+        self.commit = None;
         self.begun().connection().downcast_mut()
     }
 
@@ -302,6 +311,7 @@ impl Transaction {
     /// does not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
+        self.commit = None;
         self.begun().connection().downcast_mut()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_core::{
     Mode, Selector, Tag,
-    store::{Bus, FillLockState, FillLocks, Record, Store, WriterId},
+    store::{Bus, CommitId, FillLockState, FillLocks, Record, Store, WriterId},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -123,9 +123,11 @@ pub async fn bus(bus: &dyn Bus) {
         origin: WriterId::random(),
         mode: Mode::Hard,
         what: vec![Selector::Tag(Tag::new(tag))],
+        commit: Some(CommitId::random()),
     };
     let start = bus.end(None).await.expect("a healthy log knows its end");
-    let first = bus.append(&record("a")).await.expect("a healthy log appends");
+    let a = record("a");
+    let first = bus.append(&a).await.expect("a healthy log appends");
     let second = bus.append(&record("b")).await.expect("a healthy log appends");
     assert_eq!(first.number, start.number + 1, "numbers go up by one");
     assert_eq!(second.number, first.number + 1, "numbers go up by one");
@@ -138,7 +140,7 @@ pub async fn bus(bus: &dyn Bus) {
     let read = bus.read(start, MINUTE).await.expect("a healthy log is read");
     let numbers: Vec<_> = read.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [first.number, second.number], "records come in order");
-    assert_eq!(read[0].1.what, record("a").what, "records come as they were appended");
+    assert_eq!(read[0].1, a, "records come as they were appended");
     let none = bus.read(end, Duration::from_millis(10)).await.expect("a healthy log is read");
     assert!(none.is_empty(), "there is nothing after the end");
     let later = record("later");
@@ -228,6 +230,7 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
             origin: WriterId::random(),
             mode: Mode::Hard,
             what: vec![Selector::Tag(Tag::new(format!("t:{number}")))],
+            commit: None,
         };
         let append = async || match bus.append(&record).await {
             Ok(at) => {

@@ -13,10 +13,12 @@ use std::{
 use larder::{
     Larder,
     sql::{Db, QueryErrorKind, SqlxService},
+    values::{SetOutcome, WriteHandle},
 };
+use larder_testkit::{MemoryStore, SharedLog};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
-use crate::redis::server as redis;
+use crate::{redis::server as redis, second_level::process};
 use tests::{Changed, postgres::Server, until};
 
 const SCHEMA: &str = "
@@ -370,6 +372,112 @@ async fn an_event_that_no_handler_knows_invalidates_everything() {
         "INSERT INTO larder_outbox (relation, row_key) VALUES ('larder event newer-9', '{}')";
     sqlx::raw_sql(event).execute(&file.pool().await).await.unwrap();
     until("it is gone", || async { values.get("anything").await.is_none() }).await;
+}
+
+/// A value is written through in one process while another process of the same log follows the outbox. `other` runs
+/// statements of another program.
+async fn own_outbox_rows_are_recognised(
+    open: impl AsyncFn(&Larder) -> Db,
+    other: impl AsyncFn(&str),
+    (outbox, dead): (&str, &str),
+) {
+    let (log, store) = (SharedLog::new(), MemoryStore::new());
+    let [writer, follower] = [1, 2].map(|_| process(&log, &store, |builder| builder));
+    for larder in [&writer, &follower] {
+        larder.synced().await;
+    }
+    let (db, followed) = (open(&writer).await, open(&follower).await);
+    let _following = followed.outbox().follow().await.unwrap();
+    let values = writer.values::<i64>(Duration::from_secs(3600));
+    let everything_is_read = async || {
+        // Foreign rows of a batch come first, so the second round proves that the first batch is done.
+        for _ in 0..2 {
+            let before = sum(&db).await;
+            other("UPDATE b SET v = v + 1 WHERE x = 'k'").await;
+            until("the rows before it are read", || async { sum(&db).await > before }).await;
+        }
+    };
+    everything_is_read().await;
+    for in_transaction in [false, true] {
+        let db_of_write = db.clone();
+        let write = move |_: WriteHandle| async move {
+            let update = "UPDATE a SET v = v + 1 WHERE id = 1 RETURNING v";
+            if !in_transaction {
+                return db_of_write.query(update).fetch_scalar().await;
+            }
+            let mut transaction = db_of_write.begin().await?;
+            let v = transaction.query(update).fetch_all::<i64>().await?[0];
+            transaction.commit().await?;
+            Ok::<_, larder::sql::QueryError>(v)
+        };
+        let written = values.write_through(("v", 1), write).await.unwrap();
+        assert_eq!(written.stored, SetOutcome::Stored, "transaction: {in_transaction}");
+        everything_is_read().await;
+        let stored = values.get(("v", 1)).await;
+        assert_eq!(stored, Some(written.value), "transaction: {in_transaction}");
+        other("UPDATE a SET v = v + 10 WHERE id = 1").await;
+        until("another program", || async { values.get(("v", 1)).await.is_none() }).await;
+    }
+    // What larder's record does not cover is invalidated by the row, although the transaction is larder's own.
+    assert_eq!(v(&db, 2).await, 1);
+    let db_of_write = db.clone();
+    let write = move |_: WriteHandle| async move {
+        let mut transaction = db_of_write.begin().await?;
+        let hidden = "UPDATE a SET v = 2 WHERE id = 2";
+        if let Some(connection) = transaction.sqlite() {
+            sqlx::query(hidden).execute(connection).await.unwrap();
+        } else if let Some(connection) = transaction.postgres() {
+            sqlx::query(hidden).execute(connection).await.unwrap();
+        }
+        transaction.query("UPDATE a SET v = 0 WHERE id = 1").execute().await?;
+        transaction.commit().await?;
+        Ok::<_, larder::sql::QueryError>(0)
+    };
+    values.write_through(("v", 1), write).await.unwrap();
+    until("an unknown write", || async { v(&db, 2).await == 2 }).await;
+    // The process of a transaction has died before it could invalidate, and a transaction has changed more than its record
+    // covers.
+    let identity = db.query(format!("SELECT max(commit_id) FROM {outbox}")).uncached();
+    let own: String = identity.fetch_scalar().await.unwrap();
+    for identity in ["0123456789abcdef0123456789abcdef", &own] {
+        let before = sum(&db).await;
+        other(&dead.replace("IDENTITY", identity)).await;
+        until(identity, || async { sum(&db).await == before + 1000 }).await;
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_value_written_through_is_not_dropped_by_its_own_outbox_row_in_postgres() {
+    let server = Server::start();
+    server.psql(SCHEMA);
+    server.db(&larder()).await.outbox().install().await.unwrap();
+    let dead = "BEGIN; SELECT set_config('larder.commit', 'IDENTITY', true);
+        UPDATE b SET v = v + 1000 WHERE x = 'k'; COMMIT";
+    let dead = ("larder_outbox.line", dead);
+    let other = async |statement: &str| drop(server.psql(statement));
+    own_outbox_rows_are_recognised(async |larder| server.db(larder).await, other, dead).await;
+}
+
+#[tokio::test]
+async fn a_value_written_through_is_not_dropped_by_its_own_outbox_row_in_sqlite() {
+    let file = File::new("own-rows");
+    let other = file.pool().await;
+    sqlx::raw_sql(SCHEMA).execute(&other).await.unwrap();
+    // The outbox of an older version.
+    let old = "CREATE TABLE larder_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER)), relation TEXT NOT NULL, row_key TEXT)";
+    sqlx::raw_sql(old).execute(&other).await.unwrap();
+    file.db(&larder()).await.outbox().install().await.unwrap();
+    let dead = "BEGIN IMMEDIATE; UPDATE b SET v = v + 1000 WHERE x = 'k';
+        UPDATE larder_outbox SET commit_id = 'IDENTITY'
+        WHERE id = (SELECT max(id) FROM larder_outbox); COMMIT";
+    let dead = ("larder_outbox", dead);
+    let run = async |statement: &str| {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&other).await.unwrap();
+    };
+    own_outbox_rows_are_recognised(async |larder| file.db(larder).await, run, dead).await;
 }
 
 /// A database file that is deleted at the end of the test.

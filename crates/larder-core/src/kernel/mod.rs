@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 
 use crate::{
-    bus::Record,
+    bus::{CommitId, Record},
     engine::{Engine, LoggedRecord},
     entry::{EntryMetadata, IdleTime},
     flight::Patience,
@@ -92,9 +92,54 @@ impl Kernel {
     ///
     /// Outside a tokio runtime, if the log is shared with other processes.
     pub async fn invalidate(&self, invalidation: impl Into<Invalidation>) -> Invalidated {
-        let invalidation = invalidation.into();
+        self.invalidate_of(None, invalidation.into()).await
+    }
+
+    /// Invalidates the targets that a transaction has changed, after its commit, so that a follower of the outbox does not
+    /// invalidate them again ([`Kernel::is_covered`]).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if the log is shared with other processes.
+    pub async fn invalidate_commit(
+        &self,
+        commit: CommitId,
+        targets: Vec<crate::Target>,
+    ) -> Invalidated {
+        self.invalidate_of(Some(commit), Invalidation::of(targets)).await
+    }
+
+    /// Waits until the log has a record of this transaction, for at most `wait`. Returns `false` on a timeout.
+    pub async fn has_commit(&self, commit: CommitId, wait: Duration) -> bool {
+        let engine = self.engine();
+        let known = async {
+            loop {
+                // It subscribes before the check, so that it does not miss a notification in between.
+                let advanced = engine.advanced.notified();
+                if engine.registry.knows_commit(commit) {
+                    return;
+                }
+                advanced.await;
+            }
+        };
+        tokio::time::timeout(wait, known).await.is_ok()
+    }
+
+    /// Returns whether the records of this transaction in the log reach everything that the target reaches.
+    pub fn is_covered(&self, commit: CommitId, target: &crate::Target) -> bool {
+        let what = target.clone().selectors().into_iter();
+        let what: Vec<_> = what.map(|selector| selector.within(&self.namespace)).collect();
+        self.engine().registry.covers(commit, &what)
+    }
+
+    async fn invalidate_of(
+        &self,
+        commit: Option<CommitId>,
+        invalidation: Invalidation,
+    ) -> Invalidated {
         let now = self.tick();
-        let records = self.records(invalidation.targets, invalidation.mode);
+        let mut records = self.records(invalidation.targets, invalidation.mode);
+        records.iter_mut().for_each(|record| record.commit = commit);
         let due = (!invalidation.after.is_zero()).then(|| now.after(invalidation.after));
         // An invalidation inside of a write belongs to the write.
         let write = self.current_scope().and_then(|scope| scope.write());
@@ -583,7 +628,8 @@ impl Kernel {
         // A record must not be too large, because the log appends it as a whole, and each process that starts reads it
         // as a whole.
         let parts = own.chunks(MOST_SELECTORS);
-        parts.map(|what| Record { origin: self.engine.origin, mode, what: what.to_vec() }).collect()
+        let origin = self.engine.origin;
+        parts.map(|what| Record { origin, mode, what: what.to_vec(), commit: None }).collect()
     }
 
     /// Returns the tags of an entry: the tags of its draft, its kind and its namespaces.

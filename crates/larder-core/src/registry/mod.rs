@@ -30,7 +30,7 @@ use self::{
     writer::{Due, MAX_DUE, Ticket, Writer},
 };
 use crate::{
-    bus::{Epoch, Position, Record},
+    bus::{CommitId, Epoch, Position, Record},
     clock::Moment,
     key::Key,
     sync::{AtomicU64, Mutex, MutexGuard, Ordering},
@@ -39,6 +39,7 @@ use crate::{
 };
 
 mod bans;
+mod commits;
 pub(crate) mod recent_records;
 mod tag_versions;
 mod verdict;
@@ -286,8 +287,20 @@ impl Registry {
             writer.retain(record.clone(), now, now.after(self.options.failover_bound));
         }
         writer.settle(ticket);
+        writer.note_commit(record);
         self.count_pending(&writer);
         true
+    }
+
+    /// Whether the log has a record of this transaction.
+    pub(crate) fn knows_commit(&self, commit: CommitId) -> bool {
+        self.writer.lock().commits.knows(commit)
+    }
+
+    /// Whether the records of this transaction in the log reach everything that these selectors reach.
+    pub(crate) fn covers(&self, commit: CommitId, what: &[Selector]) -> bool {
+        let writer = self.writer.lock();
+        what.iter().all(|selector| writer.commits.cover(commit, selector))
     }
 
     /// Marks a record of a local log as applied. It has already been published.
@@ -311,6 +324,7 @@ impl Registry {
         let local = self.publish(&mut writer, record, RecordOrigin::Log(number), now);
         let log = Some(Position { epoch: view.epoch, number });
         self.start_grace(&mut writer, record, local, log, now);
+        writer.note_commit(record);
         // The log number is stored last, so that a stamp with this log number has a sequence number that covers the
         // publish above.
         view.applied.fetch_max(number, Ordering::AcqRel);
@@ -559,6 +573,7 @@ impl Registry {
             origin: crate::bus::WriterId::random(),
             mode: Mode::Hard,
             what: what.to_vec(),
+            commit: None,
         };
         self.fence_off(&record, Watermark { local, log }, now);
         let next = self.sequence() + 1;

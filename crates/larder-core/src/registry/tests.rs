@@ -22,7 +22,7 @@ fn key() -> Key {
 }
 
 fn record(mode: Mode, what: Selector) -> Record {
-    Record { origin: WriterId::random(), mode, what: vec![what] }
+    Record { origin: WriterId::random(), mode, what: vec![what], commit: None }
 }
 
 fn tag(text: &str) -> Selector {

@@ -6,7 +6,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
 };
 
-use super::recent_records::RecentRecords;
+use super::{commits::Commits, recent_records::RecentRecords};
 use crate::{
     bus::{Epoch, Position, Record},
     clock::Moment,
@@ -82,6 +82,8 @@ pub(crate) struct Writer {
     next: u64,
     /// The records that were published lately.
     pub(super) recent: RecentRecords,
+    /// The targets that were invalidated lately for committed transactions.
+    pub(super) commits: Commits,
 }
 
 impl Writer {
@@ -102,6 +104,14 @@ impl Writer {
     /// Removes a pending invalidation, because the log has it and its numbers are written.
     pub(crate) fn settle(&mut self, ticket: Ticket) {
         self.pending.retain(|(other, _)| *other != ticket);
+    }
+
+    /// Notes what a record in the log invalidates for a committed transaction, if it belongs to one. An invalidation that
+    /// is soft does not replace the hard one of a follower.
+    pub(crate) fn note_commit(&mut self, record: &Record) {
+        if let Some(commit) = record.commit.filter(|_| record.mode == Mode::Hard) {
+            self.commits.add(commit, &record.what);
+        }
     }
 
     pub(crate) fn pending(&self) -> impl Iterator<Item = &(Ticket, Record)> {

@@ -44,6 +44,8 @@ pub struct Catalog {
     writing: BTreeSet<String>,
     /// The identity of the database, and the settings of the session, which are part of the key of each result.
     origin: Option<String>,
+    /// Whether triggers fill an outbox.
+    has_outbox: bool,
 }
 
 /// A table.
@@ -113,6 +115,11 @@ impl Catalog {
     pub fn view<'a>(mut self, name: &str, tables: impl IntoIterator<Item = &'a str>) -> Self {
         self.views.insert(folded(name), Some(tables.into_iter().map(folded).collect()));
         self
+    }
+
+    /// Whether triggers fill an outbox.
+    pub(crate) fn has_outbox(&self) -> bool {
+        self.has_outbox
     }
 
     /// The worst purity of the functions that any statement may call without naming them.

@@ -48,6 +48,7 @@ pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
         catalog.operators.insert(name.clone(), purity);
     }
     read.add_casts(&mut catalog);
+    catalog.has_outbox = read.triggers.iter().any(|trigger| trigger.is_ours);
     Ok(catalog)
 }
 

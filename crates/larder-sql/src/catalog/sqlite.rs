@@ -123,6 +123,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
     }
     for [_, name, table, sql] in of("trigger") {
         if outbox::is_ours(name, table) {
+            catalog.has_outbox = true;
             continue;
         }
         let effect = match body(sql) {

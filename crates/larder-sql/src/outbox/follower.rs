@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use larder_core::{Invalidated, Reason, Target, kernel::Event};
+use larder_core::{Invalidated, Reason, Target, kernel::Event, store::CommitId};
 
 use crate::{
     catalog::{Catalog, folded},
@@ -60,12 +60,26 @@ pub(crate) struct OutboxRow {
     pub(crate) table: String,
     /// The keys of the changed rows; `None` means any row.
     pub(crate) keys: Option<Vec<Vec<Option<String>>>>,
+    /// The identity of the transaction, if larder itself invalidates after the commit.
+    pub(crate) commit: Option<CommitId>,
+    /// Whether the keys are missing because `REPLACE` may have removed other rows, for which no trigger fires.
+    pub(crate) may_replace: bool,
 }
 
 impl OutboxRow {
-    pub(crate) fn new(table: String, keys: Option<&str>) -> Self {
+    /// Returns the row of a statement whose analysis names the rows that it changes. If the triggers do not name them because
+    /// `REPLACE` may have removed others, the analysis has to be trusted, and only the table is left to compare.
+    fn of_known_statement(&self) -> Self {
+        match self.keys {
+            None if self.may_replace => Self { keys: Some(Vec::new()), ..self.clone() },
+            _ => self.clone(),
+        }
+    }
+
+    pub(crate) fn new(table: String, keys: Option<&str>, commit: Option<&str>) -> Self {
         // If the keys cannot be parsed, any row may have changed.
-        Self { table, keys: keys.and_then(|keys| serde_json::from_str(keys).ok()) }
+        let keys = keys.and_then(|keys| serde_json::from_str(keys).ok());
+        Self { table, keys, commit: commit.and_then(CommitId::parse), may_replace: false }
     }
 }
 
@@ -247,10 +261,33 @@ async fn invalidate(
     if !found.lines.iter().all(is_known) && !context.relearn().await {
         return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
     }
-    let targets = targets(context, context.known().catalog(), &found.lines);
+    let catalog = context.known();
     let mut outcomes = Vec::new();
-    if !targets.is_empty() {
-        outcomes.push(context.kernel.invalidate(targets).await);
+    // The rows of larder's own transactions come last, because the others must not wait for them.
+    let mut own: BTreeMap<CommitId, Vec<&OutboxRow>> = BTreeMap::new();
+    let mut foreign = Vec::new();
+    for line in &found.lines {
+        match line.commit {
+            Some(commit) => own.entry(commit).or_default().push(line),
+            None => foreign.push(line),
+        }
+    }
+    let foreign = targets(context, catalog.catalog(), &foreign);
+    let own = own.into_iter().map(async |(commit, lines)| {
+        if !context.kernel.has_commit(commit, OWN_INVALIDATION).await {
+            return targets(context, catalog.catalog(), &lines);
+        }
+        let own: Vec<_> = lines.into_iter().map(OutboxRow::of_known_statement).collect();
+        let targets = targets(context, catalog.catalog(), &own.iter().collect::<Vec<_>>());
+        let is_covered = |target: &Target| context.kernel.is_covered(commit, target);
+        targets.into_iter().filter(|target| !is_covered(target)).collect()
+    });
+    if !foreign.is_empty() {
+        outcomes.push(context.kernel.invalidate(foreign).await);
+    }
+    let uncovered = join_all(own).await.concat();
+    if !uncovered.is_empty() {
+        outcomes.push(context.kernel.invalidate(uncovered).await);
     }
     let mut failed = None;
     let emitting = found
@@ -273,7 +310,7 @@ async fn invalidate(
 }
 
 /// The targets of these outbox rows.
-fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[OutboxRow]) -> Vec<Target> {
+fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[&OutboxRow]) -> Vec<Target> {
     let mut changed: BTreeMap<String, Option<Vec<Vec<String>>>> = BTreeMap::new();
     for line in lines {
         let table = folded(&line.table);
@@ -318,6 +355,9 @@ pub(crate) const EVENT: &str = "larder event ";
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A read that takes longer is cancelled and repeated.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// How long a process may take from the commit of its own transaction to its invalidation. After this time the follower
+/// invalidates in its place.
+const OWN_INVALIDATION: Duration = Duration::from_millis(250);
 /// The pause after a failed read.
 const PAUSE: Duration = Duration::from_millis(200);
 const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);

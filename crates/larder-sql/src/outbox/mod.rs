@@ -32,8 +32,15 @@
 //! 4. A process hangs while it holds the shared position. PostgreSQL ends the transaction of that process after ten
 //!    idle seconds.
 //!
+//! # Own writes
+//!
 //! A process that follows the outbox invalidates twice for each of its own writes: at once, and a little later when it
-//! reads the outbox row. Pages that are built in between are filled a second time.
+//! reads the outbox row. Pages that are built in between are filled a second time. A value that is written through would
+//! be dropped by the outbox row of its own write, so such a write has a [`CommitId`](larder_core::store::CommitId). Its
+//! outbox rows carry it, and so does the record of its invalidation, which is appended after the commit. A follower that
+//! finds the same identity in the log invalidates only what the record does not cover. If it does not find the identity
+//! within 250 ms, because the process has died in between or its record is queued, it invalidates everything that the
+//! rows name. A transaction that gives its connection away has no identity, because larder does not know what it wrote.
 
 use std::{
     fmt,

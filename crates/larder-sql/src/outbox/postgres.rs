@@ -119,9 +119,10 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
         // The query always returns a row, whose columns of the outbox row are null if there is no outbox row.
         let Some(table) = row.try_get::<Option<String>, _>(2)? else { continue };
         let keys = row.try_get::<Option<String>, _>(3)?;
+        let commit = row.try_get::<Option<String>, _>(4)?;
         match OutboxEvent::of(&table, keys.as_deref()) {
             Some(event) => found.events.push(event),
-            None => found.lines.push(OutboxRow::new(table, keys.as_deref())),
+            None => found.lines.push(OutboxRow::new(table, keys.as_deref(), commit.as_deref())),
         }
     }
     Ok(found)
@@ -155,7 +156,7 @@ const BEHIND: &str = concat!(
             coalesce(nullif(split_part($1, ' ', 2), ''), '0')::bigint AS seen_at, split_part($1, ' ', 3) AS seen_server)
     SELECT p.now::text || ' ' || p.at || ' ' || p.server,
         p.server <> p.seen_server OR p.at - p.seen_at > 3600 OR pg_snapshot_xmax(p.seen) > pg_snapshot_xmax(p.now),
-        l.relation, l.keys::text
+        l.relation, l.keys::text, l.commit_id
     FROM place p LEFT JOIN larder_outbox.line l
         ON l.xid >= pg_snapshot_xmin(p.seen) AND NOT pg_visible_in_snapshot(l.xid, p.seen)
     ORDER BY l.id LIMIT 10001"

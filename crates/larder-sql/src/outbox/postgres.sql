@@ -12,8 +12,16 @@ CREATE TABLE IF NOT EXISTS larder_outbox.line (
   xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   relation text NOT NULL,
-  keys jsonb -- the keys of the rows, each an array of texts; null for any row
+  keys jsonb, -- the keys of the rows, each an array of texts; null for any row
+  commit_id text -- the identity of the transaction, if larder itself invalidates after the commit
 );
+DO $larder$
+BEGIN
+  -- An outbox of an older version. The column is added only if it is missing, because that waits for all writers.
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'commit_id') THEN
+    ALTER TABLE larder_outbox.line ADD COLUMN commit_id text;
+  END IF;
+END $larder$;
 CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
 CREATE INDEX IF NOT EXISTS line_by_at ON larder_outbox.line (at);
 
@@ -50,7 +58,8 @@ BEGIN
     IF counted = 0 THEN RETURN NULL; END IF;
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
   END IF;
-  INSERT INTO larder_outbox.line (relation, keys) VALUES (TG_TABLE_NAME, found);
+  INSERT INTO larder_outbox.line (relation, keys, commit_id)
+    VALUES (TG_TABLE_NAME, found, nullif(current_setting('larder.commit', true), ''));
   -- Wakes the readers. A reader that misses the notification reads a second later.
   PERFORM pg_notify('larder', '');
   RETURN NULL;

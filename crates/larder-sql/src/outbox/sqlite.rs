@@ -6,6 +6,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use larder_core::store::CommitId;
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
@@ -19,6 +20,9 @@ use crate::{
 pub(crate) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
     let mut connection = pool.acquire().await?;
     let mut definition = TABLES.to_owned();
+    if sqlx::query_scalar(IS_OLD).fetch_one(&mut *connection).await? {
+        definition.push_str("ALTER TABLE larder_outbox ADD COLUMN commit_id TEXT;\n");
+    }
     // A renamed table keeps its triggers, which would continue to write its old name.
     let ours: Vec<(String,)> = sqlx::query_as(OURS).fetch_all(&mut *connection).await?;
     for (trigger,) in ours {
@@ -140,7 +144,9 @@ impl follower::Reader for Reader {
                 continue;
             }
             let key = key.map(|key| format!("[{key}]"));
-            found.lines.push(OutboxRow::new(table, key.as_deref()));
+            let commit = row.try_get::<Option<String>, _>(4)?;
+            let line = OutboxRow::new(table, key.as_deref(), commit.as_deref());
+            found.lines.push(OutboxRow { may_replace: true, ..line });
         }
         Ok(found)
     }
@@ -179,6 +185,35 @@ impl follower::Reader for Reader {
     }
 }
 
+/// The identity of a transaction, for its rows in the outbox.
+///
+/// SQLite has no settings of a transaction that a trigger could copy, so the transaction marks its own rows before it
+/// commits.
+pub(crate) struct Commit {
+    id: CommitId,
+    /// The number of the last row before the transaction. No other transaction adds rows while this one writes.
+    after: i64,
+}
+
+impl Commit {
+    /// Begins to mark the rows of a transaction in which no statement has run. `None` without an outbox.
+    pub(crate) async fn begin(id: CommitId, connection: &mut SqliteConnection) -> Option<Self> {
+        let after = sqlx::query_scalar(LAST_ROW).fetch_one(connection).await.ok()?;
+        Some(Self { id, after })
+    }
+
+    /// Marks the rows, as the last statement of the transaction.
+    pub(crate) async fn mark(self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        let has_written = sqlx::query_scalar(HAS_ROWS).bind(self.after);
+        if !has_written.fetch_one(&mut *connection).await? {
+            // A transaction that only reads must not wait for the writer.
+            return Ok(());
+        }
+        let mark = sqlx::query(MARK).bind(self.id.to_string()).bind(self.after);
+        mark.execute(connection).await.map(|_| ())
+    }
+}
+
 /// This is not a lock, because SQLite has one writer at a time, and the database must not wait for a log. If two
 /// processes read the same outbox rows, both invalidate.
 pub(crate) struct ClaimedPosition<'a> {
@@ -205,7 +240,8 @@ CREATE TABLE IF NOT EXISTS larder_outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER)),
   relation TEXT NOT NULL,
-  row_key TEXT -- the key of the row, an array of texts; null for any row
+  row_key TEXT, -- the key of the row, an array of texts; null for any row
+  commit_id TEXT -- the identity of the transaction, if larder itself invalidates after the commit
 );
 CREATE INDEX IF NOT EXISTS larder_outbox_by_row ON larder_outbox (relation, row_key);
 -- Read positions that processes share. The empty text means that there is no position yet.
@@ -215,6 +251,9 @@ CREATE TABLE IF NOT EXISTS larder_reader (
   at INTEGER NOT NULL DEFAULT (CAST(strftime('%s') AS INTEGER))
 );
 ";
+/// Whether there is an outbox of an older version.
+const IS_OLD: &str =
+    "SELECT count(*) > 0 AND sum(name = 'commit_id') = 0 FROM pragma_table_info('larder_outbox')";
 /// All plain tables except the tables of the outbox, and for each whether only its key is unique: it has no other
 /// unique index, and no rowid that is separate from the key.
 const WATCHED: &str = "
@@ -228,9 +267,13 @@ const OURS: &str = "SELECT name FROM sqlite_schema WHERE type = 'trigger'
         OR name LIKE 'larder\\_delete\\_%' ESCAPE '\\')";
 const KEY: &str = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
 const BEHIND: &str = "
-    SELECT coalesce(s.seq, 0), CAST(strftime('%s') AS INTEGER), l.relation, CAST(l.row_key AS BLOB)
+    SELECT coalesce(s.seq, 0), CAST(strftime('%s') AS INTEGER), l.relation, CAST(l.row_key AS BLOB), l.commit_id
     FROM (SELECT 1) one LEFT JOIN sqlite_sequence s ON s.name = 'larder_outbox' LEFT JOIN larder_outbox l ON l.id > ?
     ORDER BY l.id LIMIT 10001";
+const LAST_ROW: &str = "SELECT coalesce(max(id), 0) FROM larder_outbox";
+const HAS_ROWS: &str = "SELECT EXISTS (SELECT 1 FROM larder_outbox WHERE id > ?)";
+const MARK: &str =
+    "UPDATE larder_outbox SET commit_id = ?1 WHERE id > ?2 AND relation NOT LIKE 'larder event %'";
 const REGISTER: &str = "INSERT INTO larder_reader (name) VALUES (?) ON CONFLICT (name) DO NOTHING";
 const CLAIM: &str =
     "SELECT seen, at < CAST(strftime('%s') AS INTEGER) - 60 FROM larder_reader WHERE name = ?";

@@ -7,6 +7,7 @@
 use std::{any::Any, str::FromStr, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use larder_core::store::CommitId;
 use sqlx::{
     Arguments as _, AssertSqlSafe, Column as _, Connection as _, Either, Executor as _,
     PgConnection, PgPool, Postgres, Row as _, SqlSafeStr as _, Statement as _, Type, TypeInfo as _,
@@ -25,7 +26,7 @@ use uuid::Uuid;
 use super::gathered;
 use crate::{
     analysis::SqlDialect,
-    backend::{Backend, BackendTransaction, run_all},
+    backend::{Backend, BackendTransaction, run_all, run_as},
     catalog::{self, Catalog},
     context::QueryContext,
     error::QueryError,
@@ -53,13 +54,33 @@ impl Backend for PostgresBackend {
         self: Arc<Self>,
         statement: Statement,
     ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>> {
-        Box::pin(async move { run_anew(&mut *self.pool.acquire().await?, &statement).await })
+        Box::pin(async move {
+            let Some(commit) = statement.commit() else {
+                return run_anew(&mut *self.pool.acquire().await?, &statement).await;
+            };
+            match run_as(&*self, commit, &statement).await {
+                // Nothing is committed, and the connection that ran it prepares the statement again.
+                Err(error) if may_be_outdated(&error) => run_as(&*self, commit, &statement).await,
+                outcome => outcome,
+            }
+        })
     }
 
-    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
-        Box::pin(async {
-            let transaction: Box<dyn BackendTransaction> =
-                Box::new(PostgresTransaction(self.pool.begin().await?));
+    fn begin(
+        &self,
+        commit: Option<CommitId>,
+    ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
+        Box::pin(async move {
+            let inner = match commit {
+                // Both statements take one round trip. The setting ends with the transaction.
+                Some(commit) => {
+                    let begin =
+                        format!("BEGIN; SELECT set_config('larder.commit', '{commit}', true)");
+                    self.pool.begin_with(AssertSqlSafe(begin)).await?
+                }
+                None => self.pool.begin().await?,
+            };
+            let transaction: Box<dyn BackendTransaction> = Box::new(PostgresTransaction(inner));
             Ok(transaction)
         })
     }

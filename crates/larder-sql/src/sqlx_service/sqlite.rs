@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use larder_core::store::CommitId;
 use sqlx::{
     AssertSqlSafe, Column as _, Executor as _, Row as _, Sqlite, SqliteConnection, SqlitePool,
     TypeInfo as _, Value as _, ValueRef as _,
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use super::gathered;
 use crate::{
     analysis::SqlDialect,
-    backend::{Backend, BackendTransaction, run_all},
+    backend::{Backend, BackendTransaction, run_all, run_as},
     catalog::{self, Catalog},
     context::QueryContext,
     error::QueryError,
@@ -54,13 +55,26 @@ impl Backend for SqliteBackend {
         self: Arc<Self>,
         statement: Statement,
     ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>> {
-        Box::pin(async move { run(&mut *self.pool.acquire().await?, &statement).await })
+        Box::pin(async move {
+            match statement.commit() {
+                Some(commit) => run_as(&*self, commit, &statement).await,
+                None => run(&mut *self.pool.acquire().await?, &statement).await,
+            }
+        })
     }
 
-    fn begin(&self) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
-        Box::pin(async {
+    fn begin(
+        &self,
+        commit: Option<CommitId>,
+    ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
+        Box::pin(async move {
+            let mut inner = self.pool.begin().await?;
+            let commit = match commit {
+                Some(id) => outbox::sqlite::Commit::begin(id, &mut inner).await,
+                None => None,
+            };
             let transaction: Box<dyn BackendTransaction> =
-                Box::new(SqliteTransaction(self.pool.begin().await?));
+                Box::new(SqliteTransaction { inner, commit });
             Ok(transaction)
         })
     }
@@ -83,30 +97,38 @@ impl Backend for SqliteBackend {
     }
 }
 
-struct SqliteTransaction(sqlx::Transaction<'static, Sqlite>);
+struct SqliteTransaction {
+    inner: sqlx::Transaction<'static, Sqlite>,
+    commit: Option<outbox::sqlite::Commit>,
+}
 
 impl BackendTransaction for SqliteTransaction {
     fn run<'a>(
         &'a mut self,
         statement: &'a Statement,
     ) -> BoxFuture<'a, sqlx::Result<StatementOutcome>> {
-        Box::pin(run(&mut self.0, statement))
+        Box::pin(run(&mut self.inner, statement))
     }
 
     fn is_spoiled(&mut self) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(false))
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
-        Box::pin(self.0.commit())
+    fn commit(mut self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
+        Box::pin(async move {
+            if let Some(commit) = self.commit.take() {
+                commit.mark(&mut self.inner).await?;
+            }
+            self.inner.commit().await
+        })
     }
 
     fn rollback(self: Box<Self>) -> BoxFuture<'static, sqlx::Result<()>> {
-        Box::pin(self.0.rollback())
+        Box::pin(self.inner.rollback())
     }
 
     fn connection(&mut self) -> &mut dyn Any {
-        &mut *self.0
+        &mut *self.inner
     }
 }
 
