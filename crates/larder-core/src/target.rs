@@ -29,7 +29,7 @@ use crate::{
 /// # let _ = targets;
 /// ```
 #[doc(alias("wildcard invalidation", "pattern invalidation", "ban", "purge"))]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target(Vec<Selector>);
 
 impl Target {

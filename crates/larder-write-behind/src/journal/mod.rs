@@ -1,0 +1,109 @@
+//! Journals: where operations are until the sink has them.
+//!
+//! A journal numbers the operations of a queue in the order in which it accepts them. It stores an operation before the
+//! caller hears that it is accepted, and removes it after the sink has it. Operations that the sink rejects go to a second
+//! list, in the same step in which they leave the first.
+
+#[cfg(feature = "disk")]
+pub(crate) mod disk;
+#[cfg(all(test, feature = "disk"))]
+mod disk_tests;
+pub(crate) mod memory;
+mod record;
+
+use std::fmt;
+
+use larder_core::store::BoxFuture;
+
+pub use self::record::{DeadRecord, Draft, JournalId, Record, Recovered};
+
+/// Stores the operations of one queue.
+pub trait Journal: fmt::Debug + Send + Sync + 'static {
+    /// Whether accepted operations survive the end of the process.
+    fn is_durable(&self) -> bool;
+
+    /// Returns everything that is stored. Larder calls this once, first.
+    ///
+    /// # Errors
+    ///
+    /// If the journal cannot be read, or was created for another number of partitions.
+    fn recover(&self, partitions: u32) -> BoxFuture<'_, Result<Recovered, JournalError>>;
+
+    /// Stores an operation, and calls `accepted` with its number once it is durable. The calls are made one at a time and
+    /// in the order of the numbers, which is the order of the calls of `append`.
+    ///
+    /// `revives` are the numbers of dead records that this operation replaces: they leave the second list in the same step.
+    fn append(&self, draft: Draft, revives: Option<u64>, accepted: Accepted);
+
+    /// Notes that the sink has all operations of a partition up to a number, which are removed. If the process ends
+    /// before that is durable, the sink is given them again.
+    fn applied(&self, partition: u32, number: u64);
+
+    /// Moves records to the list of dead records, in one step that is durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If that is not known to be durable.
+    fn bury(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Removes records from both lists, in one step that is durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// If that is not known to be durable.
+    fn discard(&self, numbers: Vec<u64>) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Notes that the sink has a position for this journal.
+    ///
+    /// # Errors
+    ///
+    /// If that is not known to be durable.
+    fn register(&self) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Waits until everything is stored that was given to the journal before.
+    fn settle(&self) -> BoxFuture<'_, ()>;
+
+    /// Stores what was given to the journal before, and releases it, so that another process can open it.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Receives the number of an operation, or the reason why it is not accepted.
+pub type Accepted = Box<dyn FnOnce(Result<u64, JournalError>) + Send>;
+
+/// A failure of a journal.
+#[derive(Clone, Debug)]
+pub struct JournalError(std::sync::Arc<JournalFailure>);
+
+#[derive(Debug)]
+struct JournalFailure {
+    what: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl JournalError {
+    /// Creates an error with a message.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(std::sync::Arc::new(JournalFailure { what: what.into(), source: None }))
+    }
+
+    /// Creates an error with a message and a cause.
+    pub fn because(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let source = Some(source.into());
+        Self(std::sync::Arc::new(JournalFailure { what: what.into(), source }))
+    }
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.what)
+    }
+}
+
+impl std::error::Error for JournalError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as _)
+    }
+}

@@ -1,0 +1,218 @@
+//! What a queue, its workers and its callers share.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::Hasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use larder_core::{Larder, Policy, Tag, Target};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::{
+    bounds::Bounds,
+    builder::Options,
+    error::{WriteError, WriteErrorKind},
+    journal::{Draft, Journal, JournalError, JournalId},
+    operation::Operation,
+    partition::{Partition, Queued},
+    sink::Sink,
+};
+
+/// Returns further targets of an operation.
+pub(crate) type Targets<S> =
+    Arc<dyn Fn(&<S as Sink>::Key, &<S as Sink>::Operation) -> Vec<Target> + Send + Sync>;
+
+pub(crate) struct Queue<S: Sink> {
+    pub(crate) name: String,
+    pub(crate) larder: Larder,
+    pub(crate) sink: S,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) id: JournalId,
+    pub(crate) partitions: Vec<Partition<S::Key, S::Operation>>,
+    pub(crate) bounds: Bounds,
+    pub(crate) options: Options,
+    pub(crate) policy: Policy,
+    pub(crate) more_targets: Option<Targets<S>>,
+    pub(crate) is_closing: AtomicBool,
+    /// How many callers wait until the queue is empty.
+    pub(crate) flushing: AtomicUsize,
+    /// Why the workers cannot go on.
+    pub(crate) stopped: Mutex<Option<String>>,
+    /// Notified when a partition has no operation left.
+    pub(crate) emptied: Notify,
+    /// Notified when operations have left the queue.
+    pub(crate) lowered: Notify,
+    pub(crate) written: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) failures: AtomicU64,
+}
+
+impl<S: Sink> Queue<S> {
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
+    /// Whether operations are written without a wait for others.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.is_closing() || self.flushing.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns the name under which the value of a key is cached, which is also its tag.
+    pub(crate) fn name_of(&self, key: &S::Key) -> Tag {
+        Tag::new(format!("{}:{key}", self.name))
+    }
+
+    /// Returns the tag of everything that is made of several values.
+    pub(crate) fn tag_of_all(&self) -> Tag {
+        Tag::new(&self.name)
+    }
+
+    /// Returns the targets of operations, each once.
+    pub(crate) fn targets(&self, operations: &[Queued<S::Key, S::Operation>]) -> Vec<Target> {
+        let of =
+            |queued: &Queued<S::Key, S::Operation>| self.targets_of(&queued.key, &queued.operation);
+        let targets: HashSet<Target> = operations.iter().flat_map(of).collect();
+        targets.into_iter().collect()
+    }
+
+    /// Returns the targets of an operation: the tag of its key, that of the queue, and those of the application.
+    pub(crate) fn targets_of(&self, key: &S::Key, operation: &S::Operation) -> Vec<Target> {
+        let mut targets = vec![Target::tag(self.name_of(key)), Target::tag(self.tag_of_all())];
+        if let Some(more) = &self.more_targets {
+            targets.extend(more(key, operation));
+        }
+        targets
+    }
+
+    /// Returns the partition of a key.
+    pub(crate) fn partition_of(&self, key: &[u8]) -> usize {
+        partition_of(key, self.partitions.len())
+    }
+
+    /// Prepares an operation for the journal.
+    pub(crate) fn draft(
+        &self,
+        key: &S::Key,
+        operation: &S::Operation,
+    ) -> Result<Draft, WriteError> {
+        let failed = |error| WriteError::because(WriteErrorKind::Unserialisable, error);
+        let key = rmp_serde::to_vec_named(key).map_err(failed)?;
+        let operation = rmp_serde::to_vec_named(operation).map_err(failed)?;
+        let partition = u32::try_from(self.partition_of(&key)).unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let created = u64::try_from(since.as_millis()).unwrap_or_default();
+        Ok(Draft { partition, key, operation, version: S::Operation::VERSION, created })
+    }
+
+    /// Gives an operation to the journal, and adds it to its partition once it is durable.
+    pub(crate) async fn append(
+        self: &Arc<Self>,
+        key: S::Key,
+        operation: S::Operation,
+        draft: Draft,
+    ) -> Result<u64, WriteError> {
+        let at = usize::try_from(draft.partition).unwrap_or_default();
+        let _intake = self.partitions[at].intake.read().await;
+        if self.is_closing() {
+            return Err(WriteError::new(WriteErrorKind::Closed));
+        }
+        let appended = self.append_to(at, key, Arc::new(operation), draft, None).await;
+        appended.map_err(|error| WriteError::because(WriteErrorKind::Journal, error))
+    }
+
+    /// Gives a dead operation to the journal again, under a new number.
+    pub(crate) async fn append_again(
+        self: &Arc<Self>,
+        at: usize,
+        dead: Queued<S::Key, S::Operation>,
+    ) -> Result<u64, JournalError> {
+        let Queued { number, key, operation, draft, .. } = dead;
+        let bytes = draft.bytes();
+        let revived = self.append_to(at, key, operation, draft, Some(number)).await?;
+        self.partitions[at].discard(&[number].into());
+        // It was accepted before, so it does not wait for room.
+        self.bounds.exceed((1, bytes));
+        Ok(revived)
+    }
+
+    async fn append_to(
+        self: &Arc<Self>,
+        at: usize,
+        key: S::Key,
+        operation: Arc<S::Operation>,
+        draft: Draft,
+        revives: Option<u64>,
+    ) -> Result<u64, JournalError> {
+        let (done, appended) = oneshot::channel();
+        let (queue, kept) = (Arc::clone(self), draft.clone());
+        let accepted = move |number: Result<u64, JournalError>| {
+            if let Ok(number) = number {
+                let arrived = Instant::now();
+                let queued = Queued { number, key, operation, draft: kept, arrived };
+                queue.partitions[at].push(queued, queue.options.batch);
+            }
+            drop(done.send(number));
+        };
+        self.journal.append(draft, revives, Box::new(accepted));
+        let stopped = |_| JournalError::new("the journal has stopped");
+        appended.await.map_err(stopped)?
+    }
+
+    /// Removes the operations of a partition up to a number, which the sink has.
+    pub(crate) fn applied(&self, at: usize, number: u64, written: usize) {
+        let partition = &self.partitions[at];
+        let room = partition.remove_applied(number);
+        self.journal.applied(partition.number, number);
+        self.bounds.give_back(room);
+        self.written.fetch_add(written as u64, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.lowered.notify_waiters();
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the workers cannot go on.
+    pub(crate) fn stop(&self, why: String) {
+        let mut stopped = self.stopped.lock();
+        if stopped.is_none() {
+            tracing::error!(target: "larder", queue = self.name, why, "the queue has stopped");
+            *stopped = Some(why);
+        }
+    }
+
+    /// Returns the arrival of the oldest operation.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.partitions.iter().filter_map(|partition| partition.waiting().1).min()
+    }
+
+    /// Returns the number of operations that the sink does not have.
+    pub(crate) fn waiting(&self) -> usize {
+        self.partitions.iter().map(|partition| partition.waiting().0).sum()
+    }
+}
+
+/// Returns the partition of a key. It must not change between versions, because it decides which position covers the key.
+pub(crate) fn partition_of(key: &[u8], partitions: usize) -> usize {
+    let mut hasher = Xxh3Default::new();
+    hasher.write(key);
+    usize::try_from(hasher.finish() % partitions as u64).unwrap_or_default()
+}
+
+impl<S: Sink> fmt::Debug for Queue<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name).finish_non_exhaustive()
+    }
+}
