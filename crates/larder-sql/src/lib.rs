@@ -62,6 +62,8 @@
 
 #[cfg(feature = "sea-query")]
 pub use self::sea_query::BindError;
+#[cfg(all(feature = "write-behind", any(feature = "sqlite", feature = "postgres")))]
+pub use self::table_sink::{SqlColumn, SqlColumns, TableSink, TableSnapshot};
 pub use self::{
     analysis::SqlDialect,
     catalog::{Catalog, KeyKind, Table},
@@ -100,6 +102,8 @@ mod service;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sqlx_service;
 mod statement;
+#[cfg(all(feature = "write-behind", any(feature = "sqlite", feature = "postgres")))]
+mod table_sink;
 mod tags;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;

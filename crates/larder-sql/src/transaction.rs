@@ -319,7 +319,20 @@ impl Transaction {
         &mut **self.inner.as_mut().expect("only methods that consume the transaction end it")
     }
 
-    async fn run(&mut self, statement: Statement) -> Result<StatementOutcome, QueryError> {
+    /// Runs a statement of larder's own, which neither depends on data of the application nor changes it.
+    #[cfg(feature = "write-behind")]
+    pub(crate) async fn run_unanalysed(
+        &mut self,
+        statement: &Statement,
+    ) -> Result<StatementOutcome, QueryError> {
+        self.begun().run(statement).await.map_err(QueryError::database)
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn run(
+        &mut self,
+        statement: Statement,
+    ) -> Result<StatementOutcome, QueryError> {
         let prepared = self.context.prepare(statement);
         let nature = prepared.analysis.nature;
         if nature == StatementKind::Unknown(Reason::TransactionControl) {

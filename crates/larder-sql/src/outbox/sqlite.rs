@@ -261,7 +261,7 @@ const WATCHED: &str = "
         AND (t.wr OR NOT EXISTS (SELECT 1 FROM pragma_index_list(t.name) i WHERE i.origin = 'pk'))
     FROM pragma_table_list t
     WHERE t.type = 'table' AND t.schema = 'main' AND t.name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-        AND t.name NOT IN ('larder_outbox', 'larder_reader') ORDER BY t.name";
+        AND t.name NOT IN ('larder_outbox', 'larder_reader', 'larder_applied') ORDER BY t.name";
 const OURS: &str = "SELECT name FROM sqlite_schema WHERE type = 'trigger'
     AND (name LIKE 'larder\\_insert\\_%' ESCAPE '\\' OR name LIKE 'larder\\_update\\_%' ESCAPE '\\'
         OR name LIKE 'larder\\_delete\\_%' ESCAPE '\\')";

@@ -1,0 +1,519 @@
+//! A table as the sink of a write-behind queue.
+//!
+//! A batch is one transaction: it moves the position of the queue, reads the rows of the keys (unless all operations are
+//! absolute), applies the operations to them, and writes the rows that have a value and deletes those that have none, in
+//! statements for many rows each. In PostgreSQL the transaction is `REPEATABLE READ`, so a row that another program changes
+//! in the meantime makes the batch fail, and it is tried again.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
+
+use larder_core::store::BoxFuture;
+use larder_write_behind::{
+    Batch, Operation, ReadableSink, Sink, SinkError, SinkErrorKind, SinkKey, SinkPosition,
+    SinkSnapshot, journal::JournalId,
+};
+
+pub use self::columns::{SqlColumn, SqlColumns};
+use crate::{
+    analysis::SqlDialect,
+    db::Db,
+    error::{QueryError, QueryErrorKind},
+    rows::Rows,
+    statement::Statement,
+    transaction::{Transaction, TransactionQuery},
+    value::SqlValue,
+};
+
+mod columns;
+
+/// A table of a database as the sink of a [write-behind queue](larder_write_behind): one row for each key.
+///
+/// The position of the queue is in a table `larder_applied`, in PostgreSQL in the schema `larder_write_behind`. What a batch
+/// changes is invalidated as after any other write through the [`Db`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use larder_core::Larder;
+/// use larder_sql::{SqlxService, TableSink};
+/// use larder_write_behind::{Add, Memory, WriteBehind};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql("CREATE TABLE scores (player TEXT PRIMARY KEY, points INTEGER NOT NULL)").execute(&pool).await?;
+/// let larder = Larder::builder().build()?;
+/// let db = SqlxService::sqlite(pool).cached(&larder).await?;
+/// let sink = TableSink::<String, Add>::open(&db, "scores", ["player"], ["points"]).await?;
+/// // In production: `Disk::open("/var/lib/scores")?`.
+/// let journal = Memory::lost_on_crash();
+/// let scores = WriteBehind::builder("scores", &larder, sink, journal).open().await?;
+///
+/// let _logged = scores.write("ada".to_owned(), Add(3)).await?;
+/// assert_eq!(scores.get(&"ada".to_owned()).await?.as_deref(), Some(&3));
+/// assert_eq!(scores.close(Duration::from_secs(5)).await, 0, "operations are left");
+/// let stored: i64 = db.query("SELECT points FROM scores WHERE player = 'ada'").fetch_scalar().await?;
+/// assert_eq!(stored, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias("upsert", "batch insert", "write-behind"))]
+pub struct TableSink<K, O> {
+    table: Arc<SinkTable>,
+    of: PhantomData<fn(K, O)>,
+}
+
+/// The statements for a table.
+struct SinkTable {
+    db: Db,
+    /// The name of the table as it was given.
+    name: String,
+    /// The quoted names of the table and its columns.
+    table: String,
+    key: Vec<String>,
+    columns: Vec<String>,
+}
+
+impl<K, O> TableSink<K, O>
+where
+    K: SinkKey + SqlColumns,
+    O: Operation,
+    O::Value: SqlColumns,
+{
+    /// Opens a table with these key columns, which must be unique, and these value columns. Other columns need a default.
+    /// Creates the table of positions if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// When the database refuses the table of positions, or does not answer.
+    pub async fn open<'a>(
+        db: &Db,
+        table: &str,
+        key: impl IntoIterator<Item = &'a str>,
+        columns: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, QueryError> {
+        let all = |names: &mut dyn Iterator<Item = &'a str>| names.map(quoted).collect();
+        let sink = SinkTable {
+            db: db.clone(),
+            name: table.to_owned(),
+            table: quoted(table),
+            key: all(&mut key.into_iter()),
+            columns: all(&mut columns.into_iter()),
+        };
+        let look = Statement::new(format!("SELECT 1 FROM {} LIMIT 0", sink.positions()));
+        if sink.run(look).await.is_err() {
+            let backend = db.cache().inner().backend();
+            backend
+                .run_all(Self::sql(backend.dialect()).to_owned())
+                .await
+                .map_err(QueryError::database)?;
+        }
+        Ok(Self { table: Arc::new(sink), of: PhantomData })
+    }
+
+    /// Returns the SQL that creates the table of positions, for an administrator if the program has no right to create it.
+    pub fn sql(dialect: SqlDialect) -> &'static str {
+        match dialect {
+            SqlDialect::Postgres => POSTGRES_POSITIONS,
+            _ => SQLITE_POSITIONS,
+        }
+    }
+}
+
+impl SinkTable {
+    fn is_postgres(&self) -> bool {
+        self.db.cache().inner().dialect() == SqlDialect::Postgres
+    }
+
+    /// The table of positions.
+    fn positions(&self) -> &'static str {
+        if self.is_postgres() { "larder_write_behind.larder_applied" } else { "larder_applied" }
+    }
+
+    /// Runs a statement that neither depends on data of the application nor changes it.
+    async fn run(&self, statement: Statement) -> Result<Rows, SinkError> {
+        let backend = Arc::clone(self.db.cache().inner().backend());
+        backend.run(statement).await.map(|outcome| outcome.rows).map_err(SinkError::unavailable)
+    }
+
+    fn look_at_position(&self, partition: u32) -> Statement {
+        let positions = self.positions();
+        Statement::new(format!(
+            "SELECT journal, number FROM {positions} WHERE queue = $1 AND part = $2"
+        ))
+        .bind(self.name.clone())
+        .bind(i64::from(partition))
+    }
+
+    /// Begins a transaction whose reads are those of one snapshot.
+    async fn begin(&self) -> Result<Transaction, SinkError> {
+        let mut transaction = self.db.begin().await.map_err(failure)?;
+        if self.is_postgres() {
+            let isolated = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+            transaction.run_unanalysed(&isolated).await.map_err(failure)?;
+        }
+        Ok(transaction)
+    }
+
+    /// Reads the values of keys, in no order.
+    async fn read<K, V>(
+        &self,
+        transaction: &mut Transaction,
+        keys: &[&K],
+    ) -> Result<BTreeMap<K, V>, SinkError>
+    where
+        K: SinkKey + SqlColumns,
+        V: SqlColumns,
+    {
+        let mut values = BTreeMap::new();
+        let all = [&self.key[..], &self.columns].concat().join(", ");
+        for keys in keys.chunks(MOST_KEYS) {
+            let mut statement = Bound::new(format!("SELECT {all} FROM {} WHERE ", self.table));
+            self.push_keys(&mut statement, keys);
+            let rows = transaction.run(statement.into_statement()).await.map_err(failure)?.rows;
+            for mut row in rows.rows {
+                let columns = row.split_off(self.key.len().min(row.len()));
+                let unreadable = || {
+                    SinkError::rejected(format!(
+                        "a row of the table {:?} has a key or value of another type",
+                        self.name
+                    ))
+                };
+                let key = K::of_columns(row).ok_or_else(unreadable)?;
+                values.insert(key, V::of_columns(columns).ok_or_else(unreadable)?);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Appends a condition for these keys.
+    fn push_keys<K: SqlColumns>(&self, statement: &mut Bound, keys: &[&K]) {
+        if let [column] = &self.key[..] {
+            statement.text.push_str(&format!("{column} IN ("));
+            for (at, key) in keys.iter().enumerate() {
+                statement.push_list(at, key.to_columns());
+            }
+            statement.text.push(')');
+            return;
+        }
+        for (at, key) in keys.iter().enumerate() {
+            statement.text.push_str(if at == 0 { "(" } else { " OR (" });
+            for (at, (column, value)) in self.key.iter().zip(key.to_columns()).enumerate() {
+                statement.text.push_str(if at == 0 { "" } else { " AND " });
+                statement.text.push_str(&format!("{column} = "));
+                statement.push(value);
+            }
+            statement.text.push(')');
+        }
+    }
+
+    /// Inserts or updates rows.
+    async fn upsert<K: SqlColumns, V: SqlColumns>(
+        &self,
+        transaction: &mut Transaction,
+        rows: &[(&K, &V)],
+    ) -> Result<(), SinkError> {
+        let names = [&self.key[..], &self.columns].concat();
+        let set = self.columns.iter().map(|column| format!("{column} = excluded.{column}"));
+        let set = set.collect::<Vec<_>>().join(", ");
+        let rows_at_once = (MOST_PARAMETERS / names.len().max(1)).clamp(1, MOST_KEYS);
+        for rows in rows.chunks(rows_at_once) {
+            let (table, all) = (&self.table, names.join(", "));
+            let mut statement = Bound::new(format!("INSERT INTO {table} ({all}) VALUES "));
+            for (at, (key, value)) in rows.iter().enumerate() {
+                statement.text.push_str(if at == 0 { "(" } else { ", (" });
+                let columns = [key.to_columns(), value.to_columns()].concat();
+                if columns.len() != names.len() {
+                    return Err(SinkError::rejected(format!(
+                        "a row of the table {:?} has {} columns, and the sink was opened with {}",
+                        self.name,
+                        columns.len(),
+                        names.len()
+                    )));
+                }
+                statement.push_list(0, columns);
+                statement.text.push(')');
+            }
+            let key = self.key.join(", ");
+            statement.text.push_str(&format!(" ON CONFLICT ({key}) DO UPDATE SET {set}"));
+            transaction.run(statement.into_statement()).await.map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    async fn delete<K: SqlColumns>(
+        &self,
+        transaction: &mut Transaction,
+        keys: &[&K],
+    ) -> Result<(), SinkError> {
+        for keys in keys.chunks(MOST_KEYS) {
+            let mut statement = Bound::new(format!("DELETE FROM {} WHERE ", self.table));
+            self.push_keys(&mut statement, keys);
+            transaction.run(statement.into_statement()).await.map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the position of a batch, or fails if it is another.
+    async fn move_position<K, O>(
+        &self,
+        transaction: &mut Transaction,
+        batch: &Batch<K, O>,
+    ) -> Result<(), SinkError> {
+        let positions = self.positions();
+        let update = format!(
+            "UPDATE {positions} SET number = $1 WHERE queue = $2 AND part = $3 AND journal = $4 AND number = $5"
+        );
+        let update = Statement::new(update)
+            .bind(number(batch.last))
+            .bind(self.name.clone())
+            .bind(i64::from(batch.partition))
+            .bind(batch.journal.to_string())
+            .bind(number(batch.after));
+        match transaction.run_unanalysed(&update).await.map_err(failure)?.affected {
+            1 => Ok(()),
+            _ => Err(SinkError::new(
+                SinkErrorKind::Displaced,
+                format!(
+                    "the table {positions} does not have the number {} of the journal {}",
+                    batch.after, batch.journal
+                ),
+            )),
+        }
+    }
+}
+
+impl<K, O> Sink for TableSink<K, O>
+where
+    K: SinkKey + SqlColumns,
+    O: Operation,
+    O::Value: SqlColumns,
+{
+    type Key = K;
+    type Operation = O;
+
+    fn position(&self, partition: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+        Box::pin(async move {
+            position_of(&self.table.run(self.table.look_at_position(partition)).await?)
+        })
+    }
+
+    fn set_position(
+        &self,
+        partition: u32,
+        position: SinkPosition,
+    ) -> BoxFuture<'_, Result<(), SinkError>> {
+        let positions = self.table.positions();
+        let set = format!(
+            "INSERT INTO {positions} (queue, part, journal, number) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (queue, part) DO UPDATE SET journal = excluded.journal, number = excluded.number"
+        );
+        let set = Statement::new(set)
+            .bind(self.table.name.clone())
+            .bind(i64::from(partition))
+            .bind(position.journal.to_string())
+            .bind(number(position.number));
+        Box::pin(async move { self.table.run(set).await.map(|_| ()) })
+    }
+
+    fn write<'a>(&'a self, batch: &'a Batch<K, O>) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async move {
+            let table = &self.table;
+            let mut transaction = table.begin().await?;
+            table.move_position(&mut transaction, batch).await?;
+            // In the order of the keys, so that two processes lock rows in the same order.
+            let mut by_key: BTreeMap<&K, Vec<&O>> = BTreeMap::new();
+            for operation in &batch.operations {
+                by_key.entry(&operation.key).or_default().push(&operation.operation);
+            }
+            let is_relative = |operations: &&Vec<&O>| !operations[0].is_absolute();
+            let relative = by_key.iter().filter(|(_, operations)| is_relative(operations));
+            let relative: Vec<&K> = relative.map(|(key, _)| *key).collect();
+            let mut before = table.read::<K, O::Value>(&mut transaction, &relative).await?;
+            let mut after: Vec<(&K, Option<O::Value>)> = Vec::new();
+            for (key, operations) in by_key {
+                let mut value = before.remove(key);
+                operations.iter().for_each(|operation| operation.apply(&mut value));
+                after.push((key, value));
+            }
+            let rows = after.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?)));
+            table.upsert(&mut transaction, &rows.collect::<Vec<_>>()).await?;
+            let gone = after.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| *key);
+            table.delete(&mut transaction, &gone.collect::<Vec<_>>()).await?;
+            transaction.commit().await.map_err(failure)
+        })
+    }
+}
+
+impl<K, O> ReadableSink for TableSink<K, O>
+where
+    K: SinkKey + SqlColumns,
+    O: Operation,
+    O::Value: SqlColumns,
+{
+    type Snapshot = TableSnapshot;
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<TableSnapshot, SinkError>> {
+        Box::pin(async move {
+            let transaction = self.table.begin().await?;
+            Ok(TableSnapshot { table: Arc::clone(&self.table), transaction })
+        })
+    }
+}
+
+/// A snapshot of the database of a [`TableSink`].
+pub struct TableSnapshot {
+    table: Arc<SinkTable>,
+    transaction: Transaction,
+}
+
+impl TableSnapshot {
+    /// Creates a query in the snapshot.
+    pub fn query(
+        &mut self,
+        text: impl Into<std::borrow::Cow<'static, str>>,
+    ) -> TransactionQuery<'_> {
+        self.transaction.query(text)
+    }
+}
+
+impl<K: SinkKey + SqlColumns, V: SqlColumns + Send + 'static> SinkSnapshot<K, V> for TableSnapshot {
+    fn position(
+        &mut self,
+        partition: u32,
+    ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+        let look = self.table.look_at_position(partition);
+        Box::pin(async move {
+            let found = self.transaction.run_unanalysed(&look).await.map_err(failure)?;
+            position_of(&found.rows)
+        })
+    }
+
+    fn values<'a>(&'a mut self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Option<V>>, SinkError>> {
+        Box::pin(async move {
+            let all: Vec<&K> = keys.iter().collect();
+            let mut values = self.table.read::<K, V>(&mut self.transaction, &all).await?;
+            Ok(keys.iter().map(|key| values.remove(key)).collect())
+        })
+    }
+}
+
+/// A statement while it is written.
+struct Bound {
+    text: String,
+    values: Vec<SqlValue>,
+}
+
+impl Bound {
+    fn new(text: String) -> Self {
+        Self { text, values: Vec::new() }
+    }
+
+    fn push(&mut self, value: SqlValue) {
+        self.values.push(value);
+        self.text.push_str(&format!("${}", self.values.len()));
+    }
+
+    /// Appends values, separated by commas from each other and from the values before.
+    fn push_list(&mut self, before: usize, values: Vec<SqlValue>) {
+        for (at, value) in values.into_iter().enumerate() {
+            if before + at > 0 {
+                self.text.push_str(", ");
+            }
+            self.push(value);
+        }
+    }
+
+    fn into_statement(self) -> Statement {
+        self.values.into_iter().fold(Statement::new(self.text), Statement::bind)
+    }
+}
+
+fn position_of(rows: &Rows) -> Result<Option<SinkPosition>, SinkError> {
+    let Some(row) = rows.rows.first() else { return Ok(None) };
+    let position = match &row[..] {
+        [SqlValue::Text(journal), SqlValue::Int(number)] => JournalId::parse(journal)
+            .zip(u64::try_from(*number).ok())
+            .map(|(journal, number)| SinkPosition { journal, number }),
+        _ => None,
+    };
+    let unreadable = || SinkError::new(SinkErrorKind::Displaced, "the position cannot be read");
+    position.map(Some).ok_or_else(unreadable)
+}
+
+/// Returns a number of a journal as the database stores it. A journal never reaches the limit.
+fn number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whether the database rejects the data, or the batch can succeed later as it is.
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+fn failure(error: QueryError) -> SinkError {
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+    let is_rejected = match source {
+        Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| is_data_error(&code)),
+        Some(sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. }) => true,
+        _ => error.kind() == QueryErrorKind::Decode,
+    };
+    let what = match source {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    };
+    if is_rejected { SinkError::rejected(what) } else { SinkError::unavailable(what) }
+}
+
+/// Whether an error code stands for data that the database does not accept: in PostgreSQL a data exception, a constraint or
+/// an exception of a trigger; in SQLite a constraint, a type or a size.
+fn is_data_error(code: &str) -> bool {
+    match (code.len(), code.parse::<u32>()) {
+        (5, _) => code.starts_with("22") || code.starts_with("23") || code == "P0001",
+        (_, Ok(code)) => matches!(code & 0xff, 18..=20),
+        _ => false,
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl<K, O> Clone for TableSink<K, O> {
+    fn clone(&self) -> Self {
+        Self { table: Arc::clone(&self.table), of: PhantomData }
+    }
+}
+
+impl<K, O> fmt::Debug for TableSink<K, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSink").field("table", &self.table.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TableSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSnapshot").field("table", &self.table.name).finish_non_exhaustive()
+    }
+}
+
+/// Maximum number of keys in one statement. SQLite limits the depth of an expression to 1,000.
+const MOST_KEYS: usize = 400;
+/// SQLite allows 32,766 parameters and PostgreSQL 65,535.
+const MOST_PARAMETERS: usize = 30_000;
+const SQLITE_POSITIONS: &str = "-- The positions of the write-behind queues of larder.
+CREATE TABLE IF NOT EXISTS larder_applied (
+  queue TEXT NOT NULL,
+  part INTEGER NOT NULL,
+  journal TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  PRIMARY KEY (queue, part)
+) WITHOUT ROWID;
+";
+const POSTGRES_POSITIONS: &str = "-- The positions of the write-behind queues of larder.
+CREATE SCHEMA IF NOT EXISTS larder_write_behind;
+CREATE TABLE IF NOT EXISTS larder_write_behind.larder_applied (
+  queue text NOT NULL,
+  part bigint NOT NULL,
+  journal text NOT NULL,
+  number bigint NOT NULL,
+  PRIMARY KEY (queue, part)
+);
+";
