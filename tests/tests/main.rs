@@ -19,4 +19,5 @@ mod sockets;
 mod stale_copies;
 mod store;
 mod tiers;
+mod write_behind;
 mod write_through;
