@@ -71,6 +71,7 @@
 //!   `rediss://`.
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements built by sea-query or
 //!   SeaORM.
+//! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
 //! - `macros`: the attributes `cached` and `cached_fragment`.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
 
@@ -130,6 +131,12 @@ pub mod redis {
 #[cfg(feature = "sql")]
 pub mod sql {
     pub use larder_sql::*;
+}
+
+/// Write-behind queues: callers write to a queue, and larder writes to the database in batches.
+#[cfg(feature = "write-behind")]
+pub mod write_behind {
+    pub use larder_write_behind::*;
 }
 
 /// The extractors for axum, and the layers of [`http`] that routers use most.

@@ -40,6 +40,10 @@ pub mod stampede {}
 #[doc = include_str!("values.md")]
 pub mod values {}
 
+#[cfg(any(doc, all(feature = "write-behind", feature = "sqlite")))]
+#[doc = include_str!("write_behind.md")]
+pub mod write_behind {}
+
 #[cfg(test)]
 mod tests {
     #[test]
