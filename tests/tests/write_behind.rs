@@ -210,6 +210,20 @@ async fn a_table_is_a_sink(
         serde_json::from_str::<serde_json::Value>(&profile).unwrap(),
         json!({"a": {"y": 3}, "b": 2})
     );
+    // Columns that do not exist, a key that is not unique, and no columns.
+    for (key, columns) in [
+        (&["nme"][..], &["profile"][..]),
+        (&["profile"], &["name"]),
+        (&[], &["profile"]),
+        (&["name"], &[]),
+    ] {
+        let columns = (key.iter().copied(), columns.iter().copied());
+        assert!(
+            TableSink::<String, MergePatch>::open(&db, "profiles", columns.0, columns.1)
+                .await
+                .is_err()
+        );
+    }
     // A value that the type cannot read.
     other("UPDATE profiles SET profile = 'not JSON'").await;
     let unreadable = profiles.get(&"bob".to_owned()).await;
@@ -219,6 +233,59 @@ async fn a_table_is_a_sink(
     };
     // It was a hit until now.
     assert!(error.to_string().contains("\"profiles\""), "{error}");
+}
+
+/// A database may find a row by a key that it spells in another way. The row must not be taken for one without a value.
+#[tokio::test]
+async fn a_key_that_the_database_spells_in_another_way_is_rejected() {
+    let directory = Directory::new("spelling");
+    let larder = larder();
+    let db = directory.sqlite(&larder).await;
+    let table = "CREATE TABLE scores (player text COLLATE NOCASE PRIMARY KEY, points bigint)";
+    db.query(table).execute().await.unwrap();
+    db.query("INSERT INTO scores VALUES ('ada', 1000), ('new', NULL)").execute().await.unwrap();
+    let queue = scores(&larder, &db, &directory.0.join("journal")).await.open().await.unwrap();
+    for player in ["ADA", "ada", "new"] {
+        add(&queue, player, 1).await;
+    }
+    assert_eq!(queue.close(MINUTE).await, 0);
+    let dead: Vec<String> = queue.dead_letters().into_iter().map(|dead| dead.key).collect();
+    assert_eq!(dead, ["ADA"]);
+    assert_eq!(points(&queue, "ada").await, Some(1_001));
+    assert_eq!(points(&queue, "new").await, Some(1), "NULL is no value");
+    // A key with more columns than the sink.
+    let sink =
+        TableSink::<Place, Write<i64>>::open(&db, "scores", ["player"], ["points"]).await.unwrap();
+    let wrong = WriteBehind::builder(
+        "wrong",
+        &larder,
+        sink,
+        Disk::open(directory.0.join("wrong")).unwrap(),
+    );
+    let wrong = wrong.attempts(1).open().await.unwrap();
+    let _logged = wrong.write(Place("ada".to_owned(), 1), Write::Delete).await.unwrap();
+    assert_eq!(wrong.close(MINUTE).await, 0);
+    assert!(wrong.dead_letters()[0].error.as_ref().unwrap().contains("a key has 2 columns"));
+    assert_eq!(points(&queue, "ada").await, Some(1_001));
+}
+
+/// A snapshot inside of a value that is written through, with the outbox installed.
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_value_that_is_written_through_may_read_a_queue_in_postgres() {
+    let (server, directory) = (Server::start(), Directory::new("within"));
+    server.psql(SCHEMA);
+    let larder = larder();
+    let db = server.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let queue = scores(&larder, &db, &directory.0.join("journal")).await.open().await.unwrap();
+    let own = queue.clone();
+    let write =
+        move |_| async move { Ok::<_, std::convert::Infallible>(points(&own, "ada").await) };
+    let values = larder.values::<Option<i64>>(MINUTE);
+    let written = values.write_through("copy", write).await.unwrap();
+    assert_eq!(*written.value, Some(7));
+    assert_eq!(queue.close(MINUTE).await, 0);
 }
 
 #[tokio::test]
@@ -324,7 +391,7 @@ async fn the_table_of_positions_is_created_once_and_is_not_watched() {
     for _ in 0..2 {
         let sink =
             TableSink::<String, Add>::open(&db, "scores", ["player"], ["points"]).await.unwrap();
-        assert_eq!(sink.position(0).await.unwrap(), None);
+        assert_eq!(sink.position("scores", 0).await.unwrap(), None);
     }
     db.outbox().install().await.unwrap();
     let triggers =

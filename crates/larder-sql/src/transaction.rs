@@ -81,7 +81,16 @@ impl Db<SqlxService> {
     /// # }
     /// ```
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
-        let commit = self.cache().context().commit_id();
+        self.begin_as(self.cache().context().commit_id()).await
+    }
+
+    /// Begins a transaction without an identity for the outbox. No statement has run in it.
+    #[cfg(feature = "write-behind")]
+    pub(crate) async fn begin_unmarked(&self) -> Result<Transaction, QueryError> {
+        self.begin_as(None).await
+    }
+
+    async fn begin_as(&self, commit: Option<CommitId>) -> Result<Transaction, QueryError> {
         let begun = self.cache().inner().backend().begin(commit).await;
         Ok(Transaction {
             inner: Some(begun.map_err(QueryError::database)?),

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// A bound of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +49,12 @@ impl Bounds {
     /// Takes room for an operation of `bytes`, and waits for it until `deadline`. Otherwise returns the bound.
     pub(crate) async fn take(&self, bytes: usize, deadline: Instant) -> Result<(), QueueBound> {
         let Self { operations, bytes: all } = self;
-        if !operations.take(1, deadline).await {
-            return Err(QueueBound::Operations(operations.all));
-        }
-        if !all.take(bytes, deadline).await {
-            operations.give_back(1);
-            return Err(QueueBound::Bytes(all.all));
-        }
+        // Both are given back if the caller is dropped while it waits.
+        let one = operations.take(1, deadline).await;
+        let one = one.ok_or(QueueBound::Operations(operations.all))?;
+        let room = all.take(bytes, deadline).await.ok_or(QueueBound::Bytes(all.all))?;
+        one.forget();
+        room.forget();
         Ok(())
     }
 
@@ -83,17 +85,9 @@ impl Room {
         Self { all, left, excess: AtomicUsize::new(used.saturating_sub(all)) }
     }
 
-    async fn take(&self, size: usize, deadline: Instant) -> bool {
-        let Some(size) = u32::try_from(size).ok().filter(|_| size <= self.all) else {
-            return false;
-        };
-        match tokio::time::timeout_at(deadline, self.left.acquire_many(size)).await {
-            Ok(Ok(permit)) => {
-                permit.forget();
-                true
-            }
-            _ => false,
-        }
+    async fn take(&self, size: usize, deadline: Instant) -> Option<SemaphorePermit<'_>> {
+        let size = u32::try_from(size).ok().filter(|_| size <= self.all)?;
+        tokio::time::timeout_at(deadline, self.left.acquire_many(size)).await.ok()?.ok()
     }
 
     fn exceed(&self, size: usize) {

@@ -20,7 +20,7 @@ use crate::{
     journal::{Draft, Journal, JournalId, Record, Recovered},
     operation::Operation,
     partition::{Partition, Queued},
-    queue::{Queue, Targets},
+    queue::{Queue, Targets, partition_of},
     sink::{Sink, SinkPosition},
     worker::Worker,
     write_behind::WriteBehind,
@@ -166,33 +166,36 @@ impl<S: Sink> WriteBehindBuilder<S> {
             partitions.push(Partition::new(number, *position));
         }
         let (mut used, mut first_bad) = ((0, 0), None);
-        for Record { number, draft } in recovered.records {
-            let at = usize::try_from(draft.partition).unwrap_or_default();
-            if number <= positions[at] {
+        // What the last process may not have invalidated before it ended.
+        let mut uninvalidated: Vec<Queued<S::Key, S::Operation>> = Vec::new();
+        let mut read = |Record { number, draft }: Record| {
+            let count = partitions.len();
+            match read::<S>(&draft, count) {
+                Ok((key, operation)) => {
+                    let operation = Arc::new(operation);
+                    Some(Queued { number, key, operation, draft, arrived })
+                }
+                Err(why) => {
+                    first_bad.get_or_insert((number, why));
+                    None
+                }
+            }
+        };
+        for record in recovered.records {
+            let at = usize::try_from(record.draft.partition).unwrap_or_default();
+            let Some(queued) = read(record) else { continue };
+            if queued.number <= positions[at] {
+                uninvalidated.push(queued);
                 continue;
             }
-            let bytes = draft.bytes();
-            match read::<S>(&draft) {
-                Ok((key, operation)) => {
-                    let operation = Arc::new(operation);
-                    partitions[at]
-                        .push(Queued { number, key, operation, draft, arrived }, usize::MAX);
-                    used = (used.0 + 1, used.1 + bytes);
-                }
-                Err(why) => drop(first_bad.get_or_insert((number, why))),
-            }
+            used = (used.0 + 1, used.1 + queued.draft.bytes());
+            partitions[at].push(queued, usize::MAX);
         }
         for dead in recovered.dead {
-            let Record { number, draft } = dead.record;
-            let at = usize::try_from(draft.partition).unwrap_or_default();
-            match read::<S>(&draft) {
-                Ok((key, operation)) => {
-                    let operation = Arc::new(operation);
-                    partitions[at]
-                        .push_dead(Queued { number, key, operation, draft, arrived }, dead.error);
-                }
-                Err(why) => drop(first_bad.get_or_insert((number, why))),
-            }
+            let at = usize::try_from(dead.record.draft.partition).unwrap_or_default();
+            let Some(queued) = read(dead.record) else { continue };
+            uninvalidated.push(queued.clone());
+            partitions[at].push_dead(queued, dead.error);
         }
         if let Some((number, why)) = first_bad {
             return Err(OpenError::new(
@@ -222,6 +225,7 @@ impl<S: Sink> WriteBehindBuilder<S> {
             stopped: Mutex::new(None),
             emptied: Notify::new(),
             lowered: Notify::new(),
+            hurried: Notify::new(),
             written: Default::default(),
             batches: Default::default(),
             failures: Default::default(),
@@ -234,16 +238,20 @@ impl<S: Sink> WriteBehindBuilder<S> {
             requests.push(request);
         }
         // Values that were cached before may lack the operations of the journal.
-        let _logged_or_queued = queue.larder.invalidate([Target::prefix(queue.tag_of_all())]).await;
+        let mut targets = queue.targets(&uninvalidated);
+        targets.push(Target::prefix(queue.tag_of_all()));
+        let _logged_or_queued = queue.larder.invalidate(targets).await;
         Ok(WriteBehind::new(queue, workers, requests))
     }
 
     fn check_options(&self) -> Result<(), OpenError> {
         let Options { partitions, batch, max_operations, max_bytes, attempts, .. } = self.options;
         let wrong = |what: String| Err(OpenError::new(OpenErrorKind::Option, what));
-        if self.name.is_empty() || self.name.contains(char::is_control) {
+        if self.name.is_empty()
+            || self.name.contains(|letter: char| letter.is_control() || letter == ':')
+        {
             return wrong(format!(
-                "the name of a queue is {:?}, and must be a text without control characters",
+                "the name of a queue is {:?}, and must be a text without colons and control characters",
                 self.name
             ));
         }
@@ -282,7 +290,7 @@ impl<S: Sink> WriteBehindBuilder<S> {
         };
         let mut found = Vec::new();
         for partition in all.clone() {
-            found.push(self.sink.position(partition).await.map_err(failed)?);
+            found.push(self.sink.position(&self.name, partition).await.map_err(failed)?);
         }
         let is_accepted = !self.journal.is_durable()
             || self.accepted.as_deref() == Some(&*recovered.id.to_string());
@@ -301,10 +309,9 @@ impl<S: Sink> WriteBehindBuilder<S> {
                     ),
                 ));
             }
-            positions.push(match (mismatch, found) {
-                (None, Some(found)) => found.number,
-                _ => applied,
-            });
+            // What the sink has of this journal it has in any case.
+            let of_this = found.filter(|found| found.journal == recovered.id);
+            positions.push(of_this.map_or(applied, |found| found.number));
         }
         let registered: Vec<SinkPosition> = positions
             .iter()
@@ -312,11 +319,13 @@ impl<S: Sink> WriteBehindBuilder<S> {
             .collect();
         for ((partition, found), position) in all.zip(&found).zip(registered) {
             if *found != Some(position) {
-                self.sink.set_position(partition, position).await.map_err(failed)?;
+                self.sink.set_position(&self.name, partition, position).await.map_err(failed)?;
             }
         }
-        if !recovered.is_registered {
-            self.journal.register().await.map_err(|error| {
+        // Later operations must have numbers above each position.
+        let last = positions.iter().copied().max().unwrap_or_default().max(recovered.last);
+        if !recovered.is_registered || last > recovered.last {
+            self.journal.register(last).await.map_err(|error| {
                 let message = format!("the journal of {:?} cannot be written: {error}", self.name);
                 OpenError::because(OpenErrorKind::Journal, message, error)
             })?;
@@ -334,7 +343,7 @@ fn mismatch(recovered: &Recovered, applied: u64, found: Option<SinkPosition>) ->
         )),
         None => None,
         Some(found) if found.journal != id => Some(format!(
-            "the sink has operations of the journal {} up to {}, and this is the journal {id}; if the other journal was lost or replaced, the operations that were only there are lost",
+            "the sink has operations of the journal {} up to {}, and this is the journal {id}; if the other journal was lost or replaced, the operations that were only there are lost; those after {applied} of this journal are written, perhaps again",
             found.journal, found.number
         )),
         Some(found) if found.number > recovered.last => Some(format!(
@@ -350,8 +359,15 @@ fn mismatch(recovered: &Recovered, applied: u64, found: Option<SinkPosition>) ->
 }
 
 /// Reads the key and the operation of a record.
-fn read<S: Sink>(draft: &Draft) -> Result<(S::Key, S::Operation), String> {
-    let key = rmp_serde::from_slice(&draft.key).map_err(|error| format!("its key: {error}"))?;
+fn read<S: Sink>(draft: &Draft, partitions: usize) -> Result<(S::Key, S::Operation), String> {
+    let key: S::Key =
+        rmp_serde::from_slice(&draft.key).map_err(|error| format!("its key: {error}"))?;
+    let again = rmp_serde::to_vec_named(&key).map_err(|error| format!("its key: {error}"))?;
+    if partition_of(&again, partitions) != usize::try_from(draft.partition).unwrap_or_default() {
+        return Err(
+            "the serialised form of its key has changed, and with it the partition".to_owned()
+        );
+    }
     let own = <S::Operation as Operation>::VERSION;
     if draft.version == own {
         let operation = rmp_serde::from_slice(&draft.operation);

@@ -73,11 +73,16 @@ where
     type Key = K;
     type Operation = O;
 
-    fn position(&self, _: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+    fn position(&self, _: &str, _: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    fn set_position(&self, _: u32, _: SinkPosition) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn set_position(
+        &self,
+        _: &str,
+        _: u32,
+        _: SinkPosition,
+    ) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -85,11 +90,12 @@ where
         Box::pin(async move {
             let delivered =
                 self.delivered.lock().get(&batch.partition).copied().unwrap_or_default();
-            for operation in batch.operations.iter().filter(|operation| operation.last > delivered)
+            for operation in
+                batch.operations.iter().filter(|operation| operation.number > delivered)
             {
-                let id = OperationId { journal: batch.journal, number: operation.last };
+                let id = OperationId { journal: batch.journal, number: operation.number };
                 (self.deliver)(id, operation.key.clone(), operation.operation.clone()).await?;
-                self.delivered.lock().insert(batch.partition, operation.last);
+                self.delivered.lock().insert(batch.partition, operation.number);
             }
             Ok(())
         })

@@ -25,8 +25,8 @@ pub enum WriteErrorKind {
     Stopped,
     /// The key or the operation cannot be serialised. Nothing was stored.
     Unserialisable,
-    /// The journal does not confirm that the operation is durable. The operation is written only if the process ends before
-    /// the journal can remove it.
+    /// The journal does not confirm that the operation is durable. It is written nevertheless if the process ends before the
+    /// journal can remove it, or if the runtime was shut down meanwhile.
     Journal,
 }
 

@@ -23,7 +23,7 @@ type Failing<K, O> = Arc<Mutex<Option<Box<dyn FnMut(&Batch<K, O>) -> Option<Sink
 #[derive(Clone)]
 struct Table<K, V> {
     values: HashMap<K, V>,
-    positions: HashMap<u32, SinkPosition>,
+    positions: HashMap<(String, u32), SinkPosition>,
     writes: usize,
 }
 
@@ -58,17 +58,22 @@ impl<K: SinkKey, O: Operation> Sink for MapSink<K, O> {
     type Key = K;
     type Operation = O;
 
-    fn position(&self, partition: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
-        let position = self.table.lock().positions.get(&partition).copied();
+    fn position(
+        &self,
+        queue: &str,
+        partition: u32,
+    ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+        let position = self.table.lock().positions.get(&(queue.to_owned(), partition)).copied();
         Box::pin(std::future::ready(Ok(position)))
     }
 
     fn set_position(
         &self,
+        queue: &str,
         partition: u32,
         position: SinkPosition,
     ) -> BoxFuture<'_, Result<(), SinkError>> {
-        self.table.lock().positions.insert(partition, position);
+        self.table.lock().positions.insert((queue.to_owned(), partition), position);
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -85,14 +90,15 @@ impl<K: SinkKey, O: Operation> Sink for MapSink<K, O> {
 impl<K: SinkKey, V: Clone> Table<K, V> {
     fn write<O: Operation<Value = V>>(&mut self, batch: &Batch<K, O>) -> Result<(), SinkError> {
         let expected = SinkPosition { journal: batch.journal, number: batch.after };
-        let found = self.positions.get(&batch.partition);
+        let place = (batch.queue.clone(), batch.partition);
+        let found = self.positions.get(&place);
         if found != Some(&expected) {
             return Err(SinkError::new(
                 SinkErrorKind::Displaced,
                 format!("it is {found:?}, not {expected:?}"),
             ));
         }
-        self.positions.insert(batch.partition, SinkPosition { number: batch.last, ..expected });
+        self.positions.insert(place, SinkPosition { number: batch.last, ..expected });
         for operation in &batch.operations {
             let mut value = self.values.remove(&operation.key);
             operation.operation.apply(&mut value);
@@ -120,9 +126,14 @@ pub struct MapSnapshot<K, V>(Table<K, V>);
 impl<K: SinkKey, V: Clone + Send + Sync + 'static> SinkSnapshot<K, V> for MapSnapshot<K, V> {
     fn position(
         &mut self,
+        queue: &str,
         partition: u32,
     ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
-        Box::pin(std::future::ready(Ok(self.0.positions.get(&partition).copied())))
+        Box::pin(std::future::ready(Ok(self
+            .0
+            .positions
+            .get(&(queue.to_owned(), partition))
+            .copied())))
     }
 
     fn values<'a>(&'a mut self, keys: &'a [K]) -> BoxFuture<'a, Result<Vec<Option<V>>, SinkError>> {

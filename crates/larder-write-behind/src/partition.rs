@@ -33,6 +33,9 @@ pub(crate) struct Queued<K, O> {
 /// Operations in order.
 pub(crate) type AllQueued<K, O> = Vec<Queued<K, O>>;
 
+/// Dead operations, and the errors of those that the sink has rejected.
+pub(crate) type AllDead<K, O> = Vec<(Queued<K, O>, Option<String>)>;
+
 /// The operations of a key that the sink does not have, with their numbers, in order.
 pub(crate) type Unflushed<O> = Vec<(u64, Arc<O>)>;
 
@@ -128,10 +131,7 @@ impl<K: SinkKey, O: Operation> Partition<K, O> {
     }
 
     /// Returns the dead operations that `chosen` returns `true` for, in order.
-    pub(crate) fn dead(
-        &self,
-        chosen: impl Fn(&K, &O) -> bool,
-    ) -> Vec<(Queued<K, O>, Option<String>)> {
+    pub(crate) fn dead(&self, chosen: impl Fn(&K, &O) -> bool) -> AllDead<K, O> {
         let state = self.state.lock();
         state
             .dead
@@ -208,6 +208,7 @@ impl<K: SinkKey, O> State<K, O> {
 
 /// Makes a batch of operations in order. Folds the operations of a key if `folds`.
 pub(crate) fn batch<K: SinkKey, O: Operation>(
+    queue: &str,
     partition: u32,
     journal: JournalId,
     after: u64,
@@ -220,20 +221,15 @@ pub(crate) fn batch<K: SinkKey, O: Operation>(
         if let Some(at) = latest.get(key).copied().filter(|_| folds)
             && operations[at].operation.fold(operation)
         {
-            operations[at].last = *number;
+            operations[at].number = *number;
             continue;
         }
         latest.insert(key, operations.len());
         let operation = O::clone(operation);
-        operations.push(BatchOperation {
-            key: key.clone(),
-            operation,
-            first: *number,
-            last: *number,
-        });
+        operations.push(BatchOperation { key: key.clone(), operation, number: *number });
     }
     let last = queued.last().map_or(after, |queued| queued.number);
-    Batch { partition, journal, after, last, operations }
+    Batch { queue: queue.to_owned(), partition, journal, after, last, operations }
 }
 
 impl<K, O> Queued<K, O> {

@@ -25,7 +25,7 @@ use crate::{
     error::{WriteError, WriteErrorKind},
     journal::{Draft, Journal, JournalError, JournalId},
     operation::Operation,
-    partition::{Partition, Queued},
+    partition::{AllDead, Partition, Queued},
     sink::Sink,
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct Queue<S: Sink> {
     pub(crate) emptied: Notify,
     /// Notified when operations have left the queue.
     pub(crate) lowered: Notify,
+    /// Notified when a caller begins to wait until the queue is empty.
+    pub(crate) hurried: Notify,
     pub(crate) written: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -68,8 +70,13 @@ impl<S: Sink> Queue<S> {
         self.is_closing() || self.flushing.load(Ordering::Acquire) > 0
     }
 
-    /// Returns the name under which the value of a key is cached, which is also its tag.
-    pub(crate) fn name_of(&self, key: &S::Key) -> Tag {
+    /// Returns the name under which the value of a key is cached. No value of an application has such a name.
+    pub(crate) fn cached_as(&self, key: &S::Key) -> String {
+        format!("larder write-behind {}:{key}", self.name)
+    }
+
+    /// Returns the tag of the value of a key.
+    pub(crate) fn tag_of(&self, key: &S::Key) -> Tag {
         Tag::new(format!("{}:{key}", self.name))
     }
 
@@ -88,7 +95,7 @@ impl<S: Sink> Queue<S> {
 
     /// Returns the targets of an operation: the tag of its key, that of the queue, and those of the application.
     pub(crate) fn targets_of(&self, key: &S::Key, operation: &S::Operation) -> Vec<Target> {
-        let mut targets = vec![Target::tag(self.name_of(key)), Target::tag(self.tag_of_all())];
+        let mut targets = vec![Target::tag(self.tag_of(key)), Target::tag(self.tag_of_all())];
         if let Some(more) = &self.more_targets {
             targets.extend(more(key, operation));
         }
@@ -127,46 +134,45 @@ impl<S: Sink> Queue<S> {
         if self.is_closing() {
             return Err(WriteError::new(WriteErrorKind::Closed));
         }
-        let appended = self.append_to(at, key, Arc::new(operation), draft, None).await;
-        appended.map_err(|error| WriteError::because(WriteErrorKind::Journal, error))
-    }
-
-    /// Gives a dead operation to the journal again, under a new number.
-    pub(crate) async fn append_again(
-        self: &Arc<Self>,
-        at: usize,
-        dead: Queued<S::Key, S::Operation>,
-    ) -> Result<u64, JournalError> {
-        let Queued { number, key, operation, draft, .. } = dead;
-        let bytes = draft.bytes();
-        let revived = self.append_to(at, key, operation, draft, Some(number)).await?;
-        self.partitions[at].discard(&[number].into());
-        // It was accepted before, so it does not wait for room.
-        self.bounds.exceed((1, bytes));
-        Ok(revived)
-    }
-
-    async fn append_to(
-        self: &Arc<Self>,
-        at: usize,
-        key: S::Key,
-        operation: Arc<S::Operation>,
-        draft: Draft,
-        revives: Option<u64>,
-    ) -> Result<u64, JournalError> {
         let (done, appended) = oneshot::channel();
-        let (queue, kept) = (Arc::clone(self), draft.clone());
+        let (queue, own, operation) = (Arc::clone(self), draft.clone(), Arc::new(operation));
         let accepted = move |number: Result<u64, JournalError>| {
             if let Ok(number) = number {
                 let arrived = Instant::now();
-                let queued = Queued { number, key, operation, draft: kept, arrived };
+                let queued = Queued { number, key, operation, draft: own, arrived };
                 queue.partitions[at].push(queued, queue.options.batch);
             }
             drop(done.send(number));
         };
-        self.journal.append(draft, revives, Box::new(accepted));
-        let stopped = |_| JournalError::new("the journal has stopped");
-        appended.await.map_err(stopped)?
+        self.journal.append(draft, Box::new(accepted));
+        let stopped = |_| Err(JournalError::new("the journal has stopped"));
+        let appended = appended.await.unwrap_or_else(stopped);
+        appended.map_err(|error| WriteError::because(WriteErrorKind::Journal, error))
+    }
+
+    /// Gives dead operations to the journal again, under new numbers. The caller holds the intake of the partition.
+    pub(crate) async fn revive(
+        &self,
+        at: usize,
+        dead: AllDead<S::Key, S::Operation>,
+    ) -> Result<(), JournalError> {
+        let records = dead.iter().map(|(dead, error)| dead.dead_record(error.as_deref()));
+        let numbers = self.journal.revive(records.collect()).await?;
+        let partition = &self.partitions[at];
+        partition.discard(&dead.iter().map(|(dead, _)| dead.number).collect());
+        let arrived = Instant::now();
+        for ((dead, _), number) in dead.into_iter().zip(numbers) {
+            // It was accepted before, so it does not wait for room.
+            self.bounds.exceed((1, dead.draft.bytes()));
+            partition.push(Queued { number, arrived, ..dead }, self.options.batch);
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of operations that have left the queue.
+    pub(crate) fn release(&self, room: (usize, usize)) {
+        self.bounds.give_back(room);
+        self.lowered.notify_waiters();
     }
 
     /// Removes the operations of a partition up to a number, which the sink has.
@@ -174,10 +180,9 @@ impl<S: Sink> Queue<S> {
         let partition = &self.partitions[at];
         let room = partition.remove_applied(number);
         self.journal.applied(partition.number, number);
-        self.bounds.give_back(room);
         self.written.fetch_add(written as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.lowered.notify_waiters();
+        self.release(room);
     }
 
     pub(crate) fn count_failure(&self) {

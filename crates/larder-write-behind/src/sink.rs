@@ -9,8 +9,8 @@ use crate::{journal::JournalId, operation::Operation};
 
 /// A key of a queue. Any type that qualifies implements it.
 ///
-/// [`Display`](fmt::Display) writes the name under which the value is cached, after the name of the queue, so two keys must
-/// not have the same text.
+/// [`Display`](fmt::Display) writes the tag of the value, after the name of the queue, so two keys must not have the same text.
+/// The serialised form decides the partition, so it must not change while operations are queued.
 pub trait SinkKey:
     Clone
     + Eq
@@ -52,12 +52,16 @@ pub trait Sink: Send + Sync + 'static {
     /// The type of the operations.
     type Operation: Operation;
 
-    /// Returns the position of a partition. `None` if the sink has none.
+    /// Returns the position of a partition of a queue. `None` if the sink has none.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    fn position(&self, partition: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>>;
+    fn position(
+        &self,
+        queue: &str,
+        partition: u32,
+    ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>>;
 
     /// Stores a position in place of any other, when the queue is opened.
     ///
@@ -66,6 +70,7 @@ pub trait Sink: Send + Sync + 'static {
     /// If it is not known to be stored.
     fn set_position(
         &self,
+        queue: &str,
         partition: u32,
         position: SinkPosition,
     ) -> BoxFuture<'_, Result<(), SinkError>>;
@@ -101,13 +106,14 @@ pub trait ReadableSink: Sink {
 
 /// A snapshot of a [`ReadableSink`].
 pub trait SinkSnapshot<K, V>: Send + 'static {
-    /// Returns the position of a partition. `None` if the sink has none.
+    /// Returns the position of a partition of a queue. `None` if the sink has none.
     ///
     /// # Errors
     ///
     /// If the sink does not answer.
     fn position(
         &mut self,
+        queue: &str,
         partition: u32,
     ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>>;
 
@@ -132,6 +138,8 @@ pub struct SinkPosition {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Batch<K, O> {
+    /// The name of the queue.
+    pub queue: String,
     /// The partition.
     pub partition: u32,
     /// The journal that numbers the operations.
@@ -140,7 +148,7 @@ pub struct Batch<K, O> {
     pub after: u64,
     /// The position that the sink has afterwards.
     pub last: u64,
-    /// The operations, in the order of their last numbers. Operations of one key that could be folded are one.
+    /// The operations. Those of one key are in the order in which they were accepted, and those that could be folded are one.
     pub operations: Vec<BatchOperation<K, O>>,
 }
 
@@ -152,10 +160,8 @@ pub struct BatchOperation<K, O> {
     pub key: K,
     /// The operation.
     pub operation: O,
-    /// The number of the first operation in it. With the identity of the journal, the identity of the operation.
-    pub first: u64,
     /// The number of the last operation in it.
-    pub last: u64,
+    pub number: u64,
 }
 
 /// A failure of a sink.

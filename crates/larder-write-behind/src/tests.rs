@@ -77,7 +77,7 @@ impl Journal for ListJournal {
         Box::pin(std::future::ready(Ok(recovered)))
     }
 
-    fn append(&self, draft: Draft, revives: Option<u64>, accepted: Accepted) {
+    fn append(&self, draft: Draft, accepted: Accepted) {
         let mut list = self.0.lock();
         if list.fails {
             return accepted(Err(JournalError::new("the disk is full")));
@@ -85,10 +85,24 @@ impl Journal for ListJournal {
         list.last += 1;
         let number = list.last;
         list.records.insert(number, draft);
-        if let Some(revived) = revives {
-            list.dead.remove(&revived);
-        }
         accepted(Ok(number));
+    }
+
+    fn revive(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<Vec<u64>, JournalError>> {
+        let mut list = self.0.lock();
+        if list.fails {
+            let failed = Err(JournalError::new("the disk is full"));
+            return Box::pin(std::future::ready(failed));
+        }
+        let mut numbers = Vec::new();
+        for dead in dead {
+            list.last += 1;
+            let number = list.last;
+            list.dead.remove(&dead.record.number);
+            list.records.insert(number, dead.record.draft);
+            numbers.push(number);
+        }
+        Box::pin(std::future::ready(Ok(numbers)))
     }
 
     fn applied(&self, partition: u32, number: u64) {
@@ -117,13 +131,12 @@ impl Journal for ListJournal {
         self.outcome()
     }
 
-    fn register(&self) -> BoxFuture<'_, Result<(), JournalError>> {
-        self.0.lock().is_registered = true;
+    fn register(&self, last: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        let mut list = self.0.lock();
+        list.is_registered = true;
+        list.last = list.last.max(last);
+        drop(list);
         self.outcome()
-    }
-
-    fn settle(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -162,16 +175,21 @@ impl<O: Operation> Sink for FlakySink<O> {
     type Key = String;
     type Operation = O;
 
-    fn position(&self, partition: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
-        self.map.position(partition)
+    fn position(
+        &self,
+        queue: &str,
+        partition: u32,
+    ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+        self.map.position(queue, partition)
     }
 
     fn set_position(
         &self,
+        queue: &str,
         partition: u32,
         position: SinkPosition,
     ) -> BoxFuture<'_, Result<(), SinkError>> {
-        self.map.set_position(partition, position)
+        self.map.set_position(queue, partition, position)
     }
 
     fn write<'a>(&'a self, batch: &'a Batch<String, O>) -> BoxFuture<'a, Result<(), SinkError>> {
@@ -543,7 +561,9 @@ async fn a_journal_and_a_sink_that_do_not_belong_together_refuse_to_open() {
 async fn a_sink_that_another_process_writes_stops_the_queue() {
     let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
     let queue = queue(&sink, &journal).open().await.unwrap();
-    sink.set_position(0, SinkPosition { journal: JournalId::random(), number: 7 }).await.unwrap();
+    sink.set_position("q", 0, SinkPosition { journal: JournalId::random(), number: 7 })
+        .await
+        .unwrap();
     add(&queue, "a", 1).await;
     tokio::time::sleep(MINUTE).await;
     let refused = queue.write("a".to_owned(), Add(1)).await.unwrap_err();
@@ -592,12 +612,12 @@ async fn queued_operations_are_read_by_the_next_version_of_the_program_or_refuse
     drop(old);
     let (sink, copy) = (MapSink::<String, New>::default(), journal.copy());
     let position = SinkPosition { journal: journal.0.lock().id, number: 0 };
-    sink.set_position(0, position).await.unwrap();
+    sink.set_position("q", 0, position).await.unwrap();
     let new = queue(&sink, &journal).open().await.unwrap();
     assert_eq!(value(&new, "a").await, Some(3_000));
     assert_eq!(new.close(MINUTE).await, 0);
     copy.0.lock().records.values_mut().for_each(|draft| draft.version = 9);
-    sink.set_position(0, position).await.unwrap();
+    sink.set_position("q", 0, position).await.unwrap();
     let refused = queue(&sink, &copy).open().await.unwrap_err();
     assert_eq!(refused.kind(), OpenErrorKind::Unreadable);
     assert!(
@@ -695,6 +715,10 @@ async fn options_that_make_no_sense_are_refused() {
         (queue(&sink, &journal).batch(0), "batch is 0, and must be at least 1"),
         (queue(&sink, &journal).attempts(0), "attempts is 0, and must be at least 1"),
         (
+            WriteBehind::builder("a:b", &larder(), sink.clone(), Memory::lost_on_crash()),
+            "the name of a queue is \"a:b\", and must be a text without colons",
+        ),
+        (
             WriteBehind::builder("", &larder(), sink.clone(), Memory::lost_on_crash()),
             "the name of a queue is \"\"",
         ),
@@ -704,4 +728,154 @@ async fn options_that_make_no_sense_are_refused() {
         assert!(refused.to_string().contains(expected), "{refused}");
     }
     assert_eq!(SinkError::rejected("x").kind(), SinkErrorKind::Rejected);
+}
+
+/// A write whose caller is gone while it waits for room gives back what it has taken.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_dropped_while_it_waits_takes_no_room() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    let queue = queue(&sink, &journal).max_operations(5).max_bytes(300).interval(MINUTE);
+    let queue = queue.open().await.unwrap();
+    add(&queue, "a", 1).await;
+    let large = "x".repeat(200);
+    for _ in 0..20 {
+        let writing = queue.write(large.clone(), Add(1));
+        assert!(tokio::time::timeout(Duration::from_secs(1), writing).await.is_err());
+    }
+    assert_eq!(queue.flush(MINUTE).await, 0);
+    add(&queue, "a", 1).await;
+    assert_eq!(queue.stats().queued, 1);
+}
+
+/// An operation that panics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Broken;
+
+impl Operation for Broken {
+    type Value = i64;
+
+    fn apply(&self, _: &mut Option<i64>) {
+        panic!("this operation is broken");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_an_operation_stops_the_queue_and_one_of_a_choice_does_not() {
+    let (sink, journal) = (MapSink::<String, Broken>::default(), ListJournal::default());
+    let queue = queue(&sink, &journal).open().await.unwrap();
+    let panicked = queue.discard(|_, _| panic!("this choice is broken")).await;
+    assert_eq!(panicked.unwrap(), 0, "there was nothing to choose from");
+    let _logged = queue.write("a".to_owned(), Broken).await.unwrap();
+    assert!(queue.discard(|_, _| panic!("this choice is broken")).await.is_err());
+    tokio::time::sleep(MINUTE).await;
+    let refused = queue.write("a".to_owned(), Broken).await.unwrap_err();
+    assert_eq!(refused.kind(), WriteErrorKind::Stopped);
+    assert!(queue.stats().stopped.unwrap().contains("panicked"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_operations_that_are_rejected_do_not_stop_the_others_for_long() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    sink.fail(|batch| {
+        let is_bad = batch.operations.iter().any(|operation| operation.key.starts_with("bad"));
+        is_bad.then(|| SinkError::rejected("a constraint is violated"))
+    });
+    let queue = queue(&sink, &journal).open().await.unwrap();
+    for n in 0..100 {
+        add(&queue, &format!("bad-{n}"), 1).await;
+    }
+    add(&queue, "good", 1).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(queue.flush(MINUTE).await, 0);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!((sink.value(&"good".to_owned()), queue.stats().dead_letters), (Some(1), 100));
+}
+
+/// A copy of the journal has operations that the sink has already.
+#[tokio::test(start_paused = true)]
+async fn an_accepted_journal_does_not_repeat_what_the_sink_has_of_it() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    let queue = queue(&sink, &journal).interval(MINUTE).open().await.unwrap();
+    add(&queue, "a", 1).await;
+    let copy = journal.copy();
+    add(&queue, "a", 10).await;
+    assert_eq!(queue.close(MINUTE).await, 0);
+    let refused = self::queue(&sink, &copy).open().await.unwrap_err();
+    assert_eq!(refused.kind(), OpenErrorKind::Mismatch);
+    let id = copy.0.lock().id.to_string();
+    let queue = self::queue(&sink, &copy).accept_journal(id).open().await.unwrap();
+    add(&queue, "a", 100).await;
+    assert_eq!(value(&queue, "a").await, Some(111));
+    assert_eq!(queue.close(MINUTE).await, 0);
+    assert_eq!(sink.value(&"a".to_owned()), Some(111));
+}
+
+/// The process ended after the commit of the sink and before it could invalidate.
+#[tokio::test(start_paused = true)]
+async fn what_the_last_process_has_not_invalidated_is_invalidated_at_the_start() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    let larder = larder();
+    let open = async |journal: &ListJournal| {
+        let queue = WriteBehind::builder("q", &larder, sink.clone(), journal.clone());
+        let queue = queue.invalidates(|key, _| vec![Target::tag(("row", key))]);
+        queue.interval(MINUTE).open().await.unwrap()
+    };
+    let queue = open(&journal).await;
+    add(&queue, "a", 1).await;
+    let page = larder.values::<i64>(Policy::ttl(60 * MINUTE).tag(("row", "a")));
+    let before_the_commit = journal.copy();
+    assert_eq!(queue.close(MINUTE).await, 0);
+    page.get_or_load("page", |_| async { Ok::<_, Infallible>(0) }).await.unwrap();
+    let _queue = open(&before_the_commit).await;
+    assert_eq!(page.get("page").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revived_operations_invalidate_before_the_sink_has_them() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    sink.fail(|_| Some(SinkError::rejected("no")));
+    let larder = larder();
+    let queue = WriteBehind::builder("q", &larder, sink.clone(), journal);
+    let queue = queue.attempts(1).open().await.unwrap();
+    add(&queue, "a", 1).await;
+    assert_eq!(queue.flush(MINUTE).await, 0);
+    let page = async || {
+        let queue = queue.clone();
+        let load = move |_| async move { Ok::<_, Infallible>(value(&queue, "a").await) };
+        *larder.get_or_load("page", MINUTE * 60, load).await.unwrap()
+    };
+    assert_eq!(page().await, None);
+    sink.fail(|_| Some(SinkError::unavailable("no route")));
+    assert_eq!(queue.revive(|_, _| true).await.unwrap(), 1);
+    assert_eq!(page().await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_goes_on_when_its_position_is_back() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    let queue = queue(&sink, &journal).open().await.unwrap();
+    let position = sink.position("q", 0).await.unwrap().unwrap();
+    sink.set_position("q", 0, SinkPosition { number: 7, journal: JournalId::random() })
+        .await
+        .unwrap();
+    add(&queue, "a", 1).await;
+    tokio::time::sleep(MINUTE).await;
+    assert!(queue.stats().stopped.is_some());
+    sink.set_position("q", 0, position).await.unwrap();
+    assert_eq!(queue.flush(MINUTE).await, 0);
+    add(&queue, "a", 1).await;
+    assert_eq!(queue.close(MINUTE).await, 0);
+    assert_eq!(sink.value(&"a".to_owned()), Some(2));
+}
+
+/// A caller that waits does not wait for the pause after the last failure.
+#[tokio::test(start_paused = true)]
+async fn closing_tries_again_at_once() {
+    let (sink, journal) = (MapSink::<String, Add>::default(), ListJournal::default());
+    sink.fail(|_| Some(SinkError::unavailable("no route")));
+    let queue = queue(&sink, &journal).open().await.unwrap();
+    add(&queue, "a", 1).await;
+    tokio::time::sleep(10 * MINUTE).await;
+    sink.fail(|_| None);
+    assert_eq!(queue.close(Duration::from_secs(1)).await, 0);
 }

@@ -4,7 +4,9 @@
 //! operations can be discarded meanwhile. An operation that the sink rejects is found by halving the number of operations
 //! in an attempt, until one is alone.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -42,8 +44,8 @@ pub(crate) struct Worker<S: Sink> {
     limit: usize,
     /// Failures in a row.
     failures: u32,
-    /// Rejections of one operation.
-    rejections: u32,
+    /// The operation that was rejected last when it was alone, and how often.
+    rejected: (u64, u32),
     /// The time before which no attempt is made.
     resumes: Option<Instant>,
     /// Whether the outcome of the last attempt is unknown.
@@ -63,18 +65,27 @@ impl<S: Sink> Worker<S> {
             requests,
             limit,
             failures: 0,
-            rejections: 0,
+            rejected: (0, 0),
             resumes: None,
             is_uncertain: false,
         }
     }
 
-    pub(crate) async fn run(mut self) {
+    /// Runs until the queue is closed. A panic of an operation or of the sink stops the queue.
+    pub(crate) async fn run(self) {
+        let queue = Arc::clone(&self.queue);
+        if AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
+            queue.stop("its worker has panicked, in an operation or in the sink".to_owned());
+        }
+    }
+
+    async fn work(mut self) {
         loop {
             tokio::select! {
                 biased;
                 request = self.requests.recv() => match request {
-                    Some(request) => self.answer(request).await,
+                    // The choice of a caller may panic, which drops its answer.
+                    Some(request) => drop(AssertUnwindSafe(self.answer(request)).catch_unwind().await),
                     None => return,
                 },
                 () = Self::due(&self.queue, self.at, self.resumes) => {
@@ -89,7 +100,8 @@ impl<S: Sink> Worker<S> {
     async fn due(queue: &Queue<S>, at: usize, resumes: Option<Instant>) {
         let partition = &queue.partitions[at];
         if let Some(resumes) = resumes {
-            tokio::time::sleep_until(resumes).await;
+            let hurried = queue.hurried.notified();
+            tokio::select! { () = tokio::time::sleep_until(resumes) => {}, () = hurried => {} }
         }
         loop {
             let arrived = partition.arrived.notified();
@@ -123,7 +135,8 @@ impl<S: Sink> Worker<S> {
             return;
         }
         let folds = queue.sink.stores_positions();
-        let batch = batch(partition.number, queue.id, partition.applied(), &first, folds);
+        let batch =
+            batch(&queue.name, partition.number, queue.id, partition.applied(), &first, folds);
         match queue.sink.write(&batch).await {
             Ok(()) => self.written(&first, batch.last).await,
             Err(error) => self.failed(first, error).await,
@@ -135,7 +148,8 @@ impl<S: Sink> Worker<S> {
         if self.failures > 0 {
             tracing::info!(target: "larder", queue = queue.name, "the sink accepts operations again");
         }
-        (self.failures, self.rejections) = (0, 0);
+        self.failures = 0;
+        drop(queue.stopped.lock().take());
         self.limit = (self.limit * 2).min(queue.options.batch);
         // Pages and queries may have been built from the sink since the operations were accepted, without them.
         let _logged_or_queued = queue.larder.invalidate(queue.targets(written)).await;
@@ -149,20 +163,20 @@ impl<S: Sink> Worker<S> {
                 self.limit = first.len() / 2;
             }
             SinkErrorKind::Rejected => {
-                self.rejections += 1;
-                if self.rejections < self.queue.options.attempts {
-                    self.pause();
+                let (number, times) = self.rejected;
+                let times = if number == first[0].number { times + 1 } else { 1 };
+                self.rejected = (first[0].number, times);
+                if times < self.queue.options.attempts {
+                    self.queue.count_failure();
+                    self.resumes = Some(Instant::now() + AFTER_A_REJECTION);
                     return;
                 }
                 tracing::error!(target: "larder", queue = name, key = %first[0].key, %error, "the sink rejects an operation, which is now a dead letter");
-                let error = error.to_string();
-                if self.bury(first, Some(&error)).await {
-                    self.rejections = 0;
-                    self.limit = self.queue.options.batch;
-                }
+                // The next ones may be rejected, too, so the limit grows again with each that is written.
+                self.bury(first, Some(&error.to_string())).await;
             }
             SinkErrorKind::Displaced | SinkErrorKind::Unavailable => {
-                if self.failures == 0 {
+                if self.failures.is_multiple_of(FAILURES_BETWEEN_WARNINGS) {
                     tracing::warn!(target: "larder", queue = name, %error, "operations are not written; larder tries again");
                 }
                 self.is_uncertain = true;
@@ -174,7 +188,8 @@ impl<S: Sink> Worker<S> {
     /// Waits longer after each failure, up to a limit, and never at the same time as other processes.
     fn pause(&mut self) {
         self.queue.count_failure();
-        let longest = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(self.failures));
+        let most = if self.queue.is_hurried() { LONGEST_HURRIED_PAUSE } else { LONGEST_PAUSE };
+        let longest = most.min(FIRST_PAUSE * 2_u32.saturating_pow(self.failures.min(10)));
         self.failures = self.failures.saturating_add(1);
         let share = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.failures);
         let jitter = longest.mul_f64(0.5 * (share % 1024) as f64 / 1024.0);
@@ -186,7 +201,7 @@ impl<S: Sink> Worker<S> {
     async fn look_at_position(&mut self) -> bool {
         let queue = Arc::clone(&self.queue);
         let partition = &queue.partitions[self.at];
-        match queue.sink.position(partition.number).await {
+        match queue.sink.position(&queue.name, partition.number).await {
             Ok(Some(position)) => {
                 if position.journal != queue.id || position.number < partition.applied() {
                     queue.stop(format!(
@@ -207,6 +222,11 @@ impl<S: Sink> Worker<S> {
                     self.written(&written, position.number).await;
                 }
                 true
+            }
+            Ok(None) if queue.sink.stores_positions() => {
+                queue.stop("the sink has no position: it was replaced".to_owned());
+                self.resumes = Some(Instant::now() + LONGEST_PAUSE);
+                false
             }
             Ok(None) => {
                 self.is_uncertain = false;
@@ -231,7 +251,7 @@ impl<S: Sink> Worker<S> {
         // Values were read with these operations.
         let targets = queue.targets(&dead);
         let room = queue.partitions[self.at].bury(dead, error);
-        queue.bounds.give_back(room);
+        queue.release(room);
         let _logged_or_queued = queue.larder.invalidate(targets).await;
         true
     }
@@ -252,8 +272,8 @@ impl<S: Sink> Worker<S> {
     ) -> Result<usize, JournalError> {
         let queue = Arc::clone(&self.queue);
         let partition = &queue.partitions[self.at];
+        // Each operation that was given to the journal is in the partition.
         let _alone = partition.intake.write().await;
-        queue.journal.settle().await;
         let keys: HashSet<S::Key> =
             partition.dead(chosen).into_iter().map(|(dead, _)| dead.key).collect();
         // Operations of these keys that are queued came later, so they get later numbers, too.
@@ -262,11 +282,10 @@ impl<S: Sink> Worker<S> {
             return Err(JournalError::new("the journal does not answer"));
         }
         let dead = partition.dead(|key, _| keys.contains(key));
-        let revived = dead.len();
-        for (dead, _) in dead {
-            queue.append_again(self.at, dead).await?;
-        }
-        Ok(revived)
+        let all: Vec<_> = dead.iter().map(|(dead, _)| dead.clone()).collect();
+        queue.revive(self.at, dead).await?;
+        let _logged_or_queued = queue.larder.invalidate(queue.targets(&all)).await;
+        Ok(all.len())
     }
 
     async fn discard(
@@ -288,7 +307,7 @@ impl<S: Sink> Worker<S> {
         let numbers: HashSet<u64> = all.iter().map(|queued| queued.number).collect();
         queue.journal.discard(numbers.iter().copied().collect()).await?;
         let room = partition.discard(&numbers);
-        queue.bounds.give_back(room);
+        queue.release(room);
         let _logged_or_queued = queue.larder.invalidate(queue.targets(&all)).await;
         Ok(all.len())
     }
@@ -296,3 +315,7 @@ impl<S: Sink> Worker<S> {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause while a caller waits until the queue is empty.
+const LONGEST_HURRIED_PAUSE: Duration = Duration::from_millis(200);
+const AFTER_A_REJECTION: Duration = Duration::from_millis(20);
+const FAILURES_BETWEEN_WARNINGS: u32 = 30;

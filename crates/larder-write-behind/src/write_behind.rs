@@ -4,10 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use larder_core::{Invalidated, Larder, LoadError};
+use larder_core::{Invalidated, Larder, LoadError, LoadHandle};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -65,14 +65,14 @@ impl<S: Sink> WriteBehind<S> {
     }
 
     /// Writes an operation. When this returns, the operation is durable (as far as the journal is), every read through this
-    /// queue sees it, and larder has invalidated what was made of the value before.
+    /// queue sees it (unless its key is blocked by a [dead letter](Self::dead_letters)), and larder has invalidated what was made of the value before.
     ///
     /// If the queue is full, this waits for room. Once the operation is given to the journal, dropping the future does not
     /// stop it.
     ///
     /// # Errors
     ///
-    /// See [`WriteErrorKind`]. An operation that was refused leaves nothing behind.
+    /// See [`WriteErrorKind`], which says whether an operation that was refused may be written nevertheless.
     ///
     /// # Panics
     ///
@@ -86,10 +86,10 @@ impl<S: Sink> WriteBehind<S> {
         let queue = &self.inner.queue;
         let draft = queue.draft(&key, &operation)?;
         let bytes = draft.bytes();
+        let targets = queue.targets_of(&key, &operation);
         self.wait_for_room(bytes).await?;
         let own = Arc::clone(queue);
         let writing = queue.larder.kernel().spawn(async move {
-            let targets = own.targets_of(&key, &operation);
             if let Err(error) = own.append(key, operation, draft).await {
                 own.bounds.give_back((1, bytes));
                 return Err(error);
@@ -115,7 +115,8 @@ impl<S: Sink> WriteBehind<S> {
             if queue.oldest().is_none_or(|oldest| oldest.elapsed() <= most) {
                 break;
             }
-            if tokio::time::timeout_at(deadline, lowered).await.is_err() {
+            let is_late = tokio::time::timeout_at(deadline, lowered).await.is_err();
+            if is_late && queue.oldest().is_some_and(|oldest| oldest.elapsed() > most) {
                 return Err(WriteError::new(WriteErrorKind::Full(QueueBound::Age(most))));
             }
         }
@@ -134,6 +135,7 @@ impl<S: Sink> WriteBehind<S> {
                 key: dead.key,
                 operation: S::Operation::clone(&dead.operation),
                 error,
+                created: UNIX_EPOCH + Duration::from_millis(dead.draft.created),
             })
             .collect();
         letters.sort_by_key(|letter| letter.number);
@@ -241,15 +243,18 @@ impl<S: Sink> WriteBehind<S> {
     /// still be read.
     pub async fn close(&self, deadline: Duration) -> usize {
         let queue = &self.inner.queue;
+        let deadline = Instant::now() + deadline;
         queue.is_closing.store(true, Ordering::Release);
-        // Operations that are on their way to the journal are still accepted.
+        queue.lowered.notify_waiters();
         for partition in &queue.partitions {
-            drop(partition.intake.write().await);
+            // Operations that are on their way to the journal are still accepted.
+            drop(tokio::time::timeout_at(deadline, partition.intake.write()).await);
         }
-        let left = self.flush(deadline).await;
+        let left = self.flush(deadline.saturating_duration_since(Instant::now())).await;
         let mut workers = std::mem::take(&mut *self.inner.workers.lock());
         workers.shutdown().await;
-        queue.journal.close().await;
+        // A disk that hangs must not keep the process from ending.
+        drop(tokio::time::timeout(LONGEST_CLOSE, queue.journal.close()).await);
         left
     }
 }
@@ -270,16 +275,19 @@ impl<S: ReadableSink> WriteBehind<S> {
     /// Outside a tokio runtime.
     pub async fn get(&self, key: &S::Key) -> Result<Option<Arc<ValueOf<S>>>, LoadError<SinkError>> {
         let queue = &self.inner.queue;
-        let name = queue.name_of(key);
+        let tag = queue.tag_of(key);
         let at = self.partition_of(key);
         if queue.partitions[at].unflushed(key).is_empty() {
             let (own, own_key) = (self.clone(), key.clone());
-            let load = move |_| async move { own.load(at, &own_key).await };
+            let load = move |fill: LoadHandle| async move {
+                fill.tag(tag);
+                own.load(at, &own_key).await
+            };
             let values = queue.larder.values::<ValueOf<S>>(queue.policy.clone());
-            return values.get_or_load_optional(name.as_str(), load).await;
+            return values.get_or_load_optional(queue.cached_as(key), load).await;
         }
         if let Some(scope) = queue.larder.kernel().current_scope() {
-            scope.add_tags([name]);
+            scope.add_tags([tag]);
         }
         let value = self.load(at, key).await;
         value.map(|value| value.map(Arc::new)).map_err(|error| LoadError::Failed(Arc::new(error)))
@@ -335,7 +343,7 @@ async fn position<S: ReadableSink>(
     snapshot: &mut S::Snapshot,
     partition: u32,
 ) -> Result<u64, SinkError> {
-    let position = snapshot.position(partition).await?;
+    let position = snapshot.position(&queue.name, partition).await?;
     match position {
         Some(position) if position.journal == queue.id => Ok(position.number),
         Some(position) => Err(SinkError::new(
@@ -397,6 +405,7 @@ struct Hurry<'a, S: Sink>(&'a Queue<S>);
 impl<'a, S: Sink> Hurry<'a, S> {
     fn new(queue: &'a Queue<S>) -> Self {
         queue.flushing.fetch_add(1, Ordering::AcqRel);
+        queue.hurried.notify_waiters();
         queue.partitions.iter().for_each(|partition| partition.arrived.notify_one());
         Self(queue)
     }
@@ -420,6 +429,8 @@ pub struct DeadLetter<K, O> {
     pub operation: O,
     /// The error of the sink. `None` for an operation that waits behind another of its key.
     pub error: Option<String>,
+    /// When it was given to the queue.
+    pub created: SystemTime,
 }
 
 /// The state of a queue.
@@ -470,3 +481,5 @@ impl<S: Sink> Drop for Inner<S> {
         }
     }
 }
+
+const LONGEST_CLOSE: Duration = Duration::from_secs(2);

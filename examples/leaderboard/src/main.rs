@@ -51,8 +51,7 @@ struct Options {
     /// The directory of the journal, created when new. It belongs to one process.
     #[arg(long)]
     journal: PathBuf,
-    /// Go on with this journal although it does not belong to the database. The error names the identity to give here,
-    /// and what is lost.
+    /// Go on with this journal although it does not belong to the database. The error names the identity to give here.
     #[arg(long)]
     accept_journal: Option<String>,
 }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Serialize, de::DeserializeOwned};
-
 use crate::value::SqlValue;
 
 /// A type that is one or more columns of a table, in a fixed order.
 ///
-/// Integers, texts, booleans, numbers, bytes, JSON documents and sets (both as JSON text), options of them, and tuples of up
+/// Integers, texts, booleans, numbers, bytes, JSON documents, and sets of texts or integers (both as JSON text), options of them, and tuples of up
 /// to four of them implement it. Implement it for a struct of your own.
 ///
 /// # Examples
@@ -77,19 +75,9 @@ column! {
     bool: value => SqlValue::Bool(*value), SqlValue::Bool(value) => Some(value), SqlValue::Int(value @ (0 | 1)) => Some(value == 1);
     String: value => SqlValue::Text(value.clone()), SqlValue::Text(value) => Some(value);
     Vec<u8>: value => SqlValue::Blob(value.clone()), SqlValue::Blob(value) => Some(value);
+    BTreeSet<String>: value => SqlValue::Text(serde_json::json!(value).to_string()), SqlValue::Text(value) => serde_json::from_str(&value).ok();
+    BTreeSet<i64>: value => SqlValue::Text(serde_json::json!(value).to_string()), SqlValue::Text(value) => serde_json::from_str(&value).ok();
     serde_json::Value: value => SqlValue::Text(value.to_string()), SqlValue::Text(value) => serde_json::from_str(&value).ok();
-}
-
-impl<T: Ord + Serialize + DeserializeOwned> SqlColumn for BTreeSet<T> {
-    /// Returns the elements as JSON text; `NULL` if an element cannot be JSON.
-    fn to_column(&self) -> SqlValue {
-        serde_json::to_string(self).map_or(SqlValue::Null, SqlValue::Text)
-    }
-
-    fn of_column(column: SqlValue) -> Option<Self> {
-        let SqlValue::Text(text) = column else { return None };
-        serde_json::from_str(&text).ok()
-    }
 }
 
 impl<T: SqlColumn> SqlColumn for Option<T> {

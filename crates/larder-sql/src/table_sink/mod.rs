@@ -2,10 +2,16 @@
 //!
 //! A batch is one transaction: it moves the position of the queue, reads the rows of the keys (unless all operations are
 //! absolute), applies the operations to them, and writes the rows that have a value and deletes those that have none, in
-//! statements for many rows each. In PostgreSQL the transaction is `REPEATABLE READ`, so a row that another program changes
-//! in the meantime makes the batch fail, and it is tried again.
+//! statements for many rows each. Then it reads the keys that it has written, because the database may take two keys for one.
+//! In PostgreSQL the transaction is `REPEATABLE READ`, so a row that another program changes in the meantime makes the batch
+//! fail, and it is tried again.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+};
 
 use larder_core::store::BoxFuture;
 use larder_write_behind::{
@@ -85,7 +91,8 @@ where
     ///
     /// # Errors
     ///
-    /// When the database refuses the table of positions, or does not answer.
+    /// When the table or a column does not exist, the key is not unique, the database refuses the table of positions, or it
+    /// does not answer.
     pub async fn open<'a>(
         db: &Db,
         table: &str,
@@ -108,6 +115,7 @@ where
                 .await
                 .map_err(QueryError::database)?;
         }
+        sink.check().await?;
         Ok(Self { table: Arc::new(sink), of: PhantomData })
     }
 
@@ -136,18 +144,18 @@ impl SinkTable {
         backend.run(statement).await.map(|outcome| outcome.rows).map_err(SinkError::unavailable)
     }
 
-    fn look_at_position(&self, partition: u32) -> Statement {
+    fn look_at_position(&self, queue: &str, partition: u32) -> Statement {
         let positions = self.positions();
         Statement::new(format!(
             "SELECT journal, number FROM {positions} WHERE queue = $1 AND part = $2"
         ))
-        .bind(self.name.clone())
+        .bind(queue)
         .bind(i64::from(partition))
     }
 
     /// Begins a transaction whose reads are those of one snapshot.
     async fn begin(&self) -> Result<Transaction, SinkError> {
-        let mut transaction = self.db.begin().await.map_err(failure)?;
+        let mut transaction = self.db.begin_unmarked().await.map_err(failure)?;
         if self.is_postgres() {
             let isolated = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
             transaction.run_unanalysed(&isolated).await.map_err(failure)?;
@@ -155,7 +163,21 @@ impl SinkTable {
         Ok(transaction)
     }
 
-    /// Reads the values of keys, in no order.
+    /// Returns the key columns of a key.
+    fn key_columns<K: SqlColumns>(&self, key: &K) -> Result<Vec<SqlValue>, SinkError> {
+        let columns = key.to_columns();
+        if columns.len() == self.key.len() {
+            return Ok(columns);
+        }
+        Err(SinkError::rejected(format!(
+            "a key has {} columns, and the sink of the table {:?} was opened with {}",
+            columns.len(),
+            self.name,
+            self.key.len()
+        )))
+    }
+
+    /// Reads the values of keys.
     async fn read<K, V>(
         &self,
         transaction: &mut Transaction,
@@ -169,42 +191,74 @@ impl SinkTable {
         let all = [&self.key[..], &self.columns].concat().join(", ");
         for keys in keys.chunks(MOST_KEYS) {
             let mut statement = Bound::new(format!("SELECT {all} FROM {} WHERE ", self.table));
-            self.push_keys(&mut statement, keys);
+            self.push_keys(&mut statement, keys)?;
             let rows = transaction.run(statement.into_statement()).await.map_err(failure)?.rows;
             for mut row in rows.rows {
                 let columns = row.split_off(self.key.len().min(row.len()));
-                let unreadable = || {
-                    SinkError::rejected(format!(
-                        "a row of the table {:?} has a key or value of another type",
-                        self.name
-                    ))
-                };
-                let key = K::of_columns(row).ok_or_else(unreadable)?;
-                values.insert(key, V::of_columns(columns).ok_or_else(unreadable)?);
+                // The database may find a row by a key that it spells in another way: upper case, or padded.
+                let key = K::of_columns(row).filter(|key| keys.contains(&key));
+                let key = key.ok_or_else(|| self.unreadable("a key that was not asked for"))?;
+                let is_absent = columns.iter().all(|column| *column == SqlValue::Null);
+                match V::of_columns(columns) {
+                    Some(value) => drop(values.insert(key, value)),
+                    None if is_absent => {}
+                    None => return Err(self.unreadable("a value of another type")),
+                }
             }
         }
         Ok(values)
     }
 
+    fn unreadable(&self, what: &str) -> SinkError {
+        SinkError::rejected(format!("a row of the table {:?} has {what}", self.name))
+    }
+
     /// Appends a condition for these keys.
-    fn push_keys<K: SqlColumns>(&self, statement: &mut Bound, keys: &[&K]) {
+    fn push_keys<K: SqlColumns>(
+        &self,
+        statement: &mut Bound,
+        keys: &[&K],
+    ) -> Result<(), SinkError> {
         if let [column] = &self.key[..] {
             statement.text.push_str(&format!("{column} IN ("));
             for (at, key) in keys.iter().enumerate() {
-                statement.push_list(at, key.to_columns());
+                statement.text.push_str(if at == 0 { "" } else { ", " });
+                statement.push_list(self.key_columns(*key)?);
             }
             statement.text.push(')');
-            return;
+            return Ok(());
         }
         for (at, key) in keys.iter().enumerate() {
             statement.text.push_str(if at == 0 { "(" } else { " OR (" });
-            for (at, (column, value)) in self.key.iter().zip(key.to_columns()).enumerate() {
+            let columns = self.key.iter().zip(self.key_columns(*key)?);
+            for (at, (column, value)) in columns.enumerate() {
                 statement.text.push_str(if at == 0 { "" } else { " AND " });
                 statement.text.push_str(&format!("{column} = "));
                 statement.push(value);
             }
             statement.text.push(')');
         }
+        Ok(())
+    }
+
+    fn on_conflict(&self) -> String {
+        let set = self.columns.iter().map(|column| format!("{column} = excluded.{column}"));
+        let (key, set) = (self.key.join(", "), set.collect::<Vec<_>>().join(", "));
+        format!(" ON CONFLICT ({key}) DO UPDATE SET {set}")
+    }
+
+    /// Has the database check the names of the table and its columns, and that the key is unique.
+    async fn check(&self) -> Result<(), QueryError> {
+        if self.key.is_empty() || self.columns.is_empty() {
+            let what = "a sink needs at least one key column and one value column";
+            return Err(QueryError::because(QueryErrorKind::Database, what));
+        }
+        let names = [&self.key[..], &self.columns].concat();
+        let (all, nulls) = (names.join(", "), vec!["NULL"; names.len()].join(", "));
+        let (table, conflict) = (&self.table, self.on_conflict());
+        let explain = format!("EXPLAIN INSERT INTO {table} ({all}) VALUES ({nulls}){conflict}");
+        let backend = Arc::clone(self.db.cache().inner().backend());
+        backend.run(Statement::new(explain)).await.map(|_| ()).map_err(QueryError::database)
     }
 
     /// Inserts or updates rows.
@@ -214,15 +268,13 @@ impl SinkTable {
         rows: &[(&K, &V)],
     ) -> Result<(), SinkError> {
         let names = [&self.key[..], &self.columns].concat();
-        let set = self.columns.iter().map(|column| format!("{column} = excluded.{column}"));
-        let set = set.collect::<Vec<_>>().join(", ");
         let rows_at_once = (MOST_PARAMETERS / names.len().max(1)).clamp(1, MOST_KEYS);
         for rows in rows.chunks(rows_at_once) {
             let (table, all) = (&self.table, names.join(", "));
             let mut statement = Bound::new(format!("INSERT INTO {table} ({all}) VALUES "));
             for (at, (key, value)) in rows.iter().enumerate() {
                 statement.text.push_str(if at == 0 { "(" } else { ", (" });
-                let columns = [key.to_columns(), value.to_columns()].concat();
+                let columns = [self.key_columns(*key)?, value.to_columns()].concat();
                 if columns.len() != names.len() {
                     return Err(SinkError::rejected(format!(
                         "a row of the table {:?} has {} columns, and the sink was opened with {}",
@@ -231,12 +283,31 @@ impl SinkTable {
                         names.len()
                     )));
                 }
-                statement.push_list(0, columns);
+                statement.push_list(columns);
                 statement.text.push(')');
             }
-            let key = self.key.join(", ");
-            statement.text.push_str(&format!(" ON CONFLICT ({key}) DO UPDATE SET {set}"));
+            statement.text.push_str(&self.on_conflict());
             transaction.run(statement.into_statement()).await.map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the database takes keys of the batch for each other, or for another row: it may compare without case or
+    /// padding.
+    async fn check_rows<K: SinkKey + SqlColumns>(
+        &self,
+        transaction: &mut Transaction,
+        keys: &[&K],
+    ) -> Result<(), SinkError> {
+        for keys in keys.chunks(MOST_KEYS) {
+            let all = self.key.join(", ");
+            let mut statement = Bound::new(format!("SELECT {all} FROM {} WHERE ", self.table));
+            self.push_keys(&mut statement, keys)?;
+            let rows = transaction.run(statement.into_statement()).await.map_err(failure)?.rows;
+            let found: Option<BTreeSet<K>> = rows.rows.into_iter().map(K::of_columns).collect();
+            if !found.is_some_and(|found| keys.iter().all(|key| found.contains(key))) {
+                return Err(self.unreadable("a key that the database takes for another"));
+            }
         }
         Ok(())
     }
@@ -248,7 +319,7 @@ impl SinkTable {
     ) -> Result<(), SinkError> {
         for keys in keys.chunks(MOST_KEYS) {
             let mut statement = Bound::new(format!("DELETE FROM {} WHERE ", self.table));
-            self.push_keys(&mut statement, keys);
+            self.push_keys(&mut statement, keys)?;
             transaction.run(statement.into_statement()).await.map_err(failure)?;
         }
         Ok(())
@@ -266,7 +337,7 @@ impl SinkTable {
         );
         let update = Statement::new(update)
             .bind(number(batch.last))
-            .bind(self.name.clone())
+            .bind(&batch.queue)
             .bind(i64::from(batch.partition))
             .bind(batch.journal.to_string())
             .bind(number(batch.after));
@@ -292,14 +363,18 @@ where
     type Key = K;
     type Operation = O;
 
-    fn position(&self, partition: u32) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
-        Box::pin(async move {
-            position_of(&self.table.run(self.table.look_at_position(partition)).await?)
-        })
+    fn position(
+        &self,
+        queue: &str,
+        partition: u32,
+    ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
+        let look = self.table.look_at_position(queue, partition);
+        Box::pin(async move { position_of(&self.table.run(look).await?) })
     }
 
     fn set_position(
         &self,
+        queue: &str,
         partition: u32,
         position: SinkPosition,
     ) -> BoxFuture<'_, Result<(), SinkError>> {
@@ -309,7 +384,7 @@ where
             ON CONFLICT (queue, part) DO UPDATE SET journal = excluded.journal, number = excluded.number"
         );
         let set = Statement::new(set)
-            .bind(self.table.name.clone())
+            .bind(queue)
             .bind(i64::from(partition))
             .bind(position.journal.to_string())
             .bind(number(position.number));
@@ -321,7 +396,6 @@ where
             let table = &self.table;
             let mut transaction = table.begin().await?;
             table.move_position(&mut transaction, batch).await?;
-            // In the order of the keys, so that two processes lock rows in the same order.
             let mut by_key: BTreeMap<&K, Vec<&O>> = BTreeMap::new();
             for operation in &batch.operations {
                 by_key.entry(&operation.key).or_default().push(&operation.operation);
@@ -337,7 +411,10 @@ where
                 after.push((key, value));
             }
             let rows = after.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?)));
-            table.upsert(&mut transaction, &rows.collect::<Vec<_>>()).await?;
+            let rows = rows.collect::<Vec<_>>();
+            table.upsert(&mut transaction, &rows).await?;
+            let keys: Vec<&K> = rows.iter().map(|(key, _)| *key).collect();
+            table.check_rows(&mut transaction, &keys).await?;
             let gone = after.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| *key);
             table.delete(&mut transaction, &gone.collect::<Vec<_>>()).await?;
             transaction.commit().await.map_err(failure)
@@ -380,9 +457,10 @@ impl TableSnapshot {
 impl<K: SinkKey + SqlColumns, V: SqlColumns + Send + 'static> SinkSnapshot<K, V> for TableSnapshot {
     fn position(
         &mut self,
+        queue: &str,
         partition: u32,
     ) -> BoxFuture<'_, Result<Option<SinkPosition>, SinkError>> {
-        let look = self.table.look_at_position(partition);
+        let look = self.table.look_at_position(queue, partition);
         Box::pin(async move {
             let found = self.transaction.run_unanalysed(&look).await.map_err(failure)?;
             position_of(&found.rows)
@@ -414,12 +492,10 @@ impl Bound {
         self.text.push_str(&format!("${}", self.values.len()));
     }
 
-    /// Appends values, separated by commas from each other and from the values before.
-    fn push_list(&mut self, before: usize, values: Vec<SqlValue>) {
+    /// Appends values, separated by commas.
+    fn push_list(&mut self, values: Vec<SqlValue>) {
         for (at, value) in values.into_iter().enumerate() {
-            if before + at > 0 {
-                self.text.push_str(", ");
-            }
+            self.text.push_str(if at == 0 { "" } else { ", " });
             self.push(value);
         }
     }
@@ -462,15 +538,21 @@ fn failure(error: QueryError) -> SinkError {
     if is_rejected { SinkError::rejected(what) } else { SinkError::unavailable(what) }
 }
 
-/// Whether an error code stands for data that the database does not accept: in PostgreSQL a data exception, a constraint or
-/// an exception of a trigger; in SQLite a constraint, a type or a size.
+/// Whether an error code stands for data that the database does not accept. In PostgreSQL these are all classes but those of
+/// connections, resources, concurrency, privileges, names and the server itself; in SQLite a constraint, a type or a size.
 fn is_data_error(code: &str) -> bool {
     match (code.len(), code.parse::<u32>()) {
-        (5, _) => code.starts_with("22") || code.starts_with("23") || code == "P0001",
+        (5, _) => !NOT_OF_DATA.contains(&&code[..2]),
         (_, Ok(code)) => matches!(code & 0xff, 18..=20),
         _ => false,
     }
 }
+
+/// The classes of PostgreSQL's error codes that do not stand for data.
+const NOT_OF_DATA: [&str; 20] = [
+    "00", "01", "02", "08", "0A", "25", "26", "28", "2D", "3D", "3F", "40", "42", "53", "55", "57",
+    "58", "F0", "HV", "XX",
+];
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

@@ -96,12 +96,17 @@ impl Journal for Disk {
         Box::pin(async move { asked.await? })
     }
 
-    fn append(&self, draft: Draft, revives: Option<u64>, accepted: Accepted) {
-        let command = Command::Append { draft, revives, accepted };
+    fn append(&self, draft: Draft, accepted: Accepted) {
+        let command = Command::Append { draft, accepted };
         if let Err(mpsc::SendError(Command::Append { accepted, .. })) = self.commands.send(command)
         {
             accepted(Err(JournalError::new(format!("the journal {} has stopped", self.place))));
         }
+    }
+
+    fn revive(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<Vec<u64>, JournalError>> {
+        let asked = self.ask(|done| Command::Revive { dead, done });
+        Box::pin(async move { asked.await? })
     }
 
     fn applied(&self, partition: u32, number: u64) {
@@ -118,14 +123,9 @@ impl Journal for Disk {
         Box::pin(async move { asked.await? })
     }
 
-    fn register(&self) -> BoxFuture<'_, Result<(), JournalError>> {
-        let asked = self.ask(|done| Command::Register { done });
+    fn register(&self, last: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        let asked = self.ask(|done| Command::Register { last, done });
         Box::pin(async move { asked.await? })
-    }
-
-    fn settle(&self) -> BoxFuture<'_, ()> {
-        let asked = self.ask(|done| Command::Settle { done });
-        Box::pin(async move { asked.await.unwrap_or_default() })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -164,19 +164,19 @@ type Done = oneshot::Sender<Result<(), JournalError>>;
 
 enum Command {
     Recover { partitions: u32, done: oneshot::Sender<Result<Recovered, JournalError>> },
-    Append { draft: Draft, revives: Option<u64>, accepted: Accepted },
+    Append { draft: Draft, accepted: Accepted },
+    Revive { dead: Vec<DeadRecord>, done: oneshot::Sender<Result<Vec<u64>, JournalError>> },
     Applied { partition: u32, number: u64 },
     Bury { dead: Vec<DeadRecord>, done: Done },
     Discard { numbers: Vec<u64>, done: Done },
-    Register { done: Done },
-    Settle { done: oneshot::Sender<()> },
+    Register { last: u64, done: Done },
     Close { done: oneshot::Sender<()> },
 }
 
 impl Command {
     /// Whether it changes the file.
     fn changes(&self) -> bool {
-        !matches!(self, Self::Settle { .. } | Self::Recover { .. } | Self::Close { .. })
+        !matches!(self, Self::Recover { .. } | Self::Close { .. })
     }
 
     /// Whether a caller waits until it is durable.
@@ -191,6 +191,42 @@ impl fmt::Debug for Command {
     }
 }
 
+/// A step that a caller was told has failed, and that the file may have nevertheless.
+enum Undo {
+    Bury(Vec<DeadRecord>),
+    Revive(Vec<DeadRecord>),
+}
+
+impl Undo {
+    fn of(command: &Command) -> Option<Self> {
+        match command {
+            Command::Bury { dead, .. } => Some(Self::Bury(dead.clone())),
+            Command::Revive { dead, .. } => Some(Self::Revive(dead.clone())),
+            // Operations with numbers that were not accepted are removed in any case. What a caller asked to discard may be
+            // gone.
+            _ => None,
+        }
+    }
+
+    fn apply(
+        &self,
+        operations: &mut redb::Table<'_, (u32, u64), &'static [u8]>,
+        dead: &mut redb::Table<'_, u64, &'static [u8]>,
+    ) -> Result<(), redb::Error> {
+        let (Self::Bury(records) | Self::Revive(records)) = self;
+        for record in records {
+            let Record { number, draft } = &record.record;
+            if matches!(self, Self::Bury(_)) {
+                dead.remove(number)?;
+                operations.insert((draft.partition, *number), &*encoded(draft)?)?;
+            } else {
+                dead.insert(number, &*encoded(record)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The thread that owns the file.
 struct Writer {
     storage: Box<dyn Storage>,
@@ -199,6 +235,8 @@ struct Writer {
     database: Option<Database>,
     id: JournalId,
     is_closed: bool,
+    /// What has to be undone if the file has it, because callers were told that it failed.
+    undo: Vec<Undo>,
     /// The number of the last operation that was accepted.
     last: u64,
 }
@@ -215,6 +253,7 @@ impl Writer {
             place: place.to_owned(),
             database: Some(database),
             is_closed: false,
+            undo: Vec::new(),
             id,
             last,
         })
@@ -239,6 +278,7 @@ impl Writer {
         let written = self.written(&group);
         if written.is_err() {
             self.database = None;
+            self.undo.extend(group.iter().filter_map(Undo::of));
         }
         let failed = || written.as_ref().err().cloned();
         let outcome = || failed().map_or(Ok(()), Err);
@@ -254,9 +294,18 @@ impl Writer {
                 Command::Bury { done, .. } | Command::Discard { done, .. } => {
                     drop(done.send(outcome()));
                 }
-                Command::Register { done } => drop(done.send(outcome())),
+                Command::Register { last, done } => {
+                    if written.is_ok() {
+                        self.last = self.last.max(last);
+                    }
+                    drop(done.send(outcome()));
+                }
+                Command::Revive { dead, done } => drop(done.send(outcome().map(|()| {
+                    let first = self.last + 1;
+                    self.last += dead.len() as u64;
+                    (first..=self.last).collect()
+                }))),
                 Command::Applied { .. } => {}
-                Command::Settle { done } => drop(done.send(())),
                 Command::Close { done } => {
                     self.database = None;
                     self.is_closed = true;
@@ -301,8 +350,13 @@ impl Writer {
         {
             let mut operations = write.open_table(OPERATIONS)?;
             operations.retain(|(_, number), _| number <= accepted)?;
+            let mut dead = write.open_table(DEAD)?;
+            for undo in self.undo.iter().rev() {
+                undo.apply(&mut operations, &mut dead)?;
+            }
         }
         write.commit()?;
+        self.undo.clear();
         tracing::warn!(target: "larder", journal = self.place, "the journal was opened again after a failure");
         Ok(database)
     }
@@ -372,11 +426,15 @@ fn apply(
         let mut number = last;
         for command in group {
             match command {
-                Command::Append { draft, revives, .. } => {
+                Command::Append { draft, .. } => {
                     number += 1;
                     operations.insert((draft.partition, number), &*encoded(draft)?)?;
-                    if let Some(revived) = revives {
-                        dead.remove(revived)?;
+                }
+                Command::Revive { dead: revived, .. } => {
+                    for DeadRecord { record: Record { number: old, draft }, .. } in revived {
+                        number += 1;
+                        dead.remove(old)?;
+                        operations.insert((draft.partition, number), &*encoded(draft)?)?;
                     }
                 }
                 Command::Applied { partition, number } => {
@@ -396,8 +454,11 @@ fn apply(
                     }
                     operations.retain(|(_, number), _| !numbers.contains(&number))?;
                 }
-                Command::Register { .. } => drop(meta.insert(REGISTERED, 1)?),
-                Command::Settle { .. } | Command::Recover { .. } | Command::Close { .. } => {}
+                Command::Register { last, .. } => {
+                    meta.insert(REGISTERED, 1)?;
+                    number = number.max(*last);
+                }
+                Command::Recover { .. } | Command::Close { .. } => {}
             }
         }
         if number != last {
@@ -461,8 +522,9 @@ fn decoded<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Erro
 
 const FILE: &str = "journal.redb";
 /// All operations that the sink may not have, by partition and number.
-const OPERATIONS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("operations");
-const DEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead");
+const OPERATIONS: TableDefinition<'static, (u32, u64), &'static [u8]> =
+    TableDefinition::new("operations");
+const DEAD: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("dead");
 const APPLIED: TableDefinition<'_, u32, u64> = TableDefinition::new("applied");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT: &str = "format";

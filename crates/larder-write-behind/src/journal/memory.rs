@@ -37,11 +37,18 @@ impl Journal for Memory {
         Box::pin(std::future::ready(Ok(recovered)))
     }
 
-    fn append(&self, _: Draft, _: Option<u64>, accepted: Accepted) {
+    fn append(&self, _: Draft, accepted: Accepted) {
         // The lock keeps the calls in the order of the numbers.
         let mut last = self.last.lock();
         *last += 1;
         accepted(Ok(*last));
+    }
+
+    fn revive(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<Vec<u64>, JournalError>> {
+        let mut last = self.last.lock();
+        let first = *last + 1;
+        *last += dead.len() as u64;
+        Box::pin(std::future::ready(Ok((first..=*last).collect())))
     }
 
     fn applied(&self, _: u32, _: u64) {}
@@ -54,12 +61,8 @@ impl Journal for Memory {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn register(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn register(&self, _: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn settle(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

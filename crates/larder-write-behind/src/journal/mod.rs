@@ -31,9 +31,15 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 
     /// Stores an operation, and calls `accepted` with its number once it is durable. The calls are made one at a time and
     /// in the order of the numbers, which is the order of the calls of `append`.
+    fn append(&self, draft: Draft, accepted: Accepted);
+
+    /// Moves dead records back, in order and under new numbers, in one step that is durable when it returns. Returns the new
+    /// numbers.
     ///
-    /// `revives` are the numbers of dead records that this operation replaces: they leave the second list in the same step.
-    fn append(&self, draft: Draft, revives: Option<u64>, accepted: Accepted);
+    /// # Errors
+    ///
+    /// If that is not known to be durable. The records are dead, then.
+    fn revive(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<Vec<u64>, JournalError>>;
 
     /// Notes that the sink has all operations of a partition up to a number, which are removed. If the process ends
     /// before that is durable, the sink is given them again.
@@ -43,7 +49,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If that is not known to be durable.
+    /// If that is not known to be durable. The records are not dead, then.
     fn bury(&self, dead: Vec<DeadRecord>) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Removes records from both lists, in one step that is durable when it returns.
@@ -53,15 +59,12 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// If that is not known to be durable.
     fn discard(&self, numbers: Vec<u64>) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// Notes that the sink has a position for this journal.
+    /// Notes that the sink has a position for this journal, and that later operations get numbers above `last`.
     ///
     /// # Errors
     ///
     /// If that is not known to be durable.
-    fn register(&self) -> BoxFuture<'_, Result<(), JournalError>>;
-
-    /// Waits until everything is stored that was given to the journal before.
-    fn settle(&self) -> BoxFuture<'_, ()>;
+    fn register(&self, last: u64) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Stores what was given to the journal before, and releases it, so that another process can open it.
     fn close(&self) -> BoxFuture<'_, ()>;
