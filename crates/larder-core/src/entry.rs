@@ -231,6 +231,11 @@ impl<V: ?Sized> Entry<V> {
         self.cold.weight
     }
 
+    /// Returns the number of hits since it was stored, of which some may be missing.
+    pub(crate) fn touches(&self) -> u64 {
+        self.touches.load(Ordering::Relaxed)
+    }
+
     /// Counts a hit. Returns whether to report the hit to the eviction policy of the first level. Larder reports the
     /// first, second, third, fifth, ninth hit and so on, so that a new entry gains frequency, and later one hit in 64.
     pub(crate) fn touch(&self) -> bool {

@@ -225,6 +225,17 @@ impl Key {
         self.parts().skip(PLACE_PARTS).take(naming).map(String::from_utf8_lossy).collect()
     }
 
+    /// Returns the URL of a response that is stored for all clients, and by its address alone or its variant. `None` for an
+    /// entry of a partition, of the content of a `QUERY`, or of larder's own.
+    pub(crate) fn public_url(&self) -> Option<String> {
+        // Variants begin with the name of a field, and every other part with a space.
+        let is_public = |part: &[u8]| !part.starts_with(b" ") || part == b" default";
+        let is_response = self.kind() == Kind::Response;
+        let is_public =
+            is_response && self.parts().skip(PLACE_PARTS + ADDRESS_PARTS).all(is_public);
+        is_public.then(|| self.name())
+    }
+
     /// Whether the entry serves several URLs, which the key does not contain.
     pub(crate) fn is_for_many(&self) -> bool {
         self.parts().any(|part| part.starts_with(FOR_MANY))

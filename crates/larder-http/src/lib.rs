@@ -34,7 +34,7 @@ pub use self::{
     query_method::{QueryMethod, QueryMethodFuture, QueryMethodLayer},
     response_cache::{
         IntoPartition, PartitionName, ResponseCache, ResponseCacheFuture, ResponseCacheLayer,
-        ResponseOverrides, UnknownPartition,
+        ResponseOverrides, UnknownPartition, WarmRequest,
     },
 };
 pub use larder_semantics::{

@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     fmt::Debug,
     future::Future,
     sync::{Arc, Weak},
@@ -566,6 +567,19 @@ impl Kernel {
     /// Returns the counters of a named cache.
     pub fn meter(&self, name: &str) -> Arc<Meter> {
         self.engine.observer.meter(&self.own_name(name))
+    }
+
+    /// Returns the URLs of the responses in the first level that have the most hits, the hottest first, with these hits.
+    /// Responses of a partition are not among them. This reads all entries of the first level.
+    pub fn hottest_urls(&self, most: usize) -> Vec<(String, u64)> {
+        let mut hits: HashMap<String, u64> = HashMap::new();
+        for (url, touches) in self.engine.memory.public_urls(&self.namespace) {
+            *hits.entry(url).or_default() += touches;
+        }
+        let mut urls: Vec<_> = hits.into_iter().collect();
+        urls.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+        urls.truncate(most);
+        urls
     }
 
     /// Passes the counters of a named cache to `act`.

@@ -97,6 +97,13 @@ impl Index {
         true
     }
 
+    /// Calls `read` with each entry, under the lock of its shard. `read` must not use the first level again.
+    pub(crate) fn each(&self, mut read: impl FnMut(&AnyEntry)) {
+        for shard in &self.shards {
+            shard.read().iter().for_each(&mut read);
+        }
+    }
+
     /// Whether the index contains exactly this entry.
     pub(crate) fn holds(&self, entry: &AnyEntry) -> bool {
         self.shard(entry.hash).read().find(entry.hash, |other| other.id == entry.id).is_some()

@@ -170,6 +170,20 @@ impl Memory {
         }
     }
 
+    /// Returns the URLs of responses that do not belong to a partition, with their hits since they were stored.
+    pub(crate) fn public_urls(&self, namespace: &str) -> Vec<(String, u64)> {
+        let mut urls = Vec::new();
+        self.index.each(|entry| {
+            let key = entry.key();
+            if key.namespace() == namespace.as_bytes()
+                && let Some(url) = key.public_url()
+            {
+                urls.push((url, entry.touches()));
+            }
+        });
+        urls
+    }
+
     pub(crate) fn entries(&self) -> usize {
         self.index.entries()
     }

@@ -39,6 +39,7 @@ use super::{
         self, StoredResponse, aged, header_template::HeaderInterner, no_vary_search::SearchKey,
         record::CacheRecord,
     },
+    warm_request::WARMING,
 };
 use crate::{
     address::{Address, Head, Host},
@@ -114,6 +115,15 @@ impl CacheContext {
             warned: AtomicBool::new(false),
             options,
         })
+    }
+
+    /// The context for requests that warm the cache: their lookups are counted apart, and their fills run once in all
+    /// processes.
+    pub(super) fn for_warming(kernel: &Kernel, options: &Options) -> Arc<Self> {
+        let lease = options.lease.or(Some(WARMING_LOCK));
+        let options = Options { lease, ..options.clone() };
+        let context = Arc::into_inner(Self::new(kernel, options)).expect("it was just created");
+        Arc::new(Self { meter: kernel.meter(WARMING), ..context })
     }
 
     /// Decides whether a request is looked up, forwarded or rejected.
@@ -563,6 +573,8 @@ fn lies_in_the_request(reason: Reason) -> bool {
 }
 
 const ROOM_FOR_SUFFIXES: usize = 64;
+/// How long a process that warms a response keeps the others from filling it, unless the layer says otherwise.
+const WARMING_LOCK: Duration = Duration::from_secs(10);
 
 /// Returns the age of an entry, its remaining freshness lifetime, and the time since it became stale.
 pub(super) fn aged_for(entry: &AnyEntry, now: Moment) -> StoredAge {

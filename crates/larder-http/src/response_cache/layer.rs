@@ -850,7 +850,8 @@ impl<S> Layer<S> for ResponseCacheLayer {
         // Caches with different names serve different routes, so their settings may differ.
         let query_params = format!("query_params of cache {}", options.name);
         self.kernel.note_setting(query_params, &options.query, "ResponseCacheLayer");
-        ResponseCache::new(inner, CacheContext::new(&self.kernel, options))
+        let warming = CacheContext::for_warming(&self.kernel, &options);
+        ResponseCache::new(inner, CacheContext::new(&self.kernel, options), warming)
     }
 }
 

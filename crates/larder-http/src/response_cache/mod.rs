@@ -15,6 +15,7 @@ mod request;
 mod service;
 mod stale_if_error;
 mod stored;
+mod warm_request;
 
 pub use self::{
     future::ResponseCacheFuture,
@@ -22,6 +23,7 @@ pub use self::{
     options::{IntoPartition, PartitionName, UnknownPartition},
     overrides::ResponseOverrides,
     service::ResponseCache,
+    warm_request::WarmRequest,
 };
 
 #[cfg(test)]

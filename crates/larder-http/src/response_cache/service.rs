@@ -23,6 +23,7 @@ use super::{
     miss::CacheMiss,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
+    warm_request::WarmRequest,
 };
 use crate::{
     address::Head,
@@ -36,17 +37,20 @@ use crate::{
 pub struct ResponseCache<S> {
     inner: S,
     context: Arc<CacheContext>,
+    /// The context of requests that warm the cache.
+    warming: Arc<CacheContext>,
 }
 
 impl<S> ResponseCache<S> {
-    pub(super) fn new(inner: S, context: Arc<CacheContext>) -> Self {
-        Self { inner, context }
+    pub(super) fn new(inner: S, context: Arc<CacheContext>, warming: Arc<CacheContext>) -> Self {
+        Self { inner, context, warming }
     }
 
     /// Forwards a request, in a scope of its own.
     #[inline(never)]
     fn forward<B, R>(
-        &mut self,
+        inner: &mut S,
+        context: &Arc<CacheContext>,
         mut request: Request<B>,
         why: Reason,
     ) -> ResponseCacheFuture<S::Future, R, S::Error>
@@ -57,7 +61,6 @@ impl<S> ResponseCache<S> {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let context = &self.context;
         context.meter.record(Event::Bypass(why), context.kernel.now());
         let facts = context.facts(request.headers());
         let scope = match why {
@@ -72,23 +75,23 @@ impl<S> ResponseCache<S> {
                 ))
             }
         };
-        self.insert_overrides(&mut request, why, &scope);
+        insert_overrides(context, &mut request, why, &scope);
         let forward = if why == Reason::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         // `fwd=method` already names the reason.
         let detail = (why != Reason::Method).then_some(why.as_str());
         let status = CacheStatus { detail, ..own_status(handling) };
         if why == Reason::Method {
-            self.context.note_partition(&request);
+            context.note_partition(&request);
         }
-        let from_post = FromPost::of(&self.context, &request, &scope);
+        let from_post = FromPost::of(context, &request, &scope);
         let entered = scope.enter();
-        let future = self.inner.call(request);
+        let future = inner.call(request);
         drop(entered);
         let forwarded = ResponseCacheFuture::inner(BypassFuture::new(
             future,
             scope,
-            Arc::clone(&self.context),
+            Arc::clone(context),
             status,
         ));
         match from_post {
@@ -104,7 +107,8 @@ impl<S> ResponseCache<S> {
     /// stack frame of that future.
     #[inline(never)]
     fn miss<B, R>(
-        &mut self,
+        inner: &mut S,
+        context: &Arc<CacheContext>,
         request: Request<B>,
         request_key: RequestKey,
         began: Moment,
@@ -117,12 +121,12 @@ impl<S> ResponseCache<S> {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let inner = take_ready(&mut self.inner);
-        match CacheMiss::new(&self.context, inner, request, request_key, began) {
+        let inner = take_ready(inner);
+        match CacheMiss::new(context, inner, request, request_key, began) {
             Some(miss) => ResponseCacheFuture::composed(miss.serve()),
             None => {
                 let text = "the URL is too long for the cache: shorten it\n";
-                ResponseCacheFuture::ready(self.context.refused(
+                ResponseCacheFuture::ready(context.refused(
                     StatusCode::URI_TOO_LONG,
                     text,
                     Reason::KeyTooLong,
@@ -130,21 +134,26 @@ impl<S> ResponseCache<S> {
             }
         }
     }
+}
 
-    /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, the request
-    /// has them already: then this passes the options of this layer to that cache for [`Reason::Nested`], and prevents
-    /// that cache from storing the response for any other reason.
-    fn insert_overrides<B>(&self, request: &mut Request<B>, why: Reason, scope: &Scope) {
-        let extensions = request.extensions_mut();
-        let Some(around) = extensions.get::<ResponseOverrides>() else {
-            extensions.insert(ResponseOverrides::new(&self.context.kernel, scope));
-            return;
-        };
-        match why {
-            Reason::Nested => self.context.options.pass_on_to(around),
-            // The enclosing cache does not store a response that bypasses this cache.
-            why => drop(around.refuse(why)),
-        }
+/// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, the request
+/// has them already: then this passes the options of this layer to that cache for [`Reason::Nested`], and prevents
+/// that cache from storing the response for any other reason.
+fn insert_overrides<B>(
+    context: &CacheContext,
+    request: &mut Request<B>,
+    why: Reason,
+    scope: &Scope,
+) {
+    let extensions = request.extensions_mut();
+    let Some(around) = extensions.get::<ResponseOverrides>() else {
+        extensions.insert(ResponseOverrides::new(&context.kernel, scope));
+        return;
+    };
+    match why {
+        Reason::Nested => context.options.pass_on_to(around),
+        // The enclosing cache does not store a response that bypasses this cache.
+        why => drop(around.refuse(why)),
     }
 }
 
@@ -166,37 +175,49 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let began = self.context.kernel.tick();
-        let request_key = match self.context.admit(&request) {
+        let is_warming = request.extensions().get::<WarmRequest>().is_some();
+        let context = if is_warming { &self.warming } else { &self.context };
+        let began = context.kernel.tick();
+        let request_key = match context.admit(&request) {
             Admission::Lookup(request_key) => request_key,
-            Admission::Bypass(why) => return self.forward(request, why),
+            Admission::Bypass(why) if is_warming && why != Reason::Nested => {
+                // The handler may act on each request, such as a page that signs out.
+                context.meter.record(Event::Bypass(why), began);
+                let text = "a request that bypasses the cache does not warm it\n";
+                return ResponseCacheFuture::ready(context.refused(
+                    StatusCode::FORBIDDEN,
+                    text,
+                    why,
+                ));
+            }
+            Admission::Bypass(why) => return Self::forward(&mut self.inner, context, request, why),
             Admission::OnlyIfCached => {
-                return ResponseCacheFuture::ready(self.context.nothing_stored(began));
+                return ResponseCacheFuture::ready(context.nothing_stored(began));
             }
             Admission::Ambiguous => {
-                self.context.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
+                context.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
                 let text = "the request must name exactly one valid host\n";
-                let answer =
-                    self.context.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
+                let answer = context.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
                 return ResponseCacheFuture::ready(answer);
             }
         };
-        if self.context.has_more_key_inputs
+        if context.has_more_key_inputs
             && let Some(around) = request.extensions().get::<ResponseOverrides>()
         {
             // This cache separates requests by inputs that the enclosing cache does not know.
             around.refuse(Reason::InnerCache);
         }
-        if let Some(answer) = self.context.plain_hit(&request_key, request.headers(), began) {
+        if let Some(answer) = context.plain_hit(&request_key, request.headers(), began) {
             return ResponseCacheFuture::ready(answer);
         }
-        self.miss(request, request_key, began)
+        Self::miss(&mut self.inner, context, request, request_key, began)
     }
 }
 
 impl<S: Clone> Clone for ResponseCache<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), context: Arc::clone(&self.context) }
+        let (context, warming) = (Arc::clone(&self.context), Arc::clone(&self.warming));
+        Self { inner: self.inner.clone(), context, warming }
     }
 }
 
