@@ -249,6 +249,7 @@ impl<'a> Collector<'a> {
             matches!(update.or, Some(SqliteOnConflict::Replace)) || self.replaces(table.as_deref());
         let names_rows = !replaces && !touches(&update.assignments, &key);
         let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
+        self.pin(&occurrences, update.selection.as_ref());
         let what = RowEffects { deletes: replaces, updates: true };
         self.change(table, rows.filter(|_| names_rows), what);
     }
@@ -264,7 +265,16 @@ impl<'a> Collector<'a> {
         occurrences.extend(Occurrence::all(using, self.dialect));
         let table = table_of(&target.relation, self.dialect);
         let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
+        self.pin(&occurrences, delete.selection.as_ref());
         self.change(table, rows, RowEffects { deletes: true, updates: false });
+    }
+
+    /// Notes the tables of a `FROM` of which the condition selects rows by their key.
+    fn pin(&mut self, occurrences: &[Occurrence], condition: Option<&Expr>) {
+        let Some(catalog) = self.catalog else { return };
+        for (table, rows) in pins::pinned(occurrences, condition, catalog) {
+            self.pinned.entry(table).or_default().push(rows);
+        }
     }
 
     /// The pinned rows of the written table, which is the first occurrence.
@@ -351,12 +361,8 @@ impl Visitor for Collector<'_> {
         if select.into.is_some() || !select.lateral_views.is_empty() {
             self.unknown = self.unknown.or(Some(Reason::NotUnderstood));
         }
-        if let Some(catalog) = self.catalog {
-            let occurrences = Occurrence::all(&select.from, self.dialect);
-            for (table, rows) in pins::pinned(&occurrences, select.selection.as_ref(), catalog) {
-                self.pinned.entry(table).or_default().push(rows);
-            }
-        }
+        let occurrences = Occurrence::all(&select.from, self.dialect);
+        self.pin(&occurrences, select.selection.as_ref());
         ControlFlow::Continue(())
     }
 

@@ -152,6 +152,32 @@ fn volatile_and_unparsed_queries_are_not_storable() {
     }
 }
 
+/// A value that is made of the rows that a write returns depends on what the write reads.
+#[test]
+fn a_write_reads_the_rows_that_it_names() {
+    for (text, expected) in [
+        ("UPDATE products SET price = 1 WHERE id = 7 RETURNING *", "Write products:7"),
+        ("UPDATE products SET price = 1 RETURNING *", "Write products"),
+        ("DELETE FROM products WHERE id = 7", "Write products:7"),
+        ("DELETE FROM products WHERE stock = 0", "Write products"),
+        (
+            "UPDATE products SET price = (SELECT max(price) FROM products) WHERE id = 7",
+            "Write products",
+        ),
+        (
+            "UPDATE products SET price = (SELECT price FROM products WHERE id = 8) WHERE id = 7",
+            "Write products:7 products:8",
+        ),
+        ("UPDATE products SET price = (SELECT price FROM products WHERE id = 8)", "Write products"),
+        (
+            "UPDATE products SET price = r.x FROM reviews r WHERE products.id = 7",
+            "Write products:7 reviews",
+        ),
+    ] {
+        assert_eq!(read(text, &[]), expected, "{text}");
+    }
+}
+
 #[test]
 fn a_write_invalidates_the_rows_it_names_or_the_whole_table() {
     let bound = [SqlValue::from(42), SqlValue::from("x")];
