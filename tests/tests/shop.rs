@@ -262,7 +262,9 @@ async fn without_a_cache_there_is_none() {
         let answer = tower::ServiceExt::oneshot(router.clone(), ask).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         assert!(!answer.headers().contains_key(header::CACHE_STATUS), "{path}");
-        assert!(!answer.headers().contains_key(header::ETAG), "{path}");
+        // A product of the API has the revision of its row.
+        let has_revision = path.starts_with("/api/");
+        assert_eq!(answer.headers().contains_key(header::ETAG), has_revision, "{path}");
     }
     assert!(larder.stats().caches.iter().all(|cache| cache.total.hits == 0));
     assert_eq!(larder.stats().memory.entries, 0);
@@ -276,6 +278,108 @@ async fn harmful_flags_are_refused_and_no_error_shows_a_password() {
     );
     let error = opened(&["--database", "mysql://root:secret@db/shop"]).await.unwrap_err();
     assert!(!error.contains("secret") && error.contains("mysql://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_change_of_an_old_revision_is_refused_and_a_sold_product_shows_at_once() {
+    let shop = Shop::open(false).await;
+    let bearer = format!("Bearer {TOKEN}");
+    let change = async |revision: &str, stock: u32| {
+        let fields = [
+            ("authorization", &*bearer),
+            ("content-type", "application/json"),
+            ("if-match", revision),
+        ];
+        let change = format!("{{\"stock\": {stock}}}");
+        shop.send(Method::PUT, "/api/products/7", &fields, &change).await
+    };
+    let first = shop.get("/api/products/7").await.headers[header::ETAG].clone();
+    let changed = change(first.to_str().unwrap(), 5).await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.text);
+    let second = changed.headers[header::ETAG].clone();
+    assert_eq!(change(first.to_str().unwrap(), 6).await.status, StatusCode::PRECONDITION_FAILED);
+    assert!(shop.get("/products/7").await.text.contains("5 in stock"));
+    assert_eq!(shop.get("/api/products/7").await.headers[header::ETAG], second);
+    assert_eq!(change(second.to_str().unwrap(), 0).await.status, StatusCode::OK);
+    assert!(shop.get("/products/7").await.text.contains("sold out"));
+}
+
+#[tokio::test]
+async fn views_are_counted_at_once_and_leave_the_page_in_the_cache() {
+    let shop = Shop::open(false).await;
+    shop.get("/products/7").await;
+    for n in 1..=20 {
+        let views = shop.send(Method::POST, "/products/7/views", &[], "").await;
+        assert_eq!(views.text, format!("{{\"product\":7,\"views\":{n}}}"));
+        assert!(shop.get("/products/7").await.cache_status().contains("hit"), "view {n}");
+    }
+    let missing = shop.send(Method::POST, "/products/999/views", &[], "").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_announcement_shows_on_the_first_page_at_once() {
+    let shop = Shop::open(false).await;
+    assert!(!shop.get("/").await.text.contains("announcement"));
+    let bearer = format!("Bearer {TOKEN}");
+    let announce = async |text: &str| {
+        let fields = [("authorization", &*bearer)];
+        shop.send(Method::PUT, "/api/announcement", &fields, text).await.status
+    };
+    assert_eq!(announce("Open until 8 pm <b>").await, StatusCode::NO_CONTENT);
+    let text = shop.get("/").await.text;
+    assert!(text.contains("Open until 8 pm &#60;b&#62;"), "{text}");
+    assert_eq!(announce(&"x".repeat(201)).await, StatusCode::BAD_REQUEST);
+}
+
+/// The hit ratio of the first thousand requests after a start, without warming and with the pages of the run before.
+#[tokio::test]
+async fn a_shop_that_is_warmed_begins_with_the_hit_ratio_of_one_that_runs() {
+    let open = async || opened(&["--products", "2000"]).await.unwrap();
+    // The recorded trace: products by Zipf's law, with some lists.
+    let trace: Vec<String> = {
+        let keys = larder_testkit::SeededRng::new(11);
+        let weights: Vec<f64> = (1..=2_000).map(|rank| 1.0 / f64::from(rank)).collect();
+        let sum: f64 = weights.iter().sum();
+        let path = || {
+            let mut left = keys.roll(1_000_000) as f64 / 1e6 * sum;
+            let rank = weights.iter().position(|weight| {
+                left -= weight;
+                left < 0.0
+            });
+            match keys.roll(10) {
+                0 => "/".to_owned(),
+                _ => format!("/products/{}", 1 + rank.unwrap_or_default() * 7 % 2_000),
+            }
+        };
+        (0..7_000).map(|_| path()).collect()
+    };
+    let visit = async |app: &shop::App, paths: &[String]| {
+        let router = shop::router(app.clone());
+        let before = app.larder().stats().cache("pages").map_or(0, |pages| pages.total.hits);
+        for path in paths {
+            let request = Request::get(path).header("host", "shop.example");
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let response = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+            drop(response.into_body().collect().await);
+        }
+        let hits = app.larder().stats().cache("pages").unwrap().total.hits - before;
+        hits as f64 / paths.len() as f64
+    };
+    let (old, cold, warm) = (open().await, open().await, open().await);
+    visit(&old, &trace[..5_000]).await;
+    let steady = visit(&old, &trace[5_000..6_000]).await;
+    let after_the_deploy = &trace[6_000..];
+    let without = visit(&cold, after_the_deploy).await;
+    let hot = larder::warming::HotUrls::of(old.larder(), 5_000);
+    let app = larder::warming::AppHandle::axum(shop::router(warm.clone()));
+    let report = larder::warming::Warmer::new(warm.larder(), app).warm(hot).await;
+    assert_eq!(report.failed, 0, "{report}");
+    let with = visit(&warm, after_the_deploy).await;
+    println!(
+        "hit ratio of the first 1,000 requests: {with:.3} warmed ({report}), {without:.3} not warmed, {steady:.3} in steady state"
+    );
+    assert!(with >= 0.9 * steady && without < 0.9 * steady, "{with} {without} {steady}");
 }
 
 #[tokio::test]

@@ -47,6 +47,24 @@ impl AppHandle {
         Self { call: Arc::new(call) }
     }
 
+    /// Creates a handle to a `Router` of axum, or to any other service of axum's request type.
+    #[cfg(feature = "axum")]
+    pub fn axum<S, R>(service: S) -> Self
+    where
+        S: Service<Request<axum_core::body::Body>, Response = Response<R>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        R: Body + Send + 'static,
+        R::Data: Send,
+        R::Error: Into<BoxError>,
+    {
+        Self::new::<S, axum_core::body::Body, R>(service)
+    }
+
     /// Sends a request, reads the body of its response to the end, and returns the head.
     ///
     /// # Errors

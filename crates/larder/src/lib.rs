@@ -71,6 +71,7 @@
 //!   `rediss://`.
 //! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements built by sea-query or
 //!   SeaORM.
+//! - `warming`: the module `warming`; `progress-bar` for a bar on a terminal, `cron` for schedules by the clock.
 //! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
 //! - `macros`: the attributes `cached` and `cached_fragment`.
 //! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
@@ -131,6 +132,12 @@ pub mod redis {
 #[cfg(feature = "sql")]
 pub mod sql {
     pub use larder_sql::*;
+}
+
+/// Warming: fills the cache before requests need it.
+#[cfg(feature = "warming")]
+pub mod warming {
+    pub use larder_warming::*;
 }
 
 /// Write-behind queues: callers write to a queue, and larder writes to the database in batches.

@@ -1,15 +1,19 @@
 //! The router of the shop: the pages and the layers around them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{MethodRouter, get, post, put},
 };
 use http::StatusCode;
 use larder::{
     ByteSize, Larder,
-    axum::{HttpCache, InvalidationLayer},
+    axum::{ConditionalLayer, HttpCache, InvalidationLayer},
     http::{FinalHeadLayer, QueryRule},
     redis::Redis,
 };
@@ -21,8 +25,8 @@ use tower_http::{
 use crate::{
     Options,
     admin::AdminToken,
-    database::Database,
-    pages::{api, cart, catalogue},
+    database::{Database, Views},
+    pages::{api, cart, catalogue, views},
 };
 
 /// The state that all handlers share.
@@ -30,6 +34,10 @@ use crate::{
 pub struct App {
     pub(crate) database: Database,
     pub(crate) admin: AdminToken,
+    /// How often each product was seen.
+    pub(crate) views: Views,
+    /// A text on the first page, which is not in the database.
+    pub(crate) announcement: Arc<RwLock<String>>,
     larder: Larder,
     cached: bool,
 }
@@ -55,13 +63,20 @@ impl App {
         }
         let larder = builder.build().map_err(|error| format!("--{error}"))?;
         let database = Database::open(options, &larder).await?;
+        let views = database.views(&larder, options).await?;
         let admin = AdminToken::new(options.admin_token.as_deref());
-        Ok(Self { database, admin, larder, cached: !options.no_cache })
+        let announcement = Arc::default();
+        Ok(Self { database, admin, views, announcement, larder, cached: !options.no_cache })
     }
 
     /// The cache.
     pub fn larder(&self) -> &Larder {
         &self.larder
+    }
+
+    /// How often each product was seen: a write-behind queue.
+    pub fn views(&self) -> &Views {
+        &self.views
     }
 
     /// The token that authorises product changes.
@@ -74,6 +89,7 @@ impl App {
 pub fn router(app: App) -> Router {
     let app = Arc::new(app);
     Router::new()
+        .merge(front_page(&app))
         .merge(shared_pages(&app))
         .merge(own_pages(&app))
         .nest_service(
@@ -98,29 +114,52 @@ pub fn router(app: App) -> Router {
 /// Pages that are the same for every visitor; their handlers set the lifetime. Visitors have a cookie for their cart;
 /// `shared` declares that these pages do not depend on it.
 fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
-    let cache = HttpCache::new(&app.larder)
-        .shared()
-        .query_params(QueryRule::without_trackers())
-        .responses(|cache| {
-            cache.name("pages").negative_ttl([StatusCode::NOT_FOUND], Duration::from_secs(10))
-        });
+    let cache = pages_cache(app);
     let pages = Router::new()
-        .route("/", get(catalogue::home))
         .route("/category/{slug}", get(catalogue::category))
         .route("/products/{id}", get(catalogue::product))
         .route("/search", get(catalogue::search))
         .route("/api/products", get(api::list))
-        .route("/api/products/{id}", get(api::show).put(api::update));
+        .route("/api/products/{id}", get(api::show).merge(write(app, put(api::update))));
     if !app.cached {
         return pages;
     }
     pages.layer(cache)
 }
 
+/// The first page. It is the most requested page, so it is refreshed before it expires, and no visitor waits for it.
+fn front_page(app: &Arc<App>) -> Router<Arc<App>> {
+    let page = Router::new()
+        .route("/", get(catalogue::home))
+        .route("/api/announcement", write(app, put(api::announce)));
+    if !app.cached {
+        return page;
+    }
+    page.layer(pages_cache(app).responses(|cache| cache.refresh_ahead(0.2)))
+}
+
+/// A route that writes. The cache brings the layers of its extractors along.
+fn write(app: &Arc<App>, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    if app.cached {
+        return route;
+    }
+    let layers = ServiceBuilder::new().layer(ConditionalLayer::new(&app.larder));
+    route.layer(layers.layer(InvalidationLayer::new(&app.larder)))
+}
+
+fn pages_cache(app: &Arc<App>) -> HttpCache {
+    let seconds = Duration::from_secs(10);
+    HttpCache::new(&app.larder)
+        .shared()
+        .query_params(QueryRule::without_trackers())
+        .responses(|cache| cache.name("pages").negative_ttl([StatusCode::NOT_FOUND], seconds))
+}
+
 /// The cart of one visitor, the health check and the statistics: never cached.
 fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/cart", post(cart::add).get(cart::show))
+        .route("/products/{id}/views", post(views::count))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/stats", get(api::stats))
         .layer(InvalidationLayer::new(&app.larder).explicit_only())

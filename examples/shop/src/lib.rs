@@ -3,14 +3,20 @@
 //!
 //! `database/` reads and writes, `pages/` are the handlers, and `app.rs` puts the layers around them.
 
-use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    future::IntoFuture as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Parser;
+use larder::warming::{AppHandle, HotUrls, Warmer};
 use program::interrupted;
 use tokio::{net::TcpListener, sync::oneshot};
 
 pub use app::{App, router};
-pub use database::{Database, DatabaseError};
+pub use database::{Database, DatabaseError, Views};
 
 mod admin;
 mod app;
@@ -46,6 +52,13 @@ pub struct Options {
     /// several times for the nodes of a cluster.
     #[arg(long, requires = "database")]
     pub redis: Vec<String>,
+    /// A directory for the views of products that are counted and not in the database yet, so that a crash loses none. It
+    /// belongs to one shop.
+    #[arg(long, requires = "database")]
+    pub journal: Option<PathBuf>,
+    /// A file with the most requested pages: they are made before the shop listens, and written to the file when it ends.
+    #[arg(long, conflicts_with = "no_cache")]
+    pub warm: Option<PathBuf>,
     /// The token that authorises product changes; random by default.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub admin_token: Option<String>,
@@ -62,6 +75,9 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     let address = listener.local_addr()?;
     let app = App::open(&options).await?;
+    if let Some(file) = &options.warm {
+        warm(&app, file).await?;
+    }
     let token = app.admin_token();
     println!("shop on http://{address}");
     println!("try: curl -si http://{address}/products/42 | grep -i cache-status   # twice");
@@ -69,7 +85,28 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         "     curl -X PUT http://{address}/api/products/42 -H 'Authorization: Bearer {token}' \
          -H 'Content-Type: application/json' -d '{{\"price_cents\": 1999}}'"
     );
-    serve(listener, app, interrupted(), GRACE).await
+    let larder = app.larder().clone();
+    serve(listener, app, interrupted(), GRACE).await?;
+    if let Some(file) = &options.warm {
+        HotUrls::of(&larder, MOST_WARMED).save(file).map_err(|error| unwritten(file, &error))?;
+    }
+    Ok(())
+}
+
+/// Makes the most requested pages of the last run.
+async fn warm(app: &App, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let hot = HotUrls::load(file).map_err(|error| format!("--warm {}: {error}", file.display()))?;
+    let warmer = Warmer::new(app.larder(), AppHandle::axum(router(app.clone())));
+    let mut warming = warmer.show_progress("warming").start(hot);
+    match warming.warmed(LONGEST_WARMING).await {
+        Some(report) => println!("warmed: {report}"),
+        None => println!("warming goes on while the shop serves"),
+    }
+    Ok(())
+}
+
+fn unwritten(file: &Path, error: &std::io::Error) -> String {
+    format!("--warm {} cannot be written: {error}", file.display())
 }
 
 /// Serves until `until` completes, then lets running requests finish for `grace`, or until Ctrl-C is pressed again.
@@ -83,7 +120,7 @@ pub async fn serve(
     until: impl Future<Output = ()> + Send,
     grace: Duration,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let larder = app.larder().clone();
+    let (larder, views) = (app.larder().clone(), app.views().clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
         // The sender is dropped to signal the end, so an error is the signal waited for.
@@ -102,6 +139,10 @@ pub async fn serve(
         served = serving.into_future() => served?,
         () = cut_off => tracing::warn!("requests that did not finish within the grace period were aborted"),
     }
+    let left = views.close(Duration::from_secs(5)).await;
+    if left > 0 {
+        tracing::warn!(left, "views of products are not in the database yet");
+    }
     larder.close(Duration::from_secs(5)).await;
     Ok(())
 }
@@ -115,3 +156,7 @@ pub(crate) fn secret() -> u128 {
 
 /// The time that running requests get to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
+/// The time after which the shop serves although pages are still being warmed.
+const LONGEST_WARMING: Duration = Duration::from_secs(30);
+/// The number of pages that are remembered for the next start.
+const MOST_WARMED: usize = 5_000;

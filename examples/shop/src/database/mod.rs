@@ -1,10 +1,14 @@
 //! The database of the shop: its queries and writes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use larder::{
-    Larder,
-    sql::{Db, OutboxFollower, Query, QueryError, SharedRow},
+    Larder, LoadError, Policy,
+    axum::ConditionUnmet,
+    http::EntityTag,
+    sql::{Db, OutboxFollower, Query, QueryError, TableSink},
+    values::Values,
+    write_behind::{Add, Disk, Memory, WriteBehind},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +30,12 @@ pub(crate) struct Product {
 }
 
 impl Product {
+    /// Changes whenever the price or the stock changes.
+    pub(crate) fn revision(&self) -> EntityTag {
+        let revision = EntityTag::strong(format!("{}-{}", self.price_cents, self.stock));
+        revision.expect("digits are visible ASCII")
+    }
+
     pub(crate) fn price(&self) -> String {
         price(self.price_cents)
     }
@@ -65,6 +75,7 @@ pub(crate) struct CartLine {
 #[derive(Clone, Debug)]
 pub struct Database {
     db: Db,
+    products: Values<Product>,
     cached: bool,
     /// While this lives, writes by other clients, such as `psql`, invalidate too.
     _following: Option<Arc<OutboxFollower>>,
@@ -95,7 +106,8 @@ impl Database {
         let follows = !options.no_cache && !given.contains(":memory:");
         let following =
             if follows { Some(Arc::new(open::follow(&db, given).await?)) } else { None };
-        Ok(Self { db, cached: !options.no_cache, _following: following })
+        let products = larder.values(Policy::ttl(PRODUCT_LIVES).name("products"));
+        Ok(Self { db, products, cached: !options.no_cache, _following: following })
     }
 
     fn query(&self, text: &'static str) -> Query<'_> {
@@ -115,10 +127,22 @@ impl Database {
         self.query(text).fetch_all().await
     }
 
-    pub(crate) async fn product(&self, id: i64) -> Result<Option<SharedRow<Product>>, QueryError> {
-        let text = "SELECT p.*, c.name AS category FROM products p \
-             JOIN categories c ON c.slug = p.category_slug WHERE p.id = $1";
-        self.query(text).bind(id).fetch_optional().await
+    pub(crate) async fn product(
+        &self,
+        id: i64,
+    ) -> Result<Option<Arc<Product>>, LoadError<QueryError>> {
+        let db = self.db.clone();
+        let load = async move || {
+            let row = db.query(PRODUCT).bind(id).uncached().fetch_optional::<Product>().await?;
+            Ok(row.map(|row| Product::clone(&row)))
+        };
+        if !self.cached {
+            let loaded = load().await.map_err(|error| LoadError::Failed(Arc::new(error)))?;
+            return Ok(loaded.map(Arc::new));
+        }
+        self.products
+            .get_or_load_optional(("product", id), move |_| async move { load().await })
+            .await
     }
 
     pub(crate) async fn reviews(&self, id: i64) -> Result<Shared<Review>, QueryError> {
@@ -150,17 +174,62 @@ impl Database {
         self.query(text).bind(format!("%{escaped}%")).bind(PAGE).fetch_all().await
     }
 
-    /// Changes a product. `None` where there is no such product.
+    /// Changes a product by write-through: the next page that shows it does not read the database. `None` where there is no
+    /// such product.
+    ///
+    /// # Errors
+    ///
+    /// What `check` says about the product as it is now, or that another request has changed it meanwhile.
     pub(crate) async fn update(
         &self,
         id: i64,
         price_cents: Option<i64>,
         stock: Option<i64>,
-    ) -> Result<Option<SharedRow<Product>>, QueryError> {
-        let text = "UPDATE products SET price_cents = coalesce($1, price_cents), \
-             stock = coalesce($2, stock) WHERE id = $3";
-        self.query(text).bind(price_cents).bind(stock).bind(id).execute().await?;
-        self.product(id).await
+        check: impl FnOnce(&Product) -> Result<(), ConditionUnmet> + Send + 'static,
+    ) -> Result<Option<Arc<Product>>, UpdateError> {
+        let db = self.db.clone();
+        let write = move |_| async move {
+            let mut transaction = db.begin().await?;
+            let found = transaction.query(PRODUCT).bind(id).fetch_optional::<Product>().await?;
+            let Some(before) = found else { return Ok(None) };
+            check(&before).map_err(UpdateError::Unmet)?;
+            let price_cents = price_cents.unwrap_or(before.price_cents);
+            let stock = stock.unwrap_or(before.stock);
+            let text = "UPDATE products SET price_cents = $1, stock = $2 \
+                 WHERE id = $3 AND price_cents = $4 AND stock = $5";
+            let update = transaction.query(text).bind(price_cents).bind(stock).bind(id);
+            let updated = update.bind(before.price_cents).bind(before.stock).execute().await?;
+            if updated == 0 {
+                return Err(UpdateError::Overtaken);
+            }
+            transaction.commit().await?;
+            Ok(Some(Product { price_cents, stock, ..Product::clone(&before) }))
+        };
+        match self.products.write_through_optional(("product", id), write).await {
+            Ok(written) => Ok(written.value),
+            Err(larder::values::WriteError::Failed(error)) => Err(error),
+            Err(_) => Err(UpdateError::Failed("the shop is shutting down".into())),
+        }
+    }
+
+    /// Opens the queue that counts how often each product was seen.
+    pub(crate) async fn views(
+        &self,
+        larder: &Larder,
+        options: &Options,
+    ) -> Result<Views, Box<dyn std::error::Error>> {
+        let table = TableSink::open(&self.db, "views", ["product_id"], ["n"]).await?;
+        // Each shop of a database has a queue of its own.
+        let name = format!("views {}", options.listen).replace(':', "-");
+        let views = match &options.journal {
+            Some(directory) => {
+                let journal =
+                    Disk::open(directory).map_err(|error| format!("--journal: {error}"))?;
+                WriteBehind::builder(name, larder, table, journal)
+            }
+            None => WriteBehind::builder(name, larder, table, Memory::lost_on_crash()),
+        };
+        Ok(views.open().await?)
     }
 
     pub(crate) async fn add_to_cart(
@@ -180,6 +249,29 @@ impl Database {
         self.query(text).bind(cart).fetch_all().await
     }
 }
+
+/// How often each product was seen.
+pub type Views = WriteBehind<TableSink<i64, Add>>;
+
+/// A product that was not changed.
+#[derive(Debug)]
+pub(crate) enum UpdateError {
+    /// The preconditions of the request are not met.
+    Unmet(ConditionUnmet),
+    /// Another request has changed the product meanwhile.
+    Overtaken,
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<QueryError> for UpdateError {
+    fn from(error: QueryError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+const PRODUCT: &str = "SELECT p.*, c.name AS category FROM products p \
+     JOIN categories c ON c.slug = p.category_slug WHERE p.id = $1";
+const PRODUCT_LIVES: Duration = Duration::from_secs(3600);
 
 /// The error for a database that cannot be used, with the cause in one sentence.
 #[derive(Debug)]

@@ -75,6 +75,7 @@ const SCHEMA: &str = "
         opinion TEXT NOT NULL
     );
     CREATE INDEX IF NOT EXISTS reviews_by_product ON reviews (product_id);
+    CREATE TABLE IF NOT EXISTS views (product_id BIGINT PRIMARY KEY, n BIGINT NOT NULL);
     CREATE TABLE IF NOT EXISTS carts (
         cart TEXT NOT NULL,
         product_id INTEGER NOT NULL REFERENCES products,

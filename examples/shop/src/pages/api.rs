@@ -1,6 +1,6 @@
 //! The JSON API.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::{
     Json,
@@ -10,10 +10,12 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use http::StatusCode;
+use http::{StatusCode, header};
 use larder::{
-    axum::CachePolicy,
-    sql::{QueryError, SharedRow},
+    LoadError,
+    axum::{CachePolicy, Conditional, Invalidate},
+    sql::QueryError,
+    write_behind::WriteError,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -22,7 +24,7 @@ use super::{Shop, fresh, page_of};
 use crate::{
     App,
     admin::Admin,
-    database::{PAGE, Product},
+    database::{PAGE, Product, UpdateError},
     seed::AMOUNTS,
 };
 
@@ -53,18 +55,37 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<QueryError> for ApiError {
-    fn from(error: QueryError) -> Self {
+impl ApiError {
+    fn database(error: &dyn std::error::Error) -> Self {
         tracing::error!(%error, "the database failed");
         Self(StatusCode::INTERNAL_SERVER_ERROR, "the database failed".to_owned())
     }
 }
 
-fn no_product(id: i64) -> ApiError {
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        Self::database(&error)
+    }
+}
+
+impl<E: std::error::Error + 'static> From<LoadError<E>> for ApiError {
+    fn from(error: LoadError<E>) -> Self {
+        Self::database(&error)
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        tracing::error!(%error, "a view was not counted");
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+pub(super) fn no_product(id: i64) -> ApiError {
     ApiError(StatusCode::NOT_FOUND, format!("there is no product {id}"))
 }
 
-fn bad(what: impl Into<String>) -> ApiError {
+pub(super) fn bad(what: impl Into<String>) -> ApiError {
     ApiError(StatusCode::BAD_REQUEST, what.into())
 }
 
@@ -72,10 +93,11 @@ pub(crate) async fn show(
     policy: Option<CachePolicy>,
     State(app): Shop,
     id: Result<Path<i64>, PathRejection>,
-) -> Result<Json<SharedRow<Product>>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     fresh(policy.as_ref());
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
-    app.database.product(id).await?.map(Json).ok_or_else(|| no_product(id))
+    let product = app.database.product(id).await?.ok_or_else(|| no_product(id))?;
+    Ok(([(header::ETAG, product.revision().to_string())], Json(product)))
 }
 
 pub(crate) async fn list(
@@ -91,12 +113,15 @@ pub(crate) async fn list(
     Ok(Json(json!({ "page": page, "per_page": PAGE, "total": count, "products": *products })))
 }
 
+/// Changes a product. With `If-Match` and the `ETag` of [`show`], a change that another client has made in the meantime is
+/// not overwritten.
 pub(crate) async fn update(
     _: Admin,
     State(app): Shop,
+    conditional: Conditional,
     id: Result<Path<i64>, PathRejection>,
     change: Result<Json<Change>, JsonRejection>,
-) -> Result<Json<SharedRow<Product>>, ApiError> {
+) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     let Json(change) = change.map_err(|error| bad(error.body_text()))?;
     for (name, value) in [("price_cents", change.price_cents), ("stock", change.stock)] {
@@ -105,10 +130,39 @@ pub(crate) async fn update(
             return Err(bad(format!("{name} is {value}, allowed is {least} to {most}")));
         }
     }
-    let changed = app.database.update(id, change.price_cents, change.stock).await?;
-    changed.map(Json).ok_or_else(|| no_product(id))
+    let check = move |product: &Product| conditional.check(product.revision());
+    match app.database.update(id, change.price_cents, change.stock, check).await {
+        Ok(Some(product)) => {
+            Ok(([(header::ETAG, product.revision().to_string())], Json(product)).into_response())
+        }
+        Ok(None) => Err(no_product(id)),
+        Err(UpdateError::Unmet(unmet)) => Ok(unmet.into_response()),
+        Err(UpdateError::Overtaken) => {
+            let what = format!("product {id} was changed by another request: try again");
+            Err(ApiError(StatusCode::CONFLICT, what))
+        }
+        Err(UpdateError::Failed(error)) => Err(ApiError::database(&*error)),
+    }
+}
+
+/// Sets the text on the first page. It is not in the database, so the handler says what it changes.
+pub(crate) async fn announce(
+    _: Admin,
+    State(app): Shop,
+    invalidate: Invalidate,
+    text: String,
+) -> Result<StatusCode, ApiError> {
+    if text.len() > LONGEST_ANNOUNCEMENT {
+        let bytes = text.len();
+        return Err(bad(format!("the text has {bytes} bytes, allowed are {LONGEST_ANNOUNCEMENT}")));
+    }
+    *app.announcement.write().unwrap_or_else(PoisonError::into_inner) = text;
+    invalidate.tag("announcement");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<larder::Stats> {
     Json(app.larder().stats())
 }
+
+const LONGEST_ANNOUNCEMENT: usize = 200;

@@ -1,6 +1,9 @@
 //! Pages that are the same for every visitor.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use askama::Template;
 use axum::{
@@ -10,7 +13,6 @@ use axum::{
 use larder::{
     LoadError, Policy,
     axum::{CachePolicy, FragmentCache},
-    sql::SharedRow,
 };
 use serde::Deserialize;
 
@@ -21,6 +23,7 @@ use crate::database::{Category, PAGE, Product, Review, Shared};
 #[template(path = "home.html")]
 struct Home {
     title: &'static str,
+    announcement: String,
     categories: String,
     products: Shared<Product>,
 }
@@ -45,7 +48,7 @@ struct List {
 #[template(path = "product.html")]
 struct ProductPage {
     title: String,
-    product: SharedRow<Product>,
+    product: Arc<Product>,
     reviews: Shared<Review>,
 }
 
@@ -84,7 +87,12 @@ pub(crate) async fn home(
         // Without a cache there is no fragment to store.
         None => render().await?,
     };
-    html(&Home { title: "Welcome", categories, products })
+    // The announcement is not in the database, so the page has a tag for it.
+    if let Some(policy) = &policy {
+        policy.tag("announcement");
+    }
+    let announcement = app.announcement.read().unwrap_or_else(PoisonError::into_inner).clone();
+    html(&Home { title: "Welcome", announcement, categories, products })
 }
 
 pub(crate) async fn category(

@@ -8,13 +8,14 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 use http::StatusCode;
-use larder::{Lifetime, axum::CachePolicy, sql::QueryError};
+use larder::{Lifetime, LoadError, axum::CachePolicy, sql::QueryError};
 
 use crate::App;
 
 pub(crate) mod api;
 pub(crate) mod cart;
 pub(crate) mod catalogue;
+pub(crate) mod views;
 
 pub(crate) type Shop = State<Arc<App>>;
 
@@ -28,6 +29,12 @@ pub(crate) enum PageError {
 
 impl From<QueryError> for PageError {
     fn from(error: QueryError) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+impl From<LoadError<QueryError>> for PageError {
+    fn from(error: LoadError<QueryError>) -> Self {
         Self::Broken(error.into())
     }
 }
