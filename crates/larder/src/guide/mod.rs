@@ -5,6 +5,10 @@ pub mod cache_status {}
 
 #[cfg(any(doc, feature = "axum"))]
 #[doc = include_str!("choosing.md")]
+///
+/// # All levels, from the browser to the database
+///
+#[doc = include_str!("levels.svg")]
 pub mod choosing {}
 
 #[doc = include_str!("headers.md")]
@@ -39,6 +43,10 @@ pub mod stampede {}
 
 #[doc = include_str!("values.md")]
 pub mod values {}
+
+#[cfg(any(doc, all(feature = "warming", feature = "axum")))]
+#[doc = include_str!("warming.md")]
+pub mod warming {}
 
 #[cfg(any(doc, all(feature = "write-behind", feature = "sqlite")))]
 #[doc = include_str!("write_behind.md")]
