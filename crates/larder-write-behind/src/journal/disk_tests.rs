@@ -336,7 +336,7 @@ async fn a_journal_has_one_process_and_its_number_of_partitions() {
     );
     let other = disk.recover(3).await.unwrap_err();
     assert!(other.to_string().contains("has 2 partitions, and the queue asks for 3"), "{other}");
-    drop(disk);
+    disk.close().await;
     let torn = directory.0.join("journal.redb");
     std::fs::write(&torn, b"not a journal").unwrap();
     assert!(Disk::open(&directory.0).is_err());
