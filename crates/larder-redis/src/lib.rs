@@ -39,6 +39,8 @@ use larder_core::{ByteSize, store::SecondLevel};
 
 #[cfg(feature = "tls")]
 pub use self::tls::{CertificateError, CertificateErrorKind, Certificates};
+#[cfg(feature = "write-behind")]
+pub use self::write_behind::RedisJournal;
 pub use self::{
     advice::Advice,
     bus::RedisBus,
@@ -60,6 +62,8 @@ mod server;
 mod store;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "write-behind")]
+mod write_behind;
 
 /// A Redis or Valkey server, or a cluster of them.
 ///

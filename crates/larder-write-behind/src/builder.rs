@@ -17,10 +17,9 @@ use tokio::{
 use crate::{
     bounds::Bounds,
     error::{OpenError, OpenErrorKind},
-    journal::{Draft, Journal, JournalId, Record, Recovered},
-    operation::Operation,
+    journal::{Journal, JournalId, Record, Recovered},
     partition::{Partition, Queued},
-    queue::{Queue, Targets, partition_of},
+    queue::{Queue, Targets, read},
     sink::{Sink, SinkPosition},
     worker::Worker,
     write_behind::WriteBehind,
@@ -230,6 +229,15 @@ impl<S: Sink> WriteBehindBuilder<S> {
             batches: Default::default(),
             failures: Default::default(),
         });
+        if queue.journal.is_shared() {
+            // The journal belongs to the queue, so its events must not hold the queue.
+            let of_events = Arc::downgrade(&queue);
+            queue.journal.follow(Arc::new(move |event| {
+                if let Some(queue) = of_events.upgrade() {
+                    queue.apply(event);
+                }
+            }));
+        }
         let mut workers = JoinSet::new();
         let mut requests = Vec::new();
         for at in 0..queue.partitions.len() {
@@ -356,27 +364,6 @@ fn mismatch(recovered: &Recovered, applied: u64, found: Option<SinkPosition>) ->
         )),
         Some(_) => None,
     }
-}
-
-/// Reads the key and the operation of a record.
-fn read<S: Sink>(draft: &Draft, partitions: usize) -> Result<(S::Key, S::Operation), String> {
-    let key: S::Key =
-        rmp_serde::from_slice(&draft.key).map_err(|error| format!("its key: {error}"))?;
-    let again = rmp_serde::to_vec_named(&key).map_err(|error| format!("its key: {error}"))?;
-    if partition_of(&again, partitions) != usize::try_from(draft.partition).unwrap_or_default() {
-        return Err(
-            "the serialised form of its key has changed, and with it the partition".to_owned()
-        );
-    }
-    let own = <S::Operation as Operation>::VERSION;
-    if draft.version == own {
-        let operation = rmp_serde::from_slice(&draft.operation);
-        return Ok((key, operation.map_err(|error| format!("its operation: {error}"))?));
-    }
-    let older = S::Operation::of_version(draft.version, &draft.operation);
-    let unknown =
-        || format!("it has version {}, and this program reads version {own}", draft.version);
-    Ok((key, older.ok_or_else(unknown)?))
 }
 
 impl<S: Sink> fmt::Debug for WriteBehindBuilder<S> {

@@ -25,7 +25,8 @@
 //! # Before you deploy it
 //!
 //! - The queue with a [`Disk`] journal belongs to one process, and each key must be written by one process. Other processes
-//!   see the value in the database, which is late by the interval, or by as long as the database is down.
+//!   see the value in the database, which is late by the interval, or by as long as the database is down. A journal in Redis
+//!   (`larder_redis::Redis::write_behind`) is shared by processes that write the same keys.
 //! - A disk that is lost loses the operations that are only there. [`Memory`] loses them with the process.
 //! - Another program that writes the same rows is overwritten by an absolute operation. If that matters, let the operation
 //!   carry the version that it expects, and let the sink reject it.

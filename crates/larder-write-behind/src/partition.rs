@@ -54,6 +54,8 @@ pub(crate) struct Partition<K, O> {
 #[derive(Debug)]
 struct State<K, O> {
     queue: VecDeque<Queued<K, O>>,
+    /// The highest number of an operation.
+    newest: u64,
     by_key: HashMap<K, VecDeque<(u64, Arc<O>)>>,
     /// The keys with an operation that the sink has rejected. Later operations of these keys wait behind it.
     blocked: HashSet<K>,
@@ -64,6 +66,7 @@ impl<K: SinkKey, O: Operation> Partition<K, O> {
     pub(crate) fn new(number: u32, applied: u64) -> Self {
         let state = State {
             queue: VecDeque::new(),
+            newest: 0,
             by_key: HashMap::new(),
             blocked: HashSet::new(),
             dead: BTreeMap::new(),
@@ -77,15 +80,21 @@ impl<K: SinkKey, O: Operation> Partition<K, O> {
         }
     }
 
-    /// Adds an operation. Its number is higher than all others.
-    pub(crate) fn push(&self, queued: Queued<K, O>, batch: usize) {
+    /// Adds an operation, unless it is there already. Its number is higher than all others.
+    pub(crate) fn push(&self, queued: Queued<K, O>, batch: usize) -> bool {
         let mut state = self.state.lock();
+        if queued.number <= state.newest {
+            // A shared journal repeats what was recovered.
+            return false;
+        }
+        state.newest = queued.number;
         let operation = (queued.number, Arc::clone(&queued.operation));
         state.by_key.entry(queued.key.clone()).or_default().push_back(operation);
         state.queue.push_back(queued);
         if state.queue.len() == 1 || state.queue.len() == batch {
             self.arrived.notify_one();
         }
+        true
     }
 
     /// Adds a dead operation of the journal.
@@ -121,6 +130,12 @@ impl<K: SinkKey, O: Operation> Partition<K, O> {
         let state = self.state.lock();
         let first = state.queue.iter().take(most).cloned();
         first.partition(|queued| !state.blocked.contains(&queued.key))
+    }
+
+    /// Returns the queued operation of this number, if there is one.
+    pub(crate) fn numbered(&self, number: u64) -> AllQueued<K, O> {
+        let state = self.state.lock();
+        state.queue.iter().find(|queued| queued.number == number).cloned().into_iter().collect()
     }
 
     /// Returns the queued operations that `chosen` returns `true` for.

@@ -23,7 +23,7 @@ use crate::{
     bounds::Bounds,
     builder::Options,
     error::{WriteError, WriteErrorKind},
-    journal::{Draft, Journal, JournalError, JournalId},
+    journal::{DeadRecord, Draft, Journal, JournalError, JournalEvent, JournalId, Record},
     operation::Operation,
     partition::{AllDead, Partition, Queued},
     sink::Sink,
@@ -137,7 +137,10 @@ impl<S: Sink> Queue<S> {
         let (done, appended) = oneshot::channel();
         let (queue, own, operation) = (Arc::clone(self), draft.clone(), Arc::new(operation));
         let accepted = move |number: Result<u64, JournalError>| {
-            if let Ok(number) = number {
+            // A shared journal has passed the operation as an event.
+            if let Ok(number) = number
+                && !queue.journal.is_shared()
+            {
                 let arrived = Instant::now();
                 let queued = Queued { number, key, operation, draft: own, arrived };
                 queue.partitions[at].push(queued, queue.options.batch);
@@ -158,6 +161,10 @@ impl<S: Sink> Queue<S> {
     ) -> Result<(), JournalError> {
         let records = dead.iter().map(|(dead, error)| dead.dead_record(error.as_deref()));
         let numbers = self.journal.revive(records.collect()).await?;
+        if self.journal.is_shared() {
+            // Its events have done the rest.
+            return Ok(());
+        }
         let partition = &self.partitions[at];
         partition.discard(&dead.iter().map(|(dead, _)| dead.number).collect());
         let arrived = Instant::now();
@@ -167,6 +174,51 @@ impl<S: Sink> Queue<S> {
             partition.push(Queued { number, arrived, ..dead }, self.options.batch);
         }
         Ok(())
+    }
+
+    /// Applies a change of a shared journal, which this or another process has made.
+    pub(crate) fn apply(&self, event: JournalEvent) {
+        match event {
+            JournalEvent::Added { record, is_own } => {
+                let Record { number, draft } = record;
+                let (key, operation) = match read::<S>(&draft, self.partitions.len()) {
+                    Ok(read) => read,
+                    Err(why) => {
+                        return self.stop(format!(
+                            "operation {number} of another process cannot be read: {why}"
+                        ));
+                    }
+                };
+                let bytes = draft.bytes();
+                let partition =
+                    &self.partitions[usize::try_from(draft.partition).unwrap_or_default()];
+                let (operation, arrived) = (Arc::new(operation), Instant::now());
+                let queued = Queued { number, key, operation, draft, arrived };
+                if partition.push(queued, self.options.batch) && !is_own {
+                    self.bounds.exceed((1, bytes));
+                }
+            }
+            JournalEvent::Applied { partition, number } => {
+                let partition = &self.partitions[usize::try_from(partition).unwrap_or_default()];
+                self.release(partition.remove_applied(number));
+                partition.arrived.notify_one();
+            }
+            JournalEvent::Buried(dead) => {
+                for DeadRecord { record: Record { number, draft }, error } in dead {
+                    let partition =
+                        &self.partitions[usize::try_from(draft.partition).unwrap_or_default()];
+                    let queued = partition.numbered(number);
+                    self.release(partition.bury(queued, error.as_deref()));
+                }
+            }
+            JournalEvent::Removed(numbers) => {
+                let numbers: HashSet<u64> = numbers.into_iter().collect();
+                for partition in &self.partitions {
+                    self.release(partition.discard(&numbers));
+                }
+            }
+            JournalEvent::Lost(why) => self.stop(why),
+        }
     }
 
     /// Gives back the room of operations that have left the queue.
@@ -214,6 +266,30 @@ pub(crate) fn partition_of(key: &[u8], partitions: usize) -> usize {
     let mut hasher = Xxh3Default::new();
     hasher.write(key);
     usize::try_from(hasher.finish() % partitions as u64).unwrap_or_default()
+}
+
+/// Reads the key and the operation of a record.
+pub(crate) fn read<S: Sink>(
+    draft: &Draft,
+    partitions: usize,
+) -> Result<(S::Key, S::Operation), String> {
+    let key: S::Key =
+        rmp_serde::from_slice(&draft.key).map_err(|error| format!("its key: {error}"))?;
+    let again = rmp_serde::to_vec_named(&key).map_err(|error| format!("its key: {error}"))?;
+    if partition_of(&again, partitions) != usize::try_from(draft.partition).unwrap_or_default() {
+        return Err(
+            "the serialised form of its key has changed, and with it the partition".to_owned()
+        );
+    }
+    let own = <S::Operation as Operation>::VERSION;
+    if draft.version == own {
+        let operation = rmp_serde::from_slice(&draft.operation);
+        return Ok((key, operation.map_err(|error| format!("its operation: {error}"))?));
+    }
+    let older = S::Operation::of_version(draft.version, &draft.operation);
+    let unknown =
+        || format!("it has version {}, and this program reads version {own}", draft.version);
+    Ok((key, older.ok_or_else(unknown)?))
 }
 
 impl<S: Sink> fmt::Debug for Queue<S> {

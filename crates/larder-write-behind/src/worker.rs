@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    journal::JournalError,
+    journal::{FlushLease, JournalError},
     partition::{Queued, batch},
     queue::Queue,
     sink::{Sink, SinkError, SinkErrorKind},
@@ -124,6 +124,16 @@ impl<S: Sink> Worker<S> {
     async fn attempt(&mut self) {
         let queue = Arc::clone(&self.queue);
         let partition = &queue.partitions[self.at];
+        match queue.journal.flush_lease(partition.number).await {
+            Ok(FlushLease::Held) => {}
+            // The process that had it before may have written more than this one knows.
+            Ok(FlushLease::Taken) => self.is_uncertain = true,
+            Ok(FlushLease::Other) => {
+                self.resumes = Some(Instant::now() + WITHOUT_LEASE);
+                return;
+            }
+            Err(_) => return self.pause(),
+        }
         if self.is_uncertain && !self.look_at_position().await {
             return;
         }
@@ -276,14 +286,20 @@ impl<S: Sink> Worker<S> {
         let _alone = partition.intake.write().await;
         let keys: HashSet<S::Key> =
             partition.dead(chosen).into_iter().map(|(dead, _)| dead.key).collect();
-        // Operations of these keys that are queued came later, so they get later numbers, too.
-        let queued = partition.queued(|key, _| keys.contains(key));
-        if !queued.is_empty() && !self.bury(queued, None).await {
-            return Err(JournalError::new("the journal does not answer"));
-        }
-        let dead = partition.dead(|key, _| keys.contains(key));
-        let all: Vec<_> = dead.iter().map(|(dead, _)| dead.clone()).collect();
-        queue.revive(self.at, dead).await?;
+        let all = loop {
+            queue.journal.catch_up().await?;
+            // Operations of these keys that are queued came later, so they get later numbers, too.
+            let queued = partition.queued(|key, _| keys.contains(key));
+            if !queued.is_empty() && !self.bury(queued, None).await {
+                return Err(JournalError::new("the journal does not answer"));
+            }
+            let dead = partition.dead(|key, _| keys.contains(key));
+            let all: Vec<_> = dead.iter().map(|(dead, _)| dead.clone()).collect();
+            match queue.revive(self.at, dead).await {
+                Err(error) if error.is_overtaken() => {}
+                revived => break revived.map(|()| all)?,
+            }
+        };
         let _logged_or_queued = queue.larder.invalidate(queue.targets(&all)).await;
         Ok(all.len())
     }
@@ -317,5 +333,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause while a caller waits until the queue is empty.
 const LONGEST_HURRIED_PAUSE: Duration = Duration::from_millis(200);
+/// The pause while another process writes the operations of the partition.
+const WITHOUT_LEASE: Duration = Duration::from_millis(500);
 const AFTER_A_REJECTION: Duration = Duration::from_millis(20);
 const FAILURES_BETWEEN_WARNINGS: u32 = 30;

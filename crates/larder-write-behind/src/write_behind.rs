@@ -293,6 +293,11 @@ impl<S: ReadableSink> WriteBehind<S> {
         value.map(|value| value.map(Arc::new)).map_err(|error| LoadError::Failed(Arc::new(error)))
     }
 
+    /// Waits until this process knows the operations that other processes have accepted.
+    async fn catch_up(&self) -> Result<(), SinkError> {
+        self.inner.queue.journal.catch_up().await.map_err(SinkError::unavailable)
+    }
+
     fn partition_of(&self, key: &S::Key) -> usize {
         let queue = &self.inner.queue;
         // A key that cannot be serialised was never written.
@@ -302,6 +307,7 @@ impl<S: ReadableSink> WriteBehind<S> {
     /// Reads the value of a key from the sink, and adds the operations that it lacks. If the cache stores the value, it
     /// invalidates it when these operations are written.
     async fn load(&self, at: usize, key: &S::Key) -> Result<Option<ValueOf<S>>, SinkError> {
+        self.catch_up().await?;
         let partition = &self.inner.queue.partitions[at];
         // They are taken before the snapshot: what has left the queue by now is in the snapshot.
         let unflushed = partition.unflushed(key);
@@ -328,6 +334,7 @@ impl<S: ReadableSink> WriteBehind<S> {
         if let Some(scope) = queue.larder.kernel().current_scope() {
             scope.add_tags([queue.tag_of_all()]);
         }
+        self.catch_up().await?;
         let mut unflushed = HashMap::new();
         for (at, partition) in queue.partitions.iter().enumerate() {
             let of_partition = partition.all_unflushed().into_iter();

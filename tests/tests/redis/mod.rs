@@ -8,3 +8,4 @@ mod settings;
 mod tampered;
 mod tls;
 mod under_fire;
+mod write_behind;

@@ -22,6 +22,38 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Whether accepted operations survive the end of the process.
     fn is_durable(&self) -> bool;
 
+    /// Whether several processes write to this journal. Then each of them has to [follow](Self::follow) it.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Begins to pass the events of a shared journal to `events`, in the order of their numbers. An operation of this process
+    /// is accepted after its own event was passed. Larder calls this once, after [`recover`](Self::recover); an event may
+    /// repeat what that returned.
+    fn follow(&self, events: JournalEvents) {
+        drop(events);
+    }
+
+    /// Waits until the events of all operations were passed that any process was told are accepted.
+    ///
+    /// # Errors
+    ///
+    /// If that does not happen in time.
+    fn catch_up(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Takes or extends the lease to write the operations of a partition to the sink. It only saves work: the position of
+    /// the sink decides.
+    ///
+    /// # Errors
+    ///
+    /// If the journal does not answer.
+    fn flush_lease(&self, partition: u32) -> BoxFuture<'_, Result<FlushLease, JournalError>> {
+        let _ = partition;
+        Box::pin(std::future::ready(Ok(FlushLease::Held)))
+    }
+
     /// Returns everything that is stored. Larder calls this once, first.
     ///
     /// # Errors
@@ -70,6 +102,45 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
+/// Receives the events of a shared journal.
+pub type JournalEvents = std::sync::Arc<dyn Fn(JournalEvent) + Send + Sync>;
+
+/// A change of a shared journal.
+#[derive(Clone, Debug)]
+pub enum JournalEvent {
+    /// An operation was accepted.
+    Added {
+        /// The operation.
+        record: Record,
+        /// Whether this process has written it.
+        is_own: bool,
+    },
+    /// The sink has the operations of a partition up to a number.
+    Applied {
+        /// The partition.
+        partition: u32,
+        /// The number.
+        number: u64,
+    },
+    /// Operations became dead.
+    Buried(Vec<DeadRecord>),
+    /// Operations were discarded, or dead ones were revived under other numbers.
+    Removed(Vec<u64>),
+    /// The journal cannot be followed any more, for this reason.
+    Lost(String),
+}
+
+/// The right to write the operations of a partition to the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushLease {
+    /// Another process has it.
+    Other,
+    /// This process had it already.
+    Held,
+    /// This process has just taken it.
+    Taken,
+}
+
 /// Receives the number of an operation, or the reason why it is not accepted.
 pub type Accepted = Box<dyn FnOnce(Result<u64, JournalError>) + Send>;
 
@@ -80,13 +151,31 @@ pub struct JournalError(std::sync::Arc<JournalFailure>);
 #[derive(Debug)]
 struct JournalFailure {
     what: String,
+    is_overtaken: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl JournalError {
     /// Creates an error with a message.
     pub fn new(what: impl Into<String>) -> Self {
-        Self(std::sync::Arc::new(JournalFailure { what: what.into(), source: None }))
+        Self(std::sync::Arc::new(JournalFailure {
+            what: what.into(),
+            is_overtaken: false,
+            source: None,
+        }))
+    }
+
+    /// Creates the error of a step that another process has overtaken, so that it has to be prepared anew.
+    pub fn overtaken() -> Self {
+        Self(std::sync::Arc::new(JournalFailure {
+            what: "another process has changed the queue in the meantime".to_owned(),
+            is_overtaken: true,
+            source: None,
+        }))
+    }
+
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.0.is_overtaken
     }
 
     /// Creates an error with a message and a cause.
@@ -95,7 +184,7 @@ impl JournalError {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let source = Some(source.into());
-        Self(std::sync::Arc::new(JournalFailure { what: what.into(), source }))
+        Self(std::sync::Arc::new(JournalFailure { what: what.into(), is_overtaken: false, source }))
     }
 }
 
