@@ -226,11 +226,14 @@ impl Key {
     }
 
     /// Returns the URL of a response that is stored for all clients, and by its address alone or its variant. `None` for an
-    /// entry of a partition, of the content of a `QUERY`, or of larder's own.
+    /// entry of a partition or another key input, of the content of a `QUERY`, or of larder's own, and for a response that
+    /// the application has fetched from another server (a private cache, whose policy ends with `~`).
     pub(crate) fn public_url(&self) -> Option<String> {
         // Variants begin with the name of a field, and every other part with a space.
         let is_public = |part: &[u8]| !part.starts_with(b" ") || part == b" default";
-        let is_response = self.kind() == Kind::Response;
+        let is_fetched =
+            self.parts().nth(PLACE_PARTS - 1).is_none_or(|policy| policy.contains(&b'~'));
+        let is_response = self.kind() == Kind::Response && !is_fetched;
         let is_public =
             is_response && self.parts().skip(PLACE_PARTS + ADDRESS_PARTS).all(is_public);
         is_public.then(|| self.name())

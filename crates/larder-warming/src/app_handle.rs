@@ -12,7 +12,7 @@ type CallFuture = Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>> + 
 
 /// A handle to the outermost service of an application, such as an axum `Router` with all its layers. It is cheap to clone.
 ///
-/// Each call is a request that the application handles as one from the network, without a connection.
+/// The application handles each call as it handles a request from the network, but there is no connection.
 #[derive(Clone)]
 pub struct AppHandle {
     call: Arc<dyn Fn(Request<()>) -> CallFuture + Send + Sync>,

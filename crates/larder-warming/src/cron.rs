@@ -51,8 +51,9 @@ impl Warmer {
                 while let Some(left) = until(next) {
                     tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
                 }
-                after = next;
+                // Times that passed while it was warming, or while the machine slept, are not made up for.
                 warmer.warm(targets().await).await;
+                after = next.max(Timestamp::now());
             }
         }))
     }

@@ -1,6 +1,6 @@
 //! The hottest URLs of a cache, remembered for the next process.
 
-use std::{io, path::Path, time::Duration};
+use std::{collections::HashSet, io, path::Path, time::Duration};
 
 use bytes::Bytes;
 use larder_core::{
@@ -12,7 +12,8 @@ use crate::target::WarmTarget;
 
 /// The URLs of the responses that have the most hits, the hottest first.
 ///
-/// Responses of a partition are not among them, so the list has no path that belongs to one user or tenant.
+/// Responses of a partition are not among them, so the list has no path that belongs to one user or tenant. Nor are those of
+/// layers with `vary_by`, whose key cannot be made from a URL, and those that the application has fetched from other servers.
 ///
 /// # Examples
 ///
@@ -40,6 +41,16 @@ impl HotUrls {
     /// Returns the URLs.
     pub fn urls(&self) -> &[String] {
         &self.0
+    }
+
+    /// Returns these URLs and then those of an older list, `most` in all. So a run that was short does not forget what a
+    /// longer one knew.
+    #[must_use]
+    pub fn followed_by(mut self, older: Self, most: usize) -> Self {
+        let known: HashSet<String> = self.0.iter().cloned().collect();
+        self.0.extend(older.0.into_iter().filter(|url| !known.contains(url)));
+        self.0.truncate(most);
+        self
     }
 
     /// Writes the URLs to a file, one on each line. The file is replaced as a whole.

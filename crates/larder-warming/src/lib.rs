@@ -12,16 +12,18 @@
 //!
 //! # When it refuses
 //!
-//! 1. Only `GET` warms, and never with credentials. [`Warmer::warm_for`] warms the responses of a principal by an extension.
+//! 1. Only `GET` warms, and never with credentials. [`Warmer::warm_for`] warms the responses of a principal by an extension,
+//!    and only those that belong to a partition.
 //! 2. A path of an access log is requested only if a [route](Warmer::routes) allows it, because logs contain `/logout` and
-//!    links that work once. A request that would bypass the response cache does not reach the handler.
+//!    links that work once. A request that would bypass the response cache does not reach the handler; one that it looks up
+//!    and does not find does, also if the response is not stored.
 //! 3. Responses of a partition are not remembered as hot.
 //!
 //! # Cost
 //!
 //! Requests that warm are counted in the cache named `warming`, not as traffic. A fresh entry answers and costs a hit. Where
 //! processes share a second level, one of them fills, and the others take its entry. [`Warmer::concurrency`] and
-//! [`Warmer::per_second`] bound the load of the origin.
+//! [`Warmer::per_second`] bound the requests of one run.
 
 pub use self::{
     access_log::AccessLog,

@@ -76,26 +76,35 @@ impl Warmer {
                 drop(tokio::time::timeout(calm * 10, settled).await);
                 while feed.next().now_or_never().flatten().is_some() {}
                 warmer
-                    .warm(hottest.update(warmer.larder.kernel().hottest_urls(4 * most), most))
+                    .warm(hottest.update(warmer.larder.kernel().hottest_urls(usize::MAX), most))
                     .await;
             }
         })
     }
 }
 
-/// The hits of URLs. An entry that is stored anew counts from zero, so the hits before it count half, and so on.
+/// The hits of URLs since the last look, and half of those before, and so on.
 #[derive(Debug, Default)]
-struct Hottest(HashMap<String, u64>);
+struct Hottest(HashMap<String, UrlHits>);
+
+#[derive(Debug, Default)]
+struct UrlHits {
+    score: u64,
+    /// What the entry had counted at the last look. An entry that is stored anew counts from zero.
+    counted: u64,
+}
 
 impl Hottest {
     /// Adds the hits of the present entries, and returns the hottest URLs.
     fn update(&mut self, present: Vec<(String, u64)>, most: usize) -> Vec<String> {
-        self.0.values_mut().for_each(|hits| *hits /= 2);
-        for (url, hits) in present {
-            *self.0.entry(url).or_default() += hits;
+        self.0.values_mut().for_each(|hits| hits.score /= 2);
+        for (url, counted) in present {
+            let hits = self.0.entry(url).or_default();
+            hits.score += counted.checked_sub(hits.counted).unwrap_or(counted);
+            hits.counted = counted;
         }
         let mut all: Vec<_> = std::mem::take(&mut self.0).into_iter().collect();
-        all.sort_by(|(a, more), (b, less)| less.cmp(more).then_with(|| a.cmp(b)));
+        all.sort_by(|(a, more), (b, less)| less.score.cmp(&more.score).then_with(|| a.cmp(b)));
         all.truncate(4 * most);
         let urls = all.iter().take(most).map(|(url, _)| url.clone()).collect();
         self.0 = all.into_iter().collect();
@@ -113,7 +122,9 @@ mod tests {
         let hits =
             |hits: [u64; 3]| ["a", "b", "c"].map(str::to_owned).into_iter().zip(hits).collect();
         assert_eq!(hottest.update(hits([100, 60, 10]), 2), ["a", "b"]);
-        assert_eq!(hottest.update(hits([0, 5, 40]), 2), ["a", "c"], "50, 35 and 45");
-        assert_eq!(hottest.update(hits([0, 0, 40]), 1), ["c"]);
+        // The entry of `a` is new, and `b` has no further hits.
+        assert_eq!(hottest.update(hits([0, 60, 50]), 2), ["a", "c"], "50, 30 and 45");
+        assert_eq!(hottest.update(hits([20, 60, 90]), 2), ["c", "a"], "45, 15 and 62");
+        assert_eq!(hottest.update(hits([40, 60, 90]), 1), ["a"], "42, 7 and 31");
     }
 }

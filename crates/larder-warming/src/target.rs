@@ -1,6 +1,7 @@
 //! What is warmed.
 
-use http::{HeaderMap, HeaderName, Method, Request, Uri, header};
+use http::{HeaderMap, Method, Request, Uri, header};
+use larder_http::WarmRequest;
 
 /// A response to warm: a path, a URL, or a request of your own.
 ///
@@ -32,9 +33,9 @@ pub(crate) enum Source {
 }
 
 impl WarmTarget {
-    /// Creates the target of a line of an access log.
+    /// Creates the target of a line of an access log. Its path may contain anything, so it is not read as a URL.
     pub(crate) fn logged(path: String) -> Self {
-        Self { source: Source::Log, ..Self::from(path) }
+        Self { path, host: None, headers: HeaderMap::new(), source: Source::Log }
     }
 
     /// Returns the path without its query.
@@ -44,11 +45,13 @@ impl WarmTarget {
 
     /// Returns why the target is never warmed.
     pub(crate) fn refusal(&self) -> Option<String> {
-        let named = |name: &&HeaderName| CREDENTIALS.contains(name);
-        match self.headers.keys().find(named) {
+        match self.headers.keys().find(|name| WarmRequest::refuses(name)) {
             Some(name) => Some(format!(
                 "the request has the field {name}, and credentials are never sent to warm the cache"
             )),
+            None if self.host.as_ref().is_some_and(|host| host.contains('@')) => {
+                Some("the URL has a user name or a password".to_owned())
+            }
             None if self.path.parse::<Uri>().is_err() => Some("the path is not valid".to_owned()),
             None => None,
         }
@@ -57,9 +60,12 @@ impl WarmTarget {
 
 impl From<&str> for WarmTarget {
     fn from(url: &str) -> Self {
-        let after_scheme = url.split_once("://").map(|(_, rest)| rest);
-        let (host, path) = match after_scheme {
-            Some(rest) => {
+        let scheme = ["http://", "https://"].into_iter().find(|scheme| {
+            url.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+        });
+        let (host, path) = match scheme {
+            Some(scheme) => {
+                let rest = &url[scheme.len()..];
                 let at = rest.find(['/', '?']).unwrap_or(rest.len());
                 (Some(rest[..at].to_owned()), &rest[at..])
             }
@@ -85,10 +91,11 @@ impl<B> TryFrom<Request<B>> for WarmTarget {
         if head.method != Method::GET {
             return Err(NotGetError(head.method));
         }
-        let mut target = Self::from(head.uri.to_string());
-        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        target.host = target.host.or_else(|| host.map(str::to_owned));
-        target.headers = head.headers;
+        let of_uri = head.uri.authority().map(http::uri::Authority::as_str);
+        let of_field = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let host = of_uri.or(of_field).map(str::to_owned);
+        let mut target = Self { path, host, headers: head.headers, source: Source::Known };
         target.headers.remove(header::HOST);
         Ok(target)
     }
@@ -106,5 +113,32 @@ impl std::fmt::Display for NotGetError {
 
 impl std::error::Error for NotGetError {}
 
-const CREDENTIALS: [HeaderName; 3] =
-    [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_url_at_the_beginning_has_a_host() {
+        for (url, host, path) in [
+            (
+                "/login?next=https://evil.example/logout",
+                None,
+                "/login?next=https://evil.example/logout",
+            ),
+            ("HTTPS://shop.example?x=1", Some("shop.example"), "/?x=1"),
+            ("http://shop.example", Some("shop.example"), "/"),
+            ("products/42", None, "/products/42"),
+        ] {
+            let target = WarmTarget::from(url);
+            assert_eq!((target.host.as_deref(), &*target.path), (host, path), "{url}");
+        }
+        let request =
+            Request::get("/a?u=http://b/").header("host", "shop.example").body(()).unwrap();
+        let target = WarmTarget::try_from(request).unwrap();
+        assert_eq!(
+            (target.host.as_deref(), &*target.path),
+            (Some("shop.example"), "/a?u=http://b/")
+        );
+        assert!(WarmTarget::from("http://user:password@shop.example/").refusal().is_some());
+    }
+}

@@ -71,6 +71,7 @@ fn app_with(
             if let Some(policy) = request.extensions().get::<ResponseOverrides>() {
                 policy.tag(Tag::new(format!("page:{path}")));
             }
+            assert!(path != "/panics", "this page is broken");
             if path.starts_with("/slow") {
                 tokio::time::sleep(10 * SECOND).await;
             }
@@ -243,20 +244,57 @@ async fn linked_pages_and_all_combinations_of_fields_are_requested() {
     assert_eq!(seen.paths(), expected);
 }
 
+/// Without a partition, the page of a user would be stored for all: a warm request has no credentials that would prevent it.
+#[tokio::test(start_paused = true)]
+async fn a_page_of_a_principal_is_never_warmed_for_all() {
+    let larder = Larder::builder().build().unwrap();
+    let seen = Seen::default();
+    let app = app_with(&larder, &seen, |layer| {
+        layer.partition_by(|_| Ok::<_, Infallible>(None::<String>))
+    });
+    let report = warmer(&larder, &app).warm_for(User(7), ["/account"]).await;
+    assert_eq!((report.failed, seen.paths().len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn responses_of_other_servers_are_not_remembered() {
+    let larder = Larder::builder().build().unwrap();
+    let seen = Seen::default();
+    let client = app_with(&larder, &seen, ResponseCacheLayer::private_cache);
+    visit(&client, "/reindex?key=secret", None).await;
+    assert!(visit(&client, "/reindex?key=secret", None).await.contains("; hit"));
+    assert_eq!(HotUrls::of(&larder, 10), HotUrls::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_run_does_not_forget_what_a_longer_one_knew() {
+    let of = |text: &str| {
+        let name = format!("larder-hot-{}-{}", text.len(), std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, text).unwrap();
+        let urls = HotUrls::load(&file).unwrap();
+        std::fs::remove_file(file).unwrap();
+        urls
+    };
+    let both = of("a\nb\n").followed_by(of("c\nb\nd\n"), 3);
+    assert_eq!(both.urls(), ["a", "b", "c"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_target_that_fails_stops_nothing() {
     let (_larder, _seen, _app, warmer) = open();
     let warmer = warmer.deadline(5 * SECOND);
-    let report = warmer.warm(["/a", "/broken", "/slow", "not valid \u{7f}", "/b"]).await;
-    assert_eq!((report.filled, report.failed), (2, 3));
+    let report = warmer.warm(["/a", "/broken", "/panics", "/slow", "not valid \u{7f}", "/b"]).await;
+    assert_eq!((report.filled, report.failed), (2, 4));
     let counted = AtomicUsize::new(0);
     let report = warmer
         .each(0..4, async |item| {
             counted.fetch_add(1, Ordering::Relaxed);
+            assert!(item != 3, "this value is broken");
             if item == 2 { Err("no such value") } else { Ok(()) }
         })
         .await;
-    assert_eq!((report.filled, report.failed, counted.into_inner()), (3, 1, 4));
+    assert_eq!((report.filled, report.failed, counted.into_inner()), (2, 2, 4));
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,8 +304,12 @@ async fn concurrency_and_rate_are_bounded() {
     let report = warmer.clone().concurrency(3).warm((0..9).map(slow)).await;
     assert_eq!((report.filled, report.took), (9, 30 * SECOND), "three at a time, ten seconds each");
     let fast = |n| format!("/fast/{n}");
-    let report = warmer.per_second(2).warm((0..9).map(fast)).await;
+    let report = warmer.clone().per_second(2).warm((0..9).map(fast)).await;
     assert_eq!((report.filled, report.took), (9, 4 * SECOND));
+    // A slow request is no reason to make up for lost time.
+    let slow_first = ["/slow/z", "/fast/x", "/fast/y", "/fast/z"];
+    let report = warmer.concurrency(1).per_second(1).warm(slow_first).await;
+    assert_eq!((report.filled, report.took), (4, 12 * SECOND));
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,9 +319,9 @@ async fn a_start_waits_for_warming_and_no_longer_than_its_deadline() {
     assert_eq!(warming.warmed(SECOND).await, None);
     let report = warming.warmed(20 * SECOND).await.unwrap();
     assert_eq!((report.filled, seen.paths().len()), (2, 2));
-    let warming = warmer.clone().concurrency(1).start((0..100).map(|n| format!("/slow/x{n}")));
+    let stopped = warmer.clone().concurrency(1).start((0..100).map(|n| format!("/slow/x{n}")));
     tokio::time::sleep(25 * SECOND).await;
-    warming.stop();
+    drop(stopped);
     tokio::time::sleep(100 * SECOND).await;
     assert_eq!(seen.paths().len(), 2 + 3, "no further request begins");
 }

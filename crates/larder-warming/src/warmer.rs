@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use larder_core::Larder;
 use larder_http::{BoxError, WarmRequest};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 
 use crate::{
     app_handle::AppHandle,
@@ -105,20 +109,20 @@ impl Warmer {
     ///
     /// # Panics
     ///
-    /// If a value is not a valid field value, or the field carries credentials.
+    /// If there is no value, a value is not a valid field value, or the field carries credentials.
     #[must_use]
     pub fn header<'a>(
         mut self,
         name: HeaderName,
         values: impl IntoIterator<Item = &'a str>,
     ) -> Self {
-        let credentials = [header::COOKIE, header::AUTHORIZATION, header::PROXY_AUTHORIZATION];
         assert!(
-            !credentials.contains(&name),
+            !WarmRequest::refuses(&name),
             "{name} carries credentials, which are never sent to warm the cache"
         );
         let value = |value| HeaderValue::from_str(value).expect("a valid field value");
-        let values = values.into_iter().map(value).collect();
+        let values: Vec<HeaderValue> = values.into_iter().map(value).collect();
+        assert!(!values.is_empty(), "the field {name} has no value");
         self.options().headers.push((name, values));
         self
     }
@@ -158,17 +162,18 @@ impl Warmer {
         self
     }
 
-    /// Sets how many requests run at a time. The default is 8.
+    /// Sets how many requests of one run are in flight at a time. The default is 8. A fill goes on after the
+    /// [`deadline`](Self::deadline) of its request.
     #[must_use]
     pub fn concurrency(mut self, requests: usize) -> Self {
         self.options().concurrency = requests.max(1);
         self
     }
 
-    /// Sets how many requests start in a second at most. There is no bound by default.
+    /// Sets how many requests of one run start in a second at most. There is no bound by default.
     #[must_use]
     pub fn per_second(mut self, requests: u32) -> Self {
-        self.options().per_second = Some(requests.max(1));
+        self.options().per_second = Some(requests.clamp(1, MOST_PER_SECOND));
         self
     }
 
@@ -207,7 +212,8 @@ impl Warmer {
     }
 
     /// Requests targets for one principal, such as a user or a tenant: each request has it as an extension, as the
-    /// authentication layer would leave it for [`partition_by`](larder_http::ResponseCacheLayer::partition_by).
+    /// authentication layer would leave it for [`partition_by`](larder_http::ResponseCacheLayer::partition_by). A request
+    /// that does not land in a partition is refused, so that no response of the principal is stored for all.
     pub async fn warm_for<P, T>(
         &self,
         principal: P,
@@ -219,7 +225,10 @@ impl Warmer {
     {
         let targets: Vec<WarmTarget> = targets.into_iter().map(Into::into).collect();
         let count = targets.len();
-        let extend: Extend = Arc::new(move |extensions| drop(extensions.insert(principal.clone())));
+        let extend: Extend = Arc::new(move |extensions| {
+            extensions.insert(principal.clone());
+            extensions.insert(WarmRequest::of_partition());
+        });
         self.run(stream::iter(targets), Some(count), Some(extend)).await
     }
 
@@ -256,9 +265,11 @@ impl Warmer {
         let loads = stream::iter(items).map(|item| async {
             pace.wait().await;
             let what = format!("{item:?}");
-            match tokio::time::timeout(self.options.deadline, load(item)).await {
-                Ok(Ok(())) => counts.add(Outcome::Filled),
-                Ok(Err(error)) => counts.fail(&what, &error),
+            let load = AssertUnwindSafe(load(item)).catch_unwind();
+            match tokio::time::timeout(self.options.deadline, load).await {
+                Ok(Ok(Ok(()))) => counts.add(Outcome::Filled),
+                Ok(Ok(Err(error))) => counts.fail(&what, &error),
+                Ok(Err(_)) => counts.fail(&what, &"the load has panicked"),
                 Err(_) => counts.fail(&what, &"it took longer than the deadline"),
             }
         });
@@ -277,7 +288,8 @@ impl Warmer {
     ) -> Warming {
         let targets: Vec<WarmTarget> = targets.into_iter().map(Into::into).collect();
         let warmer = self.clone();
-        Warming { task: tokio::spawn(async move { warmer.warm(targets).await }) }
+        let task = tokio::spawn(async move { warmer.warm(targets).await });
+        Warming { task, report: None }
     }
 
     async fn run(
@@ -287,6 +299,8 @@ impl Warmer {
         principal: Option<Extend>,
     ) -> WarmReport {
         let began = Instant::now();
+        // Before that, the second level is neither read nor written.
+        drop(tokio::time::timeout(LONGEST_SYNC, self.larder.synced()).await);
         let counts = Counts::default();
         let progress = Progress::new(self.options.shows_progress.as_deref(), count);
         let pace = self.pace();
@@ -371,12 +385,14 @@ impl Warmer {
         *request.headers_mut() = headers;
         let host = target.host.as_ref().unwrap_or(&self.options.host);
         request.headers_mut().insert(header::HOST, HeaderValue::from_str(host)?);
+        request.extensions_mut().insert(WarmRequest::default());
         for extend in self.options.extensions.iter().chain(principal) {
             extend(request.extensions_mut());
         }
-        request.extensions_mut().insert(WarmRequest::default());
-        let answered = tokio::time::timeout(self.options.deadline, self.app.call(request)).await;
-        let response = answered.map_err(|_| "it took longer than the deadline")??;
+        let call = AssertUnwindSafe(self.app.call(request)).catch_unwind();
+        let answered = tokio::time::timeout(self.options.deadline, call).await;
+        let answered = answered.map_err(|_| "it took longer than the deadline")?;
+        let response = answered.map_err(|_| "the handler has panicked")??;
         let status = response.status();
         if status.is_server_error() || status.is_client_error() && status != StatusCode::NOT_FOUND {
             return Err(format!("the response is {status}").into());
@@ -385,30 +401,41 @@ impl Warmer {
     }
 }
 
-/// Whether a cache of this application answered (RFC 9211).
+/// Whether a cache of this application answered with a fresh response. Its item comes last, after those of caches that are
+/// closer to the origin. A stale response has no time left.
+///
+/// Source: [RFC 9211, section 2](https://www.rfc-editor.org/rfc/rfc9211#section-2)
 fn is_hit(headers: &HeaderMap) -> bool {
-    let statuses = headers.get_all("cache-status").iter().filter_map(|status| status.to_str().ok());
-    statuses
-        .flat_map(|status| status.split(','))
-        .any(|cache| cache.split(';').skip(1).any(|parameter| parameter.trim() == "hit"))
+    let status = headers.get_all("cache-status").iter().next_back();
+    let own = status.and_then(|status| status.to_str().ok()?.split(',').next_back());
+    let parameters = || own.into_iter().flat_map(|own| own.split(';').skip(1).map(str::trim));
+    parameters().any(|parameter| parameter == "hit")
+        && !parameters().any(|parameter| parameter.starts_with("ttl=-"))
 }
 
-/// Requests that run in a task of their own.
+/// Requests that run in a task of their own. They stop when this is dropped.
 #[derive(Debug)]
+#[must_use = "the requests stop when it is dropped"]
 pub struct Warming {
     task: JoinHandle<WarmReport>,
+    report: Option<WarmReport>,
 }
 
 impl Warming {
     /// Waits until all requests have ended, for at most `deadline`. `None` if some are left: they go on, and the process can
     /// serve meanwhile.
     pub async fn warmed(&mut self, deadline: Duration) -> Option<WarmReport> {
-        // A task that was stopped has no report.
-        tokio::time::timeout(deadline, &mut self.task).await.ok()?.ok()
+        if self.report.is_none() {
+            // Only a task that was stopped has no report.
+            self.report = tokio::time::timeout(deadline, &mut self.task).await.ok()?.ok();
+        }
+        self.report
     }
+}
 
-    /// Stops: no further request begins. Fills that are in flight end by themselves.
-    pub fn stop(self) {
+impl Drop for Warming {
+    fn drop(&mut self) {
+        // No further request begins, and fills in flight end by themselves.
         self.task.abort();
     }
 }
@@ -419,8 +446,8 @@ impl Warming {
 pub struct WarmReport {
     /// The requests that an entry answered. A layer without `Cache-Status` counts them as filled.
     pub fresh: usize,
-    /// The requests that were answered and that no entry had answered before. Whether their responses were stored is in
-    /// the counters of the cache named `warming`.
+    /// The other requests that were answered. Whether their responses were stored is in the counters of the cache named
+    /// `warming`.
     pub filled: usize,
     /// The requests that failed, with an error, a status from 400 on except 404, or no response before the deadline.
     pub failed: usize,
@@ -489,7 +516,10 @@ struct Pace(Option<tokio::sync::Mutex<tokio::time::Interval>>);
 impl Pace {
     fn new(per_second: Option<u32>) -> Self {
         Self(per_second.map(|rate| {
-            tokio::sync::Mutex::new(tokio::time::interval(Duration::from_secs(1) / rate))
+            let mut interval = tokio::time::interval(Duration::from_secs(1) / rate);
+            // After a slow request the rate stays what it is.
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            tokio::sync::Mutex::new(interval)
         }))
     }
 
@@ -505,3 +535,8 @@ impl fmt::Debug for Warmer {
         f.debug_struct("Warmer").field("host", &self.options.host).finish_non_exhaustive()
     }
 }
+
+/// A shorter pause than a microsecond is none.
+const MOST_PER_SECOND: u32 = 1_000_000;
+/// How long a run waits for the view of the log.
+const LONGEST_SYNC: Duration = Duration::from_secs(5);

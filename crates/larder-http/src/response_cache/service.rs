@@ -175,10 +175,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let is_warming = request.extensions().get::<WarmRequest>().is_some();
+        let warm = request.extensions().get::<WarmRequest>().copied();
+        let is_warming = warm.is_some();
         let context = if is_warming { &self.warming } else { &self.context };
         let began = context.kernel.tick();
         let request_key = match context.admit(&request) {
+            Admission::Lookup(request_key)
+                if warm.is_some_and(|warm| warm.needs_partition) && !request_key.partitioned =>
+            {
+                context.meter.record(Event::Bypass(Reason::Identity), began);
+                let text =
+                    "a response that is warmed for a principal has to belong to a partition\n";
+                let refused = context.refused(StatusCode::FORBIDDEN, text, Reason::Identity);
+                return ResponseCacheFuture::ready(refused);
+            }
             Admission::Lookup(request_key) => request_key,
             Admission::Bypass(why) if is_warming && why != Reason::Nested => {
                 // The handler may act on each request, such as a page that signs out.

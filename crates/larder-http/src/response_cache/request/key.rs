@@ -5,6 +5,7 @@ use larder_core::{
     Kind,
     kernel::{Audience, Kernel, KeyBuf},
 };
+use larder_semantics::storing::Role;
 
 use crate::{
     address::{Address, Head, QueryRule},
@@ -88,6 +89,10 @@ fn fingerprint(options: &Options) -> String {
     }
     if options.shared {
         text.push('!');
+    }
+    if options.role == Role::Private {
+        // `Key::public_url` looks for it.
+        text.push('~');
     }
     text
 }
