@@ -318,18 +318,23 @@ async fn views_are_counted_at_once_and_leave_the_page_in_the_cache() {
 }
 
 #[tokio::test]
-async fn an_announcement_shows_on_the_first_page_at_once() {
+async fn a_page_can_be_purged_by_the_admin() {
     let shop = Shop::open(false).await;
-    assert!(!shop.get("/").await.text.contains("announcement"));
-    let bearer = format!("Bearer {TOKEN}");
-    let announce = async |text: &str| {
-        let fields = [("authorization", &*bearer)];
-        shop.send(Method::PUT, "/api/announcement", &fields, text).await.status
+    for page in ["/products/7", "/products/8"] {
+        shop.get(page).await;
+        assert!(shop.get(page).await.cache_status().contains("hit"));
+    }
+    let purge = async |fields: &[(&str, &str)], body: &str| {
+        shop.send(Method::POST, "/api/purge", fields, body).await.status
     };
-    assert_eq!(announce("Open until 8 pm <b>").await, StatusCode::NO_CONTENT);
-    let text = shop.get("/").await.text;
-    assert!(text.contains("Open until 8 pm &#60;b&#62;"), "{text}");
-    assert_eq!(announce(&"x".repeat(201)).await, StatusCode::BAD_REQUEST);
+    let bearer = format!("Bearer {TOKEN}");
+    let admin = [("authorization", &*bearer), ("content-type", "application/json")];
+    assert_eq!(purge(&admin[1..], r#"{"path": "/products/7"}"#).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(purge(&admin, r#"{"path": "products/7"}"#).await, StatusCode::BAD_REQUEST);
+    assert!(shop.get("/products/7").await.cache_status().contains("hit"));
+    assert_eq!(purge(&admin, r#"{"path": "/products/7"}"#).await, StatusCode::NO_CONTENT);
+    assert!(!shop.get("/products/7").await.cache_status().contains("hit"));
+    assert!(shop.get("/products/8").await.cache_status().contains("hit"));
 }
 
 /// The hit ratio of the first thousand requests after a start, without warming and with the pages of the run before.

@@ -239,7 +239,7 @@ impl<V: ?Sized> Entry<V> {
     /// Counts a hit. Returns whether to report the hit to the eviction policy of the first level. Larder reports the
     /// first, second, third, fifth, ninth hit and so on, so that a new entry gains frequency, and later one hit in 64.
     pub(crate) fn touch(&self) -> bool {
-        // Two hits that race may count as one hit, which is harmless because this count only selects a sample.
+        // Two hits that race may count as one hit, which is harmless because this count selects a sample and ranks hot URLs.
         let touches = self.touches.load(Ordering::Relaxed);
         self.touches.store(touches.wrapping_add(1), Ordering::Relaxed);
         touches.is_multiple_of(TOUCHES_BETWEEN)

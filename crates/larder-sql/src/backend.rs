@@ -26,10 +26,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
         statement: Statement,
     ) -> BoxFuture<'static, sqlx::Result<StatementOutcome>>;
 
-    /// Begins a transaction. If it has an identity, its rows in the outbox get that identity.
+    /// Begins a transaction. If it has an identity, its rows in the outbox get that identity. If it `writes`, it waits for the
+    /// writer before it instead of failing later, where the database has one writer at a time.
     fn begin(
         &self,
         commit: Option<CommitId>,
+        writes: bool,
     ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>>;
 
     /// Returns the SQL that creates the outbox and its triggers.
@@ -70,7 +72,7 @@ pub(crate) async fn run_as(
     commit: CommitId,
     statement: &Statement,
 ) -> sqlx::Result<StatementOutcome> {
-    let mut transaction = backend.begin(Some(commit)).await?;
+    let mut transaction = backend.begin(Some(commit), true).await?;
     let outcome = transaction.run(statement).await?;
     transaction.commit().await?;
     Ok(outcome)

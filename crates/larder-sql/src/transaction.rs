@@ -81,17 +81,23 @@ impl Db<SqlxService> {
     /// # }
     /// ```
     pub async fn begin(&self) -> Result<Transaction, QueryError> {
-        self.begin_as(self.cache().context().commit_id()).await
+        let commit = self.cache().context().commit_id();
+        // Inside of a value that is written through, it writes.
+        self.begin_as(commit, commit.is_some()).await
     }
 
     /// Begins a transaction without an identity for the outbox. No statement has run in it.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn begin_unmarked(&self) -> Result<Transaction, QueryError> {
-        self.begin_as(None).await
+    pub(crate) async fn begin_unmarked(&self, writes: bool) -> Result<Transaction, QueryError> {
+        self.begin_as(None, writes).await
     }
 
-    async fn begin_as(&self, commit: Option<CommitId>) -> Result<Transaction, QueryError> {
-        let begun = self.cache().inner().backend().begin(commit).await;
+    async fn begin_as(
+        &self,
+        commit: Option<CommitId>,
+        writes: bool,
+    ) -> Result<Transaction, QueryError> {
+        let begun = self.cache().inner().backend().begin(commit, writes).await;
         Ok(Transaction {
             inner: Some(begun.map_err(QueryError::database)?),
             commit,

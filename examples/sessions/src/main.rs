@@ -66,19 +66,20 @@ impl CachedSessions {
         Ok(Self { pool, sessions: Values::local(larder, policy) })
     }
 
-    /// Writes a session. An id that is taken is an error, so that nothing is stored under it.
-    async fn write(pool: SqlitePool, record: Record, replaces: bool) -> Result<Record, Failure> {
+    /// Writes a session. A new one whose id is taken, or an old one that has ended, is an error, so that nothing is stored.
+    async fn write(pool: SqlitePool, record: Record, is_new: bool) -> Result<Record, Failure> {
         let text = serde_json::to_string(&record).map_err(Failure::new)?;
-        let conflict = match replaces {
-            true => "UPDATE SET record = excluded.record, expires = excluded.expires",
-            false => "NOTHING",
+        let statement = match is_new {
+            true => {
+                "INSERT INTO sessions (record, expires, id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+            }
+            // Not an insertion: another request may have ended the session while this one ran.
+            false => "UPDATE sessions SET record = ?, expires = ? WHERE id = ?",
         };
-        let insert =
-            format!("INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT (id) DO {conflict}");
-        let insert = sqlx::query(sqlx::AssertSqlSafe(insert)).bind(record.id.to_string());
-        let insert = insert.bind(text).bind(record.expiry_date.unix_timestamp());
-        match insert.execute(&pool).await.map_err(Failure::new)?.rows_affected() {
-            0 => Err(Failure::IdTaken),
+        let statement = sqlx::query(statement).bind(text).bind(record.expiry_date.unix_timestamp());
+        let written = statement.bind(record.id.to_string()).execute(&pool).await;
+        match written.map_err(Failure::new)?.rows_affected() {
+            0 => Err(Failure::Other),
             _ => Ok(record),
         }
     }
@@ -86,13 +87,13 @@ impl CachedSessions {
     async fn write_through(
         &self,
         record: &Record,
-        replaces: bool,
+        is_new: bool,
     ) -> Result<(), WriteError<Failure>> {
         let (pool, record) = (self.pool.clone(), record.clone());
         let name = ("session", record.id.to_string());
         let write = move |write: WriteHandle| async move {
             write.ttl(lifetime(&record));
-            Self::write(pool, record, replaces).await
+            Self::write(pool, record, is_new).await
         };
         self.sessions.write_through(name, write).await.map(|_| ())
     }
@@ -108,15 +109,19 @@ fn lifetime(record: &Record) -> Duration {
 impl SessionStore for CachedSessions {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
         loop {
-            match self.write_through(record, false).await {
-                Err(WriteError::Failed(Failure::IdTaken)) => record.id = Id::default(),
+            match self.write_through(record, true).await {
+                Err(WriteError::Failed(Failure::Other)) => record.id = Id::default(),
                 written => return written.map_err(|error| backend(&error)),
             }
         }
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        self.write_through(record, true).await.map_err(|error| backend(&error))
+        match self.write_through(record, false).await {
+            // It has ended, and stays so.
+            Err(WriteError::Failed(Failure::Other)) => Ok(()),
+            written => written.map_err(|error| backend(&error)),
+        }
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
@@ -165,8 +170,8 @@ fn backend(error: &WriteError<Failure>) -> session_store::Error {
 /// A failure of the table of sessions.
 #[derive(Clone, Debug)]
 enum Failure {
-    /// Another session has the id.
-    IdTaken,
+    /// Another session has the id, or the session has ended.
+    Other,
     Failed(Arc<str>),
 }
 
@@ -179,7 +184,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::IdTaken => f.write_str("another session has this id"),
+            Self::Other => f.write_str("the table has another session, or none"),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -287,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_session_takes_no_id_of_another() {
+    async fn a_new_session_takes_no_id_of_another_and_an_ended_one_stays_so() {
         let larder = Larder::builder().build().unwrap();
         let sessions = CachedSessions::open(&larder, "sqlite::memory:").await.unwrap();
         let expiry_date = OffsetDateTime::now_utc() + time::Duration::hours(1);
@@ -297,6 +302,10 @@ mod tests {
         let mut second = record(first.id);
         sessions.create(&mut second).await.unwrap();
         assert_ne!(first.id, second.id);
-        assert_eq!(sessions.load(&first.id).await.unwrap(), Some(first));
+        assert_eq!(sessions.load(&first.id).await.unwrap(), Some(first.clone()));
+        // A request that began before the session was ended does not bring it back.
+        sessions.delete(&first.id).await.unwrap();
+        sessions.save(&first).await.unwrap();
+        assert_eq!(sessions.load(&first.id).await.unwrap(), None);
     }
 }

@@ -1,10 +1,6 @@
 //! The router of the shop: the pages and the layers around them.
 
-use std::{
-    path::Path,
-    sync::{Arc, RwLock},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -36,8 +32,6 @@ pub struct App {
     pub(crate) admin: AdminToken,
     /// How often each product was seen.
     pub(crate) views: Views,
-    /// A text on the first page, which is not in the database.
-    pub(crate) announcement: Arc<RwLock<String>>,
     larder: Larder,
     cached: bool,
 }
@@ -65,8 +59,7 @@ impl App {
         let database = Database::open(options, &larder).await?;
         let views = database.views(&larder, options).await?;
         let admin = AdminToken::new(options.admin_token.as_deref());
-        let announcement = Arc::default();
-        Ok(Self { database, admin, views, announcement, larder, cached: !options.no_cache })
+        Ok(Self { database, admin, views, larder, cached: !options.no_cache })
     }
 
     /// The cache.
@@ -119,6 +112,7 @@ fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/category/{slug}", get(catalogue::category))
         .route("/products/{id}", get(catalogue::product))
         .route("/search", get(catalogue::search))
+        .route("/api/purge", write(app, post(api::purge)))
         .route("/api/products", get(api::list))
         .route("/api/products/{id}", get(api::show).merge(write(app, put(api::update))));
     if !app.cached {
@@ -129,9 +123,7 @@ fn shared_pages(app: &Arc<App>) -> Router<Arc<App>> {
 
 /// The first page. It is the most requested page, so it is refreshed before it expires, and no visitor waits for it.
 fn front_page(app: &Arc<App>) -> Router<Arc<App>> {
-    let page = Router::new()
-        .route("/", get(catalogue::home))
-        .route("/api/announcement", write(app, put(api::announce)));
+    let page = Router::new().route("/", get(catalogue::home));
     if !app.cached {
         return page;
     }

@@ -3,15 +3,10 @@
 //!
 //! `database/` reads and writes, `pages/` are the handlers, and `app.rs` puts the layers around them.
 
-use std::{
-    future::IntoFuture as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use larder::warming::{AppHandle, HotUrls, Warmer};
+use larder::warming::{AppHandle, HotUrls, Warmer, Warming};
 use program::interrupted;
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -52,6 +47,9 @@ pub struct Options {
     /// several times for the nodes of a cluster.
     #[arg(long, requires = "database")]
     pub redis: Vec<String>,
+    /// The name of this shop, for `--journal`. Give each shop of a database its own.
+    #[arg(long, default_value = "shop", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub name: String,
     /// A directory for the views of products that are counted and not in the database yet, so that a crash loses none. It
     /// belongs to one shop.
     #[arg(long, requires = "database")]
@@ -70,14 +68,19 @@ pub struct Options {
 ///
 /// One sentence with the cause: the port is taken, the database is broken, or the memory size is not allowed.
 pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    let app = App::open(&options).await?;
+    let (warming, hot) = match &options.warm {
+        Some(file) => {
+            let hot = HotUrls::load(file);
+            let hot = hot.map_err(|error| format!("--warm {}: {error}", file.display()))?;
+            (Some(warm(&app, hot.clone()).await), hot)
+        }
+        None => (None, HotUrls::default()),
+    };
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
     let address = listener.local_addr()?;
-    let app = App::open(&options).await?;
-    if let Some(file) = &options.warm {
-        warm(&app, file).await?;
-    }
     let token = app.admin_token();
     println!("shop on http://{address}");
     println!("try: curl -si http://{address}/products/42 | grep -i cache-status   # twice");
@@ -87,26 +90,28 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     );
     let larder = app.larder().clone();
     serve(listener, app, interrupted(), GRACE).await?;
+    // What is still to be warmed is not needed any more.
+    drop(warming);
     if let Some(file) = &options.warm {
-        HotUrls::of(&larder, MOST_WARMED).save(file).map_err(|error| unwritten(file, &error))?;
+        let hot = HotUrls::of(&larder, MOST_WARMED).followed_by(hot, MOST_WARMED);
+        hot.save(file).map_err(|error| format!("--warm {}: {error}", file.display()))?;
     }
     Ok(())
 }
 
-/// Makes the most requested pages of the last run.
-async fn warm(app: &App, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let hot = HotUrls::load(file).map_err(|error| format!("--warm {}: {error}", file.display()))?;
+/// Makes the most requested pages of the last run, until that takes too long or the shop is to stop.
+async fn warm(app: &App, hot: HotUrls) -> Warming {
     let warmer = Warmer::new(app.larder(), AppHandle::axum(router(app.clone())));
     let mut warming = warmer.show_progress("warming").start(hot);
-    match warming.warmed(LONGEST_WARMING).await {
+    let report = tokio::select! {
+        report = warming.warmed(LONGEST_WARMING) => report,
+        () = interrupted() => None,
+    };
+    match report {
         Some(report) => println!("warmed: {report}"),
         None => println!("warming goes on while the shop serves"),
     }
-    Ok(())
-}
-
-fn unwritten(file: &Path, error: &std::io::Error) -> String {
-    format!("--warm {} cannot be written: {error}", file.display())
+    warming
 }
 
 /// Serves until `until` completes, then lets running requests finish for `grace`, or until Ctrl-C is pressed again.

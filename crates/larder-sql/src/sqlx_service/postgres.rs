@@ -69,6 +69,7 @@ impl Backend for PostgresBackend {
     fn begin(
         &self,
         commit: Option<CommitId>,
+        _: bool,
     ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
         Box::pin(async move {
             let inner = match commit {

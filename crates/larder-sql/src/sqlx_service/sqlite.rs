@@ -66,9 +66,14 @@ impl Backend for SqliteBackend {
     fn begin(
         &self,
         commit: Option<CommitId>,
+        writes: bool,
     ) -> BoxFuture<'_, sqlx::Result<Box<dyn BackendTransaction>>> {
         Box::pin(async move {
-            let mut inner = self.pool.begin().await?;
+            // A transaction that reads first, and writes after another one has written, would fail without a wait.
+            let mut inner = match writes {
+                true => self.pool.begin_with("BEGIN IMMEDIATE").await?,
+                false => self.pool.begin().await?,
+            };
             let commit = match commit {
                 Some(id) => outbox::sqlite::Commit::begin(id, &mut inner).await,
                 None => None,

@@ -154,8 +154,8 @@ impl SinkTable {
     }
 
     /// Begins a transaction whose reads are those of one snapshot.
-    async fn begin(&self) -> Result<Transaction, SinkError> {
-        let mut transaction = self.db.begin_unmarked().await.map_err(failure)?;
+    async fn begin(&self, writes: bool) -> Result<Transaction, SinkError> {
+        let mut transaction = self.db.begin_unmarked(writes).await.map_err(failure)?;
         if self.is_postgres() {
             let isolated = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
             transaction.run_unanalysed(&isolated).await.map_err(failure)?;
@@ -394,7 +394,7 @@ where
     fn write<'a>(&'a self, batch: &'a Batch<K, O>) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let table = &self.table;
-            let mut transaction = table.begin().await?;
+            let mut transaction = table.begin(true).await?;
             table.move_position(&mut transaction, batch).await?;
             let mut by_key: BTreeMap<&K, Vec<&O>> = BTreeMap::new();
             for operation in &batch.operations {
@@ -432,7 +432,7 @@ where
 
     fn snapshot(&self) -> BoxFuture<'_, Result<TableSnapshot, SinkError>> {
         Box::pin(async move {
-            let transaction = self.table.begin().await?;
+            let transaction = self.table.begin(true).await?;
             Ok(TableSnapshot { table: Arc::clone(&self.table), transaction })
         })
     }

@@ -12,7 +12,7 @@ use larder::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Options;
+use crate::{Options, secret};
 
 mod fill;
 mod open;
@@ -179,7 +179,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// What `check` says about the product as it is now, or that another request has changed it meanwhile.
+    /// What `check` says about the product as it is now.
     pub(crate) async fn update(
         &self,
         id: i64,
@@ -190,18 +190,17 @@ impl Database {
         let db = self.db.clone();
         let write = move |_| async move {
             let mut transaction = db.begin().await?;
+            // Locks the row, so that no other request changes it between the check and the change.
+            let lock = "UPDATE products SET stock = stock WHERE id = $1";
+            transaction.query(lock).bind(id).execute().await?;
             let found = transaction.query(PRODUCT).bind(id).fetch_optional::<Product>().await?;
             let Some(before) = found else { return Ok(None) };
             check(&before).map_err(UpdateError::Unmet)?;
             let price_cents = price_cents.unwrap_or(before.price_cents);
             let stock = stock.unwrap_or(before.stock);
-            let text = "UPDATE products SET price_cents = $1, stock = $2 \
-                 WHERE id = $3 AND price_cents = $4 AND stock = $5";
+            let text = "UPDATE products SET price_cents = $1, stock = $2 WHERE id = $3";
             let update = transaction.query(text).bind(price_cents).bind(stock).bind(id);
-            let updated = update.bind(before.price_cents).bind(before.stock).execute().await?;
-            if updated == 0 {
-                return Err(UpdateError::Overtaken);
-            }
+            update.execute().await?;
             transaction.commit().await?;
             Ok(Some(Product { price_cents, stock, ..Product::clone(&before) }))
         };
@@ -219,15 +218,18 @@ impl Database {
         options: &Options,
     ) -> Result<Views, Box<dyn std::error::Error>> {
         let table = TableSink::open(&self.db, "views", ["product_id"], ["n"]).await?;
-        // Each shop of a database has a queue of its own.
-        let name = format!("views {}", options.listen).replace(':', "-");
         let views = match &options.journal {
             Some(directory) => {
+                // The position of a queue belongs to its name.
+                let name = format!("views {}", options.name);
                 let journal =
                     Disk::open(directory).map_err(|error| format!("--journal: {error}"))?;
                 WriteBehind::builder(name, larder, table, journal)
             }
-            None => WriteBehind::builder(name, larder, table, Memory::lost_on_crash()),
+            None => {
+                let name = format!("views {:032x}", secret());
+                WriteBehind::builder(name, larder, table, Memory::lost_on_crash())
+            }
         };
         Ok(views.open().await?)
     }
@@ -258,8 +260,6 @@ pub type Views = WriteBehind<TableSink<i64, Add>>;
 pub(crate) enum UpdateError {
     /// The preconditions of the request are not met.
     Unmet(ConditionUnmet),
-    /// Another request has changed the product meanwhile.
-    Overtaken,
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 

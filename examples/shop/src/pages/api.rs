@@ -1,6 +1,6 @@
 //! The JSON API.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -137,32 +137,31 @@ pub(crate) async fn update(
         }
         Ok(None) => Err(no_product(id)),
         Err(UpdateError::Unmet(unmet)) => Ok(unmet.into_response()),
-        Err(UpdateError::Overtaken) => {
-            let what = format!("product {id} was changed by another request: try again");
-            Err(ApiError(StatusCode::CONFLICT, what))
-        }
         Err(UpdateError::Failed(error)) => Err(ApiError::database(&*error)),
     }
 }
 
-/// Sets the text on the first page. It is not in the database, so the handler says what it changes.
-pub(crate) async fn announce(
+/// A page to make anew.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Purge {
+    path: String,
+}
+
+/// Makes a page anew, after something that larder cannot see: a template was changed, or a backup was restored.
+pub(crate) async fn purge(
     _: Admin,
-    State(app): Shop,
     invalidate: Invalidate,
-    text: String,
+    purge: Result<Json<Purge>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
-    if text.len() > LONGEST_ANNOUNCEMENT {
-        let bytes = text.len();
-        return Err(bad(format!("the text has {bytes} bytes, allowed are {LONGEST_ANNOUNCEMENT}")));
+    let Json(Purge { path }) = purge.map_err(|error| bad(error.body_text()))?;
+    if !path.starts_with('/') {
+        return Err(bad(format!("path is {path:?}, allowed is a path such as /products/42")));
     }
-    *app.announcement.write().unwrap_or_else(PoisonError::into_inner) = text;
-    invalidate.tag("announcement");
+    invalidate.path(path);
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<larder::Stats> {
     Json(app.larder().stats())
 }
-
-const LONGEST_ANNOUNCEMENT: usize = 200;

@@ -1,9 +1,6 @@
 //! Pages that are the same for every visitor.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -23,7 +20,6 @@ use crate::database::{Category, PAGE, Product, Review, Shared};
 #[template(path = "home.html")]
 struct Home {
     title: &'static str,
-    announcement: String,
     categories: String,
     products: Shared<Product>,
 }
@@ -87,12 +83,7 @@ pub(crate) async fn home(
         // Without a cache there is no fragment to store.
         None => render().await?,
     };
-    // The announcement is not in the database, so the page has a tag for it.
-    if let Some(policy) = &policy {
-        policy.tag("announcement");
-    }
-    let announcement = app.announcement.read().unwrap_or_else(PoisonError::into_inner).clone();
-    html(&Home { title: "Welcome", announcement, categories, products })
+    html(&Home { title: "Welcome", categories, products })
 }
 
 pub(crate) async fn category(
