@@ -128,7 +128,8 @@ async fn a_warmed_page_is_a_hit_and_warming_is_no_traffic() {
     let (larder, seen, app, warmer) = open();
     let report = warmer.warm(["/a", "/b"]).await;
     assert_eq!((report.filled, report.fresh, report.failed), (2, 0, 0));
-    let report = warmer.warm(["/a", "/c"]).await;
+    let rows = futures_util::stream::iter(["/a".to_owned(), "/c".to_owned()]);
+    let report = warmer.warm_stream(rows).await;
     assert_eq!((report.filled, report.fresh), (1, 1));
     let stats = larder.stats();
     assert!(stats.cache("pages").is_none_or(|pages| pages.total.hits + pages.total.misses == 0));

@@ -71,7 +71,7 @@ pub use self::{
         Batch, BatchOperation, ReadableSink, Sink, SinkError, SinkErrorKind, SinkKey, SinkPosition,
         SinkSnapshot,
     },
-    write_behind::{DeadLetter, MergedSnapshot, WriteBehind, WriteBehindStats},
+    write_behind::{DeadLetter, MergedSnapshot, QueuedOperation, WriteBehind, WriteBehindStats},
 };
 
 pub mod journal;

@@ -639,6 +639,10 @@ async fn the_operations_of_a_tenant_can_be_removed() {
     for key in ["acme/a", "acme/b", "globex/a"] {
         add(&queue, key, 1).await;
     }
+    let queued = queue.queued();
+    let keys: Vec<&str> = queued.iter().map(|queued| &*queued.key).collect();
+    assert_eq!(keys, ["acme/a", "acme/b", "globex/a"]);
+    assert!(queued.is_sorted_by_key(|queued| queued.number));
     assert_eq!(queue.discard(|key, _| key.starts_with("acme/")).await.unwrap(), 3);
     assert_eq!((value(&queue, "acme/b").await, value(&queue, "globex/a").await), (None, Some(1)));
     let left: Vec<u64> = journal.0.lock().records.keys().copied().collect();

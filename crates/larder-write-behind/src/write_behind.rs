@@ -19,7 +19,7 @@ use crate::{
     bounds::QueueBound,
     builder::WriteBehindBuilder,
     error::{WriteError, WriteErrorKind},
-    journal::{Journal, JournalError, JournalId},
+    journal::{Draft, Journal, JournalError, JournalId},
     operation::Operation,
     partition::{Partition, Unflushed},
     queue::{Queue, partition_of},
@@ -135,11 +135,28 @@ impl<S: Sink> WriteBehind<S> {
                 key: dead.key,
                 operation: S::Operation::clone(&dead.operation),
                 error,
-                created: UNIX_EPOCH + Duration::from_millis(dead.draft.created),
+                created: created(&dead.draft),
             })
             .collect();
         letters.sort_by_key(|letter| letter.number);
         letters
+    }
+
+    /// Returns the operations that the sink does not have, in the order of their numbers, for a look into the journal.
+    #[doc(alias("inspect", "pending"))]
+    pub fn queued(&self) -> Vec<QueuedOperation<S::Key, S::Operation>> {
+        let all =
+            self.inner.queue.partitions.iter().flat_map(|partition| partition.queued(|_, _| true));
+        let mut operations: Vec<_> = all
+            .map(|queued| QueuedOperation {
+                number: queued.number,
+                key: queued.key,
+                operation: S::Operation::clone(&queued.operation),
+                created: created(&queued.draft),
+            })
+            .collect();
+        operations.sort_by_key(|operation| operation.number);
+        operations
     }
 
     /// Gives the dead letters of all keys that have a chosen one new numbers, in order, so that the sink is given them again.
@@ -404,6 +421,24 @@ impl<S: ReadableSink> MergedSnapshot<S> {
         };
         Ok(keys.into_iter().zip(values).map(merged).collect())
     }
+}
+
+fn created(draft: &Draft) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(draft.created)
+}
+
+/// An operation that the sink does not have.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct QueuedOperation<K, O> {
+    /// Its number in the journal.
+    pub number: u64,
+    /// Its key.
+    pub key: K,
+    /// The operation.
+    pub operation: O,
+    /// When it was given to the queue.
+    pub created: SystemTime,
 }
 
 /// Makes the workers of a queue write without a wait for more operations.
