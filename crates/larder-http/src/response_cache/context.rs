@@ -105,10 +105,15 @@ pub(super) struct RequestFacts {
 
 impl CacheContext {
     pub(super) fn new(kernel: &Kernel, options: Options) -> Arc<Self> {
+        let meter = kernel.meter(&options.name);
+        Self::counted_by(meter, kernel, options)
+    }
+
+    fn counted_by(meter: Arc<Meter>, kernel: &Kernel, options: Options) -> Arc<Self> {
         Arc::new(Self {
             keys: KeyBuilder::new(kernel, &options),
             kernel: kernel.clone(),
-            meter: kernel.meter(&options.name),
+            meter,
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
             header_interner: HeaderInterner::new(options.vary_line()),
             has_more_key_inputs: options.has_more_key_inputs(),
@@ -122,8 +127,7 @@ impl CacheContext {
     pub(super) fn for_warming(kernel: &Kernel, options: &Options) -> Arc<Self> {
         let lease = options.lease.or(Some(WARMING_LOCK));
         let options = Options { lease, ..options.clone() };
-        let context = Arc::into_inner(Self::new(kernel, options)).expect("it was just created");
-        Arc::new(Self { meter: kernel.meter(WARMING), ..context })
+        Self::counted_by(kernel.meter(WARMING), kernel, options)
     }
 
     /// Decides whether a request is looked up, forwarded or rejected.
