@@ -189,11 +189,9 @@ impl SinkTable {
     {
         let mut values = BTreeMap::new();
         let all = [&self.key[..], &self.columns].concat().join(", ");
+        let select = format!("SELECT {all} FROM {}", self.table);
         for keys in keys.chunks(MOST_KEYS) {
-            let mut statement = Bound::new(format!("SELECT {all} FROM {} WHERE ", self.table));
-            self.push_keys(&mut statement, keys)?;
-            let rows = transaction.run(statement.into_statement()).await.map_err(failure)?.rows;
-            for mut row in rows.rows {
+            for mut row in self.run_for(transaction, &select, keys).await?.rows {
                 let columns = row.split_off(self.key.len().min(row.len()));
                 // The database may find a row by a key that it spells in another way: upper case, or padded.
                 let key = K::of_columns(row).filter(|key| keys.contains(&key));
@@ -211,6 +209,19 @@ impl SinkTable {
 
     fn unreadable(&self, what: &str) -> SinkError {
         SinkError::rejected(format!("a row of the table {:?} has {what}", self.name))
+    }
+
+    /// Runs a statement for the rows of these keys.
+    async fn run_for<K: SqlColumns>(
+        &self,
+        transaction: &mut Transaction,
+        statement: &str,
+        keys: &[&K],
+    ) -> Result<Rows, SinkError> {
+        let mut statement = Bound::new(format!("{statement} WHERE "));
+        self.push_keys(&mut statement, keys)?;
+        let outcome = transaction.run(statement.into_statement()).await.map_err(failure)?;
+        Ok(outcome.rows)
     }
 
     /// Appends a condition for these keys.
@@ -299,11 +310,9 @@ impl SinkTable {
         transaction: &mut Transaction,
         keys: &[&K],
     ) -> Result<(), SinkError> {
+        let select = format!("SELECT {} FROM {}", self.key.join(", "), self.table);
         for keys in keys.chunks(MOST_KEYS) {
-            let all = self.key.join(", ");
-            let mut statement = Bound::new(format!("SELECT {all} FROM {} WHERE ", self.table));
-            self.push_keys(&mut statement, keys)?;
-            let rows = transaction.run(statement.into_statement()).await.map_err(failure)?.rows;
+            let rows = self.run_for(transaction, &select, keys).await?;
             let found: Option<BTreeSet<K>> = rows.rows.into_iter().map(K::of_columns).collect();
             if !found.is_some_and(|found| keys.iter().all(|key| found.contains(key))) {
                 return Err(self.unreadable("a key that the database takes for another"));
@@ -317,10 +326,9 @@ impl SinkTable {
         transaction: &mut Transaction,
         keys: &[&K],
     ) -> Result<(), SinkError> {
+        let delete = format!("DELETE FROM {}", self.table);
         for keys in keys.chunks(MOST_KEYS) {
-            let mut statement = Bound::new(format!("DELETE FROM {} WHERE ", self.table));
-            self.push_keys(&mut statement, keys)?;
-            transaction.run(statement.into_statement()).await.map_err(failure)?;
+            self.run_for(transaction, &delete, keys).await?;
         }
         Ok(())
     }
