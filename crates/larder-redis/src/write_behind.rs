@@ -347,14 +347,11 @@ impl Journal for RedisJournal {
             let writer = &self.shared.writer;
             let partitions: Vec<u32> = self.shared.state.lock().numbers.keys().copied().collect();
             let released = self.shared.commands.run(DEADLINE, |mut connection| async move {
+                let give_back = Script::new(include_str!("give_back.lua"));
                 for partition in partitions {
-                    let mut release = cmd("EVAL");
-                    release
-                        .arg(RELEASE_LEASE)
-                        .arg(1)
-                        .arg(format!("{}:{partition}", keys[5]))
-                        .arg(writer);
-                    release.query_async::<()>(&mut connection).await?;
+                    let mut release = give_back.key(format!("{}:{partition}", keys[5]));
+                    release.arg(writer).arg(0);
+                    release.invoke_async::<()>(&mut connection).await?;
                 }
                 Ok(())
             });
@@ -644,8 +641,6 @@ const TAKE_LEASE: &str = "local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return holder and 1 or 2";
-const RELEASE_LEASE: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end";
 const LEASE_MILLIS: u64 = 3_000;
 const SHORT: Option<Duration> = Some(Duration::from_secs(5));
 const DEADLINE: Duration = Duration::from_secs(3);
