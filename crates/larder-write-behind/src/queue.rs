@@ -102,6 +102,11 @@ impl<S: Sink> Queue<S> {
         targets
     }
 
+    /// Returns the partition of this number.
+    fn partition(&self, number: u32) -> &Partition<S::Key, S::Operation> {
+        &self.partitions[usize::try_from(number).unwrap_or_default()]
+    }
+
     /// Returns the partition of a key.
     pub(crate) fn partition_of(&self, key: &[u8]) -> usize {
         partition_of(key, self.partitions.len())
@@ -129,8 +134,7 @@ impl<S: Sink> Queue<S> {
         operation: S::Operation,
         draft: Draft,
     ) -> Result<u64, WriteError> {
-        let at = usize::try_from(draft.partition).unwrap_or_default();
-        let _intake = self.partitions[at].intake.read().await;
+        let _intake = self.partition(draft.partition).intake.read().await;
         if self.is_closing() {
             return Err(WriteError::new(WriteErrorKind::Closed));
         }
@@ -143,7 +147,7 @@ impl<S: Sink> Queue<S> {
             {
                 let arrived = Instant::now();
                 let queued = Queued { number, key, operation, draft: own, arrived };
-                queue.partitions[at].push(queued, queue.options.batch);
+                queue.partition(queued.draft.partition).push(queued, queue.options.batch);
             }
             drop(done.send(number));
         };
@@ -190,8 +194,7 @@ impl<S: Sink> Queue<S> {
                     }
                 };
                 let bytes = draft.bytes();
-                let partition =
-                    &self.partitions[usize::try_from(draft.partition).unwrap_or_default()];
+                let partition = self.partition(draft.partition);
                 let (operation, arrived) = (Arc::new(operation), Instant::now());
                 let queued = Queued { number, key, operation, draft, arrived };
                 if partition.push(queued, self.options.batch) && !is_own {
@@ -199,14 +202,13 @@ impl<S: Sink> Queue<S> {
                 }
             }
             JournalEvent::Applied { partition, number } => {
-                let partition = &self.partitions[usize::try_from(partition).unwrap_or_default()];
+                let partition = self.partition(partition);
                 self.release(partition.remove_applied(number));
                 partition.arrived.notify_one();
             }
             JournalEvent::Buried(dead) => {
                 for DeadRecord { record: Record { number, draft }, error } in dead {
-                    let partition =
-                        &self.partitions[usize::try_from(draft.partition).unwrap_or_default()];
+                    let partition = self.partition(draft.partition);
                     let queued = partition.numbered(number);
                     self.release(partition.bury(queued, error.as_deref()));
                 }
