@@ -114,6 +114,10 @@ impl<K: SinkKey, O: Operation> Partition<K, O> {
         self.applied.load(Ordering::Acquire)
     }
 
+    pub(crate) fn has_unflushed(&self, key: &K) -> bool {
+        self.state.lock().by_key.contains_key(key)
+    }
+
     pub(crate) fn unflushed(&self, key: &K) -> Unflushed<O> {
         let state = self.state.lock();
         state.by_key.get(key).map(|all| all.iter().cloned().collect()).unwrap_or_default()

@@ -292,19 +292,18 @@ impl<S: ReadableSink> WriteBehind<S> {
     /// Outside a tokio runtime.
     pub async fn get(&self, key: &S::Key) -> Result<Option<Arc<ValueOf<S>>>, LoadError<SinkError>> {
         let queue = &self.inner.queue;
-        let tag = queue.tag_of(key);
         let at = self.partition_of(key);
-        if queue.partitions[at].unflushed(key).is_empty() {
+        if !queue.partitions[at].has_unflushed(key) {
             let (own, own_key) = (self.clone(), key.clone());
             let load = move |fill: LoadHandle| async move {
-                fill.tag(tag);
+                fill.tag(own.inner.queue.tag_of(&own_key));
                 own.load(at, &own_key).await
             };
             let values = queue.larder.values::<ValueOf<S>>(queue.policy.clone());
             return values.get_or_load_optional(queue.cached_as(key), load).await;
         }
         if let Some(scope) = queue.larder.kernel().current_scope() {
-            scope.add_tags([tag]);
+            scope.add_tags([queue.tag_of(key)]);
         }
         let value = self.load(at, key).await;
         value.map(|value| value.map(Arc::new)).map_err(|error| LoadError::Failed(Arc::new(error)))
