@@ -19,7 +19,7 @@ use clap::Parser as _;
 use futures_util::FutureExt as _;
 use larder::{
     Larder,
-    sql::{Db, SqlxService, Statement},
+    sql::{Db, Statement},
 };
 use larder_testkit::SeededRng;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ async fn database(larder: &Larder) -> Db {
         let insert = insert.bind(id).bind(format!("Product {id}")).bind(text).bind(id * 7);
         insert.execute(&pool).await.expect("it fits");
     }
-    SqlxService::sqlite(pool).cached(larder).await.expect("it answers")
+    larder::sqlx::sqlite(pool).cached(larder).await.expect("it answers")
 }
 
 const LIST: &str = "SELECT id, name, description, price_cents FROM products WHERE price_cents > ? ORDER BY id LIMIT ?";

@@ -11,10 +11,7 @@ use std::{
 };
 
 use crate::PATIENCE;
-use larder::{
-    Larder,
-    sql::{Db, SqlxService},
-};
+use larder::{Larder, sql::Db};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 /// A server that stops at the end of the test, also if that fails.
@@ -141,7 +138,7 @@ impl Server {
     ///
     /// When it does not answer.
     pub async fn db(&self, larder: &Larder) -> Db {
-        SqlxService::postgres(self.pool().await).cached(larder).await.unwrap()
+        larder::sqlx::postgres(self.pool().await).cached(larder).await.unwrap()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use larder::{
     Larder,
-    sql::{Db, SqlValue, SqlxService, Statement},
+    sql::{Db, SqlValue, Statement},
 };
 use larder_testkit::SeededRng;
 use sqlx::{AssertSqlSafe, sqlite::SqlitePoolOptions};
@@ -415,7 +415,7 @@ async fn in_sqlite_cached_results_equal_uncached_ones() {
         let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:");
         let pool = pool.await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(&*schema.definition)).execute(&pool).await.unwrap();
-        let db = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
+        let db = larder::sqlx::sqlite(pool).cached(&larder).await.unwrap();
         hits += compare(&db, &larder, &schema, &dice, seed, Dialect::Sqlite).await;
     }
     assert!(hits > (seeds.end - seeds.start) * 30, "{hits} hits");

@@ -10,7 +10,7 @@ use std::{
 
 use larder::{
     Larder, LoadError,
-    sql::{Db, SqlColumns, SqlValue, SqlxService, TableSink},
+    sql::{Db, SqlColumns, SqlValue, TableSink},
     write_behind::{
         Add, Disk, MergePatch, OpenErrorKind, Operation, Sink as _, Write, WriteBehind,
         WriteBehindBuilder,
@@ -49,7 +49,7 @@ impl Directory {
             SqliteConnectOptions::new().filename(self.0.join("database")).create_if_missing(true);
         let options = options.busy_timeout(Duration::from_secs(10));
         let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await.unwrap();
-        SqlxService::sqlite(pool).cached(larder).await.unwrap()
+        larder::sqlx::sqlite(pool).cached(larder).await.unwrap()
     }
 }
 
@@ -357,7 +357,7 @@ async fn a_database_that_is_down_delays_operations_and_loses_none() {
     let larder = larder();
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(200));
     let pool = pool.connect(&server.url()).await.unwrap();
-    let db = SqlxService::postgres(pool).cached(&larder).await.unwrap();
+    let db = larder::sqlx::postgres(pool).cached(&larder).await.unwrap();
     let queue = scores(&larder, &db, &directory.0.join("journal")).await.open().await.unwrap();
     server.stop();
     for _ in 0..50 {

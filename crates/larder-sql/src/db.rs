@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     catalog::{Catalog, folded},
+    database::DatabaseService,
     error::{QueryError, QueryErrorKind},
     service::{CacheableRow, Database, Fetch, QueryCache, QueryOptions},
     statement::Statement,
@@ -15,16 +16,9 @@ use crate::{
 
 /// A database with a query cache in front of it. Clones share both.
 #[derive(Clone, Debug)]
-pub struct Db<S = DefaultDatabase> {
+pub struct Db<S = DatabaseService> {
     cache: QueryCache<S>,
 }
-
-/// The default database service of a [`Db`].
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub type DefaultDatabase = crate::sqlx_service::SqlxService;
-/// The default database service of a [`Db`]: none, because no database feature is enabled.
-#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
-pub type DefaultDatabase = std::convert::Infallible;
 
 impl<S> Db<S> {
     /// Creates a handle to a query cache.
@@ -71,7 +65,7 @@ impl<S> Db<S> {
     /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
     /// # sqlx::raw_sql(schema).execute(&pool).await?;
     /// # let larder = Larder::builder().build()?;
-    /// let db = SqlxService::sqlite(pool.clone()).cached(&larder).await?;
+    /// let db = larder_sqlx::v0_9::sqlite(pool.clone()).cached(&larder).await?;
     /// let stock = || db.query("SELECT n FROM stock WHERE id = ?").bind(42).fetch_scalar::<i64>();
     /// assert_eq!(stock().await?, 8);
     ///
@@ -127,7 +121,7 @@ impl<S: Database> Db<S> {
 /// A statement that has not run yet.
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is fetched or executed"]
-pub struct Query<'a, S = DefaultDatabase> {
+pub struct Query<'a, S = DatabaseService> {
     db: &'a Db<S>,
     statement: Statement,
     options: QueryOptions,
@@ -153,7 +147,7 @@ impl<S: Database> Query<'_, S> {
     /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
     /// # sqlx::raw_sql(schema).execute(&pool).await?;
     /// # let larder = Larder::builder().build()?;
-    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// # let db = larder_sqlx::v0_9::sqlite(pool).cached(&larder).await?;
     /// // The result of a volatile function is stored only for a lifetime that the query sets.
     /// let draw = || db.query("SELECT random()");
     /// assert_ne!(draw().fetch_scalar::<i64>().await?, draw().fetch_scalar::<i64>().await?);

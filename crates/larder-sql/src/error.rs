@@ -2,11 +2,19 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::driver::DriverError;
+
 /// The error of a failed query. It is cheap to clone, because the leader and all waiters of a fill get the same error.
 #[derive(Clone, Debug)]
 pub struct QueryError {
     kind: QueryErrorKind,
-    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    cause: Option<Cause>,
+}
+
+#[derive(Clone, Debug)]
+enum Cause {
+    Driver(DriverError),
+    Other(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// The reason why a query failed.
@@ -47,14 +55,18 @@ pub enum QueryErrorKind {
 
 impl QueryError {
     pub(crate) fn new(kind: QueryErrorKind) -> Self {
-        Self { kind, source: None }
+        Self { kind, cause: None }
     }
 
     pub(crate) fn because(
         kind: QueryErrorKind,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, source: Some(source.into().into()) }
+        let cause = match cause.into().downcast() {
+            Ok(error) => Cause::Driver(*error),
+            Err(other) => Cause::Other(other.into()),
+        };
+        Self { kind, cause: Some(cause) }
     }
 
     /// Replaces the kind, and leaves the source unchanged.
@@ -62,9 +74,17 @@ impl QueryError {
         Self { kind, ..self }
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub(crate) fn database(error: sqlx::Error) -> Self {
+    pub(crate) fn database(error: DriverError) -> Self {
         Self::because(QueryErrorKind::Database, error)
+    }
+
+    /// Returns the error of the driver, if the driver has failed. The [`source`](std::error::Error::source) of this error
+    /// is the driver's own error, such as `sqlx::Error`.
+    pub fn driver_error(&self) -> Option<&DriverError> {
+        match &self.cause {
+            Some(Cause::Driver(error)) => Some(error),
+            _ => None,
+        }
     }
 
     /// Returns the reason why the query failed.
@@ -106,6 +126,9 @@ impl fmt::Display for QueryError {
 
 impl std::error::Error for QueryError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| &**source as _)
+        match self.cause.as_ref()? {
+            Cause::Driver(error) => Some(&**error.driver_error()),
+            Cause::Other(error) => Some(&**error),
+        }
     }
 }

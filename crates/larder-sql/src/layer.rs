@@ -57,7 +57,7 @@ impl QueryCacheLayer {
     /// Sets the name of the database in tags and keys; `main` by default. All processes must use the same name for the
     /// same database.
     ///
-    /// With a [`SqlxService`](crate::SqlxService), two databases with the same name do not share results, because the
+    /// With a [`DatabaseService`](crate::DatabaseService), two databases with the same name do not share results, because the
     /// key also has the identity of the database (the system identifier and the database of PostgreSQL, the file of
     /// SQLite) and the session settings on which results depend. But a write to one database also invalidates the
     /// results of the other. Give the databases different names if you use a custom service, or if the data directories

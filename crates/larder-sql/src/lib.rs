@@ -16,9 +16,7 @@
 //! The module documentation of `analysis/mod.rs` has the rules, and the reasons why they do not miss a write.
 //!
 //! ```
-//! # #[cfg(feature = "sqlite")] {
 //! use larder_core::Larder;
-//! use larder_sql::SqlxService;
 //! # use sqlx::sqlite::SqlitePoolOptions;
 //!
 //! #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -28,15 +26,13 @@
 //! # let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
 //! # sqlx::raw_sql("CREATE TABLE products (id INTEGER PRIMARY KEY, price_cents INTEGER); INSERT INTO products VALUES (42, 1999)").execute(&pool).await?;
 //! let larder = Larder::builder().build()?;
-//! let db = SqlxService::sqlite(pool).cached(&larder).await?;
+//! let db = larder_sqlx::v0_9::sqlite(pool).cached(&larder).await?;
 //! let product = || db.query("SELECT id, price_cents FROM products WHERE id = ?").bind(42);
 //! assert_eq!(product().fetch_one::<Product>().await?.price_cents, 1999);
 //!
 //! db.query("UPDATE products SET price_cents = ? WHERE id = ?").bind(999).bind(42).execute().await?;
 //! assert_eq!(product().fetch_one::<Product>().await?.price_cents, 999);
 //! # Ok(()) }
-//! # main().unwrap();
-//! # }
 //! ```
 //!
 //! # Before deploying
@@ -62,12 +58,13 @@
 
 #[cfg(feature = "sea-query")]
 pub use self::sea_query::BindError;
-#[cfg(all(feature = "write-behind", any(feature = "sqlite", feature = "postgres")))]
+#[cfg(feature = "write-behind")]
 pub use self::table_sink::{SqlColumn, SqlColumns, TableSink, TableSnapshot};
 pub use self::{
     analysis::SqlDialect,
     catalog::{Catalog, KeyKind, Table},
-    db::{Db, DefaultDatabase, Query, SharedRow},
+    database::DatabaseService,
+    db::{Db, Query, SharedRow},
     error::{QueryError, QueryErrorKind},
     explain::Explanation,
     layer::QueryCacheLayer,
@@ -76,38 +73,34 @@ pub use self::{
     statement::Statement,
     value::SqlValue,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use self::{
     outbox::{Outbox, OutboxFollower},
-    sqlx_service::SqlxService,
     transaction::{NestedTransaction, Transaction, TransactionQuery},
 };
 
 mod analysis;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod backend;
 mod catalog;
 mod context;
+mod database;
 mod db;
+pub mod driver;
 mod error;
 mod explain;
 mod layer;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod outbox;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 mod rows;
 #[cfg(feature = "sea-query")]
 mod sea_query;
 mod service;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod sqlx_service;
 mod statement;
-#[cfg(all(feature = "write-behind", any(feature = "sqlite", feature = "postgres")))]
+#[cfg(feature = "write-behind")]
 mod table_sink;
 mod tags;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;
 mod value;
 
 #[cfg(test)]
-mod tests;
+mod retry_tests;

@@ -18,6 +18,7 @@ use crate::{
     analysis::StatementKind,
     catalog::Catalog,
     context::{PreparedStatement, QueryAdmission, QueryContext},
+    driver::{DriverError, DriverErrorKind},
     error::{QueryError, QueryErrorKind},
     layer::Options,
     rows::StatementOutcome,
@@ -138,7 +139,6 @@ impl<S> QueryCache<S> {
         &self.context
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn inner(&self) -> &S {
         &self.inner
     }
@@ -267,9 +267,8 @@ async fn ask<S: Database>(
 
 /// Turns the error of a write into `WrittenUnread` if the statement was executed but its rows could not be read.
 pub(crate) fn written_unread(error: QueryError) -> QueryError {
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
-    match source {
-        Some(sqlx::Error::ColumnDecode { .. }) => error.of_kind(QueryErrorKind::WrittenUnread),
+    match error.driver_error().map(DriverError::kind) {
+        Some(DriverErrorKind::Unreadable) => error.of_kind(QueryErrorKind::WrittenUnread),
         _ => error,
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use larder_core::store::CommitId;
 
-use crate::value::SqlValue;
+use crate::{analysis, value::SqlValue};
 
 /// A SQL statement with its values: the request of a [`QueryCache`](crate::QueryCache) and of the database service
 /// inside it.
@@ -46,9 +46,14 @@ impl Statement {
         self
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn commit(&self) -> Option<CommitId> {
         self.commit
+    }
+
+    /// Whether a text has nothing but whitespace, comments and semicolons, so that a database does not even count rows for
+    /// it.
+    pub fn is_empty(text: &str) -> bool {
+        analysis::is_empty(text)
     }
 
     /// Returns the SQL text.

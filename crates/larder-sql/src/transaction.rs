@@ -2,24 +2,19 @@
 //! failed or was dropped while it ran.
 
 use larder_core::{Reason, Target, events::StoredEvent, store::CommitId};
-use std::{borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-#[cfg(feature = "postgres")]
-use sqlx::PgConnection;
-#[cfg(feature = "sqlite")]
-use sqlx::SqliteConnection;
 use tokio::runtime::Handle;
 
 use crate::{
     analysis::{SqlDialect, StatementKind},
-    backend::BackendTransaction,
     context::{QueryContext, SchemaSnapshot},
+    database::{DatabaseService, DatabaseTransaction},
     db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
     rows::StatementOutcome,
     service::{CacheableRow, written_unread},
-    sqlx_service::SqlxService,
     statement::Statement,
     value::SqlValue,
 };
@@ -32,7 +27,7 @@ use crate::{
 /// a failed statement can only be rolled back.
 pub struct Transaction {
     /// `None` once the transaction has ended.
-    inner: Option<Box<dyn BackendTransaction>>,
+    inner: Option<DatabaseTransaction>,
     /// The identity of the transaction, for the outbox. `None` once it may contain statements that larder does not know.
     commit: Option<CommitId>,
     uncertain: bool,
@@ -50,7 +45,7 @@ pub struct Transaction {
     known: Option<Arc<SchemaSnapshot>>,
 }
 
-impl Db<SqlxService> {
+impl Db<DatabaseService> {
     /// Begins a transaction.
     ///
     /// # Errors
@@ -68,7 +63,7 @@ impl Db<SqlxService> {
     /// # let schema = "CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO stock VALUES (42, 8)";
     /// # sqlx::raw_sql(schema).execute(&pool).await?;
     /// # let larder = Larder::builder().build()?;
-    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// # let db = larder_sqlx::v0_9::sqlite(pool).cached(&larder).await?;
     /// let stock = || db.query("SELECT n FROM stock WHERE id = ?").bind(42).fetch_scalar::<i64>();
     /// assert_eq!(stock().await?, 8);
     ///
@@ -97,7 +92,7 @@ impl Db<SqlxService> {
         commit: Option<CommitId>,
         writes: bool,
     ) -> Result<Transaction, QueryError> {
-        let begun = self.cache().inner().backend().begin(commit, writes).await;
+        let begun = self.cache().inner().begin(commit, writes).await;
         Ok(Transaction {
             inner: Some(begun.map_err(QueryError::database)?),
             commit,
@@ -129,7 +124,6 @@ impl Transaction {
     /// # Examples
     ///
     /// ```
-    /// # #[cfg(feature = "sqlite")] {
     /// # async fn order(db: &larder_sql::Db) -> Result<(), larder_sql::QueryError> {
     /// let mut transaction = db.begin().await?;
     /// transaction.query("UPDATE stock SET n = n - 1 WHERE id = 7").execute().await?;
@@ -139,7 +133,7 @@ impl Transaction {
     ///     Err(_) => gift.rollback().await?,
     /// }
     /// transaction.commit().await?;
-    /// # Ok(()) } }
+    /// # Ok(()) }
     /// ```
     #[doc(alias("savepoint"))]
     pub async fn begin(&mut self) -> Result<NestedTransaction<'_>, QueryError> {
@@ -214,7 +208,7 @@ impl Transaction {
     /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
     /// # sqlx::raw_sql("CREATE TABLE stock (id INTEGER PRIMARY KEY, n INTEGER)").execute(&pool).await?;
     /// # let larder = Larder::builder().build()?;
-    /// # let db = SqlxService::sqlite(pool).cached(&larder).await?;
+    /// # let db = larder_sqlx::v0_9::sqlite(pool).cached(&larder).await?;
     /// larder.on(|event: &Sold| ("bestsellers-with", event.product));
     /// larder.receive_stored::<Sold>();
     /// db.outbox().install().await?;
@@ -314,24 +308,16 @@ impl Transaction {
         }
     }
 
-    /// Returns the SQLite connection, for features of sqlx that larder lacks; `None` for another database. larder does
-    /// not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
-    #[cfg(feature = "sqlite")]
-    pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
+    /// Returns the connection of the driver, such as `sqlx::PgConnection`, for features of the driver that larder lacks;
+    /// `None` if the connection has another type. larder does not invalidate after writes through it, unless a process
+    /// follows the [outbox](crate::Outbox).
+    pub fn connection<C: Any>(&mut self) -> Option<&mut C> {
         self.commit = None;
-        self.begun().connection().downcast_mut()
+        self.begun().connection().as_any().downcast_mut()
     }
 
-    /// Returns the PostgreSQL connection, for features of sqlx that larder lacks; `None` for another database. larder
-    /// does not invalidate after writes through it, unless a process follows the [outbox](crate::Outbox).
-    #[cfg(feature = "postgres")]
-    pub fn postgres(&mut self) -> Option<&mut PgConnection> {
-        self.commit = None;
-        self.begun().connection().downcast_mut()
-    }
-
-    fn begun(&mut self) -> &mut dyn BackendTransaction {
-        &mut **self.inner.as_mut().expect("only methods that consume the transaction end it")
+    fn begun(&mut self) -> &mut DatabaseTransaction {
+        self.inner.as_mut().expect("only methods that consume the transaction end it")
     }
 
     /// Runs a statement of larder's own, which neither depends on data of the application nor changes it.
@@ -387,7 +373,7 @@ async fn emit_all(
 }
 
 /// Commits, or rolls back if a failed statement allows nothing else.
-async fn end(mut inner: Box<dyn BackendTransaction>, uncertain: bool) -> Result<(), QueryError> {
+async fn end(mut inner: DatabaseTransaction, uncertain: bool) -> Result<(), QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
         return Err(QueryError::new(QueryErrorKind::RolledBack));

@@ -69,8 +69,9 @@
 //! - `tower-sessions`: `ResponseCacheLayer::refuse_written_sessions`.
 //! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
-//! - `sql`, `sqlite`, `postgres`: the module `sql`, cached queries; `sea-query` for statements built by sea-query or
-//!   SeaORM.
+//! - `sqlite`, `postgres`: cached queries over sqlx 0.9, in the modules `sql` and `sqlx`; `sqlite-sqlx-08`,
+//!   `postgres-sqlx-08`: over sqlx 0.8, in `sqlx_08`; `sql`: over another driver; `sea-query` for statements built by
+//!   sea-query or SeaORM.
 //! - `warming`: the module `warming`; `progress-bar` for a bar on a terminal, `cron` for schedules by the clock.
 //! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
 //! - `macros`: the attributes `cached` and `cached_fragment`.
@@ -132,6 +133,18 @@ pub mod redis {
 #[cfg(feature = "sql")]
 pub mod sql {
     pub use larder_sql::*;
+}
+
+/// Cached queries over the connection pools of sqlx 0.9.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod sqlx {
+    pub use larder_sqlx::v0_9::*;
+}
+
+/// Cached queries over the connection pools of sqlx 0.8.
+#[cfg(any(feature = "postgres-sqlx-08", feature = "sqlite-sqlx-08"))]
+pub mod sqlx_08 {
+    pub use larder_sqlx::v0_8::*;
 }
 
 /// Warming: fills the cache before requests need it.

@@ -28,7 +28,7 @@ use axum::{
 use clap::Parser;
 use larder::{
     Larder, LoadError,
-    sql::{Db, QueryError, SqlxService, TableSink},
+    sql::{Db, QueryError, TableSink},
     write_behind::{Add, Disk, SinkError, WriteBehind, WriteError},
 };
 use serde::{Deserialize, Serialize};
@@ -94,12 +94,12 @@ impl App {
 
 async fn connect(database: &str, larder: &Larder) -> Result<Db, Box<dyn std::error::Error>> {
     let service = if database.starts_with("postgres") {
-        SqlxService::postgres(PgPoolOptions::new().connect(database).await?)
+        larder::sqlx::postgres(PgPoolOptions::new().connect(database).await?)
     } else if database.starts_with("sqlite:") {
         let options = SqliteConnectOptions::from_str(database)?.create_if_missing(true);
         // Readers do not wait for the writer.
         let options = options.journal_mode(SqliteJournalMode::Wal);
-        SqlxService::sqlite(SqlitePoolOptions::new().connect_with(options).await?)
+        larder::sqlx::sqlite(SqlitePoolOptions::new().connect_with(options).await?)
     } else {
         return Err(format!(
             "--database is {database}, allowed are sqlite://FILE and postgres://USER@HOST/NAME"

@@ -9,7 +9,7 @@ use std::{io::Write as _, time::Duration};
 
 use larder::{
     Larder,
-    sql::{SqlxService, TableSink},
+    sql::TableSink,
     write_behind::{Add, Disk, Operation, Write, WriteBehind},
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -69,7 +69,7 @@ async fn main() {
         CREATE TABLE IF NOT EXISTS put (k TEXT PRIMARY KEY, v INTEGER NOT NULL)";
     sqlx::raw_sql(tables).execute(&pool).await.expect("it answers");
     let larder = Larder::builder().build().expect("the defaults are valid");
-    let db = SqlxService::sqlite(pool).cached(&larder).await.expect("it answers");
+    let db = larder::sqlx::sqlite(pool).cached(&larder).await.expect("it answers");
     let counts = queue::<Add>(&larder, &db, "count", directory).await;
     let puts = queue::<Write<i64>>(&larder, &db, "put", directory).await;
     let (counted, put) = (find(&counts, "count").await, find(&puts, "put").await);

@@ -11,22 +11,22 @@ use std::{
 use larder::{
     Larder,
     redis::Redis,
-    sql::{Db, QueryCacheLayer, SqlxService, Statement, StatementOutcome},
+    sql::{DatabaseService, Db, QueryCacheLayer, Statement, StatementOutcome, driver::DriverError},
 };
 use tests::Changed;
 use tower::{Layer as _, Service};
 
 /// A service that kills the process as soon as a statement was committed.
 #[derive(Clone)]
-struct LastWords(SqlxService);
+struct LastWords(DatabaseService);
 
 impl Service<Statement> for LastWords {
     type Response = StatementOutcome;
-    type Error = sqlx::Error;
+    type Error = DriverError;
     type Future =
-        std::pin::Pin<Box<dyn Future<Output = Result<StatementOutcome, sqlx::Error>> + Send>>;
+        std::pin::Pin<Box<dyn Future<Output = Result<StatementOutcome, DriverError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), sqlx::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DriverError>> {
         self.0.poll_ready(cx)
     }
 
@@ -56,9 +56,9 @@ async fn main() {
     let larder = larder.expect("the defaults are valid");
     larder.synced().await;
     let inner = if database.starts_with("sqlite") {
-        SqlxService::sqlite(sqlx::SqlitePool::connect(database).await.expect("it is there"))
+        larder::sqlx::sqlite(sqlx::SqlitePool::connect(database).await.expect("it is there"))
     } else {
-        SqlxService::postgres(sqlx::PgPool::connect(database).await.expect("it is there"))
+        larder::sqlx::postgres(sqlx::PgPool::connect(database).await.expect("it is there"))
     };
     let v: i64 = v.parse().expect("a number");
     if !rest.is_empty() {

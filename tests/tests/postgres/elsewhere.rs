@@ -12,7 +12,7 @@ use std::{
 
 use larder::{
     Larder,
-    sql::{Db, QueryErrorKind, SqlxService},
+    sql::{Db, QueryErrorKind},
     values::{SetOutcome, WriteHandle},
 };
 use larder_testkit::{MemoryStore, SharedLog};
@@ -424,9 +424,9 @@ async fn own_outbox_rows_are_recognised(
     let write = move |_: WriteHandle| async move {
         let mut transaction = db_of_write.begin().await?;
         let hidden = "UPDATE a SET v = 2 WHERE id = 2";
-        if let Some(connection) = transaction.sqlite() {
+        if let Some(connection) = transaction.connection::<sqlx::SqliteConnection>() {
             sqlx::query(hidden).execute(connection).await.unwrap();
-        } else if let Some(connection) = transaction.postgres() {
+        } else if let Some(connection) = transaction.connection::<sqlx::PgConnection>() {
             sqlx::query(hidden).execute(connection).await.unwrap();
         }
         transaction.query("UPDATE a SET v = 0 WHERE id = 1").execute().await?;
@@ -503,7 +503,7 @@ impl File {
     }
 
     async fn db(&self, larder: &Larder) -> Db {
-        SqlxService::sqlite(self.pool().await).cached(larder).await.unwrap()
+        larder::sqlx::sqlite(self.pool().await).cached(larder).await.unwrap()
     }
 }
 
@@ -587,7 +587,7 @@ async fn writes_of_another_connection_to_sqlite_are_seen() {
     let asked = hits();
     assert_eq!((sum(&db).await, hits()), (rest, asked + 1));
     let in_memory = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:");
-    let db = SqlxService::sqlite(in_memory.await.unwrap()).cached(&larder).await.unwrap();
+    let db = larder::sqlx::sqlite(in_memory.await.unwrap()).cached(&larder).await.unwrap();
     let error = db.outbox().follow().await.unwrap_err();
     assert!(error.to_string().contains("no outbox to follow"), "{error}");
 }

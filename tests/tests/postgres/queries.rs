@@ -480,7 +480,7 @@ async fn sessions_with_other_roles_or_settings_share_no_result() {
             Box::pin(async move { sqlx::query(setting).execute(connection).await.map(|_| ()) })
         });
         let pool = options.connect(&server.url()).await.unwrap();
-        larder::sql::SqlxService::postgres(pool).cached(&larder).await.unwrap()
+        larder::sqlx::postgres(pool).cached(&larder).await.unwrap()
     };
     let secret = db.query("SELECT v FROM secrets").fetch_scalar::<String>().await.unwrap();
     assert_eq!(secret, "hidden");
@@ -512,7 +512,7 @@ async fn statements_are_prepared_again_after_ddl_also_in_transactions() {
     let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     // One connection, so that all statements meet its prepared ones.
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&server.url()).await;
-    let db = larder::sql::SqlxService::postgres(pool.unwrap()).cached(&larder).await.unwrap();
+    let db = larder::sqlx::postgres(pool.unwrap()).cached(&larder).await.unwrap();
     let all = "SELECT * FROM a";
     let row = "SELECT v FROM a WHERE v = $1";
     let columns = async |db: &Db| {

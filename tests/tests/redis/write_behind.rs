@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use larder::{
     Larder,
-    sql::{Db, SqlxService, TableSink},
+    sql::{Db, TableSink},
     write_behind::{Add, OpenErrorKind, WriteBehind, WriteBehindBuilder, WriteErrorKind},
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -32,7 +32,7 @@ impl File {
         let options = SqliteConnectOptions::new().filename(&self.0).create_if_missing(true);
         let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(MINUTE);
         let pool = SqlitePoolOptions::new().max_connections(3).connect_with(options).await.unwrap();
-        SqlxService::sqlite(pool).cached(larder).await.unwrap()
+        larder::sqlx::sqlite(pool).cached(larder).await.unwrap()
     }
 }
 

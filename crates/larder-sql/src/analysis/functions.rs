@@ -13,7 +13,6 @@ pub(crate) enum Purity {
     /// Its result changes with time, but it writes nothing.
     Volatile,
     /// It writes nothing, but may read any table.
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     Reads,
     /// It may do anything.
     Unknown,

@@ -59,9 +59,7 @@ mod reads_and_writes;
 mod transactions;
 mod unparsed;
 
-#[cfg(feature = "sqlite")]
 pub(crate) use self::functions::OF_TIME;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::functions::listed;
 pub(crate) use self::{
     functions::{Purity, is_moving_time},
@@ -199,7 +197,6 @@ impl Analysis {
 }
 
 /// The tables to which several statements write, as in the body of a trigger. `None` if they may write to any table.
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) fn written_by(
     tokens: Vec<Token>,
     dialect: SqlDialect,
@@ -233,7 +230,6 @@ fn written_by_any_depth(
 }
 
 /// The tables that a view reads. `None` if its definition cannot be parsed, or is volatile.
-#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), allow(dead_code))]
 pub(crate) fn read_by(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String>> {
     on_deep_stack(|| read_by_any_depth(query, dialect))
 }
@@ -315,7 +311,6 @@ fn cut(tokens: Vec<Token>, dialect: SqlDialect) -> Vec<Token> {
 }
 
 /// Whether a text has nothing but whitespace, comments and semicolons.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn is_empty(text: &str) -> bool {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize();
     tokens.is_ok_and(|tokens| {

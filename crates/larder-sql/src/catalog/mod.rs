@@ -1,20 +1,16 @@
 //! The catalog of a database: tables with their keys, the tables that change with them, and the tables that views read.
 
 use std::collections::{BTreeSet, HashMap};
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 use std::fmt::Write as _;
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::{analysis::Purity, analysis::fingerprint};
 
-#[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 /// The tables and views of a database.
 ///
-/// [`SqlxService`](crate::SqlxService) reads it from the database. Without a catalog, each query depends on whole
+/// [`DatabaseService`](crate::DatabaseService) reads it from the database. Without a catalog, each query depends on whole
 /// tables, and each write invalidates everything. A query that reads a relation outside the catalog is not stored, and
 /// a statement that writes to such a relation invalidates everything.
 ///
@@ -160,7 +156,6 @@ impl Catalog {
     }
 
     /// Sets the origin, from all facts about the database and the session on which results depend.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn of_origin(mut self, facts: &[String]) -> Self {
         let mut written = String::new();
         for fact in facts {
@@ -196,7 +191,6 @@ impl Catalog {
     }
 
     /// The tables that share rows with this one. `None` for a table outside the catalog.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) fn tree(&self, table: &str) -> Option<&BTreeSet<String>> {
         self.tables.get(table).map(|table| &table.tree)
     }
@@ -325,7 +319,6 @@ impl Table {
     }
 
     /// Declares that a query which reads this table is not storable, and that a write to it changes no other table.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn opaque(mut self) -> Self {
         self.is_opaque = true;
         self

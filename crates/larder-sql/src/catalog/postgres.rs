@@ -7,14 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sqlx::{FromRow, PgConnection, PgPool};
+use serde::Deserialize;
 
 use super::{Catalog, KeyKind, Table, folded};
-use crate::analysis::{self, Purity, SqlDialect};
+use crate::{
+    analysis::{self, Purity, SqlDialect},
+    database::{fetch, fetch_one},
+    driver::{Connection, DriverError},
+};
 
-/// Reads the tables, views, keys, triggers and functions of the database.
-pub(crate) async fn read(pool: &PgPool) -> sqlx::Result<Catalog> {
-    let read = CatalogRows::all(pool).await?;
+/// Reads the tables, views, keys, triggers and functions of the database, in the transaction of this connection.
+pub(crate) async fn read(connection: &mut dyn Connection) -> Result<Catalog, DriverError> {
+    let read = CatalogRows::all(connection).await?;
     let mut catalog = Catalog::new().of_origin(&read.origin);
     for relation in &read.relations {
         let name = folded(&relation.name);
@@ -61,9 +65,9 @@ struct CatalogRows {
     keys: Vec<(i64, String)>,
     references: Vec<(i64, i64, bool, bool)>,
     triggers: Vec<Trigger>,
-    ruled: Vec<(i64,)>,
+    ruled: Vec<i64>,
     made_of: Vec<(i64, i64)>,
-    unsteady: Vec<(i64,)>,
+    unsteady: Vec<i64>,
     trees: HashMap<i64, BTreeSet<i64>>,
     functions: Vec<Function>,
     operators: Vec<(String, i64, bool)>,
@@ -76,34 +80,27 @@ struct CatalogRows {
 }
 
 impl CatalogRows {
-    async fn all(pool: &PgPool) -> sqlx::Result<Self> {
-        let mut transaction =
-            pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let connection = &mut *transaction;
-        let relations: Vec<Relation> =
-            sqlx::query_as(RELATIONS).fetch_all(&mut *connection).await?;
-        let inherits: Vec<(i64, i64)> =
-            sqlx::query_as(INHERITS).fetch_all(&mut *connection).await?;
-        let read = Self {
-            origin: origin(&mut *connection).await?,
+    async fn all(connection: &mut dyn Connection) -> Result<Self, DriverError> {
+        let relations: Vec<Relation> = fetch(connection, RELATIONS, []).await?;
+        let inherits: Vec<(i64, i64)> = fetch(connection, INHERITS, []).await?;
+        Ok(Self {
+            origin: origin(connection).await?,
             names: names(&relations),
             relations,
-            columns: sqlx::query_as(COLUMNS).fetch_all(&mut *connection).await?,
-            keys: sqlx::query_as(KEYS).fetch_all(&mut *connection).await?,
-            references: sqlx::query_as(REFERENCES).fetch_all(&mut *connection).await?,
-            triggers: sqlx::query_as(TRIGGERS).fetch_all(&mut *connection).await?,
-            ruled: sqlx::query_as(RULES).fetch_all(&mut *connection).await?,
-            made_of: sqlx::query_as(MADE_OF).fetch_all(&mut *connection).await?,
-            unsteady: sqlx::query_as(UNSTEADY).fetch_all(&mut *connection).await?,
+            columns: fetch(connection, COLUMNS, []).await?,
+            keys: fetch(connection, KEYS, []).await?,
+            references: fetch(connection, REFERENCES, []).await?,
+            triggers: fetch(connection, TRIGGERS, []).await?,
+            ruled: fetch(connection, RULES, []).await?,
+            made_of: fetch(connection, MADE_OF, []).await?,
+            unsteady: fetch(connection, UNSTEADY, []).await?,
             trees: trees(&inherits),
-            functions: sqlx::query_as(FUNCTIONS).fetch_all(&mut *connection).await?,
-            operators: sqlx::query_as(OPERATORS).fetch_all(&mut *connection).await?,
-            code: sqlx::query_as(CODE).fetch_all(&mut *connection).await?,
-            casts: sqlx::query_as(CASTS).fetch_all(&mut *connection).await?,
-            all_names: sqlx::query_as(ALL_NAMES).fetch_all(&mut *connection).await?,
-        };
-        transaction.rollback().await?;
-        Ok(read)
+            functions: fetch(connection, FUNCTIONS, []).await?,
+            operators: fetch(connection, OPERATORS, []).await?,
+            code: fetch(connection, CODE, []).await?,
+            casts: fetch(connection, CASTS, []).await?,
+            all_names: fetch(connection, ALL_NAMES, []).await?,
+        })
     }
 
     fn name(&self, oid: i64) -> Option<&str> {
@@ -112,7 +109,7 @@ impl CatalogRows {
 
     /// The tables that a view reads. `None` if the view is volatile, or reads a relation that is not described.
     fn view(&self, view: &Relation) -> Option<BTreeSet<String>> {
-        if self.unsteady.contains(&(view.oid,)) {
+        if self.unsteady.contains(&view.oid) {
             return None;
         }
         // These dependencies are exact, but lack system catalogs and built-in functions, which appear only in the text
@@ -134,7 +131,7 @@ impl CatalogRows {
         let own: Vec<&Trigger> = self.triggers.iter().filter(own).collect();
         let runs = |code: &Code| code.relation == Some(relation.oid) && code.called.may_write();
         let runs = self.code.iter().any(runs);
-        if !own.is_empty() || runs || self.ruled.contains(&(relation.oid,)) {
+        if !own.is_empty() || runs || self.ruled.contains(&relation.oid) {
             table = table.triggers_anything();
         }
         // A `BEFORE` trigger may change the key of a row.
@@ -196,16 +193,15 @@ impl CatalogRows {
 }
 
 /// The identity of the database, and the settings of the session on which results depend.
-async fn origin(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
-    let mut facts: Vec<String> = sqlx::query_scalar(ORIGIN).fetch_all(&mut *connection).await?;
-    let may_ask: bool = sqlx::query_scalar(MAY_ASK_CONTROL).fetch_one(&mut *connection).await?;
-    if may_ask {
-        facts.push(sqlx::query_scalar(SYSTEM).fetch_one(&mut *connection).await?);
+async fn origin(connection: &mut dyn Connection) -> Result<Vec<String>, DriverError> {
+    let mut facts: Vec<String> = fetch(connection, ORIGIN, []).await?;
+    if fetch_one(connection, MAY_ASK_CONTROL, []).await? {
+        facts.push(fetch_one(connection, SYSTEM, []).await?);
     }
     Ok(facts)
 }
 
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Relation {
     oid: i64,
     name: String,
@@ -220,7 +216,7 @@ impl Relation {
     }
 }
 
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Column {
     relation: i64,
     name: String,
@@ -230,7 +226,7 @@ struct Column {
     is_deterministic: bool,
 }
 
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Trigger {
     relation: i64,
     is_before_rows: bool,
@@ -303,7 +299,7 @@ fn kind_of(column: &Column) -> Option<KeyKind> {
 }
 
 /// All functions with the same name, with the worst properties of them all.
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Function {
     name: String,
     volatility: i64,
@@ -330,7 +326,7 @@ impl Function {
 }
 
 /// A user-defined function that is not immutable.
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct FunctionUse {
     function: String,
     is_volatile: bool,
@@ -354,21 +350,21 @@ impl FunctionUse {
 }
 
 /// A call of a function by an object that statements use without naming the function.
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Code {
     /// The table whose writes call the function, by a default, a check, a generated column or an index.
     relation: Option<i64>,
     view: Option<i64>,
     is_of_domain: bool,
-    #[sqlx(flatten)]
+    #[serde(flatten)]
     called: FunctionUse,
 }
 
-#[derive(FromRow)]
+#[derive(Deserialize)]
 struct Cast {
     /// `i`: an expression may imply the cast; `a`: an assignment may imply it; `e`: statements always write it.
     context: String,
-    #[sqlx(flatten)]
+    #[serde(flatten)]
     called: FunctionUse,
 }
 

@@ -1,46 +1,40 @@
 //! Reads the catalog of a SQLite database.
 
-use sqlparser::{
-    dialect::SQLiteDialect,
-    tokenizer::{Token, Tokenizer},
-};
-use sqlx::{Row as _, SqlitePool};
-
 use super::{Catalog, Effect, KeyKind, Table, folded};
 use crate::{
     analysis::{self, OF_TIME, Purity, SqlDialect},
+    database::{fetch, fetch_one},
+    driver::{Connection, DriverError},
     outbox::sqlite as outbox,
+};
+use sqlparser::{
+    dialect::SQLiteDialect,
+    tokenizer::{Token, Tokenizer},
 };
 
 /// Reads the tables, views, keys and triggers of the database.
 ///
 /// It uses a connection of the pool and not its own connection, because an in-memory database has no other connection,
 /// and because temporary objects and the settings of the session are visible only there.
-pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
-    let mut connection = pool.acquire().await?;
-    let file: Option<String> = sqlx::query_scalar(FILE).fetch_one(&mut *connection).await?;
+pub(crate) async fn read(
+    connection: &mut dyn Connection,
+    id: u128,
+) -> Result<Catalog, DriverError> {
+    let file: Option<String> = fetch_one(connection, FILE, []).await?;
     let mut facts = vec![match file.filter(|file| !file.is_empty()) {
         Some(file) => file,
         None => format!("in memory {id:032x}"),
     }];
     for setting in SESSION {
-        let value: Option<String> =
-            sqlx::query_scalar(setting).fetch_optional(&mut *connection).await?;
-        facts.push(value.unwrap_or_default());
+        let value: Vec<Option<String>> = fetch(connection, setting, []).await?;
+        facts.push(value.into_iter().flatten().next().unwrap_or_default());
     }
-    let objects = sqlx::query(
-        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema \
-         UNION ALL SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_temp_schema",
-    );
-    let objects = objects.fetch_all(&mut *connection).await?;
-    let objects: Vec<[String; 4]> =
-        objects.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect();
+    let objects: Vec<[String; 4]> = fetch(connection, OBJECTS, []).await?;
     let of = |kind: &'static str| objects.iter().filter(move |object| object[0] == kind);
     // Virtual tables, the tables that store their rows, and the tables of SQLite itself change without a statement that
     // names them, so the catalog does not describe them.
-    let plain = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    let plain: Vec<(String,)> = sqlx::query_as(plain).fetch_all(&mut *connection).await?;
-    let is_plain = |name: &str| plain.iter().any(|(plain,)| plain == name);
+    let plain: Vec<String> = fetch(connection, PLAIN, []).await?;
+    let is_plain = |name: &str| plain.iter().any(|plain| plain == name);
     let mut catalog = Catalog::new().of_origin(&facts);
     for [_, name, _, sql] in of("table").filter(|table| is_plain(&table[1])) {
         let words = words(sql);
@@ -50,13 +44,8 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
                 .as_ref()
                 .is_none_or(|words| words.windows(wanted.len()).any(|part| part == wanted))
         };
-        let columns = sqlx::query(
-            "SELECT c.name, c.type, c.pk, \
-             (SELECT x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x \
-              WHERE l.origin = 'pk' AND x.key = 1 AND x.name = c.name) \
-             FROM pragma_table_info(?1) c WHERE c.pk > 0 ORDER BY c.pk",
-        );
-        let columns = columns.bind(name).fetch_all(&mut *connection).await?;
+        let columns: Vec<(String, String, Option<String>)> =
+            fetch(connection, KEY, [name.into()]).await?;
         let mut table = Table::new();
         if has(&["CONFLICT", "REPLACE"]) {
             table = table.replaces_conflicts();
@@ -64,13 +53,9 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         // No pragma reports which column has the collation.
         let collates = has(&["COLLATE"]);
         let kinds: Option<Vec<_>> = columns
-            .iter()
-            .map(|row| {
-                let (declared, collation): (String, Option<String>) = (row.get(1), row.get(3));
-                Some((
-                    row.get::<String, _>(0),
-                    kind_of(&declared, collation.as_deref().filter(|_| !collates))?,
-                ))
+            .into_iter()
+            .map(|(column, declared, collation)| {
+                Some((column, kind_of(&declared, collation.as_deref().filter(|_| !collates))?))
             })
             .collect();
         // If larder does not know how a column of the key compares its values, the key does not identify rows.
@@ -91,8 +76,7 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
             false => drop(catalog.views.insert(folded(name), None)),
         }
     }
-    let functions: Vec<(String, bool, bool)> =
-        sqlx::query_as(FUNCTIONS).fetch_all(&mut *connection).await?;
+    let functions: Vec<(String, bool, bool)> = fetch(connection, FUNCTIONS, []).await?;
     for (name, is_built_in, is_deterministic) in functions {
         let purity = match (is_built_in, is_deterministic) {
             _ if analysis::listed(&name) != Purity::Unknown || OF_TIME.contains(&&*name) => {
@@ -107,10 +91,8 @@ pub(crate) async fn read(pool: &SqlitePool, id: u128) -> sqlx::Result<Catalog> {
         catalog.functions.insert(name, purity);
     }
     for [_, child, ..] in of("table") {
-        let keys =
-            sqlx::query("SELECT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?)");
-        for key in keys.bind(child).fetch_all(&mut *connection).await? {
-            let [parent, on_delete, on_update] = [0, 1, 2].map(|at| key.get::<String, _>(at));
+        let keys: Vec<[String; 3]> = fetch(connection, FOREIGN_KEYS, [child.into()]).await?;
+        for [parent, on_delete, on_update] in keys {
             let acts = |action: &str| !matches!(action, "NO ACTION" | "RESTRICT");
             if let Some(parent) = catalog.tables.get_mut(&folded(&parent)) {
                 let table = std::mem::take(parent);
@@ -178,6 +160,22 @@ fn body(sql: &str) -> Option<Vec<Token>> {
 /// Modules of virtual tables to which statements write as to plain tables. A write changes only the virtual table and
 /// the tables that store its rows.
 const WRITING_THEMSELVES: [&str; 5] = ["FTS3", "FTS4", "FTS5", "RTREE", "GEOPOLY"];
+
+/// All objects of the main and the temporary schema.
+const OBJECTS: &str = "
+    SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema
+    UNION ALL SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_temp_schema";
+
+const PLAIN: &str = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+
+/// The columns of the primary key of a table, with their declared types and collations.
+const KEY: &str = "
+    SELECT c.name, c.type,
+        (SELECT x.coll FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
+            WHERE l.origin = 'pk' AND x.key = 1 AND x.name = c.name)
+    FROM pragma_table_info(?1) c WHERE c.pk > 0 ORDER BY c.pk";
+
+const FOREIGN_KEYS: &str = "SELECT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?)";
 
 /// Every function, with the worst flags of all overloads. 2048 is `SQLITE_DETERMINISTIC`.
 const FUNCTIONS: &str = "

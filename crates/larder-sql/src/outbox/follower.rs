@@ -1,6 +1,6 @@
 //! Follows an outbox: reads its rows, and invalidates the tables and rows that they name.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use larder_core::{Invalidated, Reason, Target, kernel::Event, store::CommitId};
@@ -8,6 +8,7 @@ use larder_core::{Invalidated, Reason, Target, kernel::Event, store::CommitId};
 use crate::{
     catalog::{Catalog, folded},
     context::QueryContext,
+    driver::DriverError,
     error::QueryError,
 };
 
@@ -91,18 +92,21 @@ pub(crate) trait Reader: Send + 'static {
         Self: 'a;
 
     /// Reads the outbox rows after a position. For the empty position, `OutboxBatch::gap` is always set.
-    fn behind(&mut self, place: &str) -> impl Future<Output = sqlx::Result<OutboxBatch>> + Send;
+    fn behind(
+        &mut self,
+        place: &str,
+    ) -> impl Future<Output = Result<OutboxBatch, DriverError>> + Send;
 
     /// Claims a shared position, and reads the outbox rows after it; `None` while another process holds the position.
     /// If the position does not exist, it is created as the empty position.
     fn claim(
         &mut self,
         name: &str,
-    ) -> impl Future<Output = sqlx::Result<Option<(OutboxBatch, Self::Claim<'_>)>>> + Send;
+    ) -> impl Future<Output = Result<Option<(OutboxBatch, Self::Claim<'_>)>, DriverError>> + Send;
 
     /// Removes outbox rows that all readers have had two hours to read, and positions that no process has moved for 30
     /// days.
-    fn clean(&mut self) -> impl Future<Output = sqlx::Result<()>> + Send;
+    fn clean(&mut self) -> impl Future<Output = Result<(), DriverError>> + Send;
 
     /// Waits until there may be new outbox rows, for at most one second.
     fn wait(&mut self) -> impl Future<Output = ()> + Send;
@@ -110,7 +114,11 @@ pub(crate) trait Reader: Send + 'static {
 
 /// The right to move a shared position. If it is dropped, the position does not change.
 pub(crate) trait Claim {
-    fn move_to(self, place: &str) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Gives the right back, without moving the position.
+    fn release(self) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Moves the position, and gives the right back.
+    fn move_to(self, place: &str) -> impl Future<Output = Result<(), DriverError>> + Send;
 }
 
 /// Reads the outbox of a database, and invalidates.
@@ -143,7 +151,7 @@ impl<R: Reader> OutboxReader<R> {
     pub(crate) async fn run(mut self) {
         loop {
             let looked = tokio::time::timeout(LONGEST_LOOK, self.look()).await;
-            match looked.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()))) {
+            match looked.unwrap_or_else(|elapsed| Err(DriverError::failed(elapsed))) {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!(target: "larder", "the outbox is read again");
@@ -159,7 +167,7 @@ impl<R: Reader> OutboxReader<R> {
     }
 
     /// Reads new outbox rows, and invalidates the tables and rows that they name.
-    async fn look(&mut self) -> sqlx::Result<()> {
+    async fn look(&mut self) -> Result<(), DriverError> {
         // Each epoch of the log has its own position.
         if let Some(shared) = shared_place(&self.context).filter(|shared| *shared != self.reading) {
             (self.reading, self.told) = (shared, None);
@@ -194,7 +202,7 @@ impl<R: Reader> OutboxReader<R> {
         context: &Arc<QueryContext>,
         reader: &mut R,
         place: &mut String,
-    ) -> sqlx::Result<()> {
+    ) -> Result<(), DriverError> {
         let found = reader.behind(place).await?;
         invalidate(context, &found).await?;
         *place = found.place;
@@ -208,19 +216,21 @@ impl<R: Reader> OutboxReader<R> {
         context: &Arc<QueryContext>,
         reader: &mut R,
         name: &str,
-    ) -> sqlx::Result<Option<String>> {
-        let claimed = reader.claim(name).await?;
-        let Some((found, claim)) = claimed.filter(|(found, _)| !found.is_nothing()) else {
+    ) -> Result<Option<String>, DriverError> {
+        let Some((found, claim)) = reader.claim(name).await? else { return Ok(None) };
+        if found.is_nothing() {
+            claim.release().await?;
             return Ok(None);
-        };
+        }
         if invalidate(context, &found).await? == Some(Invalidated::Queued) {
+            claim.release().await?;
             return Ok(Some(found.place));
         }
         claim.move_to(&found.place).await?;
         Ok(None)
     }
 
-    fn note(&mut self, error: &sqlx::Error) {
+    fn note(&mut self, error: &DriverError) {
         let QueryContext { kernel, options, .. } = &*self.context;
         kernel.meter(options.name).record(Event::Failed(Reason::Outbox), kernel.now());
         if !std::mem::replace(&mut self.failing, true) {
@@ -248,7 +258,7 @@ async fn invalidate_missed(context: &Arc<QueryContext>) -> Invalidated {
 async fn invalidate(
     context: &Arc<QueryContext>,
     found: &OutboxBatch,
-) -> sqlx::Result<Option<Invalidated>> {
+) -> Result<Option<Invalidated>, DriverError> {
     if found.gap {
         return Ok(Some(invalidate_missed(context).await));
     }
@@ -259,7 +269,7 @@ async fn invalidate(
     // An unknown table was created since the catalog was read. If the catalog cannot be read again, the outbox rows are
     // read again later.
     if !found.lines.iter().all(is_known) && !context.relearn().await {
-        return Err(sqlx::Error::Protocol("the catalog of the database cannot be read".to_owned()));
+        return Err(DriverError::failed("the catalog of the database cannot be read"));
     }
     let catalog = context.known();
     let mut outcomes = Vec::new();
@@ -303,7 +313,7 @@ async fn invalidate(
         }
     }
     if let Some(error) = failed {
-        return Err(sqlx::Error::Protocol(error.to_string()));
+        return Err(DriverError::failed(error));
     }
     let is_queued = outcomes.contains(&Invalidated::Queued);
     Ok(if is_queued { Some(Invalidated::Queued) } else { outcomes.pop() })

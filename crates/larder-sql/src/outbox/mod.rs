@@ -50,15 +50,14 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
-    backend::Backend,
     context::QueryContext,
+    database::DatabaseService,
     db::Db,
+    driver::DriverError,
     error::{QueryError, QueryErrorKind},
 };
 pub(crate) mod follower;
-#[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 /// The outbox of a database. A process that follows it also invalidates after writes that do not come through its
@@ -94,7 +93,7 @@ impl Outbox {
     ///
     /// When the database does not answer.
     pub async fn sql(&self) -> Result<String, QueryError> {
-        self.backend().outbox_sql().await.map_err(QueryError::database)
+        self.database().outbox_sql().await.map_err(QueryError::database)
     }
 
     /// Creates the outbox, and on each table the triggers that fill it. Call it at each start, after migrations;
@@ -111,12 +110,12 @@ impl Outbox {
     /// When the database refuses the SQL or does not answer.
     pub async fn install(&self) -> Result<(), QueryError> {
         let definition = self.sql().await?;
-        self.backend().run_all(definition).await.map_err(QueryError::database)?;
+        self.database().run_all(&definition).await.map_err(QueryError::database)?;
         let again = Arc::downgrade(self.context());
-        let backend = Arc::clone(self.backend());
+        let database = self.database().clone();
         *self.context().outbox.lock() = Some(Arc::new(move || {
-            let (backend, again) = (Arc::clone(&backend), again.clone());
-            Box::pin(async move { reinstall(&*backend, again).await.is_ok() })
+            let (database, again) = (database.clone(), again.clone());
+            Box::pin(async move { reinstall(&database, again).await.is_ok() })
         }));
         // Tables may have been created since the catalog was read.
         match self.context().relearn().await {
@@ -138,12 +137,12 @@ impl Outbox {
     ///
     /// If it is called outside a tokio runtime.
     pub async fn follow(&self) -> Result<OutboxFollower, QueryError> {
-        let tasks = self.backend().follow(Arc::clone(self.context())).await?;
+        let tasks = self.database().follow(Arc::clone(self.context())).await?;
         Ok(OutboxFollower { _tasks: tasks })
     }
 
-    fn backend(&self) -> &Arc<dyn Backend> {
-        self.db.cache().inner().backend()
+    fn database(&self) -> &DatabaseService {
+        self.db.cache().inner()
     }
 
     fn context(&self) -> &Arc<QueryContext> {
@@ -152,8 +151,11 @@ impl Outbox {
 }
 
 /// Installs the outbox again, and reads the catalog.
-async fn reinstall(backend: &dyn Backend, context: Weak<QueryContext>) -> sqlx::Result<()> {
-    backend.run_all(backend.outbox_sql().await?).await?;
+async fn reinstall(
+    database: &DatabaseService,
+    context: Weak<QueryContext>,
+) -> Result<(), DriverError> {
+    database.run_all(&database.outbox_sql().await?).await?;
     if let Some(context) = context.upgrade() {
         context.relearn().await;
     }

@@ -1,95 +1,114 @@
 //! The outbox in PostgreSQL: triggers fill it, snapshots are its read positions, and `NOTIFY` wakes the reader.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use sqlx::{
-    PgPool, Postgres, Row as _, Transaction,
-    postgres::{PgListener, PgPoolOptions, PgRow},
-};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxEvent, OutboxRow};
+use crate::{
+    database::{fetch, fetch_one},
+    driver::{Connection, Driver, DriverError, Notifications},
+    statement::Statement,
+};
 
 /// The SQL that creates the outbox and its triggers.
 pub(crate) const DEFINITION: &str = include_str!("postgres.sql");
 
-/// Reads on its own connections, because a reader that uses the pool of the application would be late whenever the pool
-/// is busy.
+/// Reads on a connection of its own, because a reader that uses the pool of the application would be late whenever the
+/// pool is busy.
 pub(crate) struct Reader {
-    pool: PgPool,
+    driver: Arc<dyn Driver>,
+    /// `None` before the first read, and after a read that has failed or was dropped.
+    connection: Option<Box<dyn Connection>>,
     woken: Arc<Notify>,
     /// A snapshot with its time and server. Outbox rows that are visible in it may be removed two hours later.
     old: Option<(f64, String, String)>,
 }
 
 impl Reader {
-    pub(crate) async fn open(pool: &PgPool, tasks: &mut JoinSet<()>) -> sqlx::Result<Self> {
-        let options = (*pool.connect_options()).clone();
-        let own = PgPoolOptions::new().max_connections(2).max_lifetime(None).idle_timeout(None);
-        let pool = own.connect_lazy_with(options);
-        // Listens before the first read, so that each commit that this read misses wakes the reader.
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(CHANNEL).await?;
+    pub(crate) async fn open(
+        driver: Arc<dyn Driver>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self, DriverError> {
         let woken = Arc::new(Notify::new());
-        tasks.spawn(listen(listener, Arc::clone(&woken)));
-        Ok(Self { pool, woken, old: None })
+        // Listens before the first read, so that each commit that this read misses wakes the reader.
+        if let Some(notifications) = driver.listen(CHANNEL).await? {
+            tasks.spawn(wake(notifications, Arc::clone(&woken)));
+        }
+        Ok(Self { driver, connection: None, woken, old: None })
+    }
+
+    /// Takes the connection, or opens another one. A read that fails or is dropped does not put its connection back,
+    /// because a transaction may be open there.
+    async fn take_connection(&mut self) -> Result<Box<dyn Connection>, DriverError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.driver.open().await,
+        }
     }
 }
 
-/// Wakes the reader for each notification, and whenever a notification may have been lost.
-async fn listen(mut listener: PgListener, woken: Arc<Notify>) {
+async fn wake(mut notifications: Box<dyn Notifications>, woken: Arc<Notify>) {
     loop {
-        // `Ok(None)` means that the connection was lost and opened again.
-        let heard = listener.try_recv().await.is_ok();
+        notifications.next().await;
         woken.notify_one();
-        if !heard {
-            tokio::time::sleep(AFTER_A_LOSS).await;
-            // Connects again, if it can; otherwise the next iteration tries again.
-            drop(sqlx::query("SELECT 1").execute(&mut listener).await);
-            woken.notify_one();
-        }
     }
 }
 
 impl follower::Reader for Reader {
-    type Claim<'a> = ClaimedPosition;
+    type Claim<'a> = ClaimedPosition<'a>;
 
-    async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
-        found(&sqlx::query(BEHIND).bind(place).fetch_all(&self.pool).await?)
+    async fn behind(&mut self, place: &str) -> Result<OutboxBatch, DriverError> {
+        let mut connection = self.take_connection().await?;
+        let found = read(&mut *connection, place).await?;
+        self.connection = Some(connection);
+        Ok(found)
     }
 
-    async fn claim(&mut self, name: &str) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition)>> {
-        let mut transaction = self.pool.begin().await?;
+    async fn claim(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<(OutboxBatch, ClaimedPosition<'_>)>, DriverError> {
+        let mut connection = self.take_connection().await?;
         // A process that stalls or is cut off must not hold the position forever.
-        sqlx::query(NOT_FOR_EVER).execute(&mut *transaction).await?;
-        let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
-        let mut place = claim().fetch_optional(&mut *transaction).await?;
+        connection.run_script(BEGIN_NOT_FOR_EVER).await?;
+        let mut place: Option<(String, bool)> =
+            fetch(&mut *connection, CLAIM, [name.into()]).await?.pop();
         if place.is_none() {
             // Another process holds the position, or the position does not exist yet.
-            sqlx::query(REGISTER).bind(name).execute(&mut *transaction).await?;
-            place = claim().fetch_optional(&mut *transaction).await?;
+            connection.run(&Statement::new(REGISTER).bind(name)).await?;
+            place = fetch(&mut *connection, CLAIM, [name.into()]).await?.pop();
         }
-        let Some((place, ages)) = place else { return Ok(None) };
-        let rows = sqlx::query(BEHIND).bind(&place).fetch_all(&mut *transaction).await?;
-        let found = OutboxBatch { ages, ..found(&rows)? };
-        Ok(Some((found, ClaimedPosition { transaction, name: name.to_owned() })))
+        let Some((place, ages)) = place else {
+            connection.run_script("ROLLBACK").await?;
+            self.connection = Some(connection);
+            return Ok(None);
+        };
+        let found = OutboxBatch { ages, ..read(&mut *connection, &place).await? };
+        let claim =
+            ClaimedPosition { home: &mut self.connection, connection, name: name.to_owned() };
+        Ok(Some((found, claim)))
     }
 
-    async fn clean(&mut self) -> sqlx::Result<()> {
-        let now: (f64, String, String) = sqlx::query_as(NOW).fetch_one(&self.pool).await?;
+    async fn clean(&mut self) -> Result<(), DriverError> {
+        let mut connection = self.take_connection().await?;
+        let now: (f64, String, String) = fetch_one(&mut *connection, NOW, []).await?;
         if self.old.as_ref().is_some_and(|(_, _, server)| *server != now.2) {
             // The transaction numbers of another server do not refer to these outbox rows.
             self.old = None;
         }
         let remove = match &self.old {
-            Some((at, ..)) if now.0 - at < REMOVED_AFTER_SECONDS => return Ok(()),
-            Some((_, over, _)) => sqlx::query(REMOVE).bind(over),
+            Some((at, ..)) if now.0 - at < REMOVED_AFTER_SECONDS => None,
+            Some((_, over, _)) => Some(Statement::new(REMOVE).bind(over)),
             // Even a process that never runs for two hours removes the rows that are a day old.
-            None => sqlx::query(REMOVE_AGED),
+            None => Some(Statement::new(REMOVE_AGED)),
         };
-        remove.execute(&self.pool).await?;
-        sqlx::query(REMOVE_READERS).execute(&self.pool).await?;
-        self.old = Some(now);
+        if let Some(remove) = remove {
+            connection.run(&remove).await?;
+            connection.run(&Statement::new(REMOVE_READERS)).await?;
+            self.old = Some(now);
+        }
+        self.connection = Some(connection);
         Ok(())
     }
 
@@ -98,28 +117,43 @@ impl follower::Reader for Reader {
     }
 }
 
-pub(crate) struct ClaimedPosition {
-    transaction: Transaction<'static, Postgres>,
+/// The lock on a position, in an open transaction. If it is dropped, the connection is closed, and the server rolls the
+/// transaction back.
+pub(crate) struct ClaimedPosition<'a> {
+    home: &'a mut Option<Box<dyn Connection>>,
+    connection: Box<dyn Connection>,
     name: String,
 }
 
-impl Claim for ClaimedPosition {
-    async fn move_to(mut self, place: &str) -> sqlx::Result<()> {
-        let moved = sqlx::query(MOVE).bind(place).bind(&self.name);
-        moved.execute(&mut *self.transaction).await?;
-        self.transaction.commit().await
+impl ClaimedPosition<'_> {
+    async fn end(mut self, end: &'static str) -> Result<(), DriverError> {
+        self.connection.run_script(end).await?;
+        *self.home = Some(self.connection);
+        Ok(())
     }
 }
 
-fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
+impl Claim for ClaimedPosition<'_> {
+    async fn release(self) -> Result<(), DriverError> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn move_to(mut self, place: &str) -> Result<(), DriverError> {
+        let moved = Statement::new(MOVE).bind(place).bind(&self.name);
+        self.connection.run(&moved).await?;
+        self.end("COMMIT").await
+    }
+}
+
+/// Reads the outbox rows after a position.
+async fn read(connection: &mut dyn Connection, place: &str) -> Result<OutboxBatch, DriverError> {
+    let rows: Vec<Line> = fetch(connection, BEHIND, [place.into()]).await?;
     let mut found = OutboxBatch { gap: rows.len() > MOST_LINES, ..OutboxBatch::default() };
-    for row in rows {
-        found.place = row.try_get(0)?;
-        found.gap |= row.try_get::<bool, _>(1)?;
+    for (place, is_gap, table, keys, commit) in rows {
+        found.place = place;
+        found.gap |= is_gap;
         // The query always returns a row, whose columns of the outbox row are null if there is no outbox row.
-        let Some(table) = row.try_get::<Option<String>, _>(2)? else { continue };
-        let keys = row.try_get::<Option<String>, _>(3)?;
-        let commit = row.try_get::<Option<String>, _>(4)?;
+        let Some(table) = table else { continue };
         match OutboxEvent::of(&table, keys.as_deref()) {
             Some(event) => found.events.push(event),
             None => found.lines.push(OutboxRow::new(table, keys.as_deref(), commit.as_deref())),
@@ -128,8 +162,10 @@ fn found(rows: &[PgRow]) -> sqlx::Result<OutboxBatch> {
     Ok(found)
 }
 
+/// The new position, whether there is a gap, and a row of the outbox if there is one: its table, keys and identity.
+type Line = (String, bool, Option<String>, Option<String>, Option<String>);
+
 const CHANNEL: &str = "larder";
-const AFTER_A_LOSS: Duration = Duration::from_millis(200);
 /// Twice the 3,600 s after which a position is treated as a gap.
 const REMOVED_AFTER_SECONDS: f64 = 7200.0;
 
@@ -163,7 +199,7 @@ const BEHIND: &str = concat!(
 );
 const REGISTER: &str =
     "INSERT INTO larder_outbox.reader (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
-const NOT_FOR_EVER: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
+const BEGIN_NOT_FOR_EVER: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 const CLAIM: &str =
     "SELECT seen, at < now() - interval '1 minute' FROM larder_outbox.reader WHERE name = $1
     FOR UPDATE SKIP LOCKED";

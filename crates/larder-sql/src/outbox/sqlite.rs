@@ -7,33 +7,31 @@
 use std::{fmt::Write as _, time::Duration};
 
 use larder_core::store::CommitId;
-use sqlx::{ConnectOptions as _, Row as _, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
 use super::follower::{self, Claim, LONGEST_WAIT, MOST_LINES, OutboxBatch, OutboxEvent, OutboxRow};
 use crate::{
     catalog::sqlite::FILE,
+    database::{fetch, fetch_one},
+    driver::{Connection, Driver, DriverError},
     error::{QueryError, QueryErrorKind},
+    statement::Statement,
 };
 
 /// Returns the SQL that creates the outbox, and the triggers of all tables.
-pub(crate) async fn definition(pool: &SqlitePool) -> sqlx::Result<String> {
-    let mut connection = pool.acquire().await?;
+pub(crate) async fn definition(connection: &mut dyn Connection) -> Result<String, DriverError> {
     let mut definition = TABLES.to_owned();
-    if sqlx::query_scalar(IS_OLD).fetch_one(&mut *connection).await? {
+    if fetch_one(connection, IS_OLD, []).await? {
         definition.push_str("ALTER TABLE larder_outbox ADD COLUMN commit_id TEXT;\n");
     }
     // A renamed table keeps its triggers, which would continue to write its old name.
-    let ours: Vec<(String,)> = sqlx::query_as(OURS).fetch_all(&mut *connection).await?;
-    for (trigger,) in ours {
+    for trigger in fetch::<String>(connection, OURS, []).await? {
         writeln!(definition, "DROP TRIGGER IF EXISTS {};", quoted(&trigger))
             .expect("writing to a string cannot fail");
     }
-    let tables: Vec<(String, bool)> = sqlx::query_as(WATCHED).fetch_all(&mut *connection).await?;
+    let tables: Vec<(String, bool)> = fetch(connection, WATCHED, []).await?;
     for (table, is_unique) in tables {
-        let key: Vec<(String,)> =
-            sqlx::query_as(KEY).bind(&table).fetch_all(&mut *connection).await?;
-        let key: Vec<String> = key.into_iter().map(|(column,)| column).collect();
+        let key: Vec<String> = fetch(connection, KEY, [(&table).into()]).await?;
         watch(&table, &key, is_unique, &mut definition);
     }
     Ok(definition)
@@ -98,53 +96,51 @@ fn literal(text: &str) -> String {
 
 /// Reads on its own connection, which sees the commits of all other connections.
 pub(crate) struct Reader {
-    connection: SqliteConnection,
+    connection: Box<dyn Connection>,
     version: i64,
 }
 
 impl Reader {
-    pub(crate) async fn open(pool: &SqlitePool) -> Result<Self, QueryError> {
-        let file: Option<String> =
-            sqlx::query_scalar(FILE).fetch_one(pool).await.map_err(QueryError::database)?;
+    pub(crate) async fn open(driver: &dyn Driver) -> Result<Self, QueryError> {
+        let mut pooled = driver.acquire().await.map_err(QueryError::database)?;
+        let file = fetch_one::<Option<String>>(&mut *pooled, FILE, []).await;
+        let file = file.map_err(QueryError::database)?;
         if file.is_none_or(|file| file.is_empty()) {
             return Err(QueryError::new(QueryErrorKind::NothingToFollow));
         }
-        let mut connection =
-            pool.connect_options().connect().await.map_err(QueryError::database)?;
-        let version = version(&mut connection).await.map_err(QueryError::database)?;
+        drop(pooled);
+        let mut connection = driver.open().await.map_err(QueryError::database)?;
+        let version = version(&mut *connection).await.map_err(QueryError::database)?;
         Ok(Self { connection, version })
     }
 }
 
 /// A number that changes with each commit of another connection.
-async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+async fn version(connection: &mut dyn Connection) -> Result<i64, DriverError> {
+    fetch_one(connection, "PRAGMA data_version", []).await
 }
 
 impl follower::Reader for Reader {
     type Claim<'a> = ClaimedPosition<'a>;
 
-    async fn behind(&mut self, place: &str) -> sqlx::Result<OutboxBatch> {
+    async fn behind(&mut self, place: &str) -> Result<OutboxBatch, DriverError> {
         let (seen, seen_at) = place.split_once(' ').unwrap_or_default();
         let (seen, seen_at): (i64, i64) =
             (seen.parse().unwrap_or(i64::MAX), seen_at.parse().unwrap_or_default());
-        let rows = sqlx::query(BEHIND).bind(seen).fetch_all(&mut self.connection).await?;
+        let rows: Vec<Line> = fetch(&mut *self.connection, BEHIND, [seen.into()]).await?;
         let mut found = OutboxBatch { gap: rows.len() > MOST_LINES, ..OutboxBatch::default() };
-        for row in rows {
-            let (end, now): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        for (end, now, table, key, commit) in rows {
             found.place = format!("{end} {now}");
             // SQLite does not assign a number twice, unless the database was replaced by an older copy.
             found.gap |= end < seen || now - seen_at > KEPT_FOR_SECONDS;
-            let Some(table) = row.try_get::<Option<String>, _>(2)? else { continue };
+            let Some(table) = table else { continue };
             // If a key has bytes that are not UTF-8, any row may have changed.
-            let key = row.try_get::<Option<Vec<u8>>, _>(3)?;
             let key = key.and_then(|key| String::from_utf8(key).ok());
             if let Some(event) = OutboxEvent::of(&table, key.as_deref()) {
                 found.events.push(event);
                 continue;
             }
             let key = key.map(|key| format!("[{key}]"));
-            let commit = row.try_get::<Option<String>, _>(4)?;
             let line = OutboxRow::new(table, key.as_deref(), commit.as_deref());
             found.lines.push(OutboxRow { may_replace: true, ..line });
         }
@@ -154,22 +150,22 @@ impl follower::Reader for Reader {
     async fn claim(
         &mut self,
         name: &str,
-    ) -> sqlx::Result<Option<(OutboxBatch, ClaimedPosition<'_>)>> {
-        let claim = || sqlx::query_as::<_, (String, bool)>(CLAIM).bind(name);
-        let (place, ages) = match claim().fetch_optional(&mut self.connection).await? {
+    ) -> Result<Option<(OutboxBatch, ClaimedPosition<'_>)>, DriverError> {
+        let place = fetch(&mut *self.connection, CLAIM, [name.into()]).await?.pop();
+        let (place, ages): (String, bool) = match place {
             Some(place) => place,
             None => {
-                sqlx::query(REGISTER).bind(name).execute(&mut self.connection).await?;
-                claim().fetch_one(&mut self.connection).await?
+                self.connection.run(&Statement::new(REGISTER).bind(name)).await?;
+                fetch_one(&mut *self.connection, CLAIM, [name.into()]).await?
             }
         };
         let found = OutboxBatch { ages, ..self.behind(&place).await? };
-        let connection = &mut self.connection;
+        let connection = &mut *self.connection;
         Ok(Some((found, ClaimedPosition { connection, name: name.to_owned(), from: place })))
     }
 
-    async fn clean(&mut self) -> sqlx::Result<()> {
-        sqlx::raw_sql(REMOVE).execute(&mut self.connection).await.map(|_| ())
+    async fn clean(&mut self) -> Result<(), DriverError> {
+        self.connection.run_script(REMOVE).await
     }
 
     async fn wait(&mut self) {
@@ -177,7 +173,7 @@ impl follower::Reader for Reader {
         while Instant::now() < until {
             tokio::time::sleep(BETWEEN_LOOKS).await;
             // The next read reports the failure.
-            let Ok(version) = version(&mut self.connection).await else { return };
+            let Ok(version) = version(&mut *self.connection).await else { return };
             if std::mem::replace(&mut self.version, version) != version {
                 return;
             }
@@ -185,49 +181,55 @@ impl follower::Reader for Reader {
     }
 }
 
-/// The identity of a transaction, for its rows in the outbox.
+/// Marks the rows of a transaction in the outbox with the identity of the transaction.
 ///
 /// SQLite has no settings of a transaction that a trigger could copy, so the transaction marks its own rows before it
 /// commits.
-pub(crate) struct Commit {
+pub(crate) struct CommitMark {
     id: CommitId,
     /// The number of the last row before the transaction. No other transaction adds rows while this one writes.
     after: i64,
 }
 
-impl Commit {
+impl CommitMark {
     /// Begins to mark the rows of a transaction in which no statement has run. `None` without an outbox.
-    pub(crate) async fn begin(id: CommitId, connection: &mut SqliteConnection) -> Option<Self> {
-        let after = sqlx::query_scalar(LAST_ROW).fetch_one(connection).await.ok()?;
+    pub(crate) async fn begin(id: CommitId, connection: &mut dyn Connection) -> Option<Self> {
+        let after = fetch_one(connection, LAST_ROW, []).await.ok()?;
         Some(Self { id, after })
     }
 
     /// Marks the rows, as the last statement of the transaction.
-    pub(crate) async fn mark(self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        let has_written = sqlx::query_scalar(HAS_ROWS).bind(self.after);
-        if !has_written.fetch_one(&mut *connection).await? {
+    pub(crate) async fn write(self, connection: &mut dyn Connection) -> Result<(), DriverError> {
+        if !fetch_one(connection, HAS_ROWS, [self.after.into()]).await? {
             // A transaction that only reads must not wait for the writer.
             return Ok(());
         }
-        let mark = sqlx::query(MARK).bind(self.id.to_string()).bind(self.after);
-        mark.execute(connection).await.map(|_| ())
+        let mark = Statement::new(MARK).bind(self.id.to_string()).bind(self.after);
+        connection.run(&mark).await.map(|_| ())
     }
 }
 
 /// This is not a lock, because SQLite has one writer at a time, and the database must not wait for a log. If two
 /// processes read the same outbox rows, both invalidate.
 pub(crate) struct ClaimedPosition<'a> {
-    connection: &'a mut SqliteConnection,
+    connection: &'a mut dyn Connection,
     name: String,
     from: String,
 }
 
 impl Claim for ClaimedPosition<'_> {
-    async fn move_to(self, place: &str) -> sqlx::Result<()> {
-        let moved = sqlx::query(MOVE).bind(place).bind(&self.name).bind(&self.from);
-        moved.execute(self.connection).await.map(|_| ())
+    async fn release(self) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    async fn move_to(self, place: &str) -> Result<(), DriverError> {
+        let moved = Statement::new(MOVE).bind(place).bind(self.name).bind(self.from);
+        self.connection.run(&moved).await.map(|_| ())
     }
 }
+
+/// The last number and the time, and a row of the outbox if there is one: its table, key and identity.
+type Line = (i64, i64, Option<String>, Option<Vec<u8>>, Option<String>);
 
 const EVENTS: [&str; 3] = ["insert", "update", "delete"];
 /// The interval at which the reader looks for commits of other connections.

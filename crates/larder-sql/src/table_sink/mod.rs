@@ -23,6 +23,7 @@ pub use self::columns::{SqlColumn, SqlColumns};
 use crate::{
     analysis::SqlDialect,
     db::Db,
+    driver::DriverErrorKind,
     error::{QueryError, QueryErrorKind},
     rows::Rows,
     statement::Statement,
@@ -42,14 +43,14 @@ mod columns;
 /// ```
 /// use std::time::Duration;
 /// use larder_core::Larder;
-/// use larder_sql::{SqlxService, TableSink};
+/// use larder_sql::TableSink;
 /// use larder_write_behind::{Add, Memory, WriteBehind};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
 /// # sqlx::raw_sql("CREATE TABLE scores (player TEXT PRIMARY KEY, points INTEGER NOT NULL)").execute(&pool).await?;
 /// let larder = Larder::builder().build()?;
-/// let db = SqlxService::sqlite(pool).cached(&larder).await?;
+/// let db = larder_sqlx::v0_9::sqlite(pool).cached(&larder).await?;
 /// let sink = TableSink::<String, Add>::open(&db, "scores", ["player"], ["points"]).await?;
 /// // In production: `Disk::open("/var/lib/scores")?`.
 /// let journal = Memory::lost_on_crash();
@@ -109,11 +110,9 @@ where
         };
         let look = Statement::new(format!("SELECT 1 FROM {} LIMIT 0", sink.positions()));
         if sink.run(look).await.is_err() {
-            let backend = db.cache().inner().backend();
-            backend
-                .run_all(Self::sql(backend.dialect()).to_owned())
-                .await
-                .map_err(QueryError::database)?;
+            let database = db.cache().inner();
+            let create = Self::sql(database.dialect());
+            database.run_all(create).await.map_err(QueryError::database)?;
         }
         sink.check().await?;
         Ok(Self { table: Arc::new(sink), of: PhantomData })
@@ -140,8 +139,8 @@ impl SinkTable {
 
     /// Runs a statement that neither depends on data of the application nor changes it.
     async fn run(&self, statement: Statement) -> Result<Rows, SinkError> {
-        let backend = Arc::clone(self.db.cache().inner().backend());
-        backend.run(statement).await.map(|outcome| outcome.rows).map_err(SinkError::unavailable)
+        let outcome = self.db.cache().inner().run(&statement).await;
+        outcome.map(|outcome| outcome.rows).map_err(SinkError::unavailable)
     }
 
     fn look_at_position(&self, queue: &str, partition: u32) -> Statement {
@@ -268,8 +267,8 @@ impl SinkTable {
         let (all, nulls) = (names.join(", "), vec!["NULL"; names.len()].join(", "));
         let (table, conflict) = (&self.table, self.on_conflict());
         let explain = format!("EXPLAIN INSERT INTO {table} ({all}) VALUES ({nulls}){conflict}");
-        let backend = Arc::clone(self.db.cache().inner().backend());
-        backend.run(Statement::new(explain)).await.map(|_| ()).map_err(QueryError::database)
+        let explained = self.db.cache().inner().run(&Statement::new(explain)).await;
+        explained.map(|_| ()).map_err(QueryError::database)
     }
 
     /// Inserts or updates rows.
@@ -533,14 +532,15 @@ fn number(number: u64) -> i64 {
 /// Whether the database rejects the data, or the batch can succeed later as it is.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 fn failure(error: QueryError) -> SinkError {
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
-    let is_rejected = match source {
-        Some(sqlx::Error::Database(error)) => error.code().is_some_and(|code| is_data_error(&code)),
-        Some(sqlx::Error::Encode(_) | sqlx::Error::ColumnDecode { .. }) => true,
-        _ => error.kind() == QueryErrorKind::Decode,
+    let is_rejected = match error.driver_error() {
+        Some(error) => match error.kind() {
+            DriverErrorKind::NotSent | DriverErrorKind::Unreadable => true,
+            _ => error.code().is_some_and(is_data_error),
+        },
+        None => error.kind() == QueryErrorKind::Decode,
     };
-    let what = match source {
-        Some(source) => source.to_string(),
+    let what = match error.driver_error() {
+        Some(error) => error.to_string(),
         None => error.to_string(),
     };
     if is_rejected { SinkError::rejected(what) } else { SinkError::unavailable(what) }

@@ -95,7 +95,7 @@ impl Database {
     /// When it cannot be opened or is not a database of the shop.
     pub async fn open(options: &Options, larder: &Larder) -> Result<Self, DatabaseError> {
         let given = options.database.as_deref().unwrap_or("sqlite::memory:");
-        let failed = |error: sqlx::Error| DatabaseError::new(given, error);
+        let failed = |error: QueryError| DatabaseError::new(given, error);
         let service = open::connect(given).await?;
         let db = service.cached(larder).await.map_err(failed)?;
         if fill::fill_if_new(&db, options).await? {

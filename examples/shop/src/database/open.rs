@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use larder::sql::{Db, OutboxFollower, QueryError, SqlxService};
+use larder::sql::{DatabaseService, Db, OutboxFollower, QueryError};
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection,
     postgres::PgPoolOptions,
@@ -12,7 +12,7 @@ use sqlx::{
 use super::{DatabaseError, shown};
 
 /// Connects, and creates the tables where they are missing.
-pub(super) async fn connect(given: &str) -> Result<SqlxService, DatabaseError> {
+pub(super) async fn connect(given: &str) -> Result<DatabaseService, DatabaseError> {
     let failed = |error: sqlx::Error| DatabaseError::new(given, error);
     if given.starts_with("postgres:") || given.starts_with("postgresql:") {
         // A pool would retry until its timeout, and report only that.
@@ -22,7 +22,7 @@ pub(super) async fn connect(given: &str) -> Result<SqlxService, DatabaseError> {
         // The lock keeps two shops that start at once from creating the same tables.
         let schema = format!("SELECT pg_advisory_xact_lock(42);{}", schema(IDENTITY));
         sqlx::raw_sql(AssertSqlSafe(schema)).execute(&pool).await.map_err(failed)?;
-        return Ok(SqlxService::postgres(pool));
+        return Ok(larder::sqlx::postgres(pool));
     }
     if !given.starts_with("sqlite:") {
         let allowed = "allowed are sqlite://FILE and postgres://USER@HOST/NAME";
@@ -38,7 +38,7 @@ pub(super) async fn connect(given: &str) -> Result<SqlxService, DatabaseError> {
     let pool = pool.idle_timeout(None).max_lifetime(None).connect_with(connect);
     let pool = pool.await.map_err(failed)?;
     sqlx::raw_sql(AssertSqlSafe(schema("INTEGER"))).execute(&pool).await.map_err(failed)?;
-    Ok(SqlxService::sqlite(pool))
+    Ok(larder::sqlx::sqlite(pool))
 }
 
 /// Installs triggers that record writes by any client in the outbox, and follows it.

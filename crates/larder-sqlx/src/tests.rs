@@ -1,5 +1,4 @@
 //! Queries through the cache of a real database, compared with the same queries without it.
-#![cfg(feature = "sqlite")]
 
 use std::{
     convert::Infallible,
@@ -21,7 +20,7 @@ use sqlx::{
 };
 use tower_layer::Layer as _;
 
-use crate::*;
+use larder_sql::*;
 
 const SCHEMA: &str = "
     CREATE TABLE a (id INTEGER PRIMARY KEY, name TEXT UNIQUE, v INTEGER);
@@ -168,7 +167,7 @@ async fn cached_results_always_equal_uncached_ones() {
     let mut hits = 0;
     for seed in 0..seeds {
         let (dice, larder) = (SeededRng::new(seed), larder());
-        let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
+        let db = crate::v0_9::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
         // Each seed uses only a few forms, so that reads and writes often concern the same rows.
         let some = |forms: &[&'static str], most: u64| {
             (0..most).map(|_| forms[dice.roll(forms.len() as u64) as usize]).collect::<Vec<_>>()
@@ -198,7 +197,7 @@ async fn cached_results_always_equal_uncached_ones() {
 
 #[tokio::test]
 async fn a_key_with_a_case_insensitive_collation_names_no_row() {
-    let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder()).await.unwrap();
+    let db = crate::v0_9::sqlite(pool(SCHEMA).await).cached(&larder()).await.unwrap();
     db.query("INSERT INTO n VALUES ('x', 1)").execute().await.unwrap();
     let read = || db.query("SELECT v FROM n WHERE slug = ?").bind("x").fetch_scalar::<i64>();
     assert_eq!(read().await.unwrap(), 1);
@@ -289,7 +288,7 @@ struct A {
 
 async fn with_rows() -> (Larder, Db) {
     let larder = larder();
-    let db = SqlxService::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
+    let db = crate::v0_9::sqlite(pool(SCHEMA).await).cached(&larder).await.unwrap();
     for id in 1..=3 {
         let insert = db.query("INSERT INTO a (id, name, v) VALUES (?, ?, 0)");
         insert.bind(id).bind(format!("name {id}")).execute().await.unwrap();
@@ -457,7 +456,7 @@ async fn a_schema_change_reloads_the_catalog_and_invalidates_everything() {
 async fn large_volatile_and_failed_results_are_not_stored() {
     let larder = larder();
     let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).max_bytes(ByteSize::bytes(100));
-    let db = SqlxService::sqlite(pool(SCHEMA).await).cached_by(layer).await.unwrap();
+    let db = crate::v0_9::sqlite(pool(SCHEMA).await).cached_by(layer).await.unwrap();
     let refused = |why: &str| {
         let stats = larder.stats();
         let cache = stats.cache("queries").unwrap();
@@ -546,11 +545,11 @@ async fn two_databases_of_one_name_share_no_result() {
     for (tenant, pool) in all.into_iter().enumerate() {
         sqlx::raw_sql("CREATE TABLE t (v INTEGER)").execute(&pool).await.unwrap();
         sqlx::query("INSERT INTO t VALUES (?)").bind(tenant as i64).execute(&pool).await.unwrap();
-        let db = SqlxService::sqlite(pool.clone()).cached(&larder).await.unwrap();
+        let db = crate::v0_9::sqlite(pool.clone()).cached(&larder).await.unwrap();
         assert_eq!(db.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap(), tenant as i64);
         // A second handle to the same database shares the results of the first handle, if both can identify the
         // database.
-        let again = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
+        let again = crate::v0_9::sqlite(pool).cached(&larder).await.unwrap();
         let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
         let before = hits();
         again.query("SELECT v FROM t").fetch_scalar::<i64>().await.unwrap();
@@ -566,7 +565,7 @@ async fn session_settings_that_results_depend_on_are_part_of_the_key() {
     for (setting, expected) in [("0", 1), ("1", 0), ("0", 1)] {
         let options = (*url).clone().pragma("case_sensitive_like", setting);
         let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
-        let db = SqlxService::sqlite(pool).cached(&larder).await.unwrap();
+        let db = crate::v0_9::sqlite(pool).cached(&larder).await.unwrap();
         let like = db.query("SELECT 'a' LIKE 'A'").fetch_scalar::<i64>().await.unwrap();
         assert_eq!(like, expected, "case_sensitive_like = {setting}");
     }
@@ -589,7 +588,7 @@ async fn a_query_without_tables_is_invalidated_with_everything() {
 #[tokio::test]
 async fn columns_changed_by_another_connection_are_read_correctly() {
     let (_folder, pools) = files(1).await;
-    let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
+    let db = crate::v0_9::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
     db.query("CREATE TABLE t (id INTEGER PRIMARY KEY, x INTEGER, y INTEGER)")
         .execute()
         .await
@@ -744,57 +743,6 @@ async fn long_values_are_hashed_in_the_key() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_unreadable_catalog_is_retried_and_nothing_is_cached_until_it_is_read() {
-    let (fails, asked) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (failing, counted) = (fails.clone(), asked.clone());
-    let database = tower::service_fn(move |_: Statement| {
-        let n = i64::from(counted.fetch_add(1, Ordering::SeqCst));
-        let rows = Rows { columns: vec!["n".to_owned()], rows: vec![vec![n.into()]] };
-        std::future::ready(Ok::<_, Infallible>(StatementOutcome { rows, affected: 0 }))
-    });
-    let catalog = || Catalog::new().table("a", Table::new().key("id", KeyKind::Integer));
-    let mut layer = QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).catalog(catalog());
-    layer.options.source = Some(Arc::new(move || {
-        let fails =
-            failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        Box::pin(std::future::ready(fails.is_err().then(catalog)))
-    }));
-    let db = Db::new(layer.layer(database));
-    let n = async || db.query("SELECT n FROM a WHERE id = 1").fetch_scalar::<i64>().await.unwrap();
-    assert_eq!(n().await, n().await);
-    fails.store(5, Ordering::SeqCst);
-    db.query("CREATE TABLE b (id INTEGER)").execute().await.unwrap();
-    assert_ne!(n().await, n().await, "nothing is known of the tables");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_ne!(n().await, n().await, "five attempts fail");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(n().await, n().await, "the tables are known again, without another definition");
-}
-
-#[tokio::test(start_paused = true)]
-async fn installing_the_outbox_again_is_retried_until_it_succeeds() {
-    let database = tower::service_fn(move |_: Statement| {
-        std::future::ready(Ok::<_, Infallible>(StatementOutcome {
-            rows: Rows::default(),
-            affected: 0,
-        }))
-    });
-    let db = Db::new(QueryCacheLayer::new(&larder(), SqlDialect::Sqlite).layer(database));
-    let attempts = Arc::new(AtomicU32::new(0));
-    let counted = attempts.clone();
-    *db.cache().context().outbox.lock() = Some(Arc::new(move || {
-        let attempt = counted.fetch_add(1, Ordering::SeqCst) + 1;
-        Box::pin(std::future::ready(attempt.is_multiple_of(4)))
-    }));
-    for attempts_until_now in [4, 8] {
-        db.query("CREATE TABLE b (id INTEGER)").execute().await.unwrap();
-        assert_eq!(attempts.load(Ordering::SeqCst), attempts_until_now - 3, "the first fails");
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(attempts.load(Ordering::SeqCst), attempts_until_now, "the fourth succeeds");
-    }
-}
-
 #[tokio::test]
 async fn a_nested_transaction_that_is_rolled_back_invalidates_nothing() {
     let (larder, db) = with_rows().await;
@@ -837,7 +785,7 @@ async fn a_nested_transaction_that_is_rolled_back_invalidates_nothing() {
 #[tokio::test]
 async fn the_outbox_is_installed_again_after_schema_changes_of_its_own_process() {
     let (_folder, pools) = files(1).await;
-    let db = SqlxService::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
+    let db = crate::v0_9::sqlite(pools[0].clone()).cached(&larder()).await.unwrap();
     db.outbox().install().await.unwrap();
     let triggers = async || {
         let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'fresh' AND sql LIKE ?";
@@ -870,7 +818,7 @@ async fn table_definitions_are_tokenized_and_functions_come_from_the_database() 
         INSERT INTO n VALUES ('x', 1);
         INSERT INTO plain VALUES (1, '', '', 1), (2, '', '', 2);";
     let larder = larder();
-    let db = SqlxService::sqlite(pool(schema).await).cached(&larder).await.unwrap();
+    let db = crate::v0_9::sqlite(pool(schema).await).cached(&larder).await.unwrap();
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
     let rows = async |text: &'static str| db.query(text).fetch_all::<i64>().await.unwrap().to_vec();
     assert_eq!(rows("SELECT v FROM r WHERE id = 1").await, [1]);

@@ -1,0 +1,123 @@
+//! Runs statements on SQLite.
+
+use std::any::Any;
+
+use super::{
+    compat::{SqliteQuery, begin_sql, sql},
+    gathered::{driver_error, gathered},
+    sqlx::{
+        self, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, Sqlite,
+        SqliteConnection, SqlitePool, Transaction, TypeInfo as _, Value as _, ValueRef as _,
+        pool::PoolConnection,
+        sqlite::{SqliteQueryResult, SqliteRow},
+    },
+};
+use larder_core::store::BoxFuture;
+use larder_sql::{
+    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome,
+    driver::{Connection, Driver, DriverError, TransactionConnection},
+};
+
+/// Creates a service over a pool of SQLite connections.
+pub fn sqlite(pool: SqlitePool) -> DatabaseService {
+    DatabaseService::new(SqliteDriver { pool })
+}
+
+/// A pool of SQLite connections.
+struct SqliteDriver {
+    pool: SqlitePool,
+}
+
+impl Driver for SqliteDriver {
+    fn dialect(&self) -> SqlDialect {
+        SqlDialect::Sqlite
+    }
+
+    fn acquire(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
+        Box::pin(async {
+            let connection = self.pool.acquire().await.map_err(driver_error)?;
+            Ok(Box::new(Pooled(connection)) as Box<dyn Connection>)
+        })
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
+        Box::pin(async {
+            let connection = self.pool.connect_options().connect().await.map_err(driver_error)?;
+            Ok(Box::new(Own(connection)) as Box<dyn Connection>)
+        })
+    }
+
+    fn begin<'a>(
+        &'a self,
+        begin: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn TransactionConnection>, DriverError>> {
+        Box::pin(async move {
+            let begun = self.pool.begin_with(begin_sql(begin)).await.map_err(driver_error)?;
+            Ok(Box::new(InTransaction(begun)) as Box<dyn TransactionConnection>)
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        &self.pool
+    }
+}
+
+struct Pooled(PoolConnection<Sqlite>);
+struct Own(SqliteConnection);
+struct InTransaction(Transaction<'static, Sqlite>);
+
+connection!(Pooled, Own, InTransaction: SqliteConnection);
+transaction!(InTransaction);
+
+/// Runs a statement to its end.
+async fn run(
+    connection: &mut SqliteConnection,
+    statement: &Statement,
+) -> Result<StatementOutcome, sqlx::Error> {
+    // SQLite prepares a statement with the schema that this connection last read, and sqlx takes the names and the
+    // number of columns from the prepared statement. So the connection checks the schema first, and prepares the
+    // statement each time.
+    sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;
+    let mut query = sqlx::query::<Sqlite>(sql(statement.text())).persistent(false);
+    for value in statement.values() {
+        query = bound(query, value);
+    }
+    gathered(connection.fetch_many(query), statement.text(), SqliteQueryResult::rows_affected, add)
+        .await
+}
+
+/// Reads no row, but begins a read, during which SQLite detects that another connection has changed the schema.
+const SEE_SCHEMA: &str = "SELECT 1 FROM sqlite_schema LIMIT 0";
+
+fn bound<'q>(query: SqliteQuery<'q>, value: &SqlValue) -> SqliteQuery<'q> {
+    match value {
+        SqlValue::Bool(value) => query.bind(*value),
+        SqlValue::Int(value) => query.bind(*value),
+        SqlValue::Real(value) => query.bind(*value),
+        SqlValue::Text(value) => query.bind(value.clone()),
+        SqlValue::Blob(value) => query.bind(value.clone()),
+        _ => query.bind(None::<i64>),
+    }
+}
+
+fn add(row: &SqliteRow, rows: &mut Rows) -> Result<(), sqlx::Error> {
+    if rows.rows.is_empty() {
+        rows.columns = row.columns().iter().map(|column| column.name().to_owned()).collect();
+    }
+    let values = (0..row.len()).map(|at| {
+        let value = row.try_get_raw(at)?.to_owned();
+        if value.is_null() {
+            return Ok(SqlValue::Null);
+        }
+        // Decodes by the type of the value, not by the declared type of the column.
+        Ok(match value.type_info().name() {
+            "INTEGER" | "INT8" | "BOOLEAN" => SqlValue::Int(value.try_decode_unchecked()?),
+            "REAL" => SqlValue::Real(value.try_decode_unchecked()?),
+            "BLOB" => SqlValue::Blob(value.try_decode_unchecked()?),
+            _ => SqlValue::Text(value.try_decode_unchecked()?),
+        })
+    });
+    let values = values.collect::<Result<Vec<_>, sqlx::Error>>()?;
+    rows.rows.push(values);
+    Ok(())
+}
