@@ -1,7 +1,7 @@
 //! The context of one query cache: its options, its schema snapshot, and the decision whether a query is cached.
 
 use std::{
-    fmt::Write as _,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -9,18 +9,18 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use larder_core::{
-    Invalidated, Lifetime, Policy, Reason, Tag, Target,
-    kernel::{Event, Kernel, Schema, Scope, ScopeContents},
+    Invalidated, Lifetime, LoadHandle, Policy, Reason, Tag, Target,
+    kernel::{Event, Kernel, Scope, ScopeContents},
     store::CommitId,
 };
 use parking_lot::{Mutex, RwLock};
-use serde::de::DeserializeOwned;
 
 use crate::{
     analysis::{Analyses, Analysis, SqlDialect, StatementKind, digest, is_moving_time},
     catalog::Catalog,
+    error::QueryErrorKind,
     layer::Options,
     service::QueryOptions,
     statement::Statement,
@@ -63,6 +63,7 @@ impl SchemaSnapshot {
 }
 
 /// A statement with its analysis, and the schema snapshot that the analysis was made with.
+#[derive(Clone)]
 pub(crate) struct PreparedStatement {
     pub(crate) statement: Statement,
     pub(crate) analysis: Arc<Analysis>,
@@ -78,8 +79,8 @@ impl PreparedStatement {
 
 /// The decision how to serve a query.
 pub(crate) enum QueryAdmission {
-    /// Look it up in the cache, under this name.
-    Cached(String),
+    /// Look it up in the cache.
+    Cached,
     /// Bypass the cache, for this reason.
     Bypass(Reason),
     /// Run it and invalidate, because it writes.
@@ -197,7 +198,7 @@ impl QueryContext {
         known.analyses.get(text, || Analysis::of(text, self.options.dialect, known.catalog()))
     }
 
-    pub(crate) fn admit<T: DeserializeOwned + 'static>(
+    pub(crate) fn admit(
         &self,
         prepared: &PreparedStatement,
         options: &QueryOptions,
@@ -224,9 +225,13 @@ impl QueryContext {
             }
             StatementKind::Query => None,
         };
-        if let Some(why) = why {
-            return QueryAdmission::Bypass(why);
-        }
+        why.map_or(QueryAdmission::Cached, QueryAdmission::Bypass)
+    }
+
+    /// Returns the name of the result of a query, without the type of its rows: the database with the settings of its
+    /// session, the text, and the values.
+    pub(crate) fn name(&self, prepared: &PreparedStatement) -> String {
+        let PreparedStatement { statement, analysis, schema } = prepared;
         let mut name = String::with_capacity(128);
         name.push_str(&self.options.database);
         name.push(':');
@@ -243,8 +248,7 @@ impl QueryContext {
             name.truncate(values);
             name.push_str(&hash);
         }
-        write!(name, "{}", Schema::of::<T>()).expect("writing to a string cannot fail");
-        QueryAdmission::Cached(name)
+        name
     }
 
     /// Whether a bound value is a text that PostgreSQL may parse as a different time each day.
@@ -252,6 +256,31 @@ impl QueryContext {
         let moves =
             |value: &SqlValue| matches!(value, SqlValue::Text(text) if is_moving_time(text));
         self.options.dialect == SqlDialect::Postgres && statement.values().iter().any(moves)
+    }
+
+    /// Adds to a fill the tags of a query that it runs, and refuses to store it if the schema has changed between the
+    /// analysis of the statement and the stamp of the fill.
+    pub(crate) fn tag_fill(&self, prepared: &PreparedStatement, fill: &LoadHandle) {
+        if !self.is_current(&prepared.schema) {
+            fill.refuse(Reason::Redefined);
+        }
+        self.read_by(prepared).into_iter().for_each(|tag| fill.tag(tag));
+    }
+
+    /// Limits a fill by the size of its result.
+    pub(crate) fn limit_fill(
+        &self,
+        fill: &LoadHandle,
+        options: &QueryOptions,
+        is_empty: bool,
+        bytes: usize,
+    ) {
+        if is_empty {
+            fill.ttl(self.empty_ttl(options.lifetime.unwrap_or(self.options.lifetime)));
+        }
+        if bytes > self.options.max_bytes {
+            fill.refuse(Reason::TooLarge);
+        }
     }
 
     /// The policy for the result of a query.
@@ -327,6 +356,57 @@ impl QueryContext {
         }
     }
 
+    /// Runs a write of these statements and then invalidates, in a task of its own, so that it invalidates even if the caller is dropped or the
+    /// driver panics. With the identity of the transaction that the write is, its outbox rows do not invalidate again.
+    pub(crate) async fn write<R, E>(
+        self: &Arc<Self>,
+        statements: &[PreparedStatement],
+        commit: Option<CommitId>,
+        running: impl Future<Output = Result<R, E>> + Send + 'static,
+    ) -> Result<Result<R, E>, QueryErrorKind>
+    where
+        R: Send + 'static,
+        E: Send + 'static,
+    {
+        for prepared in statements {
+            self.note_bypass(prepared, Reason::Write);
+            self.note_written(prepared);
+        }
+        let scope = self.kernel.current_scope();
+        let targets = statements.iter().flat_map(|prepared| self.written_by(prepared));
+        let mut targets: Vec<Target> = targets.collect();
+        let redefines = statements.iter().any(PreparedStatement::may_redefine);
+        let may_define = statements.iter().any(|prepared| {
+            let nature = prepared.analysis.nature;
+            prepared.may_redefine() && nature != StatementKind::Unknown(Reason::UnknownFunction)
+        });
+        let schemas: Vec<_> = statements.iter().map(|prepared| prepared.schema.clone()).collect();
+        let context = Arc::clone(self);
+        let writing = self.kernel.spawn(async move {
+            let outcome = AssertUnwindSafe(running).catch_unwind().await;
+            if redefines {
+                // Invalidates now, because the next steps may wait for locks of other connections, and again below,
+                // because results may be read under the old schema in the meantime.
+                let everything = vec![context.tags.everything()];
+                let _logged_or_queued =
+                    context.invalidate_in(scope.as_ref(), None, everything).await;
+                context.relearn().await;
+                if may_define {
+                    context.reinstall().await;
+                }
+            } else if !schemas.iter().all(|schema| context.is_current(schema)) {
+                // The schema has changed in the meantime, so the write may have changed more tables than the analysis
+                // found.
+                targets = vec![context.tags.everything()];
+            }
+            // Invalidates even after an error or a panic, because the write may have been applied nevertheless.
+            let commit = commit.filter(|_| matches!(outcome, Ok(Ok(_))));
+            let _logged_or_queued = context.invalidate_in(scope.as_ref(), commit, targets).await;
+            outcome.map_err(|_| QueryErrorKind::Panicked)
+        });
+        writing.await.unwrap_or(Err(QueryErrorKind::Cancelled))
+    }
+
     /// Whether this is the first warning about a statement, and one of the first 1,000 warnings. Checks and records it
     /// under one lock.
     fn is_first(&self, fingerprint: &str) -> bool {
@@ -347,7 +427,7 @@ impl QueryContext {
         }
     }
 
-    pub(crate) fn empty_ttl(&self, policy: Lifetime) -> Lifetime {
+    fn empty_ttl(&self, policy: Lifetime) -> Lifetime {
         Lifetime::fresh_for(self.options.empty_ttl.min(policy.fresh()))
     }
 }

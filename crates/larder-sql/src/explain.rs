@@ -56,9 +56,9 @@ impl<S> Db<S> {
 impl QueryContext {
     fn explain(&self, statement: &Statement) -> Explanation {
         let prepared = self.prepare(statement.clone());
-        let admission = self.admit::<()>(&prepared, &QueryOptions::default());
+        let admission = self.admit(&prepared, &QueryOptions::default());
         let not_stored = match (admission, prepared.analysis.nature) {
-            (QueryAdmission::Cached(_), _) => None,
+            (QueryAdmission::Cached, _) => None,
             (QueryAdmission::Refused, _) => Some(Reason::TransactionControl),
             (QueryAdmission::Bypass(why), _)
             | (QueryAdmission::Write, StatementKind::Unknown(why)) => Some(why),

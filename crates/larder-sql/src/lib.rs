@@ -62,6 +62,7 @@ pub use self::sea_query::BindError;
 pub use self::table_sink::{SqlColumn, SqlColumns, TableSink, TableSnapshot};
 pub use self::{
     analysis::SqlDialect,
+    application_queries::{CachedRead, Weighed},
     catalog::{Catalog, KeyKind, Table},
     database::DatabaseService,
     db::{Db, Query, SharedRow},
@@ -71,14 +72,15 @@ pub use self::{
     rows::{DecodeError, Rows, StatementOutcome},
     service::{CacheableRow, Database, Fetch, QueryCache},
     statement::Statement,
-    value::SqlValue,
+    value::{IntoValues, SqlValue},
 };
 pub use self::{
     outbox::{Outbox, OutboxFollower},
-    transaction::{NestedTransaction, Transaction, TransactionQuery},
+    transaction::{NestedTransaction, RunningStatement, Transaction, TransactionQuery},
 };
 
 mod analysis;
+mod application_queries;
 mod catalog;
 mod context;
 mod database;

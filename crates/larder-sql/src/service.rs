@@ -3,14 +3,16 @@
 use std::{
     fmt,
     marker::PhantomData,
-    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
-use larder_core::{Kind, Lifetime, LoadError, LoadHandle, Reason, Tag, kernel::Kernel};
+use futures_util::future::BoxFuture;
+use larder_core::{
+    Kind, Lifetime, LoadError, LoadHandle, Reason, Tag,
+    kernel::{Kernel, Schema},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tower_service::Service;
 
@@ -157,8 +159,9 @@ impl<S: Database> QueryCache<S> {
     ) -> Result<Arc<Vec<T>>, QueryError> {
         let Fetch { statement, options, .. } = fetch;
         let prepared = self.context.prepare(statement);
-        match self.context.admit::<T>(&prepared, &options) {
-            QueryAdmission::Cached(name) => {
+        match self.context.admit(&prepared, &options) {
+            QueryAdmission::Cached => {
+                let name = format!("{}{}", self.context.name(&prepared), Schema::of::<T>());
                 let policy = self.context.policy(&options);
                 let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
                 let load = move |fill| load::<S, T>(inner, context, prepared, options, fill);
@@ -181,55 +184,24 @@ impl<S: Database> QueryCache<S> {
     /// Runs a statement, and invalidates everything that it may have changed.
     pub(crate) async fn run(&self, statement: Statement) -> Result<StatementOutcome, QueryError> {
         let prepared = self.context.prepare(statement);
-        match self.context.admit::<()>(&prepared, &QueryOptions::default()) {
+        match self.context.admit(&prepared, &QueryOptions::default()) {
             QueryAdmission::Write => self.write(prepared).await,
             QueryAdmission::Refused => Err(QueryError::new(QueryErrorKind::NotAllowed)),
-            QueryAdmission::Cached(_) | QueryAdmission::Bypass(_) => {
+            QueryAdmission::Cached | QueryAdmission::Bypass(_) => {
                 self.context.note_bypass(&prepared, Reason::Statement);
                 ask(self.inner.clone(), prepared.statement).await
             }
         }
     }
 
-    /// Runs a write and then invalidates, in its own task, so that it invalidates even if the caller is dropped or the
-    /// driver panics.
+    /// Runs a write, and then invalidates.
     async fn write(&self, prepared: PreparedStatement) -> Result<StatementOutcome, QueryError> {
-        self.context.note_bypass(&prepared, Reason::Write);
-        self.context.note_written(&prepared);
-        let scope = self.context.kernel.current_scope();
-        let mut targets = self.context.written_by(&prepared);
-        let redefines = prepared.may_redefine();
-        let PreparedStatement { statement, analysis, schema } = prepared;
-        let may_define =
-            redefines && analysis.nature != StatementKind::Unknown(Reason::UnknownFunction);
-        let commit = self.context.commit_id().filter(|_| analysis.nature == StatementKind::Write);
-        let statement = statement.committed_as(commit);
-        let (inner, context) = (self.inner.clone(), Arc::clone(&self.context));
-        let writing = self.context.kernel.spawn(async move {
-            let answer = AssertUnwindSafe(ask(inner, statement)).catch_unwind().await;
-            if redefines {
-                // Invalidates now, because the next steps may wait for locks of other connections, and again below,
-                // because results may be read under the old schema in the meantime.
-                let everything = vec![context.tags.everything()];
-                let _logged_or_queued =
-                    context.invalidate_in(scope.as_ref(), None, everything).await;
-                context.relearn().await;
-                if may_define {
-                    context.reinstall().await;
-                }
-            } else if !context.is_current(&schema) {
-                // The schema has changed in the meantime, so the write may have changed more tables than the analysis
-                // found.
-                targets = vec![context.tags.everything()];
-            }
-            // Invalidates even after an error or a panic, because the write may have been applied nevertheless.
-            let commit = commit.filter(|_| matches!(answer, Ok(Ok(_))));
-            let _logged_or_queued = context.invalidate_in(scope.as_ref(), commit, targets).await;
-            answer
-                .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked)))
-                .map_err(written_unread)
-        });
-        writing.await.unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Cancelled)))
+        let commit = self.context.commit_id();
+        let commit = commit.filter(|_| prepared.analysis.nature == StatementKind::Write);
+        let statement = prepared.statement.clone().committed_as(commit);
+        let running = ask(self.inner.clone(), statement);
+        let outcome = self.context.write(&[prepared], commit, running).await;
+        outcome.map_err(QueryError::new)?.map_err(written_unread)
     }
 }
 
@@ -240,19 +212,10 @@ async fn load<S: Database, T: CacheableRow>(
     options: QueryOptions,
     fill: LoadHandle,
 ) -> Result<Vec<T>, QueryError> {
-    if !context.is_current(&prepared.schema) {
-        // The schema has changed between the analysis of the statement and the stamp of this fill.
-        fill.refuse(Reason::Redefined);
-    }
-    let tags = context.read_by(&prepared);
-    tags.into_iter().chain(options.tags).for_each(|tag| fill.tag(tag));
+    context.tag_fill(&prepared, &fill);
+    options.tags.iter().for_each(|tag| fill.tag(tag.clone()));
     let rows = ask(inner, prepared.statement).await?.rows;
-    if rows.rows.is_empty() {
-        fill.ttl(context.empty_ttl(options.lifetime.unwrap_or(context.options.lifetime)));
-    }
-    if rows.weight() > context.options.max_bytes {
-        fill.refuse(Reason::TooLarge);
-    }
+    context.limit_fill(&fill, &options, rows.rows.is_empty(), rows.weight());
     rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
 }
 

@@ -33,6 +33,13 @@ impl Statement {
         Self { text: text.into(), values: Vec::new(), commit: None }
     }
 
+    /// Binds these values, in order.
+    #[must_use]
+    pub fn bind_all<V: Into<SqlValue>>(mut self, values: impl IntoIterator<Item = V>) -> Self {
+        self.values.extend(values.into_iter().map(Into::into));
+        self
+    }
+
     /// Binds the next value.
     #[must_use]
     pub fn bind(mut self, value: impl Into<SqlValue>) -> Self {
@@ -64,5 +71,17 @@ impl Statement {
     /// Returns the bound values, in order.
     pub fn values(&self) -> &[SqlValue] {
         &self.values
+    }
+}
+
+impl From<&'static str> for Statement {
+    fn from(text: &'static str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Statement {
+    fn from(text: String) -> Self {
+        Self::new(text)
     }
 }

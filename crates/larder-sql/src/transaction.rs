@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     analysis::{SqlDialect, StatementKind},
-    context::{QueryContext, SchemaSnapshot},
+    context::{PreparedStatement, QueryContext, SchemaSnapshot},
     database::{DatabaseService, DatabaseTransaction},
     db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
@@ -309,10 +309,22 @@ impl Transaction {
     }
 
     /// Returns the connection of the driver, such as `sqlx::PgConnection`, for features of the driver that larder lacks;
-    /// `None` if the connection has another type. larder does not invalidate after writes through it, unless a process
-    /// follows the [outbox](crate::Outbox).
-    pub fn connection<C: Any>(&mut self) -> Option<&mut C> {
+    /// `None` if the connection has another type. larder does not invalidate after writes through it, unless they are
+    /// reported ([`wrote`](Self::wrote)), or a process follows the [outbox](crate::Outbox).
+    ///
+    /// # Errors
+    ///
+    /// When a nested transaction that was dropped cannot be rolled back. It has to be rolled back first, or the statements
+    /// of the caller would be rolled back with it.
+    pub async fn connection<C: Any>(&mut self) -> Result<Option<&mut C>, QueryError> {
+        self.take_back_dropped().await?;
         self.commit = None;
+        Ok(self.driver_connection())
+    }
+
+    /// Returns the connection of the driver, for a statement that [`begin_statement`](Self::begin_statement) has noted.
+    /// `None` if the connection has another type.
+    pub fn driver_connection<C: Any>(&mut self) -> Option<&mut C> {
         self.begun().connection().as_any().downcast_mut()
     }
 
@@ -329,6 +341,59 @@ impl Transaction {
         self.begun().run(statement).await.map_err(QueryError::database)
     }
 
+    /// Notes a statement that the application runs itself on the [connection](Self::driver_connection) of this transaction,
+    /// before it runs it. What it may write is invalidated when the transaction is committed. Call
+    /// [`end_statement`](Self::end_statement) after it has run.
+    ///
+    /// # Errors
+    ///
+    /// When a nested transaction that was dropped cannot be rolled back, or with [`QueryErrorKind::NotAllowed`] if the
+    /// statement begins or ends a transaction.
+    pub async fn begin_statement(
+        &mut self,
+        statement: impl Into<Statement>,
+    ) -> Result<RunningStatement, QueryError> {
+        let prepared = self.context.prepare(statement.into());
+        self.begin_prepared(&prepared).await
+    }
+
+    /// Notes whether a statement has succeeded. If it has failed, or this is not called because its future was dropped, the
+    /// statement may have ended the transaction, so larder invalidates whether or not it is committed.
+    pub fn end_statement(&mut self, statement: RunningStatement, has_succeeded: bool) {
+        let RunningStatement { was_uncertain } = statement;
+        self.uncertain = was_uncertain || !has_succeeded;
+    }
+
+    /// Notes a write that the application has run itself on the [connection](Self::driver_connection) of this transaction.
+    /// What it may have changed is invalidated when the transaction is committed.
+    pub fn wrote(&mut self, statement: impl Into<Statement>) {
+        let prepared = self.context.prepare(statement.into());
+        self.note(&prepared);
+    }
+
+    async fn begin_prepared(
+        &mut self,
+        prepared: &PreparedStatement,
+    ) -> Result<RunningStatement, QueryError> {
+        if prepared.analysis.nature == StatementKind::Unknown(Reason::TransactionControl) {
+            return Err(QueryError::new(QueryErrorKind::NotAllowed));
+        }
+        self.take_back_dropped().await?;
+        // Notes the targets before the statement runs, because a statement that fails may have written a part of its
+        // changes.
+        self.note(prepared);
+        // A statement that is dropped while it runs may also have ended the transaction.
+        Ok(RunningStatement { was_uncertain: std::mem::replace(&mut self.uncertain, true) })
+    }
+
+    fn note(&mut self, prepared: &PreparedStatement) {
+        self.defines |= prepared.may_redefine();
+        self.known.get_or_insert_with(|| Arc::clone(&prepared.schema));
+        self.targets.extend(self.context.written_by(prepared));
+        self.context.note_bypass(prepared, Reason::Transaction);
+        self.context.note_written(prepared);
+    }
+
     /// Runs a statement.
     pub(crate) async fn run(
         &mut self,
@@ -336,26 +401,21 @@ impl Transaction {
     ) -> Result<StatementOutcome, QueryError> {
         let prepared = self.context.prepare(statement);
         let nature = prepared.analysis.nature;
-        if nature == StatementKind::Unknown(Reason::TransactionControl) {
-            return Err(QueryError::new(QueryErrorKind::NotAllowed));
-        }
-        self.take_back_dropped().await?;
-        self.defines |= prepared.may_redefine();
-        self.known.get_or_insert_with(|| Arc::clone(&prepared.schema));
-        // Adds the targets before the statement runs, because a statement that fails may have written a part of its
-        // changes.
-        self.targets.extend(self.context.written_by(&prepared));
-        self.context.note_bypass(&prepared, Reason::Transaction);
-        self.context.note_written(&prepared);
-        // A statement that is dropped while it runs may also have ended the transaction.
-        let was_uncertain = std::mem::replace(&mut self.uncertain, true);
+        let running = self.begin_prepared(&prepared).await?;
         let answer = AssertUnwindSafe(self.begun().run(&prepared.statement)).catch_unwind().await;
-        self.uncertain = was_uncertain || !matches!(answer, Ok(Ok(_)));
+        self.end_statement(running, matches!(answer, Ok(Ok(_))));
         let answer = answer.map_err(|_| QueryError::new(QueryErrorKind::Panicked))?;
         let writes = nature == StatementKind::Write;
         let failed = |error| if writes { written_unread(error) } else { error };
         answer.map_err(QueryError::database).map_err(failed)
     }
+}
+
+/// A statement that runs in a transaction.
+#[derive(Debug)]
+#[must_use = "end_statement takes it"]
+pub struct RunningStatement {
+    was_uncertain: bool,
 }
 
 /// Emits the events of a transaction. An event without a handler is logged.
@@ -423,6 +483,11 @@ pub struct NestedTransaction<'a> {
 }
 
 impl NestedTransaction<'_> {
+    /// Returns the outermost transaction, for an adapter that notes statements of the application in it.
+    pub fn outermost(&mut self) -> &mut Transaction {
+        self.transaction
+    }
+
     /// Creates a query or another statement within this transaction.
     pub fn query(&mut self, text: impl Into<Cow<'static, str>>) -> TransactionQuery<'_> {
         self.transaction.query(text)

@@ -24,6 +24,11 @@ pub enum SqlValue {
 }
 
 impl SqlValue {
+    /// Creates a text from a value as it is written, for types without a conversion: `SqlValue::text(decimal)`.
+    pub fn text(value: impl std::fmt::Display) -> Self {
+        Self::Text(value.to_string())
+    }
+
     /// Appends this value to a cache key, with its type, so that different values are written differently.
     pub(crate) fn name(&self, name: &mut String) {
         let written = match self {
@@ -71,11 +76,56 @@ from! {
     Vec<u8> => value as Self::Blob(value);
 }
 
+#[cfg(feature = "uuid")]
+impl From<uuid::Uuid> for SqlValue {
+    fn from(value: uuid::Uuid) -> Self {
+        Self::Text(value.to_string())
+    }
+}
+
 impl<T: Into<Self>> From<Option<T>> for SqlValue {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)
     }
 }
+
+/// The values of a statement, in order: an array of one type, a tuple of several types, or `()`.
+pub trait IntoValues {
+    /// Converts them.
+    fn into_values(self) -> Vec<SqlValue>;
+}
+
+impl IntoValues for () {
+    fn into_values(self) -> Vec<SqlValue> {
+        Vec::new()
+    }
+}
+
+impl IntoValues for Vec<SqlValue> {
+    fn into_values(self) -> Vec<SqlValue> {
+        self
+    }
+}
+
+impl<V: Into<SqlValue>, const N: usize> IntoValues for [V; N] {
+    fn into_values(self) -> Vec<SqlValue> {
+        self.into_iter().map(Into::into).collect()
+    }
+}
+
+macro_rules! tuples {
+    ($(($($letter:ident)+))+) => {
+        $(impl<$($letter: Into<SqlValue>),+> IntoValues for ($($letter,)+) {
+            #[allow(non_snake_case)]
+            fn into_values(self) -> Vec<SqlValue> {
+                let ($($letter,)+) = self;
+                vec![$($letter.into()),+]
+            }
+        })+
+    };
+}
+
+tuples! { (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) (A B C D E F G) (A B C D E F G H) }
 
 #[cfg(test)]
 mod tests {

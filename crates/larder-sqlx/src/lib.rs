@@ -6,6 +6,7 @@
 #![allow(clippy::duplicate_mod)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod rows;
 #[cfg(any(feature = "sqlite-08", feature = "postgres-08"))]
 pub mod v0_8;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -6,12 +6,24 @@ use ::sqlx;
 pub use self::postgres::postgres;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::sqlite;
+pub use self::{
+    application_query::{
+        CachedQuery, InvalidatingQuery, RowQuery, WriteQuery, cached, invalidating,
+    },
+    pool::{CachedDatabase, CachedPool, CachedTransaction, DatabaseHandle},
+};
+pub use crate::rows::{SharedRow, SharedRows};
 
+#[macro_use]
+#[path = "adapter/application_query.rs"]
+mod application_query;
 #[macro_use]
 #[path = "adapter/connection.rs"]
 mod connection;
 #[path = "adapter/gathered.rs"]
 mod gathered;
+#[path = "adapter/pool.rs"]
+mod pool;
 #[cfg(feature = "postgres")]
 #[path = "adapter/postgres.rs"]
 mod postgres;
@@ -38,7 +50,20 @@ mod compat {
         AssertSqlSafe(text)
     }
 
+    /// The text of a query.
+    pub(super) fn text_of<DB: sqlx::Database, Q: sqlx::Execute<'static, DB>>(query: Q) -> String {
+        query.sql().as_str().to_owned()
+    }
+
+    /// The values that are bound to a query of SQLite.
+    #[cfg(feature = "sqlite")]
+    pub(super) type SqliteBound = sqlx::sqlite::SqliteArguments;
+
     #[cfg(feature = "sqlite")]
     pub(super) type SqliteQuery<'q> =
         sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 }
+
+#[cfg(test)]
+#[path = "adapter/tests.rs"]
+mod tests;

@@ -424,9 +424,12 @@ async fn own_outbox_rows_are_recognised(
     let write = move |_: WriteHandle| async move {
         let mut transaction = db_of_write.begin().await?;
         let hidden = "UPDATE a SET v = 2 WHERE id = 2";
-        if let Some(connection) = transaction.connection::<sqlx::SqliteConnection>() {
+        if let Some(connection) = transaction.connection::<sqlx::SqliteConnection>().await.unwrap()
+        {
             sqlx::query(hidden).execute(connection).await.unwrap();
-        } else if let Some(connection) = transaction.connection::<sqlx::PgConnection>() {
+        } else if let Some(connection) =
+            transaction.connection::<sqlx::PgConnection>().await.unwrap()
+        {
             sqlx::query(hidden).execute(connection).await.unwrap();
         }
         transaction.query("UPDATE a SET v = 0 WHERE id = 1").execute().await?;

@@ -68,6 +68,36 @@ impl Kernel {
         let policy = Cow::Owned(policy.into());
         get_or_fill(self, named, policy, ValueSpec::message_pack(), load).await
     }
+
+    /// Does the same as [`Kernel::get_or_fill`] for values that never leave the process, of a type that serde does not have
+    /// to know. `weigh` returns the bytes that a value takes in memory.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Larder::get_or_load`](crate::Larder::get_or_load).
+    pub async fn get_or_fill_local<T, E, F, Fut>(
+        &self,
+        kind: Kind,
+        name: impl IntoName,
+        policy: impl Into<Policy>,
+        weigh: fn(&T) -> usize,
+        load: F,
+    ) -> Result<Arc<T>, LoadError<E>>
+    where
+        T: Send + Sync + 'static,
+        E: Send + Sync + 'static,
+        F: FnOnce(LoadHandle) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let named = NamedKey::new(self, kind, name);
+        let policy = Cow::Owned(policy.into());
+        let spec = ValueSpec { weigh: Some(weigh), ..ValueSpec::local() };
+        get_or_fill(self, named, policy, spec, load).await
+    }
 }
 
 async fn get_or_fill<A, E, F, Fut>(

@@ -3,8 +3,10 @@
 use std::{any::Any, time::Duration};
 
 use super::{
-    compat::{begin_sql, prepared_sql, sql},
+    application_query::{QueryParts, RowQuery, UNSEEN_BYTES, WriteQuery},
+    compat::{begin_sql, prepared_sql, sql, text_of},
     gathered::{driver_error, gathered},
+    pool::CachedDatabase,
     sqlx::{
         self, Arguments as _, Column as _, ConnectOptions as _, Connection as _, Either,
         Executor as _, PgConnection, PgPool, Postgres, Row as _, Statement as _, Transaction, Type,
@@ -20,7 +22,7 @@ use super::{
 };
 use larder_core::store::BoxFuture;
 use larder_sql::{
-    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome,
+    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, Weighed,
     driver::{Connection, Driver, DriverError, Notifications, TransactionConnection},
     postgres::{
         PostgresKind, PostgresType, declared_type, read_value, text_with_types, write_value,
@@ -35,8 +37,10 @@ use larder_sql::{
 /// `json`, `date`, `time` and `timestamp` are returned as text, with times as in RFC 3339; for other types
 /// (`interval`, arrays, …) select `column::text`.
 pub fn postgres(pool: PgPool) -> DatabaseService {
-    DatabaseService::new(PostgresDriver { pool })
+    Postgres::service(pool)
 }
+
+application_queries!(Postgres, PgArguments, PgRow, PostgresDriver);
 
 /// A pool of PostgreSQL connections.
 struct PostgresDriver {
@@ -199,6 +203,12 @@ fn type_of(info: &PgTypeInfo) -> PostgresType {
         _ => PostgresKind::Plain,
     };
     PostgresType::new(name, kind)
+}
+
+/// The bytes of a row as the server sends its values.
+fn weight(row: &PgRow) -> usize {
+    let of = |at: usize| Some(row.try_get_raw(at).ok()?.as_bytes().ok()?.len());
+    (0..row.len()).filter_map(of).sum()
 }
 
 fn add(row: &PgRow, types: &mut Vec<PostgresType>, rows: &mut Rows) -> Result<(), sqlx::Error> {

@@ -3,8 +3,10 @@
 use std::any::Any;
 
 use super::{
-    compat::{SqliteQuery, begin_sql, sql},
+    application_query::{QueryParts, RowQuery, UNSEEN_BYTES, WriteQuery},
+    compat::{SqliteBound, SqliteQuery, begin_sql, sql, text_of},
     gathered::{driver_error, gathered},
+    pool::CachedDatabase,
     sqlx::{
         self, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, Sqlite,
         SqliteConnection, SqlitePool, Transaction, TypeInfo as _, Value as _, ValueRef as _,
@@ -14,14 +16,16 @@ use super::{
 };
 use larder_core::store::BoxFuture;
 use larder_sql::{
-    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome,
+    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, Weighed,
     driver::{Connection, Driver, DriverError, TransactionConnection},
 };
 
 /// Creates a service over a pool of SQLite connections.
 pub fn sqlite(pool: SqlitePool) -> DatabaseService {
-    DatabaseService::new(SqliteDriver { pool })
+    Sqlite::service(pool)
 }
+
+application_queries!(Sqlite, SqliteBound, SqliteRow, SqliteDriver);
 
 /// A pool of SQLite connections.
 struct SqliteDriver {
@@ -98,6 +102,19 @@ fn bound<'q>(query: SqliteQuery<'q>, value: &SqlValue) -> SqliteQuery<'q> {
         SqlValue::Blob(value) => query.bind(value.clone()),
         _ => query.bind(None::<i64>),
     }
+}
+
+/// The bytes of a row as SQLite stores its values.
+fn weight(row: &SqliteRow) -> usize {
+    let of = |at: usize| {
+        let value = row.try_get_raw(at).ok()?.to_owned();
+        match value.type_info().name() {
+            "TEXT" => value.try_decode_unchecked::<String>().ok().map(|text| text.len()),
+            "BLOB" => value.try_decode_unchecked::<Vec<u8>>().ok().map(|bytes| bytes.len()),
+            _ => None,
+        }
+    };
+    (0..row.len()).filter_map(of).sum()
 }
 
 fn add(row: &SqliteRow, rows: &mut Rows) -> Result<(), sqlx::Error> {
