@@ -196,7 +196,7 @@ impl CachedRead {
         let name = self.name(&Schema::of::<T>());
         let (kernel, policy) = (self.context.kernel.clone(), self.context.policy(&self.options));
         let fill = move |fill| async move {
-            self.tag(&fill);
+            self.tag(&fill, false);
             load().await
         };
         kernel.get_or_fill(Kind::Query, name, policy, fill).await
@@ -222,8 +222,8 @@ impl CachedRead {
         let name = self.name(&format_args!("local {}", std::any::type_name::<T>()));
         let (kernel, policy) = (self.context.kernel.clone(), self.context.policy(&self.options));
         let fill = move |fill| async move {
-            self.tag(&fill);
             let value = load().await?;
+            self.tag(&fill, value.bytes > 0 && self.statements.len() == 1);
             self.context.limit_fill(&fill, &self.options, value.bytes == 0, value.bytes);
             Ok(value)
         };
@@ -273,8 +273,8 @@ impl CachedRead {
         name
     }
 
-    fn tag(&self, fill: &LoadHandle) {
-        self.statements.iter().for_each(|prepared| self.context.tag_fill(prepared, fill));
+    fn tag(&self, fill: &LoadHandle, has_rows: bool) {
+        self.statements.iter().for_each(|prepared| self.context.tag_fill(prepared, fill, has_rows));
         self.options.tags.iter().for_each(|tag| fill.tag(tag.clone()));
     }
 }

@@ -260,11 +260,11 @@ impl QueryContext {
 
     /// Adds to a fill the tags of a query that it runs, and refuses to store it if the schema has changed between the
     /// analysis of the statement and the stamp of the fill.
-    pub(crate) fn tag_fill(&self, prepared: &PreparedStatement, fill: &LoadHandle) {
+    pub(crate) fn tag_fill(&self, prepared: &PreparedStatement, fill: &LoadHandle, has_rows: bool) {
         if !self.is_current(&prepared.schema) {
             fill.refuse(Reason::Redefined);
         }
-        self.read_by(prepared).into_iter().for_each(|tag| fill.tag(tag));
+        self.read_by(prepared, has_rows).into_iter().for_each(|tag| fill.tag(tag));
     }
 
     /// Limits a fill by the size of its result.
@@ -301,10 +301,11 @@ impl QueryContext {
         }
     }
 
-    /// The tags of the result of a query.
-    pub(crate) fn read_by(&self, prepared: &PreparedStatement) -> Vec<Tag> {
+    /// The tags of the result of a query, and whether it is known to have rows.
+    pub(crate) fn read_by(&self, prepared: &PreparedStatement, has_rows: bool) -> Vec<Tag> {
         let PreparedStatement { statement, analysis, schema } = prepared;
-        self.tags.read_by(analysis, schema.catalog(), statement.values())
+        let all_exist = has_rows && analysis.proves_rows;
+        self.tags.read_by(analysis, schema.catalog(), statement.values(), all_exist)
     }
 
     /// Returns the targets that a statement invalidates. Logs one warning for each statement that may write to any
@@ -420,7 +421,7 @@ impl QueryContext {
         let meter = self.kernel.meter(self.options.name);
         meter.record(Event::Bypass(why), self.kernel.now());
         let Some(scope) = self.kernel.current_scope() else { return };
-        scope.add_tags(self.read_by(prepared));
+        scope.add_tags(self.read_by(prepared, false));
         if prepared.analysis.reads_unknown {
             // The dependencies of the query are unknown, so the enclosing value must not be stored.
             scope.add_unstored(ScopeContents::default(), Reason::UnknownQuery);

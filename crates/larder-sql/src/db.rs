@@ -44,8 +44,17 @@ impl<S> Db<S> {
     /// Returns the tag of a row, given the values of its key in order. Everything that depends on this row, but not on
     /// the whole table, has the tag.
     pub fn row_tag<K: ToString>(&self, table: &str, key: impl IntoIterator<Item = K>) -> Tag {
-        let key: Vec<String> = key.into_iter().map(|value| value.to_string()).collect();
-        self.cache.context().tags.row(&folded(table), &key)
+        let (context, table) = (self.cache.context(), folded(table));
+        let known = context.known();
+        let columns = known.catalog().map_or(&[][..], |catalog| catalog.key(&table));
+        let value = |(at, value): (usize, K)| {
+            let value = value.to_string();
+            let kind = columns.get(at).map(|column| column.kind);
+            let canonical = kind.and_then(|kind| kind.canonical(&value)).map(Cow::into_owned);
+            canonical.unwrap_or(value)
+        };
+        let key: Vec<String> = key.into_iter().enumerate().map(value).collect();
+        context.tags.row(&table, &key)
     }
 
     /// Invalidates everything that depends on a table or its rows. Call it after a write that bypasses the [`Db`].

@@ -66,7 +66,7 @@ impl QueryContext {
         };
         Explanation {
             not_stored,
-            reads: self.read_by(&prepared),
+            reads: self.read_by(&prepared, true),
             writes: self.written_by(&prepared),
         }
     }

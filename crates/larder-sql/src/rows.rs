@@ -3,7 +3,7 @@
 //! `serde` decodes rows, not sqlx's `FromRow`, because stored values must be serialised for the second level, and
 //! because a query must return the same values from each database.
 
-use std::fmt;
+use std::{fmt, ops::Bound};
 
 use serde::{
     Deserialize, Serialize,
@@ -48,16 +48,22 @@ impl Rows {
 
     /// Returns the approximate size of all values, in bytes.
     pub fn weight(&self) -> usize {
-        let of = |value: &SqlValue| {
-            size_of::<SqlValue>()
-                + match value {
-                    SqlValue::Text(text) => text.len(),
-                    SqlValue::Blob(bytes) => bytes.len(),
-                    _ => 0,
-                }
-        };
-        self.rows.iter().flatten().map(of).sum()
+        self.rows.iter().flatten().map(weight).sum()
     }
+}
+
+fn weight(value: &SqlValue) -> usize {
+    size_of::<SqlValue>()
+        + match value {
+            SqlValue::Text(text) | SqlValue::Json(text) => text.len(),
+            SqlValue::Blob(bytes) => bytes.len(),
+            SqlValue::Array(values) => values.iter().map(weight).sum(),
+            SqlValue::Record(fields) => {
+                fields.iter().map(|(name, value)| name.len() + weight(value)).sum()
+            }
+            SqlValue::Range(_) => 2 * size_of::<SqlValue>(),
+            _ => 0,
+        }
 }
 
 /// A row cannot be decoded into the requested type.
@@ -259,6 +265,14 @@ impl<'de> Deserializer<'de> for Cell<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.0 {
+            SqlValue::Json(text) => json(text).deserialize_any(visitor).map_err(of_json),
+            SqlValue::Array(values) => visitor.visit_seq(Cells(values.iter())),
+            SqlValue::Record(fields) => visitor.visit_map(Fields(fields.iter(), None)),
+            SqlValue::Range(Some(bounds)) => {
+                let bounds = [&bounds.0, &bounds.1].map(BoundCell);
+                visitor.visit_seq(Bounds(bounds.into_iter()))
+            }
+            SqlValue::Range(None) => Err(DecodeError("the range is empty".to_owned())),
             SqlValue::Null => visitor.visit_unit(),
             SqlValue::Bool(value) => visitor.visit_bool(*value),
             SqlValue::Int(value) => visitor.visit_i64(*value),
@@ -285,25 +299,101 @@ impl<'de> Deserializer<'de> for Cell<'de> {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.0 {
             SqlValue::Null => visitor.visit_none(),
+            SqlValue::Json(text) if text.trim() == "null" => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        visitor.visit_newtype_struct(self)
+        match self.0 {
+            // serde_json's own types, such as a raw value, have such names.
+            SqlValue::Json(text) => {
+                json(text).deserialize_newtype_struct(name, visitor).map_err(of_json)
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match (self.0, fields) {
+            (SqlValue::Json(text), _) => {
+                json(text).deserialize_struct(name, fields, visitor).map_err(of_json)
+            }
+            // `std::ops::Range`.
+            (SqlValue::Range(Some(bounds)), ["start", "end"]) => match &**bounds {
+                (Bound::Included(start), Bound::Excluded(end)) => {
+                    visitor.visit_seq(Cells([start, end].into_iter()))
+                }
+                _ => Err(DecodeError(format!(
+                    "{} is not a range from an included to an excluded bound",
+                    self.0
+                ))),
+            },
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    /// A text that is a time decodes into the types of the crate time, which expect their parts.
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Text(text) => match time_parts(text, length) {
+                Some(parts) => {
+                    visitor.visit_seq(de::value::SeqDeserializer::new(parts.into_iter()))
+                }
+                None => self.deserialize_any(visitor),
+            },
+            SqlValue::Record(fields) => {
+                visitor.visit_seq(Cells(fields.iter().map(|(_, value)| value)))
+            }
+            _ => self.deserialize_seq(visitor),
+        }
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    /// A JSON document and a range decode into a string as their texts.
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        match self.0 {
+            SqlValue::Json(text) => visitor.visit_borrowed_str(text),
+            SqlValue::Range(_) => visitor.visit_string(self.0.to_string()),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        self.deserialize_str(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _: &'static str,
-        _: &'static [&'static str],
+        name: &'static str,
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         match self.0 {
+            SqlValue::Json(text) => {
+                json(text).deserialize_enum(name, variants, visitor).map_err(of_json)
+            }
             SqlValue::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
             other => Err(DecodeError(format!("{other:?} cannot name a variant of an enum"))),
         }
@@ -328,10 +418,182 @@ impl<'de> Deserializer<'de> for Cell<'de> {
     }
 
     serde::forward_to_deserialize_any! {
-        char str string byte_buf unit unit_struct
-        tuple tuple_struct map struct identifier ignored_any
+        char byte_buf unit unit_struct map identifier ignored_any
     }
 }
+
+fn json(text: &str) -> serde_json::Deserializer<serde_json::de::StrRead<'_>> {
+    serde_json::Deserializer::from_str(text)
+}
+
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+fn of_json(error: serde_json::Error) -> DecodeError {
+    DecodeError(error.to_string())
+}
+
+/// The values of an array or a record.
+struct Cells<I>(I);
+
+impl<'de, I: Iterator<Item = &'de SqlValue>> SeqAccess<'de> for Cells<I> {
+    type Error = DecodeError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeError> {
+        self.0.next().map(|value| seed.deserialize(Cell(value))).transpose()
+    }
+}
+
+/// The fields of a record, and the value of the field whose name was read last.
+struct Fields<'a>(std::slice::Iter<'a, (String, SqlValue)>, Option<&'a SqlValue>);
+
+impl<'de> MapAccess<'de> for Fields<'de> {
+    type Error = DecodeError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, DecodeError> {
+        let Some((name, value)) = self.0.next() else { return Ok(None) };
+        self.1 = Some(value);
+        seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, DecodeError> {
+        seed.deserialize(Cell(self.1.take().unwrap_or(&SqlValue::Null)))
+    }
+}
+
+/// The two bounds of a range.
+struct Bounds<'a>(std::array::IntoIter<BoundCell<'a>, 2>);
+
+impl<'de> SeqAccess<'de> for Bounds<'de> {
+    type Error = DecodeError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, DecodeError> {
+        self.0.next().map(|bound| seed.deserialize(bound)).transpose()
+    }
+}
+
+/// A bound of a range, which decodes into [`Bound`].
+struct BoundCell<'a>(&'a Bound<SqlValue>);
+
+impl<'de> Deserializer<'de> for BoundCell<'de> {
+    type Error = DecodeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_enum(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de> de::EnumAccess<'de> for BoundCell<'de> {
+    type Error = DecodeError;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self), DecodeError> {
+        let name = match self.0 {
+            Bound::Included(_) => "Included",
+            Bound::Excluded(_) => "Excluded",
+            Bound::Unbounded => "Unbounded",
+        };
+        Ok((seed.deserialize(BorrowedStrDeserializer::new(name))?, self))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for BoundCell<'de> {
+    type Error = DecodeError;
+
+    fn unit_variant(self) -> Result<(), DecodeError> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<S::Value, DecodeError> {
+        match self.0 {
+            Bound::Included(value) | Bound::Excluded(value) => seed.deserialize(Cell(value)),
+            Bound::Unbounded => seed.deserialize(Cell(&SqlValue::Null)),
+        }
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, DecodeError> {
+        Err(DecodeError("a bound of a range has one value".to_owned()))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, DecodeError> {
+        Err(DecodeError("a bound of a range has one value".to_owned()))
+    }
+}
+
+/// The parts of a time as the types of the crate time expect them: year and day of the year, then hour, minute, second and
+/// nanosecond, then hours, minutes and seconds of the zone.
+fn time_parts(text: &str, length: usize) -> Option<Vec<i64>> {
+    let (has_date, has_time, has_zone) = match length {
+        2 => (true, false, false),
+        4 => (false, true, false),
+        6 => (true, true, false),
+        9 => (true, true, true),
+        _ => return None,
+    };
+    let mut parts = Vec::with_capacity(length);
+    let mut rest = text;
+    if has_date {
+        let (date, time) = rest.split_at_checked(10)?;
+        let (year, date) = date.split_once('-')?;
+        let (month, day) = date.split_once('-')?;
+        let (year, month, day): (i64, usize, i64) =
+            (year.parse().ok()?, month.parse().ok()?, day.parse().ok()?);
+        let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let before = DAYS_BEFORE.get(month.checked_sub(1)?)?;
+        parts.extend([year, before + day + i64::from(is_leap && month > 2)]);
+        rest = if has_time { time.strip_prefix(['T', ' '])? } else { time };
+    }
+    if has_time {
+        let end = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
+        let (time, zone) = rest.split_at(end);
+        let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
+        for part in time.splitn(3, ':') {
+            parts.push(part.parse().ok()?);
+        }
+        parts.push(format!("{fraction:0<9}").get(..9)?.parse().ok()?);
+        rest = zone;
+    }
+    if has_zone {
+        let (sign, zone) = match rest.strip_prefix('-') {
+            Some(zone) => (-1, zone),
+            None => (1, rest.strip_prefix(['Z', '+'])?),
+        };
+        let mut zone = zone.splitn(3, ':').filter(|part| !part.is_empty());
+        for _ in 0..3 {
+            parts.push(sign * zone.next().map_or(Some(0), |part| part.parse().ok())?);
+        }
+        rest = "";
+    }
+    (rest.is_empty() && parts.len() == length).then_some(parts)
+}
+
+/// The days of a year before each month, without a leap day.
+const DAYS_BEFORE: [i64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
 
 #[cfg(test)]
 mod tests {

@@ -212,9 +212,9 @@ async fn load<S: Database, T: CacheableRow>(
     options: QueryOptions,
     fill: LoadHandle,
 ) -> Result<Vec<T>, QueryError> {
-    context.tag_fill(&prepared, &fill);
     options.tags.iter().for_each(|tag| fill.tag(tag.clone()));
-    let rows = ask(inner, prepared.statement).await?.rows;
+    let rows = ask(inner, prepared.statement.clone()).await?.rows;
+    context.tag_fill(&prepared, &fill, !rows.rows.is_empty());
     context.limit_fill(&fill, &options, rows.rows.is_empty(), rows.weight());
     rows.decode().map_err(|error| QueryError::because(QueryErrorKind::Decode, error))
 }

@@ -32,6 +32,13 @@ impl Tags {
         Tag::new(self.text_of(table))
     }
 
+    /// Returns the tag of the rows of a table that do not exist. A result that may depend on a pinned row that does not
+    /// exist has this tag, so that a new row whose key is unknown invalidates it.
+    pub(crate) fn absent(&self, table: &str) -> Tag {
+        // The keys of rows do not have an unescaped `#` before letters.
+        Tag::new(format!("{}:#absent", self.text_of(table)))
+    }
+
     /// Returns the tag of a row, given the values of its key as text.
     pub(crate) fn row(&self, table: &str, key: &[String]) -> Tag {
         let mut text = self.text_of(table);
@@ -52,18 +59,23 @@ impl Tags {
         Tag::new(text)
     }
 
-    /// Returns the tags that a query depends on, according to rules 3 and 4 of the analysis.
+    /// Returns the tags that a query depends on, according to rules 3 and 4 of the analysis. If all pinned rows exist, the
+    /// result does not depend on rows that do not exist.
     pub(crate) fn read_by(
         &self,
         analysis: &Analysis,
         catalog: Option<&Catalog>,
         values: &[SqlValue],
+        all_exist: bool,
     ) -> Vec<Tag> {
         let mut tags = Vec::new();
         for (table, pinned) in &analysis.reads {
             let rows = pinned.as_deref().and_then(|all| self.rows(table, all, catalog, values));
             match rows {
-                Some(rows) if tags.len() + rows.len() < MOST_ROWS => tags.extend(rows),
+                Some(rows) if tags.len() + rows.len() < MOST_ROWS => {
+                    tags.extend(rows);
+                    tags.extend((!all_exist).then(|| self.absent(table)));
+                }
                 _ => tags.push(self.table(table)),
             }
         }
@@ -95,7 +107,15 @@ impl Tags {
             let named = change.rows.as_deref();
             let rows = named.and_then(|all| self.rows(&change.table, all, catalog, values));
             let rows = rows.filter(|rows| rows.len() < MOST_ROWS);
-            targets.extend(self.changed(&change.table, rows));
+            let has_key = catalog.is_some_and(|catalog| !catalog.key(&change.table).is_empty());
+            match rows {
+                // A new row, whose key the database has chosen: it is none of those that results depend on already.
+                None if change.is_new && has_key => {
+                    let tags = [self.table(&change.table), self.absent(&change.table)];
+                    targets.extend(tags.map(Target::tag));
+                }
+                rows => targets.extend(self.changed(&change.table, rows)),
+            }
             targets.extend(with.iter().map(|table| self.any_row(table)));
         }
         targets
@@ -171,18 +191,38 @@ impl Tags {
     }
 }
 
-/// Returns the value of a key column in the form of row tags; `None` unless the column compares the value exactly as it
-/// is written.
+/// Returns the value of a key column in the form of row tags; `None` unless larder knows the form in which the column
+/// compares the value.
 fn text(operand: &Operand, column: &KeyColumn, values: &[SqlValue]) -> Option<String> {
-    match (column.kind, operand) {
-        (KeyKind::Integer, Operand::Int(number)) => Some(number.to_string()),
-        (KeyKind::Text, Operand::Text(text)) => Some(text.clone()),
-        (kind, Operand::Bound(at)) => match (kind, values.get(*at)?) {
-            (KeyKind::Integer, SqlValue::Int(number)) => Some(number.to_string()),
-            (KeyKind::Text, SqlValue::Text(text)) => Some(text.clone()),
+    let (kind, canonical) = (column.kind, |text| Some(column.kind.canonical(text)?.into_owned()));
+    match operand {
+        // A cast to the type of the column changes no value.
+        Operand::Cast(to, operand) => {
+            to.is_of(kind).then_some(())?;
+            text(operand, column, values)
+        }
+        Operand::Int(number) => match kind {
+            KeyKind::Integer | KeyKind::Numeric => Some(number.to_string()),
             _ => None,
         },
-        _ => None,
+        // An integer as text may be written in several ways.
+        Operand::Text(_) if kind == KeyKind::Integer => None,
+        Operand::Text(text) => canonical(text),
+        Operand::Bound(at) => match (kind, values.get(*at)?) {
+            (KeyKind::Integer | KeyKind::Numeric, SqlValue::Int(number)) => {
+                Some(number.to_string())
+            }
+            (KeyKind::Integer | KeyKind::Bytes, SqlValue::Text(_)) => None,
+            (_, SqlValue::Text(text)) => canonical(text),
+            (KeyKind::Bytes, SqlValue::Blob(bytes)) => {
+                let mut text = "\\x".to_owned();
+                for byte in bytes {
+                    write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+                }
+                Some(text)
+            }
+            _ => None,
+        },
     }
 }
 

@@ -359,6 +359,7 @@ impl Transaction {
 
     /// Notes whether a statement has succeeded. If it has failed, or this is not called because its future was dropped, the
     /// statement may have ended the transaction, so larder invalidates whether or not it is committed.
+    #[allow(clippy::needless_pass_by_value)] // A statement ends once.
     pub fn end_statement(&mut self, statement: RunningStatement, has_succeeded: bool) {
         let RunningStatement { was_uncertain } = statement;
         self.uncertain = was_uncertain || !has_succeeded;

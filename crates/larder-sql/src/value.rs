@@ -1,6 +1,9 @@
 //! SQL values, in one form for all databases.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::{self, Write as _},
+    ops::Bound,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +24,22 @@ pub enum SqlValue {
     Text(String),
     /// Bytes.
     Blob(Vec<u8>),
+    /// A JSON document, as its text.
+    Json(String),
+    /// An array of PostgreSQL. One of several dimensions is an array of arrays.
+    Array(Vec<SqlValue>),
+    /// A value of a composite type of PostgreSQL: its fields with their names.
+    Record(Vec<(String, SqlValue)>),
+    /// A range of PostgreSQL: its lower and its upper bound. `None` is the empty range.
+    Range(Option<Box<(Bound<SqlValue>, Bound<SqlValue>)>>),
 }
 
 impl SqlValue {
+    /// Creates an array of PostgreSQL.
+    pub fn array<V: Into<Self>>(values: impl IntoIterator<Item = V>) -> Self {
+        Self::Array(values.into_iter().map(Into::into).collect())
+    }
+
     /// Creates a text from a value as it is written, for types without a conversion: `SqlValue::text(decimal)`.
     pub fn text(value: impl std::fmt::Display) -> Self {
         Self::Text(value.to_string())
@@ -31,7 +47,16 @@ impl SqlValue {
 
     /// Appends this value to a cache key, with its type, so that different values are written differently.
     pub(crate) fn name(&self, name: &mut String) {
+        let mut all = |first: char, values: &mut dyn Iterator<Item = &Self>| {
+            name.push(first);
+            values.for_each(|value| value.name(name));
+            name.push('e');
+        };
         let written = match self {
+            Self::Array(values) => return all('a', &mut values.iter()),
+            Self::Record(fields) => return all('c', &mut fields.iter().map(|(_, value)| value)),
+            Self::Range(_) => write!(name, "g{}:{self}", self.to_string().len()),
+            Self::Json(text) => write!(name, "j{}:{text}", text.len()),
             Self::Null => write!(name, "n"),
             Self::Bool(value) => write!(name, "o{}", u8::from(*value)),
             Self::Int(value) => write!(name, "i{value}"),
@@ -74,6 +99,81 @@ from! {
     String => value as Self::Text(value);
     &[u8] => value as Self::Blob(value.to_vec());
     Vec<u8> => value as Self::Blob(value);
+    serde_json::Value => value as Self::Json(value.to_string());
+    &serde_json::Value => value as Self::Json(value.to_string());
+}
+
+/// Arrays of PostgreSQL.
+macro_rules! arrays {
+    ($($element:ty)*) => {
+        $(impl From<Vec<$element>> for SqlValue {
+            fn from(values: Vec<$element>) -> Self {
+                Self::array(values)
+            }
+        }
+
+        impl From<&[$element]> for SqlValue {
+            fn from(values: &[$element]) -> Self {
+                Self::array(values.iter().cloned())
+            }
+        })*
+    };
+}
+
+arrays! { bool i16 i32 i64 f64 String &str }
+
+/// Writes a value as a database writes its text; a range as PostgreSQL does.
+impl fmt::Display for SqlValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("NULL"),
+            Self::Bool(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Real(value) => value.fmt(f),
+            Self::Text(text) | Self::Json(text) => f.write_str(text),
+            Self::Blob(bytes) => {
+                f.write_str("\\x")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Array(values) => {
+                f.write_char('{')?;
+                for (at, value) in values.iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { "," })?;
+                    value.fmt(f)?;
+                }
+                f.write_char('}')
+            }
+            Self::Record(fields) => {
+                f.write_char('(')?;
+                for (at, (_, value)) in fields.iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { "," })?;
+                    value.fmt(f)?;
+                }
+                f.write_char(')')
+            }
+            Self::Range(None) => f.write_str("empty"),
+            Self::Range(Some(bounds)) => {
+                let (lower, upper) = &**bounds;
+                match lower {
+                    Bound::Included(value) => write!(f, "[{value},")?,
+                    Bound::Excluded(value) => write!(f, "({value},")?,
+                    Bound::Unbounded => f.write_str("(,")?,
+                }
+                match upper {
+                    Bound::Included(value) => write!(f, "{value}]"),
+                    Bound::Excluded(value) => write!(f, "{value})"),
+                    Bound::Unbounded => f.write_char(')'),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "uuid")]
+impl From<Vec<uuid::Uuid>> for SqlValue {
+    fn from(values: Vec<uuid::Uuid>) -> Self {
+        Self::array(values)
+    }
 }
 
 #[cfg(feature = "uuid")]
@@ -133,7 +233,13 @@ mod tests {
 
     #[test]
     fn different_values_are_written_differently_into_keys() {
-        let values: [SqlValue; 10] = [
+        let values: [SqlValue; 16] = [
+            vec![1_i64, 2].into(),
+            vec![12_i64].into(),
+            SqlValue::array([SqlValue::array([1]), SqlValue::array([2])]),
+            serde_json::json!(1).into(),
+            SqlValue::Record(vec![("a".to_owned(), 1.into()), ("b".to_owned(), 2.into())]),
+            SqlValue::Range(None),
             1.into(),
             "1".into(),
             true.into(),

@@ -40,7 +40,9 @@ const SCHEMA: &str = "
 ";
 
 /// Queries; each pair of braces is replaced by a random value.
-const READS: [&str; 34] = [
+const READS: [&str; 36] = [
+    "SELECT count(*) FROM b WHERE id = {i}",
+    "SELECT (SELECT v FROM b WHERE id = {i})",
     "SELECT * FROM a WHERE id = {i}",
     "SELECT * FROM a WHERE id = {s}",
     "SELECT * FROM a WHERE id = {r}",
@@ -77,7 +79,9 @@ const READS: [&str; 34] = [
     "SELECT * FROM pairs ORDER BY id, v",
 ];
 
-const WRITES: [&str; 32] = [
+const WRITES: [&str; 34] = [
+    "INSERT OR IGNORE INTO a (name, v) VALUES ({n}, {i})",
+    "INSERT INTO b (a_id, v) SELECT id, v FROM a WHERE v = {i}",
     "INSERT OR IGNORE INTO a (id, name, v) VALUES ({i}, {n}, {i})",
     "INSERT OR REPLACE INTO a (id, name, v) VALUES ({i}, {n}, {i})",
     "REPLACE INTO a (name, v) VALUES ({n}, {i})",

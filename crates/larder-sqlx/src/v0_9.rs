@@ -33,7 +33,9 @@ mod sqlite;
 
 /// The parts of the interface of sqlx that differ between its versions.
 mod compat {
-    use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
+    use sqlx::AssertSqlSafe;
+    #[cfg(feature = "postgres")]
+    use sqlx::{SqlSafeStr as _, SqlStr};
 
     /// A text that larder or the application has written.
     pub(super) fn sql(text: &str) -> AssertSqlSafe<&str> {
@@ -41,6 +43,7 @@ mod compat {
     }
 
     /// The text of a statement that is prepared.
+    #[cfg(feature = "postgres")]
     pub(super) fn prepared_sql(text: &str) -> SqlStr {
         AssertSqlSafe(text).into_sql_str()
     }

@@ -90,6 +90,80 @@ async fn a_write_by_another_client_invalidates_its_rows_only() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn keys_of_many_types_are_the_same_in_statements_and_in_the_outbox() {
+    let server = Server::start();
+    let keys = [
+        (
+            "u",
+            "uuid",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+            "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        ),
+        ("t", "text", "a", "b"),
+        ("s", "varchar(8)", "a", "b"),
+        ("d", "date", "2024-02-29", "2024-03-01"),
+        ("n", "numeric", "1.5", "2"),
+    ];
+    for (name, kind, one, other) in keys {
+        server.psql(&format!(
+            "CREATE TABLE {name} (id {kind} PRIMARY KEY, v bigint);
+            INSERT INTO {name} VALUES ('{one}', 1), ('{other}', 1)"
+        ));
+    }
+    server.psql("CREATE TABLE b (id bytea PRIMARY KEY, v bigint); INSERT INTO b VALUES ('\\xab00', 1), ('\\xcd', 1)");
+    let larder = larder();
+    let db = server.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let following = db.outbox().follow().await.unwrap();
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    let v = async |name: &str, id: &str| {
+        let query = db.query(format!("SELECT v FROM {name} WHERE id = $1"));
+        let query = match name {
+            "b" if id == "one" => query.bind(vec![0xab_u8, 0]),
+            "b" => query.bind(vec![0xcd_u8]),
+            _ => query.bind(id),
+        };
+        query.fetch_scalar::<i64>().await.unwrap()
+    };
+    // Another client, with settings that write dates and bytes in another way.
+    let set = "SET datestyle = 'German'; SET bytea_output = 'escape';";
+    let others = keys.map(|(name, _, one, other)| (name, one, other, format!("'{one}'")));
+    for (name, one, other, literal) in
+        others.into_iter().chain([("b", "one", "other", "'\\xab00'".to_owned())])
+    {
+        assert_eq!((v(name, one).await, v(name, other).await), (1, 1));
+        server.psql(&format!("{set} UPDATE {name} SET v = 2 WHERE id = {literal}"));
+        until(name, || async { v(name, one).await == 2 }).await;
+        let before = hits();
+        assert_eq!(v(name, other).await, 1);
+        assert_eq!(hits(), before + 1, "{name}: only one row was invalidated");
+        let update = format!("UPDATE {name} SET v = 3 WHERE id = {literal}");
+        db.query(update).execute().await.unwrap();
+        assert_eq!(v(name, one).await, 3);
+        let before = hits();
+        assert_eq!(v(name, other).await, 1);
+        assert_eq!(hits(), before + 1, "{name}: only one row was invalidated");
+    }
+    drop(following);
+    // A new row, whose key the server chooses, invalidates no row that exists.
+    server.psql("ALTER TABLE u ALTER id SET DEFAULT gen_random_uuid()");
+    let db = server.db(&larder).await;
+    let (uuid, absent) = (keys[0].2, "c0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
+    let read = async |id: &str| {
+        let query = db.query("SELECT v FROM u WHERE id = $1").bind(id);
+        query.fetch_optional::<i64>().await.unwrap().map(|v| *v)
+    };
+    assert_eq!((read(uuid).await, read(absent).await), (Some(3), None));
+    let before = hits();
+    db.query("INSERT INTO u (v) VALUES (9)").execute().await.unwrap();
+    assert_eq!(read(uuid).await, Some(3));
+    assert_eq!(hits(), before + 1);
+    assert_eq!(read(absent).await, None);
+    assert_eq!(hits(), before + 1, "it might have been this row");
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
 async fn a_transaction_that_commits_after_later_ones_is_not_skipped() {
     let (server, _larder, db, _following) = followed().await;
     let pool = server.pool().await;

@@ -26,7 +26,7 @@ async fn values_go_there_and_come_back() {
     )
     .await;
     let insert = "INSERT INTO v VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-        $14::text::timestamp, $15::text::date, $16::text::numeric, $17)";
+        $14, $15, $16, $17)";
     let values: [SqlValue; 17] = [
         1.into(),
         (-2).into(),
@@ -49,7 +49,8 @@ async fn values_go_there_and_come_back() {
     let statement = values.iter().cloned().fold(Statement::new(insert), Statement::bind);
     assert_eq!(db.statement(statement).execute().await.unwrap(), 1);
     type Row = std::collections::BTreeMap<String, SqlRow>;
-    let columns = "SELECT small, whole, real, wide, yes, word, few, tree, plain, who, at, local, day, money, mood
+    let columns =
+        "SELECT small, whole, real, wide, yes, word, few, who, at, local, day, money, mood
         FROM v WHERE id = $1";
     let row = db.query(columns).bind(1).fetch_one::<Row>().await.unwrap();
     let bytes =
@@ -62,14 +63,12 @@ async fn values_go_there_and_come_back() {
     assert_eq!((&row["small"], &row["whole"]), (&SqlRow::Int(-2), &SqlRow::Int(3)));
     assert_eq!((&row["real"], &row["wide"]), (&SqlRow::Real(0.1), &SqlRow::Real(0.25)));
     assert_eq!(row["yes"], SqlRow::Bool(true));
-    let texts = ["word", "few", "tree", "plain", "who", "at", "local", "day", "money", "mood"];
+    let texts = ["word", "few", "who", "at", "local", "day", "money", "mood"];
     assert_eq!(
         texts.map(text),
         [
             "a 'word'",
             "few",
-            r#"{"a": [1, null]}"#,
-            "[1,  2]",
             "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
             "2025-11-30T00:10:15.5Z",
             "1999-12-31T23:59:59",
@@ -95,6 +94,126 @@ async fn values_go_there_and_come_back() {
     assert_eq!(word("few".into()).fetch_all::<String>().await.unwrap().len(), 1);
     assert!(word(vec![1_u8].into()).fetch_all::<String>().await.is_err());
     assert_eq!(word("few".into()).fetch_all::<String>().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn types_of_postgres_are_the_usual_types_of_rust() {
+    use std::ops::{Bound, Range};
+
+    use serde::{Deserialize, Serialize};
+
+    let (_server, _larder, db) = with(
+        "CREATE TYPE mood AS ENUM ('fine', 'tired');
+         CREATE TYPE place AS (street text, number int, mood mood);
+         CREATE DOMAIN positive AS int CHECK (VALUE > 0);",
+    )
+    .await;
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Mood {
+        Fine,
+        Tired,
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Place {
+        street: String,
+        number: Option<i32>,
+        mood: Mood,
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Document {
+        a: Vec<Option<u8>>,
+    }
+    // A sequence or a struct is a row, so a column that is one is read from a tuple.
+    macro_rules! read {
+        ($expression:literal as $rust:ty) => {{
+            let query = db.query(concat!("SELECT ", $expression, " AS v"));
+            query.uncached().fetch_one::<($rust,)>().await
+        }};
+    }
+    macro_rules! reads {
+        ($($expression:literal as $rust:ty: $expected:expr;)*) => {
+            $(assert_eq!(read!($expression as $rust).unwrap().0, $expected, "{}", $expression);)*
+        };
+    }
+    reads! {
+        r#"'{"a": [1, null]}'::jsonb"# as String: r#"{"a": [1, null]}"#;
+        r#"'"tired"'::json"# as Mood: Mood::Tired;
+        "'null'::jsonb" as Option<i64>: None;
+        "'7'::jsonb" as i64: 7;
+        "ARRAY[1, NULL, 3]" as Vec<Option<i64>>: [Some(1), None, Some(3)];
+        "ARRAY[[1, 2], [3, 4]]" as Vec<Vec<i32>>: [[1, 2], [3, 4]];
+        "'{}'::int[]" as Vec<i32>: [0_i32; 0];
+        "ARRAY['a', 'b c']" as Vec<String>: ["a", "b c"];
+        "ARRAY['tired', 'fine']::mood[]" as Vec<String>: ["tired", "fine"];
+        "ARRAY['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid]" as Vec<uuid::Uuid>: [uuid::Uuid::from_u128(0xa0ee_bc99_9c0b_4ef8_bb6d_6bb9_bd38_0a11)];
+        "'10.1.2.3'::inet" as std::net::IpAddr: std::net::IpAddr::from([10, 1, 2, 3]);
+        "'::1'::inet" as std::net::IpAddr: std::net::IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]);
+        "'10.0.0.0/8'::cidr" as String: "10.0.0.0/8";
+        "'08:00:2b:01:02:03'::macaddr" as String: "08:00:2b:01:02:03";
+        "B'1010011010'" as String: "1010011010";
+        "interval '1 year 2 mons 3 days 04:05:06.5'" as String: "P1Y2M3DT4H5M6.5S";
+        "'10:30:00+01'::timetz" as String: "10:30:00+01:00";
+        "int4range(1, 5)" as Range<i32>: 1..5;
+        "int4range(1, 5)" as String: "[1,5)";
+        "numrange(NULL, 1.5, '(]')" as (Bound<String>, Bound<rust_decimal::Decimal>): (Bound::Unbounded, Bound::Included("1.5".parse().unwrap()));
+        "'[2024-02-29,2024-03-02)'::daterange" as Range<chrono::NaiveDate>: "2024-02-29".parse().unwrap().."2024-03-02".parse().unwrap();
+        "7::positive" as u8: 7;
+        "12.50::numeric" as rust_decimal::Decimal: "12.50".parse().unwrap();
+        "'2024-02-29 10:11:12.5+00'::timestamptz" as chrono::DateTime<chrono::Utc>: "2024-02-29T10:11:12.5Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        "'2024-02-29 10:11:12'::timestamp" as chrono::NaiveDateTime: "2024-02-29T10:11:12".parse().unwrap();
+        "'2024-02-29'::date" as chrono::NaiveDate: "2024-02-29".parse().unwrap();
+        "'10:11:12.25'::time" as chrono::NaiveTime: "10:11:12.25".parse().unwrap();
+        "'2024-02-29 10:11:12.5+00'::timestamptz" as time::OffsetDateTime: time::macros::datetime!(2024-02-29 10:11:12.5 UTC);
+        "'2024-03-01 10:11:12'::timestamp" as time::PrimitiveDateTime: time::macros::datetime!(2024-03-01 10:11:12);
+        "'2023-12-31'::date" as time::Date: time::macros::date!(2023-12-31);
+        "'10:11:12.25'::time" as time::Time: time::macros::time!(10:11:12.25);
+    }
+    let place = db.query("SELECT ROW('High Street', 7, 'fine')::place AS place");
+    let place = place.fetch_one::<Place>().await.unwrap_err();
+    assert!(place.to_string().contains("cannot be decoded"), "a struct is a row");
+    let places = "SELECT ARRAY[ROW('High Street', NULL, 'fine')::place] AS places";
+    let places = db.query(places).fetch_one::<(Vec<Place>,)>().await.unwrap();
+    let expected = Place { street: "High Street".to_owned(), number: None, mood: Mood::Fine };
+    assert_eq!(places.0, [expected]);
+    let document = db.query(r#"SELECT '{"a": [1, null]}'::jsonb"#);
+    let document = document.fetch_one::<(Document,)>().await.unwrap();
+    assert_eq!(document.0, Document { a: vec![Some(1), None] });
+    let value = db.query(r#"SELECT '{"a": [1, null]}'::jsonb"#);
+    let value = value.fetch_one::<(serde_json::Value,)>().await.unwrap();
+    assert_eq!(value.0, serde_json::json!({"a": [1, null]}));
+    let why = read!("'a b'::tsvector" as String).unwrap_err();
+    let why = std::error::Error::source(&why).unwrap().to_string();
+    assert!(why.contains("a column of type tsvector cannot be read: write column::text"), "{why}");
+
+    // The values of parameters.
+    let one = async |text: &'static str, value: SqlValue| {
+        db.query(text).bind(value).fetch_scalar::<bool>().await
+    };
+    let rows: [(&str, SqlValue); 12] = [
+        ("SELECT 2 = ANY ($1::int[])", vec![1_i64, 2].into()),
+        ("SELECT 'b' = ANY ($1::text[])", vec!["a", "b"].into()),
+        ("SELECT cardinality($1::uuid[]) = 0", SqlValue::array([0_i64; 0])),
+        (
+            "SELECT $1::numeric[] = ARRAY[1.5, NULL]",
+            SqlValue::array(["1.5".into(), SqlValue::Null]),
+        ),
+        ("SELECT $1::jsonb = '{\"a\": 1}'", serde_json::json!({"a": 1}).into()),
+        ("SELECT $1::json ->> 'a' = '1'", serde_json::json!({"a": 1}).into()),
+        ("SELECT $1::numeric = 0.0125", "0.0125".into()),
+        ("SELECT $1::numeric = 10000000000", SqlValue::text(1e10)),
+        ("SELECT $1::date = '2024-02-29'", "2024-02-29".into()),
+        ("SELECT $1::timestamp = '2024-02-29 10:00'", "2024-02-29T10:00:00".into()),
+        ("SELECT $1::time = '10:00'", "10:00".into()),
+        ("SELECT $1::inet <<= '10.0.0.0/8'", "10.1.2.3".into()),
+    ];
+    for (text, value) in rows {
+        assert!(one(text, value).await.unwrap(), "{text}");
+    }
+    let why = one("SELECT $1::date = '2024-02-29'", "29.2.2024".into()).await.unwrap_err();
+    let why = std::error::Error::source(&why).unwrap().to_string();
+    assert!(why.contains("\"29.2.2024\" is not a date like 2024-02-29"), "{why}");
 }
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -153,7 +272,7 @@ async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
         ("SELECT * FROM public.a WHERE id = 7", "sql:main:a:7"),
         ("SELECT * FROM a WHERE id = '7'", "sql:main:a"),
         ("SELECT * FROM other.a WHERE id = 7", "unknown-relation"),
-        ("SELECT * FROM short WHERE id = 'x'", "sql:main:short"),
+        ("SELECT * FROM short WHERE id = 'x'", "sql:main:short:x"),
         ("SELECT * FROM made WHERE id = 7", "sql:main:made:7"),
         ("SELECT * FROM part WHERE id = 7 AND at = 1", "sql:main:part:7,1"),
         ("SELECT * FROM cheap", "sql:main:a"),
@@ -161,7 +280,7 @@ async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
         ("SELECT * FROM kept", "unknown-relation"),
         ("SELECT * FROM secret WHERE id = 7", "unknown-relation"),
         ("SELECT * FROM \"Case\"", "unknown-relation"),
-        ("SELECT twice(id) FROM a WHERE id = 7", "sql:main:a:7"),
+        ("SELECT twice(id) FROM a WHERE id = 7", "sql:main:a:7 sql:main:a:#absent"),
         ("SELECT upper('x'), cardinality(ARRAY[1])", "sql:main"),
         ("SELECT v FROM a WHERE v = 1 AND now() > 'yesterday'", "volatile"),
         ("SELECT date 'today' FROM a", "volatile"),
@@ -317,9 +436,7 @@ async fn values_at_the_limits_of_their_types_are_exact() {
     let error = db.query("SELECT timestamptz 'now' = $1").bind("tomorrow").fetch_scalar::<bool>();
     let error = format!("{:?}", error.await.unwrap_err());
     assert!(error.contains("tomorrow") && error.contains("$n::text::timestamptz"), "{error}");
-    for (expression, remedy) in
-        [("interval '1 day'", "::text"), ("ARRAY[1]", "::text"), ("timetz '12:00+01'", "::text")]
-    {
+    for (expression, remedy) in [("point '(1,2)'", "::text"), ("'a'::tsvector", "::text")] {
         let error = format!("{:?}", text(&db, expression).await.unwrap_err());
         assert!(error.contains(remedy), "{expression}: {error}");
     }
@@ -539,10 +656,11 @@ async fn statements_are_prepared_again_after_ddl_also_in_transactions() {
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
 async fn a_write_whose_returned_rows_cannot_be_decoded_reports_that_it_was_executed() {
-    let (server, _larder, db) = with("CREATE TABLE a (id bigint PRIMARY KEY, numbers int[])").await;
+    let (server, _larder, db) =
+        with("CREATE TABLE a (id bigint PRIMARY KEY, words tsvector)").await;
     let count = || db.query("SELECT count(*) FROM a").fetch_scalar::<i64>();
     assert_eq!(count().await.unwrap(), 0);
-    let insert = db.query("INSERT INTO a VALUES (1, ARRAY[1]), (2, ARRAY[2]) RETURNING *");
+    let insert = db.query("INSERT INTO a VALUES (1, 'a'), (2, 'b') RETURNING *");
     let error = insert.fetch_all::<(i64, String)>().await.unwrap_err();
     assert_eq!(error.kind(), QueryErrorKind::WrittenUnread);
     assert_eq!(

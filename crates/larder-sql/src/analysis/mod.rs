@@ -20,15 +20,21 @@
 //!    with a column of integers, or a text with a column that compares texts byte by byte. With any other value, the
 //!    query depends on the whole table.
 //!
+//! 5. A result with rows proves that the pinned rows of its tables exist, if the query is one `SELECT` with neither
+//!    aggregates nor functions, and names one value for each column of the key. Otherwise the result also has the tag of
+//!    the rows of the table that do not exist.
+//!
 //! A write changes
 //!
 //! 1. the rows that it names by the same rule (`UPDATE`, `DELETE`), or by the values that it inserts for the key;
 //!    results that depend on the whole table change, too;
-//! 2. any row of the table, if the write names no rows, changes a key, or may remove rows that it does not name
+//! 2. no row that exists, if it is an `INSERT` that does not name its rows, because the database chooses their keys; only
+//!    results that depend on the whole table or on rows that do not exist change;
+//! 3. any row of the table, if another write names no rows, changes a key, or may remove rows that it does not name
 //!    (`REPLACE`, an upsert over another unique key, a table that is defined to replace on conflict);
-//! 3. all rows of the tables that change with it by foreign keys and triggers, and of the tables that change with those
+//! 4. all rows of the tables that change with it by foreign keys and triggers, and of the tables that change with those
 //!    tables;
-//! 4. everything, if the effects of the write are unknown: schema changes, statements that cannot be parsed, unknown
+//! 5. everything, if the effects of the write are unknown: schema changes, statements that cannot be parsed, unknown
 //!    functions, triggers that cannot be read, tables outside the catalog.
 //!
 //! So a write invalidates each earlier result that it may have changed.
@@ -110,6 +116,8 @@ pub(crate) struct Analysis {
     pub(crate) reads: BTreeMap<String, Option<Vec<PinnedKey>>>,
     /// Whether it reads something that the catalog does not describe.
     pub(crate) reads_unknown: bool,
+    /// Whether a result with rows proves that all pinned rows exist.
+    pub(crate) proves_rows: bool,
     pub(crate) changes: Vec<TableChange>,
 }
 
@@ -121,6 +129,8 @@ pub(crate) struct TableChange {
     pub(crate) rows: Option<Vec<PinnedKey>>,
     /// All tables that change with it, each as a whole. `None` if any table may change.
     pub(crate) with: Option<BTreeSet<String>>,
+    /// Whether it only adds rows with keys that no row has.
+    pub(crate) is_new: bool,
 }
 
 impl Analysis {
@@ -191,6 +201,7 @@ impl Analysis {
             nature: StatementKind::Unknown(why),
             reads: BTreeMap::new(),
             reads_unknown: true,
+            proves_rows: false,
             changes: Vec::new(),
         }
     }

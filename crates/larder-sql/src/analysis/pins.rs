@@ -1,12 +1,12 @@
 //! Finds the rows of a table to which a condition pins a query (rule 2).
 
 use sqlparser::ast::{
-    BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, TableFactor, TableWithJoins,
-    UnaryOperator, Value,
+    BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Ident, ObjectName, ObjectNamePart,
+    TableFactor, TableWithJoins, UnaryOperator, Value,
 };
 
 use super::SqlDialect;
-use crate::catalog::{Catalog, KeyColumn, folded};
+use crate::catalog::{Catalog, KeyColumn, KeyKind, folded};
 
 /// Rows of a table by their key: the alternative values of each column of the key.
 pub(crate) type PinnedKey = Vec<Vec<Operand>>;
@@ -18,6 +18,53 @@ pub(crate) enum Operand {
     Bound(usize),
     Int(i64),
     Text(String),
+    /// A value that is converted to a type.
+    Cast(CastType, Box<Operand>),
+}
+
+/// A type to which a key may be converted without a change, if it is the type of its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CastType {
+    Integer,
+    Text,
+    Uuid,
+    Date,
+    Numeric,
+}
+
+impl CastType {
+    fn of(written: &DataType) -> Option<Self> {
+        Some(match written {
+            DataType::SmallInt(None)
+            | DataType::Int(None)
+            | DataType::Integer(None)
+            | DataType::BigInt(None)
+            | DataType::Int2(None)
+            | DataType::Int4(None)
+            | DataType::Int8(None) => Self::Integer,
+            DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None) => {
+                Self::Text
+            }
+            DataType::Uuid => Self::Uuid,
+            DataType::Date => Self::Date,
+            DataType::Numeric(ExactNumberInfo::None) | DataType::Decimal(ExactNumberInfo::None) => {
+                Self::Numeric
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether this is the type of a column that compares its values in this way.
+    pub(crate) fn is_of(self, kind: KeyKind) -> bool {
+        matches!(
+            (self, kind),
+            (Self::Integer, KeyKind::Integer)
+                | (Self::Text, KeyKind::Text | KeyKind::TextUpTo(_))
+                | (Self::Uuid, KeyKind::Uuid)
+                | (Self::Date, KeyKind::Date)
+                | (Self::Numeric, KeyKind::Numeric)
+        )
+    }
 }
 
 /// A table in a `FROM`, and the name by which its columns are qualified there.
@@ -120,8 +167,20 @@ fn is_bare_or_of(name: &ObjectName, usual: &str) -> bool {
 
 /// A literal or bound value that the database compares as it is written.
 pub(super) fn operand(expr: &Expr) -> Option<Operand> {
+    let cast = |to, operand| Some(Operand::Cast(CastType::of(to)?, Box::new(operand)));
     match expr {
         Expr::Nested(inner) => operand(inner),
+        Expr::Cast {
+            kind: CastKind::Cast | CastKind::DoubleColon,
+            expr,
+            data_type,
+            format: None,
+            ..
+        } => cast(data_type, operand(expr)?),
+        Expr::TypedString(typed) => match &typed.value.value {
+            Value::SingleQuotedString(text) => cast(&typed.data_type, Operand::Text(text.clone())),
+            _ => None,
+        },
         Expr::Value(value) => match &value.value {
             Value::Number(number, _) => number.parse().ok().map(Operand::Int),
             Value::SingleQuotedString(text) => Some(Operand::Text(text.clone())),

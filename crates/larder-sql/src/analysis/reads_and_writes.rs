@@ -7,10 +7,10 @@ use std::{
 };
 
 use sqlparser::ast::{
-    AccessExpr, Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Ident,
-    Insert, ObjectName, ObjectNamePart, OnConflictAction, OnInsert, Query, Select, SelectItem,
-    SetExpr, SqliteOnConflict, Statement, TableFactor, TableObject, Update, UpdateTableFromKind,
-    ValueWithSpan, Visitor,
+    AccessExpr, Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, GroupByExpr,
+    Ident, Insert, ObjectName, ObjectNamePart, OnConflictAction, OnInsert, Query, Select,
+    SelectItem, SetExpr, SqliteOnConflict, Statement, TableFactor, TableObject, Update,
+    UpdateTableFromKind, ValueWithSpan, Visitor,
 };
 
 use super::{
@@ -33,6 +33,9 @@ pub(super) struct Collector<'a> {
     /// The name of a table function, which the walk visits next as if it were a relation.
     not_a_relation: Option<*const ObjectName>,
     has_unnamed_columns: bool,
+    selects: usize,
+    /// Whether a `SELECT` may return a row without a row of a table: an aggregate, or what may be one.
+    may_aggregate: bool,
     changes: Vec<TableChange>,
     volatile: Option<Reason>,
     defines: bool,
@@ -51,6 +54,8 @@ impl<'a> Collector<'a> {
             within_ctes: HashMap::new(),
             not_a_relation: None,
             has_unnamed_columns: false,
+            selects: 0,
+            may_aggregate: false,
             changes: Vec::new(),
             volatile: None,
             defines: false,
@@ -80,7 +85,11 @@ impl<'a> Collector<'a> {
             _ => StatementKind::Query,
         };
         let reads_unknown = self.reads_unknown || self.unknown.is_some();
-        Analysis { fingerprint, nature, reads, reads_unknown, changes: self.changes }
+        let one_row = |pinned: &PinnedKey| pinned.iter().all(|values| values.len() == 1);
+        let pins_single_rows = reads.values().flatten().flatten().all(one_row);
+        let proves_rows = self.selects == 1 && !self.may_aggregate && pins_single_rows;
+        let changes = self.changes;
+        Analysis { fingerprint, nature, reads, reads_unknown, proves_rows, changes }
     }
 
     /// Applies rules 1 and 3.
@@ -200,7 +209,8 @@ impl<'a> Collector<'a> {
             // There is no catalog, or this is a view or a table that was created since the catalog was read.
             _ => None,
         };
-        self.changes.push(TableChange { table, rows, with });
+        let is_new = !what.deletes && !what.updates;
+        self.changes.push(TableChange { table, rows, with, is_new });
     }
 
     fn insert(&mut self, insert: &Insert) {
@@ -357,6 +367,9 @@ impl Visitor for Collector<'_> {
             // A join may have `USING` or `NATURAL`, which compare with `=`.
             self.operator(&"=");
         }
+        self.selects += 1;
+        self.may_aggregate |=
+            select.having.is_some() || select.group_by != GroupByExpr::Expressions(vec![], vec![]);
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
         if select.into.is_some() || !select.lateral_views.is_empty() {
             self.unknown = self.unknown.or(Some(Reason::NotUnderstood));
@@ -414,10 +427,13 @@ impl Visitor for Collector<'_> {
                 let purity = self.catalog.and_then(Catalog::casts);
                 self.call_if(purity);
             }
-            Expr::Function(function) => match self.function(&function.name) {
-                Some(name) => self.call(functions::of(function, &name, self.catalog)),
-                None => self.call(Purity::Unknown),
-            },
+            Expr::Function(function) => {
+                self.may_aggregate = true;
+                match self.function(&function.name) {
+                    Some(name) => self.call(functions::of(function, &name, self.catalog)),
+                    None => self.call(Purity::Unknown),
+                }
+            }
             // A function that is called without brackets.
             Expr::Identifier(name)
                 if name.quote_style.is_none()

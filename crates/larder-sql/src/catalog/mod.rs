@@ -1,7 +1,10 @@
 //! The catalog of a database: tables with their keys, the tables that change with them, and the tables that views read.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+};
 
 use crate::{analysis::Purity, analysis::fingerprint};
 
@@ -73,6 +76,79 @@ pub enum KeyKind {
     Integer,
     /// As texts, byte by byte. Do not use it for a column whose collation treats different texts as equal.
     Text,
+    /// As texts, byte by byte, of at most this number of characters (`varchar(n)`).
+    TextUpTo(u32),
+    /// As UUIDs.
+    Uuid,
+    /// As dates.
+    Date,
+    /// As decimal numbers of any size, without a declared scale.
+    Numeric,
+    /// As bytes.
+    Bytes,
+}
+
+impl KeyKind {
+    /// Returns the value of a key in the form in which tags have it, if it is written in a form that larder knows.
+    pub(crate) fn canonical(self, text: &str) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Integer | Self::Text => Some(text.into()),
+            // The server cuts blanks of a longer text when it is written, but not when it is compared.
+            Self::TextUpTo(most) => {
+                (text.chars().count() <= most.try_into().ok()?).then_some(text.into())
+            }
+            Self::Uuid => uuid(text),
+            Self::Date => is_iso_date(text).then_some(text.into()),
+            Self::Numeric => decimal(text).map(Into::into),
+            Self::Bytes => {
+                let digits = text.strip_prefix("\\x")?;
+                let is_hex = digits.len().is_multiple_of(2)
+                    && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                is_hex.then(|| text.to_ascii_lowercase().into())
+            }
+        }
+    }
+}
+
+/// Writes a UUID as PostgreSQL does: lower case, with four hyphens. It also accepts upper case, braces, and hyphens at
+/// other places.
+fn uuid(text: &str) -> Option<Cow<'_, str>> {
+    let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
+    let digits: String = inner.chars().filter(|letter| *letter != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let digits = digits.to_ascii_lowercase();
+    let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
+    Some(parts.join("-").into())
+}
+
+/// Whether this is a date as in ISO 8601, of the years 1 to 9999.
+fn is_iso_date(text: &str) -> bool {
+    let is_digit = |at: usize| text.as_bytes()[at].is_ascii_digit();
+    text.len() == 10
+        && [0, 1, 2, 3, 5, 6, 8, 9].into_iter().all(is_digit)
+        && (&text[4..5], &text[7..8]) == ("-", "-")
+}
+
+/// Writes a decimal number without zeros that do not change its value. `None` for an exponent and for `NaN`.
+fn decimal(text: &str) -> Option<String> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) || whole.len() + fraction.len() == 0 {
+        return None;
+    }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    Some(match (whole, fraction) {
+        ("", "") => "0".to_owned(),
+        (whole, "") => format!("{sign}{whole}"),
+        ("", fraction) => format!("{sign}0.{fraction}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
+    })
 }
 
 /// A table whose rows are deleted or changed with the rows of another table, by a foreign key.

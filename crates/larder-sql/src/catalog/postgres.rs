@@ -221,7 +221,8 @@ struct Column {
     relation: i64,
     name: String,
     kind: String,
-    is_bounded: bool,
+    /// The length or precision of the type, as the server encodes it.
+    modifier: Option<i64>,
     is_generated: bool,
     is_deterministic: bool,
 }
@@ -284,16 +285,23 @@ fn key(
     names.iter().map(kind).collect()
 }
 
-/// The way in which a column compares its values; `None` unless it compares them exactly as they are written. A
-/// `varchar(5)` cuts blanks, `char` ignores them, `name` cuts at 63 bytes, and the value of a generated column is
-/// computed.
+/// The way in which a column compares its values; `None` unless it compares them exactly as they are written. `char`
+/// ignores blanks, `name` cuts at 63 bytes, `numeric(9,2)` rounds, and the value of a generated column is computed.
 fn kind_of(column: &Column) -> Option<KeyKind> {
-    if column.is_generated || column.is_bounded {
+    if column.is_generated {
         return None;
     }
-    match &*column.kind {
-        "int2" | "int4" | "int8" => Some(KeyKind::Integer),
-        "text" | "varchar" if column.is_deterministic => Some(KeyKind::Text),
+    match (&*column.kind, column.modifier) {
+        ("int2" | "int4" | "int8", None) => Some(KeyKind::Integer),
+        ("text" | "varchar", None) if column.is_deterministic => Some(KeyKind::Text),
+        // The modifier counts the four bytes of a length, too.
+        ("varchar", Some(modifier)) if column.is_deterministic => {
+            Some(KeyKind::TextUpTo(u32::try_from(modifier - 4).ok()?))
+        }
+        ("uuid", None) => Some(KeyKind::Uuid),
+        ("date", None) => Some(KeyKind::Date),
+        ("numeric", None) => Some(KeyKind::Numeric),
+        ("bytea", None) => Some(KeyKind::Bytes),
         _ => None,
     }
 }
@@ -406,7 +414,7 @@ const RELATIONS: &str = "
 
 const COLUMNS: &str = "
     SELECT a.attrelid::int8 AS relation, a.attname::text AS name, coalesce(b.typname, t.typname)::text AS kind,
-        a.atttypmod <> -1 OR t.typtypmod <> -1 AS is_bounded, a.attgenerated <> '' AS is_generated,
+        coalesce(nullif(a.atttypmod, -1), nullif(t.typtypmod, -1))::int8 AS modifier, a.attgenerated <> '' AS is_generated,
         coalesce(l.collisdeterministic, true) AS is_deterministic
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype

@@ -106,6 +106,12 @@ pub(crate) async fn read(
     for [_, name, table, sql] in of("trigger") {
         if outbox::is_ours(name, table) {
             catalog.has_outbox = true;
+            if let Some(table) = catalog.tables.get_mut(&folded(table))
+                && !outbox::writes_bytes(sql)
+                && table.key.iter().any(|column| column.kind == KeyKind::Bytes)
+            {
+                table.key.clear();
+            }
             continue;
         }
         let effect = match body(sql) {
@@ -141,8 +147,12 @@ fn kind_of(declared: &str, collation: Option<&str>) -> Option<KeyKind> {
     if declared.contains("INT") {
         return Some(KeyKind::Integer);
     }
+    if collation != Some("BINARY") {
+        return None;
+    }
     let is_text = ["CHAR", "CLOB", "TEXT"].iter().any(|kind| declared.contains(kind));
-    (is_text && collation == Some("BINARY")).then_some(KeyKind::Text)
+    // A column of another type stores bytes as they are.
+    Some(if is_text { KeyKind::Text } else { KeyKind::Bytes })
 }
 
 /// The statements of a trigger: all tokens between its `BEGIN` and its `END`.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use larder_core::{Invalidated, Reason, Target, kernel::Event, store::CommitId};
 
 use crate::{
-    catalog::{Catalog, folded},
+    catalog::{Catalog, KeyColumn, folded},
     context::QueryContext,
     driver::DriverError,
     error::QueryError,
@@ -350,10 +350,15 @@ fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[&OutboxRo
 
 /// The keys of rows in the form of row tags; `None` if they do not match the primary key.
 fn rows(catalog: &Catalog, table: &str, keys: &[Vec<Option<String>>]) -> Option<Vec<Vec<String>>> {
-    let width = catalog.key(table).len();
+    let columns = catalog.key(table);
     let row = |key: &Vec<Option<String>>| {
-        let key: Option<Vec<String>> = key.iter().cloned().collect();
-        key.filter(|key| width > 0 && key.len() == width)
+        if columns.is_empty() || key.len() != columns.len() {
+            return None;
+        }
+        let value = |(column, value): (&KeyColumn, &Option<String>)| {
+            Some(column.kind.canonical(value.as_deref()?)?.into_owned())
+        };
+        columns.iter().zip(key).map(value).collect()
     };
     keys.iter().map(row).collect()
 }

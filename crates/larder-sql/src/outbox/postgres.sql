@@ -34,7 +34,9 @@ CREATE TABLE IF NOT EXISTS larder_outbox.reader (
 
 -- The arguments are the columns of the primary key, if the table has a primary key.
 CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Keys are written in the form that tags have.
+SET datestyle = 'ISO, YMD' SET bytea_output = 'hex' AS $larder$
 DECLARE
   most CONSTANT int := 64; -- up to twice as many keys; if there are more, the outbox row means any row
   -- Null if a column of the key was renamed. Uses concat, because a cast may call a user-defined function.

@@ -40,7 +40,12 @@ pub(crate) async fn definition(connection: &mut dyn Connection) -> Result<String
 /// Adds the triggers of one table. They are dropped and created again, because the key of the table may have changed.
 fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) {
     let key_of = |row: &str| {
-        let columns = key.iter().map(|column| format!("CAST({row}.{} AS TEXT)", quoted(column)));
+        let columns = key.iter().map(|column| {
+            let column = format!("{row}.{}", quoted(column));
+            format!(
+                "CASE typeof({column}) WHEN 'blob' THEN '\\x' || lower(hex({column})) ELSE CAST({column} AS TEXT) END"
+            )
+        });
         format!("json_array({})", columns.collect::<Vec<_>>().join(", "))
     };
     // No trigger fires for a row that `REPLACE` removes because of another unique value.
@@ -79,6 +84,12 @@ fn watch(table: &str, key: &[String], is_unique: bool, definition: &mut String) 
 /// The name of the trigger for this event.
 fn trigger(event: &str, table: &str) -> String {
     format!("larder_{event}_{table}")
+}
+
+/// Whether the definition of a trigger that fills the outbox writes the bytes of keys, which those of earlier versions do
+/// not.
+pub(crate) fn writes_bytes(definition: &str) -> bool {
+    definition.contains("typeof(")
 }
 
 /// Whether a trigger fills the outbox, on which no query depends.

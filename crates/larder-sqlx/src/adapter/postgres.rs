@@ -33,9 +33,13 @@ use larder_sql::{
 ///
 /// Placeholders are `$1`, `$2`, … (SQLite accepts them, too). Integers are bound as `bigint`, other numbers as
 /// `double precision`; the server infers the type of a text or a null from its context. If it cannot infer the
-/// type, it returns an error; then write `CAST($1 AS text)`, for example. Columns of type `numeric`, `uuid`,
-/// `json`, `date`, `time` and `timestamp` are returned as text, with times as in RFC 3339; for other types
-/// (`interval`, arrays, …) select `column::text`.
+/// type, it returns an error; then write `CAST($1 AS text)`, for example.
+///
+/// The types of the server decode into the usual types of Rust: `json` and `jsonb` into any type that serde knows, arrays
+/// into a `Vec`, composite types into structs, `uuid`, `numeric`, `inet`, enums and the types of times into those of the
+/// crates uuid, rust_decimal, std, chrono and time, a range into `std::ops::Range` or a pair of `std::ops::Bound`, an
+/// interval into its text as in ISO 8601. A sequence or a struct stands for a whole row, so a single column of such a type
+/// is read as a tuple, `(Vec<i64>,)`. For other types (`tsvector`, `point`, …) select `column::text`; the error says so.
 pub fn postgres(pool: PgPool) -> DatabaseService {
     Postgres::service(pool)
 }
@@ -176,7 +180,7 @@ impl Encode<'_, Postgres> for Parameter<'_> {
     fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         // The type matters only for a value whose type the server has inferred.
         let kind = match declared_type(self.value) {
-            Some(_) => PostgresType::new("", PostgresKind::Plain),
+            Some(_) => PostgresType::new("", INFERRED, PostgresKind::Plain),
             None => type_of(&self.kind),
         };
         Ok(match write_value(self.value, &kind, out)? {
@@ -197,12 +201,19 @@ fn type_of(info: &PgTypeInfo) -> PostgresType {
         "\"CHAR\"" => "char".to_owned(),
         name => name.to_ascii_lowercase(),
     };
+    let boxed = |info| Box::new(type_of(info));
     let kind = match info.kind() {
         PgTypeKind::Enum(_) => PostgresKind::Enum,
-        PgTypeKind::Domain(base) => PostgresKind::Domain(Box::new(type_of(base))),
+        PgTypeKind::Domain(base) => PostgresKind::Domain(boxed(base)),
+        PgTypeKind::Array(element) => PostgresKind::Array(boxed(element)),
+        PgTypeKind::Range(bound) => PostgresKind::Range(boxed(bound)),
+        PgTypeKind::Composite(fields) => {
+            let field = |(name, info): &(String, PgTypeInfo)| (name.clone(), type_of(info));
+            PostgresKind::Composite(fields.iter().map(field).collect())
+        }
         _ => PostgresKind::Plain,
     };
-    PostgresType::new(name, kind)
+    PostgresType::new(name, info.oid().map_or(INFERRED, |oid| oid.0), kind)
 }
 
 /// The bytes of a row as the server sends its values.

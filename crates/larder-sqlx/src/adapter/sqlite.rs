@@ -84,7 +84,7 @@ async fn run(
     sqlx::query(SEE_SCHEMA).execute(&mut *connection).await?;
     let mut query = sqlx::query::<Sqlite>(sql(statement.text())).persistent(false);
     for value in statement.values() {
-        query = bound(query, value);
+        query = bound(query, value)?;
     }
     gathered(connection.fetch_many(query), statement.text(), SqliteQueryResult::rows_affected, add)
         .await
@@ -93,15 +93,19 @@ async fn run(
 /// Reads no row, but begins a read, during which SQLite detects that another connection has changed the schema.
 const SEE_SCHEMA: &str = "SELECT 1 FROM sqlite_schema LIMIT 0";
 
-fn bound<'q>(query: SqliteQuery<'q>, value: &SqlValue) -> SqliteQuery<'q> {
-    match value {
+fn bound<'q>(query: SqliteQuery<'q>, value: &SqlValue) -> Result<SqliteQuery<'q>, sqlx::Error> {
+    Ok(match value {
+        SqlValue::Null => query.bind(None::<i64>),
         SqlValue::Bool(value) => query.bind(*value),
         SqlValue::Int(value) => query.bind(*value),
         SqlValue::Real(value) => query.bind(*value),
-        SqlValue::Text(value) => query.bind(value.clone()),
+        SqlValue::Text(value) | SqlValue::Json(value) => query.bind(value.clone()),
         SqlValue::Blob(value) => query.bind(value.clone()),
-        _ => query.bind(None::<i64>),
-    }
+        other => {
+            let error = format!("SQLite has no type for {other:?}: bind JSON instead");
+            return Err(sqlx::Error::Encode(error.into()));
+        }
+    })
 }
 
 /// The bytes of a row as SQLite stores its values.
