@@ -273,6 +273,7 @@ async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
         ("SELECT * FROM a WHERE id = '7'", "sql:main:a"),
         ("SELECT * FROM other.a WHERE id = 7", "unknown-relation"),
         ("SELECT * FROM short WHERE id = 'x'", "sql:main:short:x"),
+        ("SELECT * FROM short WHERE id = 'xyz '", "sql:main:short"),
         ("SELECT * FROM made WHERE id = 7", "sql:main:made:7"),
         ("SELECT * FROM part WHERE id = 7 AND at = 1", "sql:main:part:7,1"),
         ("SELECT * FROM cheap", "sql:main:a"),
