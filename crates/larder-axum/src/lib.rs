@@ -53,15 +53,18 @@ pub use self::{
 #[cfg(feature = "read-your-writes")]
 pub use larder_http::ReadYourWrites;
 pub use larder_http::{
-    ConditionalLayer, FinalHeadLayer, Head, HttpCache, InvalidationLayer, QueryRule,
-    ResponseCacheLayer, Scheme,
+    ConditionalLayer, FinalHeadLayer, Head, HttpCache, Identity, IdentityLayer, InvalidationLayer,
+    PartitionName, QueryRule, ResponseCacheLayer, Scheme,
 };
 
 mod conditional;
 mod fragment;
+pub mod identity;
 mod invalidate;
 mod missing;
 mod policy;
 
+#[cfg(test)]
+mod identity_tests;
 #[cfg(test)]
 mod tests;

@@ -124,6 +124,18 @@ impl HttpCache {
         self.responses(|layer| layer.partition_by(partition))
     }
 
+    /// Stores the responses to each user in a partition of that user, as
+    /// [`ResponseCacheLayer::partition_by_identity`] does.
+    #[doc(alias("session", "private cache", "jwt"))]
+    pub fn partition_by_identity(self) -> Self {
+        self.responses(ResponseCacheLayer::partition_by_identity)
+    }
+
+    /// Lets the requests of users bypass the cache, as [`ResponseCacheLayer::bypass_users`] does.
+    pub fn bypass_users(self) -> Self {
+        self.responses(ResponseCacheLayer::bypass_users)
+    }
+
     /// Sets the scheme of URIs in keys; [`Scheme::Http`] by default. Set [`Scheme::Https`] behind a proxy that
     /// terminates TLS, too. If the scheme is `https`, the cookie of [`ReadYourWrites`] is `Secure`.
     ///

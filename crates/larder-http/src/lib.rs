@@ -27,6 +27,7 @@ pub use self::{
     },
     final_head::{FinalHeadFuture, FinalHeadLayer, FinalHeadService},
     http_cache::HttpCache,
+    identity::{Identity, IdentityFuture, IdentityLayer, IdentityService},
     invalidation::{
         InvalidationFuture, InvalidationLayer, InvalidationService, PendingInvalidations,
     },
@@ -48,6 +49,7 @@ mod conditional;
 mod etag;
 mod final_head;
 mod http_cache;
+mod identity;
 mod invalidation;
 mod layer_future;
 mod own_response;

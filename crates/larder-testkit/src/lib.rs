@@ -6,6 +6,7 @@
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut connections;
 //! - [`conformance`] tests [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
 //!   [`Bus`](larder_core::store::Bus);
+//! - [`assert_no_leak`] sends requests to an application as several users, and finds what was made for another;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] checks the semantics for any request and response;
 //! - [`SeededRng`] draws random numbers from a seed, so that a failure can be replayed.
@@ -15,6 +16,7 @@
 pub use self::{
     cluster::{NetworkConditions, SimulatedCluster, Source},
     history::{History, OperationStart, Violation},
+    leaks::{TestUser, assert_no_leak, cookies_of},
     log::{LogLine, SharedLog},
     seeded_rng::SeededRng,
     store::{FaultyStore, MemoryStore},
@@ -25,6 +27,7 @@ pub mod invariants;
 
 mod cluster;
 mod history;
+mod leaks;
 mod log;
 mod seeded_rng;
 mod store;

@@ -66,7 +66,8 @@
 //! # Features
 //!
 //! - `axum` (default): the module `axum`; the layers read the URI from before nesting (axum's `OriginalUri`).
-//! - `tower-sessions`: `ResponseCacheLayer::refuse_written_sessions`.
+//! - `tower-sessions`, `axum-login`, `axum-extra`: the users of sessions and cookies, in `axum::identity`; with the first
+//!   also `ResponseCacheLayer::refuse_written_sessions`.
 //! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
 //! - `sqlite`, `postgres`: cached queries over sqlx 0.9, in the modules `sql` and `sqlx`; `sqlite-sqlx-08`,

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use larder_core::{
     ByteSize, Consistency, Larder, Lifetime, Tiers,
@@ -16,10 +17,13 @@ use tower_layer::Layer;
 
 use super::{
     context::CacheContext,
-    options::{IntoPartition, KeyInput, Options, WriteCheck},
+    options::{IntoPartition, KeyInput, Options, UnknownPartition, WriteCheck},
     service::ResponseCache,
 };
-use crate::address::{Head, QueryRule, Scheme};
+use crate::{
+    address::{Head, QueryRule, Scheme},
+    identity::Identity,
+};
 
 /// The tower layer of a response cache, which stores whole responses and answers requests from them.
 ///
@@ -437,6 +441,60 @@ impl ResponseCacheLayer {
     ) -> Self {
         self.options.partition = Some(Arc::new(move |head| partition(head).into_partition()));
         self
+    }
+
+    /// Stores the responses to each user in a partition of that user, as an [`IdentityLayer`](crate::IdentityLayer) outside
+    /// of the cache has found the user. Visitors who are not signed in share. A request whose identity is unknown bypasses
+    /// the cache (`detail=identity`), and so does every request if there is no such layer.
+    ///
+    /// # Examples
+    ///
+    /// [`IdentityLayer`](crate::IdentityLayer) has an example.
+    #[doc(alias("session", "private cache", "jwt"))]
+    pub fn partition_by_identity(self) -> Self {
+        self.partition_by(|head| match head.extensions.get::<Identity>() {
+            Some(Identity::User(name)) => Ok(Some(name.clone())),
+            Some(Identity::Anonymous) => Ok(None),
+            Some(Identity::Unknown) | None => Err(UnknownPartition),
+        })
+    }
+
+    /// Lets the requests of users bypass the cache (`detail=identity`), as an [`IdentityLayer`](crate::IdentityLayer)
+    /// outside of the cache has found them, for pages that would be stored once for each user and seldom read twice. Visitors
+    /// share. A request whose identity is unknown bypasses the cache, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("a page"))) });
+    /// let service =
+    ///     ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).bypass_users().layer(page);
+    /// # let status = async |request: http::request::Builder| -> Result<String, Box<dyn Error>> {
+    /// #     let response = service.clone().oneshot(request.body(Body::default())?).await?;
+    /// #     Ok(response.headers()["cache-status"].to_str()?.to_owned())
+    /// # };
+    /// // An IdentityLayer leaves the extension.
+    /// let user = Request::get("/").extension(Identity::user(7));
+    /// assert_eq!(status(user).await?, "larder; fwd=bypass; detail=identity");
+    /// let visitor = Request::get("/").extension(Identity::Anonymous);
+    /// assert_eq!(status(visitor).await?, "larder; fwd=uri-miss; stored");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bypass_users(self) -> Self {
+        self.partition_by(|head| match head.extensions.get::<Identity>() {
+            Some(Identity::Anonymous) => Ok(None::<Bytes>),
+            Some(Identity::User(_) | Identity::Unknown) | None => Err(UnknownPartition),
+        })
     }
 
     /// Stores an entry per value, such as a locale or a class of devices. There should be few values.

@@ -1,0 +1,237 @@
+//! Closures for an [`IdentityLayer`]: the user of a session, of a verified extension, or of a cookie.
+//!
+//! Each finds three kinds of requests. A request of a user gets the partition of that user, or bypasses the cache
+//! ([`partition_by_identity`](crate::HttpCache::partition_by_identity), [`bypass_users`](crate::HttpCache::bypass_users)).
+//! Requests of visitors share. A request whose identity cannot be read (the session store fails, the signature of a cookie
+//! is wrong) bypasses the cache.
+
+use std::future::{Ready, ready};
+
+use http::request::Parts;
+
+use crate::{Identity, IdentityLayer, PartitionName};
+
+/// Finds the user of a value that an outer layer has verified and left in the request extensions, such as the claims of a
+/// JWT. `name` returns the name of the user.
+///
+/// A request without the value is one of a visitor, unless it has a field `Authorization`: that token was not verified, so
+/// the request bypasses the cache.
+///
+/// # Examples
+///
+/// ```
+/// use larder_axum::{HttpCache, identity};
+/// use tower::ServiceBuilder;
+/// # use larder_core::Larder;
+///
+/// #[derive(Clone)]
+/// struct Claims { sub: String }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let larder = Larder::builder().build()?;
+/// # let authentication = tower::layer::util::Identity::new();
+/// let layers = ServiceBuilder::new()
+///     .layer(authentication) // verifies the token, and inserts the claims
+///     .layer(identity::from_extension(|claims: &Claims| claims.sub.clone()))
+///     .layer(HttpCache::new(&larder).partition_by_identity());
+/// # let _: axum::Router = axum::Router::new().layer(layers);
+/// # Ok(()) }
+/// ```
+pub fn from_extension<T, P>(
+    name: impl Fn(&T) -> P + Clone,
+) -> IdentityLayer<impl Fn(&Parts) -> Ready<Identity> + Clone>
+where
+    T: Send + Sync + 'static,
+    P: PartitionName,
+{
+    IdentityLayer::new(move |head: &Parts| {
+        ready(match head.extensions.get::<T>() {
+            Some(value) => Identity::user(name(value)),
+            None if head.headers.contains_key(http::header::AUTHORIZATION) => Identity::Unknown,
+            None => Identity::Anonymous,
+        })
+    })
+}
+
+/// Finds the user of a session of tower-sessions: the value of this key, a string or a number, that the sign-in has
+/// written to the session.
+///
+/// Add [`refuse_written_sessions`](crate::ResponseCacheLayer::refuse_written_sessions), so that a page whose handler writes
+/// to the session, for example a token against request forgery, is not stored.
+///
+/// # Examples
+///
+/// ```
+/// use larder_axum::{FinalHeadLayer, HttpCache, ResponseCacheLayer, identity};
+/// use tower::ServiceBuilder;
+/// use tower_sessions::{MemoryStore, SessionManagerLayer};
+/// # use larder_core::Larder;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let larder = Larder::builder().build()?;
+/// let layers = ServiceBuilder::new()
+///     .layer(FinalHeadLayer::new())
+///     .layer(SessionManagerLayer::new(MemoryStore::default()))
+///     .layer(identity::from_session("user_id"))
+///     .layer(
+///         HttpCache::new(&larder)
+///             .partition_by_identity()
+///             .responses(ResponseCacheLayer::refuse_written_sessions),
+///     );
+/// # let _: axum::Router = axum::Router::new().layer(layers);
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "tower-sessions")]
+pub fn from_session(key: &'static str) -> IdentityLayer<impl Fn(&Parts) -> IdentityFound + Clone> {
+    use tower_sessions_core::Session;
+
+    IdentityLayer::new(move |head: &Parts| {
+        let session = head.extensions.get::<Session>().cloned();
+        let found: IdentityFound = Box::pin(async move {
+            // Without the layer of tower-sessions around this one, no request has a session.
+            let Some(session) = session else { return Identity::Unknown };
+            match session.get_value(key).await {
+                Ok(None | Some(serde_json::Value::Null)) => Identity::Anonymous,
+                Ok(Some(serde_json::Value::String(user))) => Identity::user(user),
+                Ok(Some(user)) => Identity::user(user.to_string()),
+                Err(_) => Identity::Unknown,
+            }
+        });
+        found
+    })
+}
+
+/// The future of an identity that may have to be read from a session store.
+#[cfg(feature = "tower-sessions")]
+pub type IdentityFound = std::pin::Pin<Box<dyn Future<Output = Identity> + Send>>;
+
+/// Finds the user of axum-login. Put it inside of the layer of axum-login.
+///
+/// axum-login answers with an error if it cannot read the session, so such a request does not reach the cache.
+///
+/// # Examples
+///
+/// ```
+/// use axum_login::{AuthManagerLayerBuilder, tower_sessions::{MemoryStore, SessionManagerLayer}};
+/// use larder_axum::{FinalHeadLayer, HttpCache, ResponseCacheLayer, identity};
+/// use tower::ServiceBuilder;
+/// # use larder_core::Larder;
+/// # use axum_login::{AuthUser, AuthnBackend};
+/// # #[derive(Clone, Debug)] struct User(i64);
+/// # impl AuthUser for User {
+/// #     type Id = i64;
+/// #     fn id(&self) -> i64 { self.0 }
+/// #     fn session_auth_hash(&self) -> &[u8] { b"" }
+/// # }
+/// # #[derive(Clone)] struct Users;
+/// # impl AuthnBackend for Users {
+/// #     type User = User;
+/// #     type Credentials = i64;
+/// #     type Error = std::convert::Infallible;
+/// #     async fn authenticate(&self, id: i64) -> Result<Option<User>, Self::Error> { Ok(Some(User(id))) }
+/// #     async fn get_user(&self, id: &i64) -> Result<Option<User>, Self::Error> { Ok(Some(User(*id))) }
+/// # }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let larder = Larder::builder().build()?;
+/// let sessions = SessionManagerLayer::new(MemoryStore::default());
+/// let layers = ServiceBuilder::new()
+///     .layer(FinalHeadLayer::new())
+///     .layer(AuthManagerLayerBuilder::new(Users, sessions).build())
+///     .layer(identity::from_auth_session::<Users>())
+///     .layer(
+///         HttpCache::new(&larder)
+///             .partition_by_identity()
+///             .responses(|layer| layer.refuse_if(identity::auth_session_is_written)),
+///     );
+/// # let _: axum::Router = axum::Router::new().layer(layers);
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "axum-login")]
+pub fn from_auth_session<B>() -> IdentityLayer<impl Fn(&Parts) -> Ready<Identity> + Clone>
+where
+    B: axum_login::AuthnBackend + 'static,
+    axum_login::UserId<B>: ToString,
+{
+    use axum_login::{AuthSession, AuthUser as _};
+
+    IdentityLayer::new(|head: &Parts| {
+        ready(match head.extensions.get::<AuthSession<B>>() {
+            Some(session) => match &session.user {
+                Some(user) => Identity::user(user.id().to_string()),
+                None => Identity::Anonymous,
+            },
+            None => Identity::Unknown,
+        })
+    })
+}
+
+/// Whether a handler has written to the session of axum-login, for
+/// [`refuse_if`](crate::ResponseCacheLayer::refuse_if). The version of tower-sessions is that of axum-login.
+#[cfg(feature = "axum-login")]
+pub fn auth_session_is_written(session: &axum_login::tower_sessions::Session) -> bool {
+    session.is_modified()
+}
+
+/// Finds the user of a signed cookie of axum-extra: the value of the cookie with this name.
+///
+/// A request without the cookie is one of a visitor. A request whose cookie has a wrong signature bypasses the cache.
+///
+/// # Examples
+///
+/// ```
+/// use axum_extra::extract::cookie::Key;
+/// use larder_axum::{HttpCache, identity};
+/// use tower::ServiceBuilder;
+/// # use larder_core::Larder;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let larder = Larder::builder().build()?;
+/// let key = Key::generate(); // in production from the configuration, so that it is the same after a restart
+/// let layers = ServiceBuilder::new()
+///     .layer(identity::from_signed_cookie("user", key))
+///     .layer(HttpCache::new(&larder).partition_by_identity());
+/// # let _: axum::Router = axum::Router::new().layer(layers);
+/// # Ok(()) }
+/// ```
+#[cfg(feature = "axum-extra")]
+pub fn from_signed_cookie(
+    name: &'static str,
+    key: axum_extra::extract::cookie::Key,
+) -> IdentityLayer<impl Fn(&Parts) -> Ready<Identity> + Clone> {
+    use axum_extra::extract::SignedCookieJar;
+
+    IdentityLayer::new(move |head: &Parts| {
+        let jar = SignedCookieJar::from_headers(&head.headers, key.clone());
+        ready(of_cookie(head, name, jar.get(name)))
+    })
+}
+
+/// Finds the user of a private (encrypted) cookie of axum-extra, as [`from_signed_cookie`] does.
+#[cfg(feature = "axum-extra")]
+pub fn from_private_cookie(
+    name: &'static str,
+    key: axum_extra::extract::cookie::Key,
+) -> IdentityLayer<impl Fn(&Parts) -> Ready<Identity> + Clone> {
+    use axum_extra::extract::PrivateCookieJar;
+
+    IdentityLayer::new(move |head: &Parts| {
+        let jar = PrivateCookieJar::from_headers(&head.headers, key.clone());
+        ready(of_cookie(head, name, jar.get(name)))
+    })
+}
+
+#[cfg(feature = "axum-extra")]
+fn of_cookie(
+    head: &Parts,
+    name: &str,
+    verified: Option<axum_extra::extract::cookie::Cookie<'static>>,
+) -> Identity {
+    use axum_extra::extract::CookieJar;
+
+    match verified {
+        Some(cookie) => Identity::user(cookie.value().to_owned()),
+        None if CookieJar::from_headers(&head.headers).get(name).is_some() => Identity::Unknown,
+        None => Identity::Anonymous,
+    }
+}
