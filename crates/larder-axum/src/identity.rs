@@ -53,18 +53,64 @@ where
     })
 }
 
+/// A session of tower-sessions, of version 0.15 (feature `tower-sessions`) or 0.14 (feature `tower-sessions-014`).
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+pub trait SessionHandle: Clone + Send + Sync + 'static {
+    /// Returns the value of this key. The session is read from its store if it was not read before.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer.
+    fn value(
+        &self,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<serde_json::Value>, UnreadableSession>> + Send;
+
+    /// Whether the session was written to during this request.
+    fn is_written(&self) -> bool;
+}
+
+/// The error for a session that cannot be read.
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnreadableSession;
+
+/// Implements [`SessionHandle`] for a version of tower-sessions.
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+macro_rules! session {
+    ($session:ty) => {
+        impl SessionHandle for $session {
+            async fn value(
+                &self,
+                key: &str,
+            ) -> Result<Option<serde_json::Value>, UnreadableSession> {
+                self.get_value(key).await.map_err(|_| UnreadableSession)
+            }
+
+            fn is_written(&self) -> bool {
+                self.is_modified()
+            }
+        }
+    };
+}
+
+#[cfg(feature = "tower-sessions")]
+session!(tower_sessions_core::Session);
+#[cfg(feature = "tower-sessions-014")]
+session!(tower_sessions_core_014::Session);
+
 /// Finds the user of a session of tower-sessions: the value of this key, a string or a number, that the sign-in has
 /// written to the session.
 ///
-/// Add [`refuse_written_sessions`](crate::ResponseCacheLayer::refuse_written_sessions), so that a page whose handler writes
-/// to the session, for example a token against request forgery, is not stored.
+/// Add [`session_is_written`] to the cache, so that a page whose handler writes to the session, for example a token against
+/// request forgery, is not stored.
 ///
 /// # Examples
 ///
 /// ```
-/// use larder_axum::{FinalHeadLayer, HttpCache, ResponseCacheLayer, identity};
+/// use larder_axum::{FinalHeadLayer, HttpCache, identity};
 /// use tower::ServiceBuilder;
-/// use tower_sessions::{MemoryStore, SessionManagerLayer};
+/// use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 /// # use larder_core::Larder;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,29 +118,29 @@ where
 /// let layers = ServiceBuilder::new()
 ///     .layer(FinalHeadLayer::new())
 ///     .layer(SessionManagerLayer::new(MemoryStore::default()))
-///     .layer(identity::from_session("user_id"))
+///     .layer(identity::from_session::<Session>("user_id"))
 ///     .layer(
 ///         HttpCache::new(&larder)
 ///             .partition_by_identity()
-///             .responses(ResponseCacheLayer::refuse_written_sessions),
+///             .responses(|layer| layer.refuse_if(identity::session_is_written::<Session>)),
 ///     );
 /// # let _: axum::Router = axum::Router::new().layer(layers);
 /// # Ok(()) }
 /// ```
-#[cfg(feature = "tower-sessions")]
-pub fn from_session(key: &'static str) -> IdentityLayer<impl Fn(&Parts) -> IdentityFound + Clone> {
-    use tower_sessions_core::Session;
-
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+pub fn from_session<S: SessionHandle>(
+    key: &'static str,
+) -> IdentityLayer<impl Fn(&Parts) -> SessionIdentity + Clone> {
     IdentityLayer::new(move |head: &Parts| {
-        let session = head.extensions.get::<Session>().cloned();
-        let found: IdentityFound = Box::pin(async move {
+        let session = head.extensions.get::<S>().cloned();
+        let found: SessionIdentity = Box::pin(async move {
             // Without the layer of tower-sessions around this one, no request has a session.
             let Some(session) = session else { return Identity::Unknown };
-            match session.get_value(key).await {
+            match session.value(key).await {
                 Ok(None | Some(serde_json::Value::Null)) => Identity::Anonymous,
                 Ok(Some(serde_json::Value::String(user))) => Identity::user(user),
                 Ok(Some(user)) => Identity::user(user.to_string()),
-                Err(_) => Identity::Unknown,
+                Err(UnreadableSession) => Identity::Unknown,
             }
         });
         found
@@ -102,8 +148,14 @@ pub fn from_session(key: &'static str) -> IdentityLayer<impl Fn(&Parts) -> Ident
 }
 
 /// The future of an identity that may have to be read from a session store.
-#[cfg(feature = "tower-sessions")]
-pub type IdentityFound = std::pin::Pin<Box<dyn Future<Output = Identity> + Send>>;
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+pub type SessionIdentity = std::pin::Pin<Box<dyn Future<Output = Identity> + Send>>;
+
+/// Whether a handler has written to its session, for [`refuse_if`](crate::ResponseCacheLayer::refuse_if).
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+pub fn session_is_written<S: SessionHandle>(session: &S) -> bool {
+    session.is_written()
+}
 
 /// Finds the user of axum-login. Put it inside of the layer of axum-login.
 ///
@@ -112,8 +164,11 @@ pub type IdentityFound = std::pin::Pin<Box<dyn Future<Output = Identity> + Send>
 /// # Examples
 ///
 /// ```
-/// use axum_login::{AuthManagerLayerBuilder, tower_sessions::{MemoryStore, SessionManagerLayer}};
-/// use larder_axum::{FinalHeadLayer, HttpCache, ResponseCacheLayer, identity};
+/// use axum_login::{
+///     AuthManagerLayerBuilder,
+///     tower_sessions::{MemoryStore, Session, SessionManagerLayer},
+/// };
+/// use larder_axum::{FinalHeadLayer, HttpCache, identity};
 /// use tower::ServiceBuilder;
 /// # use larder_core::Larder;
 /// # use axum_login::{AuthUser, AuthnBackend};
@@ -142,7 +197,7 @@ pub type IdentityFound = std::pin::Pin<Box<dyn Future<Output = Identity> + Send>
 ///     .layer(
 ///         HttpCache::new(&larder)
 ///             .partition_by_identity()
-///             .responses(|layer| layer.refuse_if(identity::auth_session_is_written)),
+///             .responses(|layer| layer.refuse_if(identity::session_is_written::<Session>)),
 ///     );
 /// # let _: axum::Router = axum::Router::new().layer(layers);
 /// # Ok(()) }
@@ -164,13 +219,6 @@ where
             None => Identity::Unknown,
         })
     })
-}
-
-/// Whether a handler has written to the session of axum-login, for
-/// [`refuse_if`](crate::ResponseCacheLayer::refuse_if). The version of tower-sessions is that of axum-login.
-#[cfg(feature = "axum-login")]
-pub fn auth_session_is_written(session: &axum_login::tower_sessions::Session) -> bool {
-    session.is_modified()
 }
 
 /// Finds the user of a signed cookie of axum-extra: the value of the cookie with this name.

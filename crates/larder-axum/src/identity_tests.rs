@@ -18,7 +18,7 @@ use larder_core::Larder;
 use larder_testkit::{TestUser, assert_no_leak, cookies_of};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::{CachePolicy, FinalHeadLayer, HttpCache, Identity, ResponseCacheLayer, identity};
+use crate::{CachePolicy, FinalHeadLayer, HttpCache, Identity, identity};
 
 fn larder() -> Larder {
     Larder::builder().build().unwrap()
@@ -95,8 +95,10 @@ async fn sessions_of_tower_sessions() {
                 ServiceBuilder::new()
                     .layer(FinalHeadLayer::new())
                     .layer(SessionManagerLayer::new(MemoryStore::default()).with_secure(false))
-                    .layer(identity::from_session("user"))
-                    .layer(cache().responses(ResponseCacheLayer::refuse_written_sessions)),
+                    .layer(identity::from_session::<Session>("user"))
+                    .layer(cache().responses(|layer| {
+                        layer.refuse_if(identity::session_is_written::<Session>)
+                    })),
             )
     };
     check(app, [member("ada"), member("bob")], &["/", "/form"]).await;
@@ -145,7 +147,7 @@ async fn a_session_that_cannot_be_read_bypasses_the_cache() {
     let app = Router::new().route("/", get(greet)).layer(
         ServiceBuilder::new()
             .layer(SessionManagerLayer::new(Broken))
-            .layer(identity::from_session("user"))
+            .layer(identity::from_session::<Session>("user"))
             .layer(cache()),
     );
     let cookie = with(header::COOKIE, &format!("id={}", Id::default()));
@@ -158,7 +160,7 @@ async fn a_session_that_cannot_be_read_bypasses_the_cache() {
 #[tokio::test]
 async fn users_of_axum_login() {
     use axum_login::{AuthManagerLayerBuilder, AuthSession, AuthUser, AuthnBackend};
-    use tower_sessions_014::{MemoryStore, SessionManagerLayer};
+    use tower_sessions_014::{MemoryStore, Session, SessionManagerLayer};
 
     #[derive(Clone, Debug)]
     struct User(String);
@@ -199,18 +201,19 @@ async fn users_of_axum_login() {
         let user = session.authenticate(name).await.unwrap().unwrap();
         session.login(&user).await.unwrap();
     }
-    let app = || {
-        let sessions = SessionManagerLayer::new(MemoryStore::default()).with_secure(false);
-        Router::new().route("/", get(greet)).route("/sign-in/{name}", post(sign_in)).layer(
-            ServiceBuilder::new()
-                .layer(FinalHeadLayer::new())
-                .layer(AuthManagerLayerBuilder::new(Users, sessions).build())
-                .layer(identity::from_auth_session::<Users>())
-                .layer(
-                    cache().responses(|layer| layer.refuse_if(identity::auth_session_is_written)),
-                ),
-        )
-    };
+    let app =
+        || {
+            let sessions = SessionManagerLayer::new(MemoryStore::default()).with_secure(false);
+            Router::new().route("/", get(greet)).route("/sign-in/{name}", post(sign_in)).layer(
+                ServiceBuilder::new()
+                    .layer(FinalHeadLayer::new())
+                    .layer(AuthManagerLayerBuilder::new(Users, sessions).build())
+                    .layer(identity::from_auth_session::<Users>())
+                    .layer(cache().responses(|layer| {
+                        layer.refuse_if(identity::session_is_written::<Session>)
+                    })),
+            )
+        };
     check(app, [member("ada"), member("bob")], &["/"]).await;
     let app = app();
     let ada = send(&app, "POST", "/sign-in/ada", &HeaderMap::new()).await.1;

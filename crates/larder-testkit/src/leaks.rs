@@ -183,7 +183,7 @@ where
         let request = std::mem::take(request);
         let response = self.app.clone().oneshot(request).await.expect("a response");
         let (head, body) = response.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes());
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes);
         let body =
             body.unwrap_or_else(|error| panic!("GET {route}: the body ends early: {error:?}"));
         let mut words = BTreeSet::new();

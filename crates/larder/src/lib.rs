@@ -66,7 +66,7 @@
 //! # Features
 //!
 //! - `axum` (default): the module `axum`; the layers read the URI from before nesting (axum's `OriginalUri`).
-//! - `tower-sessions`, `axum-login`, `axum-extra`: the users of sessions and cookies, in `axum::identity`; with the first
+//! - `tower-sessions`, `tower-sessions-014`, `axum-login`, `axum-extra`: the users of sessions and cookies, in `axum::identity`; with the first
 //!   also `ResponseCacheLayer::refuse_written_sessions`.
 //! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
