@@ -4,6 +4,7 @@ mod adoption;
 mod attacks;
 mod batches;
 mod edge;
+mod existing;
 mod invariants;
 mod layer_order;
 mod patterns;

@@ -1,0 +1,78 @@
+//! Comments on lists.
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::{Path, State},
+    response::{Html, IntoResponse, Redirect, Response},
+};
+use serde::Deserialize;
+use tower_sessions::Session;
+use uuid::Uuid;
+
+use super::{lists::visible, page::Frame};
+use crate::{
+    auth::SessionUser,
+    csrf,
+    db::comments::{self, Comment},
+    error::AppError,
+    state::AppState,
+};
+
+#[derive(Template)]
+#[template(path = "comments.html")]
+struct Comments {
+    comments: Vec<Comment>,
+}
+
+/// Shows the comments alone to htmx.
+pub(super) async fn of_list(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    frame: Frame,
+) -> Result<Response, AppError> {
+    if !frame.is_partial {
+        return Ok(Redirect::to(&format!("/lists/{id}")).into_response());
+    }
+    let mut connection = state.pool.acquire().await?;
+    visible(&mut connection, id, frame.user.as_ref()).await?;
+    let comments = comments::of_list(&mut connection, id).await?;
+    Ok(Html(Comments { comments }.render()?).into_response())
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewComment {
+    csrf: String,
+    body: String,
+}
+
+pub(super) async fn add(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    user: SessionUser,
+    session: Session,
+    frame: Frame,
+    Form(form): Form<NewComment>,
+) -> Result<Response, AppError> {
+    csrf::check(&session, &form.csrf).await?;
+    let body = form.body.trim();
+    if body.is_empty() || body.len() > LONGEST_COMMENT {
+        let given = body.len();
+        let error = format!("a comment has {given} bytes, allowed are 1 to {LONGEST_COMMENT}");
+        return Err(AppError::Invalid(error));
+    }
+    let mut transaction = state.pool.begin().await?;
+    let list = visible(&mut transaction, id, Some(&user)).await?;
+    if !list.settings.allows_comments {
+        return Err(AppError::NotAllowed);
+    }
+    comments::add(&mut transaction, id, user.id, body).await?;
+    let comments = comments::of_list(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(match frame.is_partial {
+        true => Html(Comments { comments }.render()?).into_response(),
+        false => Redirect::to(&format!("/lists/{id}")).into_response(),
+    })
+}
+
+const LONGEST_COMMENT: usize = 2000;

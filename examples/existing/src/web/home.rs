@@ -1,0 +1,41 @@
+//! The overviews of lists.
+
+use askama::Template;
+use axum::{extract::State, response::Html};
+
+use super::page::Frame;
+use crate::{
+    db::lists::{self, ListSummary},
+    error::AppError,
+    state::AppState,
+};
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+pub(super) struct Overview {
+    pub(super) frame: Frame,
+    pub(super) heading: &'static str,
+    pub(super) lists: Vec<ListSummary>,
+}
+
+pub(super) async fn newest(
+    State(state): State<AppState>,
+    frame: Frame,
+) -> Result<Html<String>, AppError> {
+    let mut connection = state.pool.acquire().await?;
+    let lists = lists::newest(&mut connection, LISTS_OF_A_PAGE).await?;
+    let heading = frame.t("newest");
+    Ok(Html(Overview { frame, heading, lists }.render()?))
+}
+
+pub(super) async fn popular(
+    State(state): State<AppState>,
+    frame: Frame,
+) -> Result<Html<String>, AppError> {
+    let mut connection = state.pool.acquire().await?;
+    let lists = lists::popular(&mut connection, LISTS_OF_A_PAGE).await?;
+    let heading = frame.t("popular");
+    Ok(Html(Overview { frame, heading, lists }.render()?))
+}
+
+const LISTS_OF_A_PAGE: i64 = 20;

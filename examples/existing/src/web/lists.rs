@@ -1,0 +1,186 @@
+//! The pages of lists.
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::{Path, State},
+    response::{Html, Redirect},
+};
+use serde::Deserialize;
+use sqlx::PgConnection;
+use tower_sessions::Session;
+use uuid::Uuid;
+
+use super::{home::Overview, page::Frame};
+use crate::{
+    auth::SessionUser,
+    csrf,
+    db::{
+        comments::{self, Comment},
+        items::{self, Item},
+        lists::{self, List, ListSummary, Settings},
+        stars,
+    },
+    error::AppError,
+    state::AppState,
+};
+
+#[derive(Template)]
+#[template(path = "list.html")]
+struct ListPage {
+    frame: Frame,
+    list: List,
+    items: Vec<Item>,
+    comments: Vec<Comment>,
+    stars: i64,
+    is_starred: bool,
+}
+
+#[derive(Template)]
+#[template(path = "own_lists.html")]
+struct OwnLists {
+    frame: Frame,
+    own: Vec<ListSummary>,
+    starred: Vec<ListSummary>,
+}
+
+/// Reads a list, if this user may see it. A private list does not exist for others.
+pub(super) async fn visible(
+    connection: &mut PgConnection,
+    id: Uuid,
+    user: Option<&SessionUser>,
+) -> Result<List, AppError> {
+    let list = lists::get(connection, id).await?;
+    let is_own = user.is_some_and(|user| user.id == list.owner);
+    if list.is_public || is_own { Ok(list) } else { Err(AppError::NotFound) }
+}
+
+/// Reads a list that this user may change.
+pub(super) async fn own_list(
+    connection: &mut PgConnection,
+    id: Uuid,
+    user: &SessionUser,
+) -> Result<List, AppError> {
+    let list = visible(connection, id, Some(user)).await?;
+    if list.owner == user.id { Ok(list) } else { Err(AppError::NotAllowed) }
+}
+
+pub(super) async fn show(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    frame: Frame,
+) -> Result<Html<String>, AppError> {
+    let mut connection = state.pool.acquire().await?;
+    let list = visible(&mut connection, id, frame.user.as_ref()).await?;
+    let items = items::of_list(&mut connection, id).await?;
+    let comments = comments::of_list(&mut connection, id).await?;
+    let stars = stars::count(&mut connection, id).await?;
+    let is_starred = match &frame.user {
+        Some(user) => stars::has(&mut connection, id, user.id).await?,
+        None => false,
+    };
+    Ok(Html(ListPage { frame, list, items, comments, stars, is_starred }.render()?))
+}
+
+pub(super) async fn own(
+    State(state): State<AppState>,
+    user: SessionUser,
+    frame: Frame,
+) -> Result<Html<String>, AppError> {
+    let mut connection = state.pool.acquire().await?;
+    let own = lists::of_user(&mut connection, user.id, true).await?;
+    let starred = lists::starred_by(&mut connection, user.id).await?;
+    if frame.is_partial {
+        let heading = frame.t("your_lists");
+        return Ok(Html(Overview { frame, heading, lists: own }.render()?));
+    }
+    Ok(Html(OwnLists { frame, own, starred }.render()?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewList {
+    csrf: String,
+    title: String,
+    is_public: Option<String>,
+    color: Option<String>,
+}
+
+pub(super) async fn create(
+    State(state): State<AppState>,
+    user: SessionUser,
+    session: Session,
+    Form(form): Form<NewList>,
+) -> Result<Redirect, AppError> {
+    csrf::check(&session, &form.csrf).await?;
+    let title = checked_title(&form.title)?;
+    let settings = Settings { color: form.color, allows_comments: true };
+    let mut connection = state.pool.acquire().await?;
+    let is_public = form.is_public.is_some();
+    let id = lists::create(&mut connection, user.id, title, is_public, &settings).await?;
+    Ok(Redirect::to(&format!("/lists/{id}")))
+}
+
+#[derive(Deserialize)]
+pub(super) struct NewTitle {
+    csrf: String,
+    title: String,
+}
+
+pub(super) async fn rename(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    user: SessionUser,
+    session: Session,
+    Form(form): Form<NewTitle>,
+) -> Result<Redirect, AppError> {
+    csrf::check(&session, &form.csrf).await?;
+    let title = checked_title(&form.title)?;
+    let mut connection = state.pool.acquire().await?;
+    own_list(&mut connection, id, &user).await?;
+    lists::rename(&mut connection, id, title).await?;
+    Ok(Redirect::to(&format!("/lists/{id}")))
+}
+
+#[derive(Deserialize)]
+pub(super) struct OnlyToken {
+    pub(super) csrf: String,
+}
+
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    user: SessionUser,
+    session: Session,
+    Form(form): Form<OnlyToken>,
+) -> Result<Redirect, AppError> {
+    csrf::check(&session, &form.csrf).await?;
+    let mut connection = state.pool.acquire().await?;
+    own_list(&mut connection, id, &user).await?;
+    lists::delete(&mut connection, id).await?;
+    Ok(Redirect::to("/lists"))
+}
+
+pub(super) async fn star(
+    State(state): State<AppState>,
+    Path(id): Path<Uuid>,
+    user: SessionUser,
+    session: Session,
+    Form(form): Form<OnlyToken>,
+) -> Result<Redirect, AppError> {
+    csrf::check(&session, &form.csrf).await?;
+    let mut transaction = state.pool.begin().await?;
+    visible(&mut transaction, id, Some(&user)).await?;
+    stars::toggle(&mut transaction, id, user.id).await?;
+    transaction.commit().await?;
+    Ok(Redirect::to(&format!("/lists/{id}")))
+}
+
+fn checked_title(title: &str) -> Result<&str, AppError> {
+    let title = title.trim();
+    match title.chars().count() {
+        1..=120 => Ok(title),
+        given => Err(AppError::Invalid(format!(
+            "the title has {given} characters, allowed are 1 to 120"
+        ))),
+    }
+}
