@@ -210,6 +210,7 @@ impl QueryContext {
                 return QueryAdmission::Write;
             }
             _ if schema.is_distrusted => Some(Reason::NoCatalog),
+            _ if self.options.off => Some(Reason::Off),
             _ if options.uncached => Some(Reason::Uncached),
             // An explicit lifetime makes a volatile query storable.
             StatementKind::Volatile(Reason::Volatile)

@@ -32,6 +32,7 @@ pub(crate) struct Options {
     pub(crate) empty_ttl: Duration,
     pub(crate) max_bytes: usize,
     pub(crate) name: &'static str,
+    pub(crate) off: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) coalesce_timeout: Option<Duration>,
 }
@@ -48,6 +49,7 @@ impl QueryCacheLayer {
             empty_ttl: Duration::from_secs(10),
             max_bytes: 1 << 20,
             name: "queries",
+            off: false,
             deadline: None,
             coalesce_timeout: None,
         };
@@ -108,6 +110,12 @@ impl QueryCacheLayer {
     /// default. At most four fills of the same query and values run concurrently.
     pub fn coalesce_timeout(mut self, limit: Duration) -> Self {
         self.options.coalesce_timeout = Some(limit);
+        self
+    }
+
+    /// Disables the cache, so that each query goes to the database. Writes still invalidate.
+    pub fn disabled(mut self) -> Self {
+        self.options.off = true;
         self
     }
 

@@ -858,3 +858,20 @@ async fn table_definitions_are_tokenized_and_functions_come_from_the_database() 
     db.query("SELECT v FROM plain INDEXED BY nothing").fetch_all::<i64>().await.unwrap_err();
     assert_eq!(larder.stats().invalidations, invalidations, "neither can write");
 }
+
+#[tokio::test]
+async fn a_disabled_cache_asks_the_database_each_time_and_writes_still_invalidate() {
+    let larder = larder();
+    let pool =
+        pool("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER); INSERT INTO t VALUES (1, 1)")
+            .await;
+    let layer = QueryCacheLayer::new(&larder, SqlDialect::Sqlite).disabled();
+    let db = crate::v0_9::sqlite(pool.clone()).cached_by(layer).await.unwrap();
+    let v = || db.query("SELECT v FROM t WHERE id = 1").fetch_scalar::<i64>();
+    assert_eq!(v().await.unwrap(), 1);
+    sqlx::query("UPDATE t SET v = 2").execute(&pool).await.unwrap();
+    assert_eq!(v().await.unwrap(), 2);
+    let before = larder.stats().invalidations;
+    db.query("UPDATE t SET v = 3 WHERE id = 1").execute().await.unwrap();
+    assert!(larder.stats().invalidations > before);
+}

@@ -24,8 +24,8 @@ use crate::rows::{SharedRow, SharedRows};
 /// `make` is called for each call, to find the text and the encoded values, and again if the query has to run. It must not
 /// borrow, because larder runs the query in a task of its own: give it a copy of each value.
 ///
-/// A query that writes (`UPDATE … RETURNING`) is not cached: what it changes is invalidated when the call returns, as with
-/// [`invalidating`].
+/// A query that writes (`UPDATE … RETURNING`) belongs into [`invalidating`]. If it comes here, it is not cached, and what it
+/// changes is invalidated when the call returns, too.
 ///
 /// # Memory
 ///
@@ -61,13 +61,11 @@ where
 /// # Examples
 ///
 /// [`CachedPool`](super::CachedPool) has an example.
-pub fn invalidating<DB, Q, F>(values: impl IntoValues, make: F) -> InvalidatingQuery<DB, Q, F>
+pub fn invalidating<Q, F>(values: impl IntoValues, make: F) -> InvalidatingQuery<F>
 where
-    DB: CachedDatabase,
-    Q: WriteQuery<DB>,
     F: Fn() -> Q + Send + 'static,
 {
-    InvalidatingQuery { values: values.into_values(), make, of: PhantomData }
+    InvalidatingQuery { values: values.into_values(), make }
 }
 
 /// The text of a query and what is bound to it.
@@ -275,52 +273,139 @@ impl<DB: CachedDatabase, Q: RowQuery<DB>, F> fmt::Debug for CachedQuery<DB, Q, F
 }
 
 /// A write of the application that has not run yet. [`invalidating`] creates it.
+///
+/// Everything that it may have changed is invalidated when one of its methods returns, also if it returns an error; in a
+/// transaction, at its commit.
 #[must_use = "a query does nothing until it is executed"]
-pub struct InvalidatingQuery<DB, Q, F> {
+pub struct InvalidatingQuery<F> {
     values: Vec<SqlValue>,
     make: F,
-    of: PhantomData<fn() -> (DB, Q)>,
 }
 
-impl<DB, Q, F> InvalidatingQuery<DB, Q, F>
-where
-    DB: CachedDatabase,
-    Q: WriteQuery<DB>,
-    F: Fn() -> Q + Send + 'static,
-{
-    /// Runs the write. Everything that it may have changed is invalidated when this method returns, also if it returns an
-    /// error; in a transaction, at its commit.
+impl<F> InvalidatingQuery<F> {
+    /// Runs the write.
     ///
     /// # Errors
     ///
     /// As the query itself.
-    pub fn execute<'a>(
+    pub fn execute<'a, DB, Q>(
         self,
         database: impl Into<DatabaseHandle<'a, DB>>,
-    ) -> BoxFuture<'a, Result<DB::QueryResult, Error>> {
+    ) -> BoxFuture<'a, Result<DB::QueryResult, Error>>
+    where
+        DB: CachedDatabase,
+        Q: WriteQuery<DB>,
+        F: Fn() -> Q + Send + 'static,
+    {
         let database = database.into();
-        Box::pin(self.run(database))
+        Box::pin(async move {
+            let statement = (self.make)().parts()?.statement(self.values)?;
+            let query = (self.make)();
+            // Not borrowed beyond this line, so that `F` does not have to be `Sync`.
+            drop(self.make);
+            match database.0 {
+                Source::Pool(pool) => {
+                    let connections = pool.pool().clone();
+                    let write = async move { query.run(&mut *connections.acquire().await?).await };
+                    pool.write(statement, write).await.map_err(sqlx_error)
+                }
+                Source::Transaction(transaction) => {
+                    let run =
+                        async move |connection: &mut DB::Connection| query.run(connection).await;
+                    in_transaction::<DB, _>(transaction, statement, run).await
+                }
+            }
+        })
     }
 
-    async fn run(self, database: DatabaseHandle<'_, DB>) -> Result<DB::QueryResult, Error> {
-        let Self { values, make, .. } = self;
-        let statement = make().parts()?.statement(values)?;
-        let query = make();
-        match database.0 {
-            Source::Pool(pool) => {
-                let connections = pool.pool().clone();
-                let write = async move { query.run(&mut *connections.acquire().await?).await };
-                pool.write(statement, write).await.map_err(sqlx_error)
-            }
-            Source::Transaction(transaction) => {
-                let run = async move |connection: &mut DB::Connection| query.run(connection).await;
-                in_transaction::<DB, _>(transaction, statement, run).await
-            }
-        }
+    /// Runs the write, and returns its rows (`RETURNING`).
+    ///
+    /// # Errors
+    ///
+    /// As the query itself.
+    pub fn fetch_all<'a, DB, Q>(
+        self,
+        database: impl Into<DatabaseHandle<'a, DB>>,
+    ) -> BoxFuture<'a, Result<Vec<Q::Row>, Error>>
+    where
+        DB: CachedDatabase,
+        Q: RowQuery<DB>,
+        F: Fn() -> Q + Send + 'static,
+    {
+        self.rows(database.into(), false)
+    }
+
+    /// Runs the write, and returns its first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As the query itself.
+    pub fn fetch_optional<'a, DB, Q>(
+        self,
+        database: impl Into<DatabaseHandle<'a, DB>>,
+    ) -> BoxFuture<'a, Result<Option<Q::Row>, Error>>
+    where
+        DB: CachedDatabase,
+        Q: RowQuery<DB>,
+        F: Fn() -> Q + Send + 'static,
+    {
+        let rows = self.rows(database.into(), true);
+        Box::pin(async move { Ok(rows.await?.into_iter().next()) })
+    }
+
+    /// Runs the write, and returns its first row.
+    ///
+    /// # Errors
+    ///
+    /// As the query itself, and with `RowNotFound` if there is none.
+    pub fn fetch_one<'a, DB, Q>(
+        self,
+        database: impl Into<DatabaseHandle<'a, DB>>,
+    ) -> BoxFuture<'a, Result<Q::Row, Error>>
+    where
+        DB: CachedDatabase,
+        Q: RowQuery<DB>,
+        F: Fn() -> Q + Send + 'static,
+    {
+        let row = self.fetch_optional(database);
+        Box::pin(async move { row.await?.ok_or(Error::RowNotFound) })
+    }
+
+    fn rows<DB, Q>(
+        self,
+        database: DatabaseHandle<'_, DB>,
+        only_first: bool,
+    ) -> BoxFuture<'_, Result<Vec<Q::Row>, Error>>
+    where
+        DB: CachedDatabase,
+        Q: RowQuery<DB>,
+        F: Fn() -> Q + Send + 'static,
+    {
+        Box::pin(async move {
+            let statement = (self.make)().parts()?.statement(self.values)?;
+            let query = (self.make)();
+            drop(self.make);
+            let rows = match database.0 {
+                Source::Pool(pool) => {
+                    let connections = pool.pool().clone();
+                    let write = async move {
+                        query.rows(&mut *connections.acquire().await?, only_first).await
+                    };
+                    pool.write(statement, write).await.map_err(sqlx_error)
+                }
+                Source::Transaction(transaction) => {
+                    let run = async move |connection: &mut DB::Connection| {
+                        query.rows(connection, only_first).await
+                    };
+                    in_transaction::<DB, _>(transaction, statement, run).await
+                }
+            };
+            rows.map(|rows| rows.value)
+        })
     }
 }
 
-impl<DB, Q, F> fmt::Debug for InvalidatingQuery<DB, Q, F> {
+impl<F> fmt::Debug for InvalidatingQuery<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InvalidatingQuery").field("values", &self.values).finish_non_exhaustive()
     }

@@ -239,6 +239,18 @@ async fn a_query_of_the_application_that_writes_is_not_cached() {
         assert_eq!(*cached([id], insert).fetch_one(&shop.pool).await.unwrap(), id);
     }
     assert_eq!(count().await, 5);
+    let insert =
+        || sqlx::query_scalar::<_, i64>("INSERT INTO products VALUES (9, 'n') RETURNING id");
+    assert_eq!(invalidating((), insert).fetch_one(&shop.pool).await.unwrap(), 9);
+    assert_eq!(count().await, 6);
+    let mut transaction = shop.pool.begin().await.unwrap();
+    let delete = || sqlx::query_scalar::<_, i64>("DELETE FROM products WHERE id > 6 RETURNING id");
+    let deleted = invalidating((), delete).fetch_all(&mut transaction).await.unwrap();
+    assert_eq!((deleted.len(), count().await), (3, 6));
+    transaction.commit().await.unwrap();
+    assert_eq!(count().await, 3);
+    let nothing = || sqlx::query_scalar::<_, i64>("DELETE FROM products WHERE id > 6 RETURNING id");
+    assert_eq!(invalidating((), nothing).fetch_optional(&shop.pool).await.unwrap(), None);
 }
 
 #[tokio::test]
