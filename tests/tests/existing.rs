@@ -8,11 +8,17 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
 };
 use existing::Config;
-use tests::postgres::Server;
+use larder::Larder;
+use larder_testkit::{SeededRng, TestUser, assert_no_leak, cookies_of};
+use tests::{postgres::Server, until};
 use tower::ServiceExt as _;
 
 fn config() -> Config {
     Config::new("a secret of thirty-two characters").unwrap().with_cheap_passwords()
+}
+
+fn larder() -> Larder {
+    Larder::builder().tag_table_slots(1 << 14).build().unwrap()
 }
 
 /// A response, read to its end.
@@ -125,7 +131,7 @@ impl Client {
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
 async fn users_share_lists_and_see_no_private_ones_of_others() {
     let server = Server::start();
-    let app = existing::open(&server.url(), config()).await.unwrap();
+    let app = existing::open(&server.url(), config(), &larder()).await.unwrap();
     let ada = Client::signed_up(&app, "ada", "en").await;
     let bob = Client::signed_up(&app, "bob", "de").await;
     let visitor = Client::visitor("de");
@@ -175,3 +181,202 @@ async fn users_share_lists_and_see_no_private_ones_of_others() {
     assert!(part.starts_with("<ol id=\"items\">") && part.contains("Middlemarch"), "{part}");
     assert_eq!(ada.get(&app, &item).await.location(), public);
 }
+
+/// The three users with two lists each, and an account whose text shows that the outbox was read.
+struct Members {
+    clients: Vec<Client>,
+    api: Vec<Client>,
+    lists: Vec<String>,
+}
+
+impl Members {
+    async fn sign_up(app: &Router) -> Self {
+        let (mut clients, mut api, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, language) in [("ada", "en"), ("bob", "de"), ("eve", "en-GB,en;q=0.9")] {
+            let client = Client::signed_up(app, name, language).await;
+            for (title, is_public) in [("Novels", true), ("Secrets", false)] {
+                let list = client.new_list(app, &format!("{title}+of+{name}"), is_public).await;
+                for number in 0..4 {
+                    let form = format!("title=Entry+{number}+of+{name}&labels={name}");
+                    client.post(app, &format!("{list}/items"), &form).await;
+                }
+                lists.push(list);
+            }
+            api.push(Client::with_token(app, name).await);
+            clients.push(client);
+        }
+        Client::signed_up(app, "canary", "en").await;
+        Self { clients, api, lists }
+    }
+
+    /// The paths of all pages.
+    fn pages(&self) -> Vec<String> {
+        self.pages_of(&["/", "/popular", "/lists", "/account"], |_| true)
+    }
+
+    /// The paths of the pages that visitors see.
+    fn public_pages(&self) -> Vec<String> {
+        self.pages_of(&["/", "/popular"], |at| at % 2 == 0)
+    }
+
+    /// The paths of the pages that a user sees.
+    fn pages_of_member(&self, member: usize) -> Vec<String> {
+        self.pages_of(&["/", "/lists", "/popular", "/account"], |at| {
+            at % 2 == 0 || at / 2 == member
+        })
+    }
+
+    fn pages_of(&self, fixed: &[&str], is_visible: impl Fn(usize) -> bool) -> Vec<String> {
+        let mut paths: Vec<String> = fixed.iter().map(|path| (*path).to_owned()).collect();
+        for (_, list) in self.lists.iter().enumerate().filter(|(at, _)| is_visible(*at)) {
+            paths.extend([list.clone(), format!("{list}/items"), format!("{list}/comments")]);
+        }
+        paths.extend(["/users/ada", "/users/bob", "/users/eve"].map(str::to_owned));
+        paths
+    }
+
+    /// The paths of the API that a user sees.
+    fn api_of_member(&self, member: usize) -> Vec<String> {
+        let fixed = ["/api/me", "/api/newest", "/api/lists"].map(str::to_owned);
+        let visible = self.lists.iter().enumerate();
+        let visible = visible.filter(|(at, _)| at % 2 == 0 || at / 2 == member);
+        fixed.into_iter().chain(visible.map(|(_, list)| format!("/api{list}"))).collect()
+    }
+}
+
+/// Compares each answer of the application with that of the same application without a cache beside it, on one database
+/// and with the same sessions, while the application itself, a second process and `psql` write.
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn every_answer_is_that_of_the_uncached_application() {
+    let server = Server::start();
+    let larder = larder();
+    let cached = existing::open(&server.url(), config(), &larder).await.unwrap();
+    let second = existing::open(&server.url(), config(), &self::larder()).await.unwrap();
+    let uncached = config().without_cache();
+    let uncached = existing::open(&server.url(), uncached, &self::larder()).await.unwrap();
+    let members = Members::sign_up(&cached).await;
+    let public = members.public_pages();
+    let own = [0, 1, 2].map(|member| members.pages_of_member(member));
+    let api = [0, 1, 2].map(|member| members.api_of_member(member));
+    let visitors = ["en", "de", "fr,de;q=0.5"].map(Client::visitor);
+    let dice = SeededRng::new(16);
+    let pick = |count: usize| usize::try_from(dice.roll(count as u64)).unwrap();
+    // A few pages get most requests.
+    let popular = |count: usize| pick(pick(count) + 1);
+    let (mut hits, mut reads, mut writes) = (0, 0, 0);
+    for step in 0..STEPS {
+        if dice.roll(100) == 0 {
+            writes += 1;
+            let client = &members.clients[pick(3)];
+            let list = &members.lists[pick(6)];
+            let id = list.rsplit('/').next().unwrap();
+            let writer = [&cached, &second][pick(2)];
+            let text = format!("text-{step}");
+            let is_foreign = match dice.roll(8) {
+                0 => {
+                    server.psql(&format!("UPDATE lists SET title = '{text}' WHERE id = '{id}'"));
+                    true
+                }
+                1 => {
+                    let read = "UPDATE items SET is_read = NOT is_read WHERE list";
+                    server.psql(&format!("{read} = '{id}' AND position < 3"));
+                    true
+                }
+                form => {
+                    let (path, form) = match form {
+                        2 => (format!("{list}/comments"), format!("body={text}")),
+                        3 => (format!("{list}/star"), String::new()),
+                        4 => ("/account".to_owned(), format!("about={text}")),
+                        5 => (format!("{list}/title"), format!("title={text}")),
+                        _ => (format!("{list}/items"), format!("title={text}&labels=a,b")),
+                    };
+                    client.post(writer, &path, &form).await;
+                    std::ptr::eq(writer, &raw const second)
+                }
+            };
+            if is_foreign {
+                // Once a later write is seen, all writes before it are.
+                server.psql(&format!("UPDATE users SET about = '{text}' WHERE name = 'canary'"));
+                let seen =
+                    async || visitors[0].get(&cached, "/users/canary").await.body.contains(&text);
+                until("the outbox is read", seen).await;
+            }
+            continue;
+        }
+        let member = pick(3);
+        let (client, paths) = match dice.roll(10) {
+            0..3 => (&visitors[member], &public),
+            3..8 => (&members.clients[member], &own[member]),
+            _ => (&members.api[member], &api[member]),
+        };
+        let (mut client, path) = (client.clone(), &paths[popular(paths.len())]);
+        if path.ends_with("/items") || path.ends_with("/comments") {
+            client.fields.insert("hx-request", HeaderValue::from_static("true"));
+        }
+        let answer = client.get(&cached, path).await;
+        let expected = client.get(&uncached, path).await;
+        assert_eq!(
+            (answer.status, &answer.body, answer.location()),
+            (expected.status, &expected.body, expected.location()),
+            "step {step}: {path} for {client:?}: {:?}",
+            answer.fields.get("cache-status")
+        );
+        reads += 1;
+        let status = answer.fields["cache-status"].to_str().unwrap();
+        hits += usize::from(status.contains("; hit"));
+    }
+    let queries = larder.stats().cache("queries").unwrap().total;
+    let share = |hits: u64, misses: u64| 100.0 * hits as f64 / (hits + misses) as f64;
+    let (pages, queries) =
+        (share(hits as u64, (reads - hits) as u64), share(queries.hits, queries.misses));
+    println!(
+        "{reads} reads, {writes} writes: pages {pages:.1} % hits, queries {queries:.1} % hits"
+    );
+    assert!(pages >= 60.0, "pages {pages:.1} % hits");
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn no_route_leaks_what_was_made_for_another_user() {
+    let server = Server::start();
+    let first = existing::open(&server.url(), config(), &larder()).await.unwrap();
+    let members = Members::sign_up(&first).await;
+    let url = server.url();
+    let app = async || existing::open(&url, config(), &larder()).await.unwrap();
+    let member = |name: &'static str| {
+        TestUser::signed_in(name, move |app: Router| async move {
+            let mut client = Client::visitor("en");
+            let form = client.get(&app, "/sign-in").await;
+            client.take_cookie(&form);
+            client.csrf = form.csrf().into();
+            let form = format!("name={name}&password=a+long+password");
+            let answer = client.post(&app, "/sign-in", &form).await;
+            let mut response = axum::http::Response::new(());
+            *response.headers_mut() = answer.fields;
+            cookies_of(&response)
+        })
+    };
+    let users = [
+        TestUser::anonymous("a visitor"),
+        TestUser::anonymous("another visitor"),
+        member("ada"),
+        member("bob"),
+    ];
+    let routes = [members.pages(), ["/sign-in", "/sign-up"].map(str::to_owned).to_vec()].concat();
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    assert_no_leak(&app, &users, &routes).await;
+    let clients = ["ada", "bob"].into_iter().zip(&members.api);
+    let api: Vec<_> = clients
+        .map(|(name, client)| {
+            let fields = client.fields.clone();
+            TestUser::signed_in(name, move |_| std::future::ready(fields.clone()))
+        })
+        .chain([TestUser::anonymous("a visitor")])
+        .collect();
+    let routes = members.api_of_member(0);
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    assert_no_leak(&app, &api, &routes).await;
+}
+
+const STEPS: usize = 5000;

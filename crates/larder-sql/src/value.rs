@@ -195,6 +195,23 @@ pub trait IntoValues {
     fn into_values(self) -> Vec<SqlValue>;
 }
 
+/// Makes the [values](IntoValues) of a statement at once, so that a closure after it may take what they borrow.
+///
+/// # Examples
+///
+/// ```
+/// use larder_sql::{SqlValue, values};
+///
+/// let name = "pear".to_owned();
+/// assert_eq!(values![7, &name], [SqlValue::Int(7), SqlValue::Text("pear".into())]);
+/// ```
+#[macro_export]
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        ::std::vec![$($crate::SqlValue::from($value)),*]
+    };
+}
+
 impl IntoValues for () {
     fn into_values(self) -> Vec<SqlValue> {
         Vec::new()

@@ -6,20 +6,42 @@ use axum::{
     http::StatusCode,
     routing::{get, patch, post},
 };
+use larder::{
+    Larder,
+    axum::{CachePolicy, HttpCache, identity},
+    sqlx_08::{SharedRow, SharedRows},
+};
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use tower::ServiceBuilder;
 use uuid::Uuid;
 
 use crate::{
     auth::{self, Claims},
+    config::Config,
     db::{
+        Handle,
         items::{self, Item},
         lists::{self, List, ListSummary, Settings},
         users,
     },
     error::AppError,
     state::AppState,
+    web::PAGE_LIVES,
 };
+
+/// Puts the cache around the API. Each user has answers of its own.
+pub(crate) fn cached(api: Router<AppState>, larder: &Larder, config: &Config) -> Router<AppState> {
+    let (verifying, is_enabled) = (config.clone(), config.cache);
+    let cache = HttpCache::new(larder)
+        .partition_by_identity()
+        .responses(move |layer| if is_enabled { layer } else { layer.disabled() });
+    api.layer(
+        ServiceBuilder::new()
+            .map_request(move |request| Claims::verify(request, &verifying))
+            .layer(identity::from_extension(|claims: &Claims| claims.sub.to_string()))
+            .layer(cache),
+    )
+}
 
 pub(crate) fn router() -> Router<AppState> {
     Router::new()
@@ -47,8 +69,7 @@ async fn token(
     State(state): State<AppState>,
     Json(given): Json<Credentials>,
 ) -> Result<Json<Token>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let login = users::login(&mut connection, &given.name).await?;
+    let login = users::login(&state.pool, &given.name).await?;
     let login = login.filter(|login| auth::verify(&given.password, &login.password_hash));
     let login = login.ok_or(AppError::SignInFirst)?;
     Ok(Json(Token { token: Claims::sign(&state.config, login.id, &login.name)? }))
@@ -59,27 +80,35 @@ struct Me {
     id: Uuid,
     name: String,
     about: String,
-    lists: Vec<ListSummary>,
+    lists: SharedRows<ListSummary>,
 }
 
-async fn me(State(state): State<AppState>, claims: Claims) -> Result<Json<Me>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let profile = users::profile(&mut connection, claims.sub).await?;
-    let lists = lists::of_user(&mut connection, claims.sub, true).await?;
-    Ok(Json(Me { id: profile.id, name: profile.name, about: profile.about, lists }))
+async fn me(
+    State(state): State<AppState>,
+    policy: CachePolicy,
+    claims: Claims,
+) -> Result<Json<Me>, AppError> {
+    policy.ttl(PAGE_LIVES);
+    let profile = users::profile(&state.pool, claims.sub).await?;
+    let lists = lists::of_user(&state.pool, claims.sub, true).await?;
+    Ok(Json(Me { id: profile.id, name: profile.name.clone(), about: profile.about.clone(), lists }))
 }
 
-async fn newest(State(state): State<AppState>) -> Result<Json<Vec<ListSummary>>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    Ok(Json(lists::newest(&mut connection, 50).await?))
+async fn newest(
+    State(state): State<AppState>,
+    policy: CachePolicy,
+) -> Result<Json<SharedRows<ListSummary>>, AppError> {
+    policy.ttl(PAGE_LIVES);
+    Ok(Json(lists::newest(&state.pool, 50).await?))
 }
 
 async fn own(
     State(state): State<AppState>,
+    policy: CachePolicy,
     claims: Claims,
-) -> Result<Json<Vec<ListSummary>>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    Ok(Json(lists::of_user(&mut connection, claims.sub, true).await?))
+) -> Result<Json<SharedRows<ListSummary>>, AppError> {
+    policy.ttl(PAGE_LIVES);
+    Ok(Json(lists::of_user(&state.pool, claims.sub, true).await?))
 }
 
 #[derive(Serialize)]
@@ -89,33 +118,34 @@ struct WholeList {
     owner: String,
     is_public: bool,
     settings: Settings,
-    items: Vec<Item>,
+    items: SharedRows<Item>,
 }
 
 /// Reads a list, if these claims may see it.
 async fn visible(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     id: Uuid,
     claims: &Claims,
-) -> Result<List, AppError> {
-    let list = lists::get(connection, id).await?;
+) -> Result<SharedRow<List>, AppError> {
+    let list = lists::get(database, id).await?;
     if list.is_public || list.owner == claims.sub { Ok(list) } else { Err(AppError::NotFound) }
 }
 
 async fn show(
     State(state): State<AppState>,
+    policy: CachePolicy,
     Path(id): Path<Uuid>,
     claims: Claims,
 ) -> Result<Json<WholeList>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let list = visible(&mut connection, id, &claims).await?;
-    let items = items::of_list(&mut connection, id).await?;
+    policy.ttl(PAGE_LIVES);
+    let list = visible(&state.pool, id, &claims).await?;
+    let items = items::of_list(&state.pool, id).await?;
     Ok(Json(WholeList {
         id: list.id,
-        title: list.title,
-        owner: list.owner_name,
+        title: list.title.clone(),
+        owner: list.owner_name.clone(),
         is_public: list.is_public,
-        settings: list.settings.0,
+        settings: list.settings.0.clone(),
         items,
     }))
 }
@@ -139,9 +169,8 @@ async fn create(
     claims: Claims,
     Json(new): Json<NewList>,
 ) -> Result<(StatusCode, Json<Created>), AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let id = lists::create(&mut connection, claims.sub, &new.title, new.is_public, &new.settings)
-        .await?;
+    let id =
+        lists::create(&state.pool, claims.sub, &new.title, new.is_public, &new.settings).await?;
     Ok((StatusCode::CREATED, Json(Created { id })))
 }
 
@@ -173,7 +202,7 @@ async fn add_item(
     Path(id): Path<Uuid>,
     claims: Claims,
     Json(new): Json<NewItem>,
-) -> Result<(StatusCode, Json<Item>), AppError> {
+) -> Result<(StatusCode, Json<SharedRow<Item>>), AppError> {
     let mut transaction = state.pool.begin().await?;
     if visible(&mut transaction, id, &claims).await?.owner != claims.sub {
         return Err(AppError::NotAllowed);
@@ -195,7 +224,7 @@ async fn change_item(
     Path(id): Path<Uuid>,
     claims: Claims,
     Json(change): Json<ItemChange>,
-) -> Result<Json<Item>, AppError> {
+) -> Result<Json<SharedRow<Item>>, AppError> {
     let mut transaction = state.pool.begin().await?;
     let item = items::get(&mut transaction, id).await?;
     if visible(&mut transaction, item.list, &claims).await?.owner != claims.sub {

@@ -6,7 +6,7 @@ use argon2::{
 };
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
-    http::{header, request::Parts},
+    http::{HeaderMap, Request, header, request::Parts},
 };
 use jsonwebtoken::{Algorithm as TokenAlgorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use crate::{config::Config, csrf, error::AppError, state::AppState};
+use crate::{config::Config, csrf, error::AppError};
 
 /// Hashes a password for the database.
 pub(crate) fn hash(config: &Config, password: &str) -> Result<String, AppError> {
@@ -84,20 +84,28 @@ impl Claims {
             .map_err(AppError::internal)
     }
 
+    /// Leaves the claims of a valid token in the extensions of its request, for the cache and the handler.
+    pub(crate) fn verify<B>(mut request: Request<B>, config: &Config) -> Request<B> {
+        if let Some(claims) = Self::of(request.headers(), config) {
+            request.extensions_mut().insert(claims);
+        }
+        request
+    }
+
     /// Reads the token of a request. `None` without a token, or with one that is not valid.
-    fn of(parts: &Parts, config: &Config) -> Option<Self> {
-        let field = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    fn of(fields: &HeaderMap, config: &Config) -> Option<Self> {
+        let field = fields.get(header::AUTHORIZATION)?.to_str().ok()?;
         let token = field.strip_prefix("Bearer ")?;
         let validation = Validation::new(TokenAlgorithm::HS256);
         jsonwebtoken::decode(token, &config.verifying, &validation).ok().map(|token| token.claims)
     }
 }
 
-impl FromRequestParts<AppState> for Claims {
+impl<S: Send + Sync> FromRequestParts<S> for Claims {
     type Rejection = AppError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, AppError> {
-        Self::of(parts, &state.config).ok_or(AppError::SignInFirst)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AppError> {
+        parts.extensions.get::<Self>().cloned().ok_or(AppError::SignInFirst)
     }
 }
 

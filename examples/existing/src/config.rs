@@ -13,6 +13,7 @@ pub struct Config {
     pub(crate) signing: EncodingKey,
     pub(crate) verifying: DecodingKey,
     pub(crate) passwords: Params,
+    pub(crate) cache: bool,
 }
 
 impl Config {
@@ -31,7 +32,15 @@ impl Config {
             signing: EncodingKey::from_secret(secret.as_bytes())?,
             verifying: DecodingKey::from_secret(secret.as_bytes())?,
             passwords: Params::DEFAULT,
+            cache: true,
         })
+    }
+
+    /// Disables the caches, to compare.
+    #[must_use]
+    pub fn without_cache(mut self) -> Self {
+        self.cache = false;
+        self
     }
 
     /// Hashes passwords with the least effort, for tests.

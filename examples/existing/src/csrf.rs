@@ -28,4 +28,5 @@ pub(crate) async fn check(session: &Session, given: &str) -> Result<(), AppError
     }
 }
 
-const KEY: &str = "csrf";
+/// The key of the token in a session.
+pub(crate) const KEY: &str = "csrf";

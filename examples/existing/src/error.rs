@@ -34,6 +34,12 @@ impl From<sqlx::Error> for AppError {
     }
 }
 
+impl From<larder::sql::QueryError> for AppError {
+    fn from(error: larder::sql::QueryError) -> Self {
+        Self::internal(error)
+    }
+}
+
 impl From<tower_sessions::session::Error> for AppError {
     fn from(error: tower_sessions::session::Error) -> Self {
         Self::internal(error)

@@ -5,6 +5,11 @@
 //! compile time, and its helpers take a connection, so that they run in transactions too.
 
 use axum::Router;
+use larder::{
+    Larder,
+    sql::{QueryCacheLayer, SqlDialect},
+    sqlx_08::CachedPool,
+};
 use sqlx::postgres::PgPoolOptions;
 
 pub use self::{config::Config, error::StartError};
@@ -24,11 +29,17 @@ mod web;
 /// # Errors
 ///
 /// When the database does not answer, or refuses a migration.
-pub async fn open(database: &str, config: Config) -> Result<Router, StartError> {
+pub async fn open(database: &str, config: Config, larder: &Larder) -> Result<Router, StartError> {
     let pool = PgPoolOptions::new().max_connections(16).connect(database).await?;
     sqlx::migrate!().run(&pool).await?;
     let sessions = web::sessions(&pool).await?;
-    let state = state::AppState::new(pool, config);
-    let pages = web::router().layer(sessions);
-    Ok(Router::new().merge(pages).nest("/api", api::router()).with_state(state))
+    let layer = QueryCacheLayer::new(larder, SqlDialect::Postgres);
+    let layer = if config.cache { layer } else { layer.disabled() };
+    let pool = CachedPool::with_layer(pool, layer).await?;
+    pool.outbox().install().await?;
+    let following = pool.outbox().follow().await?;
+    let pages = web::cached(web::router(), larder, sessions, config.cache);
+    let api = api::cached(api::router(), larder, &config);
+    let state = state::AppState::new(pool, following, config);
+    Ok(Router::new().merge(pages).nest("/api", api).with_state(state))
 }

@@ -4,6 +4,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode};
 
 use clap::Parser;
 use existing::{Config, open};
+use larder::Larder;
 use tokio::net::TcpListener;
 
 /// The flags of the program.
@@ -23,7 +24,8 @@ struct Options {
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let config = Config::new(&options.secret).map_err(|error| error.to_string())?;
-    let app = open(&options.database, config).await.map_err(|error| error.to_string())?;
+    let larder = Larder::builder().build()?;
+    let app = open(&options.database, config, &larder).await.map_err(|error| error.to_string())?;
     let listener = TcpListener::bind(options.listen)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;

@@ -1,8 +1,13 @@
 //! Comments on lists.
 
-use sqlx::PgConnection;
+use larder::{
+    sql::values,
+    sqlx_08::{SharedRows, cached, invalidating},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use super::Handle;
 
 #[derive(Debug)]
 pub(crate) struct Comment {
@@ -12,32 +17,37 @@ pub(crate) struct Comment {
 }
 
 pub(crate) async fn of_list(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
-) -> Result<Vec<Comment>, sqlx::Error> {
-    sqlx::query_as!(
-        Comment,
-        "SELECT u.name AS author_name, c.body, c.written FROM comments c JOIN users u ON u.id = c.author
+) -> Result<SharedRows<Comment>, sqlx::Error> {
+    cached([list], move || {
+        sqlx::query_as!(
+            Comment,
+            "SELECT u.name AS author_name, c.body, c.written FROM comments c JOIN users u ON u.id = c.author
         WHERE c.list = $1 ORDER BY c.written, c.id",
-        list
-    )
-    .fetch_all(connection)
+            list
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
 pub(crate) async fn add(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
     author: Uuid,
     body: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "INSERT INTO comments (list, author, body) VALUES ($1, $2, $3)",
-        list,
-        author,
-        body
-    )
-    .execute(connection)
+    let body = body.to_owned();
+    invalidating(values![list, author, &body], move || {
+        sqlx::query!(
+            "INSERT INTO comments (list, author, body) VALUES ($1, $2, $3)",
+            list,
+            author,
+            body
+        )
+    })
+    .execute(database)
     .await
     .map(|_| ())
 }

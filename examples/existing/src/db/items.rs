@@ -1,8 +1,14 @@
 //! The entries of a list.
 
+use larder::{
+    sql::values,
+    sqlx_08::{SharedRow, SharedRows, cached, invalidating},
+};
 use serde::Serialize;
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
+
+use super::Handle;
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Item {
@@ -15,70 +21,91 @@ pub(crate) struct Item {
 }
 
 pub(crate) async fn of_list(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
-) -> Result<Vec<Item>, sqlx::Error> {
-    sqlx::query_as!(
-        Item,
-        r#"SELECT id, list, title, url, is_read, labels AS "labels: Json<Vec<String>>"
+) -> Result<SharedRows<Item>, sqlx::Error> {
+    cached([list], move || {
+        sqlx::query_as!(
+            Item,
+            r#"SELECT id, list, title, url, is_read, labels AS "labels: Json<Vec<String>>"
         FROM items WHERE list = $1 ORDER BY position"#,
-        list
-    )
-    .fetch_all(connection)
+            list
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
-pub(crate) async fn get(connection: &mut PgConnection, id: Uuid) -> Result<Item, sqlx::Error> {
-    sqlx::query_as!(
-        Item,
-        r#"SELECT id, list, title, url, is_read, labels AS "labels: Json<Vec<String>>"
+pub(crate) async fn get(
+    database: impl Into<Handle<'_>>,
+    id: Uuid,
+) -> Result<SharedRow<Item>, sqlx::Error> {
+    cached([id], move || {
+        sqlx::query_as!(
+            Item,
+            r#"SELECT id, list, title, url, is_read, labels AS "labels: Json<Vec<String>>"
         FROM items WHERE id = $1"#,
-        id
-    )
-    .fetch_one(connection)
+            id
+        )
+    })
+    .fetch_one(database)
     .await
 }
 
 /// Adds an entry at the end of a list. Runs in a transaction, which locks the list.
 pub(crate) async fn add(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
     title: &str,
     url: Option<&str>,
     labels: &[String],
 ) -> Result<Uuid, sqlx::Error> {
-    sqlx::query!("SELECT id FROM lists WHERE id = $1 FOR UPDATE", list)
-        .fetch_one(&mut *connection)
-        .await?;
-    let position = sqlx::query_scalar!(
-        r#"SELECT coalesce(max(position), 0) + 1 AS "position!" FROM items WHERE list = $1"#,
-        list
-    )
-    .fetch_one(&mut *connection)
+    let mut database = database.into();
+    cached([list], move || {
+        sqlx::query_scalar!("SELECT id FROM lists WHERE id = $1 FOR UPDATE", list)
+    })
+    .fetch_one(&mut database)
     .await?;
-    sqlx::query_scalar!(
-        "INSERT INTO items (list, title, url, labels, position) VALUES ($1, $2, $3, $4, $5) RETURNING id",
-        list,
-        title,
-        url,
-        Json(labels) as _,
-        position
-    )
-    .fetch_one(connection)
+    let position = cached([list], move || {
+        sqlx::query_scalar!(
+            r#"SELECT coalesce(max(position), 0) + 1 AS "position!" FROM items WHERE list = $1"#,
+            list
+        )
+    });
+    let position = *position.fetch_one(&mut database).await?;
+    let (title, url) = (title.to_owned(), url.map(str::to_owned));
+    let labels = labels.to_vec();
+    let values = values![list, &title, url.clone(), serde_json::json!(labels), position];
+    invalidating(values, move || {
+        sqlx::query_scalar!(
+            "INSERT INTO items (list, title, url, labels, position) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+            list,
+            title,
+            url.as_deref(),
+            Json(&labels) as _,
+            position
+        )
+    })
+    .fetch_one(database)
     .await
 }
 
 pub(crate) async fn set_read(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     id: Uuid,
     is_read: bool,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE items SET is_read = $1 WHERE id = $2", is_read, id)
-        .execute(connection)
-        .await
-        .map(|_| ())
+    invalidating((is_read, id), move || {
+        sqlx::query!("UPDATE items SET is_read = $1 WHERE id = $2", is_read, id)
+    })
+    .execute(database)
+    .await
+    .map(|_| ())
 }
 
-pub(crate) async fn delete(connection: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query!("DELETE FROM items WHERE id = $1", id).execute(connection).await.map(|_| ())
+pub(crate) async fn delete(database: impl Into<Handle<'_>>, id: Uuid) -> Result<(), sqlx::Error> {
+    invalidating([id], move || sqlx::query!("DELETE FROM items WHERE id = $1", id))
+        .execute(database)
+        .await
+        .map(|_| ())
 }

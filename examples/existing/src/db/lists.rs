@@ -1,8 +1,14 @@
 //! Reading lists.
 
+use larder::{
+    sql::values,
+    sqlx_08::{SharedRow, SharedRows, cached, invalidating},
+};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
+
+use super::Handle;
 
 /// The settings of a list, a JSON document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,116 +40,139 @@ pub(crate) struct ListSummary {
 }
 
 pub(crate) async fn create(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     owner: Uuid,
     title: &str,
     is_public: bool,
     settings: &Settings,
 ) -> Result<Uuid, sqlx::Error> {
-    sqlx::query_scalar!(
-        "INSERT INTO lists (owner, title, is_public, settings) VALUES ($1, $2, $3, $4) RETURNING id",
-        owner,
-        title,
-        is_public,
-        Json(settings) as _
-    )
-    .fetch_one(connection)
+    let (title, settings) = (title.to_owned(), settings.clone());
+    let values = values![owner, &title, is_public, serde_json::json!(settings)];
+    invalidating(values, move || {
+        sqlx::query_scalar!(
+            "INSERT INTO lists (owner, title, is_public, settings) VALUES ($1, $2, $3, $4) RETURNING id",
+            owner,
+            title,
+            is_public,
+            Json(&settings) as _
+        )
+    })
+    .fetch_one(database)
     .await
 }
 
 /// Reads a list with the name of its owner.
-pub(crate) async fn get(connection: &mut PgConnection, id: Uuid) -> Result<List, sqlx::Error> {
-    sqlx::query_as!(
-        List,
-        r#"SELECT l.id, l.owner, u.name AS owner_name, l.title, l.is_public, l.settings AS "settings: Json<Settings>"
+pub(crate) async fn get(
+    database: impl Into<Handle<'_>>,
+    id: Uuid,
+) -> Result<SharedRow<List>, sqlx::Error> {
+    cached([id], move || {
+        sqlx::query_as!(
+            List,
+            r#"SELECT l.id, l.owner, u.name AS owner_name, l.title, l.is_public, l.settings AS "settings: Json<Settings>"
         FROM lists l JOIN users u ON u.id = l.owner WHERE l.id = $1"#,
-        id
-    )
-    .fetch_one(connection)
+            id
+        )
+    })
+    .fetch_one(database)
     .await
 }
 
 pub(crate) async fn newest(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     limit: i64,
-) -> Result<Vec<ListSummary>, sqlx::Error> {
-    sqlx::query_as!(
-        ListSummary,
-        r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
+) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+    cached([limit], move || {
+        sqlx::query_as!(
+            ListSummary,
+            r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
             (SELECT count(*) FROM items i WHERE i.list = l.id) AS "items!",
             (SELECT count(*) FROM stars s WHERE s.list = l.id) AS "stars!"
         FROM lists l JOIN users u ON u.id = l.owner
         WHERE l.is_public ORDER BY l.created DESC, l.id LIMIT $1"#,
-        limit
-    )
-    .fetch_all(connection)
+            limit
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
 pub(crate) async fn popular(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     limit: i64,
-) -> Result<Vec<ListSummary>, sqlx::Error> {
-    sqlx::query_as!(
-        ListSummary,
-        r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
+) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+    cached([limit], move || {
+        sqlx::query_as!(
+            ListSummary,
+            r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
             (SELECT count(*) FROM items i WHERE i.list = l.id) AS "items!", count(s.list) AS "stars!"
         FROM lists l JOIN users u ON u.id = l.owner JOIN stars s ON s.list = l.id
         WHERE l.is_public GROUP BY l.id, u.name ORDER BY count(s.list) DESC, l.id LIMIT $1"#,
-        limit
-    )
-    .fetch_all(connection)
+            limit
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
 /// Reads the lists of a user: all of them, or only the public ones.
 pub(crate) async fn of_user(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     owner: Uuid,
     with_private: bool,
-) -> Result<Vec<ListSummary>, sqlx::Error> {
-    sqlx::query_as!(
-        ListSummary,
-        r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
+) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+    cached((owner, with_private), move || {
+        sqlx::query_as!(
+            ListSummary,
+            r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
             (SELECT count(*) FROM items i WHERE i.list = l.id) AS "items!",
             (SELECT count(*) FROM stars s WHERE s.list = l.id) AS "stars!"
         FROM lists l JOIN users u ON u.id = l.owner
         WHERE l.owner = $1 AND (l.is_public OR $2) ORDER BY l.created DESC, l.id"#,
-        owner,
-        with_private
-    )
-    .fetch_all(connection)
+            owner,
+            with_private
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
 pub(crate) async fn starred_by(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     user: Uuid,
-) -> Result<Vec<ListSummary>, sqlx::Error> {
-    sqlx::query_as!(
-        ListSummary,
-        r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
+) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+    cached([user], move || {
+        sqlx::query_as!(
+            ListSummary,
+            r#"SELECT l.id, l.title, u.name AS owner_name, l.is_public,
             (SELECT count(*) FROM items i WHERE i.list = l.id) AS "items!",
             (SELECT count(*) FROM stars o WHERE o.list = l.id) AS "stars!"
         FROM stars s JOIN lists l ON l.id = s.list JOIN users u ON u.id = l.owner
         WHERE s.starred_by = $1 AND l.is_public ORDER BY l.title, l.id"#,
-        user
-    )
-    .fetch_all(connection)
+            user
+        )
+    })
+    .fetch_all(database)
     .await
 }
 
 pub(crate) async fn rename(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     id: Uuid,
     title: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE lists SET title = $1 WHERE id = $2", title, id)
-        .execute(connection)
-        .await
-        .map(|_| ())
+    let title = title.to_owned();
+    invalidating(values![&title, id], move || {
+        sqlx::query!("UPDATE lists SET title = $1 WHERE id = $2", title, id)
+    })
+    .execute(database)
+    .await
+    .map(|_| ())
 }
 
-pub(crate) async fn delete(connection: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query!("DELETE FROM lists WHERE id = $1", id).execute(connection).await.map(|_| ())
+pub(crate) async fn delete(database: impl Into<Handle<'_>>, id: Uuid) -> Result<(), sqlx::Error> {
+    invalidating([id], move || sqlx::query!("DELETE FROM lists WHERE id = $1", id))
+        .execute(database)
+        .await
+        .map(|_| ())
 }

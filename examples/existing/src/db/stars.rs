@@ -1,41 +1,49 @@
 //! The lists that users have starred.
 
-use sqlx::PgConnection;
+use larder::sqlx_08::{cached, invalidating};
 use uuid::Uuid;
 
-pub(crate) async fn count(connection: &mut PgConnection, list: Uuid) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM stars WHERE list = $1"#, list)
-        .fetch_one(connection)
-        .await
+use super::Handle;
+
+pub(crate) async fn count(database: impl Into<Handle<'_>>, list: Uuid) -> Result<i64, sqlx::Error> {
+    let count = cached([list], move || {
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM stars WHERE list = $1"#, list)
+    });
+    Ok(*count.fetch_one(database).await?)
 }
 
 pub(crate) async fn has(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
     user: Uuid,
 ) -> Result<bool, sqlx::Error> {
-    let row = sqlx::query_scalar!(
-        r#"SELECT true AS "has!" FROM stars WHERE list = $1 AND starred_by = $2"#,
-        list,
-        user
-    );
-    Ok(row.fetch_optional(connection).await?.is_some())
+    let row = cached((list, user), move || {
+        sqlx::query_scalar!(
+            r#"SELECT true AS "has!" FROM stars WHERE list = $1 AND starred_by = $2"#,
+            list,
+            user
+        )
+    });
+    Ok(row.fetch_optional(database).await?.is_some())
 }
 
 /// Stars a list, or takes the star back. Returns whether it is starred now. Runs in a transaction.
 pub(crate) async fn toggle(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     list: Uuid,
     user: Uuid,
 ) -> Result<bool, sqlx::Error> {
-    let removed = sqlx::query!("DELETE FROM stars WHERE list = $1 AND starred_by = $2", list, user)
-        .execute(&mut *connection)
-        .await?;
-    if removed.rows_affected() > 0 {
+    let mut database = database.into();
+    let removed = invalidating((list, user), move || {
+        sqlx::query!("DELETE FROM stars WHERE list = $1 AND starred_by = $2", list, user)
+    });
+    if removed.execute(&mut database).await?.rows_affected() > 0 {
         return Ok(false);
     }
-    sqlx::query!("INSERT INTO stars (list, starred_by) VALUES ($1, $2)", list, user)
-        .execute(connection)
-        .await?;
+    invalidating((list, user), move || {
+        sqlx::query!("INSERT INTO stars (list, starred_by) VALUES ($1, $2)", list, user)
+    })
+    .execute(database)
+    .await?;
     Ok(true)
 }

@@ -6,11 +6,15 @@ use axum::{
     extract::{Path, State},
     response::{Html, IntoResponse, Redirect, Response},
 };
+use larder::{
+    axum::CachePolicy,
+    sqlx_08::{SharedRow, SharedRows},
+};
 use serde::Deserialize;
 use time::macros::format_description;
 use tower_sessions::Session;
 
-use super::page::Frame;
+use super::{PAGE_LIVES, page::Frame};
 use crate::{
     auth::{self, SessionUser},
     csrf,
@@ -34,16 +38,16 @@ struct SignForm {
 #[template(path = "profile.html")]
 struct ProfilePage {
     frame: Frame,
-    profile: Profile,
+    profile: SharedRow<Profile>,
     joined: String,
-    lists: Vec<ListSummary>,
+    lists: SharedRows<ListSummary>,
 }
 
 #[derive(Template)]
 #[template(path = "account.html")]
 struct AccountPage {
     frame: Frame,
-    profile: Profile,
+    profile: SharedRow<Profile>,
 }
 
 pub(super) async fn sign_up_form(frame: Frame, session: Session) -> Result<Html<String>, AppError> {
@@ -85,8 +89,7 @@ pub(super) async fn sign_up(
         )));
     }
     let hash = auth::hash(&state.config, &form.password)?;
-    let mut connection = state.pool.acquire().await?;
-    let Some(id) = users::create(&mut connection, name, &hash).await? else {
+    let Some(id) = users::create(&state.pool, name, &hash).await? else {
         return Err(AppError::Invalid(format!("the name {name:?} is taken")));
     };
     SessionUser::sign_in(&session, SessionUser { id, name: name.to_owned() }).await?;
@@ -99,13 +102,12 @@ pub(super) async fn sign_in(
     Form(form): Form<Credentials>,
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let mut connection = state.pool.acquire().await?;
-    let login = users::login(&mut connection, form.name.trim()).await?;
+    let login = users::login(&state.pool, form.name.trim()).await?;
     let login = login.filter(|login| auth::verify(&form.password, &login.password_hash));
     let Some(login) = login else {
         return Err(AppError::Invalid("the name or the password is wrong".to_owned()));
     };
-    SessionUser::sign_in(&session, SessionUser { id: login.id, name: login.name }).await?;
+    SessionUser::sign_in(&session, SessionUser { id: login.id, name: login.name.clone() }).await?;
     Ok(Redirect::to("/lists"))
 }
 
@@ -125,12 +127,13 @@ pub(super) async fn sign_out(
 
 pub(super) async fn profile(
     State(state): State<AppState>,
+    policy: CachePolicy,
     Path(name): Path<String>,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let profile = users::profile_by_name(&mut connection, &name).await?;
-    let lists = lists::of_user(&mut connection, profile.id, frame.is(&profile.id)).await?;
+    policy.ttl(PAGE_LIVES);
+    let profile = users::profile_by_name(&state.pool, &name).await?;
+    let lists = lists::of_user(&state.pool, profile.id, frame.is(&profile.id)).await?;
     let day = format_description!("[year]-[month]-[day]");
     let joined = profile.joined.format(&day).map_err(AppError::internal)?;
     Ok(Html(ProfilePage { frame, profile, joined, lists }.render()?))
@@ -138,11 +141,12 @@ pub(super) async fn profile(
 
 pub(super) async fn show(
     State(state): State<AppState>,
+    policy: CachePolicy,
     user: SessionUser,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let profile = users::profile(&mut connection, user.id).await?;
+    policy.ttl(PAGE_LIVES);
+    let profile = users::profile(&state.pool, user.id).await?;
     Ok(Html(AccountPage { frame, profile }.render()?))
 }
 
@@ -159,8 +163,7 @@ pub(super) async fn save(
     Form(form): Form<About>,
 ) -> Result<Response, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let mut connection = state.pool.acquire().await?;
-    users::set_about(&mut connection, user.id, form.about.trim()).await?;
+    users::set_about(&state.pool, user.id, form.about.trim()).await?;
     Ok(Redirect::to("/account").into_response())
 }
 

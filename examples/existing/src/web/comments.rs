@@ -6,11 +6,12 @@ use axum::{
     extract::{Path, State},
     response::{Html, IntoResponse, Redirect, Response},
 };
+use larder::{axum::CachePolicy, sqlx_08::SharedRows};
 use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use super::{lists::visible, page::Frame};
+use super::{PAGE_LIVES, lists::visible, page::Frame};
 use crate::{
     auth::SessionUser,
     csrf,
@@ -22,21 +23,22 @@ use crate::{
 #[derive(Template)]
 #[template(path = "comments.html")]
 struct Comments {
-    comments: Vec<Comment>,
+    comments: SharedRows<Comment>,
 }
 
 /// Shows the comments alone to htmx.
 pub(super) async fn of_list(
     State(state): State<AppState>,
+    policy: CachePolicy,
     Path(id): Path<Uuid>,
     frame: Frame,
 ) -> Result<Response, AppError> {
+    policy.ttl(PAGE_LIVES);
     if !frame.is_partial {
         return Ok(Redirect::to(&format!("/lists/{id}")).into_response());
     }
-    let mut connection = state.pool.acquire().await?;
-    visible(&mut connection, id, frame.user.as_ref()).await?;
-    let comments = comments::of_list(&mut connection, id).await?;
+    visible(&state.pool, id, frame.user.as_ref()).await?;
+    let comments = comments::of_list(&state.pool, id).await?;
     Ok(Html(Comments { comments }.render()?).into_response())
 }
 

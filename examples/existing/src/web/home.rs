@@ -2,8 +2,9 @@
 
 use askama::Template;
 use axum::{extract::State, response::Html};
+use larder::{axum::CachePolicy, sqlx_08::SharedRows};
 
-use super::page::Frame;
+use super::{PAGE_LIVES, page::Frame};
 use crate::{
     db::lists::{self, ListSummary},
     error::AppError,
@@ -15,25 +16,27 @@ use crate::{
 pub(super) struct Overview {
     pub(super) frame: Frame,
     pub(super) heading: &'static str,
-    pub(super) lists: Vec<ListSummary>,
+    pub(super) lists: SharedRows<ListSummary>,
 }
 
 pub(super) async fn newest(
     State(state): State<AppState>,
+    policy: CachePolicy,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let lists = lists::newest(&mut connection, LISTS_OF_A_PAGE).await?;
+    policy.ttl(PAGE_LIVES);
+    let lists = lists::newest(&state.pool, LISTS_OF_A_PAGE).await?;
     let heading = frame.t("newest");
     Ok(Html(Overview { frame, heading, lists }.render()?))
 }
 
 pub(super) async fn popular(
     State(state): State<AppState>,
+    policy: CachePolicy,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let lists = lists::popular(&mut connection, LISTS_OF_A_PAGE).await?;
+    policy.ttl(PAGE_LIVES);
+    let lists = lists::popular(&state.pool, LISTS_OF_A_PAGE).await?;
     let heading = frame.t("popular");
     Ok(Html(Overview { frame, heading, lists }.render()?))
 }

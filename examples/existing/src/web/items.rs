@@ -6,11 +6,16 @@ use axum::{
     extract::{Path, State},
     response::{Html, IntoResponse, Redirect, Response},
 };
+use larder::{
+    axum::CachePolicy,
+    sqlx_08::{SharedRow, SharedRows},
+};
 use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
 
 use super::{
+    PAGE_LIVES,
     lists::{OnlyToken, own_list, visible},
     page::Frame,
 };
@@ -26,7 +31,7 @@ use crate::{
 #[template(path = "items.html")]
 struct Items {
     frame: Frame,
-    items: Vec<Item>,
+    items: SharedRows<Item>,
     is_own: bool,
 }
 
@@ -34,22 +39,23 @@ struct Items {
 #[template(path = "item.html")]
 struct OneItem {
     frame: Frame,
-    item: Item,
+    item: SharedRow<Item>,
     is_own: bool,
 }
 
 /// Shows the entries alone to htmx. A browser that opens the URL gets the whole page of the list.
 pub(super) async fn of_list(
     State(state): State<AppState>,
+    policy: CachePolicy,
     Path(id): Path<Uuid>,
     frame: Frame,
 ) -> Result<Response, AppError> {
+    policy.ttl(PAGE_LIVES);
     if !frame.is_partial {
         return Ok(Redirect::to(&format!("/lists/{id}")).into_response());
     }
-    let mut connection = state.pool.acquire().await?;
-    let list = visible(&mut connection, id, frame.user.as_ref()).await?;
-    let items = items::of_list(&mut connection, id).await?;
+    let list = visible(&state.pool, id, frame.user.as_ref()).await?;
+    let items = items::of_list(&state.pool, id).await?;
     let is_own = frame.is(&list.owner);
     Ok(Html(Items { frame, items, is_own }.render()?).into_response())
 }
@@ -132,7 +138,7 @@ pub(super) async fn delete(
 }
 
 /// Answers htmx with the changed entry, and a browser with the page of the list.
-fn answer(frame: Frame, item: Item) -> Result<Response, AppError> {
+fn answer(frame: Frame, item: SharedRow<Item>) -> Result<Response, AppError> {
     if frame.is_partial {
         return Ok(Html(OneItem { frame, item, is_own: true }.render()?).into_response());
     }

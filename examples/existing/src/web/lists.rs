@@ -6,16 +6,20 @@ use axum::{
     extract::{Path, State},
     response::{Html, Redirect},
 };
+use larder::{
+    axum::CachePolicy,
+    sqlx_08::{SharedRow, SharedRows},
+};
 use serde::Deserialize;
-use sqlx::PgConnection;
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use super::{home::Overview, page::Frame};
+use super::{PAGE_LIVES, home::Overview, page::Frame};
 use crate::{
     auth::SessionUser,
     csrf,
     db::{
+        Handle,
         comments::{self, Comment},
         items::{self, Item},
         lists::{self, List, ListSummary, Settings},
@@ -29,9 +33,9 @@ use crate::{
 #[template(path = "list.html")]
 struct ListPage {
     frame: Frame,
-    list: List,
-    items: Vec<Item>,
-    comments: Vec<Comment>,
+    list: SharedRow<List>,
+    items: SharedRows<Item>,
+    comments: SharedRows<Comment>,
     stars: i64,
     is_starred: bool,
 }
@@ -40,43 +44,44 @@ struct ListPage {
 #[template(path = "own_lists.html")]
 struct OwnLists {
     frame: Frame,
-    own: Vec<ListSummary>,
-    starred: Vec<ListSummary>,
+    own: SharedRows<ListSummary>,
+    starred: SharedRows<ListSummary>,
 }
 
 /// Reads a list, if this user may see it. A private list does not exist for others.
 pub(super) async fn visible(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     id: Uuid,
     user: Option<&SessionUser>,
-) -> Result<List, AppError> {
-    let list = lists::get(connection, id).await?;
+) -> Result<SharedRow<List>, AppError> {
+    let list = lists::get(database, id).await?;
     let is_own = user.is_some_and(|user| user.id == list.owner);
     if list.is_public || is_own { Ok(list) } else { Err(AppError::NotFound) }
 }
 
 /// Reads a list that this user may change.
 pub(super) async fn own_list(
-    connection: &mut PgConnection,
+    database: impl Into<Handle<'_>>,
     id: Uuid,
     user: &SessionUser,
-) -> Result<List, AppError> {
-    let list = visible(connection, id, Some(user)).await?;
+) -> Result<SharedRow<List>, AppError> {
+    let list = visible(database, id, Some(user)).await?;
     if list.owner == user.id { Ok(list) } else { Err(AppError::NotAllowed) }
 }
 
 pub(super) async fn show(
     State(state): State<AppState>,
+    policy: CachePolicy,
     Path(id): Path<Uuid>,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let list = visible(&mut connection, id, frame.user.as_ref()).await?;
-    let items = items::of_list(&mut connection, id).await?;
-    let comments = comments::of_list(&mut connection, id).await?;
-    let stars = stars::count(&mut connection, id).await?;
+    policy.ttl(PAGE_LIVES);
+    let list = visible(&state.pool, id, frame.user.as_ref()).await?;
+    let items = items::of_list(&state.pool, id).await?;
+    let comments = comments::of_list(&state.pool, id).await?;
+    let stars = stars::count(&state.pool, id).await?;
     let is_starred = match &frame.user {
-        Some(user) => stars::has(&mut connection, id, user.id).await?,
+        Some(user) => stars::has(&state.pool, id, user.id).await?,
         None => false,
     };
     Ok(Html(ListPage { frame, list, items, comments, stars, is_starred }.render()?))
@@ -84,12 +89,13 @@ pub(super) async fn show(
 
 pub(super) async fn own(
     State(state): State<AppState>,
+    policy: CachePolicy,
     user: SessionUser,
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
-    let mut connection = state.pool.acquire().await?;
-    let own = lists::of_user(&mut connection, user.id, true).await?;
-    let starred = lists::starred_by(&mut connection, user.id).await?;
+    policy.ttl(PAGE_LIVES);
+    let own = lists::of_user(&state.pool, user.id, true).await?;
+    let starred = lists::starred_by(&state.pool, user.id).await?;
     if frame.is_partial {
         let heading = frame.t("your_lists");
         return Ok(Html(Overview { frame, heading, lists: own }.render()?));
@@ -114,9 +120,8 @@ pub(super) async fn create(
     csrf::check(&session, &form.csrf).await?;
     let title = checked_title(&form.title)?;
     let settings = Settings { color: form.color, allows_comments: true };
-    let mut connection = state.pool.acquire().await?;
     let is_public = form.is_public.is_some();
-    let id = lists::create(&mut connection, user.id, title, is_public, &settings).await?;
+    let id = lists::create(&state.pool, user.id, title, is_public, &settings).await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
 }
 
@@ -135,9 +140,8 @@ pub(super) async fn rename(
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
     let title = checked_title(&form.title)?;
-    let mut connection = state.pool.acquire().await?;
-    own_list(&mut connection, id, &user).await?;
-    lists::rename(&mut connection, id, title).await?;
+    own_list(&state.pool, id, &user).await?;
+    lists::rename(&state.pool, id, title).await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
 }
 
@@ -154,9 +158,8 @@ pub(super) async fn delete(
     Form(form): Form<OnlyToken>,
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let mut connection = state.pool.acquire().await?;
-    own_list(&mut connection, id, &user).await?;
-    lists::delete(&mut connection, id).await?;
+    own_list(&state.pool, id, &user).await?;
+    lists::delete(&state.pool, id).await?;
     Ok(Redirect::to("/lists"))
 }
 

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    http::StatusCode,
+    http::{HeaderName, StatusCode, header},
     routing::{get, post},
+};
+use larder::{
+    Larder,
+    axum::{FinalHeadLayer, HttpCache, identity},
 };
 use sqlx::PgPool;
 use tower::ServiceBuilder;
 use tower_http::{timeout::TimeoutLayer, trace::TraceLayer};
-use tower_sessions::{Expiry, SessionManagerLayer};
+use tower_sessions::{Expiry, Session, SessionManagerLayer};
 use tower_sessions_sqlx_store::PostgresStore;
 
-use crate::{error::StartError, state::AppState};
+use crate::{csrf, error::StartError, language::Language, state::AppState};
 
 mod account;
 mod comments;
@@ -47,6 +51,36 @@ pub(crate) fn router() -> Router<AppState> {
         .layer(layers)
 }
 
+/// Puts the sessions and the cache around the pages.
+///
+/// The pages of a session have its token in their forms, so each session has pages of its own. Visitors share.
+pub(crate) fn cached(
+    pages: Router<AppState>,
+    larder: &Larder,
+    sessions: SessionManagerLayer<PostgresStore>,
+    is_enabled: bool,
+) -> Router<AppState> {
+    let cache = HttpCache::new(larder).partition_by_identity().responses(move |layer| {
+        let layer = layer
+            .refuse_if(identity::session_is_written::<Session>)
+            .vary_by("language", [header::ACCEPT_LANGUAGE], |head| {
+                let accepted = head.headers.get(header::ACCEPT_LANGUAGE);
+                Language::of(accepted.and_then(|accepted| accepted.to_str().ok())).code()
+            })
+            .vary_by("part", [HeaderName::from_static("hx-request")], |head| {
+                if head.headers.contains_key("hx-request") { "part" } else { "page" }
+            });
+        if is_enabled { layer } else { layer.disabled() }
+    });
+    pages.layer(
+        ServiceBuilder::new()
+            .layer(FinalHeadLayer::new())
+            .layer(sessions)
+            .layer(identity::from_session::<Session>(csrf::KEY))
+            .layer(cache),
+    )
+}
+
 /// The layer of the sessions, which are in the database.
 pub(crate) async fn sessions(
     pool: &PgPool,
@@ -59,4 +93,6 @@ pub(crate) async fn sessions(
         .with_expiry(Expiry::OnInactivity(time::Duration::days(14))))
 }
 
+/// How long a page is served at most without an invalidation.
+pub(crate) const PAGE_LIVES: Duration = Duration::from_secs(600);
 const LONGEST_REQUEST: Duration = Duration::from_secs(30);
