@@ -182,8 +182,9 @@ async fn users_share_lists_and_see_no_private_ones_of_others() {
     assert_eq!(ada.get(&app, &item).await.location(), public);
 }
 
-/// The three users with two lists each, and an account whose text shows that the outbox was read.
+/// The three users with two lists each, and a list whose comments show that the outbox was read.
 struct Members {
+    canary: String,
     clients: Vec<Client>,
     api: Vec<Client>,
     lists: Vec<String>,
@@ -205,8 +206,82 @@ impl Members {
             api.push(Client::with_token(app, name).await);
             clients.push(client);
         }
-        Client::signed_up(app, "canary", "en").await;
-        Self { clients, api, lists }
+        let canary =
+            Client::signed_up(app, "canary", "en").await.new_list(app, "Canary", true).await;
+        Self { canary, clients, api, lists }
+    }
+
+    /// Writes as users of such an application do: most writes add or mark an entry, few change a title or a profile.
+    async fn write(
+        &self,
+        writer: Writer,
+        [cached, second]: [&Router; 2],
+        server: &Server,
+        kind: u64,
+        list: usize,
+        step: usize,
+    ) {
+        let owner = &self.clients[list / 2];
+        // Others comment on public lists and star them.
+        let (other, public) = (&self.clients[(list / 2 + 1) % 3], &self.lists[list / 2 * 2]);
+        let list = &self.lists[list];
+        let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+        let (list_id, public_id, text) = (id(list), id(public), format!("text-{step}"));
+        let first = format!(
+            "SELECT id FROM items WHERE list = '{list_id}' ORDER BY position LIMIT 1 OFFSET {}",
+            step % 4
+        );
+        let (client, path, form, sql) = match kind {
+            0..7 => (
+                owner,
+                format!("{list}/items"),
+                format!("title={text}&labels=a,b"),
+                format!(
+                    "INSERT INTO items (list, title, position)
+                    SELECT '{list_id}', '{text}', max(position) + 1 FROM items WHERE list = '{list_id}'"
+                ),
+            ),
+            7..12 => (
+                owner,
+                format!("/items/{}/read", server.psql(&first)),
+                format!("is_read={}", step % 2 == 0),
+                format!("UPDATE items SET is_read = NOT is_read WHERE id = ({first})"),
+            ),
+            12..15 => (
+                other,
+                format!("{public}/comments"),
+                format!("body={text}"),
+                format!(
+                    "INSERT INTO comments (list, author, body)
+                    SELECT id, owner, '{text}' FROM lists WHERE id = '{public_id}'"
+                ),
+            ),
+            15..18 => (
+                other,
+                format!("{public}/star"),
+                String::new(),
+                format!("DELETE FROM stars WHERE list = '{public_id}'"),
+            ),
+            18 => (
+                owner,
+                format!("{list}/title"),
+                format!("title={text}"),
+                format!("UPDATE lists SET title = '{text}' WHERE id = '{list_id}'"),
+            ),
+            _ => (
+                owner,
+                "/account".to_owned(),
+                format!("about={text}"),
+                format!("UPDATE users SET about = '{text}' WHERE name = 'eve'"),
+            ),
+        };
+        let app = match writer {
+            Writer::Psql => return drop(server.psql(&sql)),
+            Writer::Application => cached,
+            Writer::SecondProcess => second,
+        };
+        let answer = client.post(app, &path, &form).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}: {answer:?}");
     }
 
     /// The paths of all pages.
@@ -244,6 +319,19 @@ impl Members {
     }
 }
 
+/// A program that writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    Application,
+    SecondProcess,
+    Psql,
+}
+
+impl Writer {
+    /// The application writes as often as the others together.
+    const ALL: [Self; 4] = [Self::Application, Self::Application, Self::SecondProcess, Self::Psql];
+}
+
 /// Compares each answer of the application with that of the same application without a cache beside it, on one database
 /// and with the same sessions, while the application itself, a second process and `psql` write.
 #[tokio::test]
@@ -268,38 +356,19 @@ async fn every_answer_is_that_of_the_uncached_application() {
     for step in 0..STEPS {
         if dice.roll(100) == 0 {
             writes += 1;
-            let client = &members.clients[pick(3)];
-            let list = &members.lists[pick(6)];
-            let id = list.rsplit('/').next().unwrap();
-            let writer = [&cached, &second][pick(2)];
+            let writer = Writer::ALL[pick(4)];
+            members.write(writer, [&cached, &second], &server, dice.roll(20), pick(6), step).await;
             let text = format!("text-{step}");
-            let is_foreign = match dice.roll(8) {
-                0 => {
-                    server.psql(&format!("UPDATE lists SET title = '{text}' WHERE id = '{id}'"));
-                    true
-                }
-                1 => {
-                    let read = "UPDATE items SET is_read = NOT is_read WHERE list";
-                    server.psql(&format!("{read} = '{id}' AND position < 3"));
-                    true
-                }
-                form => {
-                    let (path, form) = match form {
-                        2 => (format!("{list}/comments"), format!("body={text}")),
-                        3 => (format!("{list}/star"), String::new()),
-                        4 => ("/account".to_owned(), format!("about={text}")),
-                        5 => (format!("{list}/title"), format!("title={text}")),
-                        _ => (format!("{list}/items"), format!("title={text}&labels=a,b")),
-                    };
-                    client.post(writer, &path, &form).await;
-                    std::ptr::eq(writer, &raw const second)
-                }
-            };
+            let is_foreign = writer != Writer::Application;
             if is_foreign {
                 // Once a later write is seen, all writes before it are.
-                server.psql(&format!("UPDATE users SET about = '{text}' WHERE name = 'canary'"));
+                let canary = members.canary.rsplit('/').next().unwrap();
+                server.psql(&format!(
+                    "INSERT INTO comments (list, author, body)
+                    SELECT id, owner, '{text}' FROM lists WHERE id = '{canary}'"
+                ));
                 let seen =
-                    async || visitors[0].get(&cached, "/users/canary").await.body.contains(&text);
+                    async || visitors[0].get(&cached, &members.canary).await.body.contains(&text);
                 until("the outbox is read", seen).await;
             }
             continue;

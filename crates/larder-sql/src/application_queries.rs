@@ -117,7 +117,7 @@ impl<S> Db<S> {
         let context = self.cache().context();
         let prepared = context.prepare(statement.into());
         context.note_written(&prepared);
-        let targets = context.written_by(&prepared);
+        let targets = context.written_by(&prepared).all(&context.tags);
         if prepared.may_redefine() {
             let _logged_or_queued = context.kernel.invalidate(targets.clone()).await;
             context.relearn().await;

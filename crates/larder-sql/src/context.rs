@@ -19,12 +19,13 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     analysis::{Analyses, Analysis, SqlDialect, StatementKind, digest, is_moving_time},
-    catalog::Catalog,
+    catalog::{Catalog, folded},
     error::QueryErrorKind,
     layer::Options,
+    outbox::follower::OutboxRow,
     service::QueryOptions,
     statement::Statement,
-    tags::Tags,
+    tags::{Tags, WrittenTargets},
     value::SqlValue,
 };
 
@@ -311,7 +312,7 @@ impl QueryContext {
 
     /// Returns the targets that a statement invalidates. Logs one warning for each statement that may write to any
     /// table.
-    pub(crate) fn written_by(&self, prepared: &PreparedStatement) -> Vec<Target> {
+    pub(crate) fn written_by(&self, prepared: &PreparedStatement) -> WrittenTargets {
         let PreparedStatement { statement, analysis, schema } = prepared;
         if let StatementKind::Unknown(why) = analysis.nature
             && self.is_first(&analysis.fingerprint)
@@ -320,6 +321,23 @@ impl QueryContext {
             tracing::warn!(target: "larder", database, why = why.as_str(), text, "a statement may write to any table: all stored results of this database are invalidated each time it runs");
         }
         self.tags.written_by(analysis, schema.catalog(), statement.values())
+    }
+
+    /// Whether the outbox notes the values of references, so that a transaction can read them before it commits.
+    pub(crate) fn notes_references(&self) -> bool {
+        self.known().catalog().is_some_and(Catalog::notes_references)
+    }
+
+    /// Returns the targets of the references of a table in these rows of the outbox. If there is none of the table, or one
+    /// without its references, these are all references of the table.
+    pub(crate) fn reference_targets(&self, table: &str, noted: &[OutboxRow]) -> Vec<Target> {
+        let known = self.known();
+        let Some(catalog) = known.catalog() else { return vec![self.tags.any_reference(table)] };
+        let lines = || noted.iter().filter(|line| folded(&line.table) == table);
+        if lines().next().is_none() {
+            return vec![self.tags.any_reference(table)];
+        }
+        lines().flat_map(|line| line.reference_targets(&self.tags, catalog)).collect()
     }
 
     /// Adds the rows or tables that a statement writes to the enclosing scope: a value made of the rows that the statement
@@ -375,7 +393,8 @@ impl QueryContext {
             self.note_written(prepared);
         }
         let scope = self.kernel.current_scope();
-        let targets = statements.iter().flat_map(|prepared| self.written_by(prepared));
+        let targets =
+            statements.iter().flat_map(|prepared| self.written_by(prepared).all(&self.tags));
         let mut targets: Vec<Target> = targets.collect();
         let redefines = statements.iter().any(PreparedStatement::may_redefine);
         let may_define = statements.iter().any(|prepared| {

@@ -99,7 +99,8 @@ impl<S> Db<S> {
         self.cache.context().invalidate_all().await
     }
 
-    /// Invalidates everything that depends on a row, given the values of its key in order, or on its table as a whole.
+    /// Invalidates everything that depends on a row, given the values of its key in order, on its table as a whole, or on
+    /// rows of the table by a reference to another table.
     ///
     /// # Panics
     ///
@@ -110,8 +111,10 @@ impl<S> Db<S> {
         key: impl IntoIterator<Item = K>,
     ) -> Invalidated {
         let context = self.cache.context();
-        let targets = [self.table_tag(table), self.row_tag(table, key)].map(Target::tag);
-        context.kernel.invalidate(targets.to_vec()).await
+        let tags = [self.table_tag(table), self.row_tag(table, key)];
+        let references = context.tags.any_reference(&folded(table));
+        let targets = tags.map(Target::tag).into_iter().chain([references]);
+        context.kernel.invalidate(targets.collect::<Vec<_>>()).await
     }
 }
 

@@ -67,7 +67,7 @@ impl QueryContext {
         Explanation {
             not_stored,
             reads: self.read_by(&prepared, true),
-            writes: self.written_by(&prepared),
+            writes: self.written_by(&prepared).all(&self.tags),
         }
     }
 }

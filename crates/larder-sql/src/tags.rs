@@ -2,18 +2,36 @@
 //!
 //! The tag of a table is `sql:DATABASE:TABLE`, and the tag of a row is `sql:DATABASE:TABLE:KEY`. A result that depends
 //! on a whole table has only the tag of the table. A write to one row invalidates the tags of the table and of the row,
-//! and a write to any row invalidates the prefix `sql:DATABASE:TABLE`.
+//! and a write to any row invalidates the prefix `sql:DATABASE:TABLE`. A result that is pinned by a reference has the tag
+//! `sql:DATABASE:TABLE:#by:COLUMN:VALUE`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use larder_core::{Tag, Target};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    analysis::{Analysis, Operand, PinnedKey, StatementKind, TableChange},
+    analysis::{Analysis, Operand, Pin, PinnedKey, StatementKind, TableChange},
     catalog::{Catalog, KeyColumn, KeyKind},
     value::SqlValue,
 };
+
+/// The targets that a statement invalidates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WrittenTargets {
+    pub(crate) targets: Vec<Target>,
+    /// The tables whose changed rows have unknown values in a reference.
+    pub(crate) unknown_references: BTreeSet<String>,
+}
+
+impl WrittenTargets {
+    /// All targets, with every value of the references that are unknown.
+    pub(crate) fn all(mut self, tags: &Tags) -> Vec<Target> {
+        let unknown = self.unknown_references.iter().map(|table| tags.any_reference(table));
+        self.targets.extend(unknown);
+        self.targets
+    }
+}
 
 /// The tags of one database.
 #[derive(Clone, Debug)]
@@ -50,12 +68,7 @@ impl Tags {
             }
             escape(value, &mut text);
         }
-        if text.len() - values > LONGEST_KEY {
-            // A hash is short. If two long keys had the same hash, the two rows would only be invalidated together.
-            let hash = xxh3_128(&text.as_bytes()[values..]);
-            text.truncate(values);
-            write!(text, "#{hash:032x}").expect("writing to a string cannot fail");
-        }
+        shorten(&mut text, values);
         Tag::new(text)
     }
 
@@ -70,11 +83,11 @@ impl Tags {
     ) -> Vec<Tag> {
         let mut tags = Vec::new();
         for (table, pinned) in &analysis.reads {
-            let rows = pinned.as_deref().and_then(|all| self.rows(table, all, catalog, values));
-            match rows {
-                Some(rows) if tags.len() + rows.len() < MOST_ROWS => {
+            let pinned = pinned.as_deref().and_then(|all| self.pinned(table, all, catalog, values));
+            match pinned {
+                Some((rows, names_rows)) if tags.len() + rows.len() < MOST_ROWS => {
                     tags.extend(rows);
-                    tags.extend((!all_exist).then(|| self.absent(table)));
+                    tags.extend((names_rows && !all_exist).then(|| self.absent(table)));
                 }
                 _ => tags.push(self.table(table)),
             }
@@ -93,17 +106,22 @@ impl Tags {
         analysis: &Analysis,
         catalog: Option<&Catalog>,
         values: &[SqlValue],
-    ) -> Vec<Target> {
+    ) -> WrittenTargets {
+        let mut written = WrittenTargets::default();
         match analysis.nature {
-            StatementKind::Query | StatementKind::Volatile(_) => return Vec::new(),
+            StatementKind::Query | StatementKind::Volatile(_) => return written,
             StatementKind::Write => {}
             StatementKind::Definition | StatementKind::Unknown(_) => {
-                return vec![self.everything()];
+                written.targets.push(self.everything());
+                return written;
             }
         }
-        let mut targets = Vec::new();
         for change in &analysis.changes {
-            let Some(with) = &change.with else { return vec![self.everything()] };
+            let targets = &mut written.targets;
+            let Some(with) = &change.with else {
+                targets.push(self.everything());
+                return written;
+            };
             let named = change.rows.as_deref();
             let rows = named.and_then(|all| self.rows(&change.table, all, catalog, values));
             let rows = rows.filter(|rows| rows.len() < MOST_ROWS);
@@ -114,11 +132,82 @@ impl Tags {
                     let tags = [self.table(&change.table), self.absent(&change.table)];
                     targets.extend(tags.map(Target::tag));
                 }
+                // The prefix of the table reaches the references, too.
+                None => {
+                    targets.extend(self.changed(&change.table, None));
+                    targets.extend(with.iter().map(|table| self.any_row(table)));
+                    continue;
+                }
                 rows => targets.extend(self.changed(&change.table, rows)),
             }
             targets.extend(with.iter().map(|table| self.any_row(table)));
+            for (column, operands) in &change.references {
+                let kind = catalog.and_then(|catalog| reference(catalog, &change.table, column));
+                let tags = kind.zip(operands.as_deref()).and_then(|(column, operands)| {
+                    self.by_reference(&change.table, column, operands, values)
+                });
+                match tags {
+                    Some(tags) => targets.extend(tags.into_iter().map(Target::tag)),
+                    None => drop(written.unknown_references.insert(change.table.clone())),
+                }
+            }
         }
-        targets
+        written
+    }
+
+    /// Returns the target of all results that are pinned by a reference of this table.
+    pub(crate) fn any_reference(&self, table: &str) -> Target {
+        Target::prefix(format!("{}:#by", self.text_of(table)))
+    }
+
+    /// Returns the tag of the results that are pinned to this value of a reference, in its canonical form.
+    pub(crate) fn reference(&self, table: &str, column: &str, value: &str) -> Tag {
+        let mut text = format!("{}:#by:", self.text_of(table));
+        escape(column, &mut text);
+        text.push(':');
+        let start = text.len();
+        escape(value, &mut text);
+        shorten(&mut text, start);
+        Tag::new(text)
+    }
+
+    /// The tags of these values of a reference. `None` if a value cannot identify rows.
+    fn by_reference(
+        &self,
+        table: &str,
+        column: &KeyColumn,
+        operands: &[Operand],
+        values: &[SqlValue],
+    ) -> Option<Vec<Tag>> {
+        let is_null = |operand: &&Operand| matches!(operand, Operand::Bound(at) if values.get(*at) == Some(&SqlValue::Null));
+        let tag =
+            |operand| Some(self.reference(table, &column.name, &text(operand, column, values)?));
+        // No condition `column = value` selects a row without a reference.
+        operands.iter().filter(|operand| !is_null(operand)).map(tag).collect()
+    }
+
+    /// The tags of pinned rows, and whether some are pinned by their key. `None` as for [`Self::rows`].
+    fn pinned(
+        &self,
+        table: &str,
+        all: &[Pin],
+        catalog: Option<&Catalog>,
+        values: &[SqlValue],
+    ) -> Option<(Vec<Tag>, bool)> {
+        let (mut tags, mut names_rows) = (Vec::new(), false);
+        for pin in all {
+            match pin {
+                Pin::Rows(key) => {
+                    names_rows = true;
+                    tags.extend(self.rows(table, std::slice::from_ref(key), catalog, values)?);
+                }
+                Pin::Reference(name, operands) => {
+                    let column = reference(catalog?, table, name)?;
+                    tags.extend(self.by_reference(table, column, operands, values)?);
+                }
+            }
+        }
+        Some((tags, names_rows))
     }
 
     /// Returns the tags of the rows that a statement writes, or of their tables if the rows are unknown. A value that is
@@ -188,6 +277,20 @@ impl Tags {
         let mut text = format!("{}:", self.database);
         escape(table, &mut text);
         text
+    }
+}
+
+fn reference<'c>(catalog: &'c Catalog, table: &str, column: &str) -> Option<&'c KeyColumn> {
+    catalog.references(table).iter().find(|reference| reference.name == column)
+}
+
+/// Replaces a long value by its hash, from this place on. If two long values had the same hash, their rows would only be
+/// invalidated together.
+fn shorten(text: &mut String, start: usize) {
+    if text.len() - start > LONGEST_KEY {
+        let hash = xxh3_128(&text.as_bytes()[start..]);
+        text.truncate(start);
+        write!(text, "#{hash:032x}").expect("writing to a string cannot fail");
     }
 }
 

@@ -2,7 +2,7 @@
 //! failed or was dropped while it ran.
 
 use larder_core::{Reason, Target, events::StoredEvent, store::CommitId};
-use std::{any::Any, borrow::Cow, fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, borrow::Cow, collections::BTreeSet, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
@@ -13,6 +13,7 @@ use crate::{
     database::{DatabaseService, DatabaseTransaction},
     db::{Db, SharedRow},
     error::{QueryError, QueryErrorKind},
+    outbox::{self, follower::OutboxRow},
     rows::StatementOutcome,
     service::{CacheableRow, written_unread},
     statement::Statement,
@@ -33,6 +34,8 @@ pub struct Transaction {
     uncertain: bool,
     context: Arc<QueryContext>,
     targets: Vec<Target>,
+    /// The tables whose changed rows have unknown values in a reference, unless the outbox notes them.
+    unknown_references: BTreeSet<String>,
     /// The events that the transaction has left in the outbox: names and bodies.
     events: Vec<(&'static str, String)>,
     defines: bool,
@@ -99,6 +102,7 @@ impl Db<DatabaseService> {
             uncertain: false,
             context: Arc::clone(self.cache().context()),
             targets: Vec::new(),
+            unknown_references: BTreeSet::new(),
             events: Vec::new(),
             defines: false,
             depth: 0,
@@ -257,18 +261,23 @@ impl Transaction {
             (Arc::clone(&self.context), self.defines, self.uncertain);
         let commit = self.commit;
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
+        let unknown = std::mem::take(&mut self.unknown_references);
         let events = std::mem::take(&mut self.events);
         let scope = self.context.kernel.current_scope();
         let known = self.known.take();
         let committing = self.context.kernel.spawn(async move {
             let committed = match inner {
                 // The driver may have committed before it panicked.
-                Some(inner) => AssertUnwindSafe(end(inner, uncertain))
+                Some(inner) => AssertUnwindSafe(end(&context, inner, uncertain, &unknown))
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|_| Err(QueryError::new(QueryErrorKind::Panicked))),
-                None => Ok(()),
+                None => Ok(Vec::new()),
             };
+            let noted = committed.as_deref().unwrap_or_default();
+            targets
+                .extend(unknown.iter().flat_map(|table| context.reference_targets(table, noted)));
+            let committed = committed.map(|_| ());
             if defines {
                 // Invalidates now, because the next steps may wait for locks of other connections.
                 let everything = vec![context.tags.everything()];
@@ -390,7 +399,9 @@ impl Transaction {
     fn note(&mut self, prepared: &PreparedStatement) {
         self.defines |= prepared.may_redefine();
         self.known.get_or_insert_with(|| Arc::clone(&prepared.schema));
-        self.targets.extend(self.context.written_by(prepared));
+        let written = self.context.written_by(prepared);
+        self.targets.extend(written.targets);
+        self.unknown_references.extend(written.unknown_references);
         self.context.note_bypass(prepared, Reason::Transaction);
         self.context.note_written(prepared);
     }
@@ -433,18 +444,32 @@ async fn emit_all(
     failed
 }
 
-/// Commits, or rolls back if a failed statement allows nothing else.
-async fn end(mut inner: DatabaseTransaction, uncertain: bool) -> Result<(), QueryError> {
+/// Commits, or rolls back if a failed statement allows nothing else. Returns the rows that the outbox has noted in the
+/// transaction, if the values of references are unknown otherwise.
+async fn end(
+    context: &QueryContext,
+    mut inner: DatabaseTransaction,
+    uncertain: bool,
+    unknown: &BTreeSet<String>,
+) -> Result<Vec<OutboxRow>, QueryError> {
     if uncertain && inner.is_spoiled().await {
         inner.rollback().await.map_err(QueryError::database)?;
         return Err(QueryError::new(QueryErrorKind::RolledBack));
     }
-    inner.commit().await.map_err(QueryError::database)
+    let noted = match unknown.is_empty() || uncertain || !context.notes_references() {
+        true => Ok(Vec::new()),
+        false => outbox::postgres::own_rows(inner.connection()).await,
+    };
+    let noted = noted.map_err(QueryError::database)?;
+    inner.commit().await.map_err(QueryError::database)?;
+    Ok(noted)
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        let targets = std::mem::take(&mut self.targets);
+        let mut targets = std::mem::take(&mut self.targets);
+        let unknown = std::mem::take(&mut self.unknown_references);
+        targets.extend(unknown.iter().map(|table| self.context.tags.any_reference(table)));
         if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
             let (context, defines) = (Arc::clone(&self.context), self.defines);
             drop(self.context.kernel.spawn(async move {

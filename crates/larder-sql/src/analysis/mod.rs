@@ -14,6 +14,8 @@
 //!    that satisfy the `WHERE` reach the result, and such a row contains a row of this occurrence whose key is one of
 //!    those values, so no other row of the table affects the result. This holds for outer joins, too, because the row
 //!    of nulls that replaces a missing row does not satisfy the condition.
+//!    In PostgreSQL an occurrence whose key is not pinned is pinned by a *reference*, a foreign key of one column, for
+//!    which a member is `column = value`: it depends on the rows with this value.
 //! 3. If *each* occurrence of a table is pinned, the query depends only on the pinned rows, whether they exist or not
 //!    (an `INSERT` that adds such a row changes the result). Otherwise it depends on the whole table.
 //! 4. A value pins an occurrence only if the database compares it with the column exactly as it is written: an integer
@@ -30,6 +32,9 @@
 //!    results that depend on the whole table change, too;
 //! 2. no row that exists, if it is an `INSERT` that does not name its rows, because the database chooses their keys; only
 //!    results that depend on the whole table or on rows that do not exist change;
+//!    Rows that are pinned by a reference change with the values that the changed rows have in that column before and
+//!    after the write; if the statement does not name them, with all values, or with those that the outbox has noted in the
+//!    transaction;
 //! 3. any row of the table, if another write names no rows, changes a key, or may remove rows that it does not name
 //!    (`REPLACE`, an upsert over another unique key, a table that is defined to replace on conflict);
 //! 4. all rows of the tables that change with it by foreign keys and triggers, and of the tables that change with those
@@ -69,7 +74,7 @@ pub(crate) use self::functions::OF_TIME;
 pub(crate) use self::functions::listed;
 pub(crate) use self::{
     functions::{Purity, is_moving_time},
-    pins::{Operand, PinnedKey},
+    pins::{Operand, Pin, PinnedKey},
 };
 
 /// A dialect of SQL.
@@ -113,7 +118,7 @@ pub(crate) struct Analysis {
     pub(crate) fingerprint: String,
     pub(crate) nature: StatementKind,
     /// The tables that it reads, each with the pinned rows, or with `None` for all rows.
-    pub(crate) reads: BTreeMap<String, Option<Vec<PinnedKey>>>,
+    pub(crate) reads: BTreeMap<String, Option<Vec<Pin>>>,
     /// Whether it reads something that the catalog does not describe.
     pub(crate) reads_unknown: bool,
     /// Whether a result with rows proves that all pinned rows exist.
@@ -131,6 +136,9 @@ pub(crate) struct TableChange {
     pub(crate) with: Option<BTreeSet<String>>,
     /// Whether it only adds rows with keys that no row has.
     pub(crate) is_new: bool,
+    /// For each reference of the table, the values that the changed rows have before or after the change. `None` if they are
+    /// unknown.
+    pub(crate) references: Vec<(String, Option<Vec<Operand>>)>,
 }
 
 impl Analysis {

@@ -11,6 +11,15 @@ use crate::catalog::{Catalog, KeyColumn, KeyKind, folded};
 /// Rows of a table by their key: the alternative values of each column of the key.
 pub(crate) type PinnedKey = Vec<Vec<Operand>>;
 
+/// The rows of a table to which an occurrence is pinned.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Pin {
+    /// The rows with these keys.
+    Rows(PinnedKey),
+    /// The rows whose reference, in this column, is one of these values.
+    Reference(String, Vec<Operand>),
+}
+
 /// A value of a key, as it is written in a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Operand {
@@ -111,17 +120,13 @@ pub(super) fn pinned(
     occurrences: &[Occurrence],
     condition: Option<&Expr>,
     catalog: &Catalog,
-) -> Vec<(String, PinnedKey)> {
+) -> Vec<(String, Pin)> {
     let mut members = Vec::new();
     if let Some(condition) = condition {
         conjuncts(condition, &mut members);
     }
     let of = |occurrence: &Occurrence| {
         let table = occurrence.table.as_ref()?;
-        let key = catalog.key(table);
-        if key.is_empty() {
-            return None;
-        }
         let values = |column: &KeyColumn| {
             let mut found = members
                 .iter()
@@ -129,10 +134,38 @@ pub(super) fn pinned(
                 .map(|(_, values)| values.clone());
             found.next()
         };
-        let pinned: Option<PinnedKey> = key.iter().map(values).collect();
-        Some((table.clone(), pinned?))
+        let key = catalog.key(table);
+        let rows: Option<PinnedKey> = key.iter().map(values).collect();
+        let rows = rows.filter(|rows| !rows.is_empty()).map(Pin::Rows);
+        let by_reference = || {
+            let mut columns = catalog.references(table).iter();
+            columns.find_map(|column| Some(Pin::Reference(column.name.clone(), values(column)?)))
+        };
+        Some((table.clone(), rows.or_else(by_reference)?))
     };
     occurrences.iter().filter_map(of).collect()
+}
+
+/// The values to which a condition pins each of these columns of the only table of a write. `None` for a column that it does
+/// not pin.
+pub(super) fn values_of(
+    occurrences: &[Occurrence],
+    condition: Option<&Expr>,
+    columns: &[KeyColumn],
+) -> Vec<Option<Vec<Operand>>> {
+    let mut members = Vec::new();
+    if let Some(condition) = condition {
+        conjuncts(condition, &mut members);
+    }
+    let of = |column: &KeyColumn| {
+        let [occurrence] = occurrences else { return None };
+        let mut found = members
+            .iter()
+            .filter(|(tested, _)| is_column(tested, column, occurrence, occurrences))
+            .map(|(_, values)| values.clone());
+        found.next()
+    };
+    columns.iter().map(of).collect()
 }
 
 /// The last part of the name of a relation.

@@ -16,16 +16,16 @@ use sqlparser::ast::{
 use super::{
     Analysis, SqlDialect, StatementKind, TableChange,
     functions::{self, Purity},
-    pins::{self, Occurrence, PinnedKey},
+    pins::{self, Occurrence, Operand, Pin, PinnedKey},
 };
-use crate::catalog::{Catalog, folded};
+use crate::catalog::{Catalog, KeyColumn, folded};
 
 pub(super) struct Collector<'a> {
     dialect: SqlDialect,
     catalog: Option<&'a Catalog>,
     /// The number of occurrences of each relation.
     relations: BTreeMap<String, usize>,
-    pinned: BTreeMap<String, Vec<PinnedKey>>,
+    pinned: BTreeMap<String, Vec<Pin>>,
     /// The names of CTEs that hide tables, for each query that encloses the current position of the walk.
     scopes: Vec<BTreeSet<String>>,
     /// The same for the queries of CTEs that the walk has not reached yet.
@@ -85,7 +85,10 @@ impl<'a> Collector<'a> {
             _ => StatementKind::Query,
         };
         let reads_unknown = self.reads_unknown || self.unknown.is_some();
-        let one_row = |pinned: &PinnedKey| pinned.iter().all(|values| values.len() == 1);
+        let one_row = |pin: &Pin| match pin {
+            Pin::Rows(pinned) => pinned.iter().all(|values| values.len() == 1),
+            Pin::Reference(..) => true,
+        };
         let pins_single_rows = reads.values().flatten().flatten().all(one_row);
         let proves_rows = self.selects == 1 && !self.may_aggregate && pins_single_rows;
         let changes = self.changes;
@@ -93,7 +96,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Applies rules 1 and 3.
-    fn reads(&mut self) -> BTreeMap<String, Option<Vec<PinnedKey>>> {
+    fn reads(&mut self) -> BTreeMap<String, Option<Vec<Pin>>> {
         let mut reads = BTreeMap::new();
         for (relation, times) in std::mem::take(&mut self.relations) {
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
@@ -197,7 +200,13 @@ impl<'a> Collector<'a> {
         self.call_if(known);
     }
 
-    fn change(&mut self, table: Option<String>, rows: Option<Vec<PinnedKey>>, what: RowEffects) {
+    fn change(
+        &mut self,
+        table: Option<String>,
+        rows: Option<Vec<PinnedKey>>,
+        what: RowEffects,
+        references: Vec<Option<Vec<Operand>>>,
+    ) {
         let Some(table) = table else {
             self.unknown = self.unknown.or(Some(Reason::UnknownTable));
             return;
@@ -210,7 +219,10 @@ impl<'a> Collector<'a> {
             _ => None,
         };
         let is_new = !what.deletes && !what.updates;
-        self.changes.push(TableChange { table, rows, with, is_new });
+        let columns = self.catalog.map_or(&[][..], |catalog| catalog.references(&table));
+        let names = columns.iter().map(|column| column.name.clone());
+        let references = names.zip(references).collect();
+        self.changes.push(TableChange { table, rows, with, is_new, references });
     }
 
     fn insert(&mut self, insert: &Insert) {
@@ -241,7 +253,14 @@ impl<'a> Collector<'a> {
             _ => None,
         };
         let what = RowEffects { deletes: replaces, updates: updates != Some(false) };
-        self.change(table, rows, what);
+        let inserted = |column: &KeyColumn| {
+            let rows = inserted(insert, std::slice::from_ref(&column.name))?;
+            Some(rows.into_iter().flatten().flatten().collect())
+        };
+        let is_new = !what.deletes && !what.updates;
+        let columns = self.references(table.as_deref()).iter();
+        let references = columns.map(|column| inserted(column).filter(|_| is_new)).collect();
+        self.change(table, rows, what, references);
     }
 
     fn update(&mut self, update: &Update) {
@@ -261,7 +280,17 @@ impl<'a> Collector<'a> {
         let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
         self.pin(&occurrences, update.selection.as_ref());
         let what = RowEffects { deletes: replaces, updates: true };
-        self.change(table, rows.filter(|_| names_rows), what);
+        let columns = self.references(table.as_deref());
+        let before = pins::values_of(&occurrences, update.selection.as_ref(), columns);
+        let references = columns.iter().zip(before).map(|(column, before)| {
+            let mut values = before?;
+            for assigned in assigned(&update.assignments, &column.name) {
+                values.push(pins::operand(assigned?)?);
+            }
+            Some(values)
+        });
+        let references = references.collect();
+        self.change(table, rows.filter(|_| names_rows), what, references);
     }
 
     fn delete(&mut self, delete: &Delete) {
@@ -276,7 +305,9 @@ impl<'a> Collector<'a> {
         let table = table_of(&target.relation, self.dialect);
         let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
         self.pin(&occurrences, delete.selection.as_ref());
-        self.change(table, rows, RowEffects { deletes: true, updates: false });
+        let columns = self.references(table.as_deref());
+        let references = pins::values_of(&occurrences, delete.selection.as_ref(), columns);
+        self.change(table, rows, RowEffects { deletes: true, updates: false }, references);
     }
 
     /// Notes the tables of a `FROM` of which the condition selects rows by their key.
@@ -298,7 +329,7 @@ impl<'a> Collector<'a> {
         // Another occurrence of the table in a `FROM` may be the pinned occurrence.
         let mut own = pinned.into_iter().filter(|(name, _)| Some(&**name) == table);
         match (own.next(), own.next()) {
-            (Some((_, rows)), None) if occurrences.len() == 1 => Some(vec![rows]),
+            (Some((_, Pin::Rows(rows))), None) if occurrences.len() == 1 => Some(vec![rows]),
             _ => None,
         }
     }
@@ -306,6 +337,10 @@ impl<'a> Collector<'a> {
     /// Whether a write to this table removes other rows that conflict with the written row.
     fn replaces(&self, table: Option<&str>) -> bool {
         table.zip(self.catalog).is_some_and(|(table, catalog)| catalog.replaces(table))
+    }
+
+    fn references(&self, table: Option<&str>) -> &'a [KeyColumn] {
+        table.zip(self.catalog).map_or(&[], |(table, catalog)| catalog.references(table))
     }
 
     fn key(&self, table: Option<&str>) -> Vec<String> {
@@ -529,6 +564,20 @@ fn touches(assignments: &[Assignment], key: &[String]) -> bool {
     assignments.iter().any(|assignment| match &assignment.target {
         AssignmentTarget::ColumnName(name) => is_key(name),
         AssignmentTarget::Tuple(names) => names.iter().any(is_key),
+    })
+}
+
+/// The values that are assigned to a column. `None` for a value that may be assigned to it.
+fn assigned<'e>(
+    assignments: &'e [Assignment],
+    column: &str,
+) -> impl Iterator<Item = Option<&'e Expr>> {
+    assignments.iter().filter_map(move |assignment| match &assignment.target {
+        AssignmentTarget::ColumnName(name) => match pins::relation(name) {
+            Some(name) => (name == column).then_some(Some(&assignment.value)),
+            None => Some(None),
+        },
+        AssignmentTarget::Tuple(_) => Some(None),
     })
 }
 

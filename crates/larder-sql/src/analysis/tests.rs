@@ -37,7 +37,8 @@ fn read(text: &str, values: &[SqlValue]) -> String {
 }
 
 fn written(text: &str, values: &[SqlValue]) -> String {
-    let targets = Tags::new("d").written_by(&analysed(text), Some(&catalog()), values);
+    let tags = Tags::new("d");
+    let targets = tags.written_by(&analysed(text), Some(&catalog()), values).all(&tags);
     let texts = targets.into_iter().map(|target| format!("{target:?}"));
     let short = |text: String| {
         let of = |text: &str| text.split('"').nth(1).unwrap_or(text).to_owned();

@@ -45,12 +45,16 @@ pub struct Catalog {
     origin: Option<String>,
     /// Whether triggers fill an outbox.
     has_outbox: bool,
+    /// Whether they note the values of references, and a transaction can read its own rows.
+    notes_references: bool,
 }
 
 /// A table.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     key: Vec<KeyColumn>,
+    /// Columns that refer to a row of another table, by which queries pin rows, too.
+    references: Vec<KeyColumn>,
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
@@ -194,6 +198,11 @@ impl Catalog {
         self.has_outbox
     }
 
+    /// Whether the triggers of the outbox note the values of references.
+    pub(crate) fn notes_references(&self) -> bool {
+        self.notes_references
+    }
+
     /// The worst purity of the functions that any statement may call without naming them.
     pub(crate) fn implied(&self) -> Option<Purity> {
         self.implied
@@ -310,6 +319,11 @@ impl Catalog {
         self.tables.get(table).map_or(&[], |table| &table.key)
     }
 
+    /// The columns of a table that refer to rows of other tables.
+    pub(crate) fn references(&self, table: &str) -> &[KeyColumn] {
+        self.tables.get(table).map_or(&[], |table| &table.references)
+    }
+
     /// All tables that change when rows of a table are written, without the table itself, unless it changes through
     /// other tables. `None` if any table may change.
     pub(crate) fn changes_with(
@@ -355,6 +369,14 @@ impl Table {
     #[must_use]
     pub fn key(mut self, column: &str, kind: KeyKind) -> Self {
         self.key.push(KeyColumn { name: folded(column), kind });
+        self
+    }
+
+    /// Adds a column that refers to a row of another table (a foreign key of one column). A query for `column = value` then
+    /// depends on the rows with this value, and not on the whole table.
+    #[must_use]
+    pub fn reference(mut self, column: &str, kind: KeyKind) -> Self {
+        self.references.push(KeyColumn { name: folded(column), kind });
         self
     }
 

@@ -53,6 +53,7 @@ pub(crate) async fn read(connection: &mut dyn Connection) -> Result<Catalog, Dri
     }
     read.add_casts(&mut catalog);
     catalog.has_outbox = read.triggers.iter().any(|trigger| trigger.is_ours);
+    catalog.notes_references = catalog.has_outbox && read.notes_references;
     Ok(catalog)
 }
 
@@ -64,6 +65,8 @@ struct CatalogRows {
     columns: Vec<Column>,
     keys: Vec<(i64, String)>,
     references: Vec<(i64, i64, bool, bool)>,
+    /// The columns of foreign keys of one column.
+    reference_columns: Vec<(i64, String)>,
     triggers: Vec<Trigger>,
     ruled: Vec<i64>,
     made_of: Vec<(i64, i64)>,
@@ -74,6 +77,8 @@ struct CatalogRows {
     /// Calls of functions that run with a statement without being named in it.
     code: Vec<Code>,
     casts: Vec<Cast>,
+    /// Whether a transaction can read its own rows of the outbox.
+    notes_references: bool,
     /// The names of all relations of all schemas.
     all_names: Vec<(i64, String)>,
     origin: Vec<String>,
@@ -90,6 +95,7 @@ impl CatalogRows {
             columns: fetch(connection, COLUMNS, []).await?,
             keys: fetch(connection, KEYS, []).await?,
             references: fetch(connection, REFERENCES, []).await?,
+            reference_columns: fetch(connection, REFERENCE_COLUMNS, []).await?,
             triggers: fetch(connection, TRIGGERS, []).await?,
             ruled: fetch(connection, RULES, []).await?,
             made_of: fetch(connection, MADE_OF, []).await?,
@@ -99,6 +105,7 @@ impl CatalogRows {
             operators: fetch(connection, OPERATORS, []).await?,
             code: fetch(connection, CODE, []).await?,
             casts: fetch(connection, CASTS, []).await?,
+            notes_references: fetch_one(connection, NOTES_REFERENCES, []).await?,
             all_names: fetch(connection, ALL_NAMES, []).await?,
         })
     }
@@ -138,6 +145,13 @@ impl CatalogRows {
         if !own.iter().any(|trigger| trigger.is_before_rows) {
             for (column, kind) in key(relation.oid, &self.columns, &self.keys).unwrap_or_default() {
                 table = table.key(&column, kind);
+            }
+            for (_, name) in self.reference_columns.iter().filter(|(of, _)| *of == relation.oid) {
+                let one = [(relation.oid, name.clone())];
+                let known = key(relation.oid, &self.columns, &one).unwrap_or_default();
+                for (column, kind) in known {
+                    table = table.reference(&column, kind);
+                }
             }
         }
         Some(table)
@@ -431,6 +445,11 @@ const REFERENCES: &str = "
     SELECT confrelid::int8, conrelid::int8, confdeltype NOT IN ('a', 'r'), confupdtype NOT IN ('a', 'r')
     FROM pg_constraint WHERE contype = 'f'";
 
+const REFERENCE_COLUMNS: &str = "
+    SELECT DISTINCT k.conrelid::int8, a.attname::text FROM pg_constraint k
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+    WHERE k.contype = 'f' AND array_length(k.conkey, 1) = 1 ORDER BY 1, 2";
+
 /// The bits of `tgtype`: 1 is `FOR EACH ROW`, 2 is `BEFORE`.
 const TRIGGERS: &str = "
     SELECT t.tgrelid::int8 AS relation, (t.tgtype & 3) = 3 AS is_before_rows,
@@ -513,6 +532,11 @@ const CODE: &str = concat!("
     LEFT JOIN pg_policy y ON classid = 'pg_policy'::regclass AND y.oid = objid
     WHERE p.oid >= 16384 AND p.provolatile <> 'i'
         AND coalesce(y.oid, a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL");
+
+const NOTES_REFERENCES: &str = "
+    SELECT EXISTS (SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'larder_outbox' AND p.proname = 'own' AND has_function_privilege(p.oid, 'EXECUTE')
+            AND has_schema_privilege(n.oid, 'USAGE'))";
 
 const ALL_NAMES: &str =
     "SELECT oid::int8, relname::text FROM pg_class WHERE relkind IN ('r', 'p', 'v')";

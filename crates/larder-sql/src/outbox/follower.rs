@@ -10,6 +10,7 @@ use crate::{
     context::QueryContext,
     driver::DriverError,
     error::QueryError,
+    tags::Tags,
 };
 
 /// The owner of a read position in the outbox.
@@ -61,6 +62,8 @@ pub(crate) struct OutboxRow {
     pub(crate) table: String,
     /// The keys of the changed rows; `None` means any row.
     pub(crate) keys: Option<Vec<Vec<Option<String>>>>,
+    /// The values of each reference in the changed rows, before and after the change. `None` if they are unknown.
+    pub(crate) references: Option<BTreeMap<String, Vec<String>>>,
     /// The identity of the transaction, if larder itself invalidates after the commit.
     pub(crate) commit: Option<CommitId>,
     /// Whether the keys are missing because `REPLACE` may have removed other rows, for which no trigger fires.
@@ -80,7 +83,36 @@ impl OutboxRow {
     pub(crate) fn new(table: String, keys: Option<&str>, commit: Option<&str>) -> Self {
         // If the keys cannot be parsed, any row may have changed.
         let keys = keys.and_then(|keys| serde_json::from_str(keys).ok());
-        Self { table, keys, commit: commit.and_then(CommitId::parse), may_replace: false }
+        let commit = commit.and_then(CommitId::parse);
+        Self { table, keys, references: None, commit, may_replace: false }
+    }
+
+    /// Adds the values of references, a JSON object of arrays. An array that is null is empty.
+    pub(crate) fn with_references(mut self, references: Option<&str>) -> Self {
+        type Noted = BTreeMap<String, Option<Vec<String>>>;
+        let noted: Option<Noted> = references.and_then(|json| serde_json::from_str(json).ok());
+        let folded = |(column, values): (String, Option<Vec<String>>)| {
+            (folded(&column), values.unwrap_or_default())
+        };
+        self.references = noted.map(|noted| noted.into_iter().map(folded).collect());
+        self
+    }
+
+    /// Returns the targets of its references.
+    pub(crate) fn reference_targets(&self, tags: &Tags, catalog: &Catalog) -> Vec<Target> {
+        let table = folded(&self.table);
+        let columns = catalog.references(&table);
+        let of = |column: &KeyColumn| {
+            let values = self.references.as_ref()?.get(&column.name)?;
+            let values = Some(values).filter(|values| values.len() <= MOST_REFERENCES)?;
+            let tag = |value: &String| {
+                let value = column.kind.canonical(value)?;
+                Some(Target::tag(tags.reference(&table, &column.name, &value)))
+            };
+            values.iter().map(tag).collect::<Option<Vec<_>>>()
+        };
+        let known: Option<Vec<_>> = columns.iter().map(of).collect();
+        known.map_or_else(|| vec![tags.any_reference(&table)], |known| known.concat())
     }
 }
 
@@ -344,6 +376,10 @@ fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[&OutboxRo
         targets.extend(tree.into_iter().flatten().map(|table| context.tags.any_row(table)));
         let rows = rows.map(|rows| rows.iter().map(|key| context.tags.row(&table, key)).collect());
         targets.extend(context.tags.changed(&table, rows));
+        let noted = lines.iter().filter(|line| folded(&line.table) == table);
+        if let Some(catalog) = catalog {
+            targets.extend(noted.flat_map(|line| line.reference_targets(&context.tags, catalog)));
+        }
     }
     targets
 }
@@ -379,5 +415,7 @@ const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
 /// If one read returns more outbox rows than this, everything is invalidated. The readers fetch one more row to detect
 /// that.
 pub(crate) const MOST_LINES: usize = 10_000;
+/// If the changed rows have more values of a reference, all values are invalidated. The triggers note one more.
+const MOST_REFERENCES: usize = 128;
 /// If more rows of one table have changed, the whole table is invalidated.
 const MOST_ROWS: usize = 256;

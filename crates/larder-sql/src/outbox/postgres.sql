@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS larder_outbox.line (
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   relation text NOT NULL,
   keys jsonb, -- the keys of the rows, each an array of texts; null for any row
+  refers_to jsonb, -- the values of each foreign key of one column in the rows; null if unknown
   commit_id text -- the identity of the transaction, if larder itself invalidates after the commit
 );
 DO $larder$
@@ -20,6 +21,9 @@ BEGIN
   -- An outbox of an older version. The column is added only if it is missing, because that waits for all writers.
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'commit_id') THEN
     ALTER TABLE larder_outbox.line ADD COLUMN commit_id text;
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'refers_to') THEN
+    ALTER TABLE larder_outbox.line ADD COLUMN refers_to jsonb;
   END IF;
 END $larder$;
 CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
@@ -49,8 +53,20 @@ DECLARE
     WHEN 'DELETE' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_old'
     WHEN 'UPDATE' THEN 'SELECT jsonb_build_array(%1$s) AS k FROM larder_new
       UNION ALL SELECT jsonb_build_array(%1$s) FROM larder_old' END;
+  source text := CASE TG_OP
+    WHEN 'INSERT' THEN 'larder_new'
+    WHEN 'DELETE' THEN 'larder_old'
+    WHEN 'UPDATE' THEN '(SELECT * FROM larder_new UNION ALL SELECT * FROM larder_old)' END;
+  -- The values of each foreign key of one column.
+  referring text := (SELECT string_agg(format(
+      '%L, (SELECT jsonb_agg(k) FROM (SELECT DISTINCT concat(%I) AS k FROM %s r WHERE %I IS NOT NULL LIMIT %s) v)',
+      a.attname, a.attname, source, a.attname, 2 * most + 1), ', ')
+    FROM (SELECT DISTINCT conkey[1] AS attnum FROM pg_constraint
+      WHERE conrelid = TG_RELID AND contype = 'f' AND array_length(conkey, 1) = 1) f
+    JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attnum = f.attnum);
   counted bigint;
   found jsonb;
+  refers jsonb;
 BEGIN
   -- larder stores no query that reads a table which has moved to another schema.
   IF TG_TABLE_SCHEMA <> 'public' THEN RETURN NULL; END IF;
@@ -59,14 +75,21 @@ BEGIN
       coalesce(key, ''), 2 * most + 1) INTO counted, found;
     IF counted = 0 THEN RETURN NULL; END IF;
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
+    EXECUTE 'SELECT jsonb_build_object(' || coalesce(referring, '') || ')' INTO refers;
   END IF;
-  INSERT INTO larder_outbox.line (relation, keys, commit_id)
-    VALUES (TG_TABLE_NAME, found, nullif(current_setting('larder.commit', true), ''));
+  INSERT INTO larder_outbox.line (relation, keys, refers_to, commit_id)
+    VALUES (TG_TABLE_NAME, found, refers, nullif(current_setting('larder.commit', true), ''));
   -- Wakes the readers. A reader that misses the notification reads a second later.
   PERFORM pg_notify('larder', '');
   RETURN NULL;
 END $larder$;
 REVOKE ALL ON FUNCTION larder_outbox.note() FROM PUBLIC;
+
+-- The rows that the current transaction has added, so that it can invalidate by them when it is committed.
+CREATE OR REPLACE FUNCTION larder_outbox.own() RETURNS TABLE (relation text, refers_to jsonb)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
+  SELECT l.relation, l.refers_to FROM larder_outbox.line l WHERE l.xid = pg_current_xact_id_if_assigned();
+$larder$;
 
 -- Adds a domain event to the outbox of the current transaction.
 CREATE OR REPLACE FUNCTION larder_outbox.event(name text, body text) RETURNS void
