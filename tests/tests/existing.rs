@@ -402,7 +402,8 @@ async fn every_answer_is_that_of_the_uncached_application() {
     println!(
         "{reads} reads, {writes} writes: pages {pages:.1} % hits, queries {queries:.1} % hits"
     );
-    assert!(pages >= 60.0, "pages {pages:.1} % hits");
+    // 10 % of the answers are new to their client; the goal of 85 % is missed by a little.
+    assert!(pages >= 80.0, "pages {pages:.1} % hits");
 }
 
 #[tokio::test]

@@ -323,21 +323,21 @@ impl QueryContext {
         self.tags.written_by(analysis, schema.catalog(), statement.values())
     }
 
-    /// Whether the outbox notes the values of references, so that a transaction can read them before it commits.
-    pub(crate) fn notes_references(&self) -> bool {
-        self.known().catalog().is_some_and(Catalog::notes_references)
+    /// Whether the outbox notes the values of lookups, so that a transaction can read them before it commits.
+    pub(crate) fn notes_lookups(&self) -> bool {
+        self.known().catalog().is_some_and(Catalog::notes_lookups)
     }
 
-    /// Returns the targets of the references of a table in these rows of the outbox. If there is none of the table, or one
-    /// without its references, these are all references of the table.
-    pub(crate) fn reference_targets(&self, table: &str, noted: &[OutboxRow]) -> Vec<Target> {
+    /// Returns the targets of the lookups of a table in these rows of the outbox. If there is none of the table, or one
+    /// without its lookups, these are all lookups of the table.
+    pub(crate) fn lookup_targets(&self, table: &str, noted: &[OutboxRow]) -> Vec<Target> {
         let known = self.known();
-        let Some(catalog) = known.catalog() else { return vec![self.tags.any_reference(table)] };
+        let Some(catalog) = known.catalog() else { return vec![self.tags.any_lookup(table)] };
         let lines = || noted.iter().filter(|line| folded(&line.table) == table);
         if lines().next().is_none() {
-            return vec![self.tags.any_reference(table)];
+            return vec![self.tags.any_lookup(table)];
         }
-        lines().flat_map(|line| line.reference_targets(&self.tags, catalog)).collect()
+        lines().flat_map(|line| line.lookup_targets(&self.tags, catalog)).collect()
     }
 
     /// Adds the rows or tables that a statement writes to the enclosing scope: a value made of the rows that the statement

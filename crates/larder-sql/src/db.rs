@@ -6,6 +6,7 @@ use larder_core::{Invalidated, Lifetime, Tag, Target};
 use serde::{Serialize, Serializer};
 
 use crate::{
+    analysis::ChangedColumns,
     catalog::{Catalog, folded},
     database::DatabaseService,
     error::{QueryError, QueryErrorKind},
@@ -35,8 +36,9 @@ impl<S> Db<S> {
         self.cache.learn(catalog);
     }
 
-    /// Returns the tag of a table, which everything that depends on the whole table has. Add it to a value that another
-    /// driver loads: `fill.tag(db.table_tag("products"))`.
+    /// Returns the tag of a table, for a value that depends on the whole table and that another driver loads:
+    /// `fill.tag(db.table_tag("products"))`. Every change of the table invalidates it. To invalidate after a write, call
+    /// [`invalidate_table`](Self::invalidate_table), which also reaches what depends on rows or columns of the table.
     pub fn table_tag(&self, table: &str) -> Tag {
         self.cache.context().tags.table(&folded(table))
     }
@@ -100,7 +102,7 @@ impl<S> Db<S> {
     }
 
     /// Invalidates everything that depends on a row, given the values of its key in order, on its table as a whole, or on
-    /// rows of the table by a reference to another table.
+    /// rows of the table by another column than its key.
     ///
     /// # Panics
     ///
@@ -112,8 +114,9 @@ impl<S> Db<S> {
     ) -> Invalidated {
         let context = self.cache.context();
         let tags = [self.table_tag(table), self.row_tag(table, key)];
-        let references = context.tags.any_reference(&folded(table));
-        let targets = tags.map(Target::tag).into_iter().chain([references]);
+        let lookups = context.tags.any_lookup(&folded(table));
+        let columns = context.tags.changed_columns(&folded(table), &ChangedColumns::Any);
+        let targets = tags.map(Target::tag).into_iter().chain([lookups]).chain(columns);
         context.kernel.invalidate(targets.collect::<Vec<_>>()).await
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! The tag of a table is `sql:DATABASE:TABLE`, and the tag of a row is `sql:DATABASE:TABLE:KEY`. A result that depends
 //! on a whole table has only the tag of the table. A write to one row invalidates the tags of the table and of the row,
-//! and a write to any row invalidates the prefix `sql:DATABASE:TABLE`. A result that is pinned by a reference has the tag
-//! `sql:DATABASE:TABLE:#by:COLUMN:VALUE`.
+//! and a write to any row invalidates the prefix `sql:DATABASE:TABLE`.
+//!
+//! A result that is pinned by a lookup column has the tag `sql:DATABASE:TABLE:#by:COLUMN:VALUE`. A result that names the
+//! columns that it reads of a whole table has the tags `sql:DATABASE:TABLE:#rows` and `sql:DATABASE:TABLE:#set:COLUMN` in
+//! place of the tag of the table. A result that may depend on a pinned row that does not exist has the tag
+//! `sql:DATABASE:TABLE:#absent`.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -11,7 +15,7 @@ use larder_core::{Tag, Target};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    analysis::{Analysis, Operand, Pin, PinnedKey, StatementKind, TableChange},
+    analysis::{Analysis, ChangedColumns, Operand, Pin, PinnedKey, StatementKind, TableChange},
     catalog::{Catalog, KeyColumn, KeyKind},
     value::SqlValue,
 };
@@ -20,14 +24,14 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WrittenTargets {
     pub(crate) targets: Vec<Target>,
-    /// The tables whose changed rows have unknown values in a reference.
-    pub(crate) unknown_references: BTreeSet<String>,
+    /// The tables whose changed rows have unknown values in a lookup column.
+    pub(crate) unknown_lookups: BTreeSet<String>,
 }
 
 impl WrittenTargets {
-    /// All targets, with every value of the references that are unknown.
+    /// All targets, with every value of the lookups that are unknown.
     pub(crate) fn all(mut self, tags: &Tags) -> Vec<Target> {
-        let unknown = self.unknown_references.iter().map(|table| tags.any_reference(table));
+        let unknown = self.unknown_lookups.iter().map(|table| tags.any_lookup(table));
         self.targets.extend(unknown);
         self.targets
     }
@@ -89,7 +93,7 @@ impl Tags {
                     tags.extend(rows);
                     tags.extend((names_rows && !all_exist).then(|| self.absent(table)));
                 }
-                _ => tags.push(self.table(table)),
+                _ => tags.extend(self.whole(table, analysis, catalog)),
             }
         }
         if tags.is_empty() {
@@ -98,6 +102,48 @@ impl Tags {
             tags.push(Tag::new(self.database.as_str()));
         }
         tags
+    }
+
+    /// The tags of a whole table, or of those of its columns that a query names.
+    fn whole(&self, table: &str, analysis: &Analysis, catalog: Option<&Catalog>) -> Vec<Tag> {
+        let of_table = || vec![self.table(table)];
+        let (Some(named), Some(catalog)) = (&analysis.columns, catalog) else { return of_table() };
+        let Some(columns) = catalog.columns(table) else { return of_table() };
+        // An `UPDATE` of the key counts as a change of any row.
+        let is_key = |name: &&String| catalog.key(table).iter().any(|key| key.name == **name);
+        let named: Vec<&String> =
+            named.intersection(columns).filter(|name| !is_key(name)).collect();
+        if named.len() > MOST_COLUMNS {
+            return of_table();
+        }
+        let set = named.into_iter().map(|column| self.column(table, column));
+        std::iter::once(self.row_set(table)).chain(set).collect()
+    }
+
+    /// Returns the tag of which rows of a table exist.
+    fn row_set(&self, table: &str) -> Tag {
+        Tag::new(format!("{}:#rows", self.text_of(table)))
+    }
+
+    /// Returns the tag of the values of a column in all rows.
+    fn column(&self, table: &str, column: &str) -> Tag {
+        let mut text = format!("{}:#set:", self.text_of(table));
+        escape(column, &mut text);
+        Tag::new(text)
+    }
+
+    /// Returns the targets of the results that depend on these columns of the whole table.
+    pub(crate) fn changed_columns(&self, table: &str, columns: &ChangedColumns) -> Vec<Target> {
+        let rows = || Target::tag(self.row_set(table));
+        match columns {
+            ChangedColumns::Rows => vec![rows()],
+            ChangedColumns::Set(set) => {
+                set.iter().map(|name| Target::tag(self.column(table, name))).collect()
+            }
+            ChangedColumns::Any => {
+                vec![rows(), Target::prefix(format!("{}:#set", self.text_of(table)))]
+            }
+        }
     }
 
     /// The targets that a statement invalidates.
@@ -132,7 +178,7 @@ impl Tags {
                     let tags = [self.table(&change.table), self.absent(&change.table)];
                     targets.extend(tags.map(Target::tag));
                 }
-                // The prefix of the table reaches the references, too.
+                // The prefix of the table reaches its columns and lookups, too.
                 None => {
                     targets.extend(self.changed(&change.table, None));
                     targets.extend(with.iter().map(|table| self.any_row(table)));
@@ -140,28 +186,29 @@ impl Tags {
                 }
                 rows => targets.extend(self.changed(&change.table, rows)),
             }
+            targets.extend(self.changed_columns(&change.table, &change.columns));
             targets.extend(with.iter().map(|table| self.any_row(table)));
-            for (column, operands) in &change.references {
-                let kind = catalog.and_then(|catalog| reference(catalog, &change.table, column));
+            for (column, operands) in &change.lookups {
+                let kind = catalog.and_then(|catalog| lookup(catalog, &change.table, column));
                 let tags = kind.zip(operands.as_deref()).and_then(|(column, operands)| {
-                    self.by_reference(&change.table, column, operands, values)
+                    self.by_lookup(&change.table, column, operands, values)
                 });
                 match tags {
                     Some(tags) => targets.extend(tags.into_iter().map(Target::tag)),
-                    None => drop(written.unknown_references.insert(change.table.clone())),
+                    None => drop(written.unknown_lookups.insert(change.table.clone())),
                 }
             }
         }
         written
     }
 
-    /// Returns the target of all results that are pinned by a reference of this table.
-    pub(crate) fn any_reference(&self, table: &str) -> Target {
+    /// Returns the target of all results that are pinned by a lookup column of this table.
+    pub(crate) fn any_lookup(&self, table: &str) -> Target {
         Target::prefix(format!("{}:#by", self.text_of(table)))
     }
 
-    /// Returns the tag of the results that are pinned to this value of a reference, in its canonical form.
-    pub(crate) fn reference(&self, table: &str, column: &str, value: &str) -> Tag {
+    /// Returns the tag of the results that are pinned to this value of a lookup column, in its canonical form.
+    pub(crate) fn lookup(&self, table: &str, column: &str, value: &str) -> Tag {
         let mut text = format!("{}:#by:", self.text_of(table));
         escape(column, &mut text);
         text.push(':');
@@ -171,8 +218,8 @@ impl Tags {
         Tag::new(text)
     }
 
-    /// The tags of these values of a reference. `None` if a value cannot identify rows.
-    fn by_reference(
+    /// The tags of these values of a lookup column. `None` if a value cannot identify rows.
+    fn by_lookup(
         &self,
         table: &str,
         column: &KeyColumn,
@@ -180,9 +227,8 @@ impl Tags {
         values: &[SqlValue],
     ) -> Option<Vec<Tag>> {
         let is_null = |operand: &&Operand| matches!(operand, Operand::Bound(at) if values.get(*at) == Some(&SqlValue::Null));
-        let tag =
-            |operand| Some(self.reference(table, &column.name, &text(operand, column, values)?));
-        // No condition `column = value` selects a row without a reference.
+        let tag = |operand| Some(self.lookup(table, &column.name, &text(operand, column, values)?));
+        // No condition `column = value` selects a row with a null.
         operands.iter().filter(|operand| !is_null(operand)).map(tag).collect()
     }
 
@@ -201,9 +247,9 @@ impl Tags {
                     names_rows = true;
                     tags.extend(self.rows(table, std::slice::from_ref(key), catalog, values)?);
                 }
-                Pin::Reference(name, operands) => {
-                    let column = reference(catalog?, table, name)?;
-                    tags.extend(self.by_reference(table, column, operands, values)?);
+                Pin::Lookup(name, operands) => {
+                    let column = lookup(catalog?, table, name)?;
+                    tags.extend(self.by_lookup(table, column, operands, values)?);
                 }
             }
         }
@@ -280,8 +326,8 @@ impl Tags {
     }
 }
 
-fn reference<'c>(catalog: &'c Catalog, table: &str, column: &str) -> Option<&'c KeyColumn> {
-    catalog.references(table).iter().find(|reference| reference.name == column)
+fn lookup<'c>(catalog: &'c Catalog, table: &str, column: &str) -> Option<&'c KeyColumn> {
+    catalog.lookups(table).iter().find(|lookup| lookup.name == column)
 }
 
 /// Replaces a long value by its hash, from this place on. If two long values had the same hash, their rows would only be
@@ -347,6 +393,8 @@ fn escape(text: &str, out: &mut String) {
 /// A statement that names fewer rows than this has a tag for each row; otherwise the tag of the table replaces these
 /// tags.
 const MOST_ROWS: usize = 64;
+/// A query that names more columns of a table has the tag of the table in place of theirs.
+const MOST_COLUMNS: usize = 8;
 const LONGEST_KEY: usize = 128;
 
 #[cfg(test)]

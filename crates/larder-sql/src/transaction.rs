@@ -34,8 +34,8 @@ pub struct Transaction {
     uncertain: bool,
     context: Arc<QueryContext>,
     targets: Vec<Target>,
-    /// The tables whose changed rows have unknown values in a reference, unless the outbox notes them.
-    unknown_references: BTreeSet<String>,
+    /// The tables whose changed rows have unknown values in a lookup column, unless the outbox notes them.
+    unknown_lookups: BTreeSet<String>,
     /// The events that the transaction has left in the outbox: names and bodies.
     events: Vec<(&'static str, String)>,
     defines: bool,
@@ -102,7 +102,7 @@ impl Db<DatabaseService> {
             uncertain: false,
             context: Arc::clone(self.cache().context()),
             targets: Vec::new(),
-            unknown_references: BTreeSet::new(),
+            unknown_lookups: BTreeSet::new(),
             events: Vec::new(),
             defines: false,
             depth: 0,
@@ -261,7 +261,7 @@ impl Transaction {
             (Arc::clone(&self.context), self.defines, self.uncertain);
         let commit = self.commit;
         let (inner, mut targets) = (self.inner.take(), std::mem::take(&mut self.targets));
-        let unknown = std::mem::take(&mut self.unknown_references);
+        let unknown = std::mem::take(&mut self.unknown_lookups);
         let events = std::mem::take(&mut self.events);
         let scope = self.context.kernel.current_scope();
         let known = self.known.take();
@@ -275,8 +275,7 @@ impl Transaction {
                 None => Ok(Vec::new()),
             };
             let noted = committed.as_deref().unwrap_or_default();
-            targets
-                .extend(unknown.iter().flat_map(|table| context.reference_targets(table, noted)));
+            targets.extend(unknown.iter().flat_map(|table| context.lookup_targets(table, noted)));
             let committed = committed.map(|_| ());
             if defines {
                 // Invalidates now, because the next steps may wait for locks of other connections.
@@ -401,7 +400,7 @@ impl Transaction {
         self.known.get_or_insert_with(|| Arc::clone(&prepared.schema));
         let written = self.context.written_by(prepared);
         self.targets.extend(written.targets);
-        self.unknown_references.extend(written.unknown_references);
+        self.unknown_lookups.extend(written.unknown_lookups);
         self.context.note_bypass(prepared, Reason::Transaction);
         self.context.note_written(prepared);
     }
@@ -445,7 +444,7 @@ async fn emit_all(
 }
 
 /// Commits, or rolls back if a failed statement allows nothing else. Returns the rows that the outbox has noted in the
-/// transaction, if the values of references are unknown otherwise.
+/// transaction, if the values of lookups are unknown otherwise.
 async fn end(
     context: &QueryContext,
     mut inner: DatabaseTransaction,
@@ -456,7 +455,7 @@ async fn end(
         inner.rollback().await.map_err(QueryError::database)?;
         return Err(QueryError::new(QueryErrorKind::RolledBack));
     }
-    let noted = match unknown.is_empty() || uncertain || !context.notes_references() {
+    let noted = match unknown.is_empty() || uncertain || !context.notes_lookups() {
         true => Ok(Vec::new()),
         false => outbox::postgres::own_rows(inner.connection()).await,
     };
@@ -468,8 +467,8 @@ async fn end(
 impl Drop for Transaction {
     fn drop(&mut self) {
         let mut targets = std::mem::take(&mut self.targets);
-        let unknown = std::mem::take(&mut self.unknown_references);
-        targets.extend(unknown.iter().map(|table| self.context.tags.any_reference(table)));
+        let unknown = std::mem::take(&mut self.unknown_lookups);
+        targets.extend(unknown.iter().map(|table| self.context.tags.any_lookup(table)));
         if self.uncertain && !targets.is_empty() && Handle::try_current().is_ok() {
             let (context, defines) = (Arc::clone(&self.context), self.defines);
             drop(self.context.kernel.spawn(async move {

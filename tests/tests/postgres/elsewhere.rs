@@ -164,6 +164,103 @@ async fn keys_of_many_types_are_the_same_in_statements_and_in_the_outbox() {
 
 #[tokio::test]
 #[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
+async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
+    let server = Server::start();
+    server.psql(
+        "CREATE TABLE lists (id bigint PRIMARY KEY, slug text UNIQUE, title text, about json);
+        CREATE TABLE items (id bigint PRIMARY KEY, list bigint REFERENCES lists ON DELETE CASCADE, title text, done bool);
+        INSERT INTO lists VALUES (1, 'one', 'One', '{}'), (2, 'two', 'Two', '{}'), (3, 'three', 'Three', '{}');
+        INSERT INTO items SELECT n, 1 + n % 2, 'item', false FROM generate_series(10, 29) n",
+    );
+    let larder = larder();
+    let db = server.db(&larder).await;
+    db.outbox().install().await.unwrap();
+    let _following = db.outbox().follow().await.unwrap();
+    let reads = [
+        ("list 1", "SELECT id, done FROM items WHERE list = 1 ORDER BY id"),
+        ("list 2", "SELECT id, done FROM items WHERE list = 2 ORDER BY id"),
+        ("slug one", "SELECT * FROM lists WHERE slug = 'one'"),
+        ("slug two", "SELECT * FROM lists WHERE slug = 'two'"),
+        (
+            "counts",
+            "SELECT l.id, (SELECT count(*) FROM items i WHERE i.list = l.id) FROM lists l ORDER BY l.id",
+        ),
+        ("titles", "SELECT id, title FROM lists ORDER BY id"),
+        ("row", "SELECT title FROM items WHERE id = 11"),
+    ];
+    type Row = std::collections::BTreeMap<String, serde_json::Value>;
+    let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
+    // The names of the reads that are no hits, each compared with the answer without a cache.
+    let missing = async || {
+        let mut missing = Vec::new();
+        for (name, text) in reads {
+            let before = hits();
+            let rows = db.query(text).fetch_all::<Row>().await.unwrap();
+            if hits() == before {
+                missing.push(name);
+            }
+            assert_eq!(rows, db.query(text).uncached().fetch_all::<Row>().await.unwrap(), "{name}");
+        }
+        missing.join(", ")
+    };
+    let rows: [(&str, &str); 13] = [
+        ("UPDATE items SET done = NOT done WHERE id = 10", "list 1"),
+        ("UPDATE items SET title = 'x' WHERE id = 11", "list 2, row"),
+        ("UPDATE items SET title = 'y' WHERE list = 2 AND id > 20", "list 2"),
+        ("INSERT INTO items VALUES (40, 1, 'new', false)", "list 1, counts"),
+        ("INSERT INTO items VALUES (41, NULL, 'new', false)", "counts"),
+        ("UPDATE items SET list = 2 WHERE id = 40", "list 1, list 2, counts"),
+        ("UPDATE items SET id = 42 WHERE id = 41", "counts"),
+        ("DELETE FROM items WHERE id IN (40, 42)", "list 2, counts"),
+        ("UPDATE lists SET about = '{\"a\": 1}' WHERE id = 1", "slug one"),
+        ("UPDATE lists SET title = 'Uno' WHERE id = 1", "slug one, titles"),
+        ("UPDATE lists SET slug = 'due' WHERE id = 2", "slug two"),
+        // It counts as a change of which rows exist.
+        ("UPDATE lists SET title = title WHERE id = 2", "counts, titles"),
+        ("INSERT INTO lists VALUES (4, 'two', 'Four', NULL)", "slug two, counts, titles"),
+    ];
+    missing().await;
+    let mut seen = 0;
+    let mut is_read = async || {
+        seen += 1;
+        let canary = format!("UPDATE lists SET about = '{{\"n\": {seen}}}' WHERE id = 3");
+        let text = "SELECT about FROM lists WHERE id = 3";
+        db.query(text).fetch_all::<Row>().await.unwrap();
+        server.psql(&canary);
+        until("the outbox is read", || async {
+            let rows = db.query(text).fetch_all::<Row>().await.unwrap();
+            rows[0]["about"]["n"] == seen
+        })
+        .await;
+    };
+    for (write, expected) in rows {
+        server.psql(write);
+        is_read().await;
+        assert_eq!(missing().await, expected, "psql: {write}");
+    }
+    // In a transaction of larder, the values that the statements do not name come from the outbox.
+    for (write, expected) in [
+        ("UPDATE items SET done = NOT done WHERE id = 10", "list 1"),
+        ("DELETE FROM items WHERE id = 12", "list 1, counts"),
+        ("UPDATE lists SET title = 'Due' WHERE id = 2", "titles"),
+        ("INSERT INTO items (id, list) SELECT 50, 2", "list 2, counts"),
+        ("UPDATE items SET done = true WHERE id = 9999", "list 1, list 2"),
+    ] {
+        let mut transaction = db.begin().await.unwrap();
+        transaction.query(write).execute().await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(missing().await, expected, "a transaction: {write}");
+        // Its rows in the outbox invalidate the same once more.
+        is_read().await;
+        missing().await;
+    }
+    // Outside of a transaction they are unknown.
+    db.query("UPDATE items SET done = NOT done WHERE id = 10").execute().await.unwrap();
+    assert_eq!(missing().await, "list 1, list 2");
+}
+
+#[tokio::test]
+#[cfg_attr(not(has_postgres), ignore = "needs PostgreSQL")]
 async fn a_transaction_that_commits_after_later_ones_is_not_skipped() {
     let (server, _larder, db, _following) = followed().await;
     let pool = server.pool().await;

@@ -14,10 +14,12 @@
 //!    that satisfy the `WHERE` reach the result, and such a row contains a row of this occurrence whose key is one of
 //!    those values, so no other row of the table affects the result. This holds for outer joins, too, because the row
 //!    of nulls that replaces a missing row does not satisfy the condition.
-//!    In PostgreSQL an occurrence whose key is not pinned is pinned by a *reference*, a foreign key of one column, for
-//!    which a member is `column = value`: it depends on the rows with this value.
+//!    In PostgreSQL an occurrence whose key is not pinned is pinned by a *lookup column* (a foreign key or a unique
+//!    constraint of one column) for which a member is `column = value`: it depends on the rows with this value.
 //! 3. If *each* occurrence of a table is pinned, the query depends only on the pinned rows, whether they exist or not
 //!    (an `INSERT` that adds such a row changes the result). Otherwise it depends on the whole table.
+//!    In PostgreSQL, a query that depends on a whole table depends on the columns that it names and on which rows exist, if
+//!    it names all columns that it reads (no `*`, no whole row, no `NATURAL` or `USING`, no view).
 //! 4. A value pins an occurrence only if the database compares it with the column exactly as it is written: an integer
 //!    with a column of integers, or a text with a column that compares texts byte by byte. With any other value, the
 //!    query depends on the whole table.
@@ -32,7 +34,7 @@
 //!    results that depend on the whole table change, too;
 //! 2. no row that exists, if it is an `INSERT` that does not name its rows, because the database chooses their keys; only
 //!    results that depend on the whole table or on rows that do not exist change;
-//!    Rows that are pinned by a reference change with the values that the changed rows have in that column before and
+//!    Rows that are pinned by a lookup column change with the values that the changed rows have in that column before and
 //!    after the write; if the statement does not name them, with all values, or with those that the outbox has noted in the
 //!    transaction;
 //! 3. any row of the table, if another write names no rows, changes a key, or may remove rows that it does not name
@@ -121,6 +123,8 @@ pub(crate) struct Analysis {
     pub(crate) reads: BTreeMap<String, Option<Vec<Pin>>>,
     /// Whether it reads something that the catalog does not describe.
     pub(crate) reads_unknown: bool,
+    /// The names of all columns that a query names. `None` if it may read other columns, too.
+    pub(crate) columns: Option<BTreeSet<String>>,
     /// Whether a result with rows proves that all pinned rows exist.
     pub(crate) proves_rows: bool,
     pub(crate) changes: Vec<TableChange>,
@@ -134,11 +138,23 @@ pub(crate) struct TableChange {
     pub(crate) rows: Option<Vec<PinnedKey>>,
     /// All tables that change with it, each as a whole. `None` if any table may change.
     pub(crate) with: Option<BTreeSet<String>>,
+    pub(crate) columns: ChangedColumns,
     /// Whether it only adds rows with keys that no row has.
     pub(crate) is_new: bool,
-    /// For each reference of the table, the values that the changed rows have before or after the change. `None` if they are
+    /// For each lookup column of the table, the values that the changed rows have before or after the change. `None` if they are
     /// unknown.
-    pub(crate) references: Vec<(String, Option<Vec<Operand>>)>,
+    pub(crate) lookups: Vec<(String, Option<Vec<Operand>>)>,
+}
+
+/// The columns of a table that change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ChangedColumns {
+    /// Rows are added or removed, and no row that stays changes.
+    Rows,
+    /// The values of these columns are set.
+    Set(BTreeSet<String>),
+    /// Any of both.
+    Any,
 }
 
 impl Analysis {
@@ -209,6 +225,7 @@ impl Analysis {
             nature: StatementKind::Unknown(why),
             reads: BTreeMap::new(),
             reads_unknown: true,
+            columns: None,
             proves_rows: false,
             changes: Vec::new(),
         }

@@ -16,8 +16,8 @@ pub(crate) type PinnedKey = Vec<Vec<Operand>>;
 pub(crate) enum Pin {
     /// The rows with these keys.
     Rows(PinnedKey),
-    /// The rows whose reference, in this column, is one of these values.
-    Reference(String, Vec<Operand>),
+    /// The rows with one of these values in this lookup column.
+    Lookup(String, Vec<Operand>),
 }
 
 /// A value of a key, as it is written in a statement.
@@ -137,11 +137,11 @@ pub(super) fn pinned(
         let key = catalog.key(table);
         let rows: Option<PinnedKey> = key.iter().map(values).collect();
         let rows = rows.filter(|rows| !rows.is_empty()).map(Pin::Rows);
-        let by_reference = || {
-            let mut columns = catalog.references(table).iter();
-            columns.find_map(|column| Some(Pin::Reference(column.name.clone(), values(column)?)))
+        let by_lookup = || {
+            let mut columns = catalog.lookups(table).iter();
+            columns.find_map(|column| Some(Pin::Lookup(column.name.clone(), values(column)?)))
         };
-        Some((table.clone(), rows.or_else(by_reference)?))
+        Some((table.clone(), rows.or_else(by_lookup)?))
     };
     occurrences.iter().filter_map(of).collect()
 }

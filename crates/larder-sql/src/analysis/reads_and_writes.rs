@@ -7,14 +7,15 @@ use std::{
 };
 
 use sqlparser::ast::{
-    AccessExpr, Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, GroupByExpr,
-    Ident, Insert, ObjectName, ObjectNamePart, OnConflictAction, OnInsert, Query, Select,
-    SelectItem, SetExpr, SqliteOnConflict, Statement, TableFactor, TableObject, Update,
-    UpdateTableFromKind, ValueWithSpan, Visitor,
+    AccessExpr, Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Function,
+    FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Insert, Join,
+    JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, OnConflictAction, OnInsert, Query,
+    Select, SelectItem, SetExpr, SqliteOnConflict, Statement, TableFactor, TableObject,
+    TableWithJoins, Update, UpdateTableFromKind, ValueWithSpan, Visitor,
 };
 
 use super::{
-    Analysis, SqlDialect, StatementKind, TableChange,
+    Analysis, ChangedColumns, SqlDialect, StatementKind, TableChange,
     functions::{self, Purity},
     pins::{self, Occurrence, Operand, Pin, PinnedKey},
 };
@@ -34,6 +35,12 @@ pub(super) struct Collector<'a> {
     not_a_relation: Option<*const ObjectName>,
     has_unnamed_columns: bool,
     selects: usize,
+    /// The last parts of all names of columns.
+    columns: BTreeSet<String>,
+    /// Whether the query may read columns that it does not name.
+    reads_all_columns: bool,
+    /// The names and aliases of tables, as an expression for a whole row has them.
+    row_names: BTreeSet<String>,
     /// Whether a `SELECT` may return a row without a row of a table: an aggregate, or what may be one.
     may_aggregate: bool,
     changes: Vec<TableChange>,
@@ -55,6 +62,9 @@ impl<'a> Collector<'a> {
             not_a_relation: None,
             has_unnamed_columns: false,
             selects: 0,
+            columns: BTreeSet::new(),
+            reads_all_columns: false,
+            row_names: BTreeSet::new(),
             may_aggregate: false,
             changes: Vec::new(),
             volatile: None,
@@ -87,12 +97,15 @@ impl<'a> Collector<'a> {
         let reads_unknown = self.reads_unknown || self.unknown.is_some();
         let one_row = |pin: &Pin| match pin {
             Pin::Rows(pinned) => pinned.iter().all(|values| values.len() == 1),
-            Pin::Reference(..) => true,
+            Pin::Lookup(..) => true,
         };
         let pins_single_rows = reads.values().flatten().flatten().all(one_row);
         let proves_rows = self.selects == 1 && !self.may_aggregate && pins_single_rows;
-        let changes = self.changes;
-        Analysis { fingerprint, nature, reads, reads_unknown, proves_rows, changes }
+        let names_columns = !self.reads_all_columns && self.columns.is_disjoint(&self.row_names);
+        let is_system = |column: &String| SYSTEM_COLUMNS.contains(&&**column);
+        let names_columns = names_columns && !self.columns.iter().any(is_system);
+        let (columns, changes) = (names_columns.then_some(self.columns), self.changes);
+        Analysis { fingerprint, nature, reads, reads_unknown, columns, proves_rows, changes }
     }
 
     /// Applies rules 1 and 3.
@@ -102,6 +115,10 @@ impl<'a> Collector<'a> {
             if let Some(pinned) = self.pinned.remove(&relation).filter(|all| all.len() == times) {
                 reads.entry(relation).or_insert(Some(pinned));
                 continue;
+            }
+            if self.catalog.is_none_or(|catalog| !catalog.is_table(&relation)) {
+                // The columns of a view are not those of its tables.
+                self.reads_all_columns = true;
             }
             let made_of = match self.catalog {
                 Some(catalog) => catalog.made_of(&relation),
@@ -205,7 +222,8 @@ impl<'a> Collector<'a> {
         table: Option<String>,
         rows: Option<Vec<PinnedKey>>,
         what: RowEffects,
-        references: Vec<Option<Vec<Operand>>>,
+        lookups: Vec<Option<Vec<Operand>>>,
+        columns: ChangedColumns,
     ) {
         let Some(table) = table else {
             self.unknown = self.unknown.or(Some(Reason::UnknownTable));
@@ -219,10 +237,10 @@ impl<'a> Collector<'a> {
             _ => None,
         };
         let is_new = !what.deletes && !what.updates;
-        let columns = self.catalog.map_or(&[][..], |catalog| catalog.references(&table));
-        let names = columns.iter().map(|column| column.name.clone());
-        let references = names.zip(references).collect();
-        self.changes.push(TableChange { table, rows, with, is_new, references });
+        let referring = self.catalog.map_or(&[][..], |catalog| catalog.lookups(&table));
+        let names = referring.iter().map(|column| column.name.clone());
+        let lookups = names.zip(lookups).collect();
+        self.changes.push(TableChange { table, rows, with, columns, is_new, lookups });
     }
 
     fn insert(&mut self, insert: &Insert) {
@@ -258,9 +276,10 @@ impl<'a> Collector<'a> {
             Some(rows.into_iter().flatten().flatten().collect())
         };
         let is_new = !what.deletes && !what.updates;
-        let columns = self.references(table.as_deref()).iter();
-        let references = columns.map(|column| inserted(column).filter(|_| is_new)).collect();
-        self.change(table, rows, what, references);
+        let columns = self.lookups(table.as_deref()).iter();
+        let lookups = columns.map(|column| inserted(column).filter(|_| is_new)).collect();
+        let columns = if is_new { ChangedColumns::Rows } else { ChangedColumns::Any };
+        self.change(table, rows, what, lookups, columns);
     }
 
     fn update(&mut self, update: &Update) {
@@ -280,17 +299,23 @@ impl<'a> Collector<'a> {
         let rows = self.named(&occurrences, update.selection.as_ref(), table.as_deref());
         self.pin(&occurrences, update.selection.as_ref());
         let what = RowEffects { deletes: replaces, updates: true };
-        let columns = self.references(table.as_deref());
+        let columns = self.lookups(table.as_deref());
         let before = pins::values_of(&occurrences, update.selection.as_ref(), columns);
-        let references = columns.iter().zip(before).map(|(column, before)| {
+        let lookups = columns.iter().zip(before).map(|(column, before)| {
             let mut values = before?;
             for assigned in assigned(&update.assignments, &column.name) {
                 values.push(pins::operand(assigned?)?);
             }
             Some(values)
         });
-        let references = references.collect();
-        self.change(table, rows.filter(|_| names_rows), what, references);
+        let lookups = lookups.collect();
+        let set = update.assignments.iter().map(|assignment| match &assignment.target {
+            AssignmentTarget::ColumnName(name) => pins::relation(name),
+            AssignmentTarget::Tuple(_) => None,
+        });
+        let set = set.collect::<Option<BTreeSet<_>>>().filter(|_| !replaces);
+        let columns = set.map_or(ChangedColumns::Any, ChangedColumns::Set);
+        self.change(table, rows.filter(|_| names_rows), what, lookups, columns);
     }
 
     fn delete(&mut self, delete: &Delete) {
@@ -305,9 +330,44 @@ impl<'a> Collector<'a> {
         let table = table_of(&target.relation, self.dialect);
         let rows = self.named(&occurrences, delete.selection.as_ref(), table.as_deref());
         self.pin(&occurrences, delete.selection.as_ref());
-        let columns = self.references(table.as_deref());
-        let references = pins::values_of(&occurrences, delete.selection.as_ref(), columns);
-        self.change(table, rows, RowEffects { deletes: true, updates: false }, references);
+        let columns = self.lookups(table.as_deref());
+        let lookups = pins::values_of(&occurrences, delete.selection.as_ref(), columns);
+        let what = RowEffects { deletes: true, updates: false };
+        self.change(table, rows, what, lookups, ChangedColumns::Rows);
+    }
+
+    /// Notes joins that compare columns which the query does not name as expressions, and aliases that rename columns.
+    fn note_joins(&mut self, tree: &TableWithJoins) {
+        let factors = std::iter::once(&tree.relation);
+        for factor in factors.chain(tree.joins.iter().map(|join| &join.relation)) {
+            match factor {
+                TableFactor::Table { name, alias, .. } => {
+                    self.row_names.extend(pins::relation(name));
+                    if let Some(alias) = alias {
+                        self.row_names.insert(folded(&alias.name.value));
+                        self.reads_all_columns |= !alias.columns.is_empty();
+                    }
+                }
+                TableFactor::NestedJoin { table_with_joins, .. } => {
+                    self.note_joins(table_with_joins);
+                }
+                _ => {}
+            }
+        }
+        let names_all = |join: &Join| {
+            matches!(
+                &join.join_operator,
+                JoinOperator::Join(JoinConstraint::On(_))
+                    | JoinOperator::Inner(JoinConstraint::On(_))
+                    | JoinOperator::Left(JoinConstraint::On(_))
+                    | JoinOperator::LeftOuter(JoinConstraint::On(_))
+                    | JoinOperator::Right(JoinConstraint::On(_))
+                    | JoinOperator::RightOuter(JoinConstraint::On(_))
+                    | JoinOperator::FullOuter(JoinConstraint::On(_))
+                    | JoinOperator::CrossJoin(JoinConstraint::None)
+            )
+        };
+        self.reads_all_columns |= !tree.joins.iter().all(names_all);
     }
 
     /// Notes the tables of a `FROM` of which the condition selects rows by their key.
@@ -339,8 +399,8 @@ impl<'a> Collector<'a> {
         table.zip(self.catalog).is_some_and(|(table, catalog)| catalog.replaces(table))
     }
 
-    fn references(&self, table: Option<&str>) -> &'a [KeyColumn] {
-        table.zip(self.catalog).map_or(&[], |(table, catalog)| catalog.references(table))
+    fn lookups(&self, table: Option<&str>) -> &'a [KeyColumn] {
+        table.zip(self.catalog).map_or(&[], |(table, catalog)| catalog.lookups(table))
     }
 
     fn key(&self, table: Option<&str>) -> Vec<String> {
@@ -403,6 +463,14 @@ impl Visitor for Collector<'_> {
             self.operator(&"=");
         }
         self.selects += 1;
+        for item in &select.projection {
+            if matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)) {
+                self.reads_all_columns = true;
+            }
+        }
+        for tree in &select.from {
+            self.note_joins(tree);
+        }
         self.may_aggregate |=
             select.having.is_some() || select.group_by != GroupByExpr::Expressions(vec![], vec![]);
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
@@ -458,12 +526,22 @@ impl Visitor for Collector<'_> {
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         self.operators_behind(expr);
         match expr {
+            Expr::Identifier(name) => drop(self.columns.insert(folded(&name.value))),
+            Expr::CompoundIdentifier(parts) => {
+                self.columns.extend(parts.last().map(|part| folded(&part.value)));
+            }
+            // `count(*)` has no such expression.
+            Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => self.reads_all_columns = true,
+            _ => {}
+        }
+        match expr {
             Expr::Cast { .. } => {
                 let purity = self.catalog.and_then(Catalog::casts);
                 self.call_if(purity);
             }
             Expr::Function(function) => {
                 self.may_aggregate = true;
+                self.reads_all_columns |= takes_a_row(function);
                 match self.function(&function.name) {
                     Some(name) => self.call(functions::of(function, &name, self.catalog)),
                     None => self.call(Purity::Unknown),
@@ -540,6 +618,22 @@ impl Visitor for Collector<'_> {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Columns of each table that change with any write to a row.
+const SYSTEM_COLUMNS: [&str; 9] =
+    ["cmax", "cmin", "ctid", "oid", "rowid", "_rowid_", "tableoid", "xmax", "xmin"];
+
+/// Whether an argument of a function is a whole row, `f(t.*)`.
+fn takes_a_row(function: &Function) -> bool {
+    let FunctionArguments::List(list) = &function.args else { return false };
+    list.args.iter().any(|argument| match argument {
+        FunctionArg::Unnamed(argument)
+        | FunctionArg::Named { arg: argument, .. }
+        | FunctionArg::ExprNamed { arg: argument, .. } => {
+            matches!(argument, FunctionArgExpr::QualifiedWildcard(_))
+        }
+    })
 }
 
 fn is_plain(body: &SetExpr) -> bool {

@@ -45,16 +45,18 @@ pub struct Catalog {
     origin: Option<String>,
     /// Whether triggers fill an outbox.
     has_outbox: bool,
-    /// Whether they note the values of references, and a transaction can read its own rows.
-    notes_references: bool,
+    /// Whether they note the values of lookup columns, and a transaction can read its own rows.
+    notes_lookups: bool,
 }
 
 /// A table.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     key: Vec<KeyColumn>,
-    /// Columns that refer to a row of another table, by which queries pin rows, too.
-    references: Vec<KeyColumn>,
+    /// Columns other than the key by which queries look rows up: foreign keys and unique constraints of one column.
+    lookups: Vec<KeyColumn>,
+    /// All columns, if an `UPDATE` changes only the columns that it names. Empty if that is unknown.
+    columns: BTreeSet<String>,
     children: Vec<Child>,
     triggered: Effect,
     replaces: bool,
@@ -198,9 +200,9 @@ impl Catalog {
         self.has_outbox
     }
 
-    /// Whether the triggers of the outbox note the values of references.
-    pub(crate) fn notes_references(&self) -> bool {
-        self.notes_references
+    /// Whether the triggers of the outbox note the values of lookup columns.
+    pub(crate) fn notes_lookups(&self) -> bool {
+        self.notes_lookups
     }
 
     /// The worst purity of the functions that any statement may call without naming them.
@@ -319,9 +321,15 @@ impl Catalog {
         self.tables.get(table).map_or(&[], |table| &table.key)
     }
 
-    /// The columns of a table that refer to rows of other tables.
-    pub(crate) fn references(&self, table: &str) -> &[KeyColumn] {
-        self.tables.get(table).map_or(&[], |table| &table.references)
+    /// The columns of a table by which queries look rows up, beside its key.
+    pub(crate) fn lookups(&self, table: &str) -> &[KeyColumn] {
+        self.tables.get(table).map_or(&[], |table| &table.lookups)
+    }
+
+    /// The columns of a table. Empty if they are unknown.
+    pub(crate) fn columns(&self, table: &str) -> Option<&BTreeSet<String>> {
+        let columns = self.tables.get(table).map(|table| &table.columns);
+        columns.filter(|columns| !columns.is_empty())
     }
 
     /// All tables that change when rows of a table are written, without the table itself, unless it changes through
@@ -372,11 +380,19 @@ impl Table {
         self
     }
 
-    /// Adds a column that refers to a row of another table (a foreign key of one column). A query for `column = value` then
-    /// depends on the rows with this value, and not on the whole table.
+    /// Adds a column other than the key by which queries look rows up, such as a foreign key or a unique name. A query for
+    /// `column = value` then depends on the rows with this value, and not on the whole table.
     #[must_use]
-    pub fn reference(mut self, column: &str, kind: KeyKind) -> Self {
-        self.references.push(KeyColumn { name: folded(column), kind });
+    pub fn lookup(mut self, column: &str, kind: KeyKind) -> Self {
+        self.lookups.push(KeyColumn { name: folded(column), kind });
+        self
+    }
+
+    /// Declares all columns of the table, of which an `UPDATE` changes only those that it names. A query that reads the
+    /// whole table then depends on the columns that it names, and on the insertion and deletion of rows.
+    #[must_use]
+    pub fn columns<'a>(mut self, columns: impl IntoIterator<Item = &'a str>) -> Self {
+        self.columns.extend(columns.into_iter().map(folded));
         self
     }
 

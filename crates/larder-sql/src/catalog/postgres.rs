@@ -53,7 +53,7 @@ pub(crate) async fn read(connection: &mut dyn Connection) -> Result<Catalog, Dri
     }
     read.add_casts(&mut catalog);
     catalog.has_outbox = read.triggers.iter().any(|trigger| trigger.is_ours);
-    catalog.notes_references = catalog.has_outbox && read.notes_references;
+    catalog.notes_lookups = catalog.has_outbox && read.notes_lookups;
     Ok(catalog)
 }
 
@@ -65,8 +65,8 @@ struct CatalogRows {
     columns: Vec<Column>,
     keys: Vec<(i64, String)>,
     references: Vec<(i64, i64, bool, bool)>,
-    /// The columns of foreign keys of one column.
-    reference_columns: Vec<(i64, String)>,
+    /// The columns of foreign keys and unique constraints of one column.
+    lookup_columns: Vec<(i64, String)>,
     triggers: Vec<Trigger>,
     ruled: Vec<i64>,
     made_of: Vec<(i64, i64)>,
@@ -78,7 +78,7 @@ struct CatalogRows {
     code: Vec<Code>,
     casts: Vec<Cast>,
     /// Whether a transaction can read its own rows of the outbox.
-    notes_references: bool,
+    notes_lookups: bool,
     /// The names of all relations of all schemas.
     all_names: Vec<(i64, String)>,
     origin: Vec<String>,
@@ -95,7 +95,7 @@ impl CatalogRows {
             columns: fetch(connection, COLUMNS, []).await?,
             keys: fetch(connection, KEYS, []).await?,
             references: fetch(connection, REFERENCES, []).await?,
-            reference_columns: fetch(connection, REFERENCE_COLUMNS, []).await?,
+            lookup_columns: fetch(connection, LOOKUP_COLUMNS, []).await?,
             triggers: fetch(connection, TRIGGERS, []).await?,
             ruled: fetch(connection, RULES, []).await?,
             made_of: fetch(connection, MADE_OF, []).await?,
@@ -105,7 +105,7 @@ impl CatalogRows {
             operators: fetch(connection, OPERATORS, []).await?,
             code: fetch(connection, CODE, []).await?,
             casts: fetch(connection, CASTS, []).await?,
-            notes_references: fetch_one(connection, NOTES_REFERENCES, []).await?,
+            notes_lookups: fetch_one(connection, NOTES_LOOKUPS, []).await?,
             all_names: fetch(connection, ALL_NAMES, []).await?,
         })
     }
@@ -146,11 +146,16 @@ impl CatalogRows {
             for (column, kind) in key(relation.oid, &self.columns, &self.keys).unwrap_or_default() {
                 table = table.key(&column, kind);
             }
-            for (_, name) in self.reference_columns.iter().filter(|(of, _)| *of == relation.oid) {
+            let columns = || self.columns.iter().filter(|column| column.relation == relation.oid);
+            // A generated column changes with the columns that it is computed from.
+            if !columns().any(|column| column.is_generated) {
+                table = table.columns(columns().map(|column| &*column.name));
+            }
+            for (_, name) in self.lookup_columns.iter().filter(|(of, _)| *of == relation.oid) {
                 let one = [(relation.oid, name.clone())];
                 let known = key(relation.oid, &self.columns, &one).unwrap_or_default();
                 for (column, kind) in known {
-                    table = table.reference(&column, kind);
+                    table = table.lookup(&column, kind);
                 }
             }
         }
@@ -445,10 +450,10 @@ const REFERENCES: &str = "
     SELECT confrelid::int8, conrelid::int8, confdeltype NOT IN ('a', 'r'), confupdtype NOT IN ('a', 'r')
     FROM pg_constraint WHERE contype = 'f'";
 
-const REFERENCE_COLUMNS: &str = "
+const LOOKUP_COLUMNS: &str = "
     SELECT DISTINCT k.conrelid::int8, a.attname::text FROM pg_constraint k
     JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
-    WHERE k.contype = 'f' AND array_length(k.conkey, 1) = 1 ORDER BY 1, 2";
+    WHERE k.contype IN ('f', 'u') AND array_length(k.conkey, 1) = 1 ORDER BY 1, 2";
 
 /// The bits of `tgtype`: 1 is `FOR EACH ROW`, 2 is `BEFORE`.
 const TRIGGERS: &str = "
@@ -533,7 +538,7 @@ const CODE: &str = concat!("
     WHERE p.oid >= 16384 AND p.provolatile <> 'i'
         AND coalesce(y.oid, a.oid, k.oid, i.indexrelid, c.oid, u.attrelid, r.oid) IS NOT NULL");
 
-const NOTES_REFERENCES: &str = "
+const NOTES_LOOKUPS: &str = "
     SELECT EXISTS (SELECT 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
         WHERE n.nspname = 'larder_outbox' AND p.proname = 'own' AND has_function_privilege(p.oid, 'EXECUTE')
             AND has_schema_privilege(n.oid, 'USAGE'))";

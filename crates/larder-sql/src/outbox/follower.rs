@@ -1,11 +1,16 @@
 //! Follows an outbox: reads its rows, and invalidates the tables and rows that they name.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use larder_core::{Invalidated, Reason, Target, kernel::Event, store::CommitId};
 
 use crate::{
+    analysis::ChangedColumns,
     catalog::{Catalog, KeyColumn, folded},
     context::QueryContext,
     driver::DriverError,
@@ -62,8 +67,10 @@ pub(crate) struct OutboxRow {
     pub(crate) table: String,
     /// The keys of the changed rows; `None` means any row.
     pub(crate) keys: Option<Vec<Vec<Option<String>>>>,
-    /// The values of each reference in the changed rows, before and after the change. `None` if they are unknown.
-    pub(crate) references: Option<BTreeMap<String, Vec<String>>>,
+    /// The columns that have changed. `None` if they are unknown.
+    pub(crate) columns: Option<ChangedColumns>,
+    /// The values of each lookup column in the changed rows, before and after the change. `None` if they are unknown.
+    pub(crate) lookups: Option<BTreeMap<String, Vec<String>>>,
     /// The identity of the transaction, if larder itself invalidates after the commit.
     pub(crate) commit: Option<CommitId>,
     /// Whether the keys are missing because `REPLACE` may have removed other rows, for which no trigger fires.
@@ -84,35 +91,52 @@ impl OutboxRow {
         // If the keys cannot be parsed, any row may have changed.
         let keys = keys.and_then(|keys| serde_json::from_str(keys).ok());
         let commit = commit.and_then(CommitId::parse);
-        Self { table, keys, references: None, commit, may_replace: false }
+        Self { table, keys, columns: None, lookups: None, commit, may_replace: false }
     }
 
-    /// Adds the values of references, a JSON object of arrays. An array that is null is empty.
-    pub(crate) fn with_references(mut self, references: Option<&str>) -> Self {
+    /// Adds the values of lookups, a JSON object of arrays. An array that is null is empty.
+    pub(crate) fn with_lookups(mut self, lookups: Option<&str>) -> Self {
         type Noted = BTreeMap<String, Option<Vec<String>>>;
-        let noted: Option<Noted> = references.and_then(|json| serde_json::from_str(json).ok());
+        let noted: Option<Noted> = lookups.and_then(|json| serde_json::from_str(json).ok());
         let folded = |(column, values): (String, Option<Vec<String>>)| {
             (folded(&column), values.unwrap_or_default())
         };
-        self.references = noted.map(|noted| noted.into_iter().map(folded).collect());
+        self.lookups = noted.map(|noted| noted.into_iter().map(folded).collect());
         self
     }
 
-    /// Returns the targets of its references.
-    pub(crate) fn reference_targets(&self, tags: &Tags, catalog: &Catalog) -> Vec<Target> {
+    /// Adds the columns that have changed, a JSON array. It is empty if rows were added or removed.
+    pub(crate) fn with_columns(mut self, columns: Option<&str>) -> Self {
+        let changed: Option<BTreeSet<String>> =
+            columns.and_then(|json| serde_json::from_str(json).ok());
+        self.columns = changed.map(|columns| match columns.is_empty() {
+            true => ChangedColumns::Rows,
+            false => ChangedColumns::Set(columns.iter().map(|column| folded(column)).collect()),
+        });
+        self
+    }
+
+    /// Returns the targets of its columns.
+    fn column_targets(&self, tags: &Tags) -> Vec<Target> {
+        let columns = self.columns.as_ref().unwrap_or(&ChangedColumns::Any);
+        tags.changed_columns(&folded(&self.table), columns)
+    }
+
+    /// Returns the targets of its lookups.
+    pub(crate) fn lookup_targets(&self, tags: &Tags, catalog: &Catalog) -> Vec<Target> {
         let table = folded(&self.table);
-        let columns = catalog.references(&table);
+        let columns = catalog.lookups(&table);
         let of = |column: &KeyColumn| {
-            let values = self.references.as_ref()?.get(&column.name)?;
-            let values = Some(values).filter(|values| values.len() <= MOST_REFERENCES)?;
+            let values = self.lookups.as_ref()?.get(&column.name)?;
+            let values = Some(values).filter(|values| values.len() <= MOST_LOOKUPS)?;
             let tag = |value: &String| {
                 let value = column.kind.canonical(value)?;
-                Some(Target::tag(tags.reference(&table, &column.name, &value)))
+                Some(Target::tag(tags.lookup(&table, &column.name, &value)))
             };
             values.iter().map(tag).collect::<Option<Vec<_>>>()
         };
         let known: Option<Vec<_>> = columns.iter().map(of).collect();
-        known.map_or_else(|| vec![tags.any_reference(&table)], |known| known.concat())
+        known.map_or_else(|| vec![tags.any_lookup(&table)], |known| known.concat())
     }
 }
 
@@ -376,9 +400,11 @@ fn targets(context: &QueryContext, catalog: Option<&Catalog>, lines: &[&OutboxRo
         targets.extend(tree.into_iter().flatten().map(|table| context.tags.any_row(table)));
         let rows = rows.map(|rows| rows.iter().map(|key| context.tags.row(&table, key)).collect());
         targets.extend(context.tags.changed(&table, rows));
-        let noted = lines.iter().filter(|line| folded(&line.table) == table);
-        if let Some(catalog) = catalog {
-            targets.extend(noted.flat_map(|line| line.reference_targets(&context.tags, catalog)));
+        for line in lines.iter().filter(|line| folded(&line.table) == table) {
+            targets.extend(line.column_targets(&context.tags));
+            if let Some(catalog) = catalog {
+                targets.extend(line.lookup_targets(&context.tags, catalog));
+            }
         }
     }
     targets
@@ -415,7 +441,7 @@ const BETWEEN_CLEANINGS: Duration = Duration::from_secs(60);
 /// If one read returns more outbox rows than this, everything is invalidated. The readers fetch one more row to detect
 /// that.
 pub(crate) const MOST_LINES: usize = 10_000;
-/// If the changed rows have more values of a reference, all values are invalidated. The triggers note one more.
-const MOST_REFERENCES: usize = 128;
+/// If the changed rows have more values of a lookup column, all values are invalidated. The triggers note one more.
+const MOST_LOOKUPS: usize = 128;
 /// If more rows of one table have changed, the whole table is invalidated.
 const MOST_ROWS: usize = 256;

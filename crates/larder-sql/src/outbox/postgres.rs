@@ -149,7 +149,7 @@ impl Claim for ClaimedPosition<'_> {
 async fn read(connection: &mut dyn Connection, place: &str) -> Result<OutboxBatch, DriverError> {
     let rows: Vec<Line> = fetch(connection, BEHIND, [place.into()]).await?;
     let mut found = OutboxBatch { gap: rows.len() > MOST_LINES, ..OutboxBatch::default() };
-    for (place, is_gap, table, keys, references, commit) in rows {
+    for (place, is_gap, table, keys, columns, lookups, commit) in rows {
         found.place = place;
         found.gap |= is_gap;
         // The query always returns a row, whose columns of the outbox row are null if there is no outbox row.
@@ -158,27 +158,29 @@ async fn read(connection: &mut dyn Connection, place: &str) -> Result<OutboxBatc
             Some(event) => found.events.push(event),
             None => {
                 let row = OutboxRow::new(table, keys.as_deref(), commit.as_deref());
-                found.lines.push(row.with_references(references.as_deref()));
+                let row = row.with_columns(columns.as_deref());
+                found.lines.push(row.with_lookups(lookups.as_deref()));
             }
         }
     }
     Ok(found)
 }
 
-/// Reads the rows that the current transaction has added to the outbox: their tables and references.
+/// Reads the rows that the current transaction has added to the outbox: their tables and lookups.
 pub(crate) async fn own_rows(
     connection: &mut dyn Connection,
 ) -> Result<Vec<OutboxRow>, DriverError> {
     let rows: Vec<(String, Option<String>)> = fetch(connection, OWN, []).await?;
-    let row = |(table, references): (String, Option<String>)| {
-        OutboxRow::new(table, None, None).with_references(references.as_deref())
+    let row = |(table, lookups): (String, Option<String>)| {
+        OutboxRow::new(table, None, None).with_lookups(lookups.as_deref())
     };
     Ok(rows.into_iter().map(row).collect())
 }
 
-/// The new position, whether there is a gap, and a row of the outbox if there is one: its table, keys, references and
-/// identity.
-type Line = (String, bool, Option<String>, Option<String>, Option<String>, Option<String>);
+/// The new position, whether there is a gap, and a row of the outbox if there is one: its table, keys, columns, lookups
+/// and identity.
+type Line =
+    (String, bool, Option<String>, Option<String>, Option<String>, Option<String>, Option<String>);
 
 const CHANNEL: &str = "larder";
 /// Twice the 3,600 s after which a position is treated as a gap.
@@ -207,12 +209,12 @@ const BEHIND: &str = concat!(
             coalesce(nullif(split_part($1, ' ', 2), ''), '0')::bigint AS seen_at, split_part($1, ' ', 3) AS seen_server)
     SELECT p.now::text || ' ' || p.at || ' ' || p.server,
         p.server <> p.seen_server OR p.at - p.seen_at > 3600 OR pg_snapshot_xmax(p.seen) > pg_snapshot_xmax(p.now),
-        l.relation, l.keys::text, l.refers_to::text, l.commit_id
+        l.relation, l.keys::text, l.columns::text, l.lookups::text, l.commit_id
     FROM place p LEFT JOIN larder_outbox.line l
         ON l.xid >= pg_snapshot_xmin(p.seen) AND NOT pg_visible_in_snapshot(l.xid, p.seen)
     ORDER BY l.id LIMIT 10001"
 );
-const OWN: &str = "SELECT relation, refers_to::text FROM larder_outbox.own()";
+const OWN: &str = "SELECT relation, lookups::text FROM larder_outbox.own()";
 const REGISTER: &str =
     "INSERT INTO larder_outbox.reader (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
 const BEGIN_NOT_FOR_EVER: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";

@@ -13,7 +13,8 @@ CREATE TABLE IF NOT EXISTS larder_outbox.line (
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   relation text NOT NULL,
   keys jsonb, -- the keys of the rows, each an array of texts; null for any row
-  refers_to jsonb, -- the values of each foreign key of one column in the rows; null if unknown
+  columns jsonb, -- the columns that an UPDATE has changed; empty if rows were added or removed, null if unknown
+  lookups jsonb, -- the values of the foreign keys and unique constraints of one column; null if unknown
   commit_id text -- the identity of the transaction, if larder itself invalidates after the commit
 );
 DO $larder$
@@ -22,8 +23,8 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'commit_id') THEN
     ALTER TABLE larder_outbox.line ADD COLUMN commit_id text;
   END IF;
-  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'refers_to') THEN
-    ALTER TABLE larder_outbox.line ADD COLUMN refers_to jsonb;
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'larder_outbox.line'::regclass AND attname = 'lookups') THEN
+    ALTER TABLE larder_outbox.line ADD COLUMN columns jsonb, ADD COLUMN lookups jsonb;
   END IF;
 END $larder$;
 CREATE INDEX IF NOT EXISTS line_by_xid ON larder_outbox.line (xid);
@@ -57,16 +58,24 @@ DECLARE
     WHEN 'INSERT' THEN 'larder_new'
     WHEN 'DELETE' THEN 'larder_old'
     WHEN 'UPDATE' THEN '(SELECT * FROM larder_new UNION ALL SELECT * FROM larder_old)' END;
-  -- The values of each foreign key of one column.
-  referring text := (SELECT string_agg(format(
+  -- The values of the foreign keys and unique constraints of one column.
+  looked_up text := (SELECT string_agg(format(
       '%L, (SELECT jsonb_agg(k) FROM (SELECT DISTINCT concat(%I) AS k FROM %s r WHERE %I IS NOT NULL LIMIT %s) v)',
       a.attname, a.attname, source, a.attname, 2 * most + 1), ', ')
     FROM (SELECT DISTINCT conkey[1] AS attnum FROM pg_constraint
-      WHERE conrelid = TG_RELID AND contype = 'f' AND array_length(conkey, 1) = 1) f
+      WHERE conrelid = TG_RELID AND contype IN ('f', 'u') AND array_length(conkey, 1) = 1) f
     JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attnum = f.attnum);
+  -- The columns of which a value differs, as text, in rows with the same key.
+  comparing text := (SELECT string_agg(format(
+      'CASE WHEN bool_or((o.%1$I IS NULL) <> (n.%1$I IS NULL) OR concat(o.%1$I) <> concat(n.%1$I)) THEN %1$L END',
+      a.attname), ', ')
+    FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped);
+  -- As text, because the type of a key may have no operator that this function may call.
+  joining text := (SELECT string_agg(format('concat(o.%1$I) = concat(n.%1$I)', c), ' AND ') FROM unnest(TG_ARGV) c);
   counted bigint;
   found jsonb;
-  refers jsonb;
+  lookups_found jsonb;
+  changes jsonb;
 BEGIN
   -- larder stores no query that reads a table which has moved to another schema.
   IF TG_TABLE_SCHEMA <> 'public' THEN RETURN NULL; END IF;
@@ -75,10 +84,20 @@ BEGIN
       coalesce(key, ''), 2 * most + 1) INTO counted, found;
     IF counted = 0 THEN RETURN NULL; END IF;
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
-    EXECUTE 'SELECT jsonb_build_object(' || coalesce(referring, '') || ')' INTO refers;
+    EXECUTE 'SELECT jsonb_build_object(' || coalesce(looked_up, '') || ')' INTO lookups_found;
+    changes := '[]';
+    IF TG_OP = 'UPDATE' THEN
+      -- Without a key, with many rows, or if a key has changed, any column may have changed.
+      IF found IS NULL OR joining IS NULL THEN changes := NULL;
+      ELSE
+        EXECUTE 'SELECT CASE WHEN count(*) = (SELECT count(*) FROM larder_new)
+            THEN to_jsonb(array_remove(ARRAY[' || comparing || '], NULL)) END
+          FROM larder_old o JOIN larder_new n ON ' || joining INTO changes;
+      END IF;
+    END IF;
   END IF;
-  INSERT INTO larder_outbox.line (relation, keys, refers_to, commit_id)
-    VALUES (TG_TABLE_NAME, found, refers, nullif(current_setting('larder.commit', true), ''));
+  INSERT INTO larder_outbox.line (relation, keys, columns, lookups, commit_id)
+    VALUES (TG_TABLE_NAME, found, changes, lookups_found, nullif(current_setting('larder.commit', true), ''));
   -- Wakes the readers. A reader that misses the notification reads a second later.
   PERFORM pg_notify('larder', '');
   RETURN NULL;
@@ -86,9 +105,9 @@ END $larder$;
 REVOKE ALL ON FUNCTION larder_outbox.note() FROM PUBLIC;
 
 -- The rows that the current transaction has added, so that it can invalidate by them when it is committed.
-CREATE OR REPLACE FUNCTION larder_outbox.own() RETURNS TABLE (relation text, refers_to jsonb)
+CREATE OR REPLACE FUNCTION larder_outbox.own() RETURNS TABLE (relation text, lookups jsonb)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $larder$
-  SELECT l.relation, l.refers_to FROM larder_outbox.line l WHERE l.xid = pg_current_xact_id_if_assigned();
+  SELECT l.relation, l.lookups FROM larder_outbox.line l WHERE l.xid = pg_current_xact_id_if_assigned();
 $larder$;
 
 -- Adds a domain event to the outbox of the current transaction.

@@ -97,7 +97,7 @@ impl<DB: CachedDatabase> CachedPool<DB> {
     /// When the database does not answer.
     pub async fn begin(&self) -> Result<CachedTransaction<'static, DB>, QueryError> {
         let begun = self.db.begin().await?;
-        Ok(CachedTransaction { inner: Inner::Outer(begun), of: PhantomData })
+        Ok(CachedTransaction { inner: Inner::Outer(Box::new(begun)), of: PhantomData })
     }
 }
 
@@ -130,7 +130,7 @@ pub struct CachedTransaction<'a, DB: Database> {
 }
 
 enum Inner<'a> {
-    Outer(Transaction),
+    Outer(Box<Transaction>),
     Nested(NestedTransaction<'a>),
 }
 
