@@ -48,7 +48,8 @@
 //!
 //! # Contents
 //!
-//! - **The guide**: choosing (`guide::choosing`), [users and credentials](guide::identity), [the order of layers](guide::layers),
+//! - **The guide**: adding larder to an application that exists already (`guide::existing`), [recipes](guide::recipes),
+//!   [coming from another cache](guide::migration); choosing (`guide::choosing`), [users and credentials](guide::identity), [the order of layers](guide::layers),
 //!   [lifetimes](guide::lifetimes), [values and fragments](guide::values), [stampedes](guide::stampede),
 //!   [invalidation](guide::invalidation), cached queries (`guide::queries`), [many processes](guide::many_processes),
 //!   operating Redis (`guide::redis`), [each header and directive](guide::headers), [each word of

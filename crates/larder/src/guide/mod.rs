@@ -11,8 +11,32 @@ pub mod cache_status {}
 #[doc = include_str!("levels.svg")]
 pub mod choosing {}
 
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("content_negotiation.md")]
+pub mod content_negotiation {}
+
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("csp_nonces.md")]
+pub mod csp_nonces {}
+
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("csrf.md")]
+pub mod csrf {}
+
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("existing.md")]
+pub mod existing {}
+
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("flash_messages.md")]
+pub mod flash_messages {}
+
 #[doc = include_str!("headers.md")]
 pub mod headers {}
+
+#[cfg(any(doc, feature = "axum"))]
+#[doc = include_str!("htmx.md")]
+pub mod htmx {}
 
 #[doc = include_str!("identity.md")]
 pub mod identity {}
@@ -30,9 +54,15 @@ pub mod lifetimes {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
+#[doc = include_str!("migration.md")]
+pub mod migration {}
+
 #[cfg(any(doc, feature = "sqlite", feature = "postgres"))]
 #[doc = include_str!("queries.md")]
 pub mod queries {}
+
+#[doc = include_str!("recipes.md")]
+pub mod recipes {}
 
 #[cfg(any(doc, feature = "redis"))]
 #[doc = include_str!("redis.md")]
