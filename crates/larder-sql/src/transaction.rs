@@ -12,6 +12,7 @@ use crate::{
     context::{PreparedStatement, QueryContext, SchemaSnapshot},
     database::{DatabaseService, DatabaseTransaction},
     db::{Db, SharedRow},
+    driver::{Connection, DriverError},
     error::{QueryError, QueryErrorKind},
     outbox::{self, follower::OutboxRow},
     rows::StatementOutcome,
@@ -332,6 +333,7 @@ impl Transaction {
 
     /// Returns the connection of the driver, for a statement that [`begin_statement`](Self::begin_statement) has noted.
     /// `None` if the connection has another type.
+    #[doc(hidden)]
     pub fn driver_connection<C: Any>(&mut self) -> Option<&mut C> {
         self.begun().connection().as_any().downcast_mut()
     }
@@ -357,6 +359,7 @@ impl Transaction {
     ///
     /// When a nested transaction that was dropped cannot be rolled back, or with [`QueryErrorKind::NotAllowed`] if the
     /// statement begins or ends a transaction.
+    #[doc(hidden)]
     pub async fn begin_statement(
         &mut self,
         statement: impl Into<Statement>,
@@ -367,13 +370,14 @@ impl Transaction {
 
     /// Notes whether a statement has succeeded. If it has failed, or this is not called because its future was dropped, the
     /// statement may have ended the transaction, so larder invalidates whether or not it is committed.
+    #[doc(hidden)]
     #[allow(clippy::needless_pass_by_value)] // A statement ends once.
     pub fn end_statement(&mut self, statement: RunningStatement, has_succeeded: bool) {
         let RunningStatement { was_uncertain } = statement;
         self.uncertain = was_uncertain || !has_succeeded;
     }
 
-    /// Notes a write that the application has run itself on the [connection](Self::driver_connection) of this transaction.
+    /// Notes a write that the application has run itself on the [connection](Self::connection) of this transaction.
     /// What it may have changed is invalidated when the transaction is committed.
     pub fn wrote(&mut self, statement: impl Into<Statement>) {
         let prepared = self.context.prepare(statement.into());
@@ -424,6 +428,7 @@ impl Transaction {
 
 /// A statement that runs in a transaction.
 #[derive(Debug)]
+#[doc(hidden)]
 #[must_use = "end_statement takes it"]
 pub struct RunningStatement {
     was_uncertain: bool,
@@ -456,12 +461,23 @@ async fn end(
         return Err(QueryError::new(QueryErrorKind::RolledBack));
     }
     let noted = match unknown.is_empty() || uncertain || !context.notes_lookups() {
-        true => Ok(Vec::new()),
-        false => outbox::postgres::own_rows(inner.connection()).await,
+        true => Vec::new(),
+        false => noted(inner.connection()).await.map_err(QueryError::database)?,
     };
-    let noted = noted.map_err(QueryError::database)?;
     inner.commit().await.map_err(QueryError::database)?;
     Ok(noted)
+}
+
+/// Returns the rows that the outbox has noted in the transaction, or none if it cannot be read: the role may have changed
+/// to one without permission, or a timeout may pass. That must not fail the transaction, hence the savepoint.
+async fn noted(connection: &mut dyn Connection) -> Result<Vec<OutboxRow>, DriverError> {
+    connection.run(&Statement::new("SAVEPOINT larder_noted")).await?;
+    let Ok(rows) = outbox::postgres::own_rows(connection).await else {
+        connection.run(&Statement::new("ROLLBACK TO SAVEPOINT larder_noted")).await?;
+        return Ok(Vec::new());
+    };
+    // The commit releases the savepoint.
+    Ok(rows)
 }
 
 impl Drop for Transaction {
@@ -509,6 +525,7 @@ pub struct NestedTransaction<'a> {
 
 impl NestedTransaction<'_> {
     /// Returns the outermost transaction, for an adapter that notes statements of the application in it.
+    #[doc(hidden)]
     pub fn outermost(&mut self) -> &mut Transaction {
         self.transaction
     }

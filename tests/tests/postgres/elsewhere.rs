@@ -170,7 +170,13 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         "CREATE TABLE lists (id bigint PRIMARY KEY, slug text UNIQUE, title text, about json);
         CREATE TABLE items (id bigint PRIMARY KEY, list bigint REFERENCES lists ON DELETE CASCADE, title text, done bool);
         INSERT INTO lists VALUES (1, 'one', 'One', '{}'), (2, 'two', 'Two', '{}'), (3, 'three', 'Three', '{}');
-        INSERT INTO items SELECT n, 1 + n % 2, 'item', false FROM generate_series(10, 29) n",
+        INSERT INTO items SELECT n, 1 + n % 2, 'item', false FROM generate_series(10, 29) n;
+        CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE people (id bigint PRIMARY KEY, name text COLLATE folding, height float8, photo bytea);
+        INSERT INTO people VALUES (1, 'ann', 0.1, '\\x00');
+        CREATE ROLE visitor; GRANT ALL ON items TO visitor;
+        DO $$ BEGIN EXECUTE (SELECT format('CREATE TABLE wide (id int PRIMARY KEY, %s)',
+            string_agg(format('c%s int UNIQUE', n), ', ')) FROM generate_series(1, 60) n); END $$",
     );
     let larder = larder();
     let db = server.db(&larder).await;
@@ -187,6 +193,9 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         ),
         ("titles", "SELECT id, title FROM lists ORDER BY id"),
         ("row", "SELECT title FROM items WHERE id = 11"),
+        ("names", "SELECT name FROM people ORDER BY id"),
+        ("heights", "SELECT height FROM people ORDER BY id"),
+        ("photos", "SELECT photo::text FROM people ORDER BY id"),
     ];
     type Row = std::collections::BTreeMap<String, serde_json::Value>;
     let hits = || larder.stats().cache("queries").map_or(0, |cache| cache.total.hits);
@@ -203,7 +212,7 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         }
         missing.join(", ")
     };
-    let rows: [(&str, &str); 13] = [
+    let rows = [
         ("UPDATE items SET done = NOT done WHERE id = 10", "list 1"),
         ("UPDATE items SET title = 'x' WHERE id = 11", "list 2, row"),
         ("UPDATE items SET title = 'y' WHERE list = 2 AND id > 20", "list 2"),
@@ -218,8 +227,16 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         // It counts as a change of which rows exist.
         ("UPDATE lists SET title = title WHERE id = 2", "counts, titles"),
         ("INSERT INTO lists VALUES (4, 'two', 'Four', NULL)", "slug two, counts, titles"),
+        // Equal for the collation of the column, as text of this client, or only as bytes.
+        ("UPDATE people SET name = 'Ann' WHERE id = 1", "names"),
+        (
+            "SET extra_float_digits = -15; UPDATE people SET height = 0.1000001 WHERE id = 1",
+            "heights",
+        ),
+        ("UPDATE people SET photo = '\\x0001' WHERE id = 1", "photos"),
+        // More unique constraints than a function of PostgreSQL has arguments.
+        ("INSERT INTO wide (id, c1, c60) VALUES (1, 2, 3)", ""),
     ];
-    missing().await;
     let mut seen = 0;
     let mut is_read = async || {
         seen += 1;
@@ -233,6 +250,9 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         })
         .await;
     };
+    // What the follower reads when it begins invalidates everything.
+    is_read().await;
+    missing().await;
     for (write, expected) in rows {
         server.psql(write);
         is_read().await;
@@ -254,6 +274,15 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         is_read().await;
         missing().await;
     }
+    // A role that may not read the outbox commits nevertheless.
+    let mut transaction = db.begin().await.unwrap();
+    transaction.query("SELECT set_config('role', 'visitor', true)").execute().await.unwrap();
+    let update = "UPDATE items SET done = NOT done WHERE id = 10";
+    transaction.query(update).execute().await.unwrap();
+    transaction.commit().await.unwrap();
+    assert!(missing().await.contains("list 1, list 2"));
+    is_read().await;
+    missing().await;
     // Outside of a transaction they are unknown.
     db.query("UPDATE items SET done = NOT done WHERE id = 10").execute().await.unwrap();
     assert_eq!(missing().await, "list 1, list 2");

@@ -41,8 +41,10 @@ pub(super) struct Collector<'a> {
     reads_all_columns: bool,
     /// The names and aliases of tables, as an expression for a whole row has them.
     row_names: BTreeSet<String>,
-    /// Whether a `SELECT` may return a row without a row of a table: an aggregate, or what may be one.
-    may_aggregate: bool,
+    /// The qualified names `a.b`, of which `b` is a function of a whole row if `a` has no such column.
+    qualified: BTreeSet<(String, String)>,
+    /// Whether the query may return a row without a row of a table: an aggregate or what may be one, `VALUES`, a `UNION`.
+    may_add_rows: bool,
     changes: Vec<TableChange>,
     volatile: Option<Reason>,
     defines: bool,
@@ -65,7 +67,8 @@ impl<'a> Collector<'a> {
             columns: BTreeSet::new(),
             reads_all_columns: false,
             row_names: BTreeSet::new(),
-            may_aggregate: false,
+            qualified: BTreeSet::new(),
+            may_add_rows: false,
             changes: Vec::new(),
             volatile: None,
             defines: false,
@@ -100,10 +103,14 @@ impl<'a> Collector<'a> {
             Pin::Lookup(..) => true,
         };
         let pins_single_rows = reads.values().flatten().flatten().all(one_row);
-        let proves_rows = self.selects == 1 && !self.may_aggregate && pins_single_rows;
-        let names_columns = !self.reads_all_columns && self.columns.is_disjoint(&self.row_names);
+        let proves_rows = self.selects == 1 && !self.may_add_rows && pins_single_rows;
         let is_system = |column: &String| SYSTEM_COLUMNS.contains(&&**column);
-        let names_columns = names_columns && !self.columns.iter().any(is_system);
+        // The columns of a write are those that it sets and compares, and not those of its rows.
+        let names_columns = self.changes.is_empty()
+            && !self.reads_all_columns
+            && self.columns.is_disjoint(&self.row_names)
+            && !self.columns.iter().any(is_system)
+            && !self.calls_a_row(&reads);
         let (columns, changes) = (names_columns.then_some(self.columns), self.changes);
         Analysis { fingerprint, nature, reads, reads_unknown, columns, proves_rows, changes }
     }
@@ -131,6 +138,15 @@ impl<'a> Collector<'a> {
             }
         }
         reads
+    }
+
+    /// Whether a qualified name may be a call with a whole row: PostgreSQL reads `a.b` as `b(a)` if `a` has no column `b`.
+    fn calls_a_row(&self, reads: &BTreeMap<String, Option<Vec<Pin>>>) -> bool {
+        let Some(catalog) = self.catalog else { return false };
+        let columns = || reads.keys().filter_map(|table| catalog.columns(table));
+        self.qualified.iter().any(|(qualifier, name)| {
+            self.row_names.contains(qualifier) && !columns().any(|columns| columns.contains(name))
+        })
     }
 
     fn read_unknown(&mut self) {
@@ -310,7 +326,7 @@ impl<'a> Collector<'a> {
         });
         let lookups = lookups.collect();
         let set = update.assignments.iter().map(|assignment| match &assignment.target {
-            AssignmentTarget::ColumnName(name) => pins::relation(name),
+            AssignmentTarget::ColumnName(name) => set_column(name),
             AssignmentTarget::Tuple(_) => None,
         });
         let set = set.collect::<Option<BTreeSet<_>>>().filter(|_| !replaces);
@@ -348,7 +364,9 @@ impl<'a> Collector<'a> {
                         self.reads_all_columns |= !alias.columns.is_empty();
                     }
                 }
-                TableFactor::NestedJoin { table_with_joins, .. } => {
+                TableFactor::NestedJoin { table_with_joins, alias } => {
+                    // The alias may rename columns, and is an expression for a whole row.
+                    self.reads_all_columns |= alias.is_some();
                     self.note_joins(table_with_joins);
                 }
                 _ => {}
@@ -440,6 +458,7 @@ impl Visitor for Collector<'_> {
         if !query.locks.is_empty() {
             self.volatile = self.volatile.or(Some(Reason::ForUpdate));
         }
+        self.may_add_rows |= !matches!(&*query.body, SetExpr::Select(_));
         if !is_plain(&query.body) || !query.pipe_operators.is_empty() {
             self.unknown = self.unknown.or(Some(Reason::NotUnderstood));
         }
@@ -471,7 +490,7 @@ impl Visitor for Collector<'_> {
         for tree in &select.from {
             self.note_joins(tree);
         }
-        self.may_aggregate |=
+        self.may_add_rows |=
             select.having.is_some() || select.group_by != GroupByExpr::Expressions(vec![], vec![]);
         self.has_unnamed_columns |= select.projection.iter().any(is_unnamed);
         if select.into.is_some() || !select.lateral_views.is_empty() {
@@ -505,7 +524,8 @@ impl Visitor for Collector<'_> {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } => {
+            TableFactor::Table { name, args: Some(arguments), .. } => {
+                self.reads_all_columns |= arguments.args.iter().any(is_a_row);
                 self.not_a_relation = Some(std::ptr::from_ref(name));
                 let purity =
                     self.function(name).map(|name| functions::of_name(&name, self.catalog));
@@ -529,6 +549,9 @@ impl Visitor for Collector<'_> {
             Expr::Identifier(name) => drop(self.columns.insert(folded(&name.value))),
             Expr::CompoundIdentifier(parts) => {
                 self.columns.extend(parts.last().map(|part| folded(&part.value)));
+                if let [.., qualifier, name] = &parts[..] {
+                    self.qualified.insert((folded(&qualifier.value), folded(&name.value)));
+                }
             }
             // `count(*)` has no such expression.
             Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => self.reads_all_columns = true,
@@ -540,7 +563,7 @@ impl Visitor for Collector<'_> {
                 self.call_if(purity);
             }
             Expr::Function(function) => {
-                self.may_aggregate = true;
+                self.may_add_rows = true;
                 self.reads_all_columns |= takes_a_row(function);
                 match self.function(&function.name) {
                     Some(name) => self.call(functions::of(function, &name, self.catalog)),
@@ -558,6 +581,7 @@ impl Visitor for Collector<'_> {
             Expr::CompoundIdentifier(parts) => {
                 let last = parts.last().map(|part| folded(&part.value));
                 let field = last.and_then(|last| self.catalog?.field(&last));
+                self.reads_all_columns |= field.is_some();
                 self.call_if(field);
             }
             Expr::CompoundFieldAccess { access_chain, .. }
@@ -585,7 +609,11 @@ impl Visitor for Collector<'_> {
             Expr::Trim { .. } => {
                 ["btrim", "ltrim", "rtrim"].iter().for_each(|name| self.overloaded(name));
             }
-            Expr::BinaryOp { op, .. } => self.operator(op),
+            Expr::BinaryOp { left, op, right } => {
+                // `U&"\\0061"` is one name for PostgreSQL.
+                self.reads_all_columns |= is_unicode_prefix(left) && is_quoted(right);
+                self.operator(op);
+            }
             Expr::UnaryOp { op, .. } => self.operator(op),
             Expr::AnyOp { compare_op, .. } | Expr::AllOp { compare_op, .. } => {
                 self.operator(compare_op);
@@ -627,13 +655,25 @@ const SYSTEM_COLUMNS: [&str; 9] =
 /// Whether an argument of a function is a whole row, `f(t.*)`.
 fn takes_a_row(function: &Function) -> bool {
     let FunctionArguments::List(list) = &function.args else { return false };
-    list.args.iter().any(|argument| match argument {
+    list.args.iter().any(is_a_row)
+}
+
+fn is_a_row(argument: &FunctionArg) -> bool {
+    match argument {
         FunctionArg::Unnamed(argument)
         | FunctionArg::Named { arg: argument, .. }
         | FunctionArg::ExprNamed { arg: argument, .. } => {
             matches!(argument, FunctionArgExpr::QualifiedWildcard(_))
         }
-    })
+    }
+}
+
+fn is_unicode_prefix(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(name) if name.quote_style.is_none() && folded(&name.value) == "u")
+}
+
+fn is_quoted(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(name) if name.quote_style.is_some())
 }
 
 fn is_plain(body: &SetExpr) -> bool {
@@ -651,9 +691,15 @@ fn table_of(factor: &TableFactor, dialect: SqlDialect) -> Option<String> {
     }
 }
 
+/// The column that a write sets. `None` if it sets a part of it, `address.city`.
+fn set_column(name: &ObjectName) -> Option<String> {
+    let [_] = &name.0[..] else { return None };
+    pins::relation(name)
+}
+
 fn touches(assignments: &[Assignment], key: &[String]) -> bool {
     let is_key = |name: &ObjectName| {
-        pins::relation(name).is_none_or(|name| key.contains(&name) || is_row_number(&name))
+        set_column(name).is_none_or(|name| key.contains(&name) || is_row_number(&name))
     };
     assignments.iter().any(|assignment| match &assignment.target {
         AssignmentTarget::ColumnName(name) => is_key(name),
@@ -667,7 +713,7 @@ fn assigned<'e>(
     column: &str,
 ) -> impl Iterator<Item = Option<&'e Expr>> {
     assignments.iter().filter_map(move |assignment| match &assignment.target {
-        AssignmentTarget::ColumnName(name) => match pins::relation(name) {
+        AssignmentTarget::ColumnName(name) => match set_column(name) {
             Some(name) => (name == column).then_some(Some(&assignment.value)),
             None => Some(None),
         },
@@ -695,7 +741,7 @@ fn inserted(insert: &Insert, key: &[String]) -> Option<Vec<PinnedKey>> {
     if key.is_empty() {
         return None;
     }
-    let columns: Vec<_> = insert.columns.iter().map(pins::relation).collect();
+    let columns: Vec<_> = insert.columns.iter().map(set_column).collect();
     let unique: BTreeSet<_> = columns.iter().collect();
     if unique.len() < columns.len() || columns.iter().flatten().any(|name| is_row_number(name)) {
         return None;

@@ -540,6 +540,7 @@ fn only_a_result_that_proves_its_rows_does_not_depend_on_new_rows() {
         "SELECT * FROM notes n WHERE EXISTS (SELECT 1 FROM products WHERE id = ?)",
         "SELECT (SELECT name FROM products WHERE id = ?)",
         "SELECT 1 UNION SELECT id FROM products WHERE id = ?",
+        "SELECT price FROM products WHERE id = ? UNION ALL VALUES (0)",
         "WITH p AS (SELECT * FROM products WHERE id = ?) SELECT * FROM notes LEFT JOIN p",
     ] {
         assert!(absent(does_not), "{does_not}");
@@ -619,6 +620,8 @@ fn a_lookup_column_pins_rows() {
             "items items:1 items:#set:list items:#by:slug:a items:#by:*",
         ),
         ("UPDATE items SET title = 'x' WHERE list = $1", "items:*"),
+        ("UPDATE items SET title.part = 'x' WHERE id = 1", "items:*"),
+        ("INSERT INTO items (title.id) VALUES (5)", "items items:#absent items:#rows items:#by:*"),
         (
             "INSERT INTO items (id, list, slug) VALUES (1, $1, 'a') ON CONFLICT (id) DO UPDATE SET title = 'x'",
             "items items:1 items:#rows items:#set:* items:#by:*",
@@ -658,6 +661,19 @@ fn a_query_depends_on_the_columns_that_it_names() {
         ("SELECT title, xmin FROM lists", "lists"),
         ("SELECT title FROM open", "items"),
         ("SELECT title FROM lists WHERE EXISTS (SELECT * FROM items)", "items lists"),
+        ("UPDATE items SET title = 'x' FROM lists l WHERE l.id = list RETURNING *", "items lists"),
+        ("SELECT l.to_jsonb FROM lists l", "lists"),
+        (
+            "SELECT l.owner, i.slug FROM lists l JOIN items i ON true",
+            "items:#rows items:#set:slug lists:#rows lists:#set:owner",
+        ),
+        (
+            "SELECT j.z FROM (lists JOIN items ON lists.id = items.list) AS j(x, y, z)",
+            "items lists",
+        ),
+        ("SELECT j FROM (lists JOIN items ON lists.id = items.list) AS j", "items lists"),
+        ("SELECT r.c FROM lists, json_each(lists.*) r", "lists"),
+        ("SELECT title FROM lists WHERE U&\"\\0073\" = 'a'", "lists"),
     ];
     for (text, expected) in rows {
         assert_eq!(of_lists(text, &[]).0, expected, "{text}");

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS larder_outbox.reader (
 CREATE OR REPLACE FUNCTION larder_outbox.note() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- Keys are written in the form that tags have.
-SET datestyle = 'ISO, YMD' SET bytea_output = 'hex' AS $larder$
+SET datestyle = 'ISO, YMD' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $larder$
 DECLARE
   most CONSTANT int := 64; -- up to twice as many keys; if there are more, the outbox row means any row
   -- Null if a column of the key was renamed. Uses concat, because a cast may call a user-defined function.
@@ -60,18 +60,21 @@ DECLARE
     WHEN 'UPDATE' THEN '(SELECT * FROM larder_new UNION ALL SELECT * FROM larder_old)' END;
   -- The values of the foreign keys and unique constraints of one column.
   looked_up text := (SELECT string_agg(format(
-      '%L, (SELECT jsonb_agg(k) FROM (SELECT DISTINCT concat(%I) AS k FROM %s r WHERE %I IS NOT NULL LIMIT %s) v)',
+      '(%L::text, (SELECT jsonb_agg(k) FROM (SELECT DISTINCT concat(%I) COLLATE "C" AS k FROM %s r WHERE %I IS NOT NULL LIMIT %s) v))',
       a.attname, a.attname, source, a.attname, 2 * most + 1), ', ')
     FROM (SELECT DISTINCT conkey[1] AS attnum FROM pg_constraint
       WHERE conrelid = TG_RELID AND contype IN ('f', 'u') AND array_length(conkey, 1) = 1) f
     JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attnum = f.attnum);
-  -- The columns of which a value differs, as text, in rows with the same key.
+  -- The columns of which a value differs, as text, in rows with the same key. The collation of a column may treat two
+  -- different texts as equal. Large bytes would be too long as text.
   comparing text := (SELECT string_agg(format(
-      'CASE WHEN bool_or((o.%1$I IS NULL) <> (n.%1$I IS NULL) OR concat(o.%1$I) <> concat(n.%1$I)) THEN %1$L END',
+      'CASE WHEN bool_or((o.%1$I IS NULL) <> (n.%1$I IS NULL) OR ' || CASE a.atttypid
+        WHEN 'bytea'::regtype THEN 'o.%1$I <> n.%1$I'
+        ELSE 'concat(o.%1$I) COLLATE "C" <> concat(n.%1$I) COLLATE "C"' END || ') THEN %1$L END',
       a.attname), ', ')
     FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped);
   -- As text, because the type of a key may have no operator that this function may call.
-  joining text := (SELECT string_agg(format('concat(o.%1$I) = concat(n.%1$I)', c), ' AND ') FROM unnest(TG_ARGV) c);
+  joining text := (SELECT string_agg(format('concat(o.%1$I) COLLATE "C" = concat(n.%1$I) COLLATE "C"', c), ' AND ') FROM unnest(TG_ARGV) c);
   counted bigint;
   found jsonb;
   lookups_found jsonb;
@@ -84,7 +87,11 @@ BEGIN
       coalesce(key, ''), 2 * most + 1) INTO counted, found;
     IF counted = 0 THEN RETURN NULL; END IF;
     IF key IS NULL OR counted > 2 * most THEN found := NULL; END IF;
-    EXECUTE 'SELECT jsonb_build_object(' || coalesce(looked_up, '') || ')' INTO lookups_found;
+    -- Not one call of jsonb_build_object, because a function has at most 100 arguments.
+    lookups_found := '{}';
+    IF looked_up IS NOT NULL THEN
+      EXECUTE 'SELECT jsonb_object_agg(c, v) FROM (VALUES ' || looked_up || ') l (c, v)' INTO lookups_found;
+    END IF;
     changes := '[]';
     IF TG_OP = 'UPDATE' THEN
       -- Without a key, with many rows, or if a key has changed, any column may have changed.
