@@ -1,4 +1,4 @@
-//! A check that no user gets what was made for another: [`assert_no_leak`].
+//! A check that no response contains data of another user: [`assert_no_leak`].
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -77,17 +77,22 @@ pub fn cookies_of<B>(response: &Response<B>) -> HeaderMap {
     fields
 }
 
-/// Sends requests to an application as several users, in all orders, and panics if a response has something that was made
-/// for another user.
+/// Sends requests to an application as several users, in all orders, and panics if a response contains data of another
+/// user.
 ///
 /// For each order of the users, a new application is made, all users sign in, and each requests each route once. A word of
 /// a response has leaked if an earlier response to another user has it, and the response that the user gets from another
-/// new application, to which no other user has sent a request, does not have it. Words of the fields count, too.
+/// new application, in which no other user has requested a route, does not have it. Words of the fields count, too, but not
+/// of `Age`, `Cache-Control`, `Cache-Status`, `Content-Length`, `Date`, `Expires` and `Vary`. Words of fewer than three
+/// characters are not compared, so use long and distinct names. All requests are GETs.
+///
+/// With up to four users all orders are tried, with more all ordered pairs. For n users these are n + n! or n + n(n−1)
+/// applications, each with all sign-ins and routes, and more to confirm a suspicion.
 ///
 /// The application needs its cache in `app`. Two visitors who are not signed in are two users: add
 /// [`TestUser::anonymous`] twice, so that a token of one in the page of the other is found. A page that has something new
-/// in each response, such as a nonce, and that visitors share on purpose, has "leaked" it, too: that is what a cache does
-/// to a nonce. A page that shows the time needs a fixed clock, because two responses of the same second have the same
+/// in each response, such as a nonce, and that visitors share on purpose, has "leaked" it, too: a cache does that to a
+/// nonce. A page that shows the time needs a fixed clock, because two responses of the same second have the same
 /// word.
 ///
 /// # Panics
@@ -124,7 +129,7 @@ where
     B: Body<Error: fmt::Debug>,
 {
     let mut leaks = BTreeSet::new();
-    // What each user gets from an instance to which no other user has sent a request.
+    // The words that each user gets from an instance in which no other user has requested a route.
     let mut alone = Vec::with_capacity(users.len());
     for at in 0..users.len() {
         let instance = Instance::new(app().await, users).await;
@@ -149,7 +154,7 @@ where
                     .filter(|(_, word)| is_suspect(word))
                     .collect();
                 if !suspects.is_empty() {
-                    // It may be new for everybody: another instance shows it to the user alone, too.
+                    // It may be new for every user: then another instance shows it to this user alone, too.
                     let own = Instance::new(app().await, users).await.words(*at, route).await;
                     for (other, word) in suspects {
                         if !own.contains(word) {
@@ -163,7 +168,7 @@ where
         }
     }
     let leaks: Vec<String> = leaks.into_iter().collect();
-    assert!(leaks.is_empty(), "responses have what was made for others:\n{}", leaks.join("\n"));
+    assert!(leaks.is_empty(), "responses contain data of other users:\n{}", leaks.join("\n"));
 }
 
 /// An application to which all users have signed in.
@@ -199,7 +204,7 @@ where
             body.unwrap_or_else(|error| panic!("GET {route}: the body ends early: {error:?}"));
         let mut words = BTreeSet::new();
         for (name, value) in &head.headers {
-            if !NOT_OF_USERS.contains(name) {
+            if !IGNORED_FIELDS.contains(name) {
                 add_words(&String::from_utf8_lossy(value.as_bytes()), &mut words);
             }
         }
@@ -233,7 +238,7 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 const SHORTEST_WORD: usize = 3;
 const MOST_IN_ALL_ORDERS: usize = 4;
 /// Fields that differ with the cache and the time.
-const NOT_OF_USERS: [HeaderName; 7] = [
+const IGNORED_FIELDS: [HeaderName; 7] = [
     header::AGE,
     header::CACHE_CONTROL,
     header::CONTENT_LENGTH,
@@ -281,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_made_for_another_user_is_found_in_bodies_and_fields() {
+    async fn data_of_another_user_is_found_in_bodies_and_fields() {
         assert_no_leak(|| async { app(false) }, &users(), &["/", "/other"]).await;
         let users = users();
         let leaking = assert_no_leak(|| async { app(true) }, &users, &["/"]);

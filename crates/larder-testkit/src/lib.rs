@@ -6,7 +6,7 @@
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut connections;
 //! - [`conformance`] tests [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
 //!   [`Bus`](larder_core::store::Bus);
-//! - [`assert_no_leak`] sends requests to an application as several users, and finds what was made for another;
+//! - [`assert_no_leak`] sends requests to an application as several users, and finds data of one in a response to another;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] checks the semantics for any request and response;
 //! - [`SeededRng`] draws random numbers from a seed, so that a failure can be replayed.
