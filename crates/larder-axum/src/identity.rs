@@ -1,4 +1,4 @@
-//! Closures for an [`IdentityLayer`]: the user of a session, of a verified extension, or of a cookie.
+//! Identity layers for sessions, verified tokens and cookies.
 //!
 //! Each finds three kinds of requests. A request of a user gets the partition of that user, or bypasses the cache
 //! ([`partition_by_identity`](crate::HttpCache::partition_by_identity), [`bypass_users`](crate::HttpCache::bypass_users)).
@@ -14,8 +14,9 @@ use crate::{Identity, IdentityLayer, PartitionName};
 /// Finds the user of a value that an outer layer has verified and left in the request extensions, such as the claims of a
 /// JWT. `name` returns the name of the user.
 ///
-/// A request without the value is one of a visitor, unless it has a field `Authorization`: that token was not verified, so
-/// the request bypasses the cache.
+/// A request without the value is one of a visitor. A request with `Authorization` but without the value bypasses the cache,
+/// because its token was not accepted. A token in another place, such as a cookie, is not noticed: then use
+/// [`IdentityLayer::new`].
 ///
 /// # Examples
 ///
@@ -75,6 +76,16 @@ pub trait SessionHandle: Clone + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnreadableSession;
 
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+impl std::fmt::Display for UnreadableSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the session cannot be read")
+    }
+}
+
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
+impl std::error::Error for UnreadableSession {}
+
 /// Implements [`SessionHandle`] for a version of tower-sessions.
 #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-014"))]
 macro_rules! session {
@@ -84,7 +95,10 @@ macro_rules! session {
                 &self,
                 key: &str,
             ) -> Result<Option<serde_json::Value>, UnreadableSession> {
-                self.get_value(key).await.map_err(|_| UnreadableSession)
+                self.get_value(key).await.map_err(|error| {
+                    tracing::warn!(target: "larder", %error, "a session cannot be read: the request bypasses the cache");
+                    UnreadableSession
+                })
             }
 
             fn is_written(&self) -> bool {
@@ -100,7 +114,8 @@ session!(tower_sessions_core::Session);
 session!(tower_sessions_core_014::Session);
 
 /// Finds the user of a session of tower-sessions: the value of this key, a string or a number, that the sign-in has
-/// written to the session.
+/// written to the session. A value of another type (a boolean, an object) does not identify a user, so the request bypasses
+/// the cache. The value is part of keys, so it should be no secret.
 ///
 /// Add [`session_is_written`] to the cache, so that a page whose handler writes to the session, for example a token against
 /// request forgery, is not stored.
@@ -139,8 +154,8 @@ pub fn from_session<S: SessionHandle>(
             match session.value(key).await {
                 Ok(None | Some(serde_json::Value::Null)) => Identity::Anonymous,
                 Ok(Some(serde_json::Value::String(user))) => Identity::user(user),
-                Ok(Some(user)) => Identity::user(user.to_string()),
-                Err(UnreadableSession) => Identity::Unknown,
+                Ok(Some(serde_json::Value::Number(user))) => Identity::user(user.to_string()),
+                Ok(Some(_)) | Err(UnreadableSession) => Identity::Unknown,
             }
         });
         found

@@ -73,8 +73,8 @@ async fn sessions_of_tower_sessions() {
     use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
     async fn greet(policy: CachePolicy, session: Session) -> String {
-        let user: Option<String> = session.get("user").await.unwrap();
-        page(&policy, user.as_deref())
+        let user: Option<serde_json::Value> = session.get("user").await.unwrap();
+        page(&policy, user.as_ref().and_then(|user| user.as_str()))
     }
     async fn form(policy: CachePolicy, session: Session) -> String {
         static TOKENS: AtomicU32 = AtomicU32::new(0);
@@ -86,10 +86,14 @@ async fn sessions_of_tower_sessions() {
     async fn sign_in(session: Session, Path(user): Path<String>) {
         session.insert("user", user).await.unwrap();
     }
+    async fn flag(session: Session) {
+        session.insert("user", true).await.unwrap();
+    }
     let app = || {
         Router::new()
             .route("/", get(greet))
             .route("/form", get(form))
+            .route("/flag", post(flag))
             .route("/sign-in/{user}", post(sign_in))
             .layer(
                 ServiceBuilder::new()
@@ -106,6 +110,9 @@ async fn sessions_of_tower_sessions() {
     let nothing = HeaderMap::new();
     let ada = send(&app, "POST", "/sign-in/ada", &nothing).await.1;
     assert!(hits(&app, "/", &ada).await && hits(&app, "/", &nothing).await);
+    // A value that is no name would put all users into one partition.
+    let flag = send(&app, "POST", "/flag", &nothing).await.1;
+    assert!(!hits(&app, "/", &flag).await);
     assert!(!hits(&app, "/form", &ada).await && !hits(&app, "/form", &nothing).await);
 }
 
@@ -307,6 +314,6 @@ async fn without_an_identity_layer_every_request_bypasses_the_cache() {
         let app = Router::new().route("/", get(greet)).layer(cache);
         assert!(!hits(&app, "/", &HeaderMap::new()).await);
     }
-    assert_eq!(Identity::of(Ok::<_, Infallible>(None::<u64>)), Identity::Anonymous);
-    assert_eq!(Identity::of(Err::<Option<u64>, _>("a failure")), Identity::Unknown);
+    assert_eq!(Identity::from_lookup(Ok::<_, Infallible>(None::<u64>)), Identity::Anonymous);
+    assert_eq!(Identity::from_lookup(Err::<Option<u64>, _>("a failure")), Identity::Unknown);
 }

@@ -36,7 +36,7 @@ impl Identity {
     }
 
     /// Creates an identity from the result of a look-up: `Ok(None)` is a visitor, and an error is unknown.
-    pub fn of<P: PartitionName, E>(found: Result<Option<P>, E>) -> Self {
+    pub fn from_lookup<P: PartitionName, E>(found: Result<Option<P>, E>) -> Self {
         match found {
             Ok(Some(name)) => Self::user(name),
             Ok(None) => Self::Anonymous,
@@ -52,7 +52,8 @@ impl Identity {
 /// An error of the session store must become [`Identity::Unknown`] and not [`Identity::Anonymous`]: the page of a user
 /// whose session could not be read would otherwise be stored for all visitors.
 ///
-/// `larder::axum::identity` has closures for tower-sessions, axum-login, and signed and private cookies.
+/// `larder::axum::identity` has ready layers for tower-sessions, axum-login, verified tokens, and signed and private
+/// cookies.
 ///
 /// # Examples
 ///
