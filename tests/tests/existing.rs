@@ -244,7 +244,7 @@ impl Members {
             7..12 => (
                 owner,
                 format!("/items/{}/read", server.psql(&first)),
-                format!("is_read={}", step % 2 == 0),
+                format!("is_read={}", step.is_multiple_of(2)),
                 format!("UPDATE items SET is_read = NOT is_read WHERE id = ({first})"),
             ),
             12..15 => (
