@@ -2,6 +2,7 @@
 //! values.
 
 use std::{
+    any::TypeId,
     fmt::{self, Write as _},
     future::Future,
     sync::Arc,
@@ -13,6 +14,7 @@ use larder_core::{
 };
 
 use crate::{
+    analysis::digest,
     context::{PreparedStatement, QueryAdmission, QueryContext},
     db::Db,
     error::QueryErrorKind,
@@ -146,7 +148,11 @@ impl CachedRead {
 
     /// Adds an input to the key, on which the result depends although no statement has it as a value.
     pub fn key(mut self, input: impl fmt::Display) -> Self {
-        let input = input.to_string();
+        let mut input = input.to_string();
+        if input.len() > LONGEST_INPUT {
+            // A cryptographic hash is short, and two different inputs do not have the same hash.
+            input = format!("#{}", digest(&input, 32));
+        }
         write!(self.key, "{}:{input}", input.len()).expect("writing to a string cannot fail");
         self
     }
@@ -177,6 +183,8 @@ impl CachedRead {
 
     /// Returns the value, from the cache if possible, otherwise from the loader. Both levels store it.
     ///
+    /// larder does not know the rows behind the value, so `max_bytes` and `empty_ttl` of the layer do not apply to it.
+    ///
     /// If the result is not storable (`not_stored` of [`Db::explain`] returns the reason), the loader runs each time. If
     /// one of the statements writes, it runs as in [`Db::write`].
     ///
@@ -203,31 +211,35 @@ impl CachedRead {
     }
 
     /// Returns the value, from the memory of this process if possible, otherwise from the loader. serde does not have to
-    /// know its type. The loader also returns the number of bytes that the value takes in memory. A value of zero bytes is
-    /// an empty result, for which [`QueryCacheLayer::empty_ttl`](crate::QueryCacheLayer::empty_ttl) is the lifetime.
+    /// know its type. The loader also returns the number of bytes that the value takes in memory, and whether it has rows:
+    /// [`QueryCacheLayer::empty_ttl`](crate::QueryCacheLayer::empty_ttl) is the lifetime of a result without rows.
     ///
     /// # Errors
     ///
     /// See [`LoadError`].
-    pub async fn load_local<T, E, F, Fut>(self, load: F) -> Result<Arc<Weighed<T>>, LoadError<E>>
+    pub async fn load_local<T, E, F, Fut>(
+        self,
+        load: F,
+    ) -> Result<Arc<WeighedValue<T>>, LoadError<E>>
     where
         T: Send + Sync + 'static,
         E: Send + Sync + 'static,
         F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Weighed<T>, E>> + Send + 'static,
+        Fut: Future<Output = Result<WeighedValue<T>, E>> + Send + 'static,
     {
         if let Some(why) = self.bypass() {
             return self.run(why, load).await;
         }
-        let name = self.name(&format_args!("local {}", std::any::type_name::<T>()));
+        // The name of a type may be the name of another type, too. The value does not leave this process.
+        let name = self.name(&format_args!("local {:?}", TypeId::of::<T>()));
         let (kernel, policy) = (self.context.kernel.clone(), self.context.policy(&self.options));
         let fill = move |fill| async move {
             let value = load().await?;
-            self.tag(&fill, value.bytes > 0 && self.statements.len() == 1);
-            self.context.limit_fill(&fill, &self.options, value.bytes == 0, value.bytes);
+            self.tag(&fill, value.has_rows && self.statements.len() == 1);
+            self.context.limit_fill(&fill, &self.options, !value.has_rows, value.bytes);
             Ok(value)
         };
-        kernel.get_or_fill_local(Kind::Query, name, policy, Weighed::weight, fill).await
+        kernel.get_or_fill_local(Kind::Query, name, policy, WeighedValue::weight, fill).await
     }
 
     /// Returns the reason why the result is not storable. `None` if it is storable.
@@ -252,7 +264,9 @@ impl CachedRead {
     {
         let failed = |error| LoadError::Failed(Arc::new(error));
         let reads = |prepared: &PreparedStatement| {
-            !matches!(self.context.admit(prepared, &self.options), QueryAdmission::Write)
+            use QueryAdmission::{Refused, Write};
+            // A text that ends a transaction may write before that.
+            !matches!(self.context.admit(prepared, &self.options), Write | Refused)
         };
         if self.statements.iter().all(reads) {
             self.statements.iter().for_each(|prepared| self.context.note_bypass(prepared, why));
@@ -279,6 +293,9 @@ impl CachedRead {
     }
 }
 
+/// A longer input of a key is hashed.
+const LONGEST_INPUT: usize = 256;
+
 fn written<T, E>(outcome: Result<Result<T, E>, QueryErrorKind>) -> Result<T, LoadError<E>> {
     match outcome {
         Ok(outcome) => outcome.map_err(|error| LoadError::Failed(Arc::new(error))),
@@ -298,14 +315,16 @@ impl fmt::Debug for CachedRead {
 
 /// A value with the number of bytes that it takes in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weighed<T> {
+pub struct WeighedValue<T> {
     /// The value.
     pub value: T,
     /// Its bytes, including those on the heap.
     pub bytes: usize,
+    /// Whether the database has returned rows for it. `false` if that is unknown: a new row then invalidates it.
+    pub has_rows: bool,
 }
 
-impl<T> Weighed<T> {
+impl<T> WeighedValue<T> {
     fn weight(&self) -> usize {
         self.bytes
     }

@@ -377,7 +377,8 @@ impl QueryContext {
     }
 
     /// Runs a write of these statements and then invalidates, in a task of its own, so that it invalidates even if the caller is dropped or the
-    /// driver panics. With the identity of the transaction that the write is, its outbox rows do not invalidate again.
+    /// driver panics. If the write has a commit identity, its outbox rows do not
+    /// invalidate a second time.
     pub(crate) async fn write<R, E>(
         self: &Arc<Self>,
         statements: &[PreparedStatement],

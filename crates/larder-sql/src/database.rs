@@ -46,11 +46,6 @@ impl DatabaseService {
         Self { driver: Arc::new(driver), id: half() << 64 | half() }
     }
 
-    /// Returns the driver, for an adapter that finds its own pool again.
-    pub fn driver(&self) -> &dyn Driver {
-        &*self.driver
-    }
-
     /// Returns the SQL dialect of this database.
     pub fn dialect(&self) -> SqlDialect {
         self.driver.dialect()

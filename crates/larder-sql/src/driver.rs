@@ -27,8 +27,8 @@ pub trait Driver: Send + Sync + 'static {
     /// reader that uses the pool of the application would be late whenever the pool is busy.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>>;
 
-    /// Begins a transaction on a connection of the pool, with this SQL text. It has several statements if the dialect is
-    /// PostgreSQL: `BEGIN; SELECT …`.
+    /// Begins a transaction on a connection of the pool, with this SQL text. In PostgreSQL the text may have several
+    /// statements (`BEGIN; SELECT …`), so send it by the simple protocol.
     fn begin<'a>(
         &'a self,
         begin: &'a str,
@@ -43,9 +43,6 @@ pub trait Driver: Send + Sync + 'static {
         let _ = channel;
         Box::pin(std::future::ready(Ok(None)))
     }
-
-    /// Returns the driver itself, for an adapter that finds its own pool again.
-    fn as_any(&self) -> &dyn Any;
 }
 
 /// A connection to a database.
@@ -99,7 +96,8 @@ pub enum DriverErrorKind {
     Failed,
     /// A value cannot be bound to the statement, so nothing was sent to the server.
     NotSent,
-    /// A schema change may have outdated the prepared form of the statement, which has changed nothing.
+    /// A schema change may have outdated the prepared form of the statement. Nothing was changed, so larder may run the
+    /// statement again.
     Outdated,
     /// The statement was executed, but a value that it returned cannot be read.
     Unreadable,
@@ -114,7 +112,7 @@ impl DriverErrorKind {
     /// commits by itself.
     ///
     /// Source: PostgreSQL, appendix A; 0A000 is "cached plan must not change result type".
-    pub fn of_code(code: &str) -> Self {
+    pub fn of_sqlstate(code: &str) -> Self {
         if OUTDATED.contains(&code) { Self::Outdated } else { Self::Failed }
     }
 }
@@ -151,8 +149,8 @@ impl DriverError {
     }
 
     /// Returns the error of the driver.
-    pub fn driver_error(&self) -> &Arc<dyn std::error::Error + Send + Sync> {
-        &self.source
+    pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.source
     }
 }
 

@@ -127,7 +127,7 @@ impl fmt::Display for QueryError {
 impl std::error::Error for QueryError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self.cause.as_ref()? {
-            Cause::Driver(error) => Some(&**error.driver_error()),
+            Cause::Driver(error) => Some(error.cause()),
             Cause::Other(error) => Some(&**error),
         }
     }

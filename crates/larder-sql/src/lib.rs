@@ -62,7 +62,7 @@ pub use self::sea_query::BindError;
 pub use self::table_sink::{SqlColumn, SqlColumns, TableSink, TableSnapshot};
 pub use self::{
     analysis::SqlDialect,
-    application_queries::{CachedRead, Weighed},
+    application_queries::{CachedRead, WeighedValue},
     catalog::{Catalog, KeyKind, Table},
     database::DatabaseService,
     db::{Db, Query, SharedRow},

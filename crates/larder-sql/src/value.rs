@@ -195,7 +195,8 @@ pub trait IntoValues {
     fn into_values(self) -> Vec<SqlValue>;
 }
 
-/// Makes the [values](IntoValues) of a statement at once, so that a closure after it may take what they borrow.
+/// Converts the [values](IntoValues) of a statement at once. Use it where a value is borrowed from a variable that a following
+/// `move` closure takes.
 ///
 /// # Examples
 ///

@@ -300,6 +300,34 @@ async fn with_rows() -> (Larder, Db) {
     (larder, db)
 }
 
+#[tokio::test]
+async fn an_own_value_without_rows_is_invalidated_by_a_new_row() {
+    let (_larder, db) = with_rows().await;
+    let find = async |id: i64, found: Option<i64>| {
+        let value = WeighedValue { value: found, bytes: 16, has_rows: found.is_some() };
+        let read = db.cached(Statement::new("SELECT v FROM a WHERE id = ?").bind(id));
+        read.load_local(|| async { Ok::<_, QueryError>(value) }).await.unwrap().value
+    };
+    assert_eq!(find(1, Some(0)).await, Some(0));
+    assert_eq!(find(4, None).await, None);
+    db.query("INSERT INTO a (name, v) VALUES ('chosen', 7)").execute().await.unwrap();
+    assert_eq!(find(4, Some(7)).await, Some(7));
+    assert_eq!(find(1, None).await, Some(0), "a row that exists is not a new row");
+}
+
+#[tokio::test]
+async fn an_own_text_with_transaction_control_invalidates_everything() {
+    let pool = pool(SCHEMA).await;
+    let larder = larder();
+    let db = crate::v0_9::sqlite(pool.clone()).cached(&larder).await.unwrap();
+    db.query("INSERT INTO a VALUES (1, 'one', 0)").execute().await.unwrap();
+    assert_eq!(a(&db, 1).await.unwrap().v, 0);
+    const TEXT: &str = "BEGIN; UPDATE a SET v = 5 WHERE id = 1; COMMIT; SELECT 1";
+    let load = || async move { sqlx::raw_sql(TEXT).execute(&pool).await.map(|_| 1) };
+    assert_eq!(*db.cached(Statement::new(TEXT)).load(load).await.unwrap(), 1);
+    assert_eq!(a(&db, 1).await.unwrap().v, 5);
+}
+
 async fn a(db: &Db, id: i64) -> Option<SharedRow<A>> {
     db.query("SELECT * FROM a WHERE id = ?").bind(id).fetch_optional().await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! Cached queries over the connection pools of sqlx 0.8. The items are those of the [crate root](crate).
+//! Cached queries over the connection pools of sqlx 0.8. The items are those of [`v0_9`](crate::v0_9).
 
 use sqlx_08 as sqlx;
 
@@ -12,7 +12,7 @@ pub use self::{
     },
     pool::{CachedDatabase, CachedPool, CachedTransaction, DatabaseHandle},
 };
-pub use crate::rows::{SharedRow, SharedRows};
+pub use crate::rows::{SharedQueryRow, SharedQueryRows};
 
 #[macro_use]
 #[path = "adapter/application_query.rs"]

@@ -1,4 +1,4 @@
-//! For sqlx 0.9.
+//! Cached queries over the connection pools of sqlx 0.9.
 
 use ::sqlx;
 
@@ -12,7 +12,7 @@ pub use self::{
     },
     pool::{CachedDatabase, CachedPool, CachedTransaction, DatabaseHandle},
 };
-pub use crate::rows::{SharedRow, SharedRows};
+pub use crate::rows::{SharedQueryRow, SharedQueryRows};
 
 #[macro_use]
 #[path = "adapter/application_query.rs"]

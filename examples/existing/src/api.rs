@@ -9,7 +9,7 @@ use axum::{
 use larder::{
     Larder,
     axum::{CachePolicy, HttpCache, identity},
-    sqlx_08::{SharedRow, SharedRows},
+    sqlx_08::{SharedQueryRow, SharedQueryRows},
 };
 use serde::{Deserialize, Serialize};
 use tower::ServiceBuilder;
@@ -80,7 +80,7 @@ struct Me {
     id: Uuid,
     name: String,
     about: String,
-    lists: SharedRows<ListSummary>,
+    lists: SharedQueryRows<ListSummary>,
 }
 
 async fn me(
@@ -97,7 +97,7 @@ async fn me(
 async fn newest(
     State(state): State<AppState>,
     policy: CachePolicy,
-) -> Result<Json<SharedRows<ListSummary>>, AppError> {
+) -> Result<Json<SharedQueryRows<ListSummary>>, AppError> {
     policy.ttl(PAGE_LIVES);
     Ok(Json(lists::newest(&state.pool, 50).await?))
 }
@@ -106,7 +106,7 @@ async fn own(
     State(state): State<AppState>,
     policy: CachePolicy,
     claims: Claims,
-) -> Result<Json<SharedRows<ListSummary>>, AppError> {
+) -> Result<Json<SharedQueryRows<ListSummary>>, AppError> {
     policy.ttl(PAGE_LIVES);
     Ok(Json(lists::of_user(&state.pool, claims.sub, true).await?))
 }
@@ -118,7 +118,7 @@ struct WholeList {
     owner: String,
     is_public: bool,
     settings: Settings,
-    items: SharedRows<Item>,
+    items: SharedQueryRows<Item>,
 }
 
 /// Reads a list, if these claims may see it.
@@ -126,7 +126,7 @@ async fn visible(
     database: impl Into<Handle<'_>>,
     id: Uuid,
     claims: &Claims,
-) -> Result<SharedRow<List>, AppError> {
+) -> Result<SharedQueryRow<List>, AppError> {
     let list = lists::get(database, id).await?;
     if list.is_public || list.owner == claims.sub { Ok(list) } else { Err(AppError::NotFound) }
 }
@@ -202,7 +202,7 @@ async fn add_item(
     Path(id): Path<Uuid>,
     claims: Claims,
     Json(new): Json<NewItem>,
-) -> Result<(StatusCode, Json<SharedRow<Item>>), AppError> {
+) -> Result<(StatusCode, Json<SharedQueryRow<Item>>), AppError> {
     let mut transaction = state.pool.begin().await?;
     if visible(&mut transaction, id, &claims).await?.owner != claims.sub {
         return Err(AppError::NotAllowed);
@@ -224,7 +224,7 @@ async fn change_item(
     Path(id): Path<Uuid>,
     claims: Claims,
     Json(change): Json<ItemChange>,
-) -> Result<Json<SharedRow<Item>>, AppError> {
+) -> Result<Json<SharedQueryRow<Item>>, AppError> {
     let mut transaction = state.pool.begin().await?;
     let item = items::get(&mut transaction, id).await?;
     if visible(&mut transaction, item.list, &claims).await?.owner != claims.sub {

@@ -25,11 +25,11 @@ pub struct PostgresType {
     kind: PostgresKind,
 }
 
-/// A kind of types.
+/// The structure of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostgresKind {
-    /// A type of its own.
+    /// A type without parts, such as `int4` or `text`.
     Plain,
     /// An enum.
     Enum,
@@ -103,7 +103,7 @@ pub fn text_with_types(statement: &Statement) -> String {
 }
 
 /// Writes a value as a type that [`declared_type`] declares or the server infers, and returns whether it has written one:
-/// `false` for a null.
+/// `false` for a null. `kind` is ignored for a value that has a declared type.
 ///
 /// # Errors
 ///

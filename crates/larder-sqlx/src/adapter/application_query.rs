@@ -1,20 +1,26 @@
 //! Queries that the application writes with sqlx: `query!`, `query_as!`, `query_scalar!`, and the functions of the same
 //! names.
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{any::TypeId, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use larder_core::{Lifetime, LoadError, Tag};
-use larder_sql::{CachedRead, IntoValues, QueryError, SqlValue, Statement, Transaction, Weighed};
+use larder_sql::{
+    CachedRead, IntoValues, QueryError, SqlValue, Statement, Transaction, WeighedValue,
+};
 
 use super::{
     pool::{CachedDatabase, DatabaseHandle, Source},
     sqlx::{self, Database, Error},
 };
-use crate::rows::{SharedRow, SharedRows};
+use crate::rows::{SharedQueryRow, SharedQueryRows};
 
 /// Caches the rows of a query that the application writes with sqlx. `make` makes the query, and `values` are the values
-/// that are bound to it, in the same order.
+/// that are bound to it.
+///
+/// **Give the same values in the same order.** larder finds the rows on which the result depends by `values`. It refuses a
+/// wrong number of them. If two are exchanged, calls with different values still do not share rows, but a write may not
+/// invalidate the result.
 ///
 /// larder analyses the text of the query once. Its result has the tags of its tables, or of its rows where the values pin
 /// them, and a page or value that is built from the rows has them too. The types that the query declares, its `FromRow`
@@ -26,6 +32,9 @@ use crate::rows::{SharedRow, SharedRows};
 ///
 /// A query that writes (`UPDATE … RETURNING`) belongs into [`invalidating`]. If it comes here, it is not cached, and what it
 /// changes is invalidated when the call returns, too.
+///
+/// A query with [`map`](sqlx::query::Query::map) is cached apart from the same query with another mapper. A mapper that
+/// captures values does not compile, because they are not in the key: map the fetched rows instead.
 ///
 /// # Memory
 ///
@@ -54,7 +63,10 @@ where
 
 /// Runs a write that the application writes with sqlx, and invalidates everything that it may have changed when the call
 /// returns, also if it fails or its caller is dropped. `make` makes the query, and `values` are the values that are bound
-/// to it, in the same order.
+/// to it.
+///
+/// **Give the same values in the same order.** larder finds the rows that the write changes by `values`. If two are
+/// exchanged, it invalidates other rows, and stale results remain.
 ///
 /// In a [`CachedTransaction`](super::CachedTransaction) it invalidates at the commit.
 ///
@@ -98,6 +110,10 @@ pub trait RowQuery<DB: Database>: Send + Sized + 'static {
     /// The type of a row.
     type Row: Send + Sync + 'static;
 
+    /// The bytes of the values that the query captures for its rows.
+    #[doc(hidden)]
+    const CAPTURED_BYTES: usize = 0;
+
     #[doc(hidden)]
     fn parts(self) -> Result<QueryParts, Error>;
 
@@ -106,7 +122,7 @@ pub trait RowQuery<DB: Database>: Send + Sized + 'static {
         self,
         connection: &mut DB::Connection,
         only_first: bool,
-    ) -> BoxFuture<'_, Result<Weighed<Vec<Self::Row>>, Error>>;
+    ) -> BoxFuture<'_, Result<WeighedValue<Vec<Self::Row>>, Error>>;
 }
 
 /// A query of sqlx that is executed for its effect.
@@ -175,7 +191,7 @@ where
         self
     }
 
-    /// Sets the time after which larder gives up the fill.
+    /// Sets the time after which larder gives up the fill; by default a query has no deadline, as without the cache.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.deadline = Some(deadline);
         self
@@ -192,14 +208,15 @@ where
     /// # Errors
     ///
     /// As the query itself. The error of a fill is shared by its waiters, so it is one of `sqlx::Error` that can be
-    /// copied: `RowNotFound`, `Database`, `PoolTimedOut` and `PoolClosed` stay as they are, and any other is
-    /// `AnyDriverError` with the original as its text and source.
+    /// copied: `RowNotFound`, `PoolTimedOut` and `PoolClosed` stay as they are, `Database` has the same message, code, kind,
+    /// constraint and table, but does not downcast to the type of the driver, and any other is `AnyDriverError` with the
+    /// original as its text and source.
     pub fn fetch_all<'a>(
         self,
         database: impl Into<DatabaseHandle<'a, DB>>,
-    ) -> BoxFuture<'a, Result<SharedRows<Q::Row>, Error>> {
+    ) -> BoxFuture<'a, Result<SharedQueryRows<Q::Row>, Error>> {
         let database = database.into();
-        Box::pin(async move { self.fetch(database, false).await.map(SharedRows::new) })
+        Box::pin(async move { self.fetch(database, false).await.map(SharedQueryRows::new) })
     }
 
     /// Fetches the first row, if there is one.
@@ -210,20 +227,21 @@ where
     pub fn fetch_optional<'a>(
         self,
         database: impl Into<DatabaseHandle<'a, DB>>,
-    ) -> BoxFuture<'a, Result<Option<SharedRow<Q::Row>>, Error>> {
+    ) -> BoxFuture<'a, Result<Option<SharedQueryRow<Q::Row>>, Error>> {
         let database = database.into();
-        Box::pin(async move { self.fetch(database, true).await.map(SharedRow::of) })
+        Box::pin(async move { self.fetch(database, true).await.map(SharedQueryRow::of) })
     }
 
     /// Fetches the first row.
     ///
     /// # Errors
     ///
-    /// As [`CachedQuery::fetch_all`], and with `RowNotFound` if there is none. That there is none is cached like a row.
+    /// As [`CachedQuery::fetch_all`], and with `RowNotFound` if there is none. The absence of a row is stored, too, for
+    /// [`empty_ttl`](larder_sql::QueryCacheLayer::empty_ttl).
     pub fn fetch_one<'a>(
         self,
         database: impl Into<DatabaseHandle<'a, DB>>,
-    ) -> BoxFuture<'a, Result<SharedRow<Q::Row>, Error>> {
+    ) -> BoxFuture<'a, Result<SharedQueryRow<Q::Row>, Error>> {
         let found = self.fetch_optional(database);
         Box::pin(async move { found.await?.ok_or(Error::RowNotFound) })
     }
@@ -232,7 +250,7 @@ where
         self,
         database: DatabaseHandle<'_, DB>,
         only_first: bool,
-    ) -> Result<Arc<Weighed<Vec<Q::Row>>>, Error> {
+    ) -> Result<Arc<WeighedValue<Vec<Q::Row>>>, Error> {
         let Self { values, make, options, weigh, .. } = self;
         let parts = make().parts()?;
         let statement = parts.statement(values)?;
@@ -249,7 +267,16 @@ where
         let read = options.apply(pool.cached(statement));
         // The encoded values repeat the values of the statement. If one of those is wrong, two calls still do not share
         // rows that are bound to different values.
+        // Queries with one text may still make different rows of it: the type of the query has the type of its mapper,
+        // which has no state.
+        const {
+            assert!(
+                Q::CAPTURED_BYTES == 0,
+                "the rows of a cached query must not depend on values that `map` or `try_map` captures, because they are not in the key: map the rows after they are fetched"
+            );
+        }
         let read = read.key(only_first).key(parts.encoded);
+        let read = read.key(format_args!("{:?}", TypeId::of::<Q>()));
         let pool = pool.pool().clone();
         let load = move || async move {
             let query = make();
@@ -258,7 +285,7 @@ where
             let mut connection = pool.acquire().await?;
             let rows = query.rows(&mut connection, only_first).await?;
             Ok(match weigh {
-                Some(weigh) => Weighed { bytes: rows.value.iter().map(weigh).sum(), ..rows },
+                Some(weigh) => WeighedValue { bytes: rows.value.iter().map(weigh).sum(), ..rows },
                 None => rows,
             })
         };
@@ -417,7 +444,7 @@ async fn in_transaction<DB: CachedDatabase, T>(
     statement: Statement,
     run: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let running = transaction.begin_statement(statement).await.map_err(of_larder)?;
+    let running = transaction.begin_statement(statement).await.map_err(larder_error)?;
     let connection = transaction.driver_connection::<DB::Connection>();
     let outcome =
         run(connection.expect("a transaction of a pool has a connection of the same database"))
@@ -427,7 +454,7 @@ async fn in_transaction<DB: CachedDatabase, T>(
 }
 
 /// An error of larder itself.
-fn of_larder(error: QueryError) -> Error {
+fn larder_error(error: QueryError) -> Error {
     Error::AnyDriverError(Box::new(error))
 }
 
@@ -462,7 +489,7 @@ impl std::error::Error for SharedError {
     }
 }
 
-/// The error of a database that the waiters of a fill share.
+/// The error of a database that the waiters of a fill share. It is not the type of the driver, so it does not downcast to it.
 #[derive(Debug)]
 struct SharedDatabaseError(Arc<Error>);
 
@@ -494,7 +521,7 @@ impl sqlx::error::DatabaseError for SharedDatabaseError {
     }
 
     fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-        self.shared().as_error()
+        self
     }
 
     fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
@@ -541,6 +568,8 @@ macro_rules! application_queries {
         {
             type Row = O;
 
+            const CAPTURED_BYTES: usize = size_of::<M>();
+
             fn parts(self) -> Result<QueryParts, sqlx::Error> {
                 parts(self)
             }
@@ -549,14 +578,20 @@ macro_rules! application_queries {
                 self,
                 connection: &mut <$database as sqlx::Database>::Connection,
                 only_first: bool,
-            ) -> BoxFuture<'_, Result<Weighed<Vec<O>>, sqlx::Error>> {
+            ) -> BoxFuture<'_, Result<WeighedValue<Vec<O>>, sqlx::Error>> {
                 Box::pin(async move {
-                    let value = match only_first {
-                        true => Vec::from_iter(self.fetch_optional(connection).await?),
-                        false => self.fetch_all(connection).await?,
+                    let fetched = match only_first {
+                        true => self.fetch_optional(&mut *connection).await.map(Vec::from_iter),
+                        false => self.fetch_all(&mut *connection).await,
                     };
+                    if fetched.is_err() {
+                        // The mapper may have refused a row while the statement still runs. A write must be complete
+                        // before larder invalidates, and the next command of a connection waits for the last one.
+                        let _the_first_error_counts = connection.ping().await;
+                    }
+                    let value = fetched?;
                     let bytes = value.len() * (size_of::<O>() + UNSEEN_BYTES);
-                    Ok(Weighed { value, bytes })
+                    Ok(WeighedValue { has_rows: !value.is_empty(), value, bytes })
                 })
             }
         }
@@ -575,12 +610,12 @@ macro_rules! application_queries {
                 self,
                 connection: &mut <$database as sqlx::Database>::Connection,
                 only_first: bool,
-            ) -> BoxFuture<'_, Result<Weighed<Vec<O>>, sqlx::Error>> {
+            ) -> BoxFuture<'_, Result<WeighedValue<Vec<O>>, sqlx::Error>> {
                 Box::pin(async move {
                     let raw = raw_rows(connection, self, only_first).await?;
                     let value: Vec<O> = raw.iter().map(O::from_row).collect::<Result<_, _>>()?;
                     let bytes = raw.iter().map(weight).sum::<usize>() + size_of_val(&*value);
-                    Ok(Weighed { value, bytes })
+                    Ok(WeighedValue { has_rows: !value.is_empty(), value, bytes })
                 })
             }
         }
@@ -600,13 +635,13 @@ macro_rules! application_queries {
                 self,
                 connection: &mut <$database as sqlx::Database>::Connection,
                 only_first: bool,
-            ) -> BoxFuture<'_, Result<Weighed<Vec<O>>, sqlx::Error>> {
+            ) -> BoxFuture<'_, Result<WeighedValue<Vec<O>>, sqlx::Error>> {
                 Box::pin(async move {
                     let raw = raw_rows(connection, self, only_first).await?;
                     let one = |row| <(O,) as sqlx::FromRow<$row>>::from_row(row).map(|row| row.0);
                     let value: Vec<O> = raw.iter().map(one).collect::<Result<_, _>>()?;
                     let bytes = raw.iter().map(weight).sum::<usize>() + size_of_val(&*value);
-                    Ok(Weighed { value, bytes })
+                    Ok(WeighedValue { has_rows: !value.is_empty(), value, bytes })
                 })
             }
         }

@@ -44,7 +44,7 @@ pub(super) async fn gathered<D, R>(
 pub(super) fn driver_error(error: sqlx::Error) -> DriverError {
     let code = error.as_database_error().and_then(|error| Some(error.code()?.into_owned()));
     let kind = match (&error, &code) {
-        (_, Some(code)) => DriverErrorKind::of_code(code),
+        (_, Some(code)) => DriverErrorKind::of_sqlstate(code),
         (sqlx::Error::Encode(_), None) => DriverErrorKind::NotSent,
         (sqlx::Error::ColumnDecode { .. }, None) => DriverErrorKind::Unreadable,
         _ => DriverErrorKind::Failed,

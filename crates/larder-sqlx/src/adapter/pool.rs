@@ -215,8 +215,8 @@ impl<DB: Database> fmt::Debug for CachedTransaction<'_, DB> {
     }
 }
 
-/// The way in which a query reaches the database: through a [`CachedPool`], or in a [`CachedTransaction`], where reads
-/// bypass the cache.
+/// A pool or a transaction, as an argument of a helper: reads go through the cache of a [`CachedPool`], and bypass it in a
+/// [`CachedTransaction`].
 ///
 /// A helper takes `impl Into<DatabaseHandle<'_, DB>>`, so that it serves both: it is called with `&pool` or with
 /// `&mut transaction`. One that runs several queries converts it once, and passes `&mut handle` to each.
@@ -224,13 +224,13 @@ impl<DB: Database> fmt::Debug for CachedTransaction<'_, DB> {
 /// # Examples
 ///
 /// ```
-/// use larder_sqlx::v0_9::{DatabaseHandle, SharedRows, cached};
+/// use larder_sqlx::v0_9::{DatabaseHandle, SharedQueryRows, cached};
 /// use sqlx::Sqlite;
 ///
 /// async fn prices(
 ///     database: impl Into<DatabaseHandle<'_, Sqlite>>,
 ///     category: i64,
-/// ) -> Result<SharedRows<i64>, sqlx::Error> {
+/// ) -> Result<SharedQueryRows<i64>, sqlx::Error> {
 ///     cached([category], move || {
 ///         sqlx::query_scalar("SELECT price FROM products WHERE category = ?").bind(category)
 ///     })

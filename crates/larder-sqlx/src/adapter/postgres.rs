@@ -22,7 +22,7 @@ use super::{
 };
 use larder_core::store::BoxFuture;
 use larder_sql::{
-    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, Weighed,
+    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, WeighedValue,
     driver::{Connection, Driver, DriverError, Notifications, TransactionConnection},
     postgres::{
         PostgresKind, PostgresType, declared_type, read_value, text_with_types, write_value,
@@ -59,14 +59,14 @@ impl Driver for PostgresDriver {
     fn acquire(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
         Box::pin(async {
             let connection = self.pool.acquire().await.map_err(driver_error)?;
-            Ok(Box::new(Pooled(connection)) as Box<dyn Connection>)
+            Ok(Box::new(PooledConnection(connection)) as Box<dyn Connection>)
         })
     }
 
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
         Box::pin(async {
             let connection = self.pool.connect_options().connect().await.map_err(driver_error)?;
-            Ok(Box::new(Own(connection)) as Box<dyn Connection>)
+            Ok(Box::new(OwnConnection(connection)) as Box<dyn Connection>)
         })
     }
 
@@ -76,7 +76,7 @@ impl Driver for PostgresDriver {
     ) -> BoxFuture<'a, Result<Box<dyn TransactionConnection>, DriverError>> {
         Box::pin(async move {
             let begun = self.pool.begin_with(begin_sql(begin)).await.map_err(driver_error)?;
-            Ok(Box::new(InTransaction(begun)) as Box<dyn TransactionConnection>)
+            Ok(Box::new(OpenTransaction(begun)) as Box<dyn TransactionConnection>)
         })
     }
 
@@ -90,21 +90,18 @@ impl Driver for PostgresDriver {
             let pool = own.connect_lazy_with(options);
             let mut listener = PgListener::connect_with(&pool).await.map_err(driver_error)?;
             listener.listen(channel).await.map_err(driver_error)?;
-            Ok(Some(Box::new(Channel { listener, is_lost: false }) as Box<dyn Notifications>))
+            Ok(Some(Box::new(NotificationChannel { listener, is_lost: false })
+                as Box<dyn Notifications>))
         })
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        &self.pool
     }
 }
 
-struct Channel {
+struct NotificationChannel {
     listener: PgListener,
     is_lost: bool,
 }
 
-impl Notifications for Channel {
+impl Notifications for NotificationChannel {
     fn next(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if std::mem::take(&mut self.is_lost) {
@@ -119,12 +116,12 @@ impl Notifications for Channel {
     }
 }
 
-struct Pooled(PoolConnection<Postgres>);
-struct Own(PgConnection);
-struct InTransaction(Transaction<'static, Postgres>);
+struct PooledConnection(PoolConnection<Postgres>);
+struct OwnConnection(PgConnection);
+struct OpenTransaction(Transaction<'static, Postgres>);
 
-connection!(Pooled, Own, InTransaction: PgConnection);
-transaction!(InTransaction);
+connection!(PooledConnection, OwnConnection, OpenTransaction: PgConnection);
+transaction!(OpenTransaction);
 
 /// Runs a statement to its end.
 async fn run(

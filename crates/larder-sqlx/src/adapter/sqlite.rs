@@ -16,7 +16,7 @@ use super::{
 };
 use larder_core::store::BoxFuture;
 use larder_sql::{
-    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, Weighed,
+    DatabaseService, Rows, SqlDialect, SqlValue, Statement, StatementOutcome, WeighedValue,
     driver::{Connection, Driver, DriverError, TransactionConnection},
 };
 
@@ -40,14 +40,14 @@ impl Driver for SqliteDriver {
     fn acquire(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
         Box::pin(async {
             let connection = self.pool.acquire().await.map_err(driver_error)?;
-            Ok(Box::new(Pooled(connection)) as Box<dyn Connection>)
+            Ok(Box::new(PooledConnection(connection)) as Box<dyn Connection>)
         })
     }
 
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
         Box::pin(async {
             let connection = self.pool.connect_options().connect().await.map_err(driver_error)?;
-            Ok(Box::new(Own(connection)) as Box<dyn Connection>)
+            Ok(Box::new(OwnConnection(connection)) as Box<dyn Connection>)
         })
     }
 
@@ -57,21 +57,17 @@ impl Driver for SqliteDriver {
     ) -> BoxFuture<'a, Result<Box<dyn TransactionConnection>, DriverError>> {
         Box::pin(async move {
             let begun = self.pool.begin_with(begin_sql(begin)).await.map_err(driver_error)?;
-            Ok(Box::new(InTransaction(begun)) as Box<dyn TransactionConnection>)
+            Ok(Box::new(OpenTransaction(begun)) as Box<dyn TransactionConnection>)
         })
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        &self.pool
     }
 }
 
-struct Pooled(PoolConnection<Sqlite>);
-struct Own(SqliteConnection);
-struct InTransaction(Transaction<'static, Sqlite>);
+struct PooledConnection(PoolConnection<Sqlite>);
+struct OwnConnection(SqliteConnection);
+struct OpenTransaction(Transaction<'static, Sqlite>);
 
-connection!(Pooled, Own, InTransaction: SqliteConnection);
-transaction!(InTransaction);
+connection!(PooledConnection, OwnConnection, OpenTransaction: SqliteConnection);
+transaction!(OpenTransaction);
 
 /// Runs a statement to its end.
 async fn run(

@@ -12,7 +12,7 @@ use larder_core::{Larder, Policy, Target};
 use larder_sql::Statement;
 
 use super::{
-    CachedPool, CachedTransaction, DatabaseHandle, SharedRow, cached,
+    CachedPool, CachedTransaction, DatabaseHandle, SharedQueryRow, cached,
     compat::sql,
     invalidating,
     sqlx::{self, Error, Sqlite, SqlitePool, sqlite::SqlitePoolOptions},
@@ -73,7 +73,7 @@ impl Shop {
 async fn product(
     database: impl Into<DatabaseHandle<'_, Sqlite>>,
     id: i64,
-) -> Result<SharedRow<Product>, Error> {
+) -> Result<SharedQueryRow<Product>, Error> {
     cached([id], move || sqlx::query_as::<_, Product>(PRODUCT).bind(id)).fetch_one(database).await
 }
 
@@ -127,6 +127,21 @@ async fn all_kinds_of_queries_are_cached_in_memory() {
     invalidating((), insert).execute(&shop.pool).await.unwrap();
     assert_eq!((names().await.len(), count().await), (4, 4));
     assert!(shop.larder.stats().memory.bytes > 4 * size_of::<String>());
+}
+
+#[tokio::test]
+async fn mappers_of_one_text_do_not_share_rows() {
+    use sqlx::Row as _;
+    type Row = sqlx::sqlite::SqliteRow;
+    let shop = shop().await;
+    const TEXT: &str = "SELECT id, id * 10 FROM products WHERE id = 2";
+    for _ in 0..2 {
+        let first = || sqlx::query(TEXT).map(|row: Row| row.get::<i64, _>(0));
+        let second = || sqlx::query(TEXT).map(|row: Row| row.get::<i64, _>(1));
+        assert_eq!(*cached((), first).fetch_one(&shop.pool).await.unwrap(), 2);
+        assert_eq!(*cached((), second).fetch_one(&shop.pool).await.unwrap(), 20);
+    }
+    assert_eq!(shop.hits(), 2);
 }
 
 #[tokio::test]
@@ -261,10 +276,18 @@ async fn waiters_get_the_code_and_the_constraint_of_an_error() {
         cached((), query).fetch_one(&shop.pool).await.unwrap_err()
     };
     let (first, second) = tokio::join!(failing(), failing());
-    for error in [first, second] {
+    for error in [&first, &second] {
         let error = error.as_database_error().expect("the error of the database");
         assert!(error.code().is_some());
         assert!(error.message().contains("malformed JSON"), "{error}");
+    }
+    // An error that is shared is not of the type of the driver, and says so.
+    for error in [first, second] {
+        let Error::Database(error) = error else { panic!("it is one of the database") };
+        match error.try_downcast::<sqlx::sqlite::SqliteError>() {
+            Ok(error) => assert!(error.to_string().contains("malformed JSON")),
+            Err(error) => assert!(error.message().contains("malformed JSON")),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use larder::{
     sql::values,
-    sqlx_08::{SharedRows, cached, invalidating},
+    sqlx_08::{SharedQueryRows, cached, invalidating},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ pub(crate) struct Comment {
 pub(crate) async fn of_list(
     database: impl Into<Handle<'_>>,
     list: Uuid,
-) -> Result<SharedRows<Comment>, sqlx::Error> {
+) -> Result<SharedQueryRows<Comment>, sqlx::Error> {
     cached([list], move || {
         sqlx::query_as!(
             Comment,

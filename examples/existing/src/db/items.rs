@@ -2,7 +2,7 @@
 
 use larder::{
     sql::values,
-    sqlx_08::{SharedRow, SharedRows, cached, invalidating},
+    sqlx_08::{SharedQueryRow, SharedQueryRows, cached, invalidating},
 };
 use serde::Serialize;
 use sqlx::types::Json;
@@ -23,7 +23,7 @@ pub(crate) struct Item {
 pub(crate) async fn of_list(
     database: impl Into<Handle<'_>>,
     list: Uuid,
-) -> Result<SharedRows<Item>, sqlx::Error> {
+) -> Result<SharedQueryRows<Item>, sqlx::Error> {
     cached([list], move || {
         sqlx::query_as!(
             Item,
@@ -39,7 +39,7 @@ pub(crate) async fn of_list(
 pub(crate) async fn get(
     database: impl Into<Handle<'_>>,
     id: Uuid,
-) -> Result<SharedRow<Item>, sqlx::Error> {
+) -> Result<SharedQueryRow<Item>, sqlx::Error> {
     cached([id], move || {
         sqlx::query_as!(
             Item,

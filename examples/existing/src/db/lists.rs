@@ -2,7 +2,7 @@
 
 use larder::{
     sql::values,
-    sqlx_08::{SharedRow, SharedRows, cached, invalidating},
+    sqlx_08::{SharedQueryRow, SharedQueryRows, cached, invalidating},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
@@ -65,7 +65,7 @@ pub(crate) async fn create(
 pub(crate) async fn get(
     database: impl Into<Handle<'_>>,
     id: Uuid,
-) -> Result<SharedRow<List>, sqlx::Error> {
+) -> Result<SharedQueryRow<List>, sqlx::Error> {
     cached([id], move || {
         sqlx::query_as!(
             List,
@@ -81,7 +81,7 @@ pub(crate) async fn get(
 pub(crate) async fn newest(
     database: impl Into<Handle<'_>>,
     limit: i64,
-) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+) -> Result<SharedQueryRows<ListSummary>, sqlx::Error> {
     cached([limit], move || {
         sqlx::query_as!(
             ListSummary,
@@ -100,7 +100,7 @@ pub(crate) async fn newest(
 pub(crate) async fn popular(
     database: impl Into<Handle<'_>>,
     limit: i64,
-) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+) -> Result<SharedQueryRows<ListSummary>, sqlx::Error> {
     cached([limit], move || {
         sqlx::query_as!(
             ListSummary,
@@ -120,7 +120,7 @@ pub(crate) async fn of_user(
     database: impl Into<Handle<'_>>,
     owner: Uuid,
     with_private: bool,
-) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+) -> Result<SharedQueryRows<ListSummary>, sqlx::Error> {
     cached((owner, with_private), move || {
         sqlx::query_as!(
             ListSummary,
@@ -140,7 +140,7 @@ pub(crate) async fn of_user(
 pub(crate) async fn starred_by(
     database: impl Into<Handle<'_>>,
     user: Uuid,
-) -> Result<SharedRows<ListSummary>, sqlx::Error> {
+) -> Result<SharedQueryRows<ListSummary>, sqlx::Error> {
     cached([user], move || {
         sqlx::query_as!(
             ListSummary,

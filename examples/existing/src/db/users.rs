@@ -2,7 +2,7 @@
 
 use larder::{
     sql::values,
-    sqlx_08::{SharedRow, cached, invalidating},
+    sqlx_08::{SharedQueryRow, cached, invalidating},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -44,7 +44,7 @@ pub(crate) async fn create(
 pub(crate) async fn login(
     database: impl Into<Handle<'_>>,
     name: &str,
-) -> Result<Option<SharedRow<Login>>, sqlx::Error> {
+) -> Result<Option<SharedQueryRow<Login>>, sqlx::Error> {
     let name = name.to_owned();
     // The hash of a password stays out of the cache.
     cached(values![&name], move || {
@@ -58,7 +58,7 @@ pub(crate) async fn login(
 pub(crate) async fn profile(
     database: impl Into<Handle<'_>>,
     id: Uuid,
-) -> Result<SharedRow<Profile>, sqlx::Error> {
+) -> Result<SharedQueryRow<Profile>, sqlx::Error> {
     cached([id], move || {
         sqlx::query_as!(Profile, "SELECT id, name, about, joined FROM users WHERE id = $1", id)
     })
@@ -69,7 +69,7 @@ pub(crate) async fn profile(
 pub(crate) async fn profile_by_name(
     database: impl Into<Handle<'_>>,
     name: &str,
-) -> Result<SharedRow<Profile>, sqlx::Error> {
+) -> Result<SharedQueryRow<Profile>, sqlx::Error> {
     let name = name.to_owned();
     cached(values![&name], move || {
         sqlx::query_as!(Profile, "SELECT id, name, about, joined FROM users WHERE name = $1", name)

@@ -8,7 +8,7 @@ use axum::{
 };
 use larder::{
     axum::CachePolicy,
-    sqlx_08::{SharedRow, SharedRows},
+    sqlx_08::{SharedQueryRow, SharedQueryRows},
 };
 use serde::Deserialize;
 use time::macros::format_description;
@@ -38,16 +38,16 @@ struct SignForm {
 #[template(path = "profile.html")]
 struct ProfilePage {
     frame: Frame,
-    profile: SharedRow<Profile>,
+    profile: SharedQueryRow<Profile>,
     joined: String,
-    lists: SharedRows<ListSummary>,
+    lists: SharedQueryRows<ListSummary>,
 }
 
 #[derive(Template)]
 #[template(path = "account.html")]
 struct AccountPage {
     frame: Frame,
-    profile: SharedRow<Profile>,
+    profile: SharedQueryRow<Profile>,
 }
 
 pub(super) async fn sign_up_form(frame: Frame, session: Session) -> Result<Html<String>, AppError> {

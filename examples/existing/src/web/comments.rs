@@ -6,7 +6,7 @@ use axum::{
     extract::{Path, State},
     response::{Html, IntoResponse, Redirect, Response},
 };
-use larder::{axum::CachePolicy, sqlx_08::SharedRows};
+use larder::{axum::CachePolicy, sqlx_08::SharedQueryRows};
 use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Template)]
 #[template(path = "comments.html")]
 struct Comments {
-    comments: SharedRows<Comment>,
+    comments: SharedQueryRows<Comment>,
 }
 
 /// Shows the comments alone to htmx.

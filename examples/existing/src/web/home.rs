@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{extract::State, response::Html};
-use larder::{axum::CachePolicy, sqlx_08::SharedRows};
+use larder::{axum::CachePolicy, sqlx_08::SharedQueryRows};
 
 use super::{PAGE_LIVES, page::Frame};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Overview {
     pub(super) frame: Frame,
     pub(super) heading: &'static str,
-    pub(super) lists: SharedRows<ListSummary>,
+    pub(super) lists: SharedQueryRows<ListSummary>,
 }
 
 pub(super) async fn newest(

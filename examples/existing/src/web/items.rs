@@ -8,7 +8,7 @@ use axum::{
 };
 use larder::{
     axum::CachePolicy,
-    sqlx_08::{SharedRow, SharedRows},
+    sqlx_08::{SharedQueryRow, SharedQueryRows},
 };
 use serde::Deserialize;
 use tower_sessions::Session;
@@ -31,7 +31,7 @@ use crate::{
 #[template(path = "items.html")]
 struct Items {
     frame: Frame,
-    items: SharedRows<Item>,
+    items: SharedQueryRows<Item>,
     is_own: bool,
 }
 
@@ -39,7 +39,7 @@ struct Items {
 #[template(path = "item.html")]
 struct OneItem {
     frame: Frame,
-    item: SharedRow<Item>,
+    item: SharedQueryRow<Item>,
     is_own: bool,
 }
 
@@ -138,7 +138,7 @@ pub(super) async fn delete(
 }
 
 /// Answers htmx with the changed entry, and a browser with the page of the list.
-fn answer(frame: Frame, item: SharedRow<Item>) -> Result<Response, AppError> {
+fn answer(frame: Frame, item: SharedQueryRow<Item>) -> Result<Response, AppError> {
     if frame.is_partial {
         return Ok(Html(OneItem { frame, item, is_own: true }.render()?).into_response());
     }

@@ -8,7 +8,7 @@ use axum::{
 };
 use larder::{
     axum::CachePolicy,
-    sqlx_08::{SharedRow, SharedRows},
+    sqlx_08::{SharedQueryRow, SharedQueryRows},
 };
 use serde::Deserialize;
 use tower_sessions::Session;
@@ -33,9 +33,9 @@ use crate::{
 #[template(path = "list.html")]
 struct ListPage {
     frame: Frame,
-    list: SharedRow<List>,
-    items: SharedRows<Item>,
-    comments: SharedRows<Comment>,
+    list: SharedQueryRow<List>,
+    items: SharedQueryRows<Item>,
+    comments: SharedQueryRows<Comment>,
     stars: i64,
     is_starred: bool,
 }
@@ -44,8 +44,8 @@ struct ListPage {
 #[template(path = "own_lists.html")]
 struct OwnLists {
     frame: Frame,
-    own: SharedRows<ListSummary>,
-    starred: SharedRows<ListSummary>,
+    own: SharedQueryRows<ListSummary>,
+    starred: SharedQueryRows<ListSummary>,
 }
 
 /// Reads a list, if this user may see it. A private list does not exist for others.
@@ -53,7 +53,7 @@ pub(super) async fn visible(
     database: impl Into<Handle<'_>>,
     id: Uuid,
     user: Option<&SessionUser>,
-) -> Result<SharedRow<List>, AppError> {
+) -> Result<SharedQueryRow<List>, AppError> {
     let list = lists::get(database, id).await?;
     let is_own = user.is_some_and(|user| user.id == list.owner);
     if list.is_public || is_own { Ok(list) } else { Err(AppError::NotFound) }
@@ -64,7 +64,7 @@ pub(super) async fn own_list(
     database: impl Into<Handle<'_>>,
     id: Uuid,
     user: &SessionUser,
-) -> Result<SharedRow<List>, AppError> {
+) -> Result<SharedQueryRow<List>, AppError> {
     let list = visible(database, id, Some(user)).await?;
     if list.owner == user.id { Ok(list) } else { Err(AppError::NotAllowed) }
 }
