@@ -25,6 +25,7 @@ use crate::{
         users,
     },
     error::AppError,
+    input,
     state::AppState,
     web::PAGE_LIVES,
 };
@@ -70,7 +71,7 @@ async fn token(
     Json(given): Json<Credentials>,
 ) -> Result<Json<Token>, AppError> {
     let login = users::login(&state.pool, &given.name).await?;
-    let login = login.filter(|login| auth::verify(&given.password, &login.password_hash));
+    let login = auth::verified(&state.config, login, given.password).await?;
     let login = login.ok_or(AppError::SignInFirst)?;
     Ok(Json(Token { token: Claims::sign(&state.config, login.id, &login.name)? }))
 }
@@ -169,8 +170,9 @@ async fn create(
     claims: Claims,
     Json(new): Json<NewList>,
 ) -> Result<(StatusCode, Json<Created>), AppError> {
-    let id =
-        lists::create(&state.pool, claims.sub, &new.title, new.is_public, &new.settings).await?;
+    let title = input::title(&new.title)?;
+    input::color(new.settings.color.as_deref())?;
+    let id = lists::create(&state.pool, claims.sub, title, new.is_public, &new.settings).await?;
     Ok((StatusCode::CREATED, Json(Created { id })))
 }
 
@@ -203,12 +205,12 @@ async fn add_item(
     claims: Claims,
     Json(new): Json<NewItem>,
 ) -> Result<(StatusCode, Json<SharedQueryRow<Item>>), AppError> {
+    let (title, url) = (input::title(&new.title)?, input::link(new.url.as_deref())?);
     let mut transaction = state.pool.begin().await?;
     if visible(&mut transaction, id, &claims).await?.owner != claims.sub {
         return Err(AppError::NotAllowed);
     }
-    let item =
-        items::add(&mut transaction, id, &new.title, new.url.as_deref(), &new.labels).await?;
+    let item = items::add(&mut transaction, id, title, url, &new.labels).await?;
     let item = items::get(&mut transaction, item).await?;
     transaction.commit().await?;
     Ok((StatusCode::CREATED, Json(item)))

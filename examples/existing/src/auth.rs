@@ -9,25 +9,43 @@ use axum::{
     http::{HeaderMap, Request, header, request::Parts},
 };
 use jsonwebtoken::{Algorithm as TokenAlgorithm, Header, Validation};
+use larder::sqlx_08::SharedQueryRow;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use crate::{config::Config, csrf, error::AppError};
+use crate::{config::Config, csrf, db::users::Login, error::AppError};
 
-/// Hashes a password for the database.
-pub(crate) fn hash(config: &Config, password: &str) -> Result<String, AppError> {
+/// Hashes a password for the database, on a thread that may take its time.
+pub(crate) async fn hash(config: &Config, password: String) -> Result<String, AppError> {
     let argon = Argon2::new(Algorithm::default(), Version::default(), config.passwords.clone());
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = argon.hash_password(password.as_bytes(), &salt);
-    hash.map(|hash| hash.to_string()).map_err(|error| AppError::internal(error.to_string()))
+    let hashing = tokio::task::spawn_blocking(move || {
+        let salt = SaltString::generate(&mut OsRng);
+        let hash = argon.hash_password(password.as_bytes(), &salt);
+        hash.map(|hash| hash.to_string())
+    });
+    let hash = hashing.await.map_err(AppError::internal)?;
+    hash.map_err(|error| AppError::internal(error.to_string()))
 }
 
-/// Whether a password has this hash.
-pub(crate) fn verify(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash)
-        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+/// Returns the login if the password is its password. An unknown name takes as long as a wrong password, so that the time
+/// of the answer does not tell which names exist.
+pub(crate) async fn verified(
+    config: &Config,
+    login: Option<SharedQueryRow<Login>>,
+    password: String,
+) -> Result<Option<SharedQueryRow<Login>>, AppError> {
+    let Some(login) = login else {
+        hash(config, password).await?;
+        return Ok(None);
+    };
+    let expected = login.password_hash.clone();
+    let verifying = tokio::task::spawn_blocking(move || {
+        PasswordHash::new(&expected)
+            .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    });
+    Ok(verifying.await.map_err(AppError::internal)?.then_some(login))
 }
 
 /// A user who is signed in to a session.

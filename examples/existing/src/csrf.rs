@@ -16,6 +16,8 @@ pub(crate) async fn token(session: &Session) -> Result<String, AppError> {
 pub(crate) async fn renew(session: &Session) -> Result<String, AppError> {
     let token = uuid::Uuid::new_v4().simple().to_string();
     session.insert(KEY, &token).await?;
+    // Not the token itself, because the keys of a cache may be in a log or in a second level.
+    session.insert(PAGES, uuid::Uuid::new_v4().simple().to_string()).await?;
     Ok(token)
 }
 
@@ -28,5 +30,7 @@ pub(crate) async fn check(session: &Session, given: &str) -> Result<(), AppError
     }
 }
 
+/// The key in a session of a name for the pages that show its token.
+pub(crate) const PAGES: &str = "pages";
 /// The key of the token in a session.
-pub(crate) const KEY: &str = "csrf";
+const KEY: &str = "csrf";

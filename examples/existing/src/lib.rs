@@ -4,13 +4,17 @@
 //! tokens against request forgery, and a JSON API for clients with a JWT. Its queries are macros of sqlx 0.8, checked at
 //! compile time, and its helpers take a connection, so that they run in transactions too.
 
-use axum::Router;
+use std::time::Duration;
+
+use axum::{Router, http::StatusCode};
 use larder::{
     Larder,
     sql::{QueryCacheLayer, SqlDialect},
     sqlx_08::CachedPool,
 };
 use sqlx::postgres::PgPoolOptions;
+use tower::ServiceBuilder;
+use tower_http::{timeout::TimeoutLayer, trace::TraceLayer};
 
 pub use self::{config::Config, error::StartError};
 
@@ -20,6 +24,7 @@ mod config;
 mod csrf;
 mod db;
 mod error;
+mod input;
 mod language;
 mod state;
 mod web;
@@ -41,5 +46,11 @@ pub async fn open(database: &str, config: Config, larder: &Larder) -> Result<Rou
     let pages = web::cached(web::router(), larder, sessions, config.cache);
     let api = api::cached(api::router(), larder, &config);
     let state = state::AppState::new(pool, following, config);
-    Ok(Router::new().merge(pages).nest("/api", api).with_state(state))
+    // Outermost, so that hits are traced and waiters time out, too.
+    let layers = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, LONGEST_REQUEST));
+    Ok(Router::new().merge(pages).nest("/api", api).layer(layers).with_state(state))
 }
+
+const LONGEST_REQUEST: Duration = Duration::from_secs(30);

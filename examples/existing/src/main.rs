@@ -1,4 +1,5 @@
-//! Serves the reading lists: `cargo run --release -p existing -- --database postgres://USER@HOST/NAME`.
+//! Serves the reading lists: `cargo run --release -p existing -- --database postgres://USER@HOST/NAME --secret SECRET`, with
+//! a secret of 32 characters or more.
 
 use std::{error::Error, net::SocketAddr, process::ExitCode};
 

@@ -82,13 +82,13 @@ pub(super) async fn sign_up(
             "the name {name:?} is not allowed: 2 to 40 letters, digits and hyphens are"
         )));
     }
-    if form.password.len() < SHORTEST_PASSWORD {
-        let given = form.password.len();
+    let given = form.password.chars().count();
+    if given < SHORTEST_PASSWORD {
         return Err(AppError::Invalid(format!(
             "the password has {given} characters, {SHORTEST_PASSWORD} or more are needed"
         )));
     }
-    let hash = auth::hash(&state.config, &form.password)?;
+    let hash = auth::hash(&state.config, form.password).await?;
     let Some(id) = users::create(&state.pool, name, &hash).await? else {
         return Err(AppError::Invalid(format!("the name {name:?} is taken")));
     };
@@ -103,7 +103,7 @@ pub(super) async fn sign_in(
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
     let login = users::login(&state.pool, form.name.trim()).await?;
-    let login = login.filter(|login| auth::verify(&form.password, &login.password_hash));
+    let login = auth::verified(&state.config, login, form.password).await?;
     let Some(login) = login else {
         return Err(AppError::Invalid("the name or the password is wrong".to_owned()));
     };

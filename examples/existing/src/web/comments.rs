@@ -58,9 +58,9 @@ pub(super) async fn add(
 ) -> Result<Response, AppError> {
     csrf::check(&session, &form.csrf).await?;
     let body = form.body.trim();
-    if body.is_empty() || body.len() > LONGEST_COMMENT {
-        let given = body.len();
-        let error = format!("a comment has {given} bytes, allowed are 1 to {LONGEST_COMMENT}");
+    let given = body.chars().count();
+    if !(1..=LONGEST_COMMENT).contains(&given) {
+        let error = format!("a comment has {given} characters, allowed are 1 to {LONGEST_COMMENT}");
         return Err(AppError::Invalid(error));
     }
     let mut transaction = state.pool.begin().await?;

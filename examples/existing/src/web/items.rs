@@ -24,6 +24,7 @@ use crate::{
     csrf,
     db::items::{self, Item},
     error::AppError,
+    input,
     state::AppState,
 };
 
@@ -77,13 +78,10 @@ pub(super) async fn add(
     Form(form): Form<NewItem>,
 ) -> Result<Response, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let title = form.title.trim();
-    if title.is_empty() {
-        return Err(AppError::Invalid("the title of an entry is empty".to_owned()));
-    }
+    let title = input::title(&form.title)?;
+    let url = input::link(form.url.as_deref())?;
     let labels = form.labels.as_deref().unwrap_or_default().split(',').map(str::trim);
     let labels: Vec<String> = labels.filter(|label| !label.is_empty()).map(str::to_owned).collect();
-    let url = form.url.as_deref().map(str::trim).filter(|url| !url.is_empty());
     let mut transaction = state.pool.begin().await?;
     own_list(&mut transaction, id, &user).await?;
     let item = items::add(&mut transaction, id, title, url, &labels).await?;

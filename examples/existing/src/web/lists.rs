@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use super::{PAGE_LIVES, home::Overview, page::Frame};
+use super::{PAGE_LIVES, page::Frame};
 use crate::{
     auth::SessionUser,
     csrf,
@@ -26,6 +26,7 @@ use crate::{
         stars,
     },
     error::AppError,
+    input,
     state::AppState,
 };
 
@@ -96,10 +97,6 @@ pub(super) async fn own(
     policy.ttl(PAGE_LIVES);
     let own = lists::of_user(&state.pool, user.id, true).await?;
     let starred = lists::starred_by(&state.pool, user.id).await?;
-    if frame.is_partial {
-        let heading = frame.t("your_lists");
-        return Ok(Html(Overview { frame, heading, lists: own }.render()?));
-    }
     Ok(Html(OwnLists { frame, own, starred }.render()?))
 }
 
@@ -118,8 +115,9 @@ pub(super) async fn create(
     Form(form): Form<NewList>,
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let title = checked_title(&form.title)?;
-    let settings = Settings { color: form.color, allows_comments: true };
+    let title = input::title(&form.title)?;
+    let color = input::color(form.color.as_deref())?.map(str::to_owned);
+    let settings = Settings { color, allows_comments: true };
     let is_public = form.is_public.is_some();
     let id = lists::create(&state.pool, user.id, title, is_public, &settings).await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
@@ -139,9 +137,11 @@ pub(super) async fn rename(
     Form(form): Form<NewTitle>,
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    let title = checked_title(&form.title)?;
-    own_list(&state.pool, id, &user).await?;
-    lists::rename(&state.pool, id, title).await?;
+    let title = input::title(&form.title)?;
+    let mut transaction = state.pool.begin().await?;
+    own_list(&mut transaction, id, &user).await?;
+    lists::rename(&mut transaction, id, title).await?;
+    transaction.commit().await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
 }
 
@@ -158,8 +158,10 @@ pub(super) async fn delete(
     Form(form): Form<OnlyToken>,
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
-    own_list(&state.pool, id, &user).await?;
-    lists::delete(&state.pool, id).await?;
+    let mut transaction = state.pool.begin().await?;
+    own_list(&mut transaction, id, &user).await?;
+    lists::delete(&mut transaction, id).await?;
+    transaction.commit().await?;
     Ok(Redirect::to("/lists"))
 }
 
@@ -176,14 +178,4 @@ pub(super) async fn star(
     stars::toggle(&mut transaction, id, user.id).await?;
     transaction.commit().await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
-}
-
-fn checked_title(title: &str) -> Result<&str, AppError> {
-    let title = title.trim();
-    match title.chars().count() {
-        1..=120 => Ok(title),
-        given => Err(AppError::Invalid(format!(
-            "the title has {given} characters, allowed are 1 to 120"
-        ))),
-    }
 }

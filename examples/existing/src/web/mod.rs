@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderName, header},
     routing::{get, post},
 };
 use larder::{
@@ -13,7 +13,6 @@ use larder::{
 };
 use sqlx::PgPool;
 use tower::ServiceBuilder;
-use tower_http::{timeout::TimeoutLayer, trace::TraceLayer};
 use tower_sessions::{Expiry, Session, SessionManagerLayer};
 use tower_sessions_sqlx_store::PostgresStore;
 
@@ -28,9 +27,6 @@ mod page;
 
 /// The routes of the pages.
 pub(crate) fn router() -> Router<AppState> {
-    let layers = ServiceBuilder::new()
-        .layer(TraceLayer::new_for_http())
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, LONGEST_REQUEST));
     Router::new()
         .route("/", get(home::newest))
         .route("/popular", get(home::popular))
@@ -48,7 +44,6 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/lists/{id}/comments", get(comments::of_list).post(comments::add))
         .route("/items/{id}/read", post(items::set_read))
         .route("/items/{id}/delete", post(items::delete))
-        .layer(layers)
 }
 
 /// Puts the sessions and the cache around the pages.
@@ -76,7 +71,7 @@ pub(crate) fn cached(
         ServiceBuilder::new()
             .layer(FinalHeadLayer::new())
             .layer(sessions)
-            .layer(identity::from_session::<Session>(csrf::KEY))
+            .layer(identity::from_session::<Session>(csrf::PAGES))
             .layer(cache),
     )
 }
@@ -95,4 +90,3 @@ pub(crate) async fn sessions(
 
 /// How long a page is served at most without an invalidation.
 pub(crate) const PAGE_LIVES: Duration = Duration::from_secs(600);
-const LONGEST_REQUEST: Duration = Duration::from_secs(30);
