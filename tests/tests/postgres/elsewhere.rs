@@ -274,12 +274,16 @@ async fn a_write_invalidates_the_lookups_and_the_columns_that_it_has_changed() {
         is_read().await;
         missing().await;
     }
-    // A role that may not read the outbox commits nevertheless.
-    let mut transaction = db.begin().await.unwrap();
+    // A role that may not read the outbox commits nevertheless. A connection that has prepared the query before may.
+    let fresh = server.db(&larder).await;
+    let done = || server.psql("SELECT done FROM items WHERE id = 10");
+    let before = done();
+    let mut transaction = fresh.begin().await.unwrap();
     transaction.query("SELECT set_config('role', 'visitor', true)").execute().await.unwrap();
     let update = "UPDATE items SET done = NOT done WHERE id = 10";
     transaction.query(update).execute().await.unwrap();
     transaction.commit().await.unwrap();
+    assert_ne!(done(), before);
     assert!(missing().await.contains("list 1, list 2"));
     is_read().await;
     missing().await;
