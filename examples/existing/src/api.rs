@@ -16,12 +16,12 @@ use tower::ServiceBuilder;
 use uuid::Uuid;
 
 use crate::{
+    access::{own_list, visible_list},
     auth::{self, Claims},
     config::Config,
     db::{
-        Handle,
         items::{self, Item},
-        lists::{self, List, ListSummary, Settings},
+        lists::{self, ListSummary, Settings},
         users,
     },
     error::AppError,
@@ -122,16 +122,6 @@ struct WholeList {
     items: SharedQueryRows<Item>,
 }
 
-/// Reads a list, if these claims may see it.
-async fn visible(
-    database: impl Into<Handle<'_>>,
-    id: Uuid,
-    claims: &Claims,
-) -> Result<SharedQueryRow<List>, AppError> {
-    let list = lists::get(database, id).await?;
-    if list.is_public || list.owner == claims.sub { Ok(list) } else { Err(AppError::NotFound) }
-}
-
 async fn show(
     State(state): State<AppState>,
     policy: CachePolicy,
@@ -139,7 +129,7 @@ async fn show(
     claims: Claims,
 ) -> Result<Json<WholeList>, AppError> {
     policy.ttl(PAGE_LIVES);
-    let list = visible(&state.pool, id, &claims).await?;
+    let list = visible_list(&state.pool, id, Some(claims.sub)).await?;
     let items = items::of_list(&state.pool, id).await?;
     Ok(Json(WholeList {
         id: list.id,
@@ -182,10 +172,7 @@ async fn remove(
     claims: Claims,
 ) -> Result<StatusCode, AppError> {
     let mut transaction = state.pool.begin().await?;
-    let list = visible(&mut transaction, id, &claims).await?;
-    if list.owner != claims.sub {
-        return Err(AppError::NotAllowed);
-    }
+    own_list(&mut transaction, id, claims.sub).await?;
     lists::delete(&mut transaction, id).await?;
     transaction.commit().await?;
     Ok(StatusCode::NO_CONTENT)
@@ -207,9 +194,7 @@ async fn add_item(
 ) -> Result<(StatusCode, Json<SharedQueryRow<Item>>), AppError> {
     let (title, url) = (input::title(&new.title)?, input::link(new.url.as_deref())?);
     let mut transaction = state.pool.begin().await?;
-    if visible(&mut transaction, id, &claims).await?.owner != claims.sub {
-        return Err(AppError::NotAllowed);
-    }
+    own_list(&mut transaction, id, claims.sub).await?;
     let item = items::add(&mut transaction, id, title, url, &new.labels).await?;
     let item = items::get(&mut transaction, item).await?;
     transaction.commit().await?;
@@ -229,9 +214,7 @@ async fn change_item(
 ) -> Result<Json<SharedQueryRow<Item>>, AppError> {
     let mut transaction = state.pool.begin().await?;
     let item = items::get(&mut transaction, id).await?;
-    if visible(&mut transaction, item.list, &claims).await?.owner != claims.sub {
-        return Err(AppError::NotAllowed);
-    }
+    own_list(&mut transaction, item.list, claims.sub).await?;
     items::set_read(&mut transaction, id, change.is_read).await?;
     let item = items::get(&mut transaction, id).await?;
     transaction.commit().await?;

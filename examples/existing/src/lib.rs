@@ -18,6 +18,7 @@ use tower_http::{timeout::TimeoutLayer, trace::TraceLayer};
 
 pub use self::{config::Config, error::StartError};
 
+mod access;
 mod api;
 mod auth;
 mod config;

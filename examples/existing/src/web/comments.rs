@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use super::{PAGE_LIVES, lists::visible, page::Frame};
+use super::{PAGE_LIVES, page::Frame};
 use crate::{
+    access::visible_list,
     auth::SessionUser,
     csrf,
     db::comments::{self, Comment},
@@ -37,7 +38,7 @@ pub(super) async fn of_list(
     if !frame.is_partial {
         return Ok(Redirect::to(&format!("/lists/{id}")).into_response());
     }
-    visible(&state.pool, id, frame.user.as_ref()).await?;
+    visible_list(&state.pool, id, frame.user.as_ref().map(|user| user.id)).await?;
     let comments = comments::of_list(&state.pool, id).await?;
     Ok(Html(Comments { comments }.render()?).into_response())
 }
@@ -64,7 +65,7 @@ pub(super) async fn add(
         return Err(AppError::Invalid(error));
     }
     let mut transaction = state.pool.begin().await?;
-    let list = visible(&mut transaction, id, Some(&user)).await?;
+    let list = visible_list(&mut transaction, id, Some(user.id)).await?;
     if !list.settings.allows_comments {
         return Err(AppError::NotAllowed);
     }

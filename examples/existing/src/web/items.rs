@@ -14,12 +14,9 @@ use serde::Deserialize;
 use tower_sessions::Session;
 use uuid::Uuid;
 
-use super::{
-    PAGE_LIVES,
-    lists::{OnlyToken, own_list, visible},
-    page::Frame,
-};
+use super::{PAGE_LIVES, lists::OnlyToken, page::Frame};
 use crate::{
+    access::{own_list, visible_list},
     auth::SessionUser,
     csrf,
     db::items::{self, Item},
@@ -55,7 +52,7 @@ pub(super) async fn of_list(
     if !frame.is_partial {
         return Ok(Redirect::to(&format!("/lists/{id}")).into_response());
     }
-    let list = visible(&state.pool, id, frame.user.as_ref()).await?;
+    let list = visible_list(&state.pool, id, frame.user.as_ref().map(|user| user.id)).await?;
     let items = items::of_list(&state.pool, id).await?;
     let is_own = frame.is(&list.owner);
     Ok(Html(Items { frame, items, is_own }.render()?).into_response())
@@ -83,7 +80,7 @@ pub(super) async fn add(
     let labels = form.labels.as_deref().unwrap_or_default().split(',').map(str::trim);
     let labels: Vec<String> = labels.filter(|label| !label.is_empty()).map(str::to_owned).collect();
     let mut transaction = state.pool.begin().await?;
-    own_list(&mut transaction, id, &user).await?;
+    own_list(&mut transaction, id, user.id).await?;
     let item = items::add(&mut transaction, id, title, url, &labels).await?;
     let item = items::get(&mut transaction, item).await?;
     transaction.commit().await?;
@@ -107,7 +104,7 @@ pub(super) async fn set_read(
     csrf::check(&session, &form.csrf).await?;
     let mut transaction = state.pool.begin().await?;
     let item = items::get(&mut transaction, id).await?;
-    own_list(&mut transaction, item.list, &user).await?;
+    own_list(&mut transaction, item.list, user.id).await?;
     items::set_read(&mut transaction, id, form.is_read).await?;
     let item = items::get(&mut transaction, id).await?;
     transaction.commit().await?;
@@ -125,7 +122,7 @@ pub(super) async fn delete(
     csrf::check(&session, &form.csrf).await?;
     let mut transaction = state.pool.begin().await?;
     let item = items::get(&mut transaction, id).await?;
-    own_list(&mut transaction, item.list, &user).await?;
+    own_list(&mut transaction, item.list, user.id).await?;
     items::delete(&mut transaction, id).await?;
     transaction.commit().await?;
     // htmx replaces the entry by nothing.

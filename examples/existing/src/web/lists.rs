@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use super::{PAGE_LIVES, page::Frame};
 use crate::{
+    access::{own_list, visible_list},
     auth::SessionUser,
     csrf,
     db::{
-        Handle,
         comments::{self, Comment},
         items::{self, Item},
         lists::{self, List, ListSummary, Settings},
@@ -49,27 +49,6 @@ struct OwnLists {
     starred: SharedQueryRows<ListSummary>,
 }
 
-/// Reads a list, if this user may see it. A private list does not exist for others.
-pub(super) async fn visible(
-    database: impl Into<Handle<'_>>,
-    id: Uuid,
-    user: Option<&SessionUser>,
-) -> Result<SharedQueryRow<List>, AppError> {
-    let list = lists::get(database, id).await?;
-    let is_own = user.is_some_and(|user| user.id == list.owner);
-    if list.is_public || is_own { Ok(list) } else { Err(AppError::NotFound) }
-}
-
-/// Reads a list that this user may change.
-pub(super) async fn own_list(
-    database: impl Into<Handle<'_>>,
-    id: Uuid,
-    user: &SessionUser,
-) -> Result<SharedQueryRow<List>, AppError> {
-    let list = visible(database, id, Some(user)).await?;
-    if list.owner == user.id { Ok(list) } else { Err(AppError::NotAllowed) }
-}
-
 pub(super) async fn show(
     State(state): State<AppState>,
     policy: CachePolicy,
@@ -77,7 +56,7 @@ pub(super) async fn show(
     frame: Frame,
 ) -> Result<Html<String>, AppError> {
     policy.ttl(PAGE_LIVES);
-    let list = visible(&state.pool, id, frame.user.as_ref()).await?;
+    let list = visible_list(&state.pool, id, frame.user.as_ref().map(|user| user.id)).await?;
     let items = items::of_list(&state.pool, id).await?;
     let comments = comments::of_list(&state.pool, id).await?;
     let stars = stars::count(&state.pool, id).await?;
@@ -139,7 +118,7 @@ pub(super) async fn rename(
     csrf::check(&session, &form.csrf).await?;
     let title = input::title(&form.title)?;
     let mut transaction = state.pool.begin().await?;
-    own_list(&mut transaction, id, &user).await?;
+    own_list(&mut transaction, id, user.id).await?;
     lists::rename(&mut transaction, id, title).await?;
     transaction.commit().await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
@@ -159,7 +138,7 @@ pub(super) async fn delete(
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
     let mut transaction = state.pool.begin().await?;
-    own_list(&mut transaction, id, &user).await?;
+    own_list(&mut transaction, id, user.id).await?;
     lists::delete(&mut transaction, id).await?;
     transaction.commit().await?;
     Ok(Redirect::to("/lists"))
@@ -174,7 +153,7 @@ pub(super) async fn star(
 ) -> Result<Redirect, AppError> {
     csrf::check(&session, &form.csrf).await?;
     let mut transaction = state.pool.begin().await?;
-    visible(&mut transaction, id, Some(&user)).await?;
+    visible_list(&mut transaction, id, Some(user.id)).await?;
     stars::toggle(&mut transaction, id, user.id).await?;
     transaction.commit().await?;
     Ok(Redirect::to(&format!("/lists/{id}")))
