@@ -5,7 +5,7 @@
 //! - [`ResponseCacheLayer`] stores whole responses and serves them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
 //! - [`FinalHeadLayer`] reports to the response cache how outer layers have changed the head of a response;
-//! - [`QueryMethodLayer`] makes responses to QUERY storable;
+//! - [`BodyKeyLayer`] makes responses to QUERY storable;
 //! - [`InvalidationLayer`] invalidates after a write, before the client gets the response.
 //!
 //! Add them to one `ServiceBuilder` in this order, from outermost to innermost: final head, sessions and
@@ -22,6 +22,7 @@ pub use self::invalidation::ReadYourWrites;
 pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
+    body_key::{BodyKeyFuture, BodyKeyLayer, BodyKeyService},
     conditional::{
         ConditionalFuture, ConditionalLayer, ConditionalService, Conditions, FailedPrecondition,
     },
@@ -32,7 +33,6 @@ pub use self::{
         InvalidationFuture, InvalidationLayer, InvalidationService, PendingInvalidations,
     },
     layer_future::LayerFuture,
-    query_method::{QueryMethod, QueryMethodFuture, QueryMethodLayer},
     response_cache::{
         IntoPartition, PartitionName, ResponseCache, ResponseCacheFuture, ResponseCacheLayer,
         ResponseOverrides, UnknownPartition, WarmRequest,
@@ -45,6 +45,7 @@ pub use larder_semantics::{
 
 mod address;
 mod body;
+mod body_key;
 mod conditional;
 mod etag;
 mod final_head;
@@ -53,7 +54,6 @@ mod identity;
 mod invalidation;
 mod layer_future;
 mod own_response;
-mod query_method;
 mod ready;
 mod recording;
 mod response_cache;

@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use larder::{
     ByteSize, Larder,
-    http::{CacheBody, InvalidationLayer, QueryMethodLayer, ResponseCacheLayer, Scheme},
+    http::{BodyKeyLayer, CacheBody, InvalidationLayer, ResponseCacheLayer, Scheme},
 };
 use larder_semantics::fields::remove_hop_by_hop;
 use program::interrupted;
@@ -111,7 +111,7 @@ impl Edge {
         let pseudonym = proxy.pseudonym().to_owned();
         let cached = ServiceBuilder::new()
             .map_request(as_all_see_it)
-            .layer(QueryMethodLayer::new().limit(ByteSize::mib(1)))
+            .layer(BodyKeyLayer::new().limit(ByteSize::mib(1)))
             .layer(InvalidationLayer::new(&self.larder))
             .layer(cache)
             .service_fn(move |request| {

@@ -9,7 +9,7 @@ use larder_semantics::storing::Role;
 
 use crate::{
     address::{Address, Head, QueryRule},
-    query_method::PostContent,
+    body_key::BodyKey,
     response_cache::options::{KeyInput, Options},
 };
 
@@ -97,8 +97,8 @@ fn fingerprint(options: &Options) -> String {
     text
 }
 
-/// Returns the content of a QUERY, if [`QueryMethodLayer`](crate::QueryMethodLayer) has read it.
-pub(in crate::response_cache) fn query_content<'a>(head: &Head<'a>) -> Option<&'a PostContent> {
+/// Returns the content of a QUERY, if [`BodyKeyLayer`](crate::BodyKeyLayer) has read it.
+pub(in crate::response_cache) fn query_content<'a>(head: &Head<'a>) -> Option<&'a BodyKey> {
     if *head.method != Method::QUERY {
         return None;
     }

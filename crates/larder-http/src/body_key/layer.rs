@@ -3,11 +3,11 @@
 use larder_core::ByteSize;
 use tower_layer::Layer;
 
-use super::service::QueryMethod;
+use super::service::BodyKeyService;
 
 /// Makes responses to QUERY storable for a response cache inside.
 ///
-/// 1. The layer reads the content of a QUERY to its end, up to [`limit`](QueryMethodLayer::limit). It answers longer
+/// 1. The layer reads the content of a QUERY to its end, up to [`limit`](BodyKeyLayer::limit). It answers longer
 ///    content with 413, and content that ends early with 400.
 /// 2. A digest of the content, with its media type, coding and language, goes to the response cache inside, which
 ///    treats the request like a GET with this addition to its key.
@@ -25,7 +25,7 @@ use super::service::QueryMethod;
 /// # use http_body_util::{BodyExt, Full};
 /// # use bytes::Bytes;
 /// # use larder_core::Larder;
-/// # use larder_http::{QueryMethodLayer, ResponseCacheLayer};
+/// # use larder_http::{BodyKeyLayer, ResponseCacheLayer};
 /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let larder = Larder::builder().build().expect("the defaults are valid");
@@ -34,7 +34,7 @@ use super::service::QueryMethod;
 ///     Ok::<_, Infallible>(Response::builder().header("cache-control", "max-age=60").body(Full::from(found)).expect("valid"))
 /// });
 /// let service = ServiceBuilder::new()
-///     .layer(QueryMethodLayer::new())
+///     .layer(BodyKeyLayer::new())
 ///     .layer(ResponseCacheLayer::new(&larder))
 ///     .service(search);
 ///
@@ -50,11 +50,11 @@ use super::service::QueryMethod;
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a layer does nothing until it is given to a router or a ServiceBuilder"]
-pub struct QueryMethodLayer {
+pub struct BodyKeyLayer {
     limit: usize,
 }
 
-impl QueryMethodLayer {
+impl BodyKeyLayer {
     /// Creates a layer that reads up to 64 KiB of content.
     pub const fn new() -> Self {
         Self { limit: 64 * 1024 }
@@ -67,16 +67,16 @@ impl QueryMethodLayer {
     }
 }
 
-impl Default for QueryMethodLayer {
+impl Default for BodyKeyLayer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<S> Layer<S> for QueryMethodLayer {
-    type Service = QueryMethod<S>;
+impl<S> Layer<S> for BodyKeyLayer {
+    type Service = BodyKeyService<S>;
 
-    fn layer(&self, inner: S) -> QueryMethod<S> {
-        QueryMethod::new(inner, self.limit)
+    fn layer(&self, inner: S) -> BodyKeyService<S> {
+        BodyKeyService::new(inner, self.limit)
     }
 }

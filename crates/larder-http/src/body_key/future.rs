@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
-/// The response future of [`QueryMethod`](super::QueryMethod).
-pub type QueryMethodFuture<F, R, E> = LayerFuture<ForwardFuture<F>, R, E>;
+/// The response future of [`BodyKeyService`](super::BodyKeyService).
+pub type BodyKeyFuture<F, R, E> = LayerFuture<ForwardFuture<F>, R, E>;
 
 pin_project! {
     /// The inner future of a request.

@@ -26,7 +26,7 @@ async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let limited = ServiceBuilder::new()
-        .layer(QueryMethodLayer::new())
+        .layer(BodyKeyLayer::new())
         .layer(ConcurrencyLimitLayer::new(1))
         .service(inner);
     for _ in 0..3 {
@@ -51,7 +51,7 @@ async fn a_query_is_stored_by_content_and_type_and_invalidates_nothing() {
     });
     let larder = Larder::builder().tag_table_slots(1 << 12).build().unwrap();
     let service = ServiceBuilder::new()
-        .layer(QueryMethodLayer::new())
+        .layer(BodyKeyLayer::new())
         .layer(InvalidationLayer::new(&larder))
         .layer(ResponseCacheLayer::new(&larder))
         .service(inner);
@@ -75,7 +75,7 @@ async fn content_that_is_too_long_is_refused() {
     let inner = service_fn(|_: Request<Full<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
-    let service = QueryMethodLayer::new().limit(ByteSize::bytes(3)).layer(inner);
+    let service = BodyKeyLayer::new().limit(ByteSize::bytes(3)).layer(inner);
     let answer = service.oneshot(ask("four", "text/plain")).await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -9,27 +9,27 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use sha2::{Digest as _, Sha256};
 use tower_service::Service;
 
-use super::future::{ForwardFuture, QueryMethodFuture};
+use super::future::{BodyKeyFuture, ForwardFuture};
 use crate::{
     body::{BoxError, CacheBody},
     own_response::own_response,
 };
 
 /// The service that reads the content of a QUERY for the response cache inside. Made by
-/// [`QueryMethodLayer`](super::QueryMethodLayer).
+/// [`BodyKeyLayer`](super::BodyKeyLayer).
 #[derive(Clone, Debug)]
-pub struct QueryMethod<S> {
+pub struct BodyKeyService<S> {
     inner: S,
     limit: usize,
 }
 
-impl<S> QueryMethod<S> {
+impl<S> BodyKeyService<S> {
     pub(super) fn new(inner: S, limit: usize) -> Self {
         Self { inner, limit }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for QueryMethod<S>
+impl<S, B, R> Service<Request<B>> for BodyKeyService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -40,7 +40,7 @@ where
 {
     type Response = Response<CacheBody<R>>;
     type Error = S::Error;
-    type Future = QueryMethodFuture<S::Future, R, S::Error>;
+    type Future = BodyKeyFuture<S::Future, R, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -48,11 +48,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if *request.method() != Method::QUERY {
-            return QueryMethodFuture::inner(ForwardFuture::new(self.inner.call(request)));
+            return BodyKeyFuture::inner(ForwardFuture::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
         let limit = self.limit;
-        QueryMethodFuture::composed(async move {
+        BodyKeyFuture::composed(async move {
             match read(request, limit).await {
                 Ok(request) => Ok(inner.call(request).await?.map(CacheBody::inner)),
                 Err(refused) => Ok(refused),
@@ -63,9 +63,9 @@ where
 
 /// The addition to the key of a QUERY: a digest of its content, with media type, coding and language.
 #[derive(Clone, Debug)]
-pub(crate) struct PostContent(Vec<u8>);
+pub(crate) struct BodyKey(Vec<u8>);
 
-impl PostContent {
+impl BodyKey {
     /// Returns the SHA-256 digest of the content, followed by the fields that determine how the content is read.
     fn of(headers: &HeaderMap, content: &[u8]) -> Self {
         let mut told = Sha256::digest(content).to_vec();
@@ -104,6 +104,6 @@ where
             ));
         }
     };
-    head.extensions.insert(PostContent::of(&head.headers, &content));
+    head.extensions.insert(BodyKey::of(&head.headers, &content));
     Ok(Request::from_parts(head, B::from(content)))
 }

@@ -4,8 +4,8 @@ mod future;
 mod layer;
 mod service;
 
-pub(crate) use self::service::PostContent;
-pub use self::{future::QueryMethodFuture, layer::QueryMethodLayer, service::QueryMethod};
+pub(crate) use self::service::BodyKey;
+pub use self::{future::BodyKeyFuture, layer::BodyKeyLayer, service::BodyKeyService};
 
 #[cfg(test)]
 mod tests;
