@@ -226,7 +226,7 @@ impl Key {
     }
 
     /// Returns the URL of a response that is stored for all clients, and by its address alone or its variant. `None` for an
-    /// entry of a partition or another key input, of the content of a `QUERY`, or of larder's own, and for a response that
+    /// entry of a partition or another key input, of the content of a read (QUERY, POST), or of larder's own, and for a response that
     /// the application has fetched from another server (a private cache, whose policy ends with `~`).
     pub(crate) fn public_url(&self) -> Option<String> {
         // Variants begin with the name of a field, and every other part with a space.

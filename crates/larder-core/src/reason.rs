@@ -37,7 +37,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    Method = "method", "The method is not GET or HEAD, nor a QUERY whose content was read.";
+    Method = "method", "The method is not GET or HEAD, and the request is no read (QUERY, POST) whose content was read.";
     Identity = "identity", "The user of the request could not be identified, or the request carries an identity and has no partition.";
     UnknownField = "unknown-field", "The request has a field that larder does not know, and only the layer's lifetime applies.";
     RequestNoStore = "request-no-store", "The request has `Cache-Control: no-store`.";

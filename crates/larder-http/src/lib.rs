@@ -5,7 +5,7 @@
 //! - [`ResponseCacheLayer`] stores whole responses and serves them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
 //! - [`FinalHeadLayer`] reports to the response cache how outer layers have changed the head of a response;
-//! - [`BodyKeyLayer`] makes responses to QUERY storable;
+//! - [`BodyKeyLayer`] makes responses to QUERY storable, and to POST where it reads (search, GraphQL);
 //! - [`InvalidationLayer`] invalidates after a write, before the client gets the response.
 //!
 //! Add them to one `ServiceBuilder` in this order, from outermost to innermost: final head, sessions and

@@ -69,6 +69,7 @@
 //! - `axum` (default): the module `axum`; the layers read the URI from before nesting (axum's `OriginalUri`).
 //! - `tower-sessions`, `tower-sessions-014`, `axum-login`, `axum-extra`: the users of sessions and cookies, in `axum::identity`; with the first
 //!   also `ResponseCacheLayer::refuse_written_sessions`.
+//! - `graphql`: [`http::BodyKeyLayer`] tells GraphQL queries over POST from mutations.
 //! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
 //! - `sqlite`, `postgres`: cached queries over sqlx 0.9, in the modules `sql` and `sqlx`; `sqlite-sqlx-08`,

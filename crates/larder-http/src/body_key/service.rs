@@ -1,32 +1,48 @@
-//! The service, which reads the content of a QUERY before it passes the request on.
+//! The service, which reads the content of a QUERY, and of a POST that may be a read, before it passes the request on.
 
-use std::task::{Context, Poll};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, request};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use sha2::{Digest as _, Sha256};
 use tower_service::Service;
 
-use super::future::{BodyKeyFuture, ForwardFuture};
+use super::{
+    future::{BodyKeyFuture, ForwardFuture},
+    key::BodyKey,
+    layer::{Options, PostRead},
+};
 use crate::{
+    address::Head,
     body::{BoxError, CacheBody},
+    invalidation::PendingInvalidations,
     own_response::own_response,
 };
 
-/// The service that reads the content of a QUERY for the response cache inside. Made by
+/// The service that reads the content of requests for the response cache inside. Made by
 /// [`BodyKeyLayer`](super::BodyKeyLayer).
-#[derive(Clone, Debug)]
 pub struct BodyKeyService<S> {
     inner: S,
-    limit: usize,
+    options: Arc<Options>,
 }
 
 impl<S> BodyKeyService<S> {
-    pub(super) fn new(inner: S, limit: usize) -> Self {
-        Self { inner, limit }
+    pub(super) fn new(inner: S, options: Arc<Options>) -> Self {
+        Self { inner, options }
     }
+}
+
+/// What to do with a request, by its head.
+enum Plan {
+    Forward,
+    Query,
+    /// The position of the rule that decides whether the POST is a read.
+    Post(usize),
 }
 
 impl<S, B, R> Service<Request<B>> for BodyKeyService<S>
@@ -47,63 +63,95 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if *request.method() != Method::QUERY {
+        let plan = self.options.plan(&request);
+        if matches!(plan, Plan::Forward) {
             return BodyKeyFuture::inner(ForwardFuture::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
-        let limit = self.limit;
+        let options = Arc::clone(&self.options);
         BodyKeyFuture::composed(async move {
-            match read(request, limit).await {
-                Ok(request) => Ok(inner.call(request).await?.map(CacheBody::inner)),
-                Err(refused) => Ok(refused),
+            let (mut head, body) = request.into_parts();
+            let content = match read(body, options.limit).await {
+                Ok(content) => content,
+                Err(refused) => return Ok(refused),
+            };
+            let is_read = match plan {
+                Plan::Post(rule) => options.post_reads[rule].is_read(&Head::from(&head), &content),
+                _ => true,
+            };
+            if is_read {
+                declare_read(&mut head, &content);
             }
+            let request = Request::from_parts(head, B::from(content));
+            Ok(inner.call(request).await?.map(CacheBody::inner))
         })
     }
 }
 
-/// The addition to the key of a QUERY: a digest of its content, with media type, coding and language.
-#[derive(Clone, Debug)]
-pub(crate) struct BodyKey(Vec<u8>);
-
-impl BodyKey {
-    /// Returns the SHA-256 digest of the content, followed by the fields that determine how the content is read.
-    fn of(headers: &HeaderMap, content: &[u8]) -> Self {
-        let mut told = Sha256::digest(content).to_vec();
-        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
-            for value in headers.get_all(&name) {
-                told.extend_from_slice(name.as_str().as_bytes());
-                told.extend_from_slice(&(value.len() as u64).to_le_bytes());
-                told.extend_from_slice(value.as_bytes());
+impl Options {
+    fn plan<B: Body>(&self, request: &Request<B>) -> Plan {
+        match *request.method() {
+            Method::QUERY => Plan::Query,
+            Method::POST if !self.post_reads.is_empty() => {
+                // The content of other POST requests may have any length, and the inner service has to get all of it.
+                let length = request.body().size_hint().exact();
+                if length.is_none_or(|length| length > self.limit as u64) {
+                    return Plan::Forward;
+                }
+                let head = Head::from(request);
+                let rule = self.post_reads.iter().position(|rule| rule.concerns(&head));
+                rule.map_or(Plan::Forward, Plan::Post)
             }
+            _ => Plan::Forward,
         }
-        Self(told)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
     }
 }
 
-/// Reads the content of a request and returns the request, or the answer to send if its content cannot be read.
-async fn read<B, R>(request: Request<B>, limit: usize) -> Result<Request<B>, Response<CacheBody<R>>>
+impl PostRead {
+    fn concerns(&self, head: &Head<'_>) -> bool {
+        (self.head)(head)
+    }
+
+    fn is_read(&self, head: &Head<'_>, content: &[u8]) -> bool {
+        self.content.as_ref().is_none_or(|content_reads| content_reads(head, content))
+    }
+}
+
+/// Tells the layers inside, and the invalidation layer outside if there is one, that this request is a read.
+fn declare_read(head: &mut request::Parts, content: &[u8]) {
+    if let Some(pending) = head.extensions.get::<PendingInvalidations>() {
+        pending.declare_read();
+    }
+    head.extensions.insert(BodyKey::of(&head.method, &head.headers, content));
+}
+
+/// Reads the content of a request, or returns the answer to send if it cannot be read.
+async fn read<B, R>(body: B, limit: usize) -> Result<Bytes, Response<CacheBody<R>>>
 where
-    B: Body<Data = Bytes> + From<Bytes>,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let (mut head, body) = request.into_parts();
-    let content = match Limited::new(body, limit).collect().await {
-        Ok(content) => content.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = "the content of this QUERY exceeds the limit of this server: shorten it\n";
-            return Err(own_response(StatusCode::PAYLOAD_TOO_LARGE, text));
-        }
-        Err(_) => {
-            return Err(own_response(
-                StatusCode::BAD_REQUEST,
-                "the content of this QUERY ended early: send it again\n",
-            ));
-        }
-    };
-    head.extensions.insert(BodyKey::of(&head.headers, &content));
-    Ok(Request::from_parts(head, B::from(content)))
+    match Limited::new(body, limit).collect().await {
+        Ok(content) => Ok(content.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(own_response(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the content of this request exceeds the limit of this server: shorten it\n",
+        )),
+        Err(_) => Err(own_response(
+            StatusCode::BAD_REQUEST,
+            "the content of this request ended early: send it again\n",
+        )),
+    }
+}
+
+impl<S: Clone> Clone for BodyKeyService<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), options: Arc::clone(&self.options) }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for BodyKeyService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyKeyService").field("inner", &self.inner).finish_non_exhaustive()
+    }
 }

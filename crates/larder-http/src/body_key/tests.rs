@@ -1,19 +1,29 @@
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use larder_core::{ByteSize, Larder};
-use tower::{Layer, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use larder_core::{ByteSize, Larder, Lifetime, Tag, Target};
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, service_fn,
+    util::BoxCloneService,
+};
 
 use super::*;
-use crate::{InvalidationLayer, ResponseCacheLayer};
+use crate::{
+    ConditionalLayer, HttpCache, InvalidationLayer, PendingInvalidations, ResponseCacheLayer,
+};
 
 fn ask(content: &'static str, kind: &'static str) -> Request<Full<Bytes>> {
     let request = Request::builder().method(Method::QUERY).uri("/search");
@@ -39,11 +49,11 @@ async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
 async fn a_query_is_stored_by_content_and_type_and_invalidates_nothing() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let inner = service_fn(move |asked: Request<Full<Bytes>>| {
+    let inner = service_fn(move |request: Request<Full<Bytes>>| {
         let call = counted.fetch_add(1, Ordering::SeqCst) + 1;
         async move {
-            assert_eq!(*asked.method(), Method::QUERY, "the method stays");
-            let content = asked.into_body().collect().await?.to_bytes();
+            assert_eq!(*request.method(), Method::QUERY, "the method stays");
+            let content = request.into_body().collect().await?.to_bytes();
             let text = format!("{call} {}", String::from_utf8_lossy(&content));
             let response = Response::builder().header("cache-control", "max-age=60");
             Ok::<_, Infallible>(response.body(Full::<Bytes>::from(text)).unwrap())
@@ -78,4 +88,295 @@ async fn content_that_is_too_long_is_refused() {
     let service = BodyKeyLayer::new().limit(ByteSize::bytes(3)).layer(inner);
     let answer = service.oneshot(ask("four", "text/plain")).await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// An application that counts its calls, and answers with the number of the call, the method and the content.
+#[derive(Clone, Default)]
+struct Application(Arc<AtomicUsize>);
+
+impl Application {
+    fn service(&self) -> BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, Infallible> {
+        let calls = Arc::clone(&self.0);
+        BoxCloneService::new(service_fn(move |request: Request<Full<Bytes>>| {
+            let call = calls.fetch_add(1, Ordering::SeqCst) + 1;
+            async move {
+                let method = request.method().clone();
+                let content = request.into_body().collect().await?.to_bytes();
+                let text = format!("{call} {method} {}", String::from_utf8_lossy(&content));
+                let response = Response::builder().header("cache-control", "max-age=60");
+                Ok::<_, Infallible>(response.body(Full::<Bytes>::from(text)).unwrap())
+            }
+        }))
+    }
+}
+
+fn larder() -> Larder {
+    Larder::builder().tag_table_slots(1 << 12).build().unwrap()
+}
+
+fn searches() -> BodyKeyLayer {
+    BodyKeyLayer::new().post_reads(|head| head.uri.path() == "/search")
+}
+
+fn post(path: &str, content: &'static str) -> Request<Full<Bytes>> {
+    Request::post(path).body(Full::from(content)).unwrap()
+}
+
+async fn answer<S, R>(service: &S, request: Request<Full<Bytes>>) -> (String, String)
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = Infallible> + Clone,
+    R: http_body::Body<Data = Bytes>,
+    R::Error: std::fmt::Debug,
+{
+    let response = service.clone().oneshot(request).await.unwrap();
+    let status = response.headers().get("cache-status").map(|status| status.to_str().unwrap());
+    let status = status.unwrap_or("-").to_owned();
+    let content = response.into_body().collect().await.unwrap().to_bytes();
+    (String::from_utf8(content.to_vec()).unwrap(), status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_reads_is_stored_by_address_method_and_content() {
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(searches().post_reads(|head| head.uri.path() == "/find"))
+        .layer(HttpCache::new(&larder()))
+        .service(application.service());
+    let text = async |request| answer(&service, request).await.0;
+    assert_eq!(text(post("/search", "red")).await, "1 POST red");
+    assert_eq!(text(post("/search", "red")).await, "1 POST red");
+    assert_eq!(text(post("/search", "blue")).await, "2 POST blue");
+    assert_eq!(text(post("/find", "red")).await, "3 POST red");
+    let query = Request::builder().method(Method::QUERY).uri("/search");
+    assert_eq!(text(query.body(Full::from("red")).unwrap()).await, "4 QUERY red");
+    assert_eq!(text(Request::get("/search").body(Full::default()).unwrap()).await, "5 GET ");
+    assert_eq!(text(post("/search", "red")).await, "1 POST red", "no request invalidated it");
+    assert_eq!(text(post("/orders", "red")).await, "6 POST red");
+    assert_eq!(text(post("/orders", "red")).await, "7 POST red");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_reads_invalidates_nothing_wherever_the_invalidation_layer_is() {
+    let larder = larder();
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(InvalidationLayer::new(&larder).targets(|_| [Target::everything()]))
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder))
+        .service(application.service());
+    let text = async |request| answer(&service, request).await.0;
+    assert_eq!(text(post("/search", "red")).await, "1 POST red");
+    assert_eq!(text(post("/search", "blue")).await, "2 POST blue");
+    assert_eq!(text(post("/search", "red")).await, "1 POST red");
+    assert_eq!(text(post("/orders", "red")).await, "3 POST red");
+    assert_eq!(text(post("/search", "red")).await, "4 POST red", "the write invalidated it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_of_a_read_can_invalidate() {
+    let larder = larder();
+    let inner = service_fn(|request: Request<Full<Bytes>>| async move {
+        let pending = request.extensions().get::<PendingInvalidations>().cloned();
+        let pending = pending.or_else(PendingInvalidations::current).unwrap();
+        if request.into_body().collect().await?.to_bytes() == "write" {
+            pending.add(Tag::new("stock"));
+        }
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    for outside in [true, false] {
+        let invalidation = InvalidationLayer::new(&larder);
+        let layers = ServiceBuilder::new()
+            .option_layer(outside.then(|| invalidation.clone()))
+            .layer(searches())
+            .option_layer((!outside).then(|| invalidation.clone()));
+        let service = layers.service(inner);
+        let before = larder.stats().invalidations;
+        service.clone().oneshot(post("/search", "read")).await.unwrap();
+        assert_eq!(larder.stats().invalidations, before, "{outside}");
+        service.oneshot(post("/search", "write")).await.unwrap();
+        assert_eq!(larder.stats().invalidations, before + 1, "{outside}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_reads_obeys_the_rules_of_users() {
+    #[derive(Clone)]
+    struct User(&'static str);
+
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(
+            HttpCache::new(&larder())
+                .partition_by(|head| head.extensions.get::<User>().map(|user| user.0.to_owned())),
+        )
+        .service(application.service());
+    let by = |user: &'static str, content: &'static str| {
+        let mut request = post("/search", content);
+        request.extensions_mut().insert(User(user));
+        request
+    };
+    assert_eq!(answer(&service, by("ada", "red")).await.0, "1 POST red");
+    assert_eq!(answer(&service, by("bob", "red")).await.0, "2 POST red");
+    assert_eq!(answer(&service, by("ada", "red")).await.0, "1 POST red");
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "3 POST red");
+    let mut with_cookie = post("/search", "blue");
+    with_cookie.headers_mut().insert("cookie", "session=1".parse().unwrap());
+    let (text, status) = answer(&service, with_cookie.clone()).await;
+    assert_eq!((&*text, &*status), ("4 POST blue", "larder; fwd=uri-miss; detail=identified"));
+    assert_eq!(answer(&service, with_cookie).await.0, "5 POST blue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_with_conditions_or_a_range_is_left_to_its_handler() {
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder()))
+        .service(application.service());
+    answer(&service, post("/search", "red")).await;
+    for (name, value) in [("if-none-match", "*"), ("range", "bytes=0-1"), ("if-match", "*")] {
+        let mut request = post("/search", "red");
+        request.headers_mut().insert(name, value.parse().unwrap());
+        let (_, status) = answer(&service, request).await;
+        assert_eq!(status, "larder; fwd=bypass; detail=guarded", "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_decides_after_the_head() {
+    let application = Application::default();
+    let reads = BodyKeyLayer::new().post_reads_by_content(
+        |head| head.uri.path() == "/graphql",
+        |_, content| !content.starts_with(b"mutation"),
+    );
+    let larder = larder();
+    let service = ServiceBuilder::new()
+        .layer(reads)
+        .layer(HttpCache::new(&larder))
+        .service(application.service());
+    let text = async |content| answer(&service, post("/graphql", content)).await.0;
+    assert_eq!(text("query").await, "1 POST query");
+    assert_eq!(text("query").await, "1 POST query");
+    assert_eq!(text("mutation").await, "2 POST mutation");
+    assert_eq!(text("query").await, "3 POST query", "a mutation invalidates the address");
+    assert_eq!(answer(&service, post("/other", "query")).await.0, "4 POST query");
+    assert_eq!(answer(&service, post("/other", "query")).await.0, "5 POST query");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_of_any_length_reaches_its_handler() {
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(searches().limit(ByteSize::bytes(3)))
+        .layer(ResponseCacheLayer::new(&larder()))
+        .service(application.service());
+    for call in [1, 2] {
+        let (text, status) = answer(&service, post("/search", "four")).await;
+        assert_eq!((text, &*status), (format!("{call} POST four"), "larder; fwd=method"));
+    }
+    assert_eq!(answer(&service, post("/search", "red")).await.1, "larder; fwd=uri-miss; stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_without_an_announced_length_is_an_ordinary_one() {
+    let inner = service_fn(|request: Request<BoxBody>| async {
+        let content = request.into_body().collect().await.unwrap().to_bytes();
+        let response = Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, Infallible>(response.body(Full::<Bytes>::from(content)).unwrap())
+    });
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder()))
+        .service(inner);
+    for _ in 0..2 {
+        let frames = ["a", "b"].map(|text| Ok(Frame::data(Bytes::from(text))));
+        let body = BoxBody(StreamBody::new(stream::iter(frames)).boxed_unsync());
+        let request = Request::post("/search").body(body).unwrap();
+        let response = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.headers()["cache-status"], "larder; fwd=method");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ab");
+    }
+}
+
+/// A body of unknown length.
+struct BoxBody(UnsyncBoxBody<Bytes, Infallible>);
+
+impl From<Bytes> for BoxBody {
+    fn from(content: Bytes) -> Self {
+        Self(Full::from(content).boxed_unsync())
+    }
+}
+
+impl http_body::Body for BoxBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_response_is_refreshed_with_the_content_of_its_request() {
+    let application = Application::default();
+    let lifetime = Lifetime::fresh_for(Duration::from_secs(60))
+        .stale_while_revalidate(Duration::from_secs(60));
+    let inner = application.service();
+    let inner = tower::ServiceExt::map_response(inner, |mut response: Response<Full<Bytes>>| {
+        response.headers_mut().remove("cache-control");
+        response
+    });
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder()).ttl(lifetime))
+        .service(inner);
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "1 POST red");
+    tokio::time::advance(Duration::from_secs(90)).await;
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "1 POST red");
+    while application.0.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "2 POST red");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_changes_inside_is_another_request() {
+    let application = Application::default();
+    let larder = larder();
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .map_request(|mut request: Request<Full<Bytes>>| {
+            if let Some(method) = request.headers().get("x-http-method-override") {
+                *request.method_mut() = method.to_str().unwrap().parse().unwrap();
+            }
+            request
+        })
+        .layer(HttpCache::new(&larder))
+        .service(application.service());
+    answer(&service, post("/search", "red")).await;
+    let overridden = |from: Method, to: &str| {
+        let request = Request::builder().method(from).uri("/search");
+        request.header("x-http-method-override", to).body(Full::from("red")).unwrap()
+    };
+    assert_eq!(answer(&service, overridden(Method::POST, "DELETE")).await.0, "2 DELETE red");
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "3 POST red");
+    assert_eq!(answer(&service, overridden(Method::QUERY, "POST")).await.0, "4 POST red");
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "5 POST red");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_needs_no_precondition() {
+    let larder = larder();
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(ConditionalLayer::new(&larder).require_preconditions())
+        .service(Application::default().service());
+    let status = async |path| service.clone().oneshot(post(path, "red")).await.unwrap().status();
+    assert_eq!(status("/search").await, StatusCode::OK);
+    assert_eq!(status("/orders").await, StatusCode::PRECONDITION_REQUIRED);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use larder_semantics::validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS};
 use tower_service::Service;
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     address::Head,
     body::{BoxError, CacheBody},
+    body_key::is_read,
 };
 
 /// The service that answers conditional requests to an inner service.
@@ -61,7 +62,7 @@ where
         if let Some(conditions) = &conditions {
             request.extensions_mut().insert(conditions.clone());
         }
-        if let Some(status) = self.refused(request.method(), conditions.as_ref()) {
+        if let Some(status) = self.refused(&request, conditions.as_ref()) {
             return ConditionalFuture::ready(refusal(status, &request));
         }
         let finish = ResponseFinish::new(&self.options, request.method(), conditions);
@@ -75,8 +76,12 @@ where
 }
 
 impl<S> ConditionalService<S> {
-    fn refused(&self, method: &Method, conditions: Option<&Conditions>) -> Option<StatusCode> {
-        if method.is_safe() {
+    fn refused<B>(
+        &self,
+        request: &Request<B>,
+        conditions: Option<&Conditions>,
+    ) -> Option<StatusCode> {
+        if is_read(request) {
             return None;
         }
         match conditions.is_some_and(Conditions::has_guards) {

@@ -3,7 +3,10 @@
 use std::{
     cell::RefCell,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -26,6 +29,8 @@ pub struct PendingInvalidations {
     afterwards: Arc<Mutex<Option<AfterCommit>>>,
     /// The partition of the request, if a response cache inside of this layer has determined it.
     partition: Arc<OnceLock<Bytes>>,
+    /// Whether a layer inside has recognized the request as a read.
+    is_read: Arc<AtomicBool>,
 }
 
 /// A callback that runs after larder has invalidated the targets of a write, if nothing else was invalidated during the
@@ -40,6 +45,7 @@ impl PendingInvalidations {
             targets: Arc::new(Mutex::new(Some(Vec::new()))),
             afterwards: Arc::default(),
             partition: Arc::default(),
+            is_read: Arc::default(),
         }
     }
 
@@ -50,6 +56,7 @@ impl PendingInvalidations {
             targets: Arc::default(),
             afterwards: Arc::default(),
             partition: Arc::default(),
+            is_read: Arc::default(),
         }
     }
 
@@ -101,6 +108,16 @@ impl PendingInvalidations {
     /// Notes the partition of the request.
     pub(crate) fn note_partition(&self, partition: Bytes) {
         drop(self.partition.set(partition));
+    }
+
+    /// Declares that the request is a read although its method is unsafe, so that only the targets that its handler adds
+    /// are invalidated.
+    pub(crate) fn declare_read(&self) {
+        self.is_read.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Acquire)
     }
 
     pub(super) fn partition(&self) -> Option<Bytes> {

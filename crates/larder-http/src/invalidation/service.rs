@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     address::{Address, Head, Scheme, original_uri},
+    body_key::is_read,
     ready::take_ready,
 };
 
@@ -82,7 +83,7 @@ where
         let carried = positions.and_then(|positions| {
             positions.taken_from(request.headers_mut(), &self.options.kernel)
         });
-        if request.method().is_safe() {
+        if is_read(&request) {
             if let Some(position) = carried {
                 return self.after(position, request);
             }
@@ -172,7 +173,9 @@ impl Write {
     ) -> Result<Response<R>, E> {
         let mut outcome = std::panic::AssertUnwindSafe(called).catch_unwind().await;
         let mut targets = self.requested.close();
+        let is_write = !self.requested.is_read() || !targets.is_empty();
         if let Ok(Ok(response)) = &outcome
+            && !self.requested.is_read()
             && (response.status().is_success() || response.status().is_redirection())
         {
             // The path of a gRPC call names a procedure, not a resource that has changed.
@@ -189,7 +192,9 @@ impl Write {
             let outcome = self.options.kernel.invalidate(targets).await;
             self.go_on(outcome);
         }
-        if let (Some(positions), Ok(Ok(response))) = (&self.options.positions, &mut outcome) {
+        if let (true, Some(positions), Ok(Ok(response))) =
+            (is_write, &self.options.positions, &mut outcome)
+        {
             let kernel = &self.options.kernel;
             positions.give(response.headers_mut(), kernel, self.before, self.is_https);
         }

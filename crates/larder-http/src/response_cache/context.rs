@@ -32,7 +32,7 @@ use super::{
     overrides::ResponseOverrides,
     request::{
         credentials::is_credentials,
-        key::{KeyBuilder, query_content},
+        key::KeyBuilder,
         request_fields::{ALL_SELECTING, SELECTING},
     },
     stored::{
@@ -44,6 +44,7 @@ use super::{
 use crate::{
     address::{Address, Head, Host},
     body::CacheBody,
+    body_key::BodyKey,
     invalidation::PendingInvalidations,
     own_response::own_response,
 };
@@ -135,11 +136,13 @@ impl CacheContext {
     pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admission {
         let head = Head::from(request);
         let head_only = *head.method == Method::HEAD;
-        let content = query_content(&head);
+        let content = BodyKey::of_request(&head);
         if *head.method != Method::GET && !head_only && content.is_none() {
             return Admission::Bypass(Reason::Method);
         }
-        let (facts, host) = self.read(head.headers);
+        let (mut facts, host) = self.read(head.headers);
+        // Only the origin knows what a condition or a range of a POST refers to.
+        facts.guarded |= facts.narrowed && *head.method == Method::POST;
         let Ok(partition) = self.partition(&head) else {
             return Admission::Bypass(Reason::Identity);
         };

@@ -56,7 +56,7 @@ use crate::{
 ///
 /// larder revalidates a stale response that has a validator with the inner service, and a 304 freshens it. It answers
 /// conditional requests and range requests from the stored response, and a HEAD from the stored response to a GET.
-/// Other methods bypass the cache ([`BodyKeyLayer`](crate::BodyKeyLayer) adds QUERY); see
+/// Other methods bypass the cache ([`BodyKeyLayer`](crate::BodyKeyLayer) adds QUERY, and POST where it reads); see
 /// [`InvalidationLayer`](crate::InvalidationLayer) for their effect on entries.
 ///
 /// # Before deploying

@@ -1,6 +1,5 @@
-//! The cache key of a request: scheme, authority, path, query, partition, key inputs and the content of a QUERY.
+//! The cache key of a request: scheme, authority, path, query, partition, key inputs and the content of a read.
 
-use http::Method;
 use larder_core::{
     Kind,
     kernel::{Audience, Kernel, KeyBuf},
@@ -31,7 +30,7 @@ impl KeyBuilder {
         }
     }
 
-    /// Returns the key of a request: its address, the content of a QUERY, and its audience.
+    /// Returns the key of a request: its address, the content of a QUERY or of a POST that reads, and its audience.
     pub(in crate::response_cache) fn whole_key(
         &self,
         head: &Head<'_>,
@@ -40,8 +39,8 @@ impl KeyBuilder {
         around: &Audience,
     ) -> KeyBuf {
         let mut key = self.key(head, address, partition);
-        if let Some(content) = query_content(head) {
-            key.push_pieces([b" of ", content.as_bytes()]);
+        if let Some(body) = BodyKey::of_request(head) {
+            key.push_pieces([b" of ", body.method().as_str().as_bytes(), b" ", body.digest()]);
         }
         key.push_audience(around);
         key
@@ -95,12 +94,4 @@ fn fingerprint(options: &Options) -> String {
         text.push('~');
     }
     text
-}
-
-/// Returns the content of a QUERY, if [`BodyKeyLayer`](crate::BodyKeyLayer) has read it.
-pub(in crate::response_cache) fn query_content<'a>(head: &Head<'a>) -> Option<&'a BodyKey> {
-    if *head.method != Method::QUERY {
-        return None;
-    }
-    head.extensions.get()
 }

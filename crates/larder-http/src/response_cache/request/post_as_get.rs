@@ -31,6 +31,7 @@ use larder_semantics::{
 use crate::{
     address::{Address, Head},
     body::{BoxError, CacheBody, announced_length},
+    body_key::is_read,
     final_head::{FinalHead, HeadVerdict},
     invalidation::PendingInvalidations,
     response_cache::{
@@ -59,14 +60,14 @@ pub(in crate::response_cache) struct FromPost {
 }
 
 impl FromPost {
-    /// Returns `Some` for a POST that has no credentials, cache directives or unkeyed inputs and is inside of an
+    /// Returns `Some` for a POST that is a write, has no credentials, cache directives or unkeyed inputs and is inside of an
     /// invalidation layer of the same larder, if the key of this layer has no inputs other than the address.
     pub(in crate::response_cache) fn of<B>(
         context: &Arc<CacheContext>,
         request: &Request<B>,
         scope: &Scope,
     ) -> Option<Box<Self>> {
-        if *request.method() != Method::POST || context.options.off {
+        if *request.method() != Method::POST || context.options.off || is_read(request) {
             return None;
         }
         let requested = request.extensions().get::<PendingInvalidations>()?.clone();
