@@ -7,13 +7,39 @@
 
 use apollo_parser::{Parser, cst::Definition};
 use http::{HeaderMap, header};
+use moka::sync::Cache;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
-/// Whether all operations in the content of a POST are queries.
-///
-/// All operations count, not only the one that the server executes: an operation name can stand in the content or in
-/// the URL, and servers differ in which one they take. Content that this function cannot parse is not a query.
-pub(super) fn is_query(headers: &HeaderMap, content: &[u8]) -> bool {
+/// Tells queries by their documents, and remembers the verdict on a document by its digest: a client sends the same few
+/// documents again and again, and to parse one takes longer than a hit.
+#[derive(Clone)]
+pub(super) struct GraphqlReads {
+    verdicts: Cache<[u8; 32], bool>,
+}
+
+impl GraphqlReads {
+    pub(super) fn new() -> Self {
+        Self { verdicts: Cache::new(REMEMBERED) }
+    }
+
+    /// Whether all operations in the content of a POST are queries.
+    ///
+    /// All operations count, not only the one that the server executes: an operation name can stand in the content or
+    /// in the URL, and servers differ in which one they take. Content that cannot be parsed is not a query.
+    pub(super) fn is_query(&self, headers: &HeaderMap, content: &[u8]) -> bool {
+        is_query(headers, content, |document| {
+            let digest = Sha256::digest(document).into();
+            self.verdicts.get_with(digest, || document_only_queries(document))
+        })
+    }
+}
+
+fn is_query(
+    headers: &HeaderMap,
+    content: &[u8],
+    document_only_queries: impl Fn(&str) -> bool,
+) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(media_type), None) = (types.next(), types.next()) else { return false };
     if headers.contains_key(header::CONTENT_ENCODING) {
@@ -22,7 +48,7 @@ pub(super) fn is_query(headers: &HeaderMap, content: &[u8]) -> bool {
     let media_type = media_type.to_str().unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/graphql") {
-        return std::str::from_utf8(content).is_ok_and(document_only_queries);
+        return std::str::from_utf8(content).is_ok_and(&document_only_queries);
     }
     if !essence.eq_ignore_ascii_case("application/json") {
         return false;
@@ -80,6 +106,8 @@ fn document_only_queries(document: &str) -> bool {
 /// The limits of a document. A larger document is not parsed and counts as a write.
 const MAX_DEPTH: usize = 64;
 const MAX_TOKENS: usize = 20_000;
+/// The number of documents whose verdict is remembered.
+const REMEMBERED: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +116,7 @@ mod tests {
     fn is_query_as(media_type: &'static str, content: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, media_type.parse().unwrap());
-        is_query(&headers, content.as_bytes())
+        GraphqlReads::new().is_query(&headers, content.as_bytes())
     }
 
     fn is_query_document(document: &str) -> bool {
@@ -157,13 +185,13 @@ mod tests {
         assert!(!is_query_as("multipart/form-data; boundary=a", query));
         assert!(!is_query_as("text/plain", query));
         let mut headers = HeaderMap::new();
-        assert!(!is_query(&headers, query.as_bytes()));
+        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
         headers.append(header::CONTENT_TYPE, "application/json".parse().unwrap());
         headers.append(header::CONTENT_TYPE, "multipart/form-data".parse().unwrap());
-        assert!(!is_query(&headers, query.as_bytes()));
+        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
         headers.remove(header::CONTENT_TYPE);
         headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
-        assert!(!is_query(&headers, query.as_bytes()));
+        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
     }
 }

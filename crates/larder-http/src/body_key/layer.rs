@@ -163,6 +163,8 @@ impl BodyKeyLayer {
     /// uploads, compressed content, and documents with errors, with more than 20,000 tokens or more than 64 levels are
     /// ordinary POST requests.
     ///
+    /// The layer remembers the verdicts on the last 1,000 documents, since to parse one takes longer than a hit.
+    ///
     /// A GraphQL server reports most errors with status 200. So set the lifetime in the handler, for responses without
     /// `errors`, and not on the layer.
     ///
@@ -203,8 +205,9 @@ impl BodyKeyLayer {
         self,
         concerns: impl Fn(&Head<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.post_reads_by_content(concerns, |head, content| {
-            super::graphql::is_query(head.headers, content)
+        let reads = super::graphql::GraphqlReads::new();
+        self.post_reads_by_content(concerns, move |head, content| {
+            reads.is_query(head.headers, content)
         })
     }
 

@@ -25,12 +25,19 @@ use super::layer::Options;
 #[derive(Clone)]
 pub struct PendingInvalidations {
     kernel: Kernel,
-    targets: Arc<Mutex<Option<Vec<Target>>>>,
-    afterwards: Arc<Mutex<Option<AfterCommit>>>,
+    state: Arc<State>,
+}
+
+/// The state of a write, which the handler, the response cache and the invalidation layer share.
+#[derive(Default)]
+struct State {
+    /// The targets of a pending write; `None` if no write is pending.
+    targets: Mutex<Option<Vec<Target>>>,
+    afterwards: Mutex<Option<AfterCommit>>,
     /// The partition of the request, if a response cache inside of this layer has determined it.
-    partition: Arc<OnceLock<Bytes>>,
+    partition: OnceLock<Bytes>,
     /// Whether a layer inside has recognized the request as a read.
-    is_read: Arc<AtomicBool>,
+    is_read: AtomicBool,
 }
 
 /// A callback that runs after larder has invalidated the targets of a write, if nothing else was invalidated during the
@@ -40,24 +47,13 @@ type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 impl PendingInvalidations {
     /// Creates a handle that collects targets until it is closed.
     pub(super) fn open(kernel: &Kernel) -> Self {
-        Self {
-            kernel: kernel.clone(),
-            targets: Arc::new(Mutex::new(Some(Vec::new()))),
-            afterwards: Arc::default(),
-            partition: Arc::default(),
-            is_read: Arc::default(),
-        }
+        let state = State { targets: Mutex::new(Some(Vec::new())), ..State::default() };
+        Self { kernel: kernel.clone(), state: Arc::new(state) }
     }
 
     /// Creates a handle that invalidates at once, for a request that is not a pending write.
     fn closed(kernel: &Kernel) -> Self {
-        Self {
-            kernel: kernel.clone(),
-            targets: Arc::default(),
-            afterwards: Arc::default(),
-            partition: Arc::default(),
-            is_read: Arc::default(),
-        }
+        Self { kernel: kernel.clone(), state: Arc::default() }
     }
 
     /// Returns a handle of the invalidation layer that encloses this task, if such a layer exists. The handle
@@ -75,7 +71,7 @@ impl PendingInvalidations {
     /// Panics outside of a tokio runtime, if it invalidates at once and the log is shared with other processes.
     pub fn add(&self, target: impl Into<Target>) {
         let target = target.into();
-        let late = match &mut *self.targets.lock() {
+        let late = match &mut *self.state.targets.lock() {
             Some(targets) => {
                 targets.push(target);
                 return;
@@ -102,42 +98,42 @@ impl PendingInvalidations {
     /// Runs `act` after larder has invalidated the targets of the write, unless something else was invalidated during
     /// the write.
     pub(crate) fn afterwards(&self, act: impl FnOnce(Scope) + Send + 'static) {
-        *self.afterwards.lock() = Some(Box::new(act));
+        *self.state.afterwards.lock() = Some(Box::new(act));
     }
 
     /// Notes the partition of the request.
     pub(crate) fn note_partition(&self, partition: Bytes) {
-        drop(self.partition.set(partition));
+        drop(self.state.partition.set(partition));
     }
 
     /// Declares that the request is a read although its method is unsafe, so that only the targets that its handler adds
     /// are invalidated.
     pub(crate) fn declare_read(&self) {
-        self.is_read.store(true, Ordering::Release);
+        self.state.is_read.store(true, Ordering::Release);
     }
 
     pub(super) fn is_read(&self) -> bool {
-        self.is_read.load(Ordering::Acquire)
+        self.state.is_read.load(Ordering::Acquire)
     }
 
     pub(super) fn partition(&self) -> Option<Bytes> {
-        self.partition.get().cloned()
+        self.state.partition.get().cloned()
     }
 
     pub(super) fn take_afterwards(&self) -> Option<AfterCommit> {
-        self.afterwards.lock().take()
+        self.state.afterwards.lock().take()
     }
 
     /// Closes the handle and returns its targets. Targets that are added later are invalidated at once.
     pub(super) fn close(&self) -> Vec<Target> {
-        self.targets.lock().take().unwrap_or_default()
+        self.state.targets.lock().take().unwrap_or_default()
     }
 }
 
 impl fmt::Debug for PendingInvalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingInvalidations")
-            .field("targets", &self.targets)
+            .field("targets", &self.state.targets)
             .finish_non_exhaustive()
     }
 }
