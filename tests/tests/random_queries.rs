@@ -217,9 +217,13 @@ impl<'a> Text<'a> {
 const ALL: &str = "SELECT k, s, v, w FROM ";
 const ORDERED: &str = " ORDER BY 1, 2, 3, 4";
 
-fn read(schema: &Schema, dice: &SeededRng) -> Statement {
+fn read(schema: &Schema, dice: &SeededRng, dialect: Dialect) -> Statement {
     let mut text = Text::new(dice);
     let (one, other) = (schema.relation(dice), schema.relation(dice));
+    if dialect == Dialect::Sqlite && dice.chance(15) {
+        read_in_a_form_of_sqlite(&mut text, [&one, &other]);
+        return text.finish();
+    }
     match dice.roll(11) {
         0..3 => text.add(ALL).add(&one).add(" WHERE ").condition("").add(ORDERED),
         3 => text.add("SELECT count(*) AS n, max(v) AS m FROM ").add(&one),
@@ -291,6 +295,15 @@ fn read(schema: &Schema, dice: &SeededRng) -> Statement {
             .add(ORDERED),
     };
     text.finish()
+}
+
+/// A query in forms that only SQLite knows.
+fn read_in_a_form_of_sqlite(text: &mut Text<'_>, [one, other]: [&str; 2]) {
+    text.add(&format!("WITH q AS MATERIALIZED (SELECT k FROM {other} WHERE ")).condition("");
+    text.add(&format!(") SELECT a.k, a.s, b.v, b.w FROM {one} a CROSS JOIN {other} b ON b.v = a.k"));
+    text.add(" WHERE a.k IN q AND (b.v IS ").number().add(" OR b.w IS NOT ").word();
+    text.add(" OR a.v ISNULL OR a.s NOT GLOB 'x*' OR a.k << 1 > 4) AND ").condition("a.");
+    text.add(ORDERED);
 }
 
 fn write(schema: &Schema, dice: &SeededRng, dialect: Dialect) -> Statement {
@@ -368,7 +381,7 @@ async fn compare(
     seed: u64,
     dialect: Dialect,
 ) -> u64 {
-    let reads: Vec<Statement> = (0..16).map(|_| read(schema, dice)).collect();
+    let reads: Vec<Statement> = (0..16).map(|_| read(schema, dice, dialect)).collect();
     let writes: Vec<Statement> = (0..12).map(|_| write(schema, dice, dialect)).collect();
     for turn in 0..60 {
         let write = &writes[dice.roll(writes.len() as u64) as usize];

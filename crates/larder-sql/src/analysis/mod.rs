@@ -57,18 +57,19 @@ use ahash::RandomState;
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 use sqlparser::{
-    ast::Visit as _,
+    ast::{Statement, Visit as _},
     dialect::{Dialect, PostgreSqlDialect, SQLiteDialect},
     parser::Parser,
     tokenizer::{Token, Tokenizer},
 };
 
-use self::reads_and_writes::Collector;
+use self::{reads_and_writes::Collector, sqlite_forms::without_sqlite_forms};
 use crate::catalog::Catalog;
 
 mod functions;
 mod pins;
 mod reads_and_writes;
+mod sqlite_forms;
 mod transactions;
 mod unparsed;
 
@@ -205,17 +206,16 @@ impl Analysis {
             return Self::unknown(normalised, Reason::TooLong);
         }
         let tokens = numbered(cut(tokens, dialect));
-        let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements();
-        match parsed.as_deref() {
-            Ok([statement]) => {
+        match parsed_statements(tokens, dialect).as_deref() {
+            Some([statement]) => {
                 let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
                 // SQLite names a column without an alias after the text of its expression.
                 let by_text = dialect == SqlDialect::Sqlite && collector.has_unnamed_columns();
                 collector.finish(fingerprint(if by_text { text } else { normalised }))
             }
-            Ok(_) => Self::unknown(normalised, Reason::SeveralStatements),
-            Err(_) => Self::unknown(normalised, Reason::NotUnderstood),
+            Some(_) => Self::unknown(normalised, Reason::SeveralStatements),
+            None => Self::unknown(normalised, Reason::NotUnderstood),
         }
     }
 
@@ -228,6 +228,17 @@ impl Analysis {
             columns: None,
             proves_rows: false,
             changes: Vec::new(),
+        }
+    }
+}
+
+/// Parses a text of statements. `None` if it cannot be parsed.
+fn parsed_statements(tokens: Vec<Token>, dialect: SqlDialect) -> Option<Vec<Statement>> {
+    let parse = |tokens| Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok();
+    match dialect {
+        SqlDialect::Postgres => parse(tokens),
+        SqlDialect::Sqlite => {
+            parse(tokens.clone()).or_else(|| parse(without_sqlite_forms(&tokens)?))
         }
     }
 }
@@ -249,7 +260,7 @@ fn written_by_any_depth(
     if tokens.len() > MOST_TOKENS {
         return None;
     }
-    let statements = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
+    let statements = parsed_statements(tokens, dialect)?;
     let mut tables = BTreeSet::new();
     for statement in statements {
         let mut collector = Collector::new(dialect, Some(catalog));
@@ -275,8 +286,8 @@ fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String
     if tokens.len() > MOST_TOKENS {
         return None;
     }
-    let parsed = Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok()?;
-    let [sqlparser::ast::Statement::CreateView(view)] = &parsed[..] else { return None };
+    let parsed = parsed_statements(tokens, dialect)?;
+    let [Statement::CreateView(view)] = &parsed[..] else { return None };
     let mut collector = Collector::new(dialect, None);
     let _unbroken = view.query.visit(&mut collector);
     let analysis = collector.finish(String::new());

@@ -304,11 +304,51 @@ fn a_cte_hides_a_table_only_where_it_is_visible() {
 }
 
 #[test]
+fn forms_of_sqlite_are_analysed_as_forms_that_the_parser_knows() {
+    let rows = [
+        ("SELECT name FROM products INDEXED BY by_id WHERE id = 7", "products:7"),
+        ("SELECT name FROM products NOT INDEXED WHERE id = 7", "products:7"),
+        ("SELECT * FROM products AS p INDEXED BY by_id, reviews INDEXED BY b", "products reviews"),
+        ("SELECT * FROM notes WHERE id IN products", "notes products"),
+        ("SELECT * FROM notes WHERE id NOT IN main.products AND id = 7", "notes products"),
+        (
+            "SELECT * FROM products WHERE id IN (7) AND name IN \"categories\"",
+            "categories products:7",
+        ),
+        ("SELECT * FROM notes WHERE id IN cheap", "notes products"),
+        (
+            "WITH cheap AS MATERIALIZED (SELECT 1) SELECT * FROM notes WHERE id IN cheap",
+            "notes products",
+        ),
+        ("WITH x AS NOT MATERIALIZED (SELECT 1) SELECT * FROM notes WHERE id IN x", "notes"),
+        ("SELECT * FROM notes WHERE id IN nothing", "Volatile(UnknownRelation) notes"),
+        // A comparison with a value that may be null pins nothing.
+        ("SELECT * FROM products WHERE id IS 7", "products"),
+        ("SELECT * FROM products WHERE id IS NOT ?1 AND id = 7", "products:7"),
+        ("SELECT * FROM products WHERE name IS 'a' AND stock IS NOT NULL", "products"),
+        ("SELECT * FROM products WHERE name ISNULL OR name NOTNULL", "products"),
+        ("SELECT * FROM products WHERE name NOT GLOB 'a*' AND id = 7", "products:7"),
+        ("SELECT 1 << stock AS n FROM products", "products"),
+        ("SELECT * FROM products CROSS JOIN reviews ON a = b", "products reviews"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(read(text, &[]), expected, "{text}");
+    }
+    let rows = [
+        ("DELETE FROM products INDEXED BY by_id WHERE id = 7", "products products:7 reviews:*"),
+        ("UPDATE products SET stock = stock << 1 WHERE id = 7", "products products:7"),
+        ("DELETE FROM notes WHERE id IN products", "notes"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(written(text, &[]), expected, "{text}");
+    }
+}
+
+#[test]
 fn unparsed_statements_that_cannot_write_bypass_the_cache() {
     let cannot = [
-        "SELECT name FROM products INDEXED BY by_name WHERE id = 7",
-        "WITH x AS MATERIALIZED (SELECT 1) SELECT * FROM x",
-        "SELECT * FROM products WHERE id IN categories",
+        "SELECT name FROM products INDEXED BY by_name WHERE id = 7 ORDER BY 1 COLLATE x COLLATE y",
+        "WITH x AS MATERIALIZED (SELECT 1) SELECT * FROM x, products ON 1",
         "SELECT 1 << 2 AS n, abs(-1) FROM products WHERE name IS 1 ISNULL NOT NULL",
         "EXPLAIN QUERY PLAN DELETE FROM products",
         "PRAGMA table_info(products)",
