@@ -256,7 +256,17 @@ fn postgres_pieces(text: &str) -> Vec<String> {
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if piece.trim().is_empty() && line.trim_start().starts_with('\\') {
-            pieces.push(std::mem::take(&mut piece) + line);
+            let mut command = std::mem::take(&mut piece) + line;
+            if line.trim_start().starts_with("\\if") {
+                // `psql` does not answer within a block that it skips.
+                for line in lines.by_ref() {
+                    command = command + "\n" + line;
+                    if line.trim_start().starts_with("\\endif") {
+                        break;
+                    }
+                }
+            }
+            pieces.push(command);
             continue;
         }
         piece.push_str(line);

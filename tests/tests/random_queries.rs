@@ -300,7 +300,9 @@ fn read(schema: &Schema, dice: &SeededRng, dialect: Dialect) -> Statement {
 /// A query in forms that only SQLite knows.
 fn read_in_a_form_of_sqlite(text: &mut Text<'_>, [one, other]: [&str; 2]) {
     text.add(&format!("WITH q AS MATERIALIZED (SELECT k FROM {other} WHERE ")).condition("");
-    text.add(&format!(") SELECT a.k, a.s, b.v, b.w FROM {one} a CROSS JOIN {other} b ON b.v = a.k"));
+    text.add(&format!(
+        ") SELECT a.k, a.s, b.v, b.w FROM {one} a CROSS JOIN {other} b ON b.v = a.k"
+    ));
     text.add(" WHERE a.k IN q AND (b.v IS ").number().add(" OR b.w IS NOT ").word();
     text.add(" OR a.v ISNULL OR a.s NOT GLOB 'x*' OR a.k << 1 > 4) AND ").condition("a.");
     text.add(ORDERED);

@@ -105,6 +105,7 @@ reasons! {
     UncheckedCondition = "unchecked-condition", "Neither the layer nor the handler evaluated a write precondition.";
     UnknownRelation = "unknown-relation", "The statement reads a relation that the catalog does not describe.";
     Volatile = "volatile", "The statement calls a function whose result may change without a write.";
+    StableFunction = "stable-function", "The statement calls a function of PostgreSQL that is declared `STABLE`, so it may read any table.";
     UnknownFunction = "unknown-function", "The statement calls a function whose effects are unknown.";
     UnknownTable = "unknown-table", "The statement writes a table that the catalog does not describe.";
     SeveralTables = "several-tables", "The statement writes several tables at once.";

@@ -20,6 +20,10 @@ pub(crate) enum Purity {
 
 /// The purity of a call.
 pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> Purity {
+    if name == "age" && !has_two_arguments(&function.args) {
+        // The age of a time is counted from the current date.
+        return of_name(name, catalog).max(Purity::Volatile);
+    }
     let is_described = catalog.is_some_and(|catalog| catalog.purity(name).is_some());
     if !is_described && OF_TIME.contains(&name) {
         return if is_of_fixed_time(&function.args) { Purity::Pure } else { Purity::Volatile };
@@ -41,6 +45,23 @@ pub(crate) fn listed(name: &str) -> Purity {
     } else {
         Purity::Unknown
     }
+}
+
+/// Whether a stable function of PostgreSQL depends on its arguments and on settings of the session alone. The settings
+/// are part of the name of the database in keys and tags.
+///
+/// Source: PostgreSQL, chapter 9, and `pg_proc.dat` of its sources.
+pub(crate) fn depends_on_settings_alone(name: &str) -> bool {
+    OF_SETTINGS.contains(&name)
+}
+
+/// Whether a function converts values to the types of columns, so that it may call the checks of their domains.
+pub(super) fn casts(name: &str) -> bool {
+    name.starts_with("json") && name.contains("record")
+}
+
+fn has_two_arguments(arguments: &FunctionArguments) -> bool {
+    matches!(arguments, FunctionArguments::List(list) if list.args.len() == 2)
 }
 
 /// Whether a time function of SQLite has a fixed time as its argument. Otherwise its result depends on the clock;
@@ -254,6 +275,75 @@ const VOLATILE: &[&str] = &[
     "uuid_generate_v1mc",
     "uuid_generate_v4",
     "version",
+];
+
+const OF_SETTINGS: &[&str] = &[
+    "age",
+    "array_to_json",
+    "array_to_string",
+    "concat",
+    "concat_ws",
+    "convert",
+    "convert_from",
+    "convert_to",
+    "date",
+    "date_part",
+    "date_trunc",
+    "enum_first",
+    "enum_last",
+    "enum_range",
+    "extract",
+    "format",
+    "generate_series",
+    "json_agg",
+    "json_build_array",
+    "json_build_object",
+    "json_object_agg",
+    "json_populate_record",
+    "json_populate_recordset",
+    "json_to_record",
+    "json_to_recordset",
+    "json_to_tsvector",
+    "jsonb_agg",
+    "jsonb_build_array",
+    "jsonb_build_object",
+    "jsonb_object_agg",
+    "jsonb_path_exists_tz",
+    "jsonb_path_match_tz",
+    "jsonb_path_query_array_tz",
+    "jsonb_path_query_first_tz",
+    "jsonb_path_query_tz",
+    "jsonb_populate_record",
+    "jsonb_populate_recordset",
+    "jsonb_to_record",
+    "jsonb_to_recordset",
+    "jsonb_to_tsvector",
+    "length",
+    "make_timestamptz",
+    "money",
+    "numeric",
+    "overlaps",
+    "phraseto_tsquery",
+    "plainto_tsquery",
+    "quote_literal",
+    "quote_nullable",
+    "row_to_json",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "timetz",
+    "timezone",
+    "to_char",
+    "to_date",
+    "to_json",
+    "to_jsonb",
+    "to_number",
+    "to_timestamp",
+    "to_tsquery",
+    "to_tsvector",
+    "ts_headline",
+    "websearch_to_tsquery",
+    "xml_is_well_formed",
 ];
 
 #[cfg(test)]

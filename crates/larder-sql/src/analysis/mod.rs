@@ -74,9 +74,8 @@ mod transactions;
 mod unparsed;
 
 pub(crate) use self::functions::OF_TIME;
-pub(crate) use self::functions::listed;
 pub(crate) use self::{
-    functions::{Purity, is_moving_time},
+    functions::{Purity, depends_on_settings_alone, is_moving_time, listed},
     pins::{Operand, Pin, PinnedKey},
 };
 

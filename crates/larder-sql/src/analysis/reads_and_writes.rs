@@ -158,7 +158,10 @@ impl<'a> Collector<'a> {
         match purity {
             Purity::Pure => {}
             Purity::Volatile => self.volatile = self.volatile.or(Some(Reason::Volatile)),
-            Purity::Reads => self.read_unknown(),
+            Purity::Reads => {
+                self.reads_unknown = true;
+                self.volatile = self.volatile.or(Some(Reason::StableFunction));
+            }
             Purity::Unknown => self.unknown = self.unknown.or(Some(Reason::UnknownFunction)),
         }
     }
@@ -527,9 +530,12 @@ impl Visitor for Collector<'_> {
             TableFactor::Table { name, args: Some(arguments), .. } => {
                 self.reads_all_columns |= arguments.args.iter().any(is_a_row);
                 self.not_a_relation = Some(std::ptr::from_ref(name));
-                let purity =
-                    self.function(name).map(|name| functions::of_name(&name, self.catalog));
+                let name = self.function(name);
+                let purity = name.as_ref().map(|name| functions::of_name(name, self.catalog));
                 self.call(purity.unwrap_or(Purity::Unknown));
+                if name.is_some_and(|name| functions::casts(&name)) {
+                    self.call_if(self.catalog.and_then(Catalog::casts));
+                }
             }
             TableFactor::Table { sample: Some(_), .. } => {
                 self.volatile = self.volatile.or(Some(Reason::Volatile));
@@ -566,7 +572,12 @@ impl Visitor for Collector<'_> {
                 self.may_add_rows = true;
                 self.reads_all_columns |= takes_a_row(function);
                 match self.function(&function.name) {
-                    Some(name) => self.call(functions::of(function, &name, self.catalog)),
+                    Some(name) => {
+                        self.call(functions::of(function, &name, self.catalog));
+                        if functions::casts(&name) {
+                            self.call_if(self.catalog.and_then(Catalog::casts));
+                        }
+                    }
                     None => self.call(Purity::Unknown),
                 }
             }

@@ -44,6 +44,7 @@ fn form_at(tokens: &[&Token]) -> Option<Form> {
         let replacement = replacement.iter().map(|word| Token::make_keyword(word)).collect();
         Some(Form { length, replacement })
     };
+    let signs = |signs: &[Token]| Some(Form { length: 1, replacement: signs.to_vec() });
     match (tokens.first()?, [word(0), word(1), word(2)]) {
         // A hint on the index of a table.
         (_, [Some("INDEXED"), Some("BY"), _]) if is_name(tokens.get(2)) => form(3, &[]),
@@ -65,9 +66,13 @@ fn form_at(tokens: &[&Token]) -> Option<Form> {
         (_, [Some("ISNULL"), ..]) => form(1, &["IS", "NULL"]),
         (_, [Some("NOTNULL"), ..]) => form(1, &["IS", "NOT", "NULL"]),
         (_, [Some("NOT"), Some("GLOB"), _]) => form(2, &["NOT", "LIKE"]),
-        (Token::ShiftLeft | Token::ShiftRight, _) => {
-            Some(Form { length: 1, replacement: vec![Token::Mul] })
-        }
+        // Rows that a window leaves out.
+        (_, [Some("EXCLUDE"), Some("TIES" | "GROUP"), _]) => form(2, &[]),
+        (_, [Some("EXCLUDE"), Some("CURRENT"), Some("ROW")]) => form(3, &[]),
+        (_, [Some("EXCLUDE"), Some("NO"), Some("OTHERS")]) => form(3, &[]),
+        (Token::ShiftLeft | Token::ShiftRight, _) => signs(&[Token::Mul]),
+        // Two negations of bits, which are operators of other dialects.
+        (Token::DoubleTilde, _) => signs(&[Token::Tilde, Token::Tilde]),
         // All rows of a table as the right side of `IN`.
         (_, [Some("IN"), ..]) => rows_of_a_table(tokens),
         _ => None,
@@ -115,24 +120,28 @@ fn is_name(token: Option<&&Token>) -> bool {
 }
 
 /// The keywords of the forms.
-const KEYWORDS: [&str; 19] = [
+const KEYWORDS: [&str; 23] = [
     "AS",
     "BY",
     "CROSS",
+    "CURRENT",
     "DISTINCT",
+    "EXCLUDE",
     "FALSE",
-    "FROM",
     "GLOB",
+    "GROUP",
     "IN",
     "INDEXED",
     "IS",
     "ISNULL",
     "JOIN",
-    "LIKE",
     "MATERIALIZED",
+    "NO",
     "NOT",
     "NOTNULL",
     "NULL",
-    "SELECT",
+    "OTHERS",
+    "ROW",
+    "TIES",
     "TRUE",
 ];

@@ -328,7 +328,16 @@ fn forms_of_sqlite_are_analysed_as_forms_that_the_parser_knows() {
         ("SELECT * FROM products WHERE name IS 'a' AND stock IS NOT NULL", "products"),
         ("SELECT * FROM products WHERE name ISNULL OR name NOTNULL", "products"),
         ("SELECT * FROM products WHERE name NOT GLOB 'a*' AND id = 7", "products:7"),
-        ("SELECT 1 << stock AS n FROM products", "products"),
+        ("SELECT 1 << ~~~stock AS n FROM products WHERE id = 7", "products:7"),
+        (
+            "SELECT sum(stock) OVER (ROWS UNBOUNDED PRECEDING EXCLUDE TIES) FROM products",
+            "products",
+        ),
+        (
+            "SELECT sum(stock) OVER (ORDER BY a RANGE 1 PRECEDING EXCLUDE CURRENT ROW), \
+             sum(a) OVER (ORDER BY a RANGE 1 PRECEDING EXCLUDE NO OTHERS) FROM products",
+            "products",
+        ),
         ("SELECT * FROM products CROSS JOIN reviews ON a = b", "products reviews"),
     ];
     for (text, expected) in rows {
@@ -337,7 +346,7 @@ fn forms_of_sqlite_are_analysed_as_forms_that_the_parser_knows() {
     let rows = [
         ("DELETE FROM products INDEXED BY by_id WHERE id = 7", "products products:7 reviews:*"),
         ("UPDATE products SET stock = stock << 1 WHERE id = 7", "products products:7"),
-        ("DELETE FROM notes WHERE id IN products", "notes"),
+        ("DELETE FROM notes WHERE id IN products", "notes:*"),
     ];
     for (text, expected) in rows {
         assert_eq!(written(text, &[]), expected, "{text}");

@@ -343,6 +343,9 @@ impl Function {
         let listed = analysis::listed(&self.name);
         match self.volatility {
             0 => Some(Purity::Pure),
+            1 if !self.is_of_users && analysis::depends_on_settings_alone(&self.name) => {
+                Some(Purity::Pure)
+            }
             1 if self.is_of_users || listed == Purity::Unknown => Some(Purity::Reads),
             2.. if self.is_by_hand => Some(Purity::Unknown),
             2.. if self.is_of_users && listed != Purity::Volatile => Some(Purity::Unknown),
