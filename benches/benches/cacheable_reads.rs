@@ -6,7 +6,7 @@
 //! larder's analysis, with the catalog of that moment.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -62,13 +62,19 @@ struct Shares {
     reads: u64,
     stored: u64,
     refused: BTreeMap<&'static str, u64>,
+    /// The reads that depend on more than the rows of tables, as the database itself describes it.
+    uncacheable: u64,
     show: Option<String>,
 }
 
 impl Shares {
-    fn add(&mut self, file: &str, text: &str, not_stored: Option<Reason>) {
+    fn add(&mut self, file: &str, text: &str, (not_stored, is_cacheable): (Option<Reason>, bool)) {
         self.reads += 1;
         let Some(reason) = not_stored else { return self.stored += 1 };
+        if reason == Reason::Volatile || !is_cacheable {
+            self.uncacheable += 1;
+            return;
+        }
         *self.refused.entry(reason.as_str()).or_default() += 1;
         if self.show.as_deref().is_some_and(|show| show == "all" || show == reason.as_str()) {
             let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -77,20 +83,14 @@ impl Shares {
     }
 
     fn report(&self) {
+        let cacheable = self.reads - self.uncacheable;
+        let percent = |count: u64| 100.0 * count as f64 / cacheable as f64;
         println!("| reads | {} | |", self.reads);
-        let percent = |count: u64| 100.0 * count as f64 / self.reads as f64;
+        println!("| cacheable | {cacheable} | 100 % |");
         println!("| stored | {} | {:.1} % |", self.stored, percent(self.stored));
         for (reason, count) in &self.refused {
             println!("| `{reason}` | {count} | {:.1} % |", percent(*count));
         }
-        // What changes without a write cannot be stored by any cache.
-        let changing = |reason: &str| self.refused.get(reason).copied().unwrap_or_default();
-        let cacheable = self.reads - changing("volatile");
-        println!(
-            "| stored, of those that are not volatile | {} | {:.1} % |",
-            self.stored,
-            100.0 * self.stored as f64 / cacheable as f64
-        );
     }
 }
 
@@ -99,28 +99,43 @@ struct Analysis {
     service: DatabaseService,
     db: Db,
     is_outdated: bool,
+    /// Names of functions and relations, as the database describes them, whose results depend on more than tables: functions
+    /// that are not immutable, system and virtual tables, materialized views, tables with row-level security.
+    unsteady: BTreeSet<String>,
+    unsteady_query: &'static str,
 }
 
 impl Analysis {
-    async fn new(service: DatabaseService) -> Self {
+    async fn new(service: DatabaseService, unsteady_query: &'static str) -> Self {
         let larder = Larder::builder().build().expect("the defaults are valid");
         let db = service.clone().cached(&larder).await.expect("the catalog can be read");
-        Self { service, db, is_outdated: false }
+        Self { service, db, is_outdated: true, unsteady: BTreeSet::new(), unsteady_query }
     }
 
-    /// Returns why the result of a read is not stored.
-    async fn not_stored(&mut self, text: &str) -> Option<Reason> {
+    /// Returns why the result of a read is not stored, and whether it could be.
+    async fn not_stored(&mut self, text: &str) -> (Option<Reason>, bool) {
         if std::mem::take(&mut self.is_outdated) {
             // Some tests damage the schema on purpose.
             match self.service.catalog().await {
-                Ok(catalog) => self.db.learn(catalog),
+                Ok(catalog) => {
+                    self.db.learn(catalog);
+                    let unsteady = self.db.query(self.unsteady_query).uncached();
+                    let names = unsteady.fetch_all::<String>().await.unwrap_or_default();
+                    self.unsteady = names.iter().cloned().collect();
+                }
                 Err(error) => {
                     eprintln!("the catalog cannot be read: {error}");
                     self.is_outdated = true;
                 }
             }
         }
-        self.db.explain(&Statement::new(text.to_owned())).not_stored
+        let folded = text.to_ascii_lowercase();
+        let is_of_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let mut names = folded.split(|letter| !is_of_name(letter));
+        let is_system =
+            |name: &str| ["sqlite_", "pragma_", "pg_"].iter().any(|start| name.starts_with(start));
+        let is_cacheable = !names.any(|name| is_system(name) || self.unsteady.contains(name));
+        (self.db.explain(&Statement::new(text.to_owned())).not_stored, is_cacheable)
     }
 
     /// Notes a statement that is no read.
@@ -144,7 +159,7 @@ fn may_read(text: &str) -> bool {
 async fn postgres(arguments: &Arguments, shares: &mut Shares) {
     let server = Server::start();
     let pool = server.pool().await;
-    let mut analysis = Analysis::new(sqlx::postgres(pool.clone())).await;
+    let mut analysis = Analysis::new(sqlx::postgres(pool.clone()), UNSTEADY_IN_POSTGRES).await;
     let schedule = std::fs::read_to_string(arguments.folder.join("parallel_schedule"))
         .expect("the folder is src/test/regress of the sources of PostgreSQL");
     let files = schedule.lines().filter_map(|line| line.strip_prefix("test:"));
@@ -248,7 +263,21 @@ impl Psql {
 const DROP_CASTS: &str = "SELECT format('DROP CAST (%s AS %s) CASCADE', castsource::regtype, casttarget::regtype) \
                           FROM pg_cast WHERE oid >= 16384 AND castcontext <> 'e' \\gexec";
 
+/// Stable functions that depend on their arguments and on settings alone are cacheable.
+const UNSTEADY_IN_POSTGRES: &str = "
+    SELECT DISTINCT lower(proname)::text FROM pg_proc WHERE (provolatile = 'v' OR provolatile = 's' AND oid >= 16384)
+        AND prokind <> 'a' AND proname !~ '^(count|sum|max|min)$'
+    UNION SELECT DISTINCT lower(proname)::text FROM pg_proc WHERE provolatile = 's' AND oid < 16384
+        AND proname ~ '^(pg_|has_|to_reg|reg|inet_|query_to|table_to|schema_to|database_to|cursor_to|ts_debug|ts_parse|ts_token|col_desc|obj_desc|shobj|txid_|current|session_user|version|now$|row_security|get_current|getdatabase|format_type|aclexplode)'
+    UNION SELECT lower(c.relname)::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('m', 'f', 'S') OR c.relrowsecurity OR n.nspname IN ('pg_catalog', 'information_schema')
+    UNION SELECT 'information_schema'";
+const UNSTEADY_IN_SQLITE: &str = "SELECT lower(name) FROM pragma_table_list WHERE type IN ('virtual', 'shadow') UNION SELECT 'dbstat'";
+
 const MARK: &str = "larder-end-of-piece";
+
+/// `psql` reads the rows of a `COPY` from its input, also for `FROM stdout`.
+const READING_ROWS: [&str; 2] = ["from stdin", "from stdout"];
 
 /// Splits a file for `psql` into its statements and commands. Rows after `COPY .. FROM stdin` belong to the statement.
 fn postgres_pieces(text: &str) -> Vec<String> {
@@ -275,7 +304,7 @@ fn postgres_pieces(text: &str) -> Vec<String> {
             continue;
         }
         let folded = piece.to_ascii_lowercase();
-        if folded.contains("copy") && folded.contains("from stdin") {
+        if folded.contains("copy") && READING_ROWS.iter().any(|from| folded.contains(from)) {
             for row in lines.by_ref() {
                 piece.push_str(row);
                 piece.push('\n');
@@ -294,7 +323,10 @@ fn postgres_pieces(text: &str) -> Vec<String> {
 /// Splits complete statements on one line, unless they are the rows of a `COPY`.
 fn statements(text: &str) -> Vec<String> {
     let folded = text.to_ascii_lowercase();
-    if folded.contains("from stdin") || folded.contains("begin atomic") || folded.contains("\\;") {
+    if READING_ROWS.iter().any(|from| folded.contains(from))
+        || folded.contains("begin atomic")
+        || folded.contains("\\;")
+    {
         return vec![text.to_owned()];
     }
     let mut found = Vec::new();
@@ -436,7 +468,7 @@ async fn sqlite(arguments: &Arguments, shares: &mut Shares) {
         std::fs::create_dir_all(&folder).expect("it can be created");
         let url = format!("sqlite://{}?mode=rwc", folder.join("test.db").display());
         let pool = SqlitePool::connect(&url).await.expect("it can be opened");
-        let mut analysis = Analysis::new(sqlx::sqlite(pool.clone())).await;
+        let mut analysis = Analysis::new(sqlx::sqlite(pool.clone()), UNSTEADY_IN_SQLITE).await;
         let mut session = pool.acquire().await.expect("it can be opened");
         'file: for script in scripts_of_tcl(&text) {
             for statement in statements_of_sqlite(&script) {

@@ -46,6 +46,11 @@ impl DatabaseService {
         Self { driver: Arc::new(driver), id: half() << 64 | half() }
     }
 
+    /// Returns the driver.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
     /// Returns the SQL dialect of this database.
     pub fn dialect(&self) -> SqlDialect {
         self.driver.dialect()

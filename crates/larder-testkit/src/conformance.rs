@@ -1,4 +1,4 @@
-//! Conformance tests for stores, fill locks and logs. Each function panics and names the requirement that is not met.
+//! Conformance tests for stores, fill locks, logs and database drivers. Each function panics and names the requirement that is not met.
 
 use std::time::Duration;
 
@@ -7,6 +7,9 @@ use larder_core::{
     Mode, Selector, Tag,
     store::{Bus, CommitId, FillLockState, FillLocks, Record, Store, WriterId},
 };
+
+#[cfg(feature = "sql")]
+pub use crate::driver_conformance::driver;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -4,8 +4,8 @@
 //! - [`Source`] counts the reads of an origin, and [`assert_fresh!`] compares a served value with it;
 //! - [`MemoryStore`] is a shared store in memory, [`FaultyStore`] makes any store fail, stall and reorder;
 //! - [`SharedLog`] is an invalidation log that several larders share, with delays, losses and cut connections;
-//! - [`conformance`] tests [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks) and
-//!   [`Bus`](larder_core::store::Bus);
+//! - [`conformance`] tests [`Store`](larder_core::store::Store), [`FillLocks`](larder_core::store::FillLocks),
+//!   [`Bus`](larder_core::store::Bus) and, with the feature `sql`, drivers of databases;
 //! - [`assert_no_leak`] sends requests to an application as several users, and finds data of one in a response to another;
 //! - [`History`] checks reads against the history of writes;
 //! - [`invariants`] checks the semantics for any request and response;
@@ -26,6 +26,8 @@ pub mod conformance;
 pub mod invariants;
 
 mod cluster;
+#[cfg(feature = "sql")]
+mod driver_conformance;
 mod history;
 mod leaks;
 mod log;

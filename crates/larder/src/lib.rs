@@ -73,7 +73,7 @@
 //! - `redis`: the module `redis`, the second level and the log on Redis, Valkey or Redis Cluster; `redis-tls` for
 //!   `rediss://`.
 //! - `sqlite`, `postgres`: cached queries over sqlx 0.9, in the modules `sql` and `sqlx`; `sqlite-sqlx-08`,
-//!   `postgres-sqlx-08`: over sqlx 0.8, in `sqlx_08`; `sql`: over another driver; `sea-query` for statements built by
+//!   `postgres-sqlx-08`: over sqlx 0.8, in `sqlx_08`; `rusqlite` and `tokio-postgres`: over these drivers; `sql`: over another driver; `sea-query` for statements built by
 //!   sea-query or SeaORM.
 //! - `warming`: the module `warming`; `progress-bar` for a bar on a terminal, `cron` for schedules by the clock.
 //! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
@@ -148,6 +148,18 @@ pub mod sqlx {
 #[cfg(any(feature = "postgres-sqlx-08", feature = "sqlite-sqlx-08"))]
 pub mod sqlx_08 {
     pub use larder_sqlx::v0_8::*;
+}
+
+/// Cached queries on SQLite through rusqlite.
+#[cfg(feature = "rusqlite")]
+pub mod rusqlite {
+    pub use larder_rusqlite::*;
+}
+
+/// Cached queries on PostgreSQL through tokio-postgres and deadpool-postgres.
+#[cfg(feature = "tokio-postgres")]
+pub mod tokio_postgres {
+    pub use larder_tokio_postgres::*;
 }
 
 /// Warming: fills the cache before requests need it.

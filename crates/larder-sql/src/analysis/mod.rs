@@ -63,13 +63,13 @@ use sqlparser::{
     tokenizer::{Token, Tokenizer},
 };
 
-use self::{reads_and_writes::Collector, sqlite_forms::without_sqlite_forms};
+use self::{reads_and_writes::Collector, rewriting::rewritten};
 use crate::catalog::Catalog;
 
 mod functions;
 mod pins;
 mod reads_and_writes;
-mod sqlite_forms;
+mod rewriting;
 mod transactions;
 mod unparsed;
 
@@ -234,12 +234,7 @@ impl Analysis {
 /// Parses a text of statements. `None` if it cannot be parsed.
 fn parsed_statements(tokens: Vec<Token>, dialect: SqlDialect) -> Option<Vec<Statement>> {
     let parse = |tokens| Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok();
-    match dialect {
-        SqlDialect::Postgres => parse(tokens),
-        SqlDialect::Sqlite => {
-            parse(tokens.clone()).or_else(|| parse(without_sqlite_forms(&tokens)?))
-        }
-    }
+    parse(tokens.clone()).or_else(|| parse(rewritten(&tokens, dialect)?))
 }
 
 /// The tables to which several statements write, as in the body of a trigger. `None` if they may write to any table.
