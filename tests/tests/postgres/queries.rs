@@ -301,6 +301,7 @@ async fn the_catalog_of_postgres_gives_tables_and_rows_of_statements() {
         ("SELECT * FROM sizes", "unknown-relation"),
         ("SELECT a.orders FROM a WHERE id = 7", "stable-function"),
         ("SELECT (a).orders FROM a WHERE id = 7", "stable-function"),
+        ("SELECT (ARRAY[1, 2])[1], ('{}'::jsonb)['a'] FROM a WHERE id = 7", "sql:main:a:7"),
         ("SELECT tot(id) FROM a", "stable-function"),
         ("SELECT id ### 3 FROM a", "stable-function"),
         ("SELECT id OPERATOR(public.###) 3 FROM a", "stable-function"),

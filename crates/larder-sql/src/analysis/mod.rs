@@ -205,7 +205,7 @@ impl Analysis {
             return Self::unknown(normalised, Reason::TooLong);
         }
         let tokens = numbered(cut(tokens, dialect));
-        match parsed_statements(tokens, dialect).as_deref() {
+        match parsed_statements(&tokens, dialect).as_deref() {
             Some([statement]) => {
                 let mut collector = Collector::new(dialect, catalog);
                 let _unbroken = statement.visit(&mut collector);
@@ -232,14 +232,14 @@ impl Analysis {
 }
 
 /// Parses a text of statements. `None` if it cannot be parsed.
-fn parsed_statements(tokens: Vec<Token>, dialect: SqlDialect) -> Option<Vec<Statement>> {
+fn parsed_statements(tokens: &[Token], dialect: SqlDialect) -> Option<Vec<Statement>> {
     let parse = |tokens| Parser::new(dialect.parser()).with_tokens(tokens).parse_statements().ok();
-    parse(tokens.clone()).or_else(|| parse(rewritten(&tokens, dialect)?))
+    parse(tokens.to_vec()).or_else(|| parse(rewritten(tokens, dialect)?))
 }
 
 /// The tables to which several statements write, as in the body of a trigger. `None` if they may write to any table.
 pub(crate) fn written_by(
-    tokens: Vec<Token>,
+    tokens: &[Token],
     dialect: SqlDialect,
     catalog: &Catalog,
 ) -> Option<BTreeSet<String>> {
@@ -247,7 +247,7 @@ pub(crate) fn written_by(
 }
 
 fn written_by_any_depth(
-    tokens: Vec<Token>,
+    tokens: &[Token],
     dialect: SqlDialect,
     catalog: &Catalog,
 ) -> Option<BTreeSet<String>> {
@@ -280,7 +280,7 @@ fn read_by_any_depth(query: &str, dialect: SqlDialect) -> Option<BTreeSet<String
     if tokens.len() > MOST_TOKENS {
         return None;
     }
-    let parsed = parsed_statements(tokens, dialect)?;
+    let parsed = parsed_statements(&tokens, dialect)?;
     let [Statement::CreateView(view)] = &parsed[..] else { return None };
     let mut collector = Collector::new(dialect, None);
     let _unbroken = view.query.visit(&mut collector);

@@ -598,12 +598,16 @@ impl Visitor for Collector<'_> {
             Expr::CompoundFieldAccess { access_chain, .. }
                 if self.catalog.is_some_and(|catalog| !catalog.fields_are_columns()) =>
             {
-                self.call(Purity::Reads);
                 for access in access_chain {
-                    if let AccessExpr::Dot(Expr::Identifier(name)) = access {
-                        let field =
-                            self.catalog.and_then(|catalog| catalog.field(&folded(&name.value)));
-                        self.call_if(field);
+                    match access {
+                        AccessExpr::Dot(Expr::Identifier(name)) => {
+                            let name = folded(&name.value);
+                            let field = self.catalog.and_then(|catalog| catalog.field(&name));
+                            self.call_if(field);
+                        }
+                        AccessExpr::Dot(_) => self.call(Purity::Reads),
+                        // An element of an array or a document.
+                        AccessExpr::Subscript(_) => {}
                     }
                 }
             }

@@ -115,7 +115,7 @@ pub(crate) async fn read(
             continue;
         }
         let effect = match body(sql) {
-            Some(tokens) => analysis::written_by(tokens, SqlDialect::Sqlite, &catalog)
+            Some(tokens) => analysis::written_by(&tokens, SqlDialect::Sqlite, &catalog)
                 .map_or(Effect::Anything, Effect::Tables),
             None => Effect::Anything,
         };
