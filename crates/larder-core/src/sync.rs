@@ -1,28 +1,28 @@
 //! The synchronisation primitives of the registry and the first level. With `shuttle` they are replaced, to explore
 //! schedules.
 //!
-//! With `--cfg larder_shuttle` each atomic and lock is a point at which the explorer may switch threads.
+//! In tests with `--cfg larder_shuttle` each atomic and lock is a point at which the explorer may switch threads.
 
-#[cfg(not(larder_shuttle))]
+#[cfg(not(all(test, larder_shuttle)))]
 pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
-#[cfg(not(larder_shuttle))]
+#[cfg(not(all(test, larder_shuttle)))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-#[cfg(larder_shuttle)]
+#[cfg(all(test, larder_shuttle))]
 pub(crate) use explored::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
 /// Returns a boxed slice of zeros. The allocator returns untouched pages, so only pages that were written are resident.
-#[cfg(not(larder_shuttle))]
+#[cfg(not(all(test, larder_shuttle)))]
 pub(crate) fn zeros(length: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(length)
 }
 
-#[cfg(larder_shuttle)]
+#[cfg(all(test, larder_shuttle))]
 pub(crate) fn zeros(length: usize) -> Box<[AtomicU64]> {
     (0..length).map(|_| AtomicU64::new(0)).collect()
 }
 
-#[cfg(larder_shuttle)]
+#[cfg(all(test, larder_shuttle))]
 mod explored {
     pub(crate) use shuttle::sync::{
         MutexGuard,
