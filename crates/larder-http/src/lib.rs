@@ -5,11 +5,11 @@
 //! - [`ResponseCacheLayer`] stores whole responses and serves them;
 //! - [`ConditionalLayer`] adds validators and answers conditional requests;
 //! - [`FinalHeadLayer`] reports to the response cache how outer layers have changed the head of a response;
-//! - [`BodyKeyLayer`] makes responses to QUERY storable, and to POST where it reads (search, GraphQL);
+//! - [`BodyKeyLayer`] makes responses to QUERY storable, and to POST requests that only read (search, GraphQL);
 //! - [`InvalidationLayer`] invalidates after a write, before the client gets the response.
 //!
 //! Add them to one `ServiceBuilder` in this order, from outermost to innermost: final head, sessions and
-//! authentication, conditional, invalidation, response cache. Each layer returns an error of the inner service
+//! authentication, conditional, invalidation, body key, response cache. Each layer returns an error of the inner service
 //! unchanged. If larder itself fails, the request is a miss and still gets its response.
 //!
 //! With the feature `axum`, which `larder-axum` enables, the layers read the original URI, which axum's routers record

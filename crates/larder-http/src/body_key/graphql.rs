@@ -2,121 +2,129 @@
 //!
 //! # Source
 //!
-//! [GraphQL, section 2.3](https://spec.graphql.org/October2021/#sec-Language.Operations) and
-//! [GraphQL over HTTP](https://graphql.github.io/graphql-over-http/draft/).
+//! [GraphQL, section 2.3](https://spec.graphql.org/October2021/#sec-Language.Operations),
+//! [GraphQL over HTTP](https://graphql.github.io/graphql-over-http/draft/), and
+//! [automatic persisted queries](https://www.apollographql.com/docs/apollo-server/performance/apq/).
 
-use apollo_parser::{Parser, cst::Definition};
-use http::{HeaderMap, header};
-use moka::sync::Cache;
-use serde::Deserialize;
+use http::{HeaderMap, Uri, header};
+use serde::{Deserialize, de::IgnoredAny};
 use sha2::{Digest as _, Sha256};
 
-/// Tells queries by their documents, and remembers the verdict on a document by its digest: a client sends the same few
-/// documents again and again, and to parse one takes longer than a hit.
-#[derive(Clone)]
-pub(super) struct GraphqlReads {
-    verdicts: Cache<[u8; 32], bool>,
+use crate::address::{Head, original_uri};
+
+/// Whether a POST can only run GraphQL queries, on any server.
+///
+/// Servers differ in which operation of a document they run, in the inputs from which they take the document, and in how
+/// they split a text into tokens. So no document may contain the word `mutation` or `subscription` at any place: keywords
+/// cannot be escaped, and an operation without a keyword is a query.
+pub(super) fn is_query(head: &Head<'_>, content: &[u8]) -> bool {
+    let has_own_document = [head.uri, original_uri(head)].into_iter().all(is_without_document);
+    if !has_own_document || head.headers.contains_key(header::CONTENT_ENCODING) {
+        return false;
+    }
+    match media_type(head.headers) {
+        Some(MediaType::Document) => std::str::from_utf8(content).is_ok_and(has_only_queries),
+        Some(MediaType::Json) => match content.trim_ascii_start().first() {
+            Some(b'{') => {
+                serde_json::from_slice(content).is_ok_and(|one: GraphqlRequest| one.reads())
+            }
+            Some(b'[') => {
+                serde_json::from_slice(content).is_ok_and(|batch: Vec<GraphqlRequest>| {
+                    !batch.is_empty() && batch.iter().all(GraphqlRequest::reads)
+                })
+            }
+            _ => false,
+        },
+        None => false,
+    }
 }
 
-impl GraphqlReads {
-    pub(super) fn new() -> Self {
-        Self { verdicts: Cache::new(REMEMBERED) }
-    }
-
-    /// Whether all operations in the content of a POST are queries.
-    ///
-    /// All operations count, not only the one that the server executes: an operation name can stand in the content or
-    /// in the URL, and servers differ in which one they take. Content that cannot be parsed is not a query.
-    pub(super) fn is_query(&self, headers: &HeaderMap, content: &[u8]) -> bool {
-        is_query(headers, content, |document| {
-            let digest = Sha256::digest(document).into();
-            self.verdicts.get_with(digest, || document_only_queries(document))
-        })
-    }
+/// Whether a URI has no parameter from which a server may take a document. Clients name the operation there, for logs.
+fn is_without_document(uri: &Uri) -> bool {
+    let names =
+        uri.query().unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty());
+    let mut names = names.map(|parameter| parameter.split('=').next().unwrap_or_default());
+    names.all(|name| ["op", "operation", "operationName"].contains(&name))
 }
 
-fn is_query(
-    headers: &HeaderMap,
-    content: &[u8],
-    document_only_queries: impl Fn(&str) -> bool,
-) -> bool {
+enum MediaType {
+    Json,
+    Document,
+}
+
+/// The media type of the content, if it is one of GraphQL in UTF-8.
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(media_type), None) = (types.next(), types.next()) else { return false };
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        return false;
+    let (Some(only), None) = (types.next(), types.next()) else { return None };
+    let mut parts = only.to_str().ok()?.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let essence = parts.next()?;
+    let is_known = |part: String| ["", "charset=utf-8", "charset=\"utf-8\""].contains(&&*part);
+    if !parts.all(is_known) {
+        return None;
     }
-    let media_type = media_type.to_str().unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/graphql") {
-        return std::str::from_utf8(content).is_ok_and(&document_only_queries);
-    }
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return false;
-    }
-    match serde_json::from_slice(content) {
-        Ok(Requests::One(request)) => document_only_queries(&request.query),
-        Ok(Requests::Batch(requests)) => {
-            !requests.is_empty()
-                && requests.iter().all(|request| document_only_queries(&request.query))
-        }
-        Err(_) => false,
+    match &*essence {
+        "application/json" => Some(MediaType::Json),
+        "application/graphql" => Some(MediaType::Document),
+        _ => None,
     }
 }
 
-/// The content of a POST: one request, or a batch as Apollo's clients send it.
+/// A request. One with a member that is not listed here does not deserialize, because a server may take the document from
+/// it, and neither does one that only names a persisted document.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Requests {
-    One(GraphqlRequest),
-    Batch(Vec<GraphqlRequest>),
-}
-
-/// A request with its document. A request that only names a persisted document does not deserialize.
-#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct GraphqlRequest {
     query: String,
+    #[serde(default, rename = "operationName")]
+    _operation_name: IgnoredAny,
+    #[serde(default, rename = "variables")]
+    _variables: IgnoredAny,
+    #[serde(default)]
+    extensions: Option<Extensions>,
 }
 
-/// Whether a document has operations, and all of them are queries.
-fn document_only_queries(document: &str) -> bool {
-    let parser = Parser::new(document).recursion_limit(MAX_DEPTH).token_limit(MAX_TOKENS);
-    let tree = parser.parse();
-    if tree.errors().next().is_some() {
-        return false;
-    }
-    let mut queries = 0;
-    for definition in tree.document().definitions() {
-        match definition {
-            Definition::OperationDefinition(operation) => {
-                // An operation without a keyword is a query.
-                let is_query =
-                    operation.operation_type().is_none_or(|kind| kind.query_token().is_some());
-                if !is_query {
-                    return false;
-                }
-                queries += 1;
-            }
-            Definition::FragmentDefinition(_) => {}
-            _ => return false,
-        }
-    }
-    queries > 0
+#[derive(Deserialize)]
+struct Extensions {
+    #[serde(default, rename = "persistedQuery")]
+    persisted_query: Option<PersistedQuery>,
 }
 
-/// The limits of a document. A larger document is not parsed and counts as a write.
-const MAX_DEPTH: usize = 64;
-const MAX_TOKENS: usize = 20_000;
-/// The number of documents whose verdict is remembered.
-const REMEMBERED: u64 = 1_000;
+#[derive(Deserialize)]
+struct PersistedQuery {
+    #[serde(rename = "sha256Hash")]
+    sha256_hash: String,
+}
+
+impl GraphqlRequest {
+    fn reads(&self) -> bool {
+        let persisted =
+            self.extensions.as_ref().and_then(|extensions| extensions.persisted_query.as_ref());
+        let is_same = |persisted: &PersistedQuery| {
+            let digest = Sha256::digest(&self.query);
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            persisted.sha256_hash.eq_ignore_ascii_case(&hex)
+        };
+        persisted.is_none_or(is_same) && has_only_queries(&self.query)
+    }
+}
+
+fn has_only_queries(document: &str) -> bool {
+    !document.contains("mutation") && !document.contains("subscription")
+}
 
 #[cfg(test)]
 mod tests {
+    use http::{Method, Request};
+
     use super::*;
 
-    fn is_query_as(media_type: &'static str, content: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, media_type.parse().unwrap());
-        GraphqlReads::new().is_query(&headers, content.as_bytes())
+    fn is_query_of(request: http::request::Builder, content: &str) -> bool {
+        let request: Request<()> = request.method(Method::POST).body(()).unwrap();
+        is_query(&Head::from(&request), content.as_bytes())
+    }
+
+    fn is_query_as(media_type: &str, content: &str) -> bool {
+        is_query_of(Request::builder().header("content-type", media_type), content)
     }
 
     fn is_query_document(document: &str) -> bool {
@@ -127,54 +135,57 @@ mod tests {
     }
 
     #[test]
-    fn only_documents_of_queries_are_reads() {
+    fn a_document_that_may_have_another_operation_is_no_read() {
         let reads = [
             "{ me { name } }",
-            "query { me }",
             "query A { a } query B { b }",
-            "fragment F on User { mutation: name } query Q($mutation: Int) { me { ...F } }",
-            "# mutation { a }\n{ me(text: \"mutation { a }\") }",
+            "fragment F on User { name } query Q($id: Int) { me { ...F } }",
+            "# a comment\n{ me(text: \"a \\\"text\\\"\") }",
             "\u{feff}{ me }",
         ];
         for document in reads {
             assert!(is_query_document(document), "{document}");
         }
-        let writes = [
+        let others = [
             "mutation { a }",
             "subscription { a }",
             "query A { a } mutation B { b }",
-            "mutation B { b } query A { a }",
-            "fragment F on User { name }",
-            "type User { name: String }",
-            "",
-            "{ me",
-            "{ me } }",
-            "muta\\u0074ion { a }",
+            // Other servers end a comment at U+2028, or do not know block strings.
+            "query Q { me } #\u{2028} mutation M { buy }",
+            "query Q { a(x: [\"\"\"b\" ]) } mutation M { buy } #\"\"\"]) }",
+            "query Q { a #\u{2028} }\n mutation M { c #\u{2028} { d\n } }",
+            "{ mutations }",
         ];
-        for document in writes {
+        for document in others {
             assert!(!is_query_document(document), "{document}");
         }
     }
 
     #[test]
-    fn a_document_that_is_too_deep_or_too_long_is_no_read() {
-        let deep = format!("{}a{}", "{a".repeat(100_000), "}".repeat(100_000));
-        assert!(!is_query_document(&deep));
-        assert!(!is_query_document(&format!("{{ {} }}", "a ".repeat(100_000))));
-    }
-
-    #[test]
-    fn content_that_may_mean_something_else_to_the_server_is_no_read() {
-        let query = r#"{"query":"{ me }","operationName":null,"variables":{"a":[1]}}"#;
+    fn content_from_which_a_server_may_take_another_document_is_no_read() {
+        let query =
+            r#"{"query":"{ me }","operationName":null,"variables":{"a":[1]},"extensions":{}}"#;
+        // The SHA-256 of the document.
+        let hash =
+            Sha256::digest("{ me }").iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let persisted = format!(
+            r#"{{"query":"{{ me }}","extensions":{{"persistedQuery":{{"version":1,"sha256Hash":"{hash}"}}}}}}"#
+        );
         assert!(is_query_as("application/json", query));
-        assert!(is_query_as("Application/JSON", &format!("[{query},{query}]")));
+        assert!(is_query_as("application/json", &persisted));
+        assert!(is_query_as("Application/JSON; charset=\"UTF-8\"", &format!("[{query},{query}]")));
         for content in [
             r#"{"query":"{ me }","query":"mutation { a }"}"#,
             r#"{"query":"mutation { a }","query":"{ me }"}"#,
+            r#"{"query":"{ me }","Query":"mutation { a }"}"#,
+            r#"{"query":"{ me }","documentId":"abc"}"#,
+            r#"{"query":"muta\u0074ion { a }"}"#,
             r#"{"id":"abc"}"#,
-            r#"{"query":null,"extensions":{"persistedQuery":{"version":1}}}"#,
+            r#"{"query":null,"extensions":{"persistedQuery":{"version":1,"sha256Hash":"00"}}}"#,
+            r#"{"query":"{ me }","extensions":{"persistedQuery":{"version":1,"sha256Hash":"00"}}}"#,
             r#"[{"query":"{ me }"},{"query":"mutation { a }"}]"#,
             r#"[{"query":"{ me }"},{}]"#,
+            r#"["{ me }"]"#,
             "[]",
             "{}",
             "",
@@ -182,16 +193,18 @@ mod tests {
         ] {
             assert!(!is_query_as("application/json", content), "{content}");
         }
-        assert!(!is_query_as("multipart/form-data; boundary=a", query));
-        assert!(!is_query_as("text/plain", query));
-        let mut headers = HeaderMap::new();
-        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
-        headers.append(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        headers.append(header::CONTENT_TYPE, "multipart/form-data".parse().unwrap());
-        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
-        headers.remove(header::CONTENT_TYPE);
-        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
-        assert!(!GraphqlReads::new().is_query(&headers, query.as_bytes()));
+        for media_type in
+            ["multipart/form-data; boundary=a", "text/plain", "application/json; charset=utf-7"]
+        {
+            assert!(!is_query_as(media_type, query), "{media_type}");
+        }
+        let json = || Request::builder().header("content-type", "application/json");
+        assert!(!is_query_of(Request::builder(), query));
+        assert!(!is_query_of(json().header("content-type", "multipart/form-data"), query));
+        assert!(!is_query_of(json().header("content-encoding", "gzip"), query));
+        assert!(is_query_of(json().uri("/graphql?op=Me&operationName=Me"), query));
+        for uri in ["/graphql?query=mutation%7Bbuy%7D", "/graphql?q%75ery=x", "/graphql?id=7"] {
+            assert!(!is_query_of(json().uri(uri), query), "{uri}");
+        }
     }
 }

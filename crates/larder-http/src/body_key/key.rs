@@ -11,7 +11,8 @@ use crate::address::Head;
 pub(crate) struct BodyKey {
     /// The method for which the content was read. If a layer inside changes the method, the request is a different one.
     method: Method,
-    digest: Vec<u8>,
+    /// `None` if the content was not read.
+    digest: Option<Vec<u8>>,
 }
 
 impl BodyKey {
@@ -25,10 +26,16 @@ impl BodyKey {
                 digest.extend_from_slice(value.as_bytes());
             }
         }
-        Self { method: method.clone(), digest }
+        Self { method: method.clone(), digest: Some(digest) }
     }
 
-    /// Returns the body key of a request, if [`BodyKeyLayer`](super::BodyKeyLayer) is outside and has read its content.
+    /// The key of a read whose content was not read, so that its response is not stored.
+    pub(super) fn unread(method: &Method) -> Self {
+        Self { method: method.clone(), digest: None }
+    }
+
+    /// Returns the body key of a request, if [`BodyKeyLayer`](super::BodyKeyLayer) is outside and has recognized it as a
+    /// read.
     pub(crate) fn of_request<'a>(head: &Head<'a>) -> Option<&'a Self> {
         if *head.method != Method::QUERY && *head.method != Method::POST {
             return None;
@@ -40,8 +47,8 @@ impl BodyKey {
         &self.method
     }
 
-    pub(crate) fn digest(&self) -> &[u8] {
-        &self.digest
+    pub(crate) fn digest(&self) -> Option<&[u8]> {
+        self.digest.as_deref()
     }
 }
 

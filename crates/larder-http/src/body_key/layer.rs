@@ -8,8 +8,8 @@ use tower_layer::Layer;
 use super::service::BodyKeyService;
 use crate::address::Head;
 
-/// Makes responses to requests with content storable for a response cache inside: QUERY, and POST where it reads, such
-/// as a search form or GraphQL.
+/// Makes responses to requests with content storable for a response cache inside: QUERY, and POST requests that only
+/// read, such as a search or GraphQL queries.
 ///
 /// 1. The layer reads the content of a QUERY to its end, up to [`limit`](BodyKeyLayer::limit). It answers longer
 ///    content with 413, and content that ends early with 400.
@@ -17,18 +17,19 @@ use crate::address::Head;
 ///    treats the request like a GET with the method and this digest in its key. The same rules of users and
 ///    credentials apply.
 /// 3. A POST that [`post_reads`](BodyKeyLayer::post_reads) and the like declare as a read is treated in the same way: its
-///    response is stored if it has a lifetime, and it invalidates nothing, wherever the
-///    [`InvalidationLayer`](crate::InvalidationLayer) is. If its content exceeds the limit or has no announced length,
-///    or if it has preconditions or a range, it is an ordinary POST.
+///    response is stored if it has a lifetime, and an [`InvalidationLayer`](crate::InvalidationLayer) outside of the
+///    response cache invalidates nothing for it. If it has preconditions, a range or trailers, if its content exceeds the
+///    limit, or if its length is not announced, it goes to the handler, and its response is not stored.
 /// 4. Every other request passes through unchanged.
 ///
 /// Without this layer a response cache bypasses QUERY and POST, because it does not know the content. The layer has to be
-/// outside of the response cache.
+/// outside of **all** response caches, and no layer between them may change the content. A response to a multipart form
+/// is never found again, because each request has another boundary.
 ///
 /// # Source
 ///
-/// [RFC 10008](https://www.rfc-editor.org/rfc/rfc10008), section 2.7 for caching. For POST the standard has nothing
-/// like it ([RFC 9111, section 2](https://www.rfc-editor.org/rfc/rfc9111#section-2)): prefer QUERY if your clients can send it.
+/// [RFC 10008](https://www.rfc-editor.org/rfc/rfc10008), section 2.7 for caching. No standard
+/// defines this for POST ([RFC 9111, section 2](https://www.rfc-editor.org/rfc/rfc9111#section-2)): prefer QUERY if your clients can send it.
 ///
 /// ```
 /// # use std::convert::Infallible;
@@ -95,7 +96,7 @@ type HeadPredicate = dyn Fn(&Head<'_>) -> bool + Send + Sync;
 type ContentPredicate = dyn Fn(&Head<'_>, &[u8]) -> bool + Send + Sync;
 
 impl BodyKeyLayer {
-    /// Creates a layer that reads up to 64 KiB of content, and concerns QUERY alone.
+    /// Creates a layer that reads up to 64 KiB of content, and applies only to QUERY.
     pub fn new() -> Self {
         Self::default()
     }
@@ -158,12 +159,10 @@ impl BodyKeyLayer {
 
     /// Declares that GraphQL queries over POST are reads, at the addresses for which `concerns` returns `true`.
     ///
-    /// A request is a query if its content is JSON (one request or a batch) or `application/graphql`, and **all**
-    /// operations in its documents are queries. Mutations, subscriptions, persisted documents that are only named,
-    /// uploads, compressed content, and documents with errors, with more than 20,000 tokens or more than 64 levels are
-    /// ordinary POST requests.
-    ///
-    /// The layer remembers the verdicts on the last 1,000 documents, since to parse one takes longer than a hit.
+    /// A request is a query if its content is JSON (one request or a batch) or `application/graphql`, and its documents
+    /// contain neither `mutation` nor `subscription` at any place, so that no server runs anything but a query. Persisted
+    /// documents that are only named, uploads, compressed content, requests with unknown members, and requests with
+    /// parameters in the URL other than `op`, `operation` and `operationName` are ordinary POST requests.
     ///
     /// A GraphQL server reports most errors with status 200. So set the lifetime in the handler, for responses without
     /// `errors`, and not on the layer.
@@ -205,10 +204,7 @@ impl BodyKeyLayer {
         self,
         concerns: impl Fn(&Head<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        let reads = super::graphql::GraphqlReads::new();
-        self.post_reads_by_content(concerns, move |head, content| {
-            reads.is_query(head.headers, content)
-        })
+        self.post_reads_by_content(concerns, super::graphql::is_query)
     }
 
     fn with_rule(mut self, rule: PostRead) -> Self {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tower_service::Service;
@@ -20,7 +20,6 @@ use super::{
 use crate::{
     address::Head,
     body::{BoxError, CacheBody},
-    invalidation::PendingInvalidations,
     own_response::own_response,
 };
 
@@ -43,6 +42,8 @@ enum Plan {
     Query,
     /// The position of the rule that decides whether the POST is a read.
     Post(usize),
+    /// A read by its head, whose content has to reach the handler unread.
+    UnreadPost,
 }
 
 impl<S, B, R> Service<Request<B>> for BodyKeyService<S>
@@ -62,9 +63,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let plan = self.options.plan(&request);
-        if matches!(plan, Plan::Forward) {
+        if matches!(plan, Plan::UnreadPost) {
+            let unread = BodyKey::unread(request.method());
+            request.extensions_mut().insert(unread);
+        }
+        if matches!(plan, Plan::Forward | Plan::UnreadPost) {
             return BodyKeyFuture::inner(ForwardFuture::new(self.inner.call(request)));
         }
         let mut inner = crate::ready::take_ready(&mut self.inner);
@@ -80,7 +85,7 @@ where
                 _ => true,
             };
             if is_read {
-                declare_read(&mut head, &content);
+                head.extensions.insert(BodyKey::of(&head.method, &head.headers, &content));
             }
             let request = Request::from_parts(head, B::from(content));
             Ok(inner.call(request).await?.map(CacheBody::inner))
@@ -93,14 +98,20 @@ impl Options {
         match *request.method() {
             Method::QUERY => Plan::Query,
             Method::POST if !self.post_reads.is_empty() => {
-                // The content of other POST requests may have any length, and the inner service has to get all of it.
-                let length = request.body().size_hint().exact();
-                if length.is_none_or(|length| length > self.limit as u64) {
-                    return Plan::Forward;
-                }
                 let head = Head::from(request);
-                let rule = self.post_reads.iter().position(|rule| rule.concerns(&head));
-                rule.map_or(Plan::Forward, Plan::Post)
+                let rules = &self.post_reads;
+                let Some(rule) = rules.iter().position(|rule| rule.concerns(&head)) else {
+                    return Plan::Forward;
+                };
+                // The inner service has to get all of the content, which may have any length, and the trailers.
+                let length = request.body().size_hint().exact();
+                let is_short = length.is_some_and(|length| length <= self.limit as u64);
+                let has_trailers = head.headers.contains_key(header::TRAILER);
+                match (is_short && !has_trailers, &rules[rule].content) {
+                    (true, _) => Plan::Post(rule),
+                    (false, None) => Plan::UnreadPost,
+                    (false, Some(_)) => Plan::Forward,
+                }
             }
             _ => Plan::Forward,
         }
@@ -117,14 +128,6 @@ impl PostRead {
     }
 }
 
-/// Tells the layers inside, and the invalidation layer outside if there is one, that this request is a read.
-fn declare_read(head: &mut request::Parts, content: &[u8]) {
-    if let Some(pending) = head.extensions.get::<PendingInvalidations>() {
-        pending.declare_read();
-    }
-    head.extensions.insert(BodyKey::of(&head.method, &head.headers, content));
-}
-
 /// Reads the content of a request, or returns the answer to send if it cannot be read.
 async fn read<B, R>(body: B, limit: usize) -> Result<Bytes, Response<CacheBody<R>>>
 where
@@ -133,7 +136,7 @@ where
 {
     match Limited::new(body, limit).collect().await {
         Ok(content) => Ok(content.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(own_response(
+        Err(error) if is_of_length(&*error) => Err(own_response(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the content of this request exceeds the limit of this server: shorten it\n",
         )),
@@ -142,6 +145,11 @@ where
             "the content of this request ended early: send it again\n",
         )),
     }
+}
+
+/// Whether the content exceeds the limit of this layer, or of a layer outside whose error wraps the same cause.
+fn is_of_length(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_of_length)
 }
 
 impl<S: Clone> Clone for BodyKeyService<S> {

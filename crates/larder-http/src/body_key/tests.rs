@@ -188,7 +188,8 @@ async fn a_handler_of_a_read_can_invalidate() {
         let layers = ServiceBuilder::new()
             .option_layer(outside.then(|| invalidation.clone()))
             .layer(searches())
-            .option_layer((!outside).then(|| invalidation.clone()));
+            .option_layer((!outside).then(|| invalidation.clone()))
+            .layer(ResponseCacheLayer::new(&larder));
         let service = layers.service(inner);
         let before = larder.stats().invalidations;
         service.clone().oneshot(post("/search", "read")).await.unwrap();
@@ -271,15 +272,19 @@ async fn a_post_of_any_length_reaches_its_handler() {
         .layer(searches().limit(ByteSize::bytes(3)))
         .layer(ResponseCacheLayer::new(&larder()))
         .service(application.service());
+    let unread = "larder; fwd=bypass; detail=request-body";
     for call in [1, 2] {
         let (text, status) = answer(&service, post("/search", "four")).await;
-        assert_eq!((text, &*status), (format!("{call} POST four"), "larder; fwd=method"));
+        assert_eq!((text, &*status), (format!("{call} POST four"), unread));
     }
+    let mut with_trailers = post("/search", "");
+    with_trailers.headers_mut().insert("trailer", "digest".parse().unwrap());
+    assert_eq!(answer(&service, with_trailers).await.1, unread);
     assert_eq!(answer(&service, post("/search", "red")).await.1, "larder; fwd=uri-miss; stored");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_post_without_an_announced_length_is_an_ordinary_one() {
+async fn a_post_without_an_announced_length_reaches_its_handler() {
     let inner = service_fn(|request: Request<BoxBody>| async {
         let content = request.into_body().collect().await.unwrap().to_bytes();
         let response = Response::builder().header("cache-control", "max-age=60");
@@ -294,7 +299,8 @@ async fn a_post_without_an_announced_length_is_an_ordinary_one() {
         let body = BoxBody(StreamBody::new(stream::iter(frames)).boxed_unsync());
         let request = Request::post("/search").body(body).unwrap();
         let response = service.clone().oneshot(request).await.unwrap();
-        assert_eq!(response.headers()["cache-status"], "larder; fwd=method");
+        let unread = "larder; fwd=bypass; detail=request-body";
+        assert_eq!(response.headers()["cache-status"], unread);
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ab");
     }
 }
@@ -367,6 +373,101 @@ async fn a_method_that_changes_inside_is_another_request() {
     assert_eq!(answer(&service, post("/search", "red")).await.0, "3 POST red");
     assert_eq!(answer(&service, overridden(Method::QUERY, "POST")).await.0, "4 POST red");
     assert_eq!(answer(&service, post("/search", "red")).await.0, "5 POST red");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_changes_inside_of_the_invalidation_layer_is_a_write() {
+    for reads_outside in [true, false] {
+        let larder = larder();
+        let invalidation = InvalidationLayer::new(&larder);
+        let override_method = |mut request: Request<Full<Bytes>>| {
+            if request.headers().contains_key("x-http-method-override") {
+                *request.method_mut() = Method::DELETE;
+            }
+            request
+        };
+        let service = ServiceBuilder::new()
+            .option_layer((!reads_outside).then(|| invalidation.clone()))
+            .layer(searches())
+            .option_layer(reads_outside.then(|| invalidation.clone()))
+            .map_request(override_method)
+            .layer(ResponseCacheLayer::new(&larder))
+            .service(Application::default().service());
+        let send = async |overridden: bool| {
+            let mut request = post("/search", "red");
+            if overridden {
+                request.headers_mut().insert("x-http-method-override", "DELETE".parse().unwrap());
+            }
+            let response = service.clone().oneshot(request).await.unwrap();
+            let content = response.into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(content.to_vec()).unwrap()
+        };
+        assert_eq!(send(false).await, "1 POST red", "{reads_outside}");
+        assert_eq!(send(false).await, "1 POST red", "{reads_outside}");
+        assert_eq!(send(true).await, "2 DELETE red", "{reads_outside}");
+        assert_eq!(send(false).await, "3 POST red", "{reads_outside}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_invalidation_layer_learns_that_a_post_reads() {
+    let larder = larder();
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(InvalidationLayer::new(&larder))
+        .layer(InvalidationLayer::new(&larder))
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder))
+        .service(application.service());
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "1 POST red");
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "1 POST red");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_post_is_read_again_without_conditions() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let inner = service_fn(move |request: Request<Full<Bytes>>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            // An origin answers a POST with 412, and not with 304.
+            let is_conditional = request.headers().contains_key("if-none-match");
+            let status =
+                if is_conditional { StatusCode::PRECONDITION_FAILED } else { StatusCode::OK };
+            let response = Response::builder().status(status).header("etag", "\"v1\"");
+            let response = response.header("cache-control", "max-age=60");
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::from("found")).unwrap())
+        }
+    });
+    let service = ServiceBuilder::new()
+        .layer(searches())
+        .layer(ResponseCacheLayer::new(&larder()))
+        .service(inner);
+    assert_eq!(answer(&service, post("/search", "red")).await.0, "found");
+    tokio::time::advance(Duration::from_secs(90)).await;
+    let response = service.clone().oneshot(post("/search", "red")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    drop(response);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_graphql_mutation_invalidates_and_a_query_does_not() {
+    let application = Application::default();
+    let service = ServiceBuilder::new()
+        .layer(BodyKeyLayer::new().graphql_queries(|head| head.uri.path() == "/graphql"))
+        .layer(HttpCache::new(&larder()))
+        .service(application.service());
+    let send = async |content: &'static str| {
+        let mut request = post("/graphql", content);
+        request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        answer(&service, request).await.0
+    };
+    let query = r#"{"query":"{ me }"}"#;
+    assert!(send(query).await.starts_with("1 "));
+    assert!(send(query).await.starts_with("1 "));
+    assert!(send(r#"{"query":"mutation { buy }"}"#).await.starts_with("2 "));
+    assert!(send(query).await.starts_with("3 "));
 }
 
 #[tokio::test(start_paused = true)]

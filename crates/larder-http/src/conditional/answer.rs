@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     body::{BoxError, CacheBody},
+    body_key::is_read,
     etag,
     own_response::own_response,
 };
@@ -31,16 +32,16 @@ pub(super) struct ResponseFinish {
 }
 
 impl ResponseFinish {
-    pub(super) fn new(
+    pub(super) fn new<B>(
         options: &Arc<Options>,
-        method: &Method,
+        request: &Request<B>,
         conditions: Option<Conditions>,
     ) -> Self {
         Self {
             options: Arc::clone(options),
             conditions,
-            is_get: *method == Method::GET,
-            is_safe: method.is_safe(),
+            is_get: *request.method() == Method::GET,
+            is_safe: is_read(request),
         }
     }
 

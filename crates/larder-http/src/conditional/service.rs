@@ -65,7 +65,7 @@ where
         if let Some(status) = self.refused(&request, conditions.as_ref()) {
             return ConditionalFuture::ready(refusal(status, &request));
         }
-        let finish = ResponseFinish::new(&self.options, request.method(), conditions);
+        let finish = ResponseFinish::new(&self.options, &request, conditions);
         if finish.has_conditions() && self.options.validate.is_some() {
             let inner = crate::ready::take_ready(&mut self.inner);
             return self.validate(inner, request, finish);

@@ -36,8 +36,10 @@ struct State {
     afterwards: Mutex<Option<AfterCommit>>,
     /// The partition of the request, if a response cache inside of this layer has determined it.
     partition: OnceLock<Bytes>,
-    /// Whether a layer inside has recognized the request as a read.
+    /// Whether a response cache inside has recognized the request as a read.
     is_read: AtomicBool,
+    /// The handle of the next invalidation layer outside.
+    around: Option<PendingInvalidations>,
 }
 
 /// A callback that runs after larder has invalidated the targets of a write, if nothing else was invalidated during the
@@ -45,9 +47,9 @@ struct State {
 type AfterCommit = Box<dyn FnOnce(Scope) + Send>;
 
 impl PendingInvalidations {
-    /// Creates a handle that collects targets until it is closed.
-    pub(super) fn open(kernel: &Kernel) -> Self {
-        let state = State { targets: Mutex::new(Some(Vec::new())), ..State::default() };
+    /// Creates a handle that collects targets until it is closed, inside of another handle.
+    pub(super) fn open(kernel: &Kernel, around: Option<Self>) -> Self {
+        let state = State { targets: Mutex::new(Some(Vec::new())), around, ..State::default() };
         Self { kernel: kernel.clone(), state: Arc::new(state) }
     }
 
@@ -78,8 +80,12 @@ impl PendingInvalidations {
             }
             None => target,
         };
-        // The first poll invalidates in this process; the append to the log continues in a task.
-        let _acting = self.kernel.invalidate(late).now_or_never();
+        self.act(late);
+    }
+
+    /// Invalidates a target in this process at once; the append to the log continues in a task.
+    fn act(&self, target: Target) {
+        let _acting = self.kernel.invalidate(target).now_or_never();
     }
 
     /// Invalidates without waiting for the response, and returns when the invalidation has acted in this process.
@@ -106,10 +112,16 @@ impl PendingInvalidations {
         drop(self.state.partition.set(partition));
     }
 
-    /// Declares that the request is a read although its method is unsafe, so that only the targets that its handler adds
-    /// are invalidated.
+    /// Declares that the request is a read although its method is unsafe. Then larder invalidates only the targets that
+    /// its handler adds, each at once, as for a request with a safe method.
     pub(crate) fn declare_read(&self) {
         self.state.is_read.store(true, Ordering::Release);
+        for target in self.close() {
+            self.act(target);
+        }
+        if let Some(around) = &self.state.around {
+            around.declare_read();
+        }
     }
 
     pub(super) fn is_read(&self) -> bool {

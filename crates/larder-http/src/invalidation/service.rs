@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     address::{Address, Head, Scheme, original_uri},
-    body_key::is_read,
     ready::take_ready,
 };
 
@@ -83,7 +82,7 @@ where
         let carried = positions.and_then(|positions| {
             positions.taken_from(request.headers_mut(), &self.options.kernel)
         });
-        if is_read(&request) {
+        if request.method().is_safe() {
             if let Some(position) = carried {
                 return self.after(position, request);
             }
@@ -95,7 +94,8 @@ where
         }
         let kernel = &self.options.kernel;
         kernel.tick();
-        let requested = PendingInvalidations::open(kernel);
+        let around = request.extensions().get::<PendingInvalidations>();
+        let requested = PendingInvalidations::open(kernel, around.cloned());
         let write = Write::of(&self.options, &request, requested.clone());
         request.extensions_mut().insert(requested);
         let scope = write.scope.clone();
@@ -173,7 +173,6 @@ impl Write {
     ) -> Result<Response<R>, E> {
         let mut outcome = std::panic::AssertUnwindSafe(called).catch_unwind().await;
         let mut targets = self.requested.close();
-        let is_write = !self.requested.is_read() || !targets.is_empty();
         if let Ok(Ok(response)) = &outcome
             && !self.requested.is_read()
             && (response.status().is_success() || response.status().is_redirection())
@@ -192,9 +191,7 @@ impl Write {
             let outcome = self.options.kernel.invalidate(targets).await;
             self.go_on(outcome);
         }
-        if let (true, Some(positions), Ok(Ok(response))) =
-            (is_write, &self.options.positions, &mut outcome)
-        {
+        if let (Some(positions), Ok(Ok(response))) = (&self.options.positions, &mut outcome) {
             let kernel = &self.options.kernel;
             positions.give(response.headers_mut(), kernel, self.before, self.is_https);
         }

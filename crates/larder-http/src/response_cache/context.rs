@@ -90,6 +90,8 @@ pub(super) struct RequestKey {
     /// Whether the request has a field that may have selected a response that was not opted in. This is determined on a
     /// miss.
     pub(super) has_unknown_field: bool,
+    /// Whether the content of the request is part of the key.
+    pub(super) has_digest: bool,
 }
 
 /// The facts about the fields of a request, collected in one pass.
@@ -141,14 +143,24 @@ impl CacheContext {
             return Admission::Bypass(Reason::Method);
         }
         let (mut facts, host) = self.read(head.headers);
-        // Only the origin knows what a condition or a range of a POST refers to.
-        facts.guarded |= facts.narrowed && *head.method == Method::POST;
+        if *head.method == Method::POST {
+            // Only the origin knows what a condition or a range of a POST refers to.
+            facts.guarded |= facts.narrowed;
+            // A layer between could have changed the method, so that the request would not be a read.
+            if let Some(pending) = head.extensions.get::<PendingInvalidations>() {
+                pending.declare_read();
+            }
+        }
         let Ok(partition) = self.partition(&head) else {
             return Admission::Bypass(Reason::Identity);
         };
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
-        let has_content = content.is_none() && !request.body().is_end_stream();
+        let has_digest = content.is_some_and(|content| content.digest().is_some());
+        let has_content = match content {
+            Some(_) => !has_digest,
+            None => !request.body().is_end_stream(),
+        };
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
             let wants_stored =
                 || facts.directives && RequestDirectives::of(head.headers).only_if_cached;
@@ -179,6 +191,7 @@ impl CacheContext {
             facts,
             partitioned,
             has_unknown_field,
+            has_digest,
         })
     }
 

@@ -56,7 +56,7 @@ use crate::{
 ///
 /// larder revalidates a stale response that has a validator with the inner service, and a 304 freshens it. It answers
 /// conditional requests and range requests from the stored response, and a HEAD from the stored response to a GET.
-/// Other methods bypass the cache ([`BodyKeyLayer`](crate::BodyKeyLayer) adds QUERY, and POST where it reads); see
+/// Other methods bypass the cache ([`BodyKeyLayer`](crate::BodyKeyLayer) adds QUERY, and POST requests that only read); see
 /// [`InvalidationLayer`](crate::InvalidationLayer) for their effect on entries.
 ///
 /// # Before deploying
@@ -65,7 +65,7 @@ use crate::{
 /// `shared` for pages that do not depend on the user, and a partition for pages that do. Until then, larder stores a
 /// response to an authenticated request only if it has `public` or `s-maxage`.
 ///
-/// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-BypassFuture-Host` and the like,
+/// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-Forwarded-Host` and the like,
 /// unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the parameters that
 /// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-BypassFuture-Proto` to the scheme of the key.
 ///
@@ -535,7 +535,7 @@ impl ResponseCacheLayer {
         self
     }
 
-    /// Lets an unkeyed field such as `X-BypassFuture-Host`, which larder otherwise strips, reach the handler, and stores
+    /// Lets an unkeyed field such as `X-Forwarded-Host`, which larder otherwise strips, reach the handler, and stores
     /// an entry per value of the field. Use it for fields that a proxy in front always sets. Responses name the field
     /// in `Vary`.
     #[doc(alias("unkeyed header", "cache poisoning"))]
@@ -795,7 +795,7 @@ impl ResponseCacheLayer {
     /// - responses with `Set-Cookie`, and errors with a lifetime, are stored;
     /// - plain `max-age` is enough to answer authenticated requests (to be stored, a response to
     ///   `Authorization` still needs `public`, `s-maxage` or `must-revalidate`);
-    /// - unkeyed fields such as `X-BypassFuture-Host` reach the handler;
+    /// - unkeyed fields such as `X-Forwarded-Host` reach the handler;
     /// - lifetimes are estimated ([`Heuristics::TENTH`]);
     /// - a stale response replaces errors of the origin, unless the response forbids it.
     pub fn conformance(mut self) -> Self {

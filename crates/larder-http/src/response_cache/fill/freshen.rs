@@ -43,6 +43,10 @@ impl Lookup {
         &self,
         selected: Option<&AnyEntry>,
     ) -> Option<AnyEntry> {
+        if self.request_key.has_digest {
+            // A condition of a POST or QUERY may mean 412 to its origin, and not 304.
+            return None;
+        }
         let is_validated =
             |entry: &AnyEntry| stored::of(entry).is_some_and(|stored| stored.traits.validated);
         let has_strong_tag =

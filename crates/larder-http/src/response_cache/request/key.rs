@@ -39,8 +39,10 @@ impl KeyBuilder {
         around: &Audience,
     ) -> KeyBuf {
         let mut key = self.key(head, address, partition);
-        if let Some(body) = BodyKey::of_request(head) {
-            key.push_pieces([b" of ", body.method().as_str().as_bytes(), b" ", body.digest()]);
+        if let Some(body) = BodyKey::of_request(head)
+            && let Some(digest) = body.digest()
+        {
+            key.push_pieces([b" of ", body.method().as_str().as_bytes(), b" ", digest]);
         }
         key.push_audience(around);
         key

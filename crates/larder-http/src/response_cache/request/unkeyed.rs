@@ -1,6 +1,6 @@
 //! Strips unkeyed inputs from requests whose responses many clients may get.
 //!
-//! A handler that builds a link from `X-BypassFuture-Host`, or from a parameter that the key leaves out, would write the
+//! A handler that builds a link from `X-Forwarded-Host`, or from a parameter that the key leaves out, would write the
 //! input of one client into the page that all clients get (cache poisoning).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
