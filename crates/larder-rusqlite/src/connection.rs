@@ -7,26 +7,28 @@ use larder_sql::{
     Statement, StatementOutcome,
     driver::{Connection, DriverError, TransactionConnection},
 };
+use rusqlite::InterruptHandle;
 
 use super::{
-    pool::PoolPlace,
+    pool::PoolSlot,
     statement::{driver_error, run},
 };
 
-/// A connection, which is on another thread during a call. A caller that is cancelled during a call loses it: the call
-/// ends, and then the connection is closed, which rolls a transaction back.
+/// A connection, which is on another thread during a call. If the caller is cancelled during a call, the call is
+/// interrupted, and then the connection is closed, which rolls a transaction back.
 pub(super) struct BlockingConnection {
-    connection: Option<rusqlite::Connection>,
-    place: Option<PoolPlace>,
+    held: Option<HeldConnection>,
+}
+
+/// A connection with its slot in the pool. The slot becomes free after the connection has been closed or put back.
+struct HeldConnection {
+    connection: rusqlite::Connection,
+    slot: Option<PoolSlot>,
 }
 
 impl BlockingConnection {
-    pub(super) fn new(connection: rusqlite::Connection) -> Self {
-        Self { connection: Some(connection), place: None }
-    }
-
-    pub(super) fn of_pool(connection: rusqlite::Connection, place: PoolPlace) -> Self {
-        Self { connection: Some(connection), place: Some(place) }
+    pub(super) fn new(connection: rusqlite::Connection, slot: Option<PoolSlot>) -> Self {
+        Self { held: Some(HeldConnection { connection, slot }) }
     }
 
     async fn call<T: Send + 'static>(
@@ -34,14 +36,27 @@ impl BlockingConnection {
         act: impl FnOnce(&mut rusqlite::Connection) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, DriverError> {
         let lost = "the connection was lost, because an earlier call was cancelled";
-        let mut connection = self.connection.take().ok_or_else(|| DriverError::failed(lost))?;
-        let (connection, acted) = blocking(move || {
-            let acted = act(&mut connection);
-            (connection, acted)
+        let mut held = self.held.take().ok_or_else(|| DriverError::failed(lost))?;
+        let mut interrupting = InterruptOnDrop(Some(held.connection.get_interrupt_handle()));
+        let (held, acted) = blocking(move || {
+            let acted = act(&mut held.connection);
+            (held, acted)
         })
         .await?;
-        self.connection = Some(connection);
+        interrupting.0 = None;
+        self.held = Some(held);
         acted
+    }
+}
+
+/// Interrupts a call whose caller is cancelled.
+struct InterruptOnDrop(Option<InterruptHandle>);
+
+impl Drop for InterruptOnDrop {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.interrupt();
+        }
     }
 }
 
@@ -67,23 +82,9 @@ impl Connection for BlockingConnection {
     }
 
     fn as_any(&mut self) -> &mut dyn Any {
-        match &mut self.connection {
-            Some(connection) => connection,
-            None => &mut self.place,
-        }
-    }
-}
-
-impl Drop for BlockingConnection {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let unused = match self.place.take() {
-            Some(place) => place.put_back(connection),
-            None => Some(connection),
-        };
-        // Closing writes to the disk.
-        if let (Some(connection), Ok(runtime)) = (unused, tokio::runtime::Handle::try_current()) {
-            drop(runtime.spawn_blocking(move || drop(connection)));
+        match self {
+            Self { held: Some(held) } => &mut held.connection,
+            lost => lost,
         }
     }
 }
@@ -96,6 +97,24 @@ impl TransactionConnection for BlockingConnection {
 
     fn rollback(mut self: Box<Self>) -> BoxFuture<'static, Result<(), DriverError>> {
         Box::pin(async move { self.run_script("ROLLBACK").await })
+    }
+}
+
+impl Drop for BlockingConnection {
+    fn drop(&mut self) {
+        let Some(HeldConnection { connection, slot }) = self.held.take() else { return };
+        match slot {
+            Some(slot) if connection.is_autocommit() => slot.put_back(connection),
+            // Closing writes to the disk.
+            slot => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    drop(runtime.spawn_blocking(move || {
+                        drop(connection);
+                        drop(slot);
+                    }));
+                }
+            }
+        }
     }
 }
 

@@ -60,7 +60,20 @@ use self::{connection::BlockingConnection, pool::ConnectionPool};
 pub fn sqlite(
     open: impl Fn() -> rusqlite::Result<rusqlite::Connection> + Send + Sync + 'static,
 ) -> DatabaseService {
-    DatabaseService::new(RusqliteDriver { pool: ConnectionPool::new(Arc::new(open)) })
+    sqlite_with_connections(open, 4)
+}
+
+/// Does the same with up to this number of connections for queries. Each open transaction of larder holds one.
+///
+/// # Panics
+///
+/// If `connections` is zero.
+pub fn sqlite_with_connections(
+    open: impl Fn() -> rusqlite::Result<rusqlite::Connection> + Send + Sync + 'static,
+    connections: usize,
+) -> DatabaseService {
+    assert!(connections > 0, "the number of connections is 0, and must be at least 1");
+    DatabaseService::new(RusqliteDriver { pool: ConnectionPool::new(Arc::new(open), connections) })
 }
 
 /// The driver: the connections of larder.
@@ -80,7 +93,7 @@ impl Driver for RusqliteDriver {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Connection>, DriverError>> {
         Box::pin(async {
             let connection = self.pool.open().await?;
-            Ok(Box::new(BlockingConnection::new(connection)) as Box<dyn Connection>)
+            Ok(Box::new(BlockingConnection::new(connection, None)) as Box<dyn Connection>)
         })
     }
 

@@ -1,6 +1,6 @@
 //! The connections that larder opens, and keeps for its queries.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use larder_sql::driver::DriverError;
 use parking_lot::Mutex;
@@ -14,36 +14,42 @@ use crate::{
 
 type Open = dyn Fn() -> rusqlite::Result<Connection> + Send + Sync;
 
-/// Up to four connections.
+/// A bounded number of connections.
 pub(super) struct ConnectionPool {
     open: Arc<Open>,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
 }
 
-/// The place of a connection in the pool, to which the connection returns.
-pub(super) struct PoolPlace {
+/// The slot of a connection in the pool, to which the connection returns.
+pub(super) struct PoolSlot {
     pool: Arc<ConnectionPool>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl ConnectionPool {
-    pub(super) fn new(open: Arc<Open>) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    pub(super) fn new(open: Arc<Open>, connections: usize) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(connections));
         Arc::new(Self { open, idle: Mutex::default(), permits })
     }
 
-    /// Takes an idle connection, or opens one. Waits while all connections are in use.
+    /// Takes an idle connection, or opens one. Waits for up to 30 seconds while all connections are in use.
     pub(super) async fn acquire(self: &Arc<Self>) -> Result<BlockingConnection, DriverError> {
-        let permit =
-            Arc::clone(&self.permits).acquire_owned().await.map_err(DriverError::failed)?;
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let permit = tokio::time::timeout(LONGEST_WAIT, permit).await.map_err(|_| {
+            DriverError::failed(
+                "all connections were in use for 30 seconds: end transactions before you read outside of them, or set \
+                 more connections (sqlite_with_connections)",
+            )
+        })?;
+        let permit = permit.map_err(DriverError::failed)?;
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
             None => self.open().await?,
         };
-        let place = PoolPlace { pool: Arc::clone(self), _permit: permit };
-        Ok(BlockingConnection::of_pool(connection, place))
+        let slot = PoolSlot { pool: Arc::clone(self), _permit: permit };
+        Ok(BlockingConnection::new(connection, Some(slot)))
     }
 
     /// Opens a connection outside of the pool.
@@ -80,14 +86,10 @@ fn is_shared(one: &Connection, other: &Connection) -> bool {
     !is_private
 }
 
-impl PoolPlace {
-    /// Puts a connection back into the pool, or returns it if it is in a transaction.
-    pub(super) fn put_back(self, connection: Connection) -> Option<Connection> {
-        if !connection.is_autocommit() {
-            return Some(connection);
-        }
+impl PoolSlot {
+    /// Puts a connection back into the pool.
+    pub(super) fn put_back(self, connection: Connection) {
         self.pool.idle.lock().push(connection);
-        None
     }
 }
 
@@ -97,4 +99,5 @@ impl fmt::Debug for ConnectionPool {
     }
 }
 
-const MOST_CONNECTIONS: usize = 4;
+/// As long as the pool of sqlx waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);

@@ -1,9 +1,12 @@
 //! Runs one statement, and converts its values.
 
 use larder_sql::{
-    Rows, SqlValue, Statement, StatementOutcome,
+    SqlValue, Statement, StatementOutcome,
     driver::{DriverError, DriverErrorKind},
 };
+// From rusqlite 0.37, `Batch` is an iterator of this crate; before, it has a method of the same name.
+#[allow(unused_imports)]
+use fallible_iterator::FallibleIterator as _;
 use rusqlite::{
     Batch, Connection,
     types::{Value, ValueRef},
@@ -15,34 +18,30 @@ pub(super) fn run(
     statement: &Statement,
 ) -> Result<StatementOutcome, DriverError> {
     let values = statement.values().iter().map(value).collect::<Result<Vec<_>, _>>()?;
-    // SQLite prepares a statement with the schema that this connection last read. So the connection checks the schema
-    // first, and then names and number of the columns are those of the rows.
-    connection.execute_batch(SEE_SCHEMA).map_err(driver_error)?;
     let (mut outcome, mut unread) = (StatementOutcome::default(), None);
-    let mut bound = 0;
+    let (mut plain, mut has_run) = (0, false);
     let mut batch = Batch::new(connection, statement.text());
     while let Some(mut prepared) = batch.next().map_err(driver_error)? {
-        for at in 1..=prepared.parameter_count() {
-            let missing = || {
-                let given = values.len();
-                let text = format!(
-                    "the statement has more parameters than the {given} values that are bound"
-                );
-                DriverError::new(DriverErrorKind::NotSent, text)
-            };
-            let value = values.get(bound).ok_or_else(missing)?;
-            prepared.raw_bind_parameter(at, value).map_err(driver_error)?;
-            bound += 1;
-        }
-        let names: Vec<String> =
-            prepared.column_names().into_iter().map(ToOwned::to_owned).collect();
+        bind(&mut prepared, &values, &mut plain).map_err(|text| {
+            // Nothing was sent, unless an earlier statement of the text has run.
+            let kind = if has_run { DriverErrorKind::Failed } else { DriverErrorKind::NotSent };
+            DriverError::new(kind, text)
+        })?;
+        has_run = true;
         let is_read_only = prepared.readonly();
         let mut rows = prepared.raw_query();
         while let Some(row) = rows.next().map_err(driver_error)? {
-            let read = (0..names.len()).map(|at| value_of(row.get_ref(at).map_err(driver_error)?));
+            // The first step prepares a statement anew whose schema has changed, so the names are read after it.
+            let prepared: &rusqlite::Statement<'_> = row.as_ref();
+            if outcome.rows.rows.is_empty() {
+                let names = prepared.column_names();
+                outcome.rows.columns = names.into_iter().map(ToOwned::to_owned).collect();
+            }
+            let columns = 0..prepared.column_count();
+            let read = columns.map(|at| value_of(row.get_ref(at).map_err(driver_error)?));
             // Continues to the end, because a write must be complete before its error is returned.
             match read.collect::<Result<Vec<_>, DriverError>>() {
-                Ok(read) => add(&mut outcome.rows, &names, read),
+                Ok(read) => outcome.rows.rows.push(read),
                 Err(error) => unread = unread.or(Some(error)),
             }
         }
@@ -57,11 +56,32 @@ pub(super) fn run(
     }
 }
 
-fn add(rows: &mut Rows, names: &[String], values: Vec<SqlValue>) {
-    if rows.rows.is_empty() {
-        rows.columns = names.to_vec();
+/// Binds the parameters of a statement. SQLite gives `$2` the index of its first occurrence, and larder the second value,
+/// as PostgreSQL does. A `?` without a number takes the next value; `plain` counts those of the whole text.
+fn bind(
+    prepared: &mut rusqlite::Statement<'_>,
+    values: &[Value],
+    plain: &mut usize,
+) -> Result<(), String> {
+    for at in 1..=prepared.parameter_count() {
+        let name = prepared.parameter_name(at).map(ToOwned::to_owned);
+        let number = match &name {
+            None => {
+                *plain += 1;
+                *plain
+            }
+            Some(name) => {
+                name.get(1..).and_then(|number| number.parse().ok()).ok_or_else(|| {
+                    format!("the parameter is {name}, and must be ?, ?1, ?2, … or $1, $2, …")
+                })?
+            }
+        };
+        let value = number.checked_sub(1).and_then(|at| values.get(at)).ok_or_else(|| {
+            format!("the statement has parameter {number}, and {} values are bound", values.len())
+        })?;
+        prepared.raw_bind_parameter(at, value).map_err(|error| error.to_string())?;
     }
-    rows.rows.push(values);
+    Ok(())
 }
 
 /// Converts a value of larder.
@@ -96,16 +116,10 @@ fn value_of(value: ValueRef<'_>) -> Result<SqlValue, DriverError> {
 
 /// Converts an error of rusqlite.
 pub(super) fn driver_error(error: rusqlite::Error) -> DriverError {
-    let code = match &error {
-        rusqlite::Error::SqliteFailure(failure, _) => Some(failure.extended_code.to_string()),
-        _ => None,
-    };
+    let code = error.sqlite_error().map(|failure| failure.extended_code.to_string());
     let converted = DriverError::failed(error);
     match code {
         Some(code) => converted.with_code(&code),
         None => converted,
     }
 }
-
-/// Reads no row, but begins a read, during which SQLite detects that another connection has changed the schema.
-const SEE_SCHEMA: &str = "SELECT 1 FROM sqlite_schema LIMIT 0";

@@ -1,7 +1,7 @@
 use std::{path::Path, time::Duration};
 
 use larder_core::{Larder, Reason};
-use larder_sql::{Db, Statement};
+use larder_sql::{Db, SqlValue, Statement, driver::DriverErrorKind};
 use rusqlite::Connection;
 
 use super::*;
@@ -122,4 +122,70 @@ async fn a_private_database_in_memory_is_refused() {
     keeper.execute_batch("CREATE TABLE products (id INTEGER PRIMARY KEY)").unwrap();
     let db = shared.cached(&larder()).await.unwrap();
     assert_eq!(db.explain(&Statement::new("SELECT * FROM products")).not_stored, None::<Reason>);
+}
+
+#[tokio::test]
+async fn a_parameter_has_the_value_of_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = service(folder.path()).cached(&larder()).await.unwrap();
+    let schema = "CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER)";
+    db.query(schema).execute().await.unwrap();
+    db.query("INSERT INTO products VALUES (7, 10), (13, 20)").execute().await.unwrap();
+    let update = "UPDATE products SET price = $2 WHERE id = $1";
+    db.query(update).bind(7).bind(13).execute().await.unwrap();
+    assert_eq!(price(&db).await, 13);
+    let other = db.query("SELECT price FROM products WHERE id = 13");
+    assert_eq!(other.fetch_scalar::<i64>().await.unwrap(), 20);
+    for (text, expected) in [
+        ("SELECT :id", "the parameter is :id, and must be ?, ?1, ?2, … or $1, $2, …"),
+        ("SELECT $3", "the statement has parameter 3, and 2 values are bound"),
+    ] {
+        let error = db.query(text).bind(1).bind(2).fetch_scalar::<i64>().await.unwrap_err();
+        assert_eq!(error.driver_error().unwrap().to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_text_whose_first_statement_has_run_is_not_run_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = service(folder.path());
+    let mut connection = service.driver().acquire().await.unwrap();
+    connection
+        .run_script("CREATE TABLE stock (n INTEGER); INSERT INTO stock VALUES (8)")
+        .await
+        .unwrap();
+    let text = Statement::new("UPDATE stock SET n = n - 1; INSERT INTO stock VALUES (?)");
+    let kind = connection.run(&text).await.unwrap_err().kind();
+    assert_eq!(kind, DriverErrorKind::Failed);
+    let rows = connection.run(&Statement::new("SELECT n FROM stock")).await.unwrap().rows.rows;
+    assert_eq!(rows, [[SqlValue::Int(7)]]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_writes_first_waits_for_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = service(folder.path()).cached(&larder()).await.unwrap();
+    db.query("CREATE TABLE products (id INTEGER PRIMARY KEY)").execute().await.unwrap();
+    let mut one = db.begin().await.unwrap();
+    one.query("INSERT INTO products VALUES (1)").execute().await.unwrap();
+    let other = tokio::spawn(async move {
+        let mut other = db.begin().await.unwrap();
+        other.query("INSERT INTO products VALUES (2)").execute().await.unwrap();
+        other.commit().await.unwrap();
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    one.commit().await.unwrap();
+    other.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_connections_are_all_in_use_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    let service = sqlite_with_connections(move || Connection::open(&path), 1);
+    let _held = service.driver().acquire().await.unwrap();
+    let error = service.driver().acquire().await.err().unwrap();
+    assert!(error.to_string().contains("sqlite_with_connections"), "{error}");
 }

@@ -10,33 +10,35 @@ use larder_sql::{
 };
 use tokio_postgres::{Client, types::Type};
 
-use crate::statement::{driver_error, lost, run};
+use crate::statement::{driver_error, run};
 
-/// A connection of the pool, in a transaction or not. One that is dropped in a transaction does not return to the pool,
-/// and is closed, which rolls the transaction back.
+/// A connection of the pool, in a transaction or not. One that is dropped in a transaction or during a call does not return
+/// to the pool, and is closed, which rolls a transaction back.
 pub(super) struct PooledConnection {
+    /// `None` only while it is dropped.
     connection: Option<Object>,
     in_transaction: bool,
+    in_call: bool,
 }
 
 impl PooledConnection {
     pub(super) fn new(connection: Object) -> Self {
-        Self { connection: Some(connection), in_transaction: false }
+        Self { connection: Some(connection), in_transaction: false, in_call: false }
     }
 
-    fn get(&self) -> Result<&Object, DriverError> {
-        self.connection.as_ref().ok_or_else(lost)
+    fn get(&self) -> &Object {
+        self.connection.as_ref().expect("the connection is taken only while it is dropped")
     }
 
     /// Begins a transaction.
     pub(super) async fn begun(mut self, begin: &str) -> Result<Self, DriverError> {
         self.in_transaction = true;
-        self.get()?.batch_execute(begin).await.map_err(driver_error)?;
+        self.get().batch_execute(begin).await.map_err(driver_error)?;
         Ok(self)
     }
 
     async fn end(mut self: Box<Self>, end: &str) -> Result<(), DriverError> {
-        self.get()?.batch_execute(end).await.map_err(driver_error)?;
+        self.get().batch_execute(end).await.map_err(driver_error)?;
         self.in_transaction = false;
         Ok(())
     }
@@ -44,7 +46,9 @@ impl PooledConnection {
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        if let (true, Some(connection)) = (self.in_transaction, self.connection.take()) {
+        if (self.in_transaction || self.in_call)
+            && let Some(connection) = self.connection.take()
+        {
             drop(Object::take(connection));
         }
     }
@@ -56,33 +60,39 @@ impl Connection for PooledConnection {
         statement: &'a Statement,
     ) -> BoxFuture<'a, Result<StatementOutcome, DriverError>> {
         Box::pin(async move {
-            let connection = self.get()?;
+            self.in_call = true;
+            let connection = self.get();
             let prepare = async |text: &str, types: &[Type]| {
+                if connection.statement_cache.size() >= MOST_PREPARED {
+                    connection.statement_cache.clear();
+                }
                 connection.prepare_typed_cached(text, types).await
             };
-            run(connection, prepare, statement).await
+            let outcome = run(connection, prepare, statement).await;
+            self.in_call = false;
+            outcome
         })
     }
 
     fn run_script<'a>(&'a mut self, script: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        Box::pin(async move { self.get()?.batch_execute(script).await.map_err(driver_error) })
-    }
-
-    fn forget_prepared(&mut self) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move {
-            self.get()?.statement_cache.clear();
-            Ok(())
+            self.in_call = true;
+            let run = self.get().batch_execute(script).await.map_err(driver_error);
+            self.in_call = false;
+            run
         })
     }
 
+    fn forget_prepared(&mut self) -> BoxFuture<'_, Result<(), DriverError>> {
+        self.get().statement_cache.clear();
+        self.get().clear_type_cache();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn as_any(&mut self) -> &mut dyn Any {
-        match &mut self.connection {
-            Some(connection) => {
-                let client: &mut Client = connection;
-                client
-            }
-            None => &mut self.in_transaction,
-        }
+        let client: &mut Client =
+            self.connection.as_mut().expect("the connection is taken only while it is dropped");
+        client
     }
 }
 
@@ -120,6 +130,9 @@ impl Connection for OwnConnection {
                 if let Some(known) = prepared.get(text) {
                     return Ok(known.clone());
                 }
+                if prepared.len() >= MOST_PREPARED {
+                    prepared.clear();
+                }
                 let new = client.prepare_typed(text, types).await?;
                 prepared.insert(text.to_owned(), new.clone());
                 Ok(new)
@@ -134,6 +147,7 @@ impl Connection for OwnConnection {
 
     fn forget_prepared(&mut self) -> BoxFuture<'_, Result<(), DriverError>> {
         self.prepared.clear();
+        self.client.clear_type_cache();
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -141,3 +155,7 @@ impl Connection for OwnConnection {
         &mut self.client
     }
 }
+
+/// The number of statements that stay prepared on a connection. A program that writes values into its texts has any number
+/// of them.
+const MOST_PREPARED: usize = 100;

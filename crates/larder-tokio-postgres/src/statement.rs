@@ -68,9 +68,6 @@ fn values(row: &Row, types: &[PostgresType]) -> Result<Vec<SqlValue>, DriverErro
             bytes => read_value(bytes, kind).map_err(unreadable),
         }
     };
-    if row.len() != types.len() {
-        return Err(DriverError::failed("the columns changed while the rows were read"));
-    }
     types.iter().enumerate().map(value).collect()
 }
 
@@ -95,9 +92,4 @@ pub(super) fn driver_error(error: tokio_postgres::Error) -> DriverError {
         Some(code) => DriverError::new(DriverErrorKind::of_sqlstate(&code), error).with_code(&code),
         None => DriverError::failed(error),
     }
-}
-
-/// The error of a connection that has been given back.
-pub(super) fn lost() -> DriverError {
-    DriverError::failed("the connection was given back to its pool")
 }

@@ -31,6 +31,14 @@ pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> 
     of_name(name, catalog)
 }
 
+/// The purity of a call in a `FROM`.
+pub(super) fn of_table_function(arguments: usize, name: &str, catalog: Option<&Catalog>) -> Purity {
+    match (name, arguments) {
+        ("age", 1) => of_name(name, catalog).max(Purity::Volatile),
+        _ => of_name(name, catalog),
+    }
+}
+
 /// The purity of a function of this name: from the catalog, or else from the lists.
 pub(super) fn of_name(name: &str, catalog: Option<&Catalog>) -> Purity {
     catalog.and_then(|catalog| catalog.purity(name)).unwrap_or_else(|| listed(name))
@@ -55,9 +63,21 @@ pub(crate) fn depends_on_settings_alone(name: &str) -> bool {
     OF_SETTINGS.contains(&name)
 }
 
-/// Whether a function converts values to the types of columns, so that it may call the checks of their domains.
+/// Whether a function converts values to JSON or to the types of columns, so that it may call user-defined casts and the
+/// checks of domains.
 pub(super) fn casts(name: &str) -> bool {
-    name.starts_with("json") && name.contains("record")
+    name.starts_with("json")
+        || ["array_to_json", "row_to_json", "to_json", "to_jsonb"].contains(&name)
+}
+
+/// The purity of a function of PostgreSQL that is called in column notation (`(value).function`). `None` if the name is no
+/// function, and so is a field.
+pub(super) fn of_field(name: &str, catalog: Option<&Catalog>) -> Option<Purity> {
+    if name == "age" {
+        return Some(Purity::Volatile);
+    }
+    let described = catalog.and_then(|catalog| catalog.field(name).or(catalog.purity(name)));
+    described.or_else(|| Some(listed(name)).filter(|purity| *purity != Purity::Unknown))
 }
 
 fn has_two_arguments(arguments: &FunctionArguments) -> bool {
@@ -328,11 +348,6 @@ const OF_SETTINGS: &[&str] = &[
     "quote_literal",
     "quote_nullable",
     "row_to_json",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "timetz",
-    "timezone",
     "to_char",
     "to_date",
     "to_json",

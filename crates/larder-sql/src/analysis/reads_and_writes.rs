@@ -531,7 +531,10 @@ impl Visitor for Collector<'_> {
                 self.reads_all_columns |= arguments.args.iter().any(is_a_row);
                 self.not_a_relation = Some(std::ptr::from_ref(name));
                 let name = self.function(name);
-                let purity = name.as_ref().map(|name| functions::of_name(name, self.catalog));
+                let count = arguments.args.len();
+                let purity = name
+                    .as_ref()
+                    .map(|name| functions::of_table_function(count, name, self.catalog));
                 self.call(purity.unwrap_or(Purity::Unknown));
                 if name.is_some_and(|name| functions::casts(&name)) {
                     self.call_if(self.catalog.and_then(Catalog::casts));
@@ -596,14 +599,13 @@ impl Visitor for Collector<'_> {
                 self.call_if(field);
             }
             Expr::CompoundFieldAccess { access_chain, .. }
-                if self.catalog.is_some_and(|catalog| !catalog.fields_are_columns()) =>
+                if self.dialect == SqlDialect::Postgres =>
             {
                 for access in access_chain {
                     match access {
                         AccessExpr::Dot(Expr::Identifier(name)) => {
                             let name = folded(&name.value);
-                            let field = self.catalog.and_then(|catalog| catalog.field(&name));
-                            self.call_if(field);
+                            self.call_if(functions::of_field(&name, self.catalog));
                         }
                         AccessExpr::Dot(_) => self.call(Purity::Reads),
                         // An element of an array or a document.

@@ -23,11 +23,12 @@ pub(super) fn rewritten(tokens: &[Token], dialect: SqlDialect) -> Option<Vec<Tok
     let (mut rewritten, mut at) = (Vec::with_capacity(tokens.len()), 0);
     while let Some(token) = tokens.get(at) {
         let before = at.checked_sub(1).map(|before| tokens[before]);
-        let form = form_of_both(&tokens[at..]).or_else(|| match dialect {
-            SqlDialect::Sqlite => form_of_sqlite(&tokens[at..]),
+        let form = form_of_both(before, &tokens[at..]).or_else(|| match dialect {
+            SqlDialect::Sqlite => form_of_sqlite(before, &tokens[at..]),
             SqlDialect::Postgres => form_of_postgres(before, &tokens[at..]),
         });
-        match form {
+        // After a period, a keyword is the name of a column.
+        match form.filter(|_| !matches!(before, Some(Token::Period))) {
             Some(form) => {
                 rewritten.extend(form.replacement);
                 at += form.length;
@@ -66,26 +67,42 @@ fn keywords(tokens: &[&Token]) -> [Option<&'static str>; 3] {
     [0, 1, 2].map(|at| tokens.get(at).and_then(|token| keyword(token)))
 }
 
-fn form_of_both(tokens: &[&Token]) -> Option<Form> {
-    match keywords(tokens) {
+fn form_of_both(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
+    let form = match keywords(tokens) {
         [Some("ISNULL"), ..] => Form::keywords(1, &["IS", "NULL"]),
         [Some("NOTNULL"), ..] => Form::keywords(1, &["IS", "NOT", "NULL"]),
-        // Rows that a window leaves out.
+        // Rows that a window leaves out, at the end of its frame.
         [Some("EXCLUDE"), Some("TIES" | "GROUP"), _] => Form::keywords(2, &[]),
         [Some("EXCLUDE"), Some("CURRENT"), Some("ROW")] => Form::keywords(3, &[]),
         [Some("EXCLUDE"), Some("NO"), Some("OTHERS")] => Form::keywords(3, &[]),
         _ => None,
-    }
+    }?;
+    let is_exclusion = form.replacement.is_empty();
+    let is_after_bound = is_keyword(before, &["ROW", "PRECEDING", "FOLLOWING"]);
+    let is_at_end = matches!(tokens.get(form.length), Some(Token::RParen));
+    (!is_exclusion || (is_after_bound && is_at_end)).then_some(form)
 }
 
-fn form_of_sqlite(tokens: &[&Token]) -> Option<Form> {
+/// Whether a token is one of these keywords.
+fn is_keyword(token: Option<&Token>, words: &[&str]) -> bool {
+    token.and_then(keyword).is_some_and(|keyword| words.contains(&keyword))
+}
+
+fn form_of_sqlite(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
+    let opens = |at: usize| matches!(tokens.get(at), Some(Token::LParen));
     match (*tokens.first()?, keywords(tokens)) {
         // A hint on the index of a table.
-        (_, [Some("INDEXED"), Some("BY"), _]) if is_name(tokens.get(2)) => Form::keywords(3, &[]),
-        (_, [Some("NOT"), Some("INDEXED"), _]) => Form::keywords(2, &[]),
+        (_, [Some("INDEXED"), Some("BY"), _])
+            if is_name(tokens.get(2)) && is_table_name(before) =>
+        {
+            Form::keywords(3, &[])
+        }
+        (_, [Some("NOT"), Some("INDEXED"), _]) if is_table_name(before) => Form::keywords(2, &[]),
         // A hint on the evaluation of a CTE.
-        (_, [Some("AS"), Some("NOT"), Some("MATERIALIZED")]) => Form::keywords(3, &["AS"]),
-        (_, [Some("AS"), Some("MATERIALIZED"), _]) => Form::keywords(2, &["AS"]),
+        (_, [Some("AS"), Some("NOT"), Some("MATERIALIZED")]) if opens(3) => {
+            Form::keywords(3, &["AS"])
+        }
+        (_, [Some("AS"), Some("MATERIALIZED"), _]) if opens(2) => Form::keywords(2, &["AS"]),
         // A hint on the order of a join, which can have a condition in SQLite.
         (_, [Some("CROSS"), Some("JOIN"), _]) => Form::keywords(2, &["JOIN"]),
         // `IS` compares any two values.
@@ -112,7 +129,12 @@ fn form_of_postgres(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
         |words: &[&str]| before.and_then(keyword).is_some_and(|keyword| words.contains(&keyword));
     match (*tokens.first()?, keywords(tokens)) {
         // An array as the last arguments of a call.
-        (_, [Some("VARIADIC"), ..]) => Form::keywords(1, &[]),
+        (_, [Some("VARIADIC"), ..])
+            if matches!(before, Some(Token::LParen | Token::Comma))
+                && !matches!(tokens.get(1), Some(Token::Comma | Token::RParen)) =>
+        {
+            Form::keywords(1, &[])
+        }
         (_, [Some("SYMMETRIC" | "ASYMMETRIC"), ..]) if after(&["BETWEEN"]) => {
             Form::keywords(1, &[])
         }
@@ -127,12 +149,34 @@ fn form_of_postgres(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
         }
         // The tables that inherit from a table, which are part of it in any case.
         (_, [Some("FROM" | "JOIN"), ..])
-            if is_name(tokens.get(1)) && matches!(tokens.get(2), Some(Token::Mul)) =>
+            if !after(&["DISTINCT"])
+                && is_name(tokens.get(1))
+                && matches!(tokens.get(2), Some(Token::Mul))
+                && ends_a_table(&tokens[3..]) =>
         {
             let replacement = vec![tokens[0].clone(), tokens[1].clone()];
             Some(Form { length: 3, replacement })
         }
         _ => None,
+    }
+}
+
+/// Whether these tokens can follow the name of a table and its alias, so that a `*` before them is no multiplication.
+fn ends_a_table(tokens: &[&Token]) -> bool {
+    let ends = |token: Option<&&Token>| match token {
+        None | Some(Token::RParen | Token::Comma | Token::SemiColon) => true,
+        Some(token) => is_keyword(Some(token), &AFTER_A_TABLE),
+    };
+    ends(tokens.first()) || (is_name(tokens.first()) && ends(tokens.get(1)))
+}
+
+/// Whether a token may be the name or the alias of a table.
+fn is_table_name(token: Option<&Token>) -> bool {
+    match token {
+        Some(Token::Word(word)) => {
+            word.quote_style.is_some() || keyword(&Token::Word(word.clone())).is_none()
+        }
+        _ => false,
     }
 }
 
@@ -176,39 +220,83 @@ fn is_name(token: Option<&&Token>) -> bool {
     }
 }
 
-/// The keywords of the forms.
-const KEYWORDS: [&str; 33] = [
+/// The keywords that can follow a table in a `FROM`.
+const AFTER_A_TABLE: [&str; 18] = [
+    "CROSS",
+    "EXCEPT",
+    "FULL",
+    "GROUP",
+    "HAVING",
+    "INNER",
+    "INTERSECT",
+    "JOIN",
+    "LEFT",
+    "LIMIT",
+    "NATURAL",
+    "OFFSET",
+    "ON",
+    "ORDER",
+    "RIGHT",
+    "UNION",
+    "USING",
+    "WHERE",
+];
+
+/// The keywords that the forms consist of, or that decide whether a word is one of them.
+const KEYWORDS: [&str; 55] = [
     "ALL",
+    "AND",
     "AS",
     "ASYMMETRIC",
     "BETWEEN",
     "BY",
+    "CASE",
     "CROSS",
     "CURRENT",
     "DISTINCT",
+    "ELSE",
     "EXCEPT",
     "EXCLUDE",
     "FALSE",
+    "FOLLOWING",
     "FROM",
+    "FULL",
     "GLOB",
     "GROUP",
+    "HAVING",
     "IN",
     "INDEXED",
+    "INNER",
     "INTERSECT",
     "IS",
     "ISNULL",
     "JOIN",
+    "LEFT",
+    "LIMIT",
     "MATERIALIZED",
+    "NATURAL",
     "NO",
     "NOT",
     "NOTNULL",
     "NULL",
+    "OFFSET",
+    "ON",
+    "OR",
+    "ORDER",
     "OTHERS",
+    "PRECEDING",
+    "RIGHT",
     "ROW",
+    "SELECT",
+    "SET",
     "SYMMETRIC",
     "TABLE",
+    "THEN",
     "TIES",
     "TRUE",
     "UNION",
+    "USING",
     "VARIADIC",
+    "WHEN",
+    "WHERE",
 ];

@@ -354,6 +354,49 @@ fn forms_of_sqlite_are_analysed_as_forms_that_the_parser_knows() {
 }
 
 #[test]
+fn columns_that_are_named_like_forms_stay_columns() {
+    let catalog = catalog();
+    let is_stored = |text: &str, dialect| {
+        let analysis = Analysis::of(text, dialect, Some(&catalog));
+        let tables = analysis.reads.into_keys().collect::<Vec<_>>().join(" ");
+        (analysis.nature == StatementKind::Query).then_some((tables, analysis.columns))
+    };
+    for text in [
+        "SELECT p.exclude ties FROM products p WHERE p.id IS 1",
+        "SELECT exclude ties FROM products WHERE id IS 1",
+        "SELECT * FROM products WHERE id IN (NOT indexed) AND id IS 1",
+        "SELECT p.variadic FROM products p WHERE p.id IS 1",
+        "SELECT id AS materialized FROM products WHERE id IS 1",
+    ] {
+        let stored = is_stored(text, SqlDialect::Sqlite);
+        assert!(
+            stored.as_ref().is_none_or(|(tables, _)| tables == "products"),
+            "{text}: {stored:?}"
+        );
+    }
+    assert_ne!(
+        read("SELECT * FROM products WHERE id IN (NOT indexed) AND stock IS 1", &[]),
+        "",
+        "no empty list of keys"
+    );
+    for text in [
+        "SELECT p.exclude ties FROM products p WHERE p.stock BETWEEN SYMMETRIC 3 AND 1",
+        "SELECT exclude ties FROM products WHERE stock BETWEEN SYMMETRIC 3 AND 1",
+        "SELECT p.variadic FROM products p WHERE p.stock BETWEEN SYMMETRIC 3 AND 1",
+        "SELECT a IS DISTINCT FROM stock * qty FROM products WHERE id BETWEEN SYMMETRIC 3 AND 1",
+        "SELECT a IS DISTINCT FROM length * (qty + 1) FROM products WHERE id BETWEEN SYMMETRIC 3 AND 1",
+    ] {
+        let Some((tables, columns)) = is_stored(text, SqlDialect::Postgres) else { continue };
+        assert_eq!(tables, "products", "{text}");
+        let names = ["exclude", "variadic", "qty"].into_iter().filter(|name| text.contains(name));
+        for name in names {
+            let columns = columns.as_ref();
+            assert!(columns.is_none_or(|columns| columns.contains(name)), "{text}: {columns:?}");
+        }
+    }
+}
+
+#[test]
 fn forms_of_postgres_are_analysed_as_forms_that_the_parser_knows() {
     let read = |text: &str| {
         let analysis = Analysis::of(text, SqlDialect::Postgres, Some(&catalog()));

@@ -263,11 +263,6 @@ impl Catalog {
         self.fields.get(name).copied()
     }
 
-    /// Whether no function can be written as a column.
-    pub(crate) fn fields_are_columns(&self) -> bool {
-        self.fields.is_empty()
-    }
-
     pub(crate) fn has_operators(&self) -> bool {
         !self.operators.is_empty()
     }
