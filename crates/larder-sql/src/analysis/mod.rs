@@ -58,14 +58,16 @@ use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 use sqlparser::{
     ast::{Statement, Visit as _},
-    dialect::{Dialect, PostgreSqlDialect, SQLiteDialect},
+    dialect::PostgreSqlDialect,
     parser::Parser,
     tokenizer::{Token, Tokenizer},
 };
 
+pub use self::dialect::SqlDialect;
 use self::{reads_and_writes::Collector, rewriting::rewritten};
 use crate::catalog::Catalog;
 
+mod dialect;
 mod functions;
 mod pins;
 mod reads_and_writes;
@@ -78,25 +80,6 @@ pub(crate) use self::{
     functions::{Purity, depends_on_settings_alone, is_moving_time, listed},
     pins::{Operand, Pin, PinnedKey},
 };
-
-/// A dialect of SQL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SqlDialect {
-    /// The dialect of SQLite.
-    Sqlite,
-    /// The dialect of PostgreSQL.
-    Postgres,
-}
-
-impl SqlDialect {
-    fn parser(self) -> &'static dyn Dialect {
-        match self {
-            Self::Sqlite => &SQLiteDialect {},
-            Self::Postgres => &PostgreSqlDialect {},
-        }
-    }
-}
 
 /// The kind of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

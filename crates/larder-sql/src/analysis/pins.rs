@@ -5,7 +5,7 @@ use sqlparser::ast::{
     TableFactor, TableWithJoins, UnaryOperator, Value,
 };
 
-use super::SqlDialect;
+use super::dialect::SqlDialect;
 use crate::catalog::{Catalog, KeyColumn, KeyKind, folded};
 
 /// Rows of a table by their key: the alternative values of each column of the key.

@@ -14,7 +14,7 @@
 
 use sqlparser::{keywords::Keyword, tokenizer::Token};
 
-use super::SqlDialect;
+use super::dialect::SqlDialect;
 
 /// Returns the tokens of a statement without these forms, or `None` if it has none of them.
 pub(super) fn rewritten(tokens: &[Token], dialect: SqlDialect) -> Option<Vec<Token>> {
