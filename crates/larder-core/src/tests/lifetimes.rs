@@ -174,7 +174,8 @@ async fn early_refreshes_depend_on_the_cost_of_the_load() {
         expired.push(waits);
     }
     assert!(expired[0] > 80, "each lifetime ends: {expired:?}");
-    assert!(expired[1] < 25, "most lifetimes are renewed before their end: {expired:?}");
+    // About 17 of 100, by chance; without early refreshes it would be all.
+    assert!(expired[1] < 50, "most lifetimes are renewed before their end: {expired:?}");
 }
 
 #[test]
