@@ -7,9 +7,10 @@
 //!
 //! - [`Db::query`](larder_sql::Db::query) runs a statement on a connection of larder, and caches its rows;
 //! - [`Db::cached`](larder_sql::Db::cached) caches what a closure reads, by the statement that it runs on a connection of
-//!   the application;
+//!   the application. rusqlite numbers `$2` and `$1` by their first occurrence, and larder by their numbers, so write `?1`
+//!   in such a statement;
 //! - [`Db::write`](larder_sql::Db::write) invalidates after a closure has written;
-//! - the [outbox](larder_sql::DatabaseService::outbox) reports the writes of all other connections.
+//! - the [outbox](larder_sql::Outbox) reports the writes of all other connections.
 //!
 //! ```
 //! use larder_core::Larder;

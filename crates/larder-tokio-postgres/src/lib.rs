@@ -9,7 +9,7 @@
 //! - [`Db::write`](larder_sql::Db::write) invalidates after a closure has written;
 //! - [`Transaction::connection`](larder_sql::Transaction::connection) returns the `tokio_postgres::Client` of a
 //!   transaction of larder;
-//! - the [outbox](larder_sql::DatabaseService::outbox) reports the writes of all other connections.
+//! - the [outbox](larder_sql::Outbox) reports the writes of all other connections.
 //!
 //! ```no_run
 //! use deadpool_postgres::{Manager, Pool};
@@ -56,7 +56,7 @@ use self::{
 /// Creates a service over a pool of deadpool-postgres.
 ///
 /// `config` and `tls` are those with which the pool connects. larder opens two connections of its own with them if the
-/// [outbox](larder_sql::DatabaseService::outbox) is followed: to read it and to listen for it.
+/// [outbox](larder_sql::Outbox) is followed: to read it and to listen for it.
 ///
 /// Placeholders, parameters and types are those of sqlx's adapter in larder: integers are bound as `bigint`, other numbers
 /// as `double precision`; the server infers the type of a text or a null. If it cannot infer the type, it returns an
