@@ -1,16 +1,16 @@
 //! The connections of the pool, and those that larder opens itself.
 
-use std::{any::Any, collections::HashMap};
+use std::any::Any;
 
-use deadpool_postgres::Object;
+use deadpool_postgres::{ClientWrapper, Object};
 use larder_core::store::BoxFuture;
 use larder_sql::{
     Statement, StatementOutcome,
     driver::{Connection, DriverError, TransactionConnection},
 };
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::Client;
 
-use crate::statement::{driver_error, run};
+use crate::statement::{driver_error, forget_prepared, run};
 
 /// A connection of the pool, in a transaction or not. One that is dropped in a transaction or during a call does not return
 /// to the pool, and is closed, which rolls a transaction back.
@@ -61,14 +61,7 @@ impl Connection for PooledConnection {
     ) -> BoxFuture<'a, Result<StatementOutcome, DriverError>> {
         Box::pin(async move {
             self.in_call = true;
-            let connection = self.get();
-            let prepare = async |text: &str, types: &[Type]| {
-                if connection.statement_cache.size() >= MOST_PREPARED {
-                    connection.statement_cache.clear();
-                }
-                connection.prepare_typed_cached(text, types).await
-            };
-            let outcome = run(connection, prepare, statement).await;
+            let outcome = run(self.get(), statement).await;
             self.in_call = false;
             outcome
         })
@@ -84,8 +77,7 @@ impl Connection for PooledConnection {
     }
 
     fn forget_prepared(&mut self) -> BoxFuture<'_, Result<(), DriverError>> {
-        self.get().statement_cache.clear();
-        self.get().clear_type_cache();
+        forget_prepared(self.get());
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -106,15 +98,12 @@ impl TransactionConnection for PooledConnection {
     }
 }
 
-/// A connection outside of the pool.
-pub(super) struct OwnConnection {
-    client: Client,
-    prepared: HashMap<String, tokio_postgres::Statement>,
-}
+/// A connection outside of the pool, with the same cache of prepared statements.
+pub(super) struct OwnConnection(ClientWrapper);
 
 impl OwnConnection {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, prepared: HashMap::new() }
+    pub(super) fn new(connection: ClientWrapper) -> Self {
+        Self(connection)
     }
 }
 
@@ -123,39 +112,20 @@ impl Connection for OwnConnection {
         &'a mut self,
         statement: &'a Statement,
     ) -> BoxFuture<'a, Result<StatementOutcome, DriverError>> {
-        Box::pin(async move {
-            let Self { client, prepared } = self;
-            let client = &*client;
-            let prepare = async |text: &str, types: &[Type]| {
-                if let Some(known) = prepared.get(text) {
-                    return Ok(known.clone());
-                }
-                if prepared.len() >= MOST_PREPARED {
-                    prepared.clear();
-                }
-                let new = client.prepare_typed(text, types).await?;
-                prepared.insert(text.to_owned(), new.clone());
-                Ok(new)
-            };
-            run(client, prepare, statement).await
-        })
+        Box::pin(run(&self.0, statement))
     }
 
     fn run_script<'a>(&'a mut self, script: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        Box::pin(async move { self.client.batch_execute(script).await.map_err(driver_error) })
+        Box::pin(async move { self.0.batch_execute(script).await.map_err(driver_error) })
     }
 
     fn forget_prepared(&mut self) -> BoxFuture<'_, Result<(), DriverError>> {
-        self.prepared.clear();
-        self.client.clear_type_cache();
+        forget_prepared(&self.0);
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn as_any(&mut self) -> &mut dyn Any {
-        &mut self.client
+        let client: &mut Client = &mut self.0;
+        client
     }
 }
-
-/// The number of statements that stay prepared on a connection. A program that writes values into its texts has any number
-/// of them.
-const MOST_PREPARED: usize = 100;

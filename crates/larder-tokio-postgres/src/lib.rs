@@ -34,9 +34,9 @@ mod notifications;
 mod statement;
 mod types;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{ClientWrapper, Pool};
 use larder_core::store::BoxFuture;
 use larder_sql::{
     DatabaseService, SqlDialect,
@@ -106,9 +106,9 @@ where
     fn connect(&self) -> BoxFuture<'_, Result<OwnConnection, tokio_postgres::Error>> {
         Box::pin(async {
             let (client, connection) = self.config.connect(self.tls.clone()).await?;
-            // The task ends when the client is dropped.
-            drop(tokio::spawn(connection));
-            Ok(OwnConnection::new(client))
+            // The wrapper ends the task.
+            let task = tokio::spawn(async move { drop(connection.await) });
+            Ok(OwnConnection::new(ClientWrapper::new(client, task)))
         })
     }
 
@@ -165,11 +165,5 @@ impl TokioPostgresDriver {
     async fn acquire(&self) -> Result<PooledConnection, DriverError> {
         let connection = self.pool.get().await.map_err(DriverError::failed)?;
         Ok(PooledConnection::new(connection))
-    }
-}
-
-impl fmt::Debug for TokioPostgresDriver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokioPostgresDriver").finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt as _;
 use larder_sql::{
     SqlValue, Statement, StatementOutcome,
@@ -9,16 +10,15 @@ use larder_sql::{
     postgres::{PostgresType, declared_type, read_value, text_with_types},
 };
 use tokio_postgres::{
-    Client, Row,
+    Row,
     types::{Kind, Type},
 };
 
 use crate::types::{Parameter, RawValue, type_of};
 
-/// Prepares a statement and runs it. `prepare` returns the statement of a text, from a cache if it has it there.
+/// Prepares a statement, unless the connection has it prepared, and runs it.
 pub(super) async fn run(
-    client: &Client,
-    prepare: impl AsyncFnOnce(&str, &[Type]) -> Result<tokio_postgres::Statement, tokio_postgres::Error>,
+    client: &ClientWrapper,
     statement: &Statement,
 ) -> Result<StatementOutcome, DriverError> {
     let text = text_with_types(statement);
@@ -27,7 +27,10 @@ pub(super) async fn run(
         None => inferred(),
     });
     let declared: Vec<Type> = declared.collect();
-    let prepared = prepare(&text, &declared).await.map_err(driver_error)?;
+    if client.statement_cache.size() >= MOST_PREPARED {
+        client.statement_cache.clear();
+    }
+    let prepared = client.prepare_typed_cached(&text, &declared).await.map_err(driver_error)?;
     let (given, wanted) = (statement.values().len(), prepared.params().len());
     if given != wanted {
         let text = format!("the statement has {wanted} parameters, and {given} values are bound");
@@ -58,6 +61,12 @@ pub(super) async fn run(
         Some(error) => Err(error),
         None => Ok(outcome),
     }
+}
+
+/// Forgets the prepared statements of a connection, and the types that they have.
+pub(super) fn forget_prepared(client: &ClientWrapper) {
+    client.statement_cache.clear();
+    client.clear_type_cache();
 }
 
 fn values(row: &Row, types: &[PostgresType]) -> Result<Vec<SqlValue>, DriverError> {
@@ -93,3 +102,7 @@ pub(super) fn driver_error(error: tokio_postgres::Error) -> DriverError {
         None => DriverError::failed(error),
     }
 }
+
+/// The number of statements that stay prepared on a connection. A program that writes values into its texts has any number
+/// of them.
+const MOST_PREPARED: usize = 100;
