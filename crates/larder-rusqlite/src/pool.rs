@@ -1,6 +1,6 @@
 //! The connections that larder opens, and keeps for its queries.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use larder_sql::driver::DriverError;
 use parking_lot::Mutex;
@@ -90,12 +90,6 @@ impl PoolSlot {
     /// Puts a connection back into the pool.
     pub(super) fn put_back(self, connection: Connection) {
         self.pool.idle.lock().push(connection);
-    }
-}
-
-impl fmt::Debug for ConnectionPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionPool").finish_non_exhaustive()
     }
 }
 

@@ -1,12 +1,14 @@
 //! Runs one statement, and converts its values.
 
+#[allow(
+    unused_imports,
+    reason = "from rusqlite 0.37 on, `Batch` is such an iterator; before, it has a method of the same name"
+)]
+use fallible_iterator::FallibleIterator as _;
 use larder_sql::{
     SqlValue, Statement, StatementOutcome,
     driver::{DriverError, DriverErrorKind},
 };
-// From rusqlite 0.37, `Batch` is an iterator of this crate; before, it has a method of the same name.
-#[allow(unused_imports)]
-use fallible_iterator::FallibleIterator as _;
 use rusqlite::{
     Batch, Connection,
     types::{Value, ValueRef},

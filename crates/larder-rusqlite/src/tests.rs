@@ -19,6 +19,14 @@ fn larder() -> Larder {
     Larder::builder().tag_table_slots(1 << 12).build().unwrap()
 }
 
+/// A database with an empty table of products.
+async fn products(folder: &Path) -> Db {
+    let db = service(folder).cached(&larder()).await.unwrap();
+    let schema = "CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER)";
+    db.query(schema).execute().await.unwrap();
+    db
+}
+
 async fn price(db: &Db) -> i64 {
     let price = db.query("SELECT price FROM products WHERE id = $1").bind(7);
     price.fetch_scalar::<i64>().await.unwrap()
@@ -35,11 +43,7 @@ async fn the_driver_conforms() {
 #[tokio::test]
 async fn a_row_is_cached_until_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let db = service(folder.path()).cached(&larder()).await.unwrap();
-    db.query("CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER)")
-        .execute()
-        .await
-        .unwrap();
+    let db = products(folder.path()).await;
     db.query("INSERT INTO products VALUES (7, 10), (8, 20)").execute().await.unwrap();
     assert_eq!(price(&db).await, 10);
     let other = Connection::open(folder.path().join("test.db")).unwrap();
@@ -65,28 +69,24 @@ async fn the_outbox_reports_the_writes_of_the_application() {
     application
         .execute_batch("CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER); INSERT INTO products VALUES (7, 10)")
         .unwrap();
-    let db = service.cached(&larder()).await.unwrap();
+    let larder = larder();
+    let db = service.cached(&larder).await.unwrap();
     db.outbox().install().await.unwrap();
     let follower = db.outbox().follow().await.unwrap();
     assert_eq!(price(&db).await, 10);
+    let mut invalidations = larder.invalidations();
     application.execute("UPDATE products SET price = 11 WHERE id = 7", []).unwrap();
-    let caught_up = async {
-        while price(&db).await != 11 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), caught_up).await.unwrap();
+    while price(&db).await != 11 {
+        let event = tokio::time::timeout(Duration::from_secs(60), invalidations.next()).await;
+        event.expect("the outbox reports the write");
+    }
     drop(follower);
 }
 
 #[tokio::test]
 async fn a_closure_of_the_application_is_cached_by_its_statement() {
     let folder = tempfile::tempdir().unwrap();
-    let db = service(folder.path()).cached(&larder()).await.unwrap();
-    db.query("CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER)")
-        .execute()
-        .await
-        .unwrap();
+    let db = products(folder.path()).await;
     let path = folder.path().join("test.db");
     let written = path.clone();
     let statement = || Statement::new("SELECT count(*) FROM products");
@@ -127,9 +127,7 @@ async fn a_private_database_in_memory_is_refused() {
 #[tokio::test]
 async fn a_parameter_has_the_value_of_its_number() {
     let folder = tempfile::tempdir().unwrap();
-    let db = service(folder.path()).cached(&larder()).await.unwrap();
-    let schema = "CREATE TABLE products (id INTEGER PRIMARY KEY, price INTEGER)";
-    db.query(schema).execute().await.unwrap();
+    let db = products(folder.path()).await;
     db.query("INSERT INTO products VALUES (7, 10), (13, 20)").execute().await.unwrap();
     let update = "UPDATE products SET price = $2 WHERE id = $1";
     db.query(update).bind(7).bind(13).execute().await.unwrap();
