@@ -20,23 +20,26 @@ pub(crate) enum Purity {
 
 /// The purity of a call.
 pub(super) fn of(function: &Function, name: &str, catalog: Option<&Catalog>) -> Purity {
-    if name == "age" && !has_two_arguments(&function.args) {
-        // The age of a time is counted from the current date.
-        return of_name(name, catalog).max(Purity::Volatile);
-    }
     let is_described = catalog.is_some_and(|catalog| catalog.purity(name).is_some());
     if !is_described && OF_TIME.contains(&name) {
         return if is_of_fixed_time(&function.args) { Purity::Pure } else { Purity::Volatile };
     }
-    of_name(name, catalog)
+    let count = match &function.args {
+        FunctionArguments::List(list) => list.args.len(),
+        FunctionArguments::None | FunctionArguments::Subquery(_) => 0,
+    };
+    of_call(name, count, catalog)
 }
 
-/// The purity of a call in a `FROM`.
-pub(super) fn of_table_function(arguments: usize, name: &str, catalog: Option<&Catalog>) -> Purity {
-    match (name, arguments) {
-        ("age", 1) => of_name(name, catalog).max(Purity::Volatile),
-        _ => of_name(name, catalog),
-    }
+/// The purity of a call with this number of arguments.
+pub(super) fn of_call(name: &str, arguments: usize, catalog: Option<&Catalog>) -> Purity {
+    with_clock(name, arguments, of_name(name, catalog))
+}
+
+/// The purity of a call, if the function may depend on the clock: the age of a single time is counted from the current
+/// date.
+fn with_clock(name: &str, arguments: usize, purity: Purity) -> Purity {
+    if name == "age" && arguments != 2 { purity.max(Purity::Volatile) } else { purity }
 }
 
 /// The purity of a function of this name: from the catalog, or else from the lists.
@@ -73,15 +76,10 @@ pub(super) fn casts(name: &str) -> bool {
 /// The purity of a function of PostgreSQL that is called in column notation (`(value).function`). `None` if the name is no
 /// function, and so is a field.
 pub(super) fn of_field(name: &str, catalog: Option<&Catalog>) -> Option<Purity> {
-    if name == "age" {
-        return Some(Purity::Volatile);
-    }
     let described = catalog.and_then(|catalog| catalog.field(name).or(catalog.purity(name)));
-    described.or_else(|| Some(listed(name)).filter(|purity| *purity != Purity::Unknown))
-}
-
-fn has_two_arguments(arguments: &FunctionArguments) -> bool {
-    matches!(arguments, FunctionArguments::List(list) if list.args.len() == 2)
+    let purity =
+        described.or_else(|| Some(listed(name)).filter(|listed| *listed != Purity::Unknown));
+    purity.map(|purity| with_clock(name, 1, purity))
 }
 
 /// Whether a time function of SQLite has a fixed time as its argument. Otherwise its result depends on the clock;

@@ -532,9 +532,8 @@ impl Visitor for Collector<'_> {
                 self.not_a_relation = Some(std::ptr::from_ref(name));
                 let name = self.function(name);
                 let count = arguments.args.len();
-                let purity = name
-                    .as_ref()
-                    .map(|name| functions::of_table_function(count, name, self.catalog));
+                let purity =
+                    name.as_ref().map(|name| functions::of_call(name, count, self.catalog));
                 self.call(purity.unwrap_or(Purity::Unknown));
                 if name.is_some_and(|name| functions::casts(&name)) {
                     self.call_if(self.catalog.and_then(Catalog::casts));
