@@ -64,7 +64,7 @@ use sqlparser::{
 };
 
 pub use self::dialect::SqlDialect;
-use self::{reads_and_writes::Collector, rewriting::rewritten};
+use self::{reads_and_writes::Collector, rewriting::rewritten, tokens::without_blanks};
 use crate::catalog::Catalog;
 
 mod dialect;
@@ -72,6 +72,7 @@ mod functions;
 mod pins;
 mod reads_and_writes;
 mod rewriting;
+mod tokens;
 mod transactions;
 mod unparsed;
 
@@ -363,7 +364,7 @@ fn numbered(tokens: Vec<Token>) -> Vec<Token> {
 /// All tokens except whitespace and comments, each after its length.
 fn normalised(tokens: &[Token]) -> String {
     let mut text = String::new();
-    for token in tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))) {
+    for token in without_blanks(tokens) {
         let token = token.to_string();
         write!(text, "{}:{token} ", token.len()).expect("writing to a string cannot fail");
     }

@@ -14,12 +14,14 @@
 
 use sqlparser::{keywords::Keyword, tokenizer::Token};
 
-use super::dialect::SqlDialect;
+use super::{
+    dialect::SqlDialect,
+    tokens::{bare, without_blanks},
+};
 
 /// Returns the tokens of a statement without these forms, or `None` if it has none of them.
 pub(super) fn rewritten(tokens: &[Token], dialect: SqlDialect) -> Option<Vec<Token>> {
-    let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
-    let tokens: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
+    let tokens: Vec<&Token> = without_blanks(tokens).collect();
     let (mut rewritten, mut at) = (Vec::with_capacity(tokens.len()), 0);
     while let Some(token) = tokens.get(at) {
         let before = at.checked_sub(1).map(|before| tokens[before]);
@@ -125,8 +127,7 @@ fn form_of_sqlite(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
 }
 
 fn form_of_postgres(before: Option<&Token>, tokens: &[&Token]) -> Option<Form> {
-    let after =
-        |words: &[&str]| before.and_then(keyword).is_some_and(|keyword| words.contains(&keyword));
+    let after = |words: &[&str]| is_keyword(before, words);
     match (*tokens.first()?, keywords(tokens)) {
         // An array as the last arguments of a call.
         (_, [Some("VARIADIC"), ..])
@@ -172,12 +173,7 @@ fn ends_a_table(tokens: &[&Token]) -> bool {
 
 /// Whether a token may be the name or the alias of a table.
 fn is_table_name(token: Option<&Token>) -> bool {
-    match token {
-        Some(Token::Word(word)) => {
-            word.quote_style.is_some() || keyword(&Token::Word(word.clone())).is_none()
-        }
-        _ => false,
-    }
+    token.is_some_and(|token| matches!(token, Token::Word(_)) && keyword(token).is_none())
 }
 
 /// Rewrites `IN name` and `IN schema.name` to `IN (SELECT * FROM name)`.
@@ -205,19 +201,14 @@ fn rows_of_a_table(tokens: &[&Token]) -> Option<Form> {
 
 /// The keyword of a word without quotes, in capitals.
 fn keyword(token: &Token) -> Option<&'static str> {
-    let Token::Word(word) = token else { return None };
-    if word.quote_style.is_some() {
-        return None;
-    }
+    let word = bare(token)?;
     KEYWORDS.iter().copied().find(|keyword| word.value.eq_ignore_ascii_case(keyword))
 }
 
 /// Whether a token can be the name of a table or an index.
 fn is_name(token: Option<&&Token>) -> bool {
-    match token {
-        Some(Token::Word(word)) => word.quote_style.is_some() || word.keyword != Keyword::SELECT,
-        _ => false,
-    }
+    // A word in quotes is no keyword.
+    matches!(token, Some(Token::Word(word)) if word.keyword != Keyword::SELECT)
 }
 
 /// The keywords that can follow a table in a `FROM`.

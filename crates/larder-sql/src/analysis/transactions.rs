@@ -5,10 +5,11 @@
 
 use sqlparser::tokenizer::Token;
 
+use super::tokens::without_blanks;
+
 /// Whether one of the statements of a text begins or ends a transaction.
 pub(super) fn controls(tokens: &[Token]) -> bool {
-    let tokens = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_)));
-    let words: Vec<String> = tokens
+    let words: Vec<String> = without_blanks(tokens)
         .map(|token| match token {
             Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_uppercase(),
             Token::SemiColon => ";".to_owned(),

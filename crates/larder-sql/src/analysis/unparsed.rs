@@ -7,13 +7,16 @@
 
 use sqlparser::tokenizer::{Token, Word};
 
-use super::{SqlDialect, functions, functions::Purity};
+use super::{
+    SqlDialect, functions,
+    functions::Purity,
+    tokens::{bare, without_blanks},
+};
 use crate::catalog::{Catalog, folded};
 
 /// Whether a text of these tokens cannot write. `false` if this is not certain.
 pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Catalog) -> bool {
-    let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
-    let mut tokens: Vec<&Token> = tokens.iter().filter(|token| !is_blank(token)).collect();
+    let mut tokens: Vec<&Token> = without_blanks(tokens).collect();
     while let Some(Token::SemiColon) = tokens.last() {
         tokens.pop();
     }
@@ -42,14 +45,6 @@ pub(super) fn cannot_write(tokens: &[Token], dialect: SqlDialect, catalog: &Cata
     !has(&tokens, &WRITING)
         && catalog.hides_no_write()
         && (0..tokens.len()).all(|at| is_harmless(&tokens, at, catalog))
-}
-
-/// A word without quotes.
-fn bare(token: &Token) -> Option<&Word> {
-    match token {
-        Token::Word(word) if word.quote_style.is_none() => Some(word),
-        _ => None,
-    }
 }
 
 fn has(tokens: &[&Token], words: &[&str]) -> bool {
