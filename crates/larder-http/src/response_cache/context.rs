@@ -91,7 +91,7 @@ pub(super) struct RequestKey {
     /// miss.
     pub(super) has_unknown_field: bool,
     /// Whether the content of the request is part of the key.
-    pub(super) has_digest: bool,
+    pub(super) is_by_content: bool,
 }
 
 /// The facts about the fields of a request, collected in one pass.
@@ -156,9 +156,8 @@ impl CacheContext {
         };
         let around = self.audience_around(&head);
         let mut partitioned = partition.is_some();
-        let has_digest = content.is_some_and(|content| content.digest().is_some());
         let has_content = match content {
-            Some(_) => !has_digest,
+            Some(content) => content.digest().is_none(),
             None => !request.body().is_end_stream(),
         };
         if let Some(bypass) = self.bypass(&head, facts, partitioned, has_content) {
@@ -191,7 +190,7 @@ impl CacheContext {
             facts,
             partitioned,
             has_unknown_field,
-            has_digest,
+            is_by_content: content.is_some(),
         })
     }
 

@@ -67,7 +67,7 @@ use crate::{
 ///
 /// If a response may be stored, its handler does not see unkeyed inputs. larder strips `X-Forwarded-Host` and the like,
 /// unless [`vary_by_header`](ResponseCacheLayer::vary_by_header) declares them, and the parameters that
-/// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-BypassFuture-Proto` to the scheme of the key.
+/// [`query_params`](ResponseCacheLayer::query_params) excludes. It sets `X-Forwarded-Proto` to the scheme of the key.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -569,7 +569,7 @@ impl ResponseCacheLayer {
 
     /// Sets the request fields that carry credentials. They replace the defaults: `Cookie`, `Authorization`,
     /// `Proxy-Authorization`, `X-Api-Key`, `X-Auth-Token`, `X-Remote-User`, the fields of authenticating
-    /// proxies (`X-BypassFuture-User`, `-Email`, `-Groups`, `-Preferred-Username`, `-Access-Token` and
+    /// proxies (`X-Forwarded-User`, `-Email`, `-Groups`, `-Preferred-Username`, `-Access-Token` and
     /// `-Client-Cert`), and every field whose name contains `auth`, `token`, `secret`, `password`, `session` or
     /// `api-key`.
     pub fn credential_headers(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {

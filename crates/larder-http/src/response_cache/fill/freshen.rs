@@ -43,7 +43,7 @@ impl Lookup {
         &self,
         selected: Option<&AnyEntry>,
     ) -> Option<AnyEntry> {
-        if self.request_key.has_digest {
+        if self.request_key.is_by_content {
             // A condition of a POST or QUERY may mean 412 to its origin, and not 304.
             return None;
         }
