@@ -7,6 +7,7 @@ mod edge;
 mod existing;
 mod invariants;
 mod layer_order;
+mod metrics;
 mod patterns;
 mod postgres;
 mod random_queries;

@@ -101,6 +101,7 @@ impl<S: Send + Sync> FromRequestParts<S> for FragmentCache {
     type Rejection = MissingLayer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+        ResponseOverrides::note_matched_path(&parts.extensions);
         parts
             .extensions
             .get()
@@ -114,6 +115,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for FragmentCache {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        ResponseOverrides::note_matched_path(&parts.extensions);
         Ok(parts.extensions.get().cloned().map(Self))
     }
 }

@@ -10,6 +10,8 @@
 //! - [`Conditional`]: 304 or 412 before the handler does its work;
 //! - [`FragmentCache`]: fragments of a page, which are cached separately.
 //!
+//! [`MatchedPathLayer`] tells a cache around a router which route has matched, for metrics.
+//!
 //! ```
 //! use std::time::Duration;
 //! use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
@@ -54,7 +56,7 @@ pub use self::{
 pub use larder_http::ReadYourWrites;
 pub use larder_http::{
     ConditionalLayer, FinalHeadLayer, Head, HttpCache, Identity, IdentityLayer, InvalidationLayer,
-    PartitionName, QueryRule, ResponseCacheLayer, Scheme,
+    MatchedPathLayer, PartitionName, QueryRule, ResponseCacheLayer, Scheme,
 };
 
 mod conditional;

@@ -161,6 +161,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CachePolicy {
     type Rejection = MissingLayer;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+        ResponseOverrides::note_matched_path(&parts.extensions);
         parts
             .extensions
             .get()
@@ -174,6 +175,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for CachePolicy {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        ResponseOverrides::note_matched_path(&parts.extensions);
         Ok(parts.extensions.get().cloned().map(Self))
     }
 }

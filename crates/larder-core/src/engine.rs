@@ -27,9 +27,11 @@ use crate::{
     lifetime::Phase,
     log_follower,
     memory::Memory,
-    metrics::{LogStats, Observer},
+    metrics::{LogStats, Observer, publish::Publisher},
     refresh::Refreshes,
     registry::{Registry, StartedInvalidation, Verdict, recent_records::OwnRecord, writer::Ticket},
+    reports::Reports,
+    running_tasks::RunningTasks,
     second_level::SecondLevel,
     settings::Settings,
     store::FillLocks,
@@ -51,6 +53,7 @@ pub(crate) struct Engine {
     pub(crate) unscoped: UnscopedLoads,
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
+    pub(crate) reports: Reports,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Refreshes,
     pub(crate) events: EventHandlers,
@@ -66,7 +69,10 @@ pub(crate) struct Engine {
     pub(crate) feed: broadcast::Sender<FeedMessage>,
     /// Notified whenever this process has applied more of the log, or has appended a record of a committed transaction.
     pub(crate) advanced: Notify,
-    pub(crate) following: AtomicBool,
+    pub(crate) running: RunningTasks,
+    pub(crate) publisher: Publisher,
+    /// The interval at which metrics are published, if they are.
+    pub(crate) publish_every: Option<Duration>,
     pub(crate) synced: watch::Sender<bool>,
     pub(crate) proof: log_follower::Proof,
     /// The furthest log position that this process has ever applied.
@@ -115,6 +121,8 @@ pub(crate) struct EngineParts {
     pub(crate) max_lag: Duration,
     pub(crate) fill_bytes: usize,
     pub(crate) refreshes: usize,
+    pub(crate) reports: Reports,
+    pub(crate) publish_every: Option<Duration>,
 }
 
 impl Engine {
@@ -131,6 +139,7 @@ impl Engine {
             unscoped: UnscopedLoads::default(),
             settings: Settings::default(),
             observer: Observer::default(),
+            reports: assembly.reports,
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Refreshes::new(assembly.refreshes),
             events: EventHandlers::default(),
@@ -142,7 +151,9 @@ impl Engine {
             max_lag: assembly.max_lag,
             // A local log does not need a follower.
             follows_others: assembly.bus.is_shared(),
-            following: AtomicBool::new(!assembly.bus.is_shared()),
+            running: RunningTasks::new(assembly.bus.is_shared(), assembly.publish_every.is_some()),
+            publisher: Publisher::default(),
+            publish_every: assembly.publish_every,
             advanced: Notify::new(),
             feed: broadcast::Sender::new(FEED_LENGTH),
             synced: watch::Sender::new(false),
@@ -169,7 +180,7 @@ impl Engine {
         }
     }
 
-    /// Applies all invalidations that are due, and returns the current moment. Each request calls this first.
+    /// Applies all invalidations that are due, and returns the current moment.
     #[inline]
     pub(crate) fn tick(self: &Arc<Self>) -> Moment {
         let now = self.clock.now();
@@ -179,9 +190,6 @@ impl Engine {
                 self.observer.acted_when_due(record.what.len());
             }
             self.send_unsent();
-        }
-        if !self.following.load(Ordering::Relaxed) {
-            log_follower::start(self);
         }
         now
     }

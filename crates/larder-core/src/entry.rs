@@ -6,6 +6,7 @@ use crate::{
     clock::Moment,
     key::Key,
     lifetime::{Ends, Phase},
+    provenance::{LifetimeCut, LifetimeSource, Provenance, TagSource},
     registry::{Stamp, TagMarks},
     schema::Schema,
     sync::{AtomicU64, Ordering},
@@ -75,6 +76,7 @@ pub struct Entry<V: ?Sized = dyn Value> {
 struct ColdFields {
     stamp: Stamp,
     tags: Box<[Tag]>,
+    provenance: Provenance,
     cost: Duration,
     weight: usize,
     tiers: Tiers,
@@ -96,6 +98,7 @@ pub(crate) struct EntryMetadata {
     pub(crate) stamp: Stamp,
     pub(crate) marks: TagMarks,
     pub(crate) tags: Vec<Tag>,
+    pub(crate) provenance: Provenance,
     pub(crate) cost: Duration,
     pub(crate) tiers: Tiers,
     pub(crate) idle: Option<IdleTime>,
@@ -121,6 +124,7 @@ impl<V: Value> Entry<V> {
             + key.heap_bytes()
             + origins.marks.heap_bytes()
             + tags.iter().map(|tag| size_of::<Tag>() + tag.heap_bytes()).sum::<usize>()
+            + origins.provenance.tags.len()
             + value.weight();
         Self {
             hash: origins.hash,
@@ -134,6 +138,7 @@ impl<V: Value> Entry<V> {
             cold: Box::new(ColdFields {
                 stamp: origins.stamp,
                 tags,
+                provenance: origins.provenance,
                 cost: origins.cost,
                 weight,
                 tiers: origins.tiers,
@@ -209,6 +214,31 @@ impl<V: ?Sized> Entry<V> {
     /// Returns all of its tags, including larder's own.
     pub fn tags(&self) -> &[Tag] {
         &self.cold.tags
+    }
+
+    /// Returns all of its tags with their sources.
+    pub fn sourced_tags(&self) -> impl Iterator<Item = (&Tag, TagSource)> {
+        let sources = self.cold.provenance.tags.iter().copied();
+        self.cold.tags.iter().zip(sources.chain(std::iter::repeat(TagSource::Unknown)))
+    }
+
+    /// Returns which option, directive or field gave it its freshness lifetime.
+    pub fn lifetime_source(&self) -> LifetimeSource {
+        self.cold.provenance.lifetime
+    }
+
+    /// Returns what ended its freshness before the end of its lifetime.
+    pub fn lifetime_cut(&self) -> LifetimeCut {
+        self.cold.provenance.cut
+    }
+
+    /// Returns the number of queries that ran in its fill.
+    pub fn queries(&self) -> u32 {
+        self.cold.provenance.queries
+    }
+
+    pub(crate) fn provenance(&self) -> &Provenance {
+        &self.cold.provenance
     }
 
     /// Returns the stamp of its fill.

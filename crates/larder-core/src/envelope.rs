@@ -19,6 +19,7 @@ use crate::{
     budget::{ByteBudget, ReservedBytes},
     bus::Position,
     key::Key,
+    provenance::{LifetimeCut, LifetimeSource, Provenance, TagSource},
     schema::Schema,
     sealing::SealingKeys,
     tag::Tag,
@@ -38,6 +39,41 @@ pub(crate) struct Header {
     pub(crate) idle: Option<(Duration, Duration)>,
     pub(crate) cost: Duration,
     pub(crate) tags: Vec<Tag>,
+    /// The source of each tag, of the lifetime, and of its end, each as a byte, because a reader has to open the bytes
+    /// that a newer version has written.
+    pub(crate) sources: EntrySources,
+    pub(crate) queries: u32,
+}
+
+/// The provenance of an entry, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EntrySources {
+    tags: Vec<u8>,
+    lifetime: u8,
+    cut: u8,
+}
+
+impl Header {
+    /// Returns the provenance of the entry.
+    pub(crate) fn provenance(&self) -> Provenance {
+        let EntrySources { tags, lifetime, cut } = &self.sources;
+        Provenance {
+            tags: tags.iter().map(|byte| TagSource::from_byte(*byte)).collect(),
+            lifetime: LifetimeSource::from_byte(*lifetime),
+            cut: LifetimeCut::from_byte(*cut),
+            queries: self.queries,
+        }
+    }
+}
+
+impl From<&Provenance> for EntrySources {
+    fn from(provenance: &Provenance) -> Self {
+        Self {
+            tags: provenance.tags.iter().map(|source| source.to_byte()).collect(),
+            lifetime: provenance.lifetime.to_byte(),
+            cut: provenance.cut.to_byte(),
+        }
+    }
 }
 
 /// The reason why bytes cannot be used as an entry.
@@ -267,7 +303,7 @@ impl<'de> Deserialize<'de> for KeyBytes<'de> {
 }
 
 const MAGIC: &[u8] = b"lrdr";
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 /// The offset of the checked bytes: magic, version and checksum precede them.
 const CHECKED_FROM: usize = MAGIC.len() + 1 + 8;
 /// The length of the prefix before the content: magic, version, checksum and the form byte.
@@ -313,6 +349,8 @@ mod tests {
             idle: None,
             cost: Duration::from_millis(3),
             tags: vec![Tag::new("product:1"), Tag::of_path("/a")],
+            sources: EntrySources { tags: vec![3, 2], lifetime: 4, cut: 1 },
+            queries: 2,
         }
     }
 
@@ -389,11 +427,12 @@ mod tests {
     #[test]
     fn golden_files_of_other_versions_are_recognised() {
         let written = |bytes: &'static [u8]| open(&Bytes::from_static(bytes), &key("a"));
-        let old: [&[u8]; 4] = [
+        let old: [&[u8]; 5] = [
             include_bytes!("golden/version-2"),
             include_bytes!("golden/version-3"),
             include_bytes!("golden/version-4"),
             include_bytes!("golden/version-5"),
+            include_bytes!("golden/version-6"),
         ];
         for old in old {
             assert_eq!(written(old), Err(EnvelopeError::OtherVersion));
@@ -402,9 +441,9 @@ mod tests {
         let filled_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let idle = Some((Duration::from_secs(30), Duration::from_secs(5)));
         let expected = Header { filled, filled_at, idle, ..header() };
-        let new = written(include_bytes!("golden/version-6"));
+        let new = written(include_bytes!("golden/version-7"));
         assert_eq!(new, Ok((expected.clone(), Bytes::from_static(b"payload"))));
-        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-6")[..]);
+        assert_eq!(seal(&expected, b"payload").unwrap(), &include_bytes!("golden/version-7")[..]);
     }
 
     #[test]

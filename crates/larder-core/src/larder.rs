@@ -17,7 +17,7 @@ use crate::{
     invalidation_feed::InvalidationFeed,
     kernel::Kernel,
     key::{IntoName, Kind},
-    metrics::{MemoryStats, Stats},
+    metrics::{MemoryStats, SecondLevelStats, Stats},
     object::{Codec, LoadError, LoadHandle, ReadPoint, Values},
     policy::Policy,
     scope::Scoped,
@@ -259,8 +259,12 @@ impl Larder {
                 bytes: engine.memory.bytes(),
                 capacity_bytes: engine.memory.capacity(),
                 evictions: engine.memory.evictions(),
+                evictions_last_minute: engine.memory.evictions_last_minute(),
             },
-            shared: engine.shared.as_ref().map(|shared| shared.stats()).unwrap_or_default(),
+            shared: SecondLevelStats {
+                usage: engine.reports.usage(),
+                ..engine.shared.as_ref().map(|shared| shared.stats()).unwrap_or_default()
+            },
             log: self.0.log(),
             invalidations,
             invalidations_queued,
@@ -269,7 +273,18 @@ impl Larder {
             fills_running: engine.flights.running(),
             values_outside_scopes: engine.unscoped.count(),
             caches: engine.observer.stats(engine.clock.now()),
+            servers: engine.reports.servers(),
+            queues: engine.reports.queues(),
         }
+    }
+
+    /// Publishes larder's metrics through the [`metrics`](https://docs.rs/metrics) facade now, for example before the
+    /// application renders them for a scrape. See [`LarderBuilder::publish_metrics`](crate::LarderBuilder::publish_metrics)
+    /// for an interval.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        let engine = self.0.engine();
+        engine.publisher.publish(engine);
     }
 
     /// Subscribes to the invalidations of all processes that share the log, from now on, in the order in which they act

@@ -24,10 +24,14 @@ pub use self::{
     larder::Larder,
     lifetime::Lifetime,
     memory::{Eviction, Evictions},
-    metrics::{CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats},
+    metrics::{
+        CacheCounters, CacheStats, Latency, LogStats, MemoryStats, RouteStats, Saved,
+        SecondLevelStats, Stats,
+    },
     object::{LoadError, LoadHandle},
     policy::Policy,
     reason::Reason,
+    reports::WriteBehindStats,
     scope::Scoped,
     tag::{MAX_TAG_BYTES, Tag},
     target::{Invalidated, Invalidation, Mode, Selector, Target},
@@ -43,6 +47,7 @@ pub mod store;
 pub mod values;
 
 mod audience;
+mod background;
 mod budget;
 mod builder;
 mod bus;
@@ -63,10 +68,13 @@ mod memory;
 mod metrics;
 mod object;
 mod policy;
+mod provenance;
 mod reason;
 mod refresh;
 mod refresh_ahead;
 mod registry;
+mod reports;
+mod running_tasks;
 mod schema;
 mod scope;
 #[cfg(feature = "sealing")]

@@ -12,8 +12,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
-
 use crate::{
     bus::{Bus, BusError, BusErrorKind, Position, Record, WriterId},
     clock::{Moment, jittered},
@@ -36,28 +34,14 @@ impl Proof {
     }
 }
 
-/// Starts the follower, unless it is already running or there is no runtime. If its runtime ends, the next request
-/// starts it again.
-pub(crate) fn start(engine: &Arc<Engine>) {
-    if Handle::try_current().is_err() || engine.following.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    let follower = Follower { engine: Arc::downgrade(engine), bus: Arc::clone(&engine.bus) };
-    // `close` does not wait for this task, which ends with the larder.
-    tokio::spawn(follower.run());
+/// Follows the log until the larder is dropped.
+pub(crate) async fn run(engine: Weak<Engine>, bus: Arc<dyn Bus>) {
+    Follower { engine, bus }.run().await;
 }
 
 struct Follower {
     engine: Weak<Engine>,
     bus: Arc<dyn Bus>,
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        if let Some(engine) = self.engine.upgrade() {
-            engine.following.store(false, Ordering::Release);
-        }
-    }
 }
 
 impl Follower {
@@ -141,7 +125,6 @@ impl Follower {
                 engine.send_unsent();
             }
             engine.register_scheduled().await;
-            engine.observer.followed(&engine.log_stats(), engine.registry.waiting().0);
             match self.compare(&engine, now, empty).await {
                 LogEnd::Fits => {}
                 LogEnd::Ahead(end) => owed = owed.or(Some((now, end))),

@@ -28,6 +28,7 @@ use crate::{
     clock::Moment,
     entry::Entry,
     key::Key,
+    provenance::{SourcedTags, TagSource},
     reason::Reason,
     registry::{Stamp, recent_records::OwnRecord},
     tag::Tag,
@@ -107,8 +108,10 @@ struct Parts {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ScopeContents {
-    /// The tags of all parts and of the application, without duplicates.
-    pub tags: Vec<Tag>,
+    /// The tags of all parts and of the application, without duplicates, with their sources.
+    pub tags: SourcedTags,
+    /// The queries that ran for the value built here and in the fills of its parts.
+    pub queries: u32,
     /// The earliest end of freshness of the parts that limit the freshness of the value built here.
     pub until: Moment,
     /// Whether a part belongs to one partition only.
@@ -127,7 +130,8 @@ pub struct ScopeContents {
 impl Default for ScopeContents {
     fn default() -> Self {
         Self {
-            tags: Vec::new(),
+            tags: SourcedTags::default(),
+            queries: 0,
             until: Moment::NEVER,
             private: false,
             varied: false,
@@ -139,15 +143,13 @@ impl Default for ScopeContents {
 }
 
 impl ScopeContents {
-    fn add_tags(&mut self, tags: impl IntoIterator<Item = Tag>) {
-        for tag in tags {
+    fn add_tags(&mut self, tags: impl IntoIterator<Item = (Tag, TagSource)>) {
+        for (tag, source) in tags {
             if self.tags.len() >= MOST_TAGS {
                 self.no_store = Some(Reason::TooManyTags);
                 return;
             }
-            if !self.tags.contains(&tag) {
-                self.tags.push(tag);
-            }
+            self.tags.add(tag, source);
         }
     }
 
@@ -300,15 +302,26 @@ impl Scope {
         self.parts.as_ref().map(|parts| parts.audience.clone()).unwrap_or_default()
     }
 
-    /// Adds tags; a tag that is already present is not added again.
-    pub fn add_tags(&self, tags: impl IntoIterator<Item = Tag>) {
+    /// Adds tags of one source; a tag that is already present is not added again.
+    pub fn add_tags(&self, source: TagSource, tags: impl IntoIterator<Item = Tag>) {
+        self.add_sourced_tags(tags.into_iter().map(|tag| (tag, source)));
+    }
+
+    /// Adds tags with their sources; a tag that is already present is not added again.
+    pub fn add_sourced_tags(&self, tags: impl IntoIterator<Item = (Tag, TagSource)>) {
         self.gather(|gathered| gathered.add_tags(tags));
+    }
+
+    /// Adds a query that ran for the value built here.
+    pub fn add_query(&self) {
+        self.gather(|gathered| gathered.queries = gathered.queries.saturating_add(1));
     }
 
     /// Adds an entry as a part.
     pub fn add_part<V: ?Sized>(&self, entry: &Entry<V>, part: PartTraits) {
-        self.add_tags(entry.tags().iter().cloned());
+        self.add_tags(TagSource::of_part(entry.key().kind()), entry.tags().iter().cloned());
         self.gather(|gathered| {
+            gathered.queries = gathered.queries.saturating_add(entry.queries());
             if part.cuts {
                 gathered.until = gathered.until.min(entry.fresh_until());
             }
@@ -322,7 +335,7 @@ impl Scope {
     /// Adds an entry as a piece of the same response. A combination of pieces has the oldest stamp, the earliest end of
     /// freshness, and all the tags.
     pub fn add_piece<V: ?Sized>(&self, entry: &Entry<V>) {
-        self.add_tags(entry.tags().iter().cloned());
+        self.add_sourced_tags(entry.sourced_tags().map(|(tag, source)| (tag.clone(), source)));
         self.gather(|gathered| {
             gathered.until = gathered.until.min(entry.fresh_until());
             gathered.add_stamp(Some(entry.stamp()));
@@ -340,6 +353,7 @@ impl Scope {
     pub(crate) fn add_contents(&self, contents: ScopeContents) {
         self.gather(|gathered| {
             gathered.add_tags(contents.tags);
+            gathered.queries = gathered.queries.saturating_add(contents.queries);
             gathered.until = gathered.until.min(contents.until);
             gathered.private |= contents.private;
             gathered.varied |= contents.varied;

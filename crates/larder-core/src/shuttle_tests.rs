@@ -85,6 +85,7 @@ impl World {
             stamp,
             marks: self.registry.marks(stamp, &Self::tags()),
             tags: Self::tags(),
+            provenance: crate::provenance::Provenance::default(),
             cost: Duration::ZERO,
             tiers: crate::Tiers::MEMORY,
             idle: None,

@@ -1,8 +1,11 @@
 //! The traits of a second level, in which several processes share bytes.
 
-pub use crate::bus::{
-    BoxFuture, Bus, BusError, BusErrorKind, CommitId, Epoch, LocalBus, LogPage, Position, Record,
-    WriterId,
+pub use crate::{
+    bus::{
+        BoxFuture, Bus, BusError, BusErrorKind, CommitId, Epoch, LocalBus, LogPage, Position,
+        Record, WriterId,
+    },
+    reports::{ServerReport, ServerState, ServerUsage},
 };
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -113,12 +116,13 @@ pub struct SecondLevel {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fill_locks: Option<Arc<dyn FillLocks>>,
     pub(crate) bus: Option<Arc<dyn Bus>>,
+    pub(crate) report: Option<Arc<dyn ServerReport>>,
 }
 
 impl SecondLevel {
     /// Creates a second level with this store.
     pub fn new(store: impl Store) -> Self {
-        Self { store: Arc::new(store), fill_locks: None, bus: None }
+        Self { store: Arc::new(store), fill_locks: None, bus: None, report: None }
     }
 
     /// Adds the fill locks for [`fill_once_per_cluster`](crate::Policy::fill_once_per_cluster).
@@ -130,6 +134,12 @@ impl SecondLevel {
     /// Adds the log that carries invalidations between processes.
     pub fn bus(mut self, bus: impl Bus) -> Self {
         self.bus = Some(Arc::new(bus));
+        self
+    }
+
+    /// Adds the report on the servers of the store and the log.
+    pub fn report(mut self, report: impl ServerReport) -> Self {
+        self.report = Some(Arc::new(report));
         self
     }
 }

@@ -53,6 +53,17 @@ pub(crate) fn original_uri<'a>(head: &Head<'a>) -> &'a Uri {
     head.uri
 }
 
+/// Returns the template of the route that a router has matched, such as `/products/{id}`, if a router encloses this layer.
+pub(crate) fn matched_route(extensions: &Extensions) -> Option<&str> {
+    #[cfg(feature = "axum")]
+    return extensions.get::<axum::extract::MatchedPath>().map(axum::extract::MatchedPath::as_str);
+    #[cfg(not(feature = "axum"))]
+    {
+        let _ = extensions;
+        None
+    }
+}
+
 /// Returns `OriginalUri` if the request carries it, so that larder can remove the query parameters that are not part of
 /// the key from it, too. Returns `None` if there is only the request's own URI.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {

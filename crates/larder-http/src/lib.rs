@@ -19,6 +19,8 @@
 
 #[cfg(feature = "read-your-writes")]
 pub use self::invalidation::ReadYourWrites;
+#[cfg(feature = "axum")]
+pub use self::matched_path::{MatchedPathLayer, MatchedPathService};
 pub use self::{
     address::{Head, QueryRule, Scheme},
     body::{BoxError, CacheBody},
@@ -53,6 +55,8 @@ mod http_cache;
 mod identity;
 mod invalidation;
 mod layer_future;
+#[cfg(feature = "axum")]
+mod matched_path;
 mod own_response;
 mod ready;
 mod recording;

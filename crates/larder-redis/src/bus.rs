@@ -11,7 +11,10 @@ use std::{
 
 use larder_core::{
     Mode, Selector,
-    store::{BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, WriterId},
+    store::{
+        BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, ServerState,
+        WriterId,
+    },
 };
 use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisResult, Script, Value, cmd, streams::StreamReadReply};
@@ -68,12 +71,13 @@ impl RedisBus {
         [link, confirming, reader]: [Arc<SharedConnection>; 3],
         name: &str,
         durable: u32,
+        address: &str,
     ) -> Self {
         // The braces put all keys into the same slot of a cluster.
         let keys = ["meta", "stream", "compact", "clock", "due"]
             .map(|part| format!("larder:log:{{{name}}}:{part}"));
         Self {
-            place: Arc::new(GuardedConnection::of_log(link)),
+            place: Arc::new(GuardedConnection::of_log(link).at(address)),
             confirmer: Arc::new(ReplicaAck::new(confirming, keys[0].clone())),
             reader,
             keys: Arc::new(keys),
@@ -84,6 +88,11 @@ impl RedisBus {
             advised: Arc::default(),
             time: Arc::default(),
         }
+    }
+
+    /// Returns the state of the connection to the server of the log.
+    pub(crate) fn state(&self) -> ServerState {
+        self.place.state()
     }
 
     /// Runs the script of the log. Returns the end of the log. After an append, this is the position of the record.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use larder_core::store::ServerState;
 use redis::{RedisError, RedisResult};
 
 use crate::{
@@ -19,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct GuardedConnection {
     name: &'static str,
+    /// The address for reports, without credentials.
+    address: String,
     link: Arc<SharedConnection>,
     /// One breaker for a single server. A cluster has a breaker for each range of slots, because its servers fail
     /// independently. A single breaker would stay closed while the other servers answer, and each command for a key of
@@ -38,6 +41,17 @@ impl GuardedConnection {
         Self::with_circuits(name, link, CIRCUITS)
     }
 
+    /// Sets the address for reports.
+    pub(crate) fn at(self, address: &str) -> Self {
+        Self { address: address.to_owned(), ..self }
+    }
+
+    /// Returns the state of the connection for [`Stats`](larder_core::Stats).
+    pub(crate) fn state(&self) -> ServerState {
+        let open = self.open.load(Ordering::Relaxed);
+        ServerState::new(self.name, &*self.address).circuits(self.circuits.len(), open)
+    }
+
     /// Creates a connection to the server of the log. Its commands are rare, so it already reconnects after the first
     /// failure, so that other processes see invalidations sooner after a failure.
     pub(crate) fn of_log(link: Arc<SharedConnection>) -> Self {
@@ -46,7 +60,8 @@ impl GuardedConnection {
 
     fn with_circuits(name: &'static str, link: Arc<SharedConnection>, circuits: usize) -> Self {
         let circuits = (0..circuits).map(|_| Breaker::new()).collect();
-        Self { name, link, circuits, open: AtomicUsize::new(0), is_impatient: false }
+        let (address, open) = (String::new(), AtomicUsize::new(0));
+        Self { name, address, link, circuits, open, is_impatient: false }
     }
 
     /// Returns the index of the breaker for a key, which is given in pieces.

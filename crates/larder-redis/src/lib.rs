@@ -49,6 +49,7 @@ pub use self::{
 use self::{
     connection::SharedConnection,
     guarded_connection::GuardedConnection,
+    report::RedisReport,
     server::{Addresses, Server},
 };
 
@@ -58,6 +59,7 @@ mod bus;
 mod connection;
 mod guarded_connection;
 mod replica_ack;
+mod report;
 mod server;
 mod store;
 #[cfg(feature = "tls")]
@@ -267,22 +269,27 @@ impl Redis {
     /// Returns the shared store.
     pub fn store(&self) -> RedisStore {
         // Each command of the store has its own deadline.
-        let place = |name, server| {
+        let place = |name, server, address: &str| {
             let link = self.link(server, None);
-            if self.addresses.is_cluster {
+            let connection = if self.addresses.is_cluster {
                 GuardedConnection::of_cluster(name, link)
             } else {
                 GuardedConnection::new(name, link)
-            }
+            };
+            connection.at(address)
         };
-        let primary = place("store", &self.server);
+        let address = self.addresses.shown();
+        let primary = place("store", &self.server, &address);
         let replicas = match (self.read_from, self.addresses.is_cluster) {
             (ReadFrom::Primary, _) => Vec::new(),
             // `open` or `cluster` has already accepted these addresses without replicas.
             (_, true) => self.addresses.server(true).into_iter().collect(),
             (_, false) => self.replicas.clone(),
         };
-        let replicas = replicas.iter().map(|server| place("replica", server));
+        let shown: Vec<String> = self.replica_urls.iter().map(|url| server::shown(url)).collect();
+        let replicas = replicas.iter().enumerate().map(|(at, server)| {
+            place("replica", server, shown.get(at).map_or(&address, String::as_str))
+        });
         RedisStore::new(
             primary,
             replicas.collect(),
@@ -306,7 +313,7 @@ impl Redis {
     /// Returns the invalidation log.
     pub fn bus(&self) -> RedisBus {
         let links = [SHORT, SHORT, None].map(|patience| self.link(&self.server, patience));
-        RedisBus::new(links, &self.name, self.durable)
+        RedisBus::new(links, &self.name, self.durable, &self.addresses.shown())
     }
 
     fn link(&self, server: &Server, patience: Option<Duration>) -> Arc<SharedConnection> {
@@ -333,8 +340,9 @@ impl fmt::Debug for Redis {
 
 impl From<Redis> for SecondLevel {
     fn from(redis: Redis) -> Self {
-        let store = redis.store();
-        Self::new(store.clone()).fill_locks(store).bus(redis.bus())
+        let (store, bus) = (redis.store(), redis.bus());
+        let report = RedisReport { store: store.clone(), bus: bus.clone() };
+        Self::new(store.clone()).fill_locks(store).bus(bus).report(report)
     }
 }
 

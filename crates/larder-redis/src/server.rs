@@ -61,6 +61,11 @@ impl Addresses {
         Ok(Server::Single(Box::new(self.client(url)?)))
     }
 
+    /// Returns the addresses for reports.
+    pub(crate) fn shown(&self) -> String {
+        self.urls.iter().map(|url| shown(url)).collect::<Vec<_>>().join(",")
+    }
+
     /// A single server.
     pub(crate) fn client(&self, url: &str) -> RedisResult<Client> {
         #[cfg(feature = "tls")]
@@ -71,7 +76,35 @@ impl Addresses {
     }
 }
 
+/// Returns the address of a URL, without credentials and options: `host:port`, or the path of a socket.
+pub(crate) fn shown(url: &str) -> String {
+    let Some(url) = redis::parse_redis_url(url) else { return String::new() };
+    match url.host_str() {
+        Some(host) => format!("{host}:{}", url.port().unwrap_or(REDIS_PORT)),
+        None => url.path().to_owned(),
+    }
+}
+
+const REDIS_PORT: u16 = 6379;
+
 #[cfg(feature = "tls")]
 pub(crate) fn is_tls(url: &str) -> bool {
     url.starts_with("rediss:") || url.starts_with("valkeys:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_address_has_no_credentials() {
+        for (url, address) in [
+            ("redis://user:secret@redis.example:7000/3", "redis.example:7000"),
+            ("redis://redis.example", "redis.example:6379"),
+            ("redis+unix:///run/redis.sock?db=1&pass=secret", "/run/redis.sock"),
+            ("nonsense", ""),
+        ] {
+            assert_eq!(shown(url), address, "{url}");
+        }
+    }
 }

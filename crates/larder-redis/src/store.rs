@@ -14,13 +14,15 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use larder_core::store::{
-    BoxFuture, FillLockState, FillLocks, Store, StoreError, StoreErrorKind, WriterId,
+    BoxFuture, FillLockState, FillLocks, ServerState, ServerUsage, Store, StoreError,
+    StoreErrorKind, WriterId,
 };
-use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, cmd};
+use redis::{RedisResult, RedisWrite, Script, ToRedisArgs, ToSingleRedisArg, Value, cmd};
 
 use crate::{
     connection::{Connection, Failure, is_broken},
     guarded_connection::GuardedConnection,
+    report::usage_of,
 };
 
 /// The servers from which entries are read. The log and the fill locks always use the primary.
@@ -92,6 +94,29 @@ impl RedisStore {
         }))
     }
 
+    /// Returns the states of the connections to the primary and to the replicas.
+    pub(crate) fn states(&self) -> Vec<ServerState> {
+        std::iter::once(&self.0.primary)
+            .chain(&self.0.replicas)
+            .map(GuardedConnection::state)
+            .collect()
+    }
+
+    /// Asks the primary, or all primaries of a cluster, how much they store.
+    pub(crate) async fn usage(&self) -> Result<ServerUsage, StoreError> {
+        let ask = |mut connection| async move {
+            let keys: u64 = cmd("DBSIZE").query_async(&mut connection).await?;
+            let info: Value = cmd("INFO").arg("memory").query_async(&mut connection).await?;
+            Ok((keys, info))
+        };
+        // The circuit of any slot serves: a cluster answers both commands from all of its primaries.
+        let answered = self.0.primary.run(0, WRITE_DEADLINE, ask).await;
+        let (keys, info) = answered.map_err(store_error)?;
+        let mut texts = Vec::new();
+        collect_texts(&info, &mut texts);
+        Ok(usage_of(keys, texts))
+    }
+
     /// Returns the Redis key of an entry. Each larder name has its own entries.
     fn entry<'a>(&'a self, key: &'a str) -> Name<'a> {
         Name { of: &self.0.name, what: ":", key }
@@ -160,6 +185,17 @@ impl RedisStore {
         let primary = &self.0.primary;
         let circuit = primary.circuit_of(&name.pieces());
         primary.run(circuit, deadline, commands).await.map_err(store_error)
+    }
+}
+
+/// Collects all strings of an answer: one `INFO` of a server, or a map of those of a cluster.
+fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::BulkString(bytes) => texts.extend(std::str::from_utf8(bytes).ok()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => texts.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect_texts(value, texts)),
+        Value::Map(pairs) => pairs.iter().for_each(|(_, value)| collect_texts(value, texts)),
+        _ => {}
     }
 }
 

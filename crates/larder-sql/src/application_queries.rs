@@ -204,6 +204,7 @@ impl CachedRead {
         let name = self.name(&Schema::of::<T>());
         let (kernel, policy) = (self.context.kernel.clone(), self.context.policy(&self.options));
         let fill = move |fill| async move {
+            self.context.note_query();
             self.tag(&fill, false);
             load().await
         };
@@ -234,6 +235,7 @@ impl CachedRead {
         let name = self.name(&format_args!("local {:?}", TypeId::of::<T>()));
         let (kernel, policy) = (self.context.kernel.clone(), self.context.policy(&self.options));
         let fill = move |fill| async move {
+            self.context.note_query();
             let value = load().await?;
             self.tag(&fill, value.has_rows && self.statements.len() == 1);
             self.context.limit_fill(&fill, &self.options, !value.has_rows, value.bytes);

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use larder_core::{
     Invalidated, Lifetime, LoadHandle, Policy, Reason, Tag, Target,
-    kernel::{Event, Kernel, Scope, ScopeContents},
+    kernel::{Event, Kernel, Scope, ScopeContents, TagSource},
     store::CommitId,
 };
 use parking_lot::{Mutex, RwLock};
@@ -345,7 +345,8 @@ impl QueryContext {
     pub(crate) fn note_written(&self, prepared: &PreparedStatement) {
         let Some(scope) = self.kernel.current_scope() else { return };
         let PreparedStatement { statement, analysis, schema } = prepared;
-        scope.add_tags(self.tags.of_written(analysis, schema.catalog(), statement.values()));
+        let tags = self.tags.of_written(analysis, schema.catalog(), statement.values());
+        scope.add_tags(TagSource::Statement, tags);
     }
 
     /// Returns the identity for a transaction that begins now: only inside of a value that is written through, and only if
@@ -436,13 +437,21 @@ impl QueryContext {
         warned.len() < MOST_WARNINGS && warned.insert(fingerprint.to_owned())
     }
 
+    /// Counts a query that runs now for the enclosing value.
+    pub(crate) fn note_query(&self) {
+        if let Some(scope) = self.kernel.current_scope() {
+            scope.add_query();
+        }
+    }
+
     /// Counts a bypass, and adds the tags of the query to the enclosing scope. The result is not stored, but a page
     /// that has it may be stored.
     pub(crate) fn note_bypass(&self, prepared: &PreparedStatement, why: Reason) {
         let meter = self.kernel.meter(self.options.name);
         meter.record(Event::Bypass(why), self.kernel.now());
         let Some(scope) = self.kernel.current_scope() else { return };
-        scope.add_tags(self.read_by(prepared, false));
+        scope.add_query();
+        scope.add_tags(TagSource::Query, self.read_by(prepared, false));
         if prepared.analysis.reads_unknown {
             // The dependencies of the query are unknown, so the enclosing value must not be stored.
             scope.add_unstored(ScopeContents::default(), Reason::UnknownQuery);

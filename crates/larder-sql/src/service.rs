@@ -213,6 +213,7 @@ async fn load<S: Database, T: CacheableRow>(
     fill: LoadHandle,
 ) -> Result<Vec<T>, QueryError> {
     options.tags.iter().for_each(|tag| fill.tag(tag.clone()));
+    context.note_query();
     let rows = ask(inner, prepared.statement.clone()).await?.rows;
     context.tag_fill(&prepared, &fill, !rows.rows.is_empty());
     context.limit_fill(&fill, &options, rows.rows.is_empty(), rows.weight());

@@ -71,7 +71,7 @@ pub use self::{
         Batch, BatchOperation, ReadableSink, Sink, SinkError, SinkErrorKind, SinkKey, SinkPosition,
         SinkSnapshot,
     },
-    write_behind::{DeadLetter, MergedSnapshot, QueuedOperation, WriteBehind, WriteBehindStats},
+    write_behind::{DeadLetter, MergedSnapshot, QueuedOperation, WriteBehind},
 };
 
 pub mod journal;

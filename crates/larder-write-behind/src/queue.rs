@@ -11,7 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use larder_core::{Larder, Policy, Tag, Target};
+use larder_core::{Larder, Policy, Tag, Target, WriteBehindStats, kernel::QueueReport};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -292,6 +292,21 @@ pub(crate) fn read<S: Sink>(
     let unknown =
         || format!("it has version {}, and this program reads version {own}", draft.version);
     Ok((key, older.ok_or_else(unknown)?))
+}
+
+impl<S: Sink> QueueReport for Queue<S> {
+    fn stats(&self) -> WriteBehindStats {
+        WriteBehindStats {
+            name: self.name.clone(),
+            queued: self.waiting(),
+            oldest: self.oldest().map(|oldest| oldest.elapsed()).unwrap_or_default(),
+            dead_letters: self.partitions.iter().map(Partition::dead_len).sum(),
+            written: self.written.load(Ordering::Relaxed),
+            batches: self.batches.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            stopped: self.stopped.lock().clone(),
+        }
+    }
 }
 
 impl<S: Sink> fmt::Debug for Queue<S> {

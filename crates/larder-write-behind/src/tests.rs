@@ -386,6 +386,8 @@ async fn an_operation_that_is_rejected_stops_only_its_key() {
     drop(queue);
     let queue = self::queue(&sink, &journal).open().await.unwrap();
     assert_eq!(queue.stats().dead_letters, 2);
+    let reported = queue.inner.queue.larder.stats().queues;
+    assert_eq!(reported, [queue.stats()], "the larder reports it, and no longer the dropped one");
     add(&queue, "bad", 100).await;
     add(&queue, "good", 1).await;
     assert_eq!(queue.flush(MINUTE).await, 0);

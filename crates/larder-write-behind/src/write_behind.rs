@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use larder_core::{Invalidated, Larder, LoadError, LoadHandle};
+use larder_core::{
+    Invalidated, Larder, LoadError, LoadHandle, WriteBehindStats,
+    kernel::{QueueReport, TagSource},
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -21,7 +24,7 @@ use crate::{
     error::{WriteError, WriteErrorKind},
     journal::{Draft, Journal, JournalError, JournalId},
     operation::Operation,
-    partition::{Partition, Unflushed},
+    partition::Unflushed,
     queue::{Queue, partition_of},
     sink::{ReadableSink, Sink, SinkError, SinkSnapshot},
     worker::{Chosen, Request},
@@ -30,11 +33,11 @@ use crate::{
 /// A write-behind queue. Clones share it.
 #[doc(alias("write-back", "write-behind", "async write", "batch writer"))]
 pub struct WriteBehind<S: Sink> {
-    inner: Arc<Inner<S>>,
+    pub(crate) inner: Arc<Inner<S>>,
 }
 
-struct Inner<S: Sink> {
-    queue: Arc<Queue<S>>,
+pub(crate) struct Inner<S: Sink> {
+    pub(crate) queue: Arc<Queue<S>>,
     workers: Mutex<JoinSet<()>>,
     requests: Vec<mpsc::UnboundedSender<Request<S>>>,
 }
@@ -61,6 +64,8 @@ impl<S: Sink> WriteBehind<S> {
         workers: JoinSet<()>,
         requests: Vec<mpsc::UnboundedSender<Request<S>>>,
     ) -> Self {
+        let report: Weak<dyn QueueReport> = Arc::downgrade(&(Arc::clone(&queue) as Arc<_>));
+        queue.larder.kernel().add_queue_report(report);
         Self { inner: Arc::new(Inner { queue, workers: Mutex::new(workers), requests }) }
     }
 
@@ -225,16 +230,7 @@ impl<S: Sink> WriteBehind<S> {
 
     /// Returns the state of the queue.
     pub fn stats(&self) -> WriteBehindStats {
-        let queue = &self.inner.queue;
-        WriteBehindStats {
-            queued: queue.waiting(),
-            oldest: queue.oldest().map(|oldest| oldest.elapsed()).unwrap_or_default(),
-            dead_letters: queue.partitions.iter().map(Partition::dead_len).sum(),
-            written: queue.written.load(Ordering::Relaxed),
-            batches: queue.batches.load(Ordering::Relaxed),
-            failures: queue.failures.load(Ordering::Relaxed),
-            stopped: queue.stopped.lock().clone(),
-        }
+        self.inner.queue.stats()
     }
 
     /// Writes without a wait for more operations, until the queue is empty or `deadline` has passed. Returns how many
@@ -303,7 +299,7 @@ impl<S: ReadableSink> WriteBehind<S> {
             return values.get_or_load_optional(queue.cached_as(key), load).await;
         }
         if let Some(scope) = queue.larder.kernel().current_scope() {
-            scope.add_tags([queue.tag_of(key)]);
+            scope.add_tags(TagSource::Object, [queue.tag_of(key)]);
         }
         let value = self.load(at, key).await;
         value.map(|value| value.map(Arc::new)).map_err(|error| LoadError::Failed(Arc::new(error)))
@@ -348,7 +344,7 @@ impl<S: ReadableSink> WriteBehind<S> {
     pub async fn snapshot(&self) -> Result<MergedSnapshot<S>, SinkError> {
         let queue = &self.inner.queue;
         if let Some(scope) = queue.larder.kernel().current_scope() {
-            scope.add_tags([queue.tag_of_all()]);
+            scope.add_tags(TagSource::Object, [queue.tag_of_all()]);
         }
         self.catch_up().await?;
         let mut unflushed = HashMap::new();
@@ -472,26 +468,6 @@ pub struct DeadLetter<K, O> {
     pub error: Option<String>,
     /// When it was given to the queue.
     pub created: SystemTime,
-}
-
-/// The state of a queue.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct WriteBehindStats {
-    /// The operations that the sink does not have.
-    pub queued: usize,
-    /// The time for which the oldest of them has been in the queue of this process.
-    pub oldest: Duration,
-    /// The operations that the sink has rejected, and those behind them.
-    pub dead_letters: usize,
-    /// The operations that were written since the queue was opened.
-    pub written: u64,
-    /// The transactions in which they were written.
-    pub batches: u64,
-    /// The attempts that failed.
-    pub failures: u64,
-    /// Why the queue has stopped, if it has.
-    pub stopped: Option<String>,
 }
 
 impl<S: Sink> Clone for WriteBehind<S> {

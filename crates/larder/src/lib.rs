@@ -78,7 +78,7 @@
 //! - `warming`: the module `warming`; `progress-bar` for a bar on a terminal, `cron` for schedules by the clock.
 //! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
 //! - `macros`: the attributes `cached` and `cached_fragment`.
-//! - `metrics`: counters through the `metrics` facade, `larder_events_total{cache, event}`.
+//! - `metrics`: metrics through the `metrics` facade: [`LarderBuilder::publish_metrics`], [`guide::metrics`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -88,7 +88,8 @@ pub use larder_core::{
     BuildError, ByteSize, CacheCounters, CacheStats, Consistency, Eviction, Evictions, IntoName,
     Invalidated, Invalidation, InvalidationEvent, InvalidationFeed, Key, Kind, Larder,
     LarderBuilder, Latency, Lifetime, LoadError, LoadHandle, LogStats, MAX_TAG_BYTES, MemoryStats,
-    Mode, Policy, Reason, Scoped, SecondLevelStats, Selector, Stats, Tag, Target, Tiers, tag,
+    Mode, Policy, Reason, RouteStats, Saved, Scoped, SecondLevelStats, Selector, Stats, Tag,
+    Target, Tiers, WriteBehindStats, tag,
 };
 
 pub mod guide;

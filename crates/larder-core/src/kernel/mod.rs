@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 
 use crate::{
+    background,
     bus::{CommitId, Record},
     engine::{Engine, LoggedRecord},
     entry::{EntryMetadata, IdleTime},
@@ -23,6 +24,7 @@ use crate::{
     key::{Key, Kind, escaped},
     lifetime::Lifetime,
     metrics::LogStats,
+    provenance::Provenance,
     reason::Reason,
     scope::{ScopeOwner, StoreWaits},
     tag::Tag,
@@ -31,6 +33,8 @@ use crate::{
 };
 
 pub use self::fill_loop::{FillRequest, fill_or_wait};
+#[cfg(feature = "metrics")]
+pub use crate::metrics::{Instrument, METRICS, Metric};
 pub use crate::{
     audience::Audience,
     budget::ReservedBytes,
@@ -40,10 +44,12 @@ pub use crate::{
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
-    metrics::{Event, Meter},
+    metrics::{Event, Meter, Route, RouteId, ServedEntry},
+    provenance::{LifetimeCut, LifetimeSource, SourcedTags, TagSource},
     refresh::RefreshPermit,
     refresh_ahead::RefreshAhead,
     registry::{Stamp, Verdict},
+    reports::QueueReport,
     schema::Schema,
     scope::{PartTraits, Scope, ScopeContents, ScopeGuard},
     second_level::StoreLookup,
@@ -67,9 +73,11 @@ pub struct EntryDraft {
     /// Its key.
     pub key: Key,
     /// Its own tags, the most important first.
-    pub tags: Vec<Tag>,
+    pub tags: SourcedTags,
     /// Its lifetime.
     pub lifetime: Lifetime,
+    /// Where its lifetime came from.
+    pub lifetime_source: LifetimeSource,
     /// Its age when it was filled.
     pub age: Duration,
     /// When it was filled.
@@ -230,10 +238,13 @@ impl Kernel {
         Arc::downgrade(&self.engine)
     }
 
-    /// Applies all invalidations that are due, and returns the current moment. Each request calls this before it
-    /// looks an entry up.
+    /// Applies all invalidations that are due, starts the background tasks that do not run, and returns the current
+    /// moment. Each request calls this before it looks an entry up.
     #[inline]
     pub fn tick(&self) -> Moment {
+        if !self.engine.running.all_run() {
+            background::start(&self.engine);
+        }
         self.engine.tick()
     }
 
@@ -475,11 +486,7 @@ impl Kernel {
             return Err(why);
         }
         let mut tags = self.with_own_tags(&draft);
-        for tag in gathered.tags {
-            if !tags.contains(&tag) {
-                tags.push(tag);
-            }
-        }
+        tags.extend(gathered.tags);
         if tags.len() > self.engine.max_tags {
             return Err(Reason::TooManyTags);
         }
@@ -490,13 +497,27 @@ impl Kernel {
         // The age that a value had on arrival does not count against `max_lifetime`.
         let longest = self.engine.max_lifetime.saturating_add(draft.age);
         let mut ends = draft.lifetime.ends(filled, longest, chance);
+        let mut cut = match draft.lifetime.fresh() > longest {
+            true => LifetimeCut::MaxLifetime,
+            false => LifetimeCut::None,
+        };
         if let Some(expiry) = draft.lifetime.expiry() {
-            ends = ends.cut(self.engine.clock.moment(expiry));
+            let expiry = self.engine.clock.moment(expiry);
+            if expiry < ends.fresh_until() {
+                cut = LifetimeCut::Expiry;
+            }
+            ends = ends.cut(expiry);
         }
         if let Some(longest) = draft.tiers.in_memory() {
             ends = ends.leaving(draft.filled, longest);
         }
+        if gathered.stale {
+            cut = LifetimeCut::StalePart;
+        } else if gathered.until < ends.fresh_until() {
+            cut = LifetimeCut::Part;
+        }
         ends = ends.cut(if gathered.stale { draft.filled } else { gathered.until });
+        let (tags, sources) = tags.into_parts();
         let stamp = gathered.oldest.map_or(scope.stamp(), |oldest| oldest.older(scope.stamp()));
         let stamp = restamp(&draft.key, &tags, stamp)?;
         let origins = EntryMetadata {
@@ -506,6 +527,12 @@ impl Kernel {
             stamp,
             marks: self.engine.registry.marks(stamp, &tags),
             tags,
+            provenance: Provenance {
+                tags: sources.into_boxed_slice(),
+                lifetime: draft.lifetime_source,
+                cut,
+                queries: gathered.queries,
+            },
             cost: draft.cost,
             tiers: draft.tiers,
             idle: draft.idle.map(|after| IdleTime { after, read: self.now() }),
@@ -551,6 +578,7 @@ impl Kernel {
             stamp,
             marks: self.engine.registry.marks(stamp, &tags),
             tags,
+            provenance: entry.provenance().clone(),
             cost: entry.cost(),
             tiers: entry.tiers(),
             idle: entry.idle(),
@@ -562,6 +590,21 @@ impl Kernel {
     /// Removes exactly this entry from the first level.
     pub fn remove(&self, entry: &AnyEntry) {
         self.engine.memory.remove(entry);
+    }
+
+    /// Returns the route of a router's template.
+    pub fn route(&self, template: &str) -> Route {
+        self.engine.observer.routes.route(template)
+    }
+
+    /// Asks the servers of the second level how much they store, for [`Stats`](crate::Stats).
+    pub async fn ask_for_usage(&self) {
+        self.engine.reports.ask_for_usage().await;
+    }
+
+    /// Lets a write-behind queue report its state in [`Stats`](crate::Stats), as long as it exists.
+    pub fn add_queue_report(&self, queue: Weak<dyn QueueReport>) {
+        self.engine.reports.add_queue(queue);
     }
 
     /// Returns the counters of a named cache.
@@ -647,24 +690,22 @@ impl Kernel {
     }
 
     /// Returns the tags of an entry: the tags of its draft, its kind and its namespaces.
-    fn with_own_tags(&self, draft: &EntryDraft) -> Vec<Tag> {
+    fn with_own_tags(&self, draft: &EntryDraft) -> SourcedTags {
         let kind = Tag::of_kind(draft.key.kind());
-        let mut tags: Vec<Tag> = Vec::with_capacity(draft.tags.len() + 2);
-        for tag in draft.tags.iter().map(|tag| tag.within(&self.namespace)) {
-            // The tags of a draft may repeat the name of the value.
-            if !tags.contains(&tag) {
-                tags.push(tag);
-            }
-        }
+        // The tags of a draft may repeat the name of the value.
+        let mut tags = SourcedTags::default();
+        tags.extend(draft.tags.iter().map(|(tag, source)| (tag.within(&self.namespace), source)));
+        let mut own = Vec::new();
         if !self.namespace.is_empty() {
-            tags.push(kind.within(&self.namespace));
+            own.push(kind.within(&self.namespace));
         }
         // These are the namespace and the namespaces that enclose it.
         let ends = self.namespace.match_indices('/').map(|(at, _)| at);
         for end in ends.chain(std::iter::once(self.namespace.len()).filter(|end| *end > 0)) {
-            tags.push(Tag::of_namespace(&self.namespace[..end]));
+            own.push(Tag::of_namespace(&self.namespace[..end]));
         }
-        tags.push(kind);
+        own.push(kind);
+        tags.extend(own.into_iter().map(|tag| (tag, TagSource::Larder)));
         tags
     }
 

@@ -19,7 +19,7 @@ use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 
 use self::doorkeeper::Doorkeeper;
 pub(crate) use self::index::Index;
-use crate::{clock::Clock, entry::AnyEntry};
+use crate::{clock::Clock, entry::AnyEntry, metrics::window::Window};
 
 mod doorkeeper;
 mod index;
@@ -47,13 +47,61 @@ pub struct Evictions {
     pub expired: u64,
 }
 
+impl Evictions {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            size: self.size.saturating_sub(earlier.size),
+            expired: self.expired.saturating_sub(earlier.expired),
+        }
+    }
+}
+
+/// The evictions of the first level: how many there were, by cause, and how many a minute ago.
+#[derive(Debug)]
+struct EvictionCounts {
+    size: AtomicU64,
+    expired: AtomicU64,
+    window: Window<Evictions>,
+    clock: Clock,
+}
+
+impl EvictionCounts {
+    fn new(clock: Clock) -> Self {
+        let (size, expired) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { size, expired, window: Window::new(), clock }
+    }
+
+    fn count(&self, cause: &AtomicU64) {
+        self.turn();
+        cause.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn turn(&self) {
+        let now = self.clock.now();
+        if self.window.is_over(now) {
+            self.window.turn(now, || self.all());
+        }
+    }
+
+    fn all(&self) -> Evictions {
+        let [size, expired] =
+            [&self.size, &self.expired].map(|cause| cause.load(Ordering::Relaxed));
+        Evictions { size, expired }
+    }
+
+    fn last_minute(&self) -> Evictions {
+        self.turn();
+        self.all().since(self.window.a_minute_ago())
+    }
+}
+
 /// The first level: the index for lookups, and moka for eviction.
 #[derive(Debug)]
 pub(crate) struct Memory {
     index: Arc<Index>,
     keeper: Cache<Slot, AnyEntry, BuildHasherDefault<AsIs>>,
     doorkeeper: Doorkeeper,
-    causes: Arc<[AtomicU64; 2]>,
+    evictions: Arc<EvictionCounts>,
     capacity: usize,
     stored_since_upkeep: AtomicUsize,
     next_id: AtomicU64,
@@ -63,7 +111,7 @@ impl Memory {
     /// Creates a first level of at most `capacity` bytes.
     pub(crate) fn new(capacity: usize, eviction: Eviction, clock: Clock) -> Self {
         let index = Arc::new(Index::new());
-        let causes = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let evictions = Arc::new(EvictionCounts::new(clock));
         let policy = match eviction {
             Eviction::TinyLfu => EvictionPolicy::tiny_lfu(),
             Eviction::Lru => EvictionPolicy::lru(),
@@ -74,15 +122,15 @@ impl Memory {
             .weigher(|_, entry: &AnyEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .expire_after(UntilGone(clock))
             .eviction_listener({
-                let (index, causes) = (Arc::clone(&index), Arc::clone(&causes));
-                move |_, entry, cause| forget(&index, &causes, &entry, cause)
+                let (index, evictions) = (Arc::clone(&index), Arc::clone(&evictions));
+                move |_, entry, cause| forget(&index, &evictions, &entry, cause)
             })
             .build_with_hasher(BuildHasherDefault::default());
         Self {
             index,
             keeper,
             doorkeeper: Doorkeeper::new(capacity),
-            causes,
+            evictions,
             capacity,
             stored_since_upkeep: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
@@ -197,8 +245,12 @@ impl Memory {
     }
 
     pub(crate) fn evictions(&self) -> Evictions {
-        let [size, expired] = [0, 1].map(|cause: usize| self.causes[cause].load(Ordering::Relaxed));
-        Evictions { size, expired }
+        self.evictions.all()
+    }
+
+    /// Returns the evictions of the last minute, accurate to five seconds.
+    pub(crate) fn evictions_last_minute(&self) -> Evictions {
+        self.evictions.last_minute()
     }
 
     /// Runs moka's pending evictions each time 1/64 of the capacity was stored. moka evicts in batches at times of its
@@ -213,15 +265,15 @@ impl Memory {
 }
 
 /// Removes an entry that moka evicted from the index. The value is dropped outside of all locks of larder.
-fn forget(index: &Index, causes: &[AtomicU64; 2], entry: &AnyEntry, cause: RemovalCause) {
+fn forget(index: &Index, evictions: &EvictionCounts, entry: &AnyEntry, cause: RemovalCause) {
     let cause = match cause {
-        RemovalCause::Size => 0,
-        RemovalCause::Expired => 1,
+        RemovalCause::Size => &evictions.size,
+        RemovalCause::Expired => &evictions.expired,
         // Larder itself caused the removal, and changed the index first.
         RemovalCause::Explicit | RemovalCause::Replaced => return,
     };
     if index.remove(entry) {
-        causes[cause].fetch_add(1, Ordering::Relaxed);
+        evictions.count(cause);
     }
 }
 
@@ -310,6 +362,7 @@ mod tests {
         let key = key.finish().unwrap();
         let stamp = registry.stamp();
         let origins = EntryMetadata {
+            provenance: crate::provenance::Provenance::default(),
             hash: memory.hash(key.as_bytes()),
             id: memory.next_id(),
             ends: Lifetime::fresh_for(Duration::from_secs(60)).ends(

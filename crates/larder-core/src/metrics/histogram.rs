@@ -37,6 +37,16 @@ impl Counts {
         Self(self.0.iter().zip(earlier).map(|(now, then)| now.saturating_sub(then)).collect())
     }
 
+    /// Returns a duration in the middle of each bucket that counted any, with its count.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn durations(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let counted = self.0.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+        counted.map(|(bucket, count)| {
+            let lower = bucket.checked_sub(1).map_or(Duration::ZERO, upper_end);
+            ((lower + upper_end(bucket)) / 2, count)
+        })
+    }
+
     /// Returns the duration that this share of the counted durations does not exceed; zero if no duration was counted.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let total: u64 = self.0.iter().sum();

@@ -9,201 +9,36 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use self::{
-    histogram::Histogram,
-    striped::StripedCounters,
-    window::{CounterValues, Window},
+use self::route::RouteNames;
+#[cfg(feature = "metrics")]
+pub use self::table::{Instrument, METRICS, Metric};
+pub use self::{
+    event::Event,
+    meter::{Meter, ServedEntry},
+    route::{Route, RouteId},
+    stats::{
+        CacheCounters, CacheStats, Latency, LogStats, MemoryStats, RouteStats, Saved,
+        SecondLevelStats, Stats,
+    },
 };
-use crate::{clock::Moment, reason::Reason};
-pub use stats::{
-    CacheCounters, CacheStats, Latency, LogStats, MemoryStats, SecondLevelStats, Stats,
-};
+use crate::clock::Moment;
 
-mod histogram;
+mod event;
+pub(crate) mod histogram;
+mod meter;
+#[cfg_attr(not(feature = "metrics"), path = "publish_absent.rs")]
+pub(crate) mod publish;
+mod route;
 mod stats;
 pub(crate) mod striped;
-mod window;
-
-/// An observer event: an outcome of a request, or a change of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A fresh entry was served from the first level.
-    Hit,
-    /// A fresh entry was served from the second level.
-    SharedHit,
-    /// A stale entry was served while a refresh ran.
-    StaleHit,
-    /// A stale entry was served because the fill failed.
-    StaleOnError,
-    /// No entry could be served; the request went to the origin or the loader.
-    Miss,
-    /// The request was coalesced, that is, served by the fill of another request.
-    Collapsed,
-    /// The request bypassed the cache, for this reason.
-    Bypass(Reason),
-    /// A response or value was stored.
-    Stored,
-    /// A response or value was not stored, for this reason.
-    Refused(Reason),
-    /// A lookup found an entry that an invalidation had reached.
-    Invalid,
-    /// A lookup found an entry whose lifetime had ended.
-    Expired,
-    /// A fill, a refresh or another step failed, for this reason.
-    Failed(Reason),
-}
-
-impl Event {
-    /// Returns the name of the event in counters and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::SharedHit => "shared-hit",
-            Self::StaleHit => "stale-hit",
-            Self::StaleOnError => "stale-on-error",
-            Self::Miss => "miss",
-            Self::Collapsed => "collapsed",
-            Self::Bypass(_) => "bypass",
-            Self::Stored => "stored",
-            Self::Refused(_) => "refused",
-            Self::Invalid => "invalid",
-            Self::Expired => "expired",
-            Self::Failed(_) => "failed",
-        }
-    }
-
-    const fn place(self) -> usize {
-        match self {
-            Self::Hit => 0,
-            Self::SharedHit => 1,
-            Self::StaleHit => 2,
-            Self::StaleOnError => 3,
-            Self::Miss => 4,
-            Self::Collapsed => 5,
-            Self::Bypass(_) => 6,
-            Self::Stored => 7,
-            Self::Refused(_) => 8,
-            Self::Invalid => 9,
-            Self::Expired => 10,
-            Self::Failed(_) => 11,
-        }
-    }
-
-    const fn reason(self) -> Option<Reason> {
-        match self {
-            Self::Bypass(why) | Self::Refused(why) | Self::Failed(why) => Some(why),
-            _ => None,
-        }
-    }
-}
-
-const EVENTS: usize = 12;
-
-/// The counters of one named cache. Counting a hit is one addition to a cache line that few threads share.
-#[derive(Debug)]
-pub struct Meter {
-    name: Arc<str>,
-    events: StripedCounters<EVENTS>,
-    reasons: Mutex<BTreeMap<(&'static str, Reason), u64>>,
-    hits: Histogram,
-    fills: Histogram,
-    window: Window,
-    #[cfg(feature = "metrics")]
-    exported: [metrics::Counter; EVENTS],
-}
-
-impl Meter {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            events: StripedCounters::default(),
-            reasons: Mutex::default(),
-            hits: Histogram::new(),
-            fills: Histogram::new(),
-            window: Window::new(),
-            #[cfg(feature = "metrics")]
-            exported: exported(name),
-        }
-    }
-
-    /// Counts an event.
-    #[inline]
-    pub fn record(&self, event: Event, now: Moment) {
-        if self.window.is_over(now) {
-            self.window.turn(now, || self.reading());
-        }
-        self.events.count(event.place());
-        #[cfg(feature = "metrics")]
-        self.exported[event.place()].increment(1);
-        if !matches!(event, Event::Hit) {
-            self.explain(event);
-        }
-    }
-
-    /// Counts a hit, and measures the duration of one hit in 64, because reading the clock costs as much as the lookup.
-    #[inline]
-    pub fn record_hit(&self, began: Moment, now: impl FnOnce() -> Moment) {
-        self.record(Event::Hit, began);
-        if self.events.of_this_thread(Event::Hit.place()).is_multiple_of(64) {
-            self.hits.record(now().since(began));
-        }
-    }
-
-    /// Records the duration of a fill.
-    pub fn record_fill_time(&self, took: Duration) {
-        self.fills.record(took);
-    }
-
-    fn explain(&self, event: Event) {
-        let name = event.name();
-        let Some(reason) = event.reason() else {
-            tracing::trace!(target: "larder", cache = &*self.name, event = name);
-            return;
-        };
-        tracing::debug!(target: "larder", cache = &*self.name, event = name, reason = reason.as_str());
-        *self.reasons.lock().entry((name, reason)).or_default() += 1;
-    }
-
-    fn reading(&self) -> CounterValues {
-        let events = self.events.sums();
-        CounterValues { events, hits: self.hits.counts(), fills: self.fills.counts() }
-    }
-
-    fn stats(&self, now: Moment) -> CacheStats {
-        if self.window.is_over(now) {
-            self.window.turn(now, || self.reading());
-        }
-        let reading = self.reading();
-        let last_minute = reading.since(&self.window.a_minute_ago());
-        CacheStats::new(&self.name, &reading, &last_minute, &self.reasons.lock())
-    }
-}
-
 #[cfg(feature = "metrics")]
-fn exported(name: &str) -> [metrics::Counter; EVENTS] {
-    const NAMES: [&str; EVENTS] = [
-        "hit",
-        "shared-hit",
-        "stale-hit",
-        "stale-on-error",
-        "miss",
-        "collapsed",
-        "bypass",
-        "stored",
-        "refused",
-        "invalid",
-        "expired",
-        "failed",
-    ];
-    NAMES.map(|event| metrics::counter!("larder_events_total", "cache" => name.to_owned(), "event" => event))
-}
+mod table;
+pub(crate) mod window;
 
 /// The meters of all named caches, and the counters of the larder as a whole.
 #[derive(Debug, Default)]
@@ -211,6 +46,7 @@ pub(crate) struct Observer {
     /// Replaced as a whole for each new name, so that looking a meter up takes no lock.
     meters: ArcSwap<Meters>,
     naming: Mutex<()>,
+    pub(crate) routes: RouteNames,
     invalidations: AtomicU64,
     queued: AtomicU64,
     /// Whether the last invalidation was queued for the log.
@@ -277,27 +113,18 @@ impl Observer {
         tracing::debug!(target: "larder", targets, "a scheduled invalidation takes effect");
     }
 
-    /// Exports how far this process has followed the log. The follower calls this each time it requests the end of the
-    /// log: three times per maximum lag, or per smaller bound of a request.
-    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-    pub(crate) fn followed(&self, log: &LogStats, pending: usize) {
-        #[cfg(feature = "metrics")]
-        {
-            metrics::gauge!("larder_log_lag_seconds").set(log.lag.as_secs_f64());
-            metrics::gauge!("larder_log_applied").set(log.applied as f64);
-            // A change of this gauge shows that the log was replaced. Its value has no other meaning.
-            let epoch = log.epoch.map_or(0, |epoch| epoch.to_bits() as u32);
-            metrics::gauge!("larder_log_epoch").set(f64::from(epoch));
-            metrics::gauge!("larder_invalidations_pending").set(pending as f64);
-        }
-    }
-
     pub(crate) fn invalidations(&self) -> (u64, u64) {
         (self.invalidations.load(Ordering::Relaxed), self.queued.load(Ordering::Relaxed))
     }
 
+    /// Returns all meters.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {
+        self.meters.load().all().cloned().collect()
+    }
+
     pub(crate) fn stats(&self, now: Moment) -> Vec<CacheStats> {
-        self.meters.load().all().map(|meter| meter.stats(now)).collect()
+        self.meters.load().all().map(|meter| CacheStats::of(meter, &self.routes, now)).collect()
     }
 }
 

@@ -4,8 +4,20 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Event, window::CounterValues};
-use crate::{bus::Epoch, memory::Evictions, metrics::histogram::Counts, reason::Reason};
+use super::{
+    Event,
+    histogram::Counts,
+    meter::Meter,
+    route::{RouteCounters, RouteId, RouteNames},
+    window::CounterValues,
+};
+use crate::{
+    bus::Epoch,
+    clock::Moment,
+    memory::Evictions,
+    reason::Reason,
+    reports::{ServerState, ServerUsage, WriteBehindStats},
+};
 
 /// All counters of a larder at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +44,10 @@ pub struct Stats {
     pub values_outside_scopes: u64,
     /// The counters of each named cache.
     pub caches: Vec<CacheStats>,
+    /// The servers of the second level and of the log.
+    pub servers: Vec<ServerState>,
+    /// The write-behind queues.
+    pub queues: Vec<WriteBehindStats>,
 }
 
 impl Stats {
@@ -53,6 +69,8 @@ pub struct MemoryStats {
     pub capacity_bytes: usize,
     /// Entries that it evicted, by cause.
     pub evictions: Evictions,
+    /// Entries that it evicted in the last minute, accurate to five seconds.
+    pub evictions_last_minute: Evictions,
 }
 
 /// Counters of the second level.
@@ -77,6 +95,13 @@ pub struct SecondLevelStats {
     /// Values that were not written because they exceed
     /// [`Store::max_value_bytes`](crate::store::Store::max_value_bytes).
     pub too_large: u64,
+    /// Durations of reads since the start, failed ones included.
+    pub read_time: Latency,
+    /// Durations of writes since the start, failed ones included.
+    pub write_time: Latency,
+    /// What its servers stored when larder last asked them. larder asks every 10 s while it
+    /// [publishes metrics](crate::LarderBuilder::publish_metrics) or while a dashboard is open.
+    pub usage: Option<ServerUsage>,
 }
 
 /// State of the invalidation log, as far as this process has followed it.
@@ -118,6 +143,51 @@ pub struct CacheStats {
     pub refusals: BTreeMap<Reason, u64>,
     /// Failures, by reason.
     pub errors: BTreeMap<Reason, u64>,
+    /// The routes of this cache, if it is a response cache.
+    pub routes: Vec<RouteStats>,
+}
+
+/// Counters of one route in one response cache, since the start.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RouteStats {
+    /// The template of the router, such as `/products/{id}`; `unmatched` for requests of which no router has told a
+    /// template, and `(other)` for all templates beyond the first 510.
+    pub route: String,
+    /// Requests.
+    pub requests: u64,
+    /// Fresh hits in either level.
+    pub hits: u64,
+    /// Fresh hits in the second level, also counted in `hits`.
+    pub shared_hits: u64,
+    /// Stale hits, served while a refresh ran.
+    pub stale_hits: u64,
+    /// Coalesced requests.
+    pub collapsed: u64,
+    /// Requests that went to the origin.
+    pub misses: u64,
+    /// Requests that bypassed the cache.
+    pub bypassed: u64,
+    /// `hits`, `stale_hits` and `collapsed` as a share of these and `misses`: 0 to 1. Bypasses do not count.
+    pub hit_ratio: f64,
+    /// Durations of fills.
+    pub fill_time: Latency,
+    /// The sum of the durations of all fills, in nanoseconds.
+    pub fill_time_total_nanos: u64,
+    /// Responses that were not stored and requests that bypassed the cache, by reason.
+    pub refusals: BTreeMap<Reason, u64>,
+}
+
+/// What the cache saved the origin. Hits in the first level count by a random sample of one in 16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The time that the fills of the served entries took, in microseconds.
+    pub fill_time_micros: u64,
+    /// The queries that ran in these fills.
+    pub queries: u64,
+    /// The bytes of the served bodies and values.
+    pub bytes: u64,
 }
 
 /// Counts of one cache over some time.
@@ -150,10 +220,12 @@ pub struct CacheCounters {
     pub failed: u64,
     /// `hits`, `stale_hits` and `collapsed` as a share of these and `misses`: 0 to 1. Bypasses do not count.
     pub hit_ratio: f64,
-    /// Durations of hits in the first level; one in 64 is measured.
+    /// Durations of hits in the first level; one in 16 is measured.
     pub hit_time: Latency,
     /// Durations of fills.
     pub fill_time: Latency,
+    /// What the cache saved the origin.
+    pub saved: Saved,
 }
 
 /// Quantiles of a duration, in nanoseconds, at most a quarter too long.
@@ -169,23 +241,46 @@ pub struct Latency {
 }
 
 impl CacheStats {
-    pub(super) fn new(
-        name: &str,
-        total: &CounterValues,
-        last_minute: &CounterValues,
-        reasons: &BTreeMap<(&'static str, Reason), u64>,
-    ) -> Self {
+    pub(super) fn of(meter: &Meter, names: &RouteNames, now: Moment) -> Self {
+        let (total, last_minute) = meter.values_and_last_minute(now);
+        let reasons = meter.reasons();
         let of = |event: Event| {
             let named = reasons.iter().filter(|((name, _), _)| *name == event.name());
             named.map(|((_, reason), count)| (*reason, *count)).collect()
         };
+        let routes =
+            meter.routes.all().map(|(route, counters)| RouteStats::of(names, route, counters));
         Self {
-            name: name.to_owned(),
-            total: CacheCounters::new(total),
-            last_minute: CacheCounters::new(last_minute),
+            name: meter.name().to_owned(),
+            total: CacheCounters::new(&total),
+            last_minute: CacheCounters::new(&last_minute),
             bypasses: of(Event::Bypass(ANY)),
             refusals: of(Event::Refused(ANY)),
             errors: of(Event::Failed(ANY)),
+            routes: routes.collect(),
+        }
+    }
+}
+
+impl RouteStats {
+    fn of(names: &RouteNames, route: RouteId, counters: &RouteCounters) -> Self {
+        let [first_level, shared_hits, stale_hits, collapsed, misses, bypassed] =
+            counters.outcomes();
+        let hits = first_level + shared_hits;
+        let saved = hits + stale_hits + collapsed;
+        Self {
+            route: names.name(route).to_string(),
+            requests: saved + misses + bypassed,
+            hits,
+            shared_hits,
+            stale_hits,
+            collapsed,
+            misses,
+            bypassed,
+            hit_ratio: share(saved, misses),
+            fill_time: Latency::new(&counters.fills.counts()),
+            fill_time_total_nanos: nanos(counters.fill_time()),
+            refusals: counters.refusals(),
         }
     }
 }
@@ -197,10 +292,9 @@ impl CacheCounters {
         let hits = of(Event::Hit) + shared_hits;
         let (stale_hits, stale_on_error) = (of(Event::StaleHit), of(Event::StaleOnError));
         let (misses, collapsed) = (of(Event::Miss), of(Event::Collapsed));
-        let saved = hits + stale_hits + collapsed;
-        // This sum leaves out `stale_on_error`, because each of these requests was counted as a miss or a bypass as
-        // well.
-        let all = saved + misses;
+        // `stale_on_error` is left out, because each of these requests was counted as a miss or a bypass as well.
+        let served = hits + stale_hits + collapsed;
+        let [fill_time_micros, queries, bytes] = reading.saved;
         Self {
             hits,
             shared_hits,
@@ -214,15 +308,24 @@ impl CacheCounters {
             invalid: of(Event::Invalid),
             expired: of(Event::Expired),
             failed: of(Event::Failed(ANY)),
-            hit_ratio: if all == 0 { 0.0 } else { saved as f64 / all as f64 },
+            hit_ratio: share(served, misses),
             hit_time: Latency::new(&reading.hits),
             fill_time: Latency::new(&reading.fills),
+            saved: Saved { fill_time_micros, queries, bytes },
         }
     }
 }
 
+/// Returns `served` as a share of these and `misses`; 0 if there are none.
+fn share(served: u64, misses: u64) -> f64 {
+    match served + misses {
+        0 => 0.0,
+        all => served as f64 / all as f64,
+    }
+}
+
 impl Latency {
-    fn new(counts: &Counts) -> Self {
+    pub(crate) fn new(counts: &Counts) -> Self {
         let [p50_nanos, p95_nanos, p99_nanos] =
             [0.5, 0.95, 0.99].map(|share| nanos(counts.quantile(share)));
         Self { p50_nanos, p95_nanos, p99_nanos }

@@ -23,13 +23,13 @@ impl<const N: usize> StripedCounters<N> {
     /// Adds one to the counter at `place`.
     #[inline]
     pub(crate) fn count(&self, place: usize) {
-        self.mine()[place].fetch_add(1, Ordering::Relaxed);
+        self.add(place, 1);
     }
 
-    /// Returns the count at `place` of all threads that share the stripe of this thread.
+    /// Adds a number to the counter at `place`.
     #[inline]
-    pub(crate) fn of_this_thread(&self, place: usize) -> u64 {
-        self.mine()[place].load(Ordering::Relaxed)
+    pub(crate) fn add(&self, place: usize, number: u64) {
+        self.mine()[place].fetch_add(number, Ordering::Relaxed);
     }
 
     /// Returns the counts of all threads.

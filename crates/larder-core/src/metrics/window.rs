@@ -4,6 +4,7 @@
 //! costs one addition, not one addition for each window.
 
 use std::{
+    array,
     collections::VecDeque,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -11,41 +12,44 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{EVENTS, histogram::Counts};
+use super::{event::EVENTS, histogram::Counts, meter::SAVED};
 use crate::clock::Moment;
 
 const STEP: Duration = Duration::from_secs(5);
 const STEPS: usize = 12;
 
-/// The values of the counters at one moment.
+/// The values of the counters of a cache at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CounterValues {
     pub(crate) events: [u64; EVENTS],
+    pub(crate) saved: [u64; SAVED],
     pub(crate) hits: Counts,
     pub(crate) fills: Counts,
 }
 
 impl CounterValues {
     pub(crate) fn since(&self, earlier: &Self) -> Self {
-        let mut events = self.events;
-        for (now, then) in events.iter_mut().zip(earlier.events) {
-            *now -= then;
-        }
         Self {
-            events,
+            events: difference(self.events, earlier.events),
+            saved: difference(self.saved, earlier.saved),
             hits: self.hits.since(&earlier.hits),
             fills: self.fills.since(&earlier.fills),
         }
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Window {
-    ends: AtomicU64,
-    noted: Mutex<VecDeque<(Moment, CounterValues)>>,
+fn difference<const N: usize>(now: [u64; N], then: [u64; N]) -> [u64; N] {
+    array::from_fn(|place| now[place].saturating_sub(then[place]))
 }
 
-impl Window {
+/// Readings of counters, one for each five seconds of the last minute.
+#[derive(Debug)]
+pub(crate) struct Window<T> {
+    ends: AtomicU64,
+    noted: Mutex<VecDeque<(Moment, T)>>,
+}
+
+impl<T: Clone + Default> Window<T> {
     pub(crate) fn new() -> Self {
         Self { ends: AtomicU64::new(0), noted: Mutex::default() }
     }
@@ -56,7 +60,7 @@ impl Window {
     }
 
     /// Saves a reading, unless another thread has just saved one.
-    pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> CounterValues) {
+    pub(crate) fn turn(&self, now: Moment, reading: impl FnOnce() -> T) {
         let mut noted = self.noted.lock();
         if !self.is_over(now) {
             return;
@@ -71,9 +75,9 @@ impl Window {
     }
 
     /// Returns the reading of a minute ago; zeros within the first minute.
-    pub(crate) fn a_minute_ago(&self) -> CounterValues {
+    pub(crate) fn a_minute_ago(&self) -> T {
         let noted = self.noted.lock();
-        let Some((latest, _)) = noted.back() else { return CounterValues::default() };
+        let Some((latest, _)) = noted.back() else { return T::default() };
         let old = |at: Moment| latest.since(at) >= STEP * STEPS as u32;
         noted
             .iter()

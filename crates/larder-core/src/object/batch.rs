@@ -388,7 +388,7 @@ where
             }
             SlotState::Stale(entry, value) => {
                 slot.call.add_to_whole(&entry, true);
-                slot.call.record(Event::StaleHit, slot.call.began);
+                slot.call.record_served(Event::StaleHit, &entry, slot.call.began);
                 due.push((slot.name, slot.call, entry));
                 value
             }

@@ -22,8 +22,9 @@ use crate::{
     kernel::{EntryDraft, FillRequest as _, Kernel, fill_or_wait},
     key::{IntoName, Key, KeyBuf, Kind, MAX_KEY_BYTES},
     lifetime::Lifetime,
-    metrics::{Event, Meter},
+    metrics::{Event, Meter, ServedEntry},
     policy::Policy,
+    provenance::{LifetimeSource, SourcedTags, TagSource},
     reason::Reason,
     registry::Stamp,
     scope::{PartTraits, Scope, ScopeContents, ScopeOwner},
@@ -202,6 +203,11 @@ impl<T: CacheValue> Call<'_, T> {
         self.metered(|meter| meter.record(event, now));
     }
 
+    /// Counts a call that was served an entry by another outcome than a plain hit.
+    pub(super) fn record_served(&self, event: Event, entry: &AnyEntry, now: Moment) {
+        self.metered(|meter| meter.record_served(event, ServedEntry::of(entry), now));
+    }
+
     /// Looks the key up in the first level. If the caller uses the entry, it has to record the event and add the entry
     /// to the scope.
     pub(super) fn look<A: Answer<Value = T>, E>(&self) -> Result<LookupResult<A>, LoadError<E>> {
@@ -234,7 +240,11 @@ impl<T: CacheValue> Call<'_, T> {
         self.add_to_whole(entry, false);
         self.kernel.slide(entry);
         self.kernel.note_hit(entry);
-        self.metered(|meter| meter.record_hit(self.began, || self.kernel.now()));
+        self.metered(|meter| {
+            if meter.record_hit(None, self.began) {
+                meter.sample(ServedEntry::of(entry), self.kernel.now().since(self.began));
+            }
+        });
         value
     }
 
@@ -431,7 +441,7 @@ impl<T: CacheValue> Call<'_, T> {
     {
         leader.finish(FlightResult::Withdrawn);
         self.add_to_whole(entry, true);
-        self.record(Event::StaleHit, self.began);
+        self.record_served(Event::StaleHit, entry, self.began);
         // The refresh has the stamp of this call, which is older than the lookup.
         self.refresh::<A, E, F, Fut>(entry, load);
         value
@@ -439,7 +449,7 @@ impl<T: CacheValue> Call<'_, T> {
 
     /// Ends the fill with the entry from the second level.
     pub(super) fn fetched<A>(&self, leader: Leader, entry: AnyEntry, value: A) -> FillOutcome<A> {
-        self.record(Event::SharedHit, self.began);
+        self.record_served(Event::SharedHit, &entry, self.began);
         self.kernel.slide(&entry);
         leader.finish(FlightResult::Filled(entry.clone()));
         FillOutcome::Stored(value, entry)
@@ -555,7 +565,7 @@ impl<T: CacheValue> Call<'_, T> {
             }
         };
         let now = self.kernel.now();
-        self.metered(|meter| meter.record_fill_time(now.since(self.began)));
+        self.metered(|meter| meter.record_fill_time(now.since(self.began), None));
         let object = self.spec.object(content);
         let value = A::of(&object).expect(LOADED);
         let options = fill.options();
@@ -642,7 +652,7 @@ impl<T: CacheValue> Call<'_, T> {
     /// finally have to load for itself. A value that was stored before stays. Callers do not use it for reasons that
     /// may not apply to the next value, so that single flight continues.
     fn remember_refusal(&self, now: Moment) {
-        let tags = vec![self.own_tag()];
+        let tags = SourcedTags::of(TagSource::Larder, [self.own_tag()]);
         self.remember(REFUSED, tags, REFUSAL_TIME, now, &self.kernel.open_scope(), RefusalNote);
     }
 
@@ -671,7 +681,7 @@ impl<T: CacheValue> Call<'_, T> {
     fn remember(
         &self,
         note: &[u8],
-        tags: Vec<Tag>,
+        tags: SourcedTags,
         time: Duration,
         now: Moment,
         scope: &Scope,
@@ -682,6 +692,7 @@ impl<T: CacheValue> Call<'_, T> {
             key,
             tags,
             lifetime: Lifetime::fresh_for(time),
+            lifetime_source: LifetimeSource::Larder,
             age: Duration::ZERO,
             filled: now,
             cost: Duration::ZERO,
@@ -719,8 +730,15 @@ impl<T: CacheValue> Call<'_, T> {
     }
 
     /// Returns the own tags of the value.
-    pub(super) fn tags(&self, options: &LoadOptions) -> Vec<Tag> {
-        std::iter::once(self.own_tag()).chain(options.tags.iter().cloned()).collect()
+    pub(super) fn tags(&self, options: &LoadOptions) -> SourcedTags {
+        // larder-sql reads the tags of a query from its statement.
+        let source = |tag| match self.kind {
+            Kind::Query if !self.policy.tags.contains(tag) => TagSource::Statement,
+            _ => TagSource::Handler,
+        };
+        let mut tags = SourcedTags::of(TagSource::Larder, [self.own_tag()]);
+        tags.extend(options.tags.iter().map(|tag| (tag.clone(), source(tag))));
+        tags
     }
 
     pub(super) fn store(
@@ -747,17 +765,21 @@ impl<T: CacheValue> Call<'_, T> {
             return Err(why);
         }
         let changes = self.changes(&object, options, filled);
-        let lifetime = options.lifetime.unwrap_or_else(|| match (&changes, object.content()) {
-            (_, None) => self.policy.negative_lifetime(),
-            (Some(changes), Some(_)) => self.policy.lifetime.with_fresh(changes.fresh()),
-            (None, Some(_)) => self.policy.lifetime,
-        });
+        let (lifetime, lifetime_source) = match (options.lifetime, &changes, object.content()) {
+            (Some(lifetime), ..) => (lifetime, LifetimeSource::Loader),
+            (None, _, None) => (self.policy.negative_lifetime(), LifetimeSource::Absent),
+            (None, Some(changes), Some(_)) => {
+                (self.policy.lifetime.with_fresh(changes.fresh()), LifetimeSource::Adaptive)
+            }
+            (None, None, Some(_)) => (self.policy.lifetime, LifetimeSource::Policy),
+        };
         let tiers = self.policy.tiers;
         let can_leave = self.spec.format.schema.is_some();
         let draft = EntryDraft {
             key: self.key.clone(),
             tags: self.tags(options),
             lifetime,
+            lifetime_source,
             age: Duration::ZERO,
             filled,
             cost: filled.since(self.began),
@@ -916,9 +938,9 @@ impl<T: CacheValue> Call<'_, T> {
 
     /// Returns the contents of a value that is not stored, for the enclosing scope.
     pub(super) fn unstored(&self, fill: &LoadHandle, scope: &Scope, why: Reason) -> UnstoredValue {
-        let own = std::iter::once(self.own_tag()).chain(fill.options().tags);
+        let own = self.tags(&fill.options());
         let mut gathered = scope.gathered();
-        gathered.tags.extend(own.map(|tag| self.kernel.own_tag(&tag)));
+        gathered.tags.extend(own.iter().map(|(tag, source)| (self.kernel.own_tag(tag), source)));
         gathered.private |= self.scope.audience() == Audience::Unknown && !self.policy.shared;
         UnstoredValue { gathered: Box::new(gathered), why }
     }
@@ -939,7 +961,8 @@ impl<T: CacheValue> Call<'_, T> {
     /// Adds the tag of the name to the enclosing scope: a page that shows that a value is not there changes once the
     /// value is stored after a write.
     pub(super) fn depend_on_absence(&self) {
-        self.scope.add_tags([self.kernel.own_tag(&self.own_tag())]);
+        let source = TagSource::of_part(self.kind);
+        self.scope.add_tags(source, [self.kernel.own_tag(&self.own_tag())]);
         let is_unknown = !self.policy.shared && self.scope.audience() == Audience::Unknown;
         let traits = self.part_traits(false);
         self.scope.add_audience(PartTraits { private: traits.private || is_unknown, ..traits });

@@ -20,6 +20,7 @@ use crate::{
     key::{IntoName, Kind},
     metrics::Event,
     policy::Policy,
+    provenance::TagSource,
     reason::Reason,
     scope::{Scope, ScopeOwner},
 };
@@ -212,7 +213,8 @@ impl ReadPoint {
             Err(why) => {
                 call.record(Event::Refused(why), self.kernel.now());
                 call.depend_on_absence();
-                call.scope.add_tags(options.tags.iter().map(|tag| self.kernel.own_tag(tag)));
+                let own = options.tags.iter().map(|tag| self.kernel.own_tag(tag));
+                call.scope.add_tags(TagSource::Handler, own);
                 why
             }
         };

@@ -52,7 +52,7 @@ where
             }
             Ok(LookupResult::Stale(entry, value)) => {
                 call.add_to_whole(&entry, true);
-                call.record(Event::StaleHit, call.began);
+                call.record_served(Event::StaleHit, &entry, call.began);
                 let load = self.load.take().expect("a loader is taken once, at the end");
                 call.refresh::<A, E, F, Fut>(&entry, load);
                 return Some(Ok(value));
@@ -109,7 +109,7 @@ where
             Err(error) => return Some(Err(error)),
         };
         self.call.add_to_whole(entry, false);
-        self.call.record(Event::Collapsed, self.call.kernel.now());
+        self.call.record_served(Event::Collapsed, entry, self.call.kernel.now());
         Some(Ok(value))
     }
 

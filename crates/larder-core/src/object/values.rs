@@ -470,7 +470,7 @@ impl<T: Send + Sync + 'static> Values<T> {
             call.depend_on_absence();
             return None;
         };
-        call.record(Event::SharedHit, call.began);
+        call.record_served(Event::SharedHit, &entry, call.began);
         call.add_to_whole(&entry, false);
         self.kernel.slide(&entry);
         Option::<Arc<T>>::of_entry(&entry)?

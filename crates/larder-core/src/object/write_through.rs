@@ -306,7 +306,8 @@ struct InvalidateOnDrop<'a, T: Send + Sync + 'static> {
 
 impl<T: Send + Sync + 'static> InvalidateOnDrop<'_, T> {
     fn targets(&self) -> Vec<Target> {
-        let own = self.call.tags(&self.handle.fill.options()).into_iter().map(Target::tag);
+        let own = self.call.tags(&self.handle.fill.options()).into_iter();
+        let own = own.map(|(tag, _)| Target::tag(tag));
         own.chain(self.handle.targets.lock().iter().cloned()).collect()
     }
 

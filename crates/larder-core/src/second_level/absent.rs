@@ -39,6 +39,13 @@ impl SecondLevelOptions {
 }
 
 impl SecondLevel {
+    #[cfg(feature = "metrics")]
+    pub(crate) fn times(
+        &self,
+    ) -> (crate::metrics::histogram::Counts, crate::metrics::histogram::Counts) {
+        match *self {}
+    }
+
     pub(crate) fn stats(&self) -> SecondLevelStats {
         match *self {}
     }

@@ -25,7 +25,7 @@ use crate::{
     envelope::{Codec, EnvelopeContents, EnvelopeError, Header},
     key::Key,
     lifetime::Ends,
-    metrics::{SecondLevelStats, striped::StripedCounters},
+    metrics::{Latency, SecondLevelStats, histogram::Histogram, striped::StripedCounters},
     registry::{Stamp, TagMarks, Verdict},
     schema::Schema,
     scope::{Scope, StoreWaits},
@@ -70,6 +70,8 @@ pub(crate) struct SecondLevel {
     /// The entries that are being written, by their ids; the write has ended when the sender is dropped.
     under_way: Mutex<HashMap<u64, watch::Receiver<()>>>,
     counts: StripedCounters<COUNTED>,
+    read_times: Histogram,
+    write_times: Histogram,
     wait_limit: Duration,
     /// Limits the warning that entries that require sealing are stored in the first level only to one line.
     warned_of_keys: Once,
@@ -102,9 +104,19 @@ impl SecondLevel {
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             under_way: Mutex::default(),
             counts: StripedCounters::default(),
+            read_times: Histogram::new(),
+            write_times: Histogram::new(),
             wait_limit,
             warned_of_keys: Once::new(),
         }
+    }
+
+    /// Returns the durations of reads and of writes.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn times(
+        &self,
+    ) -> (crate::metrics::histogram::Counts, crate::metrics::histogram::Counts) {
+        (self.read_times.counts(), self.write_times.counts())
     }
 
     pub(crate) fn stats(&self) -> SecondLevelStats {
@@ -119,6 +131,9 @@ impl SecondLevel {
             dropped: of(Count::Dropped),
             lossy: of(Count::Lossy),
             too_large: of(Count::TooLarge),
+            read_time: Latency::new(&self.read_times.counts()),
+            write_time: Latency::new(&self.write_times.counts()),
+            usage: None,
         }
     }
 
@@ -273,6 +288,7 @@ impl SecondLevel {
             ends,
             stamp,
             marks: TagMarks::new(stamp, &places),
+            provenance: header.provenance(),
             tags: header.tags,
             cost: header.cost,
             tiers,
@@ -351,6 +367,8 @@ impl SecondLevel {
             idle: entry.idle().map(|idle| (idle.after, idle.read.since(ends.filled))),
             cost: entry.cost(),
             tags: entry.tags().to_vec(),
+            sources: entry.provenance().into(),
+            queries: entry.queries(),
         };
         let bytes = self.codec.seal(entry.key(), &header, &payload)?;
         if self.store.max_value_bytes().is_some_and(|most| bytes.len() > most) {
@@ -361,7 +379,11 @@ impl SecondLevel {
     }
 
     async fn write(&self, name: &str, bytes: Bytes, lifetime: Duration) {
-        match tokio::time::timeout(WRITE_DEADLINE, self.store.set(name, bytes, lifetime)).await {
+        let began = Instant::now();
+        let written =
+            tokio::time::timeout(WRITE_DEADLINE, self.store.set(name, bytes, lifetime)).await;
+        self.write_times.record(began.elapsed());
+        match written {
             Ok(written) => self.note(written),
             Err(_) => self.count(Count::Error),
         }
@@ -474,11 +496,13 @@ impl SecondLevel {
             Some(deadline) if deadline <= left => Some(read().await),
             _ => tokio::time::timeout(self.deadline().min(left), read()).await.ok(),
         };
+        let took = began.elapsed();
+        self.read_times.record(took);
         if answer.is_none() {
             self.count(Count::Error);
         }
         if let (true, Some(waits)) = (answer.as_ref().is_none_or(has_failed), waits) {
-            waits.add(began.elapsed());
+            waits.add(took);
         }
         answer
     }

@@ -15,6 +15,8 @@ mod batches;
 mod events;
 mod herds;
 mod lifetimes;
+#[cfg(feature = "metrics")]
+mod published_metrics;
 mod values;
 mod write_through;
 

@@ -12,7 +12,9 @@ use larder_core::kernel::Scope;
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
-use super::{answer::cache_status::add_status, context::CacheContext};
+use super::{
+    answer::cache_status::add_status, context::CacheContext, request_outcome::RequestOutcome,
+};
 use crate::{body::CacheBody, layer_future::LayerFuture};
 
 /// The response future of a [`ResponseCache`](super::ResponseCache).
@@ -27,6 +29,7 @@ pin_project! {
         scope: Scope,
         context: Arc<CacheContext>,
         status: CacheStatus<'static>,
+        outcome: RequestOutcome,
     }
 }
 
@@ -36,8 +39,9 @@ impl<F> BypassFuture<F> {
         scope: Scope,
         context: Arc<CacheContext>,
         status: CacheStatus<'static>,
+        outcome: RequestOutcome,
     ) -> Pin<Box<Self>> {
-        Box::pin(Self { future, scope, context, status })
+        Box::pin(Self { future, scope, context, status, outcome })
     }
 }
 
@@ -50,8 +54,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let entered = this.scope.enter();
-        let response = ready!(this.future.poll(cx))?;
+        let response = ready!(this.future.poll(cx));
         drop(entered);
+        this.outcome.count();
+        let response = response?;
         let mut response = response.map(|body| CacheBody::scoped(body, this.scope.clone()));
         add_status(this.context.extras, response.headers_mut(), *this.status, "bypass");
         this.context.header_interner.add_vary(response.headers_mut());

@@ -24,6 +24,7 @@ use super::{
     fill::{Fill, InFlightResponse, partial, shared_error::SharedFailure},
     options::WriteCheck,
     overrides::ResponseOverrides,
+    request_outcome::RequestOutcome,
     stored::{
         self, aged,
         no_vary_search::SearchKey,
@@ -64,6 +65,7 @@ pub(super) struct Lookup {
     pub(super) final_head: Option<FinalHead>,
     /// The checks that run after the handler and decide whether the response is stored.
     pub(super) written: Arc<[WriteCheck]>,
+    pub(super) outcome: Arc<RequestOutcome>,
     /// The enclosing invalidation layer, which does not enclose the task of a fill.
     pub(super) requested: Option<PendingInvalidations>,
 }
@@ -245,7 +247,11 @@ impl Lookup {
                 identified: self.request_key.facts.identified && !hidden,
                 partitioned: self.request_key.partitioned,
             },
-            overrides: ResponseOverrides::new(&self.context.kernel, &scope),
+            overrides: ResponseOverrides::new(
+                &self.context.kernel,
+                &scope,
+                self.outcome.route.clone(),
+            ),
             scope,
             why,
             began: self.began,
@@ -477,7 +483,7 @@ impl Lookup {
         event: Event,
         detail: Option<&str>,
     ) -> Response<CacheBody<R>> {
-        self.record(event);
+        self.record_served(event, entry);
         self.noted(entry, CacheStatus { detail, ..own_status(Handling::Hit) }, "stale")
     }
 
@@ -513,5 +519,14 @@ impl Lookup {
 
     pub(super) fn record(&self, event: Event) {
         self.context.meter.record(event, self.context.kernel.now());
+        self.outcome.note(event);
+    }
+
+    /// Counts a request that was served this entry by another outcome than a plain hit.
+    pub(super) fn record_served(&self, event: Event, entry: &AnyEntry) {
+        let (meter, now) = (&self.context.meter, self.context.kernel.now());
+        meter.record_served(event, stored::served(entry), now);
+        self.outcome.note(event);
+        self.outcome.note_entry(entry);
     }
 }

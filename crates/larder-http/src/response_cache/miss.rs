@@ -22,10 +22,12 @@ use super::{
     context::{CacheContext, RequestKey},
     fill::{Answer, Fill, after, shared_error::SharedFailure, storage_decision::is_error},
     lookup::{Lookup, LookupResult},
+    request_outcome::RequestOutcome,
+    route_note::RouteNote,
     stored,
 };
 use crate::{
-    address::Head,
+    address::{Head, matched_route},
     body::{BoxError, CacheBody},
     conditional,
     invalidation::PendingInvalidations,
@@ -72,6 +74,11 @@ where
             (false, Some(_)) => key.with_part(b" unknown field").ok()?,
             (false, None) => key.clone(),
         };
+        let route = RouteNote::default();
+        if let Some(template) = matched_route(request.extensions()) {
+            route.note(kernel, template);
+        }
+        let outcome = Arc::new(RequestOutcome::new(&context.meter, route));
         let head = Head::from(&request);
         let directives = if request_key.facts.directives {
             RequestDirectives::of(head.headers)
@@ -106,20 +113,28 @@ where
             unknown_field,
             final_head: request.extensions().get().cloned(),
             written: context.written(request.extensions()),
+            outcome,
             requested: PendingInvalidations::current(),
         };
         Some(Self { lookup, inner: Some(inner), request: Some(request) })
     }
 
-    /// Answers the request.
-    pub(super) async fn serve(mut self) -> Answer<R, S::Error> {
+    /// Answers the request, and counts its outcome.
+    pub(super) async fn serve(self) -> Answer<R, S::Error> {
+        let outcome = Arc::clone(&self.lookup.outcome);
+        let answer = self.answer().await;
+        outcome.count();
+        answer
+    }
+
+    async fn answer(mut self) -> Answer<R, S::Error> {
         let consistency = self.lookup.context.options.consistency;
         if consistency != Consistency::Eventual || self.lookup.scope.distrusts() {
             let caught_up = self.lookup.context.kernel.catch_up(consistency).await;
             if !caught_up || self.lookup.scope.distrusts() {
                 if self.lookup.directives.only_if_cached {
-                    let now = self.lookup.context.kernel.now();
-                    return Ok(self.lookup.context.nothing_stored(now));
+                    self.lookup.record(Event::Bypass(Reason::OnlyIfCached));
+                    return Ok(self.lookup.context.nothing_stored());
                 }
                 self.lookup.scope = self.lookup.scope.clone().distrusting();
                 let plan = ForwardPlan::of(&self.lookup, Forward::Bypass, None);
@@ -154,7 +169,7 @@ where
                 let answer = self.lookup.answer_from(&entry);
                 let context = &self.lookup.context;
                 context.kernel.note_hit(&entry);
-                context.count_hit(self.lookup.began);
+                context.count_hit(&entry, self.lookup.began);
                 if context.options.is_due(&entry, context.kernel.now())
                     && directives.allow_refreshing()
                 {
@@ -183,15 +198,15 @@ where
                     && let Some((entry, answer)) = self.lookup.answer_from_part()
                 {
                     self.lookup.context.kernel.note_hit(&entry);
-                    self.lookup.context.count_hit(self.lookup.began);
+                    self.lookup.context.count_hit(&entry, self.lookup.began);
                     return ControlFlow::Break(answer);
                 }
                 ForwardPlan::of(&self.lookup, why, None)
             }
         };
         if directives.only_if_cached {
-            let now = self.lookup.context.kernel.now();
-            return ControlFlow::Break(self.lookup.context.nothing_stored(now));
+            self.lookup.record(Event::Bypass(Reason::OnlyIfCached));
+            return ControlFlow::Break(self.lookup.context.nothing_stored());
         }
         ControlFlow::Continue(plan)
     }
@@ -225,7 +240,7 @@ where
             if let LookupResult::Fresh(entry) = self.lookup.look()
                 && self.meets(&entry)
             {
-                self.lookup.record(Event::Collapsed);
+                self.lookup.record_served(Event::Collapsed, &entry);
                 leader.finish(FlightResult::Filled(entry.clone()));
                 return Ok(self.lookup.collapsed(&entry, plan.why));
             }
@@ -295,7 +310,7 @@ where
     /// Ends the fill with the entry from the second level.
     fn fetched(&self, leader: Leader, entry: &AnyEntry) -> Response<CacheBody<R>> {
         leader.finish(FlightResult::Filled(entry.clone()));
-        self.lookup.record(Event::SharedHit);
+        self.lookup.record_served(Event::SharedHit, entry);
         self.lookup.answer_from(entry)
     }
 
@@ -498,7 +513,7 @@ where
     fn take(&mut self, entry: &AnyEntry) -> Option<Self::Output> {
         let lookup = &self.miss.lookup;
         lookup.is_mine(entry).then(|| {
-            lookup.record(Event::Collapsed);
+            lookup.record_served(Event::Collapsed, entry);
             Ok(lookup.collapsed(entry, self.plan.why))
         })
     }
@@ -511,7 +526,7 @@ where
         let lookup = &self.miss.lookup;
         let (why, selected) = match lookup.look() {
             LookupResult::Fresh(entry) if self.miss.meets(&entry) => {
-                lookup.record(Event::Collapsed);
+                lookup.record_served(Event::Collapsed, &entry);
                 return Some(Ok(lookup.collapsed(&entry, self.plan.why)));
             }
             LookupResult::Fresh(entry)

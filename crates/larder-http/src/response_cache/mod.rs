@@ -12,6 +12,8 @@ mod options;
 mod overrides;
 mod refresh;
 mod request;
+mod request_outcome;
+mod route_note;
 mod service;
 mod stale_if_error;
 mod stored;

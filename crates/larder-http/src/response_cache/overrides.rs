@@ -10,6 +10,8 @@ use larder_core::{
 use larder_semantics::fields;
 use parking_lot::Mutex;
 
+use super::route_note::RouteNote;
+
 /// The choices of a handler for the response to one request. The response cache puts this value into the extensions of
 /// every request that it forwards; without a response cache, the choices have no effect.
 #[derive(Clone, Debug)]
@@ -19,6 +21,7 @@ pub struct ResponseOverrides(Arc<Inner>);
 struct Inner {
     kernel: Kernel,
     scope: Scope,
+    route: RouteNote,
     override_values: Mutex<OverrideValues>,
 }
 
@@ -35,9 +38,28 @@ pub(super) struct OverrideValues {
 }
 
 impl ResponseOverrides {
-    pub(super) fn new(kernel: &Kernel, scope: &Scope) -> Self {
+    pub(super) fn new(kernel: &Kernel, scope: &Scope, route: RouteNote) -> Self {
         let (kernel, scope) = (kernel.clone(), scope.clone());
-        Self(Arc::new(Inner { kernel, scope, override_values: Mutex::default() }))
+        Self(Arc::new(Inner { kernel, scope, route, override_values: Mutex::default() }))
+    }
+
+    /// Notes the route that a router inside of the cache has matched, by its template such as `/products/{id}`. Metrics
+    /// count the request for this route, and the stored response carries it, so that they count its hits too.
+    pub fn note_route(&self, template: &str) {
+        self.0.route.note(&self.0.kernel, template);
+    }
+
+    /// Notes the route that axum has matched, if these are the extensions of a request inside of a cache and of a router.
+    #[cfg(feature = "axum")]
+    pub fn note_matched_path(extensions: &http::Extensions) {
+        let around = extensions.get::<Self>();
+        if let Some((around, template)) = around.zip(crate::address::matched_route(extensions)) {
+            around.note_route(template);
+        }
+    }
+
+    pub(super) fn route(&self) -> &RouteNote {
+        &self.0.route
     }
 
     /// Returns the kernel of the larder that the response cache uses.

@@ -23,10 +23,12 @@ use super::{
     miss::CacheMiss,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
+    request_outcome::RequestOutcome,
+    route_note::RouteNote,
     warm_request::WarmRequest,
 };
 use crate::{
-    address::Head,
+    address::{Head, matched_route},
     body::{BoxError, CacheBody},
     ready::take_ready,
 };
@@ -62,6 +64,8 @@ impl<S> ResponseCache<S> {
         R::Error: Into<BoxError>,
     {
         context.meter.record(Event::Bypass(why), context.kernel.now());
+        let outcome = RequestOutcome::new(&context.meter, route_of(context, &request));
+        outcome.note(Event::Bypass(why));
         let facts = context.facts(request.headers());
         let scope = match why {
             // Values that are read inside are part of the response that the enclosing cache stores.
@@ -75,7 +79,7 @@ impl<S> ResponseCache<S> {
                 ))
             }
         };
-        insert_overrides(context, &mut request, why, &scope);
+        insert_overrides(context, &mut request, why, &scope, &outcome.route);
         let forward = if why == Reason::Method { Forward::Method } else { Forward::Bypass };
         let handling = Handling::Forward { why: forward, stored: false, collapsed: false };
         // `fwd=method` already names the reason.
@@ -93,6 +97,7 @@ impl<S> ResponseCache<S> {
             scope,
             Arc::clone(context),
             status,
+            outcome,
         ));
         match from_post {
             None => forwarded,
@@ -136,6 +141,18 @@ impl<S> ResponseCache<S> {
     }
 }
 
+/// Returns the route of a request that is not looked up: the route that a router has matched, or the note that an
+/// enclosing cache reads.
+fn route_of<B>(context: &CacheContext, request: &Request<B>) -> RouteNote {
+    let extensions = request.extensions();
+    let around = extensions.get::<ResponseOverrides>().map(|around| around.route().clone());
+    let route = around.unwrap_or_default();
+    if let Some(template) = matched_route(extensions) {
+        route.note(&context.kernel, template);
+    }
+    route
+}
+
 /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, the request
 /// has them already: then this passes the options of this layer to that cache for [`Reason::Nested`], and prevents
 /// that cache from storing the response for any other reason.
@@ -144,10 +161,11 @@ fn insert_overrides<B>(
     request: &mut Request<B>,
     why: Reason,
     scope: &Scope,
+    route: &RouteNote,
 ) {
     let extensions = request.extensions_mut();
     let Some(around) = extensions.get::<ResponseOverrides>() else {
-        extensions.insert(ResponseOverrides::new(&context.kernel, scope));
+        extensions.insert(ResponseOverrides::new(&context.kernel, scope, route.clone()));
         return;
     };
     match why {
@@ -183,7 +201,7 @@ where
             Admission::Lookup(request_key)
                 if warm.is_some_and(|warm| warm.needs_partition) && !request_key.partitioned =>
             {
-                context.meter.record(Event::Bypass(Reason::Identity), began);
+                context.record_own(&request, Reason::Identity, began);
                 let text =
                     "a response that is warmed for a principal has to belong to a partition\n";
                 let refused = context.refused(StatusCode::FORBIDDEN, text, Reason::Identity);
@@ -192,7 +210,7 @@ where
             Admission::Lookup(request_key) => request_key,
             Admission::Bypass(why) if is_warming && why != Reason::Nested => {
                 // The handler may act on each request, such as a page that signs out.
-                context.meter.record(Event::Bypass(why), began);
+                context.record_own(&request, why, began);
                 let text = "a request that bypasses the cache does not warm it\n";
                 return ResponseCacheFuture::ready(context.refused(
                     StatusCode::FORBIDDEN,
@@ -202,10 +220,11 @@ where
             }
             Admission::Bypass(why) => return Self::forward(&mut self.inner, context, request, why),
             Admission::OnlyIfCached => {
-                return ResponseCacheFuture::ready(context.nothing_stored(began));
+                context.record_own(&request, Reason::OnlyIfCached, began);
+                return ResponseCacheFuture::ready(context.nothing_stored());
             }
             Admission::Ambiguous => {
-                context.meter.record(Event::Bypass(Reason::AmbiguousHost), began);
+                context.record_own(&request, Reason::AmbiguousHost, began);
                 let text = "the request must name exactly one valid host\n";
                 let answer = context.refused(StatusCode::BAD_REQUEST, text, Reason::AmbiguousHost);
                 return ResponseCacheFuture::ready(answer);

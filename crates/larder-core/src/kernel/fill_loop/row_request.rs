@@ -10,6 +10,7 @@ use crate::{
     kernel::{EntryDraft, EntryState, Kernel},
     key::{Key, Kind},
     lifetime::Lifetime,
+    provenance::{LifetimeSource, SourcedTags, TagSource},
     reason::Reason,
     scope::Scope,
     tag::Tag,
@@ -103,8 +104,9 @@ impl RowRequest {
         let minute = Duration::from_secs(60);
         let draft = EntryDraft {
             key: self.key.clone(),
-            tags: vec![Self::tag()],
+            tags: SourcedTags::of(TagSource::Handler, [Self::tag()]),
             lifetime: Lifetime::fresh_for(minute),
+            lifetime_source: LifetimeSource::Policy,
             age: Duration::ZERO,
             filled: self.kernel.now(),
             cost: Duration::ZERO,

@@ -188,7 +188,8 @@ impl Fill {
         let names = self.context.selecting_names(&fields, decision.opted_in);
         let base = self.base(&fields);
         let key = self.variant(&base, &names).map_err(|_| Reason::KeyTooLong)?;
-        self.scope.add_tags(entry.tags().iter().cloned());
+        let tags = entry.sourced_tags().map(|(tag, source)| (tag.clone(), source));
+        self.scope.add_sourced_tags(tags);
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (stored.status(), fields);
         let mut received = ReceivedHead {

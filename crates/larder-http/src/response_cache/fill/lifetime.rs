@@ -4,49 +4,75 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use larder_core::{Lifetime, Reason};
+use larder_core::{Lifetime, Reason, kernel::LifetimeSource};
 use larder_semantics::{
     cache_control::{CacheControl, Seconds},
     freshness::Freshness,
-    storing::{self, Profile},
+    storing::{self, Profile, Role},
 };
 
 use crate::response_cache::{options::Options, overrides::OverrideValues};
 
-/// Returns the lifetime, and whether it comes from larder alone. The lifetime comes from the first of these sources
+/// A lifetime with its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FoundLifetime {
+    pub(super) lifetime: Lifetime,
+    pub(super) source: LifetimeSource,
+    /// Whether it comes from larder alone, since the response has none.
+    pub(super) by_larder: bool,
+}
+
+/// Returns the lifetime and its source. The lifetime comes from the first of these sources
 /// that applies: `negative_ttl` for a response without a lifetime, `override_ttl`, the choice of the handler, the
 /// response itself, the layer, heuristics.
 pub(super) fn lifetime(
     options: &Options,
     override_values: &OverrideValues,
     status: StatusCode,
-    explicit: Freshness,
+    (explicit, control): (Freshness, &CacheControl),
     guessed: impl FnOnce() -> Option<Duration>,
-) -> Result<(Lifetime, bool), Reason> {
+) -> Result<FoundLifetime, Reason> {
     let silent = explicit == Freshness::Unknown;
+    let found = |lifetime, source, by_larder| Ok(FoundLifetime { lifetime, source, by_larder });
     let negative = options.negative.iter().find(|(of, _)| *of == status);
     if let (true, Some((_, lifetime))) = (silent, negative) {
-        return Ok((*lifetime, true));
+        return found(*lifetime, LifetimeSource::NegativeTtl, true);
     }
     // The lifetime from the layer is meant for pages. It does not apply to an error that the handler returns in place
     // of a page.
     let meant = storing::takes_default_lifetime(status);
     if let Some(lifetime) = options.override_lifetime.filter(|_| meant) {
-        return Ok((lifetime, silent));
+        return found(lifetime, LifetimeSource::OverrideTtl, silent);
     }
     // The lifetime that the handler chose also applies to a redirect.
     let is_error = status.is_client_error() || status.is_server_error();
     if let Some(lifetime) = override_values.lifetime.filter(|_| !is_error) {
-        return Ok((lifetime, silent));
+        return found(lifetime, LifetimeSource::Handler, silent);
     }
     if let Freshness::Explicit(fresh) = explicit {
-        return Ok((Lifetime::fresh_for(fresh), false));
+        return found(Lifetime::fresh_for(fresh), source_of_explicit(control, options.role), false);
     }
-    if let Some(added) = override_values.added.or(options.lifetime).filter(|_| meant) {
-        return Ok((added, true));
+    let added = override_values.added.map(|added| (added, LifetimeSource::NestedLayer));
+    let of_layer = options.lifetime.map(|lifetime| (lifetime, LifetimeSource::LayerTtl));
+    if let Some((lifetime, source)) = added.or(of_layer).filter(|_| meant) {
+        return found(lifetime, source, true);
     }
-    let guessed = guessed().map(|fresh| (Lifetime::fresh_for(fresh), false));
-    guessed.ok_or(Reason::NoLifetime)
+    let guessed = guessed().ok_or(Reason::NoLifetime)?;
+    found(Lifetime::fresh_for(guessed), LifetimeSource::Heuristic, false)
+}
+
+/// Returns the directive or field that gives a response its explicit lifetime, in the order of
+/// [`freshness::lifetime`](larder_semantics::freshness::lifetime).
+fn source_of_explicit(control: &CacheControl, role: Role) -> LifetimeSource {
+    if control.is_targeted {
+        LifetimeSource::Targeted
+    } else if control.s_maxage.is_some() && role == Role::Shared {
+        LifetimeSource::SMaxage
+    } else if control.max_age.is_some() || control.is_malformed {
+        LifetimeSource::MaxAge
+    } else {
+        LifetimeSource::Expires
+    }
 }
 
 /// Adds the stale windows to the lifetime. They come from the response, or else from the handler, or else from the

@@ -850,6 +850,9 @@ impl Fill {
 
     pub(in crate::response_cache) fn record(&self, event: Event) {
         self.context.meter.record(event, self.context.kernel.now());
+        if matches!(event, Event::Refused(_)) {
+            self.context.meter.record_route(self.overrides.route().id(), event);
+        }
     }
 }
 

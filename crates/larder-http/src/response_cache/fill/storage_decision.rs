@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header};
-use larder_core::{Lifetime, Reason};
+use larder_core::{Lifetime, Reason, kernel::LifetimeSource};
 use larder_semantics::{
     cache_control::CacheControl,
     freshness::{self, Freshness},
@@ -13,7 +13,7 @@ use larder_semantics::{
     validation::Validators,
 };
 
-use super::lifetime;
+use super::lifetime::{self, FoundLifetime};
 use crate::response_cache::{options::Options, overrides::OverrideValues};
 
 /// The decision on storing a response, made from its head.
@@ -26,6 +26,8 @@ pub(in crate::response_cache) struct StorageDecision {
     pub(in crate::response_cache) age_at_request: Duration,
     /// Whether the response is stored. It is not stored if it took longer than its lifetime to arrive.
     pub(in crate::response_cache) is_stored: bool,
+    /// Where its lifetime comes from.
+    pub(in crate::response_cache) source: LifetimeSource,
     /// Whether its lifetime comes from larder alone.
     pub(in crate::response_cache) by_larder: bool,
     /// Whether authenticated requests may get it too.
@@ -79,14 +81,15 @@ pub(in crate::response_cache) fn decide(
         || override_values.lifetime.is_some()
         || control.public
         || control.no_cache;
-    let (lifetime, by_larder) = if control.no_cache {
+    let FoundLifetime { lifetime, source, by_larder } = if control.no_cache {
         if !validated {
             return Err(Reason::NoCache);
         }
-        (Lifetime::fresh_for(Duration::ZERO), false)
+        let lifetime = Lifetime::fresh_for(Duration::ZERO);
+        FoundLifetime { lifetime, source: LifetimeSource::NoCache, by_larder: false }
     } else {
         let guessed = || options.guesses().lifetime(status, headers, &control, times.received_at);
-        lifetime::lifetime(options, override_values, status, explicit, guessed)?
+        lifetime::lifetime(options, override_values, status, (explicit, &control), guessed)?
     };
     let mut lifetime = lifetime::with_windows(lifetime, options, override_values, &control);
     if validated {
@@ -106,6 +109,7 @@ pub(in crate::response_cache) fn decide(
         age,
         age_at_request,
         is_stored,
+        source,
         by_larder,
         open: storing::may_answer_identified(&control, options.profile),
         may_go_stale: !control.forbids_stale(options.role),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use larder_core::{
     Key, Reason, Tag,
-    kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult},
+    kernel::{AnyEntry, EntryDraft, EntryState, Event, FlightResult, SourcedTags, TagSource},
 };
 use larder_semantics::{groups, storing::Profile};
 
@@ -35,6 +35,20 @@ impl StoreOutcome {
         Self { flight_result: FlightResult::Abandoned, stored: false, why: None };
 }
 
+/// Returns the tags of a response: those of its address, those of its handler, and its cache groups.
+pub(in crate::response_cache) fn response_tags(
+    of_address: &[Tag],
+    of_handler: Vec<Tag>,
+    origin: &str,
+    groups: &[String],
+) -> SourcedTags {
+    let mut tags = SourcedTags::of(TagSource::Route, of_address.iter().cloned());
+    tags.extend(of_handler.into_iter().map(|tag| (tag, TagSource::Handler)));
+    let groups = groups.iter().map(|group| (Tag::of_group(origin, group), TagSource::Response));
+    tags.extend(groups);
+    tags
+}
+
 impl Fill {
     pub(in crate::response_cache) fn store(
         &self,
@@ -42,7 +56,8 @@ impl Fill {
         whole: &Bytes,
     ) -> StoreOutcome {
         let now = self.context.kernel.now();
-        self.context.meter.record_fill_time(now.since(self.began));
+        let route = self.overrides.route().id();
+        self.context.meter.record_fill_time(now.since(self.began), Some(route));
         match self.entry(received, whole) {
             Ok(entry) => {
                 let is_stored = received.decision.is_stored;
@@ -136,14 +151,13 @@ impl Fill {
             &self.context.header_interner,
         );
         stored.part = part.map(Box::new);
-        let mut tags = self.tags.clone();
-        tags.extend(override_values.tags);
+        stored.route = self.overrides.route().route();
         let groups = groups::names(&received.head.headers, &groups::CACHE_GROUPS);
-        tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
         let draft = EntryDraft {
             key,
-            tags,
+            tags: response_tags(&self.tags, override_values.tags, &self.origin, &groups),
             lifetime: received.decision.lifetime,
+            lifetime_source: received.decision.source,
             age: received.decision.age,
             filled: received.received_at,
             cost: received.received_at.since(self.began),

@@ -37,7 +37,10 @@ use crate::{
     response_cache::{
         answer::{cache_status::X_CACHE, downstream},
         context::CacheContext,
-        fill::storage_decision::{self, ResponseTimes},
+        fill::{
+            storage_decision::{self, ResponseTimes},
+            store::response_tags,
+        },
         overrides::ResponseOverrides,
         stored::{StoredResponse, Traits, record::CacheRecord},
     },
@@ -177,7 +180,7 @@ impl FromPost {
         }
         // All values that were read for the POST are part of its response.
         let scope = scope.gathering(Audience::Everyone);
-        scope.add_tags(gathered.tags);
+        scope.add_sourced_tags(gathered.tags);
         scope.cut(gathered.until);
         let (options, override_values) = (&self.context.options, self.overrides.override_values());
         let identity = RequestIdentity::default();
@@ -201,7 +204,7 @@ impl FromPost {
         };
         // The body is copied, because it may be a slice of a larger buffer.
         let whole = Bytes::copy_from_slice(whole);
-        let stored = StoredResponse::new(
+        let mut stored = StoredResponse::new(
             status,
             headers,
             whole,
@@ -209,13 +212,12 @@ impl FromPost {
             self.context.extras,
             &self.context.header_interner,
         );
-        let mut tags = self.tags.clone();
-        tags.extend(override_values.tags);
-        tags.extend(groups.iter().map(|group| Tag::of_group(&self.origin, group)));
+        stored.route = self.overrides.route().route();
         let draft = EntryDraft {
             key: self.key.clone(),
-            tags,
+            tags: response_tags(&self.tags, override_values.tags, &self.origin, &groups),
             lifetime: decision.lifetime,
+            lifetime_source: decision.source,
             age: decision.age,
             filled: received_at,
             cost: Duration::ZERO,

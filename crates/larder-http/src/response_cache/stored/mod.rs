@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use larder_core::kernel::{AnyEntry, Entry, Moment};
+use larder_core::kernel::{AnyEntry, Entry, Kernel, Moment, Route, RouteId, ServedEntry, Value};
 use larder_semantics::{fields, ranges::ByteRange};
 
 use crate::{
@@ -45,6 +45,8 @@ pub(in crate::response_cache) struct StoredResponse {
     has_own_vary: bool,
     /// The range, if this is a partial response.
     pub(in crate::response_cache) part: Option<Box<Part>>,
+    /// The route of the requests that it answers, if a router has told it.
+    pub(in crate::response_cache) route: Option<Route>,
     /// Bytes of fields that are not shared with other responses.
     own_fields: usize,
 }
@@ -130,6 +132,7 @@ impl StoredResponse {
             upstream_status,
             has_own_vary,
             part: None,
+            route: None,
             own_fields,
         }
     }
@@ -142,6 +145,12 @@ impl StoredResponse {
     pub(in crate::response_cache) fn ask_for_all_lines(&self) {
         black_box((self.body.len(), self.status));
         self.own.ask_for_all_lines();
+    }
+
+    /// Returns the route for the counters.
+    #[inline]
+    pub(in crate::response_cache) fn route_id(&self) -> RouteId {
+        self.route.as_ref().map_or(RouteId::UNMATCHED, Route::id)
     }
 
     pub(in crate::response_cache) fn status(&self) -> StatusCode {
@@ -196,10 +205,13 @@ impl StoredResponse {
         bytes: &Bytes,
         extras: Extras,
         interner: &HeaderInterner,
+        kernel: &Kernel,
     ) -> Option<Self> {
         let mut at = Cursor { bytes, at: 0 };
         let status = StatusCode::from_u16(u16::from_le_bytes(at.take(2)?.try_into().ok()?)).ok()?;
         let traits = Traits::from_byte(at.take(1)?[0])?;
+        let template = std::str::from_utf8(at.sized()?).ok()?;
+        let route = (!template.is_empty()).then(|| kernel.route(template));
         let count = u16::from_le_bytes(at.take(2)?.try_into().ok()?);
         let mut fields = HeaderMap::new();
         for _ in 0..count {
@@ -210,7 +222,7 @@ impl StoredResponse {
         }
         // The body is copied, because a slice would keep the whole buffer of the second level alive.
         let body = Bytes::copy_from_slice(&bytes[at.at..]);
-        Some(Self::new(status, fields, body, traits, extras, interner))
+        Some(Self { route, ..Self::new(status, fields, body, traits, extras, interner) })
     }
 }
 
@@ -230,16 +242,23 @@ impl StoredResponse {
         let mut bytes = Vec::with_capacity(64 * fields.len() + self.body.len());
         bytes.put_u16_le(self.status.as_u16());
         bytes.put_u8(self.traits.to_byte());
+        put_sized(&mut bytes, self.route.as_ref().map_or("", Route::template).as_bytes())?;
         bytes.put_u16_le(u16::try_from(fields.len()).ok()?);
         for (name, value) in &fields {
             for part in [name.as_str().as_bytes(), value.as_bytes()] {
-                bytes.put_u32_le(u32::try_from(part.len()).ok()?);
-                bytes.put_slice(part);
+                put_sized(&mut bytes, part)?;
             }
         }
         bytes.put_slice(&self.body);
         Some(bytes)
     }
+}
+
+/// Writes bytes after their number. `None` if there are too many.
+fn put_sized(into: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    into.put_u32_le(u32::try_from(bytes.len()).ok()?);
+    into.put_slice(bytes);
+    Some(())
 }
 
 struct Cursor<'a> {
@@ -277,6 +296,11 @@ pub(in crate::response_cache) fn of(entry: &AnyEntry) -> Option<&StoredResponse>
         CacheRecord::Response(stored) => Some(stored),
         _ => None,
     }
+}
+
+/// Returns an entry that holds a response as one that was served.
+pub(in crate::response_cache) fn served(entry: &AnyEntry) -> ServedEntry<'_, dyn Value> {
+    ServedEntry { entry, bytes: of(entry).map_or(0, |stored| stored.body.len()) }
 }
 
 /// Returns the response to a fresh hit, from an entry that holds one.
@@ -340,6 +364,8 @@ pub(in crate::response_cache) fn aged<V: ?Sized>(
 
 #[cfg(test)]
 mod tests {
+    use larder_core::Larder;
+
     use super::*;
 
     const EXTRAS: Extras = Extras { cache_status: true, x_cache: false };
@@ -382,8 +408,13 @@ mod tests {
     #[test]
     fn a_stored_response_survives_encoding_and_decoding() {
         let interner = HeaderInterner::default();
-        let bytes = Bytes::from(stored(&interner).encode().unwrap());
-        let read = StoredResponse::decode(&bytes, EXTRAS, &interner).unwrap();
+        let larder = Larder::builder().build().unwrap();
+        let kernel = larder.kernel();
+        let mut response = stored(&interner);
+        response.route = Some(kernel.route("/products/{id}"));
+        let bytes = Bytes::from(response.encode().unwrap());
+        let read = StoredResponse::decode(&bytes, EXTRAS, &interner, kernel).unwrap();
+        assert_eq!(read.route, response.route);
         assert_eq!((read.fields(), read.traits), (fields(), stored(&interner).traits));
         assert_eq!(&read.body[..], b"hello");
         let buffer = bytes.as_ptr_range();
@@ -392,7 +423,9 @@ mod tests {
             "the buffer that was decoded is not kept alive"
         );
         for end in 0..bytes.len() - 5 {
-            assert!(StoredResponse::decode(&bytes.slice(..end), EXTRAS, &interner).is_none());
+            assert!(
+                StoredResponse::decode(&bytes.slice(..end), EXTRAS, &interner, kernel).is_none()
+            );
         }
     }
 

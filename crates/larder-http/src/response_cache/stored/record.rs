@@ -5,7 +5,7 @@ use std::any::Any;
 use bytes::Bytes;
 use larder_core::{
     Reason,
-    kernel::{AnyEntry, EncodedValue, Schema, Value},
+    kernel::{AnyEntry, EncodedValue, Kernel, Schema, Value},
 };
 
 use crate::response_cache::{
@@ -34,17 +34,18 @@ impl CacheRecord {
 
     /// Returns the schema of the encoded bytes. Any change of the encoding needs another name.
     pub(in crate::response_cache) fn schema() -> Schema {
-        Schema::named("response cache, 1")
+        Schema::named("response cache, 2")
     }
 
     pub(in crate::response_cache) fn decode(
         bytes: &Bytes,
         extras: Extras,
         interner: &HeaderInterner,
+        kernel: &Kernel,
     ) -> Option<Self> {
         let rest = bytes.slice(1.min(bytes.len())..);
         match bytes.first()? {
-            b'r' => StoredResponse::decode(&rest, extras, interner).map(Self::Response),
+            b'r' => StoredResponse::decode(&rest, extras, interner, kernel).map(Self::Response),
             b'v' => Variants::decode(&rest).map(Self::Variants),
             _ => None,
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
-use larder_core::{ByteSize, Larder, Lifetime, Target};
+use larder_core::{ByteSize, Larder, Lifetime, Target, kernel::TagSource};
 use tokio::sync::{Notify, mpsc};
 use tower::{
     Layer, Service, ServiceExt,
@@ -28,6 +28,7 @@ mod final_head;
 mod herds;
 mod key_inputs;
 mod opt_in;
+mod outcomes;
 mod refresh_ahead;
 mod setters;
 
@@ -440,7 +441,11 @@ async fn a_response_to_post_is_stored_for_get_unless_something_else_was_invalida
     // The stored response has the tags that were added while the POST was answered.
     let with_part = larder();
     let part = form(&with_part, |larder| {
-        larder.kernel().current_scope().unwrap().add_tags([larder_core::Tag::new("part")]);
+        larder
+            .kernel()
+            .current_scope()
+            .unwrap()
+            .add_tags(TagSource::Handler, [larder_core::Tag::new("part")]);
     });
     assert_eq!(read(part.send(post("/form")).await).await.1, "answer 1");
     assert_eq!(part.get("/form").await.1, "answer 1");
