@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 use crate::{
     engine::Engine,
@@ -39,21 +39,14 @@ pub(crate) fn start(engine: &Arc<Engine>) {
 
 /// Publishes the metrics of a larder at each interval.
 async fn publish(engine: Weak<Engine>, every: Duration) {
-    let mut asked: Option<Instant> = None;
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        if asked.is_none_or(|asked| asked.elapsed() >= BETWEEN_QUESTIONS) {
-            asked = Some(Instant::now());
-            engine.reports.ask_for_usage().await;
-        }
+        engine.reports.ask_for_usage().await;
         engine.publisher.publish(&engine);
         drop(engine);
         tokio::time::sleep(every).await;
     }
 }
-
-/// How often larder asks the servers of the second level how much they store.
-const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 
 /// Notes that a task has stopped, also if its runtime has ended.
 struct Stopped {

@@ -15,6 +15,7 @@ use tokio::{
     sync::{Notify, broadcast, watch},
 };
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use crate::{
     budget::ByteBudget,
@@ -34,6 +35,7 @@ use crate::{
     running_tasks::RunningTasks,
     second_level::SecondLevel,
     settings::Settings,
+    spans,
     store::FillLocks,
     target::{Invalidated, Rule},
     unscoped::UnscopedLoads,
@@ -322,7 +324,8 @@ impl Engine {
     /// Invalidates as [`invalidate`](Self::invalidate) does, and returns where the log has the record. `None` if the
     /// invalidation is queued.
     pub(crate) async fn invalidate_at(self: &Arc<Self>, record: Record) -> Option<LoggedRecord> {
-        let mut carried = Box::pin(Arc::clone(self).carry(self.begin(record)));
+        let span = spans::invalidation(record.what.len(), record.mode);
+        let mut carried = Box::pin(Arc::clone(self).carry(self.begin(record)).instrument(span));
         match futures_util::poll!(&mut carried) {
             std::task::Poll::Ready(outcome) => outcome,
             std::task::Poll::Pending => self.tasks.spawn(carried).await.unwrap_or(None),
@@ -333,7 +336,8 @@ impl Engine {
     pub(crate) fn invalidate_in_background(self: &Arc<Self>, record: Record) {
         let begun = self.begin(record);
         if Handle::try_current().is_ok() {
-            drop(self.tasks.spawn(Arc::clone(self).carry(begun)));
+            let span = spans::invalidation(begun.record.what.len(), begun.record.mode);
+            drop(self.tasks.spawn(Arc::clone(self).carry(begun).instrument(span)));
         } else {
             // The record is pending, and the next task of this larder appends it.
             self.send_unsent();
@@ -402,6 +406,7 @@ impl Engine {
             }
         };
         let outcome = if logged.is_some() { Invalidated::Logged } else { Invalidated::Queued };
+        Span::current().record("larder.outcome", tracing::field::display(outcome));
         // The task counts the invalidation, since the caller may have dropped its future.
         self.observer.invalidated(outcome, begun.record.what.len());
         logged

@@ -281,9 +281,13 @@ impl Larder {
     /// Publishes larder's metrics through the [`metrics`](https://docs.rs/metrics) facade now, for example before the
     /// application renders them for a scrape. See [`LarderBuilder::publish_metrics`](crate::LarderBuilder::publish_metrics)
     /// for an interval.
+    ///
+    /// If there is a second level, larder asks its servers how much they store, at most every 10 s, and waits for the
+    /// answer for at most a second.
     #[cfg(feature = "metrics")]
-    pub fn publish_metrics(&self) {
+    pub async fn publish_metrics(&self) {
         let engine = self.0.engine();
+        engine.reports.ask_for_usage().await;
         engine.publisher.publish(engine);
     }
 

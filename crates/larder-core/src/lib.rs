@@ -81,6 +81,7 @@ mod scope;
 mod sealing;
 mod second_level;
 mod settings;
+mod spans;
 mod sync;
 mod tag;
 mod target;

@@ -9,6 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::store::{BoxFuture, StoreError};
 
@@ -109,8 +110,15 @@ pub struct WriteBehindStats {
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     servers: Option<Arc<dyn ServerReport>>,
-    usage: Mutex<Option<ServerUsage>>,
+    usage: Mutex<LastUsage>,
     queues: Mutex<Vec<Queue>>,
+}
+
+/// The last answer to the question how much the servers store.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastUsage {
+    asked: Option<Instant>,
+    usage: Option<ServerUsage>,
 }
 
 /// A queue that reports as long as it exists.
@@ -133,14 +141,22 @@ impl Reports {
 
     /// Returns what the servers stored when they were last asked.
     pub(crate) fn usage(&self) -> Option<ServerUsage> {
-        *self.usage.lock()
+        self.usage.lock().usage
     }
 
-    /// Asks the servers how much they store. Servers that do not answer are unknown.
+    /// Asks the servers how much they store, unless that was asked less than 10 s ago. The usage of servers that do not
+    /// answer within a second is unknown.
     pub(crate) async fn ask_for_usage(&self) {
         let Some(servers) = &self.servers else { return };
-        let usage = servers.usage().await.ok();
-        *self.usage.lock() = usage;
+        {
+            let mut last = self.usage.lock();
+            if last.asked.is_some_and(|asked| asked.elapsed() < BETWEEN_QUESTIONS) {
+                return;
+            }
+            last.asked = Some(Instant::now());
+        }
+        let answer = tokio::time::timeout(LONGEST_QUESTION, servers.usage()).await;
+        self.usage.lock().usage = answer.ok().and_then(Result::ok);
     }
 
     pub(crate) fn add_queue(&self, queue: Weak<dyn QueueReport>) {
@@ -155,3 +171,8 @@ impl Reports {
         queues.iter().map(|queue| queue.stats()).collect()
     }
 }
+
+/// How often larder asks the servers of the second level how much they store.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
+/// How long larder waits for the answer.
+const LONGEST_QUESTION: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@ use crate::{
     Options,
     admin::AdminToken,
     database::{Database, Views},
-    pages::{api, cart, catalogue, views},
+    pages::{api, cart, catalogue, metrics, views},
 };
 
 /// The state that all handlers share.
@@ -154,5 +154,6 @@ fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/products/{id}/views", post(views::count))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/stats", get(api::stats))
+        .route("/metrics", get(metrics::show))
         .layer(InvalidationLayer::new(&app.larder).explicit_only())
 }

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::{
     background,
@@ -27,6 +28,7 @@ use crate::{
     provenance::Provenance,
     reason::Reason,
     scope::{ScopeOwner, StoreWaits},
+    spans,
     tag::Tag,
     target::{Invalidated, Invalidation, expand},
     tiers::Tiers,
@@ -53,6 +55,7 @@ pub use crate::{
     schema::Schema,
     scope::{PartTraits, Scope, ScopeContents, ScopeGuard},
     second_level::StoreLookup,
+    spans::note_route_in_span,
 };
 
 mod catch_up;
@@ -661,6 +664,19 @@ impl Kernel {
     /// ago.
     pub fn refresh_permit(&self, entry: &AnyEntry) -> Result<RefreshPermit, Reason> {
         self.engine.refreshes.permit(&self.engine, entry, self.now())
+    }
+
+    /// Runs a fill or a refresh in a task that [`Larder::close`](crate::Larder::close) waits for, in a span of its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn spawn_fill<F>(&self, cache: &str, is_refresh: bool, fill: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn(fill.instrument(spans::fill(&self.own_name(cache), is_refresh)))
     }
 
     /// Runs a task that [`Larder::close`](crate::Larder::close) waits for.

@@ -82,7 +82,7 @@ impl Event {
         }
     }
 
-    pub(super) const fn reason(self) -> Option<Reason> {
+    pub(crate) const fn reason(self) -> Option<Reason> {
         match self {
             Self::Bypass(why) | Self::Refused(why) | Self::Failed(why) => Some(why),
             _ => None,

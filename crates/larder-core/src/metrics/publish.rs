@@ -129,6 +129,10 @@ fn samples(engine: &Engine) -> Samples {
 fn caches(engine: &Engine, samples: &mut Samples) {
     for meter in engine.observer.meters() {
         let (cache, values) = (meter.name(), meter.values());
+        if values.events.iter().all(|count| *count == 0) {
+            // A layer that was built and not used has no series.
+            continue;
+        }
         let of = |event: Event| values.events[event.place()];
         let mut by_outcome: [u64; OUTCOMES] = std::array::from_fn(|place| values.events[place]);
         for (route, counters) in meter.routes.all() {

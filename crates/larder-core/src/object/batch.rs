@@ -7,7 +7,6 @@
 use std::{collections::HashMap, future::Future, sync::Arc};
 
 use futures_util::future::join_all;
-use tracing::Instrument as _;
 
 use super::{
     call::{Call, FetchResult, FillResult, LookupResult},
@@ -345,8 +344,10 @@ where
             .unzip();
         let Some(first) = numbers.first() else { return Ok(()) };
         let kernel = self.slots[*first].call.kernel.clone();
-        let loading = load_all(leads, Arc::clone(&self.load)).in_current_span();
-        let outcomes = match kernel.spawn(loading).await {
+        let call = &self.slots[*first].call;
+        let loading = load_all(leads, Arc::clone(&self.load));
+        let cache = call.policy.cache_name(call.kind);
+        let outcomes = match kernel.spawn_fill(cache, false, loading).await {
             Ok(outcomes) => outcomes,
             Err(failed) => return Err(self.slots[*first].call.resume(failed)),
         };
@@ -540,6 +541,7 @@ where
     });
     let mut leads: Vec<_> = leads.collect();
     let Some(call) = leads.first().map(|(_, lead)| lead.call.detached()) else { return };
+    let cache = call.policy.cache_name(call.kind).to_owned();
     let refreshing = async move {
         fetch_newer(&mut leads).await;
         let mut leads: Vec<_> = leads.into_iter().map(|(_, lead)| lead).collect();
@@ -547,7 +549,7 @@ where
         drop(load_all(leads, load).await);
         drop(permits);
     };
-    drop(kernel.spawn(refreshing.in_current_span()));
+    drop(kernel.spawn_fill(&cache, true, refreshing));
 }
 
 /// Ends the leads whose values another process has refreshed in the second level.

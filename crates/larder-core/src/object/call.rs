@@ -3,7 +3,6 @@
 use std::{borrow::Cow, future::Future, panic, sync::Arc, time::Duration};
 
 use tokio::task::JoinError;
-use tracing::Instrument as _;
 
 use super::{
     adaptive::ChangeNote,
@@ -203,6 +202,12 @@ impl<T: CacheValue> Call<'_, T> {
         self.metered(|meter| meter.record(event, now));
     }
 
+    /// Counts an event of a fill, and notes it in the span of the fill.
+    fn record_of_fill(&self, event: Event, now: Moment) {
+        self.record(event, now);
+        event.note_in_span();
+    }
+
     /// Counts a call that was served an entry by another outcome than a plain hit.
     pub(super) fn record_served(&self, event: Event, entry: &AnyEntry, now: Moment) {
         self.metered(|meter| meter.record_served(event, ServedEntry::of(entry), now));
@@ -374,7 +379,8 @@ impl<T: CacheValue> Call<'_, T> {
         Fut: Future<Output = Result<A::Loaded, E>> + Send + 'static,
     {
         let filling = async move { call.fetch_or_fill::<A, E, F, Fut>(leader, load).await };
-        match self.kernel.spawn(filling.in_current_span()).await {
+        let cache = self.policy.cache_name(self.kind);
+        match self.kernel.spawn_fill(cache, false, filling).await {
             Ok(outcome) => self.outcome(stale.as_ref(), outcome),
             Err(failed) => Err(self.resume(failed)),
         }
@@ -575,7 +581,7 @@ impl<T: CacheValue> Call<'_, T> {
                 Ok(FillOutcome::Stored(value, entry))
             }
             Err(why) => {
-                self.record(Event::Refused(why), now);
+                self.record_of_fill(Event::Refused(why), now);
                 if options.refused.is_some() || why.recurs() {
                     self.remember_refusal(now);
                 }
@@ -644,7 +650,7 @@ impl<T: CacheValue> Call<'_, T> {
             Ok(Err(error)) => Failure::Loader(Arc::new(error)),
             Err(_) => Failure::Deadline(deadline),
         };
-        self.record(Event::Failed(failure.reason()), self.kernel.now());
+        self.record_of_fill(Event::Failed(failure.reason()), self.kernel.now());
         Err(failure)
     }
 
@@ -796,7 +802,7 @@ impl<T: CacheValue> Call<'_, T> {
             true => Event::Stored,
             false => Event::Refused(Reason::Overtaken),
         };
-        self.record(event, self.kernel.now());
+        self.record_of_fill(event, self.kernel.now());
         Ok((entry, is_stored))
     }
 
@@ -833,7 +839,8 @@ impl<T: CacheValue> Call<'_, T> {
                 }
                 drop(permit);
             };
-            drop(self.kernel.spawn(refreshing.in_current_span()));
+            let cache = self.policy.cache_name(self.kind);
+            drop(self.kernel.spawn_fill(cache, true, refreshing));
         }
     }
 

@@ -13,7 +13,6 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tracing::Instrument as _;
 
 use super::{
     call::{Call, FillOutcome},
@@ -202,7 +201,8 @@ impl<T: Send + Sync + 'static> Values<T> {
         kernel.engine().registry.remember_records();
         let (call, bypass) = self.call(name).await;
         let writing = call.detached().write::<A, E, F, Fut>(bypass, write);
-        match kernel.spawn(writing.in_current_span()).await {
+        let cache = call.policy.cache_name(call.kind);
+        match kernel.spawn_fill(cache, false, writing).await {
             Ok(Ok(written)) => {
                 let Written { outcome, invalidated, stored } = *written;
                 Ok(WriteOutcome { value: call.taken(outcome), invalidated, stored })

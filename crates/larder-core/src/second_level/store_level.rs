@@ -16,6 +16,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tracing::Instrument as _;
 
 use super::{READ_DEADLINE, StoreLookup};
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     schema::Schema,
     scope::{Scope, StoreWaits},
     sealing::SealingKeys,
+    spans,
     store::{Store, StoreError},
 };
 
@@ -380,8 +382,8 @@ impl SecondLevel {
 
     async fn write(&self, name: &str, bytes: Bytes, lifetime: Duration) {
         let began = Instant::now();
-        let written =
-            tokio::time::timeout(WRITE_DEADLINE, self.store.set(name, bytes, lifetime)).await;
+        let write = self.store.set(name, bytes, lifetime).instrument(spans::second_level_write());
+        let written = tokio::time::timeout(WRITE_DEADLINE, write).await;
         self.write_times.record(began.elapsed());
         match written {
             Ok(written) => self.note(written),
@@ -459,7 +461,7 @@ impl SecondLevel {
 
     async fn read(&self, name: &str, waits: Option<&StoreWaits>) -> Option<Bytes> {
         let read = || self.store.get(name);
-        let answer = self.limited(waits, read, Result::is_err).await;
+        let answer = self.limited((1, waits), read, Result::is_err).await;
         self.found(answer)
     }
 
@@ -468,7 +470,7 @@ impl SecondLevel {
         let keys: Vec<&str> = names.iter().map(String::as_str).collect();
         let read = || self.store.get_many(&keys);
         let has_failed = |answers: &Vec<Result<_, _>>| answers.iter().any(Result::is_err);
-        let answers = self.limited(waits, read, has_failed).await;
+        let answers = self.limited((keys.len(), waits), read, has_failed).await;
         if answers.as_ref().is_some_and(|answers| answers.len() != names.len()) {
             // The store breaks its contract: the missing results are misses.
             self.count(Count::Error);
@@ -481,7 +483,7 @@ impl SecondLevel {
     /// answered by then. The time of a read that did not answer or has failed counts against the limit.
     async fn limited<A, F: Future<Output = A>>(
         &self,
-        waits: Option<&StoreWaits>,
+        (keys, waits): (usize, Option<&StoreWaits>),
         read: impl FnOnce() -> F,
         has_failed: impl FnOnce(&A) -> bool,
     ) -> Option<A> {
@@ -491,6 +493,7 @@ impl SecondLevel {
             return None;
         }
         let began = Instant::now();
+        let read = || read().instrument(spans::second_level_read(keys));
         let answer = match self.store.deadline() {
             // The store limits the read itself, so a second timer is not needed.
             Some(deadline) if deadline <= left => Some(read().await),

@@ -41,11 +41,10 @@ async fn counters_are_published_as_differences_and_larders_add_up() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     // The recorder is installed after the larders have counted.
-    metrics::with_local_recorder(&recorder, || {
-        one.publish_metrics();
-        one.publish_metrics();
-        other.publish_metrics();
-    });
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    one.publish_metrics().await;
+    one.publish_metrics().await;
+    other.publish_metrics().await;
     let all = taken(&snapshotter);
     let of = |series: &str| all.get(series).copied();
     assert_eq!(of("larder.requests{larder.cache=objects,larder.outcome=hit}"), Some(4.0));
@@ -55,7 +54,7 @@ async fn counters_are_published_as_differences_and_larders_add_up() {
     assert_eq!(of("larder.entries{larder.level=first}"), Some(1.0));
     assert_eq!(of("larder.log.synchronised{}"), Some(1.0));
     load(&one, "b").await;
-    metrics::with_local_recorder(&recorder, || one.publish_metrics());
+    one.publish_metrics().await;
     let next = taken(&snapshotter);
     // A snapshot takes the counters.
     assert_eq!(next["larder.requests{larder.cache=objects,larder.outcome=miss}"], 1.0);
@@ -68,7 +67,8 @@ async fn each_published_series_is_one_of_the_table() {
     load(&larder, "a").await;
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    metrics::with_local_recorder(&recorder, || larder.publish_metrics());
+    let _installed = metrics::set_default_local_recorder(&recorder);
+    larder.publish_metrics().await;
     for (key, unit, description, _) in snapshotter.snapshot().into_vec() {
         let (kind, key) = key.into_parts();
         let known = METRICS.iter().find(|metric| metric.name == key.name());

@@ -275,14 +275,14 @@ impl CacheContext {
     fn is_plain(&self) -> bool {
         self.options.consistency == Consistency::Eventual
             && !self.options.cache_status_with_key
+            && !self.options.server_timing
             && self.kernel.is_synchronised()
             && !self.kernel.is_distrusted()
     }
 
-    /// Counts a hit of a request that began at this moment.
+    /// Counts a hit of a request that began at this moment, and not for its route.
     pub(super) fn count_hit(&self, entry: &AnyEntry, began: Moment) {
-        let route = stored::of(entry).map(StoredResponse::route_id);
-        if self.meter.record_hit(route, began) {
+        if self.meter.record_hit(None, began) {
             self.sample_hit(entry, began);
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::Response;
-use larder_core::kernel::Scope;
+use larder_core::kernel::{Moment, Scope};
 use larder_semantics::cache_status::CacheStatus;
 use pin_project_lite::pin_project;
 
@@ -30,6 +30,7 @@ pin_project! {
         context: Arc<CacheContext>,
         status: CacheStatus<'static>,
         outcome: RequestOutcome,
+        began: Moment,
     }
 }
 
@@ -41,7 +42,8 @@ impl<F> BypassFuture<F> {
         status: CacheStatus<'static>,
         outcome: RequestOutcome,
     ) -> Pin<Box<Self>> {
-        Box::pin(Self { future, scope, context, status, outcome })
+        let began = context.kernel.now();
+        Box::pin(Self { future, scope, context, status, outcome, began })
     }
 }
 
@@ -57,7 +59,11 @@ where
         let response = ready!(this.future.poll(cx));
         drop(entered);
         this.outcome.count();
-        let response = response?;
+        let mut response = response?;
+        if this.context.options.server_timing {
+            let took = this.context.kernel.now().since(*this.began);
+            this.outcome.add_server_timing(response.headers_mut(), took);
+        }
         let mut response = response.map(|body| CacheBody::scoped(body, this.scope.clone()));
         add_status(this.context.extras, response.headers_mut(), *this.status, "bypass");
         this.context.header_interner.add_vary(response.headers_mut());

@@ -878,6 +878,46 @@ impl ResponseCacheLayer {
         self.options.x_cache = true;
         self
     }
+
+    /// Adds a `Server-Timing`, which browsers show in their developer tools: `cache` with the outcome and the duration of
+    /// this request in milliseconds, and for a stored response `fill` with the duration of its fill. Off by default,
+    /// because it tells clients how long requests take. A hit with it takes the full lookup.
+    ///
+    /// # Source
+    ///
+    /// [Server Timing](https://www.w3.org/TR/server-timing/)
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # type Body = http_body_util::Full<Bytes>;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// let page = service_fn(|_: Request<Body>| async {
+    ///     tokio::time::sleep(Duration::from_millis(40)).await;
+    ///     Ok::<_, Infallible>(Response::new(Body::from("a page")))
+    /// });
+    /// let service = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).server_timing().layer(page);
+    /// # let timing = async || -> Result<String, Box<dyn Error>> {
+    /// #     let request = Request::get("/").body(Body::default())?;
+    /// #     let response = service.clone().oneshot(request).await?;
+    /// #     Ok(response.headers()["server-timing"].to_str()?.to_owned())
+    /// # };
+    /// assert_eq!(timing().await?, "cache;desc=miss;dur=40.000");
+    /// assert_eq!(timing().await?, "cache;desc=hit;dur=0.000, fill;dur=40.000");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn server_timing(mut self) -> Self {
+        self.options.server_timing = true;
+        self
+    }
 }
 
 impl ResponseCacheLayer {

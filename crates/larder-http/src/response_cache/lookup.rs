@@ -522,6 +522,13 @@ impl Lookup {
         self.outcome.note(event);
     }
 
+    /// Counts a request that was served this fresh entry of the first level.
+    pub(super) fn record_hit(&self, entry: &AnyEntry) {
+        self.context.count_hit(entry, self.began);
+        self.outcome.note(Event::Hit);
+        self.outcome.note_entry(entry);
+    }
+
     /// Counts a request that was served this entry by another outcome than a plain hit.
     pub(super) fn record_served(&self, event: Event, entry: &AnyEntry) {
         let (meter, now) = (&self.context.meter, self.context.kernel.now());

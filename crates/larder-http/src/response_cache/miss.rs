@@ -122,7 +122,11 @@ where
     /// Answers the request, and counts its outcome.
     pub(super) async fn serve(self) -> Answer<R, S::Error> {
         let outcome = Arc::clone(&self.lookup.outcome);
-        let answer = self.answer().await;
+        let (context, began) = (Arc::clone(&self.lookup.context), self.lookup.began);
+        let mut answer = self.answer().await;
+        if let (true, Ok(response)) = (context.options.server_timing, &mut answer) {
+            outcome.add_server_timing(response.headers_mut(), context.kernel.now().since(began));
+        }
         outcome.count();
         answer
     }
@@ -169,7 +173,7 @@ where
                 let answer = self.lookup.answer_from(&entry);
                 let context = &self.lookup.context;
                 context.kernel.note_hit(&entry);
-                context.count_hit(&entry, self.lookup.began);
+                self.lookup.record_hit(&entry);
                 if context.options.is_due(&entry, context.kernel.now())
                     && directives.allow_refreshing()
                 {
@@ -198,7 +202,7 @@ where
                     && let Some((entry, answer)) = self.lookup.answer_from_part()
                 {
                     self.lookup.context.kernel.note_hit(&entry);
-                    self.lookup.context.count_hit(&entry, self.lookup.began);
+                    self.lookup.record_hit(&entry);
                     return ControlFlow::Break(answer);
                 }
                 ForwardPlan::of(&self.lookup, why, None)
@@ -337,8 +341,9 @@ where
         client: oneshot::Sender<Answer<R, S::Error>>,
     ) -> tokio::task::JoinHandle<()> {
         let (fill, inner, request) = self.fill(why, entries);
-        let kernel = self.lookup.context.kernel.clone();
-        kernel.spawn(fill.run(leader, inner, request, client).in_current_span())
+        let context = Arc::clone(&self.lookup.context);
+        let filling = fill.run(leader, inner, request, client);
+        context.kernel.spawn_fill(&context.options.name, false, filling)
     }
 
     /// Returns a fill, the inner service, and the request that the fill sends.
@@ -444,7 +449,7 @@ where
     let context = Arc::clone(&fill.context);
     let (client, answer) = oneshot::channel();
     let hearing = fill.receive(leader, response, after(context.options.deadline), client);
-    drop(context.kernel.spawn(hearing.in_current_span()));
+    drop(context.kernel.spawn_fill(&context.options.name, false, hearing));
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&context)))
 }
 

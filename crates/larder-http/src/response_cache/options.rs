@@ -157,6 +157,7 @@ pub(super) struct Options {
     pub(super) cache_status: bool,
     pub(super) cache_status_with_key: bool,
     pub(super) x_cache: bool,
+    pub(super) server_timing: bool,
 }
 
 impl fmt::Debug for Options {
@@ -277,6 +278,7 @@ impl Default for Options {
             cache_status: true,
             cache_status_with_key: false,
             x_cache: false,
+            server_timing: false,
         }
     }
 }

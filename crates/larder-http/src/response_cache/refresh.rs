@@ -15,7 +15,6 @@ use larder_core::kernel::{AnyEntry, Event, FlightResult, FlightRole};
 use larder_semantics::cache_status::Forward;
 use tokio::sync::oneshot;
 use tower_service::Service;
-use tracing::Instrument as _;
 
 use super::miss::CacheMiss;
 use crate::body::BoxError;
@@ -42,7 +41,7 @@ where
         // The response of the refresh is not sent to any client.
         self.lookup.final_head = None;
         let context = Arc::clone(&self.lookup.context);
-        let kernel = context.kernel.clone();
+        let (kernel, name) = (context.kernel.clone(), Arc::clone(&context.options.name));
         let (key, scope) = (stale.key().clone(), self.lookup.scope.clone());
         let filled = stale.ends().filled();
         let known = self.lookup.to_confirm(Some(&stale));
@@ -68,7 +67,7 @@ where
             fill.run(leader, inner, request, client).await;
             drop(permit);
         };
-        drop(kernel.spawn(refreshing.in_current_span()));
+        drop(kernel.spawn_fill(&name, true, refreshing));
     }
 }
 

@@ -54,6 +54,10 @@ pub mod lifetimes {}
 #[doc = include_str!("many_processes.md")]
 pub mod many_processes {}
 
+#[cfg(any(doc, all(feature = "metrics", feature = "axum")))]
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
 #[doc = include_str!("migration.md")]
 pub mod migration {}
 
@@ -84,6 +88,26 @@ pub mod write_behind {}
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    #[cfg(feature = "metrics")]
+    fn the_guide_has_each_metric_with_its_unit_and_its_attributes() {
+        let page = include_str!("metrics.md");
+        for metric in larder_core::kernel::METRICS {
+            let attributes = metric.attributes.iter().map(|name| format!("`{name}`"));
+            let attributes = attributes.collect::<Vec<_>>().join(", ");
+            let row = format!(
+                "| `{}` | {} | `{}` | {attributes} | {} |",
+                metric.name,
+                metric.instrument.as_str(),
+                metric.unit,
+                metric.description
+            );
+            assert!(page.contains(&row), "{row}");
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| `larder.")).count();
+        assert_eq!(rows, larder_core::kernel::METRICS.len(), "no metric is in the guide alone");
+    }
+
     #[test]
     fn the_guide_explains_each_reason() {
         let page = include_str!("cache_status.md");

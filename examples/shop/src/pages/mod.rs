@@ -15,6 +15,7 @@ use crate::App;
 pub(crate) mod api;
 pub(crate) mod cart;
 pub(crate) mod catalogue;
+pub(crate) mod metrics;
 pub(crate) mod views;
 
 pub(crate) type Shop = State<Arc<App>>;

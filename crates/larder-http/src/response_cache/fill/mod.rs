@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body::{Body, Frame};
 use larder_core::{
     Key, Reason, Tag,
-    kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Scope},
+    kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Scope, note_route_in_span},
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -850,6 +850,10 @@ impl Fill {
 
     pub(in crate::response_cache) fn record(&self, event: Event) {
         self.context.meter.record(event, self.context.kernel.now());
+        event.note_in_span();
+        if let Some(route) = self.overrides.route().route() {
+            note_route_in_span(route.template());
+        }
         if matches!(event, Event::Refused(_)) {
             self.context.meter.record_route(self.overrides.route().id(), event);
         }
