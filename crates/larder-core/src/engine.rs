@@ -36,6 +36,7 @@ use crate::{
     second_level::SecondLevel,
     settings::Settings,
     spans,
+    states::States,
     store::FillLocks,
     target::{Invalidated, Rule},
     unscoped::UnscopedLoads,
@@ -56,6 +57,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
     pub(crate) reports: Reports,
+    pub(crate) states: States,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Refreshes,
     pub(crate) events: EventHandlers,
@@ -107,6 +109,42 @@ pub enum EntryState {
     Expired,
 }
 
+impl EntryState {
+    /// All states.
+    pub const ALL: &[Self] = &[
+        Self::Fresh,
+        Self::WhileRevalidating,
+        Self::OnError,
+        Self::ToRevalidate,
+        Self::Invalid,
+        Self::Expired,
+    ];
+
+    /// Returns the word of the state.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::WhileRevalidating => "stale-while-revalidate",
+            Self::OnError => "stale-if-error",
+            Self::ToRevalidate => "to-revalidate",
+            Self::Invalid => "invalidated",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Returns the sentence that explains the state.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Fresh => "It is fresh, and is served.",
+            Self::WhileRevalidating => "It is stale, and is served while one refresh runs.",
+            Self::OnError => "It is stale, and is served only if a fill fails.",
+            Self::ToRevalidate => "It is stale, and is served once its origin has confirmed it.",
+            Self::Invalid => "An invalidation has reached it, so it is not served.",
+            Self::Expired => "Its lifetime, stale windows included, is over.",
+        }
+    }
+}
+
 /// The parts that the builder hands to the engine.
 #[derive(Debug)]
 pub(crate) struct EngineParts {
@@ -142,6 +180,7 @@ impl Engine {
             settings: Settings::default(),
             observer: Observer::default(),
             reports: assembly.reports,
+            states: States::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Refreshes::new(assembly.refreshes),
             events: EventHandlers::default(),

@@ -27,6 +27,16 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Response, Self::Fragment, Self::Query, Self::Object];
 
+    /// Returns the name of the kind.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::Fragment => "fragment",
+            Self::Query => "query",
+            Self::Object => "object",
+        }
+    }
+
     /// Returns the letter that stands for this kind in keys.
     pub const fn letter(self) -> char {
         match self {
@@ -265,7 +275,7 @@ impl Key {
         if self.bytes.spilled() { self.bytes.capacity() } else { 0 }
     }
 
-    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.bytes.get(1..).unwrap_or_default();
         std::iter::from_fn(move || {
             let (length, after) = rest.split_first_chunk::<LENGTH_BYTES>()?;

@@ -57,6 +57,7 @@ mod engine;
 mod entry;
 #[cfg(feature = "second-level")]
 mod envelope;
+mod explain;
 mod fill_lock;
 mod flight;
 mod invalidation_feed;
@@ -82,6 +83,7 @@ mod sealing;
 mod second_level;
 mod settings;
 mod spans;
+mod states;
 mod sync;
 mod tag;
 mod target;

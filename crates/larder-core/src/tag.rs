@@ -122,6 +122,34 @@ impl Tag {
         }
     }
 
+    /// Returns the parts of this tag, for people: what it stands for, its namespace and its text.
+    pub(crate) fn readable(&self) -> ReadableTag<'_> {
+        let (mut namespace, mut text) = ("", &self.0[..]);
+        if let Some((within, rest)) =
+            text.strip_prefix(NAMESPACED).and_then(|rest| rest.split_once(NAMESPACED))
+        {
+            (namespace, text) = (within, rest);
+        }
+        let mut class = "tag";
+        if let Some(own) = text.strip_prefix(OWN) {
+            let letter = own.chars().next().unwrap_or_default();
+            text = &own[letter.len_utf8()..];
+            class = match letter {
+                'p' => "path",
+                'h' => "url",
+                'H' => "url-in-partitions",
+                'i' => "url-in-partition",
+                'g' => "cache-group",
+                'n' => "namespace",
+                'k' => "kind",
+                'q' => "query",
+                'r' => "response",
+                _ => "other",
+            };
+        }
+        ReadableTag { class, namespace, text }
+    }
+
     /// Returns this tag inside the namespace. Two namespaces never share a tag.
     pub(crate) fn within(&self, namespace: &str) -> Self {
         if namespace.is_empty() {
@@ -162,6 +190,15 @@ impl Tag {
         // truncated paths could share a tag.
         Self(format_smolstr!("{OWN}{class}{text}"))
     }
+}
+
+/// The parts of a tag, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadableTag<'a> {
+    /// What it stands for: `tag` for a tag of the application.
+    pub(crate) class: &'static str,
+    pub(crate) namespace: &'a str,
+    pub(crate) text: &'a str,
 }
 
 /// Returns the last character boundary at or before `most` bytes. The standard library has this function from Rust 1.91
@@ -295,6 +332,20 @@ mod tests {
         let below: Vec<_> = Tag::new("shop:product:42").ancestors().collect();
         assert_eq!(below, [Tag("shop:*".into()), Tag("shop:product:*".into())]);
         assert_eq!(Tag::of_origin_path("http://a:1", "/x:y").ancestors().count(), 0);
+    }
+
+    #[test]
+    fn a_tag_is_readable() {
+        let read = |tag: &Tag| {
+            let ReadableTag { class, namespace, text } = tag.readable();
+            (class, namespace.to_owned(), text.to_owned())
+        };
+        let product = Tag::from(("product", 42));
+        assert_eq!(read(&product), ("tag", String::new(), "product:42".into()));
+        assert_eq!(read(&product.within("a/b")), ("tag", "a/b".into(), "product:42".into()));
+        assert_eq!(read(&Tag::of_path("/a")), ("path", String::new(), "/a".into()));
+        let kind = Tag::of_kind(Kind::Query).within("a");
+        assert_eq!(read(&kind), ("kind", "a".into(), "q".into()));
     }
 
     #[test]

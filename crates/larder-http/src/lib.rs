@@ -36,8 +36,9 @@ pub use self::{
     },
     layer_future::LayerFuture,
     response_cache::{
-        IntoPartition, PartitionName, ResponseCache, ResponseCacheFuture, ResponseCacheLayer,
-        ResponseOverrides, UnknownPartition, WarmRequest,
+        Decision, ExplainRequest, ExplainRequestError, Explanation, IntoPartition, LastRefusal,
+        PartitionName, ResponseCache, ResponseCacheFuture, ResponseCacheLayer, ResponseOverrides,
+        StoredHead, UnknownPartition, WarmRequest,
     },
 };
 pub use larder_semantics::{

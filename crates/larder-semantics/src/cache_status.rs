@@ -25,6 +25,24 @@ pub enum Forward {
 }
 
 impl Forward {
+    /// All reasons.
+    pub const ALL: &[Self] =
+        &[Self::Bypass, Self::Method, Self::UriMiss, Self::VaryMiss, Self::Request, Self::Stale];
+
+    /// Returns the sentence that explains the reason.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Bypass => "The cache does not handle this request.",
+            Self::Method => "Responses to this method are not stored.",
+            Self::UriMiss => "No response is stored for this URL.",
+            Self::VaryMiss => {
+                "A response is stored for this URL, but for other values of the fields in its `Vary`."
+            }
+            Self::Request => "A response is stored, but the request demands a new one.",
+            Self::Stale => "The stored response is stale or invalidated.",
+        }
+    }
+
     /// Returns the token for the field.
     pub const fn as_str(self) -> &'static str {
         match self {

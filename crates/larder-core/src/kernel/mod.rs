@@ -3,6 +3,7 @@
 //! Everything in this module is for authors of layers. Applications do not need it, and the facade does not show it.
 
 use std::{
+    any::Any,
     borrow::Cow,
     collections::HashMap,
     fmt::Debug,
@@ -43,10 +44,14 @@ pub use crate::{
     clock::{Clock, Moment, jittered},
     engine::EntryState,
     entry::{AnyEntry, EncodedValue, Entry, Value},
+    explain::{
+        EntryExplanation, Explained, ForecastStep, KeyExplanation, KeyPart, LevelExplanation,
+        Partitions, TagExplanation,
+    },
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
-    metrics::{Event, Meter, Route, RouteId, ServedEntry},
+    metrics::{Event, Meter, RefusedResponse, Route, RouteId, ServedEntry},
     provenance::{LifetimeCut, LifetimeSource, SourcedTags, TagSource},
     refresh::RefreshPermit,
     refresh_ahead::RefreshAhead,
@@ -347,6 +352,11 @@ impl Kernel {
             Some(shared) => shared.fetch_many(&self.engine, scope, wanted, decode).await,
             None => vec![None; wanted.len()],
         }
+    }
+
+    /// Returns the value of this type that belongs to this larder, and is the same for all of its layers and namespaces.
+    pub fn state<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        self.engine.states.of()
     }
 
     /// Returns whether there is a second level.

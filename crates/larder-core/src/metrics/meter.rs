@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     event::{EVENTS, Event},
     histogram::Histogram,
-    route::{RouteId, RouteTable},
+    route::{RefusedResponse, RouteId, RouteTable},
     striped::StripedCounters,
     window::{CounterValues, Window},
 };
@@ -77,6 +77,17 @@ impl Meter {
         if let Event::Bypass(why) | Event::Refused(why) = event {
             route.refuse(why);
         }
+    }
+
+    /// Notes why a response of a route is not stored, for [`last_refusal`](Self::last_refusal).
+    pub fn note_refusal(&self, route: RouteId, reason: Reason, cause: Option<String>, at: Moment) {
+        self.routes.of(route).note_refusal(RefusedResponse { reason, cause, at });
+    }
+
+    /// Returns the last response of a route that was not stored. Larder forgets hit-for-miss records after seconds, and
+    /// this only when another one follows.
+    pub fn last_refusal(&self, route: RouteId) -> Option<RefusedResponse> {
+        self.routes.of(route).last_refusal()
     }
 
     /// Counts a hit. Returns whether to [`sample`](Self::sample) it. One hit in 16, chosen at random, stands for the

@@ -20,7 +20,7 @@ pub use self::table::{Instrument, METRICS, Metric};
 pub use self::{
     event::Event,
     meter::{Meter, ServedEntry},
-    route::{Route, RouteId},
+    route::{RefusedResponse, Route, RouteId},
     stats::{
         CacheCounters, CacheStats, Latency, LogStats, MemoryStats, RouteStats, Saved,
         SecondLevelStats, Stats,

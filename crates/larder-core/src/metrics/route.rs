@@ -21,7 +21,7 @@ use super::{
     histogram::Histogram,
     striped::StripedCounters,
 };
-use crate::reason::Reason;
+use crate::{clock::Moment, reason::Reason};
 
 /// A route of one larder: the number of a template in its list of routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,6 +143,19 @@ pub(crate) struct RouteCounters {
     pub(crate) fills: Histogram,
     fill_nanos: AtomicU64,
     refusals: Mutex<BTreeMap<Reason, u64>>,
+    last_refusal: Mutex<Option<RefusedResponse>>,
+}
+
+/// A response of a route that was not stored.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RefusedResponse {
+    /// The reason.
+    pub reason: Reason,
+    /// The field or option that is the reason, as far as it has a name.
+    pub cause: Option<String>,
+    /// When it was refused.
+    pub at: Moment,
 }
 
 impl Default for RouteCounters {
@@ -152,6 +165,7 @@ impl Default for RouteCounters {
             fills: Histogram::new(),
             fill_nanos: AtomicU64::new(0),
             refusals: Mutex::default(),
+            last_refusal: Mutex::default(),
         }
     }
 }
@@ -168,6 +182,15 @@ impl RouteCounters {
     /// Counts a response that was not stored, or a request that bypassed the cache.
     pub(crate) fn refuse(&self, why: Reason) {
         *self.refusals.lock().entry(why).or_default() += 1;
+    }
+
+    /// Notes a response that is not stored. Larder counts it apart, and may count it later.
+    pub(crate) fn note_refusal(&self, refused: RefusedResponse) {
+        *self.last_refusal.lock() = Some(refused);
+    }
+
+    pub(crate) fn last_refusal(&self) -> Option<RefusedResponse> {
+        self.last_refusal.lock().clone()
     }
 
     pub(crate) fn record_fill_time(&self, took: Duration) {

@@ -72,6 +72,15 @@ impl SecondLevel {
         match **self {}
     }
 
+    #[expect(clippy::unused_async, reason = "the signature is that of the second level")]
+    pub(crate) async fn peek(
+        self: &Arc<Self>,
+        _: &Arc<Engine>,
+        _: StoreLookup<'_>,
+    ) -> Option<Duration> {
+        match **self {}
+    }
+
     pub(crate) fn extend(self: &Arc<Self>, _: &Arc<Engine>, _: &AnyEntry) {
         match **self {}
     }

@@ -185,6 +185,25 @@ impl SecondLevel {
         entries
     }
 
+    /// Returns how much longer an entry is fresh here. `None` if it is not here or not valid, or if the store does not
+    /// answer. It counts no read and promotes nothing.
+    pub(crate) async fn peek(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        wanted: StoreLookup<'_>,
+    ) -> Option<Duration> {
+        wanted.tiers.in_shared(self.seals())?;
+        let name = place(wanted.key, wanted.schema);
+        let found = tokio::time::timeout(self.deadline(), self.store.get(&name)).await;
+        let found = found.ok()?.ok()??;
+        let header = self.opened_apart(engine, found, wanted).await.ok()?.header;
+        let places = engine.registry.places(&header.tags);
+        let verdict =
+            engine.registry.reach_shared(wanted.key, &header.tags, &places, header.filled);
+        let age = engine.shared_time(engine.clock.now()).duration_since(header.filled_at);
+        (verdict == Verdict::Valid).then(|| header.fresh.saturating_sub(age.unwrap_or_default()))
+    }
+
     /// Opens the bytes of an entry, checks it, and promotes it.
     async fn opened<V: Value>(
         self: &Arc<Self>,

@@ -2,6 +2,7 @@
 //! which key.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +17,7 @@ use larder_core::{
     Consistency, Key, Lifetime, Reason, Tag, Tiers,
     kernel::{
         AnyEntry, Audience, EntryDraft, EntryState, Event, Kernel, KeyBuf, LifetimeSource,
-        MAX_KEY_BYTES, Meter, Moment, Scope, SourcedTags, StoreLookup,
+        MAX_KEY_BYTES, Meter, Moment, Route, RouteId, Scope, SourcedTags, StoreLookup,
     },
 };
 use larder_semantics::{
@@ -25,6 +26,7 @@ use larder_semantics::{
     storing::{Profile, Role},
     vary,
 };
+use parking_lot::Mutex;
 
 use super::{
     answer::cache_status::{Extras, add_status, own_status},
@@ -35,6 +37,7 @@ use super::{
         key::KeyBuilder,
         request_fields::{ALL_SELECTING, SELECTING},
     },
+    route_note::RouteNote,
     stored::{
         self, StoredResponse, aged, header_template::HeaderInterner, no_vary_search::SearchKey,
         record::CacheRecord,
@@ -63,6 +66,8 @@ pub(super) struct CacheContext {
     /// Whether the warning about a response that is not stored has already been logged.
     warned: AtomicBool,
     pub(super) keys: KeyBuilder,
+    /// The routes whose requests this cache has seen, other than hits of a cache around a router.
+    pub(super) routes: Mutex<BTreeMap<RouteId, Route>>,
 }
 
 /// The decision on a request.
@@ -112,6 +117,24 @@ impl CacheContext {
         Self::counted_by(meter, kernel, options)
     }
 
+    /// Notes the route of a request, for explanations.
+    pub(super) fn learn_route(&self, note: &RouteNote) {
+        if let Some(route) = note.route() {
+            self.routes.lock().entry(route.id()).or_insert(route);
+        }
+    }
+
+    /// Returns the first field of a request that may have selected a response that was not opted in, if the cache guards
+    /// such fields.
+    pub(super) fn unknown_field(&self, headers: &HeaderMap) -> Option<HeaderName> {
+        self.options.unknown_field(headers).filter(|_| self.guards_fields()).cloned()
+    }
+
+    /// Whether the layer has a partition for each user.
+    pub(super) fn has_partitions(&self) -> bool {
+        self.options.partition.is_some()
+    }
+
     fn counted_by(meter: Arc<Meter>, kernel: &Kernel, options: Options) -> Arc<Self> {
         Arc::new(Self {
             keys: KeyBuilder::new(kernel, &options),
@@ -121,6 +144,7 @@ impl CacheContext {
             header_interner: HeaderInterner::new(options.vary_line()),
             has_more_key_inputs: options.has_more_key_inputs(),
             warned: AtomicBool::new(false),
+            routes: Mutex::default(),
             options,
         })
     }
@@ -136,6 +160,16 @@ impl CacheContext {
     /// Decides whether a request is looked up, forwarded or rejected.
     #[inline]
     pub(super) fn admit<B: Body>(&self, request: &Request<B>) -> Admission {
+        self.admit_as(request, |head| self.partition(head))
+    }
+
+    /// Decides as [`admit`](Self::admit) does, with the partition that `partition` returns.
+    #[inline]
+    pub(super) fn admit_as<B: Body>(
+        &self,
+        request: &Request<B>,
+        partition: impl FnOnce(&Head<'_>) -> Result<Option<Bytes>, UnknownPartition>,
+    ) -> Admission {
         let head = Head::from(request);
         let head_only = *head.method == Method::HEAD;
         let content = BodyKey::of_request(&head);
@@ -151,7 +185,7 @@ impl CacheContext {
                 pending.declare_read();
             }
         }
-        let Ok(partition) = self.partition(&head) else {
+        let Ok(partition) = partition(&head) else {
             return Admission::Bypass(Reason::Identity);
         };
         let around = self.audience_around(&head);
@@ -340,7 +374,7 @@ impl CacheContext {
     }
 
     /// Returns the partition of a request, or `None` for a visitor.
-    fn partition(&self, head: &Head<'_>) -> Result<Option<Bytes>, UnknownPartition> {
+    pub(super) fn partition(&self, head: &Head<'_>) -> Result<Option<Bytes>, UnknownPartition> {
         self.options.partition.as_ref().map_or(Ok(None), |partition| partition(head))
     }
 

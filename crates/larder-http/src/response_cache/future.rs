@@ -59,6 +59,7 @@ where
         let response = ready!(this.future.poll(cx));
         drop(entered);
         this.outcome.count();
+        this.context.learn_route(&this.outcome.route);
         let mut response = response?;
         if this.context.options.server_timing {
             let took = this.context.kernel.now().since(*this.began);

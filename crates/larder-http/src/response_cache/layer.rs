@@ -17,6 +17,7 @@ use tower_layer::Layer;
 
 use super::{
     context::CacheContext,
+    explain::Explainers,
     options::{IntoPartition, KeyInput, Options, UnknownPartition, WriteCheck},
     service::ResponseCache,
 };
@@ -949,7 +950,9 @@ impl<S> Layer<S> for ResponseCacheLayer {
         let query_params = format!("query_params of cache {}", options.name);
         self.kernel.note_setting(query_params, &options.query, "ResponseCacheLayer");
         let warming = CacheContext::for_warming(&self.kernel, &options);
-        ResponseCache::new(inner, CacheContext::new(&self.kernel, options), warming)
+        let context = CacheContext::new(&self.kernel, options);
+        self.kernel.state::<Explainers>().add(&context);
+        ResponseCache::new(inner, context, warming)
     }
 }
 

@@ -15,6 +15,8 @@ use larder_semantics::{
     validation::{CACHE_VALIDATION, WRITE_PRECONDITIONS},
 };
 
+use parking_lot::Mutex;
+
 use super::{
     answer::{
         cache_status::{add_status, own_status},
@@ -25,6 +27,7 @@ use super::{
     options::WriteCheck,
     overrides::ResponseOverrides,
     request_outcome::RequestOutcome,
+    selection::Selection,
     stored::{
         self, aged,
         no_vary_search::SearchKey,
@@ -83,51 +86,18 @@ pub(super) enum LookupResult {
 impl Lookup {
     /// Looks this request up in the first level.
     pub(super) fn look(&self) -> LookupResult {
-        match self.look_under(self.request_key.hash, self.request_key.key.as_bytes()) {
-            LookupResult::Nothing(Forward::UriMiss) => self.look_by_search(),
-            found => found,
-        }
-    }
-
-    /// Looks up an equivalent query under `No-Vary-Search`.
-    fn look_by_search(&self) -> LookupResult {
-        let kernel = &self.context.kernel;
-        let Some(search) = &self.search else { return LookupResult::Nothing(Forward::UriMiss) };
-        let rules = search.rules_key().ok().and_then(|key| kernel.find(key.as_bytes()));
-        let Some(CacheRecord::SearchRules(rules)) =
-            rules.as_ref().and_then(|rules| CacheRecord::of(rules))
-        else {
-            return LookupResult::Nothing(Forward::UriMiss);
+        let selection = Selection {
+            context: &self.context,
+            request_key: &self.request_key,
+            selecting: &self.selecting,
+            search: self.search.as_deref(),
+            notes_use: true,
         };
-        let found = rules.all().iter().find_map(|variance| {
-            let key = search.key(variance).ok()?;
-            match self.look_under(kernel.hash(key.as_bytes()), key.as_bytes()) {
-                LookupResult::Nothing(_) => None,
-                found => Some(found),
-            }
-        });
-        found.unwrap_or(LookupResult::Nothing(Forward::UriMiss))
-    }
-
-    fn look_under(&self, hash: u64, key: &[u8]) -> LookupResult {
-        let kernel = &self.context.kernel;
-        let Some(entry) = kernel.get(hash, key) else {
-            return LookupResult::Nothing(Forward::UriMiss);
+        let decide = |entry| match self.decide(entry) {
+            LookupResult::Nothing(why) => Err(why),
+            found => Ok(found),
         };
-        match CacheRecord::of(&entry) {
-            Some(CacheRecord::Response(_)) => self.decide(entry),
-            Some(CacheRecord::Variants(variants)) => {
-                let candidates = variants.candidates(key, &self.selecting);
-                for candidate in candidates {
-                    if let Some(found) = kernel.find(candidate.as_bytes()) {
-                        variants.touch(candidate.as_bytes());
-                        return self.decide(found);
-                    }
-                }
-                LookupResult::Nothing(Forward::VaryMiss)
-            }
-            _ => LookupResult::Nothing(Forward::UriMiss),
-        }
+        selection.select(decide).unwrap_or_else(LookupResult::Nothing)
     }
 
     fn decide(&self, entry: AnyEntry) -> LookupResult {
@@ -264,6 +234,7 @@ impl Lookup {
             unknown_field: self.unknown_field.clone(),
             final_head: self.final_head.clone(),
             written: Arc::clone(&self.written),
+            cause: Mutex::default(),
         }
     }
 

@@ -4,10 +4,10 @@
 use std::{any::Any, future::Future, ops::ControlFlow, panic, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body::Body;
 use larder_core::{
-    Consistency, Reason,
+    Consistency, Key, Reason,
     kernel::{
         AnyEntry, Event, FillRequest, FlightResult, FlightRole, Kernel, Leader, Moment, Scope,
         fill_or_wait,
@@ -60,20 +60,9 @@ where
         let kernel = &context.kernel;
         let arrived = kernel.sequence();
         let key = request_key.key.finish().ok()?;
-        let unknown_field = if context.guards_fields() {
-            context.options.unknown_field(request.headers()).cloned()
-        } else {
-            None
-        };
+        let unknown_field = context.unknown_field(request.headers());
         request_key.has_unknown_field = unknown_field.is_some();
-        let set_apart =
-            request_key.facts.identified && !request_key.partitioned && !context.options.shared;
-        let flight_key = match (set_apart, &unknown_field) {
-            (true, _) => key.with_part(b" identified").ok()?,
-            // Only this request gets the response, unless the handler opts it in.
-            (false, Some(_)) => key.with_part(b" unknown field").ok()?,
-            (false, None) => key.clone(),
-        };
+        let flight_key = single_flight_key(context, &request_key, &key, unknown_field.as_ref())?;
         let route = RouteNote::default();
         if let Some(template) = matched_route(request.extensions()) {
             route.note(kernel, template);
@@ -128,6 +117,7 @@ where
             outcome.add_server_timing(response.headers_mut(), context.kernel.now().since(began));
         }
         outcome.count();
+        context.learn_route(&outcome.route);
         answer
     }
 
@@ -451,6 +441,24 @@ where
     let hearing = fill.receive(leader, response, after(context.options.deadline), client);
     drop(context.kernel.spawn_fill(&context.options.name, false, hearing));
     answer.await.unwrap_or_else(|_| Ok(shutting_down(&context)))
+}
+
+/// Returns the single-flight key of a request: that of its address, but a separate key for authenticated requests and
+/// for requests with an unknown field. `None` if it is too long.
+pub(super) fn single_flight_key(
+    context: &CacheContext,
+    request_key: &RequestKey,
+    key: &Key,
+    unknown_field: Option<&HeaderName>,
+) -> Option<Key> {
+    let set_apart =
+        request_key.facts.identified && !request_key.partitioned && !context.options.shared;
+    match (set_apart, unknown_field) {
+        (true, _) => key.with_part(b" identified").ok(),
+        // Only this request gets the response, unless the handler opts it in.
+        (false, Some(_)) => key.with_part(b" unknown field").ok(),
+        (false, None) => Some(key.clone()),
+    }
 }
 
 /// Returns the result of a task, or resumes its panic here.

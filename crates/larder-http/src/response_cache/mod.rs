@@ -2,6 +2,7 @@
 
 mod answer;
 mod context;
+mod explain;
 mod fill;
 mod future;
 mod hit_for_miss;
@@ -14,12 +15,16 @@ mod refresh;
 mod request;
 mod request_outcome;
 mod route_note;
+mod selection;
 mod service;
 mod stale_if_error;
 mod stored;
 mod warm_request;
 
 pub use self::{
+    explain::{
+        Decision, ExplainRequest, ExplainRequestError, Explanation, LastRefusal, StoredHead,
+    },
     future::ResponseCacheFuture,
     layer::ResponseCacheLayer,
     options::{IntoPartition, PartitionName, UnknownPartition},

@@ -20,12 +20,14 @@ use larder_semantics::{
     storing::{self, RequestIdentity},
     vary,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
 use tower_service::Service;
 
+use self::refusal_cause::cause_of_refusal;
 use crate::{
     body::{BoxError, CacheBody, announced_length},
     etag,
@@ -58,6 +60,7 @@ use crate::{
 pub(super) mod freshen;
 pub(super) mod lifetime;
 pub(super) mod partial;
+mod refusal_cause;
 pub(super) mod shared_error;
 pub(super) mod storage_decision;
 pub(super) mod store;
@@ -94,6 +97,8 @@ pub(in crate::response_cache) struct Fill {
     pub(in crate::response_cache) final_head: Option<FinalHead>,
     /// The checks that run after the handler and decide whether the response is stored.
     pub(in crate::response_cache) written: Arc<[WriteCheck]>,
+    /// The field of the response that makes it not storable, as far as it has a name.
+    pub(in crate::response_cache) cause: Mutex<Option<String>>,
 }
 
 /// The result that a fill sends to its client.
@@ -755,6 +760,10 @@ impl Fill {
     /// Handles a response that is not storable. The waiters forward their own requests. The entry that this fill was to
     /// replace is removed, unless the credentials of this request are the reason.
     fn refuse<R>(&self, leader: Leader, response: &Response<R>, why: Reason) {
+        *self.cause.lock() = match (why, &self.unknown_field) {
+            (Reason::UnknownField, Some(field)) => Some(field.to_string()),
+            _ => cause_of_refusal(why, response.status(), response.headers()),
+        };
         if response.status().is_client_error() && !is_gone(response.status()) {
             // A client error concerns this request, and not the page that other requests are for.
             return self.finish_unshared(leader, why);
@@ -854,8 +863,10 @@ impl Fill {
         if let Some(route) = self.overrides.route().route() {
             note_route_in_span(route.template());
         }
-        if matches!(event, Event::Refused(_)) {
-            self.context.meter.record_route(self.overrides.route().id(), event);
+        if let Event::Refused(why) = event {
+            let (meter, route) = (&self.context.meter, self.overrides.route().id());
+            meter.record_route(route, event);
+            meter.note_refusal(route, why, self.cause.lock().clone(), self.context.kernel.now());
         }
     }
 }
