@@ -16,7 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::target::{Mode, Selector};
+use crate::{
+    record_note::RecordNote,
+    target::{Mode, Selector},
+};
 
 /// The future of a store or a log.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -189,6 +192,9 @@ pub struct Record {
     pub what: Vec<Selector>,
     /// The transaction that made the changes, if the record was appended after its commit.
     pub commit: Option<CommitId>,
+    /// The reason and the actor, which are not part of the encoding of a record. A log writes them apart from it.
+    #[serde(skip)]
+    pub note: RecordNote,
 }
 
 /// The log of a single process, which is only a counter.

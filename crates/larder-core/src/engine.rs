@@ -25,6 +25,7 @@ use crate::{
     events::EventHandlers,
     flight::Flights,
     invalidation_feed::{FEED_LENGTH, FeedMessage},
+    invalidation_history::InvalidationHistory,
     lifetime::Phase,
     log_follower,
     memory::Memory,
@@ -58,6 +59,7 @@ pub(crate) struct Engine {
     pub(crate) observer: Observer,
     pub(crate) reports: Reports,
     pub(crate) states: States,
+    pub(crate) history: InvalidationHistory,
     pub(crate) fill_bytes: Arc<ByteBudget>,
     pub(crate) refreshes: Refreshes,
     pub(crate) events: EventHandlers,
@@ -181,6 +183,7 @@ impl Engine {
             observer: Observer::default(),
             reports: assembly.reports,
             states: States::default(),
+            history: InvalidationHistory::default(),
             fill_bytes: ByteBudget::new(assembly.fill_bytes),
             refreshes: Refreshes::new(assembly.refreshes),
             events: EventHandlers::default(),
@@ -238,9 +241,15 @@ impl Engine {
     /// Sends an invalidation of this process to the feeds, if the log is local. From a shared log the follower reads
     /// the record back in order, and sends it then.
     fn tell_of_own(&self, record: &Record) {
+        self.note_past(record);
         if !self.follows_others && self.feed.receiver_count() > 0 {
             drop(self.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
+    }
+
+    /// Adds an invalidation that acts now to the memory for operators.
+    pub(crate) fn note_past(&self, record: &Record) {
+        self.history.add(record, self.origin, self.clock.wall(self.clock.now()));
     }
 
     /// Returns the time since larder last verified that this process had applied every invalidation.

@@ -4,6 +4,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
     bus::{Record, WriterId},
+    record_note::RecordNote,
     target::{Mode, Selector},
 };
 
@@ -20,6 +21,8 @@ pub struct InvalidationEvent {
     /// Whether this stands for invalidations that the feed could not report individually. It names at least their
     /// targets, and any process may have appended them, including this process.
     pub missed: bool,
+    /// Its reason and its actor, if it has any.
+    pub note: RecordNote,
 }
 
 /// A record for the feeds, and whether it stands for missed records.
@@ -52,10 +55,17 @@ impl InvalidationFeed {
                 what: record.what,
                 own: record.origin == self.origin,
                 missed,
+                note: record.note,
             }),
             Err(RecvError::Lagged(_)) => {
                 let what = vec![Selector::Everything];
-                Some(InvalidationEvent { mode: Mode::Hard, what, own: false, missed: true })
+                Some(InvalidationEvent {
+                    mode: Mode::Hard,
+                    what,
+                    own: false,
+                    missed: true,
+                    note: RecordNote::default(),
+                })
             }
             Err(RecvError::Closed) => None,
         }

@@ -17,6 +17,7 @@ use crate::{
     clock::{Moment, jittered},
     engine::Engine,
     invalidation_feed::FeedMessage,
+    record_note::RecordNote,
     target::{Mode, Selector},
 };
 
@@ -183,6 +184,10 @@ fn apply(engine: &Engine, at: Position, records: &[(u64, Record)]) -> ApplyOutco
             return ApplyOutcome::Other;
         }
         engine.registry.apply(*number, record, engine.clock.now());
+        // This process noted its own when it made them.
+        if record.origin != engine.origin {
+            engine.note_past(record);
+        }
         if engine.feed.receiver_count() > 0 {
             drop(engine.feed.send(FeedMessage { record: record.clone(), missed: false }));
         }
@@ -251,8 +256,13 @@ async fn install(engine: &Arc<Engine>) -> Result<(), BusError> {
             engine.registry.open_view(end, horizon, &records, engine.clock.now());
             if before.is_some() {
                 let what = vec![Selector::Everything];
-                let record =
-                    Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None };
+                let record = Record {
+                    origin: WriterId::random(),
+                    mode: Mode::Hard,
+                    what,
+                    commit: None,
+                    note: RecordNote::default(),
+                };
                 tell_of_missed(engine, record);
             }
         }

@@ -123,7 +123,13 @@ impl World {
     fn write(&self, version: u64) {
         self.row.store(version, Ordering::SeqCst);
         let what = vec![Selector::Tag(Tag::new("row"))];
-        let record = Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None };
+        let record = Record {
+            origin: WriterId::random(),
+            mode: Mode::Hard,
+            what,
+            commit: None,
+            note: crate::record_note::RecordNote::default(),
+        };
         drop(self.registry.begin(record, Moment::START));
     }
 }
@@ -275,8 +281,13 @@ fn a_stamp_with_a_log_number_sees_the_effect_of_that_record() {
             let applying = Arc::clone(&registry);
             let applies = thread::spawn(move || {
                 let what = World::tags().into_iter().map(Selector::Tag).collect();
-                let record =
-                    Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None };
+                let record = Record {
+                    origin: WriterId::random(),
+                    mode: Mode::Hard,
+                    what,
+                    commit: None,
+                    note: crate::record_note::RecordNote::default(),
+                };
                 applying.apply(8, &record, Moment::START);
             });
             let stamp = registry.stamp();

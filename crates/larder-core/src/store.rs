@@ -5,6 +5,7 @@ pub use crate::{
         BoxFuture, Bus, BusError, BusErrorKind, CommitId, Epoch, LocalBus, LogPage, Position,
         Record, WriterId,
     },
+    record_note::RecordNote,
     reports::{ServerReport, ServerState, ServerUsage},
 };
 

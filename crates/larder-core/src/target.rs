@@ -248,6 +248,8 @@ pub struct Invalidation {
     pub(crate) targets: Vec<Target>,
     pub(crate) mode: Mode,
     pub(crate) after: Duration,
+    pub(crate) because: Option<String>,
+    pub(crate) by: Option<String>,
 }
 
 impl Invalidation {
@@ -258,7 +260,36 @@ impl Invalidation {
             targets: targets.into_iter().map(Into::into).collect(),
             mode: Mode::Hard,
             after: Duration::ZERO,
+            because: None,
+            by: None,
         }
+    }
+
+    /// Gives the invalidation a reason, such as `price import`, for operators. It travels with the record, is shown in the
+    /// log of invalidations, and takes no part in what is invalidated. It is truncated after 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use larder_core::{Invalidation, Larder, Target};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let larder = Larder::builder().build()?;
+    /// let prices = Invalidation::of([Target::prefix("price")]).because("price import").by("import job");
+    /// let _logged = larder.invalidate(prices).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("audit", "comment"))]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.because = Some(reason.into());
+        self
+    }
+
+    /// Names the actor that makes the invalidation, such as a user or a job, for operators. It travels with the record like
+    /// the [reason](Self::because).
+    pub fn by(mut self, actor: impl Into<String>) -> Self {
+        self.by = Some(actor.into());
+        self
     }
 
     /// Makes the invalidation soft, so that entries become stale, for at most `grace`. An entry without a stale window

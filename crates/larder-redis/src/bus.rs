@@ -12,8 +12,8 @@ use std::{
 use larder_core::{
     Mode, Selector,
     store::{
-        BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, ServerState,
-        WriterId,
+        BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, RecordNote,
+        ServerState, WriterId,
     },
 };
 use parking_lot::Mutex;
@@ -116,7 +116,7 @@ impl RedisBus {
             }
         };
         if let Some(record) = record {
-            call.arg(written(record)?);
+            call.arg(written_record(record)?);
             for selector in &record.what {
                 call.arg(member(record.mode, selector)?);
             }
@@ -215,8 +215,7 @@ impl RedisBus {
                 let number = entry.id.split('-').next().and_then(|number| number.parse().ok());
                 // A newer version of larder may have written a record that this version cannot decode. It is treated as
                 // an invalidation of everything.
-                let record = of("record")
-                    .map(|bytes| rmp_serde::from_slice(&bytes).unwrap_or_else(|_| anything()));
+                let record = of("record").map(|bytes| read_record(&bytes).unwrap_or_else(anything));
                 if of("epoch").as_deref() != Some(epoch.as_bytes()) {
                     return Err(BusError::new(BusErrorKind::Gone));
                 }
@@ -251,6 +250,7 @@ impl RedisBus {
                 what: Vec::new(),
                 // A transaction is only of interest shortly after its commit.
                 commit: None,
+                note: RecordNote::default(),
             });
             record.what.push(selector);
         }
@@ -335,6 +335,23 @@ fn written<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, BusError> {
     rmp_serde::to_vec(value).map_err(|error| BusError::new(BusErrorKind::Refused).because(error))
 }
 
+/// Writes a record, and its note after it. A reader that does not know notes reads the record, and ignores what follows;
+/// it could not read a record with one more field.
+fn written_record(record: &Record) -> Result<Vec<u8>, BusError> {
+    let mut bytes = written(record)?;
+    if !record.note.is_empty() {
+        bytes.extend(written(&record.note)?);
+    }
+    Ok(bytes)
+}
+
+/// Reads a record, and its note if it has one that can be read.
+fn read_record(mut bytes: &[u8]) -> Option<Record> {
+    let mut record: Record = rmp_serde::from_read(&mut bytes).ok()?;
+    record.note = rmp_serde::from_slice(bytes).unwrap_or_default();
+    Some(record)
+}
+
 /// A member of the compacted log: the mode as a letter, and the target.
 fn member(mode: Mode, selector: &Selector) -> Result<Vec<u8>, BusError> {
     let mut member = vec![match mode {
@@ -366,7 +383,13 @@ fn mode_of(letter: u8) -> Option<Mode> {
 
 fn anything() -> Record {
     let what = vec![Selector::Everything];
-    Record { origin: WriterId::random(), mode: Mode::Hard, what, commit: None }
+    Record {
+        origin: WriterId::random(),
+        mode: Mode::Hard,
+        what,
+        commit: None,
+        note: RecordNote::default(),
+    }
 }
 
 fn bus_error(failure: Failure) -> BusError {
@@ -404,3 +427,38 @@ const MOST_RECORDS: u64 = 100_000;
 const MOST_READ: u64 = 512;
 /// The approximate number of members on one page of the compacted log.
 const PAGE: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use larder_core::{Tag, store::CommitId};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// The record as the versions of larder before notes have it.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct RecordWithoutNote {
+        origin: WriterId,
+        mode: Mode,
+        what: Vec<Selector>,
+        commit: Option<CommitId>,
+    }
+
+    /// An old reader that failed would invalidate everything.
+    #[test]
+    fn old_and_new_processes_read_the_records_of_each_other() {
+        let (origin, mode) = (WriterId::random(), Mode::Soft { grace: None });
+        let (what, commit) = (vec![Selector::Tag(Tag::new("a"))], Some(CommitId::random()));
+        let old = RecordWithoutNote { origin, mode, what: what.clone(), commit };
+        for note in [RecordNote::default(), RecordNote::new(Some("a reason"), Some("an actor"))] {
+            let new = Record { origin, mode, what: what.clone(), commit, note };
+            let bytes = written_record(&new).unwrap();
+            assert_eq!(rmp_serde::from_slice::<RecordWithoutNote>(&bytes).unwrap(), old);
+            let read = read_record(&bytes).unwrap();
+            assert_eq!((&read, read.note.because()), (&new, new.note.because()));
+        }
+        let read = read_record(&written(&old).unwrap()).unwrap();
+        assert!(read.note.is_empty() && read.what == old.what);
+        assert!(read_record(b"?").is_none());
+    }
+}

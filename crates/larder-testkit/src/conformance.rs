@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_core::{
     Mode, Selector, Tag,
-    store::{Bus, CommitId, FillLockState, FillLocks, Record, Store, WriterId},
+    store::{Bus, CommitId, FillLockState, FillLocks, Record, RecordNote, Store, WriterId},
 };
 
 #[cfg(feature = "sql")]
@@ -127,6 +127,7 @@ pub async fn bus(bus: &dyn Bus) {
         mode: Mode::Hard,
         what: vec![Selector::Tag(Tag::new(tag))],
         commit: Some(CommitId::random()),
+        note: RecordNote::new(Some("a reason"), Some("an actor")),
     };
     let start = bus.end(None).await.expect("a healthy log knows its end");
     let a = record("a");
@@ -144,6 +145,12 @@ pub async fn bus(bus: &dyn Bus) {
     let numbers: Vec<_> = read.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [first.number, second.number], "records come in order");
     assert_eq!(read[0].1, a, "records come as they were appended");
+    let note = &read[0].1.note;
+    assert_eq!(
+        (note.because(), note.by()),
+        (Some("a reason"), Some("an actor")),
+        "with their notes"
+    );
     let none = bus.read(end, Duration::from_millis(10)).await.expect("a healthy log is read");
     assert!(none.is_empty(), "there is nothing after the end");
     let later = record("later");
@@ -234,6 +241,7 @@ pub async fn bus_that_fails(bus: &dyn Bus) -> usize {
             mode: Mode::Hard,
             what: vec![Selector::Tag(Tag::new(format!("t:{number}")))],
             commit: None,
+            note: RecordNote::default(),
         };
         let append = async || match bus.append(&record).await {
             Ok(at) => {

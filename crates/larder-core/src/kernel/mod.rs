@@ -28,10 +28,11 @@ use crate::{
     metrics::LogStats,
     provenance::Provenance,
     reason::Reason,
+    record_note::RecordNote,
     scope::{ScopeOwner, StoreWaits},
     spans,
     tag::Tag,
-    target::{Invalidated, Invalidation, expand},
+    target::{Invalidated, Invalidation, Selector, expand},
     tiers::Tiers,
 };
 
@@ -49,6 +50,8 @@ pub use crate::{
         Partitions, TagExplanation,
     },
     flight::{FlightResult, FlightRole, Leader, Progress, Waiter},
+    inspect::{Preview, Scan},
+    invalidation_history::{PastInvalidation, PastTarget},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
     metrics::{Event, Meter, RefusedResponse, Route, RouteId, ServedEntry},
@@ -155,8 +158,11 @@ impl Kernel {
         invalidation: Invalidation,
     ) -> Invalidated {
         let now = self.tick();
+        let note = RecordNote::new(invalidation.because.as_deref(), invalidation.by.as_deref());
         let mut records = self.records(invalidation.targets, invalidation.mode);
-        records.iter_mut().for_each(|record| record.commit = commit);
+        for record in &mut records {
+            (record.commit, record.note) = (commit, note.clone());
+        }
         let due = (!invalidation.after.is_zero()).then(|| now.after(invalidation.after));
         // An invalidation inside of a write belongs to the write.
         let write = self.current_scope().and_then(|scope| scope.write());
@@ -702,17 +708,29 @@ impl Kernel {
         self.engine.tasks.spawn(task)
     }
 
-    fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
+    /// Returns the selectors of targets in this namespace, with those that rules add.
+    pub(crate) fn selectors(&self, targets: Vec<crate::Target>) -> Vec<Selector> {
         // Rules apply before the namespace, so the tags that they add get the namespace of the invalidation.
         let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
         let all = expand(&self.engine.rules, named);
-        let own: Vec<_> =
-            all.into_iter().map(|selector| selector.within(&self.namespace)).collect();
+        all.into_iter().map(|selector| selector.within(&self.namespace)).collect()
+    }
+
+    fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
+        let own = self.selectors(targets);
         // A record must not be too large, because the log appends it as a whole, and each process that starts reads it
         // as a whole.
         let parts = own.chunks(MOST_SELECTORS);
         let origin = self.engine.origin;
-        parts.map(|what| Record { origin, mode, what: what.to_vec(), commit: None }).collect()
+        parts
+            .map(|what| Record {
+                origin,
+                mode,
+                what: what.to_vec(),
+                commit: None,
+                note: RecordNote::default(),
+            })
+            .collect()
     }
 
     /// Returns the tags of an entry: the tags of its draft, its kind and its namespaces.

@@ -104,6 +104,12 @@ impl Index {
         }
     }
 
+    /// Calls `read` with each entry as [`each`](Self::each) does, until it returns `false`. Returns whether it was called with all
+    /// of them.
+    pub(crate) fn each_while(&self, mut read: impl FnMut(&AnyEntry) -> bool) -> bool {
+        self.shards.iter().all(|shard| shard.read().iter().all(&mut read))
+    }
+
     /// Whether the index contains exactly this entry.
     pub(crate) fn holds(&self, entry: &AnyEntry) -> bool {
         self.shard(entry.hash).read().find(entry.hash, |other| other.id == entry.id).is_some()

@@ -574,6 +574,7 @@ impl Registry {
             mode: Mode::Hard,
             what: what.to_vec(),
             commit: None,
+            note: crate::record_note::RecordNote::default(),
         };
         self.fence_off(&record, Watermark { local, log }, now);
         let next = self.sequence() + 1;

@@ -22,7 +22,13 @@ fn key() -> Key {
 }
 
 fn record(mode: Mode, what: Selector) -> Record {
-    Record { origin: WriterId::random(), mode, what: vec![what], commit: None }
+    Record {
+        origin: WriterId::random(),
+        mode,
+        what: vec![what],
+        commit: None,
+        note: crate::record_note::RecordNote::default(),
+    }
 }
 
 fn tag(text: &str) -> Selector {

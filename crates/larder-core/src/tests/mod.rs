@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 mod batches;
 mod events;
 mod herds;
+mod inspecting;
 mod lifetimes;
 #[cfg(feature = "metrics")]
 mod published_metrics;
