@@ -156,7 +156,8 @@ async fn elsewhere() -> [Row; 2] {
     const ROUNDS: u64 = 300;
     let server = tests::postgres::Server::start();
     let url = server.url();
-    let flags = ["shop", "--products", "2000", "--admin-token", "t", "--database", &url];
+    let flags =
+        ["shop", "--products", "2000", "--admin-token", "a-token-for-benches", "--database", &url];
     let app = shop::App::open(&shop::Options::parse_from(flags)).await.expect("it opens");
     let shop = shop::router(app);
     let shows = async |path: &str, price: &str| {
@@ -202,7 +203,7 @@ async fn traffic() -> [Row; 2] {
     const PRODUCTS: u64 = 2_000;
     const WARM: u64 = 60_000;
     const REQUESTS: u64 = 120_000;
-    let flags = ["shop", "--products", "2000", "--admin-token", "t"];
+    let flags = ["shop", "--products", "2000", "--admin-token", "a-token-for-benches"];
     let app = shop::App::open(&shop::Options::parse_from(flags)).await.expect("it opens");
     let larder = app.larder().clone();
     let shop = shop::router(app);
@@ -211,7 +212,7 @@ async fn traffic() -> [Row; 2] {
             .method(method)
             .uri(path)
             .header(header::HOST, "shop.example")
-            .header(header::AUTHORIZATION, "Bearer t")
+            .header(header::AUTHORIZATION, "Bearer a-token-for-benches")
             .header(header::CONTENT_TYPE, "application/json");
         let request = request.body(Body::from(body)).expect("it is valid");
         let answer = shop.clone().oneshot(request).await.expect("it answers");

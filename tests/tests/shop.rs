@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-const TOKEN: &str = "let-me-in";
+const TOKEN: &str = "let-me-in-with-this";
 
 struct Shop {
     address: SocketAddr,

@@ -59,6 +59,8 @@ pub use larder_http::{
     MatchedPathLayer, PartitionName, QueryRule, ResponseCacheLayer, Scheme,
 };
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod conditional;
 mod fragment;
 pub mod identity;

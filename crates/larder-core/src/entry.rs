@@ -261,6 +261,11 @@ impl<V: ?Sized> Entry<V> {
         self.cold.weight
     }
 
+    /// Returns the number of hits in the first level since it was stored there, of which some may be missing.
+    pub fn hits(&self) -> u64 {
+        self.touches()
+    }
+
     /// Returns the number of hits since it was stored, of which some may be missing.
     pub(crate) fn touches(&self) -> u64 {
         self.touches.load(Ordering::Relaxed)

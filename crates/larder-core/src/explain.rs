@@ -230,6 +230,10 @@ impl Kernel {
                 (Partitions::Hashed, "url-in-partition", Some((partition, url))) => {
                     format!("#{:016x} {url}", self.hash(partition.as_bytes()))
                 }
+                (_, "kind", _) => {
+                    let kind = Kind::ALL.into_iter().find(|kind| text == kind.letter().to_string());
+                    kind.map_or_else(|| text.to_owned(), |kind| kind.as_str().to_owned())
+                }
                 _ => text.to_owned(),
             };
             TagExplanation { class, tag, namespace: namespace.to_owned(), source }

@@ -53,6 +53,7 @@ reasons! {
     Upgrade = "upgrade", "The request asks to switch to another protocol.", None;
     ByChoice = "by-choice", "A closure of `bypass_if` returned `true`.", Some("Change the closure of `bypass_if`.");
     Off = "off", "The layer is disabled.", Some("Remove `disabled` from the layer.");
+    OwnPage = "own-page", "The request is for a page of larder's own, such as the dashboard.", None;
     Nested = "nested", "The enclosing response cache decides.", Some("Remove one of the two caches, if this one is to decide.");
     KeyTooLong = "key-too-long", "The key exceeds the maximum length.", Some("Shorten the URL, or leave parameters out of the key by `query_params`.");
     Identified = "identified", "The request carries credentials, and the response or value is not declared fit for all users.", Some("Declare the response fit for all users (`public`, `s-maxage`, `shared`), or give the user a partition (`partition_by`).");

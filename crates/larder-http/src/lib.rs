@@ -58,6 +58,8 @@ mod invalidation;
 mod layer_future;
 #[cfg(feature = "axum")]
 mod matched_path;
+#[doc(hidden)]
+pub mod own_pages;
 mod own_response;
 mod ready;
 mod recording;

@@ -78,6 +78,7 @@
 //! - `warming`: the module `warming`; `progress-bar` for a bar on a terminal, `cron` for schedules by the clock.
 //! - `write-behind`: the module `write_behind`, and with `sqlite` or `postgres` `sql::TableSink`.
 //! - `macros`: the attributes `cached` and `cached_fragment`.
+//! - `admin`: the admin API and the dashboard, `axum::admin`.
 //! - `metrics`: metrics through the `metrics` facade: [`LarderBuilder::publish_metrics`], [`guide::metrics`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

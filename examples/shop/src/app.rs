@@ -33,6 +33,8 @@ pub struct App {
     /// How often each product was seen.
     pub(crate) views: Views,
     larder: Larder,
+    /// The dashboard of the cache.
+    dashboard: Router,
     cached: bool,
 }
 
@@ -59,7 +61,9 @@ impl App {
         let database = Database::open(options, &larder).await?;
         let views = database.views(&larder, options).await?;
         let admin = AdminToken::new(options.admin_token.as_deref());
-        Ok(Self { database, admin, views, larder, cached: !options.no_cache })
+        let dashboard = larder::axum::admin::admin(&larder).token(admin.as_str()).build();
+        let dashboard = dashboard.map_err(|error| format!("--admin-token: {error}"))?;
+        Ok(Self { database, admin, views, larder, dashboard, cached: !options.no_cache })
     }
 
     /// The cache.
@@ -85,6 +89,7 @@ pub fn router(app: App) -> Router {
         .merge(front_page(&app))
         .merge(shared_pages(&app))
         .merge(own_pages(&app))
+        .nest_service("/larder", app.dashboard.clone())
         .nest_service(
             "/static",
             ServeDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")),

@@ -83,6 +83,7 @@ pub async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let address = listener.local_addr()?;
     let token = app.admin_token();
     println!("shop on http://{address}");
+    println!("dashboard on http://{address}/larder/, with the token {token}; metrics on /metrics");
     println!("try: curl -si http://{address}/products/42 | grep -i cache-status   # twice");
     println!(
         "     curl -X PUT http://{address}/api/products/42 -H 'Authorization: Bearer {token}' \

@@ -45,10 +45,11 @@ use super::{
     warm_request::WARMING,
 };
 use crate::{
-    address::{Address, Head, Host, matched_route},
+    address::{Address, Head, Host, matched_route, original_uri},
     body::CacheBody,
     body_key::BodyKey,
     invalidation::PendingInvalidations,
+    own_pages::OwnPages,
     own_response::own_response,
 };
 
@@ -66,6 +67,7 @@ pub(super) struct CacheContext {
     /// Whether the warning about a response that is not stored has already been logged.
     warned: AtomicBool,
     pub(super) keys: KeyBuilder,
+    pub(super) own_pages: Arc<OwnPages>,
     /// The routes whose requests this cache has seen, other than hits of a cache around a router.
     pub(super) routes: Mutex<BTreeMap<RouteId, Route>>,
 }
@@ -138,6 +140,7 @@ impl CacheContext {
     fn counted_by(meter: Arc<Meter>, kernel: &Kernel, options: Options) -> Arc<Self> {
         Arc::new(Self {
             keys: KeyBuilder::new(kernel, &options),
+            own_pages: kernel.state(),
             kernel: kernel.clone(),
             meter,
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },
@@ -525,6 +528,9 @@ impl CacheContext {
         if self.options.off {
             return Some(Reason::Off);
         }
+        if self.own_pages.has(original_uri(head).path()) {
+            return Some(Reason::OwnPage);
+        }
         if self.bypasses_by_choice(head) {
             return Some(Reason::ByChoice);
         }
@@ -644,7 +650,10 @@ impl RequestFacts {
 /// Whether the reason for a bypass lies in the request, so that no stored response may be served to it, and not in the
 /// configuration of the cache.
 fn lies_in_the_request(reason: Reason) -> bool {
-    !matches!(reason, Reason::Method | Reason::Nested | Reason::Off | Reason::ByChoice)
+    !matches!(
+        reason,
+        Reason::Method | Reason::Nested | Reason::Off | Reason::OwnPage | Reason::ByChoice
+    )
 }
 
 const ROOM_FOR_SUFFIXES: usize = 64;

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     body::CacheBody, conditional::Conditions, final_head::FinalHead,
-    invalidation::PendingInvalidations,
+    invalidation::PendingInvalidations, own_pages::UnchangedHead,
 };
 
 /// The state of a request during its lookup.
@@ -245,6 +245,9 @@ impl Lookup {
         mut request: Request<B>,
         overrides: &ResponseOverrides,
     ) -> Request<B> {
+        if self.context.own_pages.may_have() {
+            UnchangedHead::note(&mut request);
+        }
         // A stale response to HEAD is refreshed by a GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;

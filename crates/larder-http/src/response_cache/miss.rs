@@ -31,6 +31,7 @@ use crate::{
     body::{BoxError, CacheBody},
     conditional,
     invalidation::PendingInvalidations,
+    own_pages::UnchangedHead,
 };
 
 /// A request that needs the full lookup, and the state of that lookup.
@@ -357,6 +358,9 @@ where
         let (mut inner, mut request) = self.take();
         let fill = self.lookup.fill(why, None);
         let may_store = self.lookup.may_store_alone(reason);
+        if self.lookup.context.own_pages.may_have() {
+            UnchangedHead::note(&mut request);
+        }
         if may_store {
             request = self.lookup.for_fill(request, &fill.overrides);
         } else if self.lookup.context.options.shared {

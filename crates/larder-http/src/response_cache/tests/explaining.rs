@@ -178,7 +178,7 @@ async fn an_entry_says_where_its_tags_and_its_lifetime_came_from_and_what_become
     assert_eq!(source("by-value"), Some(("tag", "object")));
     assert_eq!(source("value"), Some(("tag", "object")));
     assert_eq!(source("/products/1"), Some(("path", "route")));
-    assert_eq!(source("r"), Some(("kind", "larder")));
+    assert_eq!(source("response"), Some(("kind", "larder")));
     let parts: Vec<_> = entry.key.parts.iter().map(|part| (part.part, &*part.value)).collect();
     assert!(
         parts.contains(&("path", "/products/1")) && parts.contains(&("origin", URL)),
