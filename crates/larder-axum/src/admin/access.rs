@@ -1,4 +1,4 @@
-//! Who may use the admin API.
+//! The access to the admin API: guards, roles and actors.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -18,7 +18,7 @@
 //! An invalidation is a JSON object with one of `tag`, `name`, `path`, `prefix`, `pattern` and `everything: true`, and with
 //! `soft`, `grace_seconds`, `namespace` and `because`, which are optional.
 //!
-//! # Who may use it
+//! # Access
 //!
 //! The router cannot be built without a guard: a [token](AdminBuilder::token), a [closure](AdminBuilder::guard), or
 //! [`unguarded_on_loopback_only`](AdminBuilder::unguarded_on_loopback_only). A browser begins a session with the token, by a

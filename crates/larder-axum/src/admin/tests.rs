@@ -1,4 +1,4 @@
-//! Who gets in, what another site can send, and that no cache comes between.
+//! Which requests get in, which requests of another site are refused, and that no cache comes between.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -157,7 +157,7 @@ async fn a_read_only_token_reads_and_invalidates_nothing() {
 }
 
 #[tokio::test]
-async fn a_closure_lets_in_whom_the_application_knows() {
+async fn a_closure_lets_in_the_users_that_the_application_knows() {
     #[derive(Clone)]
     struct User(&'static str);
     let guarded = admin(&larder()).guard(|head| {
@@ -183,9 +183,9 @@ async fn a_closure_lets_in_whom_the_application_knows() {
     assert_eq!(status(&app, get_at("/larder")).await, 401, "there is no form without a token");
 }
 
-/// Rule: without an address, through a proxy, or for another host, nobody is on this machine.
+/// Rule: a request without an address, through a proxy, or for another host is not one of this machine.
 #[tokio::test]
-async fn the_loopback_guard_refuses_whatever_may_come_from_elsewhere() {
+async fn the_loopback_guard_refuses_every_request_that_may_come_from_elsewhere() {
     let app = app(admin(&larder()).unguarded_on_loopback_only());
     let from = |address: &str, host: &str| {
         let address = ConnectInfo(address.parse::<SocketAddr>().unwrap());

@@ -23,6 +23,10 @@ pub mod csp_nonces {}
 #[doc = include_str!("csrf.md")]
 pub mod csrf {}
 
+#[cfg(any(doc, feature = "admin"))]
+#[doc = include_str!("dashboard.md")]
+pub mod dashboard {}
+
 #[cfg(any(doc, feature = "axum"))]
 #[doc = include_str!("existing.md")]
 pub mod existing {}

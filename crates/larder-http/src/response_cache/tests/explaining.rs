@@ -232,6 +232,29 @@ async fn a_bypass_and_a_withheld_response_name_their_cause() {
     );
 }
 
+/// The variant that was used least recently goes first, and an explanation is no use.
+#[tokio::test(start_paused = true)]
+async fn explaining_a_variant_does_not_make_it_used() {
+    let larder = larder();
+    let origin = Origin::new(ResponseCacheLayer::new(&larder).max_variants(2), |_, call| {
+        let response = Response::builder().header("vary", "accept-language");
+        response.header("cache-control", "max-age=600").body(text(call.to_string())).unwrap()
+    });
+    let get = async |language: &'static str| {
+        let answer = origin.send(request("/").header("accept-language", language)).await;
+        drop(answer.into_body().collect().await);
+    };
+    get("de").await;
+    get("fr").await;
+    let german = explain(&larder, with("accept-language", "de")).await;
+    assert_eq!(words(&german).0, "hit");
+    get("it").await;
+    let outcome = async |language| {
+        words(&explain(&larder, with("accept-language", language)).await).0.to_owned()
+    };
+    assert_eq!((outcome("de").await, outcome("fr").await), ("fill".into(), "hit".into()));
+}
+
 #[test]
 fn a_request_that_is_no_request_is_refused_with_what_is_allowed() {
     for (method, url) in [("GET", "/products/42"), ("GET", "not a url"), ("B\u{e4}D", URL)] {
