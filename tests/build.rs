@@ -3,10 +3,13 @@
 use std::{path::PathBuf, process::Command};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(has_redis, has_postgres, has_promtool)");
+    println!("cargo::rustc-check-cfg=cfg(has_redis, has_postgres, has_promtool, has_chromium)");
     println!("cargo::rerun-if-env-changed=PATH");
     if ["redis-server", "redis-cli"].iter().all(|program| answers(&PathBuf::from(program))) {
         println!("cargo::rustc-cfg=has_redis");
+    }
+    if ["chromium", "chromedriver"].iter().all(|program| answers(&PathBuf::from(program))) {
+        println!("cargo::rustc-cfg=has_chromium");
     }
     if answers(&PathBuf::from("promtool")) {
         println!("cargo::rustc-cfg=has_promtool");

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod browser;
 pub mod postgres;
 
 /// An event that a process under test leaves in the outbox.

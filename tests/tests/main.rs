@@ -3,6 +3,7 @@
 mod adoption;
 mod attacks;
 mod batches;
+mod dashboard;
 mod edge;
 mod existing;
 mod invariants;
