@@ -185,7 +185,15 @@ async fn two_shops_of_one_database_are_one_cache() {
     let mut addresses = Vec::new();
     let mut serving = tokio::task::JoinSet::new();
     for _ in 0..2 {
-        let flags = ["shop", "--products", "50", "--admin-token", "t", "--database", &database];
+        let flags = [
+            "shop",
+            "--products",
+            "50",
+            "--admin-token",
+            "a-token-of-two-shops",
+            "--database",
+            &database,
+        ];
         let options = shop::Options::parse_from(flags.into_iter().chain(["--redis", &redis]));
         let app = shop::App::open(&options).await.unwrap();
         synced(app.larder()).await;
@@ -201,8 +209,11 @@ async fn two_shops_of_one_database_are_one_cache() {
             .method(method)
             .uri(format!("http://{}/api/products/7", addresses[at]))
             .header("content-type", "application/json");
-        let request =
-            if method == "PUT" { request.header("authorization", "Bearer t") } else { request };
+        let request = if method == "PUT" {
+            request.header("authorization", "Bearer a-token-of-two-shops")
+        } else {
+            request
+        };
         let answer = client.request(request.body(body.into()).unwrap()).await.unwrap();
         let status = answer.headers().get("cache-status").cloned();
         let text = answer.into_body().collect().await.unwrap().to_bytes();
