@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     Admin,
-    access::{AdminAccess, AdminRole, Denied, is_loopback_name},
+    access::{AdminAccess, AdminRole, Denied, bearer, is_loopback_name},
     actions::{self, InvalidationRequest},
     api,
     audit::{AuditEvent, now_millis},
@@ -210,7 +210,7 @@ fn denied_answer(admin: &Admin, call: &Call, denied: Denied) -> Result<Response,
 /// own, and its script may not without a preflight, which is refused. A bearer token is proof enough.
 fn check_action(call: &Call, actor: &Actor) -> Result<(), ClientError> {
     let refused = |text: &str| Err(ClientError::new(StatusCode::FORBIDDEN, text));
-    if call.headers.contains_key(header::AUTHORIZATION) && actor.session.is_none() {
+    if bearer(&call.headers).is_some() && actor.session.is_none() {
         return Ok(());
     }
     if call.is_cross_site() {

@@ -312,6 +312,24 @@ async fn an_action_of_another_site_is_refused() {
     assert_eq!(status(&app, gets).await, 405, "an action is never a GET");
 }
 
+/// Rule: only a bearer token proves that no browser attached the credentials by itself; a browser attaches `Basic` ones to
+/// the form of another site.
+#[tokio::test]
+async fn basic_credentials_do_not_switch_off_the_checks_of_an_action() {
+    let larder = larder();
+    let api = admin(&larder).guard(|_| Some(AdminAccess::full("proxy"))).build().unwrap();
+    let app = Router::new().nest("/larder", api);
+    let forged = Request::post("/larder/api/invalidate")
+        .header("host", "shop.example")
+        .header("authorization", "Basic YWRhOmE=")
+        .header("origin", "https://evil.example")
+        .header("sec-fetch-site", "cross-site")
+        .header("content-type", "text/plain");
+    let answer = send(&app, forged, "{\"everything\":true,\"because\":\"=\"}").await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(larder.stats().invalidations, 0);
+}
+
 /// Rule: under a cache for all clients, which strips credentials and unkeyed parameters, the admin API works as without it.
 #[tokio::test]
 async fn admin_answers_bypass_a_shared_cache_around_them_from_the_first_request_on() {
