@@ -175,7 +175,10 @@ impl Kernel {
         let now = self.now();
         let state = self.entry_state(entry, now);
         let cut = entry.lifetime_cut();
-        let fresh = entry.fresh_until().since(now).as_secs();
+        let fresh = match state {
+            EntryState::Fresh => entry.fresh_until().since(now).as_secs(),
+            _ => 0,
+        };
         EntryExplanation {
             key: self.explain_key(entry.key(), partitions),
             state: state.into(),
@@ -202,8 +205,8 @@ impl Kernel {
 
     /// Explains a key.
     pub fn explain_key(&self, key: &Key, partitions: Partitions) -> KeyExplanation {
-        let shown = |name: &'static str, value: &[u8]| {
-            let is_hashed = partitions == Partitions::Hashed && name == "partition";
+        let shown = |name: &'static str, value: &[u8], is_secret: bool| {
+            let is_hashed = partitions == Partitions::Hashed && (is_secret || name == "partition");
             let value = match is_hashed {
                 true => format!("#{:016x}", self.hash(value)),
                 false => String::from_utf8_lossy(value).into_owned(),
@@ -211,11 +214,18 @@ impl Kernel {
             KeyPart { part: name, value }
         };
         let names = names_of(key.kind());
+        // The value of a field follows its name.
+        let mut field: &[u8] = b"";
         let parts = key.parts().enumerate().map(|(place, part)| match names.get(place) {
-            Some(name) => shown(name, part),
+            Some(name) => shown(name, part, false),
             None => {
                 let (name, value) = marked(part);
-                shown(name, value)
+                let is_value = name == "variant" && value.starts_with(b"=");
+                let is_secret = name == "input"
+                    || name == "audience"
+                    || (is_value && !SELECTS_REPRESENTATIONS.contains(&field));
+                field = if is_value { b"" } else { value };
+                shown(name, value, is_secret)
             }
         });
         let parts = parts.filter(|part| !part.value.is_empty()).collect();
@@ -264,6 +274,10 @@ impl Kernel {
         steps
     }
 }
+
+/// Fields whose values in the key of a variant say nothing about the user. The values of all others, such as `Cookie` under
+/// `Vary: Cookie`, are shown as hashes.
+const SELECTS_REPRESENTATIONS: [&[u8]; 3] = [b"accept", b"accept-encoding", b"accept-language"];
 
 /// Returns the names of the parts that keys of a kind begin with.
 fn names_of(kind: Kind) -> &'static [&'static str] {

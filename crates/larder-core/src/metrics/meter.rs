@@ -1,6 +1,14 @@
 //! The counters of one named cache.
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -23,6 +31,8 @@ pub struct Meter {
     fills: Histogram,
     saved: StripedCounters<SAVED>,
     pub(super) routes: RouteTable,
+    /// Whether it is the meter of a response cache, whose requests all belong to routes.
+    has_routes: AtomicBool,
     window: Window<CounterValues>,
 }
 
@@ -52,8 +62,19 @@ impl Meter {
             fills: Histogram::new(),
             saved: StripedCounters::default(),
             routes: RouteTable::default(),
+            has_routes: AtomicBool::new(false),
             window: Window::new(),
         }
+    }
+
+    /// Declares that this is the meter of a response cache.
+    pub fn count_routes(&self) {
+        self.has_routes.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(super) fn has_routes(&self) -> bool {
+        self.has_routes.load(Ordering::Relaxed)
     }
 
     /// Counts an event.

@@ -21,8 +21,8 @@ pub(crate) struct Publisher(Mutex<Published>);
 
 #[derive(Debug, Default)]
 struct Published {
-    is_described: bool,
     counters: HashMap<Series, u64>,
+    gauges: Vec<Series>,
     histograms: HashMap<Series, Counts>,
 }
 
@@ -36,28 +36,34 @@ struct Series {
 /// The values of all series at one moment.
 #[derive(Debug, Default)]
 struct Samples {
-    counters: Vec<(Series, u64)>,
-    gauges: Vec<(Series, f64)>,
+    counters: HashMap<Series, u64>,
+    gauges: HashMap<Series, f64>,
     histograms: Vec<(Series, Counts)>,
 }
 
 impl Publisher {
     /// Publishes all counters of a larder.
     pub(crate) fn publish(&self, engine: &Engine) {
-        let samples = samples(engine);
+        // Of two publications at once, the later one reads the counters later.
         let mut published = self.0.lock();
-        if !published.is_described {
-            published.is_described = true;
-            METRICS.iter().for_each(describe);
-        }
+        let samples = samples(engine);
+        // A recorder may have been installed since the last time.
+        METRICS.iter().for_each(describe);
         for (series, value) in samples.counters {
             let last = published.counters.entry(series.clone()).or_default();
             let since = value.saturating_sub(*last);
             *last = value;
             metrics::counter!(series.name, series.labels()).increment(since);
         }
+        for series in std::mem::take(&mut published.gauges) {
+            if !samples.gauges.contains_key(&series) {
+                // Its source is gone, such as a queue that was closed.
+                metrics::gauge!(series.name, series.labels()).set(0.0);
+            }
+        }
         for (series, value) in samples.gauges {
             metrics::gauge!(series.name, series.labels()).set(value);
+            published.gauges.push(series);
         }
         for (series, counts) in samples.histograms {
             let last = published.histograms.entry(series.clone()).or_default();
@@ -82,11 +88,12 @@ impl Series {
 
 impl Samples {
     fn add(&mut self, metric: Metric, values: &[&str], value: f64) {
-        self.gauges.push((series(metric, values), value));
+        // Two queues of one name in two namespaces are one series.
+        *self.gauges.entry(series(metric, values)).or_default() += value;
     }
 
     fn count(&mut self, metric: Metric, values: &[&str], value: u64) {
-        self.counters.push((series(metric, values), value));
+        *self.counters.entry(series(metric, values)).or_default() += value;
     }
 
     fn distribute(&mut self, metric: Metric, values: &[&str], counts: Counts) {
@@ -134,11 +141,10 @@ fn caches(engine: &Engine, samples: &mut Samples) {
             continue;
         }
         let of = |event: Event| values.events[event.place()];
-        let mut by_outcome: [u64; OUTCOMES] = std::array::from_fn(|place| values.events[place]);
+        let by_outcome: [u64; OUTCOMES] = std::array::from_fn(|place| values.events[place]);
         for (route, counters) in meter.routes.all() {
             let name = engine.observer.routes.name(route);
             for (place, requests) in counters.outcomes().into_iter().enumerate() {
-                by_outcome[place] = by_outcome[place].saturating_sub(requests);
                 if requests > 0 {
                     samples.count(table::REQUESTS, &[cache, &name, NAMES[place]], requests);
                 }
@@ -146,7 +152,7 @@ fn caches(engine: &Engine, samples: &mut Samples) {
             let micros = u64::try_from(counters.fill_time().as_micros()).unwrap_or(u64::MAX);
             samples.count(table::ROUTE_FILL_TIME, &[cache, &name], micros);
         }
-        if meter.routes.all().next().is_none() {
+        if !meter.has_routes() {
             for (place, requests) in by_outcome.into_iter().enumerate() {
                 samples.count(table::REQUESTS, &[cache, "", NAMES[place]], requests);
             }

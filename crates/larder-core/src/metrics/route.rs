@@ -33,8 +33,13 @@ impl RouteId {
     /// The route of all templates beyond the first 510.
     const OTHER: Self = Self(1);
 
-    fn place(self) -> usize {
+    /// Returns the number of the route, less than 512.
+    pub fn number(self) -> usize {
         usize::from(self.0)
+    }
+
+    fn place(self) -> usize {
+        self.number()
     }
 }
 

@@ -62,6 +62,7 @@ where
             Ok(LookupResult::Gone(_) | LookupResult::Nothing) => {}
         }
         let (note, failure) = call.failed_lately::<E>()?;
+        call.record(Event::Miss, call.began);
         if let Some(value) = call.fall_back(self.stale.as_ref()) {
             return Some(Ok(value));
         }
@@ -151,6 +152,7 @@ where
     }
 
     fn fail(self, failure: Failure<E>) -> Self::Output {
+        self.call.record(Event::Miss, self.call.began);
         self.call.record(Event::Failed(Reason::Anothers), self.call.began);
         self.call.scope.add_unstored(ScopeContents::default(), Reason::FailedPart);
         Err(failure.into())

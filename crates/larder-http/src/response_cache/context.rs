@@ -2,7 +2,6 @@
 //! which key.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +16,7 @@ use larder_core::{
     Consistency, Key, Lifetime, Reason, Tag, Tiers,
     kernel::{
         AnyEntry, Audience, EntryDraft, EntryState, Event, Kernel, KeyBuf, LifetimeSource,
-        MAX_KEY_BYTES, Meter, Moment, Route, RouteId, Scope, SourcedTags, StoreLookup,
+        MAX_KEY_BYTES, Meter, Moment, Scope, SourcedTags, StoreLookup,
     },
 };
 use larder_semantics::{
@@ -26,10 +25,10 @@ use larder_semantics::{
     storing::{Profile, Role},
     vary,
 };
-use parking_lot::Mutex;
 
 use super::{
     answer::cache_status::{Extras, add_status, own_status},
+    learnt_routes::LearntRoutes,
     options::{Options, UnknownPartition, WriteCheck},
     overrides::ResponseOverrides,
     request::{
@@ -68,8 +67,8 @@ pub(super) struct CacheContext {
     warned: AtomicBool,
     pub(super) keys: KeyBuilder,
     pub(super) own_pages: Arc<OwnPages>,
-    /// The routes whose requests this cache has seen, other than hits of a cache around a router.
-    pub(super) routes: Mutex<BTreeMap<RouteId, Route>>,
+    /// The routes of the layer.
+    pub(super) routes: Arc<LearntRoutes>,
 }
 
 /// The decision on a request.
@@ -116,13 +115,25 @@ pub(super) struct RequestFacts {
 impl CacheContext {
     pub(super) fn new(kernel: &Kernel, options: Options) -> Arc<Self> {
         let meter = kernel.meter(&options.name);
+        meter.count_routes();
         Self::counted_by(meter, kernel, options)
+    }
+
+    /// Uses the routes that other services of the same layer have learnt.
+    pub(super) fn sharing(self: Arc<Self>, routes: Arc<LearntRoutes>) -> Arc<Self> {
+        let mut context = self;
+        if let Some(context) = Arc::get_mut(&mut context) {
+            context.routes = routes;
+        }
+        context
     }
 
     /// Notes the route of a request, for explanations.
     pub(super) fn learn_route(&self, note: &RouteNote) {
-        if let Some(route) = note.route() {
-            self.routes.lock().entry(route.id()).or_insert(route);
+        if !self.routes.has(note.id())
+            && let Some(route) = note.route()
+        {
+            self.routes.add(route);
         }
     }
 
@@ -147,7 +158,7 @@ impl CacheContext {
             header_interner: HeaderInterner::new(options.vary_line()),
             has_more_key_inputs: options.has_more_key_inputs(),
             warned: AtomicBool::new(false),
-            routes: Mutex::default(),
+            routes: Arc::default(),
             options,
         })
     }
@@ -234,14 +245,23 @@ impl CacheContext {
     /// Returns the key of the address without its query, if the layer honours `No-Vary-Search`. Only misses
     /// need it.
     pub(super) fn search(&self, head: &Head<'_>) -> Option<Box<SearchKey>> {
+        let partition = if self.options.no_vary_search { self.partition(head).ok()? } else { None };
+        self.search_in(head, partition.as_deref())
+    }
+
+    /// Returns the key of the address without its query, in this partition.
+    pub(super) fn search_in(
+        &self,
+        head: &Head<'_>,
+        partition: Option<&[u8]>,
+    ) -> Option<Box<SearchKey>> {
         if !self.options.no_vary_search {
             return None;
         }
         let address = Address::of(head, self.options.scheme).ok()?;
         let bare = Address { query: None, ..address.clone() };
-        let partition = self.partition(head).ok()?;
         let around = self.audience_around(head);
-        let base = self.keys.whole_key(head, &bare, partition.as_deref(), &around);
+        let base = self.keys.whole_key(head, &bare, partition, &around);
         SearchKey::new(&base, address.query).map(Box::new)
     }
 

@@ -4,7 +4,7 @@
 //! nothing to the inner service, counts nothing, stores nothing, and never shows a body.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     fmt,
     sync::{Arc, Weak},
 };
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Empty;
 use larder_core::{
-    Key, Larder, Reason,
+    Consistency, Key, Larder, Reason,
     kernel::{
         AnyEntry, EntryExplanation, EntryState, Explained, Kernel, KeyExplanation, Partitions,
         RefusedResponse, Route, StoreLookup,
@@ -26,9 +26,11 @@ use serde::Serialize;
 use super::{
     context::{Admission, CacheContext, RequestKey, aged_for},
     hit_for_miss::refused_until,
+    learnt_routes::LearntRoutes,
+    lookup::narrowed,
     miss::single_flight_key,
-    options::PartitionName,
-    request::credentials::is_credentials,
+    options::{Options, PartitionName},
+    request::{credentials::is_credentials, key::KeyBuilder},
     selection::Selection,
     stored::{self, record::CacheRecord},
 };
@@ -171,16 +173,15 @@ impl ExplainRequest {
 
     async fn explain_by(&self, context: &CacheContext, route: Option<Route>) -> Explanation {
         let request = self.request_for(context);
-        let partition = match &self.principal {
-            Principal::OfRequest => None,
-            Principal::Anonymous => Some(None),
-            Principal::Named(name) => Some(context.has_partitions().then(|| name.clone())),
-        };
-        let admission = context.admit_as(&request, |head| match &partition {
-            Some(partition) => Ok(partition.clone()),
-            None => context.partition(head),
-        });
         let head = Head::from(&request);
+        let partition = match &self.principal {
+            Principal::OfRequest => context.partition(&head),
+            Principal::Anonymous => Ok(None),
+            Principal::Named(name) => Ok(context.has_partitions().then(|| name.clone())),
+        };
+        // Invalidations that are due act first, as for a request.
+        context.kernel.tick();
+        let admission = context.admit_as(&request, |_| partition.clone());
         let mut explanation = Explanation {
             cache: context.options.name.to_string(),
             route: route.as_ref().map(|route| route.template().to_owned()),
@@ -212,7 +213,9 @@ impl ExplainRequest {
                 explanation.decision.because(Reason::OnlyIfCached, None);
             }
             Admission::Lookup(request_key) => {
-                self.explain_lookup(context, &request, request_key, &mut explanation).await;
+                let partition = partition.ok().flatten();
+                self.explain_lookup(context, &request, request_key, partition, &mut explanation)
+                    .await;
             }
         }
         explanation
@@ -236,9 +239,15 @@ impl ExplainRequest {
         context: &CacheContext,
         request: &Request<Empty<Bytes>>,
         mut request_key: RequestKey,
+        partition: Option<Bytes>,
         explanation: &mut Explanation,
     ) {
         let kernel = &context.kernel;
+        if context.options.consistency != Consistency::Eventual && !kernel.is_synchronised() {
+            explanation.decision = Decision::new(DryOutcome::Alone);
+            explanation.decision.forward(Forward::Bypass);
+            return explanation.decision.because(Reason::Unsynchronised, None);
+        }
         let Ok(key) = request_key.key.finish() else {
             explanation.decision = Decision::new(DryOutcome::Refused);
             return explanation.decision.because(Reason::KeyTooLong, None);
@@ -251,7 +260,7 @@ impl ExplainRequest {
             context.hide_identity(&mut selecting);
         }
         let head = Head::from(request);
-        let search = context.search(&head);
+        let search = context.search_in(&head, partition.as_deref());
         let selection = Selection {
             context,
             request_key: &request_key,
@@ -282,13 +291,29 @@ impl ExplainRequest {
             explanation.decision.because(Reason::OnlyIfCached, None);
         }
         explanation.decision.forward = forward.map(explained);
-        if outcome == DryOutcome::Fill {
-            let single_flight =
-                single_flight_key(context, &request_key, &key, unknown_field.as_ref());
-            self.explain_fill(context, explanation, single_flight, &head);
+        let is_head = *head.method == Method::HEAD;
+        if is_head && matches!(outcome, DryOutcome::Fill | DryOutcome::Revalidate) {
+            explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
+            explanation.decision.because(Reason::Head, None);
+        } else if outcome == DryOutcome::Fill {
+            let mut flight = single_flight_key(context, &request_key, &key, unknown_field.as_ref());
+            if forward == Some(Forward::VaryMiss) {
+                let narrow = |key| narrowed(kernel, &request_key, &key, &selecting).or(Some(key));
+                flight = flight.and_then(narrow);
+            }
+            explain_fill(context, explanation, flight);
+            let is_plain = explanation.decision.outcome.word == "fill";
+            if is_plain && selected.is_err() && kernel.shares(context.options.tiers) {
+                let (schema, tiers) = (CacheRecord::schema(), context.options.tiers);
+                let wanted = StoreLookup { key: &key, schema, tiers };
+                if kernel.peek(wanted).await.is_some() {
+                    explanation.decision.outcome = explained_outcome(DryOutcome::Fetch);
+                }
+            }
         }
         let withheld = withheld.into_inner();
         if outcome == DryOutcome::Fill
+            && !is_head
             && let Some(entry) = &withheld
         {
             let (why, cause) = match unknown_field {
@@ -316,27 +341,18 @@ impl ExplainRequest {
             is_for_all: stored.traits.open || context.options.shared,
         });
     }
+}
 
-    /// Explains a fill that a hit-for-miss record sends to the handler alone.
-    fn explain_fill(
-        &self,
-        context: &CacheContext,
-        explanation: &mut Explanation,
-        single_flight: Option<Key>,
-        head: &Head<'_>,
-    ) {
-        let refused = single_flight.and_then(|key| refused_until(&context.kernel, &key));
-        if *head.method == Method::HEAD {
-            explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
-            explanation.decision.because(Reason::Head, None);
-        } else if let Some((why, left)) = refused {
-            explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
-            explanation.decision.changes_in_seconds = Some(left.as_secs());
-            let cause =
-                explanation.last_refusal.as_ref().filter(|last| last.reason.word == why.as_str());
-            let cause = cause.and_then(|last| last.cause.clone());
-            explanation.decision.because(why, cause);
-        }
+/// Explains a fill that a hit-for-miss record sends to the handler alone.
+fn explain_fill(context: &CacheContext, explanation: &mut Explanation, flight: Option<Key>) {
+    let refused = flight.and_then(|key| refused_until(&context.kernel, &key));
+    if let Some((why, left)) = refused {
+        explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
+        explanation.decision.changes_in_seconds = Some(left.as_secs());
+        let last = explanation.last_refusal.as_ref();
+        let cause = last.filter(|last| last.reason.word == why.as_str());
+        let cause = cause.and_then(|last| last.cause.clone());
+        explanation.decision.because(why, cause);
     }
 }
 
@@ -496,6 +512,7 @@ enum DryOutcome {
     Hit,
     StaleHit,
     Revalidate,
+    Fetch,
     Fill,
     Alone,
     Bypass,
@@ -505,10 +522,11 @@ enum DryOutcome {
 
 impl DryOutcome {
     #[cfg(test)]
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Hit,
         Self::StaleHit,
         Self::Revalidate,
+        Self::Fetch,
         Self::Fill,
         Self::Alone,
         Self::Bypass,
@@ -520,18 +538,23 @@ impl DryOutcome {
 fn explained_outcome(outcome: DryOutcome) -> Explained {
     let (word, sentence) = match outcome {
         DryOutcome::Hit => ("hit", "The stored response is served."),
-        DryOutcome::StaleHit => {
-            ("stale-hit", "The stale response is served while one refresh runs.")
-        }
+        DryOutcome::StaleHit => (
+            "stale-hit",
+            "The stale response is served, and refreshed unless the request accepts a stale one.",
+        ),
         DryOutcome::Revalidate => {
             ("revalidate", "The origin is asked to confirm the stored response.")
         }
+        DryOutcome::Fetch => (
+            "fetch",
+            "The second level has an entry for this address, and is read before the handler runs.",
+        ),
         DryOutcome::Fill => {
             ("fill", "The handler runs, and its response is stored if it is storable.")
         }
         DryOutcome::Alone => (
             "alone",
-            "The handler runs for this request alone, because a response was not storable a moment ago.",
+            "The handler runs for this request alone: no other request waits for its response.",
         ),
         DryOutcome::Bypass => ("bypass", "The handler runs, and its response is not stored."),
         DryOutcome::NoStoredResponse => {
@@ -546,44 +569,72 @@ fn explained(why: Forward) -> Explained {
     Explained::new(why.as_str(), why.sentence())
 }
 
-/// The response caches of a larder.
+/// The response caches of a larder, by their layers.
 #[derive(Debug, Default)]
-pub(super) struct Explainers(Mutex<Vec<Weak<CacheContext>>>);
+pub(super) struct Explainers(Mutex<HashMap<LayerId, LayerCaches>>);
+
+/// What tells layers apart: namespace and fingerprint of their keys, and the closures that their clones share.
+type LayerId = (Vec<u8>, Vec<usize>);
+
+/// The services of a layer. axum makes new ones for each connection.
+#[derive(Debug, Default)]
+struct LayerCaches {
+    services: Vec<Weak<CacheContext>>,
+    /// The number of services at which those that are gone are removed.
+    crowded: usize,
+    routes: Arc<LearntRoutes>,
+}
+
+impl LayerCaches {
+    fn service(&self) -> Option<Arc<CacheContext>> {
+        self.services.iter().rev().find_map(Weak::upgrade)
+    }
+}
 
 impl Explainers {
-    pub(super) fn add(&self, context: &Arc<CacheContext>) {
-        let mut contexts = self.0.lock();
-        contexts.retain(|context| context.strong_count() > 0);
-        contexts.push(Arc::downgrade(context));
+    /// Returns the routes that the services of a layer have learnt.
+    pub(super) fn routes_of(&self, kernel: &Kernel, options: &Options) -> Arc<LearntRoutes> {
+        let id = layer_id(kernel, options);
+        Arc::clone(&self.0.lock().entry(id).or_default().routes)
     }
 
-    /// Returns the caches that have learnt the most specific route for a path, each once. If no cache has, returns one
-    /// cache of each name.
-    fn of_path(&self, path: &str) -> Vec<(Arc<CacheContext>, Option<Route>)> {
-        let contexts: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
-        let matching = contexts.iter().filter_map(|context| {
-            let routes = context.routes.lock();
-            let matching = routes.values().filter(|route| matches(route.template(), path));
-            let route = matching.max_by_key(|route| specificity(route.template())).cloned()?;
-            Some((Arc::clone(context), Some(route)))
-        });
-        let mut matching: Vec<_> = matching.collect();
-        let best = matching
-            .iter()
-            .flat_map(|(_, route)| route)
-            .map(|route| specificity(route.template()))
-            .max();
-        matching
-            .retain(|(_, route)| route.as_ref().map(|route| specificity(route.template())) == best);
-        if !matching.is_empty() {
-            return matching;
+    pub(super) fn add(&self, context: &Arc<CacheContext>) {
+        let id = layer_id(&context.kernel, &context.options);
+        let mut layers = self.0.lock();
+        let layer = layers.entry(id).or_default();
+        layer.services.push(Arc::downgrade(context));
+        if layer.services.len() > layer.crowded {
+            layer.services.retain(|context| context.strong_count() > 0);
+            layer.crowded = 2 * layer.services.len() + 16;
         }
-        let named: BTreeMap<_, _> = contexts
-            .into_iter()
-            .map(|context| (Arc::clone(&context.options.name), context))
-            .collect();
-        named.into_values().map(|context| (context, None)).collect()
     }
+
+    /// Returns one service of each layer that has learnt the most specific route for a path. If no layer has, returns one
+    /// service of each layer.
+    fn of_path(&self, path: &str) -> Vec<(Arc<CacheContext>, Option<Route>)> {
+        let layers = self.0.lock();
+        let mut services: Vec<_> = layers.values().filter_map(LayerCaches::service).collect();
+        drop(layers);
+        services.sort_by_key(|context| (Arc::clone(&context.options.name), Arc::as_ptr(context)));
+        let routed = services.iter().filter_map(|context| {
+            let routes = context.routes.matching(|route| matches(route.template(), path));
+            let route = routes.into_iter().max_by_key(|route| specificity(route.template()))?;
+            Some((specificity(route.template()), Arc::clone(context), route))
+        });
+        let routed: Vec<_> = routed.collect();
+        match routed.iter().map(|(rank, ..)| *rank).max() {
+            Some(best) => {
+                let best = routed.into_iter().filter(|(rank, ..)| *rank == best);
+                best.map(|(_, context, route)| (context, Some(route))).collect()
+            }
+            None => services.into_iter().map(|context| (context, None)).collect(),
+        }
+    }
+}
+
+fn layer_id(kernel: &Kernel, options: &Options) -> LayerId {
+    let start = KeyBuilder::new(kernel, options).start().to_vec();
+    (start, options.closures())
 }
 
 /// Whether a template of a router, such as `/products/{id}` or `/static/{*path}`, matches a path.

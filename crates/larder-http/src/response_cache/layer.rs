@@ -950,8 +950,10 @@ impl<S> Layer<S> for ResponseCacheLayer {
         let query_params = format!("query_params of cache {}", options.name);
         self.kernel.note_setting(query_params, &options.query, "ResponseCacheLayer");
         let warming = CacheContext::for_warming(&self.kernel, &options);
-        let context = CacheContext::new(&self.kernel, options);
-        self.kernel.state::<Explainers>().add(&context);
+        let explainers = self.kernel.state::<Explainers>();
+        let routes = explainers.routes_of(&self.kernel, &options);
+        let context = CacheContext::new(&self.kernel, options).sharing(routes);
+        explainers.add(&context);
         ResponseCache::new(inner, context, warming)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method, Request, Response, header};
 use larder_core::{
     Key, Reason, Tag,
-    kernel::{AnyEntry, EntryState, Event, FlightRole, Leader, Moment, Scope},
+    kernel::{AnyEntry, EntryState, Event, FlightRole, Kernel, Leader, Moment, Scope},
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -73,6 +73,19 @@ pub(super) struct Lookup {
     pub(super) requested: Option<PendingInvalidations>,
 }
 
+/// Returns the single-flight key of the variant that a request selects, if its address has variants.
+pub(super) fn narrowed(
+    kernel: &Kernel,
+    request_key: &RequestKey,
+    flight_key: &Key,
+    selecting: &http::HeaderMap,
+) -> Option<Key> {
+    let list = kernel.get(request_key.hash, request_key.key.as_bytes())?;
+    let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return None };
+    let candidates = variants.candidates(flight_key.as_bytes(), selecting);
+    candidates.first()?.finish().ok()
+}
+
 /// The result of a lookup in the first level.
 pub(super) enum LookupResult {
     Fresh(AnyEntry),
@@ -129,11 +142,8 @@ impl Lookup {
     /// requests for the same variant wait for each other.
     pub(super) fn narrow_flight_to_variant(&mut self) {
         let kernel = &self.context.kernel;
-        let Some(list) = kernel.get(self.request_key.hash, self.key.as_bytes()) else { return };
-        let Some(CacheRecord::Variants(variants)) = CacheRecord::of(&list) else { return };
-        let candidates = variants.candidates(self.flight_key.as_bytes(), &self.selecting);
-        if let Some(flight_key) = candidates.first().and_then(|flight_key| flight_key.finish().ok())
-        {
+        let narrowed = narrowed(kernel, &self.request_key, &self.flight_key, &self.selecting);
+        if let Some(flight_key) = narrowed {
             self.flight_hash = kernel.hash(flight_key.as_bytes());
             self.flight_key = flight_key;
         }
@@ -282,6 +292,7 @@ impl Lookup {
         failure: &SharedFailure,
         why: Forward,
     ) -> Response<CacheBody<R>> {
+        self.record(Event::Miss);
         self.record(Event::Failed(Reason::Anothers));
         let mut response = failure.answer(|key, names| self.has_key(key, names));
         let handling = Handling::Forward { why, stored: false, collapsed: true };
@@ -325,6 +336,7 @@ impl Lookup {
         let handling = Handling::Forward { why, stored: true, collapsed: true };
         add_status(self.context.extras, response.headers_mut(), own_status(handling), "miss");
         self.context.header_interner.add_vary(response.headers_mut());
+        self.outcome.route.or_of(along.route.as_ref());
         self.record(Event::Collapsed);
         Some(conditions_and_range::apply_conditions(&self.selecting, self.fit(false), response))
     }

@@ -7,6 +7,7 @@ mod fill;
 mod future;
 mod hit_for_miss;
 mod layer;
+mod learnt_routes;
 mod lookup;
 mod miss;
 mod options;

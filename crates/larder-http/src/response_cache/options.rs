@@ -176,6 +176,16 @@ impl Options {
             || !self.credential_extensions.is_empty()
     }
 
+    /// Returns the addresses of the closures, which all clones of a layer share.
+    pub(super) fn closures(&self) -> Vec<usize> {
+        let address = |closure: *const ()| closure as usize;
+        let partition = self.partition.iter().map(|it| address(Arc::as_ptr(it).cast()));
+        let bypasses = self.bypass_if.iter().map(|it| address(Arc::as_ptr(it).cast()));
+        let inputs = self.vary_by.iter().map(|it| address(Arc::as_ptr(&it.value).cast()));
+        let refusals = self.refuse_if.iter().map(|it| address(Arc::as_ptr(it).cast()));
+        partition.chain(bypasses).chain(inputs).chain(refusals).collect()
+    }
+
     /// Returns a `Vary` line with the request fields that key inputs are derived from, or `None` if there are no such
     /// fields.
     pub(super) fn vary_line(&self) -> Option<HeaderValue> {

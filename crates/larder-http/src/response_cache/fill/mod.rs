@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body::{Body, Frame};
 use larder_core::{
     Key, Reason, Tag,
-    kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Scope, note_route_in_span},
+    kernel::{AnyEntry, Event, FlightResult, Leader, Moment, Route, Scope, note_route_in_span},
 };
 use larder_semantics::{
     cache_status::{CacheStatus, Forward, Handling},
@@ -113,6 +113,7 @@ pub(in crate::response_cache) struct InFlightResponse<R> {
     pub(in crate::response_cache) opted_in: bool,
     pub(in crate::response_cache) key: Key,
     pub(in crate::response_cache) names: Vec<HeaderName>,
+    pub(in crate::response_cache) route: Option<Route>,
 }
 
 /// The head of a response that is about to be stored.
@@ -387,6 +388,7 @@ impl Fill {
                 opted_in: received.decision.opted_in,
                 key: received.key.clone(),
                 names: received.names.clone(),
+                route: self.overrides.route().route(),
             }
         });
         if verdict.is_none()

@@ -48,6 +48,11 @@ impl KeyBuilder {
         key
     }
 
+    /// Returns the bytes that all keys of the layer begin with.
+    pub(in crate::response_cache) fn start(&self) -> &[u8] {
+        self.start.as_bytes()
+    }
+
     /// Returns the key of an address without a partition.
     pub(in crate::response_cache) fn key_of_address(
         &self,

@@ -91,7 +91,13 @@ async fn an_explanation_agrees_with_the_cache_status_of_the_request_that_follows
                             "{context}"
                         ),
                         "stale-hit" => assert!(status.contains("; hit; ttl=-"), "{context}"),
-                        "fill" | "alone" | "revalidate" | "bypass" => {
+                        "alone" => {
+                            let forward = forward.unwrap_or_else(|| panic!("{context}"));
+                            assert!(status.contains(&format!("fwd={forward}")), "{context}");
+                            let has_reason = reason.is_some_and(|reason| status.contains(reason));
+                            assert!(has_reason || status.contains("stored"), "{context}");
+                        }
+                        "fill" | "revalidate" | "bypass" => {
                             let forward = forward.unwrap_or_else(|| panic!("{context}"));
                             assert!(status.contains(&format!("fwd={forward}")), "{context}");
                         }
@@ -253,6 +259,52 @@ async fn explaining_a_variant_does_not_make_it_used() {
         words(&explain(&larder, with("accept-language", language)).await).0.to_owned()
     };
     assert_eq!((outcome("de").await, outcome("fr").await), ("fill".into(), "hit".into()));
+}
+
+/// A cookie in the key of a variant is a credential.
+#[tokio::test(start_paused = true)]
+async fn the_value_of_a_cookie_that_selects_a_variant_is_hashed() {
+    let larder = larder();
+    let origin = Origin::new(ResponseCacheLayer::new(&larder), |_, _| {
+        let response = Response::builder().header("vary", "cookie, accept-language");
+        response.header("cache-control", "public, max-age=60").body(text("")).unwrap()
+    });
+    let sent = request("/").header("cookie", "session=a-secret").header("accept-language", "de");
+    drop(origin.send(sent).await.into_body().collect().await);
+    let all = larder.kernel().scan(10, MINUTE, |_| true).entries;
+    let explained = |shown| {
+        format!(
+            "{:?}",
+            all.iter().map(|it| larder.kernel().explain_entry(it, shown)).collect::<Vec<_>>()
+        )
+    };
+    let hashed = explained(larder_core::kernel::Partitions::Hashed);
+    assert!(!hashed.contains("a-secret") && hashed.contains("=de"), "{hashed}");
+    assert!(explained(larder_core::kernel::Partitions::Shown).contains("a-secret"));
+}
+
+/// axum makes the services of a layer anew for each connection: what one has learnt, the others know.
+#[tokio::test(start_paused = true)]
+async fn services_of_one_layer_share_their_routes_and_are_explained_once() {
+    let larder = larder();
+    let layer = ResponseCacheLayer::new(&larder).ttl(MINUTE).bypass_if(|_| false);
+    let other = ResponseCacheLayer::new(&larder).ttl(MINUTE).bypass_if(|_| true);
+    let page = |request: Request<Empty<Bytes>>, _: usize| {
+        if let Some(overrides) = request.extensions().get::<ResponseOverrides>() {
+            overrides.note_route("/products/{id}");
+        }
+        Response::new(text(""))
+    };
+    let first = Origin::new(layer.clone(), page);
+    first.get("/products/1").await;
+    let alive: Vec<_> = (0..100).map(|_| Origin::new(layer.clone(), page)).collect();
+    let _other = Origin::new(other, page);
+    drop(first);
+    let explained = explain_at(&larder, "/products/1", itself).await;
+    assert_eq!((explained.route.as_deref(), words(&explained).0), (Some("/products/{id}"), "hit"));
+    drop(alive);
+    let none = ExplainRequest::get(&format!("{URL}/products/1")).unwrap().explain(&larder).await;
+    assert_eq!(none.len(), 1, "only the other layer is left: {none:?}");
 }
 
 #[test]
