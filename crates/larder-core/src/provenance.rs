@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{key::Kind, tag::Tag};
 
-macro_rules! sources {
+macro_rules! words {
     ($(#[$doc:meta])* $type:ident { $($(#[$of:meta])* $name:ident = $byte:literal, $word:literal, $sentence:literal;)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,17 +14,17 @@ macro_rules! sources {
         }
 
         impl $type {
-            /// All sources.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// Returns the word of the source.
+            /// Returns its word.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)*
                 }
             }
 
-            /// Returns the sentence that explains the source.
+            /// Returns the sentence that explains it.
             pub const fn sentence(self) -> &'static str {
                 match self {
                     $(Self::$name => $sentence,)*
@@ -36,11 +36,10 @@ macro_rules! sources {
                 self as u8
             }
 
-            /// Returns the source that a byte stands for. A byte that a newer version has written is
-            /// [`Unknown`](Self::Unknown).
+            /// Returns the value that a byte stands for. A byte that a newer version has written is the default.
             #[cfg_attr(not(feature = "second-level"), allow(dead_code, reason = "only envelopes carry bytes"))]
             pub(crate) fn from_byte(byte: u8) -> Self {
-                Self::ALL.iter().copied().find(|source| *source as u8 == byte).unwrap_or_default()
+                Self::ALL.iter().copied().find(|value| *value as u8 == byte).unwrap_or_default()
             }
         }
 
@@ -52,7 +51,7 @@ macro_rules! sources {
     };
 }
 
-sources! {
+words! {
     /// Where a tag of an entry came from.
     TagSource {
         #[default]
@@ -69,7 +68,7 @@ sources! {
     }
 }
 
-sources! {
+words! {
     /// Which option, directive or field gave an entry its freshness lifetime.
     LifetimeSource {
         #[default]
@@ -93,70 +92,15 @@ sources! {
     }
 }
 
-/// What ended the freshness of an entry before the end of its lifetime.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LifetimeCut {
-    /// Nothing did.
-    #[default]
-    None = 0,
-    /// A part of it ends earlier.
-    Part = 1,
-    /// A part of it was stale when it was added.
-    StalePart = 2,
-    /// [`LarderBuilder::max_lifetime`](crate::LarderBuilder::max_lifetime).
-    MaxLifetime = 3,
-    /// The absolute end of its lifetime.
-    Expiry = 4,
-}
-
-impl LifetimeCut {
-    /// All cuts.
-    pub const ALL: &[Self] =
-        &[Self::None, Self::Part, Self::StalePart, Self::MaxLifetime, Self::Expiry];
-
-    /// Returns the word of the cut.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Part => "part",
-            Self::StalePart => "stale-part",
-            Self::MaxLifetime => "max-lifetime",
-            Self::Expiry => "expiry",
-        }
-    }
-
-    /// Returns the sentence that explains the cut.
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::None => "Nothing ended its freshness earlier.",
-            Self::Part => "A part of it ends earlier.",
-            Self::StalePart => "A part of it was stale when it was added.",
-            Self::MaxLifetime => "`LarderBuilder::max_lifetime` is shorter.",
-            Self::Expiry => "Its lifetime has an absolute end.",
-        }
-    }
-
-    #[cfg_attr(
-        not(feature = "second-level"),
-        allow(dead_code, reason = "only envelopes carry bytes")
-    )]
-    pub(crate) fn to_byte(self) -> u8 {
-        self as u8
-    }
-
-    #[cfg_attr(
-        not(feature = "second-level"),
-        allow(dead_code, reason = "only envelopes carry bytes")
-    )]
-    pub(crate) fn from_byte(byte: u8) -> Self {
-        Self::ALL.iter().copied().find(|cut| *cut as u8 == byte).unwrap_or_default()
-    }
-}
-
-impl Serialize for LifetimeCut {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+words! {
+    /// What ended the freshness of an entry before the end of its lifetime.
+    LifetimeCut {
+        #[default]
+        None = 0, "none", "Nothing ended its freshness earlier.";
+        Part = 1, "part", "A part of it ends earlier.";
+        StalePart = 2, "stale-part", "A part of it was stale when it was added.";
+        MaxLifetime = 3, "max-lifetime", "`LarderBuilder::max_lifetime` is shorter.";
+        Expiry = 4, "expiry", "Its lifetime has an absolute end.";
     }
 }
 
