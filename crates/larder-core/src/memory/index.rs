@@ -97,16 +97,9 @@ impl Index {
         true
     }
 
-    /// Calls `read` with each entry, under the lock of its shard. `read` must not use the first level again.
-    pub(crate) fn each(&self, mut read: impl FnMut(&AnyEntry)) {
-        for shard in &self.shards {
-            shard.read().iter().for_each(&mut read);
-        }
-    }
-
-    /// Calls `read` with each entry as [`each`](Self::each) does, until it returns `false`. Returns whether it was called with all
-    /// of them.
-    pub(crate) fn each_while(&self, mut read: impl FnMut(&AnyEntry) -> bool) -> bool {
+    /// Calls `read` with each entry, under the lock of its shard, until it returns `false`. Returns whether it was called
+    /// with all of them. `read` must not use the first level again.
+    pub(crate) fn each(&self, mut read: impl FnMut(&AnyEntry) -> bool) -> bool {
         self.shards.iter().all(|shard| shard.read().iter().all(&mut read))
     }
 

@@ -228,6 +228,7 @@ impl Memory {
             {
                 urls.push((url, entry.touches()));
             }
+            true
         });
         urls
     }
@@ -235,7 +236,7 @@ impl Memory {
     /// Calls `read` with each entry, shard by shard under its lock, until it returns `false`. Returns whether it was called with
     /// all of them.
     pub(crate) fn each(&self, read: impl FnMut(&AnyEntry) -> bool) -> bool {
-        self.index.each_while(read)
+        self.index.each(read)
     }
 
     pub(crate) fn entries(&self) -> usize {
