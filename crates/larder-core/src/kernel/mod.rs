@@ -739,17 +739,15 @@ impl Kernel {
         // The tags of a draft may repeat the name of the value.
         let mut tags = SourcedTags::default();
         tags.extend(draft.tags.iter().map(|(tag, source)| (tag.within(&self.namespace), source)));
-        let mut own = Vec::new();
         if !self.namespace.is_empty() {
-            own.push(kind.within(&self.namespace));
+            tags.add(kind.within(&self.namespace), TagSource::Larder);
         }
         // These are the namespace and the namespaces that enclose it.
         let ends = self.namespace.match_indices('/').map(|(at, _)| at);
         for end in ends.chain(std::iter::once(self.namespace.len()).filter(|end| *end > 0)) {
-            own.push(Tag::of_namespace(&self.namespace[..end]));
+            tags.add(Tag::of_namespace(&self.namespace[..end]), TagSource::Larder);
         }
-        own.push(kind);
-        tags.extend(own.into_iter().map(|tag| (tag, TagSource::Larder)));
+        tags.add(kind, TagSource::Larder);
         tags
     }
 

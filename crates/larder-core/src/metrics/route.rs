@@ -37,10 +37,6 @@ impl RouteId {
     pub fn number(self) -> usize {
         usize::from(self.0)
     }
-
-    fn place(self) -> usize {
-        self.number()
-    }
 }
 
 /// A route with its template.
@@ -98,7 +94,7 @@ impl RouteNames {
 
     /// Returns the template of a route.
     pub(crate) fn name(&self, route: RouteId) -> Arc<str> {
-        Arc::clone(&self.known.load().names[route.place()])
+        Arc::clone(&self.known.load().names[route.number()])
     }
 
     #[cold]
@@ -129,7 +125,7 @@ impl RouteTable {
     #[inline]
     pub(crate) fn of(&self, route: RouteId) -> &RouteCounters {
         let all = self.0.get_or_init(|| (0..MAX_ROUTES).map(|_| OnceLock::new()).collect());
-        all[route.place()].get_or_init(Box::default)
+        all[route.number()].get_or_init(Box::default)
     }
 
     /// Returns the counters of all routes that were counted.
