@@ -7,13 +7,14 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Empty;
 use larder_core::{
-    Consistency, Key, Larder, Reason,
+    Consistency, Larder, Reason,
     kernel::{
         AnyEntry, EntryExplanation, EntryState, Explained, Kernel, KeyExplanation, Partitions,
         RefusedResponse, Route, StoreLookup,
@@ -182,6 +183,7 @@ impl ExplainRequest {
         // Invalidations that are due act first, as for a request.
         context.kernel.tick();
         let admission = context.admit_as(&request, |_| partition.clone());
+        let last_refusal = route.as_ref().and_then(|route| context.meter.last_refusal(route.id()));
         let mut explanation = Explanation {
             cache: context.options.name.to_string(),
             route: route.as_ref().map(|route| route.template().to_owned()),
@@ -189,12 +191,8 @@ impl ExplainRequest {
             key: None,
             entry: None,
             response: None,
-            last_refusal: None,
+            last_refusal: last_refusal.map(|refused| LastRefusal::new(refused, &context.kernel)),
         };
-        explanation.last_refusal = route.and_then(|route| {
-            let refused = context.meter.last_refusal(route.id());
-            refused.map(|refused| LastRefusal::new(refused, &context.kernel))
-        });
         match admission {
             Admission::Bypass(why) => {
                 explanation.decision.forward(if why == Reason::Method {
@@ -301,9 +299,10 @@ impl ExplainRequest {
                 let narrow = |key| narrowed(kernel, &request_key, &key, &selecting).or(Some(key));
                 flight = flight.and_then(narrow);
             }
-            explain_fill(context, explanation, flight);
-            let is_plain = explanation.decision.outcome.word == "fill";
-            if is_plain && selected.is_err() && kernel.shares(context.options.tiers) {
+            let refused = flight.and_then(|key| refused_until(kernel, &key));
+            if let Some((why, left)) = refused {
+                explain_refusal(explanation, why, left);
+            } else if selected.is_err() && kernel.shares(context.options.tiers) {
                 let (schema, tiers) = (CacheRecord::schema(), context.options.tiers);
                 let wanted = StoreLookup { key: &key, schema, tiers };
                 if kernel.peek(wanted).await.is_some() {
@@ -344,16 +343,13 @@ impl ExplainRequest {
 }
 
 /// Explains a fill that a hit-for-miss record sends to the handler alone.
-fn explain_fill(context: &CacheContext, explanation: &mut Explanation, flight: Option<Key>) {
-    let refused = flight.and_then(|key| refused_until(&context.kernel, &key));
-    if let Some((why, left)) = refused {
-        explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
-        explanation.decision.changes_in_seconds = Some(left.as_secs());
-        let last = explanation.last_refusal.as_ref();
-        let cause = last.filter(|last| last.reason.word == why.as_str());
-        let cause = cause.and_then(|last| last.cause.clone());
-        explanation.decision.because(why, cause);
-    }
+fn explain_refusal(explanation: &mut Explanation, why: Reason, left: Duration) {
+    explanation.decision.outcome = explained_outcome(DryOutcome::Alone);
+    explanation.decision.changes_in_seconds = Some(left.as_secs());
+    let last = explanation.last_refusal.as_ref();
+    let cause = last.filter(|last| last.reason.word == why.as_str());
+    let cause = cause.and_then(|last| last.cause.clone());
+    explanation.decision.because(why, cause);
 }
 
 /// Returns the outcome for a request that selects this entry.
