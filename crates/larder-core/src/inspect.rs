@@ -97,6 +97,11 @@ impl Kernel {
         }
     }
 
+    /// Returns the targets of an invalidation, with those that rules add.
+    pub fn targets_of(&self, invalidation: Invalidation) -> Vec<PastTarget> {
+        self.selectors(invalidation.targets).iter().map(PastTarget::of).collect()
+    }
+
     /// Returns the last 256 invalidations that acted in this process and have a greater number, the oldest first.
     pub fn past_invalidations(&self, after: u64) -> Vec<PastInvalidation> {
         self.engine().history.after(after)

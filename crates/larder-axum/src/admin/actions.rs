@@ -10,7 +10,7 @@ use larder_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin,
+    Admin, LONGEST_SCAN,
     access::AdminAccess,
     audit::{AuditEvent, now_millis},
     query::ClientError,
@@ -126,7 +126,7 @@ pub(super) async fn invalidate(
     if let Some(because) = &request.because {
         invalidation = invalidation.because(because);
     }
-    let targets = larder.kernel().preview(invalidation.clone(), Duration::ZERO).targets;
+    let targets = larder.kernel().targets_of(invalidation.clone());
     let outcome = larder.invalidate(invalidation).await.to_string();
     admin.audit.add(AuditEvent {
         at_millis: now_millis(),
@@ -140,6 +140,4 @@ pub(super) async fn invalidate(
 }
 
 const TARGETS: &str = "tag, name, path, prefix, pattern and everything: true";
-/// How long a scan for a preview takes at most.
-const LONGEST_SCAN: Duration = Duration::from_millis(100);
 const LONGEST_REASON: usize = 256;

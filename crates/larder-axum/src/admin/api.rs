@@ -1,17 +1,17 @@
 //! The answers that only read.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use http::Uri;
 use larder_core::{
     Kind, Tag,
-    kernel::{AnyEntry, EntryExplanation},
+    kernel::{AnyEntry, EntryExplanation, TagSource},
 };
 use larder_http::{ExplainRequest, Explanation};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admin,
+    Admin, LONGEST_SCAN,
     query::{ClientError, pairs, parameters},
 };
 
@@ -187,8 +187,12 @@ pub(super) fn graph(admin: &Admin, uri: &Uri) -> Result<Graph, ClientError> {
         let explained = kernel.explain_entry(&entry, admin.partitions);
         let parts = explained.tags.iter().filter(|tag| {
             matches!(
-                tag.source.as_str(),
-                "query" | "fragment" | "object" | "response-part" | "statement"
+                tag.source,
+                TagSource::Query
+                    | TagSource::Fragment
+                    | TagSource::Object
+                    | TagSource::ResponsePart
+                    | TagSource::Statement
             )
         });
         let parts = parts.map(|tag| format!("{}: {}", tag.source.as_str(), tag.tag)).collect();
@@ -200,4 +204,3 @@ pub(super) fn graph(admin: &Admin, uri: &Uri) -> Result<Graph, ClientError> {
 
 const MOST_ENTRIES: usize = 1000;
 const MOST_NODES: usize = 50;
-const LONGEST_SCAN: Duration = Duration::from_millis(100);

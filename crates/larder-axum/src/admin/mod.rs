@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | the dashboard |
 //! | `GET /api/stats` | all counters ([`Stats`](larder_core::Stats)) |
-//! | `GET /api/live` | counters, the hottest keys and the last invalidations each second, as server-sent events |
+//! | `GET /api/live` | counters and the last invalidations each second, as server-sent events |
 //! | `GET /api/explain?url=…` | what the caches would do with a request, and why ([`ExplainRequest`](larder_http::ExplainRequest)); also `method`, `principal`, `anonymous`, `header` |
 //! | `GET /api/entries` | entries of the first level: `kind`, `contains`, `tag`, `sort` (`hits`, `bytes`, `age`, `fill`, `ends`), `limit` |
 //! | `GET /api/graph?tag=…` | the queries, values, fragments and responses that carry a tag |
@@ -259,3 +259,5 @@ impl std::error::Error for AdminError {}
 
 /// A shorter token could be guessed.
 const SHORTEST_TOKEN: usize = 16;
+/// How long a scan of the first level takes at most.
+const LONGEST_SCAN: Duration = Duration::from_millis(100);
