@@ -97,6 +97,9 @@ async fn traced(larder: &Larder) {
 
 #[tokio::test(start_paused = true)]
 async fn fills_invalidations_and_reads_of_the_second_level_have_spans_without_personal_data() {
+    // While there is one subscriber, tracing asks that of the thread that first reaches a span whether the span is wanted, and
+    // remembers the answer for all threads. Tests on other threads have none, so a second subscriber exists during this test.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let collector = Collector::default();
     let subscriber = tracing_subscriber::registry().with(collector.clone());
     let _installed = tracing::subscriber::set_default(subscriber);
