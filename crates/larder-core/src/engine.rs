@@ -122,6 +122,11 @@ impl EntryState {
         Self::Expired,
     ];
 
+    /// Whether there is a request that the entry may answer.
+    pub const fn may_be_served(self) -> bool {
+        !matches!(self, Self::Invalid | Self::Expired)
+    }
+
     /// Returns the word of the state.
     pub const fn as_str(self) -> &'static str {
         match self {

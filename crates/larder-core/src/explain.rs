@@ -75,6 +75,8 @@ pub enum Partitions {
     /// As a hash: the same hash is the same partition, until the process ends.
     #[default]
     Hashed,
+    /// As "(as given)": the partition was named with the question, and its hash would tell which other entries are its own.
+    AsGiven,
     /// As they are.
     Shown,
 }
@@ -206,11 +208,12 @@ impl Kernel {
     /// Explains a key.
     pub fn explain_key(&self, key: &Key, partitions: Partitions) -> KeyExplanation {
         let shown = |name: &'static str, value: &[u8], is_secret: bool| {
-            let is_hashed = partitions == Partitions::Hashed && (is_secret || name == "partition");
-            let value = match is_hashed {
-                true => format!("#{:016x}", self.hash(value)),
-                false => String::from_utf8_lossy(value).into_owned(),
+            let shown_as = match (name, partitions) {
+                ("partition", _) | (_, Partitions::Shown) => partitions,
+                _ if is_secret => Partitions::Hashed,
+                _ => Partitions::Shown,
             };
+            let value = self.shown_partition(value, shown_as);
             KeyPart { part: name, value }
         };
         let names = names_of(key.kind());
@@ -235,20 +238,33 @@ impl Kernel {
     fn explain_tags(&self, entry: &AnyEntry, partitions: Partitions) -> Vec<TagExplanation> {
         let of = |(tag, source): (&Tag, TagSource)| {
             let ReadableTag { class, namespace, text } = tag.readable();
-            // The tag has a hash of the partition, but of one without a secret, and few users can be tried.
-            let tag = match (partitions, class, text.split_once(' ')) {
-                (Partitions::Hashed, "url-in-partition", Some((partition, url))) => {
-                    format!("#{:016x} {url}", self.hash(partition.as_bytes()))
-                }
-                (_, "kind", _) => {
-                    let kind = Kind::ALL.into_iter().find(|kind| text == kind.letter().to_string());
-                    kind.map_or_else(|| text.to_owned(), |kind| kind.as_str().to_owned())
-                }
-                _ => text.to_owned(),
-            };
+            let tag = self.shown_tag(class, text, partitions);
             TagExplanation { class, tag, namespace: namespace.to_owned(), source }
         };
         entry.sourced_tags().map(of).collect()
+    }
+
+    /// Returns the text of a tag as operators see it.
+    pub(crate) fn shown_tag(&self, class: &str, text: &str, partitions: Partitions) -> String {
+        // The tag has a hash of the partition, but of one without a secret, and few users can be tried.
+        match (class, text.split_once(' ')) {
+            ("url-in-partition", Some((partition, url))) => {
+                format!("{} {url}", self.shown_partition(partition.as_bytes(), partitions))
+            }
+            ("kind", _) => {
+                let kind = Kind::ALL.into_iter().find(|kind| text == kind.letter().to_string());
+                kind.map_or_else(|| text.to_owned(), |kind| kind.as_str().to_owned())
+            }
+            _ => text.to_owned(),
+        }
+    }
+
+    fn shown_partition(&self, partition: &[u8], partitions: Partitions) -> String {
+        match partitions {
+            Partitions::Hashed => format!("#{:016x}", self.hash(partition)),
+            Partitions::AsGiven => "(as given)".to_owned(),
+            Partitions::Shown => String::from_utf8_lossy(partition).into_owned(),
+        }
     }
 
     /// Returns the states of an entry from now on, one for each change.

@@ -1,7 +1,7 @@
 //! Scans the first level: lists entries, and counts what an invalidation would reach.
 //!
-//! A scan visits entries under the locks of the index, shard by shard, and ends when its time is over. It changes
-//! nothing. Invalidations never scan.
+//! A scan takes the entries out of the index shard by shard, looks at them under no lock, and ends when its time is over.
+//! It changes nothing. Invalidations never scan.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     entry::AnyEntry,
+    explain::Partitions,
     invalidation_history::{PastInvalidation, PastTarget},
     kernel::Kernel,
     tag::Tag,
@@ -65,21 +66,26 @@ impl Kernel {
                 }
             }
             // Reading the clock for each entry would take longer than the scan.
-            !scan.visited.is_multiple_of(256) || Instant::now() < until
+            !scan.visited.is_multiple_of(64) || Instant::now() < until
         });
         scan
     }
 
     /// Counts the entries that an invalidation would reach, in at most `budget`. If that is not enough, the number is an
-    /// estimate from the part that was visited.
-    pub fn preview(&self, invalidation: impl Into<Invalidation>, budget: Duration) -> Preview {
+    /// estimate from the part that was visited. Entries that are invalid or expired already do not count.
+    pub fn preview(
+        &self,
+        invalidation: impl Into<Invalidation>,
+        budget: Duration,
+        partitions: Partitions,
+    ) -> Preview {
         let selectors = self.selectors(invalidation.into().targets);
         let reached: Vec<_> = selectors.iter().map(Reached::of).collect();
         let mut bytes = 0;
         let now = self.now();
         let scan = self.scan(EXAMPLES, budget, |entry| {
-            let is = entry.phase(now) != crate::lifetime::Phase::Gone
-                && reached.iter().any(|reached| reached.matches(entry));
+            let is = reached.iter().any(|reached| reached.matches(entry))
+                && self.entry_state(entry, now).may_be_served();
             bytes += if is { entry.weight() } else { 0 };
             is
         });
@@ -89,7 +95,7 @@ impl Kernel {
             visited => (part as f64 * entries as f64 / visited as f64).round() as usize,
         };
         Preview {
-            targets: selectors.iter().map(PastTarget::of).collect(),
+            targets: self.shown_targets(selectors.iter().map(PastTarget::of), partitions),
             entries: if scan.is_complete { scan.matched } else { scaled(scan.matched) },
             is_estimate: !scan.is_complete,
             bytes: if scan.is_complete { bytes } else { scaled(bytes) },
@@ -98,13 +104,35 @@ impl Kernel {
     }
 
     /// Returns the targets of an invalidation, with those that rules add.
-    pub fn targets_of(&self, invalidation: Invalidation) -> Vec<PastTarget> {
-        self.selectors(invalidation.targets).iter().map(PastTarget::of).collect()
+    pub fn targets_of(
+        &self,
+        invalidation: Invalidation,
+        partitions: Partitions,
+    ) -> Vec<PastTarget> {
+        let selectors = self.selectors(invalidation.targets);
+        self.shown_targets(selectors.iter().map(PastTarget::of), partitions)
     }
 
     /// Returns the last 256 invalidations that acted in this process and have a greater number, the oldest first.
-    pub fn past_invalidations(&self, after: u64) -> Vec<PastInvalidation> {
-        self.engine().history.after(after)
+    pub fn past_invalidations(&self, after: u64, partitions: Partitions) -> Vec<PastInvalidation> {
+        let past = self.engine().history.after(after);
+        let shown = past.into_iter().map(|past| PastInvalidation {
+            targets: self.shown_targets(past.targets.iter().cloned(), partitions),
+            ..PastInvalidation::clone(&past)
+        });
+        shown.collect()
+    }
+
+    fn shown_targets(
+        &self,
+        targets: impl Iterator<Item = PastTarget>,
+        partitions: Partitions,
+    ) -> Vec<PastTarget> {
+        let shown = |target: PastTarget| PastTarget {
+            text: self.shown_tag(target.class, &target.text, partitions),
+            ..target
+        };
+        targets.map(shown).collect()
     }
 }
 

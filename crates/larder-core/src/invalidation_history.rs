@@ -1,12 +1,13 @@
 //! The last invalidations that acted in this process, for operators.
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
     bus::{Record, WriterId},
+    record_note::truncated,
     tag::ReadableTag,
     target::{Mode, Selector},
 };
@@ -41,7 +42,7 @@ pub struct PastInvalidation {
 pub struct PastTarget {
     /// `everything`, `pattern`, `prefix` or the class of a tag, such as `tag` or `path`.
     pub class: &'static str,
-    /// The text of the target.
+    /// The text of the target, its first 256 bytes.
     pub text: String,
     /// Its namespace.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -55,7 +56,7 @@ pub(crate) struct InvalidationHistory(Mutex<History>);
 #[derive(Debug, Default)]
 struct History {
     next: u64,
-    past: VecDeque<PastInvalidation>,
+    past: VecDeque<Arc<PastInvalidation>>,
 }
 
 impl InvalidationHistory {
@@ -78,18 +79,24 @@ impl InvalidationHistory {
         if history.past.len() >= MOST_PAST {
             history.past.pop_front();
         }
-        history.past.push_back(PastInvalidation { number, ..past });
+        history.past.push_back(Arc::new(PastInvalidation { number, ..past }));
     }
 
     /// Returns the invalidations after a number, the oldest first.
-    pub(crate) fn after(&self, number: u64) -> Vec<PastInvalidation> {
+    pub(crate) fn after(&self, number: u64) -> Vec<Arc<PastInvalidation>> {
         let history = self.0.lock();
         history.past.iter().filter(|past| past.number > number).cloned().collect()
     }
 }
 
 impl PastTarget {
+    /// Creates the target of a selector, with partitions as they are.
     pub(crate) fn of(selector: &Selector) -> Self {
+        let target = Self::whole(selector);
+        Self { text: truncated(&target.text), namespace: truncated(&target.namespace), ..target }
+    }
+
+    fn whole(selector: &Selector) -> Self {
         match selector {
             Selector::Everything => {
                 Self { class: "everything", text: String::new(), namespace: String::new() }

@@ -128,7 +128,9 @@ pub async fn serve(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (larder, views) = (app.larder().clone(), app.views().clone());
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(async move {
+    // The admin API limits wrong tokens by the addresses of clients.
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
         // The sender is dropped to signal the end, so an error is the signal waited for.
         drop(stopped.await);
     });

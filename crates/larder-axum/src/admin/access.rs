@@ -2,11 +2,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use axum::extract::ConnectInfo;
-use http::{HeaderMap, Uri, header, request::Parts, uri::Authority};
+use http::{HeaderMap, Uri, Version, header, request::Parts, uri::Authority};
 use subtle::ConstantTimeEq as _;
 
 use super::attempts::Attempts;
@@ -70,15 +70,29 @@ pub(super) enum Denied {
     TooManyAttempts,
 }
 
-/// The guards, and the wrong tokens of each address.
+/// An actor that is let in.
+pub(super) struct Admitted {
+    pub(super) access: AdminAccess,
+    /// Whether its token let it in, which no browser sends by itself.
+    pub(super) by_bearer_token: bool,
+}
+
+/// Returns the address of the client of a request.
+pub(super) type ClientAddress = Box<dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync>;
+
+/// The guards, and the wrong tokens of each network.
 pub(super) struct Access {
     guards: Vec<Guard>,
+    client_address: ClientAddress,
     attempts: Attempts,
+    knows_no_address: Once,
 }
 
 impl Access {
-    pub(super) fn new(guards: Vec<Guard>) -> Self {
-        Self { guards, attempts: Attempts::default() }
+    pub(super) fn new(guards: Vec<Guard>, client_address: Option<ClientAddress>) -> Self {
+        let client_address = client_address.unwrap_or_else(|| Box::new(peer));
+        let (attempts, knows_no_address) = (Attempts::default(), Once::new());
+        Self { guards, client_address, attempts, knows_no_address }
     }
 
     /// Whether browsers can begin a session with a token.
@@ -86,29 +100,41 @@ impl Access {
         self.guards.iter().any(|guard| matches!(guard, Guard::Token { .. }))
     }
 
-    /// Returns the access of a request by its bearer token, by a closure, or by its address.
-    pub(super) fn of(
-        &self,
-        parts: &Parts,
-        (uri, headers): (&Uri, &HeaderMap),
-    ) -> Result<AdminAccess, Denied> {
-        if let Some(token) = bearer(headers) {
-            return self.by_token(token, parts);
-        }
+    /// Returns the access of a request by its bearer token, by a closure, or by its address. A bearer token that is not
+    /// larder's may be one of the application, which its closure knows; it counts as wrong if no guard lets it in.
+    pub(super) fn of(&self, parts: &Parts) -> Result<Admitted, Denied> {
+        let token = bearer(&parts.headers).filter(|_| self.has_tokens());
+        let denied = match token.map(|token| self.compare(token, parts)) {
+            Some(Ok(access)) => return Ok(Admitted { access, by_bearer_token: true }),
+            Some(Err(denied)) => Some(denied),
+            None => None,
+        };
         let access = self.guards.iter().find_map(|guard| match guard {
             Guard::Token { .. } => None,
             Guard::Closure(guard) => guard(parts),
-            Guard::Loopback => {
-                is_on_loopback(parts, uri, headers).then(|| AdminAccess::full("loopback"))
-            }
+            Guard::Loopback => is_on_loopback(parts).then(|| AdminAccess::full("loopback")),
         });
-        access.ok_or(Denied::Unauthorized)
+        if let Some(access) = access {
+            return Ok(Admitted { access, by_bearer_token: false });
+        }
+        Err(match denied {
+            Some(Denied::Unauthorized) => self.note_wrong_token(parts),
+            Some(Denied::TooManyAttempts) => Denied::TooManyAttempts,
+            None => Denied::Unauthorized,
+        })
     }
 
     /// Returns the access of a token, and counts a wrong one.
     pub(super) fn by_token(&self, given: &str, parts: &Parts) -> Result<AdminAccess, Denied> {
-        let address = address(parts);
-        if self.attempts.are_used_up(address) {
+        self.compare(given, parts).map_err(|denied| match denied {
+            Denied::Unauthorized => self.note_wrong_token(parts),
+            Denied::TooManyAttempts => denied,
+        })
+    }
+
+    fn compare(&self, given: &str, parts: &Parts) -> Result<AdminAccess, Denied> {
+        let address = (self.client_address)(parts);
+        if address.is_some_and(|address| self.attempts.are_used_up(address)) {
             return Err(Denied::TooManyAttempts);
         }
         let mut access = None;
@@ -121,10 +147,26 @@ impl Access {
                     Some(AdminAccess { actor: format!("{} token", role.as_str()), role: *role });
             }
         }
-        if access.is_none() {
-            self.attempts.note(address);
-        }
         access.ok_or(Denied::Unauthorized)
+    }
+
+    fn note_wrong_token(&self, parts: &Parts) -> Denied {
+        match (self.client_address)(parts) {
+            Some(address) => {
+                tracing::warn!(target: "larder", %address, "a request for the admin API has a wrong token");
+                self.attempts.note(address);
+            }
+            // One counter for all clients would let each of them lock out all others.
+            None => self.knows_no_address.call_once(|| {
+                tracing::warn!(
+                    target: "larder",
+                    "a request for the admin API has a wrong token; the server does not tell the addresses of clients, so \
+                     wrong tokens are not limited and not logged again: serve with \
+                     into_make_service_with_connect_info::<SocketAddr>()"
+                );
+            }),
+        }
+        Denied::Unauthorized
     }
 }
 
@@ -133,28 +175,38 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Returns the address of the client, as far as the server has told it.
-fn address(parts: &Parts) -> Option<IpAddr> {
+/// Returns the address of the connection, as far as the server has told it.
+fn peer(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
 }
 
 /// Whether a request certainly comes from this machine: from a loopback address, through no proxy, and for a loopback name.
 /// A page of another site that a browser on this machine shows can send requests to it, under a name of its own that
-/// resolves to a loopback address; its `Host` is that name.
-fn is_on_loopback(parts: &Parts, uri: &Uri, headers: &HeaderMap) -> bool {
-    let is_forwarded = headers.keys().any(|name| {
+/// resolves to a loopback address; its `Host` is that name. Many proxies speak HTTP/1.0 with the server.
+fn is_on_loopback(parts: &Parts) -> bool {
+    let is_forwarded = parts.headers.keys().any(|name| {
         let name = name.as_str();
         name.starts_with("x-forwarded") || FORWARDING.contains(&name)
     });
-    let mut hosts = headers.get_all(header::HOST).iter();
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
-    let names = [host, uri.authority().map(Authority::as_str)];
+    let names = [host, parts.uri.authority().map(Authority::as_str)];
     let mut names = names.into_iter().flatten().peekable();
-    address(parts).is_some_and(|address| address.to_canonical().is_loopback())
+    let mut pages = [header::ORIGIN, header::REFERER]
+        .into_iter()
+        .flat_map(|name| parts.headers.get_all(name))
+        .map(|page| page.to_str().ok().and_then(|page| page.parse::<Uri>().ok()));
+    peer(parts).is_some_and(|address| address.to_canonical().is_loopback())
         && !is_forwarded
+        && parts.version != Version::HTTP_10
         && hosts.next().is_none()
         && names.peek().is_some()
         && names.all(is_loopback_name)
+        && pages.all(|page| {
+            page.is_some_and(|page| {
+                page.authority().is_some_and(|of| is_loopback_name(of.as_str()))
+            })
+        })
 }
 
 /// Whether the host of an authority is `localhost` or a loopback address.

@@ -1,19 +1,19 @@
 //! Invalidations by operators.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use larder_core::{
-    Invalidation, Larder, Target,
+    Invalidation, Target,
     kernel::{PastTarget, Preview},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Admin, LONGEST_SCAN,
-    access::AdminAccess,
-    audit::{AuditEvent, now_millis},
-    query::ClientError,
+    access::{AdminAccess, AdminRole},
+    audit::{Action, AuditEvent},
+    query::{ClientError, view},
 };
 
 /// An invalidation as clients send it.
@@ -66,6 +66,11 @@ impl InvalidationRequest {
         if texts.into_iter().flatten().any(|text| text.trim().is_empty()) {
             return Err(ClientError::bad_request("the target is empty; allowed is a text"));
         }
+        if self.pattern.as_ref().is_some_and(|pattern| pattern.len() > LONGEST_PATTERN) {
+            return Err(ClientError::bad_request(format!(
+                "the pattern is longer than allowed, which is {LONGEST_PATTERN} bytes"
+            )));
+        }
         let mut given = given.into_iter().flatten();
         match (given.next(), given.next()) {
             (Some(target), None) => Ok(target),
@@ -91,29 +96,24 @@ impl InvalidationRequest {
         }
         Ok(invalidation)
     }
-
-    fn view(&self, larder: &Larder) -> Larder {
-        match &*self.namespace {
-            "" => larder.clone(),
-            namespace => larder.namespace(namespace),
-        }
-    }
 }
 
 /// Returns what an invalidation would reach.
-pub(super) fn preview(
-    admin: &Admin,
-    request: &InvalidationRequest,
+pub(super) async fn preview(
+    admin: &Arc<Admin>,
+    request: InvalidationRequest,
 ) -> Result<Preview, ClientError> {
-    let larder = request.view(&admin.larder);
-    Ok(larder.kernel().preview(request.invalidation()?, LONGEST_SCAN))
+    let (larder, partitions) = (view(&admin.larder, &request.namespace), admin.partitions);
+    let invalidation = request.invalidation()?;
+    let preview = move || larder.kernel().preview(invalidation, LONGEST_SCAN, partitions);
+    Ok(admin.scan(preview).await)
 }
 
-/// Invalidates for an actor.
+/// Invalidates for an actor. The invalidation and its audit event are made also if the client disconnects meanwhile.
 pub(super) async fn invalidate(
-    admin: &Admin,
-    access: &AdminAccess,
-    request: &InvalidationRequest,
+    admin: &Arc<Admin>,
+    access: AdminAccess,
+    request: InvalidationRequest,
 ) -> Result<InvalidationAnswer, ClientError> {
     if request.because.as_ref().is_some_and(|because| because.len() > LONGEST_REASON) {
         return Err(ClientError::new(
@@ -121,23 +121,35 @@ pub(super) async fn invalidate(
             format!("because is longer than allowed, which is {LONGEST_REASON} bytes"),
         ));
     }
-    let larder = request.view(&admin.larder);
+    let larder = view(&admin.larder, &request.namespace);
     let mut invalidation = request.invalidation()?.by(&access.actor);
     if let Some(because) = &request.because {
         invalidation = invalidation.because(because);
     }
-    let targets = larder.kernel().targets_of(invalidation.clone());
-    let outcome = larder.invalidate(invalidation).await.to_string();
-    admin.audit.add(AuditEvent {
-        at_millis: now_millis(),
-        actor: access.actor.clone(),
-        action: "invalidate",
+    let targets = larder.kernel().targets_of(invalidation.clone(), admin.partitions);
+    let event = AuditEvent {
         targets: targets.clone(),
-        because: request.because.clone(),
-        outcome: outcome.clone(),
+        because: request.because,
+        ..AuditEvent::of(&access, Action::Invalidate)
+    };
+    if access.role != AdminRole::Full {
+        let text = format!("the role is {}, allowed is full", access.role.as_str());
+        admin.audit.add(AuditEvent { outcome: "refused".to_owned(), ..event });
+        return Err(ClientError::new(StatusCode::FORBIDDEN, text));
+    }
+    let task = tokio::spawn({
+        let admin = Arc::clone(admin);
+        async move {
+            let outcome = larder.invalidate(invalidation).await.to_string();
+            admin.audit.add(AuditEvent { outcome: outcome.clone(), ..event });
+            outcome
+        }
     });
+    let outcome = task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     Ok(InvalidationAnswer { outcome, targets })
 }
 
 const TARGETS: &str = "tag, name, path, prefix, pattern and everything: true";
+/// A scan compares a pattern with each tag.
+const LONGEST_PATTERN: usize = 512;
 const LONGEST_REASON: usize = 256;

@@ -1,18 +1,18 @@
 //! The answers that only read.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use http::Uri;
 use larder_core::{
     Kind, Tag,
-    kernel::{AnyEntry, EntryExplanation, TagSource},
+    kernel::{AnyEntry, EntryExplanation, Moment, TagSource},
 };
 use larder_http::{ExplainRequest, Explanation};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Admin, LONGEST_SCAN,
-    query::{ClientError, pairs, parameters},
+    query::{ClientError, pairs, parameters, view},
 };
 
 /// The entries that a request asks for.
@@ -22,6 +22,8 @@ struct EntryQuery {
     kind: Option<String>,
     contains: Option<String>,
     tag: Option<String>,
+    /// The namespace of the tag.
+    namespace: String,
     sort: Option<String>,
     limit: Option<usize>,
 }
@@ -37,7 +39,7 @@ pub(super) struct Entries {
 }
 
 /// Lists entries.
-pub(super) fn entries(admin: &Admin, uri: &Uri) -> Result<Entries, ClientError> {
+pub(super) async fn entries(admin: &Arc<Admin>, uri: &Uri) -> Result<Entries, ClientError> {
     let query: EntryQuery = parameters(uri)?;
     let limit = query.limit.unwrap_or(50);
     if limit > MOST_ENTRIES {
@@ -47,30 +49,38 @@ pub(super) fn entries(admin: &Admin, uri: &Uri) -> Result<Entries, ClientError> 
     }
     let kind = query.kind.as_deref().map(kind_of).transpose()?;
     let rank = rank_by(query.sort.as_deref().unwrap_or("hits"))?;
-    let tag = query.tag.as_deref().map(Tag::new);
+    let tag = query.tag.map(|tag| tag_in(admin, &query.namespace, &tag));
     let contains = query.contains.unwrap_or_default();
-    let kernel = admin.larder.kernel();
-    let mut best: Vec<(u64, AnyEntry)> = Vec::new();
-    let scan = kernel.scan(0, LONGEST_SCAN, |entry| {
-        let is = kind.is_none_or(|kind| entry.key().kind() == kind)
-            && tag.as_ref().is_none_or(|tag| entry.tags().contains(tag))
-            && (contains.is_empty() || entry.key().name().contains(&*contains));
-        if is {
-            best.push((rank(admin, entry), AnyEntry::clone(entry)));
-            if best.len() >= 2 * MOST_ENTRIES {
-                keep_best(&mut best, limit);
+    let (larder, partitions) = (admin.larder.clone(), admin.partitions);
+    let scan = move || {
+        let kernel = larder.kernel();
+        let now = kernel.now();
+        let mut best: Vec<(Reverse<u64>, AnyEntry)> = Vec::new();
+        let scan = kernel.scan(0, LONGEST_SCAN, |entry| {
+            let is = kind.is_none_or(|kind| entry.key().kind() == kind)
+                && tag.as_ref().is_none_or(|tag| entry.tags().contains(tag))
+                && (contains.is_empty() || entry.key().name().contains(&*contains));
+            if is && limit > 0 {
+                best.push((Reverse(rank(entry, now)), AnyEntry::clone(entry)));
+                if best.len() >= 2 * limit + 64 {
+                    best.select_nth_unstable_by_key(limit, |(rank, _)| *rank);
+                    best.truncate(limit);
+                }
             }
-        }
-        is
-    });
-    keep_best(&mut best, limit);
-    let explained = best.iter().map(|(_, entry)| kernel.explain_entry(entry, admin.partitions));
-    Ok(Entries { matched: scan.matched, is_part: !scan.is_complete, entries: explained.collect() })
+            is
+        });
+        best.sort_by_cached_key(|(rank, entry)| (*rank, entry.key().to_string()));
+        best.truncate(limit);
+        let explained = best.iter().map(|(_, entry)| kernel.explain_entry(entry, partitions));
+        Entries { matched: scan.matched, is_part: !scan.is_complete, entries: explained.collect() }
+    };
+    Ok(admin.scan(scan).await)
 }
 
-fn keep_best(best: &mut Vec<(u64, AnyEntry)>, most: usize) {
-    best.sort_by_key(|(rank, entry)| (Reverse(*rank), entry.key().to_string()));
-    best.truncate(most);
+/// Returns the tag of a namespace.
+fn tag_in(admin: &Admin, namespace: &str, tag: &str) -> Tag {
+    let view = view(&admin.larder, namespace);
+    view.kernel().own_tag(&Tag::new(tag))
 }
 
 fn kind_of(name: &str) -> Result<Kind, ClientError> {
@@ -82,15 +92,13 @@ fn kind_of(name: &str) -> Result<Kind, ClientError> {
 }
 
 /// Returns the function by which entries are sorted, the greatest first.
-fn rank_by(name: &str) -> Result<fn(&Admin, &AnyEntry) -> u64, ClientError> {
+fn rank_by(name: &str) -> Result<fn(&AnyEntry, Moment) -> u64, ClientError> {
     Ok(match name {
-        "hits" => |_, entry| entry.hits(),
-        "bytes" => |_, entry| entry.weight() as u64,
-        "age" => |admin, entry| admin.larder.kernel().now().since(entry.ends().filled()).as_secs(),
-        "fill" => |_, entry| u64::try_from(entry.cost().as_micros()).unwrap_or(u64::MAX),
-        "ends" => |admin, entry| {
-            u64::MAX - entry.fresh_until().since(admin.larder.kernel().now()).as_secs()
-        },
+        "hits" => |entry, _| entry.hits(),
+        "bytes" => |entry, _| entry.weight() as u64,
+        "age" => |entry, now| now.since(entry.ends().filled()).as_secs(),
+        "fill" => |entry, _| u64::try_from(entry.cost().as_micros()).unwrap_or(u64::MAX),
+        "ends" => |entry, now| u64::MAX - entry.fresh_until().since(now).as_secs(),
         _ => {
             return Err(ClientError::bad_request(format!(
                 "sort is {name:?}, allowed is hits, bytes, age, fill or ends"
@@ -139,6 +147,8 @@ pub(super) async fn explain(admin: &Admin, uri: &Uri) -> Result<Vec<Explanation>
 #[serde(deny_unknown_fields)]
 struct GraphQuery {
     tag: String,
+    #[serde(default)]
+    namespace: String,
 }
 
 /// The entries that carry a tag, by their kinds: what becomes invalid with a row, a table or a value.
@@ -165,26 +175,34 @@ struct GraphNode {
     hits: u64,
 }
 
-/// Returns the entries that carry a tag.
-pub(super) fn graph(admin: &Admin, uri: &Uri) -> Result<Graph, ClientError> {
-    let GraphQuery { tag } = parameters(uri)?;
-    let wanted = Tag::new(&tag);
-    let mut kinds: BTreeMap<&'static str, GraphKind> = BTreeMap::new();
-    let kernel = admin.larder.kernel();
-    let mut found = Vec::new();
-    let scan = kernel.scan(0, LONGEST_SCAN, |entry| {
-        let is = entry.tags().contains(&wanted);
-        if is {
-            let kind = kinds.entry(entry.key().kind().as_str()).or_default();
-            kind.entries += 1;
-            if kind.entries <= MOST_NODES {
-                found.push(AnyEntry::clone(entry));
+/// Returns the entries that carry a tag, except those that are invalid or expired.
+pub(super) async fn graph(admin: &Arc<Admin>, uri: &Uri) -> Result<Graph, ClientError> {
+    let GraphQuery { tag, namespace } = parameters(uri)?;
+    let wanted = tag_in(admin, &namespace, &tag);
+    let (larder, partitions) = (admin.larder.clone(), admin.partitions);
+    let scan = move || {
+        let kernel = larder.kernel();
+        let now = kernel.now();
+        let mut kinds: BTreeMap<&'static str, GraphKind> = BTreeMap::new();
+        let scan = kernel.scan(0, LONGEST_SCAN, |entry| {
+            let is =
+                entry.tags().contains(&wanted) && kernel.entry_state(entry, now).may_be_served();
+            if is {
+                let kind = kinds.entry(entry.key().kind().as_str()).or_default();
+                kind.entries += 1;
+                if kind.nodes.len() < MOST_NODES {
+                    kind.nodes.push(GraphNode::of(&kernel.explain_entry(entry, partitions)));
+                }
             }
-        }
-        is
-    });
-    for entry in found {
-        let explained = kernel.explain_entry(&entry, admin.partitions);
+            is
+        });
+        Graph { tag, is_part: !scan.is_complete, kinds }
+    };
+    Ok(admin.scan(scan).await)
+}
+
+impl GraphNode {
+    fn of(explained: &EntryExplanation) -> Self {
         let parts = explained.tags.iter().filter(|tag| {
             matches!(
                 tag.source,
@@ -196,10 +214,8 @@ pub(super) fn graph(admin: &Admin, uri: &Uri) -> Result<Graph, ClientError> {
             )
         });
         let parts = parts.map(|tag| format!("{}: {}", tag.source.as_str(), tag.tag)).collect();
-        let node = GraphNode { name: explained.key.name, parts, hits: explained.hits };
-        kinds.entry(entry.key().kind().as_str()).or_default().nodes.push(node);
+        Self { name: explained.key.name.clone(), parts, hits: explained.hits }
     }
-    Ok(Graph { tag, is_part: !scan.is_complete, kinds })
 }
 
 const MOST_ENTRIES: usize = 1000;

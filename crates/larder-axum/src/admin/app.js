@@ -88,6 +88,7 @@ function total(stats) {
   return sum;
 }
 
+let lastNumber = 0;
 function show({ stats, invalidations }) {
   const now = total(stats);
   const moment = performance.now();
@@ -104,6 +105,9 @@ function show({ stats, invalidations }) {
   caches(stats);
   levels(stats);
   routes(stats);
+  // The numbers of a process that started anew begin again.
+  if (invalidations.some((it) => it.number <= lastNumber)) $('past').replaceChildren();
+  lastNumber = invalidations.at(-1)?.number ?? lastNumber;
   $('past').prepend(...invalidations.reverse().map(past));
   while ($('past').children.length > 256) $('past').lastChild.remove();
 }
@@ -185,10 +189,16 @@ function routes(stats) {
 
 const past = (it) => row(clock(it.at_millis), name([...it.targets.map(target), ...(it.more_targets ? [`and ${it.more_targets} more`] : [])].join(', ')), it.mode, it.by ?? (it.own ? 'this process' : 'another process'), it.because ?? '');
 
+// The server ends the stream now and then, and the browser goes on with the next; only a longer pause is worth a message.
+let lost;
 function listen() {
   const source = new EventSource(at('api/live'));
-  source.onopen = () => { $('state').textContent = 'live'; $('past').replaceChildren(); before = null; };
-  source.onerror = () => { $('state').textContent = 'no connection; trying again'; };
+  source.onopen = () => { clearTimeout(lost); lost = undefined; $('state').textContent = 'live'; };
+  source.onerror = () => {
+    lost ??= setTimeout(() => { $('state').textContent = 'no connection; trying again'; }, 3000);
+    // The server refused: the session ended, or there are too many streams.
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => ask('api/whoami').catch(() => {}).then(listen), 3000);
+  };
   source.onmessage = (event) => show(JSON.parse(event.data));
 }
 

@@ -1,42 +1,78 @@
-//! Limits how many wrong tokens an address may try.
+//! Limits how many wrong tokens a network may try.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The wrong tokens of each address in the last minute. Requests whose address is unknown count together.
+/// The wrong tokens of each network in a minute: of an IPv4 address, or of the /64 of an IPv6 address, in which one client
+/// has as many addresses as it wants.
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<Option<IpAddr>, (Instant, u32)>>);
+pub(super) struct Attempts(Mutex<Networks>);
+
+#[derive(Debug, Default)]
+struct Networks {
+    listed: HashMap<IpAddr, Minute>,
+    /// All networks for which the list has no place.
+    unlisted: Minute,
+}
+
+/// A minute, and the wrong tokens in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Minute {
+    began: Option<Instant>,
+    wrong: u32,
+}
 
 impl Attempts {
-    /// Whether an address has tried too many wrong tokens.
-    pub(super) fn are_used_up(&self, address: Option<IpAddr>) -> bool {
-        let attempts = self.0.lock();
-        let counted = attempts.get(&address);
-        counted.is_some_and(|(since, count)| since.elapsed() < MINUTE && *count >= MOST_ATTEMPTS)
+    /// Whether the network of an address has tried too many wrong tokens.
+    pub(super) fn are_used_up(&self, address: IpAddr) -> bool {
+        let networks = self.0.lock();
+        let network = network(address);
+        let is_full = networks.listed.len() >= MOST_NETWORKS;
+        let minute = match networks.listed.get(&network) {
+            None if is_full => networks.unlisted,
+            listed => listed.copied().unwrap_or_default(),
+        };
+        minute.is_now() && minute.wrong >= MOST_ATTEMPTS
     }
 
     /// Counts a wrong token.
-    pub(super) fn note(&self, address: Option<IpAddr>) {
-        let mut attempts = self.0.lock();
-        if attempts.len() >= MOST_ADDRESSES && !attempts.contains_key(&address) {
-            attempts.retain(|_, (since, _)| since.elapsed() < MINUTE);
-            if attempts.len() >= MOST_ADDRESSES {
-                // Tokens are tried from many addresses: all new ones count together.
-                let (_, count) = attempts.entry(None).or_insert_with(|| (Instant::now(), 0));
-                *count += 1;
-                return;
-            }
+    pub(super) fn note(&self, address: IpAddr) {
+        let mut networks = self.0.lock();
+        let network = network(address);
+        if networks.listed.len() >= MOST_NETWORKS && !networks.listed.contains_key(&network) {
+            networks.listed.retain(|_, minute| minute.is_now());
         }
-        let (since, count) = attempts.entry(address).or_insert_with(|| (Instant::now(), 0));
-        if since.elapsed() >= MINUTE {
-            (*since, *count) = (Instant::now(), 0);
+        let is_full = networks.listed.len() >= MOST_NETWORKS;
+        let minute = match networks.listed.contains_key(&network) {
+            false if is_full => &mut networks.unlisted,
+            _ => networks.listed.entry(network).or_default(),
+        };
+        if !minute.is_now() {
+            *minute = Minute { began: Some(Instant::now()), wrong: 0 };
         }
-        *count += 1;
+        minute.wrong += 1;
+    }
+}
+
+impl Minute {
+    fn is_now(self) -> bool {
+        self.began.is_some_and(|began| began.elapsed() < MINUTE)
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MOST_ATTEMPTS: u32 = 10;
-const MOST_ADDRESSES: usize = 1024;
+const MOST_NETWORKS: usize = 1024;

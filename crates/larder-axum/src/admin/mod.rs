@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `GET /` | the dashboard |
 //! | `GET /api/stats` | all counters ([`Stats`](larder_core::Stats)) |
-//! | `GET /api/live` | counters and the last invalidations each second, as server-sent events |
+//! | `GET /api/live` | counters and the last invalidations each second, as server-sent events, for half a minute |
 //! | `GET /api/explain?url=…` | what the caches would do with a request, and why ([`ExplainRequest`](larder_http::ExplainRequest)); also `method`, `principal`, `anonymous`, `header` |
-//! | `GET /api/entries` | entries of the first level: `kind`, `contains`, `tag`, `sort` (`hits`, `bytes`, `age`, `fill`, `ends`), `limit` |
-//! | `GET /api/graph?tag=…` | the queries, values, fragments and responses that carry a tag |
+//! | `GET /api/entries` | entries of the first level: `kind`, `contains`, `tag` (in `namespace`), `sort` (`hits`, `bytes`, `age`, `fill`, `ends`), `limit` |
+//! | `GET /api/graph?tag=…` | (in `namespace`) the queries, values, fragments and responses that carry a tag |
 //! | `GET /api/invalidations?after=…` | the last 256 invalidations that acted in this process |
 //! | `GET /api/audit` | the actions of operators |
 //! | `GET /api/whoami` | the actor, its role, and the CSRF token of its session |
@@ -30,15 +30,16 @@
 //! The answers are `no-store`, and bypass the response caches of the same larder wherever the router is nested. Only the
 //! first request of a process comes through a cache, which does not store it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use axum::{Router, routing::any};
 use http::request::Parts;
 use larder_core::{Larder, kernel::Partitions};
 use larder_http::own_pages::OwnPages;
+use tokio::sync::Semaphore;
 
 use self::{
-    access::{Access, Guard},
+    access::{Access, ClientAddress, Guard},
     audit::AuditLog,
     sessions::Sessions,
 };
@@ -89,6 +90,7 @@ pub fn admin(larder: &Larder) -> AdminBuilder {
     AdminBuilder {
         larder: larder.clone(),
         guards: Vec::new(),
+        client_address: None,
         short_token: None,
         audit_events: 256,
         partitions: Partitions::Hashed,
@@ -102,6 +104,7 @@ pub fn admin(larder: &Larder) -> AdminBuilder {
 pub struct AdminBuilder {
     larder: Larder,
     guards: Vec<Guard>,
+    client_address: Option<ClientAddress>,
     short_token: Option<usize>,
     audit_events: usize,
     partitions: Partitions,
@@ -111,8 +114,15 @@ pub struct AdminBuilder {
 
 impl AdminBuilder {
     /// Lets requests with this token do everything: programs send it as `Authorization: Bearer TOKEN`, and browsers enter it
-    /// into a form. It is never part of a URL. After 10 wrong tokens from an address within a minute, larder refuses
-    /// further ones from there for the rest of the minute.
+    /// into a form. It is never part of a URL.
+    ///
+    /// After 10 wrong tokens from an IPv4 address or an IPv6 /64 within a minute, larder refuses all tokens from there for
+    /// the rest of the minute. That needs the address of the client: serve with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, and behind a proxy tell larder the
+    /// [`client_address`](Self::client_address), since otherwise all clients have the address of the proxy, and one of them
+    /// can lock out the others. Without addresses, wrong tokens are not limited; a long random token is not guessed.
+    ///
+    /// A request with another bearer token, such as a JWT, is let in if a [closure](Self::guard) does so.
     pub fn token(self, token: impl Into<String>) -> Self {
         self.with_token(token.into(), AdminRole::Full)
     }
@@ -130,8 +140,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Lets requests in for which a closure returns [`AdminAccess`]. It sees the head of each request, with the extensions
-    /// that the application's own layers have left.
+    /// Lets requests in for which a closure returns [`AdminAccess`]. It sees the head of each request as the client sent it,
+    /// with the extensions that the application's own layers have left.
     ///
     /// # Examples
     ///
@@ -162,9 +172,38 @@ impl AdminBuilder {
         self
     }
 
+    /// Sets the closure that returns the address of the client of a request, which limits wrong tokens. By default it is the
+    /// address of the connection. Behind a proxy, read it from a field that this proxy always overwrites.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use larder_axum::admin::admin;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder_core::Larder::builder().build()?;
+    /// let router = admin(&larder)
+    ///     .token("a long random string from the configuration")
+    ///     .client_address(|head| head.headers.get("x-real-ip")?.to_str().ok()?.parse().ok())
+    ///     .build()?;
+    /// # drop(router);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn client_address(
+        mut self,
+        client_address: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.client_address = Some(Box::new(client_address));
+        self
+    }
+
     /// Lets every request in that comes from this machine, for development. The server has to run with
-    /// `into_make_service_with_connect_info::<SocketAddr>()`, since a request without an address is refused; so is one that
-    /// a proxy has forwarded, and one whose `Host` is no loopback name, which a page of another site can have sent.
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, since a request without an address is refused. So is a request
+    /// that a proxy has forwarded, one by HTTP/1.0, as some proxies send it, and one whose `Host`, `Origin` or `Referer` is
+    /// no loopback name, which a page of another site can have sent.
+    ///
+    /// Do not use it in production: a proxy on this machine that adds no field, keeps HTTP/1.1 and sets `Host: localhost`
+    /// looks like a browser on this machine.
     pub fn unguarded_on_loopback_only(mut self) -> Self {
         self.guards.push(Guard::Loopback);
         self
@@ -182,7 +221,8 @@ impl AdminBuilder {
         self
     }
 
-    /// Sets the lifetime of the session of a browser; 12 hours by default.
+    /// Sets the lifetime of the session of a browser, from a second to 400 days, which is the longest that browsers keep a
+    /// cookie; 12 hours by default.
     pub fn session_lifetime(mut self, lifetime: Duration) -> Self {
         self.session_lifetime = lifetime;
         self
@@ -199,7 +239,8 @@ impl AdminBuilder {
     ///
     /// # Errors
     ///
-    /// If there is no guard, or if a token has less than 16 bytes.
+    /// If there is no guard, if a token has less than 16 bytes, if the lifetime of a session is out of its bounds, or if the
+    /// larder is the view of a [namespace](Larder::namespace): counters and invalidations are those of all namespaces.
     pub fn build(self) -> Result<Router, AdminError> {
         if let Some(given) = self.short_token {
             return Err(AdminError(format!(
@@ -213,14 +254,28 @@ impl AdminBuilder {
                     .to_owned(),
             ));
         }
+        if !SESSION_LIFETIMES.contains(&self.session_lifetime) {
+            return Err(AdminError(format!(
+                "the lifetime of a session is {:?}, allowed is 1 second to 400 days",
+                self.session_lifetime
+            )));
+        }
+        if let Some(namespace) = self.larder.kernel().namespace() {
+            return Err(AdminError(format!(
+                "the larder is the view of the namespace {namespace:?}, allowed is the larder itself"
+            )));
+        }
         let admin = Arc::new(Admin {
             own_pages: OwnPages::announce(self.larder.kernel()),
             larder: self.larder,
-            access: Access::new(self.guards),
+            access: Access::new(self.guards, self.client_address),
             sessions: Sessions::new(self.session_lifetime),
             audit: AuditLog::new(self.audit_events),
             partitions: self.partitions,
             has_secure_cookie: self.has_secure_cookie,
+            live_streams: Arc::new(Semaphore::new(live::MOST_STREAMS)),
+            scans: Semaphore::new(1),
+            instance: sessions::random(),
         });
         let serve = move |request| serve::serve(Arc::clone(&admin), request);
         Ok(Router::new().route("/", any(serve.clone())).route("/{*path}", any(serve)))
@@ -243,6 +298,26 @@ struct Admin {
     audit: AuditLog,
     partitions: Partitions,
     has_secure_cookie: bool,
+    live_streams: Arc<Semaphore>,
+    /// One scan of the first level takes place at a time.
+    scans: Semaphore,
+    /// Differs between processes, whose invalidations have numbers of their own.
+    instance: String,
+}
+
+impl Admin {
+    /// Scans the first level on a thread on which no request waits, after the scans of other requests.
+    async fn scan<T: Send + 'static>(&self, scan: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.scans.acquire().await;
+        let task = tokio::task::spawn_blocking(scan);
+        task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// Returns the number of the last invalidation that a client has from this process, by the identifier of an event.
+    fn last_number(&self, event_id: &str) -> u64 {
+        let number = event_id.split_once('-').filter(|(instance, _)| *instance == self.instance);
+        number.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// The error of [`AdminBuilder::build`].
@@ -259,5 +334,7 @@ impl std::error::Error for AdminError {}
 
 /// A shorter token could be guessed.
 const SHORTEST_TOKEN: usize = 16;
+const SESSION_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(400 * 24 * 3600);
 /// How long a scan of the first level takes at most.
 const LONGEST_SCAN: Duration = Duration::from_millis(100);

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use axum::extract::Query;
 use http::{StatusCode, Uri};
+use larder_core::Larder;
 use serde::de::DeserializeOwned;
 
 /// An error that the client can correct.
@@ -36,4 +37,12 @@ pub(super) fn parameters<T: DeserializeOwned>(uri: &Uri) -> Result<T, ClientErro
 /// Returns the pairs of the query, those that occur several times included.
 pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, ClientError> {
     parameters(uri)
+}
+
+/// Returns the view of a namespace; the empty one is the larder itself.
+pub(super) fn view(larder: &Larder, namespace: &str) -> Larder {
+    match namespace {
+        "" => larder.clone(),
+        namespace => larder.namespace(namespace),
+    }
 }

@@ -8,29 +8,30 @@ use axum::{
     response::Response,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request::Parts, uri::Authority,
+    HeaderValue, Method, StatusCode, Uri,
+    header::{self, AsHeaderName},
+    request::Parts,
+    uri::Authority,
 };
 use larder_http::own_pages::UnchangedHead;
 use serde::Serialize;
 
 use super::{
     Admin,
-    access::{AdminAccess, AdminRole, Denied, bearer, is_loopback_name},
+    access::{AdminAccess, Admitted, Denied, is_loopback_name},
     actions::{self, InvalidationRequest},
     api,
-    audit::{AuditEvent, now_millis},
+    audit::{Action, AuditEvent},
     live, page,
     query::ClientError,
     sessions::{COOKIE, Session},
 };
 
-/// A request, with its head as the client sent it.
+/// A request.
 struct Call {
+    /// Its head as the client sent it, before an enclosing cache or router changed it.
     parts: Parts,
     body: Body,
-    /// The URI and the fields, as they were before an enclosing cache changed them.
-    uri: Uri,
-    headers: HeaderMap,
     /// The path under which the router is nested.
     mount: String,
     /// The path below it.
@@ -39,7 +40,7 @@ struct Call {
 
 impl Call {
     fn of(request: Request) -> Self {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let original = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
         let full = original.path();
@@ -49,25 +50,36 @@ impl Call {
         };
         let mount = mount.to_owned();
         let (uri, headers) = UnchangedHead::of(&parts.extensions, original, &parts.headers);
-        let (uri, headers) = (uri.clone(), headers.clone());
-        Self { uri, headers, mount, path, body, parts }
+        (parts.uri, parts.headers) = (uri.clone(), headers.clone());
+        Self { parts, body, mount, path }
     }
 
-    /// The host that the client requested.
+    /// Returns the value of a field, if it is text.
+    fn field(&self, name: impl AsHeaderName) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns the host that the client requested.
     fn host(&self) -> &str {
-        let host = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        host.or_else(|| self.uri.authority().map(Authority::as_str)).unwrap_or_default()
+        let host = self.field(header::HOST);
+        host.or_else(|| self.parts.uri.authority().map(Authority::as_str)).unwrap_or_default()
     }
 
-    /// Whether a page of another origin sent the request, as far as the browser tells.
+    /// Whether a page of another origin sent the request, as far as the browser tells. A proxy may change `Host`, but not
+    /// what the browser says about the page, so that decides if it is there.
     fn is_cross_site(&self) -> bool {
-        let of = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
-        let other_origin = of("origin").is_some_and(|origin| {
+        if let Some(site) = self.field("sec-fetch-site") {
+            return !matches!(site, "same-origin" | "none");
+        }
+        self.field(header::ORIGIN).is_some_and(|origin| {
             origin.split_once("://").is_none_or(|(_, host)| !host.eq_ignore_ascii_case(self.host()))
-        });
-        let other_site =
-            of("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
-        other_origin || other_site
+        })
+    }
+
+    /// Whether the browser certainly reaches this machine without TLS, by a loopback name, and through no proxy with TLS.
+    fn is_plain_loopback(&self) -> bool {
+        let is_by_tls = self.field(header::ORIGIN).is_some_and(|it| it.starts_with("https://"));
+        is_loopback_name(self.host()) && !is_by_tls
     }
 
     async fn body(&mut self) -> Result<Vec<u8>, ClientError> {
@@ -84,6 +96,7 @@ impl Call {
 struct Actor {
     access: AdminAccess,
     session: Option<Session>,
+    by_bearer_token: bool,
 }
 
 /// Answers a request.
@@ -139,13 +152,16 @@ async fn dispatch(admin: &Arc<Admin>, call: &mut Call) -> Result<Response, Clien
             admin.larder.kernel().ask_for_usage().await;
             Ok(json(&admin.larder.stats()))
         }
-        ("GET", "/api/live") => Ok(event_stream(live::body(Arc::clone(admin)))),
-        ("GET", "/api/explain") => Ok(json(&api::explain(admin, &call.uri).await?)),
-        ("GET", "/api/entries") => Ok(json(&api::entries(admin, &call.uri)?)),
-        ("GET", "/api/graph") => Ok(json(&api::graph(admin, &call.uri)?)),
+        ("GET", "/api/live") => {
+            let last = call.field("last-event-id").map_or(0, |id| admin.last_number(id));
+            Ok(event_stream(live::body(admin, actor.session, last)?))
+        }
+        ("GET", "/api/explain") => Ok(json(&api::explain(admin, &call.parts.uri).await?)),
+        ("GET", "/api/entries") => Ok(json(&api::entries(admin, &call.parts.uri).await?)),
+        ("GET", "/api/graph") => Ok(json(&api::graph(admin, &call.parts.uri).await?)),
         ("GET", "/api/invalidations") => {
-            let after = super::query::parameters::<After>(&call.uri)?.after;
-            Ok(json(&admin.larder.kernel().past_invalidations(after)))
+            let after = super::query::parameters::<After>(&call.parts.uri)?.after;
+            Ok(json(&admin.larder.kernel().past_invalidations(after, admin.partitions)))
         }
         ("GET", "/api/audit") => Ok(json(&admin.audit.all())),
         ("GET", "/api/whoami") => Ok(json(&serde_json::json!({
@@ -156,16 +172,12 @@ async fn dispatch(admin: &Arc<Admin>, call: &mut Call) -> Result<Response, Clien
         ("POST", "/api/preview") => {
             check_action(call, &actor)?;
             let request = InvalidationRequest::read(&call.body().await?)?;
-            Ok(json(&actions::preview(admin, &request)?))
+            Ok(json(&actions::preview(admin, request).await?))
         }
         ("POST", "/api/invalidate") => {
             check_action(call, &actor)?;
-            if actor.access.role != AdminRole::Full {
-                let text = format!("the role is {}, allowed is full", actor.access.role.as_str());
-                return Err(ClientError::new(StatusCode::FORBIDDEN, text));
-            }
             let request = InvalidationRequest::read(&call.body().await?)?;
-            Ok(json(&actions::invalidate(admin, &actor.access, &request).await?))
+            Ok(json(&actions::invalidate(admin, actor.access, request).await?))
         }
         ("POST", "/logout") => {
             check_action(call, &actor)?;
@@ -185,11 +197,12 @@ struct After {
 }
 
 fn actor_of(admin: &Admin, call: &Call) -> Result<Actor, Denied> {
-    if let Some(session) = admin.sessions.of(&call.headers) {
-        return Ok(Actor { access: session.access.clone(), session: Some(session) });
+    if let Some(session) = admin.sessions.of(&call.parts.headers) {
+        let access = session.access.clone();
+        return Ok(Actor { access, session: Some(session), by_bearer_token: false });
     }
-    let access = admin.access.of(&call.parts, (&call.uri, &call.headers))?;
-    Ok(Actor { access, session: None })
+    let Admitted { access, by_bearer_token } = admin.access.of(&call.parts)?;
+    Ok(Actor { access, session: None, by_bearer_token })
 }
 
 fn denied_answer(admin: &Admin, call: &Call, denied: Denied) -> Result<Response, ClientError> {
@@ -210,21 +223,20 @@ fn denied_answer(admin: &Admin, call: &Call, denied: Denied) -> Result<Response,
 /// own, and its script may not without a preflight, which is refused. A bearer token is proof enough.
 fn check_action(call: &Call, actor: &Actor) -> Result<(), ClientError> {
     let refused = |text: &str| Err(ClientError::new(StatusCode::FORBIDDEN, text));
-    if bearer(&call.headers).is_some() && actor.session.is_none() {
+    if actor.by_bearer_token {
         return Ok(());
     }
     if call.is_cross_site() {
         return refused("the request comes from a page of another site");
     }
-    let csrf = call.headers.get(CSRF_FIELD).and_then(|value| value.to_str().ok());
-    let has_csrf = match (&actor.session, csrf) {
+    let has_csrf = match (&actor.session, call.field(CSRF_FIELD)) {
         (Some(session), Some(csrf)) => session.has_csrf(csrf),
         (None, csrf) => csrf.is_some(),
         (Some(_), None) => false,
     };
-    let is_json = call.headers.get(header::CONTENT_TYPE).is_some_and(|of| {
-        of.to_str().is_ok_and(|of| of.split(';').next() == Some("application/json"))
-    });
+    let is_json = call
+        .field(header::CONTENT_TYPE)
+        .is_some_and(|of| of.split(';').next() == Some("application/json"));
     match has_csrf && is_json {
         true => Ok(()),
         false => refused(
@@ -259,31 +271,20 @@ async fn login(admin: &Admin, call: &mut Call) -> Result<Response, ClientError> 
             ));
         }
     };
-    admin.audit.add(event(&access, "login"));
+    admin.audit.add(AuditEvent::of(&access, Action::Login));
     let id = admin.sessions.begin(access);
     Ok(to_dashboard(call, &cookie(admin, call, &id, admin.sessions.max_age())))
 }
 
 fn logout(admin: &Admin, call: &Call, actor: &Actor) -> Response {
-    admin.sessions.end(&call.headers);
-    admin.audit.add(event(&actor.access, "logout"));
+    admin.sessions.end(&call.parts.headers);
+    admin.audit.add(AuditEvent::of(&actor.access, Action::Logout));
     to_dashboard(call, &cookie(admin, call, "", 0))
-}
-
-fn event(access: &AdminAccess, action: &'static str) -> AuditEvent {
-    AuditEvent {
-        at_millis: now_millis(),
-        actor: access.actor.clone(),
-        action,
-        targets: Vec::new(),
-        because: None,
-        outcome: "done".to_owned(),
-    }
 }
 
 fn cookie(admin: &Admin, call: &Call, id: &str, max_age: u64) -> String {
     let path = if call.mount.is_empty() { "/" } else { &call.mount };
-    let secure = match admin.has_secure_cookie && !is_loopback_name(call.host()) {
+    let secure = match admin.has_secure_cookie && !call.is_plain_loopback() {
         true => "; Secure",
         false => "",
     };

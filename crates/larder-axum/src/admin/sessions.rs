@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
-use super::access::AdminAccess;
+use super::access::{AdminAccess, AdminRole};
 
 /// The sessions, by their identifiers. The cookie has the identifier, which says nothing about the token.
 pub(super) struct Sessions {
@@ -21,6 +21,8 @@ pub(super) struct Session {
     pub(super) access: AdminAccess,
     /// The value that the page sends with each action. A page of another site does not know it.
     pub(super) csrf: String,
+    /// Its identifier, which no answer but the cookie shows.
+    id: String,
     ends: Instant,
 }
 
@@ -35,13 +37,17 @@ impl Sessions {
         let ends = Instant::now() + self.lifetime;
         let mut all = self.all.lock();
         all.retain(|_, session| session.ends > Instant::now());
-        if all.len() >= MOST_SESSIONS {
-            // Only actors with a token begin sessions, so the oldest one is most likely forgotten.
-            let oldest =
-                all.iter().min_by_key(|(_, session)| session.ends).map(|(id, _)| id.clone());
+        // The sessions of one role do not displace those of another.
+        let of_role = |role: AdminRole| {
+            let of_role = all.iter().filter(move |(_, session)| session.access.role == role);
+            of_role.map(|(id, session)| (session.ends, id))
+        };
+        if of_role(access.role).count() >= MOST_SESSIONS {
+            let oldest = of_role(access.role).min().map(|(_, id)| id.clone());
             oldest.and_then(|oldest| all.remove(&oldest));
         }
-        all.insert(id.clone(), Session { access, csrf, ends });
+        let session = Session { access, csrf, id: id.clone(), ends };
+        all.insert(id.clone(), session);
         id
     }
 
@@ -50,6 +56,12 @@ impl Sessions {
         let id = cookie(headers)?;
         let all = self.all.lock();
         all.get(id).filter(|session| session.ends > Instant::now()).cloned()
+    }
+
+    /// Whether a session has not ended, neither by its time nor by the logout of its actor.
+    pub(super) fn has(&self, session: &Session) -> bool {
+        let all = self.all.lock();
+        all.get(&session.id).is_some_and(|session| session.ends > Instant::now())
     }
 
     /// Ends the session of a request.
@@ -80,7 +92,7 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Returns 128 random bits as hexadecimal digits.
-fn random() -> String {
+pub(super) fn random() -> String {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).expect("the system has random bits");
     format!("{:032x}", u128::from_ne_bytes(bits))
@@ -88,4 +100,5 @@ fn random() -> String {
 
 /// The name of the cookie.
 pub(super) const COOKIE: &str = "larder_admin";
+/// The number of sessions of each role.
 const MOST_SESSIONS: usize = 64;

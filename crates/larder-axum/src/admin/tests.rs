@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use http::{Request, Response, StatusCode, header, request};
-use larder_core::{Larder, Policy};
+use larder_core::{Larder, Policy, Target, kernel::Partitions};
 use larder_http::{HttpCache, QueryRule};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -19,12 +19,12 @@ fn larder() -> Larder {
     Larder::builder().build().unwrap()
 }
 
-fn app(builder: AdminBuilder) -> Router {
+fn app_of(builder: AdminBuilder) -> Router {
     Router::new().nest("/larder", builder.build().unwrap())
 }
 
 fn with_tokens(larder: &Larder) -> Router {
-    app(admin(larder).token(TOKEN).read_only_token(READ_ONLY))
+    app_of(admin(larder).token(TOKEN).read_only_token(READ_ONLY))
 }
 
 fn get_at(path: &str) -> request::Builder {
@@ -72,6 +72,15 @@ fn a_router_without_a_guard_or_with_a_short_token_is_not_built() {
     assert!(error(admin(&larder).token(TOKEN).read_only_token("")).contains("0 bytes"));
     let shown = format!("{:?}", admin(&larder).token(TOKEN));
     assert!(!shown.contains(TOKEN), "{shown}");
+    for lifetime in [Duration::ZERO, Duration::MAX] {
+        let refused = error(admin(&larder).token(TOKEN).session_lifetime(lifetime));
+        assert!(refused.contains("allowed is 1 second to 400 days"), "{refused}");
+    }
+    let refused = error(admin(&larder.namespace("tenant 7")).token(TOKEN));
+    assert!(
+        refused.contains("the namespace \"tenant 7\", allowed is the larder itself"),
+        "{refused}"
+    );
 }
 
 /// Every path, without credentials or with wrong ones, gives nothing away.
@@ -132,12 +141,87 @@ async fn wrong_tokens_are_limited_for_each_address() {
     assert_eq!(status(&app, from(TOKEN, "192.0.2.2:1")).await, 200);
     tokio::time::advance(MINUTE).await;
     assert_eq!(status(&app, from(TOKEN, "192.0.2.1:1")).await, 200);
-    // Many addresses take bounded memory, and count together.
-    for number in 0..3_000_u32 {
-        let address = format!("10.1.{}.{}:1", number / 250, number % 250);
-        status(&app, from("wrong", &address)).await;
+    // An IPv6 client has all addresses of its /64.
+    for number in 0..10 {
+        let address = format!("[2001:db8:0:1::{number}]:1");
+        assert_eq!(status(&app, from("wrong", &address)).await, 401);
     }
-    assert_eq!(status(&app, from(TOKEN, "192.0.2.9:1")).await, 200);
+    assert_eq!(status(&app, from(TOKEN, "[2001:db8:0:1::ff]:1")).await, 429);
+    assert_eq!(status(&app, from(TOKEN, "[2001:db8:0:2::1]:1")).await, 200);
+}
+
+/// Many addresses take bounded memory; those for which there is no place count together, for a minute.
+#[tokio::test(start_paused = true)]
+async fn wrong_tokens_are_limited_also_from_more_addresses_than_are_counted_apart() {
+    let app = with_tokens(&larder());
+    let from = |token: &str, number: u32| {
+        let address = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 1));
+        bearer(get_at("/larder/api/stats").extension(ConnectInfo(address)), token)
+    };
+    for number in 0..1024 + 9 {
+        assert_eq!(status(&app, from("wrong", number)).await, 401);
+    }
+    assert_eq!(status(&app, from(TOKEN, 5_000)).await, 200, "nine of them are not too many");
+    assert_eq!(status(&app, from("wrong", 5_001)).await, 401);
+    assert_eq!(status(&app, from("wrong", 5_002)).await, 429);
+    assert_eq!(status(&app, from(TOKEN, 5_003)).await, 429);
+    assert_eq!(status(&app, from(TOKEN, 7)).await, 200, "a listed address counts apart");
+    tokio::time::advance(MINUTE).await;
+    assert_eq!(status(&app, from(TOKEN, 5_003)).await, 200);
+    assert_eq!(status(&app, from("wrong", 5_003)).await, 401);
+}
+
+/// Rule: no client locks out another whose address the server does not know.
+#[tokio::test]
+async fn wrong_tokens_without_an_address_lock_out_no_actor() {
+    let app = with_tokens(&larder());
+    for _ in 0..30 {
+        assert_eq!(status(&app, bearer(get_at("/larder/api/stats"), "wrong")).await, 401);
+    }
+    assert_eq!(status(&app, bearer(get_at("/larder/api/stats"), TOKEN)).await, 200);
+
+    let proxied = app_of(
+        admin(&larder())
+            .token(TOKEN)
+            .client_address(|head| head.headers.get("x-real-ip")?.to_str().ok()?.parse().ok()),
+    );
+    let from = |token: &str, client: &str| {
+        let proxy = ConnectInfo("10.0.0.1:1".parse::<SocketAddr>().unwrap());
+        let request = get_at("/larder/api/stats").extension(proxy).header("x-real-ip", client);
+        bearer(request, token)
+    };
+    for _ in 0..10 {
+        assert_eq!(status(&proxied, from("wrong", "192.0.2.1")).await, 401);
+    }
+    assert_eq!(status(&proxied, from(TOKEN, "192.0.2.1")).await, 429);
+    assert_eq!(status(&proxied, from(TOKEN, "192.0.2.2")).await, 200);
+}
+
+/// Rule: a bearer token that is not larder's, such as a JWT, is for the closure, which sees the request as the client sent it.
+#[tokio::test]
+async fn a_closure_sees_the_bearer_token_and_the_url_that_the_client_sent() {
+    let by_jwt = |head: &request::Parts| {
+        let token = head.headers.get("authorization")?.to_str().ok()?;
+        (token == "Bearer jwt-of-ada" && head.uri.path() == "/larder/api/whoami")
+            .then(|| AdminAccess::full("ada"))
+    };
+    for builder in [admin(&larder()).guard(by_jwt), admin(&larder()).guard(by_jwt).token(TOKEN)] {
+        let inner = app_of(builder);
+        let app = inner.clone().layer(HttpCache::new(&larder()).ttl(MINUTE).shared());
+        for app in [inner, app] {
+            for _ in 0..20 {
+                let address = ConnectInfo("192.0.2.1:1".parse::<SocketAddr>().unwrap());
+                let who = bearer(get_at("/larder/api/whoami"), "jwt-of-ada").extension(address);
+                assert!(json_of(&app, who, Value::Null).await["actor"] == "ada");
+            }
+            assert_eq!(status(&app, bearer(get_at("/larder/api/whoami"), "jwt-of-eve")).await, 401);
+        }
+    }
+    // It is no proof against requests of other sites: who knows where the closure took it from?
+    let app = app_of(admin(&larder()).guard(|_| Some(AdminAccess::full("all"))).token(TOKEN));
+    let act =
+        bearer(post("/larder/api/invalidate"), "jwt").header("origin", "https://evil.example");
+    assert_eq!(send(&app, act, "{\"tag\":\"t\"}").await.status(), 403);
 }
 
 #[tokio::test]
@@ -168,7 +252,7 @@ async fn a_closure_lets_in_the_users_that_the_application_knows() {
             _ => None,
         }
     });
-    let app = app(guarded);
+    let app = app_of(guarded);
     for (user, expected) in [("ada", 200), ("bob", 200), ("eve", 401)] {
         let request = get_at("/larder/api/whoami").extension(User(user));
         let response = send(&app, request, Body::empty()).await;
@@ -186,7 +270,7 @@ async fn a_closure_lets_in_the_users_that_the_application_knows() {
 /// Rule: a request without an address, through a proxy, or for another host is not one of this machine.
 #[tokio::test]
 async fn the_loopback_guard_refuses_every_request_that_may_come_from_elsewhere() {
-    let app = app(admin(&larder()).unguarded_on_loopback_only());
+    let app = app_of(admin(&larder()).unguarded_on_loopback_only());
     let from = |address: &str, host: &str| {
         let address = ConnectInfo(address.parse::<SocketAddr>().unwrap());
         Request::get("/larder/api/stats").header("host", host).extension(address)
@@ -225,6 +309,21 @@ async fn the_loopback_guard_refuses_every_request_that_may_come_from_elsewhere()
     assert_eq!(status(&app, without_host).await, 401);
     let two = from("127.0.0.1:5", "localhost").header("host", "evil.example");
     assert_eq!(status(&app, two).await, 401);
+    let by_http_1_0 = from("127.0.0.1:5", "localhost").version(http::Version::HTTP_10);
+    assert_eq!(status(&app, by_http_1_0).await, 401, "some proxies send it");
+    for (page, expected) in [
+        ("http://localhost:3000/larder/", 200),
+        ("http://[::1]:3000", 200),
+        ("https://evil.example", 401),
+        ("http://localhost@evil.example/", 401),
+        ("null", 401),
+        ("", 401),
+    ] {
+        for field in ["origin", "referer"] {
+            let request = from("127.0.0.1:5", "localhost").header(field, page);
+            assert_eq!(status(&app, request).await, expected, "{field}: {page}");
+        }
+    }
 }
 
 async fn signed_in(app: &Router) -> (String, String) {
@@ -261,6 +360,22 @@ async fn a_browser_signs_in_by_a_form_and_its_session_ends() {
     let logout = post("/larder/logout").header("cookie", &pair).header("x-larder-csrf", csrf);
     assert_eq!(send(&app, logout, "{}").await.status(), 303);
     assert_eq!(status(&app, get_at("/larder").header("cookie", pair)).await, 401);
+
+    // A proxy has changed the host; the browser still says which page sent the form, and that it came by TLS.
+    let login = |host: &str, origin: &str, site: &str| {
+        let request = Request::post("/larder/login").header("host", host).header("origin", origin);
+        request.header("sec-fetch-site", site)
+    };
+    let form = format!("token={}", TOKEN.replace(' ', "+"));
+    let behind = login("localhost:3000", "https://shop.example", "same-origin");
+    let response = send(&app, behind, form.clone()).await;
+    assert_eq!(response.status(), 303);
+    assert!(response.headers()["set-cookie"].to_str().unwrap().contains("; Secure"));
+    let forged = login("localhost:3000", "http://localhost:3000", "cross-site");
+    assert_eq!(send(&app, forged, form.clone()).await.status(), 403);
+    let plain = login("localhost:3000", "http://localhost:3000", "same-origin");
+    let response = send(&app, plain, form).await;
+    assert!(!response.headers()["set-cookie"].to_str().unwrap().contains("Secure"));
 
     let wrong = Request::post("/larder/login").header("host", "localhost");
     let refused = send(&app, wrong, "token=wrong").await;
@@ -374,6 +489,40 @@ async fn admin_answers_bypass_a_shared_cache_around_them_from_the_first_request_
     }
 }
 
+/// Rule: as long as a cache does not know the path of the admin API, requests come through it; they do not share answers.
+#[tokio::test]
+async fn the_first_requests_at_once_each_get_their_own_answer_wherever_the_router_is() {
+    let inner = |larder: &Larder, path: &str| {
+        let api = || admin(larder).token(TOKEN).read_only_token(READ_ONLY).build().unwrap();
+        match path {
+            "" => Router::new().fallback_service(api()),
+            path => (0..5)
+                .fold(Router::new(), |app, number| app.nest(&format!("{path}{number}"), api())),
+        }
+    };
+    for (path, mounts) in [("", [""; 5]), ("/l", ["/l0", "/l1", "/l2", "/l3", "/l4"])] {
+        let larder = larder();
+        let app = inner(&larder, path).layer(HttpCache::new(&larder).ttl(MINUTE).shared());
+        for mount in mounts {
+            let who = |token| bearer(get_at(&format!("{mount}/api/whoami")), token);
+            for _ in 0..2 {
+                let (full, reader, nobody, again) = tokio::join!(
+                    send(&app, who(TOKEN), Body::empty()),
+                    send(&app, who(READ_ONLY), Body::empty()),
+                    send(&app, get_at(&format!("{mount}/api/whoami")), Body::empty()),
+                    send(&app, who(TOKEN), Body::empty()),
+                );
+                assert_eq!(nobody.status(), 401, "{mount}");
+                let texts = [text(full).await, text(reader).await, text(again).await];
+                assert!(texts[0].contains("full token"), "{mount}: {}", texts[0]);
+                assert!(texts[1].contains("read-only token"), "{mount}: {}", texts[1]);
+                assert_eq!(texts[0], texts[2]);
+            }
+        }
+        assert_eq!(larder.stats().cache("responses").unwrap().total.stored, 0);
+    }
+}
+
 #[tokio::test]
 async fn the_page_and_its_links_are_at_the_path_wherever_it_is_nested() {
     let larder = larder();
@@ -434,7 +583,7 @@ async fn an_invalidation_is_previewed_made_and_audited() {
 
 #[tokio::test]
 async fn the_audit_log_has_a_settable_length() {
-    let app = app(admin(&larder()).token(TOKEN).audit_events(3));
+    let app = app_of(admin(&larder()).token(TOKEN).audit_events(3));
     for number in 0..5 {
         let request = json!({ "tag": format!("t{number}") });
         json_of(&app, bearer(post("/larder/api/invalidate"), TOKEN), request).await;
@@ -443,6 +592,125 @@ async fn the_audit_log_has_a_settable_length() {
     let texts: Vec<_> =
         audit.as_array().unwrap().iter().map(|it| it["targets"][0]["text"].clone()).collect();
     assert_eq!(texts, ["t4", "t3", "t2"]);
+}
+
+/// An actor that may only read cannot displace the sessions and the audit events of one that acts.
+#[tokio::test]
+async fn a_read_only_actor_displaces_neither_sessions_nor_audit_events_of_others() {
+    let larder = larder();
+    let app = app_of(admin(&larder).token(TOKEN).read_only_token(READ_ONLY).audit_events(5));
+    let (cookie, _) = signed_in(&app).await;
+    json_of(&app, bearer(post("/larder/api/invalidate"), TOKEN), json!({ "tag": "t" })).await;
+    for _ in 0..70 {
+        let form = format!("token={}", READ_ONLY.replace(' ', "+"));
+        let login = Request::post("/larder/login").header("host", "shop.example");
+        assert_eq!(send(&app, login, form).await.status(), 303);
+    }
+    let page = get_at("/larder").header("cookie", cookie.split(';').next().unwrap());
+    assert_eq!(status(&app, page).await, 200);
+    let audit = json_of(&app, bearer(get_at("/larder/api/audit"), TOKEN), Value::Null).await;
+    let actions: Vec<_> = audit.as_array().unwrap().iter().map(|it| &it["action"]).collect();
+    assert_eq!(actions, ["login", "login", "login", "login", "login", "invalidate"]);
+
+    let refused = bearer(post("/larder/api/invalidate"), READ_ONLY);
+    assert_eq!(send(&app, refused, "{\"tag\":\"u\"}").await.status(), 403);
+    let audit = json_of(&app, bearer(get_at("/larder/api/audit"), TOKEN), Value::Null).await;
+    assert_eq!(
+        (&audit[0]["outcome"], &audit[0]["targets"][0]["text"]),
+        (&json!("refused"), &json!("u"))
+    );
+}
+
+/// Rule: an operator cannot act without a trace by closing the connection early.
+#[tokio::test(start_paused = true)]
+async fn an_invalidation_is_audited_also_if_its_client_disconnects() {
+    use std::future::Future as _;
+
+    let app = with_tokens(&larder());
+    let act =
+        bearer(post("/larder/api/invalidate"), TOKEN).body(Body::from(r#"{"tag":"t"}"#)).unwrap();
+    let mut answer = Box::pin(app.clone().oneshot(act));
+    // The first polls read the request and begin the invalidation.
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(answer.as_mut().poll(&mut context).is_pending());
+    drop(answer);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let audit = json_of(&app, bearer(get_at("/larder/api/audit"), TOKEN), Value::Null).await;
+    assert_eq!(
+        (&audit[0]["action"], &audit[0]["outcome"]),
+        (&json!("invalidate"), &json!("logged"))
+    );
+}
+
+/// Partitions name users. Wherever a target or a tag shows one, it is hashed.
+#[tokio::test]
+async fn a_partition_is_shown_nowhere_unless_that_is_allowed() {
+    let larder = larder();
+    let cache = HttpCache::new(&larder).ttl(MINUTE);
+    let site = Router::new().route("/cart", get(async || "a cart"));
+    let site = site.layer(cache.partition_by(|head: &larder_http::Head<'_>| {
+        head.headers.get("cookie").map(|user| user.to_str().unwrap().to_owned())
+    }));
+    let cart = get_at("/cart").header("cookie", "ada@example.org");
+    assert_eq!(status(&site, cart).await, 200);
+    let scan = larder.kernel().scan(1, MINUTE, |_| true);
+    // The tag has a hash without a secret, which few tries find.
+    let shown = larder.kernel().explain_entry(&scan.entries[0], Partitions::Shown);
+    let tag = shown.tags.iter().find(|tag| tag.class == "url-in-partition").unwrap();
+    let (hash, _) = tag.tag.split_once(' ').unwrap();
+    let secrets = ["ada@example.org", hash];
+    let target = Target::path_in_partition("http://shop.example", "/cart", b"ada@example.org");
+    let _logged = larder.invalidate(target).await;
+    for (builder, expected) in [
+        (admin(&larder).token(TOKEN), false),
+        (admin(&larder).token(TOKEN).show_partitions(), true),
+    ] {
+        let app = app_of(builder);
+        let mut all = String::new();
+        for path in [
+            "invalidations",
+            "entries",
+            "explain?url=http://shop.example/cart&principal=ada@example.org",
+        ] {
+            let answer =
+                send(&app, bearer(get_at(&format!("/larder/api/{path}")), TOKEN), Body::empty())
+                    .await;
+            all += &text(answer).await;
+        }
+        for secret in secrets {
+            assert_eq!(all.contains(secret), expected, "{secret} in {all}");
+        }
+    }
+}
+
+/// A scan or a graph sees the tags of a namespace only if it is asked for them, and only entries that may still be served.
+#[tokio::test(start_paused = true)]
+async fn a_graph_has_the_tags_of_one_namespace_and_no_invalid_entries() {
+    let larder = larder();
+    let app = with_tokens(&larder);
+    store(&larder, "own", "t").await;
+    store(&larder.namespace("tenant"), "theirs", "t").await;
+    for (path, expected) in [("tag=t", "own"), ("tag=t&namespace=tenant", "theirs")] {
+        let graph = bearer(get_at(&format!("/larder/api/graph?{path}")), TOKEN);
+        let graph = json_of(&app, graph, Value::Null).await;
+        assert_eq!(graph["kinds"]["object"]["nodes"][0]["name"], expected);
+        assert_eq!(graph["kinds"]["object"]["entries"], 1);
+        let entries = bearer(get_at(&format!("/larder/api/entries?{path}")), TOKEN);
+        let entries = json_of(&app, entries, Value::Null).await;
+        assert_eq!(
+            (&entries["matched"], &entries["entries"][0]["key"]["name"]),
+            (&json!(1), &json!(expected))
+        );
+    }
+    let _logged = larder.invalidate("t").await;
+    let graph = bearer(get_at("/larder/api/graph?tag=t"), TOKEN);
+    assert_eq!(json_of(&app, graph, Value::Null).await["kinds"], json!({}));
+    let preview = bearer(post("/larder/api/preview"), TOKEN);
+    assert_eq!(
+        json_of(&app, preview, json!({ "everything": true })).await["entries"],
+        1,
+        "the tenant's"
+    );
 }
 
 #[tokio::test]
@@ -479,6 +747,9 @@ async fn bad_input_gets_an_error_that_says_what_is_allowed() {
         let error = text(response).await;
         assert!(error.contains(allowed), "{body}: {error}");
     }
+    let long = json!({ "pattern": "*a".repeat(300) }).to_string();
+    let response = send(&app, bearer(post("/larder/api/invalidate"), TOKEN), long).await;
+    assert!(text(response).await.contains("allowed, which is 512 bytes"));
     let long = "x".repeat(70_000);
     let response = send(&app, bearer(post("/larder/api/invalidate"), TOKEN), long).await;
     assert_eq!(response.status(), 413);
@@ -486,18 +757,12 @@ async fn bad_input_gets_an_error_that_says_what_is_allowed() {
 
 #[tokio::test(start_paused = true)]
 async fn the_live_stream_has_the_counters_of_each_second_and_new_invalidations() {
-    use http_body_util::BodyExt as _;
-
     let larder = larder();
     let app = with_tokens(&larder);
     let response = send(&app, bearer(get_at("/larder/api/live"), TOKEN), Body::empty()).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut body = response.into_body();
-    let mut next = async || {
-        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        let text = std::str::from_utf8(&frame).unwrap().trim().to_owned();
-        serde_json::from_str::<Value>(text.strip_prefix("data: ").unwrap()).unwrap()
-    };
+    let mut next = async || next_event(&mut body).await.unwrap().1;
     assert_eq!(next().await["stats"]["invalidations"], 0);
     let _logged = larder.invalidate("t").await;
     let second = next().await;
@@ -506,4 +771,62 @@ async fn the_live_stream_has_the_counters_of_each_second_and_new_invalidations()
         (&json!(1), &json!("hard"))
     );
     assert_eq!(next().await["invalidations"], json!([]), "each invalidation comes once");
+}
+
+async fn next_event(body: &mut Body) -> Option<(String, Value)> {
+    use http_body_util::BodyExt as _;
+
+    let frame = body.frame().await?.unwrap().into_data().unwrap();
+    let text = std::str::from_utf8(&frame).unwrap().trim().to_owned();
+    let (id, rest) =
+        text.strip_prefix("id: ").unwrap().split_once("\nretry: 1000\ndata: ").unwrap();
+    Some((id.to_owned(), serde_json::from_str(rest).unwrap()))
+}
+
+/// Rule: a stream ends, so that a server can shut down, and its client goes on where it ended.
+#[tokio::test(start_paused = true)]
+async fn a_live_stream_ends_and_the_next_one_continues_it() {
+    let larder = larder();
+    let app = with_tokens(&larder);
+    let live = || bearer(get_at("/larder/api/live"), TOKEN);
+    let _logged = larder.invalidate("first").await;
+    let mut body = send(&app, live(), Body::empty()).await.into_body();
+    let mut id = String::new();
+    for second in 0..30 {
+        let (of_event, event) = next_event(&mut body).await.expect("an event each second");
+        assert_eq!(event["invalidations"].as_array().unwrap().len(), usize::from(second == 0));
+        id = of_event;
+    }
+    assert!(next_event(&mut body).await.is_none());
+    let _logged = larder.invalidate("second").await;
+    for (id, expected) in [(&*id, 1), ("0123-1", 2), ("nonsense", 2)] {
+        let again = live().header("last-event-id", id);
+        let mut body = send(&app, again, Body::empty()).await.into_body();
+        let (_, event) = next_event(&mut body).await.unwrap();
+        assert_eq!(event["invalidations"].as_array().unwrap().len(), expected, "{id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_stream_ends_with_its_session_and_there_are_not_too_many() {
+    let app = with_tokens(&larder());
+    let (cookie, csrf) = signed_in(&app).await;
+    let pair = cookie.split(';').next().unwrap().to_owned();
+    let live = get_at("/larder/api/live").header("cookie", &pair);
+    let mut body = send(&app, live, Body::empty()).await.into_body();
+    assert!(next_event(&mut body).await.is_some());
+    let logout = post("/larder/logout").header("cookie", &pair).header("x-larder-csrf", csrf);
+    assert_eq!(send(&app, logout, "{}").await.status(), 303);
+    assert!(next_event(&mut body).await.is_none());
+    drop(body);
+
+    let mut open = Vec::new();
+    for _ in 0..32 {
+        open.push(send(&app, bearer(get_at("/larder/api/live"), TOKEN), Body::empty()).await);
+    }
+    let live = || bearer(get_at("/larder/api/live"), TOKEN);
+    assert!(open.iter().all(|answer| answer.status() == 200));
+    assert_eq!(status(&app, live()).await, 503);
+    open.pop();
+    assert_eq!(status(&app, live()).await, 200);
 }

@@ -225,6 +225,11 @@ impl Kernel {
         &self.engine
     }
 
+    /// Returns the namespace of this view, if it is a view of one.
+    pub fn namespace(&self) -> Option<&str> {
+        Some(&*self.namespace).filter(|namespace| !namespace.is_empty())
+    }
+
     pub(crate) fn namespaced(&self, name: &str) -> Self {
         let own = match name {
             // Only the empty name is escaped to a lone `%`.
@@ -752,7 +757,7 @@ impl Kernel {
     }
 
     /// Returns a tag, within this namespace.
-    pub(crate) fn own_tag(&self, tag: &Tag) -> Tag {
+    pub fn own_tag(&self, tag: &Tag) -> Tag {
         tag.within(&self.namespace)
     }
 }

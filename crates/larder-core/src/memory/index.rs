@@ -97,10 +97,15 @@ impl Index {
         true
     }
 
-    /// Calls `read` with each entry, under the lock of its shard, until it returns `false`. Returns whether it was called
-    /// with all of them. `read` must not use the first level again.
+    /// Calls `read` with each entry until it returns `false`, and returns whether it was called with all of them. `read` is
+    /// called under no lock, with entries that were present when it came to their shard.
     pub(crate) fn each(&self, mut read: impl FnMut(&AnyEntry) -> bool) -> bool {
-        self.shards.iter().all(|shard| shard.read().iter().all(&mut read))
+        let mut entries = Vec::new();
+        self.shards.iter().all(|shard| {
+            entries.clear();
+            entries.extend(shard.read().iter().cloned());
+            entries.iter().all(&mut read)
+        })
     }
 
     /// Whether the index contains exactly this entry.

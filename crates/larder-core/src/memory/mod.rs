@@ -233,8 +233,7 @@ impl Memory {
         urls
     }
 
-    /// Calls `read` with each entry, shard by shard under its lock, until it returns `false`. Returns whether it was called with
-    /// all of them.
+    /// Calls `read` with each entry, under no lock, until it returns `false`. Returns whether it was called with all of them.
     pub(crate) fn each(&self, read: impl FnMut(&AnyEntry) -> bool) -> bool {
         self.index.each(read)
     }

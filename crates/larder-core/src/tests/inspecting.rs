@@ -34,7 +34,7 @@ async fn a_preview_counts_exactly_the_entries_that_the_invalidation_reaches() {
         }
         store(&larder, "other", "other").await;
         let before = format!("{:?}", larder.stats());
-        let preview = larder.kernel().preview(invalidation(), SECOND);
+        let preview = larder.kernel().preview(invalidation(), SECOND, Partitions::Hashed);
         assert_eq!((preview.entries, preview.is_estimate), (expected, false), "{preview:?}");
         assert!(preview.bytes >= expected * 100 && preview.examples.len() == expected.min(10));
         assert_eq!(format!("{:?}", larder.stats()), before, "a preview changes nothing");
@@ -56,7 +56,7 @@ async fn a_scan_that_runs_out_of_time_says_that_its_numbers_are_estimates() {
     for number in 0..2_000 {
         store(&larder, ("page", number), "t").await;
     }
-    let preview = larder.kernel().preview(Target::tag("t"), Duration::ZERO);
+    let preview = larder.kernel().preview(Target::tag("t"), Duration::ZERO, Partitions::Hashed);
     assert!(preview.is_estimate, "{preview:?}");
     assert!((1_500..2_500).contains(&preview.entries), "each entry has the tag: {preview:?}");
     let scan = larder.kernel().scan(3, Duration::ZERO, |_| true);
@@ -69,7 +69,7 @@ async fn the_last_invalidations_are_remembered_with_their_reasons() {
     let import = Invalidation::of([Target::prefix("price"), Target::path("/a")]);
     let _logged = larder.invalidate(import.because("price import").by("job 7").soft(None)).await;
     let _logged = larder.invalidate("t").await;
-    let all: Vec<PastInvalidation> = larder.kernel().past_invalidations(0);
+    let all: Vec<PastInvalidation> = larder.kernel().past_invalidations(0, Partitions::Hashed);
     let [first, second] = &all[..] else { panic!("{all:?}") };
     assert_eq!(
         (first.because.as_deref(), first.by.as_deref()),
@@ -78,12 +78,12 @@ async fn the_last_invalidations_are_remembered_with_their_reasons() {
     assert_eq!((first.mode, first.own, second.mode), ("soft", true, "hard"));
     let targets: Vec<_> = first.targets.iter().map(|it| (it.class, &*it.text)).collect();
     assert_eq!(targets, [("prefix", "price"), ("tag", "price"), ("path", "/a")]);
-    assert_eq!(larder.kernel().past_invalidations(first.number).len(), 1);
+    assert_eq!(larder.kernel().past_invalidations(first.number, Partitions::Hashed).len(), 1);
     for number in 0..300 {
         let many = (0..30).map(|n| Target::tag(format!("t:{number}:{n}")));
         let _logged = larder.invalidate(Invalidation::of(many)).await;
     }
-    let all = larder.kernel().past_invalidations(0);
+    let all = larder.kernel().past_invalidations(0, Partitions::Hashed);
     assert_eq!((all.len(), all[255].number), (256, 302));
     assert_eq!((all[255].targets.len(), all[255].more_targets), (20, 10));
 }

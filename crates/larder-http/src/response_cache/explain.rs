@@ -143,6 +143,9 @@ impl ExplainRequest {
     /// Explains the request of the user with this partition, whatever the closures of the layer find in the request.
     pub fn principal(mut self, partition: impl PartitionName) -> Self {
         self.principal = Principal::Named(partition.into_bytes());
+        if self.partitions == Partitions::Hashed {
+            self.partitions = Partitions::AsGiven;
+        }
         self
     }
 
