@@ -118,6 +118,11 @@ async fn the_dashboard_is_used_by_the_keyboard_and_its_numbers_are_those_of_the_
     let before = larder.stats().invalidations;
     browser.tab_to("#tab-explain").await;
     browser.press(&RIGHT.to_string().repeat(2)).await;
+    let hot = browser.wait_for("#hot-rows", |text| text.contains("/products/7")).await;
+    assert!(hot.lines().next().unwrap().contains("product"), "the hottest key: {hot}");
+    browser.press(&RIGHT.to_string()).await;
+    browser.wait_for("#advice-cards", |text| !text.is_empty()).await;
+    browser.press(&RIGHT.to_string()).await;
     browser.tab_to("#invalidate-form [name=value]").await;
     browser.press("product:7").await;
     browser.tab_to("#invalidate-form [name=because]").await;

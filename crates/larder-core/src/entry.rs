@@ -2,10 +2,13 @@
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::{
     clock::Moment,
     key::Key,
     lifetime::{Ends, Phase},
+    metrics::Route,
     provenance::{LifetimeCut, LifetimeSource, Provenance, TagSource},
     registry::{Stamp, TagMarks},
     schema::Schema,
@@ -39,6 +42,16 @@ pub trait Value: Any + Send + Sync {
     /// Whether decoding its bytes would give another value. Such a value stays in this process.
     fn is_lossy(&self) -> bool {
         false
+    }
+
+    /// Returns the route of the response that it is, if a router has told it.
+    fn route(&self) -> Option<&Route> {
+        None
+    }
+
+    /// Returns a digest by which two values of a key are compared. `None` if it takes no bytes that can be compared.
+    fn digest(&self) -> Option<u64> {
+        self.encode().map(|encoded| xxh3_64(&encoded.bytes))
     }
 
     /// Returns this value as [`Any`], for a downcast.
@@ -271,14 +284,19 @@ impl<V: ?Sized> Entry<V> {
         self.touches.load(Ordering::Relaxed)
     }
 
-    /// Counts a hit. Returns whether to report the hit to the eviction policy of the first level. Larder reports the
-    /// first, second, third, fifth, ninth hit and so on, so that a new entry gains frequency, and later one hit in 64.
-    pub(crate) fn touch(&self) -> bool {
+    /// Counts a hit. Returns the number of hits since the last report if this one is to be reported to the eviction policy of
+    /// the first level. Larder reports the first, second, third, fifth, ninth hit and so on, so that a new entry gains
+    /// frequency, and later one hit in 64.
+    #[inline]
+    pub(crate) fn touch(&self) -> Option<u64> {
         // Two hits that race may count as one hit, which is harmless because this count selects a sample and ranks hot URLs.
         let touches = self.touches.load(Ordering::Relaxed);
         self.touches.store(touches.wrapping_add(1), Ordering::Relaxed);
-        touches.is_multiple_of(TOUCHES_BETWEEN)
-            || (touches < TOUCHES_BETWEEN && touches.is_power_of_two())
+        match touches {
+            0 | 1 => Some(1),
+            2..=TOUCHES_BETWEEN => touches.is_power_of_two().then_some(touches / 2),
+            _ => touches.is_multiple_of(TOUCHES_BETWEEN).then_some(TOUCHES_BETWEEN),
+        }
     }
 }
 
@@ -291,6 +309,14 @@ impl Entry {
     /// Returns the name of the value's type.
     pub fn type_name(&self) -> &'static str {
         self.value.type_name()
+    }
+
+    pub(crate) fn route(&self) -> Option<&Route> {
+        self.value.route()
+    }
+
+    pub(crate) fn digest(&self) -> Option<u64> {
+        self.value.digest()
     }
 
     pub(crate) fn is_lossy(&self) -> bool {

@@ -303,6 +303,36 @@ fn names_of(kind: Kind) -> &'static [&'static str] {
     }
 }
 
+/// The parts of the key of a response that advice compares.
+pub(crate) struct ResponseParts<'a> {
+    pub(crate) query: &'a [u8],
+    /// The fields of `Vary` with their values.
+    pub(crate) fields: Vec<(&'a [u8], &'a [u8])>,
+    /// All other parts.
+    pub(crate) others: Vec<u8>,
+}
+
+/// Returns the parts of the key of a response.
+pub(crate) fn response_parts(key: &Key) -> ResponseParts<'_> {
+    let mut parts = ResponseParts { query: b"", fields: Vec::new(), others: Vec::new() };
+    let names = names_of(key.kind());
+    let mut field: &[u8] = b"";
+    for (place, part) in key.parts().enumerate() {
+        match names.get(place) {
+            Some(&"query") => parts.query = part,
+            None if !part.starts_with(b" ") => match part.strip_prefix(b"=") {
+                Some(value) => parts.fields.push((field, value)),
+                None => field = part,
+            },
+            _ => {
+                parts.others.extend(part.len().to_le_bytes());
+                parts.others.extend(part);
+            }
+        }
+    }
+    parts
+}
+
 /// Returns the name and the value of a part that begins with its mark.
 fn marked(part: &[u8]) -> (&'static str, &[u8]) {
     const MARKS: [(&[u8], &str); 6] = [

@@ -217,6 +217,14 @@ impl Key {
         self.parts().next().unwrap_or_default()
     }
 
+    /// Returns the name of the cache that the key belongs to, empty for the cache of queries and of values without a policy
+    /// name.
+    pub(crate) fn cache(&self) -> String {
+        let policy = self.parts().nth(PLACE_PARTS - 1).unwrap_or_default();
+        let end = policy.iter().position(|byte| b"@~".contains(byte)).unwrap_or(policy.len());
+        String::from_utf8_lossy(&policy[..end]).into_owned()
+    }
+
     /// Returns this key with one more part.
     ///
     /// # Errors

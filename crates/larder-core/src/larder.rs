@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    advice::Advice,
     builder::LarderBuilder,
     events::{EmitError, Handler, HandlerError, Invalidations, StoredEvent},
     invalidation_feed::InvalidationFeed,
@@ -225,6 +226,37 @@ impl Larder {
     #[doc(alias("partition", "named cache", "region", "tenant"))]
     pub fn namespace(&self, name: &str) -> Self {
         Self(self.0.namespaced(name))
+    }
+
+    /// Begins to watch the requests of the first level, which [`advice`](Self::advice) and the list of hot keys in the
+    /// dashboard need. The dashboard calls it when it is built. Watching takes less than 8 MiB, and on average less than 50 ns
+    /// for each request.
+    pub fn watch_traffic(&self) {
+        self.0.watch_traffic();
+    }
+
+    /// Returns what this larder would do better with other settings, from the traffic since
+    /// [`watch_traffic`](Self::watch_traffic): lifetimes, memory, keys, `Vary`, refresh-ahead, warming, and routes that are not
+    /// worth caching. Most of it needs some thousand requests.
+    ///
+    /// It looks at stored responses for at most 100 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let larder = larder_core::Larder::builder().build()?;
+    /// larder.watch_traffic();
+    /// // And some hours later:
+    /// for advice in larder.advice() {
+    ///     println!("{} {}: {}", advice.cache, advice.route.unwrap_or_default(), advice.text);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("tuning", "recommendations"))]
+    pub fn advice(&self) -> Vec<Advice> {
+        self.0.advice(&self.stats())
     }
 
     /// Returns the current values of all counters.

@@ -17,6 +17,7 @@
 #![cfg_attr(not(feature = "second-level"), allow(dead_code, reason = "the second level uses it"))]
 
 pub use self::{
+    advice::{Advice, AdviceKind},
     builder::{BuildError, ByteSize, LarderBuilder},
     consistency::Consistency,
     invalidation_feed::{InvalidationEvent, InvalidationFeed},
@@ -46,6 +47,7 @@ pub mod kernel;
 pub mod store;
 pub mod values;
 
+mod advice;
 mod audience;
 mod background;
 mod budget;
@@ -91,6 +93,7 @@ mod sync;
 mod tag;
 mod target;
 mod tiers;
+mod traffic;
 mod unscoped;
 mod weight;
 

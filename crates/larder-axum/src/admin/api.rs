@@ -4,8 +4,8 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use http::Uri;
 use larder_core::{
-    Kind, Tag,
-    kernel::{AnyEntry, EntryExplanation, Moment, TagSource},
+    Advice, Kind, Tag,
+    kernel::{AnyEntry, EntryExplanation, KeyReport, Moment, TagSource},
 };
 use larder_http::{ExplainRequest, Explanation};
 use serde::{Deserialize, Serialize};
@@ -216,6 +216,18 @@ impl GraphNode {
         let parts = parts.map(|tag| format!("{}: {}", tag.source.as_str(), tag.tag)).collect();
         Self { name: explained.key.name.clone(), parts, hits: explained.hits }
     }
+}
+
+/// Returns the hot and the cold keys.
+pub(super) async fn keys(admin: &Arc<Admin>) -> Option<KeyReport> {
+    let (larder, partitions) = (admin.larder.clone(), admin.partitions);
+    admin.scan(move || larder.kernel().key_report(partitions)).await
+}
+
+/// Returns advice.
+pub(super) async fn advice(admin: &Arc<Admin>) -> Vec<Advice> {
+    let larder = admin.larder.clone();
+    admin.scan(move || larder.advice()).await
 }
 
 const MOST_ENTRIES: usize = 1000;

@@ -213,7 +213,7 @@ function select(tab) {
     $(other.getAttribute('aria-controls')).hidden = !chosen;
   }
   tab.focus();
-  if (tab.id === 'tab-log') audit();
+  ({ 'tab-log': audit, 'tab-keys': keys, 'tab-advice': advice })[tab.id]?.();
 }
 for (const [place, tab] of tabs.entries()) {
   tab.addEventListener('click', () => select(tab));
@@ -307,6 +307,26 @@ onSubmit('invalidate-form', 'preview', async (form) => {
   ]);
   confirm.focus();
 });
+
+const parts = (key) => element('td', key.parts.filter((part) => !['layer', 'origin', 'path', 'query', 'name'].includes(part.part)).map((part) => element('span', [part.value, element('small', ` ${part.part}`)], { className: 'tag' })));
+
+async function keys() {
+  const { hot_seconds: seconds, hot, cold, sampled } = await ask('api/keys');
+  $('hot-time').textContent = `Requests of the last ${number(seconds)} seconds, in steps of up to 64.`;
+  fill('hot-rows', hot.slice(0, 50).map((it) => row(name(`${it.key.kind}: ${it.key.name}`), number(it.requests), (it.requests / seconds).toFixed(1), parts(it.key))));
+  $('cold-share').textContent = `The stored entries that were not requested for longest, of a sample of ${percent(sampled)} of all keys.`;
+  fill('cold-rows', cold.slice(0, 50).map((it) => row(name(`${it.key.kind}: ${it.key.name}`), time(it.idle_seconds), number(it.requests), bytes(it.bytes), parts(it.key))));
+}
+
+async function advice() {
+  const all = await ask('api/advice');
+  fill('advice-cards', all.length ? all.map((it) => element('div', [
+    element('h3', [it.kind.replaceAll('-', ' '), element('small', ` ${[it.cache, it.route, it.about].filter(Boolean).join(' · ')}`, { className: 'dim' })]),
+    element('p', it.text)], { className: 'card' })) : [element('p', 'There is no advice yet.')]);
+}
+
+$('keys-again').addEventListener('click', keys);
+$('advice-again').addEventListener('click', advice);
 
 async function audit() {
   const events = await ask('api/audit');

@@ -8,6 +8,8 @@
 //! | `GET /api/explain?url=…` | what the caches would do with a request, and why ([`ExplainRequest`](larder_http::ExplainRequest)); also `method`, `principal`, `anonymous`, `header` |
 //! | `GET /api/entries` | entries of the first level: `kind`, `contains`, `tag` (in `namespace`), `sort` (`hits`, `bytes`, `age`, `fill`, `ends`), `limit` |
 //! | `GET /api/graph?tag=…` | (in `namespace`) the queries, values, fragments and responses that carry a tag |
+//! | `GET /api/keys` | hot keys of the last minutes, and cold ones |
+//! | `GET /api/advice` | what other settings would do better ([`Advice`](larder_core::Advice)) |
 //! | `GET /api/invalidations?after=…` | the last 256 invalidations that acted in this process |
 //! | `GET /api/audit` | the actions of operators |
 //! | `GET /api/whoami` | the actor, its role, and the CSRF token of its session |
@@ -234,7 +236,7 @@ impl AdminBuilder {
         self
     }
 
-    /// Builds the router, to be nested: by `Router::nest`, or by `Router::nest_service`, which also serves the path with a
+    /// Builds the router, and begins to [watch the traffic](Larder::watch_traffic). The router is to be nested: by `Router::nest`, or by `Router::nest_service`, which also serves the path with a
     /// slash at its end.
     ///
     /// # Errors
@@ -265,6 +267,7 @@ impl AdminBuilder {
                 "the larder is the view of the namespace {namespace:?}, allowed is the larder itself"
             )));
         }
+        self.larder.watch_traffic();
         let admin = Arc::new(Admin {
             own_pages: OwnPages::announce(self.larder.kernel()),
             larder: self.larder,

@@ -159,6 +159,8 @@ async fn dispatch(admin: &Arc<Admin>, call: &mut Call) -> Result<Response, Clien
         ("GET", "/api/explain") => Ok(json(&api::explain(admin, &call.parts.uri).await?)),
         ("GET", "/api/entries") => Ok(json(&api::entries(admin, &call.parts.uri).await?)),
         ("GET", "/api/graph") => Ok(json(&api::graph(admin, &call.parts.uri).await?)),
+        ("GET", "/api/keys") => Ok(json(&api::keys(admin).await)),
+        ("GET", "/api/advice") => Ok(json(&api::advice(admin).await)),
         ("GET", "/api/invalidations") => {
             let after = super::query::parameters::<After>(&call.parts.uri)?.after;
             Ok(json(&admin.larder.kernel().past_invalidations(after, admin.partitions)))
@@ -324,7 +326,7 @@ fn event_stream(body: Body) -> Response {
     response
 }
 
-const GETS: [&str; 9] = [
+const GETS: [&str; 13] = [
     "/",
     "/app.js",
     "/style.css",
@@ -333,6 +335,10 @@ const GETS: [&str; 9] = [
     "/api/explain",
     "/api/entries",
     "/api/graph",
+    "/api/keys",
+    "/api/advice",
+    "/api/audit",
+    "/api/whoami",
     "/api/invalidations",
 ];
 const POSTS: [&str; 4] = ["/api/preview", "/api/invalidate", "/login", "/logout"];

@@ -94,6 +94,8 @@ async fn a_client_without_credentials_gets_nothing() {
         "/api/explain?url=http://a/",
         "/api/entries",
         "/api/graph?tag=a",
+        "/api/keys",
+        "/api/advice",
         "/api/invalidations",
         "/api/audit",
         "/api/whoami",
@@ -653,10 +655,11 @@ async fn a_partition_is_shown_nowhere_unless_that_is_allowed() {
     }));
     let cart = get_at("/cart").header("cookie", "ada@example.org");
     assert_eq!(status(&site, cart).await, 200);
-    let scan = larder.kernel().scan(1, MINUTE, |_| true);
+    let scan = larder.kernel().scan(9, MINUTE, |_| true);
     // The tag has a hash without a secret, which few tries find.
-    let shown = larder.kernel().explain_entry(&scan.entries[0], Partitions::Shown);
-    let tag = shown.tags.iter().find(|tag| tag.class == "url-in-partition").unwrap();
+    let shown = scan.entries.iter().map(|it| larder.kernel().explain_entry(it, Partitions::Shown));
+    let mut tags = shown.flat_map(|shown| shown.tags);
+    let tag = tags.find(|tag| tag.class == "url-in-partition").unwrap();
     let (hash, _) = tag.tag.split_once(' ').unwrap();
     let secrets = ["ada@example.org", hash];
     let target = Target::path_in_partition("http://shop.example", "/cart", b"ada@example.org");
@@ -681,6 +684,27 @@ async fn a_partition_is_shown_nowhere_unless_that_is_allowed() {
             assert_eq!(all.contains(secret), expected, "{secret} in {all}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hot_keys_and_advice_are_there_without_further_settings() {
+    let larder = larder();
+    let app = with_tokens(&larder);
+    let names: Vec<String> = (0..100).map(|number| format!("search:{number}")).collect();
+    for name in names {
+        store(&larder, name.leak(), "t").await;
+    }
+    for _ in 0..200 {
+        store(&larder, "hot", "t").await;
+    }
+    let keys = json_of(&app, bearer(get_at("/larder/api/keys"), READ_ONLY), Value::Null).await;
+    assert_eq!(keys["hot"][0]["key"]["name"], "hot");
+    assert_eq!(keys["cold"][0]["requests"], 1);
+    let advice = json_of(&app, bearer(get_at("/larder/api/advice"), READ_ONLY), Value::Null).await;
+    assert_eq!(
+        (&advice[0]["kind"], &advice[0]["about"]),
+        (&json!("keys-requested-once"), &json!("object: search:*"))
+    );
 }
 
 /// A scan or a graph sees the tags of a namespace only if it is asked for them, and only entries that may still be served.

@@ -40,6 +40,7 @@ pub use self::fill_loop::{FillRequest, fill_or_wait};
 #[cfg(feature = "metrics")]
 pub use crate::metrics::{Instrument, METRICS, Metric};
 pub use crate::{
+    advice::{KeyReport, KeyTraffic},
     audience::Audience,
     budget::ReservedBytes,
     clock::{Clock, Moment, jittered},

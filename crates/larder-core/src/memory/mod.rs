@@ -19,7 +19,7 @@ use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 
 use self::doorkeeper::Doorkeeper;
 pub(crate) use self::index::Index;
-use crate::{clock::Clock, entry::AnyEntry, metrics::window::Window};
+use crate::{clock::Clock, entry::AnyEntry, metrics::window::Window, traffic::Traffic};
 
 mod doorkeeper;
 mod index;
@@ -102,6 +102,7 @@ pub(crate) struct Memory {
     keeper: Cache<Slot, AnyEntry, BuildHasherDefault<AsIs>>,
     doorkeeper: Doorkeeper,
     evictions: Arc<EvictionCounts>,
+    pub(crate) traffic: Traffic,
     capacity: usize,
     stored_since_upkeep: AtomicUsize,
     next_id: AtomicU64,
@@ -131,6 +132,7 @@ impl Memory {
             keeper,
             doorkeeper: Doorkeeper::new(capacity),
             evictions,
+            traffic: Traffic::new(clock),
             capacity,
             stored_since_upkeep: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
@@ -159,9 +161,12 @@ impl Memory {
     ) -> Option<R> {
         let (answer, touched) = self.index.read(hash, key, |entry| {
             let answer = read(entry);
-            let touched = (answer.is_some() && entry.touch()).then(|| Slot::of(entry));
+            let touched = answer.is_some().then(|| self.touch(entry)).flatten();
             (answer, touched)
         })?;
+        if answer.is_some() {
+            self.traffic.hit(hash);
+        }
         if let Some(slot) = touched {
             drop(self.keeper.get(&slot));
         }
@@ -175,14 +180,24 @@ impl Memory {
 
     /// Counts a hit that was served from an entry that [`Memory::get`] returned.
     pub(crate) fn note_hit(&self, entry: &AnyEntry) {
-        if entry.touch() {
-            drop(self.keeper.get(&Slot::of(entry)));
+        self.traffic.hit(entry.hash);
+        if let Some(slot) = self.touch(entry) {
+            drop(self.keeper.get(&slot));
         }
+    }
+
+    /// Counts a hit of an entry. Returns its slot in moka if the hit is to be reported to it.
+    #[inline]
+    fn touch(&self, entry: &AnyEntry) -> Option<Slot> {
+        let hits = entry.touch()?;
+        self.traffic.hits(entry, hits);
+        Some(Slot::of(entry))
     }
 
     /// Counts a miss of a key for the admission policy, so that a frequently requested key is admitted when it is
     /// stored. Callers must call this once per request, so that a scan does not look popular.
     pub(crate) fn note_miss(&self, hash: u64) {
+        self.traffic.miss(hash);
         if self.doorkeeper.knows(hash) {
             drop(self.keeper.get(&Slot { hash, id: 0 }));
         }
@@ -207,6 +222,7 @@ impl Memory {
             // there.
             self.keeper.invalidate(&Slot::of(entry));
         }
+        self.traffic.stored(entry);
         self.keep_to_capacity(entry.weight());
         Ok(())
     }

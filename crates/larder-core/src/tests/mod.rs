@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+mod advice;
 mod batches;
 mod events;
 mod herds;

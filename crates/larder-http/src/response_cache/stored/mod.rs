@@ -6,6 +6,7 @@ use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_core::kernel::{AnyEntry, Entry, Kernel, Moment, Route, RouteId, ServedEntry, Value};
 use larder_semantics::{fields, ranges::ByteRange};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
     body::CacheBody,
@@ -155,6 +156,11 @@ impl StoredResponse {
 
     pub(in crate::response_cache) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Returns a digest of the status and the content.
+    pub(in crate::response_cache) fn digest(&self) -> u64 {
+        xxh3_64_with_seed(&self.body, u64::from(self.status.as_u16()))
     }
 
     pub(in crate::response_cache) fn body(&self) -> &Bytes {

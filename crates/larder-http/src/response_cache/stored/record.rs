@@ -5,7 +5,7 @@ use std::any::Any;
 use bytes::Bytes;
 use larder_core::{
     Reason,
-    kernel::{AnyEntry, EncodedValue, Kernel, Schema, Value},
+    kernel::{AnyEntry, EncodedValue, Kernel, Route, Schema, Value},
 };
 
 use crate::response_cache::{
@@ -73,6 +73,20 @@ impl Value for CacheRecord {
         let mut all = vec![letter];
         all.extend(bytes?);
         Some(EncodedValue { schema: Self::schema(), bytes: all })
+    }
+
+    fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Response(response) => response.route.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn digest(&self) -> Option<u64> {
+        match self {
+            Self::Response(response) => Some(response.digest()),
+            _ => None,
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -24,6 +24,7 @@ use tower::{
 use super::*;
 use crate::{CacheBody, ConditionalLayer, InvalidationLayer, QueryRule};
 
+mod advice;
 mod explaining;
 mod final_head;
 mod herds;

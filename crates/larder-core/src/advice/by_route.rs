@@ -1,0 +1,47 @@
+//! Advice on routes that should not be cached.
+
+use std::time::Duration;
+
+use super::{Advice, AdviceKind, readable};
+use crate::metrics::{RouteStats, Stats};
+
+pub(super) fn advice(stats: &Stats) -> Vec<Advice> {
+    let routes =
+        stats.caches.iter().flat_map(|cache| cache.routes.iter().map(move |route| (cache, route)));
+    let advice = routes.filter_map(|(cache, route)| {
+        let worth = worth(route)?;
+        (route.hit_ratio < worth).then(|| Advice {
+            kind: AdviceKind::NotWorthCaching,
+            cache: cache.name.clone(),
+            route: Some(route.route.clone()),
+            about: None,
+            text: format!(
+                "The hit ratio is {:.1} %, and at fills of {} caching pays from {:.1} % on: do not cache the route, or give \
+                 its responses a longer lifetime and fewer keys.",
+                100.0 * route.hit_ratio,
+                readable(mean_fill(route)),
+                100.0 * worth
+            ),
+        })
+    });
+    advice.collect()
+}
+
+/// Returns the hit ratio at which the fills that hits save take as long as storing responses that are never used.
+fn worth(route: &RouteStats) -> Option<f64> {
+    (route.hits + route.stale_hits + route.collapsed + route.misses >= FEWEST_REQUESTS
+        && route.misses > 0)
+        .then(|| {
+            let (stored, fill) = (COST_OF_STORING.as_secs_f64(), mean_fill(route).as_secs_f64());
+            stored / (stored + fill)
+        })
+}
+
+fn mean_fill(route: &RouteStats) -> Duration {
+    Duration::from_nanos(route.fill_time_total_nanos / route.misses.max(1))
+}
+
+const FEWEST_REQUESTS: u64 = 1000;
+/// What a miss costs more than a request without a cache: recording the response, storing it and evicting another one.
+/// `benches/README.md` has the measurement.
+const COST_OF_STORING: Duration = Duration::from_micros(20);
