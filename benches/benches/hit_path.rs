@@ -32,6 +32,7 @@ fn main() {
         "The same with 16 keys",
         &hits(&body, 16, &Keys::new(42), Budgets { alone: 1.45, stack: 1.6, floor: 1.3 }),
     );
+    report("Hits by Zipf's law, with traffic watched and without", &watched(&body, &zipf));
     report("Allocations (the ratio is the difference)", &allocations());
 }
 
@@ -83,6 +84,27 @@ fn hits(body: &Bytes, count: u64, keys: &Keys, budgets: Budgets) -> Vec<Row> {
             ..row("", 3, Some(budgets.floor))
         },
     ]
+}
+
+/// What `watch_traffic`, which the dashboard begins, adds to a hit of one layer.
+fn watched(body: &Bytes, keys: &Keys) -> Vec<Row> {
+    let larders = [(); 2].map(|()| baseline::larder());
+    larders[1].watch_traffic();
+    let layers = larders.each_ref().map(|larder| baseline::one_layer(larder, body, 4));
+    for _ in 0..17 {
+        layers.iter().for_each(|layer| fill(layer, KEYS));
+    }
+    let [plain, watched] = layers.map(app);
+    let mut apps = [app(baseline::limit(body)), watched, plain];
+    let figures = take_turns_for(&mut apps, keys, KEYS, ROUNDS, REQUESTS);
+    vec![Row {
+        case: "hit, 1 KiB: one layer, watched, beside one that is not".into(),
+        ours: figures[1].0,
+        baseline: figures[2].0,
+        ratio: figures[1].2,
+        budget: Some(1.05),
+        unit: "ns",
+    }]
 }
 
 fn allocations() -> Vec<Row> {
