@@ -16,10 +16,10 @@ use crate::{
     memory::{Eviction, Memory},
     registry::{Options, Registry},
     reports::Reports,
+    rules::Rules,
     second_level::SecondLevelOptions,
     store::FillLocks,
     tag::Tag,
-    target::Rule,
 };
 #[cfg(feature = "second-level")]
 use crate::{sealing::SealingKeys, store::Store};
@@ -88,7 +88,7 @@ pub struct LarderBuilder {
     level: Option<crate::store::SecondLevel>,
     fill_locks: Option<Arc<dyn FillLocks>>,
     bus: Option<Arc<dyn Bus>>,
-    rules: Vec<Rule>,
+    rules: Rules,
     wall_clock: Option<SystemTime>,
 }
 
@@ -110,7 +110,7 @@ impl Default for LarderBuilder {
             level: None,
             fill_locks: None,
             bus: None,
-            rules: Vec::new(),
+            rules: Rules::default(),
             wall_clock: None,
         }
     }
@@ -328,7 +328,7 @@ impl LarderBuilder {
     /// ```
     #[doc(alias("dependency invalidation", "cascade"))]
     pub fn depends(mut self, when: impl Into<Tag>, also: impl Into<Tag>) -> Self {
-        self.rules.push(Rule { when: when.into(), also: also.into() });
+        self.rules.add(when, also);
         self
     }
 

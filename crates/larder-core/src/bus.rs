@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     record_note::RecordNote,
+    rules::Rules,
     target::{Mode, Selector},
 };
 
@@ -86,6 +87,27 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// has no server; the wall clocks of all processes then have to agree within one second.
     fn server_time(&self) -> Option<(Instant, SystemTime)> {
         None
+    }
+
+    /// Publishes the dependency rules of this process beside the log, for clients that invalidate without being part of the
+    /// application. Larder calls this when it begins to follow the log, and each ten minutes. A log that stores nothing
+    /// beside its records may ignore it.
+    ///
+    /// # Errors
+    ///
+    /// If the rules are not known to be published.
+    fn publish_rules<'a>(&'a self, rules: &'a Rules) -> BoxFuture<'a, Result<(), BusError>> {
+        let _ = rules;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Returns the rules that processes have published within the last hour, all together. `None` if none has.
+    ///
+    /// # Errors
+    ///
+    /// If the log does not answer, or has rules that this version of larder cannot read.
+    fn published_rules(&self) -> BoxFuture<'_, Result<Option<Rules>, BusError>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Returns one page of the compacted log after number `after`: for each target the newest record of each mode,
@@ -196,6 +218,24 @@ pub struct Record {
     #[serde(skip)]
     pub note: RecordNote,
 }
+
+impl Record {
+    /// Returns the records of an invalidation. A record must not be too large, because the log appends it as a whole, and
+    /// each process that starts reads it as a whole.
+    pub(crate) fn of(what: &[Selector], mode: Mode, origin: WriterId) -> Vec<Self> {
+        let record = |what: &[Selector]| Self {
+            origin,
+            mode,
+            what: what.to_vec(),
+            commit: None,
+            note: RecordNote::default(),
+        };
+        what.chunks(MOST_SELECTORS).map(record).collect()
+    }
+}
+
+/// Maximum number of selectors in one record of the log.
+const MOST_SELECTORS: usize = 5_000;
 
 /// The log of a single process, which is only a counter.
 #[derive(Debug)]

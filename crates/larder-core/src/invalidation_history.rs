@@ -62,17 +62,7 @@ struct History {
 impl InvalidationHistory {
     /// Adds an invalidation that acts now. It takes the same time for any number of targets.
     pub(crate) fn add(&self, record: &Record, own: WriterId, at: SystemTime) {
-        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let past = PastInvalidation {
-            number: 0,
-            at_millis: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            own: record.origin == own,
-            mode: if record.mode == Mode::Hard { "hard" } else { "soft" },
-            targets: record.what.iter().take(MOST_TARGETS).map(PastTarget::of).collect(),
-            more_targets: record.what.len().saturating_sub(MOST_TARGETS),
-            because: record.note.because().map(str::to_owned),
-            by: record.note.by().map(str::to_owned),
-        };
+        let past = PastInvalidation::of(record, 0, own, at);
         let mut history = self.0.lock();
         history.next += 1;
         let number = history.next;
@@ -86,6 +76,23 @@ impl InvalidationHistory {
     pub(crate) fn after(&self, number: u64) -> Vec<Arc<PastInvalidation>> {
         let history = self.0.lock();
         history.past.iter().filter(|past| past.number > number).cloned().collect()
+    }
+}
+
+impl PastInvalidation {
+    /// The invalidation of a record that has this number and acts at this time, with partitions as they are.
+    pub(crate) fn of(record: &Record, number: u64, own: WriterId, at: SystemTime) -> Self {
+        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            number,
+            at_millis: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            own: record.origin == own,
+            mode: if record.mode == Mode::Hard { "hard" } else { "soft" },
+            targets: record.what.iter().take(MOST_TARGETS).map(PastTarget::of).collect(),
+            more_targets: record.what.len().saturating_sub(MOST_TARGETS),
+            because: record.note.because().map(str::to_owned),
+            by: record.note.by().map(str::to_owned),
+        }
     }
 }
 

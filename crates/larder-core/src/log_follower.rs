@@ -60,6 +60,7 @@ impl Follower {
             }
             let installed = engine.clock.now();
             drop(engine);
+            self.publish_rules();
             self.tail().await;
             let Some(engine) = self.engine.upgrade() else { return };
             let lasted = engine.clock.now().since(installed);
@@ -80,6 +81,7 @@ impl Follower {
     /// Reads records until there is a mismatch or the larder has been dropped.
     async fn tail(&self) -> Option<()> {
         let mut sent_at = Moment::START;
+        let mut published = self.engine.upgrade()?.clock.now();
         // An end of the log that the server has reported and that this process has not reached yet.
         let mut owed: Option<(Moment, Position)> = None;
         loop {
@@ -125,6 +127,10 @@ impl Follower {
             if engine.has_left_behind() {
                 engine.send_unsent();
             }
+            if now.since(published) >= BETWEEN_RULES {
+                published = now;
+                self.publish_rules();
+            }
             engine.register_scheduled().await;
             match self.compare(&engine, now, empty).await {
                 LogEnd::Fits => {}
@@ -132,6 +138,18 @@ impl Follower {
                 LogEnd::Behind => return None,
             }
         }
+    }
+
+    /// Publishes the rules of this process for clients that have none. If that fails, clients refuse to invalidate, and the
+    /// next attempt follows in ten minutes.
+    fn publish_rules(&self) {
+        let Some(engine) = self.engine.upgrade() else { return };
+        let (bus, rules) = (Arc::clone(&self.bus), engine.rules.clone());
+        tokio::spawn(async move {
+            if let Err(error) = bus.publish_rules(&rules).await {
+                tracing::debug!(target: "larder", %error, "the dependency rules were not published");
+            }
+        });
     }
 
     /// Requests the end of the log. Only this shows whether the process is up to date, because a log that was emptied
@@ -158,6 +176,8 @@ impl Follower {
         LogEnd::Ahead(end)
     }
 }
+
+const BETWEEN_RULES: Duration = Duration::from_secs(600);
 
 enum LogEnd {
     Fits,

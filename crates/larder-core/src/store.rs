@@ -5,8 +5,10 @@ pub use crate::{
         BoxFuture, Bus, BusError, BusErrorKind, CommitId, Epoch, LocalBus, LogPage, Position,
         Record, WriterId,
     },
+    log_client::{LogClient, LogClientError, LogTail},
     record_note::RecordNote,
     reports::{ServerReport, ServerState, ServerUsage},
+    rules::Rules,
 };
 
 use std::{fmt, sync::Arc, time::Duration};

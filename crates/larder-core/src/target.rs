@@ -367,69 +367,9 @@ impl fmt::Display for Invalidated {
     }
 }
 
-/// A rule of the builder, by which an invalidation of `when` also invalidates `also`.
-#[derive(Clone, Debug)]
-pub(crate) struct Rule {
-    pub(crate) when: Tag,
-    pub(crate) also: Tag,
-}
-
-impl Rule {
-    fn applies_to(&self, tag: &Tag) -> bool {
-        // If a prefix is invalidated, the rules for tags below it apply.
-        if let Some(branch) = tag.as_str().strip_suffix('*')
-            && self.when.as_str().starts_with(branch)
-        {
-            return true;
-        }
-        match self.when.as_str().strip_suffix('*') {
-            Some(prefix) => tag.as_str().starts_with(prefix),
-            None => *tag == self.when,
-        }
-    }
-}
-
-/// Adds the selectors that follow from the rules, until there are no new selectors. Each tag is added only once, so a
-/// circle of rules ends.
-pub(crate) fn expand(rules: &[Rule], mut selectors: Vec<Selector>) -> Vec<Selector> {
-    let mut at = 0;
-    while at < selectors.len() {
-        if let Selector::Tag(tag) = selectors[at].clone() {
-            for rule in rules.iter().filter(|rule| rule.applies_to(&tag)) {
-                let also = Selector::Tag(rule.also.clone());
-                if !selectors.contains(&also) {
-                    selectors.push(also);
-                }
-            }
-        }
-        at += 1;
-    }
-    selectors
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rule(when: &str, also: &str) -> Rule {
-        Rule { when: Tag::new(when), also: Tag::new(also) }
-    }
-
-    #[test]
-    fn rules_chain_and_a_circle_of_rules_ends() {
-        let rules =
-            [rule("product:*", "catalog"), rule("catalog", "home"), rule("home", "catalog")];
-        let all = expand(&rules, vec![Selector::Tag(Tag::new("product:1"))]);
-        let tags = ["product:1", "catalog", "home"].map(|tag| Selector::Tag(Tag::new(tag)));
-        assert_eq!(all, tags);
-    }
-
-    #[test]
-    fn invalidating_a_prefix_applies_the_rules_of_tags_below_it() {
-        let rules = [rule("product:42", "home")];
-        let all = expand(&rules, vec![Selector::Tag(Tag::new("product").below())]);
-        assert!(all.contains(&Selector::Tag(Tag::new("home"))));
-    }
 
     #[test]
     fn a_pattern_of_one_namespace_does_not_reach_another() {

@@ -13,7 +13,7 @@ use larder_core::{
     Mode, Selector,
     store::{
         BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, RecordNote,
-        ServerState, WriterId,
+        Rules, ServerState, WriterId,
     },
 };
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub struct RedisBus {
     /// For blocking reads, which would delay the answers to all other commands on a shared connection.
     reader: Arc<SharedConnection>,
     keys: Arc<[String; 5]>,
+    /// The rules that processes have published, by the second of their last publication.
+    rules: Arc<str>,
     log: Arc<Script>,
     page: Arc<Script>,
     longest_millis: Arc<AtomicU64>,
@@ -81,6 +83,7 @@ impl RedisBus {
             confirmer: Arc::new(ReplicaAck::new(confirming, keys[0].clone())),
             reader,
             keys: Arc::new(keys),
+            rules: format!("larder:log:{{{name}}}:rules").into(),
             log: Arc::new(Script::new(include_str!("log.lua"))),
             page: Arc::new(Script::new(include_str!("page.lua"))),
             longest_millis: Arc::new(AtomicU64::new(0)),
@@ -262,6 +265,41 @@ impl RedisBus {
         })
     }
 
+    async fn add_rules(&self, rules: &Rules) -> Result<(), BusError> {
+        let packed = rmp_serde::to_vec(rules).map_err(|_| BusError::new(BusErrorKind::Refused))?;
+        let key = Arc::clone(&self.rules);
+        self.run(|mut connection| async move {
+            let now = second(&mut connection).await?;
+            let old = now.saturating_sub(24 * 3600);
+            cmd("ZREMRANGEBYSCORE")
+                .arg(&*key)
+                .arg("-inf")
+                .arg(old)
+                .query_async::<()>(&mut connection)
+                .await?;
+            cmd("ZADD").arg(&*key).arg(now).arg(packed).query_async::<()>(&mut connection).await
+        })
+        .await
+    }
+
+    async fn recent_rules(&self) -> Result<Option<Rules>, BusError> {
+        let key = Arc::clone(&self.rules);
+        let found: Vec<Vec<u8>> = self
+            .run(|mut connection| async move {
+                let since = second(&mut connection).await?.saturating_sub(3600);
+                let mut recent = cmd("ZRANGEBYSCORE");
+                recent.arg(&*key).arg(since).arg("+inf").query_async(&mut connection).await
+            })
+            .await?;
+        let mut all: Option<Rules> = None;
+        for packed in found {
+            let rules =
+                rmp_serde::from_slice(&packed).map_err(|_| BusError::new(BusErrorKind::Refused))?;
+            all.get_or_insert_default().extend(rules);
+        }
+        Ok(all)
+    }
+
     async fn run<T, F, Fut>(&self, commands: F) -> Result<T, BusError>
     where
         F: FnOnce(Connection) -> Fut,
@@ -313,6 +351,20 @@ impl Bus for RedisBus {
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {
         Box::pin(self.page_after(after))
     }
+
+    fn publish_rules<'a>(&'a self, rules: &'a Rules) -> BoxFuture<'a, Result<(), BusError>> {
+        Box::pin(self.add_rules(rules))
+    }
+
+    fn published_rules(&self) -> BoxFuture<'_, Result<Option<Rules>, BusError>> {
+        Box::pin(self.recent_rules())
+    }
+}
+
+/// Returns the second of the server, since the clocks of processes may differ.
+async fn second(connection: &mut Connection) -> RedisResult<u64> {
+    let (second, _): (u64, u64) = cmd("TIME").query_async(connection).await?;
+    Ok(second)
 }
 
 /// The action that the script of the log takes.

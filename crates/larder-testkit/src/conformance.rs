@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_core::{
     Mode, Selector, Tag,
-    store::{Bus, CommitId, FillLockState, FillLocks, Record, RecordNote, Store, WriterId},
+    store::{Bus, CommitId, FillLockState, FillLocks, Record, RecordNote, Rules, Store, WriterId},
 };
 
 #[cfg(feature = "sql")]
@@ -186,9 +186,29 @@ pub async fn bus(bus: &dyn Bus) {
     }
     assert!(seen.is_sorted(), "pages are in order");
     assert!(seen.contains(&second.number), "the compacted log has the newest of each target");
+    rules(bus).await;
     let lost = bus.end(Some(end.epoch)).await.expect("a healthy log draws an epoch");
     assert_ne!(lost.epoch, end.epoch, "a log that lost records draws a new epoch");
     assert!(bus.read(end, Duration::ZERO).await.is_err(), "a position in another epoch is gone");
+}
+
+/// Tests a log that stores the rules of the processes, which is optional.
+async fn rules(bus: &dyn Bus) {
+    let [mut a, mut b] = [Rules::default(), Rules::default()];
+    a.add("product:*", "catalog");
+    b.add("catalog", "home");
+    for rules in [&a, &b, &a] {
+        bus.publish_rules(rules).await.expect("a healthy log takes rules, or ignores them");
+    }
+    if let Some(published) = bus.published_rules().await.expect("a healthy log answers") {
+        let mut both = a.clone();
+        both.extend(b.clone());
+        b.extend(a);
+        assert!(
+            published == both || published == b,
+            "the rules of all processes are there, once each"
+        );
+    }
 }
 
 /// Tests a store whose commands fail, are executed although they fail, arrive late or twice, or get the answer to

@@ -10,7 +10,7 @@ use std::{
 };
 
 use larder_core::store::{
-    BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record,
+    BoxFuture, Bus, BusError, BusErrorKind, Epoch, LogPage, Position, Record, Rules,
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -28,6 +28,8 @@ struct Inner {
     /// The start of the log's server, by the clock of this process and by the clock of the server.
     started: (Instant, SystemTime),
     tells_time: AtomicBool,
+    /// The rules that processes have published.
+    rules: Mutex<Option<Rules>>,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl SharedLog {
             appended: Notify::new(),
             started: (Instant::now(), SystemTime::now()),
             tells_time: AtomicBool::new(true),
+            rules: Mutex::default(),
         }))
     }
 
@@ -245,6 +248,15 @@ impl Bus for LogLine {
             self.travel().await?;
             read()
         })
+    }
+
+    fn publish_rules<'a>(&'a self, rules: &'a Rules) -> BoxFuture<'a, Result<(), BusError>> {
+        self.log.0.rules.lock().get_or_insert_default().extend(rules.clone());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn published_rules(&self) -> BoxFuture<'_, Result<Option<Rules>, BusError>> {
+        Box::pin(std::future::ready(Ok(self.log.0.rules.lock().clone())))
     }
 
     fn compacted(&self, after: u64) -> BoxFuture<'_, Result<LogPage, BusError>> {

@@ -23,8 +23,8 @@ async fn redis_is_a_store_and_a_log() {
     conformance::leases(&server.redis().store()).await;
     conformance::bus(&server.redis().bus()).await;
     assert!(
-        server.cli(&["DBSIZE"]).contains('6'),
-        "five keys of the log, and b: {}",
+        server.cli(&["DBSIZE"]).contains('7'),
+        "six keys of the log, and b: {}",
         server.cli(&["KEYS", "*"])
     );
 }

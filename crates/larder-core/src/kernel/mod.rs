@@ -32,7 +32,7 @@ use crate::{
     scope::{ScopeOwner, StoreWaits},
     spans,
     tag::Tag,
-    target::{Invalidated, Invalidation, Selector, expand},
+    target::{Invalidated, Invalidation, Selector},
     tiers::Tiers,
 };
 
@@ -716,27 +716,11 @@ impl Kernel {
 
     /// Returns the selectors of targets in this namespace, with those that rules add.
     pub(crate) fn selectors(&self, targets: Vec<crate::Target>) -> Vec<Selector> {
-        // Rules apply before the namespace, so the tags that they add get the namespace of the invalidation.
-        let named = targets.into_iter().flat_map(crate::Target::selectors).collect();
-        let all = expand(&self.engine.rules, named);
-        all.into_iter().map(|selector| selector.within(&self.namespace)).collect()
+        self.engine.rules.selectors(targets, &self.namespace)
     }
 
     fn records(&self, targets: Vec<crate::Target>, mode: crate::Mode) -> Vec<Record> {
-        let own = self.selectors(targets);
-        // A record must not be too large, because the log appends it as a whole, and each process that starts reads it
-        // as a whole.
-        let parts = own.chunks(MOST_SELECTORS);
-        let origin = self.engine.origin;
-        parts
-            .map(|what| Record {
-                origin,
-                mode,
-                what: what.to_vec(),
-                commit: None,
-                note: RecordNote::default(),
-            })
-            .collect()
+        Record::of(&self.selectors(targets), mode, self.engine.origin)
     }
 
     /// Returns the tags of an entry: the tags of its draft, its kind and its namespaces.
@@ -762,6 +746,3 @@ impl Kernel {
         tag.within(&self.namespace)
     }
 }
-
-/// Maximum number of selectors in one record of the log.
-const MOST_SELECTORS: usize = 5_000;
