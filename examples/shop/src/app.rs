@@ -21,8 +21,9 @@ use tower_http::{
 use crate::{
     Options,
     admin::AdminToken,
-    database::{Database, Views},
-    pages::{api, cart, catalogue, metrics, views},
+    database::{DEFAULT_PRODUCTS, Database, Views},
+    pages::{api, bar, cart, catalogue, metrics, views},
+    traffic::{Sent, Traffic, TrafficSwitch},
 };
 
 /// The state that all handlers share.
@@ -36,6 +37,9 @@ pub struct App {
     /// The dashboard of the cache.
     dashboard: Router,
     cached: bool,
+    /// Whether pages show what the cache did.
+    pub(crate) has_bar: bool,
+    pub(crate) traffic: Option<Traffic>,
 }
 
 impl App {
@@ -63,7 +67,24 @@ impl App {
         let admin = AdminToken::new(options.admin_token.as_deref());
         let dashboard = larder::axum::admin::admin(&larder).token(admin.as_str()).build();
         let dashboard = dashboard.map_err(|error| format!("--admin-token: {error}"))?;
-        Ok(Self { database, admin, views, larder, dashboard, cached: !options.no_cache })
+        let products = options.products.unwrap_or(DEFAULT_PRODUCTS);
+        let traffic = options.traffic.map(|per_second| Traffic {
+            per_second,
+            products,
+            sent: Sent::default(),
+            switch: TrafficSwitch::default(),
+        });
+        Ok(Self {
+            database,
+            admin,
+            views,
+            larder,
+            dashboard,
+            cached: !options.no_cache,
+            // Its buttons change prices without the token.
+            has_bar: !options.plain && options.listen.ip().is_loopback(),
+            traffic,
+        })
     }
 
     /// The cache.
@@ -74,6 +95,16 @@ impl App {
     /// How often each product was seen: a write-behind queue.
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    /// What `--traffic` has sent.
+    pub fn sent(&self) -> Option<&Sent> {
+        self.traffic.as_ref().map(|traffic| &traffic.sent)
+    }
+
+    /// The switch that ends the traffic of `--traffic`.
+    pub fn traffic_switch(&self) -> TrafficSwitch {
+        self.traffic.as_ref().map_or_else(TrafficSwitch::default, |it| it.switch.clone())
     }
 
     /// The token that authorises product changes.
@@ -145,16 +176,24 @@ fn write(app: &Arc<App>, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>
 }
 
 fn pages_cache(app: &Arc<App>) -> HttpCache {
-    let seconds = Duration::from_secs(10);
-    HttpCache::new(&app.larder)
-        .shared()
-        .query_params(QueryRule::without_trackers())
-        .responses(|cache| cache.name("pages").negative_ttl([StatusCode::NOT_FOUND], seconds))
+    let (seconds, has_bar) = (Duration::from_secs(10), app.has_bar);
+    HttpCache::new(&app.larder).shared().query_params(QueryRule::without_trackers()).responses(
+        |cache| {
+            let cache = cache.name("pages").negative_ttl([StatusCode::NOT_FOUND], seconds);
+            if has_bar { cache.server_timing() } else { cache }
+        },
+    )
 }
 
 /// The cart of one visitor, the health check and the statistics: never cached.
 fn own_pages(app: &Arc<App>) -> Router<Arc<App>> {
-    Router::new()
+    let bar = match app.has_bar {
+        true => Router::new()
+            .route("/bar/page", get(bar::page))
+            .route("/bar/products/{id}/price", post(bar::change_price)),
+        false => Router::new(),
+    };
+    bar.route("/bar.js", get(bar::script))
         .route("/cart", post(cart::add).get(cart::show))
         .route("/products/{id}/views", post(views::count))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -8,16 +8,18 @@ use std::{future::IntoFuture as _, net::SocketAddr, path::PathBuf, time::Duratio
 use clap::Parser;
 use larder::warming::{AppHandle, HotUrls, Warmer, Warming};
 use program::interrupted;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 pub use app::{App, router};
 pub use database::{Database, DatabaseError, Views};
+pub use traffic::{Sent, TrafficSwitch};
 
 mod admin;
 mod app;
 mod database;
 mod pages;
 mod seed;
+mod traffic;
 
 /// The flags of the shop.
 #[derive(Clone, Debug, Parser)]
@@ -57,6 +59,14 @@ pub struct Options {
     /// A file with the most requested pages: they are made before the shop listens, and written to the file when it ends.
     #[arg(long, conflicts_with = "no_cache")]
     pub warm: Option<PathBuf>,
+    /// Leave the bar out that shows on each page what the cache did. It is also left out if --listen is not an address of this
+    /// machine alone, since its buttons change prices without the token.
+    #[arg(long)]
+    pub plain: bool,
+    /// Send requests to the shop, this many in a second; 200 without a number. One in a hundred changes a price.
+    #[arg(long, value_name = "REQUESTS", num_args = 0..=1, default_missing_value = "200",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub traffic: Option<u32>,
     /// The token that authorises product changes; random by default.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub admin_token: Option<String>,
@@ -128,8 +138,15 @@ pub async fn serve(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (larder, views) = (app.larder().clone(), app.views().clone());
     let (stop, stopped) = oneshot::channel::<()>();
+    let (token, traffic) = (app.admin_token().to_owned(), app.traffic.clone());
+    let shop = router(app);
+    // The traffic ends with this function.
+    let mut visitors = JoinSet::new();
+    if let Some(traffic) = traffic {
+        visitors.spawn(traffic::run(shop.clone(), token, traffic));
+    }
     // The admin API limits wrong tokens by the addresses of clients.
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let service = shop.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
         // The sender is dropped to signal the end, so an error is the signal waited for.
         drop(stopped.await);

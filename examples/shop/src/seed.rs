@@ -14,9 +14,9 @@ pub(crate) struct NewProduct {
     pub(crate) stock: i64,
 }
 
-const CATEGORIES: [&str; 8] =
+pub(crate) const CATEGORIES: [&str; 8] =
     ["Kitchen", "Garden", "Books", "Toys", "Tools", "Outdoors", "Music", "Office"];
-const MATERIALS: [&str; 10] =
+pub(crate) const MATERIALS: [&str; 10] =
     ["Oak", "Steel", "Linen", "Copper", "Glass", "Bamboo", "Wool", "Clay", "Brass", "Cork"];
 const THINGS: [&str; 12] = [
     "Kettle", "Lamp", "Notebook", "Basket", "Clock", "Bench", "Whistle", "Mug", "Shelf", "Puzzle",

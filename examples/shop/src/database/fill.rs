@@ -112,7 +112,7 @@ impl Slugs {
     }
 }
 
-const DEFAULT_PRODUCTS: u32 = 10_000;
+pub(crate) const DEFAULT_PRODUCTS: u32 = 10_000;
 
 /// The number of rows that one statement inserts.
 const AT_ONCE: usize = 200;

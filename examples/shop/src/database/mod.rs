@@ -1,5 +1,6 @@
 //! The database of the shop: its queries and writes.
 
+pub(crate) use self::fill::DEFAULT_PRODUCTS;
 use std::{fmt, sync::Arc, time::Duration};
 
 use larder::{

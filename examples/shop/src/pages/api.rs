@@ -56,7 +56,11 @@ impl IntoResponse for ApiError {
 }
 
 impl ApiError {
-    fn database(error: &dyn std::error::Error) -> Self {
+    pub(super) fn forbidden(why: &str) -> Self {
+        Self(StatusCode::FORBIDDEN, why.to_owned())
+    }
+
+    pub(super) fn database(error: &dyn std::error::Error) -> Self {
         tracing::error!(%error, "the database failed");
         Self(StatusCode::INTERNAL_SERVER_ERROR, "the database failed".to_owned())
     }

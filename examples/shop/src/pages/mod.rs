@@ -13,6 +13,7 @@ use larder::{Lifetime, LoadError, axum::CachePolicy, sql::QueryError};
 use crate::App;
 
 pub(crate) mod api;
+pub(crate) mod bar;
 pub(crate) mod cart;
 pub(crate) mod catalogue;
 pub(crate) mod metrics;
