@@ -2,57 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser as _;
-use tests::browser::{Browser, ENTER, RIGHT};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+use tests::{
+    browser::{Browser, ENTER, RIGHT},
+    until,
 };
 
-const TOKEN: &str = "a-token-for-the-dashboard";
+use crate::running_shop::{Shop, TOKEN};
 
 fn shot(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/screenshots").join(name)
-}
-
-/// The shop on a free port.
-struct Shop {
-    port: u16,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Shop {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-impl Shop {
-    async fn open() -> (Self, larder::Larder) {
-        let flags = ["shop", "--products", "200", "--admin-token", TOKEN];
-        let app = shop::App::open(&shop::Options::parse_from(flags)).await.unwrap();
-        let larder = app.larder().clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, shop::router(app)).await.unwrap();
-        });
-        (Self { port, serving }, larder)
-    }
-
-    async fn get(&self, path: &str) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n",
-            self.port
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream.read_to_end(&mut Vec::new()).await.unwrap();
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
 }
 
 /// The cells of the row of a table that begins with this text.
@@ -70,7 +28,7 @@ async fn row(browser: &Browser, table: &str, first: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(has_chromium), ignore = "chromium or chromedriver is missing")]
 async fn the_dashboard_is_used_by_the_keyboard_and_its_numbers_are_those_of_the_requests() {
-    let (shop, larder) = Shop::open().await;
+    let (shop, larder) = Shop::open(&[]).await;
     let browser = Browser::start().await;
     browser.go(&shop.url("/larder/")).await;
     assert!(browser.text("body").await.contains("Admin token"), "{}", browser.text("body").await);
@@ -149,4 +107,88 @@ async fn the_dashboard_is_used_by_the_keyboard_and_its_numbers_are_those_of_the_
     }
     browser.run("document.getElementById('logout').click()").await;
     browser.wait_for("body", |text| text.contains("Admin token")).await;
+}
+
+/// The bar of the shop tells how a page was served, and shows that each page with a product is new after its price changed.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_chromium), ignore = "chromium or chromedriver is missing")]
+async fn the_bar_of_the_shop_shows_a_change_of_a_price_on_every_page() {
+    let (shop, _) = Shop::open(&[]).await;
+    let browser = Browser::start().await;
+    browser.go(&shop.url("/products/7")).await;
+    browser.wait_for("#bar", |text| text.contains("made for you")).await;
+    browser.go(&shop.url("/products/7")).await;
+    let bar = browser.wait_for("#bar", |text| text.contains("depends on")).await;
+    assert!(bar.contains("from the cache in") && bar.contains("instead of"), "{bar}");
+    let before = browser.text(".price").await;
+    browser.run("document.querySelector('#bar .buttons button:nth-child(2)').click()").await;
+    let result = browser.wait_for("#bar .result", |text| text.contains("costs")).await;
+    let after = browser.text(".price").await;
+    assert_ne!(before, after);
+    assert!(
+        result.contains(&format!("Product 7 costs {after} now, and {before} before.")),
+        "{result}"
+    );
+    for page in ["/products/7", "/category/"] {
+        let row =
+            result.lines().find(|line| line.contains(page)).unwrap_or_else(|| panic!("{result}"));
+        assert!(row.contains("fwd=") && row.ends_with("hit"), "{row}");
+    }
+    browser.screenshot(&shot("bar.png")).await;
+
+    let (plain, _) = Shop::open(&["--plain"]).await;
+    browser.go(&plain.url("/products/7")).await;
+    assert_eq!(browser.run("return document.querySelectorAll('#bar').length").await, 0);
+    let refused = plain.request("POST", "/bar/products/7/price", "").await;
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    let foreign = shop.request("POST", "/bar/products/7/price", "").await;
+    assert!(foreign.starts_with("HTTP/1.1 403"), "a form of another site: {foreign}");
+}
+
+/// The numbers of the dashboard are those that a load generator has sent.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_chromium), ignore = "chromium or chromedriver is missing")]
+async fn the_dashboard_agrees_with_a_load_generator() {
+    let (shop, larder) = Shop::open(&["--traffic", "200"]).await;
+    let browser = Browser::start().await;
+    browser.go(&shop.url("/larder/")).await;
+    browser.press(TOKEN).await;
+    browser.press(&ENTER.to_string()).await;
+    browser.wait_for("#state", |text| text == "live").await;
+    until("there were enough requests", || async { shop.sent().values().sum::<u64>() > 1_500 })
+        .await;
+    browser.prefer("light").await;
+    browser.screenshot(&shot("dashboard.png")).await;
+    shop.stop_traffic().await;
+    let sent = shop.sent();
+    let of = |route: &str| {
+        let of =
+            |outcome: &str| sent.get(&format!("{route} {outcome}")).copied().unwrap_or_default();
+        (of("hit"), of("other"))
+    };
+    browser.run("document.getElementById('tab-routes').click()").await;
+    for route in ["/products/{id}", "/category/{slug}", "/search"] {
+        let (hits, others) = of(route);
+        let requests = thousands(hits + others);
+        let ratio = format!("{:.1} %", 100.0 * hits as f64 / (hits + others) as f64);
+        let mut cells = Vec::new();
+        for _ in 0..100 {
+            cells = row(&browser, "route-rows", route).await;
+            if cells.get(2).is_some_and(|cell| *cell == requests) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert_eq!(cells.get(2), Some(&requests), "{route}: {cells:?}, {sent:?}");
+        assert_eq!(cells.get(3), Some(&ratio), "{route}: {cells:?}, {sent:?}");
+    }
+    let changes = of("PUT /api/products/{id}");
+    assert!(larder.stats().invalidations >= changes.0 + changes.1, "{changes:?}");
+}
+
+fn thousands(number: u64) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1000, number % 1000),
+    }
 }

@@ -3,6 +3,7 @@
 mod adoption;
 mod attacks;
 mod batches;
+mod cli;
 mod dashboard;
 mod edge;
 mod existing;
@@ -15,6 +16,7 @@ mod postgres;
 mod random_queries;
 mod read_your_writes;
 mod redis;
+mod running_shop;
 mod second_level;
 mod shop;
 mod simulation;
