@@ -221,7 +221,7 @@ impl Key {
     /// name.
     pub(crate) fn cache(&self) -> String {
         let policy = self.parts().nth(PLACE_PARTS - 1).unwrap_or_default();
-        let end = policy.iter().position(|byte| b"@~".contains(byte)).unwrap_or(policy.len());
+        let end = policy.iter().position(|byte| b"+@!~?".contains(byte)).unwrap_or(policy.len());
         String::from_utf8_lossy(&policy[..end]).into_owned()
     }
 

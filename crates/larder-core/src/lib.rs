@@ -26,7 +26,7 @@ pub use self::{
     lifetime::Lifetime,
     memory::{Eviction, Evictions},
     metrics::{
-        CacheCounters, CacheStats, Latency, LogStats, MemoryStats, RouteStats, Saved,
+        CacheCounters, CacheStats, Latency, LogStats, MemoryStats, ObservedHits, RouteStats, Saved,
         SecondLevelStats, Stats,
     },
     object::{LoadError, LoadHandle},

@@ -53,6 +53,58 @@ pin_project! {
         RecordingOutcome { reader: Pin<Box<Reader<R>>> },
         Inner { #[pin] body: R, scope: Option<Box<Scope>> },
         ReadAhead { ahead: Box<ReadAheadBody<R>> },
+        Observed { observed: Box<ObservedBody<R>> },
+    }
+}
+
+/// The body of the inner service, which is passed through, and copied for a call that gets all of it.
+struct ObservedBody<R> {
+    body: Pin<Box<R>>,
+    scope: Scope,
+    copy: BytesMut,
+    most: usize,
+    /// The length that the head announces.
+    announced: Option<u64>,
+    /// Dropped if the body is too long, has trailers, fails, or is not read to its end.
+    whole: Option<Box<dyn FnOnce(Bytes) + Send>>,
+}
+
+impl<R> std::fmt::Debug for ObservedBody<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObservedBody").field("copied", &self.copy.len()).finish_non_exhaustive()
+    }
+}
+
+impl<R> ObservedBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let entered = self.scope.enter();
+        let frame = std::task::ready!(self.body.as_mut().poll_frame(cx));
+        drop(entered);
+        match &frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) if self.copy.len() + data.len() <= self.most => {
+                    self.copy.extend_from_slice(data);
+                    // The client reads no further than to the announced length.
+                    if self.announced == Some(self.copy.len() as u64) || self.body.is_end_stream() {
+                        self.ended();
+                    }
+                }
+                Some(_) | None => self.whole = None,
+            },
+            Some(Err(_)) => self.whole = None,
+            None => self.ended(),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn ended(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            whole(std::mem::take(&mut self.copy).freeze());
+        }
     }
 }
 
@@ -98,6 +150,27 @@ impl<R> CacheBody<R> {
     /// Passes the body of the inner service through, and polls it in the scope of its request.
     pub(crate) fn scoped(body: R, scope: Scope) -> Self {
         Self { source: Source::Inner { body, scope: Some(Box::new(scope)) } }
+    }
+
+    /// Passes the body of the inner service through, and polls it in the scope of its request. Calls `whole` with all of it,
+    /// if it is no longer than `most` and ends without trailers.
+    pub(crate) fn observed(
+        body: R,
+        scope: Scope,
+        (most, announced): (usize, Option<u64>),
+        whole: impl FnOnce(Bytes) + Send + 'static,
+    ) -> Self
+    where
+        R: Body,
+    {
+        let whole: Box<dyn FnOnce(Bytes) + Send> = Box::new(whole);
+        if body.is_end_stream() {
+            whole(Bytes::new());
+            return Self::scoped(body, scope);
+        }
+        let (body, copy, whole) = (Box::pin(body), BytesMut::new(), Some(whole));
+        let observed = Box::new(ObservedBody { body, scope, copy, most, announced, whole });
+        Self { source: Source::Observed { observed } }
     }
 
     pub(crate) fn recorded(reader: Reader<R>) -> Self {
@@ -219,6 +292,7 @@ where
                     None => Poll::Ready(None),
                 },
             },
+            SourceProjection::Observed { observed } => observed.poll_frame(cx),
             SourceProjection::Inner { body, scope } => {
                 let _entered = scope.as_ref().map(|scope| scope.enter());
                 body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
@@ -231,6 +305,7 @@ where
             Source::Held { left } => left.is_none(),
             Source::RecordingOutcome { reader } => reader.is_end_stream(),
             Source::Inner { body, .. } => body.is_end_stream(),
+            Source::Observed { observed } => observed.body.is_end_stream(),
             Source::ReadAhead { ahead } => {
                 let over = ahead.rest.as_ref().is_none_or(http_body::Body::is_end_stream);
                 ahead.frames.is_empty() && over
@@ -245,6 +320,7 @@ where
             }
             Source::RecordingOutcome { reader } => reader.size_hint(),
             Source::Inner { body, .. } => body.size_hint(),
+            Source::Observed { observed } => observed.body.size_hint(),
             Source::ReadAhead { ahead } => {
                 let read: usize = data(&ahead.frames).map(Bytes::len).sum();
                 let rest = ahead.rest.as_ref();

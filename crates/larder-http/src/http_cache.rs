@@ -211,6 +211,14 @@ impl HttpCache {
         self.invalidation(|layer| layer.read_your_writes(positions))
     }
 
+    /// Lets the handler answer each request, and only counts what the cache would have done; see
+    /// [`ResponseCacheLayer::observe_only`]. The [`ConditionalLayer`] answers nothing either, and invalidations act.
+    #[doc(alias("dry run", "shadow", "report only"))]
+    pub fn observe_only(mut self) -> Self {
+        self.conditional = self.conditional.passive();
+        self.responses(ResponseCacheLayer::observe_only)
+    }
+
     /// Changes the [`ResponseCacheLayer`].
     pub fn responses(
         mut self,

@@ -1,9 +1,9 @@
-//! Advice on routes that should not be cached.
+//! Advice on routes that should not be cached, or not in this way.
 
 use std::time::Duration;
 
 use super::{Advice, AdviceKind, readable};
-use crate::metrics::{RouteStats, Stats};
+use crate::metrics::{CacheStats, RouteStats, Stats};
 
 pub(super) fn advice(stats: &Stats) -> Vec<Advice> {
     let routes =
@@ -24,7 +24,36 @@ pub(super) fn advice(stats: &Stats) -> Vec<Advice> {
             ),
         })
     });
-    advice.collect()
+    advice.chain(stats.caches.iter().flat_map(of_observed)).collect()
+}
+
+/// Returns advice on the routes of a cache that only observes.
+fn of_observed(cache: &CacheStats) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    for (route, hits) in &cache.observed {
+        let compared = hits.same + hits.differs_by_user + hits.stale + hits.late;
+        let mut add = |kind, text| {
+            let (cache, route) = (cache.name.clone(), Some(route.clone()));
+            advice.push(Advice { kind, cache, route, about: None, text });
+        };
+        if hits.differs_by_user > 0 {
+            let text = format!(
+                "Of {compared} would-be hits, {} would have been made for another user: give each user a partition, or do not \
+                 declare the route as shared.",
+                hits.differs_by_user
+            );
+            add(AdviceKind::DiffersByUser, text);
+        }
+        if hits.stale > 0 {
+            let text = format!(
+                "Of {compared} would-be hits, {} would have been stale: invalidate what the response depends on, or shorten its \
+                 lifetime. A handler that answers each request differently, for example with a time or a nonce, counts as stale too.",
+                hits.stale
+            );
+            add(AdviceKind::WouldBeStale, text);
+        }
+    }
+    advice
 }
 
 /// Returns the hit ratio at which the fills that hits save take as long as storing responses that are never used.

@@ -47,6 +47,10 @@ pub enum AdviceKind {
     Preload,
     /// The hits of a route save less than caching costs.
     NotWorthCaching,
+    /// A cache that only observes would have served what was made for another user.
+    DiffersByUser,
+    /// A cache that only observes would have served stale responses.
+    WouldBeStale,
 }
 
 /// A piece of advice.

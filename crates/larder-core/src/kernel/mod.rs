@@ -55,7 +55,7 @@ pub use crate::{
     invalidation_history::{PastInvalidation, PastTarget},
     key::{FOR_MANY, KeyBuf, KeyTooLongError, MAX_KEY_BYTES},
     lifetime::{Ends, Phase},
-    metrics::{Event, Meter, RefusedResponse, Route, RouteId, ServedEntry},
+    metrics::{Comparison, Event, Meter, RefusedResponse, Route, RouteId, ServedEntry},
     provenance::{LifetimeCut, LifetimeSource, SourcedTags, TagSource},
     refresh::RefreshPermit,
     refresh_ahead::RefreshAhead,
@@ -224,6 +224,11 @@ impl Kernel {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Returns the time within which this process applies the invalidations of others.
+    pub fn max_lag(&self) -> Duration {
+        self.engine.max_lag
     }
 
     /// Returns the namespace of this view, if it is a view of one.

@@ -34,6 +34,37 @@ pub struct Meter {
     /// Whether it is the meter of a response cache, whose requests all belong to routes.
     has_routes: AtomicBool,
     window: Window<CounterValues>,
+    /// What comparing would-be hits with the responses of the handler has shown, by route.
+    observed: Mutex<BTreeMap<RouteId, ObservedHits>>,
+}
+
+/// The result of comparing a would-be hit with the response of the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// They are the same.
+    Same,
+    /// They differ, and the request has credentials that the cache does not distinguish.
+    DiffersByUser,
+    /// They differ, and the entry was still valid after `max_lag`.
+    Stale,
+    /// They differ, and the entry was invalidated within `max_lag`.
+    Late,
+}
+
+/// Would-be hits that were compared with the responses of the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct ObservedHits {
+    /// Responses that are the same as the stored ones.
+    pub same: u64,
+    /// Responses that differ from the stored ones, to requests with credentials that the cache does not distinguish: it would
+    /// have served what was made for another user.
+    pub differs_by_user: u64,
+    /// Responses that differ from the stored ones, which were still valid after `max_lag`: they would have been stale, or the
+    /// handler answers each request differently.
+    pub stale: u64,
+    /// Responses that differ from the stored ones, which were invalidated within `max_lag`.
+    pub late: u64,
 }
 
 /// A value or response that was served from the cache, for [`Meter::sample`].
@@ -64,7 +95,25 @@ impl Meter {
             routes: RouteTable::default(),
             has_routes: AtomicBool::new(false),
             window: Window::new(),
+            observed: Mutex::default(),
         }
+    }
+
+    /// Counts a would-be hit that was compared with the response of the handler.
+    pub fn record_comparison(&self, route: RouteId, comparison: Comparison) {
+        let mut observed = self.observed.lock();
+        let hits = observed.entry(route).or_default();
+        let count = match comparison {
+            Comparison::Same => &mut hits.same,
+            Comparison::DiffersByUser => &mut hits.differs_by_user,
+            Comparison::Stale => &mut hits.stale,
+            Comparison::Late => &mut hits.late,
+        };
+        *count += 1;
+    }
+
+    pub(super) fn observed(&self) -> BTreeMap<RouteId, ObservedHits> {
+        self.observed.lock().clone()
     }
 
     /// Declares that this is the meter of a response cache.

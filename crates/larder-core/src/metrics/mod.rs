@@ -19,7 +19,7 @@ use self::route::RouteNames;
 pub use self::table::{Instrument, METRICS, Metric};
 pub use self::{
     event::Event,
-    meter::{Meter, ServedEntry},
+    meter::{Comparison, Meter, ObservedHits, ServedEntry},
     route::{RefusedResponse, Route, RouteId},
     stats::{
         CacheCounters, CacheStats, Latency, LogStats, MemoryStats, RouteStats, Saved,

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Event,
     histogram::Counts,
-    meter::Meter,
+    meter::{Meter, ObservedHits},
     route::{RouteCounters, RouteId, RouteNames},
     window::CounterValues,
 };
@@ -145,6 +145,10 @@ pub struct CacheStats {
     pub errors: BTreeMap<Reason, u64>,
     /// The routes of this cache, if it is a response cache.
     pub routes: Vec<RouteStats>,
+    /// For a cache that only observes: what comparing its would-be hits with the responses of the handler has shown, by
+    /// route.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub observed: BTreeMap<String, ObservedHits>,
 }
 
 /// Counters of one route in one response cache, since the start.
@@ -258,6 +262,11 @@ impl CacheStats {
             refusals: of(Event::Refused(ANY)),
             errors: of(Event::Failed(ANY)),
             routes: routes.collect(),
+            observed: meter
+                .observed()
+                .into_iter()
+                .map(|(route, hits)| (names.name(route).as_ref().to_owned(), hits))
+                .collect(),
         }
     }
 }

@@ -25,12 +25,12 @@ pin_project! {
     pub struct FinishFuture<F> {
         #[pin]
         future: F,
-        finish: ResponseFinish,
+        finish: Option<ResponseFinish>,
     }
 }
 
 impl<F> FinishFuture<F> {
-    pub(super) fn new(future: F, finish: ResponseFinish) -> Self {
+    pub(super) fn new(future: F, finish: Option<ResponseFinish>) -> Self {
         Self { future, finish }
     }
 }
@@ -48,6 +48,9 @@ where
         let around = InsideConditional::enter();
         let response = ready!(this.future.poll(cx))?;
         drop(around);
-        Poll::Ready(Ok(this.finish.finish(response)))
+        Poll::Ready(Ok(match this.finish {
+            Some(finish) => finish.finish(response),
+            None => response.map(CacheBody::inner),
+        }))
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Options {
     pub(super) validate: Option<Validate>,
     pub(super) refuse_unchecked: bool,
     pub(super) require: bool,
+    /// Whether the layer only tells the handler the preconditions.
+    pub(super) is_passive: bool,
 }
 
 impl fmt::Debug for Options {
@@ -76,6 +78,12 @@ impl fmt::Debug for Options {
 }
 
 impl ConditionalLayer {
+    /// Leaves all requests and responses as they are, and only tells the handler the preconditions.
+    pub(crate) fn passive(mut self) -> Self {
+        self.options.is_passive = true;
+        self
+    }
+
     /// Creates a layer whose entity tags are hashes of the body and of the application's version
     /// ([`LarderBuilder::version`](larder_core::LarderBuilder::version)).
     pub fn new(larder: &Larder) -> Self {
@@ -86,6 +94,7 @@ impl ConditionalLayer {
             validate: None,
             refuse_unchecked: false,
             require: false,
+            is_passive: false,
         };
         Self { options }
     }

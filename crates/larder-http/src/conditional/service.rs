@@ -62,6 +62,9 @@ where
         if let Some(conditions) = &conditions {
             request.extensions_mut().insert(conditions.clone());
         }
+        if self.options.is_passive {
+            return ConditionalFuture::inner(FinishFuture::new(self.inner.call(request), None));
+        }
         if let Some(status) = self.refused(&request, conditions.as_ref()) {
             return ConditionalFuture::ready(refusal(status, &request));
         }
@@ -71,7 +74,7 @@ where
             return self.validate(inner, request, finish);
         }
         let _around = InsideConditional::enter();
-        ConditionalFuture::inner(FinishFuture::new(self.inner.call(request), finish))
+        ConditionalFuture::inner(FinishFuture::new(self.inner.call(request), Some(finish)))
     }
 }
 
@@ -125,7 +128,7 @@ impl<S> ConditionalService<S> {
             let around = InsideConditional::enter();
             let called = inner.call(request);
             drop(around);
-            FinishFuture::new(called, finish).await
+            FinishFuture::new(called, Some(finish)).await
         })
     }
 }

@@ -880,6 +880,51 @@ impl ResponseCacheLayer {
         self
     }
 
+    /// Lets the handler answer each request, and only counts what the cache would have done: the way to introduce larder into
+    /// a running system. The layer hides, strips and adds nothing, neither in requests nor in responses.
+    ///
+    /// It stores responses in memory alone, and serves none of them. Each would-be hit is compared with the response of the
+    /// handler, and [`CacheStats::observed`](larder_core::CacheStats::observed) has the results by route: the same; different
+    /// for a user with credentials that the cache does not distinguish, so that it would have served what was made for another
+    /// user; or stale. All other counters are those that the cache would have.
+    ///
+    /// # Costs
+    ///
+    /// Memory for the stored responses, as the cache will take it, and a copy of each body that would be stored or compared.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use http_body_util::{BodyExt as _, Full};
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Full<Bytes>>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page"))) });
+    /// let service = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).observe_only().layer(page);
+    /// for _ in 0..3 {
+    ///     let response = service.clone().oneshot(Request::get("/").body(Full::default())?).await?;
+    ///     assert!(response.headers().is_empty(), "the response of the handler");
+    ///     assert_eq!(response.into_body().collect().await?.to_bytes(), "a page");
+    /// }
+    /// let stats = larder.stats();
+    /// let pages = stats.cache("responses").ok_or("it was used")?;
+    /// assert_eq!((pages.total.hits, pages.total.misses), (2, 1), "with the cache");
+    /// assert_eq!(pages.observed["unmatched"].same, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("dry run", "shadow", "report only"))]
+    pub fn observe_only(mut self) -> Self {
+        self.options.observes = true;
+        self.options.tiers = Tiers::MEMORY;
+        self
+    }
+
     /// Adds a `Server-Timing`, which browsers show in their developer tools: `cache` with the outcome and the duration of
     /// this request in milliseconds, and for a stored response `fill` with the duration of its fill. Off by default,
     /// because it tells clients how long requests take. A hit with it takes the full lookup.

@@ -227,6 +227,7 @@ impl Lookup {
                 identified: self.request_key.facts.identified && !hidden,
                 partitioned: self.request_key.partitioned,
             },
+            is_for_user: self.request_key.facts.identified && !self.request_key.partitioned,
             overrides: ResponseOverrides::new(
                 &self.context.kernel,
                 &scope,

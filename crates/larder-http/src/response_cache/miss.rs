@@ -37,8 +37,8 @@ use crate::{
 /// A request that needs the full lookup, and the state of that lookup.
 pub(super) struct CacheMiss<S, B> {
     pub(super) lookup: Lookup,
-    inner: Option<S>,
-    request: Option<Request<B>>,
+    pub(super) inner: Option<S>,
+    pub(super) request: Option<Request<B>>,
 }
 
 impl<S, B, R> CacheMiss<S, B>

@@ -10,6 +10,7 @@ mod layer;
 mod learnt_routes;
 mod lookup;
 mod miss;
+mod observe;
 mod options;
 mod overrides;
 mod refresh;

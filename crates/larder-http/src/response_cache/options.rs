@@ -158,6 +158,8 @@ pub(super) struct Options {
     pub(super) cache_status_with_key: bool,
     pub(super) x_cache: bool,
     pub(super) server_timing: bool,
+    /// Whether the handler answers each request, and the cache only counts what it would have done.
+    pub(super) observes: bool,
 }
 
 impl fmt::Debug for Options {
@@ -289,6 +291,7 @@ impl Default for Options {
             cache_status_with_key: false,
             x_cache: false,
             server_timing: false,
+            observes: false,
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
     context::{Admission, CacheContext, RequestKey},
     future::{BypassFuture, ResponseCacheFuture},
     miss::CacheMiss,
+    observe,
     overrides::ResponseOverrides,
     request::post_as_get::FromPost,
     request_outcome::RequestOutcome,
@@ -143,7 +144,7 @@ impl<S> ResponseCache<S> {
 
 /// Returns the route of a request that is not looked up: the route that a router has matched, or the note that an
 /// enclosing cache reads.
-fn route_of<B>(context: &CacheContext, request: &Request<B>) -> RouteNote {
+pub(super) fn route_of<B>(context: &CacheContext, request: &Request<B>) -> RouteNote {
     let extensions = request.extensions();
     let around = extensions.get::<ResponseOverrides>().map(|around| around.route().clone());
     let route = around.unwrap_or_default();
@@ -156,7 +157,7 @@ fn route_of<B>(context: &CacheContext, request: &Request<B>) -> RouteNote {
 /// Adds the [`ResponseOverrides`] for the handler to the request. If another cache encloses this cache, the request
 /// has them already: then this passes the options of this layer to that cache for [`Reason::Nested`], and prevents
 /// that cache from storing the response for any other reason.
-fn insert_overrides<B>(
+pub(super) fn insert_overrides<B>(
     context: &CacheContext,
     request: &mut Request<B>,
     why: Reason,
@@ -197,6 +198,9 @@ where
         let is_warming = warm.is_some();
         let context = if is_warming { &self.warming } else { &self.context };
         let began = context.kernel.tick();
+        if context.options.observes {
+            return observe::observed(&mut self.inner, context, request, began);
+        }
         let request_key = match context.admit(&request) {
             Admission::Lookup(request_key)
                 if warm.is_some_and(|warm| warm.needs_partition) && !request_key.partitioned =>

@@ -76,6 +76,8 @@ pub(in crate::response_cache) struct Fill {
     pub(in crate::response_cache) tags: Vec<Tag>,
     pub(in crate::response_cache) selecting: HeaderMap,
     pub(in crate::response_cache) identity: RequestIdentity,
+    /// Whether the request has credentials that the cache does not distinguish.
+    pub(in crate::response_cache) is_for_user: bool,
     pub(in crate::response_cache) scope: Scope,
     pub(in crate::response_cache) overrides: ResponseOverrides,
     pub(in crate::response_cache) why: Forward,
@@ -590,7 +592,7 @@ impl Fill {
         self.decide(response, None, &self.overrides.override_values(), now).is_ok()
     }
 
-    fn decide<R>(
+    pub(in crate::response_cache) fn decide<R>(
         &self,
         response: &Response<R>,
         part: Option<Part>,

@@ -204,6 +204,7 @@ impl Fill {
             validated: received.decision.validated,
             may_go_stale: received.decision.may_go_stale,
             opted_in: received.decision.opted_in,
+            is_for_user: self.is_for_user,
         }
     }
 

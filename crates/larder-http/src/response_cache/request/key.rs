@@ -100,5 +100,9 @@ fn fingerprint(options: &Options) -> String {
         // `Key::public_url` looks for it.
         text.push('~');
     }
+    if options.observes {
+        // Another layer never serves these responses, from which nothing of the user was hidden.
+        text.push('?');
+    }
     text
 }

@@ -201,6 +201,7 @@ impl FromPost {
             validated: decision.validated,
             may_go_stale: decision.may_go_stale,
             opted_in: decision.opted_in,
+            is_for_user: false,
         };
         // The body is copied, because it may be a slice of a larger buffer.
         let whole = Bytes::copy_from_slice(whole);

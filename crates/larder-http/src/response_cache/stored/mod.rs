@@ -65,6 +65,9 @@ pub(in crate::response_cache) struct Traits {
     pub(in crate::response_cache) may_go_stale: bool,
     /// Whether the handler opted the response in, so that its lifetime does not come from the layer alone.
     pub(in crate::response_cache) opted_in: bool,
+    /// Whether the request that filled it had credentials that the cache does not distinguish. Only a cache that observes reads
+    /// it, whose responses stay in memory, so it is not encoded.
+    pub(in crate::response_cache) is_for_user: bool,
 }
 
 impl Traits {
@@ -82,6 +85,7 @@ impl Traits {
             has_own_fields: is(2),
             validated: is(1),
             may_go_stale: is(0),
+            is_for_user: false,
         })
     }
 }

@@ -29,6 +29,7 @@ mod explaining;
 mod final_head;
 mod herds;
 mod key_inputs;
+mod observing;
 mod opt_in;
 mod outcomes;
 mod refresh_ahead;
