@@ -235,6 +235,30 @@ async fn sql_install_prints_or_installs_the_outbox() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
+/// A trace of a shop is replayed with several settings, and has no names.
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_compares_settings_on_a_recorded_trace() {
+    let (shop, larder) = Shop::open(&[]).await;
+    let file = std::env::temp_dir().join(format!("larder-cli-trace-{}", std::process::id()));
+    larder.record_trace(&file).unwrap();
+    for product in (1..20).chain(1..20) {
+        shop.get(&format!("/products/{product}")).await;
+    }
+    larder.finish_trace().unwrap();
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("products"));
+    let path = file.to_str().unwrap();
+    let flags = ["--memory", "64MiB", "--memory", "1KiB", "--policy", "tinylfu", "--policy", "lru"];
+    let (code, table, err) = command(&[&["replay", path], &flags[..]].concat()).await;
+    assert_eq!((code, table.lines().count()), (0, 5), "{table} {err}");
+    let (code, json, _) = command(&[&["--json", "replay", path], &flags[..]].concat()).await;
+    let all: Value = serde_json::from_str(&json).unwrap();
+    let ratio = |place: usize| all[place]["hit_ratio"].as_f64().unwrap();
+    assert!(code == 0 && ratio(0) > ratio(2), "a large memory has more hits: {json}");
+    let (code, _, err) = command(&["replay", path, "--memory", "64MB"]).await;
+    assert!(code == 2 && err.contains("allowed is a number with B, KiB, MiB or GiB"), "{err}");
+    std::fs::remove_file(file).unwrap();
+}
+
 /// `top` in a terminal: it shows the counters, and ends by `q`, with the screen as it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn top_shows_the_counters_in_a_terminal_and_ends_by_a_key() {

@@ -38,6 +38,7 @@ mod invalidate;
 mod keys;
 #[cfg(feature = "redis")]
 mod redis_log;
+mod replay;
 #[cfg(feature = "sql")]
 mod sql;
 mod stats;
@@ -75,6 +76,8 @@ enum Command {
     Hot(keys::HotArgs),
     /// Print what other settings would do better.
     Advice,
+    /// Print the hit ratio that other settings would have had for a recorded trace.
+    Replay(replay::ReplayArgs),
     /// Request URLs, so that the next visitors get hits.
     Warm(warm::WarmArgs),
     /// Prepare a database.
@@ -127,6 +130,7 @@ impl Args {
             Command::Tail(args) => tail::run(&self.server, args, json, out),
             Command::Hot(args) => keys::hot(&self.client()?, args, json, out),
             Command::Advice => keys::advice(&self.client()?, json, out),
+            Command::Replay(args) => replay::run(args, json, out),
             Command::Warm(args) => warm::run(&self.server, args, json, out),
             #[cfg(feature = "sql")]
             Command::Sql(args) => sql::run(args, out),

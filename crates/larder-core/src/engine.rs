@@ -255,6 +255,7 @@ impl Engine {
 
     /// Adds an invalidation that acts now to the memory for operators.
     pub(crate) fn note_past(&self, record: &Record) {
+        self.memory.traffic.invalidated(record);
         self.history.add(record, self.origin, self.clock.wall(self.clock.now()));
     }
 

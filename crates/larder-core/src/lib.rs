@@ -32,6 +32,7 @@ pub use self::{
     object::{LoadError, LoadHandle},
     policy::Policy,
     reason::Reason,
+    replay::{ReplayCounts, ReplaySettings, Trace, TraceError},
     reports::WriteBehindStats,
     scope::Scoped,
     tag::{MAX_TAG_BYTES, Tag},
@@ -80,6 +81,7 @@ mod record_note;
 mod refresh;
 mod refresh_ahead;
 mod registry;
+mod replay;
 mod reports;
 mod rules;
 mod running_tasks;

@@ -19,6 +19,7 @@ mod inspecting;
 mod lifetimes;
 #[cfg(feature = "metrics")]
 mod published_metrics;
+mod replaying;
 mod values;
 mod write_through;
 

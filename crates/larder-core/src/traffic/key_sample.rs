@@ -112,6 +112,11 @@ impl KeySample {
         self.keys.len()
     }
 
+    /// Keys below this hash are sampled.
+    pub(super) fn below(&self) -> u64 {
+        self.below
+    }
+
     pub(super) fn reuse(&self) -> &ReuseDistances {
         &self.reuse
     }

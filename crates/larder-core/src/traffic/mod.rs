@@ -5,19 +5,23 @@
 //! All sketches together take less than 8 MiB.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    io,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
-use self::{hot_keys::HotKeyWindows, key_sample::KeySample};
+use self::{hot_keys::HotKeyWindows, key_sample::KeySample, trace_writer::TraceWriter};
 pub(crate) use self::{
     hot_keys::HotKeys,
     key_sample::{KeyGroup, KeyRecord},
     reuse_distances::ReuseDistances,
+    trace_writer::TRACE_HEADER,
 };
 use crate::{
+    bus::Record,
     clock::{Clock, Moment},
     entry::AnyEntry,
 };
@@ -25,6 +29,7 @@ use crate::{
 mod hot_keys;
 mod key_sample;
 mod reuse_distances;
+mod trace_writer;
 
 /// The sketches of the first level.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(crate) struct Traffic {
     clock: Clock,
     /// Keys whose hash is below this are in the sample; zero before anything is collected.
     below: AtomicU64,
+    /// Whether a trace is recorded, which needs each event.
+    records: AtomicBool,
     state: Mutex<Option<State>>,
 }
 
@@ -42,6 +49,7 @@ struct State {
     sample: KeySample,
     /// The second that is counted, and the events of sampled keys in it.
     second: (Moment, u32),
+    trace: Option<TraceWriter>,
 }
 
 /// What was collected.
@@ -57,7 +65,8 @@ pub(crate) struct Collected {
 
 impl Traffic {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, below: AtomicU64::new(0), state: Mutex::default() }
+        let (below, records) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { clock, below, records, state: Mutex::default() }
     }
 
     /// Begins to collect. Does nothing if it has begun before.
@@ -66,21 +75,48 @@ impl Traffic {
         if state.is_none() {
             let now = self.clock.now();
             let (hot, sample) = (HotKeyWindows::new(now), KeySample::default());
-            *state = Some(State { since: now, hot, sample, second: (now, 0) });
+            *state = Some(State { since: now, hot, sample, second: (now, 0), trace: None });
             self.below.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins to record a trace of all requests, fills and invalidations.
+    pub(crate) fn record(&self, file: &Path, capacity: usize) -> io::Result<()> {
+        self.watch();
+        let trace = TraceWriter::create(file, capacity, self.clock.now())?;
+        if let Some(state) = self.state.lock().as_mut() {
+            state.trace = Some(trace);
+            self.below.store(u64::MAX, Ordering::Relaxed);
+            self.records.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Ends the trace.
+    pub(crate) fn finish_trace(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        self.records.store(false, Ordering::Relaxed);
+        let Some(state) = state.as_mut() else { return Ok(()) };
+        self.below.store(state.sample.below(), Ordering::Relaxed);
+        state.trace.take().map_or(Ok(()), TraceWriter::finish)
+    }
+
+    /// Notes an invalidation.
+    pub(crate) fn invalidated(&self, record: &Record) {
+        if self.records.load(Ordering::Relaxed) {
+            self.update(|state, now| state.write(|trace| trace.invalidation(record, now)));
         }
     }
 
     /// Returns what was collected since [`watch`](Self::watch). `None` before it.
     pub(crate) fn collected(&self) -> Option<Collected> {
         let now = self.clock.now();
-        let share = self.below.load(Ordering::Relaxed) as f64 / u64::MAX as f64;
         self.state.lock().as_mut().map(|state| Collected {
             since: state.since,
             hot: state.hot.hottest(now),
             records: state.sample.records(),
             reuse: state.sample.reuse().clone(),
-            share,
+            share: state.sample.below() as f64 / u64::MAX as f64,
         })
     }
 
@@ -117,7 +153,10 @@ impl Traffic {
         if !self.is_watching() {
             return;
         }
-        self.update(|state, _| state.hot.name(entry.hash, entry.key()));
+        self.update(|state, now| {
+            state.hot.name(entry.hash, entry.key());
+            state.write(|trace| trace.fill(entry, now));
+        });
         if self.samples(entry.hash) {
             // Computing the digest can take long.
             let digest = entry.digest();
@@ -133,7 +172,8 @@ impl Traffic {
     #[cold]
     fn request(&self, hash: u64) {
         self.update(|state, now| {
-            let below = self.below.load(Ordering::Relaxed);
+            state.write(|trace| trace.request(hash, now));
+            let below = state.sample.below();
             if hash >= below {
                 return;
             }
@@ -147,18 +187,36 @@ impl Traffic {
                 let half = below / 2;
                 state.second = (now, 0);
                 state.sample.shrink(half);
-                self.below.store(half, Ordering::Relaxed);
+                if state.trace.is_none() {
+                    self.below.store(half, Ordering::Relaxed);
+                }
             }
         });
     }
 
     /// Calls `update` unless another thread collects at this moment: a request never waits, and one that is not counted does
-    /// not change what the sketches tell.
+    /// not change what the sketches tell. While a trace is recorded, each request waits for its turn.
     fn update(&self, update: impl FnOnce(&mut State, Moment)) {
-        if let Some(mut state) = self.state.try_lock()
+        let state = match self.records.load(Ordering::Relaxed) {
+            true => Some(self.state.lock()),
+            false => self.state.try_lock(),
+        };
+        if let Some(mut state) = state
             && let Some(state) = state.as_mut()
         {
             update(state, self.clock.now());
+        }
+    }
+}
+
+impl State {
+    /// Writes to the trace, if there is one. A trace that cannot be written ends.
+    fn write(&mut self, write: impl FnOnce(&mut TraceWriter) -> io::Result<()>) {
+        if let Some(trace) = &mut self.trace
+            && let Err(error) = write(trace)
+        {
+            tracing::warn!(target: "larder", %error, "the trace cannot be written, and ends");
+            self.trace = None;
         }
     }
 }
