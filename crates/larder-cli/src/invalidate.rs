@@ -27,12 +27,12 @@ pub(crate) struct InvalidateArgs {
     /// The reason, for the log of invalidations.
     #[arg(long, value_name = "REASON")]
     pub(crate) because: Option<String>,
-    /// Print what it would reach, and do nothing.
+    /// Print the entries that it would reach, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// What to invalidate.
+/// The target of an invalidation.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct TargetArgs {

@@ -66,7 +66,7 @@ enum Command {
     Stats,
     /// Show the counters live, until `q` is pressed.
     Top,
-    /// Explain what the caches would do with a request, and why.
+    /// Explain the decision of the caches on a request, and its reason.
     Explain(explain::ExplainArgs),
     /// Invalidate entries.
     Invalidate(InvalidateArgs),
@@ -74,7 +74,7 @@ enum Command {
     Tail(tail::TailArgs),
     /// Print the keys with the most requests, and the stored keys that were not requested for longest.
     Hot(keys::HotArgs),
-    /// Print what other settings would do better.
+    /// Print advice on the settings.
     Advice,
     /// Print the hit ratio that other settings would have had for a recorded trace.
     Replay(replay::ReplayArgs),

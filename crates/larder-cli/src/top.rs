@@ -34,7 +34,7 @@ struct Totals {
     bytes: u64,
 }
 
-/// What is on the screen.
+/// The contents of the screen.
 #[derive(Debug, Default)]
 struct Screen {
     stats: Value,

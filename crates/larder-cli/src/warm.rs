@@ -27,7 +27,7 @@ pub(crate) struct WarmArgs {
     /// The most requested responses of the larder at --url, this many.
     #[arg(long, value_name = "NUMBER")]
     hot: Option<usize>,
-    /// What paths begin with, such as https://shop.example. The URLs of --hot are requested there too.
+    /// The beginning of the URLs of paths, such as https://shop.example. The URLs of --hot are requested there too.
     #[arg(long, value_name = "URL")]
     base: Option<String>,
     /// How many requests are under way at once.
@@ -127,7 +127,7 @@ fn absolute(url: &str, base: Option<&str>, moves: bool) -> Result<String, CliErr
     }
 }
 
-/// Requests a URL. Returns the status, and what larder says about it.
+/// Requests a URL. Returns the status and the outcome in `Cache-Status`.
 fn request(agent: &ureq::Agent, url: &str) -> Result<String, ureq::Error> {
     let mut response = agent.get(url).call()?;
     let status = response.status().as_u16();

@@ -308,7 +308,7 @@ onSubmit('invalidate-form', 'preview', async (form) => {
   confirm.focus();
 });
 
-const parts = (key) => element('td', key.parts.filter((part) => !['layer', 'origin', 'path', 'query', 'name'].includes(part.part)).map((part) => element('span', [part.value, element('small', ` ${part.part}`)], { className: 'tag' })));
+const parts = (key) => element('td', key.parts.filter((part) => !['version', 'layer', 'origin', 'path', 'query', 'name'].includes(part.part)).map((part) => element('span', [part.value, element('small', ` ${part.part}`)], { className: 'tag' })));
 
 async function keys() {
   const { hot_seconds: seconds, hot, cold, sampled } = await ask('api/keys');

@@ -211,9 +211,12 @@ impl KeyGroup {
     pub(crate) fn of(entry: &AnyEntry) -> Self {
         let key = entry.key();
         let route = entry.route().map(|route| route.template().into());
-        let names = (key.kind() != Kind::Response).then(|| key.name());
-        let names =
-            names.as_deref().and_then(|name| name.split_once(':')).map(|(first, _)| first.into());
+        // The name of a query begins with its database and its statement, and ends with the values that are bound.
+        let colons = if key.kind() == Kind::Query { 2 } else { 1 };
+        let names = (key.kind() != Kind::Response).then(|| key.name()).and_then(|name| {
+            let (end, _) = name.match_indices(':').nth(colons - 1)?;
+            Some(name[..end].into())
+        });
         Self { kind: key.kind().as_str(), cache: key.cache().into(), route, names }
     }
 }
