@@ -107,7 +107,7 @@ pub fn jittered(pause: Duration) -> Duration {
 }
 
 /// Returns a random number from 0 to 1, exclusive.
-pub(crate) fn random_share() -> f64 {
+pub fn random_share() -> f64 {
     use std::cell::Cell;
     thread_local! {
         static STATE: Cell<u64> = Cell::new(seed());

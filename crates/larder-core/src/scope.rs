@@ -50,6 +50,8 @@ pub struct Scope {
     waits: Option<Arc<StoreWaits>>,
     /// The write that this scope belongs to, if it belongs to one.
     write: Option<Arc<OwnRecords>>,
+    /// Whether nothing that happens in this scope may have an effect: it renders what is compared and thrown away.
+    is_shadow: bool,
 }
 
 /// The records of the invalidations that a write makes itself, before its own.
@@ -195,13 +197,32 @@ pub struct PartTraits {
 impl Scope {
     pub(crate) fn open(origin: WriterId, stamp: Stamp) -> Self {
         let (parts, bound, waits, write) = (None, None, None, None);
-        Self { origin, stamp, parts, distrusts: false, bound, waits, write }
+        Self { origin, stamp, parts, distrusts: false, bound, waits, write, is_shadow: false }
     }
 
     /// Returns the innermost current scope of the larder with this origin, if there is one.
     pub(crate) fn current(origin: WriterId) -> Option<Self> {
         CURRENT
             .with_borrow(|scopes| scopes.iter().rev().find(|scope| scope.origin == origin).cloned())
+    }
+
+    /// Whether the larder with this origin has a current scope that only renders what is compared and thrown away.
+    pub(crate) fn is_in_shadow(origin: WriterId) -> bool {
+        CURRENT.with_borrow(|scopes| {
+            scopes.iter().any(|scope| scope.origin == origin && scope.is_shadow)
+        })
+    }
+
+    /// Returns this scope for a response that is compared and thrown away. Nothing that is read in it comes from the cache, and
+    /// nothing in it is stored, invalidated or emitted.
+    #[must_use]
+    pub fn shadowing(self) -> Self {
+        Self { is_shadow: true, ..self.distrusting() }
+    }
+
+    /// Returns whether nothing that happens in this scope may have an effect.
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// Whether the larder with this origin has a current scope in which stored entries must not be served.

@@ -24,6 +24,8 @@ pub struct Tiers {
 }
 
 impl Tiers {
+    /// No level, for an entry that is thrown away.
+    pub(crate) const NONE: Self = Self { memory: None, shared: None, sealed: false };
     /// First level and, if there is one, second level. The default.
     pub const BOTH: Self =
         Self { memory: Some(Duration::MAX), shared: Some(Duration::MAX), sealed: false };

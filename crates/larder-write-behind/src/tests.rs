@@ -340,6 +340,19 @@ async fn a_batch_that_was_committed_although_it_failed_is_not_written_again() {
     assert_eq!(sink.map.rows_written(), 200);
 }
 
+/// A shadow renders a response once more to compare it; an operation that it repeats must not count twice.
+#[tokio::test(start_paused = true)]
+async fn an_operation_in_a_shadow_is_not_written() {
+    let (larder, sink) = (larder(), MapSink::<String, Add>::default());
+    let builder = WriteBehind::builder("q", &larder, sink.clone(), ListJournal::default());
+    let queue = builder.open().await.unwrap();
+    add(&queue, "a", 1).await;
+    let shadow = larder.kernel().scope().shadowing();
+    shadow.scoped(add(&queue, "a", 1)).await;
+    assert_eq!(queue.flush(MINUTE).await, 0);
+    assert_eq!(value(&queue, "a").await, Some(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_increments_of_a_counter_are_one_row() {
     let (sink, journal) = (MapSink::default(), ListJournal::default());

@@ -89,6 +89,9 @@ impl<S: Sink> WriteBehind<S> {
         operation: S::Operation,
     ) -> Result<Invalidated, WriteError> {
         let queue = &self.inner.queue;
+        if queue.larder.kernel().is_in_shadow() {
+            return Ok(Invalidated::Logged);
+        }
         let draft = queue.draft(&key, &operation)?;
         let bytes = draft.bytes();
         let targets = queue.targets_of(&key, &operation);

@@ -27,18 +27,19 @@ pub(super) fn advice(stats: &Stats) -> Vec<Advice> {
     advice.chain(stats.caches.iter().flat_map(of_observed)).collect()
 }
 
-/// Returns advice on the routes of a cache that only observes.
+/// Returns advice from the hits that a cache has compared with the responses of the handler.
 fn of_observed(cache: &CacheStats) -> Vec<Advice> {
     let mut advice = Vec::new();
     for (route, hits) in &cache.observed {
-        let compared = hits.same + hits.differs_by_user + hits.stale + hits.late;
+        let compared =
+            hits.same + hits.differs_by_user + hits.stale + hits.late + hits.not_deterministic;
         let mut add = |kind, text| {
             let (cache, route) = (cache.name.clone(), Some(route.clone()));
             advice.push(Advice { kind, cache, route, about: None, text });
         };
         if hits.differs_by_user > 0 {
             let text = format!(
-                "Of {compared} would-be hits, {} would have been made for another user: give each user a partition, or do not \
+                "Of {compared} compared hits, {} were made for another user: give each user a partition, or do not \
                  declare the route as shared.",
                 hits.differs_by_user
             );
@@ -46,11 +47,19 @@ fn of_observed(cache: &CacheStats) -> Vec<Advice> {
         }
         if hits.stale > 0 {
             let text = format!(
-                "Of {compared} would-be hits, {} would have been stale: invalidate what the response depends on, or shorten its \
-                 lifetime. A handler that answers each request differently, for example with a time or a nonce, counts as stale too.",
+                "Of {compared} compared hits, {} were stale: invalidate the tags on which the response depends, or shorten its \
+                 lifetime.",
                 hits.stale
             );
-            add(AdviceKind::WouldBeStale, text);
+            add(AdviceKind::StaleHits, text);
+        }
+        if hits.not_deterministic > 0 {
+            let text = format!(
+                "Of {compared} compared hits, {} differ from a response to the same request: the handler puts a time, a nonce or \
+                 a random order into the response, which all clients get from the cache.",
+                hits.not_deterministic
+            );
+            add(AdviceKind::NotDeterministic, text);
         }
     }
     advice

@@ -47,10 +47,12 @@ pub enum AdviceKind {
     Preload,
     /// The hits of a route save less than caching costs.
     NotWorthCaching,
-    /// A cache that only observes would have served what was made for another user.
+    /// Compared hits were made for another user.
     DiffersByUser,
-    /// A cache that only observes would have served stale responses.
-    WouldBeStale,
+    /// Compared hits were stale.
+    StaleHits,
+    /// The handler answers the same request differently.
+    NotDeterministic,
 }
 
 /// A piece of advice.

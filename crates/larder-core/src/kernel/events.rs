@@ -22,6 +22,9 @@ impl Kernel {
         name: &'static str,
         value: ErasedEvent,
     ) -> Result<Invalidated, EmitError> {
+        if self.is_in_shadow() {
+            return Ok(Invalidated::Logged);
+        }
         let handlers = self.engine().events.of(event);
         if handlers.is_empty() {
             self.engine().events.report(name);

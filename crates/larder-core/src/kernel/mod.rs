@@ -43,7 +43,7 @@ pub use crate::{
     advice::{KeyReport, KeyTraffic},
     audience::Audience,
     budget::ReservedBytes,
-    clock::{Clock, Moment, jittered},
+    clock::{Clock, Moment, jittered, random_share},
     engine::EntryState,
     entry::{AnyEntry, EncodedValue, Entry, Value},
     explain::{
@@ -158,6 +158,9 @@ impl Kernel {
         commit: Option<CommitId>,
         invalidation: Invalidation,
     ) -> Invalidated {
+        if self.is_in_shadow() {
+            return Invalidated::Logged;
+        }
         let now = self.tick();
         let note = RecordNote::new(invalidation.because.as_deref(), invalidation.by.as_deref());
         let mut records = self.records(invalidation.targets, invalidation.mode);
@@ -195,6 +198,9 @@ impl Kernel {
 
     /// Invalidates targets now and hard, without a wait.
     pub(crate) fn invalidate_in_background(&self, targets: Vec<crate::Target>) {
+        if self.is_in_shadow() {
+            return;
+        }
         self.tick();
         for record in self.records(targets, crate::Mode::Hard) {
             self.engine.invalidate_in_background(record);
@@ -207,6 +213,9 @@ impl Kernel {
         &self,
         targets: Vec<crate::Target>,
     ) -> (Invalidated, Option<LoggedRecord>) {
+        if self.is_in_shadow() {
+            return (Invalidated::Logged, None);
+        }
         self.tick();
         match <[Record; 1]>::try_from(self.records(targets, crate::Mode::Hard)) {
             Ok([record]) => match self.engine.invalidate_at(record).await {
@@ -224,6 +233,11 @@ impl Kernel {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Whether the current scope only renders what is compared and thrown away, so that nothing in it may have an effect.
+    pub fn is_in_shadow(&self) -> bool {
+        Scope::is_in_shadow(self.engine.origin)
     }
 
     /// Returns the time within which this process applies the invalidations of others.
@@ -564,7 +578,7 @@ impl Kernel {
                 queries: gathered.queries,
             },
             cost: draft.cost,
-            tiers: draft.tiers,
+            tiers: if scope.is_shadow() { Tiers::NONE } else { draft.tiers },
             idle: draft.idle.map(|after| IdleTime { after, read: self.now() }),
             extended: None,
         };

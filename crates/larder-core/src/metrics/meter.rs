@@ -49,9 +49,11 @@ pub enum Comparison {
     Stale,
     /// They differ, and the entry was invalidated within `max_lag`.
     Late,
+    /// They differ, and so do two responses of the handler for the same entry.
+    NotDeterministic,
 }
 
-/// Would-be hits that were compared with the responses of the handler.
+/// Hits, or would-be hits of a cache that observes, that were compared with the responses of the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct ObservedHits {
@@ -60,11 +62,13 @@ pub struct ObservedHits {
     /// Responses that differ from the stored ones, to requests with credentials that the cache does not distinguish: it would
     /// have served what was made for another user.
     pub differs_by_user: u64,
-    /// Responses that differ from the stored ones, which were still valid after `max_lag`: they would have been stale, or the
-    /// handler answers each request differently.
+    /// Responses that differ from the stored ones, which were still valid after `max_lag`: they would have been stale. The first
+    /// difference of a handler that answers each request differently counts here too.
     pub stale: u64,
     /// Responses that differ from the stored ones, which were invalidated within `max_lag`.
     pub late: u64,
+    /// Responses that differ from the stored ones and from an earlier response of the handler for the same entry.
+    pub not_deterministic: u64,
 }
 
 /// A value or response that was served from the cache, for [`Meter::sample`].
@@ -108,6 +112,7 @@ impl Meter {
             Comparison::DiffersByUser => &mut hits.differs_by_user,
             Comparison::Stale => &mut hits.stale,
             Comparison::Late => &mut hits.late,
+            Comparison::NotDeterministic => &mut hits.not_deterministic,
         };
         *count += 1;
     }

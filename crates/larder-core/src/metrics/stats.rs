@@ -145,8 +145,7 @@ pub struct CacheStats {
     pub errors: BTreeMap<Reason, u64>,
     /// The routes of this cache, if it is a response cache.
     pub routes: Vec<RouteStats>,
-    /// For a cache that only observes: what comparing its would-be hits with the responses of the handler has shown, by
-    /// route.
+    /// For a cache that observes or has a shadow: the results of comparing hits with the responses of the handler, by route.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub observed: BTreeMap<String, ObservedHits>,
 }

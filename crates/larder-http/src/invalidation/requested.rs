@@ -53,6 +53,11 @@ impl PendingInvalidations {
         Self { kernel: kernel.clone(), state: Arc::new(state) }
     }
 
+    /// Creates a handle whose targets are thrown away.
+    pub(crate) fn discarded(kernel: &Kernel) -> Self {
+        Self::open(kernel, None)
+    }
+
     /// Creates a handle that invalidates at once, for a request that is not a pending write.
     fn closed(kernel: &Kernel) -> Self {
         Self { kernel: kernel.clone(), state: Arc::default() }

@@ -29,6 +29,7 @@ use larder_semantics::{
 use super::{
     answer::cache_status::{Extras, add_status, own_status},
     learnt_routes::LearntRoutes,
+    observe::DifferingResponses,
     options::{Options, UnknownPartition, WriteCheck},
     overrides::ResponseOverrides,
     request::{
@@ -69,6 +70,8 @@ pub(super) struct CacheContext {
     pub(super) own_pages: Arc<OwnPages>,
     /// The routes of the layer.
     pub(super) routes: Arc<LearntRoutes>,
+    /// The responses that differed from stored ones, in a cache that compares them.
+    pub(super) differing: DifferingResponses,
 }
 
 /// The decision on a request.
@@ -152,6 +155,7 @@ impl CacheContext {
         Arc::new(Self {
             keys: KeyBuilder::new(kernel, &options),
             own_pages: kernel.state(),
+            differing: DifferingResponses::default(),
             kernel: kernel.clone(),
             meter,
             extras: Extras { cache_status: options.cache_status, x_cache: options.x_cache },

@@ -925,6 +925,51 @@ impl ResponseCacheLayer {
         self
     }
 
+    /// Compares a share of the hits, 0 to 1, with a response of the handler to the same request, which is thrown away. The client
+    /// gets the hit as always, and does not wait. [`CacheStats::observed`](larder_core::CacheStats::observed) has the results by
+    /// route: the same, stale, different for the user of the request, or not deterministic. Only GETs without conditions and
+    /// directives are compared.
+    ///
+    /// The second response is rendered in a scope in which nothing comes from the cache, and in which larder stores, invalidates
+    /// and emits nothing. Effects of the handler beside larder, such as a write to a database or an email, happen again: set
+    /// this for routes whose handlers only read.
+    ///
+    /// # Panics
+    ///
+    /// If the share is not between 0 and 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, error::Error, time::Duration};
+    /// # use bytes::Bytes;
+    /// # use http::{Request, Response};
+    /// # use http_body_util::Full;
+    /// # use larder_core::Larder;
+    /// # use larder_http::*;
+    /// # use tower::{Layer as _, ServiceExt as _, service_fn};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let larder = Larder::builder().build()?;
+    /// # let page = service_fn(|_: Request<Full<Bytes>>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a page"))) });
+    /// let service = ResponseCacheLayer::new(&larder).ttl(Duration::from_secs(60)).shadow(1.0).layer(page);
+    /// for _ in 0..3 {
+    ///     service.clone().oneshot(Request::get("/").body(Full::default())?).await?;
+    ///     tokio::time::sleep(Duration::from_millis(1)).await;
+    /// }
+    /// assert_eq!(larder.stats().cache("responses").ok_or("it was used")?.observed["unmatched"].same, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("shadow mode", "dark reads", "verify"))]
+    pub fn shadow(mut self, share: f64) -> Self {
+        assert!(
+            (0.0..=1.0).contains(&share),
+            "shadow({share}) is not a share: allowed is a number from 0 to 1"
+        );
+        self.options.shadow = share;
+        self
+    }
+
     /// Adds a `Server-Timing`, which browsers show in their developer tools: `cache` with the outcome and the duration of
     /// this request in milliseconds, and for a stored response `fill` with the duration of its fill. Off by default,
     /// because it tells clients how long requests take. A hit with it takes the full lookup.

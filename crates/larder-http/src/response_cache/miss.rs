@@ -144,7 +144,10 @@ where
             self.lookup.stamp_anew();
         }
         let plan = match self.answer_at_once() {
-            ControlFlow::Break(answer) => return Ok(answer),
+            ControlFlow::Break(answer) => {
+                self.compare_if_sampled();
+                return Ok(answer);
+            }
             ControlFlow::Continue(plan) => plan,
         };
         if plan.why == Forward::VaryMiss {

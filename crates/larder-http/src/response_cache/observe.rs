@@ -1,19 +1,22 @@
-//! A cache that only observes: the handler answers each request, and the cache counts what it would have done.
+//! Compares hits with the responses of the handler: all of a cache that only observes, and some of a cache with a shadow.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::{BodyExt as _, Limited};
 use larder_core::{
-    Reason,
-    kernel::{AnyEntry, Comparison, EntryState, Event, Moment},
+    Key, Reason,
+    kernel::{AnyEntry, Comparison, EntryState, Event, Moment, random_share},
 };
 use larder_semantics::cache_status::Forward;
+use parking_lot::Mutex;
 use tower_service::Service;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    context::{Admission, CacheContext},
+    context::{Admission, CacheContext, RequestKey},
     fill::{Fill, ReceivedHead},
     future::ResponseCacheFuture,
     lookup::LookupResult,
@@ -25,6 +28,7 @@ use super::{
 use crate::{
     address::Head,
     body::{BoxError, CacheBody, announced_length},
+    invalidation::PendingInvalidations,
     ready::take_ready,
 };
 
@@ -137,6 +141,84 @@ where
     }
 }
 
+/// Returns `true` for the share of hits that a cache compares.
+#[inline]
+pub(super) fn is_sampled(context: &CacheContext) -> bool {
+    let share = context.options.shadow;
+    share > 0.0 && random_share() < share
+}
+
+/// Renders the response to a request that was a hit once more, in a task of its own, and compares them.
+#[cold]
+pub(super) fn compare<S, B, R>(
+    inner: &mut S,
+    context: &Arc<CacheContext>,
+    request: Request<B>,
+    request_key: RequestKey,
+    began: Moment,
+) where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    if request_key.head_only || *request.method() != Method::GET {
+        return;
+    }
+    let inner = take_ready(inner);
+    let Some(miss) = CacheMiss::new(context, inner, request, request_key, began) else { return };
+    drop(context.kernel.spawn(miss.compare()));
+}
+
+impl<S, B, R> CacheMiss<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    /// Compares this request in a task of its own, if it was a plain hit of the full lookup and belongs to the sample.
+    pub(super) fn compare_if_sampled(self) {
+        let key = &self.lookup.request_key;
+        let is_get = self.request.as_ref().is_some_and(|request| *request.method() == Method::GET);
+        let is_plain = is_get && !key.head_only && !key.facts.narrowed && !key.facts.directives;
+        if is_plain && is_sampled(&self.lookup.context) {
+            let kernel = self.lookup.context.kernel.clone();
+            drop(kernel.spawn(self.compare()));
+        }
+    }
+
+    async fn compare(self) {
+        let Self { lookup, inner, request } = self;
+        let LookupResult::Fresh(entry) = lookup.look() else { return };
+        let (Some(mut inner), Some(mut request)) = (inner, request) else { return };
+        let fill = lookup.fill(Forward::UriMiss, None);
+        let scope = fill.scope.clone().shadowing();
+        let extensions = request.extensions_mut();
+        // The handler sees the credentials, which a fill of a shared cache hides, so that the difference by user shows.
+        extensions.insert(fill.overrides.clone());
+        extensions.insert(PendingInvalidations::discarded(&fill.context.kernel));
+        let entered = scope.enter();
+        let called = inner.call(request);
+        drop(entered);
+        let limit = fill.context.options.body_limit;
+        let compared = async {
+            let response = called.await.ok()?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), limit);
+            Some((status, body.collect().await.ok()?.to_bytes()))
+        };
+        let compared = tokio::time::timeout(fill.context.options.deadline, scope.scoped(compared));
+        if let Ok(Some((status, whole))) = compared.await {
+            fill.compared(entry, (status, &whole));
+        }
+    }
+}
+
 impl Fill {
     /// Compares a response with the entry of a would-be hit, or stores it for further requests to be compared with.
     fn observe<R>(self, response: Response<R>, hit: Option<AnyEntry>) -> Response<CacheBody<R>>
@@ -153,10 +235,7 @@ impl Fill {
             let status = response.status();
             return response.map(|body| {
                 CacheBody::observed(body, scope, (most, announced), move |whole| {
-                    let Some(stored) = stored::of(&entry) else { return };
-                    let is_same = stored.status() == status && *stored.body() == whole;
-                    let by_user = self.is_for_user || stored.traits.is_for_user;
-                    self.compared(entry, is_same, by_user);
+                    self.compared(entry, (status, &whole));
                 })
             });
         }
@@ -197,17 +276,44 @@ impl Fill {
 
     /// Counts the result of a comparison. The handler may have read a change of which this process learns within `max_lag`,
     /// so a difference is stale only if the entry is still valid then.
-    fn compared(self, entry: AnyEntry, is_same: bool, by_user: bool) {
+    fn compared(self, entry: AnyEntry, (status, whole): (StatusCode, &Bytes)) {
+        let Some(stored) = stored::of(&entry) else { return };
+        let is_same = stored.status() == status && *stored.body() == *whole;
+        let by_user = self.is_for_user || stored.traits.is_for_user;
         let (context, route) = (Arc::clone(&self.context), self.overrides.route().id());
+        let differs_again = !is_same && context.differing.differs_again(&entry, status, whole);
         let record = move |comparison| context.meter.record_comparison(route, comparison);
-        if is_same || by_user {
-            return record(if is_same { Comparison::Same } else { Comparison::DiffersByUser });
+        match (is_same, by_user, differs_again) {
+            (true, ..) => return record(Comparison::Same),
+            (false, true, _) => return record(Comparison::DiffersByUser),
+            (false, false, true) => return record(Comparison::NotDeterministic),
+            (false, false, false) => {}
         }
-        let kernel = self.context.kernel.clone();
         tokio::spawn(async move {
+            let kernel = &self.context.kernel;
             tokio::time::sleep(kernel.max_lag()).await;
             let is_invalid = kernel.entry_state(&entry, kernel.now()) == EntryState::Invalid;
             record(if is_invalid { Comparison::Late } else { Comparison::Stale });
         });
     }
 }
+
+/// The last response of the handler for each entry from which it differed.
+#[derive(Debug, Default)]
+pub(super) struct DifferingResponses(Mutex<HashMap<Key, (Moment, u64)>>);
+
+impl DifferingResponses {
+    /// Notes a response that differs from an entry. Returns whether it also differs from the last one that did.
+    fn differs_again(&self, entry: &AnyEntry, status: StatusCode, whole: &Bytes) -> bool {
+        let digest = xxh3_64_with_seed(whole, u64::from(status.as_u16()));
+        let mut last = self.0.lock();
+        if last.len() >= MOST_DIFFERING {
+            last.clear();
+        }
+        let filled = entry.ends().filled();
+        let before = last.insert(entry.key().clone(), (filled, digest));
+        before.is_some_and(|before| before.0 == filled && before.1 != digest)
+    }
+}
+
+const MOST_DIFFERING: usize = 1024;

@@ -160,6 +160,8 @@ pub(super) struct Options {
     pub(super) server_timing: bool,
     /// Whether the handler answers each request, and the cache only counts what it would have done.
     pub(super) observes: bool,
+    /// The share of plain hits that are compared with a response of the handler.
+    pub(super) shadow: f64,
 }
 
 impl fmt::Debug for Options {
@@ -292,6 +294,7 @@ impl Default for Options {
             x_cache: false,
             server_timing: false,
             observes: false,
+            shadow: 0.0,
         }
     }
 }

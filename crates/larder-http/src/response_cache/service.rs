@@ -241,6 +241,9 @@ where
             around.refuse(Reason::InnerCache);
         }
         if let Some(answer) = context.plain_hit(&request_key, request.headers(), began) {
+            if observe::is_sampled(context) {
+                observe::compare(&mut self.inner, context, request, request_key, began);
+            }
             return ResponseCacheFuture::ready(answer);
         }
         Self::miss(&mut self.inner, context, request, request_key, began)

@@ -78,6 +78,12 @@ impl RowRequest {
         self
     }
 
+    /// Reads in a scope whose values are thrown away.
+    pub(crate) fn in_shadow(mut self) -> Self {
+        self.scope = self.scope.shadowing();
+        self
+    }
+
     /// Waits for another fill for at most `patience`.
     pub(crate) fn patient_for(mut self, patience: Duration) -> Self {
         self.patience = patience;

@@ -206,3 +206,15 @@ impl Bus for SilentBus {
         Self::error()
     }
 }
+
+/// Rule: a shadow stores nothing, by whichever path it comes to the store.
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_a_shadow_is_in_no_level() {
+    let larder = Larder::builder().build().unwrap();
+    let read: ReadRow = Arc::new(|| 1);
+    let request = || RowRequest::new(larder.kernel(), &read);
+    drop(request().in_shadow().fill());
+    assert_eq!((request().look(), larder.stats().memory.entries), (None, 0));
+    drop(request().fill());
+    assert_eq!(request().look(), Some(Outcome::Hit(1)));
+}

@@ -34,6 +34,7 @@ mod opt_in;
 mod outcomes;
 mod refresh_ahead;
 mod setters;
+mod shadowing;
 
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 type Layered = BoxCloneService<Request<Empty<Bytes>>, Response<CacheBody<TestBody>>, Infallible>;

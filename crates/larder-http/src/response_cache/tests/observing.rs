@@ -189,11 +189,9 @@ async fn would_be_hits_that_would_be_wrong_are_counted_by_their_kind() {
     assert_eq!((price.stale, price.late), (1, 1), "{price:?}");
     let advice = larder.advice();
     let about: Vec<_> = advice.iter().map(|it| (it.kind, it.route.as_deref().unwrap())).collect();
-    let expected = [(AdviceKind::DiffersByUser, "/cart"), (AdviceKind::WouldBeStale, "/price")];
+    let expected = [(AdviceKind::DiffersByUser, "/cart"), (AdviceKind::StaleHits, "/price")];
     assert_eq!(about, expected, "{advice:?}");
-    assert!(
-        advice[0].text.starts_with("Of 2 would-be hits, 2 would have been made for another user")
-    );
+    assert!(advice[0].text.starts_with("Of 2 compared hits, 2 were made for another user"));
 }
 
 /// Rule: no other layer serves what an observing one has stored, from which nothing of the user was hidden.
