@@ -28,8 +28,8 @@ use larder_semantics::{
 
 use super::{
     answer::cache_status::{Extras, add_status, own_status},
+    differing_responses::DifferingResponses,
     learnt_routes::LearntRoutes,
-    observe::DifferingResponses,
     options::{Options, UnknownPartition, WriteCheck},
     overrides::ResponseOverrides,
     request::{

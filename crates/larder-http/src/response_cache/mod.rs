@@ -2,6 +2,7 @@
 
 mod answer;
 mod context;
+mod differing_responses;
 mod explain;
 mod fill;
 mod future;

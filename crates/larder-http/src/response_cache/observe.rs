@@ -1,19 +1,17 @@
 //! Compares hits with the responses of the handler: all of a cache that only observes, and some of a cache with a shadow.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Limited};
 use larder_core::{
-    Key, Reason,
+    Reason,
     kernel::{AnyEntry, Comparison, EntryState, Event, Moment, random_share},
 };
 use larder_semantics::cache_status::Forward;
-use parking_lot::Mutex;
 use tower_service::Service;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     context::{Admission, CacheContext, RequestKey},
@@ -297,23 +295,3 @@ impl Fill {
         });
     }
 }
-
-/// The last response of the handler for each entry from which it differed.
-#[derive(Debug, Default)]
-pub(super) struct DifferingResponses(Mutex<HashMap<Key, (Moment, u64)>>);
-
-impl DifferingResponses {
-    /// Notes a response that differs from an entry. Returns whether it also differs from the last one that did.
-    fn differs_again(&self, entry: &AnyEntry, status: StatusCode, whole: &Bytes) -> bool {
-        let digest = xxh3_64_with_seed(whole, u64::from(status.as_u16()));
-        let mut last = self.0.lock();
-        if last.len() >= MOST_DIFFERING {
-            last.clear();
-        }
-        let filled = entry.ends().filled();
-        let before = last.insert(entry.key().clone(), (filled, digest));
-        before.is_some_and(|before| before.0 == filled && before.1 != digest)
-    }
-}
-
-const MOST_DIFFERING: usize = 1024;

@@ -12,7 +12,7 @@ fn observed(larder: &Larder, route: &str) -> ObservedHits {
 }
 
 fn counts(larder: &Larder) -> (u64, u64, u64, u64) {
-    let total = larder.stats().cache("responses").unwrap().total.clone();
+    let total = larder.stats().cache("responses").unwrap().total;
     (total.hits, total.misses, total.stored, total.bypassed)
 }
 
