@@ -909,7 +909,8 @@ impl ResponseCacheLayer {
     /// for _ in 0..3 {
     ///     let response = service.clone().oneshot(Request::get("/").body(Full::default())?).await?;
     ///     assert!(response.headers().is_empty(), "the response of the handler");
-    ///     assert_eq!(response.into_body().collect().await?.to_bytes(), "a page");
+    ///     let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+    ///     assert_eq!(body.to_bytes(), "a page");
     /// }
     /// let stats = larder.stats();
     /// let pages = stats.cache("responses").ok_or("it was used")?;
