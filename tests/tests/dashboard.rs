@@ -143,6 +143,9 @@ async fn the_bar_of_the_shop_shows_a_change_of_a_price_on_every_page() {
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     let foreign = shop.request("POST", "/bar/products/7/price", "").await;
     assert!(foreign.starts_with("HTTP/1.1 403"), "a form of another site: {foreign}");
+    let rebound = "X-Shop-Bar: 1\r\nHost: evil.example\r\n";
+    let rebound = shop.request("POST", "/bar/products/7/price", rebound).await;
+    assert!(!rebound.starts_with("HTTP/1.1 200"), "a name of another site: {rebound}");
 }
 
 /// The numbers of the dashboard are those that a load generator has sent.

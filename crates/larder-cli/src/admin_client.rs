@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::Value;
 use ureq::{Agent, Body, http::Response};
 
-use crate::error::CliError;
+use crate::{error::CliError, text::printable};
 
 /// Where the larder is.
 #[derive(Debug, Args)]
@@ -149,7 +149,8 @@ impl AdminClient {
             return Ok(response);
         }
         let body: Value = serde_json::from_str(&read(response)?).unwrap_or_default();
-        let said = body["error"].as_str().map(|said| format!(": {said}")).unwrap_or_default();
+        let said =
+            body["error"].as_str().map(|said| format!(": {}", printable(said))).unwrap_or_default();
         Err(match status {
             401 if self.token.is_none() => CliError::denied(
                 "the token is missing; allowed is --token or LARDER_TOKEN with a token of the admin API",

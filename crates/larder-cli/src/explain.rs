@@ -65,7 +65,9 @@ fn lines(it: &Value) -> Vec<(&'static str, String)> {
     let mut lines = vec![(
         "Cache",
         match it["route"].as_str() {
-            Some(route) => format!("{}, route {route}", text::text(&it["cache"])),
+            Some(route) => {
+                format!("{}, route {}", text::text(&it["cache"]), text::printable(route))
+            }
             None => text::text(&it["cache"]),
         },
     )];

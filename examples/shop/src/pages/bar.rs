@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, Query, State, rejection::PathRejection},
     response::IntoResponse,
 };
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use larder::http::ExplainRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -66,6 +66,16 @@ pub(crate) async fn change_price(
     // A page of another site cannot send this field without asking first, which is refused.
     if !headers.contains_key("x-shop-bar") {
         return Err(ApiError::forbidden("the field X-Shop-Bar is missing"));
+    }
+    // A page of another site can send it under a name of its own that resolves to this machine.
+    let is_loopback = |host: &HeaderValue| {
+        let host = host.to_str().unwrap_or_default();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        ["localhost", "127.0.0.1", "[::1]"].contains(&name)
+    };
+    let hosts = headers.get_all(header::HOST);
+    if hosts.iter().next().is_none() || !hosts.iter().all(is_loopback) {
+        return Err(ApiError::forbidden("the host is no loopback name"));
     }
     let Path(id) = id.map_err(|error| bad(error.body_text()))?;
     let product = app.database.product(id).await?.ok_or_else(|| no_product(id))?;
